@@ -1,0 +1,3 @@
+module github.com/trackless-dns/trackless
+
+go 1.26.0

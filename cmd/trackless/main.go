@@ -1,0 +1,70 @@
+// Command trackless is a node-local DNS cache that keeps DNS out of the
+// kernel's connection tracking table, and the tool that shows it.
+//
+// Each verb has a file of its own; directives.go is the plugin list of
+// `trackless serve`.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses shared by the verbs. A verb with more of them documents them
+// in its help text.
+const (
+	exitFailure = 1 // what was asked for did not work, or a promise did not hold
+	exitUsage   = 2 // the command line is wrong, or this machine cannot run it
+)
+
+// exitError carries an exit status through cobra.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "trackless: %v\n", err)
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	return exitUsage
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "trackless",
+		Short: "A node-local DNS cache that leaves no conntrack entry",
+		Long: `Trackless is a DNS cache for every node, built on CoreDNS. It keeps the DNS of
+pods and of the node itself out of the kernel's connection tracking table and
+shows with numbers what that saves.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("unknown verb %q; `%s help` lists them", args[0], cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.AddCommand(serveCommand(), versionCommand())
+	return root
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/spf13/cobra"
+)
+
+const serverType = "dns"
+
+// serveOptions are the flags of `trackless serve`: those of CoreDNS, by the
+// same names, so that unit files and manifests need no change.
+type serveOptions struct {
+	conf    string
+	port    string
+	pidFile string
+	quiet   bool
+	plugins bool
+	version bool
+}
+
+func (o *serveOptions) flagSet(out io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
+	fs.SetOutput(out)
+	fs.StringVar(&o.conf, "conf", "", "Corefile to load, a `file` or \"stdin\" (default \"Corefile\" in the working directory)")
+	fs.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default `port` of server blocks that name none")
+	fs.StringVar(&o.port, "p", dnsserver.DefaultPort, "the same as -dns.port")
+	fs.StringVar(&o.pidFile, "pidfile", "", "`file` to write the process id to")
+	fs.BoolVar(&o.quiet, "quiet", false, "print nothing at start")
+	fs.BoolVar(&o.plugins, "plugins", false, "list the compiled-in plugins and exit")
+	fs.BoolVar(&o.version, "version", false, "print the version and exit")
+	fs.Usage = func() {
+		fmt.Fprint(out, serveHelp)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+const serveHelp = `Run the cache: CoreDNS with the notrack directive, configured by a Corefile.
+
+Usage:
+  trackless serve [-conf Corefile] [flags]
+
+Signals: SIGTERM and SIGINT stop it (the rules go first, then the listeners,
+then the addresses), SIGUSR1 loads the Corefile again, SIGQUIT stops at once.
+Exit status: 0 after a stop by signal, 1 when it could not start, 2 for a wrong
+command line.
+
+Flags:
+`
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve [-conf Corefile] [flags]",
+		Short: "Run the cache",
+		// The flags are CoreDNS's, with a single dash; package flag reads them.
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return serve(args, cmd.OutOrStdout())
+		},
+	}
+}
+
+// serve runs until a signal ends the process; it returns only when there is
+// nothing to run.
+func serve(args []string, out io.Writer) error {
+	var o serveOptions
+	fs := o.flagSet(out)
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return &exitError{exitUsage, fmt.Errorf("%w; see `trackless serve -help`", err)}
+	}
+	if fs.NArg() > 0 {
+		return &exitError{exitUsage, fmt.Errorf("serve: unexpected argument %q; the Corefile is named with -conf", fs.Arg(0))}
+	}
+	if err := embedCoreDNS(&o); err != nil {
+		return &exitError{exitFailure, err}
+	}
+	switch {
+	case o.version:
+		fmt.Fprintln(out, versionString())
+		return nil
+	case o.plugins:
+		fmt.Fprintln(out, caddy.DescribePlugins())
+		return nil
+	}
+
+	corefile, err := caddy.LoadCaddyfile(serverType)
+	if err != nil {
+		return &exitError{exitFailure, err}
+	}
+	caddy.TrapSignals()
+	instance, err := caddy.Start(corefile)
+	if err != nil {
+		// A start that failed half way may have left rules and addresses;
+		// the same cleanup runs as at a stop.
+		for _, cleanup := range caddy.OnProcessExit {
+			cleanup()
+		}
+		return &exitError{exitFailure, err}
+	}
+	if !o.quiet {
+		fmt.Fprintln(out, versionString())
+	}
+	instance.Wait()
+	// All servers have stopped, which only a signal does; its handler ends
+	// the process when the cleanup is done.
+	select {}
+}
+
+// embedCoreDNS prepares the process-wide state of CoreDNS and caddy, as the
+// documentation of package dnsserver asks of an embedding program. coremain
+// is not called; the prometheus plugin links it all the same for its version
+// constant, so what its init sets is set again here.
+func embedCoreDNS(o *serveOptions) error {
+	caddy.AppName = "trackless"
+	caddy.AppVersion = version
+	caddy.Quiet = true
+	caddy.PidFile = o.pidFile
+	caddy.DefaultConfigFile = "Corefile"
+	dnsserver.Quiet = o.quiet
+	dnsserver.Port = o.port
+	clog.SetOutput(os.Stdout)
+	log.SetFlags(0)
+
+	if err := dnsserver.SetDirectives(directives); err != nil {
+		return fmt.Errorf("plugin list: %w", err)
+	}
+	if err := dnsserver.Register(); err != nil {
+		return fmt.Errorf("register the DNS server type: %w", err)
+	}
+	caddy.SetDefaultCaddyfileLoader("trackless", caddy.LoaderFunc(func(serverType string) (caddy.Input, error) {
+		return loadCorefile(o.conf, serverType)
+	}))
+	return nil
+}
+
+// loadCorefile reads the Corefile that -conf names, or the one in the working
+// directory. With neither there, CoreDNS's default server would answer whoami
+// on the default port, which helps nobody on a node: that is an error here.
+func loadCorefile(conf, serverType string) (caddy.Input, error) {
+	path := conf
+	switch path {
+	case "stdin":
+		return caddy.CaddyfileFromPipe(os.Stdin, serverType)
+	case "":
+		path = caddy.DefaultConfigFile
+	}
+	contents, err := os.ReadFile(filepath.Clean(path))
+	if err != nil {
+		return nil, fmt.Errorf("read the Corefile: %w; name one with -conf", err)
+	}
+	if strings.TrimSpace(string(contents)) == "" {
+		return nil, fmt.Errorf("Corefile %s is empty; it needs at least one server block", path)
+	}
+	return caddy.CaddyfileInput{Contents: contents, Filepath: path, ServerTypeName: serverType}, nil
+}

@@ -1,0 +1,336 @@
+// Package hostaddr puts the listen addresses on this node, so that an untracked
+// packet to them is delivered locally.
+//
+// They go on a dummy link of their own or, where the kernel has no dummy, on
+// lo. They must never become the source address of other traffic: IPv4
+// addresses have scope host, IPv6 addresses are deprecated from the start
+// (preferred lifetime 0) and skip duplicate address detection, which on some
+// links would leave them unusable for a second.
+//
+// An address left behind does no harm without the rules: kube-proxy rewrites
+// queries before the routing decision.
+package hostaddr
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// DefaultLink is the link's name, the same that Kubernetes' node-cache uses,
+// so that a predecessor's link is taken over.
+const DefaultLink = "nodelocaldns"
+
+const loopback = "lo"
+
+// Config says where the addresses go. The zero value means this process's own
+// network namespace.
+type Config struct {
+	// NetNS is a file descriptor of a network namespace; 0 is our own.
+	NetNS int
+
+	// kind is the type of link to create; tests on kernels without dummy use
+	// another one.
+	kind string
+}
+
+// Host holds the listen addresses of one process on this node. Its methods are
+// not safe for concurrent use.
+type Host struct {
+	cfg  Config
+	link string
+
+	device string // where the addresses are: link, or lo; empty before the first Ensure
+	ours   bool   // the link may be deleted with its addresses
+	held   []netip.Addr
+}
+
+// New returns a Host for the link of that name; nothing is changed yet. With an
+// empty name the addresses are someone else's business: Ensure only checks that
+// they are there.
+func New(cfg Config, link string) *Host {
+	if cfg.kind == "" {
+		cfg.kind = "dummy"
+	}
+	return &Host{cfg: cfg, link: link}
+}
+
+// Link returns the name that New was given.
+func (h *Host) Link() string { return h.link }
+
+// Device returns the name of the device that carries the addresses.
+func (h *Host) Device() string { return h.device }
+
+// Ensure adds the addresses that are not there yet. Addresses on the link, or
+// left on lo by an earlier instance, are taken over. It fails, and changes
+// nothing, if another interface holds one of them.
+func (h *Host) Ensure(addrs []netip.Addr) (err error) {
+	conn, err := h.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	present, err := conn.addresses()
+	if err != nil {
+		return err
+	}
+	names, err := conn.linkNames()
+	if err != nil {
+		return err
+	}
+	if h.link == "" {
+		return allPresent(addrs, present)
+	}
+	if err := h.conflicts(addrs, present, names); err != nil {
+		return err
+	}
+
+	createdLink := false
+	if h.device == "" || !slices.Contains(mapValues(names), h.device) {
+		createdLink, err = h.findDevice(conn, names)
+		if err != nil {
+			return err
+		}
+		names, err = conn.linkNames()
+		if err != nil {
+			return err
+		}
+	}
+	index := indexOf(names, h.device)
+	var added []netip.Addr
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, a := range added {
+			err = errors.Join(err, conn.deleteAddress(index, a))
+		}
+		if createdLink {
+			err = errors.Join(err, conn.deleteLink(index))
+			h.device, h.ours = "", false
+		}
+	}()
+	for _, a := range addrs {
+		if onLoopbackAlways(a) {
+			continue
+		}
+		if !slices.ContainsFunc(present, func(p address) bool { return p.addr == a && p.index == index }) {
+			if err := conn.addAddress(index, a); err != nil {
+				return fmt.Errorf("add address %s to %s: %w", a, h.device, explain(err))
+			}
+			added = append(added, a)
+		}
+		if !slices.Contains(h.held, a) {
+			h.held = append(h.held, a)
+		}
+	}
+	return nil
+}
+
+// Release removes the addresses that we hold and that are not in keep.
+func (h *Host) Release(keep []netip.Addr) error {
+	if h.device == "" {
+		return nil
+	}
+	conn, err := h.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	names, err := conn.linkNames()
+	if err != nil {
+		return err
+	}
+	index := indexOf(names, h.device)
+	if index == 0 {
+		h.held = nil
+		return nil
+	}
+	var errs []error
+	h.held = slices.DeleteFunc(h.held, func(a netip.Addr) bool {
+		if slices.Contains(keep, a) {
+			return false
+		}
+		if err := conn.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			errs = append(errs, fmt.Errorf("remove address %s from %s: %w", a, h.device, explain(err)))
+		}
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// Remove takes the addresses away, and the link if it is ours.
+func (h *Host) Remove() error {
+	err := h.Release(nil)
+	if h.ours {
+		conn, dialErr := h.dial()
+		if dialErr != nil {
+			return errors.Join(err, dialErr)
+		}
+		defer conn.close()
+		names, listErr := conn.linkNames()
+		err = errors.Join(err, listErr)
+		if index := indexOf(names, h.device); index != 0 {
+			if delErr := conn.deleteLink(index); delErr != nil {
+				err = errors.Join(err, fmt.Errorf("delete link %s: %w", h.device, explain(delErr)))
+			}
+		}
+	}
+	h.device, h.ours = "", false
+	return err
+}
+
+// conflicts reports an address that an interface of someone else holds.
+func (h *Host) conflicts(addrs []netip.Addr, present []address, names map[uint32]string) error {
+	for _, p := range present {
+		if !slices.Contains(addrs, p.addr) || onLoopbackAlways(p.addr) {
+			continue
+		}
+		name := names[p.index]
+		if name == h.link || name == h.device || name == loopback && p.ours() {
+			continue
+		}
+		return fmt.Errorf("address %s is held by interface %s of this host: listen on another address, remove it with `ip address del %s dev %s`, or use `interface none` if %s is meant to carry it",
+			p.addr, name, p.prefix(), name, name)
+	}
+	return nil
+}
+
+// findDevice decides where the addresses go and reports whether it made a link.
+func (h *Host) findDevice(conn *conn, names map[uint32]string) (created bool, err error) {
+	if index := indexOf(names, h.link); index != 0 {
+		kind, err := conn.linkKind(index)
+		if err != nil {
+			return false, err
+		}
+		// A dummy of this name was made for this purpose, by us or by
+		// Kubernetes' node-cache; anything else is somebody's own.
+		h.device, h.ours = h.link, kind == h.cfg.kind
+		return false, conn.setUp(index)
+	}
+	err = conn.createLink(h.link, h.cfg.kind)
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		h.device, h.ours = loopback, false
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("create link %s: %w", h.link, explain(err))
+	}
+	h.device, h.ours = h.link, true
+	return true, nil
+}
+
+func allPresent(addrs []netip.Addr, present []address) error {
+	for _, a := range addrs {
+		if onLoopbackAlways(a) || slices.ContainsFunc(present, func(p address) bool { return p.addr == a }) {
+			continue
+		}
+		return fmt.Errorf("address %s is on no interface of this host: add it, or let notrack do so (drop `interface none`)", a)
+	}
+	return nil
+}
+
+// onLoopbackAlways reports whether the address is on every host already.
+func onLoopbackAlways(a netip.Addr) bool { return a.IsLoopback() }
+
+func mapValues(m map[uint32]string) []string {
+	out := make([]string, 0, len(m))
+	for _, v := range m {
+		out = append(out, v)
+	}
+	return out
+}
+
+func indexOf(names map[uint32]string, name string) uint32 {
+	for index, n := range names {
+		if n == name {
+			return index
+		}
+	}
+	return 0
+}
+
+func explain(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("%w (%w)", err, iptables.ErrPermission)
+	}
+	return err
+}
+
+// conn is one route netlink socket; rtnetlink for links, our own encoding for
+// addresses, since the library has neither lifetimes nor the protocol.
+type conn struct {
+	rt  *rtnetlink.Conn
+	raw *netlink.Conn
+}
+
+func (h *Host) dial() (*conn, error) {
+	cfg := &netlink.Config{NetNS: h.cfg.NetNS}
+	rt, err := rtnetlink.Dial(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open a route netlink socket: %w", err)
+	}
+	raw, err := netlink.Dial(unix.NETLINK_ROUTE, cfg)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open a route netlink socket: %w", err), rt.Close())
+	}
+	return &conn{rt: rt, raw: raw}, nil
+}
+
+func (c *conn) close() {
+	_ = c.rt.Close()
+	_ = c.raw.Close()
+}
+
+func (c *conn) linkNames() (map[uint32]string, error) {
+	links, err := c.rt.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	names := make(map[uint32]string, len(links))
+	for _, l := range links {
+		if l.Attributes != nil {
+			names[l.Index] = l.Attributes.Name
+		}
+	}
+	return names, nil
+}
+
+func (c *conn) linkKind(index uint32) (string, error) {
+	l, err := c.rt.Link.Get(index)
+	if err != nil {
+		return "", fmt.Errorf("read link %d: %w", index, err)
+	}
+	if l.Attributes == nil || l.Attributes.Info == nil {
+		return "", nil
+	}
+	return l.Attributes.Info.Kind, nil
+}
+
+func (c *conn) createLink(name, kind string) error {
+	err := c.rt.Link.New(&rtnetlink.LinkMessage{
+		Family: unix.AF_UNSPEC,
+		Flags:  unix.IFF_UP,
+		Change: unix.IFF_UP,
+		Attributes: &rtnetlink.LinkAttributes{
+			Name: name,
+			Info: &rtnetlink.LinkInfo{Kind: kind},
+		},
+	})
+	return err
+}
+
+func (c *conn) setUp(index uint32) error {
+	return c.rt.Link.Set(&rtnetlink.LinkMessage{
+		Family: unix.AF_UNSPEC, Index: index, Flags: unix.IFF_UP, Change: unix.IFF_UP,
+	})
+}
+
+func (c *conn) deleteLink(index uint32) error { return c.rt.Link.Delete(index) }

@@ -1,0 +1,349 @@
+// Package nft is the nftables backend: rules over netlink, no binary needed.
+//
+// The table is owned (NFT_TABLE_F_OWNER, Linux 5.12): it belongs to one netlink
+// socket of this process, nobody else can change or flush it, and the kernel
+// removes it when the socket is closed, however the process dies. On older
+// kernels it is an ordinary table, which outlives a killed process; the next
+// start removes it.
+package nft
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Config says where the rules go. The zero value means this process's own
+// network namespace.
+type Config struct {
+	// NetNS is a file descriptor of a network namespace; 0 is our own.
+	NetNS int
+
+	// dial replaces the netlink socket in tests.
+	dial func() (*netlink.Conn, error)
+}
+
+// Backend implements [iptables.Backend] with one table of this process.
+// Its methods may be called from any goroutine.
+type Backend struct {
+	cfg Config
+
+	mu    sync.Mutex
+	conn  *netlink.Conn // the owner of the table: it lives as long as the rules shall
+	rs    *ruleset
+	plan  iptables.Plan
+	live  []iptables.Endpoint // what @live4 and @live6 hold
+	owned bool
+	setup bool
+	total iptables.Counters // of tables that were removed
+}
+
+var _ iptables.Backend = (*Backend)(nil)
+
+// New opens the netlink socket and gives the instance its table name; the
+// kernel is not changed. It fails with an [iptables.UnsupportedError] where the
+// kernel has no nf_tables.
+func New(cfg Config) (*Backend, error) {
+	if cfg.dial == nil {
+		cfg.dial = func() (*netlink.Conn, error) {
+			return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+		}
+	}
+	var id [4]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, err
+	}
+	b := &Backend{cfg: cfg, rs: newRuleset(TablePrefix + hex.EncodeToString(id[:])), total: iptables.Counters{}}
+	conn, err := cfg.dial()
+	if err != nil {
+		return nil, explain("open a netfilter netlink socket", err)
+	}
+	if _, err := tables(conn); err != nil {
+		return nil, errors.Join(explain("list tables", err), conn.Close())
+	}
+	return b, conn.Close()
+}
+
+// Name returns "nftables".
+func (b *Backend) Name() string { return "nftables" }
+
+// Table returns the name of this instance's table.
+func (b *Backend) Table() string { return b.rs.table.Name }
+
+// Owned reports whether the kernel removes the table when this process dies.
+// It is known once Install has succeeded.
+func (b *Backend) Owned() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.owned
+}
+
+// Install implements [iptables.Backend].
+func (b *Backend) Install(p iptables.Plan, checks []iptables.Check) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	stay := slices.DeleteFunc(slices.Clone(b.live), func(e iptables.Endpoint) bool {
+		return !slices.Contains(p.Endpoints(), e)
+	})
+	if !b.setup {
+		if err := b.create(p, checks); err != nil {
+			return err
+		}
+	} else {
+		tx, err := encode(func(c *nftables.Conn) error {
+			return b.fill(c, p.Endpoints(), stay, checks)
+		})
+		if err != nil {
+			return err
+		}
+		if err := tx.commit(b.conn); err != nil {
+			return explain("change table "+b.Table(), err)
+		}
+	}
+	b.plan, b.live = p, stay
+	return nil
+}
+
+// create makes the table with everything in it in one transaction: owned where
+// the kernel can, else as an ordinary table.
+func (b *Backend) create(p iptables.Plan, checks []iptables.Check) error {
+	tx, err := encode(func(c *nftables.Conn) error {
+		if err := b.rs.build(c); err != nil {
+			return err
+		}
+		return b.fill(c, p.Endpoints(), nil, checks)
+	})
+	if err != nil {
+		return err
+	}
+	conn, err := b.cfg.dial()
+	if err != nil {
+		return explain("open a netfilter netlink socket", err)
+	}
+	owned := tx
+	owned.msgs = slices.Clone(tx.msgs)
+	if err := owned.newTable(b.Table(), self(), flagTableOwner); err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	b.owned = true
+	err = owned.commit(conn)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
+		// Linux before 5.12 knows no owner flag (nf_tables_newtable).
+		if err := tx.newTable(b.Table(), self(), 0); err != nil {
+			return errors.Join(err, conn.Close())
+		}
+		b.owned = false
+		err = tx.commit(conn)
+	}
+	if err != nil {
+		return errors.Join(explain("add table inet "+b.Table(), err), conn.Close())
+	}
+	b.conn, b.setup = conn, true
+	if err := b.removeStale(); err != nil {
+		return fmt.Errorf("remove the table of a dead instance: %w", err)
+	}
+	return nil
+}
+
+// fill sets the elements of all sets. A set is flushed and filled within one
+// transaction, which packets see as one change.
+func (b *Backend) fill(c *nftables.Conn, listen, live []iptables.Endpoint, checks []iptables.Check) error {
+	var check []iptables.Endpoint
+	for _, k := range checks {
+		check = append(check, k.Endpoint)
+	}
+	for _, f := range families {
+		s := b.rs.sets[f]
+		for _, part := range []struct {
+			set       *nftables.Set
+			endpoints []iptables.Endpoint
+		}{{s.listen, listen}, {s.live, live}, {s.check, check}} {
+			c.FlushSet(part.set)
+			if elems := elements(f, part.endpoints); len(elems) > 0 {
+				if err := c.SetAddElements(part.set, elems); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Attach implements [iptables.Backend].
+func (b *Backend) Attach() error { return b.setLive("untrack queries", true) }
+
+// Detach implements [iptables.Backend].
+func (b *Backend) Detach() error { return b.setLive("stop untracking queries", false) }
+
+func (b *Backend) setLive(what string, attach bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.setup {
+		if attach {
+			return fmt.Errorf("%s: no plan is installed", what)
+		}
+		return nil
+	}
+	var live []iptables.Endpoint
+	if attach {
+		live = b.plan.Endpoints()
+	}
+	tx, err := encode(func(c *nftables.Conn) error {
+		for _, f := range families {
+			c.FlushSet(b.rs.sets[f].live)
+			if elems := elements(f, live); len(elems) > 0 {
+				if err := c.SetAddElements(b.rs.sets[f].live, elems); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := tx.commit(b.conn); err != nil {
+		return explain(what+" in table "+b.Table(), err)
+	}
+	b.live = live
+	return nil
+}
+
+// Remove implements [iptables.Backend]. Closing the owner's socket would do for
+// an owned table; deleting it first also covers ordinary ones.
+func (b *Backend) Remove() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.setup {
+		return nil
+	}
+	if last, err := b.counters(); err == nil {
+		b.total = last
+	}
+	err := b.deleteTable(b.Table())
+	b.setup, b.owned, b.live, b.plan = false, false, nil, iptables.Plan{}
+	return errors.Join(err, b.conn.Close())
+}
+
+func (b *Backend) deleteTable(name string) error {
+	tx, err := encode(func(c *nftables.Conn) error {
+		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := tx.commit(b.conn); err != nil {
+		return explain("delete table inet "+name, err)
+	}
+	return nil
+}
+
+// removeStale deletes ordinary tables of ours whose process is gone. Owned
+// tables go with their process.
+func (b *Backend) removeStale() error {
+	all, err := tables(b.conn)
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		if t.Name == b.Table() || t.Owned || !t.known || !t.owner.dead() {
+			continue
+		}
+		if err := b.deleteTable(t.Name); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Counters implements [iptables.Backend].
+func (b *Backend) Counters() (iptables.Counters, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.counters()
+}
+
+func (b *Backend) counters() (iptables.Counters, error) {
+	out := iptables.Counters{}
+	for _, k := range iptables.CounterKeys() {
+		out[k] = b.total[k]
+	}
+	if !b.setup {
+		return out, nil
+	}
+	// Reading asks for no ownership, so it does not use the owner's socket,
+	// on which a commit may be waiting for its answers.
+	conn, err := nftables.New(nftables.WithNetNSFd(b.cfg.NetNS))
+	if err != nil {
+		return nil, explain("open a netfilter netlink socket", err)
+	}
+	objs, err := conn.GetNamedObjects(b.rs.table)
+	if err != nil {
+		return nil, explain("read the counters of table "+b.Table(), err)
+	}
+	byName := map[string]uint64{}
+	for _, o := range objs {
+		named, ok := o.(*nftables.NamedObj)
+		if !ok {
+			continue
+		}
+		if c, ok := named.Obj.(*expr.Counter); ok {
+			byName[named.Name] = c.Packets
+		}
+	}
+	for _, k := range iptables.CounterKeys() {
+		out[k] += byName[counterName(k)]
+	}
+	return out, nil
+}
+
+// Others implements [iptables.Backend].
+func (b *Backend) Others() (int, error) {
+	conn, err := b.cfg.dial()
+	if err != nil {
+		return 0, explain("open a netfilter netlink socket", err)
+	}
+	defer conn.Close()
+	all, err := tables(conn)
+	if err != nil {
+		return 0, explain("list tables", err)
+	}
+	others := 0
+	for _, t := range all {
+		if t.Name != b.Table() {
+			others++
+		}
+	}
+	return others, nil
+}
+
+// explain turns the kernel's answer into a sentence with a remedy.
+func explain(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("nftables: %s: %w (%w)", what, err, iptables.ErrPermission)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("nftables: %s: %w", what, &iptables.UnsupportedError{
+			Feature: "nf_tables",
+			Remedy:  "load it with `modprobe nf_tables`, or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
+			Err:     err,
+		})
+	}
+	return fmt.Errorf("nftables: %s: %w", what, err)
+}
+
+func nativeUint32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -1,0 +1,152 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A transaction is one nf_tables batch, encoded by google/nftables and sent on
+// a socket of our own. The library cannot express what our table needs (table
+// flags and user data, DESIGN of an owned table), so its encoding is captured
+// before it leaves and amended.
+type transaction struct {
+	msgs []netlink.Message // between and without the batch's begin and end
+}
+
+// encode collects the messages that build queues on a connection which is
+// never sent anywhere.
+func encode(build func(*nftables.Conn) error) (transaction, error) {
+	var tx transaction
+	conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
+		tx.msgs = append(tx.msgs, req...)
+		return nil, io.EOF
+	}))
+	if err != nil {
+		return tx, err
+	}
+	if err := build(conn); err != nil {
+		return tx, err
+	}
+	if err := conn.Flush(); err != nil {
+		return tx, err
+	}
+	tx.msgs = slices.DeleteFunc(tx.msgs, func(m netlink.Message) bool {
+		return m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END
+	})
+	for i := range tx.msgs {
+		// The answer we want to each message is an acknowledgement and no
+		// echo; the sending socket sets sequence and port id.
+		h := &tx.msgs[i].Header
+		h.Sequence, h.PID = 0, 0
+		h.Flags = h.Flags&^netlink.Echo | netlink.Acknowledge
+	}
+	return tx, nil
+}
+
+// nftMessage returns the header type of an nf_tables message.
+func nftMessage(msg int) netlink.HeaderType {
+	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg)
+}
+
+// nfgenmsg is struct nfgenmsg of linux/netfilter/nfnetlink.h: family, version
+// and a resource id in network byte order.
+func nfgenmsg(family nftables.TableFamily, resource uint16) []byte {
+	return []byte{byte(family), unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}
+}
+
+// prepend puts a message of our own encoding at the front.
+func (tx *transaction) prepend(msg int, flags netlink.HeaderFlags, attrs []netlink.Attribute) error {
+	data, err := netlink.MarshalAttributes(attrs)
+	if err != nil {
+		return err
+	}
+	tx.msgs = slices.Insert(tx.msgs, 0, netlink.Message{
+		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Acknowledge | flags},
+		Data:   append(nfgenmsg(nftables.TableFamilyINet, 0), data...),
+	})
+	return nil
+}
+
+// commitTimeout bounds the wait for the kernel's answers. A commit waits for
+// the nf_tables mutex, which a foreign transaction of 100,000 rules holds for
+// seconds.
+const commitTimeout = 30 * time.Second
+
+// commit sends the batch and waits until the kernel has taken or refused it as
+// a whole. The error names the first message that the kernel refused.
+func (tx transaction) commit(conn *netlink.Conn) error {
+	batch := make([]netlink.Message, 0, len(tx.msgs)+2)
+	batch = append(batch, batchMarker(unix.NFNL_MSG_BATCH_BEGIN))
+	batch = append(batch, tx.msgs...)
+	batch = append(batch, batchMarker(unix.NFNL_MSG_BATCH_END))
+	if err := conn.SetReadDeadline(time.Now().Add(commitTimeout)); err != nil {
+		return err
+	}
+	if _, err := conn.SendMessages(batch); err != nil {
+		return fmt.Errorf("send: %w", err)
+	}
+	// nfnetlink answers each message in order, refused or not; only an error
+	// about the batch itself comes alone.
+	var refused error
+	for i, m := range tx.msgs {
+		_, err := conn.Receive()
+		if err == nil {
+			continue
+		}
+		if refused == nil {
+			refused = fmt.Errorf("%s: %w", messageName(m), err)
+		}
+		if i == 0 && endsBatch(err) {
+			return refused
+		}
+		// The others' answers follow at once or not at all.
+		if err := conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			return refused
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return refused
+		}
+	}
+	return refused
+}
+
+// endsBatch reports whether the kernel said no to the whole batch
+// (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c): the sender may not, or
+// the subsystem is not there.
+func endsBatch(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) ||
+		errors.Is(err, unix.ENOMEM) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+func batchMarker(msg int) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(msg), Flags: netlink.Request},
+		Data:   nfgenmsg(nftables.TableFamilyUnspecified, unix.NFNL_SUBSYS_NFTABLES),
+	}
+}
+
+// messageName says what a refused message was about, in the words of nft.
+func messageName(m netlink.Message) string {
+	names := map[int]string{
+		unix.NFT_MSG_NEWTABLE:   "add table",
+		unix.NFT_MSG_DELTABLE:   "delete table",
+		unix.NFT_MSG_NEWCHAIN:   "add chain",
+		unix.NFT_MSG_NEWSET:     "add set",
+		unix.NFT_MSG_NEWSETELEM: "add element",
+		unix.NFT_MSG_DELSETELEM: "delete element",
+		unix.NFT_MSG_NEWOBJ:     "add counter",
+		unix.NFT_MSG_NEWRULE:    "add rule",
+	}
+	if name, ok := names[int(m.Header.Type)&0xff]; ok {
+		return name
+	}
+	return fmt.Sprintf("nf_tables message %d", int(m.Header.Type)&0xff)
+}

@@ -1,0 +1,105 @@
+package ledger
+
+import "math"
+
+// Counts is a number for each transport protocol and address family.
+type Counts struct {
+	UDP4, UDP6, TCP4, TCP6 uint64
+}
+
+// Total is the sum over protocols and families.
+func (c Counts) Total() uint64 { return c.UDP4 + c.UDP6 + c.TCP4 + c.TCP6 }
+
+// Estimate is a number of entries and how well it is known.
+type Estimate struct {
+	Counts
+
+	// SamplingRate is the share of flows that the ledger keeps, in that part of
+	// its table where it is lowest: 1 where the numbers are exact, else 1/2,
+	// 1/4, ....
+	SamplingRate float64
+
+	// Error is the distance in entries within which the true total lies with a
+	// probability of 99.7 % (three standard errors of the sample); 0 where the
+	// numbers are exact.
+	Error float64
+}
+
+// Entries returns the number of entries that `conntrack -L` would list now: like
+// it, without those that have expired and await collection, which
+// nf_conntrack_count includes. It reads the whole table, 0.3 ms for 4 MB, and
+// holds up the packets of one shard in 64 for 5 us at a time.
+func (l *Ledger) Entries() Estimate {
+	now, t := l.milliseconds(), l.timeouts.Load()
+	var total [classes]uint64
+	var halvings uint32
+	var variance float64
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		if now >= s.tidy {
+			s.tend(now, t)
+		}
+		kept, counted := s.alive(now), s.counted
+		s.mu.Unlock()
+
+		halvings = max(halvings, counted)
+		weight := float64(mask(counted)) + 1
+		for class, n := range kept {
+			total[class] += uint64(n) << counted
+			// A flow is kept with probability 1/weight.
+			variance += float64(n) * weight * (weight - 1)
+		}
+	}
+	rate := math.Ldexp(1, -int(halvings))
+	if halvings > 0 {
+		// A sample of none is no proof of none.
+		variance += (1/rate - 1) / rate
+	}
+	return Estimate{
+		Counts:       countsOf(total),
+		SamplingRate: rate,
+		Error:        3 * math.Sqrt(variance),
+	}
+}
+
+// Flows returns the number of entries that were ever made: those that the kernel
+// would have had to allocate. No number ever falls; while the ledger samples, they
+// are estimates.
+func (l *Ledger) Flows() Counts {
+	var total [classes]uint64
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for class, n := range s.created {
+			total[class] += n
+		}
+		s.mu.Unlock()
+	}
+	return countsOf(total)
+}
+
+// alive counts the entries that have not expired, of those that are counted.
+func (s *shard) alive(now int64) (n [classes]uint32) {
+	unwanted := mask(s.counted)
+	for i := range s.slots {
+		e := &s.slots[i]
+		if sampleBits(e.key)&unwanted != 0 {
+			continue
+		}
+		// No branches: whether an entry has expired is as good as random. An
+		// empty slot has expired, or will have in 24 days, so it is masked.
+		expired := (e.expires - uint32(now) - 1) >> 31
+		n[class(e.key).index()] += uint32(e.key) & stateUsed &^ expired
+	}
+	return n
+}
+
+func countsOf(n [classes]uint64) Counts {
+	return Counts{
+		UDP4: n[0],
+		TCP4: n[classTCP.index()],
+		UDP6: n[classIPv6.index()],
+		TCP6: n[(classTCP | classIPv6).index()],
+	}
+}

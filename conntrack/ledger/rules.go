@@ -1,0 +1,144 @@
+package ledger
+
+// The kernel's rules, on one entry.
+//
+// UDP, nf_conntrack_udp_packet: the first packet makes the entry and sets
+// stream_ts to two seconds later. Every packet, in either direction, sets the
+// expiry anew: to the stream timeout if both directions were seen before this
+// packet and stream_ts has passed, else to the shorter one. That a reply was seen
+// is noted after the reply was handled (nf_conntrack_in sets IPS_SEEN_REPLY last),
+// so the first reply itself counts as unreplied. A response that comes after its
+// entry expired makes an entry of its own, with the directions exchanged.
+//
+// TCP: whoever sits behind the listener sees the queries of a connection, neither
+// its SYN nor its FIN. While open the entry lives for days (ESTABLISHED), then
+// for two minutes (TIME_WAIT), so what counts is when the connection ends. Two
+// kinds of client are told apart by what they do: most ask and close as soon as
+// they have the answer, and are taken to be closed with the last packet. A client
+// that still asks two seconds after its first query keeps the connection for
+// later queries, which ends when the listener closes it as idle. A query after
+// the connection must have been closed belongs to a new one from the same port;
+// the kernel then replaces the TIME_WAIT entry by a new one (tcp_conntracks, row
+// syn, sTW and sCL to sSS).
+
+// packet says what was seen of a flow; a query together with its response is one
+// value with both bits.
+type packet uint8
+
+const (
+	packetQuery packet = 1 << iota
+	packetResponse
+	packetFIN
+	packetRST
+)
+
+// streamAfter is the age in milliseconds from which an answered UDP entry is a
+// stream: the 2 * HZ of nf_conntrack_udp_packet. The same age tells kept TCP
+// connections from those of one question.
+const streamAfter = 2000
+
+// State of an entry, in the low byte of its key, with the bits of class.
+const (
+	stateUsed      = 1 << 0 // no empty slot
+	stateReversed  = 1 << 3 // the response was the first packet
+	stateSeenReply = 1 << 4 // IPS_SEEN_REPLY
+	stateStream    = 1 << 5 // a packet was seen after streamAt
+	stateClosed    = 1 << 6 // TCP: TIME_WAIT or CLOSE was reported, not assumed
+)
+
+// alive tells whether the entry has not expired (nf_ct_is_expired).
+func (e *slot) alive(now uint32) bool { return int32(e.expires-now) > 0 }
+
+// apply moves the entry on by what was seen of its flow. A slot that is not alive
+// becomes a new entry, and created is true, or is left as it was.
+func (e *slot) apply(p packet, alive bool, now uint32, t *timeouts) (created bool) {
+	if class(e.key).isTCP() {
+		return e.applyTCP(p, alive, now, t)
+	}
+	if p&packetQuery != 0 {
+		created = e.applyUDP(0, alive, now, t)
+		alive = true
+	}
+	if p&packetResponse != 0 {
+		created = e.applyUDP(stateReversed, alive, now, t) || created
+	}
+	return created
+}
+
+// applyUDP takes 0 as the direction of a query, stateReversed as that of a
+// response.
+func (e *slot) applyUDP(direction uint64, alive bool, now uint32, t *timeouts) (created bool) {
+	if !alive {
+		e.renew(now, direction)
+		e.expires = now + t.udp
+		return true
+	}
+	e.notePassing(now)
+	e.expires = now + t.udp
+	if e.key&(stateSeenReply|stateStream) == stateSeenReply|stateStream {
+		e.expires = now + t.udpStream
+	}
+	if e.key&stateReversed != direction {
+		e.key |= stateSeenReply
+	}
+	return false
+}
+
+func (e *slot) applyTCP(p packet, alive bool, now uint32, t *timeouts) (created bool) {
+	switch {
+	case p&packetFIN != 0:
+		e.close(alive, now+t.tcpTimeWait)
+	case p&packetRST != 0:
+		e.close(alive, now+t.tcpClose)
+	case p&packetQuery != 0 && (!alive || e.ended(now, t)):
+		e.renew(now, 0)
+		e.expires = now + t.tcpTimeWait
+		return true
+	case alive && e.key&stateClosed == 0:
+		if p&packetQuery != 0 {
+			e.notePassing(now)
+		}
+		e.expires = now + e.untilExpiry(t)
+	}
+	return false
+}
+
+// renew makes the slot an entry that begins now.
+func (e *slot) renew(now uint32, direction uint64) {
+	e.key = e.key&(^uint64(stateMask)|uint64(classMask)) | stateUsed | direction
+	e.streamAt = now + streamAfter
+}
+
+// notePassing remembers that streamAt has passed, which its 32 bits cannot for
+// an entry older than weeks.
+func (e *slot) notePassing(now uint32) {
+	if int32(now-e.streamAt) > 0 {
+		e.key |= stateStream
+	}
+}
+
+func (e *slot) close(alive bool, expires uint32) {
+	if alive {
+		e.key |= stateClosed
+		e.expires = expires
+	}
+}
+
+// ended tells whether the TCP connection of an entry that is alive can only have
+// been closed by now, so that a query belongs to another one.
+func (e *slot) ended(now uint32, t *timeouts) bool {
+	if e.key&stateClosed != 0 {
+		return true
+	}
+	silent := int32(now + e.untilExpiry(t) - e.expires)
+	return silent > int32(t.tcpIdle)
+}
+
+// untilExpiry is how long the entry of an open TCP connection lives on if its
+// last packet is now.
+func (e *slot) untilExpiry(t *timeouts) uint32 {
+	if e.key&stateStream != 0 {
+		return t.tcpIdle + t.tcpTimeWait
+	}
+	return t.tcpTimeWait
+}

@@ -1,0 +1,326 @@
+package ledger
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// clock is a Config.Now that tests set.
+type clock struct{ now time.Time }
+
+func newClock() *clock { return &clock{time.Unix(1_700_000_000, 0)} }
+
+func (c *clock) Now() time.Time          { return c.now }
+func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
+
+var testKeys = hashKeys{
+	0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb,
+	0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db,
+}
+
+// event is one thing seen of the test's flow, at a time since its start.
+type event struct {
+	at   time.Duration
+	what func(*Ledger, Flow)
+}
+
+func query(at time.Duration) event    { return event{at, (*Ledger).Query} }
+func response(at time.Duration) event { return event{at, (*Ledger).Response} }
+func fin(at time.Duration) event      { return event{at, (*Ledger).Close} }
+func rst(at time.Duration) event      { return event{at, (*Ledger).Reset} }
+func answered(at time.Duration) event {
+	return event{at, func(l *Ledger, f Flow) { l.Answered(f) }}
+}
+
+const (
+	ms = time.Millisecond
+	s  = time.Second
+)
+
+func TestExpiry(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		proto    uint8
+		timeouts Timeouts
+		events   []event
+		expires  time.Duration // when the entry is first not listed any more
+		flows    uint64
+	}{
+		{
+			name: "UDP, no response", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0)},
+			expires: 30 * s, flows: 1,
+		},
+		{
+			name: "UDP, a response restarts the short timeout", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(20 * ms)},
+			expires: 30*s + 20*ms, flows: 1,
+		},
+		{
+			name: "UDP, the first response does not make a stream however late", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(5 * s)},
+			expires: 35 * s, flows: 1,
+		},
+		{
+			name: "UDP, A and AAAA from one socket", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), query(0), response(1 * ms), response(30 * ms)},
+			expires: 30*s + 30*ms, flows: 1,
+		},
+		{
+			name: "UDP, AAAA answered after two seconds is a stream", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), query(0), response(1 * ms), response(2001 * ms)},
+			expires: 122*s + 1*ms, flows: 1,
+		},
+		{
+			name: "UDP, retransmits before a response keep the short timeout", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), query(5 * s), query(10 * s)},
+			expires: 40 * s, flows: 1,
+		},
+		{
+			name: "UDP, retransmit after the response was lost", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(1 * ms), query(5 * s)},
+			expires: 125 * s, flows: 1,
+		},
+		{
+			name: "UDP, port reused within two seconds", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(0), query(2 * s), response(2 * s)},
+			expires: 32 * s, flows: 1,
+		},
+		{
+			name: "UDP, port reused after two seconds", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(0), query(2001 * ms)},
+			expires: 122*s + 1*ms, flows: 1,
+		},
+		{
+			name: "UDP, port reused in the last millisecond", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(0), query(29_999 * ms)},
+			expires: 149_999 * ms, flows: 1,
+		},
+		{
+			name: "UDP, port reused as the entry expires is a new entry", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(0), query(30 * s), response(30 * s)},
+			expires: 60 * s, flows: 2,
+		},
+		{
+			name: "UDP, a stream stays one as long as it is used", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(0), query(20 * s), response(20 * s), query(139 * s), response(139 * s)},
+			expires: 259 * s, flows: 1,
+		},
+		{
+			name: "UDP, a response after expiry makes an entry of its own", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), response(31 * s)},
+			expires: 61 * s, flows: 2,
+		},
+		{
+			name: "UDP, a query is the reply to such an entry", proto: unix.IPPROTO_UDP,
+			events:  []event{response(0), query(3 * s), query(4 * s)},
+			expires: 124 * s, flows: 1,
+		},
+		{
+			name: "UDP, answered at once", proto: unix.IPPROTO_UDP,
+			events:  []event{answered(0), answered(2001 * ms)},
+			expires: 122*s + 1*ms, flows: 1,
+		},
+		{
+			name: "UDP, other timeouts", proto: unix.IPPROTO_UDP,
+			timeouts: Timeouts{UDP: 10 * s, UDPStream: 180 * s},
+			events:   []event{query(0), response(0), query(9 * s)},
+			expires:  189 * s, flows: 1,
+		},
+		{
+			name: "UDP, closing means nothing", proto: unix.IPPROTO_UDP,
+			events:  []event{query(0), fin(1 * s), rst(2 * s)},
+			expires: 30 * s, flows: 1,
+		},
+		{
+			name: "TCP, one question: closed after the answer", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(100 * ms)},
+			expires: 120*s + 100*ms, flows: 1,
+		},
+		{
+			name: "TCP, pipelined A and AAAA", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), query(1 * ms), response(5 * ms), response(900 * ms)},
+			expires: 120*s + 900*ms, flows: 1,
+		},
+		{
+			name: "TCP, kept for later queries: closed by the listener when idle", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(0), query(3 * s), response(3 * s)},
+			expires: 3*s + 10*s + 120*s, flows: 1,
+		},
+		{
+			name: "TCP, a slow answer does not make a connection kept", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(5 * s)},
+			expires: 125 * s, flows: 1,
+		},
+		{
+			name: "TCP, port reused after the connection must have ended", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(0), query(10_001 * ms), response(10_001 * ms)},
+			expires: 130*s + 1*ms, flows: 2,
+		},
+		{
+			name: "TCP, the same for one that was kept", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), query(9 * s), query(19 * s), query(29_001 * ms)},
+			expires: 149*s + 1*ms, flows: 2,
+		},
+		{
+			name: "TCP, closed", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(0), query(9 * s), response(9 * s), fin(10 * s)},
+			expires: 130 * s, flows: 1,
+		},
+		{
+			name: "TCP, a response that finds its connection closed", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), fin(1 * s), response(2 * s)},
+			expires: 121 * s, flows: 1,
+		},
+		{
+			name: "TCP, reset", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(0), rst(1 * s)},
+			expires: 11 * s, flows: 1,
+		},
+		{
+			name: "TCP, port reused after the close", proto: unix.IPPROTO_TCP,
+			events:  []event{query(0), response(0), fin(1 * s), query(2 * s), response(2 * s)},
+			expires: 122 * s, flows: 2,
+		},
+		{
+			name: "TCP, other timeouts", proto: unix.IPPROTO_TCP,
+			timeouts: Timeouts{TCPTimeWait: 30 * s, TCPClose: 3 * s},
+			events:   []event{query(0), response(0)},
+			expires:  30 * s, flows: 1,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, addrs := range [][2]string{
+				{"10.244.0.11:40000", "10.96.0.10:53"},
+				{"[fd00:244::b]:40000", "[fd00:10:96::a]:53"},
+			} {
+				clock := newClock()
+				start := clock.now
+				l := New(Config{Timeouts: tt.timeouts, Now: clock.Now})
+				f := Flow{tt.proto, netip.MustParseAddrPort(addrs[0]), netip.MustParseAddrPort(addrs[1])}
+				for _, e := range tt.events {
+					clock.now = start.Add(e.at)
+					e.what(l, f)
+				}
+				clock.now = start.Add(tt.expires - ms)
+				if got := l.Entries().Total(); got != 1 {
+					t.Errorf("%s: %d entries 1 ms before %v, want 1", addrs[0], got, tt.expires)
+				}
+				clock.now = start.Add(tt.expires)
+				if got := l.Entries().Total(); got != 0 {
+					t.Errorf("%s: %d entries at %v, want 0", addrs[0], got, tt.expires)
+				}
+				if got := l.Flows().Total(); got != tt.flows {
+					t.Errorf("%s: %d flows, want %d", addrs[0], got, tt.flows)
+				}
+			}
+		})
+	}
+}
+
+func TestFlowIdentity(t *testing.T) {
+	const a, b = "10.244.0.11:40000", "10.96.0.10:53"
+	flow := func(proto uint8, client, server string) Flow {
+		f := Flow{Proto: proto}
+		f.Client, _ = netip.ParseAddrPort(client)
+		f.Server, _ = netip.ParseAddrPort(server)
+		return f
+	}
+	for _, tt := range []struct {
+		name  string
+		flows []Flow
+		want  Counts
+	}{
+		{"the same twice", []Flow{flow(17, a, b), flow(17, a, b)}, Counts{UDP4: 1}},
+		{"two source ports", []Flow{flow(17, a, b), flow(17, "10.244.0.11:40001", b)}, Counts{UDP4: 2}},
+		{"two clients", []Flow{flow(17, a, b), flow(17, "10.244.0.12:40000", b)}, Counts{UDP4: 2}},
+		{"two listen addresses", []Flow{flow(17, a, b), flow(17, a, "169.254.20.10:53")}, Counts{UDP4: 2}},
+		{"two server ports", []Flow{flow(17, a, b), flow(17, a, "10.96.0.10:5353")}, Counts{UDP4: 2}},
+		{"both protocols", []Flow{flow(17, a, b), flow(6, a, b)}, Counts{UDP4: 1, TCP4: 1}},
+		{"IPv6", []Flow{flow(17, "[fd00::1]:1", "[fd00::2]:53"), flow(6, "[fd00::1]:1", "[fd00::2]:53")}, Counts{UDP6: 1, TCP6: 1}},
+		{"as an IPv6 socket shows IPv4", []Flow{flow(17, a, b), flow(17, "[::ffff:10.244.0.11]:40000", "[::ffff:10.96.0.10]:53")}, Counts{UDP4: 1}},
+		{"a zone is not of the tuple", []Flow{flow(17, "[fe80::1%eth0]:1", "[fe80::2]:53"), flow(17, "[fe80::1]:1", "[fe80::2]:53")}, Counts{UDP6: 1}},
+		{"the node's own queries", []Flow{flow(17, "10.96.0.10:40000", b), flow(17, "127.0.0.1:40000", "127.0.0.1:53")}, Counts{UDP4: 2}},
+		{"another protocol", []Flow{flow(132, a, b)}, Counts{}},
+		{"no client", []Flow{flow(17, "", b)}, Counts{}},
+		{"no server", []Flow{flow(17, a, "")}, Counts{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := New(Config{})
+			for _, f := range tt.flows {
+				l.Query(f)
+				l.Response(f)
+			}
+			if got := l.Entries().Counts; got != tt.want {
+				t.Errorf("entries %+v, want %+v", got, tt.want)
+			}
+			if got := l.Flows(); got != tt.want {
+				t.Errorf("flows %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestSetTimeouts(t *testing.T) {
+	clock := newClock()
+	l := New(Config{Now: clock.Now})
+	l.Query(benchFlow(1))
+	l.SetTimeouts(Timeouts{UDP: 5 * s})
+	l.Query(benchFlow(2))
+
+	clock.advance(5 * s)
+	if got := l.Entries().Total(); got != 1 {
+		t.Errorf("%d entries after the new timeout, want that of before the change", got)
+	}
+	l.Query(benchFlow(1))
+	clock.advance(5 * s)
+	if got := l.Entries().Total(); got != 0 {
+		t.Errorf("%d entries, want none: its last packet was under the new timeout", got)
+	}
+}
+
+// An idle ledger must not take its old expiries for new ones when 32 bits of
+// milliseconds have gone round.
+func TestClockWraps(t *testing.T) {
+	for _, pause := range []time.Duration{20 * 24 * time.Hour, 30 * 24 * time.Hour, 49 * 24 * time.Hour, 50*24*time.Hour - 10*s} {
+		clock := newClock()
+		l := New(Config{Now: clock.Now})
+		for i := range uint32(1000) {
+			l.Answered(benchFlow(i))
+		}
+		clock.advance(pause)
+		if got := l.Entries().Total(); got != 0 {
+			t.Errorf("%d entries after %v", got, pause)
+		}
+		for i := range uint32(1000) {
+			l.Answered(benchFlow(i))
+		}
+		if got := l.Entries().Total(); got != 1000 {
+			t.Errorf("%d entries after %v and 1000 more, want 1000", got, pause)
+		}
+		if got := l.Flows().Total(); got != 2000 {
+			t.Errorf("%d flows after %v, want 2000", got, pause)
+		}
+	}
+}
+
+// A stream in use for longer than half the range of a slot's clock stays a stream.
+func TestLongStream(t *testing.T) {
+	clock := newClock()
+	l := New(Config{Now: clock.Now, Timeouts: Timeouts{UDPStream: 5 * 24 * time.Hour}})
+	l.Answered(benchFlow(1))
+	clock.advance(20 * s)
+	for range 12 {
+		l.Answered(benchFlow(1))
+		clock.advance(4 * 24 * time.Hour)
+		if got := l.Entries().Total(); got != 1 {
+			t.Fatalf("%d entries, want the stream", got)
+		}
+	}
+	if got := l.Flows().Total(); got != 1 {
+		t.Errorf("%d flows, want 1", got)
+	}
+}

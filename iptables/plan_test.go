@@ -1,0 +1,90 @@
+package iptables
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func at(addr string, port uint16, proto Proto) Endpoint {
+	a, _ := netip.ParseAddr(addr)
+	return Endpoint{Addr: a, Port: port, Proto: proto}
+}
+
+func TestMerge(t *testing.T) {
+	a := Plan{Link: "nodelocaldns", Listen: []Endpoint{at("fd00::a", 53, TCP), at("10.96.0.10", 53, UDP)}}
+	b := Plan{
+		Link:    "nodelocaldns",
+		Listen:  []Endpoint{at("10.96.0.10", 53, UDP), at("10.96.0.10", 53, TCP)},
+		Untrack: []Endpoint{at("10.96.0.10", 8080, TCP), at("10.96.0.10", 53, TCP)},
+	}
+	got, err := a.Merge(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Plan{
+		Link:    "nodelocaldns",
+		Listen:  []Endpoint{at("10.96.0.10", 53, TCP), at("10.96.0.10", 53, UDP), at("fd00::a", 53, TCP)},
+		Untrack: []Endpoint{at("10.96.0.10", 8080, TCP)},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
+		t.Errorf("merged plan (-want +got):\n%s", diff)
+	}
+	if other, err := b.Merge(a); err != nil || !other.Equal(got) {
+		t.Errorf("the order of blocks matters: %v, %v", other, err)
+	}
+	if empty, err := (Plan{}).Merge(a); err != nil || !empty.Equal(a.Normalize()) {
+		t.Errorf("merging with nothing: %v, %v", empty, err)
+	}
+	if _, err := a.Merge(Plan{Link: "dns0", Listen: b.Listen}); err == nil || !strings.Contains(err.Error(), "dns0 conflicts with interface nodelocaldns") {
+		t.Errorf("two links: %v", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		plan Plan
+		want string // of the error; empty: valid
+	}{
+		{"addresses of both families", planFor("10.96.0.10", "fd00::a"), ""},
+		{"nothing to listen on", Plan{}, "no listen address"},
+		{"no address", Plan{Listen: []Endpoint{at("", 53, UDP)}}, "not an IP address"},
+		{"wildcard", planFor("0.0.0.0"), "wildcard"},
+		{"IPv6 wildcard", planFor("::"), "wildcard"},
+		{"IPv4 in IPv6", planFor("::ffff:10.96.0.10"), "write the IPv4 address 10.96.0.10"},
+		{"zone", planFor("fe80::1%eth0"), "with a zone"},
+		{"multicast", planFor("224.0.0.251"), "multicast"},
+		{"port 0", Plan{Listen: []Endpoint{at("10.96.0.10", 0, UDP)}}, "port 0"},
+		{"protocol", Plan{Listen: []Endpoint{at("10.96.0.10", 53, 132)}}, "only udp and tcp"},
+		{"untracked service", Plan{Listen: planFor("10.96.0.10").Listen, Untrack: []Endpoint{at("10.96.0.10", 0, TCP)}}, "port 0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.plan.Validate()
+			switch {
+			case tc.want == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("error %v, want one with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestPlanString(t *testing.T) {
+	p := planFor("10.96.0.10")
+	p.Untrack = []Endpoint{at("10.96.0.10", 8080, TCP)}
+	want := `link     nodelocaldns
+address  10.96.0.10
+hook     prerouting, priority raw (-300)
+hook     output, priority raw (-300)
+notrack  tcp 10.96.0.10:53, queries and responses
+notrack  udp 10.96.0.10:53, queries and responses
+notrack  tcp 10.96.0.10:8080, not served by us
+`
+	if diff := cmp.Diff(want, p.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}

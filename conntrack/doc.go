@@ -1,0 +1,20 @@
+// Package conntrack reads the kernel's connection tracking table: its entries,
+// the events that change them, the counters that say what was dropped, and the
+// limits that decide when it is full.
+//
+// The table is streamed. A node may hold a million entries, and the process
+// that looks at them is often the one that has least memory to spare, so
+// [Conn.Dump] decodes every entry into the same [Entry] and never holds two.
+// Entries come over ctnetlink (NFNL_SUBSYS_CTNETLINK of nfnetlink, see
+// linux/netfilter/nfnetlink_conntrack.h and net/netfilter/nf_conntrack_netlink.c
+// of the kernel); /proc/net/nf_conntrack, which many kernels no longer have, is
+// not read.
+//
+// What needs which privilege: everything over ctnetlink (entries, events,
+// expectations, [Conn.Count]) needs CAP_NET_ADMIN in the user namespace that
+// owns the network namespace. [ReadLimits], and [Conn.Stats] where the kernel
+// has /proc/net/stat/nf_conntrack, need none.
+//
+// The package knows nothing of DNS beyond its port number, and nothing of
+// CoreDNS.
+package conntrack

@@ -36,6 +36,8 @@ import (
 	_ "github.com/coredns/coredns/plugin/timeouts"
 	_ "github.com/coredns/coredns/plugin/transfer"
 	_ "github.com/coredns/coredns/plugin/whoami"
+
+	_ "github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 // directives is the plugin list of `trackless serve` in the order in which a
@@ -50,6 +52,7 @@ var directives = []string{
 	"nsid",
 	"bufsize",
 	"bind",
+	"notrack", // before ready, health, prometheus: addresses exist before anything listens on them
 	"debug",
 	"ready",
 	"health",

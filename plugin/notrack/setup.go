@@ -1,0 +1,241 @@
+package notrack
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strconv"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/transport"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+)
+
+func init() { plugin.Register(directive, setup) }
+
+// backends that `backend` takes; auto chooses.
+const (
+	backendAuto     = "auto"
+	backendNFTables = "nftables"
+)
+
+// configurationKey is where a load of the Corefile keeps its configuration.
+type configurationKey struct{}
+
+func setup(c *caddy.Controller) error {
+	b, err := parse(c)
+	if err != nil {
+		return plugin.Error(directive, err)
+	}
+	config, ok := c.Get(configurationKey{}).(*configuration)
+	if !ok {
+		if config, err = newConfiguration(); err != nil {
+			return plugin.Error(directive, err)
+		}
+		c.Set(configurationKey{}, config)
+		c.OnStartup(func() error { return process.start(config) })
+		c.OnRestartFailed(func() error { return process.restartFailed(config) })
+		c.OnShutdown(func() error { return process.shutdown(config) })
+	}
+	if err := config.add(b); err != nil {
+		return plugin.Error(directive, c.Err(err.Error()))
+	}
+	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+		return &NoTrack{Next: next, config: config}
+	})
+	return nil
+}
+
+func newConfiguration() (*configuration, error) {
+	var id [8]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, err
+	}
+	return &configuration{id: hex.EncodeToString(id[:]), zones: map[iptables.Endpoint]string{}}, nil
+}
+
+// parse reads the notrack block of one server block.
+func parse(c *caddy.Controller) (block, error) {
+	b := block{
+		plan:    iptables.Plan{Link: hostaddr.DefaultLink},
+		backend: backendAuto,
+		zones:   map[iptables.Endpoint]string{},
+	}
+	var addrs []netip.Addr
+	for c.Next() {
+		if b.line != 0 {
+			return b, c.Err("notrack may stand only once in a server block")
+		}
+		b.line = c.Line()
+		var err error
+		if addrs, err = parseAddresses(c, c.RemainingArgs()); err != nil {
+			return b, err
+		}
+		for c.NextBlock() {
+			if err := parseOption(c, &b); err != nil {
+				return b, err
+			}
+		}
+	}
+	if len(addrs) == 0 {
+		var err error
+		if addrs, err = boundAddresses(c); err != nil {
+			return b, err
+		}
+	}
+	if err := b.listen(c, addrs); err != nil {
+		return b, err
+	}
+	b.plan = b.plan.Normalize()
+	if err := b.plan.Validate(); err != nil {
+		return b, c.Err(err.Error())
+	}
+	return b, nil
+}
+
+func parseAddresses(c *caddy.Controller, args []string) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	for _, arg := range args {
+		a, err := netip.ParseAddr(arg)
+		if err != nil {
+			return nil, c.Errf("%q is not an IP address", arg)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+// boundAddresses are those of the block's bind directive, which runs before.
+func boundAddresses(c *caddy.Controller) ([]netip.Addr, error) {
+	var hosts []string
+	for _, h := range dnsserver.GetConfig(c).ListenHosts {
+		if h != "" {
+			hosts = append(hosts, h)
+		}
+	}
+	if len(hosts) == 0 {
+		return nil, c.Err("no address: name those that clients ask (notrack 169.254.20.10), or add a bind directive to the block")
+	}
+	return parseAddresses(c, hosts)
+}
+
+func parseOption(c *caddy.Controller, b *block) error {
+	option, args := c.Val(), c.RemainingArgs()
+	one := func() (string, error) {
+		if len(args) != 1 {
+			return "", c.Errf("%s takes one value, not %d", option, len(args))
+		}
+		return args[0], nil
+	}
+	switch option {
+	case "backend":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		switch v {
+		case backendAuto, backendNFTables:
+			b.backend = v
+		case "iptables":
+			return c.Err("backend iptables is not available yet in this version; use auto or nftables")
+		default:
+			return c.Errf("unknown backend %q: use auto or nftables", v)
+		}
+	case "interface":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if b.plan.Link, err = parseInterface(v); err != nil {
+			return c.Err(err.Error())
+		}
+	case "untrack":
+		if len(args) == 0 {
+			return c.ArgErr()
+		}
+		for _, arg := range args {
+			ap, err := netip.ParseAddrPort(arg)
+			if err != nil {
+				return c.Errf("untrack %q: want ADDRESS:PORT, for example 169.254.20.10:8080 or [fd00::10]:8080", arg)
+			}
+			for _, p := range []iptables.Proto{iptables.TCP, iptables.UDP} {
+				b.plan.Untrack = append(b.plan.Untrack, iptables.Endpoint{Addr: ap.Addr(), Port: ap.Port(), Proto: p})
+			}
+		}
+	case "lease", "failover", "sync", "sources", "uplinks", "dry-run", "keep":
+		return c.Errf("option %q is not available yet in this version; remove the line", option)
+	default:
+		return c.Errf("unknown option %q: use backend, interface or untrack", option)
+	}
+	return nil
+}
+
+// parseInterface checks a link name as the kernel does (dev_valid_name in
+// net/core/dev.c).
+func parseInterface(name string) (string, error) {
+	if name == "none" {
+		return "", nil
+	}
+	if len(name) > 15 || name == "." || name == ".." {
+		return "", fmt.Errorf("%q is no interface name: 1 to 15 characters", name)
+	}
+	for _, r := range name {
+		if r == '/' || r == ':' || r <= ' ' {
+			return "", fmt.Errorf("%q is no interface name: %q cannot stand in one", name, r)
+		}
+	}
+	return name, nil
+}
+
+func interfaceName(link string) string {
+	if link == "" {
+		return "none"
+	}
+	return link
+}
+
+func conflict(option, a, b string, line int) error {
+	return fmt.Errorf("%s %s conflicts with %s %s of the notrack block in line %d: one process has one %s",
+		option, a, option, b, line, option)
+}
+
+// listen fills in the endpoints: every address with the port and transport of
+// each of the block's keys. caddy hands over the keys of a block as
+// TRANSPORT://ZONE:PORT; directives are set up for the first of them only.
+func (b *block) listen(c *caddy.Controller, addrs []netip.Addr) error {
+	keys := c.ServerBlockKeys
+	if len(keys) == 0 {
+		keys = []string{c.Key}
+	}
+	for _, key := range keys {
+		trans, zone, portText, err := dnsserver.SplitProtocolHostPort(key)
+		if err != nil {
+			return c.Errf("server block key %q: %v", key, err)
+		}
+		port, err := strconv.ParseUint(portText, 10, 16)
+		if err != nil {
+			return c.Errf("server block key %q: port %q is not a number from 1 to 65535", key, portText)
+		}
+		protos, checkZone := []iptables.Proto{iptables.UDP, iptables.TCP}, zone
+		switch trans {
+		case transport.DNS, "":
+		case transport.TLS, transport.HTTPS, transport.GRPC:
+			protos, checkZone = []iptables.Proto{iptables.TCP}, ""
+		default:
+			return c.Errf("notrack does not know how to untrack %s://; move it to a block of its own", trans)
+		}
+		for _, a := range addrs {
+			for _, p := range protos {
+				e := iptables.Endpoint{Addr: a, Port: uint16(port), Proto: p}
+				b.plan.Listen = append(b.plan.Listen, e)
+				b.zones[e] = checkZone
+			}
+		}
+	}
+	return nil
+}

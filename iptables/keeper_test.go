@@ -75,7 +75,7 @@ func (c checker) Check(_ context.Context, e Endpoint) error {
 }
 func (c checker) Close() error { return c.do("close-checks") }
 
-func (n *node) Infof(format string, args ...any) { n.logged = append(n.logged, "") }
+func (n *node) Infof(string, ...any) {}
 func (n *node) Warningf(format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -163,7 +163,7 @@ func loadCorefile(conf, serverType string) (caddy.Input, error) {
 		return nil, fmt.Errorf("read the Corefile: %w; name one with -conf", err)
 	}
 	if strings.TrimSpace(string(contents)) == "" {
-		return nil, fmt.Errorf("Corefile %s is empty; it needs at least one server block", path)
+		return nil, fmt.Errorf("the Corefile %s is empty; it needs at least one server block", path)
 	}
 	return caddy.CaddyfileInput{Contents: contents, Filepath: path, ServerTypeName: serverType}, nil
 }

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RequireVar, when set to 1, turns every skip for want of a feature into a
-// failure. CI sets it: a privileged test that should run there may not skip.
+// RequireVar names the environment variable that, set to 1, turns every skip for
+// want of a feature into a failure: where a test should run it may not skip.
 const RequireVar = "TRACKLESS_REQUIRE_PRIVILEGED"
 
 // Skip ends the test for want of a feature of this machine, which it names.

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"fmt"
-	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -216,18 +215,4 @@ func elementKey(e iptables.Endpoint) []byte {
 	key := e.Addr.AsSlice()
 	key = append(key, byte(e.Proto), 0, 0, 0)
 	return append(key, byte(e.Port>>8), byte(e.Port), 0, 0)
-}
-
-// endpointOf is the inverse of elementKey.
-func endpointOf(key []byte) (iptables.Endpoint, bool) {
-	if len(key) < 8 {
-		return iptables.Endpoint{}, false
-	}
-	addr, ok := netip.AddrFromSlice(key[:len(key)-8])
-	tail := key[len(key)-8:]
-	return iptables.Endpoint{
-		Addr:  addr,
-		Proto: iptables.Proto(tail[0]),
-		Port:  uint16(tail[4])<<8 | uint16(tail[5]),
-	}, ok
 }

@@ -11,9 +11,6 @@
 package notrack
 
 import (
-	"net/netip"
-	"slices"
-
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -76,9 +73,4 @@ func (c *configuration) add(b block) error {
 		}
 	}
 	return nil
-}
-
-// serves reports whether the address is a listen address of this load.
-func (c *configuration) serves(a netip.Addr) bool {
-	return slices.ContainsFunc(c.plan.Listen, func(e iptables.Endpoint) bool { return e.Addr == a })
 }

@@ -1,0 +1,92 @@
+# Everything that is done with this repository, one target each; `make help`
+# lists them. What a target needs it installs through `make deps`.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+TOOLS     := $(CURDIR)/.tools
+GOLANGCI_VERSION  := v2.15.0
+VULNCHECK_VERSION := v1.9.0
+GOLANGCI  := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)
+
+# program:package, as Debian names them. Trackless itself runs none of them;
+# tests compare with what they say.
+PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 10m
+LAB_FLAGS ?=
+
+# A privileged test may not skip where it can run.
+export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install what the other targets need (Debian packages, Go modules)
+	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing+=" $${p##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+		else \
+			echo "make deps: not installed:$$missing. Tests that compare with them will skip; install them as root." >&2; \
+		fi; \
+	fi
+	@go mod download
+
+.PHONY: build
+build: ## build bin/trackless, a static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/trackless ./cmd/trackless
+
+.PHONY: lab
+lab: deps build ## before and after on this machine: conntrack entries through kube-proxy and through Trackless (root)
+	bin/trackless lab $(LAB_FLAGS)
+
+.PHONY: test
+test: deps ## run all tests; as root also those that need network namespaces
+	go test ./...
+
+.PHONY: check
+check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities
+	go mod tidy -diff
+	go vet ./...
+	$(GOLANGCI) run ./...
+	go test -race -short ./...
+	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
+	$(MAKE) --no-print-directory vulncheck
+
+.PHONY: vulncheck
+vulncheck: $(VULNCHECK)
+	@if out=$$($(VULNCHECK) ./... 2>&1); then echo "govulncheck: nothing known"; \
+	elif grep -q 'fetching vulnerabilities' <<<"$$out"; then echo "govulncheck: its data cannot be had here; not checked"; \
+	else echo "$$out"; exit 1; fi
+
+.PHONY: bench
+bench: deps ## run the benchmarks of all packages
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (default 10m)
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r f; do \
+		for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
+			echo "fuzz $$t in $$(dirname $$f) for $(FUZZTIME)"; \
+			go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) $$(dirname $$f) | tail -1; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what the build and the tools left
+	rm -rf bin .tools
+	go clean -testcache
+
+$(GOLANGCI):
+	GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(TOOLS)/golangci-lint $@
+
+$(VULNCHECK):
+	GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(VULNCHECK_VERSION)
+	mv $(TOOLS)/govulncheck $@

@@ -1,0 +1,163 @@
+package notrack
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// controller is what caddy hands to setup for one server block.
+func controller(bind []string, keys []string, text string) *caddy.Controller {
+	c := caddy.NewTestController("dns", text)
+	c.ServerBlockKeys = keys
+	dnsserver.GetConfig(c).ListenHosts = bind
+	return c
+}
+
+func endpoints(es []iptables.Endpoint) []string {
+	var out []string
+	for _, e := range es {
+		out = append(out, e.String())
+	}
+	return out
+}
+
+func TestParse(t *testing.T) {
+	root := []string{"dns://.:53"}
+	for _, tc := range []struct {
+		name    string
+		bind    []string
+		keys    []string
+		text    string
+		link    string
+		backend string
+		listen  []string
+		untrack []string
+	}{
+		{
+			name: "addresses of bind", bind: []string{"169.254.20.10", "fd00::a"}, keys: root, text: "notrack",
+			link: "nodelocaldns", backend: "auto",
+			listen: []string{"tcp 169.254.20.10:53", "udp 169.254.20.10:53", "tcp [fd00::a]:53", "udp [fd00::a]:53"},
+		},
+		{
+			name: "own addresses win", bind: []string{"127.0.0.1", "10.96.0.10"}, keys: root, text: "notrack 10.96.0.10",
+			link: "nodelocaldns", backend: "auto", listen: []string{"tcp 10.96.0.10:53", "udp 10.96.0.10:53"},
+		},
+		{
+			name: "all options", keys: root,
+			text: "notrack 10.96.0.10 {\n backend nftables\n interface dns0\n untrack 10.96.0.10:8080 [fd00::a]:9153\n}",
+			link: "dns0", backend: "nftables", listen: []string{"tcp 10.96.0.10:53", "udp 10.96.0.10:53"},
+			untrack: []string{"tcp 10.96.0.10:8080", "udp 10.96.0.10:8080", "tcp [fd00::a]:9153", "udp [fd00::a]:9153"},
+		},
+		{
+			name: "interface none", keys: root, text: "notrack 10.96.0.10 {\n interface none\n}",
+			link: "", backend: "auto", listen: []string{"tcp 10.96.0.10:53", "udp 10.96.0.10:53"},
+		},
+		{
+			name: "every key of the block", keys: []string{"dns://cluster.local.:53", "dns://example.org.:5353", "tls://example.org.:853"},
+			text: "notrack 10.96.0.10", link: "nodelocaldns", backend: "auto",
+			listen: []string{"tcp 10.96.0.10:53", "udp 10.96.0.10:53", "tcp 10.96.0.10:853", "tcp 10.96.0.10:5353", "udp 10.96.0.10:5353"},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b, err := parse(controller(tc.bind, tc.keys, tc.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.plan.Link != tc.link || b.backend != tc.backend {
+				t.Errorf("link %q backend %q, want %q and %q", b.plan.Link, b.backend, tc.link, tc.backend)
+			}
+			if diff := cmp.Diff(tc.listen, endpoints(b.plan.Listen)); diff != "" {
+				t.Errorf("listen (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tc.untrack, endpoints(b.plan.Untrack)); diff != "" {
+				t.Errorf("untrack (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	root := []string{"dns://.:53"}
+	for _, tc := range []struct {
+		name, text string
+		bind, keys []string
+		want       []string
+	}{
+		{name: "no address at all", text: "notrack", want: []string{"no address", "bind"}},
+		{name: "bind to the wildcard", text: "notrack", bind: []string{""}, want: []string{"no address"}},
+		{name: "not an address", text: "notrack 10.96.0", want: []string{`"10.96.0" is not an IP address`}},
+		{name: "wildcard address", text: "notrack 0.0.0.0", want: []string{"0.0.0.0", "wildcard"}},
+		{name: "IPv6 with zone", text: "notrack", bind: []string{"fe80::1%eth0"}, want: []string{"fe80::1%eth0", "zone"}},
+		{name: "twice", text: "notrack 10.96.0.10\nnotrack 10.96.0.11", want: []string{":2", "only once"}},
+		{name: "unknown option", text: "notrack 10.96.0.10 {\n leese 1s\n}", want: []string{":2", `unknown option "leese"`}},
+		{name: "backend of a later version", text: "notrack 10.96.0.10 {\n backend iptables\n}", want: []string{":2", "not available yet"}},
+		{name: "unknown backend", text: "notrack 10.96.0.10 {\n backend ebpf\n}", want: []string{`unknown backend "ebpf"`}},
+		{name: "backend without value", text: "notrack 10.96.0.10 {\n backend\n}", want: []string{"backend takes one value"}},
+		{name: "interface name too long", text: "notrack 10.96.0.10 {\n interface nodelocaldnscache\n}", want: []string{"nodelocaldnscache", "15 characters"}},
+		{name: "interface name with a slash", text: "notrack 10.96.0.10 {\n interface a/b\n}", want: []string{"a/b"}},
+		{name: "untrack without port", text: "notrack 10.96.0.10 {\n untrack 10.96.0.10\n}", want: []string{`"10.96.0.10"`, "ADDRESS:PORT"}},
+		{name: "untrack without value", text: "notrack 10.96.0.10 {\n untrack\n}", want: []string{":2"}},
+		{name: "QUIC", text: "notrack 10.96.0.10", keys: []string{"quic://.:853"}, want: []string{"quic://"}},
+		{name: "lease", text: "notrack 10.96.0.10 {\n lease 1s\n}", want: []string{`"lease"`, "not available yet"}},
+		{name: "failover", text: "notrack 10.96.0.10 {\n failover auto\n}", want: []string{`"failover"`, "not available yet"}},
+		{name: "sync", text: "notrack 10.96.0.10 {\n sync 10s\n}", want: []string{`"sync"`, "not available yet"}},
+		{name: "sources", text: "notrack 10.96.0.10 {\n sources local\n}", want: []string{`"sources"`, "not available yet"}},
+		{name: "uplinks", text: "notrack 10.96.0.10 {\n uplinks eth0\n}", want: []string{`"uplinks"`, "not available yet"}},
+		{name: "dry-run", text: "notrack 10.96.0.10 {\n dry-run\n}", want: []string{`"dry-run"`, "not available yet"}},
+		{name: "keep", text: "notrack 10.96.0.10 {\n keep\n}", want: []string{`"keep"`, "not available yet"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			keys := tc.keys
+			if keys == nil {
+				keys = root
+			}
+			err := setup(controller(tc.bind, keys, tc.text))
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			for _, want := range append(tc.want, "plugin/notrack", "Testfile") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestBlocksOfOneCorefile(t *testing.T) {
+	parsed := func(line int, text string) block {
+		b, err := parse(controller(nil, []string{"dns://.:53"}, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.line = line
+		return b
+	}
+	config, err := newConfiguration()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := config.add(parsed(3, "notrack 10.96.0.10")); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.add(parsed(9, "notrack 10.96.0.10 169.254.20.10")); err != nil {
+		t.Fatalf("two zones on one address are no conflict: %v", err)
+	}
+	if got := len(config.plan.Listen); got != 4 {
+		t.Errorf("%d endpoints in the merged plan, want 4", got)
+	}
+	for _, tc := range []struct{ name, text, want string }{
+		{"interface", "notrack 10.96.0.10 {\n interface dns0\n}", "interface dns0 conflicts with interface nodelocaldns of the notrack block in line 3"},
+		{"backend", "notrack 10.96.0.10 {\n backend nftables\n}", "backend nftables conflicts with backend auto of the notrack block in line 3"},
+	} {
+		if err := config.add(parsed(20, tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: error %v, want %q", tc.name, err, tc.want)
+		}
+	}
+}

@@ -1,0 +1,64 @@
+package lab
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+)
+
+// kubeProxyTable is the name of kube-proxy's own table, one in each family.
+const kubeProxyTable = "kube-proxy"
+
+// A KubeProxy stands in for kube-proxy in nftables mode: it writes the tables
+// that kube-proxy v1.37 writes for the same Services (verdict maps keyed by
+// address, protocol and port, a chain for each Service port, masquerade of
+// what comes from outside the pod network, rejects for Services without
+// endpoints), over netlink and without the nft binary. Only what concerns node
+// ports, load balancers and session affinity is empty or absent.
+type KubeProxy struct {
+	ns   *Namespace
+	ipv6 bool
+}
+
+// Apply replaces the rules by those for the given Services, in one
+// transaction: there is no moment without rules.
+func (p *KubeProxy) Apply(services ...Service) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(p.ns.FD()))
+	if err != nil {
+		return fmt.Errorf("open nftables in %s: %w", p.ns.name, err)
+	}
+	for _, family := range p.families() {
+		ruleset := &proxyRuleset{conn: conn, family: family, services: services}
+		if err := ruleset.queue(); err != nil {
+			return fmt.Errorf("describe kube-proxy's rules: %w", err)
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("install kube-proxy's rules in %s (does this kernel have nf_tables with nat, masq and reject?): %w",
+			p.ns.name, withRemedy(err))
+	}
+	return nil
+}
+
+// Remove deletes the tables, as `kube-proxy --cleanup` does. Connection
+// tracking entries stay.
+func (p *KubeProxy) Remove() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(p.ns.FD()))
+	if err != nil {
+		return fmt.Errorf("open nftables in %s: %w", p.ns.name, err)
+	}
+	for _, family := range p.families() {
+		conn.DelTable(&nftables.Table{Name: kubeProxyTable, Family: family.table})
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("remove kube-proxy's tables from %s: %w", p.ns.name, withRemedy(err))
+	}
+	return nil
+}
+
+func (p *KubeProxy) families() []proxyFamily {
+	if p.ipv6 {
+		return []proxyFamily{proxyIPv4, proxyIPv6}
+	}
+	return []proxyFamily{proxyIPv4}
+}

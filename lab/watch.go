@@ -1,0 +1,164 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+)
+
+// watchInterval is the least time between two samples of the table. After a
+// sample that took long the pause is nine times as long as it, so that
+// watching costs at most a tenth of a CPU.
+const watchInterval = 250 * time.Millisecond
+
+// TableFigures are what a Watch saw of a node's connection tracking table.
+// Peaks are those of the samples; entries whose time was over are not counted.
+type TableFigures struct {
+	Samples int
+
+	// EntriesPeak and EntriesEnd count all entries.
+	EntriesPeak, EntriesEnd int
+
+	// DNSEntriesPeak and DNSEntriesEnd count the entries with a listen address
+	// in either tuple.
+	DNSEntriesPeak, DNSEntriesEnd int
+
+	// UpstreamEntriesPeak and UpstreamEntriesEnd count those with an upstream
+	// address in either tuple.
+	UpstreamEntriesPeak, UpstreamEntriesEnd int
+
+	// The counters of the namespace, as they grew during the watch; see
+	// conntrack.CPUStats.
+	InsertFailed, Drop, EarlyDrop uint64
+}
+
+// A Watch samples the table of a node until it is stopped.
+type Watch struct {
+	conn     *conntrack.Conn
+	listen   []netip.Addr
+	upstream []netip.Addr
+	onSample func(context.Context)
+
+	before  conntrack.CPUStats
+	figures TableFigures
+
+	stop context.CancelFunc
+	done chan struct{}
+	err  error
+}
+
+// WatchOptions say what a Watch counts.
+type WatchOptions struct {
+	// Listen are the addresses at which pods ask for DNS, Upstream those which
+	// the cache asks. Empty means the addresses of the node's two Services,
+	// and the link-local listen address.
+	Listen, Upstream []netip.Addr
+
+	// OnSample, if not nil, is called with every sample.
+	OnSample func(context.Context)
+}
+
+// Watch samples the node's table from now until Stop.
+func (n *Node) Watch(options WatchOptions) (*Watch, error) {
+	conn, err := conntrack.Dial(&conntrack.Config{NetNS: n.Namespace.FD()})
+	if err != nil {
+		return nil, fmt.Errorf("watch the table of %s: %w", n.Namespace.Name(), err)
+	}
+	stats, err := conn.Stats()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watch the table of %s: %w", n.Namespace.Name(), err), conn.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &Watch{
+		conn: conn, listen: options.Listen, upstream: options.Upstream, onSample: options.OnSample,
+		before: conntrack.Sum(stats), stop: cancel, done: make(chan struct{}),
+	}
+	if len(w.listen) == 0 {
+		w.listen = append(slices.Clone(n.ClusterDNS()), LinkLocalDNS4)
+	}
+	if len(w.upstream) == 0 {
+		w.upstream = n.UpstreamDNS()
+	}
+	go w.run(ctx)
+	return w, nil
+}
+
+// Stop takes a last sample, which gives the figures at the end, and ends the
+// watch.
+func (w *Watch) Stop() (TableFigures, error) {
+	w.stop()
+	<-w.done
+	w.sample(context.Background())
+	stats, err := w.conn.Stats()
+	now := conntrack.Sum(stats)
+	w.figures.InsertFailed = now.InsertFailed - w.before.InsertFailed
+	w.figures.Drop = now.Drop - w.before.Drop
+	w.figures.EarlyDrop = now.EarlyDrop - w.before.EarlyDrop
+	if err := errors.Join(w.err, err, w.conn.Close()); err != nil {
+		return w.figures, fmt.Errorf("watch the table: %w", err)
+	}
+	return w.figures, nil
+}
+
+func (w *Watch) run(ctx context.Context) {
+	defer close(w.done)
+	for {
+		begin := time.Now()
+		w.sample(ctx)
+		pause := time.NewTimer(max(watchInterval, 9*time.Since(begin)))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		}
+	}
+}
+
+// sample reads the whole table once. The first error stays.
+func (w *Watch) sample(ctx context.Context) {
+	if w.err != nil {
+		return
+	}
+	var all, dns, upstream int
+	err := w.conn.Dump(conntrack.Filter{}, func(entry *conntrack.Entry) error {
+		all++
+		if mentions(entry, w.listen) {
+			dns++
+		}
+		if mentions(entry, w.upstream) {
+			upstream++
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, conntrack.ErrInterrupted):
+		return // the table was resized meanwhile; the next sample is as good
+	case err != nil:
+		w.err = err
+		return
+	}
+	f := &w.figures
+	f.Samples++
+	f.EntriesEnd, f.EntriesPeak = all, max(f.EntriesPeak, all)
+	f.DNSEntriesEnd, f.DNSEntriesPeak = dns, max(f.DNSEntriesPeak, dns)
+	f.UpstreamEntriesEnd, f.UpstreamEntriesPeak = upstream, max(f.UpstreamEntriesPeak, upstream)
+	if w.onSample != nil {
+		w.onSample(ctx)
+	}
+}
+
+// mentions reports whether one of addrs is in either tuple of the entry.
+func mentions(entry *conntrack.Entry, addrs []netip.Addr) bool {
+	for _, tuple := range []*conntrack.Tuple{&entry.Original, &entry.Reply} {
+		if slices.Contains(addrs, tuple.Src) || slices.Contains(addrs, tuple.Dst) {
+			return true
+		}
+	}
+	return false
+}

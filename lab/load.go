@@ -176,6 +176,25 @@ func (l Load) plan(pods int) []plannedQuery {
 	return queries
 }
 
+// warmPlan asks once for every repeated name, for both types, from one pod.
+func warmPlan(load Load) []plannedQuery {
+	ipv6 := !address(load.Targets, false).IsValid()
+	var queries []plannedQuery
+	for _, names := range []struct {
+		class class
+		count int
+	}{{common, commonNames}, {absent, absentNames}} {
+		for number := range names.count {
+			for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
+				queries = append(queries, plannedQuery{
+					protocol: UDP, ipv6: ipv6, class: names.class, number: number, qtype: qtype,
+				})
+			}
+		}
+	}
+	return queries
+}
+
 // A portStream is a client address and protocol: source ports are used up
 // separately in each.
 type portStream struct {

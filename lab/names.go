@@ -61,7 +61,7 @@ var kubeDNSCorefile = fmt.Sprintf(`.:53 {
         answer "{{ .Name }} %[2]d IN AAAA fd00:10:{{ .Group.a }}:{{ .Group.b }}::{{ .Group.c }}"
         fallthrough
     }
-    template ANY ANY . {
+    template IN ANY . {
         rcode NXDOMAIN
         authority "cluster.local. %[2]d IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 %[2]d"
     }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 )
 
@@ -16,8 +15,8 @@ const maxPods = 40
 // `trackless lab` measures: two pods, kube-dns and kube-proxy's rules, IPv4 and
 // IPv6, served by this very executable.
 type Options struct {
-	// Program is the trackless binary that servers run. Empty means the
-	// executable of this process, which must then be trackless itself.
+	// Program is the trackless binary that servers run. Empty means what this
+	// process itself is running, which must then be trackless.
 	Program string
 
 	// Pods is the number of client pods, 2 if 0, at most 40.
@@ -114,11 +113,8 @@ func (n *Node) build(ctx context.Context, options Options) error {
 		return fmt.Errorf("%d pods: a lab node has 1 to %d", pods, maxPods)
 	}
 	if n.program == "" {
-		program, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("find this executable, to run servers: %w", err)
-		}
-		n.program = program
+		// Right even where the file was replaced or removed meanwhile.
+		n.program = "/proc/self/exe"
 	}
 
 	var err error

@@ -28,9 +28,31 @@ func (n *Node) Run(ctx context.Context, load Load) (*LoadResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.send(ctx, load, load.plan(len(n.Pods)))
+}
+
+// Warm asks once for everything that the load asks for repeatedly, so that a
+// cache has it. That an answer is lost is an error.
+func (n *Node) Warm(ctx context.Context, load Load) error {
+	load, err := load.withDefaults(n)
+	if err != nil {
+		return err
+	}
+	load.Progress = nil
+	result, err := n.send(ctx, load, warmPlan(load))
+	if err != nil {
+		return err
+	}
+	if figures := result.Figures(); figures.Lost > 0 {
+		return fmt.Errorf("warm the cache: %d of %d queries lost%s", figures.Lost, figures.Queries, because(figures.LostTo))
+	}
+	return nil
+}
+
+func (n *Node) send(ctx context.Context, load Load, plan []plannedQuery) (*LoadResult, error) {
 	run := &loadRun{
 		load:    load,
-		plan:    load.plan(len(n.Pods)),
+		plan:    plan,
 		open:    make(chan struct{}, socketBudget()),
 		started: time.Now(),
 	}

@@ -40,6 +40,7 @@ func (ns *Namespace) StartServer(name, program, corefile string) (*Server, error
 		return nil, errors.Join(err, server.corefile.Close())
 	}
 	cmd := exec.Command(program, "serve", "-conf", "/proc/self/fd/3")
+	cmd.Args[0] = "trackless"                    // whatever the file is called
 	cmd.ExtraFiles = []*os.File{server.corefile} // becomes descriptor 3
 	server.Child, err = ns.Start(name, cmd)
 	if err != nil {

@@ -1,0 +1,120 @@
+package lab
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// A Promise is one line of what an experiment was to show.
+type Promise struct {
+	// Name is stable, Text says what was promised, Found what was seen.
+	Name  string `json:"name"`
+	Text  string `json:"text"`
+	Found string `json:"found"`
+	Kept  bool   `json:"kept"`
+}
+
+// udpTimeout is how long the kernel keeps the entry of a query and its answer
+// (nf_conntrack_udp_timeout, which new namespaces start with).
+const udpTimeout = 30 * time.Second
+
+// avoidedTolerance is how far the number of avoided entries may be from what
+// the same load really had.
+const avoidedTolerance = 0.02
+
+// judge says what was promised in the scenario and whether it held.
+func (r *Report) judge() {
+	switch r.Scenario {
+	case Exhaustion:
+		r.Promises = r.exhaustionPromises()
+	default:
+		r.Promises = r.steadyPromises()
+	}
+	r.Kept = true
+	for _, promise := range r.Promises {
+		r.Kept = r.Kept && promise.Kept
+	}
+}
+
+func (r *Report) steadyPromises() []Promise {
+	before, after := &r.Before, &r.After
+	// What is sent within the timeout is in the table at the same time; half
+	// of that leaves room for entries that time out while the load goes on.
+	expected := min(before.Queries, r.RatePerSecond*int(udpTimeout.Seconds())) / 2
+	return []Promise{
+		allAnswered("before_answered", "through kube-proxy every first attempt is answered", before),
+		answeredBy("before_by_kube_dns", before, KubeDNS, before.UpstreamQueries),
+		{
+			Name:  "before_entries",
+			Text:  fmt.Sprintf("through kube-proxy at least %s entries for DNS pile up", grouped(expected)),
+			Found: grouped(before.DNSEntriesPeak) + " at peak",
+			Kept:  before.DNSEntriesPeak >= expected,
+		},
+		allAnswered("after_answered", "through trackless every first attempt is answered", after),
+		answeredBy("after_by_trackless", after, Trackless, after.CacheQueries),
+		noDNSEntries(after),
+		{
+			Name: "entries_avoided",
+			Text: fmt.Sprintf("trackless knows within %.0f %% how many entries it avoids", avoidedTolerance*100),
+			Found: fmt.Sprintf("%s at peak, where the same load had %s",
+				grouped(after.EntriesAvoidedPeak), grouped(before.DNSEntriesPeak)),
+			Kept: math.Abs(float64(after.EntriesAvoidedPeak-before.DNSEntriesPeak)) <=
+				avoidedTolerance*float64(before.DNSEntriesPeak),
+		},
+	}
+}
+
+func (r *Report) exhaustionPromises() []Promise {
+	before, after := &r.Before, &r.After
+	return []Promise{
+		{
+			Name:  "table_full",
+			Text:  "the table of either node is full before the load begins",
+			Found: fmt.Sprintf("%s and %s entries of %s", grouped(before.EntriesPeak), grouped(after.EntriesPeak), grouped(r.TableLimit)),
+			// A few entries may have timed out or been evicted by then.
+			Kept: min(before.EntriesPeak, after.EntriesPeak) >= r.TableLimit-r.TableLimit/100,
+		},
+		{
+			Name:  "before_lost",
+			Text:  "through kube-proxy the full table costs queries",
+			Found: fmt.Sprintf("%s of %s lost%s", grouped(before.Lost), grouped(before.Queries), because(before.LostTo)),
+			Kept:  before.Lost > 0,
+		},
+		{
+			Name:  "after_hits",
+			Text:  "through trackless no query for a cached name is lost",
+			Found: fmt.Sprintf("%s of %s lost%s", grouped(after.HitsLost), grouped(after.Hits), because(after.LostTo)),
+			Kept:  after.HitsLost == 0 && after.Hits > 0,
+		},
+		noDNSEntries(after),
+	}
+}
+
+func allAnswered(name, text string, phase *Phase) Promise {
+	return Promise{
+		Name: name, Text: text,
+		Found: fmt.Sprintf("%s of %s%s", grouped(phase.Answered), grouped(phase.Queries), because(phase.LostTo)),
+		Kept:  phase.Lost == 0 && phase.Answered == phase.Queries && phase.Queries > 0,
+	}
+}
+
+// answeredBy holds if every single answer bears the mark of the responder and
+// the responder's own counter agrees.
+func answeredBy(name string, phase *Phase, responder Responder, counted int) Promise {
+	return Promise{
+		Name:  name,
+		Text:  fmt.Sprintf("every answer comes from %s", responder),
+		Found: fmt.Sprintf("%s of %s answers, and it counted %s queries", grouped(phase.AnsweredBy[responder]), grouped(phase.Answered), grouped(counted)),
+		Kept:  phase.Answered > 0 && phase.AnsweredBy[responder] == phase.Answered && counted >= phase.Answered,
+	}
+}
+
+func noDNSEntries(phase *Phase) Promise {
+	return Promise{
+		Name:  "after_entries",
+		Text:  "through trackless no entry has a listen address in it",
+		Found: fmt.Sprintf("%s at peak, %s at the end", grouped(phase.DNSEntriesPeak), grouped(phase.DNSEntriesEnd)),
+		Kept:  phase.DNSEntriesPeak == 0 && phase.DNSEntriesEnd == 0,
+	}
+}

@@ -1,0 +1,155 @@
+package lab
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// WriteTable writes the report for people. Colour marks kept and broken
+// promises with ANSI escape sequences.
+func (r *Report) WriteTable(out io.Writer, colour bool) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s queries from %d pods and the node itself, %s a second, seed %d, one attempt each\n",
+		grouped(r.Before.Queries), r.Pods, grouped(r.RatePerSecond), r.Seed)
+	if r.FillerEntries > 0 {
+		fmt.Fprintf(&b, "on a node whose conntrack table was filled to its limit of %s entries\n", grouped(r.TableLimit))
+	}
+	b.WriteByte('\n')
+	writeColumns(&b, r.rows())
+	b.WriteByte('\n')
+	for _, promise := range r.Promises {
+		mark := paint("kept  ", "32", colour)
+		if !promise.Kept {
+			mark = paint("BROKEN", "1;31", colour)
+		}
+		fmt.Fprintf(&b, "%s  %s: %s\n", mark, promise.Text, promise.Found)
+	}
+	if r.Scenario == Exhaustion {
+		b.WriteString("\nA miss needs a flow to kube-dns that a full table cannot track, so it may be lost either way.\n")
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+func (r *Report) rows() [][3]string {
+	before, after := &r.Before, &r.After
+	number := func(text string, of func(*Phase) int) [3]string {
+		return [3]string{text, grouped(of(before)), grouped(of(after))}
+	}
+	rows := [][3]string{
+		{"", "before", "after"},
+		{"", "kube-proxy", "trackless"},
+		{"answered by", responders(before), responders(after)},
+		number("queries", func(p *Phase) int { return p.Queries }),
+		number("answered", func(p *Phase) int { return p.Answered }),
+		number("lost", func(p *Phase) int { return p.Lost }),
+	}
+	if before.Lost+after.Lost > 0 || r.Scenario == Exhaustion {
+		rows = append(rows,
+			[3]string{"  of repeated names (cache hits)", share(before.HitsLost, before.Hits), share(after.HitsLost, after.Hits)},
+			[3]string{"  of names asked once (misses)", share(before.MissesLost, before.Misses), share(after.MissesLost, after.Misses)},
+		)
+	}
+	return append(rows, [][3]string{
+		number("conntrack entries, peak", func(p *Phase) int { return p.EntriesPeak }),
+		number("conntrack entries, end", func(p *Phase) int { return p.EntriesEnd }),
+		number("  with a listen address, peak", func(p *Phase) int { return p.DNSEntriesPeak }),
+		number("  with a listen address, end", func(p *Phase) int { return p.DNSEntriesEnd }),
+		number("  to the upstream, peak", func(p *Phase) int { return p.UpstreamEntriesPeak }),
+		number("  to the upstream, end", func(p *Phase) int { return p.UpstreamEntriesEnd }),
+		{"DNS entries per 1,000 queries", tenths(before.EntriesPer1000Queries), tenths(after.EntriesPer1000Queries)},
+		{"entries avoided, peak", "(had " + grouped(before.DNSEntriesPeak) + ")", grouped(after.EntriesAvoidedPeak)},
+		number("insert_failed", func(p *Phase) int { return int(p.InsertFailed) }),
+		number("drop", func(p *Phase) int { return int(p.Drop) }),
+		number("early_drop", func(p *Phase) int { return int(p.EarlyDrop) }),
+		{"time to answer, p50", micros(before.P50), micros(after.P50)},
+		{"time to answer, p99", micros(before.P99), micros(after.P99)},
+		number("queries that reached kube-dns", func(p *Phase) int { return p.UpstreamQueries }),
+	}...)
+}
+
+// writeColumns writes the first column flush left, the others flush right.
+func writeColumns(b *strings.Builder, rows [][3]string) {
+	var widths [3]int
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		fmt.Fprintf(b, "%-*s  %*s  %*s\n", widths[0], row[0], widths[1]+2, row[1], widths[2]+2, row[2])
+	}
+}
+
+func responders(p *Phase) string {
+	names := slices.Sorted(maps.Keys(p.AnsweredBy))
+	if len(names) == 0 {
+		return "nobody"
+	}
+	texts := make([]string, len(names))
+	for i, name := range names {
+		texts[i] = string(name)
+	}
+	return strings.Join(texts, ", ")
+}
+
+// because lists the reasons of losses, most frequent first, after a colon.
+func because(lostTo map[string]int) string {
+	if len(lostTo) == 0 {
+		return ""
+	}
+	reasons := slices.Sorted(maps.Keys(lostTo))
+	slices.SortStableFunc(reasons, func(a, b string) int { return lostTo[b] - lostTo[a] })
+	for i, reason := range reasons {
+		reasons[i] = fmt.Sprintf("%s %s", grouped(lostTo[reason]), reason)
+	}
+	return " (" + strings.Join(reasons, ", ") + ")"
+}
+
+func share(part, of int) string { return grouped(part) + " of " + grouped(of) }
+
+func tenths(value float64) string {
+	whole, fraction, _ := strings.Cut(strconv.FormatFloat(value, 'f', 1, 64), ".")
+	n, err := strconv.Atoi(whole)
+	if err != nil {
+		return whole + "." + fraction
+	}
+	return grouped(n) + "." + fraction
+}
+
+func micros(us int64) string {
+	if us == 0 {
+		return "-"
+	}
+	d := time.Duration(us) * time.Microsecond
+	if d < time.Millisecond {
+		return fmt.Sprintf("%d µs", us)
+	}
+	return fmt.Sprintf("%.1f ms", float64(us)/1000)
+}
+
+// grouped writes a number with a comma at every thousand.
+func grouped(n int) string {
+	digits := strconv.Itoa(n)
+	sign := ""
+	if n < 0 {
+		sign, digits = "-", digits[1:]
+	}
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return sign + digits
+}
+
+func paint(text, code string, colour bool) string {
+	if !colour {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+// exitInterrupted is that of a run that a signal ended, as shells have it.
+const exitInterrupted = 130
+
+const labHelp = `Measure on this machine what Trackless saves: a Kubernetes node is built in
+throw-away network namespaces, with pods, a kube-dns and kube-proxy's DNAT, and
+the same DNS load is sent through it twice: through kube-proxy to kube-dns, then
+with "trackless serve" on the node. The connection tracking table of the node is
+watched all the while.
+
+Scenarios:
+  steady      an empty table fills with DNS, or does not (the default)
+  exhaustion  the node's table is filled to its limit first, with assured flows:
+              who still gets answers?
+
+Needs root. Touches nothing of this machine: no sysctl, no rule, no link outside
+its own namespaces, and those are gone when it ends, however it ends.
+
+Exit status: 0 if every promise held, 1 if one did not or the run failed, 2 for
+a wrong command line or a machine that cannot run it, 130 after an interrupt.`
+
+// labOptions are the flags of `trackless lab`.
+type labOptions struct {
+	scenario string
+	queries  int
+	rate     int
+	pods     int
+	seed     uint64
+	output   string
+}
+
+func labCommand() *cobra.Command {
+	var o labOptions
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Show before and after, measured on this machine",
+		Long:  labHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runLab(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.scenario, "scenario", string(lab.Steady), "what to measure: steady or exhaustion")
+	flags.IntVar(&o.queries, "queries", 0, "number of queries in each phase (default 20000; 5000 for exhaustion)")
+	flags.IntVar(&o.rate, "rate", 2000, "queries sent in a second")
+	flags.IntVar(&o.pods, "pods", 2, "number of client pods")
+	flags.Uint64Var(&o.seed, "seed", 1, "seed of the load: the same seed sends the same queries")
+	flags.StringVarP(&o.output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func (o labOptions) check() error {
+	if !slices.Contains(lab.Scenarios(), lab.Scenario(o.scenario)) {
+		return fmt.Errorf("lab: no scenario is called %q; there are %v", o.scenario, lab.Scenarios())
+	}
+	if o.output != "table" && o.output != "json" {
+		return fmt.Errorf("lab: --output is table or json, not %q", o.output)
+	}
+	if o.queries < 0 || o.queries > lab.MaxQueries {
+		return fmt.Errorf("lab: --queries is from 1 to %d, not %d", lab.MaxQueries, o.queries)
+	}
+	if o.rate < 1 {
+		return fmt.Errorf("lab: --rate is at least 1, not %d", o.rate)
+	}
+	return nil
+}
+
+func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
+	if err := o.check(); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+
+	experiment := lab.Experiment{
+		Scenario: lab.Scenario(o.scenario),
+		Node:     lab.Options{Pods: o.pods, WithoutIPv6: !lab.HasIPv6()},
+		Load:     lab.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
+	}
+	if err := lab.Missing(ctx, experiment.Node); err != nil {
+		return labError(ctx, exitUsage, fmt.Errorf("this machine cannot run the lab: %w", err))
+	}
+	if isTerminal(progress) {
+		line := &progressLine{out: progress}
+		experiment.Progress = line.show
+		defer line.clear()
+	}
+	report, err := experiment.Run(ctx)
+	switch {
+	case errors.Is(err, lab.ErrTableTooLarge):
+		return &exitError{exitUsage, err}
+	case err != nil:
+		return labError(ctx, exitFailure, err)
+	}
+	if err := writeReport(report, o.output, out); err != nil {
+		return &exitError{exitFailure, fmt.Errorf("write the report: %w", err)}
+	}
+	if !report.Kept {
+		return &exitError{exitFailure, fmt.Errorf("a promise did not hold: %s", strings.Join(broken(report), "; "))}
+	}
+	return nil
+}
+
+// labError gives an error its exit status, which is another one if the error
+// came of an interrupt.
+func labError(ctx context.Context, code int, err error) error {
+	if ctx.Err() != nil {
+		return &exitError{exitInterrupted, errors.New("interrupted; everything the lab made is removed")}
+	}
+	return &exitError{code, err}
+}
+
+func writeReport(report *lab.Report, format string, out io.Writer) error {
+	if format == "json" {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(report)
+	}
+	return report.WriteTable(out, isTerminal(out) && os.Getenv("NO_COLOR") == "")
+}
+
+func broken(report *lab.Report) []string {
+	var lines []string
+	for _, promise := range report.Promises {
+		if !promise.Kept {
+			lines = append(lines, fmt.Sprintf("%s (%s: %s)", promise.Name, promise.Text, promise.Found))
+		}
+	}
+	return lines
+}
+
+// progressLine keeps one line on a terminal up to date.
+type progressLine struct{ out io.Writer }
+
+const clearLine = "\r\x1b[K"
+
+func (l *progressLine) show(p lab.Progress) {
+	text := p.Phase + ": " + p.Step
+	if p.Of > 0 {
+		text += fmt.Sprintf(" %d of %d", p.Done, p.Of)
+	}
+	_, _ = io.WriteString(l.out, clearLine+text)
+}
+
+func (l *progressLine) clear() { _, _ = io.WriteString(l.out, clearLine) }
+
+// isTerminal reports whether the writer is a terminal.
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
+	return err == nil
+}

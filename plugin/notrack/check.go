@@ -28,67 +28,115 @@ const checkLabel = "trackless-check-"
 // checkTimeout bounds one check; it goes over lo.
 const checkTimeout = 250 * time.Millisecond
 
+// poolSize is the number of source ports for checks of each address and
+// protocol. With SO_REUSEPORT the kernel spreads clients over the listening
+// sockets of all instances on this node by a hash of the tuple: some ports lead
+// to ours, others to another instance's, which refuses the check.
+const poolSize = 16
+
+// errNotOurs says that another instance answered; another port may lead to us.
+var errNotOurs = errors.New("another instance answers")
+
 // checker implements [iptables.Checker] with real queries.
 type checker struct {
 	config *configuration
-	udp    map[netip.Addr]*net.UDPConn
-	tcp    map[netip.Addr]boundPort
+	ports  map[netip.Addr]*pool
+}
+
+// pool holds the source ports for checks of one address.
+type pool struct {
+	udp []*net.UDPConn
+	tcp []boundPort
+
+	// The ports that led to us last; they most likely still do.
+	lastUDP, lastTCP int
 }
 
 var _ iptables.Checker = (*checker)(nil)
 
 func newChecker(c *configuration) *checker {
-	return &checker{config: c, udp: map[netip.Addr]*net.UDPConn{}, tcp: map[netip.Addr]boundPort{}}
+	return &checker{config: c, ports: map[netip.Addr]*pool{}}
 }
 
 // Reserve implements [iptables.Checker].
 func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, error) {
 	var checks []iptables.Check
 	for _, a := range addrs {
-		if c.udp[a] == nil {
-			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
-			if err != nil {
-				return nil, fmt.Errorf("reserve a port for checks: %w", err)
-			}
-			c.udp[a] = conn
+		p := c.ports[a]
+		if p == nil {
+			p = &pool{}
+			c.ports[a] = p
 		}
-		if _, ok := c.tcp[a]; !ok {
-			p, err := bindTCP(a)
-			if err != nil {
-				return nil, fmt.Errorf("reserve a port for checks: bind tcp %s: %w", a, err)
-			}
-			c.tcp[a] = p
+		if err := p.fill(a); err != nil {
+			return nil, fmt.Errorf("reserve a port for checks of %s: %w", a, err)
 		}
-		checks = append(checks,
-			iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: udpPort(c.udp[a]), Proto: iptables.UDP}},
-			iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: c.tcp[a].port, Proto: iptables.TCP}},
-		)
+		for i := range poolSize {
+			checks = append(checks,
+				iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: udpPort(p.udp[i]), Proto: iptables.UDP}},
+				iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: p.tcp[i].port, Proto: iptables.TCP}},
+			)
+		}
 	}
 	return checks, nil
 }
 
+func (p *pool) fill(a netip.Addr) error {
+	for len(p.udp) < poolSize {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+		if err != nil {
+			return err
+		}
+		p.udp = append(p.udp, conn)
+	}
+	for len(p.tcp) < poolSize {
+		port, err := bindTCP(a)
+		if err != nil {
+			return fmt.Errorf("bind tcp: %w", err)
+		}
+		p.tcp = append(p.tcp, port)
+	}
+	return nil
+}
+
 // Check implements [iptables.Checker].
 func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	zone := c.config.zones[e]
+	p := c.ports[e.Addr]
+	last, ask := &p.lastTCP, func(ctx context.Context, i int) error { return c.checkTCP(ctx, e, p.tcp[i].port) }
 	if e.Proto == iptables.UDP {
-		return c.checkUDP(ctx, e, c.config.query(zone))
+		last, ask = &p.lastUDP, func(ctx context.Context, i int) error { return c.checkUDP(ctx, e, p.udp[i]) }
 	}
-	conn, err := c.dialTCP(ctx, e)
+	var err error
+	for n := range poolSize {
+		i := (*last + n) % poolSize
+		attempt, cancel := context.WithTimeout(ctx, checkTimeout)
+		err = ask(attempt, i)
+		cancel()
+		if err == nil {
+			*last = i
+			return nil
+		}
+		if !errors.Is(err, errNotOurs) {
+			return err
+		}
+	}
+	return err
+}
+
+func (c *checker) checkTCP(ctx context.Context, e iptables.Endpoint, source uint16) error {
+	conn, err := dialTCP(ctx, e, source)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
+	zone := c.config.zones[e]
 	if zone == "" {
 		return nil // not plain DNS: that it accepts connections has to do
 	}
 	deadline, _ := ctx.Deadline()
-	co := &dns.Conn{Conn: conn}
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
-	query := c.config.query(zone)
+	co, query := &dns.Conn{Conn: conn}, c.config.query(zone)
 	if err := co.WriteMsg(query); err != nil {
 		return err
 	}
@@ -99,12 +147,12 @@ func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
 	return c.config.isAnswer(query, answer)
 }
 
-func (c *checker) checkUDP(ctx context.Context, e iptables.Endpoint, query *dns.Msg) error {
-	conn := c.udp[e.Addr]
+func (c *checker) checkUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn) error {
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
+	query := c.config.query(c.config.zones[e])
 	packed, err := query.Pack()
 	if err != nil {
 		return err
@@ -128,11 +176,11 @@ func (c *checker) checkUDP(ctx context.Context, e iptables.Endpoint, query *dns.
 	}
 }
 
-// dialTCP connects from the reserved port. The connection is reset at its end,
-// so that the next check can use the same addresses and ports at once.
-func (c *checker) dialTCP(ctx context.Context, e iptables.Endpoint) (net.Conn, error) {
+// dialTCP connects from a port that bindTCP holds. The connection is reset at
+// its end, so that the next check can use the same addresses and ports at once.
+func dialTCP(ctx context.Context, e iptables.Endpoint, source uint16) (net.Conn, error) {
 	d := net.Dialer{
-		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.Addr, c.tcp[e.Addr].port)),
+		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.Addr, source)),
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			return control(raw, func(fd int) error {
 				return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
@@ -152,13 +200,14 @@ func (c *checker) dialTCP(ctx context.Context, e iptables.Endpoint) (net.Conn, e
 // Close implements [iptables.Checker].
 func (c *checker) Close() error {
 	var errs []error
-	for a, conn := range c.udp {
-		errs = append(errs, conn.Close())
-		delete(c.udp, a)
-	}
-	for a, p := range c.tcp {
-		errs = append(errs, unix.Close(p.fd))
-		delete(c.tcp, a)
+	for a, p := range c.ports {
+		for _, conn := range p.udp {
+			errs = append(errs, conn.Close())
+		}
+		for _, port := range p.tcp {
+			errs = append(errs, unix.Close(port.fd))
+		}
+		delete(c.ports, a)
 	}
 	return errors.Join(errs...)
 }
@@ -178,7 +227,7 @@ func (c *configuration) isAnswer(query, answer *dns.Msg) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("someone else answered %s with %s", query.Question[0].Name, dns.RcodeToString[answer.Rcode])
+	return fmt.Errorf("%w %s with %s", errNotOurs, query.Question[0].Name, dns.RcodeToString[answer.Rcode])
 }
 
 // isCheck reports whether a name is one that checks ask for, and whether this

@@ -1,0 +1,171 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+// who asks each address over both protocols from one place.
+func ask(t *testing.T, from *lab.Namespace, addr netip.Addr, protocol lab.Protocol) (lab.Responder, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	response, err := from.Query(ctx, protocol, addr, new(dns.Msg).SetQuestion("svc-1-2-3.lab.svc.cluster.local.", dns.TypeA))
+	if err != nil {
+		return "", err
+	}
+	return lab.Identify(response), nil
+}
+
+// dnsEntries are the lines of `conntrack -L` that have a listen address.
+func dnsEntries(t *testing.T, node *lab.Node) []string {
+	t.Helper()
+	var out []string
+	for _, family := range []string{"ipv4", "ipv6"} {
+		for line := range strings.Lines(run(t, node.Namespace, "conntrack", "-L", "-f", family)) {
+			for _, a := range listenAddresses(node) {
+				if strings.Contains(line, "="+a.String()+" ") {
+					out = append(out, line)
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestDigLeavesNoEntry(t *testing.T) {
+	node := newNode(t)
+	serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	for _, addr := range listenAddresses(node) {
+		for _, from := range []*lab.Namespace{node.Pods[0].Namespace, node.Pods[1].Namespace, node.Namespace} {
+			for _, flag := range []string{"+notcp", "+tcp"} {
+				for _, qtype := range []string{"A", "AAAA"} {
+					name := fmt.Sprintf("dig %s %s @%s from %s", flag, qtype, addr, from.Name())
+					out := run(t, from, "dig", flag, "+tries=1", "+time=5", "@"+addr.String(), "svc-4-5-6.lab.svc.cluster.local.", qtype)
+					if !strings.Contains(out, "status: NOERROR") || !strings.Contains(out, "ANSWER: 1") {
+						t.Errorf("%s:\n%s", name, out)
+					}
+				}
+			}
+		}
+	}
+	if entries := dnsEntries(t, node); len(entries) > 0 {
+		t.Errorf("entries with a listen address:\n%s", strings.Join(entries, ""))
+	}
+}
+
+// Without rules the same queries leave entries: the test above can fail.
+func TestWithoutRulesThereAreEntries(t *testing.T) {
+	node := newNode(t)
+	if who, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); who != lab.KubeDNS || err != nil {
+		t.Fatalf("answered by %s, %v", who, err)
+	}
+	if len(dnsEntries(t, node)) == 0 {
+		t.Error("a query through kube-proxy left no entry")
+	}
+}
+
+func TestKillFallsBackToKubeDNS(t *testing.T) {
+	node := newNode(t)
+	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	pod := node.Pods[0].Namespace
+	if who, err := ask(t, pod, lab.ClusterDNS4, lab.UDP); who != lab.Trackless || err != nil {
+		t.Fatalf("before: answered by %q, %v", who, err)
+	}
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the rules go with the process", func() error {
+		if tables := run(t, node.Namespace, "nft", "list", "tables"); strings.Contains(tables, "trackless-") {
+			return fmt.Errorf("left behind: %s", tables)
+		}
+		return nil
+	})
+	for _, addr := range node.ClusterDNS() {
+		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
+			for _, from := range []*lab.Namespace{pod, node.Namespace} {
+				if who, err := ask(t, from, addr, protocol); who != lab.KubeDNS || err != nil {
+					t.Errorf("%s %s from %s: answered by %q, %v", protocol, addr, from.Name(), who, err)
+				}
+			}
+		}
+	}
+	// The next instance takes the addresses over that the killed one left.
+	serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	if who, err := ask(t, pod, lab.ClusterDNS4, lab.UDP); who != lab.Trackless || err != nil {
+		t.Errorf("after the restart: answered by %q, %v", who, err)
+	}
+}
+
+func TestStopLeavesNothing(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		signal syscall.Signal
+	}{{"SIGTERM", syscall.SIGTERM}, {"SIGINT", syscall.SIGINT}, {"SIGQUIT", syscall.SIGQUIT}} {
+		t.Run(tc.name, func(t *testing.T) {
+			node := newNode(t)
+			before := state(t, node)
+			server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+			if state(t, node) == before {
+				t.Fatal("a start changed nothing")
+			}
+			if err := server.Signal(tc.signal); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-server.Done():
+			case <-time.After(15 * time.Second):
+				t.Fatalf("still running:\n%s", server.Output())
+			}
+			if diff := cmp.Diff(before, state(t, node)); diff != "" {
+				t.Errorf("left behind:\n%s", diff)
+			}
+			if strings.Contains(server.Output(), "[ERROR]") {
+				t.Errorf("errors in the log:\n%s", server.Output())
+			}
+			if who, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); who != lab.KubeDNS || err != nil {
+				t.Errorf("answered by %q, %v", who, err)
+			}
+		})
+	}
+}
+
+func TestTwoInstancesOnOneNode(t *testing.T) {
+	node := newNode(t)
+	text := corefile("notrack", "", listenAddresses(node)...)
+	first := serve(t, node, text)
+	second, err := node.Serve(strings.ReplaceAll(text, metricsAddress, "127.0.0.1:9254"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := second.AwaitAttached(ctx, "127.0.0.1:9254"); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Close(); err != nil {
+		t.Fatal(err)
+	}
+	addresses := run(t, node.Namespace, "ip", "-o", "address")
+	for _, a := range listenAddresses(node) {
+		if !strings.Contains(addresses, " "+a.String()+"/") {
+			t.Errorf("the end of the second took address %s of the first", a)
+		}
+	}
+	if who, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); who != lab.Trackless || err != nil {
+		t.Errorf("answered by %q, %v", who, err)
+	}
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+}

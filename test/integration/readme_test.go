@@ -1,0 +1,63 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+var corefileBlock = regexp.MustCompile("(?ms)^~~~ corefile\n(.*?)^~~~$")
+
+// TestReadmeCorefiles starts every Corefile that a README shows, and stops it.
+func TestReadmeCorefiles(t *testing.T) {
+	files, err := filepath.Glob("../../plugin/*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, "../../README.md")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := corefileBlock.FindAllSubmatch(text, -1)
+		if len(blocks) == 0 {
+			t.Errorf("%s shows no Corefile", file)
+		}
+		for _, block := range blocks {
+			t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
+				// Some use metrics and some do not, so the rules tell.
+				node := newNode(t)
+				server, err := node.Serve(string(block[1]))
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the Corefile attaches", func() error { return attachedByLog(server) })
+				if err := server.Close(); err != nil {
+					t.Errorf("%v\n%s", err, block[1])
+				}
+			})
+		}
+	}
+}
+
+var attachedLine = regexp.MustCompile(`plugin/notrack: attached: `)
+
+func attachedByLog(server *lab.Server) error {
+	select {
+	case <-server.Done():
+		return nil // Close says how it ended
+	default:
+	}
+	if !attachedLine.MatchString(server.Output()) {
+		return errNotYet{server.Output()}
+	}
+	return nil
+}
+
+type errNotYet struct{ output string }
+
+func (e errNotYet) Error() string { return "not yet:\n" + e.output }

@@ -68,10 +68,11 @@ type Ledger struct {
 // New returns an empty ledger and takes the whole of its memory at once, so that
 // nothing is allocated afterwards.
 func New(cfg Config) *Ledger {
-	return newLedger(cfg, hashKeys{
-		rand.Uint64(), rand.Uint64(), rand.Uint64(),
-		rand.Uint64(), rand.Uint64(), rand.Uint64(),
-	})
+	var keys hashKeys
+	for i := range keys {
+		keys[i] = rand.Uint64()
+	}
+	return newLedger(cfg, keys)
 }
 
 func newLedger(cfg Config, keys hashKeys) *Ledger {
@@ -152,13 +153,10 @@ func (l *Ledger) Reset(f Flow) {
 	}
 }
 
-// wanted returns the hash of a flow and whether the ledger keeps its like.
-func (l *Ledger) wanted(f *Flow) (h uint64, class class, ok bool) {
-	if class, ok = f.class(); !ok {
-		return 0, 0, false
-	}
-	h = l.keys.hash(f)
-	return h, class, sampleBits(h)&l.unwanted[shardOf(h)].Load() == 0
+// wanted returns the hash and class of a flow, and whether the ledger keeps it.
+func (l *Ledger) wanted(f *Flow) (h uint64, c class, ok bool) {
+	h, c, ok = l.keys.identify(f)
+	return h, c, ok && sampleBits(h)&l.unwanted[shardOf(h)].Load() == 0
 }
 
 func (l *Ledger) note(h uint64, class class, now int64, p packet) {

@@ -19,6 +19,7 @@ func (c *clock) advance(d time.Duration) { c.now = c.now.Add(d) }
 var testKeys = hashKeys{
 	0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb,
 	0xd6e8feb86659fd93, 0xa0761d6478bd642f, 0xe7037ed1a0b428db,
+	0x8ebc6af09c88c6e3,
 }
 
 // event is one thing seen of the test's flow, at a time since its start.

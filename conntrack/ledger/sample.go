@@ -3,19 +3,25 @@ package ledger
 // What keeps a shard within its memory: sweeping out what expired and, where that
 // is not enough, halving the sample, which grows again when there is room.
 
-// tend is the upkeep that is due every tidyEvery.
+// tend is the upkeep that the first packet after tidy does.
 func (s *shard) tend(now int64, t *timeouts) {
-	if now-s.tidy > int64(t.longest) {
-		// No packet since tidy, so all have expired, too long ago perhaps
-		// for 32 bits to tell.
+	if s.abandoned(now, t) {
 		clear(s.slots)
 		s.used = 0
+		s.tidy = now + tidyEvery
+	} else {
+		s.sweep(now)
 	}
-	s.sweep(now)
 	if now >= s.completeAt {
 		s.counted = s.halvings
 	}
 	s.grow(now, t)
+}
+
+// abandoned tells whether no packet came for so long that all entries have expired:
+// perhaps too long ago for 32 bits to tell.
+func (s *shard) abandoned(now int64, t *timeouts) bool {
+	return now-s.tidy > int64(t.longest)
 }
 
 // grow enlarges the sample as far as there is room for it.
@@ -56,42 +62,38 @@ func (s *shard) keepOneIn(halvings uint32) {
 	s.unwanted.Store(mask(halvings))
 }
 
-// sweep empties the slots of entries that have expired or are not of the sample.
+// sweep takes out the entries that have expired or are not of the sample.
 func (s *shard) sweep(now int64) {
 	unwanted := mask(s.halvings)
-	for i := 0; i < len(s.slots); {
-		e := &s.slots[i]
-		if e.key == 0 || e.alive(uint32(now)) && sampleBits(e.key)&unwanted == 0 {
-			i++
+	// Each entry that stays moves to the first free slot that probing for it
+	// meets. From an empty slot on, all the entries it may have to pass have
+	// been moved before it.
+	n := len(s.slots)
+	i := s.emptySlot()
+	for range n - 1 {
+		if i++; i == n {
+			i = 0
+		}
+		e := s.slots[i]
+		if e.key == 0 {
 			continue
 		}
-		s.remove(i) // and look at i again: another entry may have moved there
+		s.slots[i] = slot{}
+		if e.alive(uint32(now)) && sampleBits(e.key)&unwanted == 0 {
+			*s.find(e.key) = e
+		} else {
+			s.used--
+		}
 	}
 	s.tidy = now + tidyEvery
 }
 
-// remove empties a slot and closes the gap, so that probing for the entries after
-// it still finds them (Knuth, The Art of Computer Programming 3, 6.4, algorithm R).
-func (s *shard) remove(gap int) {
-	n := len(s.slots)
-	distance := func(from, to int) int {
-		if to < from {
-			return to - from + n
-		}
-		return to - from
-	}
-	for i := gap; ; {
-		if i++; i == n {
-			i = 0
-		}
+// emptySlot returns the index of one; the limit sees to it that there are some.
+func (s *shard) emptySlot() int {
+	for i := range s.slots {
 		if s.slots[i].key == 0 {
-			break
-		}
-		if place := s.place(s.slots[i].key); distance(place, i) >= distance(gap, i) {
-			s.slots[gap] = s.slots[i]
-			gap = i
+			return i
 		}
 	}
-	s.slots[gap] = slot{}
-	s.used--
+	panic("ledger: a shard without an empty slot")
 }

@@ -1,0 +1,307 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// The kernel is the judge of the model: the same flows are tracked by it and noted
+// in a ledger by the server, and at every moment both must hold the same number of
+// entries of each protocol and family. The timeouts are a few seconds, so that
+// entries come, become streams, and go, within the test.
+func TestAgreesWithKernel(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, map[string]string{
+		"nf_conntrack_udp_timeout":           "3",
+		"nf_conntrack_udp_timeout_stream":    "6",
+		"nf_conntrack_tcp_timeout_time_wait": "4",
+	})
+	var timeouts Timeouts
+	if err := inNamespace(n.server, func() (err error) {
+		timeouts, err = ReadTimeouts("/proc")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := (Timeouts{UDP: 3 * s, UDPStream: 6 * s, TCPTimeWait: 4 * s, TCPClose: 10 * s}); timeouts != want {
+		t.Fatalf("timeouts of the namespace %+v, want %+v", timeouts, want)
+	}
+	l := New(Config{Timeouts: timeouts, TCPIdle: echoIdle})
+	created, stopCounting := n.countCreated()
+	servers := serveEcho(t, n, l)
+
+	var clients sync.WaitGroup
+	for _, server := range servers {
+		for i := range 30 {
+			clients.Go(func() { talk(t, n, server, time.Duration(i)*130*ms) })
+		}
+	}
+	idle := make(chan struct{})
+	go func() { clients.Wait(); close(idle) }()
+
+	run := observe(t, n, l, idle)
+	if err := stopCounting(); err != nil {
+		t.Fatal(err)
+	}
+	for class, count := range countsByClass {
+		// A machine that stalls may turn a retransmit into a port reused.
+		kernel, ledger := count(*created), count(l.Flows())
+		if off := max(kernel, ledger) - min(kernel, ledger); off > kernel/100+1 {
+			t.Errorf("%s: the kernel made %d entries, the ledger %d", class, kernel, ledger)
+		}
+	}
+	peak := run.check(t)
+	t.Logf("%d entries at the peak, created %+v", peak, *created)
+	if peak < 500 {
+		t.Errorf("only %d entries at the peak: the test tests little", peak)
+	}
+}
+
+var countsByClass = map[string]func(Counts) uint64{
+	"UDP over IPv4": func(c Counts) uint64 { return c.UDP4 },
+	"UDP over IPv6": func(c Counts) uint64 { return c.UDP6 },
+	"TCP over IPv4": func(c Counts) uint64 { return c.TCP4 },
+	"TCP over IPv6": func(c Counts) uint64 { return c.TCP6 },
+}
+
+// observation is the number of entries in the kernel, counted between two times,
+// and in the ledger before and after.
+type observation struct {
+	from, to              time.Time
+	before, kernel, after Counts
+}
+
+type observations []observation
+
+// observe counts the entries of both until the clients are idle and no entry is
+// left in either.
+func observe(t *testing.T, n *node, l *Ledger, idle <-chan struct{}) (run observations) {
+	t.Helper()
+	tick := time.NewTicker(50 * ms)
+	defer tick.Stop()
+	for deadline := time.Now().Add(60 * s); ; <-tick.C {
+		o := observation{from: time.Now(), before: l.Entries().Counts}
+		var err error
+		if o.kernel, err = n.entries(); err != nil {
+			t.Fatal(err)
+		}
+		o.after = l.Entries().Counts
+		o.to = time.Now()
+		run = append(run, o)
+		select {
+		case <-idle:
+			if o.kernel.Total() == 0 && o.after.Total() == 0 {
+				return run
+			}
+		default:
+		}
+		if o.to.After(deadline) {
+			t.Fatalf("after a minute the kernel still has entries %+v, the ledger %+v", o.kernel, o.after)
+		}
+	}
+}
+
+// check compares each count of the kernel with those of the ledger at the time:
+// any within a lag, as a busy machine may run the server that long after the
+// kernel saw the packet. One that stalls for longer may do so in few of them.
+func (run observations) check(t *testing.T) (peak uint64) {
+	t.Helper()
+	const lag, slack = 250 * ms, 2
+	var disagree []string
+	for _, o := range run {
+		peak = max(peak, o.kernel.Total())
+		for class, count := range countsByClass {
+			least, most := count(o.before), count(o.before)
+			for _, near := range run {
+				if near.from.Before(o.to.Add(lag)) && near.to.After(o.from.Add(-lag)) {
+					least = min(least, count(near.before), count(near.after))
+					most = max(most, count(near.before), count(near.after))
+				}
+			}
+			if k := count(o.kernel); k+slack < least || k > most+slack {
+				disagree = append(disagree, fmt.Sprintf("after %v, %s: the kernel has %d entries, the ledger %d to %d",
+					o.from.Sub(run[0].from).Round(ms), class, k, least, most))
+			}
+		}
+	}
+	if n := len(run) * len(countsByClass); len(disagree) > n/50 {
+		t.Errorf("%d of %d counts disagree:\n%s", len(disagree), n, strings.Join(disagree, "\n"))
+	}
+	return peak
+}
+
+// talk is a client of each kind, beginning after a time.
+func talk(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
+	<-time.After(begin)
+	ask := func(ns netns.NsHandle, network string, script ...any) {
+		if err := askEcho(ns, network, server, script...); err != nil {
+			t.Errorf("%s to %v, %v: %v", network, server, script, err)
+		}
+	}
+	var kinds sync.WaitGroup
+	defer kinds.Wait()
+	kinds.Go(func() {
+		for range 8 { // fresh ports
+			ask(n.client, "udp", reply(0), answer)
+		}
+		ask(n.client, "udp", reply(never))
+		ask(n.server, "udp", reply(0), answer) // the node's own query, over lo
+		ask(n.client, "udp", reply(0), reply(50*ms), answer, answer)
+		ask(n.client, "tcp", reply(0), answer)
+		ask(n.client, "tcp", reply(10*ms), reply(20*ms), answer, answer)
+	})
+	for _, script := range [][]any{
+		{reply(2200 * ms), answer},                             // late, and no stream
+		{reply(0), answer, pause(2200 * ms), reply(0), answer}, // a stream
+		{reply(0), answer, pause(1800 * ms), reply(0), answer}, // no stream
+		{reply(0), answer, pause(1500 * ms), reply(0), answer, pause(1500 * ms), reply(0), answer},
+		{reply(never), pause(1000 * ms), reply(never), pause(1200 * ms), reply(0), answer}, // retransmits
+		{reply(0), answer, pause(3300 * ms), reply(0), answer},                             // another entry
+		{reply(3500 * ms), answer, pause(2200 * ms), reply(0), answer},                     // response after expiry
+	} {
+		kinds.Go(func() { ask(n.client, "udp", script...) })
+	}
+	kinds.Go(func() {
+		// A client that keeps its connection, until the server closes it.
+		ask(n.client, "tcp", reply(0), answer, pause(800*ms), reply(0), answer, pause(700*ms),
+			reply(0), answer, pause(600*ms), reply(0), answer, end)
+	})
+}
+
+// The steps of a client: reply sends a query that says after how long it wants its
+// response; answer awaits one; end awaits the end of the connection.
+type (
+	reply time.Duration
+	pause time.Duration
+	step  string
+)
+
+const (
+	never  = 255 * 20 * ms
+	answer = step("answer")
+	end    = step("end")
+)
+
+func askEcho(ns netns.NsHandle, network string, server netip.AddrPort, script ...any) error {
+	conn, err := dial(ns, network, server)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(20 * s)); err != nil {
+		return err
+	}
+	var b [1]byte
+	for _, x := range script {
+		switch x := x.(type) {
+		case reply:
+			_, err = conn.Write([]byte{byte(time.Duration(x) / (20 * ms))})
+		case pause:
+			<-time.After(time.Duration(x))
+		case step:
+			_, err = conn.Read(b[:])
+			if x == end && errors.Is(err, io.EOF) {
+				return nil
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("%T: %w", x, err)
+		}
+	}
+	return nil
+}
+
+// echoIdle is the idle timeout of the TCP server.
+const echoIdle = 2 * s
+
+// serveEcho listens on both addresses of the node and notes in the ledger what a
+// DNS server sees of its clients. A query is a byte that says after how many times
+// 20 ms it wants its response, 255 for never.
+func serveEcho(t *testing.T, n *node, l *Ledger) []netip.AddrPort {
+	t.Helper()
+	servers := []netip.AddrPort{netip.AddrPortFrom(n.server4, 53), netip.AddrPortFrom(n.server6, 53)}
+	for _, server := range servers {
+		var udp *net.UDPConn
+		var tcp net.Listener
+		if err := inNamespace(n.server, func() (err error) {
+			if udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(server)); err != nil {
+				return err
+			}
+			tcp, err = new(net.ListenConfig).Listen(context.Background(), "tcp", server.String())
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = udp.Close(), tcp.Close() })
+		go serveUDP(udp, l)
+		go serveTCP(tcp, l)
+	}
+	return servers
+}
+
+func serveUDP(conn *net.UDPConn, l *Ledger) {
+	server := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+	var b [1]byte
+	for {
+		_, client, err := conn.ReadFromUDPAddrPort(b[:])
+		if err != nil {
+			return
+		}
+		f := Flow{Proto: unix.IPPROTO_UDP, Client: client, Server: server}
+		l.Query(f)
+		respond(b[0], func() {
+			l.Response(f)
+			_, _ = conn.WriteToUDPAddrPort([]byte{1}, client)
+		})
+	}
+}
+
+func serveTCP(listener net.Listener, l *Ledger) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer func() { _ = conn.Close() }()
+			f := Flow{
+				Proto:  unix.IPPROTO_TCP,
+				Client: conn.RemoteAddr().(*net.TCPAddr).AddrPort(),
+				Server: conn.LocalAddr().(*net.TCPAddr).AddrPort(),
+			}
+			var b [1]byte
+			for {
+				_ = conn.SetReadDeadline(time.Now().Add(echoIdle))
+				if _, err := conn.Read(b[:]); err != nil {
+					return // the client has closed, or is idle
+				}
+				l.Query(f)
+				respond(b[0], func() {
+					l.Response(f)
+					_, _ = conn.Write([]byte{1})
+				})
+			}
+		}()
+	}
+}
+
+func respond(in byte, send func()) {
+	switch in {
+	case 0:
+		send()
+	case 255:
+	default:
+		time.AfterFunc(time.Duration(in)*20*ms, send)
+	}
+}

@@ -14,6 +14,11 @@
 // quarter, ... of all flows, chosen by a hash of the tuple, so that every packet
 // of a chosen flow is seen and none of the others, and returns to more when the
 // load has gone.
+//
+// What it cannot know: packets that never reached the listener, as those a full
+// socket buffer dropped; TCP connections that carried no query; timeout policies
+// that rules attach to single flows (nft ct timeout); and the kernel's own limit,
+// nf_conntrack_max, at which it would have dropped packets instead.
 package ledger
 
 import (

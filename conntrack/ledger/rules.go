@@ -19,7 +19,7 @@ package ledger
 // later queries, which ends when the listener closes it as idle. A query after
 // the connection must have been closed belongs to a new one from the same port;
 // the kernel then replaces the TIME_WAIT entry by a new one (tcp_conntracks, row
-// syn, sTW and sCL to sSS).
+// syn, sTW and sCL to sSS). A response that finds no entry is passed over.
 
 // packet says what was seen of a flow; a query together with its response is one
 // value with both bits.
@@ -39,7 +39,7 @@ const streamAfter = 2000
 
 // State of an entry, in the low byte of its key, with the bits of class.
 const (
-	stateUsed      = 1 << 0 // no empty slot
+	stateUsed      = 1 << 0 // set in every slot that is not empty
 	stateReversed  = 1 << 3 // the response was the first packet
 	stateSeenReply = 1 << 4 // IPS_SEEN_REPLY
 	stateStream    = 1 << 5 // a packet was seen after streamAt

@@ -72,13 +72,13 @@ func newNode(t *testing.T, sysctls map[string]string) *node {
 	}))
 	must("links", n.connect())
 
-	var err error
-	n.conntrack, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(n.server)})
-	must("ctnetlink", err)
-	t.Cleanup(func() { _ = n.conntrack.Close() })
-	n.created, err = netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(n.server)})
-	must("ctnetlink", err)
-	t.Cleanup(func() { _ = n.created.Close() })
+	for _, conn := range []**netlink.Conn{&n.conntrack, &n.created} {
+		must("ctnetlink", inNamespace(n.server, func() (err error) {
+			*conn, err = netlink.Dial(unix.NETLINK_NETFILTER, nil)
+			return err
+		}))
+		t.Cleanup(func() { _ = (*conn).Close() })
+	}
 	must("ctnetlink", n.created.SetReadBuffer(4<<20))
 	must("ctnetlink", n.created.JoinGroup(unix.NFNLGRP_CONNTRACK_NEW))
 	return n
@@ -112,18 +112,19 @@ func track() error {
 // connect lays the veth pair and gives addresses to both ends and to lo.
 func (n *node) connect() error {
 	const serverIndex, clientIndex = 100, 101
-	server, err := rtnetlink.Dial(&netlink.Config{NetNS: int(n.server)})
-	if err != nil {
-		return err
+	var server, client *rtnetlink.Conn
+	for ns, conn := range map[netns.NsHandle]**rtnetlink.Conn{n.server: &server, n.client: &client} {
+		err := inNamespace(ns, func() (err error) {
+			*conn, err = rtnetlink.Dial(nil)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer func() { _ = (*conn).Close() }()
 	}
-	defer func() { _ = server.Close() }()
-	client, err := rtnetlink.Dial(&netlink.Config{NetNS: int(n.client)})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = client.Close() }()
 
-	err = server.Link.New(&rtnetlink.LinkMessage{
+	err := server.Link.New(&rtnetlink.LinkMessage{
 		Index: serverIndex,
 		Attributes: &rtnetlink.LinkAttributes{
 			Name: "server",

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -20,24 +19,21 @@ type Child struct {
 	name   string
 	cmd    *exec.Cmd
 	output *tail
-	done   chan struct{}
+	done   <-chan struct{}
 	err    error // what Wait returned; valid once done is closed
 }
 
 // Start runs the command inside the namespace. The last of its output is kept
 // for Output; Stdout, Stderr and SysProcAttr of the command are set here.
 func (ns *Namespace) Start(name string, cmd *exec.Cmd) (*Child, error) {
-	child := &Child{name: name, cmd: cmd, output: &tail{limit: 64 << 10}, done: make(chan struct{})}
+	child := &Child{name: name, cmd: cmd, output: &tail{limit: 64 << 10}}
 	cmd.Stdout, cmd.Stderr = child.output, child.output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 
 	started := make(chan error, 1)
-	go func() {
-		defer close(child.done)
-		// The parent-death signal is sent when the thread that forked ends,
-		// not the process. So this thread stays until the child is gone, and
-		// ends with the goroutine, since it is never unlocked.
-		runtime.LockOSThread()
+	// The parent-death signal is sent when the thread that forked ends, not the
+	// process. So that thread stays until the child is gone.
+	child.done = spawnLocked(func() {
 		if err := netns.Set(ns.handle); err != nil {
 			started <- err
 			return
@@ -47,7 +43,7 @@ func (ns *Namespace) Start(name string, cmd *exec.Cmd) (*Child, error) {
 		if err == nil {
 			child.err = cmd.Wait()
 		}
-	}()
+	})
 	if err := <-started; err != nil {
 		<-child.done
 		return nil, fmt.Errorf("start %s in %s: %w", name, ns.name, withRemedy(err))

@@ -80,10 +80,7 @@ func (ns *Namespace) Close() error {
 // the goroutine, so that no other goroutine ever runs in the wrong namespace.
 func onThread(fn func() error) (err error) {
 	var panicked string
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
+	<-spawnLocked(func() {
 		origin, originErr := netns.Get()
 		if originErr != nil {
 			runtime.UnlockOSThread()
@@ -103,12 +100,31 @@ func onThread(fn func() error) (err error) {
 		}()
 		err = errExited
 		err = fn()
-	}()
-	<-done
+	})
 	if panicked != "" {
 		panic(panicked)
 	}
 	return err
+}
+
+// spawnLocked runs fn on a goroutine locked to an OS thread of its own, which
+// ends with it unless fn unlocks it. It is never the first thread of the
+// process: that one does not end but sleeps for ever, in whatever namespace it
+// is then, and /proc/self shows its namespace as that of the process.
+func spawnLocked(fn func()) (done <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// While this thread is taken the next attempt gets another one.
+			<-spawnLocked(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		fn()
+	}()
+	return ended
 }
 
 // withRemedy adds to a permission error what would have been needed.

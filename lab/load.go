@@ -37,6 +37,12 @@ type Load struct {
 	// Timeout is how long each query waits for its answer, 5 s if 0.
 	Timeout time.Duration
 
+	// Outstanding is how many queries may be on their way at once, 100 if 0: less
+	// than what fits into the receive buffer of one UDP socket. A load that
+	// reaches it waits, so that what is lost was not lost merely because the
+	// machine was busy. A query of more than a second no longer counts.
+	Outstanding int
+
 	// Targets are the server addresses, at most one of each family; empty
 	// means the cluster DNS addresses of the node. Port 53.
 	Targets []netip.Addr
@@ -113,6 +119,9 @@ func (l Load) withDefaults(node *Node) (Load, error) {
 	if l.Timeout == 0 {
 		l.Timeout = defaultTimeout
 	}
+	if l.Outstanding == 0 {
+		l.Outstanding = 100
+	}
 	if l.Mix == nil {
 		l.Mix = &DefaultMix
 	}
@@ -124,6 +133,8 @@ func (l Load) withDefaults(node *Node) (Load, error) {
 		return l, fmt.Errorf("a load of %d queries: from 1 to %d are possible", l.Queries, MaxQueries)
 	case l.Rate < 1:
 		return l, fmt.Errorf("a load of %d queries a second: it must be positive", l.Rate)
+	case l.Outstanding < 1:
+		return l, fmt.Errorf("a load with %d queries on their way: it must be positive", l.Outstanding)
 	case !address(l.Targets, false).IsValid() && !address(l.Targets, true).IsValid():
 		return l, errors.New("a load without a target address")
 	}

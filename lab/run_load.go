@@ -19,6 +19,9 @@ import (
 // process may open.
 const maxOutstanding = 16384
 
+// overdue is when a query stops to count as being on its way.
+const overdue = time.Second
+
 // Run sends the load from the node's pods and the node itself, and returns
 // when every query was answered or given up. That queries are lost is no error
 // but part of the result; an error means that the load could not be sent as
@@ -54,6 +57,7 @@ func (n *Node) send(ctx context.Context, load Load, plan []plannedQuery) (*LoadR
 		load:    load,
 		plan:    plan,
 		open:    make(chan struct{}, socketBudget()),
+		slots:   make(chan struct{}, load.Outstanding),
 		started: time.Now(),
 	}
 	run.attempts = make([]attempt, len(run.plan))
@@ -92,6 +96,7 @@ type loadRun struct {
 	fail     context.CancelCauseFunc
 
 	open    chan struct{} // holds a token for every open socket
+	slots   chan struct{} // holds a token for every query that is on its way and not overdue
 	waiting sync.WaitGroup
 	done    atomic.Int64
 }
@@ -115,17 +120,23 @@ func (r *loadRun) send(ctx context.Context, origin int) error {
 				return nil
 			}
 		}
-		select {
-		case r.open <- struct{}{}:
-		case <-ctx.Done():
-			return nil
+		for _, tokens := range []chan struct{}{r.slots, r.open} {
+			select {
+			case tokens <- struct{}{}:
+			case <-ctx.Done():
+				return nil
+			}
 		}
+		leaveSlot := sync.OnceFunc(func() { <-r.slots })
 		fd, err := openSocket(q.protocol, q.ipv6)
 		if err != nil {
 			return err
 		}
 		r.waiting.Go(func() {
+			late := time.AfterFunc(overdue, leaveSlot)
 			r.attempts[i] = r.ask(ctx, fd, q, uint16(i))
+			late.Stop()
+			leaveSlot()
 			<-r.open
 			r.done.Add(1)
 		})

@@ -51,13 +51,15 @@ type Progress struct {
 const exhaustionQueries = 5_000
 
 // serveMetrics is where the node's cache serves its metrics, inside the node.
-const serveMetrics = "127.0.0.1:9253"
+// It is at a listen address, so that notrack can untrack it too: a full table
+// would refuse the scrapes otherwise.
+const serveMetrics = "169.254.20.10:9253"
 
 // Missing builds a small node and gives it up again, and returns an error that
 // says what this machine lacks for that, if anything.
-func Missing(ctx context.Context, options Options) error {
+func Missing(options Options) error {
 	options.Pods, options.WithoutKubeDNS, options.WithoutKubeProxy = 1, true, false
-	node, err := NewNode(ctx, options)
+	node, err := NewNode(context.Background(), options)
 	if err != nil {
 		return err
 	}
@@ -108,6 +110,10 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 	load, err := e.Load.withDefaults(node)
 	if err != nil {
 		return phase, err
+	}
+	if e.Scenario == Exhaustion && name == "before" {
+		// Hardly anything arrives, so there is nothing to overrun.
+		load.Outstanding = maxOutstanding
 	}
 	load.Progress = func(done int) { step("sending queries", done, load.Queries) }
 	report.Pods, report.RatePerSecond = len(node.Pods), load.Rate
@@ -196,20 +202,23 @@ func (e Experiment) corefile(node *Node) string {
 	listen := append([]netip.Addr{LinkLocalDNS4}, node.ClusterDNS()...)
 	return fmt.Sprintf(`.:53 {
     errors
-    bind %s
-    notrack
+    bind %[1]s
+    notrack {
+        untrack %[4]s
+    }
     cache {
-        success 9984 %d
+        success 9984 %[2]d
         denial 9984 %[2]d
     }
-    forward . %s
-    prometheus %s
+    forward . %[3]s
+    prometheus %[4]s
 }
 `, joinAddrs(listen), ttl, UpstreamDNS4, serveMetrics)
 }
 
 // serveAttached starts the node's cache and returns when its rules are in
-// force at every listen address.
+// force at every listen address, with an empty table: what was recorded until
+// then, such as the scrapes that waited for it, is not what is measured.
 func (n *Node) serveAttached(ctx context.Context, corefile string) (*Server, error) {
 	server, err := n.Serve(corefile)
 	if err != nil {
@@ -217,7 +226,11 @@ func (n *Node) serveAttached(ctx context.Context, corefile string) (*Server, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return server, server.AwaitAttached(ctx, serveMetrics)
+	if err := server.AwaitAttached(ctx, serveMetrics); err != nil {
+		return nil, err
+	}
+	server.client.CloseIdleConnections()
+	return server, n.Flush()
 }
 
 // AwaitAttached waits until the server, whose prometheus directive names the

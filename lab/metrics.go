@@ -29,8 +29,7 @@ func (m Metrics) Sum(name string) (float64, bool) {
 }
 
 // Metrics scrapes the server at the address and port of its prometheus
-// directive, from inside the server's namespace. The connection is kept, so
-// that scrapes go on where the table is too full for another one.
+// directive, from inside the server's namespace.
 func (s *Server) Metrics(ctx context.Context, address string) (Metrics, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", nil)
 	if err != nil {

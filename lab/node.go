@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// maxPods keeps pod addresses below that of kube-dns, 10.244.0.53.
-const maxPods = 40
+// MaxPods is how many client pods a node can have. It keeps their addresses below that of kube-dns, 10.244.0.53.
+const MaxPods = 40
 
 // Options say what a node is made of. The zero Options make the node that
 // `trackless lab` measures: two pods, kube-dns and kube-proxy's rules, IPv4 and
@@ -109,8 +109,8 @@ func (n *Node) build(ctx context.Context, options Options) error {
 	if pods == 0 {
 		pods = 2
 	}
-	if pods < 1 || pods > maxPods {
-		return fmt.Errorf("%d pods: a lab node has 1 to %d", pods, maxPods)
+	if pods < 1 || pods > MaxPods {
+		return fmt.Errorf("%d pods: a lab node has 1 to %d", pods, MaxPods)
 	}
 	if n.program == "" {
 		// Right even where the file was replaced or removed meanwhile.

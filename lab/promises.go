@@ -84,7 +84,7 @@ func (r *Report) exhaustionPromises() []Promise {
 		{
 			Name:  "after_hits",
 			Text:  "through trackless no query for a cached name is lost",
-			Found: fmt.Sprintf("%s of %s lost%s", grouped(after.HitsLost), grouped(after.Hits), because(after.LostTo)),
+			Found: fmt.Sprintf("%s of %s lost", grouped(after.HitsLost), grouped(after.Hits)),
 			Kept:  after.HitsLost == 0 && after.Hits > 0,
 		},
 		noDNSEntries(after),

@@ -1,5 +1,7 @@
 package lab
 
+import "math"
+
 // A Report is what an Experiment found: its JSON form is stable, fields may be
 // added but keep their names and meaning.
 type Report struct {
@@ -54,7 +56,7 @@ type Phase struct {
 	UpstreamEntriesEnd  int `json:"upstream_entries_end"`
 
 	// EntriesPer1000Queries is the peak of all entries that DNS made (with a
-	// listen or an upstream address), for every 1,000 queries.
+	// listen or an upstream address), for every 1,000 queries, to one decimal.
 	EntriesPer1000Queries float64 `json:"entries_per_1000_queries"`
 
 	// EntriesAvoidedPeak is the highest number of entries that trackless said
@@ -99,6 +101,6 @@ func (p *Phase) fillTable(figures TableFigures) {
 	p.InsertFailed, p.Drop, p.EarlyDrop = figures.InsertFailed, figures.Drop, figures.EarlyDrop
 	if p.Queries > 0 {
 		made := figures.DNSEntriesPeak + figures.UpstreamEntriesPeak
-		p.EntriesPer1000Queries = float64(made*1000) / float64(p.Queries)
+		p.EntriesPer1000Queries = math.Round(float64(made*10_000)/float64(p.Queries)) / 10
 	}
 }

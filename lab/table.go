@@ -64,7 +64,7 @@ func (r *Report) rows() [][3]string {
 		number("  to the upstream, peak", func(p *Phase) int { return p.UpstreamEntriesPeak }),
 		number("  to the upstream, end", func(p *Phase) int { return p.UpstreamEntriesEnd }),
 		{"DNS entries per 1,000 queries", tenths(before.EntriesPer1000Queries), tenths(after.EntriesPer1000Queries)},
-		{"entries avoided, peak", "(had " + grouped(before.DNSEntriesPeak) + ")", grouped(after.EntriesAvoidedPeak)},
+		{"entries avoided, peak", r.notAvoided(), grouped(after.EntriesAvoidedPeak)},
 		number("insert_failed", func(p *Phase) int { return int(p.InsertFailed) }),
 		number("drop", func(p *Phase) int { return int(p.Drop) }),
 		number("early_drop", func(p *Phase) int { return int(p.EarlyDrop) }),
@@ -72,6 +72,15 @@ func (r *Report) rows() [][3]string {
 		{"time to answer, p99", micros(before.P99), micros(after.P99)},
 		number("queries that reached kube-dns", func(p *Phase) int { return p.UpstreamQueries }),
 	}...)
+}
+
+// notAvoided is what the first phase shows where the second shows avoided
+// entries. A full table has room for neither.
+func (r *Report) notAvoided() string {
+	if r.Scenario == Exhaustion {
+		return "-"
+	}
+	return "had " + grouped(r.Before.DNSEntriesPeak)
 }
 
 // writeColumns writes the first column flush left, the others flush right.

@@ -153,6 +153,24 @@ func (w *Watch) sample(ctx context.Context) {
 	}
 }
 
+// Flush deletes every entry of the node's table.
+func (n *Node) Flush() error {
+	conn, err := conntrack.Dial(&conntrack.Config{NetNS: n.Namespace.FD()})
+	if err != nil {
+		return fmt.Errorf("flush the table of %s: %w", n.Namespace.Name(), err)
+	}
+	err = conn.Dump(conntrack.Filter{}, func(entry *conntrack.Entry) error {
+		if err := conn.Delete(entry); !errors.Is(err, conntrack.ErrNotFound) {
+			return err
+		}
+		return nil // it ended by itself meanwhile
+	})
+	if err := errors.Join(err, conn.Close()); err != nil {
+		return fmt.Errorf("flush the table of %s: %w", n.Namespace.Name(), err)
+	}
+	return nil
+}
+
 // mentions reports whether one of addrs is in either tuple of the entry.
 func mentions(entry *conntrack.Entry, addrs []netip.Addr) bool {
 	for _, tuple := range []*conntrack.Tuple{&entry.Original, &entry.Reply} {

@@ -79,6 +79,9 @@ func (o labOptions) check() error {
 	if o.queries < 0 || o.queries > lab.MaxQueries {
 		return fmt.Errorf("lab: --queries is from 1 to %d, not %d", lab.MaxQueries, o.queries)
 	}
+	if o.pods < 1 || o.pods > lab.MaxPods {
+		return fmt.Errorf("lab: --pods is from 1 to %d, not %d", lab.MaxPods, o.pods)
+	}
 	if o.rate < 1 {
 		return fmt.Errorf("lab: --rate is at least 1, not %d", o.rate)
 	}
@@ -97,8 +100,8 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 		Node:     lab.Options{Pods: o.pods, WithoutIPv6: !lab.HasIPv6()},
 		Load:     lab.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
 	}
-	if err := lab.Missing(ctx, experiment.Node); err != nil {
-		return labError(ctx, exitUsage, fmt.Errorf("this machine cannot run the lab: %w", err))
+	if err := lab.Missing(experiment.Node); err != nil {
+		return &exitError{exitUsage, fmt.Errorf("this machine cannot run the lab: %w", err)}
 	}
 	if isTerminal(progress) {
 		line := &progressLine{out: progress}
@@ -110,7 +113,7 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	case errors.Is(err, lab.ErrTableTooLarge):
 		return &exitError{exitUsage, err}
 	case err != nil:
-		return labError(ctx, exitFailure, err)
+		return labError(ctx, err)
 	}
 	if err := writeReport(report, o.output, out); err != nil {
 		return &exitError{exitFailure, fmt.Errorf("write the report: %w", err)}
@@ -121,13 +124,13 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	return nil
 }
 
-// labError gives an error its exit status, which is another one if the error
-// came of an interrupt.
-func labError(ctx context.Context, code int, err error) error {
+// labError gives a failed run its exit status: another one if it failed because
+// of an interrupt.
+func labError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return &exitError{exitInterrupted, errors.New("interrupted; everything the lab made is removed")}
 	}
-	return &exitError{code, err}
+	return &exitError{exitFailure, err}
 }
 
 func writeReport(report *lab.Report, format string, out io.Writer) error {

@@ -1,0 +1,209 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// keptReport is a steady run as it should be.
+func keptReport() *Report {
+	return &Report{
+		Scenario: Steady, Seed: 1, Pods: 2, RatePerSecond: 2000, TableLimit: 262144,
+		Before: Phase{
+			Queries: 20000, Answered: 20000,
+			LostTo: map[string]int{}, AnsweredBy: map[Responder]int{KubeDNS: 20000},
+			Hits: 18000, Misses: 2000,
+			EntriesPeak: 20012, EntriesEnd: 20010, DNSEntriesPeak: 20002, DNSEntriesEnd: 20001,
+			EntriesPer1000Queries: 1000.1, P50: 325, P99: 14900, UpstreamQueries: 20000, DurationMS: 10004,
+		},
+		After: Phase{
+			Queries: 20000, Answered: 20000,
+			LostTo: map[string]int{}, AnsweredBy: map[Responder]int{Trackless: 20000},
+			Hits: 18000, Misses: 2000,
+			EntriesPeak: 29, EntriesEnd: 28, UpstreamEntriesPeak: 27, UpstreamEntriesEnd: 26,
+			EntriesPer1000Queries: 1.35, EntriesAvoidedPeak: 19980, P50: 140, P99: 1200,
+			UpstreamQueries: 2550, CacheQueries: 20000, DurationMS: 10003,
+		},
+	}
+}
+
+// keptExhaustion is an exhaustion run as it should be.
+func keptExhaustion() *Report {
+	return &Report{
+		Scenario: Exhaustion, Seed: 1, Pods: 2, RatePerSecond: 2000, TableLimit: 262144, FillerEntries: 262140,
+		Before: Phase{
+			Queries: 5000, Lost: 5000,
+			LostTo: map[string]int{"timeout": 4531, "operation not permitted": 469}, AnsweredBy: map[Responder]int{},
+			Hits: 4475, HitsLost: 4475, Misses: 525, MissesLost: 525,
+			EntriesPeak: 262144, EntriesEnd: 262144, Drop: 5900, DurationMS: 7500,
+		},
+		After: Phase{
+			Queries: 5000, Answered: 4897, Lost: 103,
+			LostTo: map[string]int{"SERVFAIL": 103}, AnsweredBy: map[Responder]int{Trackless: 4897},
+			Hits: 4475, Misses: 525, MissesLost: 103,
+			EntriesPeak: 262144, EntriesEnd: 262143, UpstreamEntriesPeak: 7, UpstreamEntriesEnd: 7,
+			EntriesPer1000Queries: 1.4, EntriesAvoidedPeak: 5000, Drop: 175, P50: 737, P99: 141100,
+			UpstreamQueries: 422, CacheQueries: 5000, DurationMS: 2900,
+		},
+	}
+}
+
+func TestReportGolden(t *testing.T) {
+	broken := keptReport()
+	broken.After.DNSEntriesPeak = 3
+	tests := []struct {
+		name   string
+		report *Report
+		colour bool
+	}{
+		{"steady", keptReport(), false},
+		{"exhaustion", keptExhaustion(), false},
+		{"broken-in-colour", broken, true},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			test.report.judge()
+			var table bytes.Buffer
+			if err := test.report.WriteTable(&table, test.colour); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, test.name+".txt", table.Bytes())
+			encoded, err := json.MarshalIndent(test.report, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, test.name+".json", append(encoded, '\n'))
+		})
+	}
+}
+
+// golden compares with a file below testdata, which `go test -update` writes.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func TestPromises(t *testing.T) {
+	tests := []struct {
+		name   string
+		report func() *Report
+		change func(*Report)
+		broken []string
+	}{
+		{"steady, all kept", keptReport, func(*Report) {}, nil},
+		{"a query lost before", keptReport, func(r *Report) { r.Before.Answered--; r.Before.Lost++; r.Before.AnsweredBy[KubeDNS]-- }, []string{"before_answered"}},
+		{"a query lost after", keptReport, func(r *Report) { r.After.Answered--; r.After.Lost++; r.After.AnsweredBy[Trackless]-- }, []string{"after_answered"}},
+		{"nothing asked", keptReport, func(r *Report) { r.Before, r.After = Phase{}, Phase{} },
+			[]string{"before_answered", "before_by_kube_dns", "after_answered", "after_by_trackless"}},
+		{"trackless answered before", keptReport, func(r *Report) { r.Before.AnsweredBy[KubeDNS]--; r.Before.AnsweredBy[Trackless]++ },
+			[]string{"before_by_kube_dns"}},
+		{"kube-dns answered after", keptReport, func(r *Report) { r.After.AnsweredBy[Trackless]--; r.After.AnsweredBy[KubeDNS]++ },
+			[]string{"after_by_trackless"}},
+		{"kube-dns counted too few", keptReport, func(r *Report) { r.Before.UpstreamQueries = 19999 }, []string{"before_by_kube_dns"}},
+		{"trackless counted too few", keptReport, func(r *Report) { r.After.CacheQueries = 19999 }, []string{"after_by_trackless"}},
+		{"hardly any entries before", keptReport, func(r *Report) { r.Before.DNSEntriesPeak, r.After.EntriesAvoidedPeak = 9999, 9999 },
+			[]string{"before_entries"}},
+		{"an entry for a while", keptReport, func(r *Report) { r.After.DNSEntriesPeak = 1 }, []string{"after_entries"}},
+		{"an entry at the end", keptReport, func(r *Report) { r.After.DNSEntriesEnd = 1 }, []string{"after_entries"}},
+		{"too many avoided", keptReport, func(r *Report) { r.After.EntriesAvoidedPeak = 20403 }, []string{"entries_avoided"}},
+		{"too few avoided", keptReport, func(r *Report) { r.After.EntriesAvoidedPeak = 19601 }, []string{"entries_avoided"}},
+		{"two percent off", keptReport, func(r *Report) { r.After.EntriesAvoidedPeak = 20402 }, nil},
+		{"a long run with a plateau", keptReport, func(r *Report) {
+			r.Before.Queries, r.Before.Answered, r.Before.UpstreamQueries = 500000, 500000, 500000
+			r.Before.AnsweredBy[KubeDNS], r.Before.DNSEntriesPeak, r.After.EntriesAvoidedPeak = 500000, 60000, 60000
+		}, nil},
+
+		{"exhaustion, all kept", keptExhaustion, func(*Report) {}, nil},
+		{"table not full before", keptExhaustion, func(r *Report) { r.Before.EntriesPeak = 250000 }, []string{"table_full"}},
+		{"table not full after", keptExhaustion, func(r *Report) { r.After.EntriesPeak = 250000 }, []string{"table_full"}},
+		{"kube-proxy did not mind", keptExhaustion, func(r *Report) { r.Before.Lost = 0 }, []string{"before_lost"}},
+		{"a hit lost", keptExhaustion, func(r *Report) { r.After.HitsLost = 1 }, []string{"after_hits"}},
+		{"no hits at all", keptExhaustion, func(r *Report) { r.After.Hits = 0 }, []string{"after_hits"}},
+		{"an entry in the full table", keptExhaustion, func(r *Report) { r.After.DNSEntriesPeak = 1 }, []string{"after_entries"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			report := test.report()
+			test.change(report)
+			report.judge()
+			var broken []string
+			for _, promise := range report.Promises {
+				if !promise.Kept {
+					broken = append(broken, promise.Name)
+				}
+			}
+			if diff := cmp.Diff(test.broken, broken); diff != "" {
+				t.Errorf("broken promises (-want +got):\n%s", diff)
+			}
+			if report.Kept != (len(test.broken) == 0) {
+				t.Errorf("the report as a whole is kept: %t", report.Kept)
+			}
+		})
+	}
+}
+
+func TestPhaseFields(t *testing.T) {
+	// What the README and other programs rely on.
+	encoded, err := json.Marshal(Report{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var report map[string]json.RawMessage
+	if err := json.Unmarshal(encoded, &report); err != nil {
+		t.Fatal(err)
+	}
+	for _, phase := range []string{"before", "after"} {
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(report[phase], &fields); err != nil {
+			t.Fatal(err)
+		}
+		for _, field := range strings.Fields(`queries answered lost entries_peak dns_entries_peak dns_entries_end
+			upstream_entries_peak entries_avoided_peak insert_failed drop p50_us p99_us hits_lost`) {
+			if _, ok := fields[field]; !ok {
+				t.Errorf("%s has no field %s", phase, field)
+			}
+		}
+	}
+}
+
+func TestNumbers(t *testing.T) {
+	tests := []struct{ name, got, want string }{
+		{"small", grouped(999), "999"},
+		{"thousand", grouped(1000), "1,000"},
+		{"million", grouped(1234567), "1,234,567"},
+		{"negative", grouped(-1000), "-1,000"},
+		{"tenths", tenths(1000.04), "1,000.0"},
+		{"tenths below one", tenths(0.06), "0.1"},
+		{"no time", micros(0), "-"},
+		{"microseconds", micros(999), "999 µs"},
+		{"milliseconds", micros(14949), "14.9 ms"},
+		{"most frequent reason first", because(map[string]int{"a": 1, "b": 2000, "c": 1}), " (2,000 b, 1 a, 1 c)"},
+		{"no reason", because(nil), ""},
+	}
+	for _, test := range tests {
+		if test.got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, test.got, test.want)
+		}
+	}
+}

@@ -147,7 +147,8 @@ func tables(conn *netlink.Conn) ([]Table, error) {
 		if err := ad.Err(); err != nil {
 			return nil, err
 		}
-		if strings.HasPrefix(t.Name, TablePrefix) {
+		// The failover table belongs to no instance.
+		if strings.HasPrefix(t.Name, TablePrefix) && t.Name != FailoverTable {
 			out = append(out, t)
 		}
 	}

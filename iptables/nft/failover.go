@@ -1,0 +1,196 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// FailoverTable is the name of the standing table that answers for listen
+// addresses no Service owns while nobody untracks their queries. All instances
+// share it and it outlives them: it belongs to no process, changes nothing
+// while a NOTRACK rule takes the packets, and goes with [RemoveFailover].
+const FailoverTable = TablePrefix + "failover"
+
+// failoverComment names the format of the table in its user data, where `nft
+// list` shows it. It changes when the rules for the same pairs do.
+const failoverComment = "trackless failover 1"
+
+// Failover is what the kernel holds.
+type Failover struct {
+	// Present tells whether there is a table of that name; the rest is empty
+	// otherwise.
+	Present bool
+
+	// Intact tells whether the table is exactly the one that InstallFailover
+	// makes of Pairs. If not, someone else changed it, or another version of
+	// Trackless wrote it.
+	Intact bool
+
+	// Pairs are read from the rules that rewrite queries, normalized.
+	Pairs []FailoverPair
+
+	// Counters hold the packets rewritten since the content last changed:
+	// queries to the Service and responses back. They stand still while the
+	// queries are untracked.
+	Counters iptables.Counters
+}
+
+// InstallFailover makes the table hold exactly these pairs, in one transaction:
+// no packet meets a half of it. Where it does so already nothing is sent, and
+// the ruleset's generation stays. No pairs means no table.
+//
+// The kernel needs conntrack zones, NAT in the inet family (Linux 5.2) and the
+// route hook; an [iptables.UnsupportedError] says if it has not. Counters start
+// again at 0 when the content changes; queries under way to a Service that is
+// replaced are then lost, as they are when kube-proxy replaces it.
+func InstallFailover(cfg Config, pairs []FailoverPair) (err error) {
+	pairs, err = normalizeFailover(pairs)
+	if err != nil {
+		return err
+	}
+	if len(pairs) == 0 {
+		return RemoveFailover(cfg)
+	}
+	conn, err := cfg.dialFailover()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+
+	want := failoverChains(pairs)
+	have, err := dumpFailover(conn)
+	if err != nil {
+		return err
+	}
+	if have.is(want) {
+		return nil
+	}
+	tx, err := failoverTransaction(want)
+	if err != nil {
+		return err
+	}
+	return explainFailover("install table inet "+FailoverTable, tx.commit(conn))
+}
+
+// RemoveFailover deletes the table. That there is none is no error.
+func RemoveFailover(cfg Config) (err error) {
+	conn, err := cfg.dialFailover()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	var tx transaction
+	if err := tx.prepend(unix.NFT_MSG_DELTABLE, 0, []netlink.Attribute{failoverTableName(unix.NFTA_TABLE_NAME)}); err != nil {
+		return err
+	}
+	err = tx.commit(conn)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return explainFailover("delete table inet "+FailoverTable, err)
+}
+
+// ReadFailover reads the table. That there is none is no error.
+func ReadFailover(cfg Config) (_ Failover, err error) {
+	conn, err := cfg.dialFailover()
+	if err != nil {
+		return Failover{}, err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	have, err := dumpFailover(conn)
+	if err != nil || !have.present {
+		return Failover{}, err
+	}
+	f := Failover{Present: true, Pairs: have.pairs(), Counters: have.counters}
+	f.Intact = len(f.Pairs) > 0 && have.is(failoverChains(f.Pairs))
+	return f, nil
+}
+
+// failoverTransaction replaces the table by one with these chains.
+func failoverTransaction(chains []failoverChain) (transaction, error) {
+	table := &nftables.Table{Name: FailoverTable, Family: nftables.TableFamilyINet}
+	tx, err := encode(func(c *nftables.Conn) error {
+		for _, k := range iptables.CounterKeys() {
+			c.AddObj(&nftables.NamedObj{Table: table, Name: failoverCounter(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+		}
+		accept := nftables.ChainPolicyAccept
+		for _, chain := range chains {
+			c.AddChain(&nftables.Chain{
+				Table: table, Name: chain.name, Type: chain.kind,
+				Hooknum: chain.hook, Priority: nftables.ChainPriorityRef(chain.priority), Policy: &accept,
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return tx, err
+	}
+	for _, chain := range chains {
+		for _, rule := range chain.rules {
+			m, err := rule.message(chain.name)
+			if err != nil {
+				return tx, err
+			}
+			tx.msgs = append(tx.msgs, m)
+		}
+	}
+	// Adding the table before deleting it makes the deletion succeed where
+	// there is none. Without flags in it the first message changes nothing
+	// about one that is there (nf_tables_updtable).
+	name := failoverTableName(unix.NFTA_TABLE_NAME)
+	comment := netlink.Attribute{Type: attrTableUserdata, Data: userdata.AppendString(nil, udataTableCommentTLV, failoverComment)}
+	return tx, errors.Join(
+		tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{name, comment}),
+		tx.prepend(unix.NFT_MSG_DELTABLE, 0, []netlink.Attribute{name}),
+		tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create, []netlink.Attribute{name}),
+	)
+}
+
+func failoverTableName(attr uint16) netlink.Attribute {
+	return netlink.Attribute{Type: attr, Data: append([]byte(FailoverTable), 0)}
+}
+
+// failoverCounter gives for example "query-ipv4-udp".
+func failoverCounter(k iptables.CounterKey) string {
+	return fmt.Sprintf("%s-%s-%s", k.Direction, k.Family, k.Proto)
+}
+
+func (cfg Config) dialFailover() (*netlink.Conn, error) {
+	if cfg.dial != nil {
+		return cfg.dial()
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	if err != nil {
+		return nil, explainFailover("open a netfilter netlink socket", err)
+	}
+	return conn, nil
+}
+
+// explainFailover turns the kernel's answer into a sentence with a remedy. The
+// transaction names nothing that it does not make itself, so that "no such
+// file or directory" can only be about a kind of chain or expression.
+func explainFailover(what string, err error) error {
+	missing := []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("nftables: %s: %w (%w)", what, err, iptables.ErrPermission)
+	case slices.ContainsFunc(missing, func(e error) bool { return errors.Is(err, e) }):
+		return fmt.Errorf("nftables: %s: %w", what, &iptables.UnsupportedError{
+			Feature: "stateless rewrite and conntrack zones in nf_tables",
+			Remedy:  "load nft_ct, nft_masq and nft_chain_nat, and use a kernel of 5.2 or later with CONFIG_NF_CONNTRACK_ZONES; or set `failover off`",
+			Err:     err,
+		})
+	}
+	return fmt.Errorf("nftables: %s: %w", what, err)
+}

@@ -1,0 +1,131 @@
+package nft
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// FailoverZone is the conntrack zone of rewritten queries, in their original
+// direction; responses are in the default zone. It keeps them apart from flows
+// of the same client and port that go to the Service directly: without it a
+// response could not be told to belong to the one or the other. Further listen
+// addresses of the same Service take the zones after it.
+const FailoverZone = 53
+
+// dnsPort is the port of pairs that name none.
+const dnsPort = 53
+
+// FailoverPair says where queries to a listen address go while nobody untracks
+// them. UDP and TCP are meant both.
+type FailoverPair struct {
+	// Listen is an address that no Service owns, of either family.
+	Listen netip.Addr
+
+	// Service is the ClusterIP of a Service with the same ports, of the same
+	// family. kube-proxy chooses the endpoint.
+	Service netip.Addr
+
+	// Ports are the ports on both addresses; none means 53.
+	Ports []uint16
+}
+
+// Validate reports the first thing for which no rule can be made.
+func (p FailoverPair) Validate() error {
+	for _, a := range []netip.Addr{p.Listen, p.Service} {
+		switch {
+		case !a.IsValid():
+			return fmt.Errorf("failover from %s to %s: not an IP address", p.Listen, p.Service)
+		case a.Is4In6():
+			return fmt.Errorf("failover from %s to %s: write the IPv4 address %s", p.Listen, p.Service, a.Unmap())
+		case a.Zone() != "", a.IsUnspecified(), a.IsMulticast():
+			return fmt.Errorf("failover from %s to %s: %s is not an address of a single node or Service", p.Listen, p.Service, a)
+		}
+	}
+	switch {
+	case p.Listen.Is4() != p.Service.Is4():
+		return fmt.Errorf("failover from %s to %s: one is IPv4 and the other IPv6; name a Service address of the same family", p.Listen, p.Service)
+	case p.Listen == p.Service:
+		return fmt.Errorf("failover from %s to itself: a Service address needs no failover, kube-proxy serves it", p.Listen)
+	case slices.Contains(p.Ports, 0):
+		return fmt.Errorf("failover from %s to %s: port 0 carries no queries", p.Listen, p.Service)
+	}
+	return nil
+}
+
+// FailoverListen maps the original tuple of a tracked flow back to what the
+// client asked: a query to a listen address stands in conntrack under the
+// Service's address, in a zone of its own (conntrack's zone of the original
+// direction). The source is the client's in both. ok is false for every other
+// flow, also for one that asked the Service directly.
+func FailoverListen(pairs []FailoverPair, zone uint16, dst netip.AddrPort) (listen netip.AddrPort, ok bool) {
+	pairs, err := normalizeFailover(pairs)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	for i, p := range pairs {
+		if p.Service == dst.Addr() && failoverZone(pairs, i) == zone && slices.Contains(p.Ports, dst.Port()) {
+			return netip.AddrPortFrom(p.Listen, dst.Port()), true
+		}
+	}
+	return netip.AddrPort{}, false
+}
+
+// failoverZone is the zone of the i-th of normalized pairs: no two pairs with
+// the same Service share one, since a response shows only Service and zone.
+func failoverZone(pairs []FailoverPair, i int) uint16 {
+	zone := uint16(FailoverZone)
+	for _, p := range pairs[:i] {
+		if p.Service == pairs[i].Service {
+			zone++
+		}
+	}
+	return zone
+}
+
+// normalizeFailover validates the pairs and returns them sorted, each pair of
+// addresses once, with sorted ports.
+func normalizeFailover(pairs []FailoverPair) ([]FailoverPair, error) {
+	type endpoint struct {
+		listen netip.Addr
+		port   uint16
+	}
+	service := map[endpoint]netip.Addr{}
+	services := map[netip.Addr]bool{}
+	var out []FailoverPair
+	for _, p := range pairs {
+		if err := p.Validate(); err != nil {
+			return nil, err
+		}
+		services[p.Service] = true
+		ports := slices.Clone(p.Ports)
+		if len(ports) == 0 {
+			ports = []uint16{dnsPort}
+		}
+		for _, port := range ports {
+			e := endpoint{p.Listen, port}
+			if other, taken := service[e]; taken && other != p.Service {
+				return nil, fmt.Errorf("failover from %s port %d to both %s and %s: name one with `failover ADDRESS`", p.Listen, port, other, p.Service)
+			}
+			service[e] = p.Service
+		}
+		same := slices.IndexFunc(out, func(o FailoverPair) bool { return o.Listen == p.Listen && o.Service == p.Service })
+		if same < 0 {
+			out = append(out, FailoverPair{Listen: p.Listen, Service: p.Service, Ports: ports})
+		} else {
+			out[same].Ports = append(out[same].Ports, ports...)
+		}
+	}
+	for i := range out {
+		slices.Sort(out[i].Ports)
+		out[i].Ports = slices.Compact(out[i].Ports)
+		if services[out[i].Listen] {
+			return nil, fmt.Errorf("failover from %s: another pair has it as its Service address", out[i].Listen)
+		}
+	}
+	slices.SortFunc(out, func(a, b FailoverPair) int {
+		return cmp.Or(a.Listen.Compare(b.Listen), a.Service.Compare(b.Service))
+	})
+	return out, nil
+}

@@ -1,0 +1,35 @@
+package nft
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// PrintFailover writes the table that InstallFailover makes of the pairs as
+// nft syntax, as `nft list table inet trackless-failover` shows it, packet
+// counts aside. Pairs for which there can be no table print as nothing.
+func PrintFailover(pairs []FailoverPair) string {
+	pairs, err := normalizeFailover(pairs)
+	if err != nil || len(pairs) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s {\n\tcomment %q\n", FailoverTable, failoverComment)
+	for i, k := range iptables.CounterKeys() {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "\tcounter %s {\n\t\tpackets 0 bytes 0\n\t}\n", failoverCounter(k))
+	}
+	for _, chain := range failoverChains(pairs) {
+		fmt.Fprintf(&b, "\n\tchain %s {\n\t\ttype %s hook %s priority %s; policy accept;\n", chain.name, chain.kind, chain.hookName, chain.prints)
+		for _, rule := range chain.rules {
+			fmt.Fprintf(&b, "\t\t%s\n", rule.text)
+		}
+		b.WriteString("\t}\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}

@@ -1,0 +1,168 @@
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// How a query to a listen address that no Service owns reaches the cluster's
+// DNS, and its response the client:
+//
+//	query     raw (-300)   no NOTRACK rule takes it, else it is accepted here
+//	          -290         destination = Service, zone = 53
+//	          conntrack    an entry for the Service, in that zone
+//	          -100         kube-proxy's DNAT to an endpoint, as for any client
+//	          100, 101     kube-proxy's masquerade, or else ours: what the node
+//	                       itself sends has the listen address as its source,
+//	                       to which no endpoint elsewhere could answer
+//	response  conntrack    found in the default zone: source = Service again
+//	          300          source = listen address, if its query was in zone 53
+//
+// A DNAT to the Service instead would be the one NAT that a connection gets,
+// and kube-proxy's would be skipped. Every packet of a flow is rewritten on
+// its own, so kube-proxy may come, go and change its kind in the middle.
+const (
+	failoverRewritePriority  = -290 // behind raw (-300), before conntrack (-200)
+	failoverMasqPriority     = 101  // behind kube-proxy's, at srcnat (100)
+	failoverResponsePriority = 300  // behind the reversal of NAT, at 100
+)
+
+// failoverChain is one base chain of the table.
+type failoverChain struct {
+	name     string
+	kind     nftables.ChainType
+	hook     *nftables.ChainHook
+	hookName string
+	priority nftables.ChainPriority
+	prints   string // the priority as nft prints it
+	rules    []failoverRule
+}
+
+// failoverRule is one rule, for the kernel and for people.
+type failoverRule struct {
+	exprs []failoverExpr
+	text  string
+}
+
+// failoverChains is the whole content for normalized pairs, less the counters.
+func failoverChains(pairs []FailoverPair) []failoverChain {
+	queries := []failoverRule{untrackedAccept()}
+	var responses, masquerades []failoverRule
+	for i, p := range pairs {
+		zone := failoverZone(pairs, i)
+		for _, port := range p.Ports {
+			for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+				queries = append(queries, rewriteQuery(p, zone, proto, port))
+				responses = append(responses, rewriteResponse(p, zone, proto, port))
+			}
+		}
+		masquerades = append(masquerades, masqueradeListen(p, zone))
+	}
+	return []failoverChain{
+		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, "prerouting", failoverRewritePriority, "raw + 10", queries},
+		// A route chain looks the route up again for the new destination.
+		{"output", nftables.ChainTypeRoute, nftables.ChainHookOutput, "output", failoverRewritePriority, "raw + 10", queries},
+		// A response to the node itself passes input, all others postrouting.
+		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, "input", failoverResponsePriority, "300", responses},
+		{"postrouting", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, "postrouting", failoverResponsePriority, "300", responses},
+		{"masquerading", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, "postrouting", failoverMasqPriority, "srcnat + 1", masquerades},
+	}
+}
+
+// untrackedAccept ends the chain for what a NOTRACK rule has taken.
+func untrackedAccept() failoverRule {
+	return failoverRule{
+		exprs: []failoverExpr{
+			library(&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG_1}),
+			library(&expr.Bitwise{
+				SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4,
+				Mask: hostOrder(expr.CtStateBitUNTRACKED), Xor: make([]byte, 4),
+			}),
+			library(&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)}),
+			library(&expr.Verdict{Kind: expr.VerdictAccept}),
+		},
+		text: "ct state untracked accept",
+	}
+}
+
+func rewriteQuery(p FailoverPair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
+	ip := ipHeaderOf(p.Listen)
+	key := iptables.CounterKey{Direction: iptables.Query, Family: iptables.FamilyOf(p.Listen), Proto: proto}
+	var r failoverRule
+	r.add("", ip.isFamily()...)
+	r.add(sprintf("%s daddr %s", ip.name, p.Listen), ip.load(ip.daddr), equals(p.Listen.AsSlice()))
+	r.add("", protoIs(proto)...)
+	r.add(sprintf("%s dport %d", proto, port), loadPort(2), equals(binary.BigEndian.AppendUint16(nil, port)))
+	r.add(sprintf("counter name %q", failoverCounter(key)), counter(failoverCounter(key)))
+	r.add(sprintf("ct original zone set %d", zone), immediate(hostOrder(zone)), setOriginalZone())
+	r.add(sprintf("%s daddr set %s", ip.name, p.Service), immediate(p.Service.AsSlice()), ip.write(ip.daddr))
+	return r
+}
+
+// The places of a query rule's values among its expressions.
+const (
+	queryRuleListen  = 3
+	queryRulePort    = 7
+	queryRuleService = 11
+	queryRuleExprs   = 13
+)
+
+func rewriteResponse(p FailoverPair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
+	const directionReply = 1 // IP_CT_DIR_REPLY of nf_conntrack_tuple_common.h
+	ip := ipHeaderOf(p.Listen)
+	key := iptables.CounterKey{Direction: iptables.Response, Family: iptables.FamilyOf(p.Listen), Proto: proto}
+	var r failoverRule
+	r.add("ct direction reply", library(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: unix.NFT_REG_1}), equals([]byte{directionReply}))
+	r.add(sprintf("ct original zone %d", zone), loadOriginalZone(), equals(hostOrder(zone)))
+	r.add("", ip.isFamily()...)
+	r.add(sprintf("%s saddr %s", ip.name, p.Service), ip.load(ip.saddr), equals(p.Service.AsSlice()))
+	r.add("", protoIs(proto)...)
+	r.add(sprintf("%s sport %d", proto, port), loadPort(0), equals(binary.BigEndian.AppendUint16(nil, port)))
+	r.add(sprintf("counter name %q", failoverCounter(key)), counter(failoverCounter(key)))
+	r.add(sprintf("%s saddr set %s", ip.name, p.Listen), immediate(p.Listen.AsSlice()), ip.write(ip.saddr))
+	return r
+}
+
+func masqueradeListen(p FailoverPair, zone uint16) failoverRule {
+	ip := ipHeaderOf(p.Listen)
+	var r failoverRule
+	r.add(sprintf("ct original zone %d", zone), loadOriginalZone(), equals(hostOrder(zone)))
+	r.add("", ip.isFamily()...)
+	r.add(sprintf("%s saddr %s", ip.name, p.Listen), ip.load(ip.saddr), equals(p.Listen.AsSlice()))
+	// Random as kube-proxy's, for the same reason: two flows that choose the
+	// same free port at once would lose a packet.
+	r.add("masquerade fully-random", library(&expr.Masq{FullyRandom: true}))
+	return r
+}
+
+// add appends expressions and the text they are printed as. nft does not print
+// what follows from something else, as the family does from the address.
+func (r *failoverRule) add(text string, exprs ...failoverExpr) {
+	r.exprs = append(r.exprs, exprs...)
+	if text != "" && r.text != "" {
+		text = " " + text
+	}
+	r.text += text
+}
+
+// ipHeader is what differs between IPv4 and IPv6 rules.
+type ipHeader struct {
+	name         string
+	nfproto      byte
+	saddr, daddr uint32 // offsets in the network header
+	length       uint32 // bytes of an address
+	checksum     uint32 // offset of the header's own checksum, 0 for none
+}
+
+func ipHeaderOf(a netip.Addr) ipHeader {
+	if a.Is4() {
+		return ipHeader{name: "ip", nfproto: unix.NFPROTO_IPV4, saddr: 12, daddr: 16, length: 4, checksum: 10}
+	}
+	return ipHeader{name: "ip6", nfproto: unix.NFPROTO_IPV6, saddr: 8, daddr: 24, length: 16}
+}

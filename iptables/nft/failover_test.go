@@ -1,0 +1,334 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+func pair(listen, service string, ports ...uint16) FailoverPair {
+	return FailoverPair{Listen: netip.MustParseAddr(listen), Service: netip.MustParseAddr(service), Ports: ports}
+}
+
+var (
+	pair4 = pair("169.254.20.10", "10.96.0.10")
+	pair6 = pair("fd00::20:10", "fd00:10:96::a")
+
+	sameAddrs = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+)
+
+func failoverNS(t *testing.T) Config {
+	t.Helper()
+	return Config{NetNS: int(testns.Enter(t))}
+}
+
+func listedFailover(t *testing.T) string {
+	t.Helper()
+	out := testns.Run(t, "nft", "list", "table", "inet", FailoverTable)
+	return regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(out, "packets 0 bytes 0")
+}
+
+// generation is the number of the ruleset, which every transaction raises.
+func generation(t *testing.T, cfg Config) uint32 {
+	t.Helper()
+	conn, err := cfg.dialFailover()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: nftMessage(unix.NFT_MSG_GETGEN), Flags: netlink.Request},
+		Data:   nfgenmsg(nftables.TableFamilyUnspecified, 0),
+	})
+	if err != nil || len(replies) != 1 {
+		t.Fatalf("read the generation: %d replies, %v", len(replies), err)
+	}
+	ad, err := netlink.NewAttributeDecoder(replies[0].Data[4:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ad.ByteOrder = binary.BigEndian
+	for ad.Next() {
+		if ad.Type() == unix.NFTA_GEN_ID {
+			return ad.Uint32()
+		}
+	}
+	t.Fatal("the kernel named no generation")
+	return 0
+}
+
+var failoverCases = []struct {
+	name  string
+	pairs []FailoverPair
+}{
+	{"IPv4", []FailoverPair{pair4}},
+	{"IPv6", []FailoverPair{pair6}},
+	{"both families", []FailoverPair{pair4, pair6}},
+	{"several ports", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53, 5353)}},
+	{"two addresses of one Service", []FailoverPair{pair4, pair("169.254.20.11", "10.96.0.10")}},
+	{"two Services by port", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53), pair("169.254.20.10", "10.96.0.99", 54)}},
+}
+
+func TestPrintFailoverIsWhatTheKernelHolds(t *testing.T) {
+	for _, tc := range failoverCases {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := failoverNS(t)
+			if err := InstallFailover(cfg, tc.pairs); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(PrintFailover(tc.pairs), listedFailover(t)); diff != "" {
+				t.Errorf("printed and kernel differ (-printed +kernel):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What nft makes of the printed table is the same to us as our own: so the
+// print is complete, and the comparison sees no difference where there is none.
+func TestNFTTakesThePrintedTable(t *testing.T) {
+	for _, tc := range failoverCases {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := failoverNS(t)
+			testns.Run(t, "nft", "-f", tempFile(t, PrintFailover(tc.pairs)))
+			got, err := ReadFailover(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := normalizeFailover(tc.pairs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got.Pairs, sameAddrs); diff != "" || !got.Intact {
+				t.Errorf("Intact = %t, pairs (-want +got):\n%s", got.Intact, diff)
+			}
+		})
+	}
+}
+
+func tempFile(t *testing.T, content string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "ruleset")
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestInstallFailoverAgainChangesNothing(t *testing.T) {
+	for _, tc := range failoverCases {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := failoverNS(t)
+			if err := InstallFailover(cfg, tc.pairs); err != nil {
+				t.Fatal(err)
+			}
+			before := generation(t, cfg)
+			shuffled := []FailoverPair{}
+			for _, p := range tc.pairs {
+				shuffled = append([]FailoverPair{p}, shuffled...)
+			}
+			if err := InstallFailover(cfg, shuffled); err != nil {
+				t.Fatal(err)
+			}
+			if after := generation(t, cfg); after != before {
+				t.Errorf("generation went from %d to %d", before, after)
+			}
+		})
+	}
+}
+
+func TestInstallFailoverRepairs(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		nft  string // what someone else does; %s in it is the table
+	}{
+		{"a chain is flushed", "flush chain %s postrouting"},
+		{"a chain is added", "add chain %s foreign"},
+		{"a chain is set to drop", "add chain %s input { policy drop; }"},
+		{"a rule is added", "add rule %s prerouting drop"},
+		{"a rule is inserted", "insert rule %s output drop"},
+		{"a rule is replaced by one that differs in a value", "flush chain %[1]s masquerading; add rule %[1]s masquerading ct original zone 53 ip saddr 169.254.20.11 masquerade fully-random"},
+		{"a rule is replaced by one without a flag", "flush chain %[1]s masquerading; add rule %[1]s masquerading ct original zone 53 ip saddr 169.254.20.10 masquerade"},
+		{"a rule gets one more expression", "flush chain %[1]s masquerading; add rule %[1]s masquerading ct original zone 53 ip saddr 169.254.20.10 counter masquerade fully-random"},
+		{"a set is added", "add set %s foreign { type ipv4_addr; }"},
+		{"a counter is added", "add counter %s foreign"},
+		{"the table sleeps", "add table %s { flags dormant; }"},
+		{"the table is deleted", "delete table %s"},
+		{"the ruleset is flushed", "flush ruleset"},
+		{"another version's table", "delete table %[1]s; add table %[1]s { comment \"trackless failover 0\"; }"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := failoverNS(t)
+			pairs := []FailoverPair{pair4}
+			if err := InstallFailover(cfg, pairs); err != nil {
+				t.Fatal(err)
+			}
+			command := strings.NewReplacer("%s", "inet "+FailoverTable, "%[1]s", "inet "+FailoverTable).Replace(tc.nft)
+			testns.Run(t, "nft", command)
+			if got, err := ReadFailover(cfg); err != nil || got.Intact {
+				t.Fatalf("after %q: Intact = %t, %v", command, got.Intact, err)
+			}
+			if err := InstallFailover(cfg, pairs); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(PrintFailover(pairs), listedFailover(t)); diff != "" {
+				t.Errorf("not repaired (-want +kernel):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestInstallFailoverReplacesThePairs(t *testing.T) {
+	cfg := failoverNS(t)
+	for _, pairs := range [][]FailoverPair{
+		{pair4, pair6},
+		{pair("169.254.20.10", "10.96.0.11")},
+		{pair6},
+	} {
+		if err := InstallFailover(cfg, pairs); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(PrintFailover(pairs), listedFailover(t)); diff != "" {
+			t.Errorf("not replaced (-want +kernel):\n%s", diff)
+		}
+	}
+	if err := InstallFailover(cfg, nil); err != nil {
+		t.Fatal(err)
+	}
+	if out := testns.Run(t, "nft", "list", "ruleset"); out != "" {
+		t.Errorf("no pairs must leave no table:\n%s", out)
+	}
+}
+
+func TestFailoverOutlivesItsMakerAndIsRemoved(t *testing.T) {
+	cfg := failoverNS(t)
+	if got, err := ReadFailover(cfg); err != nil || got.Present {
+		t.Fatalf("ReadFailover without a table = %+v, %v", got, err)
+	}
+	if err := RemoveFailover(cfg); err != nil {
+		t.Errorf("remove without a table: %v", err)
+	}
+	if err := InstallFailover(cfg, []FailoverPair{pair4}); err != nil {
+		t.Fatal(err)
+	}
+	// The socket that made it is closed by now.
+	if got, err := ReadFailover(cfg); err != nil || !got.Present || !got.Intact {
+		t.Fatalf("ReadFailover = %+v, %v", got, err)
+	}
+	if err := RemoveFailover(cfg); err != nil {
+		t.Fatal(err)
+	}
+	if out := testns.Run(t, "nft", "list", "ruleset"); out != "" {
+		t.Errorf("left behind:\n%s", out)
+	}
+}
+
+func TestFailoverTableIsNoInstance(t *testing.T) {
+	b := newBackend(t)
+	if err := InstallFailover(b.cfg, []FailoverPair{pair4}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Install(dnsPlan("169.254.20.10"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.Others(); n != 0 || err != nil {
+		t.Errorf("Others() = %d, %v beside the failover table alone; want 0", n, err)
+	}
+	if got, err := ReadFailover(b.cfg); err != nil || !got.Intact {
+		t.Errorf("the start of an instance changed the failover table: %+v, %v", got, err)
+	}
+}
+
+func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
+	cfg := failoverNS(t)
+	conn, err := cfg.dialFailover()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var tx transaction
+	if err := tx.newTable(FailoverTable, self(), flagTableOwner); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.commit(conn); err != nil {
+		t.Fatal(err)
+	}
+	err = InstallFailover(cfg, []FailoverPair{pair4})
+	if !errors.Is(err, iptables.ErrPermission) || !strings.Contains(err.Error(), FailoverTable) {
+		t.Errorf("install over an owned table: %v", err)
+	}
+	if err := RemoveFailover(cfg); !errors.Is(err, iptables.ErrPermission) {
+		t.Errorf("remove an owned table: %v", err)
+	}
+}
+
+func TestFailoverPairsThatCannotBe(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		pairs []FailoverPair
+		want  string
+	}{
+		{"nothing", []FailoverPair{{}}, "not an IP address"},
+		{"mixed families", []FailoverPair{pair("169.254.20.10", "fd00:10:96::a")}, "same family"},
+		{"to itself", []FailoverPair{pair("10.96.0.10", "10.96.0.10")}, "kube-proxy serves it"},
+		{"mapped", []FailoverPair{pair("::ffff:169.254.20.10", "10.96.0.10")}, "write the IPv4 address 169.254.20.10"},
+		{"zone", []FailoverPair{pair("fe80::1%lo", "fd00:10:96::a")}, "fe80::1%lo is not an address"},
+		{"wildcard", []FailoverPair{pair("0.0.0.0", "10.96.0.10")}, "0.0.0.0 is not an address"},
+		{"multicast", []FailoverPair{pair("169.254.20.10", "224.0.0.251")}, "224.0.0.251 is not an address"},
+		{"port 0", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 0)}, "port 0"},
+		{"two Services for one port", []FailoverPair{pair4, pair("169.254.20.10", "10.96.0.99")}, "both 10.96.0.10 and 10.96.0.99"},
+		{"chained", []FailoverPair{pair4, pair("10.96.0.10", "10.96.0.99")}, "another pair has it"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			// A dial that fails the test: nothing may be asked of the kernel.
+			cfg := Config{dial: func() (*netlink.Conn, error) { return nil, errors.New("dialed") }}
+			err := InstallFailover(cfg, tc.pairs)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("InstallFailover = %v; want an error with %q", err, tc.want)
+			}
+			if got := PrintFailover(tc.pairs); got != "" {
+				t.Errorf("PrintFailover printed a table that cannot be:\n%s", got)
+			}
+		})
+	}
+}
+
+func TestFailoverListen(t *testing.T) {
+	pairs := []FailoverPair{pair6, pair4, pair("169.254.20.11", "10.96.0.10", 53, 5353), pair("169.254.20.12", "10.96.0.99")}
+	for _, tc := range []struct {
+		name string
+		zone uint16
+		dst  string
+		want string // empty: no flow of the failover table
+	}{
+		{"the first address of a Service", 53, "10.96.0.10:53", "169.254.20.10:53"},
+		{"the second address of a Service", 54, "10.96.0.10:53", "169.254.20.11:53"},
+		{"another port", 54, "10.96.0.10:5353", "169.254.20.11:5353"},
+		{"a port of the other address", 53, "10.96.0.10:5353", ""},
+		{"another Service begins at the first zone again", 53, "10.96.0.99:53", "169.254.20.12:53"},
+		{"IPv6", 53, "[fd00:10:96::a]:53", "[fd00::20:10]:53"},
+		{"the Service directly", 0, "10.96.0.10:53", ""},
+		{"a foreign zone", 55, "10.96.0.10:53", ""},
+		{"a foreign Service", 53, "10.96.0.1:53", ""},
+		{"the listen address itself", 53, "169.254.20.10:53", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got, ok := FailoverListen(pairs, tc.zone, netip.MustParseAddrPort(tc.dst))
+			if text := got.String(); ok != (tc.want != "") || ok && text != tc.want {
+				t.Errorf("FailoverListen(%d, %s) = %s, %t; want %q", tc.zone, tc.dst, text, ok, tc.want)
+			}
+		})
+	}
+}

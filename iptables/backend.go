@@ -3,33 +3,60 @@ package iptables
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 )
 
-// Backend keeps the rules of one instance in the kernel.
-//
-// A backend holds one table of this instance. Install makes the kernel's state
-// equal to a plan without untracking any query; Attach and Detach switch the
-// query rules. All methods are called by one goroutine at a time.
+// Rules are everything that a backend keeps in the kernel for one instance.
+type Rules struct {
+	Plan Plan
+
+	// Checks are the transport addresses from which this instance checks its
+	// own listeners.
+	Checks []Check
+
+	// Leases are the answers that renew the lease. None: nothing renews it.
+	Leases []Lease
+
+	// Uplinks are the devices from which only Plan.Sources are served; nil or
+	// empty serves everybody.
+	Uplinks []string
+
+	// Unowned are listen addresses that no Service owns: a query from outside
+	// to one of them is dropped instead of passed on.
+	Unowned []netip.Addr
+}
+
+// Backend keeps the rules of one instance in the kernel. It holds one table of
+// this instance. All methods are called by one goroutine at a time.
 type Backend interface {
 	// Name is what `backend` in the Corefile calls it, for example "nftables".
 	Name() string
 
-	// Install makes the static part equal to the plan in one transaction:
-	// response rules, check rules, counters. Query rules of endpoints that
-	// stay in the plan are left as they are, new ones are not untracked yet,
-	// those no longer in the plan are gone when it returns. On an error the
-	// kernel is as it was before.
-	Install(p Plan, checks []Check) error
+	// Install makes the static part equal to the rules in one transaction.
+	// Which addresses are live is left as it is, save for those no longer in
+	// the plan. On an error the kernel is as it was before.
+	Install(Rules) error
 
-	// Attach untracks the queries to every endpoint of the installed plan.
+	// Attach untracks the queries to every address of the installed plan until
+	// Detach. It is for plans without a lease; with one, Renewals attach.
 	Attach() error
 
-	// Detach stops untracking queries. Responses stay untracked, so that late
-	// answers leave no entry.
+	// Detach stops untracking queries and lets nothing renew the lease, in one
+	// transaction. Responses, and TCP connections that our listeners hold,
+	// stay untracked, so that late answers leave no entry.
 	Detach() error
+
+	// Exempt keeps connections that are tracked already tracked until they end.
+	Exempt([]Connection) error
 
 	// Remove takes everything of this instance out of the kernel.
 	Remove() error
+
+	// Present reports whether the rules are still in the kernel.
+	Present() (bool, error)
+
+	// Live returns the listen addresses whose queries are untracked now.
+	Live() ([]netip.Addr, error)
 
 	// Counters reads the packet counters since Install was first called.
 	Counters() (Counters, error)
@@ -45,6 +72,19 @@ type Backend interface {
 // would rewrite the check and someone else would answer it.
 type Check struct {
 	Endpoint
+}
+
+// Lease is the transport address from which lease probes are sent to a listen
+// endpoint. An answer to it over lo, and nothing else, renews the lease of the
+// address.
+type Lease struct {
+	Source netip.AddrPort // the listen address and the instance's lease port
+	Listen netip.AddrPort
+}
+
+// Connection is a TCP connection to a listen endpoint as its client sees it.
+type Connection struct {
+	Client, Listen netip.AddrPort
 }
 
 // Direction tells queries from responses in counters.

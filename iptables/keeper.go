@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,22 +17,50 @@ import (
 type Addresses interface {
 	// Ensure adds what is missing, or changes nothing and fails.
 	Ensure([]netip.Addr) error
+	// Missing returns those that Ensure would have to add.
+	Missing([]netip.Addr) ([]netip.Addr, error)
 	// Release removes those of ours that are not in keep.
 	Release(keep []netip.Addr) error
 	// Remove releases all of them, and the link if it is ours.
 	Remove() error
 }
 
-// Checker finds out whether this process, and nobody else, answers.
+// Checker finds out whether this process, and nobody else, answers. Its methods
+// are called by one goroutine at a time, save for Check and Renew, which run
+// for different addresses at once.
 type Checker interface {
-	// Reserve binds the transport addresses from which checks of the given
-	// listen addresses are sent, and keeps them until Close. The addresses
-	// are on this node by then.
-	Reserve([]netip.Addr) ([]Check, error)
-	// Check asks one endpoint once. It returns nil if this process answered.
+	// Reserve binds the transport addresses from which the given listen
+	// addresses are checked, and keeps them until Close. The addresses are on
+	// this node by then.
+	Reserve([]netip.Addr) ([]Check, []Lease, error)
+	// Check asks every listening socket of ours at one endpoint, and through
+	// what lies behind it. It returns nil if this process answered each time.
 	Check(context.Context, Endpoint) error
+	// Renew sends a lease probe to the address and returns nil if this process
+	// answered; the answer has renewed the lease then.
+	Renew(context.Context, netip.Addr) error
+	// Effect asks from a port that no rule names, as any client would. It
+	// returns nil if this process answered and no conntrack entry was left.
+	Effect(context.Context, netip.Addr) error
 	// Close gives the transport addresses back.
 	Close() error
+}
+
+// Kernel is what a Keeper needs to know of the node. All of its functions may be
+// nil.
+type Kernel struct {
+	// Connections returns the TCP connections to the endpoints that are
+	// tracked at the moment.
+	Connections func([]Endpoint) ([]Connection, error)
+	// Purge deletes entries whose original source is one of the endpoints:
+	// responses that were tracked as flows of their own.
+	Purge func([]Endpoint) error
+	// Uplinks returns the devices that carry a default route.
+	Uplinks func() ([]string, error)
+	// Unowned returns those of the addresses that no Service owns.
+	Unowned func([]netip.Addr) []netip.Addr
+	// Refresh brings up to date what is not the Keeper's, at every sync.
+	Refresh func() error
 }
 
 // State is where the contract stands.
@@ -68,6 +97,7 @@ type Logger interface {
 type Config struct {
 	Backend   Backend
 	Addresses Addresses
+	Kernel    Kernel
 	Log       Logger
 
 	// Pending returns the number of queries being answered at the moment;
@@ -77,15 +107,38 @@ type Config struct {
 	// Drain bounds the wait for Pending; zero means 5 s, CoreDNS's longest
 	// time with an upstream.
 	Drain time.Duration
+
+	// Sync is the time between two looks at rules and addresses when no
+	// change was announced; zero means 10 s.
+	Sync time.Duration
+
+	// Changes announces that somebody changed rules, links or addresses; nil
+	// means that only Sync finds out.
+	Changes <-chan Change
 }
 
-// pollInterval is the time between two rounds of checks while detached: rules
-// are due within a second of the listeners answering.
-const pollInterval = 100 * time.Millisecond
+// Change is an announcement of the kernel that rules, links or addresses are not
+// what they were.
+type Change struct {
+	Who string // the process that changed them; empty where the kernel does not say
+	Own bool   // we did
+}
 
-// complainAfter is how long the listeners may stay silent before the log says
-// so. A start takes well under a second.
-const complainAfter = 5 * time.Second
+const (
+	// attachInterval is the time between two rounds of checks while detached:
+	// rules are due within a second of the listeners answering.
+	attachInterval = 100 * time.Millisecond
+
+	// lessLease is the time between two rounds without a lease.
+	lessLease = time.Second
+
+	// complainAfter is how long the listeners may stay silent before the log
+	// says so. A start takes well under a second.
+	complainAfter = 5 * time.Second
+
+	// effectInterval is the time between two looks at the effect.
+	effectInterval = time.Second
+)
 
 // A Keeper owns the rules and addresses of one process. Its methods are safe
 // for concurrent use; a method that changes the kernel waits for the one
@@ -97,22 +150,39 @@ const complainAfter = 5 * time.Second
 type Keeper struct {
 	cfg Config
 
-	// attached is what Covers reads for every query.
-	attached atomic.Pointer[[]netip.Addr]
+	// covered is what Covers reads for every query.
+	covered atomic.Pointer[[]netip.Addr]
 
-	mu     sync.Mutex
-	state  State
-	plan   Plan // committed
-	next   *change
-	closed bool
+	lapses atomic.Uint64
+	byHand atomic.Bool // detached by hand until AttachByHand
+
+	// mu is held while the kernel changes, which may take seconds: a foreign
+	// transaction can hold the kernel's own lock that long. What renews the
+	// lease must not wait for it.
+	mu      sync.Mutex
+	current *watch // committed: attached, or about to be again
+	next    *watch // prepared, perhaps waiting for its listeners
+	closed  bool
+	fights  map[string]*fight
+
+	installed Rules
+
+	// facts is held for moments only.
+	facts   sync.Mutex
+	state   State
+	status  []*watch // current and next, for readers
+	repairs map[string]uint64
+	effect  map[netip.Addr]error
 }
 
-// change is a prepared plan.
-type change struct {
+// watch is a plan and the goroutine that keeps it.
+type watch struct {
 	plan    Plan
 	checker Checker
-	cancel  context.CancelFunc // of its commit
-	done    chan struct{}      // closed when its commit has ended
+	checks  []Check
+	leases  []Lease
+	cancel  context.CancelFunc // nil before the commit
+	done    chan struct{}
 }
 
 // NewKeeper returns a Keeper that holds nothing yet.
@@ -120,10 +190,13 @@ func NewKeeper(cfg Config) *Keeper {
 	if cfg.Drain == 0 {
 		cfg.Drain = 5 * time.Second
 	}
+	if cfg.Sync == 0 {
+		cfg.Sync = 10 * time.Second
+	}
 	if cfg.Pending == nil {
 		cfg.Pending = func() int64 { return 0 }
 	}
-	return &Keeper{cfg: cfg}
+	return &Keeper{cfg: cfg, fights: map[string]*fight{}, repairs: map[string]uint64{}, effect: map[netip.Addr]error{}}
 }
 
 // Prepare puts the plan's addresses on the node and installs everything but
@@ -136,10 +209,10 @@ func (k *Keeper) Prepare(p Plan, c Checker) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
-		return errors.New("notrack: this process is stopping")
+		return errors.New("this process is stopping")
 	}
-	if len(k.plan.Listen) > 0 && p.Link != k.plan.Link {
-		return fmt.Errorf("interface %s: the interface cannot change from %s without a restart", linkName(p.Link), linkName(k.plan.Link))
+	if k.current != nil && p.Link != k.current.plan.Link {
+		return fmt.Errorf("interface %s: the interface cannot change from %s without a restart", linkName(p.Link), linkName(k.current.plan.Link))
 	}
 	if k.next != nil {
 		// An earlier change that was neither committed nor rolled back.
@@ -150,22 +223,86 @@ func (k *Keeper) Prepare(p Plan, c Checker) error {
 	if err := k.cfg.Addresses.Ensure(p.Addresses()); err != nil {
 		return err
 	}
-	checks, err := c.Reserve(p.Addresses())
+	n := &watch{plan: p.Normalize(), checker: c}
+	var err error
+	if n.checks, n.leases, err = c.Reserve(p.Addresses()); err == nil {
+		err = k.install(k.current, n)
+	}
 	if err == nil {
-		var both Plan
-		if both, err = k.plan.Merge(p); err == nil {
-			err = k.cfg.Backend.Install(both, checks)
-		}
+		err = k.purge(n.plan)
 	}
 	if err != nil {
 		return errors.Join(err, c.Close(), k.restore())
 	}
-	k.next = &change{plan: p.Normalize(), checker: c}
+	k.next = n
+	k.publish()
 	return nil
 }
 
+// publish shows readers which plans there are. The lock is held.
+func (k *Keeper) publish() {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	k.status = []*watch{k.current, k.next}
+}
+
+func (k *Keeper) setState(s State) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	k.state = s
+}
+
+// install makes the static rules those of the given plans together.
+func (k *Keeper) install(ws ...*watch) error {
+	r, err := k.rules(ws...)
+	if err != nil {
+		return err
+	}
+	if err := k.cfg.Backend.Install(r); err != nil {
+		return err
+	}
+	k.installed = r
+	return nil
+}
+
+// rules are those of the given plans together; the last one's settings hold. A
+// nil watch asks for nothing.
+func (k *Keeper) rules(ws ...*watch) (r Rules, err error) {
+	for _, w := range ws {
+		if w == nil {
+			continue
+		}
+		if r.Plan, err = r.Plan.Merge(w.plan); err != nil {
+			return r, err
+		}
+		r.Checks = append(r.Checks, w.checks...)
+		if !k.byHand.Load() {
+			r.Leases = append(r.Leases, w.leases...)
+		}
+	}
+	if !r.Plan.AnySource {
+		r.Uplinks = r.Plan.Uplinks
+		if len(r.Uplinks) == 0 && k.cfg.Kernel.Uplinks != nil {
+			if r.Uplinks, err = k.cfg.Kernel.Uplinks(); err != nil {
+				return r, err
+			}
+		}
+	}
+	if k.cfg.Kernel.Unowned != nil {
+		r.Unowned = k.cfg.Kernel.Unowned(r.Plan.Addresses())
+	}
+	return r, nil
+}
+
+func (k *Keeper) purge(p Plan) error {
+	if k.cfg.Kernel.Purge == nil {
+		return nil
+	}
+	return k.cfg.Kernel.Purge(p.Listen)
+}
+
 // Commit waits in the background until every listen endpoint of the prepared
-// plan answers, and attaches then.
+// plan answers, attaches then, and keeps it so.
 func (k *Keeper) Commit() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -178,35 +315,32 @@ func (k *Keeper) Commit() {
 	go func() {
 		defer close(n.done)
 		defer cancel()
-		k.attachWhenAnswering(ctx, n)
+		if k.attachWhenAnswering(ctx, n) {
+			k.keep(ctx, n)
+		}
 	}()
 }
 
-// attachWhenAnswering checks all endpoints until each has answered once, then
-// attaches, trying again if the kernel refuses.
-func (k *Keeper) attachWhenAnswering(ctx context.Context, n *change) {
-	silent := slices.Clone(n.plan.Listen)
+// attachWhenAnswering checks all endpoints until each has answered, then
+// attaches, trying again if the kernel refuses. It reports whether it did.
+func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 	complain := time.NewTimer(complainAfter)
 	defer complain.Stop()
-	poll := time.NewTicker(pollInterval)
+	poll := time.NewTicker(attachInterval)
 	defer poll.Stop()
 	for {
-		var last error
-		silent = slices.DeleteFunc(silent, func(e Endpoint) bool {
-			err := n.checker.Check(ctx, e)
-			if err != nil {
-				last = fmt.Errorf("%s does not answer: %w", e, err)
-			}
-			return err == nil
-		})
-		if len(silent) == 0 {
-			if last = k.attach(ctx, n); last == nil {
-				return
+		last := firstError(checkAll(ctx, n))
+		if last == nil {
+			switch ok, err := k.attach(ctx, n); {
+			case err != nil:
+				last = err
+			default:
+				return ok
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-complain.C:
 			k.cfg.Log.Warningf("the rules wait: %v", last)
 		case <-poll.C:
@@ -214,30 +348,121 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *change) {
 	}
 }
 
+// checkAll runs one round of checks, for all addresses at once, and returns
+// what went wrong by address.
+func checkAll(ctx context.Context, w *watch) map[netip.Addr]error {
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		errs = map[netip.Addr]error{}
+	)
+	for _, a := range w.plan.Addresses() {
+		wg.Go(func() {
+			for _, e := range w.plan.Listen {
+				if e.Addr != a {
+					continue
+				}
+				if err := w.checker.Check(ctx, e); err != nil {
+					mu.Lock()
+					errs[a] = fmt.Errorf("%s does not answer: %w", e, err)
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+func firstError(errs map[netip.Addr]error) error {
+	for _, a := range slices.SortedFunc(maps.Keys(errs), netip.Addr.Compare) {
+		return errs[a]
+	}
+	return nil
+}
+
 // attach makes the prepared plan the committed one and untracks its queries.
-// The checks have served; their rules go.
-func (k *Keeper) attach(ctx context.Context, n *change) error {
+// It reports false if the plan was given up meanwhile.
+func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() != nil || k.next != n {
-		return nil
+		return false, nil
 	}
-	if err := k.cfg.Backend.Install(n.plan, nil); err != nil {
-		return err
+	if err := k.install(n); err != nil {
+		return false, err
 	}
-	if err := k.cfg.Backend.Attach(); err != nil {
-		return err
+	if err := k.exempt(n.plan); err != nil {
+		return false, err
 	}
-	k.plan, k.next = n.plan, nil
-	attached := n.plan.Addresses()
-	k.state = Attached
-	k.attached.Store(&attached)
-	err := errors.Join(n.checker.Close(), k.cfg.Addresses.Release(n.plan.Addresses()))
+	if err := k.makeLive(ctx, n); err != nil {
+		return false, err
+	}
+	old := k.current
+	k.current, k.next = n, nil
+	k.publish()
+	if !n.plan.DryRun && !k.byHand.Load() {
+		k.setState(Attached)
+		k.cover(n.plan.Addresses())
+	}
+	var err error
+	if old != nil {
+		k.retire(old)
+		err = old.checker.Close()
+	}
+	err = errors.Join(err, k.cfg.Addresses.Release(n.plan.Addresses()))
 	if err != nil {
 		k.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
-	k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(attached), k.cfg.Backend.Name())
+	if n.plan.DryRun {
+		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), k.cfg.Backend.Name())
+	} else {
+		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), k.cfg.Backend.Name())
+	}
+	return true, nil
+}
+
+// exempt lets TCP connections be that are tracked already. Those begun after
+// the rules were installed are noted by the rules themselves, so the time
+// between this look and the attach loses none.
+func (k *Keeper) exempt(p Plan) error {
+	if k.cfg.Kernel.Connections == nil || k.current != nil && k.State() == Attached {
+		return nil
+	}
+	conns, err := k.cfg.Kernel.Connections(p.Listen)
+	if err != nil {
+		return err
+	}
+	return k.cfg.Backend.Exempt(conns)
+}
+
+// makeLive untracks the queries of a plan that has answered.
+func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
+	switch {
+	case w.plan.DryRun || k.byHand.Load():
+		return nil
+	case w.plan.Lease == 0:
+		return k.cfg.Backend.Attach()
+	}
+	for _, a := range w.plan.Addresses() {
+		if err := w.checker.Renew(ctx, a); err != nil {
+			return fmt.Errorf("%s: lease probe: %w", a, err)
+		}
+	}
 	return nil
+}
+
+// retire ends the goroutine of a watch. The lock is held; the goroutine may be
+// waiting for it.
+func (k *Keeper) retire(w *watch) {
+	if w.cancel == nil {
+		return
+	}
+	w.cancel()
+	k.mu.Unlock()
+	<-w.done
+	k.mu.Lock()
 }
 
 // Rollback forgets the prepared plan and returns to the committed one.
@@ -254,29 +479,22 @@ func (k *Keeper) Rollback() error {
 func (k *Keeper) abandon() error {
 	n := k.next
 	k.next = nil
-	if n.cancel != nil {
-		n.cancel()
-		// Its goroutine may be waiting for the lock and finds the change gone.
-		k.mu.Unlock()
-		<-n.done
-		k.mu.Lock()
-	}
+	k.publish()
+	k.retire(n)
 	return errors.Join(n.checker.Close(), k.restore())
 }
 
 // restore makes the kernel's state that of the committed plan.
 func (k *Keeper) restore() error {
-	if len(k.plan.Listen) == 0 {
+	if k.current == nil {
 		return k.remove()
 	}
-	return errors.Join(
-		k.cfg.Backend.Install(k.plan, nil),
-		k.cfg.Addresses.Release(k.plan.Addresses()),
-	)
+	return errors.Join(k.install(k.current), k.cfg.Addresses.Release(k.current.plan.Addresses()))
 }
 
 // Detach takes the query rules away and waits, bounded, until the queries that
-// came before have been answered. Responses stay untracked.
+// came before have been answered. Responses, and TCP connections that our
+// listeners hold, stay untracked.
 func (k *Keeper) Detach() error {
 	k.mu.Lock()
 	err := func() error {
@@ -285,16 +503,21 @@ func (k *Keeper) Detach() error {
 		if k.next != nil {
 			err = k.abandon()
 		}
-		if k.state != Attached {
+		if k.current != nil {
+			k.retire(k.current)
+		}
+		if k.State() != Attached {
 			return err
 		}
-		if detachErr := k.cfg.Backend.Detach(); detachErr != nil {
-			return errors.Join(err, detachErr)
-		}
-		k.state = Draining
-		k.attached.Store(nil)
-		return err
+		k.cover(nil)
+		k.setState(Draining)
+		return errors.Join(err, k.cfg.Backend.Detach())
 	}()
+	k.drain()
+	return err
+}
+
+func (k *Keeper) drain() {
 	deadline := time.NewTimer(k.cfg.Drain)
 	defer deadline.Stop()
 	poll := time.NewTicker(5 * time.Millisecond)
@@ -303,11 +526,10 @@ func (k *Keeper) Detach() error {
 		select {
 		case <-deadline.C:
 			k.cfg.Log.Warningf("%d queries were still unanswered %s after the query rules went", k.cfg.Pending(), k.cfg.Drain)
-			return err
+			return
 		case <-poll.C:
 		}
 	}
-	return err
 }
 
 // Close takes the rules and then the addresses away; after it the Keeper is of
@@ -324,8 +546,14 @@ func (k *Keeper) Close() error {
 	if k.next != nil {
 		err = k.abandon()
 	}
-	k.state, k.plan = Detached, Plan{}
-	k.attached.Store(nil)
+	if w := k.current; w != nil {
+		k.retire(w)
+		err = errors.Join(err, w.checker.Close(), k.purge(w.plan))
+	}
+	k.current = nil
+	k.publish()
+	k.setState(Detached)
+	k.cover(nil)
 	return errors.Join(err, k.remove())
 }
 
@@ -342,40 +570,84 @@ func (k *Keeper) remove() error {
 	return errors.Join(err, k.cfg.Addresses.Remove())
 }
 
+func (k *Keeper) cover(addrs []netip.Addr) { k.covered.Store(&addrs) }
+
+// Covers reports whether DNS between a client and this listen address is
+// untracked at the moment. It takes no lock.
+func (k *Keeper) Covers(a netip.Addr) bool {
+	covered := k.covered.Load()
+	return covered != nil && slices.Contains(*covered, a)
+}
+
 // State returns where the contract stands.
 func (k *Keeper) State() State {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	k.facts.Lock()
+	defer k.facts.Unlock()
 	return k.state
 }
 
-// Status returns every listen address of the committed plan and whether DNS
-// to it is untracked.
+// Status returns every listen address and whether DNS to it is untracked: the
+// rules are in force, and the last look at their effect found nothing wrong.
 func (k *Keeper) Status() map[netip.Addr]bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	k.facts.Lock()
+	defer k.facts.Unlock()
 	out := map[netip.Addr]bool{}
-	for _, a := range k.plan.Addresses() {
-		out[a] = false
-	}
-	if k.next != nil {
-		for _, a := range k.next.plan.Addresses() {
-			out[a] = false
+	for _, w := range k.status {
+		if w == nil {
+			continue
 		}
-	}
-	if attached := k.attached.Load(); attached != nil {
-		for _, a := range *attached {
-			out[a] = true
+		for _, a := range w.plan.Addresses() {
+			out[a] = k.Covers(a) && k.effect[a] == nil
 		}
 	}
 	return out
 }
 
-// Covers reports whether DNS between a client and this listen address is
-// untracked at the moment. It takes no lock.
-func (k *Keeper) Covers(a netip.Addr) bool {
-	attached := k.attached.Load()
-	return attached != nil && slices.Contains(*attached, a)
+// Stats are counters of a Keeper since it was made.
+type Stats struct {
+	// Lapses is how often a lease ran out although we meant to hold it.
+	Lapses uint64
+	// Repairs is how often something of ours was put back, by what it was.
+	Repairs map[string]uint64
+}
+
+// Stats returns the counters.
+func (k *Keeper) Stats() Stats {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	return Stats{Lapses: k.lapses.Load(), Repairs: maps.Clone(k.repairs)}
+}
+
+// DetachByHand gives the queries back to the cluster's DNS at once, until
+// AttachByHand or a restart.
+func (k *Keeper) DetachByHand() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.byHand.Swap(true) {
+		return nil
+	}
+	k.facts.Lock()
+	k.cover(nil)
+	if k.state == Attached {
+		k.state = Detached
+	}
+	k.facts.Unlock()
+	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
+	return k.cfg.Backend.Detach()
+}
+
+// AttachByHand ends what DetachByHand began; the next round of checks attaches.
+func (k *Keeper) AttachByHand() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.byHand.Swap(false) {
+		return nil
+	}
+	k.cfg.Log.Infof("to be attached again, by hand")
+	if k.current == nil {
+		return nil
+	}
+	return k.install(k.current, k.next)
 }
 
 func addressList(addrs []netip.Addr) string {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +22,10 @@ type node struct {
 	answers   map[Endpoint]bool
 	fail      map[string]error // by the first word of the change
 	others    int
-	installed Plan
+	renewed   map[netip.Addr]int
+	installed Rules
+	missing   []netip.Addr
+	absent    bool
 	logged    []string
 }
 
@@ -40,10 +42,20 @@ func (n *node) do(format string, args ...any) error {
 }
 
 func (n *node) Name() string { return "fake" }
-func (n *node) Install(p Plan, checks []Check) error {
-	n.installed = p
-	return n.do("install %s checks=%d", addressList(p.Addresses()), len(checks))
+func (n *node) Install(r Rules) error {
+	err := n.do("install %s leases=%d", addressList(r.Plan.Addresses()), len(r.Leases))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.installed, n.absent = r, false
+	return err
 }
+func (n *node) Exempt(c []Connection) error { return n.do("exempt %d", len(c)) }
+func (n *node) Present() (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.absent, nil
+}
+func (n *node) Live() ([]netip.Addr, error) { return nil, nil }
 func (n *node) Attach() error               { return n.do("attach") }
 func (n *node) Detach() error               { return n.do("detach") }
 func (n *node) Counters() (Counters, error) { return nil, nil }
@@ -55,14 +67,42 @@ func (b backend) Remove() error { return b.do("remove-rules") }
 
 type addresses struct{ *node }
 
-func (a addresses) Ensure(addrs []netip.Addr) error { return a.do("ensure %s", addressList(addrs)) }
+func (a addresses) Ensure(addrs []netip.Addr) error {
+	err := a.do("ensure %s", addressList(addrs))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.missing = nil
+	return err
+}
+func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	missing := a.missing
+	return missing, nil
+}
 func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", addressList(keep)) }
 func (a addresses) Remove() error                   { return a.do("remove-addresses") }
 
 type checker struct{ *node }
 
-func (c checker) Reserve(addrs []netip.Addr) ([]Check, error) {
-	return make([]Check, len(addrs)), c.do("reserve %s", addressList(addrs))
+func (c checker) Reserve(addrs []netip.Addr) ([]Check, []Lease, error) {
+	return make([]Check, len(addrs)), make([]Lease, len(addrs)), c.do("reserve %s", addressList(addrs))
+}
+
+func (c checker) Renew(_ context.Context, a netip.Addr) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.fail["renew"]; err != nil {
+		return err
+	}
+	c.renewed[a]++
+	return nil
+}
+
+func (c checker) Effect(context.Context, netip.Addr) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fail["effect"]
 }
 
 func (c checker) Check(_ context.Context, e Endpoint) error {
@@ -100,12 +140,12 @@ func (n *node) takeLog() []string {
 }
 
 func newNode() (*node, *Keeper) {
-	n := &node{answers: map[Endpoint]bool{}, fail: map[string]error{}}
+	n := &node{answers: map[Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
 	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n})
 }
 
 func planFor(addrs ...string) Plan {
-	p := Plan{Link: "nodelocaldns"}
+	p := Plan{Link: "nodelocaldns", Lease: time.Second}
 	for _, a := range addrs {
 		for _, proto := range []Proto{UDP, TCP} {
 			p.Listen = append(p.Listen, Endpoint{Addr: netip.MustParseAddr(a), Port: 53, Proto: proto})
@@ -121,44 +161,82 @@ func (n *node) expect(t *testing.T, want ...string) {
 	}
 }
 
+// attached brings a keeper to Attached and forgets how. The keeper is closed
+// at the end of the test.
 func attached(t *testing.T, k *Keeper, p Plan, n *node) {
 	t.Helper()
+	n.answer(p)
 	if err := k.Prepare(p, checker{n}); err != nil {
 		t.Fatal(err)
 	}
 	k.Commit()
-	n.answer(p)
-	time.Sleep(2 * pollInterval)
-	synctest.Wait()
+	t.Cleanup(func() { _ = k.Close() })
+	settle(2 * attachInterval)
 	if k.State() != Attached {
 		t.Fatalf("state %s after the listeners answered", k.State())
 	}
 	n.takeLog()
 }
 
-func TestRulesComeAfterTheListeners(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n, k := newNode()
+// settle lets time pass.
+func settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (n *node) set(f func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f()
+}
+
+func (n *node) logs() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return strings.Join(n.logged, "\n")
+}
+
+// renewals is how often the lease of an address was renewed.
+func (n *node) renewals(a netip.Addr) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.renewed[a]
+}
+
+func inBubble(t *testing.T, name string, f func(t *testing.T, n *node, k *Keeper)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			n, k := newNode()
+			f(t, n, k)
+		})
+	})
+}
+
+var (
+	clusterIP = netip.MustParseAddr("10.96.0.10")
+	linkLocal = netip.MustParseAddr("169.254.20.10")
+)
+
+func TestAttach(t *testing.T) {
+	inBubble(t, "rules come after the listeners", func(t *testing.T, n *node, k *Keeper) {
 		p := planFor("10.96.0.10")
 		if err := k.Prepare(p, checker{n}); err != nil {
 			t.Fatal(err)
 		}
-		n.expect(t, "ensure 10.96.0.10", "reserve 10.96.0.10", "install 10.96.0.10 checks=1")
+		t.Cleanup(func() { _ = k.Close() })
+		n.expect(t, "ensure 10.96.0.10", "reserve 10.96.0.10", "install 10.96.0.10 leases=1")
 		k.Commit()
 
 		// UDP answers, TCP does not: no rules, however long it takes, and one
 		// line in the log.
-		n.mu.Lock()
-		n.answers[p.Listen[1]] = true
-		n.mu.Unlock()
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		n.set(func() { n.answers[p.Listen[1]] = true })
+		settle(time.Minute)
 		n.expect(t)
-		if k.State() != Detached || k.Covers(netip.MustParseAddr("10.96.0.10")) {
+		if k.State() != Detached || k.Covers(clusterIP) || n.renewals(clusterIP) > 0 {
 			t.Error("attached without a listener")
 		}
-		if len(n.logged) != 1 || !strings.Contains(n.logged[0], "tcp 10.96.0.10:53 does not answer") {
-			t.Errorf("log: %q", n.logged)
+		if got := n.logs(); strings.Count(got, "does not answer") != 1 || !strings.Contains(got, "tcp 10.96.0.10:53 does not answer") {
+			t.Errorf("log: %q", got)
 		}
 
 		answered := time.Now()
@@ -169,9 +247,238 @@ func TestRulesComeAfterTheListeners(t *testing.T) {
 		if d := time.Since(answered); d > time.Second {
 			t.Errorf("attached %s after the listeners answered", d)
 		}
-		n.expect(t, "install 10.96.0.10 checks=0", "attach", "close-checks", "keep 10.96.0.10")
-		if !k.Covers(netip.MustParseAddr("10.96.0.10")) || k.Covers(netip.MustParseAddr("10.96.0.11")) {
+		n.expect(t, "install 10.96.0.10 leases=1", "keep 10.96.0.10")
+		if n.renewals(clusterIP) != 1 {
+			t.Errorf("%d lease probes, want 1", n.renewals(clusterIP))
+		}
+		if !k.Covers(clusterIP) || k.Covers(linkLocal) {
 			t.Error("Covers does not tell attached addresses from others")
+		}
+	})
+	inBubble(t, "connections that are tracked are exempted before", func(t *testing.T, n *node, k *Keeper) {
+		k.cfg.Kernel.Connections = func(es []Endpoint) ([]Connection, error) { return make([]Connection, len(es)), nil }
+		p := planFor("10.96.0.10")
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = k.Close() })
+		k.Commit()
+		settle(2 * attachInterval)
+		n.expect(t, "ensure 10.96.0.10", "reserve 10.96.0.10", "install 10.96.0.10 leases=1",
+			"install 10.96.0.10 leases=1", "exempt 2", "keep 10.96.0.10")
+	})
+	inBubble(t, "without a lease the backend attaches", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		p.Lease = 0
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = k.Close() })
+		k.Commit()
+		settle(10 * time.Second)
+		n.expect(t, "ensure 10.96.0.10", "reserve 10.96.0.10", "install 10.96.0.10 leases=1",
+			"install 10.96.0.10 leases=1", "attach", "keep 10.96.0.10")
+		if n.renewals(clusterIP) != 0 {
+			t.Error("lease probes without a lease")
+		}
+	})
+	inBubble(t, "dry-run never attaches", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		p.DryRun = true
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = k.Close() })
+		k.Commit()
+		settle(10 * time.Second)
+		if k.State() != Detached || k.Covers(clusterIP) || n.renewals(clusterIP) > 0 {
+			t.Error("attached in dry-run")
+		}
+	})
+	inBubble(t, "is tried again when it fails", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		n.answer(p)
+		n.set(func() { n.fail["renew"] = errors.New("no answer to the probe") })
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = k.Close() })
+		k.Commit()
+		settle(complainAfter + time.Second)
+		if k.State() != Detached || !strings.Contains(n.logs(), "no answer to the probe") {
+			t.Fatalf("state %s, log %q", k.State(), n.logs())
+		}
+		n.set(func() { delete(n.fail, "renew") })
+		settle(2 * attachInterval)
+		if k.State() != Attached {
+			t.Error("not attached after the probe was answered")
+		}
+	})
+}
+
+func TestLease(t *testing.T) {
+	two := planFor("10.96.0.10", "169.254.20.10")
+	silence := func(n *node, a netip.Addr) {
+		n.set(func() {
+			for _, e := range two.Listen {
+				if e.Addr == a {
+					delete(n.answers, e)
+				}
+			}
+		})
+	}
+	inBubble(t, "is renewed five times in its length", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, two, n)
+		before := n.renewals(clusterIP)
+		settle(10 * time.Second)
+		if got := n.renewals(clusterIP) - before; got != 50 {
+			t.Errorf("%d renewals in 10 s, want 50", got)
+		}
+		if k.Stats().Lapses != 0 {
+			t.Error("lapses although all was well")
+		}
+	})
+	inBubble(t, "one address that hangs loses its own lease only", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, two, n)
+		silence(n, clusterIP)
+		settle(400 * time.Millisecond)
+		before := n.renewals(clusterIP)
+		settle(2 * time.Second)
+		if n.renewals(clusterIP) != before {
+			t.Error("the lease of an address that does not answer was renewed")
+		}
+		if k.Covers(clusterIP) || !k.Covers(linkLocal) {
+			t.Errorf("covered: %v", k.Status())
+		}
+		if k.Stats().Lapses != 1 || strings.Count(n.logs(), "the lease ran out") != 1 {
+			t.Errorf("%d lapses, log %q", k.Stats().Lapses, n.logs())
+		}
+		n.answer(two)
+		settle(400 * time.Millisecond)
+		if !k.Covers(clusterIP) {
+			t.Error("not attached again by itself")
+		}
+	})
+	inBubble(t, "flapping waits longer each time", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, two, n)
+		for range flapLimit {
+			silence(n, clusterIP)
+			settle(2 * time.Second)
+			n.answer(two)
+			settle(time.Second)
+		}
+		if k.Covers(clusterIP) {
+			t.Error("attached at once after the third lapse in a minute")
+		}
+		settle(flapWait)
+		if !k.Covers(clusterIP) {
+			t.Error("not attached after the wait")
+		}
+		silence(n, clusterIP)
+		settle(2 * time.Second)
+		n.answer(two)
+		settle(flapWait)
+		if k.Covers(clusterIP) {
+			t.Error("the next wait is not longer")
+		}
+		settle(flapWait)
+		if !k.Covers(clusterIP) {
+			t.Error("not attached after the second wait")
+		}
+	})
+}
+
+func TestEffect(t *testing.T) {
+	inBubble(t, "attached means that it works", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
+		settle(10 * time.Second)
+		if k.Status()[clusterIP] {
+			t.Error("shown as attached without effect")
+		}
+		if got := n.logs(); strings.Count(got, "left an entry") != 1 {
+			t.Errorf("log: %q", got)
+		}
+		n.set(func() { delete(n.fail, "effect") })
+		settle(2 * effectInterval)
+		if !k.Status()[clusterIP] {
+			t.Error("not shown as attached when it works again")
+		}
+	})
+}
+
+func TestByHand(t *testing.T) {
+	inBubble(t, "detached until attached", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		if err := errors.Join(k.DetachByHand(), k.DetachByHand()); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "detach")
+		before := n.renewals(clusterIP)
+		settle(25 * time.Second)
+		if n.renewals(clusterIP) != before || k.Covers(clusterIP) || k.State() != Detached {
+			t.Error("renewed while detached by hand")
+		}
+		if k.Stats().Lapses != 0 {
+			t.Error("a lease given up counts as lapsed")
+		}
+		n.takeLog()
+		if err := k.AttachByHand(); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "install 10.96.0.10 leases=1")
+		settle(time.Second)
+		if !k.Covers(clusterIP) || k.State() != Attached {
+			t.Error("not attached again")
+		}
+	})
+}
+
+func TestRepairs(t *testing.T) {
+	inBubble(t, "within a second of the announcement", func(t *testing.T, n *node, k *Keeper) {
+		changes := make(chan Change, 1)
+		k.cfg.Changes = changes
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.missing = []netip.Addr{clusterIP} })
+		changes <- Change{}
+		settle(time.Millisecond)
+		n.expect(t, "ensure 10.96.0.10")
+		n.set(func() { n.absent = true })
+		changes <- Change{Who: "nft (pid 17)"}
+		settle(time.Millisecond)
+		n.expect(t, "remove-rules", "install 10.96.0.10 leases=1")
+		if diff := cmp.Diff(map[string]uint64{RepairAddress: 1, RepairRules: 1}, k.Stats().Repairs); diff != "" {
+			t.Errorf("repairs (-want +got):\n%s", diff)
+		}
+	})
+	inBubble(t, "found at the next sync if nobody says", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.absent = true })
+		settle(11 * time.Second)
+		n.expect(t, "remove-rules", "install 10.96.0.10 leases=1")
+	})
+	inBubble(t, "never fights", func(t *testing.T, n *node, k *Keeper) {
+		changes := make(chan Change, 1)
+		k.cfg.Changes = changes
+		attached(t, k, planFor("10.96.0.10"), n)
+		for range 10 {
+			n.set(func() { n.missing = []netip.Addr{clusterIP} })
+			changes <- Change{Who: "rival (pid 18)"}
+			settle(time.Second)
+		}
+		if got := k.Stats().Repairs[RepairAddress]; got != 3 {
+			t.Errorf("%d repairs within ten seconds, want 3", got)
+		}
+		if got := n.logs(); strings.Count(got, "rival (pid 18)") != 1 {
+			t.Errorf("log: %q", got)
+		}
+		settle(2 * time.Minute)
+		if got := k.Stats().Repairs[RepairAddress]; got != 4 {
+			t.Errorf("%d repairs after the rival has gone, want 4", got)
 		}
 	})
 }
@@ -182,25 +489,22 @@ func TestStop(t *testing.T) {
 		others int
 		want   []string
 	}{
-		{"alone on the node", 0, []string{"detach", "remove-rules", "remove-addresses"}},
-		{"another instance needs the addresses", 1, []string{"detach", "remove-rules"}},
+		{"alone on the node", 0, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
+		{"another instance needs the addresses", 1, []string{"detach", "close-checks", "remove-rules"}},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				n, k := newNode()
-				attached(t, k, planFor("10.96.0.10"), n)
-				n.others = tc.others
-				if err := errors.Join(k.Detach(), k.Close(), k.Close()); err != nil {
-					t.Fatal(err)
-				}
-				n.expect(t, tc.want...)
-				if k.State() != Detached {
-					t.Errorf("state %s", k.State())
-				}
-				if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err == nil {
-					t.Error("prepared after the stop")
-				}
-			})
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+			attached(t, k, planFor("10.96.0.10"), n)
+			n.others = tc.others
+			if err := errors.Join(k.Detach(), k.Close(), k.Close()); err != nil {
+				t.Fatal(err)
+			}
+			n.expect(t, tc.want...)
+			if k.State() != Detached {
+				t.Errorf("state %s", k.State())
+			}
+			if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err == nil {
+				t.Error("prepared after the stop")
+			}
 		})
 	}
 }
@@ -227,23 +531,20 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 		}(), time.Second, 1100 * time.Millisecond},
 		{"an answer that never comes", func() int64 { return 1 }, 5 * time.Second, 5 * time.Second},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				n, k := newNode()
-				k.cfg.Pending = tc.pending
-				attached(t, k, planFor("10.96.0.10"), n)
-				begin := time.Now()
-				if err := k.Detach(); err != nil {
-					t.Fatal(err)
-				}
-				if d := time.Since(begin); d < tc.atLeast || d > tc.atMost {
-					t.Errorf("drained for %s, want %s to %s", d, tc.atLeast, tc.atMost)
-				}
-				n.expect(t, "detach")
-				if k.State() != Draining {
-					t.Errorf("state %s", k.State())
-				}
-			})
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+			k.cfg.Pending = tc.pending
+			attached(t, k, planFor("10.96.0.10"), n)
+			begin := time.Now()
+			if err := k.Detach(); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(begin); d < tc.atLeast || d > tc.atMost {
+				t.Errorf("drained for %s, want %s to %s", d, tc.atLeast, tc.atMost)
+			}
+			n.expect(t, "detach")
+			if k.State() != Draining {
+				t.Errorf("state %s", k.State())
+			}
 		})
 	}
 }
@@ -251,89 +552,72 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 func TestReload(t *testing.T) {
 	old, next := planFor("10.96.0.10"), planFor("10.96.0.10", "169.254.20.10")
 
-	t.Run("to more addresses", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			n, k := newNode()
-			attached(t, k, old, n)
-			if err := k.Prepare(next, checker{n}); err != nil {
-				t.Fatal(err)
-			}
-			if !k.Covers(netip.MustParseAddr("10.96.0.10")) {
-				t.Error("what was attached must stay so during a reload")
-			}
-			k.Commit()
-			n.answer(next)
-			time.Sleep(2 * pollInterval)
-			synctest.Wait()
-			n.expect(t, "ensure 10.96.0.10 169.254.20.10", "reserve 10.96.0.10 169.254.20.10",
-				"install 10.96.0.10 169.254.20.10 checks=2",
-				"install 10.96.0.10 169.254.20.10 checks=0", "attach", "close-checks", "keep 10.96.0.10 169.254.20.10")
-		})
+	inBubble(t, "to more addresses", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, old, n)
+		if err := k.Prepare(next, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		if !k.Covers(clusterIP) {
+			t.Error("what was attached must stay so during a reload")
+		}
+		k.Commit()
+		n.answer(next)
+		settle(2 * attachInterval)
+		n.expect(t, "ensure 10.96.0.10 169.254.20.10", "reserve 10.96.0.10 169.254.20.10",
+			"install 10.96.0.10 169.254.20.10 leases=3",
+			"install 10.96.0.10 169.254.20.10 leases=2", "close-checks", "keep 10.96.0.10 169.254.20.10")
 	})
-	t.Run("to other addresses: the old ones go last", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			n, k := newNode()
-			attached(t, k, old, n)
-			other := planFor("169.254.20.10")
-			if err := k.Prepare(other, checker{n}); err != nil {
-				t.Fatal(err)
-			}
-			n.expect(t, "ensure 169.254.20.10", "reserve 169.254.20.10", "install 10.96.0.10 169.254.20.10 checks=1")
-			k.Commit()
-			n.answer(other)
-			time.Sleep(2 * pollInterval)
-			synctest.Wait()
-			n.expect(t, "install 169.254.20.10 checks=0", "attach", "close-checks", "keep 169.254.20.10")
-		})
+	inBubble(t, "to other addresses: the old ones go last", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, old, n)
+		other := planFor("169.254.20.10")
+		if err := k.Prepare(other, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "ensure 169.254.20.10", "reserve 169.254.20.10", "install 10.96.0.10 169.254.20.10 leases=2")
+		k.Commit()
+		n.answer(other)
+		settle(2 * attachInterval)
+		n.expect(t, "install 169.254.20.10 leases=1", "close-checks", "keep 169.254.20.10")
 	})
-	t.Run("whose listeners cannot be opened", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			n, k := newNode()
-			attached(t, k, old, n)
-			if err := k.Prepare(next, checker{n}); err != nil {
-				t.Fatal(err)
-			}
-			n.takeLog()
-			if err := errors.Join(k.Rollback(), k.Rollback()); err != nil {
-				t.Fatal(err)
-			}
-			n.expect(t, "close-checks", "install 10.96.0.10 checks=0", "keep 10.96.0.10")
-			if k.State() != Attached {
-				t.Errorf("state %s", k.State())
-			}
-		})
+	inBubble(t, "whose listeners cannot be opened", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, old, n)
+		if err := k.Prepare(next, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		n.takeLog()
+		if err := errors.Join(k.Rollback(), k.Rollback()); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "close-checks", "install 10.96.0.10 leases=1", "keep 10.96.0.10")
+		if k.State() != Attached {
+			t.Errorf("state %s", k.State())
+		}
 	})
-	t.Run("rolled back while its listeners are awaited", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			n, k := newNode()
-			attached(t, k, old, n)
-			if err := k.Prepare(next, checker{n}); err != nil {
-				t.Fatal(err)
-			}
-			k.Commit()
-			time.Sleep(time.Second)
-			if err := k.Rollback(); err != nil {
-				t.Fatal(err)
-			}
-			n.answer(next)
-			time.Sleep(time.Minute)
-			if k.Covers(netip.MustParseAddr("169.254.20.10")) || !slices.Equal(k.plan.Listen, old.Listen) {
-				t.Error("a change that was rolled back was committed")
-			}
-		})
+	inBubble(t, "rolled back while its listeners are awaited", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, old, n)
+		if err := k.Prepare(next, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		settle(time.Second)
+		if err := k.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		n.answer(next)
+		settle(time.Minute)
+		if k.Covers(linkLocal) || !k.Covers(clusterIP) {
+			t.Error("a change that was rolled back was committed")
+		}
 	})
-	t.Run("to another interface is refused", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
-			n, k := newNode()
-			attached(t, k, old, n)
-			moved := old
-			moved.Link = "dns0"
-			err := k.Prepare(moved, checker{n})
-			if err == nil || !strings.Contains(err.Error(), "restart") {
-				t.Errorf("error %v", err)
-			}
-			n.expect(t)
-		})
+	inBubble(t, "to another interface is refused", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, old, n)
+		moved := old
+		moved.Link = "dns0"
+		err := k.Prepare(moved, checker{n})
+		if err == nil || !strings.Contains(err.Error(), "restart") {
+			t.Errorf("error %v", err)
+		}
+		n.expect(t)
 	})
 }
 
@@ -357,37 +641,8 @@ func TestAFailedPrepareLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestAttachIsTriedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n, k := newNode()
-		p := planFor("10.96.0.10")
-		n.fail["attach"] = errors.New("device or resource busy")
-		if err := k.Prepare(p, checker{n}); err != nil {
-			t.Fatal(err)
-		}
-		k.Commit()
-		n.answer(p)
-		time.Sleep(complainAfter + time.Second)
-		if k.State() != Detached {
-			t.Fatal("attached although the kernel refused")
-		}
-		if len(n.logged) != 1 || !strings.Contains(n.logged[0], "busy") {
-			t.Errorf("log: %q", n.logged)
-		}
-		n.mu.Lock()
-		delete(n.fail, "attach")
-		n.mu.Unlock()
-		time.Sleep(2 * pollInterval)
-		synctest.Wait()
-		if k.State() != Attached {
-			t.Error("not attached after the kernel took the rules")
-		}
-	})
-}
-
 func TestCoversAllocatesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n, k := newNode()
+	inBubble(t, "", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, planFor("10.96.0.10", "fd00::a"), n)
 		a := netip.MustParseAddr("fd00::a")
 		if got := testing.AllocsPerRun(100, func() { k.Covers(a) }); got != 0 {

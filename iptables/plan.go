@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Proto is a transport protocol by its IANA number, as it stands in the IPv4
@@ -110,10 +111,27 @@ type Plan struct {
 	// Untrack are further local services on the listen addresses that are
 	// untracked with them and that nobody checks.
 	Untrack []Endpoint
+
+	// Lease is how long queries stay untracked after an answer of ours; 0
+	// means until the process detaches or dies.
+	Lease time.Duration
+
+	// DryRun counts what would be untracked and untracks nothing.
+	DryRun bool
+
+	// Sources are the prefixes that are served although an uplink brings
+	// them. AnySource serves everybody.
+	Sources   []netip.Prefix
+	AnySource bool
+
+	// Uplinks are the devices that count as uplinks; empty means those with a
+	// default route.
+	Uplinks []string
 }
 
-// Merge joins two plans of one process into a normalized plan. Plans that name
-// different links cannot be joined.
+// Merge joins the endpoints of two plans of one process into a normalized plan,
+// whose other settings are those of the second. Plans that name different links
+// cannot be joined.
 func (p Plan) Merge(o Plan) (Plan, error) {
 	if len(p.Listen) > 0 && len(o.Listen) > 0 && p.Link != o.Link {
 		return Plan{}, fmt.Errorf("interface %s conflicts with interface %s: one process has one link", linkName(o.Link), linkName(p.Link))
@@ -122,11 +140,11 @@ func (p Plan) Merge(o Plan) (Plan, error) {
 	if len(p.Listen) == 0 {
 		link = o.Link
 	}
-	return Plan{
-		Link:    link,
-		Listen:  slices.Concat(p.Listen, o.Listen),
-		Untrack: slices.Concat(p.Untrack, o.Untrack),
-	}.Normalize(), nil
+	merged := o
+	merged.Link = link
+	merged.Listen = slices.Concat(p.Listen, o.Listen)
+	merged.Untrack = slices.Concat(p.Untrack, o.Untrack)
+	return merged.Normalize(), nil
 }
 
 // Normalize returns the plan with its endpoints sorted and without duplicates.
@@ -190,7 +208,9 @@ func (p Plan) Hooks() []Hook { return []Hook{Prerouting, Output} }
 
 // Equal reports whether two normalized plans ask for the same.
 func (p Plan) Equal(o Plan) bool {
-	return p.Link == o.Link && slices.Equal(p.Listen, o.Listen) && slices.Equal(p.Untrack, o.Untrack)
+	return p.Link == o.Link && p.Lease == o.Lease && p.DryRun == o.DryRun && p.AnySource == o.AnySource &&
+		slices.Equal(p.Listen, o.Listen) && slices.Equal(p.Untrack, o.Untrack) &&
+		slices.Equal(p.Sources, o.Sources) && slices.Equal(p.Uplinks, o.Uplinks)
 }
 
 // String prints the plan for logs and for people, one line per fact.
@@ -208,6 +228,18 @@ func (p Plan) String() string {
 	}
 	for _, e := range p.Untrack {
 		fmt.Fprintf(&b, "notrack  %s, not served by us\n", e)
+	}
+	if p.Lease > 0 {
+		fmt.Fprintf(&b, "lease    %s\n", p.Lease)
+	}
+	if p.DryRun {
+		b.WriteString("dry-run  queries are counted, nothing is untracked\n")
+	}
+	for _, s := range p.Sources {
+		fmt.Fprintf(&b, "source   %s\n", s)
+	}
+	for _, u := range p.Uplinks {
+		fmt.Fprintf(&b, "uplink   %s\n", u)
 	}
 	return b.String()
 }

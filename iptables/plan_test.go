@@ -83,6 +83,7 @@ hook     output, priority raw (-300)
 notrack  tcp 10.96.0.10:53, queries and responses
 notrack  udp 10.96.0.10:53, queries and responses
 notrack  tcp 10.96.0.10:8080, not served by us
+lease    1s
 `
 	if diff := cmp.Diff(want, p.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -36,6 +36,9 @@ type Config struct {
 	// NetNS is a file descriptor of a network namespace; 0 is our own.
 	NetNS int
 
+	// Keep leaves link and addresses where they are when Remove is called.
+	Keep bool
+
 	// kind is the type of link to create; tests on kernels without dummy use
 	// another one.
 	kind string
@@ -134,6 +137,33 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 	return nil
 }
 
+// Missing returns those of the addresses that are not where Ensure puts them.
+func (h *Host) Missing(addrs []netip.Addr) ([]netip.Addr, error) {
+	conn, err := h.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.close()
+	present, err := conn.addresses()
+	if err != nil {
+		return nil, err
+	}
+	names, err := conn.linkNames()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		there := slices.ContainsFunc(present, func(p address) bool {
+			return p.addr == a && (h.link == "" || names[p.index] == h.device)
+		})
+		if !there && !onLoopbackAlways(a) {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
 // Release removes the addresses that we hold and that are not in keep.
 func (h *Host) Release(keep []netip.Addr) error {
 	if h.device == "" {
@@ -168,6 +198,9 @@ func (h *Host) Release(keep []netip.Addr) error {
 
 // Remove takes the addresses away, and the link if it is ours.
 func (h *Host) Remove() error {
+	if h.cfg.Keep {
+		return nil
+	}
 	err := h.Release(nil)
 	if h.ours {
 		conn, dialErr := h.dial()

@@ -240,7 +240,7 @@ func TestFailoverTableIsNoInstance(t *testing.T) {
 	if err := InstallFailover(b.cfg, []FailoverPair{pair4}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Install(dnsPlan("169.254.20.10"), nil); err != nil {
+	if err := b.Install(iptables.Rules{Plan: dnsPlan("169.254.20.10")}); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := b.Others(); n != 0 || err != nil {

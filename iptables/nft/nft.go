@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -42,8 +43,7 @@ type Backend struct {
 	mu    sync.Mutex
 	conn  *netlink.Conn // the owner of the table: it lives as long as the rules shall
 	rs    *ruleset
-	plan  iptables.Plan
-	live  []iptables.Endpoint // what @live4 and @live6 hold
+	rules iptables.Rules
 	owned bool
 	setup bool
 	total iptables.Counters // of tables that were removed
@@ -75,6 +75,20 @@ func New(cfg Config) (*Backend, error) {
 	return b, conn.Close()
 }
 
+// CanOwn reports whether the running kernel binds tables to processes, which
+// came with Linux 5.12.
+func CanOwn() bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return false
+	}
+	return major > 5 || major == 5 && minor >= 12
+}
+
 // Name returns "nftables".
 func (b *Backend) Name() string { return "nftables" }
 
@@ -90,39 +104,62 @@ func (b *Backend) Owned() bool {
 }
 
 // Install implements [iptables.Backend].
-func (b *Backend) Install(p iptables.Plan, checks []iptables.Check) error {
+func (b *Backend) Install(r iptables.Rules) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	stay := slices.DeleteFunc(slices.Clone(b.live), func(e iptables.Endpoint) bool {
-		return !slices.Contains(p.Endpoints(), e)
-	})
 	if !b.setup {
-		if err := b.create(p, checks); err != nil {
+		if err := b.create(r); err != nil {
 			return err
 		}
-	} else {
-		tx, err := encode(func(c *nftables.Conn) error {
-			return b.fill(c, p.Endpoints(), stay, checks)
-		})
-		if err != nil {
+		b.rules = r
+		return nil
+	}
+	tx, err := encode(func(c *nftables.Conn) error {
+		if r.Plan.Lease != b.rules.Plan.Lease || r.Plan.DryRun != b.rules.Plan.DryRun {
+			b.rs.rebuild(c, b.rules.Plan, r.Plan)
+		}
+		if err := b.rs.fill(c, r); err != nil {
 			return err
 		}
-		if err := tx.commit(b.conn); err != nil {
-			return explain("change table "+b.Table(), err)
+		return b.prune(c, r)
+	})
+	if err != nil {
+		return err
+	}
+	if err := tx.commit(b.conn); err != nil {
+		return explain("change table "+b.Table(), err)
+	}
+	b.rules = r
+	return nil
+}
+
+// prune takes addresses that are no longer in the plan out of the live set.
+func (b *Backend) prune(c *nftables.Conn, r iptables.Rules) error {
+	for _, a := range b.rules.Plan.Addresses() {
+		if slices.Contains(r.Plan.Addresses(), a) {
+			continue
+		}
+		// Deleting an element that has expired fails; adding it first does not.
+		set := b.rs.set(liveSet, iptables.FamilyOf(a))
+		element := []nftables.SetElement{{Key: addrKey(a)}}
+		if err := c.SetAddElements(set, element); err != nil {
+			return err
+		}
+		if err := c.SetDeleteElements(set, element); err != nil {
+			return err
 		}
 	}
-	b.plan, b.live = p, stay
 	return nil
 }
 
 // create makes the table with everything in it in one transaction: owned where
 // the kernel can, else as an ordinary table.
-func (b *Backend) create(p iptables.Plan, checks []iptables.Check) error {
+func (b *Backend) create(r iptables.Rules) error {
 	tx, err := encode(func(c *nftables.Conn) error {
-		if err := b.rs.build(c); err != nil {
+		if err := b.rs.build(c, r.Plan); err != nil {
 			return err
 		}
-		return b.fill(c, p.Endpoints(), nil, checks)
+		return b.rs.fill(c, r)
 	})
 	if err != nil {
 		return err
@@ -156,68 +193,114 @@ func (b *Backend) create(p iptables.Plan, checks []iptables.Check) error {
 	return nil
 }
 
-// fill sets the elements of all sets. A set is flushed and filled within one
-// transaction, which packets see as one change.
-func (b *Backend) fill(c *nftables.Conn, listen, live []iptables.Endpoint, checks []iptables.Check) error {
-	var check []iptables.Endpoint
-	for _, k := range checks {
-		check = append(check, k.Endpoint)
-	}
-	for _, f := range families {
-		s := b.rs.sets[f]
-		for _, part := range []struct {
-			set       *nftables.Set
-			endpoints []iptables.Endpoint
-		}{{s.listen, listen}, {s.live, live}, {s.check, check}} {
-			c.FlushSet(part.set)
-			if elems := elements(f, part.endpoints); len(elems) > 0 {
-				if err := c.SetAddElements(part.set, elems); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return nil
-}
-
 // Attach implements [iptables.Backend].
-func (b *Backend) Attach() error { return b.setLive("untrack queries", true) }
-
-// Detach implements [iptables.Backend].
-func (b *Backend) Detach() error { return b.setLive("stop untracking queries", false) }
-
-func (b *Backend) setLive(what string, attach bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.setup {
-		if attach {
-			return fmt.Errorf("%s: no plan is installed", what)
-		}
-		return nil
-	}
-	var live []iptables.Endpoint
-	if attach {
-		live = b.plan.Endpoints()
-	}
-	tx, err := encode(func(c *nftables.Conn) error {
-		for _, f := range families {
-			c.FlushSet(b.rs.sets[f].live)
-			if elems := elements(f, live); len(elems) > 0 {
-				if err := c.SetAddElements(b.rs.sets[f].live, elems); err != nil {
-					return err
-				}
+func (b *Backend) Attach() error {
+	return b.change("untrack queries", func(c *nftables.Conn) error {
+		for _, a := range b.rules.Plan.Addresses() {
+			element := []nftables.SetElement{{Key: addrKey(a)}}
+			if err := c.SetAddElements(b.rs.set(liveSet, iptables.FamilyOf(a)), element); err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+// Detach implements [iptables.Backend].
+func (b *Backend) Detach() error {
+	if !b.installed() {
+		return nil
+	}
+	return b.change("stop untracking queries", func(c *nftables.Conn) error {
+		for _, f := range families {
+			c.FlushSet(b.rs.set(liveSet, f))
+			c.FlushSet(b.rs.set(leaseSet, f))
+		}
+		return nil
+	})
+}
+
+// Exempt implements [iptables.Backend].
+func (b *Backend) Exempt(conns []iptables.Connection) error {
+	if len(conns) == 0 {
+		return nil
+	}
+	return b.change("exempt connections", func(c *nftables.Conn) error {
+		for _, conn := range conns {
+			element := []nftables.SetElement{{
+				Key:     tupleKey(iptables.TCP, conn.Client, conn.Listen),
+				Timeout: connectionTimeout,
+			}}
+			if err := c.SetAddElements(b.rs.set(exemptSet, iptables.FamilyOf(conn.Listen.Addr())), element); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (b *Backend) installed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.setup
+}
+
+// change commits one transaction on the installed table.
+func (b *Backend) change(what string, build func(*nftables.Conn) error) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.setup {
+		return fmt.Errorf("%s: no plan is installed", what)
+	}
+	tx, err := encode(build)
 	if err != nil {
 		return err
 	}
 	if err := tx.commit(b.conn); err != nil {
 		return explain(what+" in table "+b.Table(), err)
 	}
-	b.live = live
 	return nil
+}
+
+// Present implements [iptables.Backend].
+func (b *Backend) Present() (bool, error) {
+	if !b.installed() {
+		return false, nil
+	}
+	conn, err := b.cfg.dial()
+	if err != nil {
+		return false, explain("open a netfilter netlink socket", err)
+	}
+	defer conn.Close()
+	all, err := tables(conn)
+	if err != nil {
+		return false, explain("list tables", err)
+	}
+	return slices.ContainsFunc(all, func(t Table) bool { return t.Name == b.Table() }), nil
+}
+
+// Live implements [iptables.Backend].
+func (b *Backend) Live() ([]netip.Addr, error) {
+	if !b.installed() {
+		return nil, nil
+	}
+	conn, err := nftables.New(nftables.WithNetNSFd(b.cfg.NetNS))
+	if err != nil {
+		return nil, explain("open a netfilter netlink socket", err)
+	}
+	var out []netip.Addr
+	for _, f := range families {
+		elements, err := conn.GetSetElements(b.rs.set(liveSet, f))
+		if err != nil {
+			return nil, explain("read set "+liveSet.instance(f), err)
+		}
+		for _, e := range elements {
+			if a, ok := netip.AddrFromSlice(e.Key); ok {
+				out = append(out, a)
+			}
+		}
+	}
+	return out, nil
 }
 
 // Remove implements [iptables.Backend]. Closing the owner's socket would do for
@@ -232,7 +315,7 @@ func (b *Backend) Remove() error {
 		b.total = last
 	}
 	err := b.deleteTable(b.Table())
-	b.setup, b.owned, b.live, b.plan = false, false, nil, iptables.Plan{}
+	b.setup, b.owned, b.rules = false, false, iptables.Rules{}
 	return errors.Join(err, b.conn.Close())
 }
 

@@ -5,8 +5,10 @@ import (
 	"net/netip"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -47,41 +49,52 @@ func listed(t *testing.T, b *Backend) string {
 	t.Helper()
 	out := testns.Run(t, "nft", "list", "table", "inet", b.Table())
 	out = regexp.MustCompile(`(?m)^\t(comment|flags) .*\n(\n)?`).ReplaceAllString(out, "")
+	out = regexp.MustCompile(`(?s)(set (?:live|exempt|held)\d \{[^}]*?)\n\t\telements = \{[^}]*\}`).ReplaceAllString(out, "$1")
 	out = regexp.MustCompile(`(?m)^(table .*\{).*$`).ReplaceAllString(out, "$1")
 	return regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(out, "packets 0 bytes 0")
 }
 
 func TestPrintIsWhatTheKernelHolds(t *testing.T) {
 	checks := []iptables.Check{{Endpoint: endpoint("10.96.0.10", 41000, iptables.UDP)}, {Endpoint: endpoint("fd00:10:96::a", 41001, iptables.TCP)}}
-	full := dnsPlan("169.254.20.10", "10.96.0.10", "fd00:10:96::a")
-	full.Untrack = []iptables.Endpoint{endpoint("169.254.20.10", 8080, iptables.TCP)}
-	full = full.Normalize()
-	small := dnsPlan("10.96.0.10")
+	plan := dnsPlan("169.254.20.10", "10.96.0.10", "fd00:10:96::a")
+	plan.Untrack = []iptables.Endpoint{endpoint("169.254.20.10", 8080, iptables.TCP)}
+	plan.Lease = time.Second
+	full := iptables.Rules{
+		Plan:   plan.Normalize(),
+		Checks: checks,
+		Leases: []iptables.Lease{{
+			Source: netip.MustParseAddrPort("10.96.0.10:42000"), Listen: netip.MustParseAddrPort("10.96.0.10:53"),
+		}},
+		Uplinks: []string{"eth0"},
+		Unowned: []netip.Addr{netip.MustParseAddr("169.254.20.10")},
+	}
+	full.Plan.Sources = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("fd00:244::/48")}
+	noLease := full
+	noLease.Plan.Lease = 0
+	dryRun := full
+	dryRun.Plan.DryRun = true
+	small := iptables.Rules{Plan: dnsPlan("10.96.0.10")}
 
 	for _, tc := range []struct {
-		name     string
-		do       func(*Backend) error
-		plan     iptables.Plan
-		attached bool
+		name string
+		do   func(*Backend) error
+		want iptables.Rules
 	}{
-		{"installed, queries not untracked yet", func(b *Backend) error {
-			return b.Install(full, checks)
-		}, full, false},
-		{"attached", func(b *Backend) error {
-			return errors.Join(b.Install(full, checks), b.Attach())
-		}, full, true},
-		{"attached twice", func(b *Backend) error {
-			return errors.Join(b.Install(full, checks), b.Attach(), b.Attach())
-		}, full, true},
-		{"detached: responses stay", func(b *Backend) error {
-			return errors.Join(b.Install(full, checks), b.Attach(), b.Detach())
-		}, full, false},
-		{"a smaller plan leaves what stays attached", func(b *Backend) error {
-			return errors.Join(b.Install(full, checks), b.Attach(), b.Install(small, checks))
-		}, small, true},
+		{"a lease", func(b *Backend) error { return b.Install(full) }, full},
+		{"no lease", func(b *Backend) error { return b.Install(noLease) }, noLease},
+		{"dry-run", func(b *Backend) error { return b.Install(dryRun) }, dryRun},
+		{"a smaller plan", func(b *Backend) error {
+			return errors.Join(b.Install(noLease), b.Install(small))
+		}, small},
+		{"from a lease to none", func(b *Backend) error {
+			return errors.Join(b.Install(full), b.Install(noLease))
+		}, noLease},
+		{"from dry-run to a lease", func(b *Backend) error {
+			return errors.Join(b.Install(dryRun), b.Install(full))
+		}, full},
 		{"removed and made again", func(b *Backend) error {
-			return errors.Join(b.Install(full, checks), b.Attach(), b.Remove(), b.Install(small, checks))
-		}, small, false},
+			return errors.Join(b.Install(full), b.Remove(), b.Install(small))
+		}, small},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testns.Program(t, "nft")
@@ -89,28 +102,63 @@ func TestPrintIsWhatTheKernelHolds(t *testing.T) {
 			if err := tc.do(b); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(Print(b.Table(), tc.plan, checks, tc.attached), listed(t, b)); diff != "" {
+			if diff := cmp.Diff(Print(b.Table(), tc.want), listed(t, b)); diff != "" {
 				t.Errorf("printed plan and kernel differ (-printed +kernel):\n%s", diff)
 			}
 		})
 	}
 }
 
-func TestALargerPlanAttachesNothingByItself(t *testing.T) {
-	b := newBackend(t)
-	small, full := dnsPlan("10.96.0.10"), dnsPlan("10.96.0.10", "10.96.0.11")
-	if err := errors.Join(b.Install(small, nil), b.Attach(), b.Install(full, nil)); err != nil {
+func live(t *testing.T, b *Backend) []string {
+	t.Helper()
+	addrs, err := b.Live()
+	if err != nil {
 		t.Fatal(err)
 	}
-	got := listed(t, b)
-	if !strings.Contains(got, "set live4 {\n\t\ttype ipv4_addr . inet_proto . inet_service\n\t\telements = { 10.96.0.10 . tcp . 53,\n\t\t\t     10.96.0.10 . udp . 53 }") {
-		t.Errorf("the endpoints that stay must stay live, and the new ones wait for Attach:\n%s", got)
+	var out []string
+	for _, a := range addrs {
+		out = append(out, a.String())
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestLive(t *testing.T) {
+	full, small := iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00::a")}, iptables.Rules{Plan: dnsPlan("10.96.0.10")}
+	for _, tc := range []struct {
+		name string
+		do   func(*Backend) error
+		want []string
+	}{
+		{"installed only", func(b *Backend) error { return b.Install(full) }, nil},
+		{"attached", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach()) }, []string{"10.96.0.10", "fd00::a"}},
+		{"attached twice", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach(), b.Attach()) }, []string{"10.96.0.10", "fd00::a"}},
+		{"detached", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach(), b.Detach()) }, nil},
+		{"a smaller plan keeps what stays", func(b *Backend) error {
+			return errors.Join(b.Install(full), b.Attach(), b.Install(small))
+		}, []string{"10.96.0.10"}},
+		{"a smaller plan of what was never live", func(b *Backend) error {
+			return errors.Join(b.Install(full), b.Install(small))
+		}, nil},
+		{"a larger plan attaches nothing by itself", func(b *Backend) error {
+			return errors.Join(b.Install(small), b.Attach(), b.Install(full))
+		}, []string{"10.96.0.10"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBackend(t)
+			if err := tc.do(b); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, live(t, b)); diff != "" {
+				t.Errorf("live addresses (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
 func TestOthersCannotTouchTheTable(t *testing.T) {
 	b := newBackend(t)
-	if err := errors.Join(b.Install(dnsPlan("10.96.0.10"), nil), b.Attach()); err != nil {
+	if err := errors.Join(b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}), b.Attach()); err != nil {
 		t.Fatal(err)
 	}
 	if !b.Owned() {
@@ -133,7 +181,7 @@ func TestOthersCannotTouchTheTable(t *testing.T) {
 
 func TestTheTableGoesWithItsSocket(t *testing.T) {
 	b := newBackend(t)
-	if err := b.Install(dnsPlan("10.96.0.10"), nil); err != nil {
+	if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}); err != nil {
 		t.Fatal(err)
 	}
 	// What the kernel does when the process dies.
@@ -154,7 +202,7 @@ func TestTwoInstances(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(b.Install(dnsPlan("10.96.0.10"), nil), b.Attach()); err != nil {
+		if err := errors.Join(b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}), b.Attach()); err != nil {
 			t.Fatal(err)
 		}
 		bs = append(bs, b)
@@ -178,7 +226,7 @@ func TestTwoInstances(t *testing.T) {
 
 func TestARefusedTransactionChangesNothing(t *testing.T) {
 	b := newBackend(t)
-	if err := errors.Join(b.Install(dnsPlan("10.96.0.10"), nil), b.Attach()); err != nil {
+	if err := errors.Join(b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}), b.Attach()); err != nil {
 		t.Fatal(err)
 	}
 	before := listed(t, b)
@@ -187,10 +235,10 @@ func TestARefusedTransactionChangesNothing(t *testing.T) {
 	err := func() error {
 		// A set that does not exist makes the kernel refuse one message in
 		// the middle of the batch.
-		set := b.rs.sets[iptables.IPv4].check
+		set := b.rs.set(checkSet, iptables.IPv4)
 		defer func(name string) { set.Name = name }(set.Name)
 		set.Name = "nosuchset"
-		return b.Install(bad, nil)
+		return b.Install(iptables.Rules{Plan: bad})
 	}()
 	if err == nil {
 		t.Fatal("a transaction on a missing set worked")
@@ -201,7 +249,7 @@ func TestARefusedTransactionChangesNothing(t *testing.T) {
 	if diff := cmp.Diff(before, listed(t, b)); diff != "" {
 		t.Errorf("a refused transaction changed the table:\n%s", diff)
 	}
-	if err := b.Install(dnsPlan("10.96.0.11"), nil); err != nil {
+	if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.11")}); err != nil {
 		t.Errorf("the next transaction after a refused one: %v", err)
 	}
 }

@@ -1,18 +1,19 @@
 package nft
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Print writes a plan as nft syntax, as `nft list table` shows the table that
-// Install and Attach make of it, packet counts aside. attached tells whether
-// the queries are untracked.
-func Print(table string, p iptables.Plan, checks []iptables.Check, attached bool) string {
+// Print writes rules as nft syntax, as `nft list table` shows the table that
+// Install makes of them, packet counts and what packets put into sets aside.
+func Print(table string, r iptables.Rules) string {
 	var b strings.Builder
 	line := func(depth int, format string, args ...any) {
 		b.WriteString(strings.Repeat("\t", depth))
@@ -25,50 +26,26 @@ func Print(table string, p iptables.Plan, checks []iptables.Check, attached bool
 		line(1, "}")
 		line(0, "")
 	}
-	live := []iptables.Endpoint(nil)
-	if attached {
-		live = p.Endpoints()
-	}
-	var checkEndpoints []iptables.Endpoint
-	for _, c := range checks {
-		checkEndpoints = append(checkEndpoints, c.Endpoint)
-	}
-	for _, f := range families {
-		printSet(line, "listen", f, p.Endpoints())
-		printSet(line, "live", f, live)
-		printSet(line, "check", f, checkEndpoints)
-	}
-	for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
-		name := "queries"
-		if d == iptables.Response {
-			name = "responses"
+	for _, k := range setKinds {
+		for _, f := range k.families() {
+			printSet(line, k, f, r)
 		}
-		line(1, "chain %s {", name)
-		line(2, "notrack")
-		for _, k := range iptables.CounterKeys() {
-			if k.Direction == d {
-				line(2, "meta nfproto %s meta l4proto %s counter name %q", k.Family, k.Proto, counterName(k))
+	}
+	all := chains(r.Plan.Lease, r.Plan.DryRun)
+	for i, c := range all {
+		line(1, "chain %s {", c.name)
+		if c.hook != nil {
+			line(2, "type filter hook %s priority raw; policy accept;", c.hook)
+		}
+		for _, r := range c.rules {
+			var words []string
+			for _, s := range r {
+				words = append(words, s.text(r))
 			}
+			line(2, "%s", strings.Join(words, " "))
 		}
 		line(1, "}")
-		line(0, "")
-	}
-	for i, h := range p.Hooks() {
-		line(1, "chain %s {", h)
-		line(2, "type filter hook %s priority raw; policy accept;", h)
-		lo, query, response := "iif", "goto queries", "notrack accept"
-		if h == iptables.Output {
-			lo, query, response = "oif", "notrack accept", "goto responses"
-		}
-		for _, f := range families {
-			src, dst := matchers(f)
-			line(2, "%s \"lo\" %s @check%d %s @listen%d notrack accept", lo, src, f, dst, f)
-			line(2, "%s \"lo\" %s @listen%d %s @check%d notrack accept", lo, src, f, dst, f)
-			line(2, "%s @live%d %s", dst, f, query)
-			line(2, "%s @listen%d %s", src, f, response)
-		}
-		line(1, "}")
-		if i == 0 {
+		if i < len(all)-1 {
 			line(0, "")
 		}
 	}
@@ -76,34 +53,96 @@ func Print(table string, p iptables.Plan, checks []iptables.Check, attached bool
 	return b.String()
 }
 
-func matchers(f iptables.Family) (src, dst string) {
-	ip := "ip"
-	if f == iptables.IPv6 {
-		ip = "ip6"
+func printSet(line func(int, string, ...any), k setKind, f iptables.Family, r iptables.Rules) {
+	line(1, "set %s {", k.instance(f))
+	var types []string
+	for _, part := range k.key {
+		types = append(types, part.datatype(f).Name)
 	}
-	return ip + " saddr . meta l4proto . th sport", ip + " daddr . meta l4proto . th dport"
-}
-
-func printSet(line func(int, string, ...any), name string, f iptables.Family, endpoints []iptables.Endpoint) {
-	addr := "ipv4_addr"
-	if f == iptables.IPv6 {
-		addr = "ipv6_addr"
+	line(2, "type %s", strings.Join(types, " . "))
+	if k.dynamic {
+		line(2, "size %d", setSize)
+		line(2, "flags dynamic,timeout")
 	}
-	var elems []string
-	// The order in which nft prints concatenated keys: the last part first.
-	endpoints = slices.SortedFunc(slices.Values(endpoints), func(a, b iptables.Endpoint) int {
-		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Proto, b.Proto), a.Addr.Compare(b.Addr))
-	})
-	for _, e := range endpoints {
-		if iptables.FamilyOf(e.Addr) == f {
-			elems = append(elems, fmt.Sprintf("%s . %s . %d", e.Addr, e.Proto, e.Port))
+	var elements []string
+	if k.ranges {
+		line(2, "flags interval")
+		for _, p := range slices.SortedFunc(slices.Values(r.Plan.Sources), comparePrefixes) {
+			if iptables.FamilyOf(p.Addr()) == f {
+				elements = append(elements, p.Masked().String())
+			}
 		}
 	}
-	line(1, "set %s%d {", name, f)
-	line(2, "type %s . inet_proto . inet_service", addr)
-	if len(elems) > 0 {
-		line(2, "elements = { %s }", strings.Join(elems, ",\n\t\t\t     "))
+	keys := staticElements(r)[k.instance(f)]
+	slices.SortFunc(keys, func(a, b []byte) int { return compareKeys(k, f, a, b) })
+	for _, key := range keys {
+		elements = append(elements, keyWords(k, f, key))
+	}
+	if len(elements) > 0 {
+		line(2, "elements = { %s }", joinElements(elements, len(k.key) == 1 && f == iptables.IPv4 && !k.any))
 	}
 	line(1, "}")
 	line(0, "")
+}
+
+// joinElements breaks lines as nft does: after every element, or after every
+// second one where they are short.
+func joinElements(elements []string, short bool) string {
+	var b strings.Builder
+	for i, e := range elements {
+		switch {
+		case i == 0:
+		case short && i%2 == 1:
+			b.WriteString(", ")
+		default:
+			b.WriteString(",\n\t\t\t     ")
+		}
+		b.WriteString(e)
+	}
+	return b.String()
+}
+
+func comparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// split cuts a key into its fields.
+func split(k setKind, f iptables.Family, key []byte) [][]byte {
+	var out [][]byte
+	for _, part := range k.key {
+		n := part.words(f) * 4
+		out = append(out, key[:n])
+		key = key[n:]
+	}
+	return out
+}
+
+// compareKeys is the order in which nft prints concatenated keys: the last part
+// counts first.
+func compareKeys(k setKind, f iptables.Family, a, b []byte) int {
+	as, bs := split(k, f, a), split(k, f, b)
+	for i := len(as) - 1; i >= 0; i-- {
+		if c := bytes.Compare(as[i], bs[i]); c != 0 {
+			return c
+		}
+	}
+	return 0
+}
+
+func keyWords(k setKind, f iptables.Family, key []byte) string {
+	var words []string
+	for i, part := range split(k, f, key) {
+		switch k.key[i] {
+		case saddr, daddr:
+			a, _ := netip.AddrFromSlice(part)
+			words = append(words, a.String())
+		case sport, dport:
+			words = append(words, fmt.Sprint(int(part[0])<<8|int(part[1])))
+		case l4proto:
+			words = append(words, iptables.Proto(part[0]).String())
+		case inDevice:
+			words = append(words, fmt.Sprintf("%q", bytes.TrimRight(part, "\x00")))
+		}
+	}
+	return strings.Join(words, " . ")
 }

@@ -2,69 +2,183 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// The ruleset, for each family (sets and counters carry 4 or 6, ipv4 or ipv6):
+// The ruleset. Sets, for each family (their names end in 4 or 6):
 //
-//	listen  endpoints of the plan, static: responses are untracked by it
-//	live    endpoints whose queries are untracked: empty unless attached
-//	check   the transport addresses of our own checks
-//
-//	prerouting, output at raw (-300):
-//	  a check of ours over lo, either direction   notrack, not counted
-//	  to an endpoint in @live                     notrack, counted in prerouting
-//	  from an endpoint in @listen                 notrack, counted in output
+//	listen   endpoints of the plan, static
+//	live     listen addresses whose queries are untracked; elements time out
+//	lease    full tuples of the answers that renew live
+//	check    source addresses and ports of our own checks
+//	exempt   TCP connections that are tracked and stay so until they end
+//	held     TCP connections that our listeners hold
+//	unowned  listen addresses that no Service owns
+//	sources  who is served although an uplink brings it
+//	uplinks  devices with a default route, both families
 //
 // Queries all pass prerouting (the node's own arrive there over lo) and
 // responses all leave through output, so each packet is counted once although
 // what the node sends to itself passes both hooks. A packet that is no DNS
 // costs two set lookups per hook.
 
-// setTypes are the keys of the sets: address . protocol . port.
-var setTypes = map[iptables.Family]nftables.SetDatatype{
-	iptables.IPv4: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
-	iptables.IPv6: nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService),
-}
-
 var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
 
-// familySets are the three sets of one family.
-type familySets struct {
-	listen, live, check *nftables.Set
+// Timeouts of what packets put into sets. Every packet of the connection sets
+// them anew; DNS servers close idle connections much earlier (RFC 7766 6.2.3).
+const connectionTimeout = 10 * time.Minute
+
+// chains of one variant of the ruleset.
+func chains(lease time.Duration, dryRun bool) []chain {
+	prerouting, output := iptables.Prerouting, iptables.Output
+	count := func(name string, d iptables.Direction) chain {
+		c := chain{name: name}
+		if !dryRun {
+			c.rules = append(c.rules, rule{notrack{}})
+		}
+		for _, k := range iptables.CounterKeys() {
+			if k.Direction == d {
+				c.rules = append(c.rules, rule{ofClass{k.Family, k.Proto}, countKey(k)})
+			}
+		}
+		return c
+	}
+	out := []chain{count("queries", iptables.Query), count("responses", iptables.Response)}
+	if dryRun {
+		// What arrives is counted, nothing is untracked; responses do not
+		// come from our listeners.
+		base := chain{name: "prerouting", hook: &prerouting}
+		for _, f := range families {
+			base.rules = append(base.rules, rule{in{f, listenSet.key, listenSet, false}, goToChain("queries")})
+		}
+		return append(out, base)
+	}
+	for _, f := range families {
+		out = append(out, arriving(f), leaving(f), answering(f))
+	}
+	pre, post := chain{name: "prerouting", hook: &prerouting}, chain{name: "output", hook: &output}
+	for _, f := range families {
+		checkKey, responseKey := []field{daddr, l4proto, dport}, []field{saddr, l4proto, sport}
+		checks := func(h iptables.Hook) []rule {
+			return []rule{
+				{onLo(h), in{f, checkSet.key, checkSet, false}, in{f, listenSet.key, listenSet, false}, notrack{}, accept{}},
+				{onLo(h), in{f, responseKey, listenSet, false}, in{f, checkKey, checkSet, false}, notrack{}, accept{}},
+			}
+		}
+		if lease > 0 {
+			post.rules = append(post.rules, rule{
+				onLo(output), in{f, leaseSet.key, leaseSet, false},
+				put{f, []field{saddr}, liveSet, true, lease}, notrack{}, accept{},
+			})
+		}
+		pre.rules = append(append(pre.rules, checks(prerouting)...),
+			rule{in{f, listenSet.key, listenSet, false}, goToChain(fmt.Sprintf("arriving%d", f))},
+			rule{in{f, responseKey, listenSet, false}, notrack{}, accept{}},
+		)
+		post.rules = append(append(post.rules, checks(output)...),
+			rule{in{f, listenSet.key, listenSet, false}, goToChain(fmt.Sprintf("leaving%d", f))},
+			rule{in{f, responseKey, listenSet, false}, goToChain(fmt.Sprintf("answering%d", f))},
+		)
+	}
+	return append(out, pre, post)
 }
 
-// ruleset holds the objects of one table by which later transactions name them.
+// arriving decides about queries in prerouting.
+func arriving(f iptables.Family) chain {
+	foreign := rule{
+		in{f, []field{inDevice}, uplinkSet, false},
+		in{f, []field{saddr}, sourceSet, true},
+	}
+	with := func(s ...statement) rule { return append(append(rule{}, foreign...), s...) }
+	return chain{name: fmt.Sprintf("arriving%d", f), rules: append([]rule{
+		// From outside: to a Service address it goes on to kube-proxy as ever,
+		// an address that no Service owns is nobody's business out there.
+		with(in{f, []field{daddr}, unownedSet, false}, drop{}),
+		with(accept{}),
+	}, queryRules(f, goToChain("queries"))...)}
+}
+
+// leaving decides about the node's own queries in output.
+func leaving(f iptables.Family) chain {
+	return chain{name: fmt.Sprintf("leaving%d", f), rules: queryRules(f, notrack{}, accept{})}
+}
+
+// tuple is the key of TCP connections as queries have it, and as the responses
+// to them do.
+var (
+	tuple         = []field{saddr, l4proto, sport, daddr, dport}
+	reversedTuple = []field{daddr, l4proto, dport, saddr, sport}
+)
+
+func queryRules(f iptables.Family, untrack ...statement) []rule {
+	return []rule{
+		// Tracked before we attached: kube-proxy rewrites it until it ends.
+		{in{f, tuple, exemptSet, false}, put{f, tuple, exemptSet, true, connectionTimeout}, accept{}},
+		append(rule{in{f, []field{daddr}, liveSet, false}}, untrack...),
+		// Not live, but the connection is ours: it stays so during the drain.
+		append(rule{in{f, tuple, heldSet, false}}, untrack...),
+		// A connection that will be tracked, since nothing above took it.
+		{tcpFlags{syn: true}, put{f, tuple, exemptSet, true, connectionTimeout}},
+	}
+}
+
+// answering untracks and counts responses, and notes connections that we hold.
+func answering(f iptables.Family) chain {
+	return chain{name: fmt.Sprintf("answering%d", f), rules: []rule{
+		{tcpFlags{syn: true, ack: true}, put{f, reversedTuple, heldSet, true, connectionTimeout}},
+		{in{f, reversedTuple, heldSet, false}, put{f, reversedTuple, heldSet, true, connectionTimeout}},
+		{goToChain("responses")},
+	}}
+}
+
+func countKey(k iptables.CounterKey) statement { return count(k) }
+
+// counterName gives for example "query-ipv4-udp".
+func counterName(k iptables.CounterKey) string {
+	return fmt.Sprintf("%s-%s-%s", k.Direction, k.Family, k.Proto)
+}
+
+// ruleset holds the objects of one table by which transactions name them.
 type ruleset struct {
 	table *nftables.Table
-	sets  map[iptables.Family]familySets
+	sets  map[string]*nftables.Set
 }
 
 func newRuleset(name string) *ruleset {
 	rs := &ruleset{
 		table: &nftables.Table{Name: name, Family: nftables.TableFamilyINet},
-		sets:  map[iptables.Family]familySets{},
+		sets:  map[string]*nftables.Set{},
 	}
-	for _, f := range families {
-		set := func(name string) *nftables.Set {
-			return &nftables.Set{Table: rs.table, Name: fmt.Sprintf("%s%d", name, f), KeyType: setTypes[f]}
+	for _, k := range setKinds {
+		for _, f := range k.families() {
+			set := &nftables.Set{Table: rs.table, Name: k.instance(f), KeyType: k.datatype(f)}
+			if k.dynamic {
+				set.Dynamic, set.HasTimeout, set.Size = true, true, setSize
+			}
+			set.Interval = k.ranges
+			if k.any {
+				set.KeyByteOrder = binaryutil.NativeEndian // device names, as nft marks them
+			}
+			rs.sets[set.Name] = set
 		}
-		rs.sets[f] = familySets{listen: set("listen"), live: set("live"), check: set("check")}
 	}
 	return rs
 }
 
+func (rs *ruleset) set(k setKind, f iptables.Family) *nftables.Set { return rs.sets[k.instance(f)] }
+
 // build queues everything but the table itself and the sets' elements.
-func (rs *ruleset) build(c *nftables.Conn) error {
-	for _, f := range families {
-		s := rs.sets[f]
-		for _, set := range []*nftables.Set{s.listen, s.live, s.check} {
-			if err := c.AddSet(set, nil); err != nil {
+func (rs *ruleset) build(c *nftables.Conn, p iptables.Plan) error {
+	for _, k := range setKinds {
+		for _, f := range k.families() {
+			if err := c.AddSet(rs.set(k, f), nil); err != nil {
 				return err
 			}
 		}
@@ -72,147 +186,161 @@ func (rs *ruleset) build(c *nftables.Conn) error {
 	for _, k := range iptables.CounterKeys() {
 		c.AddObj(&nftables.NamedObj{Table: rs.table, Name: counterName(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
-	queries := rs.countChain(c, "queries", iptables.Query)
-	responses := rs.countChain(c, "responses", iptables.Response)
+	rs.addChains(c, p)
+	return nil
+}
 
-	accept := nftables.ChainPolicyAccept
-	for _, hook := range (iptables.Plan{}).Hooks() {
-		hooknum := nftables.ChainHookPrerouting
-		if hook == iptables.Output {
-			hooknum = nftables.ChainHookOutput
-		}
-		chain := c.AddChain(&nftables.Chain{
-			Table: rs.table, Name: hook.String(), Type: nftables.ChainTypeFilter,
-			Hooknum: hooknum, Priority: nftables.ChainPriorityRaw, Policy: &accept,
-		})
-		for _, f := range families {
-			s := rs.sets[f]
-			rs.rule(c, chain, onLo(hook), inSet(f, source, s.check), inSet(f, destination, s.listen), notrackAccept())
-			rs.rule(c, chain, onLo(hook), inSet(f, source, s.listen), inSet(f, destination, s.check), notrackAccept())
-			queryVerdict, responseVerdict := notrackAccept(), notrackAccept()
-			if hook == iptables.Prerouting {
-				queryVerdict = gotoChain(queries)
-			} else {
-				responseVerdict = gotoChain(responses)
+// rebuild replaces the rules of one variant by those of another. Sets and
+// counters stay.
+func (rs *ruleset) rebuild(c *nftables.Conn, old, p iptables.Plan) {
+	former := chains(old.Lease, old.DryRun)
+	for _, ch := range former {
+		c.FlushChain(&nftables.Chain{Table: rs.table, Name: ch.name})
+	}
+	// Not before all are flushed: a chain cannot go while a rule leads to it.
+	for _, ch := range former {
+		c.DelChain(&nftables.Chain{Table: rs.table, Name: ch.name})
+	}
+	rs.addChains(c, p)
+}
+
+func (rs *ruleset) addChains(c *nftables.Conn, p iptables.Plan) {
+	policy := nftables.ChainPolicyAccept
+	all := chains(p.Lease, p.DryRun)
+	added := map[string]*nftables.Chain{}
+	for _, ch := range all {
+		n := &nftables.Chain{Table: rs.table, Name: ch.name}
+		if ch.hook != nil {
+			n.Type, n.Priority, n.Policy = nftables.ChainTypeFilter, nftables.ChainPriorityRaw, &policy
+			n.Hooknum = nftables.ChainHookPrerouting
+			if *ch.hook == iptables.Output {
+				n.Hooknum = nftables.ChainHookOutput
 			}
-			rs.rule(c, chain, inSet(f, destination, s.live), queryVerdict)
-			rs.rule(c, chain, inSet(f, source, s.listen), responseVerdict)
+		}
+		added[ch.name] = c.AddChain(n)
+	}
+	for _, ch := range all {
+		for _, r := range ch.rules {
+			var exprs []expr.Any
+			for _, s := range r {
+				exprs = append(exprs, s.exprs(rs)...)
+			}
+			c.AddRule(&nftables.Rule{Table: rs.table, Chain: added[ch.name], Exprs: exprs})
+		}
+	}
+}
+
+// fill makes the static sets hold what the rules ask for. A set is flushed and
+// filled within one transaction, which packets see as one change.
+func (rs *ruleset) fill(c *nftables.Conn, r iptables.Rules) error {
+	static := staticElements(r)
+	for _, k := range setKinds {
+		if k.dynamic {
+			continue
+		}
+		for _, f := range k.families() {
+			set := rs.set(k, f)
+			c.FlushSet(set)
+			var elements []nftables.SetElement
+			if k.ranges {
+				elements = intervals(f, r.Plan.Sources)
+			}
+			for _, key := range static[set.Name] {
+				elements = append(elements, nftables.SetElement{Key: key})
+			}
+			if len(elements) == 0 {
+				continue
+			}
+			if err := c.SetAddElements(set, elements); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// countChain adds the chain that untracks what is sent to it and counts it by
-// family and protocol.
-func (rs *ruleset) countChain(c *nftables.Conn, name string, d iptables.Direction) *nftables.Chain {
-	chain := c.AddChain(&nftables.Chain{Table: rs.table, Name: name})
-	rs.rule(c, chain, []expr.Any{&expr.Notrack{}})
-	for _, k := range iptables.CounterKeys() {
-		if k.Direction != d {
-			continue
+// staticElements are the keys of the sets that packets do not fill, by the
+// set's name. Intervals are not among them.
+func staticElements(r iptables.Rules) map[string][][]byte {
+	out := map[string][][]byte{}
+	add := func(k setKind, a netip.Addr, key []byte) {
+		name := k.instance(iptables.FamilyOf(a))
+		out[name] = append(out[name], key)
+	}
+	for _, k := range setKinds {
+		if !k.dynamic {
+			for _, f := range k.families() {
+				out[k.instance(f)] = nil
+			}
 		}
-		rs.rule(c, chain, isFamily(k.Family), isProto(k.Proto), []expr.Any{
-			&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counterName(k)},
-		})
 	}
-	return chain
-}
-
-func (rs *ruleset) rule(c *nftables.Conn, chain *nftables.Chain, parts ...[]expr.Any) {
-	var exprs []expr.Any
-	for _, p := range parts {
-		exprs = append(exprs, p...)
+	for _, e := range r.Plan.Endpoints() {
+		add(listenSet, e.Addr, endpointKey(e))
 	}
-	c.AddRule(&nftables.Rule{Table: rs.table, Chain: chain, Exprs: exprs})
-}
-
-// counterName gives for example "query-ipv4-udp".
-func counterName(k iptables.CounterKey) string {
-	return fmt.Sprintf("%s-%s-%s", k.Direction, k.Family, k.Proto)
-}
-
-// side is the end of a packet that is compared with a set.
-type side uint8
-
-const (
-	source side = iota
-	destination
-)
-
-// inSet matches a packet of family f whose address, protocol and port on the
-// given side are an element of set. The key is laid out in 32-bit registers,
-// as sets with concatenated keys want it (NFT_REG32_00 is 8; register 1 is the
-// first 16 bytes of them).
-func inSet(f iptables.Family, s side, set *nftables.Set) []expr.Any {
-	const reg32 = unix.NFT_REG32_00
-	addrOffset, addrLen, proto := uint32(12), uint32(4), uint32(reg32+1)
-	if f == iptables.IPv6 {
-		addrOffset, addrLen, proto = 8, 16, reg32+4
+	for _, c := range r.Checks {
+		add(checkSet, c.Addr, endpointKey(c.Endpoint))
 	}
-	portOffset := uint32(0)
-	if s == destination {
-		addrOffset += addrLen
-		portOffset = 2
+	for _, l := range r.Leases {
+		// The answer: from the listen endpoint to the lease port.
+		add(leaseSet, l.Listen.Addr(), tupleKey(iptables.UDP, l.Listen, l.Source))
 	}
-	return append(isFamily(f),
-		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: addrOffset, Len: addrLen},
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: proto},
-		&expr.Payload{DestRegister: proto + 1, Base: expr.PayloadBaseTransportHeader, Offset: portOffset, Len: 2},
-		&expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: set.Name, SetID: set.ID},
-	)
-}
-
-func isFamily(f iptables.Family) []expr.Any {
-	nfproto := byte(unix.NFPROTO_IPV4)
-	if f == iptables.IPv6 {
-		nfproto = unix.NFPROTO_IPV6
+	for _, a := range r.Unowned {
+		add(unownedSet, a, addrKey(a))
 	}
-	return metaIs(expr.MetaKeyNFPROTO, []byte{nfproto})
-}
-
-func isProto(p iptables.Proto) []expr.Any {
-	return metaIs(expr.MetaKeyL4PROTO, []byte{byte(p)})
-}
-
-// onLo matches what comes from or goes to the loopback device, whose index is
-// 1 in every network namespace. Nothing that a pod sends arrives on it.
-func onLo(h iptables.Hook) []expr.Any {
-	key := expr.MetaKeyIIF
-	if h == iptables.Output {
-		key = expr.MetaKeyOIF
-	}
-	return metaIs(key, nativeUint32(1))
-}
-
-func metaIs(key expr.MetaKey, value []byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: unix.NFT_REG_1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: value},
-	}
-}
-
-func notrackAccept() []expr.Any {
-	return []expr.Any{&expr.Notrack{}, &expr.Verdict{Kind: expr.VerdictAccept}}
-}
-
-func gotoChain(c *nftables.Chain) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
-}
-
-// elements returns the keys of the endpoints of one family.
-func elements(f iptables.Family, endpoints []iptables.Endpoint) []nftables.SetElement {
-	var out []nftables.SetElement
-	for _, e := range endpoints {
-		if iptables.FamilyOf(e.Addr) == f {
-			out = append(out, nftables.SetElement{Key: elementKey(e)})
+	if !r.Plan.AnySource {
+		for _, device := range r.Uplinks {
+			out[uplinkSet.name] = append(out[uplinkSet.name], deviceKey(device))
 		}
 	}
 	return out
 }
 
-// elementKey concatenates address, protocol and port, each padded to 32 bits.
-func elementKey(e iptables.Endpoint) []byte {
-	key := e.Addr.AsSlice()
-	key = append(key, byte(e.Proto), 0, 0, 0)
-	return append(key, byte(e.Port>>8), byte(e.Port), 0, 0)
+// intervals are the elements of an interval set: the first address of each
+// prefix, and the first one behind it.
+func intervals(f iptables.Family, prefixes []netip.Prefix) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, p := range prefixes {
+		if iptables.FamilyOf(p.Addr()) != f {
+			continue
+		}
+		p = p.Masked()
+		end := p.Addr().AsSlice()
+		for i := p.Bits(); i < len(end)*8; i++ {
+			end[i/8] |= 0x80 >> (i % 8)
+		}
+		out = append(out, nftables.SetElement{Key: addrKey(p.Addr())})
+		last, _ := netip.AddrFromSlice(end)
+		if next := last.Next(); next.IsValid() {
+			out = append(out, nftables.SetElement{Key: addrKey(next), IntervalEnd: true})
+		}
+	}
+	return out
+}
+
+// Keys of set elements: every part is padded to 32 bits.
+
+func addrKey(a netip.Addr) []byte { return a.AsSlice() }
+
+func protoPortKey(p iptables.Proto, port uint16) []byte {
+	return []byte{byte(p), 0, 0, 0, byte(port >> 8), byte(port), 0, 0}
+}
+
+// endpointKey is the key of listen and check: address . protocol . port.
+func endpointKey(e iptables.Endpoint) []byte {
+	return append(addrKey(e.Addr), protoPortKey(e.Proto, e.Port)...)
+}
+
+// tupleKey is the key of lease, exempt and held: source, protocol, source
+// port, destination, destination port.
+func tupleKey(proto iptables.Proto, src, dst netip.AddrPort) []byte {
+	key := append(addrKey(src.Addr()), protoPortKey(proto, src.Port())...)
+	key = append(key, addrKey(dst.Addr())...)
+	return append(key, byte(dst.Port()>>8), byte(dst.Port()), 0, 0)
+}
+
+// deviceKey is the key of uplinks: a device name padded to IFNAMSIZ.
+func deviceKey(name string) []byte {
+	key := make([]byte, 16)
+	copy(key, name)
+	return key
 }

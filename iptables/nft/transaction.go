@@ -150,3 +150,6 @@ func messageName(m netlink.Message) string {
 	}
 	return fmt.Sprintf("nf_tables message %d", int(m.Header.Type)&0xff)
 }
+
+// isOverrun reports that announcements were lost for want of buffer space.
+func isOverrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }

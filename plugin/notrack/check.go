@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,77 +17,116 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// checkLabel is the first part of the name that a check asks for; the id of
+// The first part of the names that checks and lease probes ask for; the id of
 // this load of the Corefile follows, then a zone that is served there:
 //
 //	trackless-check-0123456789abcdef.cluster.local.
 //
-// The handler of that load answers it and no other does, so an answer proves
-// that our own listener is read and our own chain runs.
-const checkLabel = "trackless-check-"
+// Only the handlers of that load answer, through `cache` and without an
+// upstream, so an answer proves that our own listener is read and our own chain
+// runs. Another instance refuses a check, so that it tries another port, and
+// leaves a lease probe unanswered, since any answer to it renews the lease.
+const (
+	checkLabel = "trackless-check-"
+	leaseLabel = "trackless-lease-"
+)
 
-// checkTimeout bounds one check; it goes over lo.
-const checkTimeout = 250 * time.Millisecond
+const (
+	// checkTimeout bounds one check; it goes over lo.
+	checkTimeout = 250 * time.Millisecond
 
-// poolSize is the number of source ports for checks of each address and
-// protocol. With SO_REUSEPORT the kernel spreads clients over the listening
-// sockets of all instances on this node by a hash of the tuple: some ports lead
-// to ours, others to another instance's, which refuses the check.
-const poolSize = 16
+	// renewTimeout bounds one try of a lease probe: another instance does not
+	// answer it, and the next port is tried.
+	renewTimeout = 100 * time.Millisecond
 
-// errNotOurs says that another instance answered; another port may lead to us.
-var errNotOurs = errors.New("another instance answers")
+	// poolSize is the number of source ports for checks of each address and
+	// protocol, and leasePool that for lease probes. With SO_REUSEPORT the
+	// kernel spreads clients over the listening sockets of all instances on
+	// this node by a hash of the tuple: some ports lead to one of ours, others
+	// to another of ours or to another instance's.
+	poolSize  = 16
+	leasePool = 8
+)
+
+// errNotOurs says that someone else answered.
+var errNotOurs = errors.New("someone else answered")
 
 // checker implements [iptables.Checker] with real queries.
 type checker struct {
 	config *configuration
-	ports  map[netip.Addr]*pool
+	pools  map[netip.Addr]*pool
+
+	// tracked reports whether a conntrack entry stands for a query, and
+	// removes it.
+	tracked func(client, server netip.AddrPort) (bool, error)
 }
 
 // pool holds the source ports for checks of one address.
 type pool struct {
-	udp []*net.UDPConn
-	tcp []boundPort
+	udp    []*net.UDPConn
+	tcp    []boundPort
+	lease  []*net.UDPConn
+	effect *net.UDPConn
 
-	// The ports that led to us last; they most likely still do.
-	lastUDP, lastTCP int
+	// Which ports led to which of our sockets, by endpoint.
+	routes map[iptables.Endpoint]map[string]int
+	last   int // the lease port that was answered last
 }
 
 var _ iptables.Checker = (*checker)(nil)
 
-func newChecker(c *configuration) *checker {
-	return &checker{config: c, ports: map[netip.Addr]*pool{}}
+func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (bool, error)) *checker {
+	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked}
 }
 
 // Reserve implements [iptables.Checker].
-func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, error) {
+func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
 	var checks []iptables.Check
+	var leases []iptables.Lease
 	for _, a := range addrs {
-		p := c.ports[a]
+		p := c.pools[a]
 		if p == nil {
-			p = &pool{}
-			c.ports[a] = p
+			p = &pool{routes: map[iptables.Endpoint]map[string]int{}}
+			c.pools[a] = p
 		}
 		if err := p.fill(a); err != nil {
-			return nil, fmt.Errorf("reserve a port for checks of %s: %w", a, err)
+			return nil, nil, fmt.Errorf("reserve a port for checks of %s: %w", a, err)
 		}
-		for i := range poolSize {
-			checks = append(checks,
-				iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: udpPort(p.udp[i]), Proto: iptables.UDP}},
-				iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: p.tcp[i].port, Proto: iptables.TCP}},
-			)
+		check := func(proto iptables.Proto, port uint16) {
+			checks = append(checks, iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: port, Proto: proto}})
+		}
+		for _, conn := range slices.Concat(p.udp, p.lease) {
+			check(iptables.UDP, udpPort(conn))
+		}
+		for _, b := range p.tcp {
+			check(iptables.TCP, b.port)
+		}
+		if e, ok := c.leaseEndpoint(a); ok {
+			for _, conn := range p.lease {
+				leases = append(leases, iptables.Lease{Source: netip.AddrPortFrom(a, udpPort(conn)), Listen: e.AddrPort()})
+			}
 		}
 	}
-	return checks, nil
+	return checks, leases, nil
 }
 
 func (p *pool) fill(a netip.Addr) error {
+	listen := func() (*net.UDPConn, error) {
+		return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	}
 	for len(p.udp) < poolSize {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+		conn, err := listen()
 		if err != nil {
 			return err
 		}
 		p.udp = append(p.udp, conn)
+	}
+	for len(p.lease) < leasePool {
+		conn, err := listen()
+		if err != nil {
+			return err
+		}
+		p.lease = append(p.lease, conn)
 	}
 	for len(p.tcp) < poolSize {
 		port, err := bindTCP(a)
@@ -95,76 +135,179 @@ func (p *pool) fill(a netip.Addr) error {
 		}
 		p.tcp = append(p.tcp, port)
 	}
+	if p.effect == nil {
+		conn, err := listen()
+		if err != nil {
+			return err
+		}
+		p.effect = conn
+	}
 	return nil
 }
 
-// Check implements [iptables.Checker].
+// leaseEndpoint is where lease probes of an address go: its first endpoint that
+// speaks plain DNS over UDP.
+func (c *checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
+	for _, e := range c.config.plan.Listen {
+		if e.Addr == a && e.Proto == iptables.UDP && c.config.zones[e] != "" {
+			return e, true
+		}
+	}
+	return iptables.Endpoint{}, false
+}
+
+// Check implements [iptables.Checker]. Each of our sockets at the endpoint is
+// asked through a port that is known to lead to it; when a port leads elsewhere
+// than before, as after another instance came or went, all are tried again.
 func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
-	p := c.ports[e.Addr]
-	last, ask := &p.lastTCP, func(ctx context.Context, i int) error { return c.checkTCP(ctx, e, p.tcp[i].port) }
+	p := c.pools[e.Addr]
+	for socket, port := range p.routes[e] {
+		got, err := c.ask(ctx, p, e, port)
+		if err != nil && !errors.Is(err, errNotOurs) {
+			return err
+		}
+		if err != nil || got != socket {
+			delete(p.routes, e)
+			break
+		}
+	}
+	if p.routes[e] != nil {
+		return nil
+	}
+	routes, err := map[string]int{}, errNotOurs
+	for port := range poolSize {
+		socket, askErr := c.ask(ctx, p, e, port)
+		switch {
+		case askErr == nil:
+			routes[socket] = port
+		case !errors.Is(askErr, errNotOurs):
+			return askErr
+		default:
+			err = askErr
+		}
+		if len(routes) == c.config.sockets {
+			break
+		}
+	}
+	if len(routes) == 0 {
+		return err
+	}
+	p.routes[e] = routes
+	return nil
+}
+
+// ask sends one check from one port of the pool and returns which of our
+// sockets it came to.
+func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port int) (socket string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	if e.Proto == iptables.UDP {
-		last, ask = &p.lastUDP, func(ctx context.Context, i int) error { return c.checkUDP(ctx, e, p.udp[i]) }
+		return c.askUDP(ctx, e, p.udp[port], checkLabel)
+	}
+	return c.askTCP(ctx, e, p.tcp[port].port)
+}
+
+// Renew implements [iptables.Checker].
+func (c *checker) Renew(ctx context.Context, a netip.Addr) error {
+	p := c.pools[a]
+	e, ok := c.leaseEndpoint(a)
+	if !ok {
+		return fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
 	}
 	var err error
-	for n := range poolSize {
-		i := (*last + n) % poolSize
-		attempt, cancel := context.WithTimeout(ctx, checkTimeout)
-		err = ask(attempt, i)
+	for n := range leasePool {
+		i := (p.last + n) % leasePool
+		attempt, cancel := context.WithTimeout(ctx, renewTimeout)
+		_, err = c.askUDP(attempt, e, p.lease[i], leaseLabel)
 		cancel()
 		if err == nil {
-			*last = i
+			p.last = i
 			return nil
 		}
-		if !errors.Is(err, errNotOurs) {
-			return err
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 	}
 	return err
 }
 
-func (c *checker) checkTCP(ctx context.Context, e iptables.Endpoint, source uint16) error {
+// errTracked says that a query left a conntrack entry although the rules are
+// there.
+var errTracked = errors.New("the query left a conntrack entry: rules at or before hook priority raw defeat ours (see `nft list ruleset`, `iptables -t raw -S`)")
+
+// Effect implements [iptables.Checker].
+func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
+	e, ok := c.leaseEndpoint(a)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	conn := c.pools[a].effect
+	_, err := c.askUDP(ctx, e, conn, checkLabel)
+	if errors.Is(err, errNotOurs) {
+		// Of several instances on this node any may answer; what matters is
+		// that the query was not tracked.
+		err = nil
+	}
+	if c.tracked == nil {
+		return err
+	}
+	tracked, trackedErr := c.tracked(netip.AddrPortFrom(a, udpPort(conn)), e.AddrPort())
+	switch {
+	case trackedErr != nil:
+		return errors.Join(err, trackedErr)
+	case tracked:
+		return errTracked
+	case err != nil:
+		return fmt.Errorf("a query from this node to %s was not answered: %w", e, err)
+	}
+	return nil
+}
+
+func (c *checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16) (string, error) {
 	conn, err := dialTCP(ctx, e, source)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer conn.Close()
 	zone := c.config.zones[e]
 	if zone == "" {
-		return nil // not plain DNS: that it accepts connections has to do
+		return "", nil // not plain DNS: that it accepts connections has to do
 	}
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
-		return err
+		return "", err
 	}
-	co, query := &dns.Conn{Conn: conn}, c.config.query(zone)
+	co, query := &dns.Conn{Conn: conn}, c.config.query(checkLabel, zone)
 	if err := co.WriteMsg(query); err != nil {
-		return err
+		return "", err
 	}
 	answer, err := co.ReadMsg()
 	if err != nil {
-		return err
+		return "", err
 	}
-	return c.config.isAnswer(query, answer)
+	return c.config.answeredBy(query, answer)
 }
 
-func (c *checker) checkUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn) error {
+func (c *checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, label string) (string, error) {
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
-		return err
+		return "", err
 	}
-	query := c.config.query(c.config.zones[e])
+	query := c.config.query(label, c.config.zones[e])
 	packed, err := query.Pack()
 	if err != nil {
-		return err
+		return "", err
 	}
 	if _, err := conn.WriteToUDPAddrPort(packed, e.AddrPort()); err != nil {
-		return err
+		return "", err
 	}
 	buf := make([]byte, dns.MinMsgSize)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
 		if err != nil {
-			return err
+			return "", err
 		}
 		answer := new(dns.Msg)
 		// A late answer to an earlier check, or one from another endpoint,
@@ -172,7 +315,7 @@ func (c *checker) checkUDP(ctx context.Context, e iptables.Endpoint, conn *net.U
 		if from.Port() != e.Port || answer.Unpack(buf[:n]) != nil || answer.Id != query.Id {
 			continue
 		}
-		return c.config.isAnswer(query, answer)
+		return c.config.answeredBy(query, answer)
 	}
 }
 
@@ -200,44 +343,70 @@ func dialTCP(ctx context.Context, e iptables.Endpoint, source uint16) (net.Conn,
 // Close implements [iptables.Checker].
 func (c *checker) Close() error {
 	var errs []error
-	for a, p := range c.ports {
-		for _, conn := range p.udp {
+	for a, p := range c.pools {
+		for _, conn := range slices.Concat(p.udp, p.lease) {
 			errs = append(errs, conn.Close())
+		}
+		if p.effect != nil {
+			errs = append(errs, p.effect.Close())
 		}
 		for _, port := range p.tcp {
 			errs = append(errs, unix.Close(port.fd))
 		}
-		delete(c.ports, a)
+		delete(c.pools, a)
 	}
 	return errors.Join(errs...)
 }
 
-// query builds the question of a check.
-func (c *configuration) query(zone string) *dns.Msg {
+// query builds the question of a check or of a lease probe.
+func (c *configuration) query(label, zone string) *dns.Msg {
 	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(checkLabel+c.id+"."+strings.TrimPrefix(zone, ".")), dns.TypeTXT)
+	m.SetQuestion(dns.Fqdn(label+c.id+"."+strings.TrimPrefix(zone, ".")), dns.TypeTXT)
 	m.RecursionDesired = false
 	return m
 }
 
-// isAnswer tells an answer of this load's own handler from all others.
-func (c *configuration) isAnswer(query, answer *dns.Msg) error {
-	if answer.Rcode == dns.RcodeSuccess && len(answer.Answer) == 1 {
-		if txt, ok := answer.Answer[0].(*dns.TXT); ok && len(txt.Txt) == 1 && txt.Txt[0] == c.id {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w %s with %s", errNotOurs, query.Question[0].Name, dns.RcodeToString[answer.Rcode])
+// answer answers a check of this load. No cache stores a message with this
+// response code (RFC 2308 section 7 has only SERVFAIL cached), so each check
+// passes through what lies between.
+func (c *configuration) answer(r *dns.Msg, socket string) *dns.Msg {
+	m := new(dns.Msg).SetRcode(r, dns.RcodeRefused)
+	m.Extra = []dns.RR{&dns.TXT{
+		Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET},
+		Txt: []string{c.id, socket},
+	}}
+	return m
 }
 
-// isCheck reports whether a name is one that checks ask for, and whether this
-// load's checks do.
-func (c *configuration) isCheck(qname string) (check, own bool) {
-	if len(qname) < len(checkLabel) || !strings.EqualFold(qname[:len(checkLabel)], checkLabel) {
-		return false, false
+// answeredBy returns which of our sockets an answer came from, or errNotOurs.
+func (c *configuration) answeredBy(query, answer *dns.Msg) (socket string, err error) {
+	for _, rr := range answer.Extra {
+		if txt, ok := rr.(*dns.TXT); ok && len(txt.Txt) == 2 && txt.Txt[0] == c.id {
+			return txt.Txt[1], nil
+		}
 	}
-	id, _, _ := strings.Cut(qname[len(checkLabel):], ".")
-	return true, strings.EqualFold(id, c.id)
+	return "", fmt.Errorf("%w %s with %s", errNotOurs, query.Question[0].Name, dns.RcodeToString[answer.Rcode])
+}
+
+// probe is what a query asks for, if it is one of ours.
+type probe struct {
+	check, lease bool
+	own          bool // of this load
+}
+
+// probeOf tells checks and lease probes from ordinary names.
+func (c *configuration) probeOf(qname string) (p probe, ok bool) {
+	const n = len(checkLabel) // both have the same length
+	if len(qname) < n {
+		return p, false
+	}
+	p.check, p.lease = strings.EqualFold(qname[:n], checkLabel), strings.EqualFold(qname[:n], leaseLabel)
+	if !p.check && !p.lease {
+		return p, false
+	}
+	id, _, _ := strings.Cut(qname[n:], ".")
+	p.own = strings.EqualFold(id, c.id)
+	return p, true
 }
 
 // boundPort is a TCP port that is bound and nothing else, so that the kernel
@@ -248,9 +417,11 @@ type boundPort struct {
 }
 
 func bindTCP(a netip.Addr) (boundPort, error) {
-	domain, addr := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: v4(a)})
-	if a.Is6() {
-		domain, addr = unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16()}
+	domain, addr := unix.AF_INET6, unix.Sockaddr(nil)
+	if a.Is4() {
+		domain, addr = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4()}
+	} else {
+		addr = &unix.SockaddrInet6{Addr: a.As16()}
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -286,12 +457,4 @@ func control(raw syscall.RawConn, f func(fd int) error) error {
 	var inner error
 	err := raw.Control(func(fd uintptr) { inner = f(int(fd)) })
 	return errors.Join(err, inner)
-}
-
-// v4 is the IPv4 address, or zeros for an IPv6 address.
-func v4(a netip.Addr) [4]byte {
-	if a.Is4() {
-		return a.As4()
-	}
-	return [4]byte{}
 }

@@ -2,9 +2,11 @@ package notrack
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 
+	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -17,9 +19,9 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	client, server, proto := addresses(w)
 	if len(r.Question) == 1 && client.Addr() == server.Addr() {
 		// From this node to itself: perhaps a check of ours. They end here,
-		// so that they enter neither metrics nor log nor cache.
-		if check, own := n.config.isCheck(r.Question[0].Name); check {
-			return n.answerCheck(w, r, own)
+		// so that they enter neither metrics nor log.
+		if p, ok := n.config.probeOf(r.Question[0].Name); ok {
+			return n.answerProbe(ctx, w, r, p)
 		}
 	}
 	if !process.covers(server.Addr()) {
@@ -34,22 +36,45 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	return rcode, err
 }
 
-// answerCheck answers a check of this load with its id. One of another load or
-// of another instance, which SO_REUSEPORT brought here, is refused, so that it
-// tries again.
-func (n *NoTrack) answerCheck(w dns.ResponseWriter, r *dns.Msg, own bool) (int, error) {
-	m := new(dns.Msg)
-	if !own {
-		m.SetRcode(r, dns.RcodeRefused)
-		return dns.RcodeSuccess, w.WriteMsg(m)
+// answerProbe answers what this load asks of itself, through `cache` if the
+// block has one, so that a cache that hangs is found out.
+func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, p probe) (int, error) {
+	switch {
+	case !p.own && p.lease:
+		return dns.RcodeSuccess, nil // no answer: it would renew a lease that is not ours
+	case !p.own:
+		return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}
-	m.SetReply(r)
-	m.Authoritative = true
-	m.Answer = []dns.RR{&dns.TXT{
-		Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET},
-		Txt: []string{n.config.id},
-	}}
-	return dns.RcodeSuccess, w.WriteMsg(m)
+	if cache := n.block.Handler("cache"); cache != nil {
+		_, err := cache.ServeDNS(ctx, w, r)
+		return dns.RcodeSuccess, err
+	}
+	return answerHere(ctx, w, r, n.config)
+}
+
+func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *configuration) (int, error) {
+	return dns.RcodeSuccess, w.WriteMsg(c.answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
+}
+
+// checkpoint stands directly below `cache` and answers the checks that came
+// through it.
+type checkpoint struct {
+	Next   plugin.Handler
+	config *configuration
+}
+
+// Name implements plugin.Handler.
+func (*checkpoint) Name() string { return directive + "_checkpoint" }
+
+// ServeDNS implements plugin.Handler.
+func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if len(r.Question) == 1 {
+		client, server, _ := addresses(w)
+		if probe, ok := p.config.probeOf(r.Question[0].Name); ok && probe.own && client.Addr() == server.Addr() {
+			return answerHere(ctx, w, r, p.config)
+		}
+	}
+	return plugin.NextOrFailure(p.Name(), p.Next, ctx, w, r)
 }
 
 // addresses returns the two ends of a query and the protocol between them as

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
@@ -38,63 +39,96 @@ func tcp(s string) net.Addr {
 	return a
 }
 
-func TestChecksAreAnsweredHere(t *testing.T) {
+func loaded(t *testing.T) *configuration {
+	t.Helper()
 	config, err := newConfiguration()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := newConfiguration()
-	if err != nil {
-		t.Fatal(err)
-	}
+	return config
+}
+
+func TestProbes(t *testing.T) {
+	config, other := loaded(t), loaded(t)
 	for _, tc := range []struct {
 		name   string
 		remote string
 		query  *dns.Msg
-		passed bool // on to the next plugin
-		own    bool // answered as ours
+		want   string // passed, answered, refused, silent
 	}{
-		{"own check in the root zone", "10.96.0.10:4000", config.query("."), false, true},
-		{"own check in a zone", "10.96.0.10:4000", config.query("cluster.local."), false, true},
-		{"another load's check", "10.96.0.10:4000", other.query("cluster.local."), false, false},
-		{"a pod asks for the name", "10.244.0.11:4000", config.query("cluster.local."), true, false},
-		{"an ordinary query of the node", "10.96.0.10:4000", new(dns.Msg).SetQuestion("example.org.", dns.TypeA), true, false},
+		{"own check in the root zone", "10.96.0.10:4000", config.query(checkLabel, "."), "answered"},
+		{"own check in a zone", "10.96.0.10:4000", config.query(checkLabel, "cluster.local."), "answered"},
+		{"own lease probe", "10.96.0.10:4000", config.query(leaseLabel, "cluster.local."), "answered"},
+		{"another load's check", "10.96.0.10:4000", other.query(checkLabel, "cluster.local."), "refused"},
+		{"another load's lease probe", "10.96.0.10:4000", other.query(leaseLabel, "cluster.local."), "silent"},
+		{"a pod asks for the name", "10.244.0.11:4000", config.query(checkLabel, "cluster.local."), "passed"},
+		{"a pod asks for the lease's name", "10.244.0.11:4000", config.query(leaseLabel, "cluster.local."), "passed"},
+		{"an ordinary query of the node", "10.96.0.10:4000", new(dns.Msg).SetQuestion("example.org.", dns.TypeA), "passed"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			passed := false
-			n := &NoTrack{config: config, Next: plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-				passed = true
+			got := "silent"
+			n := &NoTrack{config: config, block: &dnsserver.Config{}, Next: plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+				got = "passed"
 				return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetReply(r))
 			})}
 			w := dnstest.NewRecorder(&writer{remote: udp(tc.remote), local: udp("10.96.0.10:53")})
 			if _, err := n.ServeDNS(context.Background(), w, tc.query); err != nil {
 				t.Fatal(err)
 			}
-			if passed != tc.passed {
-				t.Errorf("passed on: %v, want %v", passed, tc.passed)
+			if got != "passed" && w.Msg != nil {
+				got = "refused"
+				if _, err := config.answeredBy(tc.query, w.Msg); err == nil {
+					got = "answered"
+				}
+				if w.Msg.Rcode != dns.RcodeRefused {
+					t.Errorf("rcode %s: a cache would keep it", dns.RcodeToString[w.Msg.Rcode])
+				}
 			}
-			if err := config.isAnswer(tc.query, w.Msg); (err == nil) != tc.own {
-				t.Errorf("isAnswer: %v, want an answer of ours: %v", err, tc.own)
+			if got != tc.want {
+				t.Errorf("%s, want %s", got, tc.want)
 			}
-			if !tc.passed && !tc.own && w.Msg.Rcode != dns.RcodeRefused {
-				t.Errorf("rcode %s, want REFUSED", dns.RcodeToString[w.Msg.Rcode])
+		})
+	}
+}
+
+// What lies between notrack and the checkpoint must be passed by every probe.
+func TestProbesPassTheCheckpoint(t *testing.T) {
+	config := loaded(t)
+	p := &checkpoint{config: config, Next: test.ErrorHandler()}
+	for _, tc := range []struct {
+		name   string
+		remote string
+		query  *dns.Msg
+		here   bool
+	}{
+		{"own check", "10.96.0.10:4000", config.query(checkLabel, "."), true},
+		{"own lease probe", "10.96.0.10:4000", config.query(leaseLabel, "."), true},
+		{"another load's check", "10.96.0.10:4000", loaded(t).query(checkLabel, "."), false},
+		{"a pod's", "10.244.0.11:4000", config.query(checkLabel, "."), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := dnstest.NewRecorder(&writer{remote: udp(tc.remote), local: udp("10.96.0.10:53")})
+			_, _ = p.ServeDNS(context.Background(), w, tc.query)
+			_, err := config.answeredBy(tc.query, w.Msg)
+			if (err == nil) != tc.here {
+				t.Errorf("answered here: %v, want %v", err == nil, tc.here)
 			}
 		})
 	}
 }
 
 func TestCheckNamesFit(t *testing.T) {
-	config, err := newConfiguration()
-	if err != nil {
-		t.Fatal(err)
-	}
+	config := loaded(t)
 	for _, zone := range []string{".", "cluster.local.", "10.in-addr.arpa."} {
-		name := config.query(zone).Question[0].Name
-		if _, ok := dns.IsDomainName(name); !ok || !dns.IsSubDomain(zone, name) {
-			t.Errorf("%q is no name in zone %q", name, zone)
-		}
-		if check, own := config.isCheck(strings.ToUpper(name)); !check || !own {
-			t.Errorf("%q in upper case: check %v, own %v", name, check, own)
+		for _, label := range []string{checkLabel, leaseLabel} {
+			name := config.query(label, zone).Question[0].Name
+			if _, ok := dns.IsDomainName(name); !ok || !dns.IsSubDomain(zone, name) {
+				t.Errorf("%q is no name in zone %q", name, zone)
+			}
+			p, ok := config.probeOf(strings.ToUpper(name))
+			if !ok || !p.own || p.lease != (label == leaseLabel) || p.check != (label == checkLabel) {
+				t.Errorf("%q in upper case: %+v, %v", name, p, ok)
+			}
 		}
 	}
 }

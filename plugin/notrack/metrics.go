@@ -19,7 +19,10 @@ var (
 	attachedDesc = desc(directive, "attached", "Whether DNS to the listen address is untracked (1) or goes where it would go without us (0).", "address")
 	packetsDesc  = desc(directive, "packets_total", "Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.", "direction", "family", "proto")
 	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, and whether the kernel removes the rules when the process dies.", "backend", "table", "owned")
-	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.")
+	lapsesDesc   = desc(directive, "lease_lapses_total", "Leases that ran out although this process meant to hold them.")
+	repairsDesc  = desc(directive, "repairs_total", "Rules and addresses that others took away and that were put back.", "reason")
+	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", "proto", "family")
+	errorDesc    = desc(directive, "entries_avoided_error", "Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.")
 	flowsDesc    = desc(directive, "flows_avoided_total", "Conntrack entries that DNS to the listen addresses would have made.", "proto", "family")
 	entriesDesc  = desc(conntrackSubsystem, "entries", "Entries in the connection tracking table of this network namespace (nf_conntrack_count).")
 	limitDesc    = desc(conntrackSubsystem, "entries_limit", "Entries at which the kernel drops new flows (nf_conntrack_max).")
@@ -38,7 +41,10 @@ func init() {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{attachedDesc, packetsDesc, backendDesc, avoidedDesc, flowsDesc, entriesDesc, limitDesc} {
+	for _, d := range []*prometheus.Desc{
+		attachedDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc,
+		avoidedDesc, errorDesc, flowsDesc, entriesDesc, limitDesc,
+	} {
 		ch <- d
 	}
 }
@@ -73,12 +79,20 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	} else {
 		log.Warningf("packet counters are missing from this scrape: %v", err)
 	}
-	ch <- prometheus.MustNewConstMetric(avoidedDesc, prometheus.GaugeValue, float64(c.process.ledger.Entries().Total()))
-	c.flows(ch, c.process.ledger.Flows())
+	stats := keeper.Stats()
+	ch <- prometheus.MustNewConstMetric(lapsesDesc, prometheus.CounterValue, float64(stats.Lapses))
+	for _, reason := range []string{iptables.RepairAddress, iptables.RepairRules} {
+		ch <- prometheus.MustNewConstMetric(repairsDesc, prometheus.CounterValue, float64(stats.Repairs[reason]), reason)
+	}
+	entries := c.process.ledger.Entries()
+	byClass(ch, avoidedDesc, prometheus.GaugeValue, entries.Counts)
+	ch <- prometheus.MustNewConstMetric(errorDesc, prometheus.GaugeValue, entries.Error)
+	byClass(ch, flowsDesc, prometheus.CounterValue, c.process.ledger.Flows())
 }
 
-func (c *collector) flows(ch chan<- prometheus.Metric, n ledger.Counts) {
-	for _, f := range []struct {
+// byClass exports a number for each protocol and family.
+func byClass(ch chan<- prometheus.Metric, d *prometheus.Desc, t prometheus.ValueType, n ledger.Counts) {
+	for _, c := range []struct {
 		proto  iptables.Proto
 		family iptables.Family
 		n      uint64
@@ -88,6 +102,6 @@ func (c *collector) flows(ch chan<- prometheus.Metric, n ledger.Counts) {
 		{iptables.TCP, iptables.IPv4, n.TCP4},
 		{iptables.TCP, iptables.IPv6, n.TCP6},
 	} {
-		ch <- prometheus.MustNewConstMetric(flowsDesc, prometheus.CounterValue, float64(f.n), f.proto.String(), f.family.String())
+		ch <- prometheus.MustNewConstMetric(d, t, float64(c.n), c.proto.String(), c.family.String())
 	}
 }

@@ -35,9 +35,10 @@ func procWith(t *testing.T, count, limit string) string {
 
 type noAddresses struct{}
 
-func (noAddresses) Ensure([]netip.Addr) error  { return nil }
-func (noAddresses) Release([]netip.Addr) error { return nil }
-func (noAddresses) Remove() error              { return nil }
+func (noAddresses) Ensure([]netip.Addr) error                  { return nil }
+func (noAddresses) Missing([]netip.Addr) ([]netip.Addr, error) { return nil, nil }
+func (noAddresses) Release([]netip.Addr) error                 { return nil }
+func (noAddresses) Remove() error                              { return nil }
 
 func TestMetrics(t *testing.T) {
 	ns := testns.Enter(t)
@@ -55,7 +56,7 @@ func TestMetrics(t *testing.T) {
 		}
 	})
 	plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}}
-	if err := backend.Install(plan, nil); err != nil {
+	if err := backend.Install(iptables.Rules{Plan: plan}); err != nil {
 		t.Fatal(err)
 	}
 	for port := range uint16(3) {
@@ -88,13 +89,26 @@ coredns_conntrack_entries_limit 262144
 coredns_notrack_backend_info{backend="nftables",owned="true",table="` + backend.Table() + `"} 1
 # HELP coredns_notrack_entries_avoided Conntrack entries that ` + "`conntrack -L`" + ` would show now had DNS to the listen addresses been tracked.
 # TYPE coredns_notrack_entries_avoided gauge
-coredns_notrack_entries_avoided 3
+coredns_notrack_entries_avoided{family="ipv4",proto="tcp"} 0
+coredns_notrack_entries_avoided{family="ipv4",proto="udp"} 3
+coredns_notrack_entries_avoided{family="ipv6",proto="tcp"} 0
+coredns_notrack_entries_avoided{family="ipv6",proto="udp"} 0
+# HELP coredns_notrack_entries_avoided_error Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.
+# TYPE coredns_notrack_entries_avoided_error gauge
+coredns_notrack_entries_avoided_error 0
 # HELP coredns_notrack_flows_avoided_total Conntrack entries that DNS to the listen addresses would have made.
 # TYPE coredns_notrack_flows_avoided_total counter
 coredns_notrack_flows_avoided_total{family="ipv4",proto="tcp"} 0
 coredns_notrack_flows_avoided_total{family="ipv4",proto="udp"} 3
 coredns_notrack_flows_avoided_total{family="ipv6",proto="tcp"} 0
 coredns_notrack_flows_avoided_total{family="ipv6",proto="udp"} 0
+# HELP coredns_notrack_lease_lapses_total Leases that ran out although this process meant to hold them.
+# TYPE coredns_notrack_lease_lapses_total counter
+coredns_notrack_lease_lapses_total 0
+# HELP coredns_notrack_repairs_total Rules and addresses that others took away and that were put back.
+# TYPE coredns_notrack_repairs_total counter
+coredns_notrack_repairs_total{reason="address"} 0
+coredns_notrack_repairs_total{reason="rules"} 0
 # HELP coredns_notrack_packets_total Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.
 # TYPE coredns_notrack_packets_total counter
 coredns_notrack_packets_total{direction="query",family="ipv4",proto="tcp"} 0

@@ -11,6 +11,12 @@
 package notrack
 
 import (
+	"maps"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -22,6 +28,7 @@ type NoTrack struct {
 	Next plugin.Handler
 
 	config *configuration
+	block  *dnsserver.Config
 }
 
 // Name implements plugin.Handler.
@@ -31,9 +38,12 @@ const directive = "notrack"
 
 // block is what one notrack block of the Corefile asks for.
 type block struct {
-	plan    iptables.Plan
-	backend string
-	line    int
+	plan     iptables.Plan
+	backend  string
+	failover string
+	sync     time.Duration
+	keep     bool
+	line     int
 
 	// zones has, for each listen endpoint that speaks plain DNS, a zone that
 	// is served there; for the others, which are checked by connecting, "".
@@ -41,26 +51,39 @@ type block struct {
 }
 
 // configuration is what all notrack blocks of one Corefile ask for together.
-// Each load of a Corefile makes one.
+// Each load of a Corefile makes one. Its settings are those of the first block,
+// which the others must share; endpoints and zones are those of all.
 type configuration struct {
+	block
+
 	id      string // of this load: what checks ask for and only its handlers answer
-	plan    iptables.Plan
-	backend string
-	link    string
-	line    int // of the first block
-	zones   map[iptables.Endpoint]string
+	sockets int    // listening sockets at each endpoint
+	blocks  []*dnsserver.Config
 }
 
 // add merges a block, or says which line it conflicts with.
 func (c *configuration) add(b block) error {
 	if c.line == 0 {
-		c.line, c.backend, c.link = b.line, b.backend, b.plan.Link
+		zones := c.zones
+		c.block = b
+		c.zones = zones
+		maps.Copy(c.zones, b.zones)
+		return nil
 	}
-	switch {
-	case b.backend != c.backend:
-		return conflict("backend", b.backend, c.backend, c.line)
-	case b.plan.Link != c.link:
-		return conflict("interface", interfaceName(b.plan.Link), interfaceName(c.link), c.line)
+	for _, setting := range []struct{ name, ours, theirs string }{
+		{"backend", c.backend, b.backend},
+		{"interface", interfaceName(c.plan.Link), interfaceName(b.plan.Link)},
+		{"lease", c.plan.Lease.String(), b.plan.Lease.String()},
+		{"failover", c.failover, b.failover},
+		{"sync", c.sync.String(), b.sync.String()},
+		{"sources", sources(c.plan), sources(b.plan)},
+		{"uplinks", strings.Join(c.plan.Uplinks, " "), strings.Join(b.plan.Uplinks, " ")},
+		{"dry-run", strconv.FormatBool(c.plan.DryRun), strconv.FormatBool(b.plan.DryRun)},
+		{"keep", strconv.FormatBool(c.keep), strconv.FormatBool(b.keep)},
+	} {
+		if setting.ours != setting.theirs {
+			return conflict(setting.name, setting.theirs, setting.ours, c.line)
+		}
 	}
 	merged, err := c.plan.Merge(b.plan)
 	if err != nil {
@@ -73,4 +96,18 @@ func (c *configuration) add(b block) error {
 		}
 	}
 	return nil
+}
+
+func sources(p iptables.Plan) string {
+	switch {
+	case p.AnySource:
+		return "any"
+	case len(p.Sources) == 0:
+		return "local"
+	}
+	words := make([]string, 0, len(p.Sources))
+	for _, s := range p.Sources {
+		words = append(words, s.String())
+	}
+	return strings.Join(words, " ")
 }

@@ -1,6 +1,7 @@
 package notrack
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -23,24 +24,19 @@ var log = clog.NewWithPlugin(directive)
 type contract struct {
 	keeper  atomic.Pointer[iptables.Keeper] // nil without a notrack block
 	backend atomic.Pointer[nft.Backend]
+	pairs   atomic.Pointer[[]nft.FailoverPair]
 	pending atomic.Int64 // queries being answered
 	ledger  *ledger.Ledger
 
+	services services
+
 	mu       sync.Mutex
+	watcher  *nft.Watcher
 	current  *configuration // the last load that was started
 	stopping bool           // the shutdown callbacks have run
 }
 
-var process = contract{ledger: newLedger()}
-
-// newLedger reads the timeouts that the kernel would apply.
-func newLedger() *ledger.Ledger {
-	timeouts, err := ledger.ReadTimeouts("/proc")
-	if err != nil {
-		log.Debugf("conntrack timeouts: %v; the kernel's defaults are assumed", err)
-	}
-	return ledger.New(ledger.Config{Timeouts: timeouts})
-}
+var process = contract{ledger: ledger.New(ledger.Config{})}
 
 func init() {
 	// The last step of a stop. caddy runs it after the shutdown callbacks at
@@ -60,32 +56,131 @@ func (p *contract) covers(a netip.Addr) bool {
 func (p *contract) start(config *configuration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := p.keeper.Load()
-	if k == nil {
-		backend, err := nft.New(nft.Config{})
-		if err != nil {
-			return config.error(err)
-		}
-		k = iptables.NewKeeper(iptables.Config{
-			Backend:   backend,
-			Addresses: hostaddr.New(hostaddr.Config{}, config.plan.Link),
-			Log:       log,
-			Pending:   p.pending.Load,
-		})
-		p.backend.Store(backend)
-		p.keeper.Store(k)
-	}
-	if err := k.Prepare(config.plan, newChecker(config)); err != nil {
+	if err := p.begin(config); err != nil {
 		if p.current == nil {
 			p.forget()
 		}
 		return config.error(err)
 	}
-	if p.current == nil {
+	p.current = config
+	p.keeper.Load().Commit()
+	return nil
+}
+
+func (p *contract) begin(config *configuration) error {
+	if err := checkUplinks(config.plan); err != nil {
+		return err
+	}
+	p.services.forget()
+	first := p.keeper.Load() == nil
+	if first {
+		if err := p.open(config); err != nil {
+			return err
+		}
+	}
+	if config.plan.Lease == 0 && !config.plan.DryRun && !nft.CanOwn() {
+		return errors.New("lease off: this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process; drop the option")
+	}
+	if err := p.keeper.Load().Prepare(config.plan, newChecker(config, trackedQuery)); err != nil {
+		return err
+	}
+	if first {
 		p.announce()
 	}
-	p.current = config
-	k.Commit()
+	return p.failover(config)
+}
+
+// open makes what lasts from the first load with notrack to the last.
+func (p *contract) open(config *configuration) error {
+	backend, err := nft.New(nft.Config{})
+	if err != nil {
+		return err
+	}
+	watcher, err := nft.Watch(nft.Config{})
+	if err != nil {
+		return err
+	}
+	p.watcher = watcher
+	p.backend.Store(backend)
+	p.keeper.Store(iptables.NewKeeper(iptables.Config{
+		Backend:   backend,
+		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep}, config.plan.Link),
+		Log:       log,
+		Pending:   p.pending.Load,
+		Sync:      config.sync,
+		Changes:   watcher.Changes,
+		Kernel: iptables.Kernel{
+			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
+				return trackedConnections(endpoints, p.failoverPairs())
+			},
+			Purge:   purgeReversed,
+			Uplinks: uplinks,
+			Unowned: p.services.unowned,
+			Refresh: p.refresh,
+		},
+	}))
+	return nil
+}
+
+// refresh brings up to date, at every sync, what nobody announces.
+func (p *contract) refresh() error {
+	timeouts, err := ledger.ReadTimeouts("/proc")
+	if err == nil {
+		p.ledger.SetTimeouts(timeouts)
+	}
+	if pairs := p.failoverPairs(); len(pairs) > 0 {
+		return nft.InstallFailover(nft.Config{}, pairs)
+	}
+	return nil
+}
+
+func (p *contract) failoverPairs() []nft.FailoverPair {
+	if pairs := p.pairs.Load(); pairs != nil {
+		return *pairs
+	}
+	return nil
+}
+
+// failover puts the standing table in place. It stands back as soon as queries
+// are untracked.
+func (p *contract) failover(config *configuration) error {
+	pairs, missing := failoverPairs(config, &p.services, forwardTargets(config))
+	if missing != nil {
+		log.Warning(missing)
+	}
+	p.pairs.Store(&pairs)
+	if err := p.refresh(); err != nil {
+		var unsupported *iptables.UnsupportedError
+		if errors.As(err, &unsupported) {
+			log.Warningf("no failover for link-local addresses: %v", err)
+			p.pairs.Store(nil)
+			return nil
+		}
+		return errors.Join(err, p.keeper.Load().Rollback())
+	}
+	return nil
+}
+
+// checkUplinks refuses a bridge that is an uplink unless sources tell pods from
+// the rest of the world behind it.
+func checkUplinks(plan iptables.Plan) error {
+	if plan.AnySource || len(plan.Sources) > 0 {
+		return nil
+	}
+	names := plan.Uplinks
+	if len(names) == 0 {
+		var err error
+		if names, err = uplinks(); err != nil {
+			return err
+		}
+	}
+	bridge, err := bridgedUplink(names)
+	if err != nil {
+		return err
+	}
+	if bridge != "" {
+		return fmt.Errorf("the uplink %s is a bridge, and pods may be behind it as well as the rest of the world: say who is served with `sources CIDR...`", bridge)
+	}
 	return nil
 }
 
@@ -96,11 +191,15 @@ func (p *contract) announce() {
 		log.Infof("backend %s: table inet %s, bound to the life of this process", b.Name(), b.Table())
 		return
 	}
-	log.Warningf("backend %s: table inet %s. This kernel has no owned tables (they came with Linux 5.12): after a SIGKILL the rules stay until the next start, and DNS to the listen addresses fails until then",
+	log.Warningf("backend %s: table inet %s. This kernel has no owned tables (they came with Linux 5.12): after a SIGKILL the lease ends the rules, and the table stays until the next start",
 		b.Name(), b.Table())
 }
 
 func (p *contract) forget() {
+	if p.watcher != nil {
+		p.watcher.Close()
+		p.watcher = nil
+	}
 	p.keeper.Store(nil)
 	p.backend.Store(nil)
 	p.current = nil
@@ -114,7 +213,8 @@ func (p *contract) restartFailed(config *configuration) error {
 		return nil
 	}
 	p.current = config
-	return p.keeper.Load().Rollback()
+	p.services.forget()
+	return errors.Join(p.keeper.Load().Rollback(), p.failover(config))
 }
 
 // shutdown runs when a configuration's servers stop: at the end, before they
@@ -153,7 +253,7 @@ func (c *configuration) running() bool {
 }
 
 // exit takes everything of ours off the node: query rules, what is under way,
-// listeners, response rules, addresses.
+// listeners, response rules, addresses. The failover table stays.
 func (p *contract) exit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -16,7 +18,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 )
 
-func init() { plugin.Register(directive, setup) }
+func init() {
+	plugin.Register(directive, setup)
+	caddy.RegisterParsingCallback("dns", "cache", placeCheckpoints)
+}
 
 // backends that `backend` takes; auto chooses.
 const (
@@ -45,9 +50,34 @@ func setup(c *caddy.Controller) error {
 	if err := config.add(b); err != nil {
 		return plugin.Error(directive, c.Err(err.Error()))
 	}
-	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
-		return &NoTrack{Next: next, config: config}
+	block := dnsserver.GetConfig(c)
+	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
+		return &NoTrack{Next: next, config: config, block: block}
 	})
+	config.sockets = max(config.sockets, block.NumSockets, 1)
+	config.blocks = append(config.blocks, block)
+	loading.Store(c.Context(), config)
+	return nil
+}
+
+// loading has the configuration of the Corefile that caddy is reading, by its
+// context, until the directive `cache` has been set up.
+var loading sync.Map
+
+// placeCheckpoints runs when caddy has set up `cache` in all blocks, and puts a
+// handler of ours directly below it.
+func placeCheckpoints(ctx caddy.Context) error {
+	found, ok := loading.LoadAndDelete(ctx)
+	if !ok {
+		return nil
+	}
+	config := found.(*configuration)
+	for _, block := range config.blocks {
+		block.AddPlugin(func(next plugin.Handler) plugin.Handler {
+			return &checkpoint{Next: next, config: config}
+		})
+	}
+	config.blocks = nil
 	return nil
 }
 
@@ -56,15 +86,20 @@ func newConfiguration() (*configuration, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, err
 	}
-	return &configuration{id: hex.EncodeToString(id[:]), zones: map[iptables.Endpoint]string{}}, nil
+	return &configuration{
+		block: block{zones: map[iptables.Endpoint]string{}},
+		id:    hex.EncodeToString(id[:]),
+	}, nil
 }
 
 // parse reads the notrack block of one server block.
 func parse(c *caddy.Controller) (block, error) {
 	b := block{
-		plan:    iptables.Plan{Link: hostaddr.DefaultLink},
-		backend: backendAuto,
-		zones:   map[iptables.Endpoint]string{},
+		plan:     iptables.Plan{Link: hostaddr.DefaultLink, Lease: defaultLease},
+		backend:  backendAuto,
+		failover: failoverAuto,
+		sync:     defaultSync,
+		zones:    map[iptables.Endpoint]string{},
 	}
 	var addrs []netip.Addr
 	for c.Next() {
@@ -167,10 +202,97 @@ func parseOption(c *caddy.Controller, b *block) error {
 				b.plan.Untrack = append(b.plan.Untrack, iptables.Endpoint{Addr: ap.Addr(), Port: ap.Port(), Proto: p})
 			}
 		}
-	case "lease", "failover", "sync", "sources", "uplinks", "dry-run", "keep":
-		return c.Errf("option %q is not available yet in this version; remove the line", option)
+	case "lease":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if b.plan.Lease, err = parseLease(v); err != nil {
+			return c.Err(err.Error())
+		}
+	case "failover":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if v != failoverAuto && v != failoverOff {
+			if _, err := netip.ParseAddr(v); err != nil {
+				return c.Errf("failover %q: want auto, off or the ClusterIP that answers when we are down", v)
+			}
+		}
+		b.failover = v
+	case "sync":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if b.sync, err = time.ParseDuration(v); err != nil || b.sync < time.Second || b.sync > time.Hour {
+			return c.Errf("sync %q: want a duration from 1s to 1h", v)
+		}
+	case "sources":
+		if len(args) == 0 {
+			return c.ArgErr()
+		}
+		return parseSources(c, b, args)
+	case "uplinks":
+		if len(args) == 0 {
+			return c.ArgErr()
+		}
+		for _, name := range args {
+			if link, err := parseInterface(name); err != nil || link == "" {
+				return c.Errf("uplinks %q: want names of interfaces", name)
+			}
+		}
+		b.plan.Uplinks = args
+	case "dry-run", "keep":
+		if len(args) != 0 {
+			return c.Errf("%s takes no value", option)
+		}
+		b.plan.DryRun = b.plan.DryRun || option == "dry-run"
+		b.keep = b.keep || option == "keep"
 	default:
-		return c.Errf("unknown option %q: use backend, interface or untrack", option)
+		return c.Errf("unknown option %q: use backend, interface, lease, failover, untrack, sync, sources, uplinks, dry-run or keep", option)
+	}
+	return nil
+}
+
+const (
+	defaultLease = time.Second
+	defaultSync  = 10 * time.Second
+	failoverAuto = "auto"
+	failoverOff  = "off"
+)
+
+// parseLease bounds the lease: five rounds of checks must fit into it, and
+// clients give up after five seconds.
+func parseLease(v string) (time.Duration, error) {
+	if v == "off" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 250*time.Millisecond || d > 5*time.Second {
+		return 0, fmt.Errorf("lease %q: want off or a duration from 250ms to 5s", v)
+	}
+	return d, nil
+}
+
+// parseSources reads `sources local|any|CIDR...`.
+func parseSources(c *caddy.Controller, b *block, args []string) error {
+	if len(args) == 1 && (args[0] == "local" || args[0] == "any") {
+		b.plan.AnySource = args[0] == "any"
+		return nil
+	}
+	for _, arg := range args {
+		prefix, err := netip.ParsePrefix(arg)
+		if err != nil {
+			return c.Errf("sources %q: want local, any, or prefixes such as 10.244.0.0/16", arg)
+		}
+		for _, p := range b.plan.Sources {
+			if p.Overlaps(prefix) {
+				return c.Errf("sources %s and %s overlap; name the larger one only", p, prefix)
+			}
+		}
+		b.plan.Sources = append(b.plan.Sources, prefix.Masked())
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ func TestParse(t *testing.T) {
 		},
 		{
 			name: "all options", keys: root,
-			text: "notrack 10.96.0.10 {\n backend nftables\n interface dns0\n untrack 10.96.0.10:8080 [fd00::a]:9153\n}",
+			text: "notrack 10.96.0.10 {\n backend nftables\n interface dns0\n untrack 10.96.0.10:8080 [fd00::a]:9153\n lease off\n failover 10.96.0.99\n sync 1m\n sources 10.244.0.0/16\n uplinks eth0\n dry-run\n keep\n}",
 			link: "dns0", backend: "nftables", listen: []string{"tcp 10.96.0.10:53", "udp 10.96.0.10:53"},
 			untrack: []string{"tcp 10.96.0.10:8080", "udp 10.96.0.10:8080", "tcp [fd00::a]:9153", "udp [fd00::a]:9153"},
 		},
@@ -103,14 +103,16 @@ func TestParseErrors(t *testing.T) {
 		{name: "interface name with a slash", text: "notrack 10.96.0.10 {\n interface a/b\n}", want: []string{"a/b"}},
 		{name: "untrack without port", text: "notrack 10.96.0.10 {\n untrack 10.96.0.10\n}", want: []string{`"10.96.0.10"`, "ADDRESS:PORT"}},
 		{name: "untrack without value", text: "notrack 10.96.0.10 {\n untrack\n}", want: []string{":2"}},
+		{name: "lease too short", text: "notrack 10.96.0.10 {\n lease 10ms\n}", want: []string{`lease "10ms"`, "250ms to 5s"}},
+		{name: "lease without unit", text: "notrack 10.96.0.10 {\n lease 1\n}", want: []string{`lease "1"`}},
+		{name: "failover to a name", text: "notrack 10.96.0.10 {\n failover kube-dns\n}", want: []string{`failover "kube-dns"`, "ClusterIP"}},
+		{name: "sync too short", text: "notrack 10.96.0.10 {\n sync 1ms\n}", want: []string{`sync "1ms"`, "1s to 1h"}},
+		{name: "sources without value", text: "notrack 10.96.0.10 {\n sources\n}", want: []string{":2"}},
+		{name: "a source that is no prefix", text: "notrack 10.96.0.10 {\n sources 10.244.0.1\n}", want: []string{`"10.244.0.1"`, "10.244.0.0/16"}},
+		{name: "sources that overlap", text: "notrack 10.96.0.10 {\n sources 10.0.0.0/8 10.244.0.0/16\n}", want: []string{"overlap"}},
+		{name: "an uplink that is no name", text: "notrack 10.96.0.10 {\n uplinks a/b\n}", want: []string{`uplinks "a/b"`}},
+		{name: "dry-run with a value", text: "notrack 10.96.0.10 {\n dry-run yes\n}", want: []string{"dry-run takes no value"}},
 		{name: "QUIC", text: "notrack 10.96.0.10", keys: []string{"quic://.:853"}, want: []string{"quic://"}},
-		{name: "lease", text: "notrack 10.96.0.10 {\n lease 1s\n}", want: []string{`"lease"`, "not available yet"}},
-		{name: "failover", text: "notrack 10.96.0.10 {\n failover auto\n}", want: []string{`"failover"`, "not available yet"}},
-		{name: "sync", text: "notrack 10.96.0.10 {\n sync 10s\n}", want: []string{`"sync"`, "not available yet"}},
-		{name: "sources", text: "notrack 10.96.0.10 {\n sources local\n}", want: []string{`"sources"`, "not available yet"}},
-		{name: "uplinks", text: "notrack 10.96.0.10 {\n uplinks eth0\n}", want: []string{`"uplinks"`, "not available yet"}},
-		{name: "dry-run", text: "notrack 10.96.0.10 {\n dry-run\n}", want: []string{`"dry-run"`, "not available yet"}},
-		{name: "keep", text: "notrack 10.96.0.10 {\n keep\n}", want: []string{`"keep"`, "not available yet"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			keys := tc.keys
@@ -154,6 +156,9 @@ func TestBlocksOfOneCorefile(t *testing.T) {
 	}
 	for _, tc := range []struct{ name, text, want string }{
 		{"interface", "notrack 10.96.0.10 {\n interface dns0\n}", "interface dns0 conflicts with interface nodelocaldns of the notrack block in line 3"},
+		{"lease", "notrack 10.96.0.10 {\n lease 2s\n}", "lease 2s conflicts with lease 1s of the notrack block in line 3"},
+		{"sources", "notrack 10.96.0.10 {\n sources any\n}", "sources any conflicts with sources local"},
+		{"keep", "notrack 10.96.0.10 {\n keep\n}", "keep true conflicts with keep false"},
 		{"backend", "notrack 10.96.0.10 {\n backend nftables\n}", "backend nftables conflicts with backend auto of the notrack block in line 3"},
 	} {
 		if err := config.add(parsed(20, tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -109,10 +110,15 @@ func run(t *testing.T, ns *lab.Namespace, name string, args ...string) string {
 	return string(out)
 }
 
-// state is what a start may change on a node: rules, links and addresses.
+// failoverTable is the standing table for addresses that no Service owns, which
+// stays when the process goes.
+var failoverTable = regexp.MustCompile(`(?ms)^table inet trackless-failover \{.*?^\}\n`)
+
+// state is what a start may change on a node and has to take back: rules, links
+// and addresses.
 func state(t *testing.T, node *lab.Node) string {
 	t.Helper()
-	return run(t, node.Namespace, "nft", "-s", "list", "ruleset") +
+	return failoverTable.ReplaceAllString(run(t, node.Namespace, "nft", "-s", "list", "ruleset"), "") +
 		run(t, node.Namespace, "ip", "-o", "address") +
 		run(t, node.Namespace, "ip", "-br", "link") +
 		run(t, node.Namespace, "ip", "route", "show", "table", "all")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,6 +76,9 @@ func TestWithoutRulesThereAreEntries(t *testing.T) {
 	}
 }
 
+// instanceTable is the table of a process.
+var instanceTable = regexp.MustCompile(`trackless-[0-9a-f]{8}`)
+
 func TestKillFallsBackToKubeDNS(t *testing.T) {
 	node := newNode(t)
 	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
@@ -86,12 +90,12 @@ func TestKillFallsBackToKubeDNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the rules go with the process", func() error {
-		if tables := run(t, node.Namespace, "nft", "list", "tables"); strings.Contains(tables, "trackless-") {
+		if tables := run(t, node.Namespace, "nft", "list", "tables"); instanceTable.MatchString(tables) {
 			return fmt.Errorf("left behind: %s", tables)
 		}
 		return nil
 	})
-	for _, addr := range node.ClusterDNS() {
+	for _, addr := range listenAddresses(node) {
 		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
 			for _, from := range []*lab.Namespace{pod, node.Namespace} {
 				if who, err := ask(t, from, addr, protocol); who != lab.KubeDNS || err != nil {
@@ -167,5 +171,70 @@ func TestTwoInstancesOnOneNode(t *testing.T) {
 	}
 	if err := first.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAHangFallsBackAndComesBack(t *testing.T) {
+	node := newNode(t)
+	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	answeredBy := func(want lab.Responder) {
+		t.Helper()
+		for _, addr := range listenAddresses(node) {
+			for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
+				for _, from := range []*lab.Namespace{node.Pods[0].Namespace, node.Namespace} {
+					eventually(t, fmt.Sprintf("%s %s from %s is answered by %s", protocol, addr, from.Name(), want), func() error {
+						ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+						defer cancel()
+						response, err := from.Query(ctx, protocol, addr, new(dns.Msg).SetQuestion("svc-1-2-3.lab.svc.cluster.local.", dns.TypeA))
+						if err != nil {
+							return err
+						}
+						if who := lab.Identify(response); who != want {
+							return fmt.Errorf("answered by %s", who)
+						}
+						return nil
+					})
+				}
+			}
+		}
+	}
+	answeredBy(lab.Trackless)
+	if err := server.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	answeredBy(lab.KubeDNS)
+	if err := server.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	answeredBy(lab.Trackless)
+	now, err := server.Metrics(t.Context(), metricsAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lapses, _ := now.Sum("coredns_notrack_lease_lapses_total"); lapses == 0 {
+		t.Error("the lapse was not counted")
+	}
+	if got := strings.Count(server.Output(), "the lease ran out"); got == 0 || got > len(listenAddresses(node)) {
+		t.Errorf("%d lines about one episode:\n%s", got, server.Output())
+	}
+}
+
+func TestAnAddressTakenAwayIsPutBack(t *testing.T) {
+	node := newNode(t)
+	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	for _, addr := range []netip.Addr{lab.ClusterDNS4, lab.ClusterDNS6} {
+		run(t, node.Namespace, "ip", "address", "del", netip.PrefixFrom(addr, addr.BitLen()).String(), "dev", "lo")
+		eventually(t, addr.String()+" is put back", func() error {
+			if !strings.Contains(run(t, node.Namespace, "ip", "-o", "address"), " "+addr.String()+"/") {
+				return fmt.Errorf("not yet:\n%s", server.Output())
+			}
+			return nil
+		})
+		eventually(t, addr.String()+" answers", func() error {
+			if who, err := ask(t, node.Pods[0].Namespace, addr, lab.TCP); err != nil || who != lab.Trackless {
+				return fmt.Errorf("answered by %q, %w", who, err)
+			}
+			return nil
+		})
 	}
 }

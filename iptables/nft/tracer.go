@@ -1,0 +1,283 @@
+package nft
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Packet is what the tracer sends through the rules.
+type Packet struct {
+	Proto    iptables.Proto
+	Src, Dst netip.AddrPort
+	SYN, ACK bool   // of a TCP segment
+	Device   string // input device in prerouting, output device in output
+}
+
+// Result says what became of a packet at one hook.
+type Result struct {
+	// Untracked packets leave no entry and are not rewritten.
+	Untracked bool
+	Dropped   bool
+}
+
+// String gives the word that tests and `rules` use.
+func (r Result) String() string {
+	switch {
+	case r.Dropped:
+		return "dropped"
+	case r.Untracked:
+		return "untracked"
+	}
+	return "tracked"
+}
+
+// Twin is the backend in memory: the same rules, walked by a tracer instead of
+// the kernel. It implements [iptables.Backend]; its clock is time.Now.
+type Twin struct {
+	rules    iptables.Rules
+	elements map[string]map[string]time.Time // set, key: expiry, zero for never
+	counters iptables.Counters
+	present  bool
+}
+
+var _ iptables.Backend = (*Twin)(nil)
+
+// NewTwin returns a twin without rules.
+func NewTwin() *Twin {
+	return &Twin{elements: map[string]map[string]time.Time{}, counters: iptables.Counters{}}
+}
+
+// Name returns "twin".
+func (*Twin) Name() string { return "twin" }
+
+// Install implements [iptables.Backend].
+func (t *Twin) Install(r iptables.Rules) error {
+	t.rules, t.present = r, true
+	for name, keys := range staticElements(r) {
+		t.elements[name] = map[string]time.Time{}
+		for _, k := range keys {
+			t.elements[name][string(k)] = time.Time{}
+		}
+	}
+	for _, f := range families {
+		for key := range t.elements[liveSet.instance(f)] {
+			if _, stays := addrIn(r.Plan.Addresses(), key); !stays {
+				delete(t.elements[liveSet.instance(f)], key)
+			}
+		}
+	}
+	return nil
+}
+
+func addrIn(addrs []netip.Addr, key string) (netip.Addr, bool) {
+	for _, a := range addrs {
+		if string(addrKey(a)) == key {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Attach implements [iptables.Backend].
+func (t *Twin) Attach() error {
+	for _, a := range t.rules.Plan.Addresses() {
+		t.put(liveSet.instance(iptables.FamilyOf(a)), string(addrKey(a)), time.Time{})
+	}
+	return nil
+}
+
+// Detach implements [iptables.Backend].
+func (t *Twin) Detach() error {
+	for _, f := range families {
+		delete(t.elements, liveSet.instance(f))
+		delete(t.elements, leaseSet.instance(f))
+	}
+	return nil
+}
+
+// Exempt implements [iptables.Backend].
+func (t *Twin) Exempt(conns []iptables.Connection) error {
+	for _, c := range conns {
+		t.put(exemptSet.instance(iptables.FamilyOf(c.Listen.Addr())),
+			string(tupleKey(iptables.TCP, c.Client, c.Listen)), time.Now().Add(connectionTimeout))
+	}
+	return nil
+}
+
+// Remove implements [iptables.Backend].
+func (t *Twin) Remove() error {
+	t.present = false
+	clear(t.elements)
+	return nil
+}
+
+// Present implements [iptables.Backend].
+func (t *Twin) Present() (bool, error) { return t.present, nil }
+
+// Live implements [iptables.Backend].
+func (t *Twin) Live() ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, a := range t.rules.Plan.Addresses() {
+		if t.contains(liveSet.instance(iptables.FamilyOf(a)), string(addrKey(a))) {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// Counters implements [iptables.Backend].
+func (t *Twin) Counters() (iptables.Counters, error) { return t.counters, nil }
+
+// Others implements [iptables.Backend]; a twin is alone.
+func (*Twin) Others() (int, error) { return 0, nil }
+
+func (t *Twin) put(set, key string, expires time.Time) {
+	if t.elements[set] == nil {
+		t.elements[set] = map[string]time.Time{}
+	}
+	t.elements[set][key] = expires
+}
+
+func (t *Twin) contains(set, key string) bool {
+	expires, ok := t.elements[set][key]
+	return ok && (expires.IsZero() || time.Now().Before(expires))
+}
+
+// Trace sends a packet through the rules of one hook.
+func (t *Twin) Trace(h iptables.Hook, p Packet) Result {
+	if !t.present {
+		return Result{}
+	}
+	walk := tracer{twin: t, hook: h}
+	all := map[string]chain{}
+	var current chain
+	for _, c := range chains(t.rules.Plan.Lease, t.rules.Plan.DryRun) {
+		all[c.name] = c
+		if c.hook != nil && *c.hook == h {
+			current = c
+		}
+	}
+chains:
+	for {
+	rules:
+		for _, r := range current.rules {
+			for _, s := range r {
+				o := s.run(&walk, p)
+				switch {
+				case o.mismatch:
+					continue rules
+				case o.jump != "":
+					current = all[o.jump]
+					continue chains
+				case o.verdict != "":
+					walk.result.Dropped = o.verdict == "drop"
+					return walk.result
+				}
+			}
+		}
+		return walk.result
+	}
+}
+
+// tracer is one walk of a packet.
+type tracer struct {
+	twin   *Twin
+	hook   iptables.Hook
+	result Result
+}
+
+// key builds the key that the kernel would look up, or reports that a packet
+// of another family is meant.
+func (t *tracer) key(f iptables.Family, fields []field, p Packet) (string, bool) {
+	if fields[0] != inDevice && iptables.FamilyOf(p.Dst.Addr()) != f {
+		return "", false
+	}
+	var key []byte
+	for _, fd := range fields {
+		switch fd {
+		case saddr:
+			key = append(key, addrKey(p.Src.Addr())...)
+		case daddr:
+			key = append(key, addrKey(p.Dst.Addr())...)
+		case sport:
+			key = append(key, byte(p.Src.Port()>>8), byte(p.Src.Port()), 0, 0)
+		case dport:
+			key = append(key, byte(p.Dst.Port()>>8), byte(p.Dst.Port()), 0, 0)
+		case l4proto:
+			key = append(key, byte(p.Proto), 0, 0, 0)
+		case inDevice:
+			key = append(key, deviceKey(p.Device)...)
+		}
+	}
+	return string(key), true
+}
+
+func matches(ok bool) outcome { return outcome{mismatch: !ok} }
+
+func (s in) run(t *tracer, p Packet) outcome {
+	key, ok := t.key(s.family, s.fields, p)
+	if !ok {
+		return matches(false)
+	}
+	if s.set.ranges {
+		found := false
+		for _, r := range t.twin.rules.Plan.Sources {
+			found = found || r.Contains(p.Src.Addr())
+		}
+		return matches(found != s.not)
+	}
+	return matches(t.twin.contains(s.set.instance(s.family), key) != s.not)
+}
+
+func (s put) run(t *tracer, p Packet) outcome {
+	key, ok := t.key(s.family, s.fields, p)
+	if !ok {
+		return matches(false)
+	}
+	set := s.set.instance(s.family)
+	if s.refresh || !t.twin.contains(set, key) {
+		t.twin.put(set, key, time.Now().Add(s.timeout))
+	}
+	return outcome{}
+}
+
+func (s onLo) run(t *tracer, p Packet) outcome {
+	return matches(p.Device == "lo" && t.hook == iptables.Hook(s))
+}
+
+func (s ofClass) run(_ *tracer, p Packet) outcome {
+	return matches(p.Proto == s.proto && iptables.FamilyOf(p.Dst.Addr()) == s.family)
+}
+
+func (s tcpFlags) run(_ *tracer, p Packet) outcome {
+	return matches(p.Proto == iptables.TCP && p.SYN == s.syn && p.ACK == s.ack)
+}
+
+func (notrack) run(t *tracer, _ Packet) outcome {
+	t.result.Untracked = true
+	return outcome{}
+}
+
+func (accept) run(*tracer, Packet) outcome      { return outcome{verdict: "accept"} }
+func (drop) run(*tracer, Packet) outcome        { return outcome{verdict: "drop"} }
+func (s goToChain) run(*tracer, Packet) outcome { return outcome{jump: string(s)} }
+
+func (s count) run(t *tracer, _ Packet) outcome {
+	t.twin.counters[iptables.CounterKey(s)]++
+	return outcome{}
+}
+
+// String prints the packet for test names and errors.
+func (p Packet) String() string {
+	flags := ""
+	if p.SYN {
+		flags += " syn"
+	}
+	if p.ACK {
+		flags += " ack"
+	}
+	return fmt.Sprintf("%s %s > %s%s via %s", p.Proto, p.Src, p.Dst, flags, p.Device)
+}

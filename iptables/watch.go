@@ -1,0 +1,278 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+)
+
+// keep holds an attached plan until the context ends. Three things go on at
+// once, since none may wait for another: the lease is renewed after each round
+// of checks that was answered; the effect is looked at; what others take away
+// is put back.
+func (k *Keeper) keep(ctx context.Context, w *watch) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		every(ctx, effectInterval, nil, func(Change) { k.lookAtEffect(ctx, w) })
+	})
+	wg.Go(func() {
+		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
+	})
+	interval := w.plan.Lease / 5
+	if interval == 0 {
+		interval = lessLease
+	}
+	h := newHolder(w.plan)
+	every(ctx, interval, nil, func(Change) { k.renew(ctx, w, h) })
+}
+
+// every calls f at each interval and at each change until the context ends.
+func every(ctx context.Context, interval time.Duration, changes <-chan Change, f func(Change)) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			f(Change{})
+		case c := <-changes:
+			f(c)
+		}
+	}
+}
+
+// holder remembers, for each address, when its lease was renewed, and how often
+// it ran out.
+type holder struct {
+	lease   time.Duration
+	renewed map[netip.Addr]time.Time
+	down    map[netip.Addr]bool // out of lease, and said so
+	flap    flap
+}
+
+func newHolder(p Plan) *holder {
+	h := &holder{lease: p.Lease, renewed: map[netip.Addr]time.Time{}, down: map[netip.Addr]bool{}}
+	for _, a := range p.Addresses() {
+		h.renewed[a] = time.Now()
+	}
+	return h
+}
+
+// renew runs one round of checks and renews the lease of each address whose
+// endpoints all answered. A round that comes too late finds the lease gone:
+// that is a lapse, whatever the reason, and three in a minute make us wait.
+func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
+	failed := checkAll(ctx, w)
+	if ctx.Err() != nil {
+		return
+	}
+	if w.plan.DryRun || k.byHand.Load() {
+		return
+	}
+	live := make([]netip.Addr, 0, len(h.renewed))
+	for _, a := range w.plan.Addresses() {
+		late := time.Since(h.renewed[a])
+		if h.lease > 0 && late > h.lease && !h.down[a] {
+			h.down[a] = true
+			k.lapses.Add(1)
+			h.flap.lapsed(time.Now())
+			k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
+				a, late.Round(time.Millisecond), because(failed[a]))
+		}
+		if failed[a] != nil {
+			if !h.down[a] {
+				live = append(live, a)
+			}
+			continue
+		}
+		if h.down[a] && h.flap.hold(time.Now()) {
+			continue
+		}
+		if err := k.renewOne(ctx, w, a); err != nil {
+			if !h.down[a] {
+				live = append(live, a)
+			}
+			continue
+		}
+		if h.down[a] {
+			k.cfg.Log.Infof("%s: attached again", a)
+		}
+		h.renewed[a], h.down[a] = time.Now(), false
+		live = append(live, a)
+	}
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	if ctx.Err() != nil || k.byHand.Load() {
+		return
+	}
+	k.cover(live)
+	k.state = Detached
+	if len(live) > 0 {
+		k.state = Attached
+	}
+}
+
+func because(err error) error {
+	if err == nil {
+		return errors.New("this process was not running")
+	}
+	return err
+}
+
+func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
+	if w.plan.Lease > 0 {
+		return w.checker.Renew(ctx, a)
+	}
+	if k.Covers(a) {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.cfg.Backend.Attach()
+}
+
+// flap tells a lapse that happens from one that keeps happening, as under CPU
+// throttling: after three in a minute the lease is not taken again for a while,
+// longer each time, so that clients are not sent to and fro.
+type flap struct {
+	recent []time.Time
+	wait   time.Duration
+	until  time.Time
+}
+
+const (
+	flapLimit   = 3
+	flapWindow  = time.Minute
+	flapWait    = 5 * time.Second
+	flapMaxWait = time.Minute
+)
+
+func (f *flap) lapsed(now time.Time) {
+	f.recent = slices.DeleteFunc(append(f.recent, now), func(t time.Time) bool { return now.Sub(t) > flapWindow })
+	if len(f.recent) < flapLimit {
+		if len(f.recent) == 1 {
+			f.wait = 0
+		}
+		return
+	}
+	f.wait = min(max(2*f.wait, flapWait), flapMaxWait)
+	f.until = now.Add(f.wait)
+}
+
+func (f *flap) hold(now time.Time) bool { return now.Before(f.until) }
+
+// lookAtEffect asks as any client would, and says once when that goes wrong
+// and once when it goes right again.
+func (k *Keeper) lookAtEffect(ctx context.Context, w *watch) {
+	for _, a := range w.plan.Addresses() {
+		if !k.Covers(a) {
+			continue
+		}
+		err := w.checker.Effect(ctx, a)
+		if ctx.Err() != nil {
+			return
+		}
+		k.facts.Lock()
+		before := k.effect[a]
+		k.effect[a] = err
+		k.facts.Unlock()
+		switch {
+		case err != nil && before == nil:
+			k.cfg.Log.Warningf("%s: the rules are in force without effect: %v", a, err)
+		case err == nil && before != nil:
+			k.cfg.Log.Infof("%s: the rules have their effect again", a)
+		}
+	}
+}
+
+// Reasons of repairs, as the metric's label has them.
+const (
+	RepairAddress = "address"
+	RepairRules   = "rules"
+)
+
+// reconcile puts back what others took away.
+func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ctx.Err() != nil || k.current != w {
+		return
+	}
+	missing, err := k.cfg.Addresses.Missing(w.plan.Addresses())
+	if err == nil && len(missing) > 0 && k.mayRepair(RepairAddress, c) {
+		k.repaired(RepairAddress, "address "+addressList(missing), c, k.cfg.Addresses.Ensure(w.plan.Addresses()))
+	}
+	present, err := k.cfg.Backend.Present()
+	if err == nil && !present && k.mayRepair(RepairRules, c) {
+		_ = k.cfg.Backend.Remove() // forgets what is gone anyway
+		err := k.install(w, k.next)
+		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun {
+			err = k.cfg.Backend.Attach()
+		}
+		k.repaired(RepairRules, "the rules", c, err)
+		return
+	}
+	// Uplinks come and go with routes.
+	r, err := k.rules(w, k.next)
+	if err == nil && !reflect.DeepEqual(r, k.installed) {
+		err = k.install(w, k.next)
+	}
+	if err == nil && k.cfg.Kernel.Refresh != nil {
+		err = k.cfg.Kernel.Refresh()
+	}
+	if err != nil {
+		k.cfg.Log.Warningf("bring the rules up to date: %v", err)
+	}
+}
+
+func (k *Keeper) repaired(what, name string, c Change, err error) {
+	by := ""
+	if c.Who != "" {
+		by = " after a change by " + c.Who
+	}
+	if err != nil {
+		k.cfg.Log.Warningf("put back %s%s: %v", name, by, err)
+		return
+	}
+	k.facts.Lock()
+	k.repairs[what]++
+	k.facts.Unlock()
+	k.cfg.Log.Infof("put back %s%s", name, by)
+}
+
+// fight remembers recent repairs of one thing, so that we never fight: three in
+// a minute, and we leave it alone for a minute.
+type fight struct {
+	recent []time.Time
+	until  time.Time
+}
+
+func (k *Keeper) mayRepair(what string, c Change) bool {
+	f := k.fights[what]
+	if f == nil {
+		f = &fight{}
+		k.fights[what] = f
+	}
+	now := time.Now()
+	if now.Before(f.until) {
+		return false
+	}
+	f.recent = slices.DeleteFunc(f.recent, func(t time.Time) bool { return now.Sub(t) > time.Minute })
+	if len(f.recent) >= 3 {
+		f.recent, f.until = nil, now.Add(time.Minute)
+		who := c.Who
+		if who == "" {
+			who = "somebody"
+		}
+		k.cfg.Log.Warningf("%s was put back three times within a minute and is gone again: %s takes it away; left alone for a minute", what, who)
+		return false
+	}
+	f.recent = append(f.recent, now)
+	return true
+}

@@ -1,0 +1,87 @@
+package notrack
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/caddy/caddyfile"
+
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+// failoverPairs says where queries to the listen addresses that no Service owns
+// go while we are down. With `failover auto` that is the forward target of a
+// notrack block, if it is a Service address; the second result says why an
+// address has none.
+func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pairs []nft.FailoverPair, missing error) {
+	if config.failover == failoverOff {
+		return nil, nil
+	}
+	if config.failover != failoverAuto {
+		target, err := netip.ParseAddr(config.failover)
+		if err != nil {
+			return nil, err // parse has refused it before
+		}
+		targets = []netip.Addr{target}
+	} else {
+		targets = slices.DeleteFunc(slices.Clone(targets), func(a netip.Addr) bool { return !s.owns(a) })
+	}
+	for _, listen := range s.unowned(config.plan.Addresses()) {
+		if listen.IsLoopback() {
+			continue
+		}
+		i := slices.IndexFunc(targets, func(a netip.Addr) bool { return a.Is4() == listen.Is4() })
+		if i < 0 {
+			missing = fmt.Errorf("%s has no failover: no forward target of its family is known to be a Service address; while this process is down nobody answers there (name one with `failover ADDRESS`, or say `failover off`)", listen)
+			continue
+		}
+		pair := nft.FailoverPair{Listen: listen, Service: targets[i]}
+		for _, e := range config.plan.Listen {
+			if e.Addr == listen && !slices.Contains(pair.Ports, e.Port) {
+				pair.Ports = append(pair.Ports, e.Port)
+			}
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs, missing
+}
+
+// forwardTargets are the addresses to which the notrack blocks of the running
+// load forward, in the order of the Corefile.
+func forwardTargets(config *configuration) []netip.Addr {
+	var input caddy.Input
+	for _, i := range caddy.Instances() {
+		i.StorageMu.RLock()
+		found := i.Storage[configurationKey{}] == config
+		i.StorageMu.RUnlock()
+		if found {
+			input = i.Caddyfile()
+		}
+	}
+	if input == nil {
+		return nil
+	}
+	blocks, err := caddyfile.Parse(input.Path(), bytes.NewReader(input.Body()), nil)
+	if err != nil {
+		return nil // caddy has parsed it before
+	}
+	var out []netip.Addr
+	for _, b := range blocks {
+		if len(b.Tokens[directive]) == 0 {
+			continue
+		}
+		for _, token := range b.Tokens["forward"] {
+			target := token.Text
+			if ap, err := netip.ParseAddrPort(target); err == nil {
+				target = ap.Addr().String()
+			}
+			if a, err := netip.ParseAddr(target); err == nil && !slices.Contains(out, a) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}

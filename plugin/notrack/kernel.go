@@ -1,0 +1,250 @@
+package notrack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+// withTable runs f on a connection to the kernel's table. Where the kernel has
+// no connection tracking there is nothing to look at.
+func withTable(f func(*conntrack.Conn) error) error {
+	conn, err := conntrack.Dial(nil)
+	if err != nil {
+		if errors.Is(err, conntrack.ErrUnavailable) {
+			return nil
+		}
+		return err
+	}
+	defer conn.Close()
+	err = f(conn)
+	if errors.Is(err, conntrack.ErrUnavailable) {
+		return nil
+	}
+	return err
+}
+
+// trackedConnections returns the TCP connections to the endpoints that stand in
+// the table. Those that went through the failover table stand there under the
+// Service's address.
+func trackedConnections(endpoints []iptables.Endpoint, pairs []nft.FailoverPair) ([]iptables.Connection, error) {
+	var out []iptables.Connection
+	err := withTable(func(conn *conntrack.Conn) error {
+		return conn.Dump(conntrack.Filter{Protocols: []conntrack.Protocol{unix.IPPROTO_TCP}}, func(e *conntrack.Entry) error {
+			o := e.Original
+			listen := iptables.Endpoint{Addr: o.Dst, Port: o.DstPort, Proto: iptables.TCP}
+			if l, ok := nft.FailoverListen(pairs, o.Zone, listen.AddrPort()); ok {
+				listen.Addr = l.Addr()
+			}
+			if slices.Contains(endpoints, listen) {
+				out = append(out, iptables.Connection{Client: netip.AddrPortFrom(o.Src, o.SrcPort), Listen: listen.AddrPort()})
+			}
+			return nil
+		})
+	})
+	return out, err
+}
+
+// purgeReversed deletes entries that responses of ours made: their original
+// source is a listen endpoint. The client's next query from the same port would
+// match such an entry in reply direction and never be rewritten.
+func purgeReversed(endpoints []iptables.Endpoint) error {
+	return withTable(func(conn *conntrack.Conn) error {
+		var found []conntrack.Entry
+		err := conn.Dump(conntrack.Filter{Protocols: []conntrack.Protocol{unix.IPPROTO_UDP, unix.IPPROTO_TCP}}, func(e *conntrack.Entry) error {
+			o := e.Original
+			if slices.Contains(endpoints, iptables.Endpoint{Addr: o.Src, Port: o.SrcPort, Proto: iptables.Proto(o.Proto)}) && o.DstPort != o.SrcPort {
+				found = append(found, conntrack.Entry{Original: o, ID: e.ID})
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for i := range found {
+			if err := conn.DeleteTuple(&found[i].Original); err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// trackedQuery reports whether an entry stands for a UDP query, and deletes it:
+// it is our own question that made it.
+func trackedQuery(client, server netip.AddrPort) (found bool, err error) {
+	err = withTable(func(conn *conntrack.Conn) error {
+		t := conntrack.Tuple{
+			Src: client.Addr(), SrcPort: client.Port(), Dst: server.Addr(), DstPort: server.Port(), Proto: unix.IPPROTO_UDP,
+		}
+		err := conn.DeleteTuple(&t)
+		if errors.Is(err, conntrack.ErrNotFound) {
+			return nil
+		}
+		found = err == nil
+		return err
+	})
+	return found, err
+}
+
+// uplinks returns the devices that carry a default route.
+func uplinks() ([]string, error) {
+	conn, err := rtnetlink.Dial(nil)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	defer conn.Close()
+	routes, err := conn.Route.List()
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	indexes := map[uint32]bool{}
+	for _, r := range routes {
+		if r.DstLength != 0 || r.Type != unix.RTN_UNICAST || r.Table != unix.RT_TABLE_MAIN {
+			continue
+		}
+		if r.Attributes.OutIface != 0 {
+			indexes[r.Attributes.OutIface] = true
+		}
+		for _, hop := range r.Attributes.Multipath {
+			indexes[hop.Hop.IfIndex] = true
+		}
+	}
+	links, err := conn.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	var out []string
+	for _, l := range links {
+		if l.Attributes != nil && indexes[l.Index] {
+			out = append(out, l.Attributes.Name)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// bridgedUplink returns an uplink that is a bridge: pods may sit behind it as
+// well as the rest of the world, and only their addresses tell them apart.
+func bridgedUplink(names []string) (string, error) {
+	conn, err := rtnetlink.Dial(nil)
+	if err != nil {
+		return "", fmt.Errorf("list links: %w", err)
+	}
+	defer conn.Close()
+	links, err := conn.Link.List()
+	if err != nil {
+		return "", fmt.Errorf("list links: %w", err)
+	}
+	for _, l := range links {
+		a := l.Attributes
+		if a != nil && a.Info != nil && a.Info.Kind == "bridge" && slices.Contains(names, a.Name) {
+			return a.Name, nil
+		}
+	}
+	return "", nil
+}
+
+// services knows which addresses a Service owns: what kubelet put into our
+// environment, what kube-proxy's rules name, or, where those cannot be read, an
+// address at which somebody answers although nobody on this node listens there
+// untracked. It remembers what it found.
+type services struct {
+	mu    sync.Mutex
+	owned map[netip.Addr]bool
+}
+
+func (s *services) owns(a netip.Addr) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if owned, known := s.owned[a]; known {
+		return owned
+	}
+	if s.owned == nil {
+		s.owned = map[netip.Addr]bool{}
+	}
+	owned := !a.IsLinkLocalUnicast() && !a.IsLoopback() && s.look(a)
+	s.owned[a] = owned
+	return owned
+}
+
+func (s *services) look(a netip.Addr) bool {
+	if slices.Contains(serviceHosts(os.Environ()), a) {
+		return true
+	}
+	if named, err := nft.IsService(nft.Config{}, a); err == nil && named {
+		return true
+	}
+	return answersTracked(netip.AddrPortFrom(a, 53))
+}
+
+// unowned returns the addresses that no Service owns.
+func (s *services) unowned(addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if !s.owns(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// forget makes the next look a fresh one, for a Corefile that is loaded anew.
+func (s *services) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.owned = nil
+}
+
+// answersTracked asks an address as a client whose queries are tracked does, and
+// removes the entry that this leaves.
+func answersTracked(server netip.AddrPort) bool {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(server))
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	query, err := new(dns.Msg).SetQuestion(".", dns.TypeNS).Pack()
+	if err != nil {
+		return false
+	}
+	if err := conn.SetDeadline(time.Now().Add(checkTimeout)); err != nil {
+		return false
+	}
+	if _, err := conn.Write(query); err != nil {
+		return false
+	}
+	_, err = conn.Read(make([]byte, dns.MaxMsgSize))
+	client := unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	if _, err := trackedQuery(client, server); err != nil {
+		log.Debugf("delete the entry of a question to %s: %v", server, err)
+	}
+	return err == nil
+}
+
+// serviceHosts are the ClusterIPs that kubelet put into our environment as
+// NAME_SERVICE_HOST.
+func serviceHosts(environ []string) []netip.Addr {
+	var out []netip.Addr
+	for _, v := range environ {
+		name, value, _ := strings.Cut(v, "=")
+		if a, err := netip.ParseAddr(value); err == nil && strings.HasSuffix(name, "_SERVICE_HOST") {
+			out = append(out, a)
+		}
+	}
+	return out
+}

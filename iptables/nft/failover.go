@@ -50,8 +50,8 @@ type Failover struct {
 //
 // The kernel needs conntrack zones, NAT in the inet family (Linux 5.2) and the
 // route hook; an [iptables.UnsupportedError] says if it has not. Counters start
-// again at 0 when the content changes; queries under way to a Service that is
-// replaced are then lost, as they are when kube-proxy replaces it.
+// again at 0 when the content changes, and responses that are under way from a
+// Service that is no longer in a pair are lost.
 func InstallFailover(cfg Config, pairs []FailoverPair) (err error) {
 	pairs, err = normalizeFailover(pairs)
 	if err != nil {

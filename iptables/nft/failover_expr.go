@@ -98,6 +98,17 @@ func protoIs(p iptables.Proto) []failoverExpr {
 	return []failoverExpr{library(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1}), equals([]byte{byte(p)})}
 }
 
+func stateIs(bit uint32) []failoverExpr {
+	return []failoverExpr{
+		library(&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG_1}),
+		library(&expr.Bitwise{
+			SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4,
+			Mask: hostOrder(bit), Xor: make([]byte, 4),
+		}),
+		library(&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)}),
+	}
+}
+
 // loadPort loads the source port (offset 0) or destination port (2), which UDP
 // and TCP have in the same places.
 func loadPort(offset uint32) failoverExpr {

@@ -225,19 +225,29 @@ func (b *Backend) Exempt(conns []iptables.Connection) error {
 	if len(conns) == 0 {
 		return nil
 	}
+	elements := map[iptables.Family][]nftables.SetElement{}
+	for _, conn := range conns {
+		f := iptables.FamilyOf(conn.Listen.Addr())
+		elements[f] = append(elements[f], nftables.SetElement{
+			Key:     tupleKey(iptables.TCP, conn.Client, conn.Listen),
+			Timeout: connectionTimeout,
+		})
+	}
 	return b.change("exempt connections", func(c *nftables.Conn) error {
-		for _, conn := range conns {
-			element := []nftables.SetElement{{
-				Key:     tupleKey(iptables.TCP, conn.Client, conn.Listen),
-				Timeout: connectionTimeout,
-			}}
-			if err := c.SetAddElements(b.rs.set(exemptSet, iptables.FamilyOf(conn.Listen.Addr())), element); err != nil {
-				return err
+		for f, all := range elements {
+			for part := range slices.Chunk(all, elementsPerMessage) {
+				if err := c.SetAddElements(b.rs.set(exemptSet, f), part); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
 	})
 }
+
+// elementsPerMessage keeps a list of elements within the 64 KiB of a netlink
+// attribute.
+const elementsPerMessage = 256
 
 func (b *Backend) installed() bool {
 	b.mu.Lock()

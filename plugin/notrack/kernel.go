@@ -46,6 +46,9 @@ func trackedConnections(endpoints []iptables.Endpoint, pairs []nft.FailoverPair)
 	err := withTable(func(conn *conntrack.Conn) error {
 		return conn.Dump(conntrack.Filter{Protocols: []conntrack.Protocol{unix.IPPROTO_TCP}}, func(e *conntrack.Entry) error {
 			o := e.Original
+			if ended(e) {
+				return nil
+			}
 			listen := iptables.Endpoint{Addr: o.Dst, Port: o.DstPort, Proto: iptables.TCP}
 			if l, ok := nft.FailoverListen(pairs, o.Zone, listen.AddrPort()); ok {
 				listen.Addr = l.Addr()
@@ -57,6 +60,13 @@ func trackedConnections(endpoints []iptables.Endpoint, pairs []nft.FailoverPair)
 		})
 	})
 	return out, err
+}
+
+// ended reports whether a TCP connection is over, although its entry stays for
+// a while.
+func ended(e *conntrack.Entry) bool {
+	state := e.State()
+	return state == "TIME_WAIT" || state == "CLOSE"
 }
 
 // purgeReversed deletes entries that responses of ours made: their original
@@ -183,6 +193,11 @@ func (s *services) owns(a netip.Addr) bool {
 }
 
 func (s *services) look(a netip.Addr) bool {
+	// What the failover table rewrites is answered although no Service owns it.
+	if f, err := nft.ReadFailover(nft.Config{}); err == nil &&
+		slices.ContainsFunc(f.Pairs, func(p nft.FailoverPair) bool { return p.Listen == a }) {
+		return false
+	}
 	if slices.Contains(serviceHosts(os.Environ()), a) {
 		return true
 	}

@@ -179,7 +179,9 @@ func (n node) attached(server *lab.Server) {
 var corefile = fmt.Sprintf(`.:53 {
     errors
     bind %s %s
-    notrack
+    notrack {
+        failover off
+    }
     cache {
         success 9984 30
         denial 9984 30

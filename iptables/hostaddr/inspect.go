@@ -1,0 +1,142 @@
+package hostaddr
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Device is an interface of this host that carries listen addresses.
+type Device struct {
+	Name string
+	// Kind is the kernel's name for its type, "dummy" for example; empty for
+	// lo and for hardware.
+	Kind string
+	// Link tells that the device is a link made to carry listen addresses, by
+	// Trackless or by Kubernetes' node-cache.
+	Link      bool
+	Addresses []Address
+}
+
+// Address is a listen address on a device.
+type Address struct {
+	Addr netip.Addr
+	// Marked tells that an instance of Trackless put it there. Linux before
+	// 5.18 keeps no mark.
+	Marked bool
+}
+
+// Inspect lists the link of that name, and every other device that carries one
+// of the addresses or one with our mark. It changes nothing and needs no
+// privilege.
+func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
+	h := New(cfg, link)
+	conn, err := h.dial()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.close()
+	present, err := conn.addresses()
+	if err != nil {
+		return nil, err
+	}
+	names, err := conn.linkNames()
+	if err != nil {
+		return nil, err
+	}
+	var out []Device
+	for index, name := range names {
+		d := Device{Name: name}
+		marked := false
+		for _, p := range present {
+			if p.index != index || p.addr.IsLinkLocalUnicast() && p.addr.Is6() || onLoopbackAlways(p.addr) {
+				continue
+			}
+			if p.ours() || name == link || slices.Contains(addrs, p.addr) {
+				marked = marked || p.ours()
+				d.Addresses = append(d.Addresses, Address{Addr: p.addr, Marked: p.ours()})
+			}
+		}
+		if len(d.Addresses) == 0 && name != link {
+			continue
+		}
+		if d.Kind, err = conn.linkKind(index); err != nil {
+			return nil, err
+		}
+		d.Link = d.Kind == h.cfg.kind && (name == link || marked)
+		slices.SortFunc(d.Addresses, func(a, b Address) int { return a.Addr.Compare(b.Addr) })
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b Device) int { return cmp.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// Leftovers splits what a device carries, when no instance runs any more, into
+// what is ours and what may be somebody else's. link tells that the device goes
+// as a whole: nothing on it is in doubt.
+func (d Device) Leftovers() (link bool, ours, doubtful []netip.Addr) {
+	for _, a := range d.Addresses {
+		if a.Marked {
+			ours = append(ours, a.Addr)
+		} else {
+			doubtful = append(doubtful, a.Addr)
+		}
+	}
+	return d.Link && len(doubtful) == 0, ours, doubtful
+}
+
+// RemoveLink deletes a link with all its addresses. One that is not there is no
+// error; one that was not made to carry listen addresses is refused.
+func RemoveLink(cfg Config, name string) error {
+	h := New(cfg, name)
+	conn, err := h.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	names, err := conn.linkNames()
+	if err != nil {
+		return err
+	}
+	index := indexOf(names, name)
+	if index == 0 {
+		return nil
+	}
+	kind, err := conn.linkKind(index)
+	if err != nil {
+		return err
+	}
+	if kind != h.cfg.kind {
+		return fmt.Errorf("delete link %s: it is no %s link, so not ours", name, h.cfg.kind)
+	}
+	if err := conn.deleteLink(index); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, explain(err))
+	}
+	return nil
+}
+
+// RemoveAddress takes one address from a device. One that is not there is no
+// error.
+func RemoveAddress(cfg Config, device string, a netip.Addr) error {
+	conn, err := New(cfg, device).dial()
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	names, err := conn.linkNames()
+	if err != nil {
+		return err
+	}
+	index := indexOf(names, device)
+	if index == 0 {
+		return nil
+	}
+	if err := conn.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove address %s from %s: %w", a, device, explain(err))
+	}
+	return nil
+}

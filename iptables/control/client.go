@@ -1,0 +1,105 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+)
+
+// Client asks one instance; [NewClient] makes one. Its methods are safe for
+// concurrent use.
+type Client struct {
+	socket string
+	pid    atomic.Int64 // of the server, as seen from here
+	http   http.Client
+}
+
+// NewClient returns a client of the socket; nothing is opened yet.
+func NewClient(socket string) *Client {
+	c := &Client{socket: socket}
+	c.http.Transport = &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dialer := net.Dialer{Timeout: dialTimeout}
+			conn, err := dialer.DialContext(ctx, "unix", socket)
+			if err != nil {
+				return nil, err
+			}
+			// Anybody can take an abstract name, so we look who it is.
+			p := peerOf(conn)
+			if err := p.trusted(); err != nil {
+				return nil, errors.Join(fmt.Errorf("whoever listens there is no instance of ours: %w", err), conn.Close())
+			}
+			c.pid.Store(int64(p.pid))
+			return conn, nil
+		},
+	}
+	return c
+}
+
+// Socket returns the path, or @ and the abstract name.
+func (c *Client) Socket() string { return c.socket }
+
+// PID returns the instance's process id as seen from here, once a request was
+// made; 0 if it cannot be seen.
+func (c *Client) PID() int { return int(c.pid.Load()) }
+
+// Status asks how the instance is.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return c.do(ctx, http.MethodGet, "status")
+}
+
+// Attach asks the instance to untrack queries again; see [Controlled].
+func (c *Client) Attach(ctx context.Context) (Status, error) {
+	return c.do(ctx, http.MethodPost, "attach")
+}
+
+// Detach asks the instance to hand queries back to the cluster's DNS.
+func (c *Client) Detach(ctx context.Context) (Status, error) {
+	return c.do(ctx, http.MethodPost, "detach")
+}
+
+// RefusedError is the answer of an instance that did not do it.
+type RefusedError struct {
+	// Reason is the instance's own sentence.
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+func (c *Client) do(ctx context.Context, method, verb string) (Status, error) {
+	var s Status
+	// The host of the URL is of no meaning on a unix socket.
+	req, err := http.NewRequestWithContext(ctx, method, "http://trackless/v1/"+verb, nil)
+	if err != nil {
+		return s, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return s, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return s, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var f failure
+		if json.Unmarshal(body, &f) != nil || f.Error == "" {
+			return s, fmt.Errorf("control socket %s: %s: HTTP status %s", c.socket, verb, resp.Status)
+		}
+		return s, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{f.Error})
+	}
+	if err := json.Unmarshal(body, &s); err != nil || s.Process.PID == 0 {
+		return s, fmt.Errorf("control socket %s: %s: the answer is not that of an instance", c.socket, verb)
+	}
+	return s, nil
+}

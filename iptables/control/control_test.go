@@ -1,0 +1,380 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+// fake is an instance that does as it is told, or fails with err.
+type fake struct {
+	mu     sync.Mutex
+	state  string
+	byHand bool
+	err    error
+	block  chan struct{} // if set, Detach waits for its context and closes it
+}
+
+var since = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func (f *fake) Status() Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return Status{
+		Version: "v1", Backend: "nftables", Table: "trackless-0123", State: f.state, ByHand: f.byHand, Since: since,
+		Addresses: []AddressStatus{{netip.MustParseAddr("10.96.0.10"), f.state == "attached"}},
+	}
+}
+
+func (f *fake) change(state string, byHand bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.state, f.byHand = state, byHand
+	}
+	return f.err
+}
+
+func (f *fake) Attach(context.Context) error { return f.change("attached", false) }
+
+func (f *fake) Detach(ctx context.Context) error {
+	if f.block != nil {
+		<-ctx.Done()
+		close(f.block)
+		return ctx.Err()
+	}
+	return f.change("detached", true)
+}
+
+// serve listens at path until the test ends.
+func serve(t *testing.T, path string, c Controlled) *Server {
+	t.Helper()
+	s, err := Listen(path, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestAnInstanceIsAskedAndSwitched(t *testing.T) {
+	instance := &fake{state: "attached"}
+	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), instance)
+	if s.Fallback() != nil {
+		t.Errorf("not where it was asked for: %v", s.Fallback())
+	}
+	c := NewClient(s.Addr())
+	want := instance.Status()
+	want.Process = Self()
+	for _, tc := range []struct {
+		name   string
+		ask    func(context.Context) (Status, error)
+		state  string
+		byHand bool
+	}{
+		{"status", c.Status, "attached", false},
+		{"detach", c.Detach, "detached", true},
+		{"detach again", c.Detach, "detached", true},
+		{"attach", c.Attach, "attached", false},
+	} {
+		got, err := tc.ask(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		want.State, want.ByHand = tc.state, tc.byHand
+		want.Addresses[0].Attached = tc.state == "attached"
+		if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.name, diff)
+		}
+	}
+	if c.PID() != os.Getpid() {
+		t.Errorf("the server's pid is %d, want %d", c.PID(), os.Getpid())
+	}
+	if want.Process.Start == 0 || want.Process.PIDNamespace == 0 || want.Process.NetNamespace == 0 {
+		t.Errorf("the process does not know itself: %+v", want.Process)
+	}
+
+	instance.err = errors.New("udp 10.96.0.10:53 does not answer")
+	_, err := c.Attach(t.Context())
+	var refused *RefusedError
+	if !errors.As(err, &refused) || refused.Reason != instance.err.Error() || !strings.Contains(err.Error(), s.Addr()) {
+		t.Errorf("a refusal gives %v", err)
+	}
+}
+
+func TestTheRequestEndsWithTheClient(t *testing.T) {
+	instance := &fake{state: "attached", block: make(chan struct{})}
+	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), instance)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := NewClient(s.Addr()).Detach(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error %v, want the deadline", err)
+	}
+	select {
+	case <-instance.block:
+	case <-time.After(5 * time.Second):
+		t.Error("the instance's context outlives the client by 5 s")
+	}
+}
+
+func TestOnlyKnownRequests(t *testing.T) {
+	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), &fake{state: "attached"})
+	c := NewClient(s.Addr())
+	for _, tc := range []struct{ method, verb string }{
+		{http.MethodGet, "detach"}, {http.MethodGet, "attach"}, {http.MethodPost, "status"}, {http.MethodGet, "remove"},
+	} {
+		if _, err := c.do(t.Context(), tc.method, tc.verb); err == nil || !strings.Contains(err.Error(), "HTTP status 40") {
+			t.Errorf("%s %s: error %v", tc.method, tc.verb, err)
+		}
+	}
+}
+
+func TestWhereTheSocketIs(t *testing.T) {
+	stale := func(t *testing.T, path string) {
+		l, err := bind(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Close() // which leaves the file
+		if _, err := os.Lstat(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name   string
+		before func(t *testing.T, path string)
+		want   func(path string) string
+	}{
+		{"free", func(*testing.T, string) {}, func(path string) string { return path }},
+		{"a dead process left its socket", stale, func(path string) string { return path }},
+		{"taken by a live one", func(t *testing.T, path string) { serve(t, path, &fake{}) },
+			func(path string) string { return beside(path, 0) }},
+		{"the name beside it is taken too", func(t *testing.T, path string) {
+			serve(t, path, &fake{})
+			serve(t, path, &fake{})
+		}, func(path string) string { return beside(path, 1) }},
+		{"the name beside it is stale", func(t *testing.T, path string) {
+			serve(t, path, &fake{})
+			stale(t, beside(path, 0))
+		}, func(path string) string { return beside(path, 0) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "run", "control.sock")
+			if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			tc.before(t, path)
+			s := serve(t, path, &fake{state: "attached"})
+			if want := tc.want(path); s.Addr() != want {
+				t.Errorf("it listens on %s, want %s", s.Addr(), want)
+			}
+			info, err := os.Lstat(s.Addr())
+			if err != nil || info.Mode() != os.ModeSocket|0o600 {
+				t.Errorf("mode %v, error %v; want a socket of mode 0600", info.Mode(), err)
+			}
+			if _, err := NewClient(s.Addr()).Status(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestInstancesThatStartTogetherShareTheDirectory(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	l, err := bind(path) // stale, so that all of them want to replace it
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	var wg sync.WaitGroup
+	servers := make([]*Server, 8)
+	for i := range servers {
+		wg.Go(func() {
+			s, err := Listen(path, &fake{state: "attached"})
+			if err != nil {
+				t.Error(err)
+			}
+			servers[i] = s
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	names := map[string]bool{}
+	for _, s := range servers {
+		names[s.Addr()] = true
+		if _, err := NewClient(s.Addr()).Status(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(names) != len(servers) {
+		t.Errorf("%d instances have %d names", len(servers), len(names))
+	}
+	for _, s := range servers {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestAFileThatIsNoSocketStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Listen(path, &fake{}); err == nil || !strings.Contains(err.Error(), "no socket") {
+		t.Errorf("%v, error %v", s, err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "mine" {
+		t.Errorf("the file is now %q", got)
+	}
+}
+
+func TestCloseLeavesTheSocketOfAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control.sock")
+	first, err := Listen(path, &fake{state: "attached"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	second := serve(t, path, &fake{state: "detached"})
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if got, err := NewClient(second.Addr()).Status(t.Context()); err != nil || got.State != "detached" {
+		t.Errorf("the second instance: %+v, error %v", got, err)
+	}
+}
+
+func TestAbstractNameWhereNoFileCanBe(t *testing.T) {
+	// /proc takes no directories, not even of root: as a read-only root.
+	s := serve(t, "/proc/trackless/control.sock", &fake{state: "attached"})
+	if s.Fallback() == nil || !strings.Contains(s.Fallback().Error(), "/proc/trackless") {
+		t.Errorf("the reason is %v", s.Fallback())
+	}
+	if !strings.HasPrefix(s.Addr(), "@trackless/control") {
+		t.Errorf("it listens on %s", s.Addr())
+	}
+	second := serve(t, "/proc/trackless/control.sock", &fake{state: "attached"})
+	found := sockets(t.TempDir(), nil)
+	for _, want := range []*Server{s, second} {
+		if !slices.Contains(found, want.Addr()) {
+			t.Errorf("%s is not among those found: %v", want.Addr(), found)
+		}
+		if _, err := NewClient(want.Addr()).Status(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestTooLongAPathIsSaid(t *testing.T) {
+	path := "/" + strings.Repeat("a", 105) + "/control.sock"
+	if _, err := Listen(path, &fake{}); err == nil || !strings.Contains(err.Error(), "at most 107 bytes") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestSocketsOfAProcessAreFoundWhereverTheyAre(t *testing.T) {
+	s := serve(t, filepath.Join(t.TempDir(), "elsewhere.ctl"), &fake{state: "attached"})
+	if got := sockets(t.TempDir(), nil); slices.Contains(got, s.Addr()) {
+		t.Fatalf("found without the pid: %v", got)
+	}
+	if got := sockets(t.TempDir(), []int{os.Getpid()}); !slices.Contains(got, s.Addr()) {
+		t.Errorf("%s is not among %v", s.Addr(), got)
+	}
+	if got := sockets(filepath.Dir(s.Addr()), []int{1 << 30}); slices.Contains(got, s.Addr()) {
+		t.Errorf("a name without .sock is found in the directory: %v", got)
+	}
+}
+
+// asUser runs f on a thread of another user.
+func asUser(t *testing.T, uid uintptr, f func()) {
+	t.Helper()
+	testns.Root(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	same := ^uintptr(0)
+	// The raw call changes this thread alone.
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, uid, same); errno != 0 {
+		t.Fatal(errno)
+	}
+	defer func() {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, 0, same); errno != 0 {
+			panic(errno)
+		}
+	}()
+	f()
+}
+
+func TestOtherUsersAreRefused(t *testing.T) {
+	const nobody = 65534
+	instance := &fake{state: "attached"}
+	s := serve(t, "@trackless-test/"+t.Name()+time.Now().String(), instance)
+	var conn net.Conn
+	var err error
+	asUser(t, nobody, func() { conn, err = net.Dial("unix", s.Addr()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	req, err := http.NewRequest(http.MethodPost, "http://trackless/v1/detach", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := req.Write(conn); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var f failure
+	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(f.Error, "user 65534") {
+		t.Errorf("%s: %s", resp.Status, f.Error)
+	}
+	if instance.Status().State != "attached" {
+		t.Error("it was done all the same")
+	}
+
+	var stranger *net.UnixListener
+	asUser(t, nobody, func() { stranger, err = bind("@trackless-test/stranger" + time.Now().String()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	if _, err := NewClient(stranger.Addr().String()).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "no instance of ours") {
+		t.Errorf("a stranger's socket is asked: error %v", err)
+	}
+}

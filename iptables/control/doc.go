@@ -1,0 +1,17 @@
+// Package control lets other processes of this node ask an instance about its
+// rules and switch them: HTTP with JSON over a unix socket.
+//
+// The table of an instance belongs to that instance: the kernel lets nobody
+// else change it. So `trackless rules attach` and `detach` have to ask the
+// instance. The socket is named by -control of `trackless serve`; where its
+// directory cannot be written, as in a container with a read-only root, the
+// instance listens on an abstract name, which every process of the node's
+// network namespace can reach. Either way both ends check who the other is
+// (SO_PEERCRED, unix(7)): root, or the same user.
+//
+//	GET  /v1/status   Status
+//	POST /v1/attach   waits until attached; Status
+//	POST /v1/detach   waits until the drain is over; Status
+//
+// An error is {"error": "sentence"} with a status of 4xx or 5xx.
+package control

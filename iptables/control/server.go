@@ -1,0 +1,141 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Server listens for the requests of one instance.
+type Server struct {
+	listener *net.UnixListener
+	inode    uint64 // of the socket's file, 0 for an abstract name
+	fallback error
+	http     http.Server
+	done     chan struct{}
+}
+
+// Listen opens the control socket at path and serves it in the background.
+//
+// A path that starts with @ is an abstract name. A socket that a dead process
+// left there is replaced; if a live instance listens there the name beside it
+// is taken, control-PID.sock for control.sock. If the file system cannot hold a
+// socket at all, the name is an abstract one; Fallback tells why. [Server.Addr]
+// gives the name in the end.
+func Listen(path string, c Controlled) (*Server, error) {
+	l, fallback, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{listener: l, fallback: fallback, done: make(chan struct{})}
+	if name := s.Addr(); !strings.HasPrefix(name, "@") {
+		s.inode = inodeOf(name)
+	}
+	s.http = http.Server{
+		Handler:           onlyPeers(handler(c)),
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, peerOf(conn))
+		},
+	}
+	go func() {
+		defer close(s.done)
+		// It returns when Close is called.
+		_ = s.http.Serve(l)
+	}()
+	return s, nil
+}
+
+// Addr returns the socket's path, or @ and its abstract name.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Fallback returns why the socket is not where it was asked for, or nil.
+func (s *Server) Fallback() error { return s.fallback }
+
+// Close ends all connections and removes the socket. Requests under way see
+// their context end.
+func (s *Server) Close() error {
+	var err error
+	if name := s.Addr(); s.inode != 0 {
+		// While we listen nobody replaces the file, unless by hand.
+		if unlock, lockErr := lockDirectory(filepath.Dir(name)); lockErr == nil {
+			defer unlock()
+		}
+		if inodeOf(name) == s.inode {
+			err = os.Remove(name)
+		}
+	}
+	err = errors.Join(err, s.http.Close())
+	<-s.done
+	return err
+}
+
+func inodeOf(name string) uint64 {
+	var st unix.Stat_t
+	if unix.Lstat(name, &st) != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+func handler(c Controlled) http.Handler {
+	mux := http.NewServeMux()
+	status := func() Status {
+		s := c.Status()
+		s.Process = Self()
+		return s
+	}
+	change := func(do func(context.Context) error) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if err := do(r.Context()); err != nil {
+				reply(w, http.StatusConflict, failure{Error: err.Error()})
+				return
+			}
+			reply(w, http.StatusOK, status())
+		}
+	}
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, status())
+	})
+	mux.HandleFunc("POST /v1/attach", change(c.Attach))
+	mux.HandleFunc("POST /v1/detach", change(c.Detach))
+	return mux
+}
+
+// failure is the body of an answer that is no success.
+type failure struct {
+	Error string `json:"error"`
+}
+
+func reply(w http.ResponseWriter, code int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	// An error here means that the client is gone.
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+type peerKey struct{}
+
+// onlyPeers refuses whoever is neither root nor our own user. The mode of the
+// socket's file says the same, but an abstract name has none.
+func onlyPeers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, _ := r.Context().Value(peerKey{}).(peer)
+		if err := p.trusted(); err != nil {
+			reply(w, http.StatusForbidden, failure{Error: fmt.Sprintf("the control socket is for root and the user of the instance: %v", err)})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

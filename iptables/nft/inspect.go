@@ -1,0 +1,167 @@
+package nft
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Instance is the table of one Trackless instance as the kernel holds it.
+type Instance struct {
+	// Table is its name in family inet.
+	Table string
+	// Owned tells that the kernel binds the table to its process: nobody else
+	// can change it, and it goes when the process does.
+	Owned bool
+	// Owner is the process that made it.
+	Owner Owner
+	// Listen are the endpoints whose responses are untracked.
+	Listen []iptables.Endpoint
+	// Live are those of them whose queries are untracked at the moment.
+	Live []iptables.Endpoint
+	// Packets are the table's packet counts.
+	Packets iptables.Counters
+}
+
+// Attached reports whether the queries to all endpoints are untracked.
+func (i Instance) Attached() bool { return len(i.Live) > 0 && len(i.Live) == len(i.Listen) }
+
+// Instances reads the tables of all Trackless instances of a network
+// namespace, sorted by name. It changes nothing and needs CAP_NET_ADMIN, as any
+// reading of nf_tables does; a kernel without nf_tables is an
+// [iptables.UnsupportedError].
+func Instances(cfg Config) ([]Instance, error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	all, err := dumpTables(conn)
+	if err != nil {
+		return nil, explain("list tables", err)
+	}
+	var out []Instance
+	for _, t := range all {
+		if !t.instance() {
+			continue
+		}
+		i, err := readInstance(conn, t)
+		if err != nil {
+			return nil, explain("read table inet "+t.name, err)
+		}
+		out = append(out, i)
+	}
+	slices.SortFunc(out, func(a, b Instance) int { return cmp.Compare(a.Table, b.Table) })
+	return out, nil
+}
+
+// RemoveTable deletes the table of an instance that is no more. One that is not
+// there is no error. The kernel refuses to delete an owned table of another
+// process.
+func RemoveTable(cfg Config, name string) error {
+	if !strings.HasPrefix(name, TablePrefix) {
+		return fmt.Errorf("nftables: table inet %s is not ours", name)
+	}
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	tx, err := encode(func(c *nftables.Conn) error {
+		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := tx.commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+		return explain("delete table inet "+name, err)
+	}
+	return nil
+}
+
+// instance reports whether the table is that of an instance. The failover table
+// belongs to none.
+func (t tableHeader) instance() bool {
+	return t.family == nftables.TableFamilyINet && strings.HasPrefix(t.name, TablePrefix) && t.name != FailoverTable
+}
+
+func inspectConn(cfg Config) (*netlink.Conn, error) {
+	if cfg.dial != nil {
+		return cfg.dial()
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	return conn, explain("open a netfilter netlink socket", err)
+}
+
+func readInstance(conn *netlink.Conn, t tableHeader) (Instance, error) {
+	i := Instance{Table: t.name, Owned: t.flags&flagTableOwner != 0, Packets: iptables.Counters{}}
+	who, _ := parseOwner(t.comment)
+	i.Owner = who.find()
+	if i.Owned {
+		// The kernel removes an owned table when its socket is closed, so
+		// somebody holds that socket, whatever can be seen from here.
+		i.Owner.Life = Alive
+	}
+	for _, f := range families {
+		listen, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("listen%d", f))
+		if err != nil {
+			return i, err
+		}
+		live, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("live%d", f))
+		if err != nil {
+			return i, err
+		}
+		for _, e := range listen {
+			endpoint, ok := endpointOf(e.key)
+			if !ok {
+				continue
+			}
+			i.Listen = append(i.Listen, endpoint)
+			if slices.ContainsFunc(live, func(l element) bool { return covers(l.key, endpoint) }) {
+				i.Live = append(i.Live, endpoint)
+			}
+		}
+	}
+	slices.SortFunc(i.Listen, iptables.Endpoint.Compare)
+	slices.SortFunc(i.Live, iptables.Endpoint.Compare)
+	counts, err := dumpCounters(conn, t.family, t.name)
+	if err != nil {
+		return i, err
+	}
+	for _, k := range iptables.CounterKeys() {
+		i.Packets[k] = counts[counterName(k)]
+	}
+	return i, nil
+}
+
+// endpointOf reads an element of a listen set: address, protocol and port,
+// each padded to 32 bits.
+func endpointOf(key []byte) (iptables.Endpoint, bool) {
+	if len(key) != 12 && len(key) != 24 {
+		return iptables.Endpoint{}, false
+	}
+	n := len(key) - 8
+	addr, ok := netip.AddrFromSlice(key[:n])
+	return iptables.Endpoint{Addr: addr, Proto: iptables.Proto(key[n]), Port: binary.BigEndian.Uint16(key[n+4:])}, ok
+}
+
+// covers reports whether an element of a live set, an address or an endpoint,
+// makes the queries to the endpoint untracked.
+func covers(key []byte, e iptables.Endpoint) bool {
+	if addr, ok := netip.AddrFromSlice(key); ok {
+		return addr == e.Addr
+	}
+	live, ok := endpointOf(key)
+	return ok && live == e
+}

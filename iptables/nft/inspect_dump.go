@@ -1,0 +1,269 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Reading uses no code of google/nftables: it leaves out the expressions it
+// does not know, and a rule without its conditions reads as one that always
+// matches.
+
+// tableHeader is a table of anybody.
+type tableHeader struct {
+	family  nftables.TableFamily
+	name    string
+	flags   uint32
+	comment string
+}
+
+// chainHeader is a chain of anybody; base chains have a hook.
+type chainHeader struct {
+	family   nftables.TableFamily
+	table    string
+	name     string
+	base     bool
+	hook     uint32
+	priority int32
+	policy   uint32 // NF_DROP or NF_ACCEPT
+}
+
+// dumpedRule is one rule with its expressions in order.
+type dumpedRule struct {
+	handle  uint64
+	exprs   []expression
+	comment string // of nft, or of the comment match of iptables
+}
+
+// expression is one expression of a rule: its name in the kernel
+// (struct nft_expr_type) and its attributes by type.
+type expression struct {
+	name  string
+	attrs map[uint16][]byte
+}
+
+// number reads a 32-bit attribute in network byte order; 0 if it is absent.
+func (e expression) number(attr uint16) uint32 {
+	if b := e.attrs[attr]; len(b) == 4 {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// has reports whether the attribute is there.
+func (e expression) has(attr uint16) bool { _, ok := e.attrs[attr]; return ok }
+
+// extension is the name of a match or target of iptables.
+func (e expression) extension() string { return cString(e.attrs[unix.NFTA_MATCH_NAME]) }
+
+// set is the name of the set that a lookup looks into.
+func (e expression) set() string { return cString(e.attrs[unix.NFTA_LOOKUP_SET]) }
+
+// value reads the bytes of a nested struct nft_data.
+func (e expression) value(attr uint16) []byte {
+	return attributesOf(e.attrs[attr])[unix.NFTA_DATA_VALUE]
+}
+
+// element is one element of a set or map.
+type element struct {
+	key, keyEnd []byte
+	value       []byte   // of a map with data
+	verdict     *verdict // of a verdict map
+	intervalEnd bool
+	expires     time.Duration // 0: never
+}
+
+// verdict is what a rule or a verdict map ends with.
+type verdict struct {
+	code  int32
+	chain string
+}
+
+// attributesOf splits a run of netlink attributes; malformed ones are left out.
+func attributesOf(b []byte) map[uint16][]byte {
+	out := map[uint16][]byte{}
+	ad, err := netlink.NewAttributeDecoder(b)
+	if err != nil {
+		return out
+	}
+	for ad.Next() {
+		out[ad.Type()] = ad.Bytes()
+	}
+	return out
+}
+
+// nestedOf splits a nested list of attributes of one type.
+func nestedOf(b []byte) [][]byte {
+	ad, err := netlink.NewAttributeDecoder(b)
+	if err != nil {
+		return nil
+	}
+	var out [][]byte
+	for ad.Next() {
+		out = append(out, ad.Bytes())
+	}
+	return out
+}
+
+func cString(b []byte) string {
+	s, _, _ := strings.Cut(string(b), "\x00")
+	return s
+}
+
+// dump asks for all objects of one kind; what is gone meanwhile is nothing.
+func dump(conn *netlink.Conn, msg int, family nftables.TableFamily, attrs ...netlink.Attribute) ([]netlink.Message, error) {
+	data, err := netlink.MarshalAttributes(attrs)
+	if err != nil {
+		return nil, err
+	}
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Dump},
+		Data:   append(nfgenmsg(family, 0), data...),
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	var out []netlink.Message
+	for _, m := range replies {
+		if len(m.Data) >= 4 {
+			out = append(out, m)
+		}
+	}
+	return out, err
+}
+
+func nameAttribute(typ uint16, name string) netlink.Attribute {
+	return netlink.Attribute{Type: typ, Data: append([]byte(name), 0)}
+}
+
+func dumpTables(conn *netlink.Conn) ([]tableHeader, error) {
+	msgs, err := dump(conn, unix.NFT_MSG_GETTABLE, nftables.TableFamilyUnspecified)
+	var out []tableHeader
+	for _, m := range msgs {
+		attrs := attributesOf(m.Data[4:])
+		t := tableHeader{family: nftables.TableFamily(m.Data[0]), name: cString(attrs[unix.NFTA_TABLE_NAME])}
+		if b := attrs[unix.NFTA_TABLE_FLAGS]; len(b) == 4 {
+			t.flags = binary.BigEndian.Uint32(b)
+		}
+		t.comment, _ = userdata.GetString(attrs[attrTableUserdata], udataTableCommentTLV)
+		out = append(out, t)
+	}
+	return out, err
+}
+
+func dumpChains(conn *netlink.Conn) ([]chainHeader, error) {
+	msgs, err := dump(conn, unix.NFT_MSG_GETCHAIN, nftables.TableFamilyUnspecified)
+	var out []chainHeader
+	for _, m := range msgs {
+		attrs := attributesOf(m.Data[4:])
+		c := chainHeader{
+			family: nftables.TableFamily(m.Data[0]),
+			table:  cString(attrs[unix.NFTA_CHAIN_TABLE]),
+			name:   cString(attrs[unix.NFTA_CHAIN_NAME]),
+			policy: verdictAccept,
+		}
+		if hook, ok := attrs[unix.NFTA_CHAIN_HOOK]; ok {
+			h := attributesOf(hook)
+			num, priority := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY]
+			if c.base = len(num) == 4 && len(priority) == 4; c.base {
+				c.hook = binary.BigEndian.Uint32(num)
+				c.priority = int32(binary.BigEndian.Uint32(priority))
+			}
+		}
+		if b := attrs[unix.NFTA_CHAIN_POLICY]; len(b) == 4 {
+			c.policy = binary.BigEndian.Uint32(b)
+		}
+		out = append(out, c)
+	}
+	return out, err
+}
+
+// dumpRules reads the rules of one chain, in order.
+func dumpRules(conn *netlink.Conn, family nftables.TableFamily, table, chain string) ([]dumpedRule, error) {
+	msgs, err := dump(conn, unix.NFT_MSG_GETRULE, family,
+		nameAttribute(unix.NFTA_RULE_TABLE, table), nameAttribute(unix.NFTA_RULE_CHAIN, chain))
+	var out []dumpedRule
+	for _, m := range msgs {
+		attrs := attributesOf(m.Data[4:])
+		if cString(attrs[unix.NFTA_RULE_CHAIN]) != chain {
+			continue // Linux before 4.6 filtered by nothing
+		}
+		var r dumpedRule
+		if b := attrs[unix.NFTA_RULE_HANDLE]; len(b) == 8 {
+			r.handle = binary.BigEndian.Uint64(b)
+		}
+		r.comment, _ = userdata.GetString(attrs[unix.NFTA_RULE_USERDATA], userdata.TypeComment)
+		for _, b := range nestedOf(attrs[unix.NFTA_RULE_EXPRESSIONS]) {
+			parts := attributesOf(b)
+			e := expression{name: cString(parts[unix.NFTA_EXPR_NAME]), attrs: attributesOf(parts[unix.NFTA_EXPR_DATA])}
+			if e.name == "match" && e.extension() == "comment" {
+				r.comment = cString(e.attrs[unix.NFTA_MATCH_INFO])
+			}
+			r.exprs = append(r.exprs, e)
+		}
+		out = append(out, r)
+	}
+	return out, err
+}
+
+// dumpElements reads a set or map; one that is not there has no elements.
+func dumpElements(conn *netlink.Conn, family nftables.TableFamily, table, set string) ([]element, error) {
+	msgs, err := dump(conn, unix.NFT_MSG_GETSETELEM, family,
+		nameAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, table), nameAttribute(unix.NFTA_SET_ELEM_LIST_SET, set))
+	var out []element
+	for _, m := range msgs {
+		for _, b := range nestedOf(attributesOf(m.Data[4:])[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+			attrs := attributesOf(b)
+			data := attributesOf(attrs[unix.NFTA_SET_ELEM_DATA])
+			e := element{
+				key:    attributesOf(attrs[unix.NFTA_SET_ELEM_KEY])[unix.NFTA_DATA_VALUE],
+				keyEnd: attributesOf(attrs[nftables.NFTA_SET_ELEM_KEY_END])[unix.NFTA_DATA_VALUE],
+				value:  data[unix.NFTA_DATA_VALUE],
+			}
+			if b, ok := data[unix.NFTA_DATA_VERDICT]; ok {
+				v := readVerdict(b)
+				e.verdict = &v
+			}
+			if b := attrs[unix.NFTA_SET_ELEM_FLAGS]; len(b) == 4 {
+				e.intervalEnd = binary.BigEndian.Uint32(b)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+			}
+			if b := attrs[unix.NFTA_SET_ELEM_EXPIRATION]; len(b) == 8 {
+				e.expires = time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
+			}
+			out = append(out, e)
+		}
+	}
+	return out, err
+}
+
+// dumpCounters reads the packet counts of a table's named counters.
+func dumpCounters(conn *netlink.Conn, family nftables.TableFamily, table string) (map[string]uint64, error) {
+	msgs, err := dump(conn, unix.NFT_MSG_GETOBJ, family, nameAttribute(unix.NFTA_OBJ_TABLE, table))
+	out := map[string]uint64{}
+	for _, m := range msgs {
+		attrs := attributesOf(m.Data[4:])
+		if cString(attrs[unix.NFTA_OBJ_TABLE]) != table {
+			continue
+		}
+		if b := attributesOf(attrs[unix.NFTA_OBJ_DATA])[unix.NFTA_COUNTER_PACKETS]; len(b) == 8 {
+			out[cString(attrs[unix.NFTA_OBJ_NAME])] = binary.BigEndian.Uint64(b)
+		}
+	}
+	return out, err
+}
+
+func readVerdict(b []byte) verdict {
+	attrs := attributesOf(b)
+	v := verdict{chain: cString(attrs[unix.NFTA_VERDICT_CHAIN])}
+	if code := attrs[unix.NFTA_VERDICT_CODE]; len(code) == 4 {
+		v.code = int32(binary.BigEndian.Uint32(code))
+	}
+	return v
+}

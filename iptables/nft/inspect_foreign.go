@@ -1,0 +1,369 @@
+package nft
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// ForeignRule is a rule of somebody else that concerns the DNS of this node
+// before conntrack sees it, or one that Kubernetes' node-cache left behind.
+type ForeignRule struct {
+	// Family, Table and Chain say where it stands, in the words of nft.
+	Family, Table, Chain string
+	// Hook and Priority are those of the base chain from which it is reached.
+	Hook     string
+	Priority int
+	// Handle is the rule's number, as `nft -a list ruleset` shows it; 0 is the
+	// chain's policy.
+	Handle uint64
+	// Effects are what it does: notrack, accept, drop, queue, or another
+	// statement by its name.
+	Effects []string
+	// Concerns are the endpoints whose queries or responses it meets.
+	Concerns []iptables.Endpoint
+	// Directions tell which of the two.
+	Directions []iptables.Direction
+	// Certain tells that it meets all of these packets; otherwise it has
+	// conditions that depend on the client, the interface or the like. What a
+	// rule may meet beside what it certainly meets is left out.
+	Certain bool
+	// NodeCache tells that its comment is that of Kubernetes' node-cache.
+	NodeCache bool
+	// Text is the rule.
+	Text string
+}
+
+// nodeCacheComment starts the comment of node-cache's rules (kubernetes/dns,
+// cmd/node-cache/app/cache_app.go).
+const nodeCacheComment = "NodeLocal DNS Cache:"
+
+// conntrackPriority is NF_IP_PRI_CONNTRACK: what stands before it can keep a
+// packet from our rules, or do their work.
+const conntrackPriority = -200
+
+// Hooks (include/uapi/linux/netfilter.h) as inet, ip and ip6 number them; the
+// ingress hook of inet has a number of its own and is netdev's only one.
+const (
+	hookPrerouting  = 0
+	hookInput       = 1
+	hookOutput      = 3
+	hookInetIngress = 5
+	hookNetdev      = 0
+)
+
+// ForeignRules finds the rules of other tables that concern the endpoints:
+// those in the base chains of prerouting, output and ingress before conntrack
+// and in the chains they lead to, and what node-cache left in raw and filter.
+// It reads what nf_tables holds, so also the tables of iptables-nft, but not
+// those of iptables-legacy, nor BPF programs. It needs CAP_NET_ADMIN.
+func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	chains, err := dumpChains(conn)
+	if err != nil {
+		return nil, explain("list chains", err)
+	}
+	s := search{conn: conn, rules: map[chainID][]dumpedRule{}, sets: map[chainID][]element{}, found: map[foundKey]*foundRule{}}
+	for _, c := range chains {
+		if !c.base || strings.HasPrefix(c.table, TablePrefix) {
+			continue
+		}
+		hook, before := c.beforeConntrack()
+		switch {
+		case before:
+			err = s.base(c, hook, endpoints)
+		case hook != "":
+			err = s.leftovers(c, hook)
+		}
+		if err != nil {
+			return nil, explain("read chain "+familyName(c.family)+" "+c.table+" "+c.name, err)
+		}
+	}
+	return s.list(), nil
+}
+
+// beforeConntrack names the hook of a base chain that is looked at, "" for the
+// others, and tells whether its rules can come in our way.
+func (c chainHeader) beforeConntrack() (hook string, before bool) {
+	switch c.family {
+	case nftables.TableFamilyNetdev:
+		// Its second hook, egress, comes after everything of ours.
+		if c.hook == hookNetdev {
+			return "ingress", true
+		}
+	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
+		switch c.hook {
+		case hookPrerouting:
+			return "prerouting", c.priority < conntrackPriority
+		case hookOutput:
+			return "output", c.priority < conntrackPriority
+		case hookInput:
+			return "input", false
+		case hookInetIngress:
+			return "ingress", true
+		}
+	}
+	return "", false
+}
+
+// chainID names a chain, or a set, of a table.
+type chainID struct {
+	family      nftables.TableFamily
+	table, name string
+}
+
+type foundKey struct {
+	chainID
+	base   string
+	handle uint64
+}
+
+// foundRule is a rule and the probes that it meets.
+type foundRule struct {
+	ForeignRule
+	hits []hit
+}
+
+type hit struct {
+	probe
+	certain bool
+}
+
+// finish sums up the hits.
+func (f *foundRule) finish() ForeignRule {
+	byCertainty := func(h hit) bool { return h.certain }
+	f.Certain = len(f.hits) == 0 || slices.ContainsFunc(f.hits, byCertainty)
+	for _, h := range f.hits {
+		if h.certain != f.Certain {
+			continue
+		}
+		if !slices.Contains(f.Concerns, h.endpoint) {
+			f.Concerns = append(f.Concerns, h.endpoint)
+		}
+		if !slices.Contains(f.Directions, h.direction) {
+			f.Directions = append(f.Directions, h.direction)
+		}
+	}
+	slices.SortFunc(f.Concerns, iptables.Endpoint.Compare)
+	slices.Sort(f.Directions)
+	return f.ForeignRule
+}
+
+// search walks the chains of one reading.
+type search struct {
+	conn  *netlink.Conn
+	rules map[chainID][]dumpedRule
+	sets  map[chainID][]element
+	found map[foundKey]*foundRule
+}
+
+// base runs a query to and a response from each endpoint through a base chain.
+func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint) error {
+	if err := s.leftovers(c, hook); err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
+			p := probe{endpoint: e, direction: d}
+			if f := p.family(); c.family == nftables.TableFamilyIPv4 && f != iptables.IPv4 || c.family == nftables.TableFamilyIPv6 && f != iptables.IPv6 {
+				continue
+			}
+			w := walk{search: s, base: c, hook: hook, probe: p}
+			ended, err := w.chain(c.name, always, 0)
+			if err != nil {
+				return err
+			}
+			if c.policy == verdictDrop && ended != always {
+				w.add(c.name, dumpedRule{}, outcome{matches: always, verdict: &verdict{code: verdictDrop}}, always-ended)
+			}
+		}
+	}
+	return nil
+}
+
+// leftovers finds the rules of node-cache in the base chain of its tables.
+func (s *search) leftovers(c chainHeader, hook string) error {
+	if c.table != "raw" && c.table != "filter" {
+		return nil
+	}
+	rules, err := s.rulesOf(chainID{c.family, c.table, c.name})
+	if err != nil {
+		return err
+	}
+	w := walk{search: s, base: c, hook: hook}
+	for _, r := range rules {
+		if strings.HasPrefix(r.comment, nodeCacheComment) {
+			w.add(c.name, r, unconditional(r, w.elements), always).NodeCache = true
+		}
+	}
+	return nil
+}
+
+func (s *search) rulesOf(id chainID) ([]dumpedRule, error) {
+	if rules, ok := s.rules[id]; ok {
+		return rules, nil
+	}
+	rules, err := dumpRules(s.conn, id.family, id.table, id.name)
+	s.rules[id] = rules
+	return rules, err
+}
+
+func (s *search) list() []ForeignRule {
+	out := make([]ForeignRule, 0, len(s.found))
+	for _, f := range s.found {
+		out = append(out, f.finish())
+	}
+	slices.SortFunc(out, func(a, b ForeignRule) int {
+		return cmp.Or(cmp.Compare(a.Hook, b.Hook), cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Family, b.Family),
+			cmp.Compare(a.Table, b.Table), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Handle, b.Handle))
+	})
+	return out
+}
+
+// walk is the way of one probe through one base chain.
+type walk struct {
+	*search
+	base  chainHeader
+	hook  string
+	probe probe
+}
+
+func (w *walk) elements(set string) ([]element, error) {
+	id := chainID{w.base.family, w.base.table, set}
+	if elements, ok := w.sets[id]; ok {
+		return elements, nil
+	}
+	elements, err := dumpElements(w.conn, id.family, id.table, id.name)
+	if err == nil {
+		w.sets[id] = elements
+	}
+	return elements, err
+}
+
+// maxJumps is the kernel's own bound (NFT_JUMP_STACK_SIZE).
+const maxJumps = 16
+
+// chain follows the probe and reports how certainly the way through the base
+// chain ends here.
+func (w *walk) chain(name string, reached certainty, depth int) (ended certainty, err error) {
+	if depth > maxJumps {
+		return never, nil
+	}
+	rules, err := w.rulesOf(chainID{w.base.family, w.base.table, name})
+	if err != nil {
+		return never, err
+	}
+	for _, r := range rules {
+		o := evaluate(r, w.probe, w.elements)
+		if o.matches == never {
+			continue
+		}
+		here := min(reached, o.matches)
+		if len(o.effects) > 0 || o.verdict != nil && o.verdict.final() {
+			w.add(name, r, o, reached)
+		}
+		if o.verdict == nil {
+			continue
+		}
+		switch o.verdict.code {
+		case verdictJump, verdictGoto:
+			below, err := w.chain(o.verdict.chain, here, depth+1)
+			if err != nil {
+				return never, err
+			}
+			ended = max(ended, min(below, o.matches))
+			if o.matches == always && (below == always || o.verdict.code == verdictGoto) {
+				return ended, nil
+			}
+		case verdictReturn:
+			if o.matches == always {
+				return ended, nil
+			}
+		default:
+			if ended = max(ended, o.matches); o.matches == always {
+				return ended, nil
+			}
+		}
+	}
+	return ended, nil
+}
+
+// final reports whether the verdict decides about the packet.
+func (v verdict) final() bool {
+	return v.code == verdictDrop || v.code == verdictAccept || v.code == verdictQueue
+}
+
+// add notes that a rule meets the probe.
+func (w *walk) add(chain string, r dumpedRule, o outcome, reached certainty) *foundRule {
+	key := foundKey{chainID{w.base.family, w.base.table, chain}, w.base.name, r.handle}
+	f := w.found[key]
+	if f == nil {
+		effects := o.effects
+		if o.verdict != nil && o.verdict.final() {
+			effects = append(slices.Clone(effects), o.verdict.String())
+		}
+		f = &foundRule{ForeignRule: ForeignRule{
+			Family: familyName(w.base.family), Table: w.base.table, Chain: chain,
+			Hook: w.hook, Priority: int(w.base.priority), Handle: r.handle, Effects: effects,
+			Text: ruleText(r, ruleFamily(r, w.base.family) == iptables.IPv6),
+		}}
+		if r.handle == 0 {
+			f.Text = "policy drop"
+		}
+		w.found[key] = f
+	}
+	if w.probe.endpoint.Addr.IsValid() {
+		f.hits = append(f.hits, hit{w.probe, min(reached, o.matches) == always})
+	}
+	return f
+}
+
+// ruleFamily is the IP version whose header a rule reads: that of the table,
+// or in a table of both the one that the rule asks for.
+func ruleFamily(r dumpedRule, family nftables.TableFamily) iptables.Family {
+	switch family {
+	case nftables.TableFamilyIPv4:
+		return iptables.IPv4
+	case nftables.TableFamilyIPv6:
+		return iptables.IPv6
+	}
+	// nft puts the comparison right behind what it compares.
+	for i, e := range r.exprs[:max(len(r.exprs)-1, 0)] {
+		value := r.exprs[i+1].value(unix.NFTA_CMP_DATA)
+		switch {
+		case e.name != "meta" || r.exprs[i+1].name != "cmp":
+		case e.number(unix.NFTA_META_KEY) == unix.NFT_META_NFPROTO && slices.Equal(value, []byte{unix.NFPROTO_IPV6}),
+			e.number(unix.NFTA_META_KEY) == unix.NFT_META_PROTOCOL && slices.Equal(value, []byte{0x86, 0xdd}):
+			return iptables.IPv6
+		}
+	}
+	return iptables.IPv4
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	case nftables.TableFamilyNetdev:
+		return "netdev"
+	case nftables.TableFamilyBridge:
+		return "bridge"
+	case nftables.TableFamilyARP:
+		return "arp"
+	}
+	return "family"
+}

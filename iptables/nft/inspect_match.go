@@ -1,0 +1,495 @@
+package nft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Verdicts: include/uapi/linux/netfilter.h and enum nft_verdicts.
+const (
+	verdictDrop   = 0
+	verdictAccept = 1
+	verdictQueue  = 3
+	verdictJump   = -3
+	verdictGoto   = -4
+	verdictReturn = -5
+)
+
+// certainty tells whether a condition holds for a packet of which only some
+// fields are known.
+type certainty uint8
+
+const (
+	never certainty = iota
+	maybe
+	always
+)
+
+func certain(b bool) certainty {
+	if b {
+		return always
+	}
+	return never
+}
+
+// probe is a packet of which family, protocol and one end are known: a query
+// to an endpoint, or a response from it.
+type probe struct {
+	endpoint  iptables.Endpoint
+	direction iptables.Direction
+}
+
+func (p probe) family() iptables.Family { return iptables.FamilyOf(p.endpoint.Addr) }
+
+// registers are the 16 32-bit registers of nf_tables, byte by byte. A byte of
+// the other end's address or port is not known, but nobody's in particular: a
+// rule for a single other host does not concern the endpoint.
+type registers [64]struct {
+	value byte
+	known bool
+	other bool
+}
+
+// at returns the offset of a register: 1 to 4 are 16 bytes each, those from
+// NFT_REG32_00 on overlay them with 4 bytes each.
+func (*registers) at(register uint32) int {
+	if register >= unix.NFT_REG32_00 {
+		return min(int(register-unix.NFT_REG32_00)*4, 63)
+	}
+	return min(max(int(register)-1, 0)*16, 63)
+}
+
+// store writes bytes; nil makes length bytes unknown.
+func (r *registers) store(register uint32, value []byte, length int) {
+	offset := r.at(register)
+	for i := offset; i < len(r) && i < offset+max(length, len(value)); i++ {
+		r[i].known, r[i].other = i-offset < len(value), false
+		if r[i].known {
+			r[i].value = value[i-offset]
+		}
+	}
+	// The kernel pads the last 32 bits with zeros.
+	for i := offset + len(value); len(value) > 0 && i < len(r) && i%4 != 0; i++ {
+		r[i].value, r[i].known, r[i].other = 0, true, false
+	}
+}
+
+// load reads bytes, or reports that some of them are unknown.
+func (r *registers) load(register uint32, length int) ([]byte, bool) {
+	offset := r.at(register)
+	if length <= 0 || offset+length > len(r) {
+		return nil, false
+	}
+	out := make([]byte, length)
+	for i := range out {
+		if !r[offset+i].known {
+			return nil, false
+		}
+		out[i] = r[offset+i].value
+	}
+	return out, true
+}
+
+// hold marks bytes as the other end's.
+func (r *registers) hold(register uint32, length int) {
+	offset := r.at(register)
+	for i := offset; i < len(r) && i < offset+length; i++ {
+		r[i].other = true
+	}
+}
+
+// other reports whether bytes hold the other end's address or port.
+func (r *registers) other(register uint32, length int) bool {
+	offset := r.at(register)
+	for i := offset; i < len(r) && i < offset+length; i++ {
+		if r[i].other {
+			return true
+		}
+	}
+	return false
+}
+
+// outcome is what a rule does to a probe.
+type outcome struct {
+	matches certainty
+	effects []string // notrack and what else is done to the packet
+	verdict *verdict // nil: go on with the next rule
+}
+
+// elementsOf reads a set that a rule looks into.
+type elementsOf func(set string) ([]element, error)
+
+// evaluate runs a rule on a probe, as nft_do_chain does. What it does not know
+// makes the outcome uncertain, never wrong.
+func evaluate(r dumpedRule, p probe, sets elementsOf) outcome {
+	out := outcome{matches: always}
+	var regs registers
+	for _, e := range r.exprs {
+		if out.matches == never {
+			return out
+		}
+		out.step(e, p, &regs, sets)
+	}
+	return out
+}
+
+// unconditional is what a rule does to the packets that it matches.
+func unconditional(r dumpedRule, sets elementsOf) outcome {
+	var out outcome
+	var regs registers
+	for _, e := range r.exprs {
+		out.step(e, probe{}, &regs, sets)
+	}
+	out.matches = always
+	return out
+}
+
+func (o *outcome) require(c certainty) { o.matches = min(o.matches, c) }
+
+func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) {
+	switch e.name {
+	case "payload":
+		if e.has(unix.NFTA_PAYLOAD_SREG) {
+			o.effects = append(o.effects, "rewrites the packet")
+			return
+		}
+		length := int(e.number(unix.NFTA_PAYLOAD_LEN))
+		base, offset, dreg := e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_DREG)
+		regs.store(dreg, p.field(base, offset, length), length)
+		if p.otherEnd(base, offset, length) {
+			regs.hold(dreg, length)
+		}
+	case "meta":
+		if e.has(unix.NFTA_META_DREG) {
+			regs.store(e.number(unix.NFTA_META_DREG), p.meta(e.number(unix.NFTA_META_KEY)), 4)
+		}
+	case "cmp":
+		want := e.value(unix.NFTA_CMP_DATA)
+		op := e.number(unix.NFTA_CMP_OP)
+		got, ok := regs.load(e.number(unix.NFTA_CMP_SREG), len(want))
+		switch {
+		case ok:
+			o.require(certain(compares(bytes.Compare(got, want), op)))
+		case op == unix.NFT_CMP_EQ && regs.other(e.number(unix.NFTA_CMP_SREG), len(want)):
+			o.require(never)
+		default:
+			o.require(maybe)
+		}
+	case "range":
+		from, to := e.value(unix.NFTA_RANGE_FROM_DATA), e.value(unix.NFTA_RANGE_TO_DATA)
+		got, ok := regs.load(e.number(unix.NFTA_RANGE_SREG), len(from))
+		if !ok {
+			o.require(maybe)
+			return
+		}
+		inside := bytes.Compare(got, from) >= 0 && bytes.Compare(got, to) <= 0
+		o.require(certain(inside == (e.number(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_EQ)))
+	case "bitwise":
+		bitwise(e, regs)
+	case "lookup":
+		o.lookup(e, regs, sets)
+	case "immediate":
+		if e.number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
+			v := readVerdict(attributesOf(e.attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT])
+			o.verdict = &v
+			return
+		}
+		regs.store(e.number(unix.NFTA_IMMEDIATE_DREG), e.value(unix.NFTA_IMMEDIATE_DATA), 0)
+	case "notrack":
+		o.effects = append(o.effects, "notrack")
+	case "match":
+		o.require(matches(e, p))
+	case "target":
+		o.target(e)
+	case "reject":
+		o.verdict = &verdict{code: verdictDrop}
+	case "queue":
+		o.verdict = &verdict{code: verdictQueue}
+	case "tproxy", "dup", "fwd", "nat", "redir", "masq", "synproxy":
+		o.effects = append(o.effects, e.name)
+	case "ct":
+		if e.has(unix.NFTA_CT_SREG) {
+			o.effects = append(o.effects, "ct set")
+			return
+		}
+		regs.store(e.number(unix.NFTA_CT_DREG), nil, 16)
+	case "counter", "objref", "log", "dynset":
+		// They match everything and change nothing of the packet.
+	default:
+		// limit, quota, fib, exthdr, socket and what is to come: they may
+		// not match, and what they load is not known.
+		o.require(maybe)
+		*regs = registers{}
+	}
+}
+
+// field is a part of a header, nil if it is not known.
+func (p probe) field(base, offset uint32, length int) []byte {
+	var header [64]byte
+	var known [64]bool
+	put := func(at int, value ...byte) {
+		for i, b := range value {
+			header[at+i], known[at+i] = b, true
+		}
+	}
+	e := p.endpoint
+	switch base {
+	case unix.NFT_PAYLOAD_NETWORK_HEADER:
+		addrAt := 12
+		if p.family() == iptables.IPv6 {
+			put(6, byte(e.Proto))
+			addrAt = 8
+		} else {
+			put(9, byte(e.Proto))
+		}
+		addr := e.Addr.AsSlice()
+		if p.direction == iptables.Query {
+			addrAt += len(addr)
+		}
+		put(addrAt, addr...)
+	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+		at := 0
+		if p.direction == iptables.Query {
+			at = 2
+		}
+		put(at, binary.BigEndian.AppendUint16(nil, e.Port)...)
+	}
+	end := int(offset) + length
+	if length <= 0 || int(offset) > len(header) || end > len(header) || slices.Contains(known[offset:end], false) {
+		return nil
+	}
+	return header[offset:end]
+}
+
+// otherEnd reports whether a part of a header is the whole address or port of
+// the end that is not ours.
+func (p probe) otherEnd(base, offset uint32, length int) bool {
+	toOther := p.direction == iptables.Response
+	switch {
+	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && length == 2:
+		return toOther && offset == 2 || !toOther && offset == 0
+	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.family() == iptables.IPv4 && length == 4:
+		return toOther && offset == 16 || !toOther && offset == 12
+	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.family() == iptables.IPv6 && length == 16:
+		return toOther && offset == 24 || !toOther && offset == 8
+	}
+	return false
+}
+
+// meta is what the kernel knows of the packet beside its headers.
+func (p probe) meta(key uint32) []byte {
+	v6 := p.family() == iptables.IPv6
+	switch key {
+	case unix.NFT_META_NFPROTO:
+		if v6 {
+			return []byte{unix.NFPROTO_IPV6}
+		}
+		return []byte{unix.NFPROTO_IPV4}
+	case unix.NFT_META_L4PROTO:
+		return []byte{byte(p.endpoint.Proto)}
+	case unix.NFT_META_PROTOCOL:
+		if v6 {
+			return []byte{0x86, 0xdd}
+		}
+		return []byte{0x08, 0x00}
+	}
+	return nil
+}
+
+func compares(order int, op uint32) bool {
+	switch op {
+	case unix.NFT_CMP_EQ:
+		return order == 0
+	case unix.NFT_CMP_NEQ:
+		return order != 0
+	case unix.NFT_CMP_LT:
+		return order < 0
+	case unix.NFT_CMP_LTE:
+		return order <= 0
+	case unix.NFT_CMP_GT:
+		return order > 0
+	}
+	return order >= 0 // NFT_CMP_GTE
+}
+
+// bitwise is (source & mask) ^ xor, which prefixes are compared with.
+func bitwise(e expression, regs *registers) {
+	const bitwiseOp = 6 // NFTA_BITWISE_OP, since Linux 5.6; 0 is the boolean one
+	mask, xor := e.value(unix.NFTA_BITWISE_MASK), e.value(unix.NFTA_BITWISE_XOR)
+	got, ok := regs.load(e.number(unix.NFTA_BITWISE_SREG), len(mask))
+	if !ok || len(xor) != len(mask) || e.number(bitwiseOp) != 0 {
+		regs.store(e.number(unix.NFTA_BITWISE_DREG), nil, int(e.number(unix.NFTA_BITWISE_LEN)))
+		return
+	}
+	for i := range got {
+		got[i] = got[i]&mask[i] ^ xor[i]
+	}
+	regs.store(e.number(unix.NFTA_BITWISE_DREG), got, 0)
+}
+
+func (o *outcome) lookup(e expression, regs *registers, sets elementsOf) {
+	dreg := e.has(unix.NFTA_LOOKUP_DREG)
+	elements, err := sets(e.set())
+	found, c := (*element)(nil), maybe
+	if err == nil {
+		found, c = find(elements, e.number(unix.NFTA_LOOKUP_SREG), regs)
+	}
+	if e.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
+		c = always - c
+	}
+	o.require(c)
+	switch {
+	case !dreg:
+	case found == nil:
+		regs.store(e.number(unix.NFTA_LOOKUP_DREG), nil, 16)
+	case found.verdict != nil:
+		o.verdict = found.verdict
+	default:
+		regs.store(e.number(unix.NFTA_LOOKUP_DREG), found.value, 0)
+	}
+}
+
+// find looks for the key that starts in a register.
+func find(elements []element, register uint32, regs *registers) (*element, certainty) {
+	if len(elements) == 0 {
+		return nil, never
+	}
+	length := 0
+	for _, e := range elements {
+		length = max(length, len(e.key))
+	}
+	intervals := slices.ContainsFunc(elements, func(e element) bool { return e.keyEnd != nil || e.intervalEnd })
+	key, ok := regs.load(register, length)
+	switch {
+	case !ok && !intervals && regs.other(register, length):
+		return nil, never
+	case !ok:
+		return nil, maybe
+	}
+	if slices.ContainsFunc(elements, func(e element) bool { return e.keyEnd != nil }) {
+		// A range in every part of a concatenation.
+		best := never
+		for i, e := range elements {
+			switch within(key, e.key, e.keyEnd) {
+			case always:
+				return &elements[i], always
+			case maybe:
+				best = maybe
+			}
+		}
+		return nil, best
+	}
+	if slices.ContainsFunc(elements, func(e element) bool { return e.intervalEnd }) {
+		// Intervals are sorted starts and, where something is left out behind
+		// them, ends.
+		var last *element
+		sorted := slices.SortedFunc(slices.Values(elements), func(a, b element) int {
+			if order := bytes.Compare(a.key, b.key); order != 0 || a.intervalEnd == b.intervalEnd {
+				return order
+			} else if a.intervalEnd {
+				return -1 // one interval ends where the next one starts
+			}
+			return 1
+		})
+		for i := range sorted {
+			if bytes.Compare(sorted[i].key, key) <= 0 {
+				last = &sorted[i]
+			}
+		}
+		if last == nil || last.intervalEnd {
+			return nil, never
+		}
+		return last, always
+	}
+	for i, e := range elements {
+		if bytes.Equal(e.key, key) {
+			return &elements[i], always
+		}
+	}
+	return nil, never
+}
+
+// within compares 32 bits at a time. Where fields end within the key is not
+// known here, so a longer field that is inside only as a whole stays uncertain.
+func within(key, from, to []byte) certainty {
+	if len(from) != len(key) || len(to) != len(key) {
+		return maybe
+	}
+	inside := always
+	for at := 0; at < len(key); at += 4 {
+		end := min(at+4, len(key))
+		if bytes.Compare(key[at:end], from[at:end]) < 0 || bytes.Compare(key[at:end], to[at:end]) > 0 {
+			inside = never
+		}
+	}
+	if inside == never && bytes.Compare(key, from) >= 0 && bytes.Compare(key, to) <= 0 {
+		return maybe
+	}
+	return inside
+}
+
+// matches evaluates an extension of iptables (xt_tcpudp.h; ports in host byte
+// order).
+func matches(e expression, p probe) certainty {
+	info := e.attrs[unix.NFTA_MATCH_INFO]
+	switch name := e.extension(); name {
+	case "comment":
+		return always
+	case "udp", "tcp":
+		invert := 8
+		if name == "tcp" {
+			invert = 11
+		}
+		if len(info) <= invert {
+			return maybe
+		}
+		if (name == "tcp") != (p.endpoint.Proto == iptables.TCP) {
+			return never
+		}
+		at, flag := 0, byte(1)
+		if p.direction == iptables.Query {
+			at, flag = 4, 2
+		}
+		port := func(at int) uint16 { return binary.NativeEndian.Uint16(info[at:]) }
+		inside := p.endpoint.Port >= port(at) && p.endpoint.Port <= port(at+2)
+		if inside == (info[invert]&flag != 0) {
+			return never
+		}
+		// The other end's port is anything.
+		other := 4 - at
+		if port(other) != 0 || port(other+2) != 0xffff || info[invert]&^flag != 0 || name == "tcp" && info[9] != 0 {
+			return maybe
+		}
+		return always
+	}
+	return maybe
+}
+
+// target is what an extension of iptables does to the packet.
+func (o *outcome) target(e expression) {
+	info := e.attrs[unix.NFTA_TARGET_INFO]
+	switch name := e.extension(); name {
+	case "NOTRACK":
+		o.effects = append(o.effects, "notrack")
+	case "CT":
+		// struct xt_ct_target_info: flags first; XT_CT_NOTRACK is 1.
+		if len(info) >= 2 && binary.NativeEndian.Uint16(info)&1 != 0 {
+			o.effects = append(o.effects, "notrack")
+			return
+		}
+		o.effects = append(o.effects, "ct set")
+	case "LOG", "NFLOG", "TRACE":
+	case "REJECT":
+		o.verdict = &verdict{code: verdictDrop}
+	case "NFQUEUE":
+		o.verdict = &verdict{code: verdictQueue}
+	case "":
+	default:
+		o.effects = append(o.effects, name)
+	}
+}

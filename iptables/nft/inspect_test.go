@@ -1,0 +1,329 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+var sameAddr = cmpopts.EquateComparable(netip.Addr{})
+
+func TestInstances(t *testing.T) {
+	plan := dnsPlan("10.96.0.10", "fd00:10:96::a")
+	for _, tc := range []struct {
+		name     string
+		do       func(*Backend) error
+		live     []iptables.Endpoint
+		attached bool
+	}{
+		{"installed", func(*Backend) error { return nil }, nil, false},
+		{"attached", (*Backend).Attach, plan.Listen, true},
+		{"one more endpoint that is not attached yet", func(b *Backend) error {
+			return errors.Join(b.Attach(), b.Install(dnsPlan("10.96.0.10", "fd00:10:96::a", "10.96.0.11"), nil))
+		}, plan.Listen, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBackend(t)
+			if err := errors.Join(b.Install(plan, nil), tc.do(b)); err != nil {
+				t.Fatal(err)
+			}
+			got, err := Instances(b.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != 1 {
+				t.Fatalf("%d instances, want 1: %+v", len(got), got)
+			}
+			i := got[0]
+			if i.Table != b.Table() || !i.Owned || i.Attached() != tc.attached {
+				t.Errorf("table %s owned %v attached %v", i.Table, i.Owned, i.Attached())
+			}
+			if diff := cmp.Diff(tc.live, i.Live, sameAddr); diff != "" {
+				t.Errorf("live (-want +got):\n%s", diff)
+			}
+			if i.Owner.LocalPID != os.Getpid() || i.Owner.Life != Alive || i.Owner.Command == "" || i.Owner.Age() <= 0 || i.Owner.Age() > time.Hour {
+				t.Errorf("owner %+v, age %s", i.Owner, i.Owner.Age())
+			}
+		})
+	}
+}
+
+func TestInstancesWhereThereAreNone(t *testing.T) {
+	ns := testns.Enter(t)
+	if got, err := Instances(Config{NetNS: int(ns)}); err != nil || len(got) != 0 {
+		t.Errorf("%v, error %v", got, err)
+	}
+	if err := RemoveTable(Config{NetNS: int(ns)}, TablePrefix+"nothing"); err != nil {
+		t.Errorf("removing what is not there: %v", err)
+	}
+	if err := RemoveTable(Config{NetNS: int(ns)}, "filter"); err == nil || !strings.Contains(err.Error(), "not ours") {
+		t.Errorf("removing somebody's table: error %v", err)
+	}
+}
+
+// ordinary makes a table as a kernel without owned tables has it.
+func ordinary(t *testing.T, name string, o owner) {
+	t.Helper()
+	testns.Run(t, "nft", "add", "table", "inet", name, fmt.Sprintf("{ comment %q; }", o))
+}
+
+func TestWhoOwnsATable(t *testing.T) {
+	testns.Program(t, "nft")
+	child := exec.Command("sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
+	start, err := processStart(child.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := pidNamespace()
+	pid := child.Process.Pid
+	for _, tc := range []struct {
+		name  string
+		owner owner
+		life  Life
+		pid   int
+	}{
+		{"alive", owner{pid: pid, start: start, pidns: here, format: 1}, Alive, pid},
+		{"the pid is another's now", owner{pid: pid, start: start + 1, pidns: here, format: 1}, Dead, 0},
+		{"no such pid", owner{pid: 1 << 30, start: start, pidns: here, format: 1}, Dead, 0},
+		{"unreadable", owner{}, Unknown, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := Config{NetNS: int(testns.Enter(t))}
+			name := TablePrefix + "test"
+			ordinary(t, name, tc.owner)
+			got, err := Instances(cfg)
+			if err != nil || len(got) != 1 {
+				t.Fatalf("%v, error %v", got, err)
+			}
+			if got[0].Owned || got[0].Owner.Life != tc.life || got[0].Owner.LocalPID != tc.pid {
+				t.Errorf("owned %v, owner %+v", got[0].Owned, got[0].Owner)
+			}
+			if err := RemoveTable(cfg, name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestAnOwnerInAPIDNamespaceBelow(t *testing.T) {
+	testns.Root(t)
+	testns.Program(t, "unshare")
+	child := exec.Command("unshare", "--pid", "--fork", "--kill-child", "sleep", "60")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
+	// The child of unshare is process 1 of the new namespace.
+	var o owner
+	deadline := time.Now().Add(10 * time.Second)
+	for o.pid == 0 && time.Now().Before(deadline) {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", child.Process.Pid))
+		if err != nil {
+			testns.Skip(t, "/proc/PID/task/TID/children")
+		}
+		var local int
+		if n, _ := fmt.Sscan(string(children), &local); n == 0 {
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		start, err := processStart(local)
+		if err != nil {
+			t.Fatal(err)
+		}
+		link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", local))
+		if err != nil {
+			t.Fatal(err)
+		}
+		o = owner{pid: 1, start: start}
+		if _, err := fmt.Sscanf(link, "pid:[%d]", &o.pidns); err != nil {
+			t.Fatal(err)
+		}
+		got := o.find()
+		if got.Life != Alive || got.LocalPID != local {
+			t.Errorf("%+v, want the process %d", got, local)
+		}
+	}
+	if o.pid == 0 {
+		t.Fatal("unshare has no child after 10 s")
+	}
+	o.start++
+	want := Unknown
+	if pidNamespace() == initialPIDNamespace {
+		want = Dead
+	}
+	if got := o.find(); got.Life != want || got.LocalPID != 0 {
+		t.Errorf("one that started at another time: %+v, want %s", got, want)
+	}
+}
+
+func TestForeignRules(t *testing.T) {
+	v4 := []iptables.Endpoint{endpoint("10.96.0.10", 53, iptables.TCP), endpoint("10.96.0.10", 53, iptables.UDP)}
+	v6 := []iptables.Endpoint{endpoint("fd00:10:96::a", 53, iptables.TCP), endpoint("fd00:10:96::a", 53, iptables.UDP)}
+	all := append(append([]iptables.Endpoint{}, v4...), v6...)
+	type found struct {
+		Where   string // family table chain hook priority
+		Effects string
+		On      []iptables.Endpoint
+		Certain bool
+		Text    string
+	}
+	for _, tc := range []struct {
+		name  string
+		nft   string
+		rules [][]string // programs to run instead
+		want  []found
+	}{
+		{name: "nothing", nft: ""},
+		{
+			name: "notrack of an address, port and protocol",
+			nft:  `table ip x { chain c { type filter hook prerouting priority raw; ip daddr 10.96.0.10 udp dport 53 notrack; } }`,
+			want: []found{{"ip x c prerouting -300", "notrack", v4[1:], true, "ip daddr 10.96.0.10 meta l4proto udp th dport 53 notrack"}},
+		},
+		{
+			name: "other addresses, ports, protocols and hooks",
+			nft: `table inet x {
+				chain c { type filter hook prerouting priority raw;
+					ip daddr 10.96.0.11 udp dport 53 drop; ip daddr 10.96.0.10 udp dport 54 drop
+					meta l4proto icmp drop; ip daddr { 10.96.0.1, 10.96.0.2 } drop; ip saddr != 10.0.0.0/8 ip daddr 10.96.0.11 drop; }
+				chain f { type filter hook forward priority raw; drop; }
+				chain late { type filter hook prerouting priority mangle; udp dport 53 drop; } }`,
+		},
+		{
+			name: "others, among whom may be the client",
+			nft: `table inet x { chain c { type filter hook prerouting priority raw;
+					ip daddr 10.96.0.0/29 drop; ip6 saddr fd00::/64 drop; udp dport { 1053, 1060-1070 } drop; } }`,
+			want: []found{
+				{"inet x c prerouting -300", "drop", v4, false, "meta nfproto ipv4 ip daddr 10.96.0.0/29 drop"},
+				{"inet x c prerouting -300", "drop", v6, false, "meta nfproto ipv6 ip6 saddr fd00::/64 drop"},
+				{"inet x c prerouting -300", "drop", []iptables.Endpoint{v4[1], v6[1]}, false, "meta l4proto udp th dport @__set0 drop"},
+			},
+		},
+		{
+			name: "prefix, set, range and interval that hold the address",
+			nft: `table inet x { set s { type ipv4_addr; elements = { 10.96.0.1, 10.96.0.10 } }
+				set i { type ipv4_addr; flags interval; elements = { 10.96.0.0/24, 10.97.0.0/24 } }
+				set k { type ipv4_addr . inet_service; elements = { 10.96.0.10 . 53 } }
+				set r { type ipv4_addr . inet_service; flags interval; elements = { 10.96.0.0/16 . 50-60 } }
+				chain c { type filter hook output priority -400;
+					ip daddr 10.96.0.0/12 udp sport 1-1023 udp dport 53 counter drop
+					ip daddr @s udp dport 50-60 accept; }
+				chain d { type filter hook output priority -399; ip daddr @i meta l4proto udp drop; }
+				chain e { type filter hook output priority -398; ip daddr . udp dport @k drop; }
+				chain f { type filter hook output priority -397; ip daddr . udp dport @r drop; } }`,
+			want: []found{
+				{"inet x c output -400", "drop", v4[1:], false, "meta nfproto ipv4 ip daddr 10.96.0.0/12 meta l4proto udp th sport >= 1 th sport <= 1023 th dport 53 drop"},
+				{"inet x c output -400", "accept", v4[1:], true, "meta nfproto ipv4 ip daddr @s meta l4proto udp th dport >= 50 th dport <= 60 accept"},
+				{"inet x d output -399", "drop", v4[1:], true, "meta nfproto ipv4 ip daddr @i meta l4proto udp drop"},
+				{"inet x e output -398", "drop", v4[1:], true, "meta nfproto ipv4 meta l4proto udp ip daddr @k drop"},
+				{"inet x f output -397", "drop", v4[1:], true, "meta nfproto ipv4 meta l4proto udp ip daddr @r drop"},
+			},
+		},
+		{
+			name: "both families and both directions, with conditions that no packet decides",
+			nft:  `table inet x { chain c { type filter hook prerouting priority raw; iifname "eth*" th dport 53 drop; ip6 saddr fd00:10:96::a udp sport 53 notrack; limit rate 5/second drop; } }`,
+			want: []found{
+				{"inet x c prerouting -300", "drop", all, false, `iifname "eth*" th dport 53 drop`},
+				{"inet x c prerouting -300", "notrack", v6[1:], true, "meta nfproto ipv6 ip6 saddr fd00:10:96::a meta l4proto udp th sport 53 notrack"},
+				{"inet x c prerouting -300", "drop", all, false, "[limit] drop"},
+			},
+		},
+		{
+			name: "behind jumps, a return and a verdict map",
+			nft: `table ip x {
+				chain deep { udp dport 53 drop; }
+				chain out { tcp dport 53 return; goto deep; }
+				chain c { type filter hook prerouting priority raw;
+					ip daddr vmap { 10.96.0.10 : jump out, 10.96.0.11 : drop }; ip daddr 10.96.0.10 accept; drop; } }`,
+			want: []found{
+				{"ip x c prerouting -300", "accept", v4[:1], true, "ip daddr 10.96.0.10 accept"},
+				{"ip x c prerouting -300", "drop", v4, true, "drop"},
+				{"ip x deep prerouting -300", "drop", v4[1:], true, "meta l4proto udp th dport 53 drop"},
+			},
+		},
+		{
+			name: "a policy",
+			nft:  `table ip x { chain c { type filter hook output priority -350; policy drop; ip daddr 10.96.0.10 udp dport 53 accept; } }`,
+			want: []found{
+				{"ip x c output -350", "drop", v4, true, "policy drop"},
+				{"ip x c output -350", "accept", v4[1:], true, "ip daddr 10.96.0.10 meta l4proto udp th dport 53 accept"},
+			},
+		},
+		{
+			name: "iptables-nft",
+			rules: [][]string{
+				{"iptables-nft", "-t", "raw", "-A", "PREROUTING", "-d", "10.96.0.10/32", "-p", "udp", "--dport", "53", "-j", "NOTRACK"},
+				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-s", "10.96.0.10/32", "-p", "tcp", "--sport", "53", "-m", "comment", "--comment", "mine", "-j", "CT", "--notrack"},
+				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-d", "10.96.0.11/32", "-j", "NOTRACK"},
+				{"ip6tables-nft", "-t", "raw", "-A", "PREROUTING", "-m", "mark", "--mark", "7", "-j", "DROP"},
+			},
+			want: []found{
+				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `meta l4proto tcp ip saddr 10.96.0.10 th sport 53 CT comment "mine"`},
+				{"ip raw PREROUTING prerouting -300", "notrack", v4[1:], true, `meta l4proto udp ip daddr 10.96.0.10 th dport 53 CT`},
+				{"ip6 raw PREROUTING prerouting -300", "drop", v6, false, "meta mark 7 drop"},
+			},
+		},
+		{
+			name: "leftovers of node-cache, of addresses that are not ours too",
+			rules: [][]string{
+				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-d", "169.254.20.10/32", "-p", "tcp", "--dport", "8080", "-m", "comment", "--comment", "NodeLocal DNS Cache: skip conntrack", "-j", "NOTRACK"},
+				{"iptables-nft", "-t", "filter", "-A", "INPUT", "-d", "169.254.20.10/32", "-p", "udp", "--dport", "53", "-m", "comment", "--comment", "NodeLocal DNS Cache: allow DNS traffic", "-j", "ACCEPT"},
+			},
+			want: []found{
+				{"ip filter INPUT input 0", "accept node-cache", nil, true, `meta l4proto udp ip daddr 169.254.20.10 th dport 53 accept comment "NodeLocal DNS Cache: allow DNS traffic"`},
+				{"ip raw OUTPUT output -300", "notrack node-cache", nil, true, `meta l4proto tcp ip daddr 169.254.20.10 th dport 8080 CT comment "NodeLocal DNS Cache: skip conntrack"`},
+			},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			testns.Program(t, "nft")
+			b := newBackend(t)
+			// Our own table is no foreign one.
+			if err := errors.Join(b.Install(dnsPlan("10.96.0.10", "fd00:10:96::a"), nil), b.Attach()); err != nil {
+				t.Fatal(err)
+			}
+			if tc.nft != "" {
+				cmd := exec.Command("nft", "-f", "-")
+				cmd.Stdin = strings.NewReader(strings.ReplaceAll(tc.nft, "; } }", "; }\n}"))
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Fatalf("nft: %v\n%s", err, out)
+				}
+			}
+			for _, r := range tc.rules {
+				testns.Run(t, r[0], r[1:]...)
+			}
+			rules, err := ForeignRules(b.cfg, all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []found
+			for _, r := range rules {
+				effects := strings.Join(r.Effects, " ")
+				if r.NodeCache {
+					effects += " node-cache"
+				}
+				got = append(got, found{
+					fmt.Sprintf("%s %s %s %s %d", r.Family, r.Table, r.Chain, r.Hook, r.Priority),
+					effects, r.Concerns, r.Certain, r.Text,
+				})
+			}
+			if diff := cmp.Diff(tc.want, got, sameAddr); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}

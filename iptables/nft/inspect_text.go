@@ -1,0 +1,304 @@
+package nft
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ruleText writes a rule for people, in the syntax of nft where it has one. An
+// expression that is not known is named in brackets, so that no condition is
+// passed over in silence.
+func ruleText(r dumpedRule, v6 bool) string {
+	t := ruleWriter{v6: v6, field: map[uint32]ruleField{}}
+	for _, e := range r.exprs {
+		t.add(e)
+	}
+	if r.comment != "" {
+		t.words = append(t.words, "comment "+strconv.Quote(r.comment))
+	}
+	return strings.Join(t.words, " ")
+}
+
+// ruleField is what a register holds: its name, and how to write its values.
+type ruleField struct {
+	name string
+	show func([]byte) string
+	mask []byte
+}
+
+type ruleWriter struct {
+	v6    bool
+	words []string
+	field map[uint32]ruleField // by register
+}
+
+func (t *ruleWriter) say(format string, args ...any) {
+	t.words = append(t.words, fmt.Sprintf(format, args...))
+}
+
+func (t *ruleWriter) add(e expression) {
+	switch e.name {
+	case "payload":
+		if e.has(unix.NFTA_PAYLOAD_SREG) {
+			t.say("[writes payload]")
+			return
+		}
+		t.field[e.number(unix.NFTA_PAYLOAD_DREG)] = t.payload(e)
+	case "meta":
+		if !e.has(unix.NFTA_META_DREG) {
+			t.say("[meta set]")
+			return
+		}
+		t.field[e.number(unix.NFTA_META_DREG)] = metaField(e.number(unix.NFTA_META_KEY))
+	case "ct":
+		if !e.has(unix.NFTA_CT_DREG) {
+			t.say("[ct set]")
+			return
+		}
+		t.field[e.number(unix.NFTA_CT_DREG)] = ctField(e.number(unix.NFTA_CT_KEY))
+	case "bitwise":
+		f := t.field[e.number(unix.NFTA_BITWISE_SREG)]
+		f.mask = e.value(unix.NFTA_BITWISE_MASK)
+		t.field[e.number(unix.NFTA_BITWISE_DREG)] = f
+	case "cmp":
+		t.compare(t.field[e.number(unix.NFTA_CMP_SREG)], e)
+	case "range":
+		f := t.field[e.number(unix.NFTA_RANGE_SREG)]
+		not := ""
+		if e.number(unix.NFTA_RANGE_OP) != unix.NFT_RANGE_EQ {
+			not = "!= "
+		}
+		t.say("%s %s%s-%s", f.named(), not, f.value(e.value(unix.NFTA_RANGE_FROM_DATA)), f.value(e.value(unix.NFTA_RANGE_TO_DATA)))
+	case "lookup":
+		not := ""
+		if e.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
+			not = "!= "
+		}
+		t.say("%s %s@%s", t.field[e.number(unix.NFTA_LOOKUP_SREG)].named(), not, e.set())
+	case "immediate":
+		if e.number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
+			t.say("%s", readVerdict(attributesOf(e.attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT]))
+		}
+	case "match":
+		t.match(e)
+	case "target":
+		t.say("%s", e.extension())
+	case "counter":
+	case "notrack", "reject", "queue", "log", "tproxy":
+		t.say("%s", e.name)
+	default:
+		t.say("[%s]", e.name)
+	}
+}
+
+func (t *ruleWriter) compare(f ruleField, e expression) {
+	data := e.value(unix.NFTA_CMP_DATA)
+	// nft leaves out what follows from the field that comes next.
+	if f.name == "meta nfproto" || f.name == "meta l4proto" {
+		t.say("%s %s", f.name, f.value(data))
+		return
+	}
+	op := map[uint32]string{
+		unix.NFT_CMP_NEQ: "!= ", unix.NFT_CMP_LT: "< ", unix.NFT_CMP_LTE: "<= ", unix.NFT_CMP_GT: "> ", unix.NFT_CMP_GTE: ">= ",
+	}[e.number(unix.NFTA_CMP_OP)]
+	if f.mask != nil && strings.HasSuffix(f.name, "addr") {
+		t.say("%s %s%s/%d", f.named(), op, f.value(data), ones(f.mask))
+		return
+	}
+	if f.mask != nil {
+		t.say("%s & 0x%s %s0x%s", f.named(), hex.EncodeToString(f.mask), op, hex.EncodeToString(data))
+		return
+	}
+	t.say("%s %s%s", f.named(), op, f.value(data))
+}
+
+func (t *ruleWriter) payload(e expression) ruleField {
+	base, offset, length := e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_LEN)
+	switch base {
+	case unix.NFT_PAYLOAD_NETWORK_HEADER:
+		// A prefix on a byte boundary is compared without a mask, by a
+		// shorter load.
+		switch {
+		case !t.v6 && offset == 12 && length <= 4:
+			return ruleField{name: "ip saddr", show: addressText(4)}
+		case !t.v6 && offset == 16 && length <= 4:
+			return ruleField{name: "ip daddr", show: addressText(4)}
+		case !t.v6 && offset == 9 && length == 1:
+			return ruleField{name: "ip protocol", show: protocolText}
+		case t.v6 && offset == 8 && length <= 16:
+			return ruleField{name: "ip6 saddr", show: addressText(16)}
+		case t.v6 && offset == 24 && length <= 16:
+			return ruleField{name: "ip6 daddr", show: addressText(16)}
+		case t.v6 && offset == 6 && length == 1:
+			return ruleField{name: "ip6 nexthdr", show: protocolText}
+		}
+	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+		switch {
+		case offset == 0 && length == 2:
+			return ruleField{name: "th sport", show: decimalText}
+		case offset == 2 && length == 2:
+			return ruleField{name: "th dport", show: decimalText}
+		}
+	}
+	name := map[uint32]string{
+		unix.NFT_PAYLOAD_LL_HEADER: "ll", unix.NFT_PAYLOAD_NETWORK_HEADER: "nh", unix.NFT_PAYLOAD_TRANSPORT_HEADER: "th",
+	}[base]
+	return ruleField{name: fmt.Sprintf("@%s,%d,%d", name, offset*8, length*8)}
+}
+
+func metaField(key uint32) ruleField {
+	switch key {
+	case unix.NFT_META_NFPROTO:
+		return ruleField{name: "meta nfproto", show: func(b []byte) string {
+			if len(b) == 1 && b[0] == unix.NFPROTO_IPV6 {
+				return "ipv6"
+			}
+			return "ipv4"
+		}}
+	case unix.NFT_META_L4PROTO:
+		return ruleField{name: "meta l4proto", show: protocolText}
+	case unix.NFT_META_IIFNAME:
+		return ruleField{name: "iifname", show: quotedText}
+	case unix.NFT_META_OIFNAME:
+		return ruleField{name: "oifname", show: quotedText}
+	case unix.NFT_META_IIF:
+		return ruleField{name: "iif", show: hostDecimalText}
+	case unix.NFT_META_OIF:
+		return ruleField{name: "oif", show: hostDecimalText}
+	case unix.NFT_META_MARK:
+		return ruleField{name: "meta mark", show: hostDecimalText}
+	case unix.NFT_META_SKUID:
+		return ruleField{name: "meta skuid", show: hostDecimalText}
+	}
+	return ruleField{name: fmt.Sprintf("[meta %d]", key)}
+}
+
+func ctField(key uint32) ruleField {
+	if key == unix.NFT_CT_STATE {
+		return ruleField{name: "ct state"}
+	}
+	return ruleField{name: fmt.Sprintf("[ct %d]", key)}
+}
+
+func (f ruleField) named() string {
+	if f.name == "" {
+		return "[register]"
+	}
+	return f.name
+}
+
+func (f ruleField) value(b []byte) string {
+	if f.show == nil {
+		return "0x" + hex.EncodeToString(b)
+	}
+	return f.show(b)
+}
+
+func addressText(length int) func([]byte) string {
+	return func(b []byte) string {
+		full := make([]byte, length)
+		copy(full, b)
+		a, _ := netip.AddrFromSlice(full)
+		if len(b) < length {
+			return netip.PrefixFrom(a, len(b)*8).String()
+		}
+		return a.String()
+	}
+}
+
+func ones(mask []byte) int {
+	n := 0
+	for _, b := range mask {
+		for ; b&0x80 != 0; b <<= 1 {
+			n++
+		}
+	}
+	return n
+}
+
+func protocolText(b []byte) string {
+	names := map[byte]string{unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMPV6: "ipv6-icmp"}
+	if len(b) == 1 && names[b[0]] != "" {
+		return names[b[0]]
+	}
+	return decimalText(b)
+}
+
+func decimalText(b []byte) string {
+	var n uint64
+	for _, c := range b {
+		n = n<<8 | uint64(c)
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+func hostDecimalText(b []byte) string {
+	if len(b) != 4 {
+		return "0x" + hex.EncodeToString(b)
+	}
+	return strconv.FormatUint(uint64(binary.NativeEndian.Uint32(b)), 10)
+}
+
+func quotedText(b []byte) string {
+	name, ended := strings.CutSuffix(string(b), "\x00")
+	name = strings.TrimRight(name, "\x00")
+	if !ended {
+		name += "*" // a shorter comparison matches a prefix
+	}
+	return strconv.Quote(name)
+}
+
+// match writes an extension of iptables.
+func (t *ruleWriter) match(e expression) {
+	name, info := e.extension(), e.attrs[unix.NFTA_MATCH_INFO]
+	switch {
+	case name == "comment":
+	case (name == "udp" || name == "tcp") && len(info) >= 9:
+		port := func(at int) uint16 { return binary.NativeEndian.Uint16(info[at:]) }
+		invert := info[8]
+		if name == "tcp" && len(info) >= 12 {
+			invert = info[11]
+		}
+		for i, side := range []string{"sport", "dport"} {
+			from, to := port(4*i), port(4*i+2)
+			not := ""
+			if invert&(1<<i) != 0 {
+				not = "!= "
+			}
+			switch {
+			case from == 0 && to == 0xffff:
+			case from == to:
+				t.say("%s %s %s%d", name, side, not, from)
+			default:
+				t.say("%s %s %s%d-%d", name, side, not, from, to)
+			}
+		}
+	default:
+		t.say("[match %s]", name)
+	}
+}
+
+// String writes a verdict as nft does.
+func (v verdict) String() string {
+	switch v.code {
+	case verdictDrop:
+		return "drop"
+	case verdictAccept:
+		return "accept"
+	case verdictQueue:
+		return "queue"
+	case verdictJump:
+		return "jump " + v.chain
+	case verdictGoto:
+		return "goto " + v.chain
+	case verdictReturn:
+		return "return"
+	}
+	return fmt.Sprintf("[verdict %d]", v.code)
+}

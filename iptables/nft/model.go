@@ -19,11 +19,11 @@ import (
 type statement interface {
 	exprs(rs *ruleset) []expr.Any
 	text(r rule) string
-	run(t *tracer, p Packet) outcome
+	run(t *tracer, p Packet) step
 }
 
-// outcome is what a statement does to the walk of a packet through a rule.
-type outcome struct {
+// step is what a statement does to the walk of a packet through a rule.
+type step struct {
 	mismatch bool   // the rule does not apply
 	verdict  string // accept, drop, or empty
 	jump     string // goto this chain

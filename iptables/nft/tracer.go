@@ -215,59 +215,59 @@ func (t *tracer) key(f iptables.Family, fields []field, p Packet) (string, bool)
 	return string(key), true
 }
 
-func matches(ok bool) outcome { return outcome{mismatch: !ok} }
+func proceed(ok bool) step { return step{mismatch: !ok} }
 
-func (s in) run(t *tracer, p Packet) outcome {
+func (s in) run(t *tracer, p Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if !ok {
-		return matches(false)
+		return proceed(false)
 	}
 	if s.set.ranges {
 		found := false
 		for _, r := range t.twin.rules.Plan.Sources {
 			found = found || r.Contains(p.Src.Addr())
 		}
-		return matches(found != s.not)
+		return proceed(found != s.not)
 	}
-	return matches(t.twin.contains(s.set.instance(s.family), key) != s.not)
+	return proceed(t.twin.contains(s.set.instance(s.family), key) != s.not)
 }
 
-func (s put) run(t *tracer, p Packet) outcome {
+func (s put) run(t *tracer, p Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if !ok {
-		return matches(false)
+		return proceed(false)
 	}
 	set := s.set.instance(s.family)
 	if s.refresh || !t.twin.contains(set, key) {
 		t.twin.put(set, key, time.Now().Add(s.timeout))
 	}
-	return outcome{}
+	return step{}
 }
 
-func (s onLo) run(t *tracer, p Packet) outcome {
-	return matches(p.Device == "lo" && t.hook == iptables.Hook(s))
+func (s onLo) run(t *tracer, p Packet) step {
+	return proceed(p.Device == "lo" && t.hook == iptables.Hook(s))
 }
 
-func (s ofClass) run(_ *tracer, p Packet) outcome {
-	return matches(p.Proto == s.proto && iptables.FamilyOf(p.Dst.Addr()) == s.family)
+func (s ofClass) run(_ *tracer, p Packet) step {
+	return proceed(p.Proto == s.proto && iptables.FamilyOf(p.Dst.Addr()) == s.family)
 }
 
-func (s tcpFlags) run(_ *tracer, p Packet) outcome {
-	return matches(p.Proto == iptables.TCP && p.SYN == s.syn && p.ACK == s.ack)
+func (s tcpFlags) run(_ *tracer, p Packet) step {
+	return proceed(p.Proto == iptables.TCP && p.SYN == s.syn && p.ACK == s.ack)
 }
 
-func (notrack) run(t *tracer, _ Packet) outcome {
+func (notrack) run(t *tracer, _ Packet) step {
 	t.result.Untracked = true
-	return outcome{}
+	return step{}
 }
 
-func (accept) run(*tracer, Packet) outcome      { return outcome{verdict: "accept"} }
-func (drop) run(*tracer, Packet) outcome        { return outcome{verdict: "drop"} }
-func (s goToChain) run(*tracer, Packet) outcome { return outcome{jump: string(s)} }
+func (accept) run(*tracer, Packet) step      { return step{verdict: "accept"} }
+func (drop) run(*tracer, Packet) step        { return step{verdict: "drop"} }
+func (s goToChain) run(*tracer, Packet) step { return step{jump: string(s)} }
 
-func (s count) run(t *tracer, _ Packet) outcome {
+func (s count) run(t *tracer, _ Packet) step {
 	t.twin.counters[iptables.CounterKey(s)]++
-	return outcome{}
+	return step{}
 }
 
 // String prints the packet for test names and errors.

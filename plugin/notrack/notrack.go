@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 
@@ -59,6 +60,7 @@ type configuration struct {
 	id      string // of this load: what checks ask for and only its handlers answer
 	sockets int    // listening sockets at each endpoint
 	blocks  []*dnsserver.Config
+	context caddy.Context
 }
 
 // add merges a block, or says which line it conflicts with.

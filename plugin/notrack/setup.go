@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/caddy"
@@ -56,22 +56,22 @@ func setup(c *caddy.Controller) error {
 	})
 	config.sockets = max(config.sockets, block.NumSockets, 1)
 	config.blocks = append(config.blocks, block)
-	loading.Store(c.Context(), config)
+	config.context = c.Context()
+	parsed.Store(config)
 	return nil
 }
 
-// loading has the configuration of the Corefile that caddy is reading, by its
-// context, until the directive `cache` has been set up.
-var loading sync.Map
+// parsed is the configuration of the Corefile whose directives were set up
+// last.
+var parsed atomic.Pointer[configuration]
 
-// placeCheckpoints runs when caddy has set up `cache` in all blocks, and puts a
-// handler of ours directly below it.
+// placeCheckpoints runs when caddy has set up `cache` in all blocks of the
+// Corefile that it is reading, and puts a handler of ours directly below it.
 func placeCheckpoints(ctx caddy.Context) error {
-	found, ok := loading.LoadAndDelete(ctx)
-	if !ok {
+	config := parsed.Load()
+	if config == nil || config.context != ctx {
 		return nil
 	}
-	config := found.(*configuration)
 	for _, block := range config.blocks {
 		block.AddPlugin(func(next plugin.Handler) plugin.Handler {
 			return &checkpoint{Next: next, config: config}

@@ -1,0 +1,31 @@
+package notrack
+
+import (
+	"sync"
+
+	"github.com/coredns/caddy"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+var planning sync.Mutex
+
+// PlanOf returns the merged plan of all notrack blocks of a Corefile, with the
+// errors that starting it would give. Nothing is started and nothing on the
+// node is changed or read. A Corefile without the directive has the zero Plan.
+//
+// The DNS server type must be registered; the result is undefined while another
+// Corefile is loaded by the same process.
+func PlanOf(corefile caddy.Input) (iptables.Plan, error) {
+	planning.Lock()
+	defer planning.Unlock()
+	parsed.Store(nil)
+	if err := caddy.ValidateAndExecuteDirectives(corefile, nil, true); err != nil {
+		return iptables.Plan{}, err
+	}
+	config := parsed.Swap(nil)
+	if config == nil {
+		return iptables.Plan{}, nil
+	}
+	return config.plan, nil
+}

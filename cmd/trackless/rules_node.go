@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+// rulesNode is what `trackless rules` needs of a node.
+type rulesNode interface {
+	Instances() ([]nft.Instance, error)
+	RemoveTable(name string) error
+	Failover() (nft.Failover, error)
+	RemoveFailover() error
+	Foreign([]iptables.Endpoint) ([]nft.ForeignRule, error)
+	Devices(link string, addrs []netip.Addr) ([]hostaddr.Device, error)
+	RemoveLink(name string) error
+	RemoveAddress(device string, a netip.Addr) error
+	// Sockets lists control sockets that may answer, also those of these
+	// processes. A name given asks for that one alone.
+	Sockets(name string, pids []int) []controlSocket
+	// NetNamespace is the inode of the network namespace whose rules these
+	// are.
+	NetNamespace() uint64
+	// LegacyTables names the tables of iptables-legacy of a family that are
+	// in use.
+	LegacyTables(iptables.Family) []string
+}
+
+// controlSocket is an instance that can be asked; *control.Client is one.
+type controlSocket interface {
+	Socket() string
+	PID() int
+	Status(context.Context) (control.Status, error)
+	Attach(context.Context) (control.Status, error)
+	Detach(context.Context) (control.Status, error)
+}
+
+// kernelNode is the node on which we run.
+type kernelNode struct{}
+
+func (kernelNode) Instances() ([]nft.Instance, error)      { return nft.Instances(nft.Config{}) }
+func (kernelNode) RemoveTable(name string) error           { return nft.RemoveTable(nft.Config{}, name) }
+func (kernelNode) Failover() (nft.Failover, error)         { return nft.ReadFailover(nft.Config{}) }
+func (kernelNode) RemoveFailover() error                   { return nft.RemoveFailover(nft.Config{}) }
+func (kernelNode) RemoveLink(name string) error            { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
+func (kernelNode) NetNamespace() uint64                    { return control.Self().NetNamespace }
+func (kernelNode) LegacyTables(f iptables.Family) []string { return legacyTables(f) }
+
+func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
+	return nft.ForeignRules(nft.Config{}, endpoints)
+}
+
+func (kernelNode) Devices(link string, addrs []netip.Addr) ([]hostaddr.Device, error) {
+	return hostaddr.Inspect(hostaddr.Config{}, link, addrs)
+}
+
+func (kernelNode) RemoveAddress(device string, a netip.Addr) error {
+	return hostaddr.RemoveAddress(hostaddr.Config{}, device, a)
+}
+
+func (kernelNode) Sockets(name string, pids []int) []controlSocket {
+	names := []string{name}
+	if name == "" {
+		names = control.Sockets(pids...)
+	}
+	var out []controlSocket
+	for _, n := range names {
+		out = append(out, control.NewClient(n))
+	}
+	return out
+}
+
+// legacyTables reads the names of the tables that x_tables holds for this
+// network namespace (net/netfilter/x_tables.c); iptables-nft has none there.
+func legacyTables(f iptables.Family) []string {
+	name := "/proc/thread-self/net/ip_tables_names"
+	if f == iptables.IPv6 {
+		name = "/proc/thread-self/net/ip6_tables_names"
+	}
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return nil // x_tables is not there
+	}
+	return strings.Fields(string(bytes.TrimSpace(content)))
+}
+
+// statusTimeout bounds the wait for an instance to say how it is.
+const statusTimeout = 2 * time.Second
+
+// reached is an instance that answers on its control socket.
+type reached struct {
+	controlSocket
+	status control.Status
+}
+
+// silent is a socket on which somebody listens and does not answer.
+type silent struct {
+	socket string
+	err    error
+}
+
+// reach asks all sockets at once how their instances are. Instances of other
+// network namespaces have no rules here and are left out; so are sockets that a
+// dead process left, unless one was named.
+func reach(ctx context.Context, node rulesNode, name string, pids []int) (found []reached, quiet []silent) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	var (
+		wg sync.WaitGroup
+		mu sync.Mutex
+	)
+	for _, s := range node.Sockets(name, pids) {
+		wg.Go(func() {
+			status, err := s.Status(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				found = append(found, reached{s, status})
+			case name != "" || errors.Is(err, context.DeadlineExceeded):
+				quiet = append(quiet, silent{s.Socket(), err})
+			}
+		})
+	}
+	wg.Wait()
+	here := node.NetNamespace()
+	found = slices.DeleteFunc(found, func(r reached) bool {
+		there := r.status.Process.NetNamespace
+		return name == "" && here != 0 && there != 0 && here != there
+	})
+	// An instance may be found by several names: the shortest is its own.
+	slices.SortFunc(found, func(a, b reached) int {
+		return cmp.Or(cmp.Compare(a.status.Process.Start, b.status.Process.Start), cmp.Compare(a.status.Process.PID, b.status.Process.PID),
+			cmp.Compare(a.status.Process.PIDNamespace, b.status.Process.PIDNamespace),
+			cmp.Compare(len(a.Socket()), len(b.Socket())), cmp.Compare(a.Socket(), b.Socket()))
+	})
+	found = slices.CompactFunc(found, func(a, b reached) bool { return a.status.Process == b.status.Process })
+	slices.SortFunc(quiet, func(a, b silent) int { return cmp.Compare(a.socket, b.socket) })
+	return found, quiet
+}
+
+// localPIDs are the processes of the instances that run and can be seen.
+func localPIDs(instances []nft.Instance) []int {
+	var pids []int
+	for _, i := range instances {
+		if i.Owner.LocalPID != 0 {
+			pids = append(pids, i.Owner.LocalPID)
+		}
+	}
+	return pids
+}
+
+// ownerName says whose a table is, for sentences.
+func ownerName(o nft.Owner) string {
+	switch {
+	case o.LocalPID != 0 && o.LocalPID != o.PID:
+		return fmt.Sprintf("pid %d (pid %d in its container)", o.LocalPID, o.PID)
+	case o.LocalPID != 0 || o.PID != 0 && o.Life == nft.Dead:
+		return fmt.Sprintf("pid %d", o.PID)
+	case o.PID != 0:
+		return fmt.Sprintf("pid %d of a container that cannot be seen from here", o.PID)
+	}
+	return "a process that the table does not name"
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/plugin/notrack"
+)
+
+const rulesPlanHelp = `Print what "trackless serve" would put on this node for a Corefile, while it is
+attached: the link, its addresses, and the rules. Nothing is started and nothing
+changed, and no privilege is needed. A wrong Corefile gives the error that
+"trackless serve" would give.
+
+With --format nft, the default, the output is what "nft list table" shows of an
+attached instance, whose table is called after a random id, and "nft -f" can
+read it. With --format iptables-save it is the same plan as NOTRACK rules for
+iptables-restore and ip6tables-restore, to compare it with rules that are in
+place: this version installs nftables only.
+
+Exit status: 0 printed, 1 the Corefile is wrong or cannot be read, 2 wrong
+command line.`
+
+const rulesPlanExample = `  trackless rules plan -conf /etc/coredns/Corefile
+  trackless rules plan -conf Corefile | nft --check --file -
+  trackless rules plan -conf Corefile --output json | jq -r '.listen[].address'`
+
+// planTable stands for the name of an instance's table.
+const planTable = nft.TablePrefix + "plan"
+
+type rulesPlanOptions struct {
+	conf   string
+	port   string
+	format string
+	output string
+}
+
+func rulesPlanCommand() *cobra.Command {
+	var o rulesPlanOptions
+	cmd := &cobra.Command{
+		Use:     "plan [-conf Corefile]",
+		Short:   "Print what a Corefile would install",
+		Long:    rulesPlanHelp,
+		Example: rulesPlanExample,
+		// -conf and -dns.port are written as those of serve; pflag would read
+		// -conf as -c with the value onf.
+		DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := cmd.Flags().Parse(doubleDashes(cmd.Flags(), args)); err != nil {
+				if errors.Is(err, pflag.ErrHelp) {
+					return cmd.Help()
+				}
+				return &exitError{exitUsage, fmt.Errorf("rules plan: %w; see `trackless rules plan --help`", err)}
+			}
+			if help, err := cmd.Flags().GetBool("help"); err == nil && help {
+				return cmd.Help()
+			}
+			if rest := cmd.Flags().Args(); len(rest) > 0 {
+				return &exitError{exitUsage, fmt.Errorf("rules plan: unexpected argument %q; the Corefile is named with -conf", rest[0])}
+			}
+			return planRules(o, cmd.OutOrStdout())
+		},
+		ValidArgsFunction: completePlan,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.conf, "conf", "", "Corefile to read, a file or \"stdin\" (default \"Corefile\" in the working directory)")
+	flags.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default port of server blocks that name none")
+	flags.StringVar(&o.format, "format", "nft", "nft or iptables-save")
+	outputFlag(cmd, &o.output)
+	return cmd
+}
+
+// doubleDashes turns -name and -name=value into --name where a flag has that
+// name, as package flag reads them.
+func doubleDashes(flags *pflag.FlagSet, args []string) []string {
+	out := make([]string, 0, len(args))
+	for i, arg := range args {
+		if arg == "--" {
+			return append(out, args[i:]...)
+		}
+		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "-"), "=")
+		if strings.HasPrefix(arg, "-") && len(name) > 1 && flags.Lookup(name) != nil {
+			arg = "-" + arg
+		}
+		out = append(out, arg)
+	}
+	return out
+}
+
+// completePlan completes flags and their values; cobra does not where it does
+// not parse them.
+func completePlan(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	last := ""
+	if len(args) > 0 {
+		last = strings.TrimLeft(args[len(args)-1], "-")
+	}
+	switch {
+	case strings.HasPrefix(toComplete, "-"):
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			name := "--" + f.Name
+			if !strings.HasPrefix(toComplete, "--") && (f.Name == "conf" || f.Name == "dns.port") {
+				name = "-" + f.Name
+			}
+			if strings.HasPrefix(name, toComplete) {
+				names = append(names, name+"\t"+f.Usage)
+			}
+		})
+		return names, cobra.ShellCompDirectiveNoFileComp
+	case last == "conf":
+		return nil, cobra.ShellCompDirectiveDefault
+	case last == "format":
+		return []string{"nft", "iptables-save"}, cobra.ShellCompDirectiveNoFileComp
+	case last == "output", last == "o":
+		return []string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveNoFileComp
+}
+
+func planRules(o rulesPlanOptions, out io.Writer) error {
+	if err := oneOf("plan", "--format", o.format, "nft", "iptables-save"); err != nil {
+		return err
+	}
+	if err := checkOutput("plan", o.output); err != nil {
+		return err
+	}
+	plan, err := readPlan(o)
+	if err != nil {
+		return &exitError{exitFailure, err}
+	}
+	if o.output == "json" {
+		return writeJSON(out, reportPlan(plan, o.format))
+	}
+	_, err = io.WriteString(out, planText(plan, o.format))
+	return err
+}
+
+// readPlan loads the Corefile as serve does, up to where serve would start it.
+func readPlan(o rulesPlanOptions) (iptables.Plan, error) {
+	serve := serveOptions{conf: o.conf, port: o.port, quiet: true}
+	if err := embedCoreDNS(&serve); err != nil {
+		return iptables.Plan{}, err
+	}
+	clog.SetOutput(os.Stderr)
+	corefile, err := loadCorefile(o.conf, serverType)
+	if err != nil {
+		return iptables.Plan{}, err
+	}
+	if corefile == nil {
+		return iptables.Plan{}, errors.New("read the Corefile: nothing comes on standard input")
+	}
+	return notrack.PlanOf(corefile)
+}
+
+// planReport is the JSON of `rules plan`.
+type planReport struct {
+	// Link is the interface for the addresses, empty for none.
+	Link      string           `json:"link"`
+	Addresses []netip.Addr     `json:"addresses"`
+	Listen    []endpointReport `json:"listen"`
+	Untrack   []endpointReport `json:"untrack"`
+	Format    string           `json:"format"`
+	Rules     string           `json:"rules"`
+}
+
+func reportPlan(p iptables.Plan, format string) planReport {
+	return planReport{
+		Link: p.Link, Addresses: p.Addresses(),
+		Listen: reportEndpoints(p.Listen, p.Listen), Untrack: reportEndpoints(p.Untrack, p.Untrack),
+		Format: format, Rules: planRulesText(p, format),
+	}
+}
+
+// planText has all that is no rule in comments, which both formats take.
+func planText(p iptables.Plan, format string) string {
+	if len(p.Listen) == 0 {
+		return "# The Corefile has no notrack directive: no rule, no link and no address.\n"
+	}
+	var b strings.Builder
+	switch p.Link {
+	case "":
+		b.WriteString("# The addresses are somebody else's business (interface none); they must be there:\n")
+		for _, a := range p.Addresses() {
+			fmt.Fprintf(&b, "#   %s\n", a)
+		}
+	default:
+		fmt.Fprintf(&b, "# The link; where the kernel has no dummy, the addresses go on lo:\n#   ip link add %s type dummy\n", p.Link)
+		for _, a := range p.Addresses() {
+			if a.IsLoopback() {
+				continue
+			}
+			how := "scope host"
+			if a.Is6() {
+				how = "nodad preferred_lft 0"
+			}
+			fmt.Fprintf(&b, "#   ip address add %s dev %s %s\n", netip.PrefixFrom(a, a.BitLen()), p.Link, how)
+		}
+	}
+	if format == "nft" {
+		fmt.Fprintf(&b, "# The table, while attached; instead of %q its name has a random id of the instance:\n", strings.TrimPrefix(planTable, nft.TablePrefix))
+	} else {
+		b.WriteString("# The same plan in the words of iptables, while attached. This version installs nftables only.\n")
+	}
+	return b.String() + planRulesText(p, format)
+}
+
+func planRulesText(p iptables.Plan, format string) string {
+	switch {
+	case len(p.Listen) == 0:
+		return ""
+	case format == "nft":
+		return nft.Print(planTable, p, nil, true)
+	}
+	return iptablesSave(p)
+}
+
+// iptablesSave writes the NOTRACK rules of a plan as iptables-save does: each
+// endpoint in both directions in both hooks, as package iptables explains.
+func iptablesSave(p iptables.Plan) string {
+	var b strings.Builder
+	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
+		var rules strings.Builder
+		for _, e := range p.Endpoints() {
+			if iptables.FamilyOf(e.Addr) != f {
+				continue
+			}
+			address := netip.PrefixFrom(e.Addr, e.Addr.BitLen())
+			for _, chain := range []string{"PREROUTING", "OUTPUT"} {
+				fmt.Fprintf(&rules, "-A %s -d %s -p %s -m %s --dport %d -j NOTRACK\n", chain, address, e.Proto, e.Proto, e.Port)
+				fmt.Fprintf(&rules, "-A %s -s %s -p %s -m %s --sport %d -j NOTRACK\n", chain, address, e.Proto, e.Proto, e.Port)
+			}
+		}
+		if rules.Len() == 0 {
+			continue
+		}
+		program := "iptables-restore"
+		if f == iptables.IPv6 {
+			program = "ip6tables-restore"
+		}
+		fmt.Fprintf(&b, "# %s --noflush\n*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n%sCOMMIT\n", program, &rules)
+	}
+	return b.String()
+}

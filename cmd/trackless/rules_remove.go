@@ -1,0 +1,285 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+const rulesRemoveHelp = `Take away everything of Trackless that has no living owner: tables that a dead
+instance left (kernels before 5.12 do not bind them to their process), and, when
+no instance is left on the node, the failover table, the link and the addresses.
+
+What a running instance uses stays, and the command fails and names its pid: end
+the instance first (SIGTERM takes away everything but the failover table), or
+hand DNS back with "trackless rules detach". No option overrides that. What is
+not certainly ours stays too and is named: tables whose owner lives in a
+container that cannot be seen from here, and addresses without our mark, which
+may be those of NodeLocal DNSCache (kernels before 5.18 keep no mark). --force
+removes these two.
+
+Exit status: 0 done or nothing to do, 1 something failed or was refused, 2 wrong
+command line. --dry-run changes nothing and has the status that the removal
+would have.`
+
+const rulesRemoveExample = `  trackless rules remove --dry-run
+  trackless rules remove
+  trackless rules remove --interface dns0`
+
+type rulesRemoveOptions struct {
+	output string
+	link   string
+	dryRun bool
+	force  bool
+}
+
+func rulesRemoveCommand(node func() rulesNode) *cobra.Command {
+	var o rulesRemoveOptions
+	cmd := &cobra.Command{
+		Use:     "remove",
+		Short:   "Take away everything of ours that has no living owner",
+		Long:    rulesRemoveHelp,
+		Example: rulesRemoveExample,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput("remove", o.output); err != nil {
+				return err
+			}
+			return removeRules(node(), o, cmd.OutOrStdout())
+		},
+	}
+	outputFlag(cmd, &o.output)
+	interfaceFlag(cmd, &o.link)
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "list what would be removed, and change nothing")
+	cmd.Flags().BoolVar(&o.force, "force", false, "also remove what is not certainly ours or not certainly unused")
+	return cmd
+}
+
+// What is done with a thing, as the JSON has it.
+const (
+	removed     = "removed"
+	wouldRemove = "would remove"
+	left        = "left"
+	failed      = "failed"
+)
+
+// removal is the JSON of one thing that is or was there.
+type removal struct {
+	Kind   string `json:"kind"` // table, failover table, link or address
+	Name   string `json:"name"`
+	Device string `json:"device,omitempty"` // of an address
+	Action string `json:"action"`
+	Reason string `json:"reason,omitempty"`
+
+	// refused: it is ours, and is left all the same.
+	refused bool
+}
+
+func (r removal) String() string {
+	text := fmt.Sprintf("%s: %s %s", r.Action, r.Kind, r.Name)
+	if r.Device != "" {
+		text += " on " + r.Device
+	}
+	if r.Reason != "" {
+		text += ": " + r.Reason
+	}
+	return text
+}
+
+// remover goes through what is there.
+type remover struct {
+	node rulesNode
+	o    rulesRemoveOptions
+	done []removal
+	errs []error
+}
+
+func removeRules(node rulesNode, o rulesRemoveOptions, out io.Writer) error {
+	r := &remover{node: node, o: o}
+	if err := r.run(); err != nil {
+		r.errs = append(r.errs, err)
+	}
+	if err := r.write(out); err != nil {
+		return rulesError("remove", err)
+	}
+	for _, d := range r.done {
+		if d.refused {
+			r.errs = append(r.errs, fmt.Errorf("%s %s stays: %s", d.Kind, d.Name, d.Reason))
+		}
+	}
+	if len(r.errs) > 0 {
+		return rulesError("remove", joinErrors(r.errs))
+	}
+	return nil
+}
+
+func (r *remover) run() error {
+	instances, err := r.node.Instances()
+	var unsupported *iptables.UnsupportedError
+	supported := !errors.As(err, &unsupported)
+	if err != nil && supported {
+		return err
+	}
+	var gone []nft.Instance
+	user := "" // of link, addresses and failover table
+	for _, i := range instances {
+		if r.table(i) {
+			gone = append(gone, i)
+		} else {
+			user = i.Table
+		}
+	}
+	if user == "" && supported && !r.o.dryRun {
+		// One may have started meanwhile.
+		if instances, err = r.node.Instances(); err != nil {
+			return err
+		}
+		for _, i := range instances {
+			user = i.Table
+		}
+	}
+	if supported {
+		if err := r.failover(user); err != nil {
+			return err
+		}
+	}
+	var listen []iptables.Endpoint
+	for _, i := range gone {
+		listen = append(listen, i.Listen...)
+	}
+	devices, err := r.node.Devices(r.o.link, addressesOf(listen))
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		r.device(d, user)
+	}
+	return nil
+}
+
+// table removes the table of an instance that is dead, and reports whether it
+// is out of the way.
+func (r *remover) table(i nft.Instance) bool {
+	t := removal{Kind: "table", Name: "inet " + i.Table}
+	switch {
+	case i.Owner.Life == nft.Alive && i.Owner.LocalPID != 0:
+		t.Reason = fmt.Sprintf("%s is alive; end it with `kill %d`, or hand DNS back with `trackless rules detach --pid %[2]d`", ownerName(i.Owner), i.Owner.LocalPID)
+	case i.Owner.Life == nft.Alive:
+		t.Reason = ownerName(i.Owner) + " is alive; end it there, or hand DNS back with `trackless rules detach`"
+	case i.Owner.Life == nft.Unknown && !r.o.force:
+		t.Reason = ownerName(i.Owner) + " may be alive; run this on the host, or use --force if it is gone for certain"
+	default:
+		t.Reason = "its owner, " + ownerName(i.Owner) + ", is dead"
+		if i.Owner.Life == nft.Unknown {
+			t.Reason = "by force"
+		}
+		r.remove(t, func() error { return r.node.RemoveTable(i.Table) })
+		return true
+	}
+	t.Action, t.refused = left, true
+	r.done = append(r.done, t)
+	return false
+}
+
+func (r *remover) failover(user string) error {
+	f, err := r.node.Failover()
+	if err != nil || !f.Present {
+		return err
+	}
+	t := removal{Kind: "failover table", Name: "inet " + nft.FailoverTable}
+	if user != "" {
+		r.inUse(t, user)
+		return nil
+	}
+	r.remove(t, r.node.RemoveFailover)
+	return nil
+}
+
+func (r *remover) device(d hostaddr.Device, user string) {
+	whole, ours, doubtful := d.Leftovers()
+	link := removal{Kind: "link", Name: d.Name}
+	switch {
+	case user != "":
+		if d.Link {
+			r.inUse(link, user)
+			return
+		}
+		for _, a := range ours {
+			r.inUse(removal{Kind: "address", Name: a.String(), Device: d.Name}, user)
+		}
+		return
+	case whole || d.Link && r.o.force:
+		r.remove(link, func() error { return r.node.RemoveLink(d.Name) })
+		return
+	}
+	if d.Name == "lo" && r.o.force {
+		// An address of a dead instance's table.
+		ours, doubtful = slices.Concat(ours, doubtful), nil
+	}
+	for _, a := range ours {
+		r.remove(removal{Kind: "address", Name: a.String(), Device: d.Name}, func() error { return r.node.RemoveAddress(d.Name, a) })
+	}
+	if d.Link || d.Name == "lo" {
+		r.doubtful(d, doubtful)
+	}
+}
+
+// doubtful leaves what is not certainly ours.
+func (r *remover) doubtful(d hostaddr.Device, addrs []netip.Addr) {
+	for _, a := range addrs {
+		r.done = append(r.done, removal{Kind: "address", Name: a.String(), Device: d.Name, Action: left,
+			Reason: "it does not carry our mark, so it may be NodeLocal DNSCache's or somebody else's; --force removes it"})
+	}
+}
+
+func (r *remover) inUse(t removal, user string) {
+	t.Action, t.Reason = left, "table inet "+user+" is in use"
+	r.done = append(r.done, t)
+}
+
+func (r *remover) remove(t removal, do func() error) {
+	t.Action = removed
+	if r.o.dryRun {
+		t.Action = wouldRemove
+	} else if err := do(); err != nil {
+		t.Action, t.Reason = failed, err.Error()
+		r.errs = append(r.errs, err)
+	}
+	r.done = append(r.done, t)
+}
+
+func (r *remover) write(out io.Writer) error {
+	if r.o.output == "json" {
+		return writeJSON(out, struct {
+			DryRun bool      `json:"dry_run"`
+			Items  []removal `json:"items"`
+		}{r.o.dryRun, append([]removal{}, r.done...)})
+	}
+	for _, d := range r.done {
+		if _, err := fmt.Fprintln(out, d); err != nil {
+			return err
+		}
+	}
+	if len(r.done) == 0 && len(r.errs) == 0 {
+		_, err := fmt.Fprintln(out, "nothing of ours is on this node")
+		return err
+	}
+	return nil
+}
+
+// joinErrors puts all of them on one line.
+func joinErrors(errs []error) error {
+	joined := errs[0]
+	for _, err := range errs[1:] {
+		joined = fmt.Errorf("%w; %w", joined, err)
+	}
+	return joined
+}

@@ -1,0 +1,361 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+const rulesShowHelp = `Show what is in place on this node: the table of every instance with its owner,
+age and packet counts, the failover table, the link and its addresses, and the
+rules of others that meet DNS to the listen addresses before conntrack sees it,
+with what they do to it.
+
+Rules of others are found in nf_tables, which holds those of nft and of
+iptables-nft; a rule is "possible" where it depends on the client or on the
+interface. Tables of iptables-legacy are only named, and BPF programs cannot be
+seen.
+
+Reading nf_tables needs CAP_NET_ADMIN. Nothing is changed.
+
+Exit status: 0 shown, 1 it could not be read, 2 wrong command line.`
+
+const rulesShowExample = `  trackless rules show
+  trackless rules show --output json | jq '.instances[].state'
+  kubectl -n kube-system exec ds/trackless -- trackless rules show`
+
+type rulesShowOptions struct {
+	output string
+	link   string
+	socket string
+}
+
+func rulesShowCommand(node func() rulesNode) *cobra.Command {
+	var o rulesShowOptions
+	cmd := &cobra.Command{
+		Use:     "show",
+		Short:   "Show the rules in place, ours and others'",
+		Long:    rulesShowHelp,
+		Example: rulesShowExample,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput("show", o.output); err != nil {
+				return err
+			}
+			report, err := readRules(cmd.Context(), node(), o)
+			if err != nil {
+				return rulesError("show", err)
+			}
+			out := cmd.OutOrStdout()
+			if o.output == "json" {
+				return writeJSON(out, report)
+			}
+			return report.writeText(out, coloured(out))
+		},
+	}
+	outputFlag(cmd, &o.output)
+	interfaceFlag(cmd, &o.link)
+	socketFlag(cmd, &o.socket)
+	return cmd
+}
+
+// interfaceFlag adds --interface, as `interface` of the notrack directive.
+func interfaceFlag(cmd *cobra.Command, link *string) {
+	cmd.Flags().StringVar(link, "interface", hostaddr.DefaultLink, "the link that was made for the listen addresses")
+}
+
+// socketFlag adds --socket.
+func socketFlag(cmd *cobra.Command, socket *string) {
+	cmd.Flags().StringVar(socket, "socket", "", "control socket of the instance to ask (default: all that are found)")
+}
+
+// rulesReport is the JSON of `rules show`. Fields may be added, none renamed.
+type rulesReport struct {
+	Instances []instanceReport `json:"instances"`
+	Failover  *failoverReport  `json:"failover"`
+	Devices   []deviceReport   `json:"devices"`
+	Foreign   []foreignReport  `json:"foreign"`
+	Notes     []string         `json:"notes"`
+}
+
+type instanceReport struct {
+	Table   string `json:"table"`
+	Backend string `json:"backend"`
+	// Owned: the kernel removes the table when the process ends.
+	Owned bool        `json:"owned"`
+	Owner ownerReport `json:"owner"`
+	// State is attached, detached, draining or, where some endpoints are
+	// untracked and others not, partly attached.
+	State     string           `json:"state"`
+	ByHand    bool             `json:"by_hand"`
+	Reason    string           `json:"reason,omitempty"`
+	Socket    string           `json:"socket,omitempty"`
+	Endpoints []endpointReport `json:"endpoints"`
+	Packets   []packetsReport  `json:"packets"`
+}
+
+type ownerReport struct {
+	// PID is the id in the owner's own pid namespace, LocalPID the one here.
+	PID        int      `json:"pid"`
+	LocalPID   int      `json:"local_pid,omitempty"`
+	Life       nft.Life `json:"life"`
+	Command    string   `json:"command,omitempty"`
+	AgeSeconds int64    `json:"age_seconds,omitempty"`
+
+	owner nft.Owner
+}
+
+type endpointReport struct {
+	Address   netip.Addr `json:"address"`
+	Port      uint16     `json:"port"`
+	Protocol  string     `json:"protocol"`
+	Untracked bool       `json:"untracked"`
+}
+
+func (e endpointReport) String() string {
+	return e.Protocol + " " + netip.AddrPortFrom(e.Address, e.Port).String()
+}
+
+type packetsReport struct {
+	Direction string `json:"direction"`
+	Family    string `json:"family"`
+	Protocol  string `json:"protocol"`
+	Packets   uint64 `json:"packets"`
+}
+
+type failoverReport struct {
+	Table string `json:"table"`
+	// Intact: it is exactly what Trackless makes for these pairs.
+	Intact  bool            `json:"intact"`
+	Pairs   []pairReport    `json:"pairs"`
+	Packets []packetsReport `json:"packets"`
+}
+
+type pairReport struct {
+	Listen  netip.Addr `json:"listen"`
+	Service netip.Addr `json:"service"`
+	Ports   []uint16   `json:"ports"`
+}
+
+type deviceReport struct {
+	Name string `json:"name"`
+	Kind string `json:"kind,omitempty"`
+	// Link: made to carry listen addresses.
+	Link      bool            `json:"link"`
+	Addresses []addressReport `json:"addresses"`
+}
+
+type addressReport struct {
+	Address netip.Addr `json:"address"`
+	// Ours: it carries our mark.
+	Ours bool `json:"ours"`
+}
+
+type foreignReport struct {
+	Family    string           `json:"family"`
+	Table     string           `json:"table"`
+	Chain     string           `json:"chain"`
+	Hook      string           `json:"hook"`
+	Priority  int              `json:"priority"`
+	Handle    uint64           `json:"handle"`
+	Rule      string           `json:"rule"`
+	Effects   []string         `json:"effects"`
+	Meaning   string           `json:"meaning"`
+	Certain   bool             `json:"certain"`
+	NodeCache bool             `json:"node_cache"`
+	Endpoints []endpointReport `json:"endpoints"`
+	// Directions holds query, response or both.
+	Directions []string `json:"directions"`
+}
+
+// readRules gathers what is in place.
+func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesReport, error) {
+	r := &rulesReport{Instances: []instanceReport{}, Devices: []deviceReport{}, Foreign: []foreignReport{}, Notes: []string{}}
+	instances, err := node.Instances()
+	var unsupported *iptables.UnsupportedError
+	switch {
+	case errors.As(err, &unsupported):
+		r.Notes = append(r.Notes, err.Error())
+	case err != nil:
+		return nil, err
+	}
+	found, quiet := reach(ctx, node, o.socket, localPIDs(instances))
+	for _, s := range quiet {
+		r.Notes = append(r.Notes, s.err.Error())
+	}
+	var endpoints []iptables.Endpoint
+	for _, i := range instances {
+		r.Instances = append(r.Instances, reportInstance(i, found))
+		endpoints = append(endpoints, i.Listen...)
+	}
+	if unsupported == nil {
+		failover, err := node.Failover()
+		if err != nil {
+			return nil, err
+		}
+		r.Failover = reportFailover(failover)
+		for _, p := range failover.Pairs {
+			endpoints = append(endpoints, dnsEndpoints(p.Listen, p.Ports)...)
+		}
+	}
+
+	devices, err := node.Devices(o.link, addressesOf(endpoints))
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		r.Devices = append(r.Devices, reportDevice(d))
+		for _, a := range d.Addresses {
+			if d.Link || a.Marked {
+				endpoints = append(endpoints, dnsEndpoints(a.Addr, nil)...)
+			}
+		}
+	}
+
+	slices.SortFunc(endpoints, iptables.Endpoint.Compare)
+	endpoints = slices.Compact(endpoints)
+	if unsupported == nil {
+		foreign, err := node.Foreign(endpoints)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range foreign {
+			r.Foreign = append(r.Foreign, reportForeign(f))
+		}
+	}
+	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
+		if slices.Contains(node.LegacyTables(f), "raw") {
+			program := map[iptables.Family]string{iptables.IPv4: "iptables-legacy-save", iptables.IPv6: "ip6tables-legacy-save"}[f]
+			r.Notes = append(r.Notes, fmt.Sprintf("iptables-legacy has a raw table for %s, whose rules are not read here: `%s -t raw` shows them", f, program))
+		}
+	}
+	return r, nil
+}
+
+// dnsEndpoints are UDP and TCP on the ports, 53 if there are none.
+func dnsEndpoints(a netip.Addr, ports []uint16) []iptables.Endpoint {
+	if len(ports) == 0 {
+		ports = []uint16{53}
+	}
+	var out []iptables.Endpoint
+	for _, port := range ports {
+		for _, p := range []iptables.Proto{iptables.TCP, iptables.UDP} {
+			out = append(out, iptables.Endpoint{Addr: a, Port: port, Proto: p})
+		}
+	}
+	return out
+}
+
+func addressesOf(endpoints []iptables.Endpoint) []netip.Addr {
+	return iptables.Plan{Listen: endpoints}.Addresses()
+}
+
+func reportInstance(i nft.Instance, found []reached) instanceReport {
+	r := instanceReport{
+		Table: i.Table, Backend: "nftables", Owned: i.Owned,
+		Owner: ownerReport{
+			PID: i.Owner.PID, LocalPID: i.Owner.LocalPID, Life: i.Owner.Life, Command: i.Owner.Command,
+			AgeSeconds: int64(i.Owner.Age().Seconds()), owner: i.Owner,
+		},
+		State:     "detached",
+		Endpoints: reportEndpoints(i.Listen, i.Live),
+		Packets:   reportPackets(i.Packets),
+	}
+	switch {
+	case i.Attached():
+		r.State = "attached"
+	case len(i.Live) > 0:
+		r.State = "partly attached"
+	}
+	for _, f := range found {
+		if f.status.Table != i.Table {
+			continue
+		}
+		r.Socket, r.ByHand, r.Reason = f.Socket(), f.status.ByHand, f.status.Reason
+		// What the kernel holds counts, except that it does not show a drain.
+		if r.State == "detached" && f.status.State == "draining" {
+			r.State = "draining"
+		}
+	}
+	return r
+}
+
+func reportEndpoints(endpoints, live []iptables.Endpoint) []endpointReport {
+	out := make([]endpointReport, 0, len(endpoints))
+	for _, e := range endpoints {
+		out = append(out, endpointReport{e.Addr, e.Port, e.Proto.String(), slices.Contains(live, e)})
+	}
+	return out
+}
+
+func reportPackets(c iptables.Counters) []packetsReport {
+	out := []packetsReport{}
+	for _, k := range iptables.CounterKeys() {
+		out = append(out, packetsReport{k.Direction.String(), k.Family.String(), k.Proto.String(), c[k]})
+	}
+	return out
+}
+
+func reportFailover(f nft.Failover) *failoverReport {
+	if !f.Present {
+		return nil
+	}
+	r := &failoverReport{Table: nft.FailoverTable, Intact: f.Intact, Pairs: []pairReport{}, Packets: reportPackets(f.Counters)}
+	for _, p := range f.Pairs {
+		ports := p.Ports
+		if len(ports) == 0 {
+			ports = []uint16{53}
+		}
+		r.Pairs = append(r.Pairs, pairReport{p.Listen, p.Service, ports})
+	}
+	return r
+}
+
+func reportDevice(d hostaddr.Device) deviceReport {
+	r := deviceReport{Name: d.Name, Kind: d.Kind, Link: d.Link, Addresses: []addressReport{}}
+	for _, a := range d.Addresses {
+		r.Addresses = append(r.Addresses, addressReport{a.Addr, a.Marked})
+	}
+	return r
+}
+
+func reportForeign(f nft.ForeignRule) foreignReport {
+	r := foreignReport{
+		Family: f.Family, Table: f.Table, Chain: f.Chain, Hook: f.Hook, Priority: f.Priority, Handle: f.Handle,
+		Rule: f.Text, Effects: f.Effects, Meaning: foreignMeaning(f), Certain: f.Certain, NodeCache: f.NodeCache,
+		Endpoints: reportEndpoints(f.Concerns, nil), Directions: []string{},
+	}
+	for _, d := range f.Directions {
+		r.Directions = append(r.Directions, d.String())
+	}
+	return r
+}
+
+// foreignMeaning says what a rule does to DNS, the gravest effect first.
+func foreignMeaning(f nft.ForeignRule) string {
+	has := func(effect string) bool { return slices.Contains(f.Effects, effect) }
+	switch {
+	case has("drop"):
+		return "these packets are lost"
+	case has("queue"):
+		return "a program decides about these packets before conntrack"
+	case has("notrack") && f.NodeCache:
+		return "a leftover of NodeLocal DNSCache: untracked for good, so without an instance nobody answers"
+	case has("notrack"):
+		return "untracked for good: when no instance is attached they bypass kube-proxy, and nobody answers"
+	case f.NodeCache:
+		return "a leftover of NodeLocal DNSCache, harmless by itself"
+	case has("accept"):
+		return "ends its own chain only: rules of the iptables backend behind it there are not reached, those of nftables are"
+	}
+	return "changes these packets before conntrack: " + cmp.Or(joined(f.Effects), "in a way that is not known")
+}

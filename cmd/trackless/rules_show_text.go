@@ -1,0 +1,199 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+// writeText writes the report for people.
+func (r *rulesReport) writeText(out io.Writer, colour bool) error {
+	p := &page{colour: colour}
+	if len(r.Instances) == 0 {
+		p.title("no instance", "no table of ours: DNS is tracked and goes where kube-proxy sends it")
+	}
+	for _, i := range r.Instances {
+		p.instance(i)
+	}
+	if f := r.Failover; f != nil {
+		state := "intact"
+		if !f.Intact {
+			state = painted("changed by somebody, or of another version", yellow, colour)
+		}
+		p.title("table inet "+f.Table, state)
+		for _, pair := range f.Pairs {
+			p.line("failover", fmt.Sprintf("%s to %s, port %s", pair.Listen, pair.Service, joined(pair.Ports)))
+		}
+		p.packets(f.Packets)
+	}
+	for _, d := range r.Devices {
+		p.device(d)
+	}
+	for _, f := range r.Foreign {
+		p.foreign(f)
+	}
+	for _, n := range r.Notes {
+		p.title("note", n)
+	}
+	_, err := io.WriteString(out, p.String())
+	return err
+}
+
+// page is text in blocks: a title and lines of a name and a value.
+type page struct {
+	strings.Builder
+	colour bool
+}
+
+func (p *page) title(what, state string) {
+	if p.Len() > 0 {
+		p.WriteByte('\n')
+	}
+	fmt.Fprintf(p, "%s: %s\n", painted(what, bold, p.colour), state)
+}
+
+func (p *page) line(name, value string) { fmt.Fprintf(p, "  %-10s %s\n", name, value) }
+
+func (p *page) instance(i instanceReport) {
+	code := map[string]string{"attached": green, "draining": yellow, "partly attached": yellow}[i.State]
+	state := painted(i.State, code, p.colour)
+	if i.ByHand {
+		state += " by hand"
+	}
+	p.title("table inet "+i.Table, state)
+	if i.Reason != "" {
+		p.line("reason", i.Reason)
+	}
+	p.line("owner", p.owner(i))
+	if i.Socket != "" {
+		p.line("control", i.Socket)
+	}
+	var untracked, tracked []string
+	for _, e := range i.Endpoints {
+		if e.Untracked {
+			untracked = append(untracked, e.String())
+		} else {
+			tracked = append(tracked, e.String())
+		}
+	}
+	if len(untracked) > 0 {
+		p.line("untracked", strings.Join(untracked, ", "))
+	}
+	if len(tracked) > 0 {
+		p.line("tracked", strings.Join(tracked, ", "))
+	}
+	p.packets(i.Packets)
+}
+
+func (p *page) owner(i instanceReport) string {
+	o := i.Owner.owner
+	text := ownerName(o)
+	if o.Command != "" {
+		text += " (" + o.Command + ")"
+	}
+	switch o.Life {
+	case nft.Alive:
+		text += ", alive"
+	case nft.Dead:
+		text += ", " + painted("dead", red, p.colour)
+	default:
+		text += ", " + painted("perhaps dead", yellow, p.colour)
+	}
+	if i.Owner.AgeSeconds > 0 {
+		text += ", started " + shortDuration(time.Duration(i.Owner.AgeSeconds)*time.Second) + " ago"
+	}
+	if i.Owned {
+		return text + "; the kernel removes the table with it"
+	}
+	return text + "; the table outlives it"
+}
+
+func (p *page) packets(counts []packetsReport) {
+	var parts []string
+	for _, c := range counts {
+		if c.Packets > 0 {
+			parts = append(parts, fmt.Sprintf("%s %s %s %d", c.Direction, c.Family, c.Protocol, c.Packets))
+		}
+	}
+	if len(parts) == 0 {
+		parts = []string{"none yet"}
+	}
+	p.line("packets", strings.Join(parts, ", "))
+}
+
+func (p *page) device(d deviceReport) {
+	kind := d.Kind
+	if kind == "" {
+		kind = "device"
+	}
+	what := "carries a listen address"
+	if d.Link {
+		what = "the link for the listen addresses"
+	}
+	p.title(kind+" "+d.Name, what)
+	var ours, others []string
+	for _, a := range d.Addresses {
+		if a.Ours {
+			ours = append(ours, a.Address.String())
+		} else {
+			others = append(others, a.Address.String())
+		}
+	}
+	if len(ours) > 0 {
+		p.line("ours", strings.Join(ours, ", "))
+	}
+	if len(others) > 0 {
+		p.line("not marked", strings.Join(others, ", "))
+	}
+}
+
+func (p *page) foreign(f foreignReport) {
+	where := fmt.Sprintf("%s %s %s", f.Family, f.Table, f.Chain)
+	state := painted(joined(f.Effects), yellow, p.colour)
+	if !f.Certain {
+		state += ", possible"
+	}
+	p.title("foreign rule in "+where, state)
+	p.line("rule", f.Rule)
+	at := fmt.Sprintf("hook %s, priority %d", f.Hook, f.Priority)
+	if f.Handle != 0 {
+		at += fmt.Sprintf("; `nft delete rule %s handle %d` removes it", where, f.Handle)
+	}
+	p.line("at", at)
+	if len(f.Endpoints) > 0 {
+		p.line("meets", fmt.Sprintf("%s: %s", joined(f.Directions), joined(f.Endpoints)))
+	}
+	p.line("so", f.Meaning)
+}
+
+func joined[T any](values []T) string {
+	words := make([]string, 0, len(values))
+	for _, v := range values {
+		words = append(words, fmt.Sprint(v))
+	}
+	return strings.Join(words, ", ")
+}
+
+// shortDuration gives the two largest units: 3d4h, 5m6s.
+func shortDuration(d time.Duration) string {
+	units := []struct {
+		size time.Duration
+		name string
+	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}}
+	for i, u := range units {
+		if d < u.size {
+			continue
+		}
+		text := fmt.Sprintf("%d%s", d/u.size, u.name)
+		if i+1 < len(units) {
+			if rest := d % u.size / units[i+1].size; rest > 0 {
+				text += fmt.Sprintf("%d%s", rest, units[i+1].name)
+			}
+		}
+		return text
+	}
+	return "0s"
+}

@@ -1,0 +1,559 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
+	}
+}
+
+// fakeNode is a node in memory.
+type fakeNode struct {
+	instances []nft.Instance
+	failover  nft.Failover
+	foreign   []nft.ForeignRule
+	devices   []hostaddr.Device
+	sockets   []*fakeSocket
+	legacy    []string
+	err       error // of reading the tables
+	late      bool  // an instance starts after the first reading
+	readings  int
+	removed   []string
+}
+
+func (n *fakeNode) Instances() ([]nft.Instance, error) {
+	n.readings++
+	if n.late && n.readings == 2 {
+		n.instances = append(n.instances, nft.Instance{Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: nft.Alive}})
+	}
+	return slices.Clone(n.instances), n.err
+}
+
+func (n *fakeNode) RemoveTable(name string) error {
+	n.removed = append(n.removed, "table "+name)
+	n.instances = slices.DeleteFunc(n.instances, func(i nft.Instance) bool { return i.Table == name })
+	return nil
+}
+
+func (n *fakeNode) Failover() (nft.Failover, error) { return n.failover, nil }
+
+func (n *fakeNode) RemoveFailover() error {
+	n.removed = append(n.removed, "failover")
+	return nil
+}
+
+func (n *fakeNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
+	var out []nft.ForeignRule
+	for _, f := range n.foreign {
+		f.Concerns = slices.DeleteFunc(slices.Clone(endpoints), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func (n *fakeNode) Devices(string, []netip.Addr) ([]hostaddr.Device, error) { return n.devices, nil }
+
+func (n *fakeNode) RemoveLink(name string) error {
+	n.removed = append(n.removed, "link "+name)
+	return nil
+}
+
+func (n *fakeNode) RemoveAddress(device string, a netip.Addr) error {
+	n.removed = append(n.removed, fmt.Sprintf("address %s %s", device, a))
+	return nil
+}
+
+func (n *fakeNode) Sockets(name string, pids []int) []controlSocket {
+	var out []controlSocket
+	for _, s := range n.sockets {
+		if name != "" && s.name != name || s.onlyByPID && !slices.Contains(pids, s.pid) && name == "" {
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func (n *fakeNode) NetNamespace() uint64 { return 1 }
+
+func (n *fakeNode) LegacyTables(f iptables.Family) []string {
+	if f == iptables.IPv4 {
+		return n.legacy
+	}
+	return nil
+}
+
+// fakeSocket is an instance.
+type fakeSocket struct {
+	name      string
+	pid       int
+	status    control.Status
+	statusErr error
+	switchErr error
+	onlyByPID bool
+	asked     string
+}
+
+func (s *fakeSocket) Socket() string { return s.name }
+func (s *fakeSocket) PID() int       { return s.pid }
+func (s *fakeSocket) Status(context.Context) (control.Status, error) {
+	return s.status, s.statusErr
+}
+
+func (s *fakeSocket) Attach(context.Context) (control.Status, error) {
+	s.asked, s.status.State = "attach", "attached"
+	return s.status, s.switchErr
+}
+
+func (s *fakeSocket) Detach(context.Context) (control.Status, error) {
+	s.asked, s.status.State = "detach", "detached"
+	return s.status, s.switchErr
+}
+
+func newSocket(name string, pid int, table string) *fakeSocket {
+	return &fakeSocket{name: name, pid: pid, status: control.Status{
+		Process: control.Process{PID: pid, Start: uint64(pid), PIDNamespace: 1, NetNamespace: 1},
+		Table:   table, State: "attached",
+	}}
+}
+
+var (
+	linkLocal = netip.MustParseAddr("169.254.20.10")
+	clusterIP = netip.MustParseAddr("10.96.0.10")
+	clusterV6 = netip.MustParseAddr("fd00:10:96::a")
+)
+
+func living(table string, pid int) nft.Instance {
+	return nft.Instance{
+		Table: table, Owned: true,
+		Owner:  nft.Owner{PID: pid, LocalPID: pid, Life: nft.Alive, Command: "trackless"},
+		Listen: dnsEndpoints(clusterIP, nil), Live: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{},
+	}
+}
+
+func dead(table string) nft.Instance {
+	return nft.Instance{Table: table, Owner: nft.Owner{PID: 11, Life: nft.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
+}
+
+func unseen(table string) nft.Instance {
+	return nft.Instance{Table: table, Owner: nft.Owner{PID: 1, Life: nft.Unknown}, Packets: iptables.Counters{}}
+}
+
+func dummyWith(addrs ...hostaddr.Address) hostaddr.Device {
+	return hostaddr.Device{Name: "nodelocaldns", Kind: "dummy", Link: true, Addresses: addrs}
+}
+
+// runRules runs the verb on a node and returns what it prints and its status.
+func runRules(t *testing.T, node rulesNode, args ...string) (string, int, error) {
+	t.Helper()
+	cmd := rulesCommandOn(func() rulesNode { return node })
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	var exit *exitError
+	switch {
+	case err == nil:
+		return out.String(), 0, nil
+	case errors.As(err, &exit):
+		return out.String(), exit.code, err
+	}
+	return out.String(), exitUsage, err
+}
+
+func fullNode() *fakeNode {
+	first := living("trackless-0a1b2c3d", 4711)
+	first.Listen = slices.Concat(dnsEndpoints(linkLocal, nil), first.Listen)
+	first.Live = first.Listen
+	first.Packets = iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.UDP}: 1234, {Direction: iptables.Response, Family: iptables.IPv4, Proto: iptables.UDP}: 1230}
+	contained := living("trackless-1a1b2c3d", 1)
+	contained.Owner.LocalPID, contained.Live = 815, nil
+	partly := dead("trackless-2a1b2c3d")
+	partly.Live = partly.Listen[:1]
+	socket := newSocket("/run/trackless/control.sock", 4711, first.Table)
+	byHand := newSocket("/proc/815/root/run/trackless/control.sock", 815, contained.Table)
+	byHand.onlyByPID = true
+	byHand.status.State, byHand.status.ByHand, byHand.status.Reason = "draining", true, "2 queries are being answered"
+	return &fakeNode{
+		instances: []nft.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},
+		failover: nft.Failover{Present: true, Intact: true,
+			Pairs:    []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
+			Counters: iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.TCP}: 3}},
+		foreign: []nft.ForeignRule{
+			{Family: "ip", Table: "raw", Chain: "PREROUTING", Hook: "prerouting", Priority: -300, Handle: 4, Effects: []string{"notrack"},
+				Certain: true, Directions: []iptables.Direction{iptables.Query}, Text: "ip daddr 10.96.0.10 meta l4proto udp th dport 53 CT"},
+			{Family: "inet", Table: "firewall", Chain: "in", Hook: "prerouting", Priority: -400, Effects: []string{"drop"},
+				Directions: []iptables.Direction{iptables.Query, iptables.Response}, Text: "policy drop"},
+		},
+		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: clusterV6})},
+		sockets: []*fakeSocket{socket, byHand},
+		legacy:  []string{"filter", "raw"},
+	}
+}
+
+func TestRulesShow(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		node   *fakeNode
+		args   []string
+		golden string
+	}{
+		{"text", fullNode(), []string{"show"}, "rules-show.txt"},
+		{"json", fullNode(), []string{"show", "--output", "json"}, "rules-show.json"},
+		{"empty text", &fakeNode{}, []string{"show"}, "rules-show-empty.txt"},
+		{"empty json", &fakeNode{}, []string{"show", "-o", "json"}, "rules-show-empty.json"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, code, err := runRules(t, tc.node, tc.args...)
+			if code != 0 {
+				t.Fatal(err)
+			}
+			if strings.Contains(out, "\x1b") {
+				t.Error("colour off the terminal")
+			}
+			golden(t, tc.golden, out)
+		})
+	}
+}
+
+func TestRulesShowSaysWhatItCannotRead(t *testing.T) {
+	_, code, err := runRules(t, &fakeNode{err: fmt.Errorf("nftables: list tables: %w", iptables.ErrPermission)}, "show")
+	if code != exitFailure || !strings.Contains(err.Error(), "rules show: nftables: list tables: needs CAP_NET_ADMIN: run it as root") {
+		t.Errorf("status %d, error %v", code, err)
+	}
+	out, code, err := runRules(t, &fakeNode{
+		err:     &iptables.UnsupportedError{Feature: "nf_tables", Remedy: "modprobe", Err: errors.New("no")},
+		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true})},
+	}, "show")
+	if code != 0 || !strings.Contains(out, "this kernel has no nf_tables") || !strings.Contains(out, "10.96.0.10") {
+		t.Errorf("without nf_tables: status %d, error %v\n%s", code, err, out)
+	}
+	hung := newSocket("/run/trackless/control.sock", 1, "")
+	hung.statusErr = fmt.Errorf("control socket %s: %w", hung.name, context.DeadlineExceeded)
+	gone := newSocket("/run/trackless/stale.sock", 1, "")
+	gone.statusErr = errors.New("connection refused")
+	out, _, _ = runRules(t, &fakeNode{sockets: []*fakeSocket{hung, gone}}, "show")
+	if !strings.Contains(out, hung.name) || strings.Contains(out, gone.name) {
+		t.Errorf("one is hung and one is gone:\n%s", out)
+	}
+}
+
+func TestColourIsForTerminals(t *testing.T) {
+	report, err := readRules(t.Context(), fullNode(), rulesShowOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain, colour bytes.Buffer
+	if err := errors.Join(report.writeText(&plain, false), report.writeText(&colour, true)); err != nil {
+		t.Fatal(err)
+	}
+	stripped := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(colour.String(), "")
+	if stripped == colour.String() {
+		t.Error("no colour at all")
+	}
+	if diff := cmp.Diff(plain.String(), stripped); diff != "" {
+		t.Errorf("colour changes the text:\n%s", diff)
+	}
+}
+
+func TestRulesRemove(t *testing.T) {
+	ours := dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true})
+	mixed := dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: linkLocal})
+	lo := hostaddr.Device{Name: "lo", Addresses: []hostaddr.Address{{Addr: clusterIP, Marked: true}, {Addr: clusterV6}}}
+	eth := hostaddr.Device{Name: "eth0", Addresses: []hostaddr.Address{{Addr: clusterIP}}}
+	failover := nft.Failover{Present: true}
+	for _, tc := range []struct {
+		name string
+		node fakeNode
+		args []string
+		want []string // what is removed
+		out  []string
+		code int
+		err  string
+	}{
+		{name: "nothing there", out: []string{"nothing of ours is on this node"}},
+		{
+			name: "all of a dead instance",
+			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}},
+			want: []string{"table trackless-a", "failover", "link nodelocaldns"},
+			out: []string{"removed: table inet trackless-a: its owner, pid 11, is dead", "removed: failover table inet trackless-failover",
+				"removed: link nodelocaldns"},
+		},
+		{
+			name: "dry run",
+			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}},
+			args: []string{"--dry-run"},
+			out:  []string{"would remove: table inet trackless-a", "would remove: failover table", "would remove: link nodelocaldns"},
+		},
+		{
+			name: "a living instance keeps what it needs",
+			node: fakeNode{instances: []nft.Instance{dead("trackless-a"), living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours, lo}},
+			want: []string{"table trackless-a"},
+			out: []string{"left: table inet trackless-b: pid 4711 is alive; end it with `kill 4711`", "left: failover table",
+				"left: link nodelocaldns: table inet trackless-b is in use", "left: address 10.96.0.10 on lo"},
+			code: exitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+		},
+		{
+			name: "force does not override a living instance",
+			node: fakeNode{instances: []nft.Instance{living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours}},
+			args: []string{"--force"}, code: exitFailure, err: "pid 4711 is alive",
+		},
+		{
+			name: "a dry run has the status of the removal",
+			node: fakeNode{instances: []nft.Instance{living("trackless-b", 4711)}},
+			args: []string{"--dry-run"}, code: exitFailure, err: "pid 4711 is alive",
+		},
+		{
+			name: "an owner that cannot be seen",
+			node: fakeNode{instances: []nft.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
+			out:  []string{"left: table inet trackless-c: pid 1 of a container that cannot be seen from here may be alive"},
+			code: exitFailure, err: "use --force if it is gone for certain",
+		},
+		{
+			name: "an owner that cannot be seen, by force",
+			node: fakeNode{instances: []nft.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
+			args: []string{"--force"}, want: []string{"table trackless-c", "link nodelocaldns"},
+		},
+		{
+			name: "an instance that starts meanwhile",
+			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}, late: true},
+			want: []string{"table trackless-a"}, out: []string{"left: failover table inet trackless-failover: table inet trackless-late is in use"},
+		},
+		{
+			name: "addresses of others stay, and with them the link",
+			node: fakeNode{devices: []hostaddr.Device{mixed, lo, eth}},
+			want: []string{"address nodelocaldns 10.96.0.10", "address lo 10.96.0.10"},
+			out:  []string{"left: address 169.254.20.10 on nodelocaldns: it does not carry our mark", "left: address fd00:10:96::a on lo"},
+		},
+		{
+			name: "addresses without our mark, by force",
+			node: fakeNode{devices: []hostaddr.Device{mixed, lo, eth}},
+			args: []string{"--force"},
+			want: []string{"link nodelocaldns", "address lo 10.96.0.10", "address lo fd00:10:96::a"},
+		},
+		{
+			name: "no privilege",
+			node: fakeNode{err: iptables.ErrPermission}, code: exitFailure, err: "needs CAP_NET_ADMIN",
+		},
+		{
+			name: "a kernel without nf_tables has the link all the same",
+			node: fakeNode{err: &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("no")}, devices: []hostaddr.Device{ours}},
+			want: []string{"link nodelocaldns"},
+		},
+		{name: "wrong output", args: []string{"--output", "yaml"}, code: exitUsage, err: `--output is table or json, not "yaml"`},
+		{name: "an argument", args: []string{"everything"}, code: exitUsage, err: "unknown command"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, code, err := runRules(t, &tc.node, append([]string{"remove"}, tc.args...)...)
+			if code != tc.code || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
+			}
+			if diff := cmp.Diff(tc.want, tc.node.removed); diff != "" {
+				t.Errorf("removed (-want +got):\n%s", diff)
+			}
+			for _, want := range tc.out {
+				if !strings.Contains(out, want) {
+					t.Errorf("%q is missing in\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestRulesRemoveJSON(t *testing.T) {
+	node := &fakeNode{instances: []nft.Instance{dead("trackless-a"), living("trackless-b", 4711)}}
+	out, code, _ := runRules(t, node, "remove", "--dry-run", "--output", "json")
+	if code != exitFailure {
+		t.Errorf("status %d", code)
+	}
+	golden(t, "rules-remove.json", out)
+	out, _, _ = runRules(t, &fakeNode{}, "remove", "-o", "json")
+	var empty struct{ Items []removal }
+	if err := json.Unmarshal([]byte(out), &empty); err != nil || empty.Items == nil {
+		t.Errorf("with nothing to do, items is not an empty list: %v\n%s", err, out)
+	}
+}
+
+func TestRulesAttachAndDetach(t *testing.T) {
+	type instance struct {
+		socket *fakeSocket
+		asked  string
+	}
+	first := func() *fakeSocket { return newSocket("/run/trackless/control.sock", 4711, "trackless-b") }
+	second := func() *fakeSocket { return newSocket("/run/trackless/control-815.sock", 815, "trackless-d") }
+	elsewhere := second()
+	elsewhere.status.Process.NetNamespace = 2
+	alias := first()
+	alias.name = "/proc/4711/root/run/trackless/control.sock"
+	refusing := second()
+	refusing.switchErr = &control.RefusedError{Reason: "this process is stopping"}
+	stale := second()
+	stale.statusErr = errors.New("connection refused")
+	for _, tc := range []struct {
+		name     string
+		args     []string
+		tables   []nft.Instance
+		tableErr error
+		sockets  []instance
+		out      []string
+		code     int
+		err      string
+	}{
+		{
+			name: "all instances", args: []string{"detach"}, tables: []nft.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
+			sockets: []instance{{first(), "detach"}, {second(), "detach"}},
+			out:     []string{"pid 4711 (table inet trackless-b): detached", "pid 815 (table inet trackless-d): detached"},
+		},
+		{
+			name: "attach", args: []string{"attach"}, sockets: []instance{{first(), "attach"}},
+			out: []string{"pid 4711 (table inet trackless-b): attached"},
+		},
+		{
+			name: "one of them", args: []string{"detach", "--pid", "815"}, tables: []nft.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
+			sockets: []instance{{first(), ""}, {second(), "detach"}},
+		},
+		{
+			name: "one by its socket", args: []string{"detach", "--socket", first().name}, tables: []nft.Instance{living("trackless-d", 815)},
+			sockets: []instance{{first(), "detach"}, {second(), ""}},
+		},
+		{
+			name: "without the privilege to read tables", args: []string{"detach"}, tableErr: iptables.ErrPermission,
+			sockets: []instance{{first(), "detach"}},
+		},
+		{
+			name: "found by two names, asked once", args: []string{"detach"}, sockets: []instance{{first(), "detach"}, {alias, ""}},
+		},
+		{
+			name: "not those of another network namespace", args: []string{"detach"}, sockets: []instance{{first(), "detach"}, {elsewhere, ""}},
+		},
+		{
+			name: "no instance", args: []string{"detach"}, sockets: []instance{{stale, ""}},
+			code: exitFailure, err: "no instance answers on this node",
+		},
+		{
+			name: "no such pid", args: []string{"detach", "--pid", "5"}, sockets: []instance{{first(), ""}},
+			code: exitFailure, err: "no instance with pid 5",
+		},
+		{
+			name: "a table whose owner has no socket", args: []string{"detach"}, tables: []nft.Instance{living("trackless-b", 4711), living("trackless-d", 815), dead("trackless-a")},
+			sockets: []instance{{first(), "detach"}, {stale, ""}},
+			out:     []string{"pid 4711 (table inet trackless-b): detached"},
+			code:    exitFailure, err: "table inet trackless-d can be changed by its owner alone, pid 815, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control; or end it with `kill 815`",
+		},
+		{
+			name: "an instance refuses", args: []string{"attach"}, sockets: []instance{{first(), "attach"}, {refusing, "attach"}},
+			out:  []string{"pid 4711 (table inet trackless-b): attached"},
+			code: exitFailure, err: "rules attach: pid 815 refused: this process is stopping",
+		},
+		{
+			name: "the named socket does not answer", args: []string{"detach", "--socket", stale.name}, sockets: []instance{{stale, ""}},
+			code: exitFailure, err: "connection refused",
+		},
+		{name: "wrong pid", args: []string{"detach", "--pid", "-1"}, code: exitUsage, err: "--pid is a process id"},
+		{name: "no time", args: []string{"detach", "--timeout", "0s"}, code: exitUsage, err: "--timeout is more than 0"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			node := &fakeNode{instances: tc.tables, err: tc.tableErr}
+			for _, s := range tc.sockets {
+				s.socket.asked = ""
+				node.sockets = append(node.sockets, s.socket)
+			}
+			out, code, err := runRules(t, node, tc.args...)
+			if code != tc.code || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
+			}
+			for _, s := range tc.sockets {
+				if s.socket.asked != s.asked {
+					t.Errorf("%s was asked to %q, want %q", s.socket.name, s.socket.asked, s.asked)
+				}
+			}
+			for _, want := range tc.out {
+				if !strings.Contains(out, want) {
+					t.Errorf("%q is missing in\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestRulesDetachJSON(t *testing.T) {
+	refusing := newSocket("/run/trackless/control-815.sock", 815, "trackless-d")
+	refusing.switchErr = &control.RefusedError{Reason: "this process is stopping"}
+	node := &fakeNode{sockets: []*fakeSocket{newSocket("/run/trackless/control.sock", 47, "trackless-b"), refusing}}
+	out, _, _ := runRules(t, node, "detach", "--output", "json")
+	golden(t, "rules-detach.json", out)
+}
+
+func TestRulesCompletion(t *testing.T) {
+	node := &fakeNode{sockets: []*fakeSocket{newSocket("/run/trackless/control.sock", 4711, "trackless-b")}}
+	for _, tc := range []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"show", "--output", ""}, []string{"table", "json"}},
+		{[]string{"detach", "--pid", ""}, []string{"4711"}},
+		{[]string{"plan", "--format", ""}, []string{"nft", "iptables-save"}},
+		{[]string{"plan", "-co"}, []string{"-conf\t"}},
+		{[]string{"plan", "--"}, []string{"--format\t", "--output\t"}},
+		{[]string{"plan", "-conf", ""}, []string{":0"}},
+	} {
+		out, _, err := runRules(t, node, append([]string{"__complete"}, tc.args...)...)
+		if err != nil {
+			t.Errorf("%v: %v", tc.args, err)
+		}
+		for _, want := range tc.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("%v: %q is missing in\n%s", tc.args, want, out)
+			}
+		}
+	}
+}
+
+func TestShortDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 59 * time.Second: "59s", time.Minute: "1m", 61 * time.Second: "1m1s",
+		3*time.Hour + 59*time.Second: "3h", 50 * time.Hour: "2d2h",
+	} {
+		if got := shortDuration(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
+	}
+}

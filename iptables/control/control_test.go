@@ -5,13 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -312,6 +316,80 @@ func TestSocketsOfAProcessAreFoundWhereverTheyAre(t *testing.T) {
 	}
 	if got := sockets(filepath.Dir(s.Addr()), []int{1 << 30}); slices.Contains(got, s.Addr()) {
 		t.Errorf("a name without .sock is found in the directory: %v", got)
+	}
+}
+
+// helperVar makes the test binary an instance that listens at the path.
+const helperVar = "TRACKLESS_CONTROL_HELPER"
+
+func TestMain(m *testing.M) {
+	path := os.Getenv(helperVar)
+	if path == "" {
+		os.Exit(m.Run())
+	}
+	s, err := Listen(path, &fake{state: "attached"})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(s.Addr())
+	// The parent holds the other end until it is done.
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
+
+func TestAnInstanceInAContainerIsReachedFromTheHost(t *testing.T) {
+	testns.Root(t)
+	testns.Program(t, "unshare")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "control.sock")
+	// Its own file system covers the directory, which stays empty out here.
+	child := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
+		`mount -t tmpfs none "$1" && exec "$2"`, "sh", dir, os.Args[0])
+	child.Env = append(os.Environ(), helperVar+"="+path)
+	child.Stderr = os.Stderr
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stdin.Close()
+		if err := child.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || strings.TrimSpace(line) != path {
+		t.Fatalf("it listens on %q, error %v", line, err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Fatal("the socket is in our own file system")
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", child.Process.Pid))
+	if err != nil {
+		testns.Skip(t, "/proc/PID/task/TID/children")
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(children)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := sockets(t.TempDir(), []int{pid})
+	want := fmt.Sprintf("/proc/%d/root%s", pid, path)
+	if !slices.Contains(found, want) {
+		t.Fatalf("%s is not among %v", want, found)
+	}
+	c := NewClient(want)
+	status, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status.Process.PID != 1 || status.Process.PIDNamespace == Self().PIDNamespace || c.PID() != pid {
+		t.Errorf("process %+v, seen from here %d, want %d", status.Process, c.PID(), pid)
 	}
 }
 

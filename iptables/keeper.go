@@ -170,7 +170,9 @@ type Keeper struct {
 	// facts is held for moments only.
 	facts   sync.Mutex
 	state   State
-	status  []*watch // current and next, for readers
+	since   time.Time // of state
+	reason  error     // why the rules wait, or why the last round of checks failed
+	status  []*watch  // current and next, for readers
 	repairs map[string]uint64
 	effect  map[netip.Addr]error
 }
@@ -196,7 +198,7 @@ func NewKeeper(cfg Config) *Keeper {
 	if cfg.Pending == nil {
 		cfg.Pending = func() int64 { return 0 }
 	}
-	return &Keeper{cfg: cfg, fights: map[string]*fight{}, repairs: map[string]uint64{}, effect: map[netip.Addr]error{}}
+	return &Keeper{cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{}}
 }
 
 // Prepare puts the plan's addresses on the node and installs everything but
@@ -249,7 +251,20 @@ func (k *Keeper) publish() {
 func (k *Keeper) setState(s State) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
-	k.state = s
+	k.enter(s)
+}
+
+// enter changes the state. facts is held.
+func (k *Keeper) enter(s State) {
+	if k.state != s {
+		k.state, k.since = s, time.Now()
+	}
+}
+
+func (k *Keeper) setReason(err error) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	k.reason = err
 }
 
 // install makes the static rules those of the given plans together.
@@ -335,9 +350,11 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 			case err != nil:
 				last = err
 			default:
+				k.setReason(nil)
 				return ok
 			}
 		}
+		k.setReason(last)
 		select {
 		case <-ctx.Done():
 			return false
@@ -618,9 +635,39 @@ func (k *Keeper) Stats() Stats {
 	return Stats{Lapses: k.lapses.Load(), Repairs: maps.Clone(k.repairs)}
 }
 
-// DetachByHand gives the queries back to the cluster's DNS at once, until
-// AttachByHand or a restart.
+// Standing is how a Keeper sees itself.
+type Standing struct {
+	State  State
+	Since  time.Time // State was entered
+	ByHand bool      // detached by hand, until attached by hand
+	Reason error     // why it is not attached, or attached without effect; nil if all is well
+}
+
+// Standing returns how things are, without waiting for a change under way.
+func (k *Keeper) Standing() Standing {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	reason := k.reason
+	for _, a := range slices.SortedFunc(maps.Keys(k.effect), netip.Addr.Compare) {
+		if reason == nil && k.effect[a] != nil {
+			reason = fmt.Errorf("%s: %w", a, k.effect[a])
+		}
+	}
+	return Standing{State: k.state, Since: k.since, ByHand: k.byHand.Load(), Reason: reason}
+}
+
+// DetachByHand gives the queries back to the cluster's DNS and returns when the
+// queries that came before are answered. It lasts until AttachByHand or the end
+// of the process.
 func (k *Keeper) DetachByHand() error {
+	if err := k.giveBack(); err != nil {
+		return err
+	}
+	k.drain()
+	return nil
+}
+
+func (k *Keeper) giveBack() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.byHand.Swap(true) {
@@ -628,16 +675,31 @@ func (k *Keeper) DetachByHand() error {
 	}
 	k.facts.Lock()
 	k.cover(nil)
-	if k.state == Attached {
-		k.state = Detached
-	}
+	k.enter(Detached)
 	k.facts.Unlock()
 	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
 	return k.cfg.Backend.Detach()
 }
 
-// AttachByHand ends what DetachByHand began; the next round of checks attaches.
-func (k *Keeper) AttachByHand() error {
+// AttachByHand ends what DetachByHand began and returns when queries are
+// untracked again. If the context ends before, the keeper goes on trying.
+func (k *Keeper) AttachByHand(ctx context.Context) error {
+	if err := k.takeBack(); err != nil {
+		return err
+	}
+	poll := time.NewTicker(attachInterval)
+	defer poll.Stop()
+	for k.State() != Attached {
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), k.Standing().Reason)
+		case <-poll.C:
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) takeBack() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.byHand.Swap(false) {

@@ -427,11 +427,13 @@ func TestByHand(t *testing.T) {
 			t.Error("a lease given up counts as lapsed")
 		}
 		n.takeLog()
-		if err := k.AttachByHand(); err != nil {
+		if s := k.Standing(); !s.ByHand || s.Reason != nil {
+			t.Errorf("standing %+v", s)
+		}
+		if err := k.AttachByHand(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		n.expect(t, "install 10.96.0.10 leases=1")
-		settle(time.Second)
 		if !k.Covers(clusterIP) || k.State() != Attached {
 			t.Error("not attached again")
 		}

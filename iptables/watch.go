@@ -112,9 +112,11 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		return
 	}
 	k.cover(live)
-	k.state = Detached
+	k.reason = firstError(failed)
 	if len(live) > 0 {
-		k.state = Attached
+		k.enter(Attached)
+	} else {
+		k.enter(Detached)
 	}
 }
 

@@ -39,7 +39,8 @@ func (ns *Namespace) StartServer(name, program, corefile string) (*Server, error
 	if err := server.writeCorefile(corefile); err != nil {
 		return nil, errors.Join(err, server.corefile.Close())
 	}
-	cmd := exec.Command(program, "serve", "-conf", "/proc/self/fd/3")
+	// An abstract socket belongs to the namespace and leaves no file.
+	cmd := exec.Command(program, "serve", "-conf", "/proc/self/fd/3", "-control", "@trackless/control.sock")
 	cmd.Args[0] = "trackless"                    // whatever the file is called
 	cmd.ExtraFiles = []*os.File{server.corefile} // becomes descriptor 3
 	server.Child, err = ns.Start(name, cmd)

@@ -52,7 +52,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 	for _, a := range listen {
 		plan.Listen = append(plan.Listen, dnsEndpoints(a, nil)...)
 	}
-	if err := errors.Join(addresses.Ensure(listen), backend.Install(plan.Normalize(), nil), backend.Attach(),
+	if err := errors.Join(addresses.Ensure(listen), backend.Install(iptables.Rules{Plan: plan.Normalize()}), backend.Attach(),
 		nft.InstallFailover(nft.Config{NetNS: ns}, []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}})); err != nil {
 		t.Fatal(err)
 	}

@@ -208,7 +208,7 @@ func planText(p iptables.Plan, format string) string {
 		}
 	}
 	if format == "nft" {
-		fmt.Fprintf(&b, "# The table, while attached; instead of %q its name has a random id of the instance:\n", strings.TrimPrefix(planTable, nft.TablePrefix))
+		fmt.Fprintf(&b, "# The table; an address joins the live set while it answers. Instead of %q the name has a random id of the instance:\n", strings.TrimPrefix(planTable, nft.TablePrefix))
 	} else {
 		b.WriteString("# The same plan in the words of iptables, while attached. This version installs nftables only.\n")
 	}
@@ -220,7 +220,7 @@ func planRulesText(p iptables.Plan, format string) string {
 	case len(p.Listen) == 0:
 		return ""
 	case format == "nft":
-		return nft.Print(planTable, p, nil, true)
+		return nft.Print(planTable, iptables.Rules{Plan: p})
 	}
 	return iptablesSave(p)
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 const serverType = "dns"
@@ -24,6 +27,7 @@ type serveOptions struct {
 	conf    string
 	port    string
 	pidFile string
+	control string
 	quiet   bool
 	plugins bool
 	version bool
@@ -36,6 +40,7 @@ func (o *serveOptions) flagSet(out io.Writer) *flag.FlagSet {
 	fs.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default `port` of server blocks that name none")
 	fs.StringVar(&o.port, "p", dnsserver.DefaultPort, "the same as -dns.port")
 	fs.StringVar(&o.pidFile, "pidfile", "", "`file` to write the process id to")
+	fs.StringVar(&o.control, "control", control.DefaultPath, "unix `socket` for rules attach and rules detach: a path, @NAME for an abstract one, or off")
 	fs.BoolVar(&o.quiet, "quiet", false, "print nothing at start")
 	fs.BoolVar(&o.plugins, "plugins", false, "list the compiled-in plugins and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -114,10 +119,27 @@ func serve(args []string, out io.Writer) error {
 	if !o.quiet {
 		fmt.Fprintln(out, versionString())
 	}
+	if o.control != "off" {
+		listenForControl(o.control)
+	}
 	instance.Wait()
 	// All servers have stopped, which only a signal does; its handler ends
 	// the process when the cleanup is done.
 	select {}
+}
+
+// listenForControl opens the control socket. The node's DNS does not depend on
+// it: if it cannot be opened the log says so, and serving goes on.
+func listenForControl(path string) {
+	s, err := control.Listen(path, notrack.Controlled(version))
+	if err != nil {
+		clog.Warningf("%v; `trackless rules attach` and detach cannot reach this instance", err)
+		return
+	}
+	if s.Fallback() != nil {
+		clog.Warningf("%v; the control socket is %s instead", s.Fallback(), s.Addr())
+	}
+	caddy.OnProcessExit = append(caddy.OnProcessExit, func() { _ = s.Close() })
 }
 
 // embedCoreDNS prepares the process-wide state of CoreDNS and caddy, as the

@@ -30,12 +30,12 @@ func TestInstances(t *testing.T) {
 		{"installed", func(*Backend) error { return nil }, nil, false},
 		{"attached", (*Backend).Attach, plan.Listen, true},
 		{"one more endpoint that is not attached yet", func(b *Backend) error {
-			return errors.Join(b.Attach(), b.Install(dnsPlan("10.96.0.10", "fd00:10:96::a", "10.96.0.11"), nil))
+			return errors.Join(b.Attach(), b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00:10:96::a", "10.96.0.11")}))
 		}, plan.Listen, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBackend(t)
-			if err := errors.Join(b.Install(plan, nil), tc.do(b)); err != nil {
+			if err := errors.Join(b.Install(iptables.Rules{Plan: plan}), tc.do(b)); err != nil {
 				t.Fatal(err)
 			}
 			got, err := Instances(b.cfg)
@@ -293,7 +293,7 @@ func TestForeignRules(t *testing.T) {
 			testns.Program(t, "nft")
 			b := newBackend(t)
 			// Our own table is no foreign one.
-			if err := errors.Join(b.Install(dnsPlan("10.96.0.10", "fd00:10:96::a"), nil), b.Attach()); err != nil {
+			if err := errors.Join(b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00:10:96::a")}), b.Attach()); err != nil {
 				t.Fatal(err)
 			}
 			if tc.nft != "" {

@@ -325,7 +325,7 @@ func dialTCP(ctx context.Context, e iptables.Endpoint, source uint16) (net.Conn,
 	d := net.Dialer{
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.Addr, source)),
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			return control(raw, func(fd int) error {
+			return onSocket(raw, func(fd int) error {
 				return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 			})
 		},
@@ -453,7 +453,7 @@ func udpPort(conn *net.UDPConn) uint16 {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 }
 
-func control(raw syscall.RawConn, f func(fd int) error) error {
+func onSocket(raw syscall.RawConn, f func(fd int) error) error {
 	var inner error
 	err := raw.Control(func(fd uintptr) { inner = f(int(fd)) })
 	return errors.Join(err, inner)

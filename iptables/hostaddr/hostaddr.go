@@ -75,19 +75,12 @@ func (h *Host) Device() string { return h.device }
 // left on lo by an earlier instance, are taken over. It fails, and changes
 // nothing, if another interface holds one of them.
 func (h *Host) Ensure(addrs []netip.Addr) (err error) {
-	conn, err := h.dial()
+	conn, err := h.look()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	present, err := conn.addresses()
-	if err != nil {
-		return err
-	}
-	names, err := conn.linkNames()
-	if err != nil {
-		return err
-	}
+	present, names := conn.present, conn.names
 	if h.link == "" {
 		return allPresent(addrs, present)
 	}
@@ -139,19 +132,12 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 
 // Missing returns those of the addresses that are not where Ensure puts them.
 func (h *Host) Missing(addrs []netip.Addr) ([]netip.Addr, error) {
-	conn, err := h.dial()
+	conn, err := h.look()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.close()
-	present, err := conn.addresses()
-	if err != nil {
-		return nil, err
-	}
-	names, err := conn.linkNames()
-	if err != nil {
-		return nil, err
-	}
+	present, names := conn.present, conn.names
 	var out []netip.Addr
 	for _, a := range addrs {
 		there := slices.ContainsFunc(present, func(p address) bool {
@@ -169,15 +155,12 @@ func (h *Host) Release(keep []netip.Addr) error {
 	if h.device == "" {
 		return nil
 	}
-	conn, err := h.dial()
+	conn, err := h.look()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	names, err := conn.linkNames()
-	if err != nil {
-		return err
-	}
+	names := conn.names
 	index := indexOf(names, h.device)
 	if index == 0 {
 		h.held = nil
@@ -203,14 +186,12 @@ func (h *Host) Remove() error {
 	}
 	err := h.Release(nil)
 	if h.ours {
-		conn, dialErr := h.dial()
-		if dialErr != nil {
-			return errors.Join(err, dialErr)
+		conn, lookErr := h.look()
+		if lookErr != nil {
+			return errors.Join(err, lookErr)
 		}
 		defer conn.close()
-		names, listErr := conn.linkNames()
-		err = errors.Join(err, listErr)
-		if index := indexOf(names, h.device); index != 0 {
+		if index := indexOf(conn.names, h.device); index != 0 {
 			if delErr := conn.deleteLink(index); delErr != nil {
 				err = errors.Join(err, fmt.Errorf("delete link %s: %w", h.device, explain(delErr)))
 			}
@@ -302,6 +283,26 @@ func explain(err error) error {
 type conn struct {
 	rt  *rtnetlink.Conn
 	raw *netlink.Conn
+
+	// What was there when look was called.
+	present []address
+	names   map[uint32]string // of links, by index
+}
+
+// look opens a connection and reads addresses and links.
+func (h *Host) look() (*conn, error) {
+	c, err := h.dial()
+	if err != nil {
+		return nil, err
+	}
+	if c.present, err = c.addresses(); err == nil {
+		c.names, err = c.linkNames()
+	}
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
 }
 
 func (h *Host) dial() (*conn, error) {

@@ -35,19 +35,12 @@ type Address struct {
 // privilege.
 func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 	h := New(cfg, link)
-	conn, err := h.dial()
+	conn, err := h.look()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.close()
-	present, err := conn.addresses()
-	if err != nil {
-		return nil, err
-	}
-	names, err := conn.linkNames()
-	if err != nil {
-		return nil, err
-	}
+	present, names := conn.present, conn.names
 	var out []Device
 	for index, name := range names {
 		d := Device{Name: name}
@@ -93,15 +86,12 @@ func (d Device) Leftovers() (link bool, ours, doubtful []netip.Addr) {
 // error; one that was not made to carry listen addresses is refused.
 func RemoveLink(cfg Config, name string) error {
 	h := New(cfg, name)
-	conn, err := h.dial()
+	conn, err := h.look()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	names, err := conn.linkNames()
-	if err != nil {
-		return err
-	}
+	names := conn.names
 	index := indexOf(names, name)
 	if index == 0 {
 		return nil
@@ -122,16 +112,12 @@ func RemoveLink(cfg Config, name string) error {
 // RemoveAddress takes one address from a device. One that is not there is no
 // error.
 func RemoveAddress(cfg Config, device string, a netip.Addr) error {
-	conn, err := New(cfg, device).dial()
+	conn, err := New(cfg, device).look()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	names, err := conn.linkNames()
-	if err != nil {
-		return err
-	}
-	index := indexOf(names, device)
+	index := indexOf(conn.names, device)
 	if index == 0 {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
@@ -29,13 +30,14 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 	} else {
 		targets = slices.DeleteFunc(slices.Clone(targets), func(a netip.Addr) bool { return !s.owns(a) })
 	}
+	var without []string
 	for _, listen := range s.unowned(config.plan.Addresses()) {
 		if listen.IsLoopback() {
 			continue
 		}
 		i := slices.IndexFunc(targets, func(a netip.Addr) bool { return a.Is4() == listen.Is4() })
 		if i < 0 {
-			missing = fmt.Errorf("%s has no failover: no forward target of its family is known to be a Service address; while this process is down nobody answers there (name one with `failover ADDRESS`, or say `failover off`)", listen)
+			without = append(without, listen.String())
 			continue
 		}
 		pair := nft.FailoverPair{Listen: listen, Service: targets[i]}
@@ -45,6 +47,9 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 			}
 		}
 		pairs = append(pairs, pair)
+	}
+	if len(without) > 0 {
+		missing = fmt.Errorf("no failover for %s: no forward target of that family is known to be a Service address; while this process is down nobody answers there (name one with `failover ADDRESS`, or say `failover off`)", strings.Join(without, ", "))
 	}
 	return pairs, missing
 }

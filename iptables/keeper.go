@@ -394,7 +394,9 @@ func checkAll(ctx context.Context, w *watch) map[netip.Addr]error {
 
 func firstError(errs map[netip.Addr]error) error {
 	for _, a := range slices.SortedFunc(maps.Keys(errs), netip.Addr.Compare) {
-		return errs[a]
+		if errs[a] != nil {
+			return errs[a]
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package iptables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -52,12 +53,13 @@ func every(ctx context.Context, interval time.Duration, changes <-chan Change, f
 type holder struct {
 	lease   time.Duration
 	renewed map[netip.Addr]time.Time
-	down    map[netip.Addr]bool // out of lease, and said so
+	failed  map[netip.Addr]error // why the last round did not renew it
+	down    map[netip.Addr]bool  // out of lease, and said so
 	flap    flap
 }
 
 func newHolder(p Plan) *holder {
-	h := &holder{lease: p.Lease, renewed: map[netip.Addr]time.Time{}, down: map[netip.Addr]bool{}}
+	h := &holder{lease: p.Lease, renewed: map[netip.Addr]time.Time{}, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}}
 	for _, a := range p.Addresses() {
 		h.renewed[a] = time.Now()
 	}
@@ -83,8 +85,9 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			k.lapses.Add(1)
 			h.flap.lapsed(time.Now())
 			k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
-				a, late.Round(time.Millisecond), because(failed[a]))
+				a, late.Round(time.Millisecond), because(failed[a], h.failed[a]))
 		}
+		h.failed[a] = failed[a]
 		if failed[a] != nil {
 			if !h.down[a] {
 				live = append(live, a)
@@ -95,6 +98,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			continue
 		}
 		if err := k.renewOne(ctx, w, a); err != nil {
+			h.failed[a] = fmt.Errorf("the lease probe was not answered: %w", err)
 			if !h.down[a] {
 				live = append(live, a)
 			}
@@ -103,7 +107,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		if h.down[a] {
 			k.cfg.Log.Infof("%s: attached again", a)
 		}
-		h.renewed[a], h.down[a] = time.Now(), false
+		h.renewed[a], h.down[a], h.failed[a] = time.Now(), false, nil
 		live = append(live, a)
 	}
 	k.facts.Lock()
@@ -112,7 +116,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		return
 	}
 	k.cover(live)
-	k.reason = firstError(failed)
+	k.reason = firstError(h.failed)
 	if len(live) > 0 {
 		k.enter(Attached)
 	} else {
@@ -120,11 +124,14 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	}
 }
 
-func because(err error) error {
-	if err == nil {
-		return errors.New("this process was not running")
+// because returns the first reason there is.
+func because(reasons ...error) error {
+	for _, err := range reasons {
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return errors.New("this process did not run in time")
 }
 
 func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {

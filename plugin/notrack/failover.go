@@ -28,7 +28,7 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 		}
 		targets = []netip.Addr{target}
 	} else {
-		targets = slices.DeleteFunc(slices.Clone(targets), func(a netip.Addr) bool { return !s.owns(a) })
+		targets = slices.DeleteFunc(slices.Clone(targets), func(a netip.Addr) bool { return !s.names(a) })
 	}
 	var without []string
 	for _, listen := range s.unowned(config.plan.Addresses()) {

@@ -169,15 +169,26 @@ func bridgedUplink(names []string) (string, error) {
 	return "", nil
 }
 
-// services knows which addresses a Service owns: what kubelet put into our
-// environment, what kube-proxy's rules name, or, where those cannot be read, an
-// address at which somebody answers although nobody on this node listens there
-// untracked. It remembers what it found.
+// services knows which addresses a Service owns. What it found out about a
+// listen address it keeps: once we are attached, asking would be answered by
+// ourselves.
 type services struct {
 	mu    sync.Mutex
 	owned map[netip.Addr]bool
 }
 
+// names reports whether kubelet's environment or kube-proxy's rules, where they
+// can be read, name the address as that of a Service.
+func (s *services) names(a netip.Addr) bool {
+	if slices.Contains(serviceHosts(os.Environ()), a) {
+		return true
+	}
+	named, err := nft.IsService(nft.Config{}, a)
+	return err == nil && named
+}
+
+// owns reports whether a Service owns a listen address: one that is named, or,
+// for rules that cannot be read, at which somebody answers before we do.
 func (s *services) owns(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,24 +198,17 @@ func (s *services) owns(a netip.Addr) bool {
 	if s.owned == nil {
 		s.owned = map[netip.Addr]bool{}
 	}
-	owned := !a.IsLinkLocalUnicast() && !a.IsLoopback() && s.look(a)
+	owned := !a.IsLinkLocalUnicast() && !a.IsLoopback() && !failsOver(a) &&
+		(s.names(a) || answersTracked(netip.AddrPortFrom(a, 53)))
 	s.owned[a] = owned
 	return owned
 }
 
-func (s *services) look(a netip.Addr) bool {
-	// What the failover table rewrites is answered although no Service owns it.
-	if f, err := nft.ReadFailover(nft.Config{}); err == nil &&
-		slices.ContainsFunc(f.Pairs, func(p nft.FailoverPair) bool { return p.Listen == a }) {
-		return false
-	}
-	if slices.Contains(serviceHosts(os.Environ()), a) {
-		return true
-	}
-	if named, err := nft.IsService(nft.Config{}, a); err == nil && named {
-		return true
-	}
-	return answersTracked(netip.AddrPortFrom(a, 53))
+// failsOver reports whether the failover table rewrites queries to the address:
+// they are answered although no Service owns it.
+func failsOver(a netip.Addr) bool {
+	f, err := nft.ReadFailover(nft.Config{})
+	return err == nil && slices.ContainsFunc(f.Pairs, func(p nft.FailoverPair) bool { return p.Listen == a })
 }
 
 // unowned returns the addresses that no Service owns.
@@ -216,13 +220,6 @@ func (s *services) unowned(addrs []netip.Addr) []netip.Addr {
 		}
 	}
 	return out
-}
-
-// forget makes the next look a fresh one, for a Corefile that is loaded anew.
-func (s *services) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.owned = nil
 }
 
 // answersTracked asks an address as a client whose queries are tracked does, and

@@ -71,7 +71,6 @@ func (p *contract) begin(config *configuration) error {
 	if err := checkUplinks(config.plan); err != nil {
 		return err
 	}
-	p.services.forget()
 	first := p.keeper.Load() == nil
 	if first {
 		if err := p.open(config); err != nil {
@@ -213,7 +212,6 @@ func (p *contract) restartFailed(config *configuration) error {
 		return nil
 	}
 	p.current = config
-	p.services.forget()
 	return errors.Join(p.keeper.Load().Rollback(), p.failover(config))
 }
 

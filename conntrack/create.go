@@ -27,6 +27,7 @@ func createAttributes(e *Entry) []netfilter.Attribute {
 	// The kernel rewrites the reply itself, and does not count as NAT what it
 	// finds rewritten already (nf_nat_setup_info).
 	mirror := e.Original.Mirror()
+	mirror.Zone = e.Reply.Zone
 	list := []netfilter.Attribute{
 		tupleAttribute(ctaTupleOrig, &e.Original),
 		tupleAttribute(ctaTupleReply, &mirror),
@@ -111,9 +112,11 @@ func natAttributes(e *Entry) []netfilter.Attribute {
 	return list
 }
 
-// Mirror returns the tuple of the answers to t where nothing is rewritten.
+// Mirror returns the tuple of the answers to t where nothing is rewritten. A
+// zone of one direction is not mirrored.
 func (t Tuple) Mirror() Tuple {
 	r := t
+	r.Zone = 0
 	r.Src, r.Dst = t.Dst, t.Src
 	r.SrcPort, r.DstPort = t.DstPort, t.SrcPort
 	if t.Proto.IsICMP() {

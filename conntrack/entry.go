@@ -179,3 +179,7 @@ func (e *Entry) NAT() NATKind {
 	}
 	return k
 }
+
+// SetFields declares which optional parts of an Entry that was not read from the
+// kernel are set, for tests and for entries put together by hand.
+func (e *Entry) SetFields(f Field) { e.fields = f }

@@ -31,24 +31,26 @@ func (f *Filter) requests() ([]dumpRequest, error) {
 	}
 	common := f.wordFilters()
 	tuple, flags := f.tupleFilter()
-	if flags == 0 {
-		return []dumpRequest{{family: f.Family, attributes: common}}, nil
-	}
-	// The kernel compares tuples of one family only (EOPNOTSUPP otherwise).
-	families := []Family{FamilyIPv4, FamilyIPv6}
+	family := f.Family
 	switch {
-	case f.Family != FamilyAny:
-		families = []Family{f.Family}
-	case tuple.Src.IsValid():
-		families = []Family{(&Tuple{Src: tuple.Src}).Family()}
-	case tuple.Dst.IsValid():
-		families = []Family{(&Tuple{Src: tuple.Dst}).Family()}
+	case family != FamilyAny:
+	case len(f.Src) == 1:
+		family = prefixFamily(f.Src[0])
+	case len(f.Dst) == 1:
+		family = prefixFamily(f.Dst[0])
+	}
+	if flags == 0 {
+		return []dumpRequest{{family: family, attributes: common}}, nil
+	}
+	families := []Family{family}
+	if family == FamilyAny { // the kernel compares tuples of one family (EOPNOTSUPP otherwise)
+		families = []Family{FamilyIPv4, FamilyIPv6}
 	}
 	requests := make([]dumpRequest, 0, len(families))
 	for _, family := range families {
 		requests = append(requests, dumpRequest{
 			family:     family,
-			attributes: append(tupleFilterAttributes(family, &tuple, flags), common...),
+			attributes: append(tupleFilterAttributes(&tuple, flags), common...),
 		})
 	}
 	return requests, nil
@@ -79,13 +81,15 @@ func (f *Filter) wordFilters() []netfilter.Attribute {
 
 // tupleFilter returns the values that the original tuple must have, and which
 // of them are given. Lists and ranges with more than one value are not the
-// kernel's business.
+// kernel's business, and neither are IPv6 addresses: the kernel (up to 6.18 at
+// least) compares them the wrong way round and leaves out what was asked for
+// (ctnetlink_filter_match_tuple).
 func (f *Filter) tupleFilter() (t Tuple, flags uint32) {
-	if len(f.Src) == 1 && f.Src[0].IsSingleIP() {
+	if len(f.Src) == 1 && f.Src[0].Addr().Is4() && f.Src[0].IsSingleIP() {
 		t.Src = f.Src[0].Addr()
 		flags |= filterIPSrc
 	}
-	if len(f.Dst) == 1 && f.Dst[0].IsSingleIP() {
+	if len(f.Dst) == 1 && f.Dst[0].Addr().Is4() && f.Dst[0].IsSingleIP() {
 		t.Dst = f.Dst[0].Addr()
 		flags |= filterIPDst
 	}
@@ -108,17 +112,13 @@ func (f *Filter) tupleFilter() (t Tuple, flags uint32) {
 	return t, flags
 }
 
-func tupleFilterAttributes(family Family, t *Tuple, flags uint32) []netfilter.Attribute {
-	src, dst := uint16(ctaIPv4Src), uint16(ctaIPv4Dst)
-	if family == FamilyIPv6 {
-		src, dst = ctaIPv6Src, ctaIPv6Dst
-	}
+func tupleFilterAttributes(t *Tuple, flags uint32) []netfilter.Attribute {
 	var children, ip, proto []netfilter.Attribute
 	if flags&filterIPSrc != 0 {
-		ip = append(ip, netfilter.Attribute{Type: src, Data: t.Src.AsSlice()})
+		ip = append(ip, netfilter.Attribute{Type: ctaIPv4Src, Data: t.Src.AsSlice()})
 	}
 	if flags&filterIPDst != 0 {
-		ip = append(ip, netfilter.Attribute{Type: dst, Data: t.Dst.AsSlice()})
+		ip = append(ip, netfilter.Attribute{Type: ctaIPv4Dst, Data: t.Dst.AsSlice()})
 	}
 	if flags&filterProtoNum != 0 {
 		proto = append(proto, netfilter.Attribute{Type: ctaProtoNum, Data: []byte{byte(t.Proto)}})

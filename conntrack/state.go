@@ -18,12 +18,12 @@ const (
 	TCPLastAck
 	TCPTimeWait
 	TCPClose
-	TCPSynSent2 // simultaneous open; printed LISTEN, the name of its number in older kernels
+	TCPSynSent2 // simultaneous open; its number was LISTEN before Linux 2.6.31
 )
 
 var tcpStateNames = [...]string{
 	"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK",
-	"TIME_WAIT", "CLOSE", "LISTEN",
+	"TIME_WAIT", "CLOSE", "SYN_SENT2",
 }
 
 // String returns the name that conntrack(8) prints.

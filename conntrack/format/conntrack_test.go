@@ -1,0 +1,273 @@
+package format_test
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/format"
+	"github.com/trackless-dns/trackless/conntrack/nstest"
+)
+
+// The reference is conntrack(8) itself, on the same entries of the same
+// namespace. Only what passes while one looks after the other may differ:
+// timeouts and ages by a second.
+func TestConntrackFormatEqualsConntrackL(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("conntrack"); err != nil {
+		nstest.Unavailable(t, "no conntrack(8) to compare with: %v", err)
+	}
+	ns := nstest.New(t)
+	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+
+	// Labels are kept only while a rule uses some.
+	ns.Do(func() {
+		if out, err := exec.Command("nft", "add table inet l { chain c { ct label 1 accept; }; }").CombinedOutput(); err != nil {
+			t.Fatalf("nft: %v\n%s", err, out)
+		}
+	})
+	want := zoo()
+	for _, e := range want {
+		if err := c.Create(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made := realTraffic(t, ns)
+
+	theirs := make([]string, 0, len(want))
+	for _, family := range []string{"ipv4", "ipv6"} {
+		var out []byte
+		var err error
+		ns.Do(func() {
+			cmd := exec.Command("conntrack", "-L", "-f", family)
+			out, err = cmd.Output()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs = append(theirs, splitLines(string(out))...)
+	}
+
+	var b bytes.Buffer
+	w, err := format.New("conntrack", &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	labelled := 0
+	if err := c.Dump(conntrack.Filter{}, func(e *conntrack.Entry) error {
+		if e.Labels == [16]byte{1, 2, 3} {
+			labelled++
+		}
+		return w.Entry(e)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if labelled != 1 {
+		t.Errorf("%d entries have the labels that one was made with", labelled)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ours := splitLines(b.String())
+
+	if len(theirs) < len(want)+made {
+		t.Errorf("conntrack -L shows %d entries, %d were created and %d made by traffic", len(theirs), len(want), made)
+	}
+	compareLines(t, ours, theirs)
+
+	all := strings.Join(ours, "\n")
+	for _, must := range []string{
+		"[UNREPLIED]", "[ASSURED]", "zone=9", "zone-orig=4", "zone-reply=5", "mark=99", "helper=ftp",
+		"packets=", "delta-time=", "srckey=0x", "icmpv6 ", "sctp ", "udplite ", "unknown ", "type=8", "src=::1.2.3.4",
+	} {
+		if !strings.Contains(all, must) {
+			t.Errorf("no entry with %q was compared:\n%s", must, all)
+		}
+	}
+}
+
+var moving = regexp.MustCompile(`^(\S+ +\d+ )(\d+)( )|delta-time=(\d+)`)
+
+// compareLines compares two sets of lines whose moving numbers may be a second apart.
+func compareLines(t *testing.T, ours, theirs []string) {
+	t.Helper()
+	type line struct {
+		text    string
+		numbers []int
+	}
+	parse := func(lines []string) []line {
+		parsed := make([]line, 0, len(lines))
+		for _, l := range lines {
+			var numbers []int
+			text := moving.ReplaceAllStringFunc(l, func(m string) string {
+				parts := moving.FindStringSubmatch(m)
+				n, _ := strconv.Atoi(parts[2] + parts[4])
+				numbers = append(numbers, n)
+				return parts[1] + "N" + parts[3]
+			})
+			parsed = append(parsed, line{text, numbers})
+		}
+		slices.SortFunc(parsed, func(a, b line) int {
+			if c := strings.Compare(a.text, b.text); c != 0 {
+				return c
+			}
+			return slices.Compare(a.numbers, b.numbers)
+		})
+		return parsed
+	}
+	a, b := parse(ours), parse(theirs)
+	if len(a) != len(b) {
+		t.Errorf("we show %d entries, conntrack -L %d", len(a), len(b))
+	}
+	for i := range min(len(a), len(b)) {
+		if a[i].text != b[i].text {
+			t.Errorf("ours   %s\ntheirs %s", a[i].text, b[i].text)
+			continue
+		}
+		for j := range a[i].numbers {
+			if d := a[i].numbers[j] - b[i].numbers[j]; d < -1 || d > 1 {
+				t.Errorf("%s: %d, theirs %d", a[i].text, a[i].numbers[j], b[i].numbers[j])
+			}
+		}
+	}
+}
+
+func splitLines(s string) []string {
+	return strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+}
+
+// zoo returns an entry of every kind that can be put into the table.
+func zoo() []*conntrack.Entry {
+	addr := netip.MustParseAddr
+	port := uint16(20000)
+	flow := func(p conntrack.Protocol, src, dst string, change ...func(*conntrack.Entry)) *conntrack.Entry {
+		port++
+		e := &conntrack.Entry{Timeout: 500 * time.Second}
+		e.Original = conntrack.Tuple{Src: addr(src), Dst: addr(dst), Proto: p}
+		if p.HasPorts() {
+			e.Original.SrcPort, e.Original.DstPort = port, 8080
+		}
+		if p.IsICMP() {
+			e.Original.ICMPID, e.Original.ICMPType = port, 8
+			if p == conntrack.ICMPv6 {
+				e.Original.ICMPType = 128
+			}
+		}
+		e.Reply = e.Original.Mirror()
+		for _, c := range change {
+			c(e)
+		}
+		return e
+	}
+	v4 := func(p conntrack.Protocol, change ...func(*conntrack.Entry)) *conntrack.Entry {
+		return flow(p, "10.1.2.3", "10.96.0.10", change...)
+	}
+	v6 := func(p conntrack.Protocol, change ...func(*conntrack.Entry)) *conntrack.Entry {
+		return flow(p, "fd00::1:2", "2001:db8::53", change...)
+	}
+	status := func(s conntrack.Status) func(*conntrack.Entry) {
+		return func(e *conntrack.Entry) { e.Status = s }
+	}
+	const both = conntrack.StatusSeenReply | conntrack.StatusAssured
+
+	var list []*conntrack.Entry
+	for s := conntrack.TCPNone; s <= conntrack.TCPSynSent2; s++ {
+		list = append(list, v4(conntrack.TCP, status(both), func(e *conntrack.Entry) { e.TCP.State = s }),
+			v6(conntrack.TCP, func(e *conntrack.Entry) { e.TCP.State = s }))
+	}
+	for s := conntrack.SCTPNone; s <= conntrack.SCTPHeartbeatSent; s++ {
+		list = append(list, v4(conntrack.SCTP, status(both), func(e *conntrack.Entry) {
+			e.SCTP = conntrack.SCTPInfo{State: s, OriginalVTag: 1, ReplyVTag: 2}
+		}))
+	}
+	for _, p := range []conntrack.Protocol{conntrack.UDP, conntrack.UDPLite, conntrack.GRE, 50} {
+		list = append(list, v4(p), v6(p, status(conntrack.StatusSeenReply)), v4(p, func(e *conntrack.Entry) {
+			e.Original.SrcPort, e.Original.DstPort = 0, 0
+			e.Original.Src = addr("10.9.9.9")
+			if p.HasPorts() {
+				e.Original.SrcPort, e.Original.DstPort = 61000, 53
+			}
+			e.Reply = e.Original.Mirror()
+			e.Status = both
+		}))
+	}
+	return append(list,
+		v4(conntrack.ICMP), v6(conntrack.ICMPv6),
+		v4(conntrack.ICMP, func(e *conntrack.Entry) { e.Original.ICMPType = 13; e.Reply = e.Original.Mirror() }),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { e.Mark = 99 }),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { e.Mark = 1<<32 - 1; e.Zone = 9 }),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { e.Original.Zone = 4 }),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { e.Reply.Zone = 5 }),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { e.Labels = [16]byte{1, 2, 3} }),
+		v4(conntrack.TCP, status(both), func(e *conntrack.Entry) {
+			e.Original.DstPort, e.Reply.SrcPort = 21, 21
+			e.Helper, e.TCP.State = "ftp", conntrack.TCPEstablished
+		}),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { // DNAT
+			e.Reply.Src, e.Reply.SrcPort = addr("10.244.0.53"), 5353
+		}),
+		v4(conntrack.UDP, func(e *conntrack.Entry) { // SNAT
+			e.Reply.Dst, e.Reply.DstPort = addr("192.0.2.1"), 171
+		}),
+		v6(conntrack.TCP, status(both), func(e *conntrack.Entry) { // both
+			e.Reply.Src, e.Reply.SrcPort = addr("fd00::53"), 5353
+			e.Reply.Dst, e.Reply.DstPort = addr("fd00::ffff"), 1024
+			e.TCP.State = conntrack.TCPTimeWait
+		}),
+		flow(conntrack.UDP, "::1.2.3.4", "::ffff:0:1.2.3.4"),
+		flow(conntrack.UDP, "::", "1::"),
+		flow(conntrack.UDP, "::1", "1:0:0:2::3"),
+		flow(conntrack.UDP, "::ffff:10.0.0.1", "::ffff:10.0.0.2"),
+		flow(conntrack.UDP, "::5", "2001:db8:0:1:1:1:1:1"),
+	)
+}
+
+// realTraffic makes entries that only packets make, with counters and
+// timestamps, and returns how many at least.
+func realTraffic(t *testing.T, ns *nstest.Namespace) int {
+	t.Helper()
+	ns.Do(func() {
+		for name, value := range map[string]string{"nf_conntrack_acct": "1", "nf_conntrack_timestamp": "1"} {
+			if err := os.WriteFile("/proc/sys/net/netfilter/"+name, []byte(value), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rules := exec.Command("nft", "add table inet t { chain c { type filter hook prerouting priority 0; ct state new accept; }; }")
+		if out, err := rules.CombinedOutput(); err != nil {
+			t.Fatalf("nft: %v\n%s", err, out)
+		}
+		for _, network := range []string{"127.0.0.1", "::1"} {
+			conn, err := net.Dial("udp", net.JoinHostPort(network, "9"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte("discard")); err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+			l, err := net.Listen("tcp", net.JoinHostPort(network, "0"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = client.Close(); _ = l.Close() })
+		}
+	})
+	return 4
+}

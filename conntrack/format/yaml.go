@@ -1,0 +1,100 @@
+package format
+
+import (
+	"bytes"
+
+	"github.com/trackless-dns/trackless/conntrack"
+)
+
+// yamlDocument writes a sequence of flow mappings. JSON is YAML (YAML 1.2.2
+// section 1.1), so one line of it after a dash is an element, and both formats
+// have the same names and types by construction.
+type yamlDocument struct{}
+
+func (yamlDocument) begin(b []byte) []byte { return append(b, "---\n"...) }
+
+func (yamlDocument) entry(b []byte, e *conntrack.Entry, t conntrack.EventType, _ bool) []byte {
+	start := len(b)
+	b = appendJSON(b, e, t)
+	return blockStyle(b, start)
+}
+
+func (yamlDocument) end(b []byte, empty bool) []byte {
+	if empty {
+		b = append(b, "[]\n"...)
+	}
+	return b
+}
+
+// blockStyle rewrites the JSON object at b[start:] as a YAML block mapping
+// inside a sequence: a member to a line, nested mappings indented, sequences of
+// words left in flow style.
+func blockStyle(b []byte, start int) []byte {
+	object := bytes.Clone(b[start:])
+	b = b[:start]
+	depth, lineStart, inString, inList := 0, true, false, 0
+	newline := func() {
+		b = append(b, '\n')
+		lineStart = true
+	}
+	indent := func() {
+		if !lineStart {
+			return
+		}
+		lineStart = false
+		if len(b) == start {
+			b = append(b, "- "...)
+			return
+		}
+		for range depth {
+			b = append(b, "  "...)
+		}
+	}
+	for i := 0; i < len(object); i++ {
+		c := object[i]
+		switch {
+		case inString:
+			b = append(b, c)
+			switch c {
+			case '\\':
+				i++
+				b = append(b, object[i])
+			case '"':
+				inString = false
+			}
+		case c == '{':
+			if depth > 0 {
+				newline()
+			}
+			depth++
+		case c == '}':
+			depth--
+		case c == '[':
+			inList++
+			b = append(b, c)
+		case c == ']':
+			inList--
+			b = append(b, c)
+		case c == ',' && inList > 0:
+			b = append(b, ", "...)
+		case c == ',':
+			newline()
+		case c == ':':
+			b = append(b, ':')
+			if object[i+1] != '{' {
+				b = append(b, ' ')
+			}
+		case c == '"' && lineStart: // a key: identifiers all, no quotes needed
+			indent()
+			for i++; object[i] != '"'; i++ {
+				b = append(b, object[i])
+			}
+		case c == '"':
+			inString = true
+			b = append(b, c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '\n')
+}

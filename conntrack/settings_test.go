@@ -119,3 +119,56 @@ func TestReadMemory(t *testing.T) {
 		})
 	}
 }
+
+func TestReadStats(t *testing.T) {
+	root := plant(t, map[string]string{"net/stat/nf_conntrack": "" +
+		"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n" +
+		"00000005  00000001 00000002 00000000 00000003 00000000 00000000 00000004 00000005 00000006 00000007 00000008 00000009  00000000 00000000 00000000 0000000a\n" +
+		"00000005  00000001 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000010 00000000 00000000 00000000  00000000 00000000 00000000 00000000\n"})
+	stats, err := conntrack.ReadStats(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(stats) != 2 || stats[1].CPU != 1 {
+		t.Fatalf("%+v", stats)
+	}
+	want := conntrack.CPUStats{
+		CPU: -1, ClashResolve: 2, Found: 2, Invalid: 3, ChainTooLong: 4, Insert: 5, InsertFailed: 0x16, Drop: 7, EarlyDrop: 8, Error: 9, SearchRestart: 10,
+	}
+	if sum := conntrack.Sum(stats); sum != want {
+		t.Errorf("sum %+v, want %+v", sum, want)
+	}
+	counters := want.Counters()
+	if counters[0].Name != "drop" || counters[0].Value != 7 || !counters[0].Loss {
+		t.Errorf("first counter %+v", counters[0])
+	}
+	if _, err := conntrack.ReadStats(t.TempDir()); !errors.Is(err, conntrack.ErrUnavailable) {
+		t.Errorf("without the file: %v, want ErrUnavailable", err)
+	}
+	bad := plant(t, map[string]string{"net/stat/nf_conntrack": "entries found\n01\n"})
+	if _, err := conntrack.ReadStats(bad); err == nil {
+		t.Error("a line with too few columns was accepted")
+	}
+}
+
+// Both ways to the counters must agree on this kernel.
+func TestReadStatsEqualsNetlink(t *testing.T) {
+	t.Parallel()
+	c, ns := dial(t)
+	var proc []conntrack.CPUStats
+	var err error
+	ns.Do(func() { proc, err = conntrack.ReadStats("/proc/thread-self") })
+	if errors.Is(err, conntrack.ErrUnavailable) {
+		t.Skip("this kernel has no /proc/net/stat/nf_conntrack")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	netlink, err := c.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(proc, netlink) {
+		t.Errorf("proc %+v\nnetlink %+v", proc, netlink)
+	}
+}

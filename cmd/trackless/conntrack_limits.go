@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/conntrack"
+)
+
+const limitsHelp = `Show every limit and timeout of connection tracking: its value, the kernel's
+default, what it means, what it costs, and which file, module option or program
+sets it. Values that differ from the default are marked with *.
+
+No privileges are needed; the size of an entry is measured for root alone.`
+
+type limitsOptions struct {
+	output string
+	netns  netnsFlag
+	root   string
+}
+
+func conntrackLimitsCommand() *cobra.Command {
+	var o limitsOptions
+	cmd := &cobra.Command{
+		Use:   "limits",
+		Short: "Show every limit and timeout, its cost, and who sets it",
+		Long:  limitsHelp,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return conntrackLimits(o, cmd.OutOrStdout())
+		},
+	}
+	formatFlag(cmd, &o.output, "table", "json")
+	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	cmd.Flags().StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys and etc are")
+	return cmd
+}
+
+// limitsReport is the JSON of limits; its names do not change.
+type limitsReport struct {
+	Entries  uint64              `json:"entries"`
+	Settings []conntrack.Setting `json:"settings"`
+	Memory   conntrack.Memory    `json:"memory"`
+	// NowBytes and LimitBytes are what the table takes now and when full.
+	NowBytes   uint64 `json:"now_bytes"`
+	LimitBytes uint64 `json:"limit_bytes"`
+	// Hashsize are the places that set the module's parameter hashsize.
+	Hashsize []conntrack.SettingFile `json:"hashsize_files,omitempty"`
+}
+
+func conntrackLimits(o limitsOptions, out io.Writer) error {
+	if err := checkFormat(o.output, "table", "json"); err != nil {
+		return err
+	}
+	return o.netns.do(func() error {
+		r, err := readLimits(o.root)
+		if err != nil {
+			return cannotLook(err)
+		}
+		if o.output == "json" {
+			return writeJSON(out, r)
+		}
+		return writeLimits(out, r)
+	})
+}
+
+func readLimits(root string) (*limitsReport, error) {
+	settings, err := conntrack.ReadSettings(root)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := conntrack.ReadLimits(filepath.Join(root, "proc"))
+	if err != nil {
+		return nil, err
+	}
+	r := &limitsReport{Entries: limits.Count, Settings: settings, Memory: conntrack.ReadMemory(root), Hashsize: hashsizeFiles(root)}
+	r.NowBytes = r.Memory.Table(limits.Count, limits.Buckets)
+	r.LimitBytes = r.Memory.Table(limits.Max, limits.Buckets)
+	return r, nil
+}
+
+// hashsizeFiles finds the options of the module nf_conntrack (modprobe.d(5)).
+func hashsizeFiles(root string) []conntrack.SettingFile {
+	var files []conntrack.SettingFile
+	for _, dir := range []string{"usr/lib/modprobe.d", "run/modprobe.d", "etc/modprobe.d"} {
+		paths, _ := filepath.Glob(filepath.Join(root, dir, "*.conf"))
+		for _, path := range paths {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				continue
+			}
+			n := 0
+			for line := range strings.Lines(string(b)) {
+				n++
+				f := strings.Fields(line)
+				if len(f) < 3 || f[0] != "options" || f[1] != "nf_conntrack" {
+					continue
+				}
+				for _, option := range f[2:] {
+					if v, ok := strings.CutPrefix(option, "hashsize="); ok {
+						files = append(files, conntrack.SettingFile{Path: filepath.Join("/", dir, filepath.Base(path)), Line: n, Value: v})
+					}
+				}
+			}
+		}
+	}
+	return files
+}
+
+func writeLimits(out io.Writer, r *limitsReport) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s entries. Memory of the table: %s now, %s when full (%d + about %d bytes an entry, %s; %d bytes a bucket)\n\n",
+		thousands(r.Entries), byteSize(r.NowBytes), byteSize(r.LimitBytes), r.Memory.EntryBytes, r.Memory.ExtensionBytes,
+		memorySource(r.Memory.Source), r.Memory.BucketBytes)
+	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(tw, "NET.NETFILTER.\tVALUE\t\tDEFAULT\tSET BY\tMEANING")
+	for _, s := range r.Settings {
+		differs, def := "", "-"
+		if s.Default != nil {
+			def = settingValue(s.Unit, *s.Default)
+			if *s.Default != s.Value {
+				differs = "*"
+			}
+		}
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s%s\n", strings.TrimPrefix(s.Name, "net.netfilter."), settingValue(s.Unit, s.Value),
+			differs, def, setBy(s, r.Hashsize), s.Meaning, settingCost(s, r.Memory))
+	}
+	_ = tw.Flush()
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+// settingValue writes a value with its unit.
+func settingValue(u conntrack.Unit, v uint64) string {
+	switch u {
+	case conntrack.UnitSeconds:
+		switch {
+		case v >= 86400 && v%86400 == 0:
+			return fmt.Sprintf("%d (%d d)", v, v/86400)
+		case v >= 3600 && v%3600 == 0:
+			return fmt.Sprintf("%d (%d h)", v, v/3600)
+		}
+		return fmt.Sprintf("%d s", v)
+	case conntrack.UnitBytes:
+		return byteSize(v)
+	}
+	return strconv.FormatUint(v, 10)
+}
+
+// setBy says which file wins at boot, and which field of kube-proxy's
+// configuration after it.
+func setBy(s conntrack.Setting, hashsize []conntrack.SettingFile) string {
+	files := s.Files
+	if strings.HasSuffix(s.Name, "nf_conntrack_buckets") {
+		files = hashsize
+	}
+	who := "-"
+	if n := len(files); n > 0 {
+		who = fmt.Sprintf("%s:%d", files[n-1].Path, files[n-1].Line)
+	}
+	if s.KubeProxy != "" {
+		who += "; kube-proxy " + s.KubeProxy
+	}
+	return who
+}
+
+func settingCost(s conntrack.Setting, m conntrack.Memory) string {
+	switch s.Unit {
+	case conntrack.UnitEntries:
+		if strings.HasSuffix(s.Name, "nf_conntrack_max") {
+			return fmt.Sprintf(" [%s when reached]", byteSize(m.Table(s.Value, 0)))
+		}
+	case conntrack.UnitBuckets:
+		return fmt.Sprintf(" [%s always]", byteSize(m.Table(0, s.Value)))
+	}
+	return ""
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/netip"
+	"text/tabwriter"
+
+	"github.com/trackless-dns/trackless/conntrack/summary"
+)
+
+// writeTableReport writes a report for people.
+func writeTableReport(out io.Writer, r *tableReport) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s of %s entries (%.1f %%), %s buckets (%.1f entries per bucket at the limit)\n",
+		thousands(r.Entries), thousands(r.Limit), r.FillPercent, thousands(r.Buckets), ratio(r.Limit, r.Buckets))
+	fmt.Fprintf(&b, "memory: %s now, %s at the limit (%d + about %d bytes an entry, %s)\n",
+		byteSize(r.Memory.NowBytes), byteSize(r.Memory.LimitBytes), r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source))
+	if s := r.Summary; s != nil {
+		writeShares(&b, r, s)
+		writeCounts(&b, s)
+	}
+	writeCounters(&b, r)
+	for _, m := range r.Missing {
+		fmt.Fprintf(&b, "\nnot shown: %s\n", m)
+	}
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+func memorySource(source string) string {
+	switch source {
+	case "slabinfo":
+		return "measured by /proc/slabinfo"
+	case "sysfs":
+		return "measured by /sys/kernel/slab"
+	}
+	return "typical: /proc/slabinfo may be read by root alone"
+}
+
+func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary) {
+	whose := ""
+	if r.Filtered {
+		whose = " of those selected"
+	}
+	fmt.Fprintf(b, "\n%s entries read%s: %s IPv4, %s IPv6\n", thousands(s.Entries), whose, thousands(s.IPv4), thousands(s.IPv6))
+	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	line := func(name string, n uint64, note string) {
+		fmt.Fprintf(tw, "%s\t%s\t%5.1f %%\t%s\n", name, thousands(n), percent(n, s.Entries), note)
+	}
+	line("DNS", s.DNS.Entries, fmt.Sprintf("%s UDP, %s TCP; %s without an answer", thousands(s.DNS.UDP), thousands(s.DNS.TCP), thousands(s.DNS.Unreplied)))
+	if s.DNS.Reversed > 0 {
+		line("DNS, answers first", s.DNS.Reversed, "the query was not tracked and the answer was: NOTRACK is one-sided")
+	}
+	line("unreplied", s.Unreplied, "evicted first when the table is full")
+	line("assured", s.Assured, "never evicted")
+	line("source NAT", s.NAT.SNAT+s.NAT.Both, "")
+	line("destination NAT", s.NAT.DNAT+s.NAT.Both, "")
+	if s.Established.Entries > 0 {
+		line("TCP idle > 1 hour", s.Established.IdleHour, "")
+		line("TCP idle > 1 day", s.Established.IdleDay, "")
+	}
+	if s.Helpers > 0 {
+		line("with a helper", s.Helpers, fmt.Sprintf("%d expectations", r.Expectations))
+	}
+	if s.Offloaded > 0 {
+		line("offloaded", s.Offloaded, "")
+	}
+	_ = tw.Flush()
+}
+
+func writeCounts(b *bytes.Buffer, s *summary.Summary) {
+	if s.Entries == 0 {
+		return
+	}
+	section := func(title string, rows func(add func(n uint64, cells ...any))) {
+		fmt.Fprintf(b, "\n%s\n", title)
+		rows(func(n uint64, cells ...any) {
+			fmt.Fprintf(b, "%12s  %5.1f %%  %s", thousands(n), percent(n, s.Entries), fmt.Sprintln(cells...))
+		})
+	}
+	section("PROTOCOL AND STATE", func(add func(uint64, ...any)) {
+		for _, c := range s.States {
+			add(c.Entries, c.Protocol, c.State)
+		}
+	})
+	section("DESTINATION PORT", func(add func(uint64, ...any)) {
+		for _, c := range s.DestinationPorts {
+			add(c.Entries, fmt.Sprintf("%s/%d", c.Protocol, c.Port))
+		}
+	})
+	for _, list := range []struct {
+		title string
+		list  []summary.Counted
+	}{{"SOURCE", s.Sources}, {"DESTINATION", s.Destinations}} {
+		section(list.title, func(add func(uint64, ...any)) {
+			for _, c := range list.list {
+				add(c.Entries, c.Address)
+			}
+		})
+	}
+	if len(s.Services) > 0 {
+		section("SERVICE (destination NAT)", func(add func(uint64, ...any)) {
+			for _, c := range s.Services {
+				add(c.Entries, c.Protocol, c.Address)
+			}
+		})
+	}
+	if len(s.DNS.Servers) > 0 {
+		section("DNS SERVER", func(add func(uint64, ...any)) {
+			for _, c := range s.DNS.Servers {
+				add(c.Entries, dnsServer(c.Asked, c.Address), fmt.Sprintf("(%s unreplied)", thousands(c.Unreplied)))
+			}
+		})
+	}
+	if s.Uncertainty > 0 {
+		fmt.Fprintf(b, "\nThere are too many addresses to count each: counts by address may be up to %s too low.\n", thousands(s.Uncertainty))
+	}
+}
+
+func dnsServer(asked, server netip.Addr) string {
+	if asked == server {
+		return asked.String()
+	}
+	return asked.String() + " -> " + server.String()
+}
+
+func writeCounters(b *bytes.Buffer, r *tableReport) {
+	if len(r.Counters) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\nKERNEL COUNTERS since this namespace was made (32 bits on each CPU)\n")
+	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for _, c := range r.Counters {
+		fmt.Fprintf(tw, "  %s\t%s\t%s\n", c.Name, thousands(c.Value), c.Meaning)
+	}
+	_ = tw.Flush()
+	if len(r.PerCPU) == 0 {
+		return
+	}
+	fmt.Fprintln(b)
+	tw = tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "  CPU\t")
+	for _, c := range r.Counters {
+		fmt.Fprintf(tw, "%s\t", c.Name)
+	}
+	fmt.Fprintln(tw)
+	for i := range r.PerCPU {
+		fmt.Fprintf(tw, "  %d\t", r.PerCPU[i].CPU)
+		for _, c := range r.PerCPU[i].Counters() {
+			fmt.Fprintf(tw, "%d\t", c.Value)
+		}
+		fmt.Fprintln(tw)
+	}
+	_ = tw.Flush()
+}
+
+func ratio(a, b uint64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return float64(a) / float64(b)
+}
+
+// thousands writes 262144 as 262,144.
+func thousands(n uint64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// byteSize writes a number of bytes in the unit that fits.
+func byteSize(n uint64) string {
+	const kib, mib, gib = 1 << 10, 1 << 20, 1 << 30
+	switch {
+	case n >= gib:
+		return fmt.Sprintf("%.1f GiB", float64(n)/gib)
+	case n >= mib:
+		return fmt.Sprintf("%.1f MiB", float64(n)/mib)
+	case n >= kib:
+		return fmt.Sprintf("%.1f KiB", float64(n)/kib)
+	}
+	return fmt.Sprintf("%d bytes", n)
+}

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/format"
+)
+
+const watchHelp = `Show the entries as they are made, changed and destroyed, until interrupted.
+
+An update carries what changed, and a destroy event no timeout: filters on parts
+that an event does not carry do not match it. Since Linux 5.19 entries made before
+the watch began send no events unless net.netfilter.nf_conntrack_events is 1.
+
+--rate prints one line per second instead: events of each kind, how many of them
+were DNS, and the number of entries in the table.
+
+If events come faster than they are read the kernel drops some; that is said on
+the standard error and counted in the column LOST of --rate.`
+
+type watchOptions struct {
+	filterFlags
+	output   string
+	netns    netnsFlag
+	events   []string
+	rate     bool
+	count    int
+	duration time.Duration
+}
+
+func conntrackWatchCommand() *cobra.Command {
+	var o watchOptions
+	cmd := &cobra.Command{
+		Use:     "watch",
+		Aliases: []string{"events"},
+		Short:   "Show entries as they come and go",
+		Long:    watchHelp,
+		Example: `  trackless conntrack watch --dns
+  trackless conntrack watch --events destroy --status UNREPLIED -o jsonl
+  trackless conntrack watch --rate`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return conntrackWatch(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.register(cmd)
+	formatFlag(cmd, &o.output, format.Names...)
+	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	cmd.Flags().StringSliceVar(&o.events, "events", []string{"new", "update", "destroy"}, "`kinds` of events")
+	cmd.Flags().BoolVar(&o.rate, "rate", false, "one line per second with the number of events")
+	cmd.Flags().IntVarP(&o.count, "count", "c", 0, "end after so `many` events, or lines of --rate; 0 for none")
+	cmd.Flags().DurationVar(&o.duration, "duration", 0, "end after this `time`; 0 for none")
+	return cmd
+}
+
+func (o *watchOptions) eventTypes() ([]conntrack.EventType, error) {
+	all := []conntrack.EventType{conntrack.EventNew, conntrack.EventUpdate, conntrack.EventDestroy}
+	types := make([]conntrack.EventType, 0, len(all))
+	for _, name := range o.events {
+		i := slices.IndexFunc(all, func(t conntrack.EventType) bool { return strings.EqualFold(t.String(), name) })
+		if i < 0 {
+			return nil, fmt.Errorf("--events %q: there are new, update and destroy", name)
+		}
+		types = append(types, all[i])
+	}
+	if len(types) == 0 {
+		return nil, errors.New("--events is empty: there are new, update and destroy")
+	}
+	return types, nil
+}
+
+func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) error {
+	f, err := o.filter()
+	if err != nil {
+		return err
+	}
+	types, err := o.eventTypes()
+	if err != nil {
+		return err
+	}
+	if err := checkFormat(o.output, format.Names...); err != nil {
+		return err
+	}
+	if o.rate {
+		if err := checkFormat(o.output, "table", "jsonl"); err != nil {
+			return fmt.Errorf("--rate: %w", err)
+		}
+	}
+	if o.duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.duration)
+		defer cancel()
+	}
+	return o.netns.do(func() error {
+		l, err := conntrack.Listen(nil, types...)
+		if err != nil {
+			return cannotLook(err)
+		}
+		defer func() { _ = l.Close() }()
+		c, err := conntrack.Dial(nil)
+		if err != nil {
+			return cannotLook(err)
+		}
+		defer func() { _ = c.Close() }()
+		warnAboutEvents(errs)
+		// Waking the reader by its deadline leaves the listener usable.
+		defer context.AfterFunc(ctx, func() { _ = l.SetReadDeadline(time.Unix(1, 0)) })()
+		if o.rate {
+			return watchRate(ctx, l, c, &f, o, out)
+		}
+		return watchEvents(ctx, l, &f, o, out, errs)
+	})
+}
+
+// warnAboutEvents says why nothing will come, or not everything.
+func warnAboutEvents(errs io.Writer) {
+	settings, err := conntrack.ReadSettings("")
+	if err != nil {
+		return
+	}
+	if v, ok := conntrack.SettingValue(settings, "nf_conntrack_events"); ok && v == 0 {
+		_, _ = fmt.Fprintln(errs, "trackless: net.netfilter.nf_conntrack_events is 0: the kernel sends no events; set it to 1 or 2")
+	}
+}
+
+// errEnough ends a watch that has seen what was asked for.
+var errEnough = errors.New("enough")
+
+func watchEvents(ctx context.Context, l *conntrack.Listener, f *conntrack.Filter, o watchOptions, out, errs io.Writer) error {
+	w, err := format.New(o.output, out)
+	if err != nil {
+		return err
+	}
+	match := f.Matcher()
+	for {
+		err := l.Receive(func(t conntrack.EventType, e *conntrack.Entry) error {
+			if !match(e) {
+				return nil
+			}
+			if err := w.Event(t, e); err != nil {
+				return err
+			}
+			if o.count > 0 && w.Count() >= o.count {
+				return errEnough
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, conntrack.ErrOverrun):
+			_, _ = fmt.Fprintf(errs, "trackless: %v\n", err)
+		case errors.Is(err, errEnough), errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
+			return w.Close()
+		case err != nil:
+			return errors.Join(cannotLook(err), w.Close())
+		}
+		if err := w.Flush(); err != nil {
+			return err
+		}
+	}
+}
+
+// rateLine is one second of events; its JSON names do not change.
+type rateLine struct {
+	Time       time.Time `json:"time"`
+	New        uint64    `json:"new"`
+	Update     uint64    `json:"update"`
+	Destroy    uint64    `json:"destroy"`
+	NewDNS     uint64    `json:"new_dns"`
+	DestroyDNS uint64    `json:"destroy_dns"`
+	Lost       uint64    `json:"overruns"`
+	Entries    uint64    `json:"entries"`
+	Limit      uint64    `json:"limit"`
+}
+
+// watchRate counts events and prints the counts every second.
+func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f *conntrack.Filter, o watchOptions, out io.Writer) error {
+	match := f.Matcher()
+	var mu sync.Mutex
+	var line rateLine
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			err := l.Receive(func(t conntrack.EventType, e *conntrack.Entry) error {
+				if match(e) {
+					mu.Lock()
+					line.count(t, e.IsDNS())
+					mu.Unlock()
+				}
+				return nil
+			})
+			switch {
+			case errors.Is(err, conntrack.ErrOverrun):
+				mu.Lock()
+				line.Lost++
+				mu.Unlock()
+			case err != nil:
+				failed <- err
+				return
+			}
+		}
+	}()
+
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for lines := 1; ; lines++ {
+		select {
+		case <-ctx.Done():
+			<-failed // the deadline ended the reader
+			return nil
+		case err := <-failed:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return cannotLook(err)
+		case now := <-tick.C:
+			entries, limit, err := c.Count()
+			if err != nil {
+				return cannotLook(err)
+			}
+			mu.Lock()
+			finished := line
+			line = rateLine{}
+			mu.Unlock()
+			finished.Time, finished.Entries, finished.Limit = now.UTC().Truncate(time.Millisecond), uint64(entries), uint64(limit)
+			if err := finished.write(out, o.output, lines == 1); err != nil {
+				return err
+			}
+			if o.count > 0 && lines >= o.count {
+				return nil
+			}
+		}
+	}
+}
+
+func (r *rateLine) count(t conntrack.EventType, dns bool) {
+	var one uint64
+	if dns {
+		one = 1
+	}
+	switch t {
+	case conntrack.EventNew:
+		r.New++
+		r.NewDNS += one
+	case conntrack.EventUpdate:
+		r.Update++
+	case conntrack.EventDestroy:
+		r.Destroy++
+		r.DestroyDNS += one
+	}
+}
+
+func (r *rateLine) write(out io.Writer, output string, first bool) error {
+	if output == "jsonl" {
+		return json.NewEncoder(out).Encode(r)
+	}
+	if first {
+		if _, err := fmt.Fprintln(out, "TIME          NEW/s  UPDATE/s  DESTROY/s  NEW DNS/s  DESTROY DNS/s   ENTRIES    FILL  LOST"); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(out, "%s  %9d %9d  %9d  %9d  %13d  %8d  %4.1f %%  %4d\n", r.Time.Format(time.TimeOnly),
+		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, percent(r.Entries, r.Limit), r.Lost)
+	return err
+}

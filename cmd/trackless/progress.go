@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A progress shows on a terminal how far long work is. It shows nothing for the
+// first half second, and nothing at all where nobody watches.
+type progress struct {
+	n    atomic.Uint64
+	done chan struct{}
+	end  sync.WaitGroup
+}
+
+const (
+	progressDelay    = 500 * time.Millisecond
+	progressInterval = 200 * time.Millisecond
+)
+
+// startProgress counts what, of which about total are expected.
+func startProgress(w io.Writer, what string, total uint64) *progress {
+	p := &progress{done: make(chan struct{})}
+	if !isTerminal(w) {
+		return p
+	}
+	p.end.Go(func() {
+		timer := time.NewTimer(progressDelay)
+		defer timer.Stop()
+		shown := false
+		for {
+			select {
+			case <-p.done:
+				if shown {
+					_, _ = fmt.Fprint(w, clearLine)
+				}
+				return
+			case <-timer.C:
+				_, _ = fmt.Fprintf(w, "\r%s of about %s %s", thousands(p.n.Load()), thousands(total), what)
+				shown = true
+				timer.Reset(progressInterval)
+			}
+		}
+	})
+	return p
+}
+
+func (p *progress) step() { p.n.Add(1) }
+
+func (p *progress) stop() {
+	close(p.done)
+	p.end.Wait()
+}

@@ -221,7 +221,7 @@ func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f 
 	for lines := 1; ; lines++ {
 		select {
 		case <-ctx.Done():
-			<-failed // the deadline ended the reader
+			_ = <-failed // the deadline ended the reader
 			return nil
 		case err := <-failed:
 			if ctx.Err() != nil {

@@ -50,7 +50,7 @@ func New(name string, w io.Writer) (*Writer, error) {
 	case "jsonl":
 		c = jsonLines{}
 	case "yaml":
-		c = yamlDocument{}
+		c = &yamlDocument{}
 	case "conntrack":
 		c = conntrackLines{now: time.Now}
 	default:

@@ -1,37 +1,33 @@
 package format
 
 import (
-	"bytes"
-
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
 // yamlDocument writes a sequence of flow mappings. JSON is YAML (YAML 1.2.2
 // section 1.1), so one line of it after a dash is an element, and both formats
 // have the same names and types by construction.
-type yamlDocument struct{}
+type yamlDocument struct{ object []byte }
 
-func (yamlDocument) begin(b []byte) []byte { return append(b, "---\n"...) }
+func (*yamlDocument) begin(b []byte) []byte { return append(b, "---\n"...) }
 
-func (yamlDocument) entry(b []byte, e *conntrack.Entry, t conntrack.EventType, _ bool) []byte {
-	start := len(b)
-	b = appendJSON(b, e, t)
-	return blockStyle(b, start)
+func (y *yamlDocument) entry(b []byte, e *conntrack.Entry, t conntrack.EventType, _ bool) []byte {
+	y.object = appendJSON(y.object[:0], e, t)
+	return appendBlock(b, y.object)
 }
 
-func (yamlDocument) end(b []byte, empty bool) []byte {
+func (*yamlDocument) end(b []byte, empty bool) []byte {
 	if empty {
 		b = append(b, "[]\n"...)
 	}
 	return b
 }
 
-// blockStyle rewrites the JSON object at b[start:] as a YAML block mapping
-// inside a sequence: a member to a line, nested mappings indented, sequences of
-// words left in flow style.
-func blockStyle(b []byte, start int) []byte {
-	object := bytes.Clone(b[start:])
-	b = b[:start]
+// appendBlock appends a JSON object as a YAML block mapping inside a sequence: a
+// member to a line, nested mappings indented, sequences of words left in flow
+// style.
+func appendBlock(b, object []byte) []byte {
+	start := len(b)
 	depth, lineStart, inString, inList := 0, true, false, 0
 	newline := func() {
 		b = append(b, '\n')

@@ -1,0 +1,511 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/nstest"
+)
+
+// trackless runs the program in this process and returns what it wrote and its
+// exit status.
+func trackless(args ...string) (stdout, stderr string, code int) {
+	var out, errs bytes.Buffer
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&errs)
+	err := root.Execute()
+	var exit *exitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.code
+	case err != nil:
+		code = exitUsage
+	}
+	if err != nil {
+		fmt.Fprintf(&errs, "trackless: %v\n", err)
+	}
+	return out.String(), errs.String(), code
+}
+
+// nodeTable makes a namespace whose table has a few entries, and returns the
+// path to it.
+func nodeTable(t *testing.T, entries ...*conntrack.Entry) (*nstest.Namespace, string) {
+	t.Helper()
+	ns := nstest.New(t)
+	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	for _, e := range entries {
+		if err := c.Create(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return ns, fmt.Sprintf("/proc/self/fd/%d", ns.FD())
+}
+
+func flow(p conntrack.Protocol, src, dst string, change ...func(*conntrack.Entry)) *conntrack.Entry {
+	s, d := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
+	e := &conntrack.Entry{Timeout: 10 * time.Minute}
+	e.Original = conntrack.Tuple{Src: s.Addr(), Dst: d.Addr(), SrcPort: s.Port(), DstPort: d.Port(), Proto: p}
+	e.Reply = e.Original.Mirror()
+	for _, c := range change {
+		c(e)
+	}
+	return e
+}
+
+func replied(e *conntrack.Entry) { e.Status |= conntrack.StatusSeenReply }
+
+func backend(addr string) func(*conntrack.Entry) {
+	return func(e *conntrack.Entry) { e.Reply.Src = netip.MustParseAddr(addr) }
+}
+
+func tcpState(s conntrack.TCPState) func(*conntrack.Entry) {
+	return func(e *conntrack.Entry) {
+		e.TCP.State = s
+		e.Status |= conntrack.StatusSeenReply | conntrack.StatusAssured
+	}
+}
+
+func smallTable() []*conntrack.Entry {
+	return []*conntrack.Entry{
+		flow(conntrack.UDP, "10.244.0.11:4000", "10.96.0.10:53", backend("10.244.0.53"), replied),
+		flow(conntrack.UDP, "[fd00::11]:4000", "[fd00::a]:53"),
+		flow(conntrack.TCP, "10.244.0.12:5000", "192.0.2.80:443", tcpState(conntrack.TCPEstablished)),
+		flow(conntrack.TCP, "10.244.0.12:5001", "192.0.2.80:443", tcpState(conntrack.TCPTimeWait)),
+	}
+}
+
+func TestConntrackList(t *testing.T) {
+	t.Parallel()
+	_, ns := nodeTable(t, smallTable()...)
+	for _, test := range []struct {
+		name  string
+		args  []string
+		lines int
+		has   string
+	}{
+		{"all", nil, 4, `"src":"fd00::11"`},
+		{"dns", []string{"--dns"}, 2, `"dport":53`},
+		{"state, lower case", []string{"--state", "time_wait,unreplied"}, 2, "TIME_WAIT"},
+		{"status", []string{"--status", "ASSURED"}, 2, "tcp"},
+		{"not status", []string{"--status", "!ASSURED,SEEN_REPLY"}, 1, "10.96.0.10"},
+		{"unreplied", []string{"-u", "UNREPLIED"}, 1, "fd00::a"},
+		{"network", []string{"--src", "10.244.0.11/24", "-p", "tcp"}, 2, "10.244.0.12"},
+		{"service's server", []string{"--reply-src", "10.244.0.53", "--nat", "dnat"}, 1, "10.96.0.10"},
+		{"no nat", []string{"--nat", "none"}, 3, "443"},
+		{"ports", []string{"--sport", "4999-5000", "--dport", "53,443"}, 1, "5000"},
+		{"family", []string{"--family", "6"}, 1, "ipv6"},
+		{"zone and mark", []string{"--zone", "0", "--mark", "0/0xff"}, 4, "ipv4"},
+		{"nothing", []string{"--dst", "198.51.100.0/24"}, 0, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out, errs, code := trackless(append([]string{"conntrack", "list", "-o", "jsonl", "--netns", ns}, test.args...)...)
+			if code != 0 || errs != "" {
+				t.Fatalf("exit status %d, %s", code, errs)
+			}
+			if n := strings.Count(out, "\n"); n != test.lines || !strings.Contains(out, test.has) {
+				t.Errorf("%d lines, want %d with %q:\n%s", n, test.lines, test.has, out)
+			}
+			for line := range strings.Lines(out) {
+				if !json.Valid([]byte(line)) {
+					t.Errorf("not JSON: %s", line)
+				}
+			}
+		})
+	}
+}
+
+func TestConntrackWrongCommandLine(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		says string
+	}{
+		{"list --proto icmp --dport 53", "icmp has no ports"},
+		{"list --proto quic", "--proto \"quic\""},
+		{"list --src 10.0.0.300", "--src \"10.0.0.300\""},
+		{"list --dst 10.0.0.0/33", "--dst \"10.0.0.0/33\""},
+		{"list --sport 70000", "--sport \"70000\""},
+		{"list --dport 53-x", "--dport \"53-x\""},
+		{"list --dport 54-53", "54-53 is empty"},
+		{"list --state OPENED", "ESTABLISHED"},
+		{"list --status OPENED", "SEEN_REPLY"},
+		{"list --status ASSURED,!ASSURED", "both set and clear"},
+		{"list --family ipx", "ipv4 and ipv6"},
+		{"list --zone 70000", "--zone \"70000\""},
+		{"list --mark x", "--mark \"x\""},
+		{"list --mark 1/0", "mask"},
+		{"list --nat full-cone", "snat"},
+		{"list -o xml", "jsonl"},
+		{"list everything", "unknown command"},
+		{"stats -o yaml", "table, json"},
+		{"stats --top 0", "--top 0"},
+		{"watch --events born", "new, update and destroy"},
+		{"watch --rate -o yaml", "--rate"},
+		{"limits -o wide", "table, json"},
+		{"drop", "unknown verb"},
+		{"help me", "unknown verb"},
+	} {
+		t.Run(test.args, func(t *testing.T) {
+			out, errs, code := trackless(append([]string{"conntrack"}, strings.Fields(test.args)...)...)
+			if code != exitUsage || !strings.Contains(errs, test.says) || out != "" {
+				t.Errorf("exit status %d, want %d with %q:\n%s%s", code, exitUsage, test.says, out, errs)
+			}
+		})
+	}
+}
+
+// withoutNetAdmin runs fn on a thread inside ns that has lost CAP_NET_ADMIN.
+func withoutNetAdmin(t *testing.T, ns *nstest.Namespace, fn func()) {
+	t.Helper()
+	var err error
+	ns.Do(func() {
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		if err = unix.Capget(&header, &data[0]); err != nil {
+			return
+		}
+		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		if err = unix.Capset(&header, &data[0]); err != nil {
+			return
+		}
+		fn()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestConntrackWithoutPrivilege(t *testing.T) {
+	t.Parallel()
+	ns, _ := nodeTable(t, smallTable()...)
+	for _, test := range []struct {
+		args  []string
+		code  int
+		out   string
+		stats bool
+		says  string
+	}{
+		{args: []string{"list"}, code: exitCannotLook, says: "needs CAP_NET_ADMIN"},
+		{args: []string{"watch", "--duration", "1ms"}, code: exitCannotLook, says: "needs CAP_NET_ADMIN"},
+		{args: []string{"stats"}, code: exitCannotLook, out: "4 of ", says: "needs CAP_NET_ADMIN"},
+		{args: []string{"stats", "-o", "json"}, code: exitCannotLook, out: `"entries": 4`, says: "without it"},
+		{args: []string{"limits"}, code: 0, out: "nf_conntrack_udp_timeout_stream"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			withoutNetAdmin(t, ns, func() {
+				out, errs, code := trackless(append([]string{"conntrack"}, test.args...)...)
+				if code != test.code || !strings.Contains(errs, test.says) || !strings.Contains(out, test.out) {
+					t.Errorf("exit status %d, want %d\n%s%s", code, test.code, out, errs)
+				}
+				if test.args[0] == "list" && out != "" {
+					t.Errorf("a document was begun: %q", out)
+				}
+			})
+		})
+	}
+}
+
+func TestConntrackStats(t *testing.T) {
+	t.Parallel()
+	_, ns := nodeTable(t, smallTable()...)
+	out, errs, code := trackless("conntrack", "stats", "--netns", ns, "-o", "json", "--per-cpu")
+	if code != 0 {
+		t.Fatalf("exit status %d: %s", code, errs)
+	}
+	var r tableReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Entries != 4 || r.Summary.Entries != 4 || r.Summary.DNS.Entries != 2 || r.Summary.NAT.DNAT != 1 ||
+		len(r.PerCPU) == 0 || len(r.Counters) == 0 || r.Limit == 0 || r.Filtered {
+		t.Errorf("%+v", r)
+	}
+	if len(r.Summary.Services) != 1 || r.Summary.Services[0].Address.String() != "10.96.0.10:53" {
+		t.Errorf("services %+v", r.Summary.Services)
+	}
+	out, _, _ = trackless("conntrack", "stats", "--netns", ns, "--dns")
+	for _, want := range []string{"4 of ", "2 entries read of those selected", "udp REPLIED", "10.96.0.10 -> 10.244.0.53", "insert_failed"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+}
+
+func TestConntrackStatsOfAllNamespaces(t *testing.T) {
+	t.Parallel()
+	ns, _ := nodeTable(t, smallTable()...)
+	// A process has to be in the namespace, or a name refer to it; this thread
+	// is neither. Its own root has both.
+	root := t.TempDir()
+	for dir, files := range map[string]map[string]string{
+		"proc/1":   {"comm": "systemd\n", "cgroup": "0::/init.scope\n"},
+		"proc/200": {"comm": "coredns\n", "cgroup": "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod3a7f5b1e_1c2d_4e5f_8a9b_0c1d2e3f4a5b.slice/cri-containerd-0.scope\n"},
+		"proc/300": {"comm": "pause\n", "cgroup": "5:cpu:/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/aa\n"},
+	} {
+		for name, content := range files {
+			path := filepath.Join(root, dir, name)
+			if err := os.MkdirAll(filepath.Join(root, dir, "ns"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	other := nstest.New(t)
+	for path, fd := range map[string]int{"proc/1/ns/net": other.FD(), "proc/200/ns/net": ns.FD(), "proc/300/ns/net": ns.FD(), "run/netns/named": other.FD()} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), filepath.Join(root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := findNamespaces(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 2 || list[0].Process != "systemd" || list[1].Process != "coredns" || list[1].Pod != "3a7f5b1e-1c2d-4e5f-8a9b-0c1d2e3f4a5b" {
+		t.Fatalf("namespaces %+v", list)
+	}
+	for i, want := range []uint64{0, 4} {
+		if err := countNamespace(&list[i], conntrack.Filter{DNS: true}); err != nil {
+			t.Fatal(err)
+		}
+		if list[i].Entries != want || list[i].DNS != want/2 || list[i].Selected != want/2 || list[i].Limit == 0 {
+			t.Errorf("%+v, want %d entries, half of them DNS", list[i], want)
+		}
+	}
+	if got := podUID("5:cpu:/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/aa\n"); got != "11111111-2222-3333-4444-555555555555" {
+		t.Errorf("pod %q", got)
+	}
+	var b bytes.Buffer
+	if err := writeNamespaces(&b, list); err != nil || !strings.Contains(b.String(), "coredns (200)") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
+func TestConntrackWatch(t *testing.T) {
+	t.Parallel()
+	ns, path := nodeTable(t)
+	for _, test := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"conntrack lines", []string{"-o", "conntrack", "-c", "2"}, []string{"    [NEW] udp      17 ", "[DESTROY] udp      17 "}},
+		{"filtered", []string{"-o", "jsonl", "--events", "destroy", "--dns", "-c", "1"}, []string{`"event":"DESTROY"`, `"dport":53`}},
+		{"rate", []string{"--rate", "-o", "jsonl", "-c", "1"}, []string{`"new":`, `"destroy_dns":`, `"limit":`}},
+		{"rate for people", []string{"--rate", "--duration", "1500ms"}, []string{"NEW DNS/s", "0.0 %"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			stop := make(chan struct{})
+			done := make(chan struct{})
+			go func() { // entries come and go until the watch has seen enough
+				defer close(done)
+				c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer func() { _ = c.Close() }()
+				tick := time.NewTicker(5 * time.Millisecond)
+				defer tick.Stop()
+				for i := uint16(0); ; i++ {
+					select {
+					case <-stop:
+						return
+					case <-tick.C:
+						e := flow(conntrack.UDP, "10.0.0.1:1000", "10.0.0.2:53")
+						e.Original.SrcPort += i
+						e.Reply = e.Original.Mirror()
+						if c.Create(e) == nil { // another subtest may have made it
+							_ = c.Delete(e)
+						}
+					}
+				}
+			}()
+			out, errs, code := trackless(append([]string{"conntrack", "watch", "--netns", path}, test.args...)...)
+			close(stop)
+			<-done
+			if code != 0 {
+				t.Fatalf("exit status %d: %s", code, errs)
+			}
+			for _, want := range test.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestConntrackHelp(t *testing.T) {
+	out, _, code := trackless("conntrack", "help", "states")
+	if code != 0 {
+		t.Fatalf("exit status %d", code)
+	}
+	for _, state := range []string{"NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "TIME_WAIT", "ASSURED", "UNREPLIED", "STREAM"} {
+		if !strings.Contains(out, "\n  "+state+" ") {
+			t.Errorf("%s is not explained", state)
+		}
+	}
+	for s := conntrack.TCPNone; s <= conntrack.TCPSynSent2; s++ {
+		if !strings.Contains(out, s.String()) {
+			t.Errorf("%s is not explained", s)
+		}
+	}
+	for _, name := range conntrack.Status(1<<16 - 1).Names() {
+		if !strings.Contains(out, name) {
+			t.Errorf("%s is not explained", name)
+		}
+	}
+}
+
+func TestConntrackLimits(t *testing.T) {
+	root := t.TempDir()
+	for name, content := range map[string]string{
+		"proc/sys/net/netfilter/nf_conntrack_max":         "1000000\n",
+		"proc/sys/net/netfilter/nf_conntrack_buckets":     "250000\n",
+		"proc/sys/net/netfilter/nf_conntrack_count":       "7\n",
+		"proc/sys/net/netfilter/nf_conntrack_udp_timeout": "10\n",
+		"proc/slabinfo":                  "nf_conntrack 1 1 320 12 1\n",
+		"proc/meminfo":                   "MemTotal: 8000000 kB\n",
+		"etc/sysctl.d/90-conntrack.conf": "net.netfilter.nf_conntrack_max=1000000\n",
+		"etc/modprobe.d/conntrack.conf":  "# sizes\noptions nf_conntrack hashsize=250000\n",
+	} {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, errs, code := trackless("conntrack", "limits", "--root", root)
+	if code != 0 {
+		t.Fatalf("exit status %d: %s", code, errs)
+	}
+	for _, want := range []string{
+		"7 entries.", "/etc/sysctl.d/90-conntrack.conf:1", "/etc/modprobe.d/conntrack.conf:2", "kube-proxy conntrack.udpTimeout",
+		"1000000", "262144", "10 s", "30 s", "*", "[447.3 MiB when reached]", "measured by /proc/slabinfo",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if _, errs, code := trackless("conntrack", "limits", "--root", t.TempDir()); code != exitCannotLook || !strings.Contains(errs, "not loaded") {
+		t.Errorf("without connection tracking: exit status %d, %s", code, errs)
+	}
+}
+
+// An interrupted dump is made again; nothing is listed twice, and it is said.
+func TestListWhole(t *testing.T) {
+	entries := smallTable()
+	for _, test := range []struct {
+		name        string
+		interrupted int
+		want        int
+		says        string
+	}{
+		{"undisturbed", 0, 0, ""},
+		{"once", 1, 0, "attempt 2 of 3"},
+		{"always", 99, exitFailure, "attempt 3 of 3"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dumps := 0
+			dump := func(_ conntrack.Filter, fn func(*conntrack.Entry) error) error {
+				dumps++
+				for i, e := range entries {
+					if dumps == 1 && i == 1 && test.interrupted > 0 {
+						continue // missed
+					}
+					for range 2 { // and repeated
+						if err := fn(e); err != nil {
+							return err
+						}
+					}
+				}
+				if dumps <= test.interrupted {
+					return conntrack.ErrInterrupted
+				}
+				return nil
+			}
+			var got []conntrack.Tuple
+			var errs bytes.Buffer
+			err := listWhole(dump, conntrack.Filter{}, func(e *conntrack.Entry) error {
+				got = append(got, e.Original)
+				return nil
+			}, &errs)
+			var exit *exitError
+			if errors.As(err, &exit) != (test.want != 0) || exit != nil && exit.code != test.want {
+				t.Errorf("error %v, want exit status %d", err, test.want)
+			}
+			if len(got) != len(entries) {
+				t.Errorf("%d entries, want each of %d once", len(got), len(entries))
+			}
+			if !strings.Contains(errs.String(), test.says) {
+				t.Errorf("%q does not say %q", errs.String(), test.says)
+			}
+		})
+	}
+}
+
+func TestFingerprintsTellEntriesApart(t *testing.T) {
+	s := newFingerprints()
+	e := flow(conntrack.UDP, "10.0.0.1:1", "10.0.0.2:53")
+	n := 0
+	add := func() {
+		t.Helper()
+		n++
+		if !s.add(e) {
+			t.Errorf("entry %d taken for one before it", n)
+		}
+		if s.add(e) {
+			t.Errorf("entry %d taken for new twice", n)
+		}
+	}
+	for range 5000 { // several growths
+		e.Original.SrcPort++
+		add()
+	}
+	e.Zone = 1
+	add()
+	e.Original.Zone = 1
+	add()
+	e.ID = 1
+	add()
+	e.Original.Proto = conntrack.TCP
+	add()
+	e.Original.Src = netip.MustParseAddr("::ffff:10.0.0.1")
+	add()
+}
+
+func BenchmarkFingerprints(b *testing.B) {
+	e := flow(conntrack.UDP, "10.0.0.1:1", "10.0.0.2:53")
+	s := newFingerprints()
+	b.ReportAllocs()
+	for b.Loop() {
+		e.ID++
+		s.add(e)
+	}
+}

@@ -121,6 +121,34 @@ func (c *Conn) Count() (entries, limit uint32, err error) {
 	return entries, limit, opError("count", err)
 }
 
+// Get returns the entry of which t is the original or the reply tuple, without
+// a dump. Without one the error satisfies errors.Is(err, ErrNotFound).
+func (c *Conn) Get(t *Tuple) (Entry, error) {
+	op := fmt.Sprintf("get %s %s -> %s", t.Proto, t.Source(), t.Destination())
+	bare := *t
+	bare.Zone = 0
+	attributes := []netfilter.Attribute{tupleAttribute(ctaTupleOrig, &bare)}
+	if t.Zone != 0 {
+		attributes = append(attributes, netfilter.Attribute{Type: ctaZone, Data: binary.BigEndian.AppendUint16(nil, t.Zone)})
+	}
+	req, err := request(msgGet, t.Family(), 0, attributes...)
+	if err != nil {
+		return Entry{}, opError(op, err)
+	}
+	var e Entry
+	err = c.short(req, func(m message) error {
+		if len(m.data) < nfGenLen {
+			return errMalformed
+		}
+		var d decoder
+		return d.entry(m.data[nfGenLen:], &e)
+	})
+	if errors.Is(err, unix.ENOENT) {
+		err = ErrNotFound
+	}
+	return e, opError(op, err)
+}
+
 // Delete removes the entry from the table, by its original tuple, zone and ID:
 // an entry that took its place meanwhile stays. It returns an error for which
 // errors.Is(err, ErrNotFound) holds if it is gone already.

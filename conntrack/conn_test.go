@@ -103,6 +103,16 @@ func TestCreateDumpDelete(t *testing.T) {
 		t.Errorf("timeout %s", e.Timeout)
 	}
 
+	reply := want.Reply
+	reply.Zone = want.Zone
+	if byReply, err := c.Get(&reply); err != nil || byReply.ID != e.ID {
+		t.Errorf("Get(%v) = %+v, %v", reply, byReply, err)
+	}
+	reply.Zone = 8
+	if _, err := c.Get(&reply); !errors.Is(err, conntrack.ErrNotFound) {
+		t.Errorf("Get in another zone: %v, want ErrNotFound", err)
+	}
+
 	if n, limit, err := c.Count(); err != nil || n != 1 || limit == 0 {
 		t.Errorf("Count() = %d, %d, %v, want 1 entry and a limit", n, limit, err)
 	}

@@ -1,0 +1,338 @@
+package advice
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/summary"
+)
+
+// quiet is a healthy node: no rule finds anything in it.
+func quiet() *Measurements {
+	return &Measurements{
+		Entries: 20_000, Limit: 262_144, Buckets: 262_144, CPUs: 8, MemoryTotal: 16 << 30,
+		Memory:   conntrack.Memory{EntryBytes: 256, ExtensionBytes: 128, BucketBytes: 8, Source: "slabinfo"},
+		Interval: time.Second, Growth: 3,
+		Settings: settings("nf_conntrack_tcp_timeout_established", 86400, "nf_conntrack_tcp_timeout_time_wait", 120),
+		Table: &summary.Summary{
+			Entries: 20_000,
+			States:  []summary.StateCount{{Protocol: "tcp", State: "ESTABLISHED", Entries: 15_000}, {Protocol: "udp", State: "REPLIED", Entries: 5_000}},
+			DNS:     summary.DNS{Entries: 900, UDP: 900},
+		},
+	}
+}
+
+func settings(pairs ...any) []conntrack.Setting {
+	var list []conntrack.Setting
+	for i := 0; i < len(pairs); i += 2 {
+		list = append(list, conntrack.Setting{Name: "net.netfilter." + pairs[i].(string), Value: uint64(pairs[i+1].(int))})
+	}
+	return list
+}
+
+func ptr[T any](v T) *T { return &v }
+
+var (
+	kubeDNS = netip.MustParseAddr("10.96.0.10")
+	pod1    = netip.MustParseAddr("10.244.0.53")
+	pod2    = netip.MustParseAddr("10.244.1.53")
+)
+
+func TestRules(t *testing.T) {
+	provoked := map[string]bool{}
+	for _, test := range []struct {
+		name   string
+		change func(*Measurements)
+		id     string // of the one finding, "" for none
+		worst  Severity
+		says   []string
+	}{
+		{"a quiet node", func(*Measurements) {}, "", Info, nil},
+		{"nothing measured", func(m *Measurements) { *m = Measurements{} }, "", Info, nil},
+
+		{"79 % full", func(m *Measurements) { m.Entries = 207_000 }, "", Info, nil},
+		{"80 % full", func(m *Measurements) { m.Entries = 210_000 }, "table-full", Warning, []string{"80 % full", "210,000 of 262,144", "524288", "MiB more when full"}},
+		{"99 % full", func(m *Measurements) { m.Entries = 260_000 }, "table-full", Critical, []string{"evicted"}},
+		{"full and no memory for more", func(m *Measurements) { m.Entries, m.MemoryTotal = 260_000, 1<<30 }, "table-full", Critical, []string{"more nodes"}},
+		{"full of DNS", func(m *Measurements) { m.Entries, m.Table.Entries, m.Table.DNS.Entries = 210_000, 4000, 900 }, "table-full", Warning, []string{"22 % of the entries are DNS", "run Trackless"}},
+
+		{"growing slowly", func(m *Measurements) { m.Growth = 60 }, "", Info, nil},
+		{"full within the hour", func(m *Measurements) { m.Growth = 100 }, "table-filling", Warning, []string{"40m", "100 a second"}},
+		{"full in minutes", func(m *Measurements) { m.Growth = 1000 }, "table-filling", Critical, []string{"4m2s"}},
+		{"shrinking", func(m *Measurements) { m.Growth = -1000 }, "", Info, nil},
+		{"a few in a small table", func(m *Measurements) { m.Limit, m.Buckets, m.Entries, m.Growth = 30_000, 30_000, 10, 3 }, "", Info, nil},
+
+		{"drop rises", func(m *Measurements) { m.Rise.Drop, m.Total.Drop = 5, 12 }, "drop", Critical, []string{"drop rose by 5 in 1s, to 12"}},
+		{"drop rose once", func(m *Measurements) { m.Total.Drop = 12 }, "drop", Warning, []string{"not now"}},
+		{"early_drop rises", func(m *Measurements) { m.Rise.EarlyDrop, m.Total.EarlyDrop = 1, 1 }, "early-drop", Critical, []string{"early_drop rose"}},
+		{"early_drop rose once", func(m *Measurements) { m.Total.EarlyDrop = 1 }, "early-drop", Warning, []string{"not now"}},
+		{"insert_failed rises", func(m *Measurements) { m.Rise.InsertFailed, m.Total.InsertFailed, m.Total.ClashResolve = 1, 1, 7 }, "insert-failed", Warning, []string{"5 s", "7 further races"}},
+		{"insert_failed rose once", func(m *Measurements) { m.Total.InsertFailed = 1 }, "insert-failed", Info, []string{"not now"}},
+		{"chain_toolong rises", func(m *Measurements) { m.Rise.ChainTooLong, m.Total.ChainTooLong = 1, 1 }, "chain-toolong", Critical, nil},
+		{"chain_toolong rose once", func(m *Measurements) { m.Total.ChainTooLong = 1 }, "chain-toolong", Warning, nil},
+
+		{"log without a message", func(m *Measurements) { m.Log = &KernelLog{} }, "", Info, nil},
+		{"log, a minute ago", func(m *Measurements) { m.Log = &KernelLog{TableFull: 4, LastAgo: time.Minute} }, "kernel-log", Critical, []string{"4 messages", "1m0s ago"}},
+		{"log, yesterday", func(m *Measurements) { m.Log = &KernelLog{TableFull: 1, LastAgo: 24 * time.Hour} }, "kernel-log", Warning, nil},
+
+		{"much DNS in an empty table", func(m *Measurements) { m.Table.DNS.Entries = 4_000 }, "dns-share", Info, []string{"20 % of the table is DNS", "saves about 4,000"}},
+		{"much DNS in a crowded table", func(m *Measurements) { m.Entries, m.Table.DNS.Entries = 140_000, 10_000 }, "dns-share", Warning, []string{"50 %"}},
+		{"DNS of a small table", func(m *Measurements) { m.Table.Entries, m.Table.DNS.Entries = 999, 999 }, "", Info, nil},
+		{"Trackless at work", func(m *Measurements) { m.Avoided = ptr(uint64(30_000)) }, "dns-share", Info, []string{"keeps 30,000 entries out", "50,000", "11.0 MiB"}},
+
+		{"five days, idle", func(m *Measurements) {
+			m.Settings = settings("nf_conntrack_tcp_timeout_established", 432000)
+			m.Table.Established = summary.Established{Entries: 15_000, IdleHour: 4_000, IdleDay: 3_000}
+		}, "idle-established", Info, []string{"4,000 of 15,000", "120h0m0s", "INVALID", "connection pools"}},
+		{"five days, idle, crowded", func(m *Measurements) {
+			m.Entries = 140_000
+			m.Settings = settings("nf_conntrack_tcp_timeout_established", 432000)
+			m.Table.Established = summary.Established{Entries: 15_000, IdleHour: 4_000, IdleDay: 3_000}
+		}, "idle-established", Warning, nil},
+		{"five days, busy", func(m *Measurements) {
+			m.Settings = settings("nf_conntrack_tcp_timeout_established", 432000)
+			m.Table.Established = summary.Established{Entries: 15_000, IdleHour: 100}
+		}, "", Info, nil},
+		{"one day, idle", func(m *Measurements) {
+			m.Table.Established = summary.Established{Entries: 15_000, IdleHour: 15_000}
+		}, "", Info, nil},
+		{"ten minutes", func(m *Measurements) { m.Settings = settings("nf_conntrack_tcp_timeout_established", 600) }, "established-short", Warning, []string{"10m0s", "pool", "INVALID"}},
+		{"two hours", func(m *Measurements) { m.Settings = settings("nf_conntrack_tcp_timeout_established", 7200) }, "", Info, nil},
+
+		{"TIME_WAIT", func(m *Measurements) {
+			m.Table.States = []summary.StateCount{{Protocol: "tcp", State: "TIME_WAIT", Entries: 7_000}}
+		}, "time-wait", Info, []string{"35 %", "58 connections closed a second", "reuse connections"}},
+		{"some TIME_WAIT", func(m *Measurements) {
+			m.Table.States = []summary.StateCount{{Protocol: "tcp", State: "TIME_WAIT", Entries: 5_000}}
+		}, "", Info, nil},
+
+		{"few buckets now", func(m *Measurements) { m.Buckets = 8_192 }, "few-buckets", Warning, []string{"2.4 entries to a hash bucket", "hashsize=262144"}},
+		{"few buckets at the limit", func(m *Measurements) { m.Buckets = 32_000 }, "few-buckets", Info, nil},
+		{"kube-proxy's ratio", func(m *Measurements) { m.Buckets = 65_536 }, "", Info, nil},
+
+		{"UDP flood", func(m *Measurements) {
+			m.Table.UDPUnreplied = 10_000
+			m.Table.UDPUnrepliedSources = []summary.Counted{{Address: pod1, Entries: 9_000}}
+			m.Table.DestinationPorts = []summary.PortCount{{Protocol: "tcp", Port: 1, Entries: 1}, {Protocol: "udp", Port: 1900, Entries: 9_000}}
+		}, "udp-unreplied", Warning, []string{"10.244.0.53 (9,000)", "1900 (9,000)"}},
+		{"some UDP without answers", func(m *Measurements) { m.Table.UDPUnreplied = 9_000 }, "", Info, nil},
+
+		{"one dead server of two", func(m *Measurements) {
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 500, Unreplied: 3}, {Asked: kubeDNS, Address: pod2, Entries: 20, Unreplied: 20}}
+		}, "dead-dns-endpoint", Warning, []string{"10.244.1.53 behind 10.96.0.10", "[10.244.0.53]", "conntrack -D -p udp --reply-src 10.244.1.53"}},
+		{"all servers dead", func(m *Measurements) {
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 500, Unreplied: 490}}
+		}, "dead-dns-endpoint", Critical, []string{"no server of this Service answers"}},
+		{"a slow server", func(m *Measurements) {
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 500, Unreplied: 300}}
+		}, "", Info, nil},
+		{"too few to judge", func(m *Measurements) {
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 9, Unreplied: 9}}
+		}, "", Info, nil},
+
+		{"the cache is tracked", func(m *Measurements) {
+			m.Listeners = []netip.Addr{kubeDNS}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: kubeDNS, Entries: 500, Unreplied: 3}}
+		}, "notrack-missing", Warning, []string{"neither direction"}},
+		{"the cache is passed by", func(m *Measurements) {
+			m.Listeners = []netip.Addr{kubeDNS}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 500, Unreplied: 3}}
+		}, "notrack-missing", Warning, []string{"pass the cache on this node by", "10.244.0.53"}},
+		{"somebody else's server", func(m *Measurements) {
+			m.Listeners = []netip.Addr{netip.MustParseAddr("169.254.20.10")}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: kubeDNS, Entries: 500, Unreplied: 3}}
+		}, "", Info, nil},
+		{"answers tracked", func(m *Measurements) {
+			m.Table.DNS.ReversedSources = []summary.Counted{{Address: kubeDNS, Entries: 4}}
+		}, "notrack-one-sided", Critical, []string{"answers from 10.96.0.10 are tracked", "--orig-port-src 53"}},
+		{"queries tracked", func(m *Measurements) {
+			m.Listeners = []netip.Addr{kubeDNS}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: kubeDNS, Entries: 50, Unreplied: 50}}
+		}, "notrack-one-sided", Warning, []string{"queries to 10.96.0.10 are tracked, the answers are not"}},
+
+		{"inactive", func(m *Measurements) { m.Active = ptr(false) }, "inactive", Info, []string{"nothing is tracked"}},
+		{"active", func(m *Measurements) { m.Active = ptr(true) }, "", Info, nil},
+
+		{"Cilium", func(m *Measurements) {
+			m.Datapath = Datapath{KubeProxyReplacement: true, Evidence: []string{"link cilium_host"}}
+		}, "datapath", Info, []string{"link cilium_host", "CiliumLocalRedirectPolicy"}},
+		{"Cilium with a cache", func(m *Measurements) {
+			m.Datapath = Datapath{SocketLB: true}
+			m.Listeners = []netip.Addr{kubeDNS}
+		}, "datapath", Warning, []string{"may never reach it"}},
+		{"Calico eBPF", func(m *Measurements) { m.Datapath = Datapath{CalicoEBPF: true} }, "datapath", Info, []string{"BPFExcludeCIDRsFromNAT"}},
+
+		{"kube-proxy's defaults", func(m *Measurements) { m.KubeProxy = &KubeProxy{} }, "kube-proxy", Info,
+			[]string{"could not be read", "262,144 (maxPerCore x 8 CPUs", "tcp_timeout_established to 24h0m0s", "tcp_timeout_close_wait to 1h0m0s"}},
+		{"kube-proxy against a file", func(m *Measurements) {
+			m.KubeProxy = &KubeProxy{Path: "/var/lib/kube-proxy/config.conf", UDPTimeout: ptr(10 * time.Second), TCPBeLiberal: ptr(true), MaxPerCore: ptr(int64(0))}
+			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "3600"}}
+		}, "kube-proxy", Warning, []string{"/etc/sysctl.d/90.conf:3 asks for 1h0m0s", "udp_timeout to 10s", "tcp_be_liberal to 1", "config.conf"}},
+		{"kube-proxy agrees with a file", func(m *Measurements) {
+			m.KubeProxy = &KubeProxy{}
+			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "86400"}}
+		}, "kube-proxy", Info, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := quiet()
+			test.change(m)
+			findings := Check(m)
+			if test.id == "" {
+				if len(findings) != 0 {
+					t.Errorf("found %+v", findings)
+				}
+				return
+			}
+			i := slices.IndexFunc(findings, func(f Finding) bool { return f.ID == test.id })
+			if i < 0 {
+				t.Fatalf("%s not found in %+v", test.id, findings)
+			}
+			f := findings[i]
+			provoked[f.ID] = true
+			if f.Severity != test.worst {
+				t.Errorf("severity %s, want %s", f.Severity, test.worst)
+			}
+			if f.Title == "" || len(f.Evidence) == 0 || len(f.Remedy) == 0 {
+				t.Errorf("incomplete: %+v", f)
+			}
+			b, err := json.Marshal(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var back Finding
+			if err := json.Unmarshal(b, &back); err != nil || back.Severity != f.Severity {
+				t.Errorf("JSON %s: %v", b, err)
+			}
+			text := strings.Join(slices.Concat([]string{f.Title, f.Memory, f.Risk}, f.Evidence, f.Remedy), "\n")
+			for _, want := range test.says {
+				if !strings.Contains(text, want) {
+					t.Errorf("does not say %q:\n%s", want, text)
+				}
+			}
+		})
+	}
+	for _, r := range Rules {
+		if !provoked[r.ID] {
+			t.Errorf("no row provokes %s", r.ID)
+		}
+	}
+}
+
+func TestEverySymptomIsExplained(t *testing.T) {
+	for _, s := range Symptoms {
+		if ids := Explaining(s.Symptom); len(ids) < 2 {
+			t.Errorf("%s (%s) is explained by %v", s.Symptom, s.Description, ids)
+		}
+	}
+	for _, r := range Rules {
+		if r.About == "" {
+			t.Errorf("%s is about nothing", r.ID)
+		}
+		for _, s := range r.Symptoms {
+			if !slices.ContainsFunc(Symptoms, func(known struct {
+				Symptom     Symptom
+				Description string
+			}) bool {
+				return known.Symptom == s
+			}) {
+				t.Errorf("%s explains the unknown symptom %s", r.ID, s)
+			}
+		}
+	}
+}
+
+func TestWorstFirst(t *testing.T) {
+	m := quiet()
+	m.Total.InsertFailed = 1
+	m.Rise.Drop, m.Total.Drop = 1, 1
+	m.Entries = 220_000
+	findings := Check(m)
+	if len(findings) != 3 || findings[0].ID != "drop" || findings[1].ID != "table-full" || findings[2].ID != "insert-failed" {
+		t.Errorf("findings %+v", findings)
+	}
+	if Worst(findings) != Critical || Worst(nil) != Info {
+		t.Errorf("worst %s", Worst(findings))
+	}
+	if _, err := json.Marshal(Check(quiet())); err != nil || Check(quiet()) == nil {
+		t.Error("no findings are not an empty list")
+	}
+}
+
+func TestRecommend(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		change       func(*Measurements)
+		max, buckets uint64
+		sets         []string
+		note         string
+	}{
+		{"a quiet node keeps what it has", func(*Measurements) {}, 262_144, 262_144, nil, ""},
+		{"twice the load", func(m *Measurements) { m.Entries = 250_000 }, 524_288, 524_288, []string{"nf_conntrack_max=524288"}, ""},
+		{"kube-proxy's buckets", func(m *Measurements) { m.Buckets = 65_536 }, 262_144, 262_144, nil, ""},
+		{"more than memory allows", func(m *Measurements) { m.Entries, m.MemoryTotal = 250_000, 2<<30 }, 342_392, 342_392, []string{"nf_conntrack_max=342392"}, "more nodes"},
+		{"never less than there is", func(m *Measurements) { m.Entries, m.MemoryTotal = 250_000, 1<<20 }, 262_144, 262_144, nil, "more nodes"},
+		{"five days", func(m *Measurements) { m.Settings = settings("nf_conntrack_tcp_timeout_established", 432000) }, 262_144, 262_144, []string{"nf_conntrack_tcp_timeout_established=86400"}, ""},
+		{"too short", func(m *Measurements) { m.Settings = settings("nf_conntrack_tcp_timeout_established", 600) }, 262_144, 262_144, []string{"nf_conntrack_tcp_timeout_established=86400"}, ""},
+		{"TIME_WAIT", func(m *Measurements) {
+			m.Table.States = []summary.StateCount{{Protocol: "tcp", State: "TIME_WAIT", Entries: 7_000}}
+		}, 262_144, 262_144, []string{"nf_conntrack_tcp_timeout_time_wait=30"}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := quiet()
+			test.change(m)
+			r := Recommend(m)
+			if r.Size.Max != test.max || r.Size.Buckets != test.buckets {
+				t.Errorf("size %+v, want %d and %d buckets", r.Size, test.max, test.buckets)
+			}
+			var sets []string
+			for _, s := range r.Settings {
+				sets = append(sets, strings.TrimPrefix(s.Name, "net.netfilter.")+"="+thousandsFree(s.Value))
+				if s.Why == "" || s.Memory == "" || s.Risk == "" {
+					t.Errorf("incomplete: %+v", s)
+				}
+			}
+			if !slices.Equal(sets, test.sets) {
+				t.Errorf("sets %v, want %v", sets, test.sets)
+			}
+			if notes := strings.Join(r.Notes, "\n"); (notes != "") != (test.note != "") || !strings.Contains(notes, test.note) {
+				t.Errorf("notes %q, want %q", notes, test.note)
+			}
+		})
+	}
+}
+
+func thousandsFree(n uint64) string { return strings.ReplaceAll(thousands(n), ",", "") }
+
+func TestNodes(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		nodes []Node
+		want  *NodeCount
+	}{
+		{"none", nil, nil},
+		{"without a limit", []Node{{Entries: 5}}, nil},
+		{"two crowded ones", []Node{{"a", 900, 1000}, {"b", 960, 2000}, {"c", 5, 0}}, &NodeCount{Nodes: 2, Entries: 1860, Limit: 1000, Fill: 93, Needed: 4, FillThen: 46.5}},
+		{"exactly on target", []Node{{"a", 600, 1000}}, &NodeCount{Nodes: 1, Entries: 600, Limit: 1000, Fill: 60, Needed: 1, FillThen: 60}},
+		{"idle", []Node{{"a", 0, 1000}}, &NodeCount{Nodes: 1, Limit: 1000, Needed: 1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := Nodes(test.nodes)
+			if (got == nil) != (test.want == nil) || got != nil && *got != *test.want {
+				t.Errorf("%+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestThousands(t *testing.T) {
+	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567"} {
+		if got := thousands(n); got != want {
+			t.Errorf("thousands(%d) = %q", n, got)
+		}
+	}
+}

@@ -1,0 +1,137 @@
+package advice
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/trackless-dns/trackless/conntrack/summary"
+)
+
+const (
+	// fewServerEntries is how many entries it takes to judge a DNS server.
+	fewServerEntries = 10
+	// A server answers nothing if this share of its entries is unreplied, and
+	// answers if that share is below the other.
+	deadShare  = 0.90
+	aliveShare = 0.50
+)
+
+func unrepliedShare(s summary.Server) float64 {
+	return float64(s.Unreplied) / float64(max(1, s.Entries))
+}
+
+// deadDNSEndpoint judges a server of a Service by its neighbours: where others
+// answer the same Service and one never does, that one is gone.
+func deadDNSEndpoint(m *Measurements) []Finding {
+	if m.Table == nil {
+		return nil
+	}
+	var findings []Finding
+	for _, s := range m.Table.DNS.Servers {
+		if s.Entries < fewServerEntries || unrepliedShare(s) < deadShare || s.Asked == s.Address {
+			continue
+		}
+		var alive []string
+		for _, other := range m.Table.DNS.Servers {
+			if other.Asked == s.Asked && other.Address != s.Address && unrepliedShare(other) < aliveShare {
+				alive = append(alive, other.Address.String())
+			}
+		}
+		f := Finding{
+			Severity: Warning,
+			Title:    fmt.Sprintf("the DNS server %s behind %s does not answer", s.Address, s.Asked),
+			Evidence: []string{fmt.Sprintf("%s of %s entries to it never saw an answer", thousands(s.Unreplied), thousands(s.Entries))},
+			Remedy: []string{
+				fmt.Sprintf("if no such pod runs any more, delete its entries: conntrack -D -p udp --reply-src %s; a client that keeps its port would go on asking it", s.Address),
+				"if the pod runs, ask it: dig @" + s.Address.String() + "; look at network policies and at its node",
+				"run Trackless on this node: clients then ask it, and no entry pins them to a server",
+			},
+			Risk: "deleting entries is safe for DNS: the next query makes a new one",
+		}
+		if len(alive) > 0 {
+			f.Evidence = append(f.Evidence, fmt.Sprintf("other servers of the same Service answer: %v", alive))
+		} else {
+			f.Severity = Critical
+			f.Evidence = append(f.Evidence, "no server of this Service answers")
+		}
+		findings = append(findings, f)
+	}
+	return findings
+}
+
+// local reports whether a server is the cache on this node.
+func (m *Measurements) local(a netip.Addr) bool { return slices.Contains(m.Listeners, a) }
+
+func notrackMissing(m *Measurements) []Finding {
+	if m.Table == nil {
+		return nil
+	}
+	var findings []Finding
+	for _, s := range m.Table.DNS.Servers {
+		if !m.local(s.Asked) {
+			continue
+		}
+		switch {
+		case s.Address != s.Asked:
+			findings = append(findings, Finding{
+				Severity: Warning,
+				Title:    fmt.Sprintf("queries to %s pass the cache on this node by", s.Asked),
+				Evidence: []string{fmt.Sprintf("%s entries: a DNS server listens on %s, but destination NAT sends the queries to %s before they reach it", thousands(s.Entries), s.Asked, s.Address)},
+				Remedy: []string{
+					"the rules that keep these queries untracked are missing: trackless rules show",
+					"if Trackless detached on purpose this is its fallback: see its log and coredns_notrack_attached",
+				},
+				Risk: "none",
+			})
+		case s.Unreplied < s.Entries:
+			findings = append(findings, Finding{
+				Severity: Warning,
+				Title:    fmt.Sprintf("DNS to %s on this node is tracked", s.Asked),
+				Evidence: []string{fmt.Sprintf("%s entries, %s of them answered: neither direction is exempt from tracking", thousands(s.Entries), thousands(s.Entries-s.Unreplied))},
+				Remedy: []string{
+					"add NOTRACK rules for both directions in raw prerouting and output, as Trackless does by itself: trackless rules show",
+				},
+				Risk: "with rules for one direction only answers are lost: see notrack-one-sided",
+			})
+		}
+	}
+	return findings
+}
+
+func notrackOneSided(m *Measurements) []Finding {
+	if m.Table == nil {
+		return nil
+	}
+	var findings []Finding
+	for _, r := range m.Table.DNS.ReversedSources {
+		findings = append(findings, Finding{
+			Severity: Critical,
+			Title:    fmt.Sprintf("answers from %s are tracked, the queries to it are not", r.Address),
+			Evidence: []string{
+				fmt.Sprintf("%s entries whose first packet came from %s port 53", thousands(r.Entries), r.Address),
+				"the client's next query from the same port counts as a reply to such an entry: it is not translated, and once the server stops it is lost",
+			},
+			Remedy: []string{
+				"add the missing NOTRACK rules for source port 53 in raw output (and prerouting), or remove those for the queries: trackless rules show",
+				fmt.Sprintf("then delete the entries: conntrack -D -p udp -s %s --orig-port-src 53", r.Address),
+			},
+			Risk: "deleting entries is safe for DNS",
+		})
+	}
+	for _, s := range m.Table.DNS.Servers {
+		if m.local(s.Asked) && s.Address == s.Asked && s.Entries >= fewServerEntries && s.Unreplied == s.Entries {
+			findings = append(findings, Finding{
+				Severity: Warning,
+				Title:    fmt.Sprintf("queries to %s are tracked, the answers are not", s.Asked),
+				Evidence: []string{fmt.Sprintf("%s entries to the DNS server on this node, none with an answer", thousands(s.Entries))},
+				Remedy: []string{
+					"add the missing NOTRACK rules for destination port 53 in raw prerouting and output: trackless rules show",
+					"if clients get no answers the server is at fault, not the rules: dig @" + s.Asked.String(),
+				},
+				Risk: "none",
+			})
+		}
+	}
+	return findings
+}

@@ -57,7 +57,8 @@ type KernelLog struct {
 
 // Datapath is how pods' packets reach the node, as far as it passes the hooks by.
 type Datapath struct {
-	// KubeProxyReplacement: Cilium translates Services in its own programs.
+	// KubeProxyReplacement: Cilium translates what pods send to Services in its
+	// own programs, instead of kube-proxy or beside it.
 	KubeProxyReplacement bool
 	// SocketLB: Cilium translates Services in the pod's connect(2) already.
 	SocketLB bool

@@ -29,7 +29,7 @@ func datapath(m *Measurements) []Finding {
 	case d.SocketLB:
 		what = "Cilium translates Services in the pods' sockets"
 	case d.KubeProxyReplacement:
-		what = "Cilium replaces kube-proxy"
+		what = "Cilium translates Services in eBPF, before the hooks of netfilter"
 	case d.CalicoEBPF:
 		what = "Calico's eBPF datapath is in use"
 	default:

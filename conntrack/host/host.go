@@ -1,0 +1,172 @@
+// Package host measures what of a host bears on its connection tracking table
+// beside the table itself: the kernel's log, the DNS servers that listen on the
+// node, kube-proxy, and datapaths that pass the hooks by.
+//
+// Paths are below an injected root, so that a host can be looked at from a
+// container that has it mounted, and so that tests bring their own.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/procfs"
+
+	"github.com/trackless-dns/trackless/conntrack"
+)
+
+const dnsPort = 53
+
+// MemTotal returns the machine's memory in bytes, from root/proc/meminfo.
+func MemTotal(root string) (uint64, error) {
+	fs, err := procfs.NewFS(filepath.Join(root, "proc"))
+	if err != nil {
+		return 0, fmt.Errorf("memory size: %w", err)
+	}
+	info, err := fs.Meminfo()
+	if err != nil {
+		return 0, fmt.Errorf("memory size: %w", err)
+	}
+	if info.MemTotalBytes == nil {
+		return 0, errors.New("memory size: meminfo has no MemTotal")
+	}
+	return *info.MemTotalBytes, nil
+}
+
+// CPUs returns the number of CPUs that this process may use: kube-proxy
+// multiplies by the same number (runtime.NumCPU).
+func CPUs() int { return runtime.NumCPU() }
+
+// Listeners returns the addresses on which DNS servers listen with UDP sockets
+// of their own, from proc/net of the process or thread directory proc
+// ("/proc/thread-self"). Sockets on the wildcard and on loopback addresses are
+// left out: they are resolvers of the node, not a cache for its pods.
+func Listeners(proc string) ([]netip.Addr, error) {
+	fs, err := procfs.NewFS(proc)
+	if err != nil {
+		return nil, fmt.Errorf("listening sockets: %w", err)
+	}
+	v4, err := fs.NetUDP()
+	if err != nil {
+		return nil, fmt.Errorf("listening sockets: %w", err)
+	}
+	v6, err := fs.NetUDP6() // absent without IPv6
+	if err != nil {
+		v6 = nil
+	}
+	var list []netip.Addr
+	for _, line := range slices.Concat(v4, v6) {
+		addr, ok := netip.AddrFromSlice(line.LocalAddr)
+		addr = addr.Unmap()
+		if !ok || line.LocalPort != dnsPort || addr.IsUnspecified() || addr.IsLoopback() || slices.Contains(list, addr) {
+			continue
+		}
+		list = append(list, addr)
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list, nil
+}
+
+// Tracked reports whether a packet of the calling thread's namespace is tracked:
+// one datagram is sent over the loopback device, from one socket of ours to
+// another, and its entry is looked up and deleted.
+func Tracked(c *conntrack.Conn) (bool, error) {
+	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return false, fmt.Errorf("send a packet to ourselves: %w", err)
+	}
+	defer func() { _ = server.Close() }()
+	client, err := net.DialUDP("udp4", nil, server.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		return false, fmt.Errorf("send a packet to ourselves: %w", err)
+	}
+	defer func() { _ = client.Close() }()
+	if _, err := client.Write([]byte{0}); err != nil {
+		return false, fmt.Errorf("send a packet to ourselves: %w", err)
+	}
+	// Over lo the packet has passed all hooks when it can be read.
+	if err := server.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		return false, err
+	}
+	if _, _, err := server.ReadFromUDPAddrPort(make([]byte, 1)); err != nil {
+		return false, fmt.Errorf("a packet that we sent to ourselves did not arrive: %w", err)
+	}
+	from, to := client.LocalAddr().(*net.UDPAddr).AddrPort(), server.LocalAddr().(*net.UDPAddr).AddrPort()
+	entry, err := c.Get(&conntrack.Tuple{
+		Src: from.Addr().Unmap(), SrcPort: from.Port(), Dst: to.Addr().Unmap(), DstPort: to.Port(), Proto: conntrack.UDP,
+	})
+	if errors.Is(err, conntrack.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_ = c.Delete(&entry) // it would be gone in 30 s anyway
+	return true, nil
+}
+
+// metricAvoided is the gauge of Trackless's directive notrack.
+const metricAvoided = "coredns_notrack_entries_avoided"
+
+// Avoided asks a Trackless for the number of entries that it keeps out of the
+// table: the sum over the labels of its metric, from the page at url.
+func Avoided(ctx context.Context, url string) (uint64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, fmt.Errorf("metrics: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, fmt.Errorf("metrics: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return 0, fmt.Errorf("metrics: %s answers %s", url, resp.Status)
+	}
+	const pageLimit = 16 << 20
+	page, err := io.ReadAll(io.LimitReader(resp.Body, pageLimit))
+	if err != nil {
+		return 0, fmt.Errorf("metrics: %w", err)
+	}
+	return sumMetric(string(page), metricAvoided)
+}
+
+// sumMetric adds the samples of one metric on a page in the Prometheus text format.
+func sumMetric(page, name string) (uint64, error) {
+	var sum float64
+	found := false
+	for line := range strings.Lines(page) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
+			continue
+		}
+		if i := strings.LastIndexByte(rest, '}'); i >= 0 {
+			rest = rest[i+1:]
+		}
+		fields := strings.Fields(rest)
+		if len(fields) == 0 {
+			continue
+		}
+		v, err := strconv.ParseFloat(fields[0], 64)
+		if err != nil {
+			return 0, fmt.Errorf("metrics: %s: %w", name, err)
+		}
+		sum += v
+		found = true
+	}
+	if !found {
+		return 0, fmt.Errorf("metrics: no %s on the page: not a Trackless, or one without the directive notrack", name)
+	}
+	return uint64(max(0, sum)), nil
+}

@@ -79,7 +79,7 @@ func (n netnsFlag) do(fn func() error) error {
 	}
 	ns, err := netns.GetFromPath(n.path())
 	if err != nil {
-		return cannotLook(fmt.Errorf("network namespace %q: %w (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), err))
+		return &exitError{exitCannotLook, fmt.Errorf("network namespace %q: %w (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), err)}
 	}
 	defer func() { _ = ns.Close() }()
 	return inNamespace(ns, fn)
@@ -92,7 +92,7 @@ func inNamespace(ns netns.NsHandle, fn func() error) error {
 		// Not unlocked: a thread that was elsewhere is not used again.
 		runtime.LockOSThread()
 		if err := netns.Set(ns); err != nil {
-			done <- cannotLook(fmt.Errorf("enter the network namespace: %w (needs CAP_SYS_ADMIN)", err))
+			done <- &exitError{exitCannotLook, fmt.Errorf("enter the network namespace: %w (needs CAP_SYS_ADMIN)", err)}
 			return
 		}
 		done <- fn()

@@ -23,7 +23,7 @@ import (
 const bigTable = 250_000
 
 // fillTable makes n entries such as a node has: most of them DNS over a Service.
-func fillTable(t testing.TB, ns *nstest.Namespace, n int) {
+func fillTable(t testing.TB, ns *nstest.Namespace, n int, change ...func(*conntrack.Entry)) {
 	t.Helper()
 	const workers = 2
 	var wg sync.WaitGroup
@@ -36,7 +36,11 @@ func fillTable(t testing.TB, ns *nstest.Namespace, n int) {
 		wg.Go(func() {
 			defer func() { _ = c.Close() }()
 			for i := w; i < n && errs[w] == nil; i += workers {
-				errs[w] = c.Create(bigEntry(i))
+				e := bigEntry(i)
+				for _, f := range change {
+					f(e)
+				}
+				errs[w] = c.Create(e)
 			}
 		})
 	}
@@ -74,9 +78,9 @@ type measured struct {
 	output []byte
 }
 
-// measure runs a program in the namespace three times and returns the fastest
+// timeRun runs a program in the namespace three times and returns the fastest
 // run: the machine has other work.
-func measure(t *testing.T, ns *nstest.Namespace, keep bool, name string, args ...string) measured {
+func timeRun(t *testing.T, ns *nstest.Namespace, keep bool, name string, args ...string) measured {
 	t.Helper()
 	var runs []measured
 	for range 3 {
@@ -156,8 +160,8 @@ func TestBigTable(t *testing.T) {
 	t.Logf("%d entries made in %s", bigTable, time.Since(start).Round(time.Millisecond))
 
 	// Idle is a process of the same binary that waits for events.
-	idle := measure(t, ns, false, binary, "conntrack", "watch", "--duration", "200ms")
-	theirs := measure(t, ns, false, "conntrack", "-L")
+	idle := timeRun(t, ns, false, binary, "conntrack", "watch", "--duration", "200ms")
+	theirs := timeRun(t, ns, false, "conntrack", "-L")
 	report := func(name string, m measured, allowed float64) {
 		t.Logf("%-28s %8s  %.2f x conntrack -L  peak %5.1f MB, %5.1f MB above idle, %d lines", name, m.wall.Round(time.Millisecond),
 			float64(m.wall)/float64(theirs.wall), float64(m.rss)/1e6, float64(m.rss-idle.rss)/1e6, m.lines)
@@ -171,17 +175,17 @@ func TestBigTable(t *testing.T) {
 	report("idle", idle, 0)
 	report("conntrack -L", theirs, 0)
 	for _, format := range []string{"jsonl", "json", "yaml", "table", "wide", "conntrack"} {
-		m := measure(t, ns, false, binary, "conntrack", "list", "-o", format)
+		m := timeRun(t, ns, false, binary, "conntrack", "list", "-o", format)
 		report("list -o "+format, m, 2)
 		if format == "jsonl" && m.lines != bigTable {
 			t.Errorf("list -o jsonl has %d lines, want %d", m.lines, bigTable)
 		}
 	}
-	report("list --proto udp --dport 53", measure(t, ns, false, binary, "conntrack", "list", "--proto", "udp", "--dport", "53", "-o", "jsonl"), 2)
-	report("stats", measure(t, ns, false, binary, "conntrack", "stats"), 1.5)
+	report("list --proto udp --dport 53", timeRun(t, ns, false, binary, "conntrack", "list", "--proto", "udp", "--dport", "53", "-o", "jsonl"), 2)
+	report("stats", timeRun(t, ns, false, binary, "conntrack", "stats"), 1.5)
 
-	ours := measure(t, ns, true, binary, "conntrack", "list", "-o", "conntrack")
-	reference := measure(t, ns, true, "conntrack", "-L")
+	ours := timeRun(t, ns, true, binary, "conntrack", "list", "-o", "conntrack")
+	reference := timeRun(t, ns, true, "conntrack", "-L")
 	if a, b := withoutTimeouts(ours.output), withoutTimeouts(reference.output); !slices.Equal(a, b) {
 		t.Errorf("list -o conntrack and conntrack -L differ: %d and %d lines", len(a), len(b))
 	}

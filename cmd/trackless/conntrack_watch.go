@@ -221,7 +221,9 @@ func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f 
 	for lines := 1; ; lines++ {
 		select {
 		case <-ctx.Done():
-			_ = <-failed // the deadline ended the reader
+			if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
+				return cannotLook(err)
+			}
 			return nil
 		case err := <-failed:
 			if ctx.Err() != nil {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -120,26 +121,55 @@ func Tracked(c *conntrack.Conn) (bool, error) {
 const metricAvoided = "coredns_notrack_entries_avoided"
 
 // Avoided asks a Trackless for the number of entries that it keeps out of the
-// table: the sum over the labels of its metric, from the page at url.
-func Avoided(ctx context.Context, url string) (uint64, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// table: the sum over the labels of its metric, from the page at the URL. It asks
+// from the calling thread's namespace, and so does without names: the host of
+// the URL is an address.
+func Avoided(ctx context.Context, page string) (uint64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
 	if err != nil {
 		return 0, fmt.Errorf("metrics: %w", err)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// An http.Transport dials on a goroutine of its own, that is in any
+	// namespace; the address is dialled here instead.
+	conn, err := dialAddress(ctx, req.URL)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close() }()
+	transport := &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return 0, fmt.Errorf("metrics: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("metrics: %s answers %s", url, resp.Status)
+		return 0, fmt.Errorf("metrics: %s answers %s", page, resp.Status)
 	}
 	const pageLimit = 16 << 20
-	page, err := io.ReadAll(io.LimitReader(resp.Body, pageLimit))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, pageLimit))
 	if err != nil {
 		return 0, fmt.Errorf("metrics: %w", err)
 	}
-	return sumMetric(string(page), metricAvoided)
+	return sumMetric(string(text), metricAvoided)
+}
+
+func dialAddress(ctx context.Context, u *url.URL) (net.Conn, error) {
+	addr, err := netip.ParseAddr(u.Hostname())
+	if u.Scheme != "http" || err != nil {
+		return nil, fmt.Errorf("metrics: %s is not http:// with an address, such as http://127.0.0.1:9253/metrics", u)
+	}
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(addr.String(), port))
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return conn, nil
 }
 
 // sumMetric adds the samples of one metric on a page in the Prometheus text format.

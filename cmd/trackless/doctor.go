@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/conntrack/advice"
+)
+
+const doctorHelp = `Look at the connection tracking table of this node, twice within --interval, and
+at what bears on it: the kernel's counters and log, limits and timeouts, the DNS
+cache of this node, kube-proxy and the datapath. Say what is wrong or soon will
+be, on what evidence, what to do, and what that costs in memory and risk.
+
+The only packet sent is one datagram from this program to itself over the loopback
+device, to see whether packets are tracked at all.
+
+What people report when the table is at fault, and the findings that explain it:
+%s
+Exit status: 0 nothing is wrong, 1 warnings, 2 critical findings, 3 it could not
+look, or could not look at the entries and found nothing without them; also for a
+wrong command line.`
+
+type doctorOptions struct {
+	measureOptions
+	output string
+	netns  netnsFlag
+}
+
+func doctorCommand() *cobra.Command {
+	var o doctorOptions
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Find what is wrong with the connection tracking table",
+		Long:  fmt.Sprintf(doctorHelp, symptomsHelp()),
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return doctor(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitCannotLook, err} })
+	formatFlag(cmd, &o.output, "table", "json")
+	fs := cmd.Flags()
+	fs.StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	fs.DurationVar(&o.interval, "interval", 2*time.Second, "`time` between the two looks; longer sees slower growth")
+	fs.StringVar(&o.metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
+	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
+	return cmd
+}
+
+// noArguments is cobra.NoArgs with the exit status of verbs that judge: theirs
+// for wrong usage must not read as a judgement.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if err := cobra.NoArgs(cmd, args); err != nil {
+		return &exitError{exitCannotLook, err}
+	}
+	return nil
+}
+
+func symptomsHelp() string {
+	var b bytes.Buffer
+	for _, s := range advice.Symptoms {
+		fmt.Fprintf(&b, "  %s: %s\n", s.Symptom, s.Description)
+		writeWrapped(&b, "    ", strings.Join(advice.Explaining(s.Symptom), " "))
+	}
+	return b.String()
+}
+
+// doctorReport is the JSON of doctor; its names do not change.
+type doctorReport struct {
+	Time            time.Time        `json:"time"`
+	Worst           string           `json:"worst"` // ok, info, warning, critical
+	Findings        []advice.Finding `json:"findings"`
+	Missing         []string         `json:"missing,omitempty"`
+	Entries         uint64           `json:"entries"`
+	Limit           uint64           `json:"limit"`
+	IntervalSeconds float64          `json:"interval_seconds"`
+}
+
+func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
+	if err := checkFormat(o.output, "table", "json"); err != nil {
+		return &exitError{exitCannotLook, err}
+	}
+	if o.interval <= 0 {
+		return &exitError{exitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.interval)}
+	}
+	return o.netns.do(func() error {
+		m, err := measure(ctx, o.measureOptions, errs)
+		if err != nil {
+			return err
+		}
+		r := &doctorReport{
+			Time: time.Now().UTC(), Findings: advice.Check(&m.Measurements), Missing: m.missing,
+			Entries: m.Entries, Limit: m.Limit, IntervalSeconds: m.Interval.Seconds(), Worst: "ok",
+		}
+		if len(r.Findings) > 0 {
+			r.Worst = advice.Worst(r.Findings).String()
+		}
+		if o.output == "json" {
+			err = writeJSON(out, r)
+		} else {
+			err = writeDoctorReport(out, r)
+		}
+		return errors.Join(err, r.verdict(m.Table == nil))
+	})
+}
+
+// verdict turns the findings into an exit status.
+func (r *doctorReport) verdict(blind bool) error {
+	count := map[advice.Severity]int{}
+	for _, f := range r.Findings {
+		count[f.Severity]++
+	}
+	switch {
+	case count[advice.Critical] > 0:
+		return &exitError{exitCritical, fmt.Errorf("doctor: %d critical, %d warnings", count[advice.Critical], count[advice.Warning])}
+	case count[advice.Warning] > 0:
+		return &exitError{exitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning])}
+	case blind:
+		return &exitError{exitCannotLook, errors.New("doctor: the entries could not be looked at; nothing is wrong with the rest")}
+	}
+	return nil
+}
+
+// Exit statuses of verbs that judge.
+const (
+	exitWarnings = 1
+	exitCritical = 2
+)
+
+func writeDoctorReport(out io.Writer, r *doctorReport) error {
+	var b bytes.Buffer
+	paint := painter(out)
+	for _, f := range r.Findings {
+		fmt.Fprintf(&b, "%s  %s: %s\n", paint(f.Severity, fmt.Sprintf("%-8s", strings.ToUpper(f.Severity.String()))), f.ID, f.Title)
+		section := func(title string, lines ...string) {
+			for i, line := range lines {
+				if line == "" {
+					continue
+				}
+				if i > 0 {
+					title = ""
+				}
+				writeWrapped(&b, fmt.Sprintf("%-10s%-6s", "", title), line)
+			}
+		}
+		section("seen", f.Evidence...)
+		section("do", f.Remedy...)
+		section("cost", f.Memory)
+		section("risk", f.Risk)
+		if len(f.Symptoms) > 0 {
+			names := make([]string, len(f.Symptoms))
+			for i, s := range f.Symptoms {
+				names[i] = string(s)
+			}
+			section("feels", strings.Join(names, ", "))
+		}
+		b.WriteByte('\n')
+	}
+	for _, m := range r.Missing {
+		writeWrapped(&b, "not seen  ", m)
+	}
+	if len(r.Findings) == 0 {
+		fmt.Fprintf(&b, "Nothing found: %s of %s entries.\n", thousands(r.Entries), thousands(r.Limit))
+	}
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+// writeWrapped writes text behind a lead in lines of readable length, further
+// lines indented as far.
+func writeWrapped(b *bytes.Buffer, lead, text string) {
+	const width = 90
+	column := len(lead)
+	b.WriteString(lead)
+	for i, word := range strings.Fields(text) {
+		if i > 0 && column+1+len(word) > width {
+			fmt.Fprintf(b, "\n%*s", len(lead), "")
+			column = len(lead)
+		} else if i > 0 {
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	b.WriteByte('\n')
+}
+
+// painter returns a function that colours text by severity, on terminals and
+// unless NO_COLOR is set (no-color.org).
+func painter(out io.Writer) func(advice.Severity, string) string {
+	if !isTerminal(out) || os.Getenv("NO_COLOR") != "" {
+		return func(_ advice.Severity, s string) string { return s }
+	}
+	colours := map[advice.Severity]string{advice.Info: "\x1b[36m", advice.Warning: "\x1b[33m", advice.Critical: "\x1b[31;1m"}
+	return func(s advice.Severity, text string) string { return colours[s] + text + "\x1b[0m" }
+}

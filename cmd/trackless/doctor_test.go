@@ -1,0 +1,373 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/conntrack/nstest"
+)
+
+// hostRoot is this machine's root with a kernel log of its own: other tests may
+// fill tables.
+func hostRoot(t *testing.T, kmsg string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, dir := range []string{"proc", "sys", "etc"} {
+		if err := os.Symlink("/"+dir, filepath.Join(root, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(root, "dev"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "dev/kmsg"), []byte(kmsg), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// sick is a namespace with something wrong in it.
+type sick struct {
+	t  *testing.T
+	ns *nstest.Namespace
+	c  *conntrack.Conn
+}
+
+func (s *sick) run(name string, args ...string) {
+	s.t.Helper()
+	var out []byte
+	var err error
+	s.ns.Do(func() { out, err = exec.Command(name, args...).CombinedOutput() })
+	if err != nil {
+		s.t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+}
+
+// many makes n entries that differ in their source port.
+func (s *sick) many(n int, p conntrack.Protocol, dst string, change ...func(*conntrack.Entry)) {
+	s.t.Helper()
+	for i := range n {
+		e := flow(p, fmt.Sprintf("10.244.%d.11:%d", i/50000, 1024+i%50000), dst)
+		for _, c := range change {
+			c(e)
+		}
+		if err := s.c.Create(e); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+const trackEverything = "add table inet track { chain c { type filter hook input priority 0; ct state established accept; }; }"
+
+// dnsServer listens on 169.254.20.10:53 and answers whatever comes, and asks
+// itself from n ports.
+func (s *sick) dns(n int) {
+	s.t.Helper()
+	s.run("ip", "addr", "add", "169.254.20.10/32", "dev", "lo")
+	s.ns.Do(func() {
+		server, err := net.ListenPacket("udp", "169.254.20.10:53")
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.t.Cleanup(func() { _ = server.Close() })
+		go func() {
+			b := make([]byte, 512)
+			for {
+				n, from, err := server.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				_, _ = server.WriteTo(b[:n], from)
+			}
+		}()
+		for range n {
+			client, err := net.Dial("udp", "169.254.20.10:53")
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			if _, err := client.Write([]byte("question")); err != nil {
+				s.t.Fatal(err)
+			}
+			_ = client.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err := client.Read(make([]byte, 512)); err != nil {
+				s.t.Fatal(err)
+			}
+			_ = client.Close()
+		}
+	})
+}
+
+// repeat calls fn until the context ends.
+func repeat(ctx context.Context, every time.Duration, fn func(i int)) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			fn(i)
+		}
+	}
+}
+
+// Each finding that a namespace can have is provoked in one, and found by the
+// program as it is.
+func TestDoctorEndToEnd(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		id       string
+		severity advice.Severity
+		setup    func(*sick)
+		during   func(ctx context.Context, s *sick)
+		says     string
+	}{
+		{id: "inactive", severity: advice.Info, setup: func(*sick) {}, says: "loopback"},
+		{id: "table-filling", severity: advice.Critical, setup: func(*sick) {}, during: func(ctx context.Context, s *sick) {
+			repeat(ctx, time.Millisecond, func(i int) {
+				_ = s.c.Create(flow(conntrack.UDP, fmt.Sprintf("10.0.0.1:%d", 1+i), "10.0.0.2:9"))
+			})
+		}, says: "a second"},
+		{id: "insert-failed", severity: advice.Warning, setup: func(s *sick) { s.run("nft", trackEverything) }, during: func(ctx context.Context, s *sick) {
+			var err error
+			s.ns.Do(func() { err = s.race(ctx) })
+			if err != nil {
+				s.t.Error(err)
+			}
+		}, says: "insert_failed rose by"},
+		{id: "dns-share", severity: advice.Info, setup: func(s *sick) { s.many(1100, conntrack.UDP, "10.96.0.10:53", replied) }, says: "100 % of the table is DNS"},
+		{id: "idle-established", severity: advice.Info, setup: func(s *sick) {
+			s.run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_established=432000")
+			s.many(1100, conntrack.TCP, "10.0.0.2:443", tcpState(conntrack.TCPEstablished), func(e *conntrack.Entry) { e.Timeout = 72 * time.Hour })
+		}, says: "1,100 of 1,100 established connections idle over an hour, 1,100 over a day"},
+		{id: "established-short", severity: advice.Warning, setup: func(s *sick) {
+			s.run("sysctl", "-qw", "net.netfilter.nf_conntrack_tcp_timeout_established=600")
+		}, says: "10m0s"},
+		{id: "time-wait", severity: advice.Info, setup: func(s *sick) { s.many(1100, conntrack.TCP, "10.0.0.2:443", tcpState(conntrack.TCPTimeWait)) }, says: "TIME_WAIT"},
+		{id: "udp-unreplied", severity: advice.Warning, setup: func(s *sick) { s.many(1100, conntrack.UDP, "192.0.2.1:1900") }, says: "10.244.0.11 (1,100)"},
+		{id: "dead-dns-endpoint", severity: advice.Warning, setup: func(s *sick) {
+			s.many(20, conntrack.UDP, "10.96.0.10:53", backend("10.244.0.53"), replied)
+			for i := range 12 {
+				if err := s.c.Create(flow(conntrack.UDP, fmt.Sprintf("10.244.3.3:%d", 2000+i), "10.96.0.10:53", backend("10.244.9.53"))); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+		}, says: "10.244.9.53 behind 10.96.0.10"},
+		{id: "notrack-missing", severity: advice.Warning, setup: func(s *sick) {
+			s.run("nft", trackEverything)
+			s.dns(5)
+		}, says: "DNS to 169.254.20.10 on this node is tracked"},
+		{id: "notrack-one-sided", severity: advice.Critical, setup: func(s *sick) {
+			s.run("nft", trackEverything)
+			s.run("nft", "add table inet half { chain o { type filter hook output priority -300; udp dport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; }; }")
+			s.dns(5)
+		}, says: "answers from 169.254.20.10 are tracked"},
+		{id: "datapath", severity: advice.Info, setup: func(s *sick) {
+			s.run("ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net")
+		}, says: "link cilium_host"},
+	} {
+		t.Run(test.id, func(t *testing.T) {
+			t.Parallel()
+			ns, path := nodeTable(t)
+			c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			s := &sick{t, ns, c}
+			test.setup(s)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if test.during != nil {
+					test.during(ctx, s)
+				}
+			}()
+			r, code := runDoctor(t, "--netns", path, "--root", hostRoot(t, ""))
+			stop()
+			<-done
+			checkFinding(t, r, code, test.id, test.severity, test.says)
+		})
+	}
+}
+
+func runDoctor(t *testing.T, args ...string) (doctorReport, int) {
+	t.Helper()
+	out, errs, code := trackless(append([]string{"doctor", "-o", "json", "--metrics", "off", "--interval", "300ms"}, args...)...)
+	var r doctorReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("exit status %d: %v\n%s%s", code, err, out, errs)
+	}
+	if len(r.Missing) > 0 {
+		t.Errorf("not seen: %v", r.Missing)
+	}
+	return r, code
+}
+
+// checkFinding checks one finding and that the exit status is that of the worst.
+func checkFinding(t *testing.T, r doctorReport, code int, id string, severity advice.Severity, says string) {
+	t.Helper()
+	want := map[advice.Severity]int{advice.Info: 0, advice.Warning: exitWarnings, advice.Critical: exitCritical}[advice.Worst(r.Findings)]
+	if code != want {
+		t.Errorf("exit status %d, want %d", code, want)
+	}
+	i := slices.IndexFunc(r.Findings, func(f advice.Finding) bool { return f.ID == id })
+	if i < 0 {
+		t.Fatalf("%s not found: %+v", id, r.Findings)
+	}
+	f := r.Findings[i]
+	if f.Severity != severity || !strings.Contains(f.Title+strings.Join(f.Evidence, "\n"), says) {
+		t.Errorf("%+v, want %s with %q", f, severity, says)
+	}
+}
+
+// The table is filled to the machine's limit in a namespace of its own.
+func TestDoctorOnAFullTable(t *testing.T) {
+	if testing.Short() {
+		t.Skip("fills tables: left out with -short")
+	}
+	limits, err := conntrack.ReadLimits("")
+	if err != nil || limits.Max > 1<<19 {
+		nstest.Unavailable(t, "a limit of %d takes too long to reach (%v)", limits.Max, err)
+	}
+	for _, test := range []struct {
+		name   string
+		status conntrack.Status
+		id     string
+		says   string
+	}{
+		{"assured entries stay, packets go", conntrack.StatusSeenReply | conntrack.StatusAssured, "drop", "drop rose by"},
+		{"others are evicted", 0, "early-drop", "early_drop rose by"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ns, path := nodeTable(t)
+			fillTable(t, ns, int(limits.Max), func(e *conntrack.Entry) { e.Status = test.status })
+			s := &sick{t: t, ns: ns}
+			s.run("nft", trackEverything)
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				ns.Do(func() {
+					repeat(ctx, 5*time.Millisecond, func(int) {
+						if c, err := net.Dial("udp", "127.0.0.1:9"); err == nil {
+							_, _ = c.Write([]byte("x"))
+							_ = c.Close()
+						}
+					})
+				})
+			}()
+			out, errs, code := trackless("doctor", "-o", "json", "--metrics", "off", "--interval", "1s", "--netns", path, "--root", hostRoot(t, ""))
+			stop()
+			<-done
+			var r doctorReport
+			if err := json.Unmarshal([]byte(out), &r); err != nil {
+				t.Fatalf("%v\n%s%s", err, out, errs)
+			}
+			checkFinding(t, r, code, test.id, advice.Critical, test.says)
+			checkFinding(t, r, code, "table-full", advice.Critical, "100 % full")
+		})
+	}
+}
+
+func TestDoctorReadsTheKernelLog(t *testing.T) {
+	t.Parallel()
+	_, path := nodeTable(t)
+	uptime, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now float64
+	if _, err := fmt.Sscan(string(uptime), &now); err != nil {
+		t.Fatal(err)
+	}
+	kmsg := fmt.Sprintf("4,9,%d,-;nf_conntrack: nf_conntrack: table full, dropping packet\n", int64((now-1)*1e6))
+	r, code := runDoctor(t, "--netns", path, "--root", hostRoot(t, kmsg))
+	checkFinding(t, r, code, "kernel-log", advice.Critical, "1 messages")
+}
+
+func TestDoctorAsksTracklessWhatItSaves(t *testing.T) {
+	t.Parallel()
+	ns, path := nodeTable(t)
+	s := &sick{t: t, ns: ns}
+	s.run("nft", trackEverything)
+	s.run("nft", "add table inet both { chain o { type filter hook output priority -300; udp dport 53 notrack; udp sport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; udp sport 53 notrack; }; }")
+	s.dns(3)
+	ns.Do(func() {
+		l, err := net.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr("169.254.20.10"), 9253).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Read(make([]byte, 4096))
+				_, _ = c.Write([]byte("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\ncoredns_notrack_entries_avoided{proto=\"udp\"} 4711\n"))
+				_ = c.Close()
+			}
+		}()
+	})
+	out, errs, code := trackless("doctor", "--interval", "100ms", "--netns", path, "--root", hostRoot(t, ""))
+	if code != 0 || !strings.Contains(out, "Trackless keeps 4,711 entries out of the table") {
+		t.Errorf("exit status %d\n%s%s", code, out, errs)
+	}
+}
+
+func TestDoctorCannotLook(t *testing.T) {
+	t.Parallel()
+	ns, _ := nodeTable(t)
+	unreadable := hostRoot(t, "")
+	if err := os.Remove(filepath.Join(unreadable, "dev/kmsg")); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		args []string
+		out  string
+		errs string
+	}{
+		{"no connection tracking", []string{"--root", t.TempDir()}, "", "not loaded"},
+		{"wrong flag", []string{"--color"}, "", "unknown flag"},
+		{"argument", []string{"please"}, "", "unknown command"},
+		{"wrong output", []string{"-o", "xml"}, "", "table, json"},
+		{"no interval", []string{"--interval", "0s"}, "", "takes time"},
+		{"no such namespace", []string{"--netns", "nowhere"}, "", "ip netns list"},
+		{"no privilege", []string{"--interval", "10ms", "--root", unreadable}, "needs CAP_NET_ADMIN", "could not be looked at"},
+		{"no kernel log", []string{"--interval", "10ms", "--root", unreadable}, "kernel.dmesg_restrict", "could not be looked at"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			withoutNetAdmin(t, ns, func() {
+				out, errs, code := trackless(append([]string{"doctor", "--metrics", "off"}, test.args...)...)
+				if code != exitCannotLook || !strings.Contains(strings.Join(strings.Fields(out), " "), test.out) || !strings.Contains(errs, test.errs) {
+					t.Errorf("exit status %d, want %d\n%s%s", code, exitCannotLook, out, errs)
+				}
+			})
+		})
+	}
+}
+
+func TestDoctorHelpMapsSymptoms(t *testing.T) {
+	out, _, _ := trackless("doctor", "--help")
+	for _, s := range advice.Symptoms {
+		if !strings.Contains(out, string(s.Symptom)+": "+s.Description) {
+			t.Errorf("%s is not in the help", s.Symptom)
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/conntrack/host"
+)
+
+// measureOptions say what doctor and tune look at.
+type measureOptions struct {
+	root     string
+	interval time.Duration // between two looks; 0 for one look
+	metrics  string        // URL, "auto" or "off"
+}
+
+// measuredHost is what was measured, and what could not be.
+type measuredHost struct {
+	advice.Measurements
+	missing []string
+}
+
+func (m *measuredHost) miss(err error) {
+	if err != nil {
+		m.missing = append(m.missing, err.Error())
+	}
+}
+
+// measure looks at the host from the calling thread's namespace. It fails only
+// if there is no connection tracking to look at; what else it cannot look at it
+// names.
+func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHost, error) {
+	start := time.Now()
+	proc := filepath.Join(o.root, "proc")
+	limits, err := conntrack.ReadLimits(proc)
+	if err != nil {
+		return nil, cannotLook(err)
+	}
+	settings, err := conntrack.ReadSettings(o.root)
+	if err != nil {
+		return nil, cannotLook(err)
+	}
+	m := &measuredHost{Measurements: advice.Measurements{
+		Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets,
+		Memory: conntrack.ReadMemory(o.root), CPUs: host.CPUs(), Settings: settings,
+	}}
+	m.MemoryTotal, err = host.MemTotal(o.root)
+	m.miss(err)
+
+	c, err := conntrack.Dial(&conntrack.Config{ProcRoot: proc})
+	if err != nil {
+		return nil, cannotLook(err)
+	}
+	defer func() { _ = c.Close() }()
+	before, statsErr := readCounters(c)
+	m.Table, err = summarise(c, conntrack.Filter{}, m.Entries, measuredTop, errs)
+	m.miss(err)
+	m.measureSurroundings(ctx, o, c)
+
+	if o.interval > 0 {
+		if err := wait(ctx, o.interval-time.Since(start)); err != nil {
+			return nil, err
+		}
+		m.Interval = time.Since(start).Round(time.Millisecond)
+		limits, err := conntrack.ReadLimits(proc)
+		if err != nil {
+			return nil, cannotLook(err)
+		}
+		m.Growth, m.Entries = int64(limits.Count)-int64(m.Entries), limits.Count
+	}
+	if statsErr != nil {
+		m.miss(fmt.Errorf("kernel counters: %w", statsErr))
+		return m, nil
+	}
+	after, err := readCounters(c)
+	m.miss(err)
+	m.Total = after
+	if o.interval > 0 {
+		m.Rise = rise(before, after)
+	}
+	return m, nil
+}
+
+// measuredTop is how many addresses the rules get to see of each list.
+const measuredTop = 50
+
+// wait waits for d, or less if ctx ends; then it returns its error.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return cannotLook(fmt.Errorf("ended before the second look: %w", ctx.Err()))
+	}
+}
+
+// readCounters returns the kernel's counters over netlink, or from /proc where
+// netlink is refused.
+func readCounters(c *conntrack.Conn) (conntrack.CPUStats, error) {
+	stats, err := c.Stats()
+	if err != nil {
+		var procErr error
+		if stats, procErr = conntrack.ReadStats(threadProc); procErr != nil {
+			return conntrack.CPUStats{}, errors.Join(err, procErr)
+		}
+	}
+	return conntrack.Sum(stats), nil
+}
+
+// rise returns how much the counters of the rules grew. A counter of 32 bits
+// that wrapped on some CPU between two looks would seem to fall: it counts as 0.
+func rise(before, after conntrack.CPUStats) conntrack.CPUStats {
+	grown := func(a, b uint64) uint64 {
+		if b < a {
+			return 0
+		}
+		return b - a
+	}
+	return conntrack.CPUStats{
+		CPU:          -1,
+		Drop:         grown(before.Drop, after.Drop),
+		EarlyDrop:    grown(before.EarlyDrop, after.EarlyDrop),
+		InsertFailed: grown(before.InsertFailed, after.InsertFailed),
+		ChainTooLong: grown(before.ChainTooLong, after.ChainTooLong),
+		ClashResolve: grown(before.ClashResolve, after.ClashResolve),
+	}
+}
+
+// measureSurroundings looks at what bears on the table from outside.
+func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions, c *conntrack.Conn) {
+	var err error
+	m.Log, err = host.KernelLog(o.root)
+	m.miss(err)
+	if m.Table != nil { // without CAP_NET_ADMIN there is nothing to find the packet with
+		active, err := host.Tracked(c)
+		if err == nil {
+			m.Active = &active
+		}
+		m.miss(err)
+	}
+	m.Listeners, err = host.Listeners(threadProc)
+	m.miss(err)
+	m.KubeProxy, err = host.KubeProxy(o.root)
+	m.miss(err)
+	links, err := linkNames()
+	m.miss(err)
+	m.Datapath = host.Datapath(o.root, links)
+	m.measureAvoided(ctx, o.metrics)
+}
+
+// metricsTimeout bounds the question to a Trackless that may not be there.
+const metricsTimeout = 500 * time.Millisecond
+
+// measureAvoided asks the Trackless of this node what it saves: at the given
+// URL, or with "auto" where it usually answers, if a cache listens at all.
+func (m *measuredHost) measureAvoided(ctx context.Context, metrics string) {
+	var urls []string
+	switch metrics {
+	case "off":
+		return
+	case "auto":
+		if len(m.Listeners) == 0 {
+			return
+		}
+		for _, a := range append([]netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, m.Listeners...) {
+			urls = append(urls, "http://"+netip.AddrPortFrom(a, 9253).String()+"/metrics")
+		}
+	default:
+		urls = []string{metrics}
+	}
+	ctx, cancel := context.WithTimeout(ctx, metricsTimeout)
+	defer cancel()
+	var failed error
+	for _, url := range urls {
+		n, err := host.Avoided(ctx, url)
+		if err == nil {
+			m.Avoided = &n
+			return
+		}
+		failed = err
+	}
+	if metrics != "auto" {
+		m.miss(failed)
+	}
+}
+
+func linkNames() ([]string, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("network devices: %w", err)
+	}
+	names := make([]string, 0, len(links))
+	for _, l := range links {
+		names = append(names, l.Name)
+	}
+	return names, nil
+}

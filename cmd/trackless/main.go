@@ -65,6 +65,6 @@ shows with numbers what that saves.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), rulesCommand(), labCommand(), conntrackCommand(), doctorCommand(), versionCommand())
+	root.AddCommand(serveCommand(), rulesCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(), versionCommand())
 	return root
 }

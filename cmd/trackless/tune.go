@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/conntrack/advice"
+)
+
+const tuneHelp = `Recommend settings that fit the load of this node, each with its reason, its cost
+in memory and its risk, and print them as files: a drop-in for sysctl.d, one for
+modules-load.d (settings of a module that is not loaded yet are lost at boot), one
+for modprobe.d with the size of the hash, and a fragment of KubeProxyConfiguration
+for what kube-proxy would override.
+
+The table is sized so that the entries seen now fill it to half; look at the busy
+hour, or say with --entries what to plan for. It never gets smaller than it is,
+and never takes more than a sixteenth of the memory.
+
+--apply writes the files and sets the settings at once; what was before is kept
+under /var/lib/trackless, and --revert restores it. In a container --apply refuses
+and says what to do on the host.
+
+--nodes says instead how many nodes would bring the entries of a cluster under
+60 % of the limit, from the files that "trackless conntrack stats -o json" wrote on
+each.
+
+Exit status: 0 done, 1 not everything could be done and what was done is undone,
+3 it could not look, or refused; also for a wrong command line.`
+
+type tuneOptions struct {
+	measureOptions
+	output  string
+	forWhat string
+	apply   bool
+	revert  bool
+	nodes   bool
+	entries uint64
+}
+
+func tuneCommand() *cobra.Command {
+	var o tuneOptions
+	cmd := &cobra.Command{
+		Use:   "tune [--apply | --revert | --nodes SNAPSHOT...]",
+		Short: "Recommend settings with their cost and risk, and set them",
+		Long:  tuneHelp,
+		Example: `  trackless tune
+  trackless tune --for sysctl > 90-conntrack.conf
+  trackless tune --for kube-proxy
+  trackless tune --apply; trackless tune --revert
+  trackless tune --nodes node-*.json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return tune(ctx, o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitCannotLook, err} })
+	formatFlag(cmd, &o.output, "table", "json")
+	fs := cmd.Flags()
+	fs.StringVar(&o.forWhat, "for", "", "print one `file` only: sysctl, modules-load, modprobe or kube-proxy")
+	fs.BoolVar(&o.apply, "apply", false, "write the files and set the settings")
+	fs.BoolVar(&o.revert, "revert", false, "restore what was before --apply")
+	fs.BoolVar(&o.nodes, "nodes", false, "say how many nodes it takes, from the snapshots given")
+	fs.Uint64Var(&o.entries, "entries", 0, "plan for so `many` entries instead of those seen now")
+	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys and etc are")
+	return cmd
+}
+
+func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer) error {
+	if err := checkFormat(o.output, "table", "json"); err != nil {
+		return &exitError{exitCannotLook, err}
+	}
+	if err := o.oneOf(); err != nil {
+		return &exitError{exitCannotLook, err}
+	}
+	switch {
+	case o.nodes:
+		return tuneNodes(args, o.output, out)
+	case len(args) > 0:
+		return &exitError{exitCannotLook, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0])}
+	case o.revert:
+		return revertTuning(o.root, os.Getenv, out)
+	}
+	o.metrics = "off"
+	m, err := measure(ctx, o.measureOptions, errs)
+	if err != nil {
+		return err
+	}
+	if o.entries > 0 {
+		m.Entries = o.entries
+	}
+	plan := newTuning(m)
+	switch {
+	case o.apply:
+		return plan.apply(o.root, os.Getenv, out)
+	case o.forWhat != "":
+		return plan.writeOne(o.forWhat, out)
+	case o.output == "json":
+		return writeJSON(out, plan)
+	}
+	return plan.write(out)
+}
+
+// oneOf refuses flags that ask for different things.
+func (o *tuneOptions) oneOf() error {
+	var asked []string
+	for flag, set := range map[string]bool{"--apply": o.apply, "--revert": o.revert, "--nodes": o.nodes, "--for": o.forWhat != ""} {
+		if set {
+			asked = append(asked, flag)
+		}
+	}
+	if len(asked) > 1 {
+		slices.Sort(asked)
+		return fmt.Errorf("tune: %s do different things; give one of them", strings.Join(asked, " and "))
+	}
+	return nil
+}
+
+// A tuning is a recommendation with the files that carry it; its JSON names do
+// not change.
+type tuning struct {
+	advice.Recommendation
+	Files []tuningFile `json:"files"`
+	// KubeProxy is a fragment of KubeProxyConfiguration.
+	KubeProxy string `json:"kube_proxy"`
+	// Overridden names the settings that kube-proxy of this node would set
+	// otherwise when it starts.
+	Overridden []string `json:"kube_proxy_overrides,omitempty"`
+	Missing    []string `json:"missing,omitempty"`
+
+	buckets uint64 // present
+}
+
+type tuningFile struct {
+	For     string `json:"for"`
+	Path    string `json:"path"`
+	Content string `json:"content"`
+}
+
+func (t *tuning) write(out io.Writer) error {
+	var b bytes.Buffer
+	if len(t.Settings) == 0 && t.Size.Buckets == t.buckets {
+		b.WriteString("Nothing to change: the settings fit the load seen now.\n")
+	} else {
+		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		_, _ = fmt.Fprintln(tw, "SETTING\tNOW\tRECOMMENDED")
+		for _, s := range t.Settings {
+			_, _ = fmt.Fprintf(tw, "%s\t%d\t%d\n", s.Name, s.Current, s.Value)
+		}
+		if t.Size.Buckets != t.buckets {
+			_, _ = fmt.Fprintf(tw, "hash buckets\t%d\t%d\n", t.buckets, t.Size.Buckets)
+		}
+		_ = tw.Flush()
+		for _, s := range t.Settings {
+			fmt.Fprintf(&b, "\n%s\n", s.Name)
+			writeWrapped(&b, "  why   ", s.Why)
+			writeWrapped(&b, "  cost  ", s.Memory)
+			writeWrapped(&b, "  risk  ", s.Risk)
+		}
+	}
+	for _, note := range t.Notes {
+		b.WriteByte('\n')
+		writeWrapped(&b, "", note)
+	}
+	for _, f := range t.Files {
+		fmt.Fprintf(&b, "\n--- %s\n%s", f.Path, f.Content)
+	}
+	fmt.Fprintf(&b, "\n--- KubeProxyConfiguration\n%s", t.KubeProxy)
+	for _, name := range t.Overridden {
+		fmt.Fprintf(&b, "\nkube-proxy runs on this node and sets %s by itself: without the fragment above the file is overridden when it starts.\n", name)
+	}
+	for _, m := range t.Missing {
+		b.WriteByte('\n')
+		writeWrapped(&b, "not seen  ", m)
+	}
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+func (t *tuning) writeOne(name string, out io.Writer) error {
+	content := ""
+	if name == "kube-proxy" {
+		content = t.KubeProxy
+	}
+	for _, f := range t.Files {
+		if f.For == name {
+			content = f.Content
+		}
+	}
+	if content == "" {
+		return &exitError{exitCannotLook, fmt.Errorf("--for %q: there are sysctl, modules-load, modprobe and kube-proxy", name)}
+	}
+	_, err := io.WriteString(out, content)
+	return err
+}
+
+// snapshot is the part of a snapshot file that counts nodes: what stats wrote,
+// or a document that has that under "conntrack".
+type snapshot struct {
+	Entries   *uint64   `json:"entries"`
+	Limit     *uint64   `json:"limit"`
+	Conntrack *snapshot `json:"conntrack"`
+}
+
+func tuneNodes(paths []string, output string, out io.Writer) error {
+	if len(paths) == 0 {
+		return &exitError{exitCannotLook, errors.New("--nodes: name the files that `trackless conntrack stats -o json` wrote, one for each node")}
+	}
+	nodes := make([]advice.Node, 0, len(paths))
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return &exitError{exitCannotLook, fmt.Errorf("snapshot: %w", err)}
+		}
+		var s snapshot
+		if err := json.Unmarshal(b, &s); err != nil {
+			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: %w", path, err)}
+		}
+		if s.Conntrack != nil {
+			s = *s.Conntrack
+		}
+		if s.Entries == nil || s.Limit == nil || *s.Limit == 0 {
+			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: no entries and limit in it; it is not what `trackless conntrack stats -o json` writes", path)}
+		}
+		nodes = append(nodes, advice.Node{Name: path, Entries: *s.Entries, Limit: *s.Limit})
+	}
+	c := advice.Nodes(nodes)
+	if output == "json" {
+		return writeJSON(out, c)
+	}
+	_, err := fmt.Fprintf(out, "%d nodes, %s entries, the smallest limit is %s: %.0f %% full on average.\n%d nodes of that limit would be %.0f %% full, if the load spreads evenly.\n",
+		c.Nodes, thousands(c.Entries), thousands(c.Limit), c.Fill, c.Needed, c.FillThen)
+	return err
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/conntrack/host"
+	"github.com/trackless-dns/trackless/conntrack/nstest"
+)
+
+// tuneHost is a host whose table is full, below a new root.
+func tuneHost(t *testing.T, more map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	files := map[string]string{
+		"proc/sys/net/netfilter/nf_conntrack_max":                     "65536\n",
+		"proc/sys/net/netfilter/nf_conntrack_buckets":                 "16384\n",
+		"proc/sys/net/netfilter/nf_conntrack_count":                   "60000\n",
+		"proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established": "432000\n",
+		"proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait":  "60\n",
+		"sys/module/nf_conntrack/parameters/hashsize":                 "16384\n",
+		"proc/meminfo": "MemTotal: 8000000 kB\n",
+		"proc/uptime":  "10.0 10.0\n",
+		"dev/kmsg":     "",
+	}
+	for name, content := range more {
+		files[name] = content
+	}
+	for name, content := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// files returns what the files below root hold, but for what measures.
+func files(t *testing.T, root string) map[string]string {
+	t.Helper()
+	held := map[string]string{}
+	if err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		held[strings.TrimPrefix(path, root)] = strings.TrimSpace(string(b))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
+// inside runs the program in a namespace with an empty table.
+func inside(t *testing.T, args ...string) (out, errs string, code int) {
+	t.Helper()
+	ns := nstest.New(t)
+	ns.Do(func() { out, errs, code = trackless(args...) })
+	return out, errs, code
+}
+
+func TestTuneApplyAndRevert(t *testing.T) {
+	t.Parallel()
+	root := tuneHost(t, map[string]string{"etc/sysctl.d/90-trackless-conntrack.conf": "# mine\n"})
+	before := files(t, root)
+
+	out, errs, code := inside(t, "tune", "--apply", "--root", root)
+	if code != 0 {
+		t.Fatalf("exit status %d\n%s%s", code, out, errs)
+	}
+	after := files(t, root)
+	for name, want := range map[string]string{
+		"/proc/sys/net/netfilter/nf_conntrack_max":                     "131072",
+		"/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established": "86400",
+		"/sys/module/nf_conntrack/parameters/hashsize":                 "131072",
+	} {
+		if after[name] != want {
+			t.Errorf("%s is %s, want %s", name, after[name], want)
+		}
+	}
+	for name, want := range map[string]string{
+		sysctlFile: "net.netfilter.nf_conntrack_max = 131072", modprobeFile: "options nf_conntrack hashsize=131072", modulesLoadFile: "\nnf_conntrack",
+	} {
+		if !strings.Contains(after[name], want) {
+			t.Errorf("%s holds %q, want %q in it", name, after[name], want)
+		}
+	}
+
+	// A second apply must not take the first one's values for the original ones.
+	if _, errs, code := inside(t, "tune", "--apply", "--root", root, "--entries", "200000"); code != 0 {
+		t.Fatalf("second apply: exit status %d, %s", code, errs)
+	}
+	if got := files(t, root)["/proc/sys/net/netfilter/nf_conntrack_max"]; got != "524288" {
+		t.Errorf("planned for 200,000 entries the limit is %s, want 524288", got)
+	}
+	// Somebody else's later change stays.
+	if err := os.WriteFile(filepath.Join(root, "proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established"), []byte("7200\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code = inside(t, "tune", "--revert", "--root", root)
+	if code != 0 || !strings.Contains(out, "left net.netfilter.nf_conntrack_tcp_timeout_established at 7200") {
+		t.Fatalf("revert: exit status %d\n%s%s", code, out, errs)
+	}
+	before["/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established"] = "7200"
+	if got := fmt.Sprint(files(t, root)); got != fmt.Sprint(before) {
+		t.Errorf("after revert\n%s\nbefore\n%s", got, before)
+	}
+	if _, errs, code := inside(t, "tune", "--revert", "--root", root); code != exitCannotLook || !strings.Contains(errs, "nothing was applied") {
+		t.Errorf("second revert: exit status %d, %s", code, errs)
+	}
+}
+
+// When a step fails the ones before it are undone.
+func TestTuneApplyIsAllOrNothing(t *testing.T) {
+	t.Parallel()
+	root := tuneHost(t, nil)
+	// The directory for the last file cannot be made: a file is in its place.
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/nowhere/at/all", filepath.Join(root, "etc/modprobe.d")); err != nil {
+		t.Fatal(err)
+	}
+	held := func() string {
+		h := map[string]string{}
+		for _, dir := range []string{"proc", "sys", "dev"} {
+			for name, content := range files(t, filepath.Join(root, dir)) {
+				h[dir+name] = content
+			}
+		}
+		return fmt.Sprint(h)
+	}
+	before := held()
+	out, errs, code := inside(t, "tune", "--apply", "--root", root)
+	if code != exitFailure || !strings.Contains(errs, "as it was again") {
+		t.Fatalf("exit status %d\n%s%s", code, out, errs)
+	}
+	if after := held(); after != before {
+		t.Errorf("after\n%s\nbefore\n%s", after, before)
+	}
+	for _, name := range []string{sysctlFile, modulesLoadFile, tuneStateFile} {
+		if _, err := os.Stat(filepath.Join(root, name)); err == nil {
+			t.Errorf("%s was left behind", name)
+		}
+	}
+}
+
+func TestTuneRefusesInContainers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		root    string
+		env     map[string]string
+		prepare func(root string)
+		why     string
+	}{
+		{name: "in Kubernetes", root: "/", env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, why: "KUBERNETES_SERVICE_HOST"},
+		{name: "in Podman", root: "/", env: map[string]string{"container": "podman"}, why: "variable container"},
+		{name: "read-only", prepare: func(root string) {
+			if err := os.Chmod(filepath.Join(root, "proc/sys/net/netfilter/nf_conntrack_max"), 0o444); err != nil {
+				t.Fatal(err)
+			}
+		}, why: "read-only"},
+		{name: "not there", prepare: func(root string) {
+			if err := os.Remove(filepath.Join(root, "proc/sys/net/netfilter/nf_conntrack_max")); err != nil {
+				t.Fatal(err)
+			}
+		}, why: "cannot be written"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			root := test.root
+			if root == "" {
+				root = tuneHost(t, nil)
+				test.prepare(root)
+			}
+			why := refusal(root, func(name string) string { return test.env[name] })
+			if !strings.Contains(why, test.why) {
+				t.Fatalf("refusal %q, want %q", why, test.why)
+			}
+			m := &measuredHost{Measurements: advice.Measurements{Entries: 60000, Limit: 65536, Buckets: 65536}}
+			var out strings.Builder
+			err := newTuning(m).refuse(why, &out)
+			var exit *exitError
+			if !errors.As(err, &exit) || exit.code != exitCannotLook || !strings.Contains(err.Error(), "nothing was changed") {
+				t.Errorf("error %v", err)
+			}
+			for _, want := range []string{"cat > " + sysctlFile, "nf_conntrack_max = 131072", "echo 131072 > " + hashsizeFile, "sysctl -p"} {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("no %q in\n%s", want, out.String())
+				}
+			}
+		})
+	}
+}
+
+func TestTuneOutputs(t *testing.T) {
+	t.Parallel()
+	root := tuneHost(t, map[string]string{
+		"proc/7/comm": "kube-proxy\n", "proc/7/cmdline": "kube-proxy\x00--config=/c\x00",
+		"proc/7/root/c": "kind: KubeProxyConfiguration\nconntrack:\n  tcpEstablishedTimeout: 1h\n  udpTimeout: 15s\n  tcpBeLiberal: true\n",
+	})
+	before := fmt.Sprint(files(t, root))
+	for _, test := range []struct {
+		args []string
+		has  []string
+	}{
+		{nil, []string{"net.netfilter.nf_conntrack_max", "65536   131072", "why ", "cost ", "risk ", "hash buckets", sysctlFile, "kube-proxy runs on this node"}},
+		{[]string{"--for", "sysctl"}, []string{"net.netfilter.nf_conntrack_max = 131072\n", "nf_conntrack_tcp_timeout_established = 86400\n"}},
+		{[]string{"--for", "modprobe"}, []string{"options nf_conntrack hashsize=131072\n"}},
+		{[]string{"--for", "modules-load"}, []string{"\nnf_conntrack\n"}},
+		{[]string{"--for", "kube-proxy"}, []string{"kind: KubeProxyConfiguration", "min: 131072", "tcpEstablishedTimeout: 24h0m0s", "tcpCloseWaitTimeout: 1m0s", "udpTimeout: 15s", "tcpBeLiberal: true"}},
+		{[]string{"-o", "json"}, []string{`"max": 131072`, `"kube_proxy_overrides"`, `"path": "` + sysctlFile}},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			out, errs, code := inside(t, append([]string{"tune", "--root", root}, test.args...)...)
+			if code != 0 {
+				t.Fatalf("exit status %d: %s", code, errs)
+			}
+			for _, want := range test.has {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in\n%s", want, out)
+				}
+			}
+			if len(test.args) == 2 && test.args[1] == "kube-proxy" {
+				// What we print kube-proxy must be able to read.
+				k, err := host.ParseKubeProxy("printed", []byte(out))
+				if err != nil || k.Max(1) < 131072 || *k.TCPEstablishedTimeout != 24*3600e9 {
+					t.Errorf("%+v, %v", k, err)
+				}
+			}
+		})
+	}
+	if after := fmt.Sprint(files(t, root)); after != before {
+		t.Error("tune without --apply changed files")
+	}
+}
+
+func TestTuneNothingToDo(t *testing.T) {
+	t.Parallel()
+	root := tuneHost(t, map[string]string{
+		"proc/sys/net/netfilter/nf_conntrack_count":                   "10\n",
+		"proc/sys/net/netfilter/nf_conntrack_buckets":                 "65536\n",
+		"proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established": "86400\n",
+	})
+	out, errs, code := inside(t, "tune", "--root", root)
+	if code != 0 || !strings.Contains(out, "Nothing to change") {
+		t.Errorf("exit status %d\n%s%s", code, out, errs)
+	}
+}
+
+func TestTuneNodes(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	a := write("a.json", `{"entries": 250000, "limit": 262144, "summary": {"entries": 1}}`)
+	b := write("b.json", `{"conntrack": {"entries": 200000, "limit": 262144}, "rules": []}`)
+	empty := write("empty.json", `{}`)
+	text := write("text.json", `250000 of 262144`)
+
+	out, errs, code := trackless("tune", "--nodes", a, b, "-o", "json")
+	var c advice.NodeCount
+	if err := json.Unmarshal([]byte(out), &c); err != nil || code != 0 || c.Nodes != 2 || c.Entries != 450000 || c.Needed != 3 {
+		t.Errorf("exit status %d, %+v, %v, %s", code, c, err, errs)
+	}
+	out, _, _ = trackless("tune", "--nodes", a, b)
+	if !strings.Contains(out, "3 nodes of that limit would be 57 % full") {
+		t.Errorf("%s", out)
+	}
+	for _, test := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"--nodes"}, "name the files"},
+		{[]string{"--nodes", empty}, "not what `trackless conntrack stats -o json` writes"},
+		{[]string{"--nodes", text}, "text.json"},
+		{[]string{"--nodes", filepath.Join(dir, "none")}, "no such file"},
+		{[]string{a}, "--nodes"},
+		{[]string{"--for", "systemd"}, "modules-load"},
+		{[]string{"--apply", "--revert"}, "--apply and --revert"},
+		{[]string{"-o", "yaml"}, "table, json"},
+		{[]string{"--faster"}, "unknown flag"},
+		{[]string{"--root", dir}, "not loaded"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			out, errs, code := trackless(append([]string{"tune"}, test.args...)...)
+			if code != exitCannotLook || !strings.Contains(errs, test.says) || out != "" {
+				t.Errorf("exit status %d\n%s%s", code, out, errs)
+			}
+		})
+	}
+}

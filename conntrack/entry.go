@@ -95,7 +95,7 @@ type SCTPInfo struct {
 	OriginalVTag, ReplyVTag uint32
 }
 
-// DCCPInfo is the DCCP part of an entry. Linux 6.16 and later have no DCCP.
+// DCCPInfo is the DCCP part of an entry. Linux 6.17 and later track no DCCP.
 type DCCPInfo struct {
 	State DCCPState
 	// Role is 0 if the original direction is the client's, 1 if the server's.

@@ -19,9 +19,10 @@ func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <
 //
 // What the kernel can decide it decides, so that what is not wanted is not even
 // copied; on kernels that cannot, and for the rest, Dump decides. The answer is
-// the same. The kernel decides family (always), mark (since Linux 3.14),
-// protocol with single ports and IPv4 addresses (CTA_FILTER, since Linux 5.8),
-// status bits (CTA_STATUS_MASK, since Linux 5.15) and zone (since Linux 6.8).
+// the same. The kernel decides family and mark (any that is still in
+// use), protocol with single ports and IPv4 addresses (CTA_FILTER, since Linux
+// 5.8), status bits (CTA_STATUS_MASK, since Linux 5.15) and zone (since Linux
+// 6.8).
 type Filter struct {
 	Family Family
 

@@ -16,7 +16,7 @@ import (
 // errors.Is(err, ErrUnavailable), and only Conn.Stats can tell.
 //
 // Columns are found by their titles: two of them changed their meaning in
-// Linux 5.8 and 5.15 and got new ones.
+// Linux 5.10 and 5.15 and got new ones.
 func ReadStats(root string) ([]CPUStats, error) {
 	path := filepath.Join(procRoot(root), "net/stat/nf_conntrack")
 	b, err := os.ReadFile(path)

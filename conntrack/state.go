@@ -56,7 +56,7 @@ var sctpStateNames = [...]string{
 func (s SCTPState) String() string { return stateName(sctpStateNames[:], uint8(s)) }
 
 // DCCPState is the state of a DCCP flow (enum ct_dccp_states in
-// linux/netfilter/nf_conntrack_dccp.h, until Linux 6.15).
+// linux/netfilter/nf_conntrack_dccp.h, until Linux 6.16).
 type DCCPState uint8
 
 var dccpStateNames = [...]string{
@@ -85,9 +85,9 @@ const (
 // State returns the name of the entry's state: the protocol's own for TCP,
 // SCTP and DCCP, and for the others UNREPLIED, REPLIED or STREAM.
 //
-// STREAM is reported for UDP and GRE entries that are ASSURED: since Linux 5.12
-// (and for GRE always) nf_conntrack_udp_packet sets the bit together with the
-// stream timeout.
+// STREAM is reported for entries that are ASSURED: for UDP and GRE the kernel sets
+// the bit together with the stream timeout (nf_conntrack_udp_packet; older
+// kernels set it with the second packet after the first answer).
 func (e *Entry) State() string {
 	switch {
 	case e.Has(FieldTCP):

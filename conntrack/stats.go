@@ -31,7 +31,7 @@ type CPUStats struct {
 	// SearchRestart counts lookups begun again because the hash was being resized.
 	SearchRestart uint64
 	// ClashResolve counts insertion races that were resolved without loss
-	// (since Linux 5.8; part of InsertFailed before).
+	// (since Linux 5.10).
 	ClashResolve uint64
 	// ChainTooLong counts packets dropped because their hash bucket was full
 	// (since Linux 5.15).

@@ -21,9 +21,9 @@ filters select. Entries are printed as the kernel sends them; the table is never
 held.
 
 Filters that take several values take them separated by commas; one has to match.
-Where the kernel can filter (family, protocol with ports and IPv4 addresses since
-Linux 5.8, mark, status since 5.15, zone since 6.8) what is not wanted is not
-even read.
+Where the kernel can filter (family and mark; protocol with ports and IPv4
+addresses since Linux 5.8, status since 5.15, zone since 6.8) what is not wanted is
+not even read.
 
 Output: "conntrack" is byte for byte what conntrack -L prints; json, jsonl and
 yaml have the same fields, which do not change.`

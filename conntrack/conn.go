@@ -118,7 +118,7 @@ func (c *Conn) Count() (entries, limit uint32, err error) {
 		}
 		return nil
 	})
-	return entries, limit, opError("count", err)
+	return entries, limit, opError("count", noSubsystem(err))
 }
 
 // Get returns the entry of which t is the original or the reply tuple, without

@@ -275,3 +275,16 @@ func TestDumpNoticesResize(t *testing.T) {
 		t.Errorf("Dump = %v afterwards", err)
 	}
 }
+
+// A kernel without ctnetlink calls every request to it invalid.
+func TestNoSubsystem(t *testing.T) {
+	invalid := raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EINVAL), make([]byte, headerLen)...)...)
+	c := newConn(&fakeKernel{}, &fakeKernel{answers: [][]byte{invalid}}, t.TempDir())
+	if _, _, err := c.Count(); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Count() = %v, want ErrUnavailable", err)
+	}
+	c = newConn(&fakeKernel{}, &fakeKernel{answers: [][]byte{invalid}}, t.TempDir())
+	if _, err := c.Stats(); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("Stats() = %v, want ErrUnavailable", err)
+	}
+}

@@ -55,26 +55,38 @@ type Field uint32
 
 // The optional parts of an Entry.
 const (
-	FieldStatus        Field = 1 << iota
-	FieldTimeout             // absent for entries handed to a flow table, and in destroy events
-	FieldMark                // absent if 0, or without CONFIG_NF_CONNTRACK_MARK
-	FieldUse                 //
-	FieldID                  //
-	FieldZone                // zone of both directions
-	FieldOriginalZone        // zone of the original direction alone
-	FieldReplyZone           // zone of the reply direction alone
-	FieldTCP                 //
-	FieldSCTP                //
-	FieldDCCP                //
-	FieldOriginalCount       // needs nf_conntrack_acct=1 when the entry was made
-	FieldReplyCount          //
-	FieldTimestamp           // needs nf_conntrack_timestamp=1 when the entry was made
-	FieldHelper              //
-	FieldLabels              //
-	FieldSecctx              //
-	FieldMaster              // the entry was expected by another
-	FieldSeqAdj              // NAT changed the length of packets in the stream
-	FieldSynproxy            //
+	FieldStatus Field = 1 << iota
+	// FieldTimeout is absent for entries handed to a flow table, and in
+	// destroy events.
+	FieldTimeout
+	// FieldMark is absent if the mark is 0 on some kernels, and without
+	// CONFIG_NF_CONNTRACK_MARK.
+	FieldMark
+	FieldUse
+	FieldID
+	// FieldZone is a zone of both directions, FieldOriginalZone and
+	// FieldReplyZone one of a single direction.
+	FieldZone
+	FieldOriginalZone
+	FieldReplyZone
+	FieldTCP
+	FieldSCTP
+	FieldDCCP
+	// FieldOriginalCount and FieldReplyCount need nf_conntrack_acct=1 when the
+	// entry is made.
+	FieldOriginalCount
+	FieldReplyCount
+	// FieldTimestamp needs nf_conntrack_timestamp=1 when the entry is made.
+	FieldTimestamp
+	FieldHelper
+	// FieldLabels needs a rule that uses labels when the entry is made.
+	FieldLabels
+	FieldSecctx
+	// FieldMaster is set for an entry that another one expected.
+	FieldMaster
+	// FieldSeqAdj is set where NAT changed the length of a TCP stream.
+	FieldSeqAdj
+	FieldSynproxy
 )
 
 // TCPInfo is the TCP part of an entry.

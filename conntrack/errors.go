@@ -22,6 +22,16 @@ var (
 	ErrNotFound = errors.New("no such entry")
 )
 
+// noSubsystem turns the error that nfnetlink gives for a subsystem that is not
+// there (EINVAL, nfnetlink_rcv_msg) into ErrUnavailable. It is for requests in
+// which nothing else can be invalid.
+func noSubsystem(err error) error {
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w: %w (load the module nf_conntrack_netlink)", ErrUnavailable, err)
+	}
+	return err
+}
+
 // opError adds to an error from the kernel what was tried and, for the usual
 // causes, the remedy. errors.Is finds the cause, and ErrUnavailable.
 func opError(op string, err error) error {

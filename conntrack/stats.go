@@ -87,7 +87,7 @@ func (c *Conn) Stats() ([]CPUStats, error) {
 		return err
 	})
 	if err != nil {
-		return nil, opError("statistics", err)
+		return nil, opError("statistics", noSubsystem(err))
 	}
 	return stats, nil
 }

@@ -156,6 +156,11 @@ type Entry struct {
 	// Master is the original tuple of the entry that expected this one.
 	Master Tuple
 
+	// PortID is, in events, the netlink port of the program that made, changed
+	// or deleted the entry by a request, 0 if packets or time did. It is the
+	// process's ID if that was its first netlink socket.
+	PortID uint32
+
 	fields Field
 }
 

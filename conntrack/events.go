@@ -115,6 +115,7 @@ func (l *Listener) Receive(fn func(EventType, *Entry) error) error {
 		if err := l.decoder.entry(m.data[nfGenLen:], &l.entry); err != nil {
 			return opError("events", err)
 		}
+		l.entry.PortID = m.pid
 		if err := fn(t, &l.entry); err != nil {
 			return err
 		}

@@ -79,6 +79,7 @@ type message struct {
 	typ   uint16
 	flags uint16
 	seq   uint32
+	pid   uint32 // the netlink port of the sender, of the requester in events
 	data  []byte // what follows struct nlmsghdr
 }
 
@@ -104,6 +105,7 @@ func nextMessage(b []byte) (m message, rest []byte, err error) {
 		typ:   binary.NativeEndian.Uint16(b[4:]),
 		flags: binary.NativeEndian.Uint16(b[6:]),
 		seq:   binary.NativeEndian.Uint32(b[8:]),
+		pid:   binary.NativeEndian.Uint32(b[12:]),
 		data:  b[headerLen:length],
 	}
 	return m, b[min(align4(int(length)), len(b)):], nil

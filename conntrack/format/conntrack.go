@@ -2,7 +2,9 @@ package format
 
 import (
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
@@ -11,7 +13,8 @@ import (
 // conntrackLines writes what `conntrack -L` and `conntrack -E` print with
 // libnetfilter_conntrack 1.0.9, byte for byte.
 type conntrackLines struct {
-	now func() time.Time // delta-time counts up to now
+	now     func() time.Time           // delta-time counts up to now
+	program func(portID uint32) string // "" if not known
 }
 
 func (conntrackLines) begin(b []byte) []byte       { return b }
@@ -82,6 +85,15 @@ func (c conntrackLines) entry(b []byte, e *conntrack.Entry, event conntrack.Even
 	if e.Has(conntrack.FieldUse) {
 		b = appendField(b, "use=", uint64(e.Use))
 	}
+	if e.PortID != 0 {
+		b = append(b, "[USERSPACE] "...)
+		b = appendField(b, "portid=", uint64(e.PortID))
+		if name := c.program(e.PortID); name != "" {
+			b = append(b, "progname="...)
+			b = append(b, name...)
+			b = append(b, ' ')
+		}
+	}
 	b[len(b)-1] = '\n' // every part ended with a blank
 	return b
 }
@@ -92,6 +104,15 @@ func (c conntrackLines) age(e *conntrack.Entry) uint64 {
 		return uint64(max(0, e.Stop.Sub(e.Start)/time.Second))
 	}
 	return uint64(max(0, c.now().Unix()-e.Start.Unix()))
+}
+
+// programName returns the name of the process whose ID a netlink port is.
+func programName(portID uint32) string {
+	b, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(portID), 10) + "/comm")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
 
 func conntrackProtocol(p conntrack.Protocol) string {

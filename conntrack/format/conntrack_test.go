@@ -1,6 +1,7 @@
 package format_test
 
 import (
+	"bufio"
 	"bytes"
 	"net"
 	"net/netip"
@@ -99,7 +100,141 @@ func TestConntrackFormatEqualsConntrackL(t *testing.T) {
 	}
 }
 
-var moving = regexp.MustCompile(`^(\S+ +\d+ )(\d+)( )|delta-time=(\d+)`)
+// Events are compared with conntrack -E, which receives the same messages.
+func TestConntrackFormatEqualsConntrackE(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("conntrack"); err != nil {
+		nstest.Unavailable(t, "no conntrack(8) to compare with: %v", err)
+	}
+	ns := nstest.New(t)
+	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	l, err := conntrack.Listen(&conntrack.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+
+	reference := exec.Command("stdbuf", "-oL", "conntrack", "-E")
+	pipe, err := reference.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Do(func() { err = reference.Start() })
+	if err != nil {
+		nstest.Unavailable(t, "conntrack -E: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = reference.Process.Kill()
+		_ = reference.Wait()
+	})
+	theirs := make(chan string, 1000)
+	go func() {
+		defer close(theirs)
+		for lines := bufio.NewScanner(pipe); lines.Scan(); {
+			theirs <- lines.Text()
+		}
+	}()
+
+	// conntrack says nowhere that it listens; it does when it shows a mark.
+	mark := func(port uint16) {
+		e := zoo()[0]
+		e.Original.SrcPort = port
+		e.Reply = e.Original.Mirror()
+		if err := c.Create(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.After(30 * time.Second)
+	port, listening := uint16(1), false
+	for !listening {
+		mark(port)
+		port++
+		select {
+		case <-theirs:
+			listening = true
+		case <-time.After(50 * time.Millisecond):
+		case <-deadline:
+			t.Fatal("conntrack -E shows nothing")
+		}
+	}
+	const last = 59999
+	mark(60000)
+	for _, e := range zoo() {
+		if err := c.Create(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	realTraffic(t, ns)
+	if err := c.Dump(conntrack.Filter{}, c.Delete); err != nil {
+		t.Fatal(err)
+	}
+	mark(last)
+
+	// What lies between the two last marks must be the same.
+	between := func(next func() (string, bool)) []string {
+		var lines []string
+		started := false
+		for {
+			line, ok := next()
+			switch {
+			case !ok:
+				t.Fatalf("the events end after %d", len(lines))
+			case strings.Contains(line, "sport=60000 ") && strings.Contains(line, "[NEW]"):
+				started = true
+			case strings.Contains(line, "sport=59999 "):
+				return lines
+			case started:
+				lines = append(lines, program.ReplaceAllString(line, ""))
+			}
+		}
+	}
+	var b bytes.Buffer
+	w, err := format.New("conntrack", &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	ours := between(func() (string, bool) {
+		for {
+			if line, err := b.ReadString('\n'); err == nil {
+				return strings.TrimSuffix(line, "\n"), true
+			}
+			if err := l.Receive(w.Event); err != nil {
+				t.Error(err)
+				return "", false
+			}
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	reported := between(func() (string, bool) {
+		select {
+		case line, ok := <-theirs:
+			return line, ok
+		case <-deadline:
+			return "", false
+		}
+	})
+	compareLines(t, ours, reported)
+	all := strings.Join(ours, "\n")
+	for _, must := range []string{"[NEW]", "[UPDATE]", "[DESTROY]", "[USERSPACE] portid=", "ESTABLISHED", "packets="} {
+		if !strings.Contains(all, must) {
+			t.Errorf("no event with %q was compared", must)
+		}
+	}
+}
+
+// conntrack finds programs by their sockets too, we by their process ID only.
+var program = regexp.MustCompile(` progname=\S+`)
+
+var moving = regexp.MustCompile(`^((?: *\[[A-Z]+\] )?\S+ +\d+ )(\d+)( )|delta-time=(\d+)`)
 
 // compareLines compares two sets of lines whose moving numbers may be a second apart.
 func compareLines(t *testing.T, ours, theirs []string) {

@@ -52,7 +52,7 @@ func New(name string, w io.Writer) (*Writer, error) {
 	case "yaml":
 		c = &yamlDocument{}
 	case "conntrack":
-		c = conntrackLines{now: time.Now}
+		c = conntrackLines{now: time.Now, program: programName}
 	default:
 		return nil, fmt.Errorf("no output format %q; there are %s", name, strings.Join(Names, ", "))
 	}

@@ -86,6 +86,9 @@ func appendJSON(b []byte, e *conntrack.Entry, t conntrack.EventType) []byte {
 	if e.Has(conntrack.FieldMaster) {
 		b = appendJSONTuple(b, "master", &e.Master, false, false, conntrack.Counters{})
 	}
+	if e.PortID != 0 {
+		b = appendJSONUint(b, "netlink_portid", uint64(e.PortID))
+	}
 	if e.Has(conntrack.FieldTimestamp) {
 		b = appendJSONTime(b, "start", e.Start)
 	}

@@ -122,6 +122,8 @@ func cannotLook(err error) error {
 // formatFlag adds -o with the given choices, the first of which is the default.
 func formatFlag(cmd *cobra.Command, to *string, choices ...string) {
 	cmd.Flags().StringVarP(to, "output", "o", choices[0], "output `format`: "+strings.Join(choices, ", "))
+	// It fails only if the flag is not there.
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // checkFormat refuses a format that is not among the choices.

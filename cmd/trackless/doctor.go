@@ -142,9 +142,9 @@ const (
 
 func writeDoctorReport(out io.Writer, r *doctorReport) error {
 	var b bytes.Buffer
-	paint := painter(out)
+	colour := coloured(out)
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "%s  %s: %s\n", paint(f.Severity, fmt.Sprintf("%-8s", strings.ToUpper(f.Severity.String()))), f.ID, f.Title)
+		fmt.Fprintf(&b, "%s  %s: %s\n", painted(fmt.Sprintf("%-8s", strings.ToUpper(f.Severity.String())), severityColour(f.Severity), colour), f.ID, f.Title)
 		section := func(title string, lines ...string) {
 			for i, line := range lines {
 				if line == "" {
@@ -199,12 +199,7 @@ func writeWrapped(b *bytes.Buffer, lead, text string) {
 	b.WriteByte('\n')
 }
 
-// painter returns a function that colours text by severity, on terminals and
-// unless NO_COLOR is set (no-color.org).
-func painter(out io.Writer) func(advice.Severity, string) string {
-	if !isTerminal(out) || os.Getenv("NO_COLOR") != "" {
-		return func(_ advice.Severity, s string) string { return s }
-	}
-	colours := map[advice.Severity]string{advice.Info: "\x1b[36m", advice.Warning: "\x1b[33m", advice.Critical: "\x1b[31;1m"}
-	return func(s advice.Severity, text string) string { return colours[s] + text + "\x1b[0m" }
+// severityColour is the colour in which a severity is written.
+func severityColour(s advice.Severity) string {
+	return map[advice.Severity]string{advice.Info: green, advice.Warning: yellow, advice.Critical: red}[s]
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -129,6 +130,7 @@ func repeat(ctx context.Context, every time.Duration, fn func(i int)) {
 func TestDoctorEndToEnd(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
+		name     string // the id if empty
 		id       string
 		severity advice.Severity
 		setup    func(*sick)
@@ -175,11 +177,20 @@ func TestDoctorEndToEnd(t *testing.T) {
 			s.run("nft", "add table inet half { chain o { type filter hook output priority -300; udp dport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; }; }")
 			s.dns(5)
 		}, says: "answers from 169.254.20.10 are tracked"},
+		{name: "rules are missing, no traffic", id: "notrack-missing", severity: advice.Warning, setup: func(s *sick) {
+			s.run("nft", trackEverything)
+			s.dns(0)
+		}, says: "no rule keeps DNS to 169.254.20.10 untracked"},
+		{name: "rules are one-sided, no traffic", id: "notrack-one-sided", severity: advice.Critical, setup: func(s *sick) {
+			s.run("nft", trackEverything)
+			s.run("nft", "add table inet half { chain o { type filter hook output priority -300; udp dport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; }; }")
+			s.dns(0)
+		}, says: "none the answers"},
 		{id: "datapath", severity: advice.Info, setup: func(s *sick) {
 			s.run("ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net")
 		}, says: "link cilium_host"},
 	} {
-		t.Run(test.id, func(t *testing.T) {
+		t.Run(cmp.Or(test.name, test.id), func(t *testing.T) {
 			t.Parallel()
 			ns, path := nodeTable(t)
 			c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})

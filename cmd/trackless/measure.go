@@ -7,12 +7,17 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/host"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
 // measureOptions say what doctor and tune look at.
@@ -150,12 +155,68 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	}
 	m.Listeners, err = host.Listeners(threadProc)
 	m.miss(err)
+	m.miss(m.measureNotrack())
 	m.KubeProxy, err = host.KubeProxy(o.root)
 	m.miss(err)
 	links, err := linkNames()
 	m.miss(err)
 	m.Datapath = host.Datapath(o.root, links)
 	m.measureAvoided(ctx, o.metrics)
+}
+
+// measureNotrack finds out what rules do to the DNS of the addresses on which a
+// DNS server listens: those of Trackless and, as far as nf_tables holds them,
+// those of others. Rules of iptables-legacy cannot be read: where it has a table
+// raw nothing is concluded.
+func (m *measuredHost) measureNotrack() error {
+	if len(m.Listeners) == 0 || legacyRaw() {
+		return nil
+	}
+	endpoints := make([]iptables.Endpoint, len(m.Listeners))
+	for i, a := range m.Listeners {
+		endpoints[i] = iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP}
+	}
+	instances, err := nft.Instances(nft.Config{})
+	var unsupported *iptables.UnsupportedError
+	if errors.As(err, &unsupported) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	foreign, err := nft.ForeignRules(nft.Config{}, endpoints)
+	if err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		n := advice.Notrack{Address: e.Addr}
+		for _, i := range instances {
+			if slices.Contains(i.Listen, e) {
+				n.Responses = true
+				n.Queries = n.Queries || slices.Contains(i.Live, e)
+				n.Detached = !n.Queries
+			}
+		}
+		for _, r := range foreign {
+			if slices.Contains(r.Concerns, e) && slices.Contains(r.Effects, "notrack") {
+				n.Queries = n.Queries || slices.Contains(r.Directions, iptables.Query)
+				n.Responses = n.Responses || slices.Contains(r.Directions, iptables.Response)
+			}
+		}
+		m.Notrack = append(m.Notrack, n)
+	}
+	return nil
+}
+
+// legacyRaw reports whether iptables-legacy has a table raw in this namespace.
+func legacyRaw() bool {
+	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
+		b, err := os.ReadFile(filepath.Join(threadProc, "net", file))
+		if err == nil && slices.Contains(strings.Fields(string(b)), "raw") {
+			return true
+		}
+	}
+	return false
 }
 
 // metricsTimeout bounds the question to a Trackless that may not be there.

@@ -155,6 +155,19 @@ func TestRules(t *testing.T) {
 			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: kubeDNS, Entries: 50, Unreplied: 50}}
 		}, "notrack-one-sided", Warning, []string{"queries to 10.96.0.10 are tracked, the answers are not"}},
 
+		{"no rules and no traffic", func(m *Measurements) { m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS}} }, "notrack-missing", Warning, []string{"no rule keeps DNS to 10.96.0.10 untracked"}},
+		{"detached", func(m *Measurements) {
+			m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Responses: true, Detached: true}}
+		}, "notrack-missing", Warning, []string{"Trackless is detached from 10.96.0.10"}},
+		{"rules for the queries only", func(m *Measurements) { m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Queries: true}} }, "notrack-one-sided", Critical, []string{"none the answers"}},
+		{"rules for the answers only", func(m *Measurements) {
+			m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Responses: true}}
+		}, "notrack-one-sided", Warning, []string{"none the queries"}},
+		{"rules for both", func(m *Measurements) {
+			m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Queries: true, Responses: true}}
+		}, "", Info, nil},
+		{"no rules where nothing is tracked", func(m *Measurements) { m.Notrack = []Notrack{{Address: kubeDNS}} }, "", Info, nil},
+
 		{"inactive", func(m *Measurements) { m.Active = ptr(false) }, "inactive", Info, []string{"nothing is tracked"}},
 		{"active", func(m *Measurements) { m.Active = ptr(true) }, "", Info, nil},
 

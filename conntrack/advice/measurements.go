@@ -38,6 +38,9 @@ type Measurements struct {
 	// Listeners are the addresses of this node on which a DNS server listens
 	// with sockets of their own: those of a node-local cache.
 	Listeners []netip.Addr
+	// Notrack says for each of Listeners which of its DNS rules untrack, nil if
+	// the rules could not be read whole.
+	Notrack []Notrack
 	// Avoided is the number of entries that a Trackless on this node keeps out
 	// of the table (its metric entries_avoided), nil if none was asked.
 	Avoided *uint64
@@ -53,6 +56,16 @@ type KernelLog struct {
 	TableFull int
 	// LastAgo is how long ago the last one was.
 	LastAgo time.Duration
+}
+
+// Notrack is what rules do to the DNS of one address before conntrack sees it.
+type Notrack struct {
+	Address netip.Addr
+	// Queries and Responses tell whether some rule untracks them.
+	Queries, Responses bool
+	// Detached: a Trackless has rules for the address, but lets its queries
+	// pass to kube-dns for now.
+	Detached bool
 }
 
 // Datapath is how pods' packets reach the node, as far as it passes the hooks by.

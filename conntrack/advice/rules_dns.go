@@ -96,7 +96,44 @@ func notrackMissing(m *Measurements) []Finding {
 			})
 		}
 	}
+	for _, n := range m.unseen() {
+		switch {
+		case n.Detached && !n.Queries:
+			findings = append(findings, Finding{
+				Severity: Warning,
+				Title:    fmt.Sprintf("Trackless is detached from %s: its queries go to kube-dns", n.Address),
+				Evidence: []string{"its table names the address, and the queries to it are not untracked at the moment: it found itself unable to answer, or was told to detach"},
+				Remedy:   []string{"see its log and coredns_notrack_attached; after trackless rules detach: trackless rules attach"},
+				Risk:     "none: this is the fallback",
+			})
+		case !n.Queries && !n.Responses:
+			findings = append(findings, Finding{
+				Severity: Warning,
+				Title:    fmt.Sprintf("no rule keeps DNS to %s untracked", n.Address),
+				Evidence: []string{fmt.Sprintf("a DNS server listens on %s, packets of this namespace are tracked, and nf_tables holds no NOTRACK rule for it", n.Address)},
+				Remedy:   []string{"serve the address with Trackless, which brings the rules with it, or add them for both directions in raw prerouting and output"},
+				Risk:     "with rules for one direction only answers are lost: see notrack-one-sided",
+			})
+		}
+	}
 	return findings
+}
+
+// unseen returns the addresses about whose rules the table says nothing, for
+// lack of traffic.
+func (m *Measurements) unseen() []Notrack {
+	if m.Active == nil || !*m.Active {
+		return nil
+	}
+	var list []Notrack
+	for _, n := range m.Notrack {
+		seen := m.Table != nil && (slices.ContainsFunc(m.Table.DNS.Servers, func(s summary.Server) bool { return s.Asked == n.Address }) ||
+			slices.ContainsFunc(m.Table.DNS.ReversedSources, func(c summary.Counted) bool { return c.Address == n.Address }))
+		if !seen {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 func notrackOneSided(m *Measurements) []Finding {
@@ -130,6 +167,26 @@ func notrackOneSided(m *Measurements) []Finding {
 					"if clients get no answers the server is at fault, not the rules: dig @" + s.Asked.String(),
 				},
 				Risk: "none",
+			})
+		}
+	}
+	for _, n := range m.unseen() {
+		switch {
+		case n.Queries && !n.Responses:
+			findings = append(findings, Finding{
+				Severity: Critical,
+				Title:    fmt.Sprintf("rules untrack the queries to %s, and none the answers", n.Address),
+				Evidence: []string{"the answers will be tracked as flows of their own: the client's next query from the same port then counts as a reply to one, and once the server stops it is lost"},
+				Remedy:   []string{"add the missing NOTRACK rules for source port 53 in raw output and prerouting, or remove those for the queries: trackless rules show"},
+				Risk:     "none",
+			})
+		case n.Responses && !n.Queries && !n.Detached:
+			findings = append(findings, Finding{
+				Severity: Warning,
+				Title:    fmt.Sprintf("rules untrack the answers from %s, and none the queries", n.Address),
+				Evidence: []string{"every query makes an entry that never sees its answer, and if it is translated the answer comes from the wrong address"},
+				Remedy:   []string{"add the missing NOTRACK rules for destination port 53 in raw prerouting and output: trackless rules show"},
+				Risk:     "none",
 			})
 		}
 	}

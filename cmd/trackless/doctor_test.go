@@ -19,6 +19,8 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
 // hostRoot is this machine's root with a kernel log of its own: other tests may
@@ -339,6 +341,37 @@ func TestDoctorAsksTracklessWhatItSaves(t *testing.T) {
 	out, errs, code := trackless("doctor", "--interval", "100ms", "--netns", path, "--root", hostRoot(t, ""))
 	if code != 0 || !strings.Contains(out, "Trackless keeps 4,711 entries out of the table") {
 		t.Errorf("exit status %d\n%s%s", code, out, errs)
+	}
+}
+
+// A Trackless that is attached leaves nothing to find; one that is detached is
+// named, with or without traffic.
+func TestDoctorKnowsTrackless(t *testing.T) {
+	t.Parallel()
+	ns, path := nodeTable(t)
+	s := &sick{t: t, ns: ns}
+	s.run("nft", trackEverything)
+	s.dns(0)
+	rules, err := nft.New(nft.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rules.Remove() })
+	plan := iptables.Plan{Listen: []iptables.Endpoint{
+		{Addr: netip.MustParseAddr("169.254.20.10"), Port: 53, Proto: iptables.UDP},
+		{Addr: netip.MustParseAddr("169.254.20.10"), Port: 53, Proto: iptables.TCP},
+	}}
+	if err := rules.Install(iptables.Rules{Plan: plan.Normalize()}); err != nil {
+		t.Fatal(err)
+	}
+	r, code := runDoctor(t, "--netns", path, "--root", hostRoot(t, ""))
+	checkFinding(t, r, code, "notrack-missing", advice.Warning, "Trackless is detached from 169.254.20.10")
+
+	if err := rules.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	if r, code := runDoctor(t, "--netns", path, "--root", hostRoot(t, "")); code != 0 || len(r.Findings) != 0 {
+		t.Errorf("attached: exit status %d, %+v", code, r.Findings)
 	}
 }
 

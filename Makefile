@@ -69,6 +69,10 @@ vulncheck: $(VULNCHECK)
 bench: deps ## run the benchmarks of all packages
 	go test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: bigtable
+bigtable: deps ## list and stats on 250,000 entries beside conntrack -L (root)
+	TRACKLESS_BIG_TABLE=1 go test -count=1 -run TestBigTable -v ./cmd/trackless
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 10m)
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r f; do \

@@ -11,13 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // dial opens the table of a new namespace.
-func dial(t testing.TB) (*conntrack.Conn, *nstest.Namespace) {
+func dial(t testing.TB) (*conntrack.Conn, *testns.Namespace) {
 	t.Helper()
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func dump(t testing.TB, c *conntrack.Conn, f conntrack.Filter) []conntrack.Entry
 }
 
 // run runs a program inside the namespace and returns what it wrote.
-func run(t testing.TB, ns *nstest.Namespace, name string, args ...string) string {
+func run(t testing.TB, ns *testns.Namespace, name string, args ...string) string {
 	t.Helper()
 	var out []byte
 	var err error
@@ -199,7 +199,7 @@ func TestStats(t *testing.T) {
 func TestReadLimitsOfThisMachine(t *testing.T) {
 	l, err := conntrack.ReadLimits("")
 	if errors.Is(err, conntrack.ErrUnavailable) {
-		nstest.Unavailable(t, "%v", err)
+		testns.Skip(t, "%v", err)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // requireNamespaces skips, or fails where privileged tests are required, if
@@ -24,7 +24,7 @@ func requireNamespaces(t *testing.T) {
 		err = ns.Close()
 	}
 	if err != nil {
-		nstest.Unavailable(t, "%v", err)
+		testns.Skip(t, "%v", err)
 	}
 }
 

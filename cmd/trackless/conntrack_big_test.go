@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // bigTable is the number of entries with which the promises about time and
@@ -23,7 +23,7 @@ import (
 const bigTable = 250_000
 
 // fillTable makes n entries such as a node has: most of them DNS over a Service.
-func fillTable(t testing.TB, ns *nstest.Namespace, n int, change ...func(*conntrack.Entry)) {
+func fillTable(t testing.TB, ns *testns.Namespace, n int, change ...func(*conntrack.Entry)) {
 	t.Helper()
 	const workers = 2
 	var wg sync.WaitGroup
@@ -80,7 +80,7 @@ type measured struct {
 
 // timeRun runs a program in the namespace three times and returns the fastest
 // run: the machine has other work.
-func timeRun(t *testing.T, ns *nstest.Namespace, keep bool, name string, args ...string) measured {
+func timeRun(t *testing.T, ns *testns.Namespace, keep bool, name string, args ...string) measured {
 	t.Helper()
 	var runs []measured
 	for range 3 {
@@ -150,10 +150,10 @@ func TestBigTable(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	limits, err := conntrack.ReadLimits("")
 	if err != nil || limits.Max < bigTable+1000 {
-		nstest.Unavailable(t, "nf_conntrack_max %d leaves no room for %d entries (%v)", limits.Max, bigTable, err)
+		testns.Skip(t, "nf_conntrack_max %d leaves no room for %d entries (%v)", limits.Max, bigTable, err)
 	}
 	start := time.Now()
 	fillTable(t, ns, bigTable)

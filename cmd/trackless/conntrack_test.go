@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // trackless runs the program in this process and returns what it wrote and its
@@ -43,9 +43,9 @@ func trackless(args ...string) (stdout, stderr string, code int) {
 
 // nodeTable makes a namespace whose table has a few entries, and returns the
 // path to it.
-func nodeTable(t *testing.T, entries ...*conntrack.Entry) (*nstest.Namespace, string) {
+func nodeTable(t *testing.T, entries ...*conntrack.Entry) (*testns.Namespace, string) {
 	t.Helper()
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +172,7 @@ func TestConntrackWrongCommandLine(t *testing.T) {
 }
 
 // withoutNetAdmin runs fn on a thread inside ns that has lost CAP_NET_ADMIN.
-func withoutNetAdmin(t *testing.T, ns *nstest.Namespace, fn func()) {
+func withoutNetAdmin(t *testing.T, ns *testns.Namespace, fn func()) {
 	t.Helper()
 	var err error
 	ns.Do(func() {
@@ -270,7 +270,7 @@ func TestConntrackStatsOfAllNamespaces(t *testing.T) {
 			}
 		}
 	}
-	other := nstest.New(t)
+	other := testns.New(t)
 	for path, fd := range map[string]int{"proc/1/ns/net": other.FD(), "proc/200/ns/net": ns.FD(), "proc/300/ns/net": ns.FD(), "run/netns/named": other.FD()} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
 			t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
 )
@@ -45,7 +45,7 @@ func hostRoot(t *testing.T, kmsg string) string {
 // sick is a namespace with something wrong in it.
 type sick struct {
 	t  *testing.T
-	ns *nstest.Namespace
+	ns *testns.Namespace
 	c  *conntrack.Conn
 }
 
@@ -255,7 +255,7 @@ func TestDoctorOnAFullTable(t *testing.T) {
 	}
 	limits, err := conntrack.ReadLimits("")
 	if err != nil || limits.Max > 1<<19 {
-		nstest.Unavailable(t, "a limit of %d takes too long to reach (%v)", limits.Max, err)
+		testns.Skip(t, "a limit of %d takes too long to reach (%v)", limits.Max, err)
 	}
 	ns, path := nodeTable(t)
 	// To make room the kernel looks at a few entries only: with one in ten that

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab/labtest"
 )
 
@@ -159,7 +159,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		nstest.Unavailable(t, "no pseudo-terminals here: %v", err)
+		testns.Skip(t, "no pseudo-terminals here: %v", err)
 	}
 	defer func() { _ = master.Close() }()
 	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)

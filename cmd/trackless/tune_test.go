@@ -11,7 +11,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/host"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // tuneHost is a host whose table is full, below a new root.
@@ -64,7 +64,7 @@ func files(t *testing.T, root string) map[string]string {
 // inside runs the program in a namespace with an empty table.
 func inside(t *testing.T, args ...string) (out, errs string, code int) {
 	t.Helper()
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	ns.Do(func() { out, errs, code = trackless(args...) })
 	return out, errs, code
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // The reference is conntrack(8) itself, on the same entries of the same
@@ -25,9 +25,9 @@ import (
 func TestConntrackFormatEqualsConntrackL(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("conntrack"); err != nil {
-		nstest.Unavailable(t, "no conntrack(8) to compare with: %v", err)
+		testns.Skip(t, "no conntrack(8) to compare with: %v", err)
 	}
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
@@ -104,9 +104,9 @@ func TestConntrackFormatEqualsConntrackL(t *testing.T) {
 func TestConntrackFormatEqualsConntrackE(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("conntrack"); err != nil {
-		nstest.Unavailable(t, "no conntrack(8) to compare with: %v", err)
+		testns.Skip(t, "no conntrack(8) to compare with: %v", err)
 	}
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func TestConntrackFormatEqualsConntrackE(t *testing.T) {
 	}
 	ns.Do(func() { err = reference.Start() })
 	if err != nil {
-		nstest.Unavailable(t, "conntrack -E: %v", err)
+		testns.Skip(t, "conntrack -E: %v", err)
 	}
 	t.Cleanup(func() {
 		_ = reference.Process.Kill()
@@ -372,7 +372,7 @@ func zoo() []*conntrack.Entry {
 
 // realTraffic makes entries that only packets make, with counters and
 // timestamps, and returns how many at least.
-func realTraffic(t *testing.T, ns *nstest.Namespace) int {
+func realTraffic(t *testing.T, ns *testns.Namespace) int {
 	t.Helper()
 	ns.Do(func() {
 		for name, value := range map[string]string{"nf_conntrack_acct": "1", "nf_conntrack_timestamp": "1"} {

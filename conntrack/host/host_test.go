@@ -15,7 +15,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 // plant writes files below a new root.
@@ -61,7 +61,7 @@ func TestKernelLog(t *testing.T) {
 
 func TestListeners(t *testing.T) {
 	t.Parallel()
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	ns.Do(func() {
 		for _, args := range []string{"addr add 169.254.20.10/32 dev lo", "addr add fd00::a/128 dev lo nodad"} {
 			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
@@ -85,7 +85,7 @@ func TestListeners(t *testing.T) {
 
 func TestTracked(t *testing.T) {
 	t.Parallel()
-	ns := nstest.New(t)
+	ns := testns.New(t)
 	ns.Do(func() {
 		c, err := conntrack.Dial(nil)
 		if err != nil {

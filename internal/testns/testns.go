@@ -3,6 +3,7 @@
 package testns
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -18,12 +19,12 @@ import (
 const RequireVar = "TRACKLESS_REQUIRE_PRIVILEGED"
 
 // Skip ends the test for want of a feature of this machine, which it names.
-func Skip(t testing.TB, feature string) {
+func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(RequireVar) == "1" {
-		t.Fatalf("%s=1, but this machine lacks: %s", RequireVar, feature)
+		t.Fatalf(RequireVar+"=1, but this machine lacks: "+format, args...)
 	}
-	t.Skipf("this machine lacks: %s", feature)
+	t.Skipf("this machine lacks: "+format, args...)
 }
 
 // Root skips unless the test runs as root.
@@ -75,6 +76,76 @@ func Enter(t testing.TB) netns.NsHandle {
 		t.Fatalf("set lo up: %v", err)
 	}
 	return ns
+}
+
+// A Namespace is an empty network namespace with lo up that is gone when the
+// test ends. Tests with one each can run in parallel.
+type Namespace struct {
+	t  testing.TB
+	ns netns.NsHandle
+}
+
+// New makes a namespace and leaves the test where it is.
+func New(t testing.TB) *Namespace {
+	t.Helper()
+	Root(t)
+	n := &Namespace{t: t, ns: netns.None()}
+	err := elsewhere(func() error {
+		var err error
+		if n.ns, err = netns.New(); err != nil {
+			return err
+		}
+		return SetLinkUp("lo")
+	})
+	if err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	t.Cleanup(func() { _ = n.ns.Close() })
+	return n
+}
+
+// FD returns the file descriptor of the namespace.
+func (n *Namespace) FD() int { return int(n.ns) }
+
+// Do runs fn on a thread inside the namespace and waits for it. Sockets that fn
+// opens stay in the namespace.
+func (n *Namespace) Do(fn func()) {
+	n.t.Helper()
+	err := elsewhere(func() error {
+		if err := netns.Set(n.ns); err != nil {
+			return err
+		}
+		fn()
+		return nil
+	})
+	if err != nil {
+		n.t.Fatalf("enter the namespace: %v", err)
+	}
+}
+
+// elsewhere runs fn on a thread that may change its namespace and returns to
+// where it was: a thread that went back can serve other goroutines again, also
+// if it is the first of the process, whose namespace is that of /proc/self.
+func elsewhere(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		err = fn()
+		if backErr := netns.Set(home); backErr != nil {
+			// Locked, the thread ends with the goroutine.
+			done <- errors.Join(err, backErr)
+			return
+		}
+		runtime.UnlockOSThread()
+		done <- err
+	}()
+	return <-done
 }
 
 // SetLinkUp brings up a link of the thread's network namespace.

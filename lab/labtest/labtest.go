@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/conntrack/nstest"
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -59,7 +59,7 @@ var program = sync.OnceValues(func() (string, error) {
 func Require(t testing.TB) {
 	t.Helper()
 	if err := missing(); err != nil {
-		nstest.Unavailable(t, "this machine cannot run a lab node: %v", err)
+		testns.Skip(t, "this machine cannot run a lab node: %v", err)
 	}
 }
 

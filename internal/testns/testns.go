@@ -22,9 +22,9 @@ const RequireVar = "TRACKLESS_REQUIRE_PRIVILEGED"
 func Skip(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv(RequireVar) == "1" {
-		t.Fatalf(RequireVar+"=1, but this machine lacks: "+format, args...)
+		t.Fatalf(RequireVar+"=1, not possible on this machine: "+format, args...)
 	}
-	t.Skipf("this machine lacks: "+format, args...)
+	t.Skipf("not possible on this machine: "+format, args...)
 }
 
 // Root skips unless the test runs as root.

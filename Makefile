@@ -18,13 +18,14 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10m
 LAB_FLAGS ?=
+CHAOS_FLAGS ?=
 
 # A privileged test may not skip where it can run.
 export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install what the other targets need (Debian packages, Go modules)
@@ -49,6 +50,12 @@ lab: deps build ## before and after on this machine: conntrack entries through k
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces
 	go test ./...
+
+.PHONY: test-chaos
+test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
+	TRACKLESS_BINARY=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json \
+		$(if $(shell grep -l 'chaos:begin' README.md),-update-readme README.md) $(CHAOS_FLAGS)
+	TRACKLESS_BINARY=$(CURDIR)/bin/trackless TRACKLESS_CHAOS=1 go test -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
 
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities

@@ -1,0 +1,81 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// A Matrix plays cases one after the other and writes a line for each.
+type Matrix struct {
+	Cases    []*Case
+	Programs *Programs
+
+	// Sabotage also plays every case with its sabotage.
+	Sabotage bool
+
+	// Out takes the lines; nil means none.
+	Out io.Writer
+}
+
+// Select keeps the cases of the given names, or returns an error that lists
+// those that there are.
+func (m *Matrix) Select(names []string) error {
+	var selected []*Case
+	for _, name := range names {
+		at := slices.IndexFunc(m.Cases, func(c *Case) bool { return c.Name == name })
+		if at < 0 {
+			known := make([]string, 0, len(m.Cases))
+			for _, c := range m.Cases {
+				known = append(known, c.Name)
+			}
+			return fmt.Errorf("no fault is called %q; there are %v", name, known)
+		}
+		selected = append(selected, m.Cases[at])
+	}
+	m.Cases = selected
+	return nil
+}
+
+// Run plays the cases until the context ends. ok is false if a promise was
+// broken, or a case survived its sabotage.
+func (m *Matrix) Run(ctx context.Context) (results []*Result, ok bool) {
+	out := m.Out
+	if out == nil {
+		out = io.Discard
+	}
+	WriteHead(out)
+	ok = true
+	for _, c := range m.Cases {
+		if ctx.Err() != nil {
+			return results, false
+		}
+		result := c.Run(ctx, m.Programs, false)
+		results = append(results, result)
+		result.WriteLine(out)
+		result.WriteFailures(out)
+		ok = ok && (result.Passed || result.Skipped != "")
+		if !m.Sabotage || result.Skipped != "" {
+			continue
+		}
+		if err := c.RunSabotaged(ctx, m.Programs); err != nil {
+			ok = false
+			fmt.Fprintf(out, "    sabotage: %v\n", err)
+		}
+	}
+	return results, ok
+}
+
+// RunSabotaged plays the case with its sabotage. It returns nil if the case
+// failed as it must.
+func (c *Case) RunSabotaged(ctx context.Context, programs *Programs) error {
+	result := c.Run(ctx, programs, true)
+	switch {
+	case result.Skipped != "" || result.failedBy(c.Sabotage.Fails):
+		return nil
+	case result.Passed:
+		return fmt.Errorf("without %s the case passes: it proves nothing", c.Sabotage.What)
+	}
+	return fmt.Errorf("without %s the case should fail by %q, but: %v", c.Sabotage.What, c.Sabotage.Fails, result.Failures)
+}

@@ -1,0 +1,91 @@
+// Command matrix plays all faults of package chaos on this machine and writes
+// a line for each. It needs root, and changes nothing outside the network
+// namespaces that it makes.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/trackless-dns/trackless/test/chaos"
+)
+
+func main() {
+	ok, err := run()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "matrix: %v\n", err)
+		os.Exit(2)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+func run() (ok bool, err error) {
+	output := flag.String("output", "table", "what goes to standard output: `table|json`")
+	report := flag.String("report", "", "also write the results as JSON to the `file`")
+	readme := flag.String("update-readme", "", "put the table between its markers in the `file`")
+	only := flag.String("only", "", "play these faults only, `names` separated by commas")
+	sabotage := flag.Bool("sabotage", true, "play each fault a second time with what it tests taken away: it must fail")
+	flag.Parse()
+	if flag.NArg() > 0 || *output != "table" && *output != "json" {
+		flag.Usage()
+		os.Exit(2)
+	}
+
+	directory, err := os.MkdirTemp("", "trackless-chaos-")
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = os.RemoveAll(directory) }()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	var lines io.Writer = os.Stdout
+	if *output == "json" {
+		lines = os.Stderr // progress
+	}
+	matrix := &chaos.Matrix{
+		Cases: chaos.Cases(), Programs: &chaos.Programs{Directory: directory}, Sabotage: *sabotage, Out: lines,
+	}
+	if *only != "" {
+		if err := matrix.Select(strings.Split(*only, ",")); err != nil {
+			return false, err
+		}
+	}
+	results, ok := matrix.Run(ctx)
+	if err := context.Cause(ctx); err != nil {
+		return false, err
+	}
+	if *output == "json" {
+		if err := chaos.WriteJSON(os.Stdout, results); err != nil {
+			return false, err
+		}
+	}
+	if *report != "" {
+		if err := writeReport(*report, results); err != nil {
+			return false, err
+		}
+	}
+	if *readme != "" {
+		return ok, chaos.UpdateReadme(*readme, results)
+	}
+	return ok, nil
+}
+
+func writeReport(path string, results []*chaos.Result) (err error) {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := chaos.WriteJSON(file, results); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return file.Close()
+}

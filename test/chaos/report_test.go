@@ -1,0 +1,114 @@
+package chaos
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var sampleResults = []*Result{
+	{Name: "a", Fault: "SIGKILL", Bar: "at most 100 ms", Queries: 4000, Lost: 12, RecoverMS: 31, Passed: true},
+	{Name: "b", Fault: "`nft flush ruleset`", Bar: "0 lost", Queries: 3000, Passed: true},
+	{Name: "c", Fault: "OOM", Bar: "at most 1.5 s", Skipped: "no cgroups"},
+	{Name: "d", Fault: "start", Bar: "0 lost", Queries: 10, Lost: 1, RecoverMS: 5, EntriesLeft: 2,
+		Failures: []Failure{{FailLost, "started: 1 of 10\nlost"}}},
+}
+
+const sampleTable = "| fault | queries | lost | recovered in | entries left | bar |\n" +
+	"|---|--:|--:|--:|--:|---|\n" +
+	"| SIGKILL | 4000 | 12 | 31ms | 0 | at most 100 ms |\n" +
+	"| `nft flush ruleset` | 3000 | 0 | - | 0 | 0 lost |\n" +
+	"| OOM | - | - | - | - | not run here: no cgroups |\n" +
+	"| start | 10 | 1 | 5ms | 2 | 0 lost (**not kept**) |\n"
+
+func TestMarkdown(t *testing.T) {
+	if got := Markdown(sampleResults); got != sampleTable {
+		t.Errorf("got\n%s\nwant\n%s", got, sampleTable)
+	}
+}
+
+func TestUpdateReadme(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "README.md")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# Before\n")
+	if err := UpdateReadme(path, sampleResults); err == nil || !strings.Contains(err.Error(), readmeBegin) {
+		t.Errorf("a README without a place for the table: %v; want an error that names the markers", err)
+	}
+	write("# Before\n" + readmeBegin + "\nold\n" + readmeEnd + "\n# After\n")
+	for range 2 { // the second time changes nothing
+		if err := UpdateReadme(path, sampleResults); err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "# Before\n" + readmeBegin + "\n" + sampleTable + readmeEnd + "\n# After\n"; string(got) != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
+	}
+}
+
+func TestLines(t *testing.T) {
+	var b strings.Builder
+	for _, result := range sampleResults {
+		result.WriteLine(&b)
+	}
+	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	if len(lines) != len(sampleResults) {
+		t.Fatalf("%d lines for %d results:\n%s", len(lines), len(sampleResults), b.String())
+	}
+	for i, verdict := range []string{"kept", "kept", "skipped", "BROKEN"} {
+		if !strings.Contains(lines[i], " "+verdict+" ") {
+			t.Errorf("line %q does not say %q", lines[i], verdict)
+		}
+	}
+}
+
+func TestWriteJSON(t *testing.T) {
+	var b strings.Builder
+	if err := WriteJSON(&b, sampleResults); err != nil {
+		t.Fatal(err)
+	}
+	var back struct {
+		Results []map[string]any `json:"results"`
+	}
+	if err := json.Unmarshal([]byte(b.String()), &back); err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"name", "fault", "bar", "queries", "lost", "late", "recover_ms", "entries_left", "passed", "phases", "clients"} {
+		if _, ok := back.Results[0][field]; !ok {
+			t.Errorf("the result has no field %q", field)
+		}
+	}
+}
+
+// TestCasesAreWhole holds every case against what the matrix needs of it.
+func TestCasesAreWhole(t *testing.T) {
+	names := map[string]bool{}
+	for _, c := range Cases() {
+		switch {
+		case c.Name == "" || names[c.Name]:
+			t.Errorf("the name %q is empty or there twice", c.Name)
+		case c.Fault == "" || c.Bar == "" || c.Play == nil:
+			t.Errorf("%s: no fault, bar or play", c.Name)
+		case c.Sabotage.What == "" || c.Sabotage.Fails == "" || c.Sabotage.Server == nil && c.Sabotage.Apply == nil:
+			t.Errorf("%s: no sabotage", c.Name)
+		}
+		names[c.Name] = true
+	}
+	m := Matrix{Cases: Cases()}
+	if err := m.Select([]string{"sigkill", "oom"}); err != nil || len(m.Cases) != 2 {
+		t.Errorf("selected %d cases, %v", len(m.Cases), err)
+	}
+	if err := m.Select([]string{"sigterm"}); err == nil || !strings.Contains(err.Error(), "sigkill") {
+		t.Errorf("selecting what is not there: %v; want the names that are", err)
+	}
+}

@@ -1,0 +1,192 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+// What stands here is what a node has that does not care: rules that belong to
+// nobody and addresses that nobody looks after. Most of it is what Kubernetes'
+// node-cache leaves on a node.
+
+// plainTable untracks DNS to the listen addresses for good, in a table that
+// belongs to no process.
+func plainTable() string {
+	listen4, listen6 := joined(false), joined(true)
+	return fmt.Sprintf(`table inet plain {
+	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		%[1]s
+	}
+	chain output {
+		type filter hook output priority raw; policy accept;
+		%[1]s
+	}
+}
+`, strings.Join([]string{
+		fmt.Sprintf("ip daddr { %s } meta l4proto { tcp, udp } th dport 53 notrack", listen4),
+		fmt.Sprintf("ip6 daddr { %s } meta l4proto { tcp, udp } th dport 53 notrack", listen6),
+		fmt.Sprintf("ip saddr { %s } meta l4proto { tcp, udp } th sport 53 notrack", listen4),
+		fmt.Sprintf("ip6 saddr { %s } meta l4proto { tcp, udp } th sport 53 notrack", listen6),
+	}, "\n\t\t"))
+}
+
+func joined(ipv6 bool) string {
+	var texts []string
+	for _, addr := range listenAddresses {
+		if addr.Is6() == ipv6 {
+			texts = append(texts, addr.String())
+		}
+	}
+	return strings.Join(texts, ", ")
+}
+
+// leaveRules installs query and response rules that outlive the process.
+func leaveRules(s *Scene) error {
+	_, err := run(s.Node.Namespace, plainTable(), "nft", "-f", "-")
+	return err
+}
+
+// The sabotage of the faults in which the rules must go.
+var rulesStay = Sabotage{
+	What:  "the query rules in a table that belongs to no process and has no lease",
+	Fails: FailLost, Apply: leaveRules,
+}
+
+// withoutKeeper serves with addresses and rules that the test puts there and
+// nobody looks after: the same cache without notrack.
+func withoutKeeper(rules func(*Scene) error) func(*Scene) error {
+	return func(s *Scene) error {
+		if err := s.addAddresses(); err != nil {
+			return err
+		}
+		var err error
+		if s.Server, err = s.launch(s.corefile(false, metricsAddress)); err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+		defer cancel()
+		// Asked without any rules it is kube-dns that would answer, so the
+		// server is asked on the one address that kube-proxy does not know.
+		if err := s.Server.AwaitAnswer(ctx, s.Node.Namespace, lab.UDP, lab.LinkLocalDNS4, lab.Trackless); err != nil {
+			return err
+		}
+		return rules(s)
+	}
+}
+
+func (s *Scene) addAddresses() error {
+	for _, addr := range listenAddresses {
+		if err := runAll(s.Node.Namespace, addAddress(addr, "lo")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func addAddress(addr netip.Addr, link string) string {
+	if addr.Is6() {
+		return fmt.Sprintf("ip address replace %s/128 dev %s nodad preferred_lft 0", addr, link)
+	}
+	return fmt.Sprintf("ip address replace %s/32 dev %s scope host", addr, link)
+}
+
+// plainIPTables is the plain table with the iptables binaries.
+func plainIPTables(s *Scene) error {
+	for _, addr := range listenAddresses {
+		program := "iptables"
+		if addr.Is6() {
+			program = "ip6tables"
+		}
+		for _, protocol := range []string{"udp", "tcp"} {
+			for _, chain := range []string{"PREROUTING", "OUTPUT"} {
+				rule := program + " -w 5 -t raw -A " + chain + " -p " + protocol + " "
+				if err := runAll(s.Node.Namespace,
+					rule+"-d "+addr.String()+" --dport 53 -j CT --notrack",
+					rule+"-s "+addr.String()+" --sport 53 -j CT --notrack"); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// leasedOverNetlink installs query rules with a lease of one second that is
+// renewed by transactions, four times a second, until the scene ends.
+func leasedOverNetlink(s *Scene) error {
+	listen4, listen6 := joined(false), joined(true)
+	if _, err := run(s.Node.Namespace, fmt.Sprintf(`table inet leased {
+	set live4 { type ipv4_addr; flags timeout; }
+	set live6 { type ipv6_addr; flags timeout; }
+	chain prerouting {
+		type filter hook prerouting priority raw; policy accept;
+		%[1]s
+	}
+	chain output {
+		type filter hook output priority raw; policy accept;
+		%[1]s
+	}
+}
+`, strings.Join([]string{
+		"ip daddr @live4 meta l4proto { tcp, udp } th dport 53 notrack",
+		"ip6 daddr @live6 meta l4proto { tcp, udp } th dport 53 notrack",
+		fmt.Sprintf("ip saddr { %s } meta l4proto { tcp, udp } th sport 53 notrack", listen4),
+		fmt.Sprintf("ip6 saddr { %s } meta l4proto { tcp, udp } th sport 53 notrack", listen6),
+	}, "\n\t\t")), "nft", "-f", "-"); err != nil {
+		return err
+	}
+	renew := func() error {
+		script := ""
+		for _, set := range []struct{ name, addrs string }{{"live4", listen4}, {"live6", listen6}} {
+			for _, addr := range strings.Split(set.addrs, ", ") {
+				script += fmt.Sprintf("add element inet leased %[1]s { %[2]s timeout 1s }\ndelete element inet leased %[1]s { %[2]s }\nadd element inet leased %[1]s { %[2]s timeout 1s }\n", set.name, addr)
+			}
+		}
+		_, err := run(s.Node.Namespace, script, "nft", "-f", "-")
+		return err
+	}
+	if err := renew(); err != nil {
+		return err
+	}
+	stop := make(chan struct{})
+	var renewing sync.WaitGroup
+	var last error
+	renewing.Go(func() {
+		ticker := time.NewTicker(250 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				last = renew()
+			case <-stop:
+				return
+			}
+		}
+	})
+	s.cleanups = append(s.cleanups, func() error {
+		close(stop)
+		renewing.Wait()
+		return last
+	})
+	return nil
+}
+
+// nothing serves nothing: kube-dns alone.
+func nothing(*Scene) error { return nil }
+
+// takeAddresses takes the listen addresses away, whoever needs them.
+func takeAddresses(s *Scene) error {
+	var errs []error
+	for _, addr := range listenAddresses {
+		errs = append(errs, deleteAddress(s, addr))
+	}
+	return errors.Join(errs...)
+}

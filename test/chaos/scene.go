@@ -1,0 +1,461 @@
+package chaos
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+// linkName is the link that notrack uses by default.
+const linkName = "nodelocaldns"
+
+// linkLocalDNS6 is the IPv6 listen address that no Service owns, as
+// NodeLocal DNSCache needs one on nodes with IPv6.
+var linkLocalDNS6 = netip.MustParseAddr("fd00:169:254:20::10")
+
+// listenAddresses are all at which the cache listens: two of Services and two
+// that no Service owns.
+var listenAddresses = []netip.Addr{lab.ClusterDNS4, lab.ClusterDNS6, lab.LinkLocalDNS4, linkLocalDNS6}
+
+const (
+	metricsAddress       = "127.0.0.1:9253"
+	secondMetricsAddress = "127.0.0.1:9254"
+	faultAddress         = "127.0.0.1:9990"
+
+	// totalRate is the load of a case in queries a second.
+	totalRate = 1000
+
+	// patience is how long a scene waits for what must happen but has no bar
+	// of its own.
+	patience = 10 * time.Second
+)
+
+// rateOf is the part of the load that clients of a kind send together.
+var rateOf = map[lab.StreamKind]float64{
+	lab.FreshPort: 0.4 * totalRate, lab.SinglePort: 0.3 * totalRate,
+	lab.ShortTCP: 0.1 * totalRate, lab.LongTCP: 0.2 * totalRate,
+}
+
+// A Case is one fault and how it is played.
+type Case struct {
+	// Name is stable; Fault and Bar are what the table says.
+	Name, Fault, Bar string
+
+	// Quick cases also run where the full matrix does not.
+	Quick bool
+
+	// Faulty runs the server with the directive of package fault, and with so
+	// many megabytes resident.
+	Faulty      bool
+	ResidentMiB int
+
+	// LateStart begins the load before the server is started.
+	LateStart bool
+
+	// Lacking returns what this machine lacks for the case, "" if nothing.
+	Lacking func() string
+
+	// Prime does to a fresh node what leaves marks that are not trackless's
+	// doing, such as empty tables, before the dump to compare with is taken.
+	Prime func(*Scene) error
+
+	// Prepare runs after that dump and before the server starts.
+	Prepare func(*Scene) error
+
+	// Play plays the case. It begins in a steady phase in which trackless
+	// answers (kube-dns if LateStart).
+	Play func(*Scene) error
+
+	// Undo takes the fault's own doing off the node at the end.
+	Undo func(*Scene) error
+
+	Sabotage Sabotage
+}
+
+// A Sabotage takes away what a case is about.
+type Sabotage struct {
+	// What says what is taken away.
+	What string
+
+	// Fails is the promise that must be broken then.
+	Fails FailureKind
+
+	// Server replaces trackless, as it is served in the case, by something
+	// less. It returns when that answers.
+	Server func(*Scene) error
+
+	// Instead, if not "", is who answers in the place of trackless then, at the
+	// ClusterIPs. The other addresses are not asked.
+	Instead lab.Responder
+
+	// At is where Apply is called: "fault" (the default) directly before the
+	// first transition, or where the case calls Scene.reach with another name.
+	At    string
+	Apply func(*Scene) error
+}
+
+// A Scene is a case being played.
+type Scene struct {
+	*Case
+	Node     *lab.Node
+	Server   *lab.Server
+	Programs *Programs
+
+	sabotaged bool
+	baseline  Dump
+	streams   *lab.Streams
+	timeline  Timeline
+	result    *Result
+	servers   []*lab.Server
+	cleanups  []func() error
+}
+
+// Run plays the case once.
+func (c *Case) Run(ctx context.Context, programs *Programs, sabotaged bool) *Result {
+	result := &Result{Name: c.Name, Fault: c.Fault, Bar: c.Bar}
+	if sabotaged {
+		result.Sabotage = c.Sabotage.What
+	}
+	if c.Lacking != nil {
+		if result.Skipped = c.Lacking(); result.Skipped != "" {
+			return result
+		}
+	}
+	s := &Scene{Case: c, Programs: programs, sabotaged: sabotaged, result: result}
+	if err := s.run(ctx); err != nil {
+		result.fail(FailRun, "%v", err)
+	}
+	result.Passed = len(result.Failures) == 0
+	return result
+}
+
+func (s *Scene) run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, s.cleanup()) }()
+	program, err := s.Programs.Product()
+	if err != nil {
+		return err
+	}
+	s.Node, err = lab.NewNode(ctx, lab.Options{Program: program})
+	if err != nil {
+		return err
+	}
+	s.cleanups = append(s.cleanups, s.Node.Close)
+	if s.Prime != nil {
+		if err := s.Prime(s); err != nil {
+			return fmt.Errorf("prime the node: %w", err)
+		}
+	}
+	if err := s.takeBaseline(ctx); err != nil {
+		return err
+	}
+	if s.Prepare != nil {
+		if err := s.Prepare(s); err != nil {
+			return fmt.Errorf("prepare the node: %w", err)
+		}
+	}
+	first := lab.KubeDNS
+	if !s.LateStart {
+		first = lab.Trackless
+		if err := s.start(ctx); err != nil {
+			return err
+		}
+	}
+	s.timeline.Streams = s.loadStreams()
+	s.streams = lab.StartStreams(s.timeline.Streams, 0)
+	playErr := s.play(first)
+	s.closePhase(time.Now())
+	queries, err := s.streams.Stop()
+	s.timeline.Queries = queries
+	if err := errors.Join(playErr, err); err != nil {
+		s.timeline.Judge(s.result)
+		return errors.Join(err, s.outputs())
+	}
+	return s.conclude(ctx)
+}
+
+func (s *Scene) takeBaseline(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s.baseline, err = TakeSettledDump(ctx, s.Node.Namespace)
+	return err
+}
+
+// play gives the caches and connections a moment, so that every steady phase
+// is one, and plays the case.
+func (s *Scene) play(first lab.Responder) error {
+	s.Await(first)
+	s.Steady("before", first, 700*time.Millisecond)
+	return s.Play(s)
+}
+
+// conclude stops what still runs and judges.
+func (s *Scene) conclude(ctx context.Context) error {
+	s.timeline.Judge(s.result)
+	for _, server := range s.servers {
+		select {
+		case <-server.Done():
+		default:
+			if err := server.Close(); err != nil {
+				s.result.fail(FailRun, "stop at the end: %v", err)
+			}
+		}
+	}
+	if s.Undo != nil {
+		if err := s.Undo(s); err != nil {
+			return fmt.Errorf("undo the fault: %w", err)
+		}
+	}
+	left, err := leftEntries(s.Node, s.timeline.trackedFlows(s.podOf))
+	if err != nil {
+		return err
+	}
+	s.result.EntriesLeft = len(left)
+	if len(left) > 0 {
+		o := left[0].Original
+		s.result.fail(FailEntries, "%d entries for DNS that should have been untracked, the first %s from %s port %d to %s port %d, %s",
+			len(left), o.Proto, o.Src, o.SrcPort, o.Dst, o.DstPort, left[0].State())
+	}
+	if s.sabotaged {
+		return nil
+	}
+	used, err := s.compare("after the end", exceptionsStopped)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(used, exceptFailover.Name) || slices.Contains(used, exceptAccept.Name) {
+		program, err := s.Programs.Product()
+		if err != nil {
+			return err
+		}
+		if _, err := run(s.Node.Namespace, "", program, "rules", "remove"); err != nil {
+			s.result.fail(FailLeftover, "%v", err)
+		}
+		_, err = s.compare("after `trackless rules remove`", nil)
+		return err
+	}
+	return ctx.Err()
+}
+
+func (s *Scene) compare(when string, exceptions []Exception) ([]string, error) {
+	now, err := TakeDump(s.Node.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	return s.baseline.Compare(now, exceptions, when, s.result), nil
+}
+
+// outputs is what the servers wrote, to explain why a scene broke off.
+func (s *Scene) outputs() error {
+	var errs []error
+	for i, server := range s.servers {
+		errs = append(errs, fmt.Errorf("server %d wrote last:\n%s", i+1, server.Output()))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Scene) cleanup() error {
+	var errs []error
+	for _, server := range s.servers {
+		errs = append(errs, server.Kill())
+	}
+	for _, cleanup := range slices.Backward(s.cleanups) {
+		errs = append(errs, cleanup())
+	}
+	return errors.Join(errs...)
+}
+
+// start starts the server of the case, or what the sabotage puts in its place,
+// and waits until it is attached.
+func (s *Scene) start(ctx context.Context) error {
+	if s.sabotaged && s.Sabotage.Server != nil {
+		return s.Sabotage.Server(s)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
+	var err error
+	if s.Server, err = s.launch(s.corefile(true, metricsAddress)); err != nil {
+		return err
+	}
+	return s.Server.AwaitAttached(ctx, metricsAddress)
+}
+
+// Start starts the server of the case under load and waits until every client
+// is answered by it.
+func (s *Scene) Start() error {
+	if err := s.start(context.Background()); err != nil {
+		return err
+	}
+	s.Await(lab.Trackless)
+	return s.reach("attached")
+}
+
+// launch starts a server with the Corefile.
+func (s *Scene) launch(corefile string) (*lab.Server, error) {
+	binary := s.Programs.Product
+	if s.Faulty {
+		binary = s.Programs.Faulty
+	}
+	path, err := binary()
+	if err != nil {
+		return nil, err
+	}
+	server, err := s.Node.Namespace.StartServer("trackless", path, corefile)
+	if err != nil {
+		return nil, err
+	}
+	s.servers = append(s.servers, server)
+	return server, nil
+}
+
+// corefile is that of the node's cache. Its answers live for less than an hour,
+// which tells them from those of kube-dns.
+func (s *Scene) corefile(notrack bool, metrics string) string {
+	var options strings.Builder
+	if notrack {
+		options.WriteString("    notrack\n")
+	}
+	if s.Faulty {
+		fmt.Fprintf(&options, "    fault %s %d\n", faultAddress, s.ResidentMiB)
+	}
+	var listen []string
+	for _, addr := range listenAddresses {
+		listen = append(listen, addr.String())
+	}
+	return fmt.Sprintf(`.:53 {
+    errors
+    bind %s
+%s    cache {
+        success 9984 60
+        denial 9984 5
+    }
+    forward . %s %s
+    prometheus %s
+}
+`, strings.Join(listen, " "), options.String(), lab.UpstreamDNS4, lab.UpstreamDNS6, metrics)
+}
+
+// loadStreams are clients of every kind from two pods and the node to every
+// listen address.
+func (s *Scene) loadStreams() []lab.Stream {
+	origins := []*lab.Namespace{s.Node.Namespace}
+	for _, pod := range s.Node.Pods {
+		origins = append(origins, pod.Namespace)
+	}
+	targets := listenAddresses
+	if s.sabotaged && s.Sabotage.Instead != "" {
+		targets = s.Node.ClusterDNS()
+	}
+	var streams []lab.Stream
+	for _, kind := range lab.StreamKinds() {
+		for _, target := range targets {
+			for _, origin := range origins {
+				streams = append(streams, lab.Stream{
+					Kind: kind, From: origin, Target: target,
+					Rate: rateOf[kind] / float64(len(origins)*len(targets)),
+				})
+			}
+		}
+	}
+	return streams
+}
+
+func (s *Scene) podOf(ns *lab.Namespace) *lab.Pod {
+	for _, pod := range s.Node.Pods {
+		if pod.Namespace == ns {
+			return pod
+		}
+	}
+	return nil
+}
+
+// Steady begins a phase in which the responder answers every query, and lets
+// it last.
+func (s *Scene) Steady(name string, want lab.Responder, last time.Duration) {
+	s.steady(Phase{Name: name, Want: want}, last)
+}
+
+func (s *Scene) steady(phase Phase, last time.Duration) {
+	phase.Want = s.instead(phase.Want)
+	s.begin(phase)
+	time.Sleep(last)
+}
+
+// Fault begins a transition: directly after it the fault is made. Queries may
+// be lost until the bar is over.
+func (s *Scene) Fault(name string, bar time.Duration) error {
+	if err := s.reach("fault"); err != nil {
+		return err
+	}
+	s.begin(Phase{Name: name, Bar: bar})
+	return nil
+}
+
+// Let lets time pass until so long after the transition began.
+func (s *Scene) Let(since time.Duration) {
+	time.Sleep(time.Until(s.timeline.Phases[len(s.timeline.Phases)-1].From.Add(since)))
+}
+
+func (s *Scene) begin(phase Phase) {
+	phase.From = time.Now()
+	s.closePhase(phase.From)
+	s.timeline.Phases = append(s.timeline.Phases, phase)
+}
+
+func (s *Scene) closePhase(at time.Time) {
+	if n := len(s.timeline.Phases); n > 0 {
+		s.timeline.Phases[n-1].To = cmp.Or(s.timeline.Phases[n-1].To, at)
+	}
+}
+
+// reach applies the sabotage if this is its place.
+func (s *Scene) reach(place string) error {
+	if !s.sabotaged || s.Sabotage.Apply == nil || cmp.Or(s.Sabotage.At, "fault") != place {
+		return nil
+	}
+	apply := s.Sabotage.Apply
+	sabotage := s.Sabotage
+	sabotage.Apply = nil // once
+	c := *s.Case
+	c.Sabotage, s.Case = sabotage, &c
+	if err := apply(s); err != nil {
+		return fmt.Errorf("sabotage: %w", err)
+	}
+	return nil
+}
+
+// instead is who answers where the responder should.
+func (s *Scene) instead(responder lab.Responder) lab.Responder {
+	if s.sabotaged && responder == lab.Trackless {
+		return cmp.Or(s.Sabotage.Instead, responder)
+	}
+	return responder
+}
+
+// Await waits until the responder answers every client. That it does not is a
+// broken promise, with which the case goes on.
+func (s *Scene) Await(responder lab.Responder) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.streams.AwaitResponder(ctx, s.instead(responder)); err != nil {
+		s.result.fail(FailResponder, "%v", err)
+	}
+}
+
+// Ended waits until the server has ended by itself.
+func (s *Scene) Ended(server *lab.Server) error {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-server.Done():
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("trackless (pid %d) did not end within %s; its last output:\n%s", server.PID(), patience, server.Output())
+	}
+}

@@ -15,8 +15,8 @@ type Phase struct {
 	Name     string
 	From, To time.Time
 
-	// Want is who answers in a steady phase, in which no query may be lost;
-	// "" makes the phase a transition.
+	// Want is who answers in a steady phase, in which no query may be lost or
+	// late; "" makes the phase a transition.
 	Want lab.Responder
 
 	// Only, if not nil, selects the streams of a steady phase that Want must
@@ -56,12 +56,15 @@ func (t *Timeline) phaseOf(sent *lab.Sent) int {
 		found = i
 	}
 	next := found + 1
-	if sent.Loss != "" && found >= 0 && next < len(t.Phases) && t.Phases[found].Want != "" &&
+	if affected(sent) && found >= 0 && next < len(t.Phases) && t.Phases[found].Want != "" &&
 		t.Phases[next].Want == "" && t.Phases[next].From.Sub(sent.At) < inFlight {
 		return next
 	}
 	return found
 }
+
+// affected reports whether the query was lost or answered late.
+func affected(sent *lab.Sent) bool { return sent.Loss != "" || sent.Latency > lateAfter }
 
 // takeover reports whether different responders stand before and after the
 // transition, so that either may have answered.
@@ -163,6 +166,10 @@ func (t *Timeline) judgePhase(result *Result, index int, tally *tally, answered 
 		result.fail(FailLost, "%s: %d of %d queries lost in a steady phase: %s; the first %s",
 			phase.Name, tally.lost, tally.sent, counts(tally.lostTo), tally.firstLost)
 	}
+	if tally.late > 0 {
+		result.fail(FailLost, "%s: %d of %d queries answered only after %s and more in a steady phase; the last at %s",
+			phase.Name, tally.late, tally.sent, lateAfter, tally.recovered(phase).Round(time.Millisecond))
+	}
 	if len(wrong) > 0 {
 		result.fail(FailResponder, "%s: %d answers by another than %s; the first %s", phase.Name, len(wrong), phase.Want, wrong[0])
 	}
@@ -194,7 +201,7 @@ func (t *tally) add(sent *lab.Sent, phase Phase, stream lab.Stream) {
 	default:
 		t.answeredBy[sent.By]++
 	}
-	if sent.Loss != "" || sent.Latency > lateAfter {
+	if affected(sent) {
 		if sent.At.After(t.lastAffected) {
 			t.lastAffected = sent.At
 		}

@@ -89,6 +89,23 @@ func TestJudge(t *testing.T) {
 			fails: []FailureKind{FailLost}, recover: 80 * time.Millisecond,
 		},
 		{
+			name: "a late answer in a steady phase, on a connection from before", kind: lab.LongTCP, bar: bar,
+			queries: []lab.Sent{
+				answered(500, us),
+				{At: at(1200), Flow: at(500), Latency: 1500 * time.Millisecond, By: us},
+				answered(1500, them),
+			},
+			fails: []FailureKind{FailLost}, recover: 200 * time.Millisecond,
+		},
+		{
+			name: "a late answer to a query that was under way when the fault struck", bar: bar,
+			queries: []lab.Sent{
+				answered(500, us),
+				{At: at(950), Flow: at(950), Latency: 2 * time.Second, By: us},
+				answered(1500, them),
+			},
+		},
+		{
 			name: "nobody took over", bar: bar,
 			queries: []lab.Sent{answered(500, us), answered(1050, us), answered(1500, us)},
 			fails:   []FailureKind{FailResponder, FailResponder},

@@ -50,27 +50,35 @@ func chains(lease time.Duration, dryRun bool) []chain {
 		}
 		return c
 	}
-	out := []chain{count("queries", iptables.Query), count("responses", iptables.Response)}
+	pre, post := chain{name: "prerouting", hook: &prerouting}, chain{name: "output", hook: &output}
 	if dryRun {
-		// What arrives is counted, nothing is untracked; responses do not
-		// come from our listeners.
-		base := chain{name: "prerouting", hook: &prerouting}
+		// kube-proxy rewrites what stays tracked, so the node's own queries do
+		// not arrive here: they are counted as they leave, all others as they
+		// arrive. Responses do not come from our listeners.
+		out := []chain{count("queries", iptables.Query)}
+		pre.rules = append(pre.rules, rule{onLo(prerouting), accept{}})
 		for _, f := range families {
-			base.rules = append(base.rules, rule{in{f, listenSet.key, listenSet, false}, goToChain("queries")})
+			counting := chain{name: fmt.Sprintf("arriving%d", f), rules: []rule{
+				append(foreign(f), accept{}),
+				{goToChain("queries")},
+			}}
+			out = append(out, counting)
+			pre.rules = append(pre.rules, rule{in{f, listenSet.key, listenSet, false}, goToChain(counting.name)})
+			post.rules = append(post.rules,
+				rule{onLo(output), in{f, checkSet.key, checkSet, false}, accept{}},
+				rule{in{f, listenSet.key, listenSet, false}, goToChain("queries")},
+			)
 		}
-		return append(out, base)
+		return append(out, pre, post)
 	}
+	out := []chain{count("queries", iptables.Query), count("responses", iptables.Response)}
 	for _, f := range families {
 		out = append(out, arriving(f), leaving(f), answering(f))
 	}
-	pre, post := chain{name: "prerouting", hook: &prerouting}, chain{name: "output", hook: &output}
 	for _, f := range families {
 		checkKey, responseKey := []field{daddr, l4proto, dport}, []field{saddr, l4proto, sport}
-		checks := func(h iptables.Hook) []rule {
-			return []rule{
-				{onLo(h), in{f, checkSet.key, checkSet, false}, in{f, listenSet.key, listenSet, false}, notrack{}, accept{}},
-				{onLo(h), in{f, responseKey, listenSet, false}, in{f, checkKey, checkSet, false}, notrack{}, accept{}},
-			}
+		check := func(h iptables.Hook) rule {
+			return rule{onLo(h), in{f, checkSet.key, checkSet, false}, in{f, listenSet.key, listenSet, false}, notrack{}, accept{}}
 		}
 		if lease > 0 {
 			post.rules = append(post.rules, rule{
@@ -78,11 +86,14 @@ func chains(lease time.Duration, dryRun bool) []chain {
 				put{f, []field{saddr}, liveSet, true, lease}, notrack{}, accept{},
 			})
 		}
-		pre.rules = append(append(pre.rules, checks(prerouting)...),
+		pre.rules = append(pre.rules,
+			check(prerouting),
 			rule{in{f, listenSet.key, listenSet, false}, goToChain(fmt.Sprintf("arriving%d", f))},
 			rule{in{f, responseKey, listenSet, false}, notrack{}, accept{}},
 		)
-		post.rules = append(append(post.rules, checks(output)...),
+		post.rules = append(post.rules,
+			check(output),
+			rule{onLo(output), in{f, responseKey, listenSet, false}, in{f, checkKey, checkSet, false}, notrack{}, accept{}},
 			rule{in{f, listenSet.key, listenSet, false}, goToChain(fmt.Sprintf("leaving%d", f))},
 			rule{in{f, responseKey, listenSet, false}, goToChain(fmt.Sprintf("answering%d", f))},
 		)
@@ -90,18 +101,21 @@ func chains(lease time.Duration, dryRun bool) []chain {
 	return append(out, pre, post)
 }
 
-// arriving decides about queries in prerouting.
-func arriving(f iptables.Family) chain {
-	foreign := rule{
+// foreign begins a rule for what comes from outside.
+func foreign(f iptables.Family) rule {
+	return rule{
 		in{f, []field{inDevice}, uplinkSet, false},
 		in{f, []field{saddr}, sourceSet, true},
 	}
-	with := func(s ...statement) rule { return append(append(rule{}, foreign...), s...) }
+}
+
+// arriving decides about queries in prerouting.
+func arriving(f iptables.Family) chain {
 	return chain{name: fmt.Sprintf("arriving%d", f), rules: append([]rule{
 		// From outside: to a Service address it goes on to kube-proxy as ever,
 		// an address that no Service owns is nobody's business out there.
-		with(in{f, []field{daddr}, unownedSet, false}, drop{}),
-		with(accept{}),
+		append(foreign(f), in{f, []field{daddr}, unownedSet, false}, drop{}),
+		append(foreign(f), accept{}),
 	}, queryRules(f, goToChain("queries"))...)}
 }
 

@@ -41,13 +41,16 @@ type Twin struct {
 	elements map[string]map[string]time.Time // set, key: expiry, zero for never
 	counters iptables.Counters
 	present  bool
+
+	// variant makes the ruleset; tests take rules out of it.
+	variant func(lease time.Duration, dryRun bool) []chain
 }
 
 var _ iptables.Backend = (*Twin)(nil)
 
 // NewTwin returns a twin without rules.
 func NewTwin() *Twin {
-	return &Twin{elements: map[string]map[string]time.Time{}, counters: iptables.Counters{}}
+	return &Twin{elements: map[string]map[string]time.Time{}, counters: iptables.Counters{}, variant: chains}
 }
 
 // Name returns "twin".
@@ -154,7 +157,7 @@ func (t *Twin) Trace(h iptables.Hook, p Packet) Result {
 	walk := tracer{twin: t, hook: h}
 	all := map[string]chain{}
 	var current chain
-	for _, c := range chains(t.rules.Plan.Lease, t.rules.Plan.DryRun) {
+	for _, c := range t.variant(t.rules.Plan.Lease, t.rules.Plan.DryRun) {
 		all[c.name] = c
 		if c.hook != nil && *c.hook == h {
 			current = c

@@ -1,0 +1,371 @@
+package nft
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// The table of what the rules do to a packet. It is written once and read for
+// both families, with names for addresses:
+//
+//	pod, pod2   clients behind the devices pod0 and uplink2
+//	outside     a client behind the device uplink, which is an uplink
+//	vip         a listen address that a Service owns
+//	local       a listen address that no Service owns
+//	other       an address of neither kind
+//
+// A step is a change of state or one packet at one hook:
+//
+//	install, attach, detach, exempt CLIENT > LISTEN
+//	expire                   wait until no address is live
+//	HOOK DEVICE PROTO[FLAGS] SOURCE > DESTINATION
+//
+// with S and A for the flags SYN and ACK. What becomes of the packet is the
+// verdict, then "query" or "response" where it was counted as one, then a plus
+// and the name of each set in which it put or renewed an element.
+type traceCase struct {
+	name  string
+	rules func(*iptables.Rules) // changes of the rules of traceRules
+	steps []traceStep
+}
+
+type traceStep struct{ do, want string }
+
+var traceNames = map[string][2]string{
+	"pod":     {"10.244.0.11", "fd00:244::11"},
+	"pod2":    {"10.244.0.12", "fd00:244::12"},
+	"outside": {"203.0.113.9", "2001:db8:9::9"},
+	"vip":     {"10.96.0.10", "fd00:10:96::a"},
+	"local":   {"169.254.20.10", "fd00::20:10"},
+	"other":   {"10.96.0.77", "fd00:10:96::77"},
+	"pods":    {"10.244.0.0/16", "fd00:244::/48"},
+}
+
+const (
+	traceUDPCheck, traceTCPCheck, traceLease = ":41000", ":41001", ":42000"
+
+	// traceLong outlasts every test, traceShort is waited for.
+	traceLong, traceShort = time.Minute, 200 * time.Millisecond
+)
+
+// traceName replaces a name by the family's address, in NAME or NAME:PORT.
+func traceName(f iptables.Family, text string) string {
+	name, port, hasPort := strings.Cut(text, ":")
+	pair, ok := traceNames[name]
+	if !ok {
+		panic("no address is named " + name)
+	}
+	if f == iptables.IPv4 {
+		return strings.Join(slices.DeleteFunc([]string{pair[0], port}, func(s string) bool { return s == "" }), ":")
+	}
+	if !hasPort {
+		return pair[1]
+	}
+	return "[" + pair[1] + "]:" + port
+}
+
+func traceAddrPort(f iptables.Family, text string) netip.AddrPort {
+	return netip.MustParseAddrPort(traceName(f, text))
+}
+
+func traceAddr(f iptables.Family, name string) netip.Addr {
+	return netip.MustParseAddr(traceName(f, name))
+}
+
+// traceRules are the rules of a row that changes none of them.
+func traceRules(f iptables.Family) iptables.Rules {
+	vip, local := traceAddr(f, "vip").String(), traceAddr(f, "local").String()
+	plan := dnsPlan(vip, local)
+	plan.Untrack = []iptables.Endpoint{endpoint(local, 8080, iptables.TCP)}
+	plan.Lease = traceLong
+	check := func(text string, proto iptables.Proto) iptables.Check {
+		ap := traceAddrPort(f, text)
+		return iptables.Check{Endpoint: iptables.Endpoint{Addr: ap.Addr(), Port: ap.Port(), Proto: proto}}
+	}
+	return iptables.Rules{
+		Plan: plan.Normalize(),
+		Checks: []iptables.Check{
+			check("vip"+traceUDPCheck, iptables.UDP), check("vip"+traceTCPCheck, iptables.TCP),
+			check("vip"+traceLease, iptables.UDP), check("local"+traceLease, iptables.UDP),
+		},
+		Leases: []iptables.Lease{
+			{Source: traceAddrPort(f, "vip"+traceLease), Listen: traceAddrPort(f, "vip:53")},
+			{Source: traceAddrPort(f, "local"+traceLease), Listen: traceAddrPort(f, "local:53")},
+		},
+		Uplinks: []string{"uplink"},
+		Unowned: []netip.Addr{traceAddr(f, "local")},
+	}
+}
+
+func withoutLease(r *iptables.Rules) { r.Plan.Lease, r.Leases = 0, nil }
+func withDryRun(r *iptables.Rules)   { r.Plan.DryRun = true }
+
+// traceTable is traceCases with every row that is not about the lease a second
+// time without one.
+var traceTable = func() []traceCase {
+	out := slices.Clone(traceCases)
+	for _, tc := range traceCases {
+		about := func(s traceStep) bool { return s.do == "expire" || strings.Contains(s.do, traceLease) }
+		if change := tc.rules; !slices.ContainsFunc(tc.steps, about) {
+			out = append(out, traceCase{tc.name + ", no lease", func(r *iptables.Rules) {
+				if change != nil {
+					change(r)
+				}
+				withoutLease(r)
+			}, tc.steps})
+		}
+	}
+	return out
+}()
+
+var traceCases = []traceCase{
+	{"nothing is installed", nil, []traceStep{
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"output pod0 udp vip:53 > pod:4000", "tracked"},
+	}},
+	{"installed: queries are tracked", nil, []traceStep{
+		{"install", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"output lo udp vip:4000 > vip:53", "tracked"},
+		{"prerouting lo udp vip:4000 > vip:53", "tracked"},
+	}},
+	{"installed: connections that begin are noted", nil, []traceStep{
+		{"install", ""},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
+		{"output lo tcp[S] vip:4000 > vip:53", "tracked +exempt"},
+		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "tracked"},
+		{"prerouting pod0 tcp[SA] pod:4002 > vip:53", "tracked"},
+		{"attach", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "tracked +exempt"},
+		{"output lo tcp[A] vip:4000 > vip:53", "tracked +exempt"},
+		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "untracked query"},
+	}},
+	{"installed: late responses are untracked", nil, []traceStep{
+		{"install", ""},
+		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
+		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response"},
+		{"output lo udp local:53 > vip:4000", "untracked response"},
+		{"prerouting lo udp vip:53 > vip:4000", "untracked"},
+	}},
+	{"installed: what is no listen endpoint is left alone", nil, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting pod0 udp pod:4000 > vip:54", "tracked"},
+		{"prerouting pod0 udp pod:4000 > other:53", "tracked"},
+		{"prerouting pod0 udp pod:53 > other:4000", "tracked"},
+		{"output pod0 udp vip:54 > pod:4000", "tracked"},
+		{"output pod0 udp other:53 > pod:4000", "tracked"},
+		{"prerouting pod0 udp pod:4000 > local:8080", "tracked"},
+	}},
+	{"attached until detached", nil, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "untracked query"},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "untracked query"},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
+		{"prerouting pod0 udp pod:4000 > local:53", "untracked query"},
+		{"prerouting lo udp vip:4000 > vip:53", "untracked query"},
+		{"output lo udp vip:4000 > vip:53", "untracked"},
+		{"output lo tcp[S] vip:4000 > vip:53", "untracked"},
+		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
+		{"prerouting lo udp vip:53 > vip:4000", "untracked"},
+		{"detach", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"prerouting pod0 udp pod:4000 > local:53", "tracked"},
+		{"output lo udp vip:4000 > vip:53", "tracked"},
+		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
+		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response"},
+	}},
+	{"an untracked service beside DNS", nil, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting pod0 tcp[S] pod:4000 > local:8080", "untracked query"},
+		{"output pod0 tcp[SA] local:8080 > pod:4000", "untracked response +held"},
+		{"prerouting lo tcp[A] local:8080 > local:4000", "untracked"},
+	}},
+	{"a connection through the drain, from a pod", nil, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "untracked query"},
+		{"output pod0 tcp[SA] vip:53 > pod:4000", "untracked response +held"},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
+		{"detach", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
+		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response +held"},
+		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "tracked"},
+		{"output pod0 tcp[A] vip:53 > pod:4001", "untracked response"},
+		{"prerouting pod0 tcp[S] pod:4002 > vip:53", "tracked +exempt"},
+	}},
+	{"a connection through the drain, from the node", nil, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"output lo tcp[S] vip:4000 > vip:53", "untracked"},
+		{"output lo tcp[SA] vip:53 > vip:4000", "untracked response +held"},
+		{"detach", ""},
+		{"output lo tcp[A] vip:4000 > vip:53", "untracked"},
+		{"prerouting lo tcp[A] vip:4000 > vip:53", "untracked query"},
+		{"output lo tcp[A] vip:4001 > vip:53", "tracked"},
+	}},
+	{"connections that are tracked already", nil, []traceStep{
+		{"install", ""},
+		{"exempt pod:5000 > vip:53", ""},
+		{"exempt vip:5001 > local:53", ""},
+		{"attach", ""},
+		{"prerouting pod0 tcp[A] pod:5000 > vip:53", "tracked +exempt"},
+		{"output lo tcp[A] vip:5001 > local:53", "tracked +exempt"},
+		{"prerouting pod0 tcp[A] pod:5000 > local:53", "untracked query"},
+		{"prerouting pod0 udp pod:5000 > vip:53", "untracked query"},
+		{"prerouting pod0 tcp[A] pod:5001 > vip:53", "untracked query"},
+		{"detach", ""},
+		{"prerouting pod0 tcp[A] pod:5000 > vip:53", "tracked +exempt"},
+	}},
+	{"only the answer to the lease probe renews", nil, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:42000 > vip:53", "untracked"},
+		{"prerouting lo udp vip:42000 > vip:53", "untracked"},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+
+		// Whatever resembles it, sent by a pod or by the node.
+		{"prerouting pod0 udp vip:53 > vip:42000", "untracked"},
+		{"prerouting lo udp vip:53 > vip:42000", "untracked"},
+		{"output lo udp vip:53 > vip:42001", "untracked response"},
+		{"output lo udp vip:53 > local:42000", "untracked"},
+		{"output lo tcp[A] vip:53 > vip:42000", "untracked response"},
+		{"output pod0 udp vip:53 > pod:42000", "untracked response"},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"prerouting pod0 udp pod:4000 > vip:53", "untracked query"},
+		{"prerouting pod0 udp pod:4000 > local:53", "tracked"},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"output lo udp local:53 > local:42000", "untracked +live"},
+		{"prerouting pod0 udp pod:4000 > local:53", "untracked query"},
+	}},
+	{"nothing renews after a detach", nil, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"detach", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked"},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"install", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+	}},
+	{"nothing renews without a lease", withoutLease, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked"},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+	}},
+	{"a lease that runs out", func(r *iptables.Rules) { r.Plan.Lease = traceShort }, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"expire", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"output lo udp vip:4000 > vip:53", "tracked"},
+		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+	}},
+	{"a held connection outlasts the lease", func(r *iptables.Rules) { r.Plan.Lease = traceShort }, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"output pod0 tcp[SA] vip:53 > pod:4000", "untracked response +held"},
+		{"expire", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
+	}},
+	{"checks are untracked in every state", nil, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:41000 > vip:53", "untracked"},
+		{"prerouting lo udp vip:41000 > vip:53", "untracked"},
+		{"output lo udp vip:53 > vip:41000", "untracked"},
+		{"prerouting lo udp vip:53 > vip:41000", "untracked"},
+		{"output lo tcp[S] vip:41001 > vip:53", "untracked"},
+		{"prerouting lo tcp[S] vip:41001 > vip:53", "untracked"},
+		{"output lo tcp[SA] vip:53 > vip:41001", "untracked"},
+		{"attach", ""},
+		{"output lo udp vip:41000 > vip:53", "untracked"},
+		{"prerouting lo udp vip:41000 > vip:53", "untracked"},
+	}},
+	{"nobody else is a check", nil, []traceStep{
+		{"install", ""},
+		{"prerouting pod0 udp vip:41000 > vip:53", "tracked"},
+		{"output lo udp vip:41001 > vip:53", "tracked"},
+		{"output lo udp vip:41000 > other:53", "tracked"},
+		{"prerouting lo udp vip:41000 > other:53", "tracked"},
+	}},
+	{"an uplink: passed on, or dropped where no Service takes it", nil, []traceStep{
+		{"install", ""},
+		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
+		{"prerouting uplink udp outside:4000 > local:53", "dropped"},
+		{"attach", ""},
+		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
+		{"prerouting uplink tcp[S] outside:4000 > vip:53", "tracked"},
+		{"prerouting uplink udp outside:4000 > local:53", "dropped"},
+		{"prerouting uplink tcp[S] outside:4000 > local:53", "dropped"},
+		{"prerouting uplink tcp[S] outside:4000 > local:8080", "dropped"},
+		{"prerouting uplink udp pod:4000 > vip:53", "tracked"},
+		{"prerouting uplink udp outside:4000 > local:54", "tracked"},
+		{"prerouting uplink2 udp outside:4000 > vip:53", "untracked query"},
+		{"prerouting pod0 udp outside:4000 > local:53", "untracked query"},
+	}},
+	{"an uplink with sources behind it", func(r *iptables.Rules) {
+		r.Plan.Sources = []netip.Prefix{
+			netip.MustParsePrefix(traceName(iptables.IPv4, "pods")), netip.MustParsePrefix(traceName(iptables.IPv6, "pods")),
+		}
+	}, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting uplink udp pod:4000 > vip:53", "untracked query"},
+		{"prerouting uplink udp pod:4000 > local:53", "untracked query"},
+		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
+		{"prerouting uplink udp outside:4000 > local:53", "dropped"},
+		{"prerouting uplink2 udp outside:4000 > vip:53", "untracked query"},
+	}},
+	{"sources any", func(r *iptables.Rules) { r.Plan.AnySource = true }, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting uplink udp outside:4000 > vip:53", "untracked query"},
+		{"prerouting uplink udp outside:4000 > local:53", "untracked query"},
+	}},
+	{"another uplink", func(r *iptables.Rules) { r.Uplinks = []string{"uplink2", "pod0"} }, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting uplink2 udp outside:4000 > local:53", "dropped"},
+		{"prerouting pod0 udp pod:4000 > local:53", "dropped"},
+		{"prerouting uplink udp outside:4000 > local:53", "untracked query"},
+	}},
+	{"removed", nil, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"remove", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"output pod0 udp vip:53 > pod:4000", "tracked"},
+	}},
+	{"dry-run counts and untracks nothing", withDryRun, []traceStep{
+		{"install", ""},
+		{"attach", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked query"},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked query"},
+		{"prerouting pod0 udp pod:4000 > local:53", "tracked query"},
+		{"prerouting pod0 udp pod:4000 > vip:54", "tracked"},
+		{"output pod0 udp vip:53 > pod:4000", "tracked"},
+	}},
+	{"dry-run counts the node's own queries once", withDryRun, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:4000 > vip:53", "tracked query"},
+		{"prerouting lo udp vip:4000 > vip:53", "tracked"},
+		{"output lo udp local:4000 > local:53", "tracked query"},
+		{"prerouting lo udp local:4000 > local:53", "tracked"},
+	}},
+	{"dry-run counts only what would be untracked", withDryRun, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:41000 > vip:53", "tracked"},
+		{"prerouting lo udp vip:41000 > vip:53", "tracked"},
+		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
+		{"prerouting uplink udp outside:4000 > local:53", "tracked"},
+		{"prerouting uplink2 udp outside:4000 > local:53", "tracked query"},
+	}},
+}

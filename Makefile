@@ -55,12 +55,12 @@ test: deps ## run all tests; as root also those that need network namespaces
 test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
 	TRACKLESS_BINARY=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json \
 		$(if $(shell grep -l 'chaos:begin' README.md),-update-readme README.md) $(CHAOS_FLAGS)
-	TRACKLESS_BINARY=$(CURDIR)/bin/trackless TRACKLESS_CHAOS=1 go test -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
+	TRACKLESS_BINARY=$(CURDIR)/bin/trackless go test -tags chaos -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
 
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities
 	go mod tidy -diff
-	go vet ./...
+	go vet -tags chaos ./...
 	$(GOLANGCI) run ./...
 	go test -race -short ./...
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s

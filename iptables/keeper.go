@@ -19,6 +19,9 @@ type Addresses interface {
 	Ensure([]netip.Addr) error
 	// Missing returns those that Ensure would have to add.
 	Missing([]netip.Addr) ([]netip.Addr, error)
+	// Withdraw makes new flows of this node to the addresses use another
+	// source than they, since they are about to go.
+	Withdraw() error
 	// Release removes those of ours that are not in keep.
 	Release(keep []netip.Addr) error
 	// Remove releases all of them, and the link if it is ours.
@@ -530,7 +533,7 @@ func (k *Keeper) Detach() error {
 		}
 		k.cover(nil)
 		k.setState(Draining)
-		return errors.Join(err, k.cfg.Backend.Detach())
+		return errors.Join(err, k.cfg.Addresses.Withdraw(), k.cfg.Backend.Detach())
 	}()
 	k.drain()
 	return err

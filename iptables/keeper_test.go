@@ -81,6 +81,7 @@ func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
 	return missing, nil
 }
 func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", addressList(keep)) }
+func (a addresses) Withdraw() error                 { return a.do("withdraw") }
 func (a addresses) Remove() error                   { return a.do("remove-addresses") }
 
 type checker struct{ *node }
@@ -362,6 +363,22 @@ func TestLease(t *testing.T) {
 			t.Error("not attached again by itself")
 		}
 	})
+	inBubble(t, "several addresses that lapse at once are one episode", func(t *testing.T, n *node, k *Keeper) {
+		four := planFor("10.96.0.10", "169.254.20.10", "fd00::a", "fd00::b")
+		attached(t, k, four, n)
+		n.set(func() { clear(n.answers) })
+		settle(2 * time.Second)
+		n.answer(four)
+		settle(time.Second)
+		for _, a := range four.Addresses() {
+			if !k.Covers(a) {
+				t.Errorf("%s was not attached again at once", a)
+			}
+		}
+		if got := k.Stats().Lapses; got != 4 {
+			t.Errorf("%d lapses, want one for each address", got)
+		}
+	})
 	inBubble(t, "flapping waits longer each time", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, two, n)
 		for range flapLimit {
@@ -457,6 +474,18 @@ func TestRepairs(t *testing.T) {
 			t.Errorf("repairs (-want +got):\n%s", diff)
 		}
 	})
+	inBubble(t, "of several addresses that go one after the other", func(t *testing.T, n *node, k *Keeper) {
+		changes := make(chan Change, 1)
+		k.cfg.Changes = changes
+		p := planFor("10.96.0.10", "169.254.20.10", "fd00::a", "fd00::b")
+		attached(t, k, p, n)
+		for _, a := range p.Addresses() {
+			n.set(func() { n.missing = []netip.Addr{a} })
+			changes <- Change{}
+			settle(time.Millisecond)
+			n.expect(t, "ensure "+a.String())
+		}
+	})
 	inBubble(t, "found at the next sync if nobody says", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.absent = true })
@@ -491,8 +520,8 @@ func TestStop(t *testing.T) {
 		others int
 		want   []string
 	}{
-		{"alone on the node", 0, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
-		{"another instance needs the addresses", 1, []string{"detach", "close-checks", "remove-rules"}},
+		{"alone on the node", 0, []string{"withdraw", "detach", "close-checks", "remove-rules", "remove-addresses"}},
+		{"another instance needs the addresses", 1, []string{"withdraw", "detach", "close-checks", "remove-rules"}},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, planFor("10.96.0.10"), n)
@@ -543,7 +572,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 			if d := time.Since(begin); d < tc.atLeast || d > tc.atMost {
 				t.Errorf("drained for %s, want %s to %s", d, tc.atLeast, tc.atMost)
 			}
-			n.expect(t, "detach")
+			n.expect(t, "withdraw", "detach")
 			if k.State() != Draining {
 				t.Errorf("state %s", k.State())
 			}

@@ -78,12 +78,16 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		return
 	}
 	live := make([]netip.Addr, 0, len(h.renewed))
+	episode := false // several addresses that lapse at once have one reason
 	for _, a := range w.plan.Addresses() {
 		late := time.Since(h.renewed[a])
 		if h.lease > 0 && late > h.lease && !h.down[a] {
 			h.down[a] = true
 			k.lapses.Add(1)
-			h.flap.lapsed(time.Now())
+			if !episode {
+				episode = true
+				h.flap.lapsed(time.Now())
+			}
 			k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
 				a, late.Round(time.Millisecond), because(failed[a], h.failed[a]))
 		}
@@ -214,11 +218,12 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		return
 	}
 	missing, err := k.cfg.Addresses.Missing(w.plan.Addresses())
-	if err == nil && len(missing) > 0 && k.mayRepair(RepairAddress, c) {
-		k.repaired(RepairAddress, "address "+addressList(missing), c, k.cfg.Addresses.Ensure(w.plan.Addresses()))
+	missing = slices.DeleteFunc(slices.Clone(missing), func(a netip.Addr) bool { return !k.mayRepair("address "+a.String(), c) })
+	if err == nil && len(missing) > 0 {
+		k.repaired(RepairAddress, "address "+addressList(missing), c, k.cfg.Addresses.Ensure(missing))
 	}
 	present, err := k.cfg.Backend.Present()
-	if err == nil && !present && k.mayRepair(RepairRules, c) {
+	if err == nil && !present && k.mayRepair("the table", c) {
 		_ = k.cfg.Backend.Remove() // forgets what is gone anyway
 		err := k.install(w, k.next)
 		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun {

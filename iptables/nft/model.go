@@ -65,12 +65,13 @@ var (
 	checkSet   = setKind{name: "check", key: []field{saddr, l4proto, sport}}
 	exemptSet  = setKind{name: "exempt", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
 	heldSet    = setKind{name: "held", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
+	drainSet   = setKind{name: "draining", key: []field{daddr}}
 	unownedSet = setKind{name: "unowned", key: []field{daddr}}
 	sourceSet  = setKind{name: "sources", key: []field{saddr}, ranges: true}
 	uplinkSet  = setKind{name: "uplinks", key: []field{inDevice}, any: true}
 )
 
-var setKinds = []setKind{listenSet, liveSet, leaseSet, checkSet, exemptSet, heldSet, unownedSet, sourceSet, uplinkSet}
+var setKinds = []setKind{listenSet, liveSet, leaseSet, checkSet, exemptSet, heldSet, drainSet, unownedSet, sourceSet, uplinkSet}
 
 // setSize bounds what packets can put into a set; a full set takes no more.
 const setSize = 65535

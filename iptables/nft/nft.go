@@ -216,6 +216,12 @@ func (b *Backend) Detach() error {
 			c.FlushSet(b.rs.set(liveSet, f))
 			c.FlushSet(b.rs.set(leaseSet, f))
 		}
+		for _, a := range b.rules.Plan.Addresses() {
+			element := []nftables.SetElement{{Key: addrKey(a)}}
+			if err := c.SetAddElements(b.rs.set(drainSet, iptables.FamilyOf(a)), element); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }

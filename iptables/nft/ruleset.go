@@ -20,6 +20,7 @@ import (
 //	check    source addresses and ports of our own checks
 //	exempt   TCP connections that are tracked and stay so until they end
 //	held     TCP connections that our listeners hold
+//	draining listen addresses whose connections we keep after a detach
 //	unowned  listen addresses that no Service owns
 //	sources  who is served although an uplink brings it
 //	uplinks  devices with a default route, both families
@@ -136,8 +137,10 @@ func queryRules(f iptables.Family, untrack ...statement) []rule {
 		// Tracked before we attached: kube-proxy rewrites it until it ends.
 		{in{f, tuple, exemptSet, false}, put{f, tuple, exemptSet, true, connectionTimeout}, accept{}},
 		append(rule{in{f, []field{daddr}, liveSet, false}}, untrack...),
-		// Not live, but the connection is ours: it stays so during the drain.
-		append(rule{in{f, tuple, heldSet, false}}, untrack...),
+		// Not live, but the connection is ours: it stays so during the drain. A
+		// lapse does not count as one: a process that hangs gives up its
+		// connections with the rest, and the cluster's DNS resets them at once.
+		append(rule{in{f, []field{daddr}, drainSet, false}, in{f, tuple, heldSet, false}}, untrack...),
 		// A connection that will be tracked, since nothing above took it.
 		{tcpFlags{syn: true}, put{f, tuple, exemptSet, true, connectionTimeout}},
 	}

@@ -6,7 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,30 +19,50 @@ func IsService(cfg Config, a netip.Addr) (bool, error) {
 	if a.Is6() {
 		family = nftables.TableFamilyIPv6
 	}
-	conn, err := nftables.New(nftables.WithNetNSFd(cfg.NetNS))
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 	if err != nil {
 		return false, explain("open a netfilter netlink socket", err)
 	}
-	proxy := &nftables.Table{Name: "kube-proxy", Family: family}
-	elements, err := conn.GetSetElements(&nftables.Set{Table: proxy, Name: "cluster-ips"})
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return false, explain("read kube-proxy's ClusterIPs", err)
+	defer conn.Close()
+	inSet, err := mentions(conn, unix.NFT_MSG_GETSETELEM, family, a,
+		named(unix.NFTA_SET_ELEM_LIST_TABLE, "kube-proxy"), named(unix.NFTA_SET_ELEM_LIST_SET, "cluster-ips"))
+	if inSet || err != nil {
+		return inSet, err
 	}
-	for _, e := range elements {
-		if bytes.Equal(e.Key, a.AsSlice()) {
-			return true, nil
-		}
-	}
-	nat := &nftables.Table{Name: "nat", Family: family}
-	rules, err := conn.GetRules(nat, &nftables.Chain{Name: "KUBE-SERVICES", Table: nat})
+	return mentions(conn, unix.NFT_MSG_GETRULE, family, a,
+		named(unix.NFTA_RULE_TABLE, "nat"), named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
+}
+
+func named(attr uint16, name string) netlink.Attribute {
+	return netlink.Attribute{Type: attr, Data: append([]byte(name), 0)}
+}
+
+// mentions reports whether a dump of elements or rules has the address as a
+// value. It looks for the attribute in the messages, since decoders give up on
+// the extensions that iptables-nft puts into its rules. What is not there
+// mentions nothing.
+func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.Addr, where ...netlink.Attribute) (bool, error) {
+	attrs, err := netlink.MarshalAttributes(where)
 	if err != nil {
-		return false, nil //nolint:nilerr // no such chain: the library wraps the errno away
+		return false, err
 	}
-	for _, r := range rules {
-		for _, e := range r.Exprs {
-			if c, ok := e.(*expr.Cmp); ok && bytes.Equal(c.Data, a.AsSlice()) {
-				return true, nil
-			}
+	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: a.AsSlice()}})
+	if err != nil {
+		return false, err
+	}
+	replies, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Dump},
+		Data:   append(nfgenmsg(family, 0), attrs...),
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, explain("look for "+a.String()+" in kube-proxy's rules", err)
+	}
+	for _, r := range replies {
+		if bytes.Contains(r.Data, value) {
+			return true, nil
 		}
 	}
 	return false, nil

@@ -98,6 +98,9 @@ func (t *Twin) Detach() error {
 		delete(t.elements, liveSet.instance(f))
 		delete(t.elements, leaseSet.instance(f))
 	}
+	for _, a := range t.rules.Plan.Addresses() {
+		t.put(drainSet.instance(iptables.FamilyOf(a)), string(addrKey(a)), time.Time{})
+	}
 	return nil
 }
 

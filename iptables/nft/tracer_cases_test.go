@@ -269,11 +269,13 @@ var traceCases = []traceCase{
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 	}},
-	{"a held connection outlasts the lease", func(r *iptables.Rules) { r.Plan.Lease = traceShort }, []traceStep{
+	{"a lapse gives up held connections, a detach keeps them", func(r *iptables.Rules) { r.Plan.Lease = traceShort }, []traceStep{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 		{"output pod0 tcp[SA] vip:53 > pod:4000", "untracked response +held"},
 		{"expire", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "tracked"},
+		{"detach", ""},
 		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
 	}},
 	{"checks are untracked in every state", nil, []traceStep{

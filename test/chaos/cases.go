@@ -33,7 +33,7 @@ func deaths() []*Case {
 	return []*Case{
 		{
 			Name: "sigkill", Fault: "SIGKILL, 256 MB resident", Bar: "at most 100 ms of queries, restart 0 lost",
-			Quick: true, Faulty: true, ResidentMiB: 256,
+			Faulty: true, ResidentMiB: 256,
 			Sabotage: rulesStay,
 			Play: func(s *Scene) error {
 				if err := s.Fault("killed", killBar); err != nil {
@@ -71,8 +71,8 @@ func deaths() []*Case {
 		},
 		{
 			Name: "sigterm", Fault: "SIGTERM under load", Bar: "0 lost",
-			Quick: true, Sabotage: rulesStay,
-			Play: func(s *Scene) error { return s.proveTakeover() },
+			Sabotage: rulesStay,
+			Play:     func(s *Scene) error { return s.proveTakeover() },
 		},
 		{
 			Name: "start", Fault: "start under load, TCP connections through kube-dns last", Bar: "0 lost",

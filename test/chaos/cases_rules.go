@@ -14,7 +14,6 @@ func rules() []*Case {
 	cases := []*Case{
 		{
 			Name: "nft-flush-ruleset", Fault: "`nft flush ruleset`", Bar: "at most 1 s of queries",
-			Quick: true,
 			Prime: func(s *Scene) error {
 				if err := runAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
 					return err

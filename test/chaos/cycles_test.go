@@ -1,3 +1,5 @@
+//go:build chaos
+
 package chaos_test
 
 import (
@@ -51,9 +53,6 @@ const plainCorefile = `.:53 {
 // TestCycles starts and stops trackless two hundred times on one node and
 // finds the node as it was.
 func TestCycles(t *testing.T) {
-	if !full() {
-		t.Skipf("two hundred starts are played with %s=1 only", fullVar)
-	}
 	needNode(t)
 	node := newNode(t)
 	before := state(t, node)
@@ -89,9 +88,6 @@ func TestCycles(t *testing.T) {
 // TestReloads starts and stops the contract two hundred times within one
 // process, by reloading a Corefile with notrack and one without.
 func TestReloads(t *testing.T) {
-	if !full() {
-		t.Skipf("two hundred reloads are played with %s=1 only", fullVar)
-	}
 	needNode(t)
 	node := newNode(t)
 	server, err := node.Serve(plainCorefile)

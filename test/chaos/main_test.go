@@ -1,3 +1,5 @@
+//go:build chaos
+
 package chaos_test
 
 import (
@@ -9,10 +11,6 @@ import (
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/test/chaos"
 )
-
-// fullVar names the environment variable that, set to 1, plays everything and
-// not only what is quick.
-const fullVar = "TRACKLESS_CHAOS"
 
 // programs are built once for all tests.
 var programs chaos.Programs
@@ -48,15 +46,10 @@ func needNode(t *testing.T) {
 	}
 }
 
-func full() bool { return os.Getenv(fullVar) == "1" }
-
-// TestChaos plays the faults: the quick ones, or all.
+// TestChaos plays the faults.
 func TestChaos(t *testing.T) {
 	needNode(t)
 	for _, c := range chaos.Cases() {
-		if !c.Quick && !full() {
-			continue
-		}
 		t.Run(c.Name, func(t *testing.T) {
 			result := c.Run(t.Context(), &programs, false)
 			if result.Skipped != "" {
@@ -71,14 +64,10 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// TestSabotage plays the faults with what they test taken away. One stands for
-// all where not everything is played.
+// TestSabotage plays the faults with what they test taken away.
 func TestSabotage(t *testing.T) {
 	needNode(t)
 	for _, c := range chaos.Cases() {
-		if c.Name != "nft-flush-ruleset" && !full() {
-			continue
-		}
 		t.Run(c.Name, func(t *testing.T) {
 			if err := c.RunSabotaged(t.Context(), &programs); err != nil {
 				t.Error(err)

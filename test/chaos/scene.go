@@ -48,9 +48,6 @@ type Case struct {
 	// Name is stable; Fault and Bar are what the table says.
 	Name, Fault, Bar string
 
-	// Quick cases also run where the full matrix does not.
-	Quick bool
-
 	// Faulty runs the server with the directive of package fault, and with so
 	// many megabytes resident.
 	Faulty      bool

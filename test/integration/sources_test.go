@@ -47,7 +47,7 @@ func (w whoAnswers) check(t *testing.T, node *lab.Node) error {
 			want = w.linkLocal
 		}
 		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
-			got := silence
+			var got lab.Responder
 			if want == silence {
 				got = probe(t, w.from, addr, protocol)
 			} else {

@@ -18,9 +18,9 @@ import (
 )
 
 // The first part of the names that checks and lease probes ask for; the id of
-// this load of the Corefile follows, then a zone that is served there:
+// this load of the Corefile follows, a number, and a zone that is served there:
 //
-//	trackless-check-0123456789abcdef.cluster.local.
+//	trackless-check-0123456789abcdef.2a.cluster.local.
 //
 // Only the handlers of that load answer, through `cache` and without an
 // upstream, so an answer proves that our own listener is read and our own chain
@@ -360,8 +360,11 @@ func (c *checker) Close() error {
 
 // query builds the question of a check or of a lease probe.
 func (c *configuration) query(label, zone string) *dns.Msg {
+	// A name of its own for each: a cache that asks once for clients that ask
+	// alike would give one socket's answer to them all.
+	name := fmt.Sprintf("%s%s.%x.%s", label, c.id, c.asked.Add(1), strings.TrimPrefix(zone, "."))
 	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(label+c.id+"."+strings.TrimPrefix(zone, ".")), dns.TypeTXT)
+	m.SetQuestion(dns.Fqdn(name), dns.TypeTXT)
 	m.RecursionDesired = false
 	return m
 }

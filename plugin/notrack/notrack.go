@@ -14,6 +14,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/caddy"
@@ -58,7 +59,8 @@ type configuration struct {
 	block
 
 	id      string // of this load: what checks ask for and only its handlers answer
-	sockets int    // listening sockets at each endpoint
+	asked   atomic.Uint64
+	sockets int // listening sockets at each endpoint
 	blocks  []*dnsserver.Config
 	context caddy.Context
 }

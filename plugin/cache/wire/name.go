@@ -1,0 +1,147 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+)
+
+const (
+	// MaxName is the largest size of a name in octets, with the length octets
+	// and the root (RFC 1035 section 3.1).
+	MaxName = 255
+	// MaxKey is the largest size of a Key in octets.
+	MaxKey = MaxName + keyTail
+
+	keyTail  = 5 // type, class, flags
+	maxLabel = 63
+)
+
+// Bits in the last octet of a Key.
+const (
+	keyDO = 1 << iota
+	keyCD
+)
+
+var (
+	errNameTooLong  = errors.New("name is longer than 255 octets")
+	errLabelTooLong = errors.New("label is longer than 63 octets")
+	errEmptyLabel   = errors.New("name has an empty label")
+	errEscape       = errors.New("name ends within an escape")
+)
+
+// Key identifies an answer: the question name in lower case and in wire
+// format, type and class as two octets each (network order), and one octet for
+// the DO and CD bits of the query.
+type Key []byte
+
+// AppendKey appends to dst the key for a question name in presentation format
+// (RFC 1035 section 5.1, with or without the final dot). On error, the name has no
+// wire format, and dst is returned as it came.
+func AppendKey(dst []byte, name string, qtype, qclass uint16, do, cd bool) (Key, error) {
+	key, err := AppendName(dst, name)
+	if err != nil {
+		return dst, err
+	}
+	return appendTail(key, qtype, qclass, do, cd), nil
+}
+
+func appendTail(key []byte, qtype, qclass uint16, do, cd bool) []byte {
+	var flags byte
+	if do {
+		flags |= keyDO
+	}
+	if cd {
+		flags |= keyCD
+	}
+	return append(key, byte(qtype>>8), byte(qtype), byte(qclass>>8), byte(qclass), flags)
+}
+
+// Name is the question name of the key: lower case, wire format.
+func (k Key) Name() []byte { return k[:len(k)-keyTail] }
+
+// Type is the question type of the key.
+func (k Key) Type() uint16 { return be16(k[len(k)-keyTail:]) }
+
+// Class is the question class of the key.
+func (k Key) Class() uint16 { return be16(k[len(k)-keyTail+2:]) }
+
+// DO reports whether the key is for queries with the DNSSEC OK bit.
+func (k Key) DO() bool { return k[len(k)-1]&keyDO != 0 }
+
+// CD reports whether the key is for queries with the Checking Disabled bit.
+func (k Key) CD() bool { return k[len(k)-1]&keyCD != 0 }
+
+// AppendName appends the wire format of a name in presentation format, in
+// lower case.
+func AppendName(dst []byte, name string) ([]byte, error) {
+	start := len(dst)
+	if name == "" || name == "." {
+		return append(dst, 0), nil
+	}
+	label := len(dst) // where the length of the current label goes
+	out := append(dst, 0)
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		switch c {
+		case '.':
+			if len(out)-label == 1 {
+				return dst, errEmptyLabel
+			}
+			label = len(out)
+			out = append(out, 0)
+			continue
+		case '\\':
+			var n int
+			if c, n = unescape(name[i+1:]); n == 0 {
+				return dst, errEscape
+			}
+			i += n
+		}
+		if len(out)-label > maxLabel {
+			return dst, errLabelTooLong
+		}
+		out = append(out, lower(c))
+		out[label]++
+	}
+	if out[label] != 0 { // no final dot
+		out = append(out, 0)
+	}
+	if len(out)-start > MaxName {
+		return dst, errNameTooLong
+	}
+	return out, nil
+}
+
+// unescape reads what follows a backslash and returns the octet and how many
+// characters it took, 0 if there are none.
+func unescape(s string) (byte, int) {
+	if len(s) >= 3 && isDigit(s[0]) && isDigit(s[1]) && isDigit(s[2]) {
+		return (s[0]-'0')*100 + (s[1]-'0')*10 + (s[2] - '0'), 3
+	}
+	if len(s) == 0 {
+		return 0, 0
+	}
+	return s[0], 1
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// InZone reports whether the name is the zone or below it. Both are in wire
+// format and lower case.
+func InZone(name, zone []byte) bool {
+	for off := 0; len(name)-off >= len(zone); off += 1 + int(name[off]) {
+		if len(name)-off == len(zone) {
+			return bytes.Equal(name[off:], zone)
+		}
+	}
+	return false
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c | 0x20
+	}
+	return c
+}
+
+func be16(b []byte) uint16 { return uint16(b[0])<<8 | uint16(b[1]) }

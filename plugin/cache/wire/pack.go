@@ -1,0 +1,157 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/miekg/dns"
+)
+
+var errQuestion = errors.New("a message without exactly one question has no key")
+
+// buffers are scratch space for messages of any size.
+var buffers = sync.Pool{New: func() any { return new([dns.MaxMsgSize]byte) }}
+
+// Pack packs the sections of m after the question, without OPT records,
+// which are hop by hop (RFC 6891 section 6.2.1). The header bits are taken
+// from m too. m is not changed when Pack returns, but its records are
+// while it runs: they must be the caller's own.
+func Pack(m *dns.Msg) (Answer, error) {
+	if len(m.Question) != 1 {
+		return Answer{}, errQuestion
+	}
+	var name [MaxName]byte
+	qname, err := AppendName(name[:0], m.Question[0].Name)
+	if err != nil {
+		return Answer{}, err
+	}
+	buf := buffers.Get().(*[dns.MaxMsgSize]byte)
+	defer buffers.Put(buf)
+	p := packer{msg: buf[:], off: headerLen + len(qname) + 4, names: map[string]int{}}
+	p.useQuestion(m.Question[0].Name, qname)
+
+	a := Answer{Flags: headerFlags(m)}
+	start := p.off
+	for i, section := range [3][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		n, err := p.section(section, start)
+		if err != nil {
+			return Answer{}, err
+		}
+		a.Counts[i] = n
+	}
+	// One allocation for both, since they are copied on at once.
+	out := make([]byte, 0, p.off-start+len(p.ttls))
+	out = append(out, p.msg[start:p.off]...)
+	out = append(out, p.ttls...)
+	a.Body, a.TTLs = out[:p.off-start:p.off-start], out[p.off-start:]
+	return a, nil
+}
+
+func headerFlags(m *dns.Msg) Flags {
+	flags := Flags(m.Rcode) & flagRcode
+	if m.Authoritative {
+		flags |= flagAA
+	}
+	if m.RecursionAvailable {
+		flags |= flagRA
+	}
+	if m.AuthenticatedData {
+		flags |= flagAD
+	}
+	return flags
+}
+
+// packer packs records behind a question of which only the length is fixed.
+type packer struct {
+	msg     []byte
+	off     int
+	names   map[string]int // names that pointers may point to
+	ttls    []byte
+	qname   string
+	aliases []string // stand-ins for qname and its parents, by label
+}
+
+// useQuestion makes owner names that are the question name, or a parent of
+// it, point into the question. They are packed under stand-in names which no
+// message has, so that nothing else does: a name in RDATA keeps its own
+// letter case, whatever the case of the question in the reply.
+func (p *packer) useQuestion(name string, wire []byte) {
+	p.qname = name
+	off := 0
+	for i := 0; wire[off] != 0; i++ {
+		alias := "\x01" + strconv.Itoa(i) + "."
+		p.aliases = append(p.aliases, alias)
+		p.names[alias] = headerLen + off
+		off += 1 + int(wire[off])
+	}
+}
+
+// alias returns the stand-in for an owner name.
+func (p *packer) alias(owner string) (string, bool) {
+	off, end := 0, p.qname == "."
+	for i := 0; !end && i < len(p.aliases); i++ {
+		if len(p.qname)-off == len(owner) {
+			if strings.EqualFold(p.qname[off:], owner) {
+				return p.aliases[i], true
+			}
+			return "", false
+		}
+		off, end = dns.NextLabel(p.qname, off)
+	}
+	return "", false
+}
+
+// section packs the records of one section and returns how many it has.
+func (p *packer) section(rrs []dns.RR, start int) (uint16, error) {
+	var n uint16
+	for _, rr := range rrs {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			continue
+		}
+		if err := p.record(rr, start); err != nil {
+			return 0, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+func (p *packer) record(rr dns.RR, start int) error {
+	hdr := rr.Header()
+	before := *hdr
+	if alias, ok := p.alias(hdr.Name); ok {
+		hdr.Name = alias
+	}
+	end, err := dns.PackRR(rr, p.msg, p.off, p.names, true)
+	*hdr = before
+	if err != nil {
+		return err
+	}
+	off, err := skipName(p.msg[:end], p.off)
+	if err != nil {
+		return err
+	}
+	p.ttls = binary.LittleEndian.AppendUint16(p.ttls, uint16(off+4-start))
+	p.off = end
+	return nil
+}
+
+var errName = errors.New("name runs over the end of the message")
+
+// skipName returns the offset after the name at off.
+func skipName(msg []byte, off int) (int, error) {
+	for off < len(msg) {
+		n := int(msg[off])
+		switch {
+		case n == 0:
+			return off + 1, nil
+		case n > maxLabel:
+			return off + 2, nil
+		}
+		off += 1 + n
+	}
+	return 0, errName
+}

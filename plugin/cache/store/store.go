@@ -1,0 +1,285 @@
+package store
+
+import (
+	"fmt"
+	"hash/maphash"
+	"math/bits"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+const (
+	// MinBytes is the smallest budget that holds answers of every size.
+	MinBytes = 512 << 10
+	// MaxBytes is the largest budget.
+	MaxBytes = maxShards * (maxMemory / 2)
+
+	minShard  = 256 << 10
+	maxShards = 128
+	// minPerShard is the smallest limit of records in a shard that keeps the
+	// unevenness between shards small.
+	minPerShard = 64
+)
+
+// Options are the limits of a store.
+type Options struct {
+	// Bytes is the memory budget in octets, from MinBytes to MaxBytes. It
+	// includes indices and everything else that grows with the number of answers.
+	Bytes int
+	// Positive and Negative limit the number of answers, Retained ones
+	// counting as positive. 0 leaves it to the budget.
+	Positive, Negative int
+	// Stale is how long expired answers are kept.
+	Stale time.Duration
+}
+
+// Entry is what is stored.
+type Entry struct {
+	Stored    Time
+	TTL       uint32 // seconds
+	Answer    wire.Answer
+	Answering bool
+	Hits      uint32 // uses in a row so far, if this is a refresh
+	Seen      Time   // the last of them
+	Wildcard  string // at most 255 octets
+}
+
+// Evicted counts records that gave way.
+type Evicted struct {
+	Live    [classes]int // still servable, by Positive and Negative
+	Expired int
+}
+
+// Store keeps packed answers by key and kind. Its methods may be called from
+// several goroutines at once.
+type Store struct {
+	seed   maphash.Seed
+	epoch  time.Time
+	shift  uint // of the hash, to the shard
+	shards []shard
+	mem    []byte
+	bytes  int
+	closed atomic.Bool
+	entry  [classes]atomic.Int64
+}
+
+// New reserves the memory of a store. Close gives it back.
+func New(o Options) (*Store, error) {
+	if o.Bytes < MinBytes || o.Bytes > MaxBytes {
+		return nil, fmt.Errorf("cache: memory budget of %d octets is out of range: choose between %d and %d", o.Bytes, MinBytes, MaxBytes)
+	}
+	n := o.Bytes / minShard
+	for _, limit := range [classes]int{o.Positive, o.Negative} {
+		if limit > 0 {
+			n = min(n, limit/minPerShard)
+		}
+	}
+	n = 1 << (bits.Len(uint(min(max(n, 1), maxShards))) - 1)
+	// Of sixteen parts, one is for the index (4 octets a slot, at most three
+	// quarters full) and one for the fingerprints of evicted keys.
+	share := o.Bytes / n
+	if share/16*14 > maxMemory {
+		return nil, fmt.Errorf("cache: a memory budget of %d octets needs a larger limit of entries", o.Bytes)
+	}
+	size := share / 16 * 14 &^ (word - 1)
+	// The last hole of the last ring can be smaller than a record's head.
+	mem, err := reserve(n*size + int(headSize))
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		seed:   maphash.MakeSeed(),
+		epoch:  time.Now(),
+		shift:  uint(64 - bits.Len(uint(n-1))),
+		shards: make([]shard, n),
+		mem:    mem,
+		bytes:  o.Bytes,
+	}
+	perShard := func(limit int) int { return (limit + n - 1) / n }
+	limits := [classes]int{perShard(o.Positive), perShard(o.Negative)}
+	for i := range s.shards {
+		s.shards[i].init(mem[i*size:(i+1)*size:(i+1)*size], limits, o.Stale)
+	}
+	runtime.AddCleanup(s, func(mem []byte) { release(mem) }, mem)
+	return s, nil
+}
+
+// Time is t on the clock of the store.
+func (s *Store) Time(t time.Time) Time { return Time(t.Sub(s.epoch)) }
+
+func (s *Store) shardOf(key []byte) (*shard, uint32) {
+	h := maphash.Bytes(s.seed, key)
+	return &s.shards[h>>s.shift], uint32(h)
+}
+
+// View is the records with one key, held in place by the read lock of their
+// shard. Close must be called, soon: a writer waits for it, and readers wait
+// for the writer.
+type View struct {
+	shard *shard
+	found [kinds]uint32
+}
+
+// View looks a key up.
+func (s *Store) View(key wire.Key) View {
+	sh, hash := s.shardOf(key)
+	v := View{shard: sh}
+	sh.mu.RLock()
+	sh.find(hash, key, &v.found)
+	return v
+}
+
+// Record returns the record of the kind, or nil. It must not be used after
+// Close.
+func (v *View) Record(k Kind) *Record {
+	if off := v.found[k]; off != none {
+		return v.shard.at(off)
+	}
+	return nil
+}
+
+// Close unlocks the shard.
+func (v *View) Close() { v.shard.mu.RUnlock() }
+
+// Put stores an entry in place of what has its key and kind. It reports false
+// if the answer is too large for the store or the store is closed.
+func (s *Store) Put(key wire.Key, kind Kind, e *Entry) (gone Evicted, ok bool) {
+	if len(key) > wire.MaxKey || len(e.Answer.Body) > 1<<16-1 || len(e.Wildcard) > 255 {
+		return gone, false
+	}
+	sh, hash := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if s.closed.Load() {
+		return gone, false
+	}
+	defer s.recount(sh)()
+	ok = sh.put(hash, key, kind, e, &gone)
+	return gone, ok
+}
+
+// recount returns a function that adds to the totals what changed in the
+// shard since.
+func (s *Store) recount(sh *shard) func() {
+	before := [classes]int{sh.count(0), sh.count(1)}
+	return func() {
+		for c := range before {
+			s.entry[c].Add(int64(sh.count(c) - before[c]))
+		}
+	}
+}
+
+// Remove removes the record with the key and kind, if there is one.
+func (s *Store) Remove(key wire.Key, kind Kind) {
+	sh, hash := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	defer s.recount(sh)()
+	var found [kinds]uint32
+	sh.find(hash, key, &found)
+	if found[kind] != none {
+		sh.remove(found[kind])
+	}
+}
+
+// Retain turns the positive record with the key into the retained one if it
+// answers its question. Otherwise the retained record stays what it is.
+func (s *Store) Retain(key wire.Key) {
+	sh, hash := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	defer s.recount(sh)()
+	var found [kinds]uint32
+	sh.find(hash, key, &found)
+	if found[Positive] == none || !sh.at(found[Positive]).answering {
+		return
+	}
+	if found[Retained] != none {
+		sh.remove(found[Retained])
+	}
+	sh.at(found[Positive]).kind = Retained
+	sh.counts[Positive]--
+	sh.counts[Retained]++
+}
+
+// Retry forbids refreshes of the record before the time, or allows them at
+// once if the time is 0.
+func (s *Store) Retry(key wire.Key, kind Kind, at Time) {
+	v := s.View(key)
+	defer v.Close()
+	if r := v.Record(kind); r != nil {
+		if at == 0 {
+			r.retry.Store(0)
+		} else {
+			r.retry.Store(at.millis())
+		}
+	}
+}
+
+// Sweep removes what has expired.
+func (s *Store) Sweep(now Time) (gone Evicted) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		done := s.recount(sh)
+		sh.reclaim(now, &gone)
+		done()
+		sh.mu.Unlock()
+	}
+	return gone
+}
+
+// Range calls fn for every record, under its shard's read lock, with the key;
+// neither may be kept.
+func (s *Store) Range(fn func(key wire.Key, r *Record)) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.RLock()
+		if len(sh.index.slots) > 0 {
+			sh.ring.each(func(off uint32) {
+				r := sh.at(off)
+				fn(r.key(), r)
+			})
+		}
+		sh.mu.RUnlock()
+	}
+}
+
+// Len is the number of answers of the class of the kind: Positive includes
+// Retained.
+func (s *Store) Len(k Kind) int { return int(s.entry[k.class()].Load()) }
+
+// Bytes is the memory in use, in octets: the parts of the rings that were
+// written so far, and the tables.
+func (s *Store) Bytes() int {
+	n := 0
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.RLock()
+		n += int(sh.ring.end) + 4*(len(sh.index.slots)+len(sh.ghosts.slots))
+		sh.mu.RUnlock()
+	}
+	return n
+}
+
+// Close empties the store and gives its memory back. Afterwards it finds and
+// stores nothing.
+func (s *Store) Close() {
+	if s.closed.Swap(true) {
+		return
+	}
+	defer discard(s.mem)
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		done := s.recount(sh)
+		stale := time.Duration(sh.stale)
+		sh.index, sh.ghosts, sh.counts = index{}, ghosts{}, [kinds]int{}
+		sh.init(sh.ring.mem, sh.limits, stale)
+		done()
+		sh.mu.Unlock()
+	}
+}

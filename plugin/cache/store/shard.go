@@ -73,14 +73,16 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	size := recordSize(len(key), e)
 	var found [kinds]uint32
 	s.find(hash, key, &found)
-	state, freq := uint8(0), uint32(0)
+	var uses usage
+	state := uint8(0)
 	if old := found[kind]; old != none {
 		r := s.at(old)
 		if r.size() == size {
 			s.fill(r, key, kind, e)
 			return true
 		}
-		state, freq = r.state, r.freq.Load()
+		state = r.state
+		uses.from(r)
 		s.remove(old)
 	}
 	if !s.makeRoom(kind.class(), size, now, gone) {
@@ -99,7 +101,7 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	r := s.at(off)
 	*(*[headSize]byte)(s.ring.mem[off:]) = [headSize]byte{}
 	r.words, r.state, r.hash = uint16(size/word), state, hash
-	r.freq.Store(freq)
+	uses.to(r)
 	s.fill(r, key, kind, e)
 	before := len(s.index.slots)
 	s.index.insert(hash, off, s.hashAt)
@@ -111,13 +113,26 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	return true
 }
 
+// usage is what a record knows about its use.
+type usage struct{ freq, hits, seen uint32 }
+
+func (u *usage) from(r *Record) { u.freq, u.hits, u.seen = r.freq.Load(), r.hits.Load(), r.seen.Load() }
+
+func (u *usage) to(r *Record) {
+	r.freq.Store(u.freq)
+	r.hits.Store(u.hits)
+	r.seen.Store(u.seen)
+}
+
 // fill writes the content of a record of the right size.
 func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry) {
 	r.kind = kind
 	r.stored, r.ttl = int64(e.Stored), e.TTL
 	r.flags, r.counts, r.answering = e.Answer.Flags, e.Answer.Counts, e.Answering
-	r.hits.Store(e.Hits)
-	r.seen.Store(e.Seen.millis())
+	if !e.Refresh {
+		r.hits.Store(0)
+		r.seen.Store(e.Stored.millis())
+	}
 	r.retry.Store(0)
 	r.keyLen, r.bodyLen = uint16(len(key)), uint16(len(e.Answer.Body))
 	r.ttlsLen, r.wildcardLen = uint16(len(e.Answer.TTLs)), uint8(len(e.Wildcard))

@@ -42,8 +42,7 @@ type Entry struct {
 	TTL       uint32 // seconds
 	Answer    wire.Answer
 	Answering bool
-	Hits      uint32 // uses in a row so far, if this is a refresh
-	Seen      Time   // the last of them
+	Refresh   bool   // the record in its place keeps its count of uses
 	Wildcard  string // at most 255 octets
 }
 
@@ -283,3 +282,6 @@ func (s *Store) Close() {
 		sh.mu.Unlock()
 	}
 }
+
+// Epoch is the time that Time counts from.
+func (s *Store) Epoch() time.Time { return s.epoch }

@@ -58,7 +58,7 @@ func TestPutAndView(t *testing.T) {
 	s := open(t, Options{})
 	key := keyOf(t, 1)
 	e := entryOf(100, 7, 5*second, 60)
-	e.Wildcard, e.Hits, e.Seen = "*.example.org.", 9, 5*second
+	e.Wildcard = "*.example.org."
 	if _, ok := s.Put(key, Positive, e); !ok {
 		t.Fatal("not stored")
 	}
@@ -72,7 +72,7 @@ func TestPutAndView(t *testing.T) {
 		t.Fatal("not found")
 	}
 	a := r.Answer()
-	if r.Kind() != Positive || r.TTL() != 60 || r.Stored() != 5*second || !r.Answering() || r.Wildcard() != e.Wildcard || r.Hits() != 9 ||
+	if r.Kind() != Positive || r.TTL() != 60 || r.Stored() != 5*second || !r.Answering() || r.Wildcard() != e.Wildcard || r.Hits() != 0 ||
 		r.Flags() != 7 || a.Flags != 7 || a.Counts != e.Answer.Counts || !bytes.Equal(a.Body, e.Answer.Body) || !bytes.Equal(a.TTLs, e.Answer.TTLs) {
 		t.Errorf("read back %+v %+v, stored %+v", r, a, e)
 	}
@@ -252,6 +252,32 @@ func TestCount(t *testing.T) {
 	}{{1 * second, 1}, {2 * second, 2}, {12 * second, 3}, {22*second + Time(time.Millisecond), 1}, {23 * second, 2}} {
 		if got := r.Count(tc.at, 10*time.Second); got != tc.want || r.Hits() != tc.want {
 			t.Errorf("use %d: counted %d, want %d", i, got, tc.want)
+		}
+	}
+}
+
+func TestRefreshKeepsCount(t *testing.T) {
+	for _, size := range []int{10, 100} { // in place, and elsewhere
+		for _, refresh := range []bool{true, false} {
+			s := open(t, Options{})
+			key := keyOf(t, 1)
+			s.Put(key, Positive, entryOf(10, 1, 0, 3600))
+			v := s.View(key)
+			v.Record(Positive).Count(1*second, time.Minute)
+			v.Record(Positive).Count(2*second, time.Minute)
+			v.Close()
+			e := entryOf(size, 1, 3*second, 3600)
+			e.Refresh = refresh
+			s.Put(key, Positive, e)
+			want := uint32(1)
+			if refresh {
+				want = 3
+			}
+			v = s.View(key)
+			if got := v.Record(Positive).Count(4*second, time.Minute); got != want {
+				t.Errorf("body of %d octets, refresh %t: third use counts as %d, want %d", size, refresh, got, want)
+			}
+			v.Close()
 		}
 	}
 }

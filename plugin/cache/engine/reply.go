@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// Result is how a query fared that was to be answered as octets.
+type Result uint8
+
+const (
+	// Miss: there is no answer.
+	Miss Result = iota
+	// Refresh: there is one, but it is stale or due for prefetch. Whoever can
+	// ask upstream must decide.
+	Refresh
+	// Long: it does not fit what the client takes, or dst.
+	Long
+	// Success: answered with a positive answer.
+	Success
+	// Denial: answered with a negative one.
+	Denial
+)
+
+// Reply answers the query that msg is and q was parsed from, writes the reply to
+// dst and returns its length. Only a result of Success or Denial is a reply,
+// and only those are counted as a use of the answer. It allocates nothing.
+//
+// q tells how large a UDP reply may be; for other transports q.Size can be raised
+// before.
+func (e *Engine) Reply(dst, msg []byte, q *wire.Query, now time.Time) (int, Result) {
+	t := e.store.Time(now)
+	v := e.store.View(q.Key())
+	r := e.choose(&v, t)
+	if r == nil {
+		v.Close()
+		return 0, Miss
+	}
+	left := r.Left(t)
+	if left <= 0 || e.due(r, left) {
+		v.Close()
+		return 0, Refresh
+	}
+	a := r.Answer()
+	if size := q.ReplyLen(&a); size > int(q.Size) || size > len(dst) {
+		v.Close()
+		return 0, Long
+	}
+	if e.opts.KeepTTL {
+		left = int64(r.TTL())
+	}
+	if e.opts.Prefetch > 0 {
+		r.Count(t, e.opts.Gap)
+	}
+	r.Touch()
+	result := Success
+	if r.Kind() == store.Negative {
+		result = Denial
+	}
+	n := q.Reply(dst, msg, &a, uint32(left))
+	v.Close()
+	return n, result
+}
+
+// due reports whether this use would set off a prefetch. It does not count.
+func (e *Engine) due(r *store.Record, left int64) bool {
+	return e.opts.Prefetch > 0 && int64(r.Hits())+1 >= int64(e.opts.Prefetch) && left <= e.threshold(r.TTL())
+}

@@ -73,16 +73,18 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	size := recordSize(len(key), e)
 	var found [kinds]uint32
 	s.find(hash, key, &found)
-	var uses usage
-	state := uint8(0)
+	hits := uint32(0)
+	if e.Refresh && found[e.Of] != none {
+		hits = s.at(found[e.Of]).hits.Load()
+	}
+	state, freq := uint8(0), uint32(0)
 	if old := found[kind]; old != none {
 		r := s.at(old)
 		if r.size() == size {
-			s.fill(r, key, kind, e)
+			s.fill(r, key, kind, e, hits)
 			return true
 		}
-		state = r.state
-		uses.from(r)
+		state, freq = r.state, r.freq.Load()
 		s.remove(old)
 	}
 	if !s.makeRoom(kind.class(), size, now, gone) {
@@ -101,8 +103,8 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	r := s.at(off)
 	*(*[headSize]byte)(s.ring.mem[off:]) = [headSize]byte{}
 	r.words, r.state, r.hash = uint16(size/word), state, hash
-	uses.to(r)
-	s.fill(r, key, kind, e)
+	r.freq.Store(freq)
+	s.fill(r, key, kind, e, hits)
 	before := len(s.index.slots)
 	s.index.insert(hash, off, s.hashAt)
 	if len(s.index.slots) != before {
@@ -113,26 +115,13 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	return true
 }
 
-// usage is what a record knows about its use.
-type usage struct{ freq, hits, seen uint32 }
-
-func (u *usage) from(r *Record) { u.freq, u.hits, u.seen = r.freq.Load(), r.hits.Load(), r.seen.Load() }
-
-func (u *usage) to(r *Record) {
-	r.freq.Store(u.freq)
-	r.hits.Store(u.hits)
-	r.seen.Store(u.seen)
-}
-
 // fill writes the content of a record of the right size.
-func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry) {
+func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry, hits uint32) {
 	r.kind = kind
 	r.stored, r.ttl = int64(e.Stored), e.TTL
 	r.flags, r.counts, r.answering = e.Answer.Flags, e.Answer.Counts, e.Answering
-	if !e.Refresh {
-		r.hits.Store(0)
-		r.seen.Store(e.Stored.millis())
-	}
+	r.hits.Store(hits)
+	r.seen.Store(e.Seen.millis())
 	r.retry.Store(0)
 	r.keyLen, r.bodyLen = uint16(len(key)), uint16(len(e.Answer.Body))
 	r.ttlsLen, r.wildcardLen = uint16(len(e.Answer.TTLs)), uint8(len(e.Wildcard))

@@ -42,8 +42,13 @@ type Entry struct {
 	TTL       uint32 // seconds
 	Answer    wire.Answer
 	Answering bool
-	Refresh   bool   // the record in its place keeps its count of uses
 	Wildcard  string // at most 255 octets
+
+	// Refresh: the entry goes on with the count of uses of the record of kind
+	// Of, the last of them at Seen.
+	Refresh bool
+	Of      Kind
+	Seen    Time
 }
 
 // Evicted counts records that gave way.

@@ -267,7 +267,7 @@ func TestRefreshKeepsCount(t *testing.T) {
 			v.Record(Positive).Count(2*second, time.Minute)
 			v.Close()
 			e := entryOf(size, 1, 3*second, 3600)
-			e.Refresh = refresh
+			e.Refresh, e.Of, e.Seen = refresh, Positive, 2*second
 			s.Put(key, Positive, e)
 			want := uint32(1)
 			if refresh {

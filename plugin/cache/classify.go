@@ -1,0 +1,173 @@
+package cache
+
+import (
+	"strings"
+	"time"
+
+	"github.com/coredns/coredns/plugin/pkg/dnsutil"
+	"github.com/coredns/coredns/plugin/pkg/response"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+)
+
+// classify tells what kind of response m is. A NOERROR response whose answer
+// section ends in an alias is a denial if an SOA record says for how long
+// (RFC 2308 section 2.2, NODATA with a CNAME).
+func classify(m *dns.Msg, now time.Time) response.Type {
+	t, _ := response.Typify(m, now)
+	if t == response.NoError && hasSOA(m) && leavesOpen(m) {
+		return response.NoData
+	}
+	return t
+}
+
+// cacheable reports whether a response of the type may be stored at all.
+func cacheable(m *dns.Msg, t response.Type) bool {
+	switch t {
+	case response.NoError:
+		// A chain of aliases that leads nowhere and no SOA record to bound it
+		// (RFC 2308 section 5).
+		return !m.Truncated && len(m.Question) > 0 && (hasSOA(m) || !leavesOpen(m))
+	case response.NameError:
+		return !m.Truncated && len(m.Question) > 0 && hasSOA(m)
+	case response.NoData, response.Delegation, response.ServerError:
+		return !m.Truncated && len(m.Question) > 0
+	}
+	return false
+}
+
+// kindOf is the kind under which a response of the type is stored.
+func kindOf(t response.Type) store.Kind {
+	if t == response.NoError || t == response.Delegation {
+		return store.Positive
+	}
+	return store.Negative
+}
+
+// lifetime is how long a response of the type is stored: its smallest TTL
+// within the configured bounds, or the configured time for failures.
+func (c *Cache) lifetime(m *dns.Msg, t response.Type) time.Duration {
+	switch t {
+	case response.NameError, response.NoData:
+		return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.nttl), c.minnttl), c.nttl)
+	case response.ServerError:
+		return c.failttl
+	}
+	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
+}
+
+func hasSOA(m *dns.Msg) bool {
+	for _, rr := range m.Ns {
+		if rr.Header().Rrtype == dns.TypeSOA {
+			return true
+		}
+	}
+	return false
+}
+
+// leavesOpen reports whether a response has an answer section that does not
+// answer the question. An empty one says nothing: the answer can be in another section.
+func leavesOpen(m *dns.Msg) bool { return len(m.Answer) > 0 && !answers(m) }
+
+// answers reports whether the answer section of a NOERROR response answers
+// the question: a record of the type asked for, at the name asked for or at
+// the end of the chain of aliases from there (RFC 1034 section 3.6.2). Records
+// elsewhere do not count. Any record at the name answers ANY.
+func answers(m *dns.Msg) bool {
+	if m.Rcode != dns.RcodeSuccess || len(m.Question) == 0 || len(m.Answer) == 0 {
+		return false
+	}
+	q := m.Question[0]
+	name, qtype := q.Name, q.Qtype
+	switch qtype {
+	case dns.TypeCNAME:
+		target, ok := alias(m.Answer, name, q.Qclass)
+		return ok && target != ""
+	case dns.TypeANY:
+	default:
+		var ok bool
+		if name, ok = canonical(m.Answer, name, q.Qclass); !ok {
+			return false
+		}
+	}
+	for _, rr := range m.Answer {
+		h := rr.Header()
+		if (qtype == dns.TypeANY || h.Rrtype == qtype) && inClass(h.Class, q.Qclass) && strings.EqualFold(h.Name, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// canonical follows the aliases from name. It reports false for a chain that
+// forks or loops: such a chain has no end, in whatever order its records are.
+func canonical(rrs []dns.RR, name string, qclass uint16) (string, bool) {
+	// Without a loop there are no more aliases than records.
+	for range len(rrs) + 1 {
+		target, ok := alias(rrs, name, qclass)
+		if !ok {
+			return "", false
+		}
+		if target == "" {
+			return name, true
+		}
+		name = target
+	}
+	return "", false
+}
+
+// alias returns the target of the CNAME record at the name, empty if it has
+// none. It reports false if there are several targets, which RFC 2181 section 10.1
+// forbids.
+func alias(rrs []dns.RR, name string, qclass uint16) (string, bool) {
+	target := ""
+	for _, rr := range rrs {
+		cname, ok := rr.(*dns.CNAME)
+		if !ok || !inClass(cname.Hdr.Class, qclass) || !strings.EqualFold(cname.Hdr.Name, name) {
+			continue
+		}
+		if target != "" && !strings.EqualFold(target, cname.Target) {
+			return "", false
+		}
+		target = cname.Target
+	}
+	return target, true
+}
+
+func inClass(class, qclass uint16) bool { return qclass == dns.ClassANY || class == qclass }
+
+// usable reports whether m is a whole positive answer to its question.
+func usable(m *dns.Msg, now time.Time) bool {
+	return !m.Truncated && classify(m, now) == response.NoError && answers(m)
+}
+
+// answersTo reports whether m is the response to the question.
+func answersTo(m *dns.Msg, q dns.Question) bool {
+	if !m.Response || len(m.Question) != 1 {
+		return false
+	}
+	got := m.Question[0]
+	return got.Qtype == q.Qtype && got.Qclass == q.Qclass && strings.EqualFold(got.Name, q.Name)
+}
+
+// clientSubnet returns the client subnet option of m, or nil (RFC 7871).
+func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
+	opt := m.IsEdns0()
+	if opt == nil {
+		return nil
+	}
+	for _, o := range opt.Option {
+		if ecs, ok := o.(*dns.EDNS0_SUBNET); ok {
+			return ecs
+		}
+	}
+	return nil
+}
+
+// forOneSubnet reports whether the response is for clients of one network only
+// (RFC 7871 section 7.3.1: a scope of 0 is for all).
+func forOneSubnet(m *dns.Msg) bool {
+	ecs := clientSubnet(m)
+	return ecs != nil && ecs.SourceScope != 0
+}

@@ -1,0 +1,145 @@
+package cache
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+)
+
+const (
+	success = "success"
+	denial  = "denial"
+)
+
+// types are the values of the label type, by class of answer.
+var types = [2]string{success, denial}
+
+var (
+	labels       = []string{"server", "zones", "view"}
+	labelsByType = []string{"server", "type", "zones", "view"}
+
+	entriesGauge = promauto.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: plugin.Namespace,
+		Subsystem: "cache",
+		Name:      "entries",
+		Help:      "The number of elements in the cache.",
+	}, labelsByType)
+	requestsTotal  = counter("requests_total", "The count of cache requests.", labels)
+	hitsTotal      = counter("hits_total", "The count of cache hits.", labelsByType)
+	missesTotal    = counter("misses_total", "The count of cache misses. Deprecated, derive misses from cache hits/requests counters.", labels)
+	prefetchTotal  = counter("prefetch_total", "The number of times the cache has prefetched a cached item.", labels)
+	dropsTotal     = counter("drops_total", "The number responses that are not cached, because the reply is malformed.", labels)
+	staleTotal     = counter("served_stale_total", "The number of requests served from stale cache entries.", labels)
+	evictionsTotal = counter("evictions_total", "The count of cache evictions.", labelsByType)
+	coalescedTotal = counter("coalesced_total", "The count of cache misses that were answered by the upstream query of another client.", labels)
+)
+
+func counter(name, help string, labels []string) *prometheus.CounterVec {
+	return promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "cache", Name: name, Help: help}, labels)
+}
+
+// Counters are the metrics of a cache for one server. Looking them up by
+// label costs more than a hit does, so this is done once.
+type Counters struct {
+	requests, misses, prefetches, drops, stale, coalesced prometheus.Counter
+	hits, evictions                                       [2]prometheus.Counter
+	entries                                               [2]prometheus.Gauge
+}
+
+func newCounters(server, zones, view string) *Counters {
+	c := &Counters{
+		requests:   requestsTotal.WithLabelValues(server, zones, view),
+		misses:     missesTotal.WithLabelValues(server, zones, view),
+		prefetches: prefetchTotal.WithLabelValues(server, zones, view),
+		drops:      dropsTotal.WithLabelValues(server, zones, view),
+		stale:      staleTotal.WithLabelValues(server, zones, view),
+		coalesced:  coalescedTotal.WithLabelValues(server, zones, view),
+	}
+	for i, t := range types {
+		c.hits[i] = hitsTotal.WithLabelValues(server, t, zones, view)
+		c.evictions[i] = evictionsTotal.WithLabelValues(server, t, zones, view)
+		c.entries[i] = entriesGauge.WithLabelValues(server, t, zones, view)
+	}
+	return c
+}
+
+// Hit counts a request that was answered from the engine, with a denial or
+// not.
+func (c *Counters) Hit(isDenial bool) {
+	c.requests.Inc()
+	if isDenial {
+		c.hits[1].Inc()
+	} else {
+		c.hits[0].Inc()
+	}
+}
+
+func (c *Counters) stored(s *store.Store, gone store.Evicted) {
+	for i, n := range gone.Live {
+		if n > 0 {
+			c.evictions[i].Add(float64(n))
+		}
+	}
+	c.setEntries(s)
+}
+
+func (c *Counters) setEntries(s *store.Store) {
+	c.entries[0].Set(float64(s.Len(store.Positive)))
+	c.entries[1].Set(float64(s.Len(store.Negative)))
+}
+
+// kindIndex is the index of a kind's type label.
+func kindIndex(k store.Kind) int {
+	if k == store.Negative {
+		return 1
+	}
+	return 0
+}
+
+// countersByServer has the Counters for each server that the cache serves. It is
+// copied when it changes, so that looking one up takes no lock and allocates
+// nothing.
+type countersByServer struct {
+	mu sync.Mutex
+	m  atomic.Pointer[map[string]*Counters]
+}
+
+// Counters returns the metrics of the cache for the server with this address,
+// as metrics.WithServer returns it.
+func (c *Cache) Counters(server string) *Counters {
+	if m := c.counters.m.Load(); m != nil {
+		if found := (*m)[server]; found != nil {
+			return found
+		}
+	}
+	return c.counters.add(server, c.zonesLabel, c.viewLabel)
+}
+
+func (b *countersByServer) add(server, zones, view string) *Counters {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := make(map[string]*Counters)
+	if old := b.m.Load(); old != nil {
+		if found := (*old)[server]; found != nil {
+			return found
+		}
+		maps.Copy(m, *old)
+	}
+	m[server] = newCounters(server, zones, view)
+	b.m.Store(&m)
+	return m[server]
+}
+
+func (b *countersByServer) setEntries(s *store.Store) {
+	if m := b.m.Load(); m != nil {
+		for _, c := range *m {
+			c.setEntries(s)
+		}
+	}
+}

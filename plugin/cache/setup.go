@@ -1,0 +1,357 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+)
+
+var log = clog.NewWithPlugin("cache")
+
+func init() { plugin.Register("cache", setup) }
+
+// ZoneBypasser is a plugin in the server block that has zones which must not
+// be cached, as CoreDNS's plugin of the same name defines it.
+type ZoneBypasser interface {
+	CacheBypassZones() []string
+}
+
+func setup(controller *caddy.Controller) error {
+	c, err := parse(controller)
+	if err != nil {
+		return plugin.Error("cache", err)
+	}
+	cfg := dnsserver.GetConfig(controller)
+	if c.size == 0 {
+		instanceOf(controller).defaultSized++
+	}
+	controller.OnStartup(func() error {
+		c.viewLabel = cfg.ViewName
+		for _, h := range cfg.Handlers() {
+			b, ok := h.(ZoneBypasser)
+			if !ok {
+				continue
+			}
+			zones, err := wireZones(b.CacheBypassZones())
+			if err != nil {
+				return err
+			}
+			c.bypass = append(c.bypass, zones...)
+		}
+		if err := c.openShared(controller); err != nil {
+			return plugin.Error("cache", err)
+		}
+		go c.sweep()
+		return nil
+	})
+	controller.OnRestartFailed(func() error { registry.disownNewer(c); return nil })
+	controller.OnShutdown(func() error { registry.disown(c); return nil })
+
+	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler {
+		c.Next = next
+		return c
+	})
+	return nil
+}
+
+// parse reads the directive.
+func parse(d *caddy.Controller) (*Cache, error) {
+	c := New()
+	for n := 0; d.Next(); n++ {
+		if n > 0 {
+			return nil, plugin.ErrOnce
+		}
+		args := d.RemainingArgs()
+		if len(args) > 0 {
+			if ttl, err := strconv.Atoi(args[0]); err == nil {
+				if ttl <= 0 {
+					return nil, fmt.Errorf("cache TTL can not be zero or negative: %d", ttl)
+				}
+				c.pttl = time.Duration(ttl) * time.Second
+				c.nttl = c.pttl
+				args = args[1:]
+			}
+		}
+		c.Zones = plugin.OriginsFromArgsOrServerBlock(args, d.ServerBlockKeys)
+		c.zonesLabel = strings.Join(c.Zones, ",")
+		if err := c.parseBlock(d); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// parser reads one option with its arguments.
+type parser func(c *Cache, args []string) error
+
+var options = map[string]parser{
+	success: func(c *Cache, args []string) error { return parseLimits(args, &c.pcap, &c.pttl, &c.minpttl) },
+	denial:  func(c *Cache, args []string) error { return parseLimits(args, &c.ncap, &c.nttl, &c.minnttl) },
+
+	"prefetch":           parsePrefetch,
+	"serve_stale":        parseServeStale,
+	"serve_stale_policy": parsePolicy,
+	"servfail":           parseServfail,
+	"disable":            parseDisable,
+	"keepttl":            parseKeepTTL,
+	"size":               parseSizeOption,
+	"coalesce":           parseCoalesce,
+}
+
+// errArgs is replaced by an error that names the file and line.
+var errArgs = errors.New("wrong number of arguments")
+
+func (c *Cache) parseBlock(d *caddy.Controller) error {
+	seen := make(map[string]bool)
+	for d.NextBlock() {
+		name := d.Val()
+		option, ok := options[name]
+		if !ok {
+			return d.ArgErr()
+		}
+		if name == "serve_stale_policy" && seen[name] {
+			return errors.New("serve_stale_policy can only be specified once")
+		}
+		seen[name] = true
+		if err := option(c, d.RemainingArgs()); errors.Is(err, errArgs) {
+			return d.ArgErr()
+		} else if err != nil {
+			return err
+		}
+	}
+	if seen["serve_stale_policy"] && !seen["serve_stale"] {
+		return errors.New("serve_stale_policy requires serve_stale")
+	}
+	// Whoever gives a memory budget wants it used: CoreDNS's default number of
+	// entries would fill a few MiB of it.
+	if seen["size"] {
+		if !seen[success] {
+			c.pcap = noCap
+		}
+		if !seen[denial] {
+			c.ncap = noCap
+		}
+	}
+	return nil
+}
+
+// parseLimits reads CAPACITY [TTL [MINTTL]].
+func parseLimits(args []string, capacity *int, ttl, minimum *time.Duration) error {
+	if len(args) == 0 {
+		return errArgs
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	*capacity = n
+	if len(args) > 1 {
+		n, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		if n <= 0 {
+			return fmt.Errorf("cache TTL can not be zero or negative: %d", n)
+		}
+		*ttl = time.Duration(n) * time.Second
+	}
+	if len(args) > 2 {
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		if n < 0 {
+			return fmt.Errorf("cache min TTL can not be negative: %d", n)
+		}
+		*minimum = time.Duration(n) * time.Second
+	}
+	return nil
+}
+
+// parsePrefetch reads AMOUNT [DURATION [PERCENTAGE%]].
+func parsePrefetch(c *Cache, args []string) error {
+	if len(args) == 0 || len(args) > 3 {
+		return errArgs
+	}
+	amount, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	if amount < 0 {
+		return fmt.Errorf("prefetch amount should be positive: %d", amount)
+	}
+	c.prefetch = amount
+	if len(args) > 1 {
+		if c.duration, err = time.ParseDuration(args[1]); err != nil {
+			return err
+		}
+	}
+	if len(args) > 2 {
+		digits, ok := strings.CutSuffix(args[2], "%")
+		if !ok {
+			return fmt.Errorf("last character of percentage should be `%%`: %q", args[2])
+		}
+		percentage, err := strconv.Atoi(digits)
+		if err != nil {
+			return err
+		}
+		if percentage < 10 || percentage > 90 {
+			return fmt.Errorf("percentage should fall in range [10, 90]: %d", percentage)
+		}
+		c.percentage = percentage
+	}
+	return nil
+}
+
+// parseServeStale reads
+// [DURATION [immediate [TTL [RECHECK]] | verify [TIMEOUT [TTL [RECHECK]]]]].
+func parseServeStale(c *Cache, args []string) error {
+	c.staleUpTo, c.verifyStale = time.Hour, false
+	c.verifyTimeout, c.staleTTL, c.staleRecheck = 0, 0, 0
+	if len(args) == 0 {
+		return nil
+	}
+	var err error
+	if c.staleUpTo, err = duration(args[0], "serve_stale duration"); err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		return nil
+	}
+	mode := strings.ToLower(args[1])
+	rest := args[2:]
+	switch mode {
+	case "immediate":
+	case "verify":
+		c.verifyStale = true
+		if len(rest) > 0 {
+			if c.verifyTimeout, err = duration(rest[0], "serve_stale verify timeout"); err != nil {
+				return err
+			}
+			rest = rest[1:]
+		}
+	default:
+		return fmt.Errorf("invalid value for serve_stale refresh mode: %s", mode)
+	}
+	if len(rest) > 2 {
+		return errArgs
+	}
+	if len(rest) > 0 {
+		if c.staleTTL, err = duration(rest[0], "serve_stale response TTL"); err != nil {
+			return err
+		}
+		if c.staleTTL%time.Second != 0 {
+			return errors.New("serve_stale response TTL must be a whole number of seconds")
+		}
+		if c.staleTTL/time.Second > 1<<32-1 {
+			return errors.New("serve_stale response TTL exceeds the DNS TTL range")
+		}
+	}
+	if len(rest) > 1 {
+		if c.staleRecheck, err = duration(rest[1], "serve_stale failure recheck"); err != nil {
+			return err
+		}
+		if c.staleRecheck > 5*time.Minute { // RFC 8767 section 5
+			return errors.New("serve_stale failure recheck cannot exceed 5 minutes")
+		}
+	}
+	return nil
+}
+
+func duration(s, what string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("invalid %s: %w", what, err)
+	}
+	if d < 0 {
+		return 0, fmt.Errorf("invalid negative %s: %s", what, s)
+	}
+	return d, nil
+}
+
+func parsePolicy(c *Cache, args []string) error {
+	if len(args) != 1 {
+		return errArgs
+	}
+	if strings.ToLower(args[0]) != "prefer_positive" {
+		return fmt.Errorf("invalid serve_stale_policy: %s", args[0])
+	}
+	c.preferPositive = true
+	return nil
+}
+
+func parseServfail(c *Cache, args []string) error {
+	if len(args) != 1 {
+		return errArgs
+	}
+	d, err := duration(args[0], "ttl for servfail")
+	if err != nil {
+		return err
+	}
+	if d > maxFail {
+		return errors.New("caching SERVFAIL responses over 5 minutes is not permitted (RFC 2308 section 7.1)")
+	}
+	c.failttl = d
+	return nil
+}
+
+// parseDisable reads success|denial [ZONES...].
+func parseDisable(c *Cache, args []string) error {
+	if len(args) == 0 {
+		return errArgs
+	}
+	zones := []string{"."}
+	if len(args) > 1 {
+		zones = nil
+		for _, z := range args[1:] {
+			zones = append(zones, plugin.Name(z).Normalize())
+		}
+	}
+	switch args[0] {
+	case denial:
+		c.nexcept = zones
+	case success:
+		c.pexcept = zones
+	default:
+		return fmt.Errorf("cache type for disable must be %q or %q", success, denial)
+	}
+	return nil
+}
+
+func parseKeepTTL(c *Cache, args []string) error {
+	if len(args) != 0 {
+		return errArgs
+	}
+	c.keepttl = true
+	return nil
+}
+
+func parseSizeOption(c *Cache, args []string) (err error) {
+	if len(args) != 1 {
+		return errArgs
+	}
+	c.size, err = parseSize(args[0])
+	return err
+}
+
+func parseCoalesce(c *Cache, args []string) error {
+	if len(args) > 1 {
+		return errArgs
+	}
+	c.coalesce = true
+	if len(args) == 0 || args[0] == "on" {
+		return nil
+	}
+	if args[0] != "off" {
+		return fmt.Errorf("coalesce is on or off: %s", args[0])
+	}
+	c.coalesce = false
+	return nil
+}

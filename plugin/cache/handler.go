@@ -24,6 +24,7 @@ type query struct {
 	r        *dns.Msg
 	key      wire.Key
 	do, ad   bool
+	subnet   bool // the client asks for the answer for a network
 	counters *Counters
 	found    engine.Found
 
@@ -41,6 +42,12 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	q.w, q.r, q.counters = w, r, c.Counters(serverOf(ctx))
 	q.counters.requests.Inc()
+	if q.subnet {
+		// The answer is for that network (RFC 7871 section 7.3): the client
+		// neither gets one from here nor leaves one.
+		q.counters.misses.Inc()
+		return plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+	}
 
 	now := c.now()
 	f := &q.found
@@ -65,19 +72,15 @@ func (q *query) release() {
 }
 
 // admit reports whether the query is for the cache, and reads its key.
-// Anything but QUERY must reach the one it is meant for. A query with a client
-// subnet is answered for that network (RFC 7871 section 7.3), so it neither
-// gets nor leaves an answer here.
+// Anything but QUERY must reach the one it is meant for.
 func (c *Cache) admit(q *query, r *dns.Msg) bool {
 	if c.engine == nil || r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
 		return false
 	}
-	q.do, q.ad = false, r.AuthenticatedData
+	q.do, q.ad, q.subnet = false, r.AuthenticatedData, false
 	if opt := r.IsEdns0(); opt != nil {
 		q.do = opt.Do()
-		if len(opt.Option) > 0 && clientSubnet(r) != nil {
-			return false
-		}
+		q.subnet = len(opt.Option) > 0 && clientSubnet(r) != nil
 	}
 	question := &r.Question[0]
 	key, err := wire.AppendKey(q.keyBuf[:0], question.Name, question.Qtype, question.Qclass, q.do, r.CheckingDisabled)

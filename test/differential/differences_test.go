@@ -1,0 +1,114 @@
+package differential
+
+import (
+	"strings"
+
+	"github.com/trackless-dns/trackless/test/differential/script"
+)
+
+// A row of the table of intended differences.
+type row struct {
+	name   string
+	source string // the RFC or issue that asks for it
+	// state: the caches hold different things afterwards, so the name is set
+	// aside for the rest of the episode.
+	state bool
+	// explains reports whether the row is why the two part. nil: the
+	// comparison knows the difference itself.
+	explains func(*difference) bool
+}
+
+const (
+	rowOwnerCase    = "owner names are spelled as the client spelled the question"
+	rowQuestionCase = "the question comes back as the client spelled it, whatever the upstream makes of it"
+	rowCoalesced    = "identical queries under way at the same time are asked upstream once"
+	rowDisplaced    = "a verified positive answer displaces the stale denial"
+	rowTransport    = "a refresh goes upstream over the client's transport"
+)
+
+var differences = []row{
+	{name: rowOwnerCase, source: "RFC 1035 section 2.3.3; a compression pointer to the question"},
+	{name: rowQuestionCase, source: "draft-vixie-dnsext-dns0x20"},
+	{name: rowCoalesced, source: "kubernetes/dns#387, coredns#2879"},
+	{name: rowTransport, source: "deckhouse#2413"},
+	{
+		name: "a query that comes while the same one is under way gets its response", source: "kubernetes/dns#387, coredns#2879", state: true,
+		explains: func(d *difference) bool { return d.underWay() },
+	},
+	{
+		name: "who waited for a response that is not for all asks again", source: "RFC 5452 section 9.1, RFC 2181 section 9", state: true,
+		explains: func(d *difference) bool {
+			for _, c := range d.calls[1] {
+				if d.extra != nil && !d.byStock && c.Key == d.extra.Key && c.Done == d.extra.At {
+					return true
+				}
+			}
+			return false
+		},
+	},
+	{
+		name: "a refresh that is cut off over UDP goes on over TCP", source: "RFC 2181 section 9", state: true,
+		explains: func(d *difference) bool {
+			return strings.HasPrefix(d.name, "tc") || d.before(func(c script.Call) bool { return c.What == "truncated" && !c.TCP })
+		},
+	},
+	{
+		name: "a query with a client subnet neither gets nor leaves a cached answer", source: "RFC 7871 section 7.3.1, coredns#7036, kubernetes/dns#650", state: true,
+		explains: func(d *difference) bool {
+			for _, r := range d.replies[0] {
+				if r.ECS && r.Asked <= d.at {
+					return true
+				}
+			}
+			return false
+		},
+	},
+	{
+		name: rowDisplaced, source: "RFC 8767 section 4", state: true,
+		explains: func(d *difference) bool {
+			return strings.Contains(d.config, "verify") && d.before(denied) && d.before(func(c script.Call) bool { return c.Rcode == 0 && !denied(c) })
+		},
+	},
+}
+
+func denied(c script.Call) bool {
+	return strings.HasPrefix(c.What, "NXDOMAIN") || c.What == "NODATA" || c.What == "alias to nothing with SOA" || c.What == "SERVFAIL" || c.What == "NOTIMP" || c.What == "timeout"
+}
+
+// explain returns the row that explains a difference, or nil.
+func explain(d *difference) *row {
+	for i := range differences {
+		if r := &differences[i]; r.explains != nil && r.explains(d) {
+			return r
+		}
+	}
+	return nil
+}
+
+// before reports whether there was such a call before the difference.
+func (d *difference) before(is func(script.Call) bool) bool {
+	for _, c := range d.calls[0] {
+		if c.At <= d.at && is(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// underWay reports whether the difference came while ours was asking the same
+// upstream for somebody else.
+func (d *difference) underWay() bool {
+	key := ""
+	switch {
+	case d.extra != nil:
+		key = d.extra.Key
+	case d.reply != nil:
+		key = d.reply[0].Key
+	}
+	for _, c := range d.calls[1] {
+		if c.Key == key && c.At < d.at && d.at < c.Done {
+			return true
+		}
+	}
+	return false
+}

@@ -24,7 +24,8 @@ func (c *Cache) serveStale(ctx context.Context, q *query, now time.Time) (int, e
 			return code, err
 		}
 	case c.mayRetry(q):
-		expired := q.found.Stored + store.Time(q.found.TTL)*store.Time(time.Second)
+		// As CoreDNS has it, the last use that counts was when it expired.
+		expired := c.engine.Store().Time(now) + store.Time(q.found.Left)*store.Time(time.Second)
 		c.refresh(ctx, q, refreshOptions{stale: true, seen: expired})
 	}
 	q.counters.stale.Inc()

@@ -139,6 +139,8 @@ func (e *Episode) play(t *testing.T, seed uint64, open Open, metrics func() map[
 				e.Replies = append(e.Replies, reply)
 				mu.Unlock()
 			})
+			// Who comes first matters at times. No time passes meanwhile.
+			synctest.Wait()
 		}
 		time.Sleep(gap(r))
 	}

@@ -61,7 +61,7 @@ func (c *Cache) refresh(ctx context.Context, q *query, o refreshOptions) {
 		return
 	}
 	b.w.replaceStale = o.stale
-	b.w.refresh, b.w.of, b.w.seen = true, b.kind, o.seen
+	b.w.refresh, b.w.of, b.w.hits, b.w.seen = true, b.kind, q.found.Hits, o.seen
 	q.counters.prefetches.Inc()
 	go func() {
 		defer b.end()

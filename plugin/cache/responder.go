@@ -31,10 +31,11 @@ type responder struct {
 
 	replaceStale bool // take only what may replace a stale answer
 
-	// A refresh goes on with the count of uses of the answer of this kind, the
-	// last of them at seen.
+	// A refresh goes on with the count of uses of the answer of kind of, which
+	// was hits at the last use, at seen.
 	refresh bool
 	of      store.Kind
+	hits    uint32
 	seen    store.Time
 
 	out outcome
@@ -155,6 +156,7 @@ func (w *responder) take(res *dns.Msg) {
 			Wildcard:  w.out.wildcard,
 			Refresh:   w.refresh,
 			Of:        w.of,
+			Hits:      w.hits,
 			Seen:      w.seen,
 		})
 	}

@@ -67,7 +67,7 @@ type Found struct {
 	Answer   wire.Answer
 	Wildcard string
 
-	Hits     uint32 // uses in a row, if Prefetch is on
+	Hits     uint32 // uses in a row, which are counted if Prefetch is on
 	Prefetch bool   // it is used enough, and near enough to its end, to ask again
 	Retry    bool   // the last refresh did not fail just now
 
@@ -99,7 +99,7 @@ func (e *Engine) Lookup(key wire.Key, now time.Time, f *Found) bool {
 	f.Kind, f.TTL, f.Left, f.Stored = r.Kind(), r.TTL(), r.Left(t), r.Stored()
 	f.Wildcard = r.Wildcard()
 	f.Retry = r.Retry(t)
-	f.Prefetch, f.Hits = false, 0
+	f.Prefetch, f.Hits = false, r.Hits()
 	if e.opts.Prefetch > 0 && !f.Stale() {
 		f.Hits = r.Count(t, e.opts.Gap)
 		f.Prefetch = f.Hits >= uint32(e.opts.Prefetch) && f.Left <= e.threshold(f.TTL)

@@ -73,7 +73,7 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	size := recordSize(len(key), e)
 	var found [kinds]uint32
 	s.find(hash, key, &found)
-	hits := uint32(0)
+	hits := e.Hits
 	if e.Refresh && found[e.Of] != none {
 		hits = s.at(found[e.Of]).hits.Load()
 	}

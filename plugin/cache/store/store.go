@@ -45,9 +45,10 @@ type Entry struct {
 	Wildcard  string // at most 255 octets
 
 	// Refresh: the entry goes on with the count of uses of the record of kind
-	// Of, the last of them at Seen.
+	// Of, or with Hits if that one is gone. The last use was at Seen.
 	Refresh bool
 	Of      Kind
+	Hits    uint32
 	Seen    Time
 }
 

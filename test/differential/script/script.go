@@ -35,6 +35,8 @@ var Configs = []string{
 	"cache {\nprefetch 2 30s 50%\n}",
 	"cache 60 {\nprefetch 1 1m 20%\n}",
 	"cache {\nprefetch 3 10s 90%\nserve_stale 1m\n}",
+	"cache {\nprefetch 1 10m 90%\nservfail 1m\n}",
+	"cache {\nprefetch 2 1m 80%\nservfail 20s\nserve_stale\n}",
 	"cache {\nserve_stale\n}",
 	"cache {\nserve_stale 30s immediate 30s 10s\n}",
 	"cache {\nserve_stale 1m verify\n}",
@@ -57,9 +59,9 @@ var Configs = []string{
 // client subnet at times, those with tc have answers that do not fit UDP, those with spoof
 // responses to other questions.
 var names = []string{
-	"n0.example.org.", "n1.example.org.", "n2.example.org.", "n3.example.org.", "n4.example.org.", "n5.example.org.",
+	"n0.example.org.", "n1.example.org.", "n2.example.org.", "spoof.example.org.", "n3.example.org.", "n4.example.org.", "n5.example.org.",
 	"n6.example.org.", "n7.example.org.", "www.sub.example.org.", "example.org.",
-	"tc0.example.org.", "ecs0.example.org.", "spoof0.example.org.",
+	"tc0.example.org.", "ecs0.example.org.",
 	"a.pos-off.example.org.", "a.neg-off.example.org.", "out.example.net.",
 }
 
@@ -187,7 +189,7 @@ func clients(r *rand.Rand, calm bool) []client {
 	name := names[0] // half of the questions are for a few names
 	names := names
 	if calm {
-		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.Contains(name, "0.") && name != "n0.example.org." })
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "tc") || strings.HasPrefix(name, "ecs") })
 	}
 	switch r.IntN(4) {
 	case 0:

@@ -1,11 +1,13 @@
 package cache
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/coredns/caddy"
+	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -21,6 +23,7 @@ import (
 type shared struct {
 	fingerprint string
 	options     engine.Options
+	rules       string // what is stored, and for how long
 	engine      *engine.Engine
 	owners      []*Cache
 }
@@ -71,7 +74,8 @@ func (r *engines) acquire(c *Cache, fingerprint string, opts engine.Options) (*e
 			}
 		}
 	}
-	if before != nil && before.options == opts {
+	rules := c.rules()
+	if before != nil && before.options == opts && before.rules == rules {
 		before.owners = append(before.owners, c)
 		return before.engine, nil
 	}
@@ -82,8 +86,13 @@ func (r *engines) acquire(c *Cache, fingerprint string, opts engine.Options) (*e
 	if before != nil {
 		c.inherit(e, before.engine)
 	}
-	r.all = append(r.all, &shared{fingerprint: fingerprint, options: opts, engine: e, owners: []*Cache{c}})
+	r.all = append(r.all, &shared{fingerprint: fingerprint, options: opts, rules: rules, engine: e, owners: []*Cache{c}})
 	return e, nil
+}
+
+// rules stand for the options that decide which answers are stored, and for how long.
+func (c *Cache) rules() string {
+	return fmt.Sprint(c.Zones, c.bypass, c.pexcept, c.nexcept, c.pttl, c.nttl, c.failttl)
 }
 
 // inherit copies the answers that this cache would have stored too, for as
@@ -95,7 +104,7 @@ func (c *Cache) inherit(to, from *engine.Engine) {
 		limit, excepted := c.pttl, c.pexceptZones
 		if r.Kind() == store.Negative {
 			limit, excepted = c.nttl, c.nexceptZones
-			if r.Flags().Rcode() > 3 || r.Flags().Rcode() == 2 {
+			if rcode := r.Flags().Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
 				limit = c.failttl
 			}
 		}

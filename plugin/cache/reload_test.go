@@ -1,0 +1,187 @@
+package cache
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/coredns/caddy"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+)
+
+// query asks a running server for www.example.org over UDP, for its first zone.
+func queryServer(t *testing.T, inst *caddy.Instance) *dns.Msg {
+	t.Helper()
+	client := &dns.Client{}
+	var addr string
+	for _, s := range inst.Servers() {
+		if s.LocalAddr() != nil {
+			addr = s.LocalAddr().String()
+		}
+	}
+	m, _, err := client.Exchange(question(www, nil), addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// engineOf returns the newest engine.
+func engineOf(t *testing.T) *engine.Engine {
+	t.Helper()
+	registry.mu.Lock()
+	defer registry.mu.Unlock()
+	if len(registry.all) == 0 {
+		t.Fatal("no engine is open")
+	}
+	return registry.all[len(registry.all)-1].engine
+}
+
+const reloadPort = "18453"
+
+// TestReload has a row for each change of a Corefile: whether the answers
+// survive it.
+func TestReload(t *testing.T) {
+	before := `
+example.org:PORT {
+	bind 127.0.0.1
+	cache {
+		success 5000 3600
+	}
+	hosts {
+		192.0.2.1 www.example.org
+		ttl 300
+	}
+}
+`
+	replace := func(old, replacement string) string {
+		if !strings.Contains(before, old) {
+			t.Fatalf("no %q in the Corefile", old)
+		}
+		return strings.Replace(before, old, replacement, 1)
+	}
+	other := "\nexample.net:PORT {\n\tbind 127.0.0.1\n\twhoami\n}\n"
+	for _, tc := range []struct {
+		name  string
+		after string
+		kept  bool
+		same  bool // the engine itself is kept
+	}{
+		{"no change", before, true, true},
+		{"comment", "# changed\n" + before, true, true},
+		{"plugin below", replace("ttl 300", "ttl 301"), false, false},
+		{"another plugin below", replace("}\n}\n", "}\n\twhoami\n}\n"), false, false},
+		{"option of the cache", replace("3600", "60"), true, false},
+		{"size of the cache", replace("success 5000 3600", "size 1Mi"), true, false},
+		{"another zone on the listener", before + other, false, false},
+		{"another zone elsewhere", before + strings.Replace(other, "PORT", "18454", 1), true, true},
+		{"another zone at another address", before + strings.Replace(other, "127.0.0.1", "127.0.0.2", 1), true, true},
+		{"zone of the block", replace("example.org:PORT", "example.org:PORT www.example.org:PORT"), false, false},
+		{"name no longer cached", replace("cache {", "cache a.example.org {"), false, false},
+		{"positive answers disabled", replace("success 5000 3600", "disable success"), false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			inst := start(t, strings.ReplaceAll(before, "PORT", reloadPort))
+			if m := queryServer(t, inst); len(m.Answer) != 1 {
+				t.Fatalf("answer %v", m)
+			}
+			old := engineOf(t)
+			if old.Store().Len(store.Positive) != 1 {
+				t.Fatalf("%d answers stored", old.Store().Len(store.Positive))
+			}
+			inst, err := inst.Restart(input(strings.ReplaceAll(tc.after, "PORT", reloadPort)))
+			if err != nil {
+				stop(t, inst)
+				t.Fatal(err)
+			}
+			now := engineOf(t)
+			n := now.Store().Len(store.Positive)
+			if (now == old) != tc.same || (n == 1) != tc.kept {
+				t.Errorf("same engine: %t, %d answers; want %t, kept %t", now == old, n, tc.same, tc.kept)
+			}
+			if !tc.same && old.Store().Len(store.Positive) != 0 {
+				t.Error("the engine before the reload still holds its answers")
+			}
+			queryServer(t, inst)
+			stop(t, inst)
+			if n := len(registry.all); n != 0 {
+				t.Errorf("%d engines are open after the server stopped", n)
+			}
+		})
+	}
+}
+
+// TestReloadCapsTTL: answers that survive a reload live no longer than the new options say.
+func TestReloadCapsTTL(t *testing.T) {
+	corefile := "example.org:" + reloadPort + " {\n\tbind 127.0.0.1\n\tcache 300\n\thosts {\n\t\t192.0.2.1 www.example.org\n\t\tttl 300\n\t}\n}\n"
+	inst := start(t, corefile)
+	queryServer(t, inst)
+	inst, err := inst.Restart(input(strings.Replace(corefile, "cache 300", "cache 20", 1)))
+	defer stop(t, inst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := queryServer(t, inst); len(m.Answer) != 1 || m.Answer[0].Header().Ttl > 20 {
+		t.Errorf("answer after the reload: %v", m)
+	}
+}
+
+// TestFailedReload: a configuration that does not start takes nothing down and
+// leaves nothing open.
+func TestFailedReload(t *testing.T) {
+	corefile := "example.org:" + reloadPort + " {\n\tbind 127.0.0.1\n\tcache\n\thosts {\n\t\t192.0.2.1 www.example.org\n\t}\n}\n"
+	inst := start(t, corefile)
+	defer func() { stop(t, inst) }()
+	queryServer(t, inst)
+	old := engineOf(t)
+	// An address nobody has: the cache opens, the listener does not.
+	if _, err := inst.Restart(input(strings.Replace(corefile, "127.0.0.1", "192.0.2.53", 1))); err == nil {
+		t.Fatal("the restart did not fail")
+	}
+	if len(registry.all) != 1 || registry.all[0].engine != old || len(registry.all[0].owners) != 1 {
+		t.Errorf("%d engines are open after a failed reload", len(registry.all))
+	}
+	if m := queryServer(t, inst); len(m.Answer) != 1 || old.Store().Len(store.Positive) != 1 {
+		t.Error("the running server lost its answers")
+	}
+}
+
+// TestTwoBlocksShareTheDefaultSize: memory does not grow with the number of
+// server blocks.
+func TestTwoBlocksShareTheDefaultSize(t *testing.T) {
+	inst := start(t, "a.example.org {\n\tcache\n\twhoami\n}\nb.example.org {\n\tcache\n\twhoami\n}\n")
+	defer stop(t, inst)
+	if len(registry.all) != 2 {
+		t.Fatalf("%d engines, want 2", len(registry.all))
+	}
+	for _, s := range registry.all {
+		if want := defaultSize("/", 2); s.options.Store.Bytes != want {
+			t.Errorf("budget of %d octets, want %d", s.options.Store.Bytes, want)
+		}
+	}
+}
+
+func TestBlocksMeet(t *testing.T) {
+	facts := func(bind ...string) blockFacts { return blockFacts{Listeners: []string{"dns://:53"}, Bind: bind} }
+	other := facts("127.0.0.1")
+	other.Listeners = []string{"dns://:54"}
+	for _, tc := range []struct {
+		name string
+		a, b blockFacts
+		want bool
+	}{
+		{"no addresses", facts(), facts(), true},
+		{"one without", facts("127.0.0.1"), facts(), true},
+		{"same address", facts("127.0.0.1", "127.0.0.2"), facts("127.0.0.2"), true},
+		{"other address", facts("127.0.0.1"), facts("127.0.0.2"), false},
+		{"interface", facts("lo"), facts("127.0.0.2"), true},
+		{"any address", facts("0.0.0.0"), facts("127.0.0.2"), true},
+		{"other port", facts("127.0.0.1"), other, false},
+	} {
+		if got := tc.a.meets(tc.b); got != tc.want {
+			t.Errorf("%s: %t, want %t", tc.name, got, tc.want)
+		}
+	}
+}

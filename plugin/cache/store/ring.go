@@ -12,6 +12,7 @@ type ring struct {
 	tail uint32 // the oldest record or hole
 	used uint32 // from tail to head, holes included
 	live uint32 // records only
+	high uint32 // the highest head ever: what was written at all
 }
 
 // minRing is how much of a ring is used at first.
@@ -58,6 +59,7 @@ func (r *ring) take(n uint32) uint32 {
 	r.head += n
 	r.used += n
 	r.live += n
+	r.high = max(r.high, r.head)
 	return off
 }
 
@@ -85,6 +87,7 @@ func (r *ring) advance(move func(from, to uint32)) uint32 {
 			move(from, to)
 		}
 		r.head += n
+		r.high = max(r.high, r.head)
 	}
 	if r.tail += n; r.tail == r.end {
 		r.tail = 0

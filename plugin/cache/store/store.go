@@ -264,7 +264,7 @@ func (s *Store) Bytes() int {
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.RLock()
-		n += int(sh.ring.end) + 4*(len(sh.index.slots)+len(sh.ghosts.slots))
+		n += int(sh.ring.high) + 4*(len(sh.index.slots)+len(sh.ghosts.slots))
 		sh.mu.RUnlock()
 	}
 	return n

@@ -12,7 +12,7 @@ import (
 
 // Setup makes a plugin from a Corefile of one directive, whichever plugin has
 // registered it.
-func Setup(t *testing.T, directive, corefile string, next plugin.Handler) plugin.Handler {
+func Setup(t testing.TB, directive, corefile string, next plugin.Handler) plugin.Handler {
 	t.Helper()
 	controller := caddy.NewTestController("dns", corefile)
 	controller.ServerBlockKeys = []string{"."}

@@ -467,11 +467,11 @@ func TestPrefetchJitter(t *testing.T) {
 		time.Sleep(290 * time.Second)
 		ask(t, c, question(www, nil))
 		ask(t, c, question(www, nil)) // one refresh is enough
-		time.Sleep(maxJitter - 2)
+		time.Sleep(maxJitter - time.Millisecond)
 		if up.count() != 1 {
 			t.Error("refreshed at once")
 		}
-		time.Sleep(2)
+		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
 		if up.count() != 2 {
 			t.Errorf("%d queries upstream, want 2", up.count())

@@ -14,7 +14,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	dnsserver.SetDirectives([]string{"bind", "cache", "hosts", "forward", "whoami"})
+	if err := dnsserver.SetDirectives([]string{"bind", "cache", "hosts", "forward", "whoami"}); err != nil {
+		panic(err)
+	}
 	dnsserver.Port = "0"
 	dnsserver.Quiet = true
 	caddy.Quiet = true

@@ -124,7 +124,7 @@ func TestParseErrors(t *testing.T) {
 			}
 		})
 	}
-	for _, input := range []string{"cache 0", "cache -1", "cache\ncache"} {
+	for _, input := range []string{"cache 0", "cache -1", "cache 10\ncache 20"} {
 		if _, err := parse(caddy.NewTestController("dns", input)); err == nil {
 			t.Errorf("%q: no error", input)
 		}

@@ -85,20 +85,15 @@ type story struct {
 	replies      [2][]script.Reply
 	calls        [2][]script.Call
 	seen         tally
-
-	// The first difference in the calls upstream: at is when, and what is
-	// known of it for the table.
-	at time.Duration
 }
 
 // difference is where the two part.
 type difference struct {
 	*story
-	reply         *[2]script.Reply // the replies that differ, or nil
-	extra         *script.Call     // the call that only one made, or nil
-	byStock       bool             // stock made it
-	at            time.Duration
-	answersDiffer bool
+	reply   *[2]script.Reply // the replies that differ, or nil
+	extra   *script.Call     // the call that only one made, or nil
+	byStock bool             // stock made it
+	at      time.Duration
 }
 
 func (s *story) compare() error {

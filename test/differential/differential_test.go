@@ -48,7 +48,7 @@ func TestSameAsStock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 
 	seen := make(tally)
 	dec := gob.NewDecoder(f)

@@ -11,16 +11,16 @@ import (
 type Result uint8
 
 const (
-	// Miss: there is no answer.
+	// Miss is the lack of an answer.
 	Miss Result = iota
-	// Refresh: there is one, but it is stale or due for prefetch. Whoever can
-	// ask upstream must decide.
+	// Refresh is an answer that is stale or due for prefetch. Whoever can
+	// ask upstream must decide what to do with it.
 	Refresh
-	// Long: it does not fit what the client takes, or dst.
+	// Long is an answer that does not fit what the client takes, or dst.
 	Long
-	// Success: answered with a positive answer.
+	// Success is a reply with a positive answer.
 	Success
-	// Denial: answered with a negative one.
+	// Denial is a reply with a negative one.
 	Denial
 )
 

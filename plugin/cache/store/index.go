@@ -21,24 +21,6 @@ func slotFor(hash, off uint32) uint32 { return hash&^offMask | (off/word + 1) }
 
 func slotOffset(slot uint32) uint32 { return (slot&offMask - 1) * word }
 
-// candidates calls fn with the offset of each record whose hash may be hash,
-// until fn returns true.
-func (x *index) candidates(hash uint32, fn func(off uint32) bool) {
-	if len(x.slots) == 0 {
-		return
-	}
-	mask := uint32(len(x.slots) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		slot := x.slots[i]
-		if slot == 0 {
-			return
-		}
-		if (slot^hash)&^offMask == 0 && fn(slotOffset(slot)) {
-			return
-		}
-	}
-}
-
 // insert adds a record. rehash returns the hash of the record at an offset.
 func (x *index) insert(hash, off uint32, rehash func(off uint32) uint32) {
 	if (x.count+1)*4 > len(x.slots)*3 {

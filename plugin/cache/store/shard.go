@@ -50,7 +50,6 @@ func (s *shard) find(hash uint32, key []byte, found *[kinds]uint32) {
 	if len(s.index.slots) == 0 {
 		return
 	}
-	// As index.candidates, written out: this is the inner loop of every hit.
 	slots := s.index.slots
 	mask := uint32(len(slots) - 1)
 	for i := hash & mask; slots[i] != 0; i = (i + 1) & mask {

@@ -343,7 +343,7 @@ func TestModel(t *testing.T) {
 	for _, seed := range []uint64{1, 2, 3, 4} {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 0))
-			s := open(t, Options{Bytes: MinBytes, Positive: int(r.IntN(2)) * 1500, Stale: 5 * time.Second})
+			s := open(t, Options{Bytes: MinBytes, Positive: r.IntN(2) * 1500, Stale: 5 * time.Second})
 			type id struct {
 				n int
 				k Kind

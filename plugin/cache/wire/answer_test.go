@@ -55,6 +55,14 @@ func answers(t testing.TB) map[string]*dns.Msg {
 	sections.Answer = records(t, "example.org. 300 IN MX 10 mail.example.org.", `example.org. 300 IN TXT "a" "b"`)
 	sections.Ns = records(t, "example.org. 300 IN NS ns.example.org.", "org. 300 IN NS ns.org.", ". 300 IN NS a.root-servers.net.")
 	sections.Extra = records(t, "mail.example.org. 300 IN A 192.0.2.1", "_x._tcp.example.org. 300 IN SRV 1 2 3 mail.example.org.", "example.org. 300 IN TYPE65280 \\# 3 010203")
+	service := reply("_dns._udp.kube-dns.kube-system.svc.cluster.local.", dns.TypeSRV)
+	service.Answer = records(t, "_dns._udp.kube-dns.kube-system.svc.cluster.local. 5 IN SRV 0 100 53 kube-dns.kube-system.svc.cluster.local.")
+	service.Extra = records(t, "kube-dns.kube-system.svc.cluster.local. 5 IN A 10.96.0.10")
+	ptr := reply("10.0.96.10.in-addr.arpa.", dns.TypePTR)
+	ptr.Answer = records(t, "10.0.96.10.in-addr.arpa. 5 IN PTR kube-dns.kube-system.svc.cluster.local.")
+	referral := reply("www.example.org.", dns.TypeA)
+	referral.Ns = records(t, "example.org. 5 IN NS ns1.example.org.", "example.org. 5 IN NS ns2.example.org.", `example.org. 5 IN NS a\;b.example.org.`)
+	referral.Extra = records(t, "ns1.example.org. 5 IN A 192.0.2.1", "ns1.example.org. 5 IN AAAA 2001:db8::1", "ns2.example.org. 5 IN A 192.0.2.2")
 	empty := reply("example.org.", dns.TypeA)
 	empty.Rcode = dns.RcodeServerFailure
 	root := reply(".", dns.TypeNS)
@@ -67,7 +75,7 @@ func answers(t testing.TB) map[string]*dns.Msg {
 	elsewhere.Answer = records(t, "other.example.org. 300 IN A 192.0.2.1")
 	return map[string]*dns.Msg{
 		"one A": a, "four A": many, "two AAAA": aaaa, "one AAAA": one6, "CNAME chain": chain, "NXDOMAIN": nx, "three sections": sections,
-		"SERVFAIL": empty, "root": root, "escaped": escaped, "mixed classes": offClass, "owner elsewhere": elsewhere,
+		"SRV": service, "PTR": ptr, "referral": referral, "SERVFAIL": empty, "root": root, "escaped": escaped, "mixed classes": offClass, "owner elsewhere": elsewhere,
 	}
 }
 
@@ -283,7 +291,7 @@ func TestReplyAllocates(t *testing.T) {
 }
 
 func TestMessageAllocates(t *testing.T) {
-	for name, limit := range map[string]float64{"one A": 1, "one AAAA": 1, "two AAAA": 2, "four A": 3} {
+	for name, limit := range map[string]float64{"one A": 1, "one AAAA": 1, "two AAAA": 2, "four A": 3, "CNAME chain": 7, "NXDOMAIN": 4} {
 		m := answers(t)[name]
 		a, err := Pack(m)
 		if err != nil {

@@ -15,6 +15,9 @@ func (a *Answer) Message(r *dns.Msg, ttl uint32) (*dns.Msg, error) {
 	if m := a.addresses(r, ttl); m != nil {
 		return m, nil
 	}
+	if m := a.common(r, ttl); m != nil {
+		return m, nil
+	}
 	out := new(reply)
 	m := out.init(r, a.Flags)
 

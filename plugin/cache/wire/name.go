@@ -79,7 +79,8 @@ func AppendName(dst []byte, name string) ([]byte, error) {
 		return append(dst, 0), nil
 	}
 	label := len(dst) // where the length of the current label goes
-	out := append(dst, 0)
+	out := dst
+	out = append(out, 0)
 	for i := 0; i < len(name); i++ {
 		c := name[i]
 		switch c {

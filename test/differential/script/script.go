@@ -186,11 +186,11 @@ type client struct {
 // clients draws the queries of a step: mostly one, at times some identical
 // ones.
 func clients(r *rand.Rand, calm bool) []client {
-	name := names[0] // half of the questions are for a few names
 	names := names
 	if calm {
 		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "tc") || strings.HasPrefix(name, "ecs") })
 	}
+	var name string // half of the questions are for a few names
 	switch r.IntN(4) {
 	case 0:
 		name = names[r.IntN(3)]
@@ -290,7 +290,7 @@ func (w *writer) addr(port int) net.Addr {
 	return &net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: port}
 }
 
-func (w *writer) Write(b []byte) (int, error) {
+func (w *writer) Write([]byte) (int, error) {
 	return 0, errors.New("a message is written, not octets")
 }
 func (w *writer) LocalAddr() net.Addr  { return w.addr(53) }
@@ -303,6 +303,6 @@ func (w *writer) Hijack()              {}
 // draw makes a source of numbers that depends on the words only.
 func draw(words ...any) *rand.Rand {
 	h := fnv.New64a()
-	fmt.Fprintln(h, words...)
+	_, _ = fmt.Fprintln(h, words...)
 	return rand.New(rand.NewPCG(h.Sum64(), 0))
 }

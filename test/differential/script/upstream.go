@@ -66,7 +66,7 @@ type behaviour struct {
 	err    error
 	silent bool // no response
 	slow   time.Duration
-	edit   func(rng *rand.Rand, m *dns.Msg, tcp bool)
+	edit   func(rng *rand.Rand, m *dns.Msg)
 }
 
 func pick(rng *rand.Rand) int {
@@ -104,7 +104,7 @@ func (b *behaviour) respond(rng *rand.Rand, r *dns.Msg, call Call) (*dns.Msg, ti
 	if rng.IntN(10) == 0 {
 		m.Question[0].Name = strings.ToLower(m.Question[0].Name)
 	}
-	b.edit(rng, m, call.TCP)
+	b.edit(rng, m)
 	if strings.HasPrefix(call.Name, "tc") && !call.TCP && len(m.Answer) > 0 {
 		m.Truncated = true
 		m.Answer = m.Answer[:len(m.Answer)-1]
@@ -190,7 +190,7 @@ func rrsig(rng *rand.Rand, name string, expired bool) dns.RR {
 }
 
 var behaviours = []behaviour{
-	{name: "positive", weight: 30, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "positive", weight: 30, edit: func(rng *rand.Rand, m *dns.Msg) {
 		q := m.Question[0]
 		for range 1 + rng.IntN(5) {
 			m.Answer = append(m.Answer, data(rng, q.Name, q.Qtype))
@@ -200,60 +200,60 @@ var behaviours = []behaviour{
 			m.Extra = append(m.Extra, a(rng, "ns.example.org.", ttl(rng)))
 		}
 	}},
-	{name: "alias", weight: 8, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "alias", weight: 8, edit: func(rng *rand.Rand, m *dns.Msg) {
 		q := m.Question[0]
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME Alias.Example.net.", q.Name, ttl(rng)),
 			rr("alias.example.net. %d IN CNAME end.example.net.", ttl(rng)), data(rng, "end.example.net.", q.Qtype))
 		rng.Shuffle(len(m.Answer), func(i, j int) { m.Answer[i], m.Answer[j] = m.Answer[j], m.Answer[i] })
 	}},
-	{name: "alias to nothing", weight: 4, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "alias to nothing", weight: 4, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME nothing.example.net.", m.Question[0].Name, ttl(rng)))
 	}},
-	{name: "alias to nothing with SOA", weight: 4, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "alias to nothing with SOA", weight: 4, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME nothing.example.net.", m.Question[0].Name, ttl(rng)))
 		m.Ns = append(m.Ns, soa(rng))
 	}},
-	{name: "alias that forks", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "alias that forks", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
 		q := m.Question[0]
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME one.example.net.", q.Name, ttl(rng)), rr("%s %d IN CNAME two.example.net.", q.Name, ttl(rng)), data(rng, "one.example.net.", q.Qtype))
 	}},
-	{name: "alias that loops", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "alias that loops", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
 		q := m.Question[0]
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME one.example.net.", q.Name, ttl(rng)), rr("one.example.net. %d IN CNAME %s", ttl(rng), strings.ToLower(q.Name)))
 	}},
-	{name: "NXDOMAIN", weight: 12, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "NXDOMAIN", weight: 12, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Rcode = dns.RcodeNameError
 		m.Ns = append(m.Ns, soa(rng))
 	}},
-	{name: "NXDOMAIN without SOA", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg, _ bool) { m.Rcode = dns.RcodeNameError }},
-	{name: "NXDOMAIN with answer", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "NXDOMAIN without SOA", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeNameError }},
+	{name: "NXDOMAIN with answer", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Rcode = dns.RcodeNameError
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME nothing.example.net.", m.Question[0].Name, ttl(rng)))
 		m.Ns = append(m.Ns, soa(rng))
 	}},
-	{name: "NODATA", weight: 8, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) { m.Ns = append(m.Ns, soa(rng)) }},
-	{name: "empty", weight: 3, edit: func(*rand.Rand, *dns.Msg, bool) {}},
-	{name: "referral", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "NODATA", weight: 8, edit: func(rng *rand.Rand, m *dns.Msg) { m.Ns = append(m.Ns, soa(rng)) }},
+	{name: "empty", weight: 3, edit: func(*rand.Rand, *dns.Msg) {}},
+	{name: "referral", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Ns = append(m.Ns, rr("example.org. %d IN NS ns.example.org.", ttl(rng)))
 		m.Extra = append(m.Extra, a(rng, "ns.example.org.", ttl(rng)))
 	}},
-	{name: "additional only", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "additional only", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Extra = append(m.Extra, a(rng, m.Question[0].Name, ttl(rng)))
 	}},
-	{name: "SERVFAIL", weight: 8, edit: func(_ *rand.Rand, m *dns.Msg, _ bool) { m.Rcode = dns.RcodeServerFailure }},
-	{name: "NOTIMP", weight: 2, edit: func(_ *rand.Rand, m *dns.Msg, _ bool) { m.Rcode = dns.RcodeNotImplemented }},
-	{name: "REFUSED", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg, _ bool) { m.Rcode = dns.RcodeRefused }},
+	{name: "SERVFAIL", weight: 8, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeServerFailure }},
+	{name: "NOTIMP", weight: 2, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeNotImplemented }},
+	{name: "REFUSED", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeRefused }},
 	{name: "timeout", weight: 6, silent: true, code: dns.RcodeServerFailure, err: errTimeout, slow: 2 * time.Second},
 	{name: "failure code", weight: 2, silent: true, code: dns.RcodeRefused},
-	{name: "truncated", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg, tcp bool) {
+	{name: "truncated", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, data(rng, m.Question[0].Name, m.Question[0].Qtype))
 		m.Truncated = true
 	}},
-	{name: "signed", weight: 5, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "signed", weight: 5, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, data(rng, m.Question[0].Name, m.Question[0].Qtype), rrsig(rng, m.Question[0].Name, false))
 	}},
-	{name: "signature expired", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg, _ bool) {
+	{name: "signature expired", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, data(rng, m.Question[0].Name, m.Question[0].Qtype), rrsig(rng, m.Question[0].Name, true))
 	}},
-	{name: "no question", weight: 1, edit: func(_ *rand.Rand, m *dns.Msg, _ bool) { m.Question = nil }},
+	{name: "no question", weight: 1, edit: func(_ *rand.Rand, m *dns.Msg) { m.Question = nil }},
 }

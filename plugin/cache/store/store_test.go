@@ -316,6 +316,19 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestMemoryFollowsUse: a store takes memory for what it holds, not for all it
+// may hold, however often that changes.
+func TestMemoryFollowsUse(t *testing.T) {
+	s := open(t, Options{Bytes: 32 << 20})
+	for i := range 200_000 {
+		s.Put(keyOf(t, i%2000), Positive, entryOf(16+i%100, 1, 0, 3600))
+	}
+	if n, live := s.Bytes(), 2000*200; n > 8*live+len(s.shards)*minRing {
+		t.Errorf("%d octets in use for about %d", n, live)
+	}
+	consistent(t, s)
+}
+
 func TestBudgetOutOfRange(t *testing.T) {
 	for _, n := range []int{0, MinBytes - 1, MaxBytes + 1} {
 		if _, err := New(Options{Bytes: n}); err == nil {

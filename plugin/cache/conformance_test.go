@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -91,7 +92,7 @@ func summary(m *dns.Msg, code int, err error) string {
 	if m.Truncated {
 		word = "TC"
 	}
-	rrs := append(m.Answer, m.Ns...)
+	rrs := slices.Concat(m.Answer, m.Ns)
 	for _, rr := range rrs {
 		switch rr := rr.(type) {
 		case *dns.A:

@@ -53,6 +53,7 @@ func BenchmarkWire(b *testing.B) {
 			var q wire.Query
 			dst := make([]byte, 1232)
 			b.ReportAllocs()
+			defer script.CPU(b)()
 			i := 0
 			for b.Loop() {
 				reply(&q, dst, packed[i%len(packed)])
@@ -61,6 +62,7 @@ func BenchmarkWire(b *testing.B) {
 		})
 		b.Run(shape.Name+"/parallel", func(b *testing.B) {
 			b.ReportAllocs()
+			defer script.CPU(b)()
 			b.RunParallel(func(pb *testing.PB) {
 				var q wire.Query
 				dst := make([]byte, 1232)

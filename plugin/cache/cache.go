@@ -68,7 +68,7 @@ type Cache struct {
 	stop      chan struct{}
 	stopOnce  sync.Once
 	instance  *perInstance
-	opened    int // the how manieth in this process, to tell newer from older
+	opened    int // ordinal number of its opening in this process
 
 	now func() time.Time
 }

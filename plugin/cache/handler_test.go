@@ -552,6 +552,35 @@ func TestRefreshOutlivesClient(t *testing.T) {
 	})
 }
 
+// TestPanicInRefresh: a refresh has no server above it that would recover.
+func TestPanicInRefresh(t *testing.T) {
+	for _, options := range []string{"immediate", "verify"} {
+		synctest.Test(t, func(t *testing.T) {
+			up := replies(nil, anA)
+			c := newCache(t, up, func(c *Cache) {
+				c.staleUpTo = time.Hour
+				c.verifyStale = options == "verify"
+				c.verifyTimeout = time.Second
+			})
+			ask(t, c, question(www, nil))
+			answer := up.f
+			up.f = func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { panic("upstream") }
+			time.Sleep(310 * time.Second)
+			if m := ask(t, c, question(www, nil)); m == nil || m.Answer[0].Header().Ttl != 0 {
+				t.Errorf("%s: %v in place of the stale answer", options, m)
+			}
+			synctest.Wait()
+			up.f = answer
+			time.Sleep(time.Second)
+			ask(t, c, question(www, nil))
+			synctest.Wait()
+			if m := ask(t, c, question(www, nil)); m.Answer[0].Header().Ttl != 300 {
+				t.Errorf("%s: not refreshed after the panic: %v", options, m)
+			}
+		})
+	}
+}
+
 func TestSweepForgetsExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, replies(nil, anA), nil)

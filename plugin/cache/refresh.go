@@ -3,9 +3,11 @@ package cache
 import (
 	"context"
 	"net"
+	"runtime/debug"
 	"time"
 
 	"github.com/coredns/coredns/plugin/metadata"
+	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -198,7 +200,15 @@ func (c *Cache) background(ctx context.Context, q *query) *background {
 	return &background{cache: c, ctx: ctx, w: w, r: q.r.Copy(), key: w.key, kind: q.found.Kind, flight: fl}
 }
 
+// run asks. A panic of a plugin is caught, as the server does for queries with
+// a client.
 func (b *background) run() {
+	defer func() {
+		if r := recover(); r != nil {
+			vars.Panic.Inc()
+			log.Errorf("Recovered from panic in a refresh of %q: %v\n%s", b.w.question.Name, r, debug.Stack())
+		}
+	}()
 	b.w.out.code, b.w.out.err = b.cache.askWhole(b.ctx, b.w, b.r)
 	b.cache.refreshed(b.w, b.kind)
 	b.flight.outcome = b.w.out

@@ -18,7 +18,7 @@ const (
 	MaxBytes = maxShards * (maxMemory / 2)
 
 	minShard  = 256 << 10
-	maxShards = 128
+	maxShards = 1024
 	// minPerShard is the smallest limit of records in a shard that keeps the
 	// unevenness between shards small.
 	minPerShard = 64

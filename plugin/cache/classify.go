@@ -46,11 +46,19 @@ func kindOf(t response.Type) store.Kind {
 }
 
 // lifetime is how long a response of the type is stored: its smallest TTL
-// within the configured bounds, or the configured time for failures.
+// within the configured bounds, or the configured time for failures. A denial
+// lives no longer than the MINIMUM field of its SOA record says, whatever the
+// TTL of that record is (RFC 2308 section 5).
 func (c *Cache) lifetime(m *dns.Msg, t response.Type) time.Duration {
 	switch t {
 	case response.NameError, response.NoData:
-		return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.nttl), c.minnttl), c.nttl)
+		ttl := dnsutil.MinimalTTLWithMaximum(m, t, c.nttl)
+		for _, rr := range m.Ns {
+			if soa, ok := rr.(*dns.SOA); ok {
+				ttl = min(ttl, time.Duration(soa.Minttl)*time.Second)
+			}
+		}
+		return min(max(ttl, c.minnttl), c.nttl)
 	case response.ServerError:
 		return c.failttl
 	}

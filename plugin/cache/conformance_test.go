@@ -41,11 +41,15 @@ func act(word string, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		}
 		return out
 	}
-	soa := rr("example.org. %d IN SOA ns.example.org. root.example.org. 1 2 3 4 5", ttl)
+	minimum := ttl
+	if kind == "NXmin" { // the MINIMUM field is smaller than the TTL
+		minimum = ttl / 2
+	}
+	soa := rr("example.org. %d IN SOA ns.example.org. root.example.org. 1 2 3 4 %d", ttl, minimum)
 	switch kind {
 	case "A1", "A2":
 		m.Answer = []dns.RR{rr("%s %d IN A 192.0.2.%s", www, ttl, kind[1:])}
-	case "NX":
+	case "NX", "NXmin":
 		m.Rcode, m.Ns = dns.RcodeNameError, []dns.RR{soa}
 	case "NXbare":
 		m.Rcode = dns.RcodeNameError
@@ -121,6 +125,7 @@ func TestConformance(t *testing.T) {
 		{"TTL 0 with minimum 0", "success 1024 3600 0", []step{{0, "A1@0", "A1@0", 1}, {0, "A2@0", "A2@0", 2}}},
 		{"minimum TTL of denials", "denial 1024 1800 30", []step{{0, "NX@1", "NXDOMAIN@30", 1}, {29 * s, "A1", "NXDOMAIN@1", 1}}},
 		{"NXDOMAIN", "", []step{{0, "NX@60", "NXDOMAIN@60", 1}, {59 * s, "A1", "NXDOMAIN@1", 1}, {60 * s, "A1", "A1@10", 2}}},
+		{"NXDOMAIN with a small MINIMUM", "", []step{{0, "NXmin@60", "NXDOMAIN@30", 1}, {29 * s, "A1", "NXDOMAIN@1", 1}, {30 * s, "A1", "A1@10", 2}}},
 		{"NXDOMAIN is capped", "", []step{{0, "NX@3600", "NXDOMAIN@1800", 1}}},
 		{"NXDOMAIN without SOA", "", []step{{0, "NXbare", "NXDOMAIN", 1}, {0, "A1", "A1@10", 2}}},
 		{"NODATA", "", []step{{0, "NODATA@60", "NOERROR@60", 1}, {s, "A1", "NOERROR@59", 1}}},

@@ -64,6 +64,12 @@ var differences = []row{
 		},
 	},
 	{
+		name: "a denial lives no longer than the MINIMUM field of its SOA record", source: "RFC 2308 section 5", state: true,
+		explains: func(d *difference) bool {
+			return strings.HasPrefix(d.name, "soa") && d.before(func(c script.Call) bool { return c.Denial })
+		},
+	},
+	{
 		name: rowDisplaced, source: "RFC 8767 section 4", state: true,
 		explains: func(d *difference) bool {
 			return strings.Contains(d.config, "verify") && d.before(denied) && d.before(func(c script.Call) bool { return c.Rcode == 0 && !denied(c) })

@@ -58,7 +58,7 @@ var mutants = []mutant{
 	{"NXDOMAIN without SOA is stored", "classify.go", "!m.Truncated && len(m.Question) > 0 && hasSOA(m)\n", "!m.Truncated && len(m.Question) > 0\n"},
 	{"a forked alias is followed", "classify.go", "return \"\", false\n\t\t}\n\t\ttarget = cname.Target", "continue\n\t\t}\n\t\ttarget = cname.Target"},
 	{"a truncated answer is stored", "classify.go", "return !m.Truncated && len(m.Question) > 0 && (hasSOA(m) || !leavesOpen(m))", "return len(m.Question) > 0 && (hasSOA(m) || !leavesOpen(m))"},
-	{"the smallest TTL of denials is not kept", "classify.go", "c.nttl), c.minnttl), c.nttl)", "c.nttl), 0), c.nttl)"},
+	{"the smallest TTL of denials is not kept", "classify.go", "min(max(ttl, c.minnttl), c.nttl)", "min(ttl, c.nttl)"},
 	{"failures live as long as denials", "classify.go", "return c.failttl", "return c.nttl"},
 	{"failed refreshes are retried at once", "refresh.go", "return c.staleRecheck == 0 || q.found.Retry", "return true"},
 	{"stale answers have TTL 0 whatever is configured", "refresh.go", "if c.staleTTL > 0 {", "if false {"},

@@ -56,12 +56,13 @@ var Configs = []string{
 }
 
 // names are who is asked for. Names that begin with ecs are asked for with a
-// client subnet at times, those with tc have answers that do not fit UDP, those with spoof
-// responses to other questions.
+// client subnet at times, those with tc have answers that do not fit UDP, those
+// with spoof responses to other questions, those with soa denials whose TTL is
+// larger than RFC 2308 has it.
 var names = []string{
 	"n0.example.org.", "n1.example.org.", "n2.example.org.", "spoof.example.org.", "n3.example.org.", "n4.example.org.", "n5.example.org.",
 	"n6.example.org.", "n7.example.org.", "www.sub.example.org.", "example.org.",
-	"tc0.example.org.", "ecs0.example.org.",
+	"tc0.example.org.", "ecs0.example.org.", "soa0.example.org.",
 	"a.pos-off.example.org.", "a.neg-off.example.org.", "out.example.net.",
 }
 
@@ -101,6 +102,7 @@ type Call struct {
 	TCP      bool
 	What     string // what the upstream did
 	Rcode    int
+	Denial   bool // it has an SOA record
 }
 
 // Open makes the plugin from a Corefile, in front of next. It returns a
@@ -188,7 +190,7 @@ type client struct {
 func clients(r *rand.Rand, calm bool) []client {
 	names := names
 	if calm {
-		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasPrefix(name, "tc") || strings.HasPrefix(name, "ecs") })
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return strings.HasSuffix(name, "0.example.org.") && name != names[0] })
 	}
 	var name string // half of the questions are for a few names
 	switch r.IntN(4) {

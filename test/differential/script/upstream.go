@@ -43,6 +43,7 @@ func (u *upstream) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg)
 	m, latency := what.respond(rng, r, call)
 	if m != nil {
 		call.Rcode = m.Rcode
+		call.Denial = len(m.Ns) > 0 && m.Ns[0].Header().Rrtype == dns.TypeSOA
 	}
 	time.Sleep(latency)
 	call.Done = time.Since(u.start)
@@ -177,8 +178,14 @@ func data(rng *rand.Rand, name string, qtype uint16) dns.RR {
 	return a(rng, name, ttl(rng))
 }
 
-func soa(rng *rand.Rand) dns.RR {
-	return rr("example.org. %d IN SOA ns.example.org. root.example.org. 1 2 3 4 %d", ttl(rng), ttl(rng))
+// soa is the record of a denial. As it must be, its TTL is not larger than its
+// MINIMUM field, except for names that begin with soa.
+func soa(rng *rand.Rand, name string) dns.RR {
+	ttl, minimum := ttl(rng), ttl(rng)
+	if !strings.HasPrefix(strings.ToLower(name), "soa") {
+		minimum = max(ttl, minimum)
+	}
+	return rr("example.org. %d IN SOA ns.example.org. root.example.org. 1 2 3 4 %d", ttl, minimum)
 }
 
 func rrsig(rng *rand.Rand, name string, expired bool) dns.RR {
@@ -211,7 +218,7 @@ var behaviours = []behaviour{
 	}},
 	{name: "alias to nothing with SOA", weight: 4, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME nothing.example.net.", m.Question[0].Name, ttl(rng)))
-		m.Ns = append(m.Ns, soa(rng))
+		m.Ns = append(m.Ns, soa(rng, m.Question[0].Name))
 	}},
 	{name: "alias that forks", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
 		q := m.Question[0]
@@ -223,15 +230,15 @@ var behaviours = []behaviour{
 	}},
 	{name: "NXDOMAIN", weight: 12, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Rcode = dns.RcodeNameError
-		m.Ns = append(m.Ns, soa(rng))
+		m.Ns = append(m.Ns, soa(rng, m.Question[0].Name))
 	}},
 	{name: "NXDOMAIN without SOA", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeNameError }},
 	{name: "NXDOMAIN with answer", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Rcode = dns.RcodeNameError
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME nothing.example.net.", m.Question[0].Name, ttl(rng)))
-		m.Ns = append(m.Ns, soa(rng))
+		m.Ns = append(m.Ns, soa(rng, m.Question[0].Name))
 	}},
-	{name: "NODATA", weight: 8, edit: func(rng *rand.Rand, m *dns.Msg) { m.Ns = append(m.Ns, soa(rng)) }},
+	{name: "NODATA", weight: 8, edit: func(rng *rand.Rand, m *dns.Msg) { m.Ns = append(m.Ns, soa(rng, m.Question[0].Name)) }},
 	{name: "empty", weight: 3, edit: func(*rand.Rand, *dns.Msg) {}},
 	{name: "referral", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Ns = append(m.Ns, rr("example.org. %d IN NS ns.example.org.", ttl(rng)))

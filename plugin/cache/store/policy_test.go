@@ -197,8 +197,8 @@ func ratio(p policy, names []uint32) float64 {
 // TestHitRatio holds the store against otter (adaptive W-TinyLFU) and random
 // eviction, each with room for as many answers.
 func TestHitRatio(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
+	if testing.Short() || raceEnabled {
+		t.Skip("takes seconds, or minutes under the race detector, which has nothing to find in it")
 	}
 	compareHitRatios(t, 100_000, 600_000)
 }

@@ -25,6 +25,9 @@ func open(b *testing.B, next plugin.Handler) plugin.Handler {
 // measures CoreDNS's cache the same way.
 func BenchmarkPlugin(b *testing.B) { script.BenchmarkHits(b, open) }
 
+// BenchmarkMiss measures misses, less the upstream.
+func BenchmarkMiss(b *testing.B) { script.BenchmarkMisses(b, open) }
+
 // BenchmarkWire measures hits from octets to octets, which CoreDNS's cache
 // has no counterpart for: compare with its hits from message to message.
 func BenchmarkWire(b *testing.B) {

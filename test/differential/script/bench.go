@@ -109,6 +109,29 @@ func BenchmarkHits(b *testing.B, open func(b *testing.B, next plugin.Handler) pl
 	}
 }
 
+// BenchmarkMisses measures queries for names that are not cached, in a cache
+// that is full of others.
+func BenchmarkMisses(b *testing.B, open func(b *testing.B, next plugin.Handler) plugin.Handler) {
+	h := open(b, Shapes[0].Answer())
+	ctx := context.Background()
+	w := &test.ResponseWriter{}
+	q := Queries(1, dns.TypeA)[0]
+	n := 0
+	miss := func() {
+		n++
+		q.Question[0].Name = fmt.Sprintf("n%d.example.test.", n)
+		_, _ = h.ServeDNS(ctx, w, q)
+	}
+	for range 300_000 {
+		miss()
+	}
+	b.ReportAllocs()
+	defer CPU(b)()
+	for b.Loop() {
+		miss()
+	}
+}
+
 // CPU reports the processor time per operation beside the wall clock's, which
 // on a shared machine counts others' work too. The function it returns ends the
 // measurement.

@@ -16,6 +16,10 @@ func open(b *testing.B, next plugin.Handler) plugin.Handler {
 // directory above.
 func BenchmarkPlugin(b *testing.B) { script.BenchmarkHits(b, open) }
 
+// BenchmarkMiss is the counterpart of the benchmark of the same name a
+// directory above.
+func BenchmarkMiss(b *testing.B) { script.BenchmarkMisses(b, open) }
+
 // BenchmarkMemory reports the heap per cached A answer at 100,000 names.
 func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {

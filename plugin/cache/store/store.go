@@ -108,7 +108,8 @@ func New(o Options) (*Store, error) {
 	for i := range s.shards {
 		s.shards[i].init(mem[i*size:(i+1)*size:(i+1)*size], limits, o.Stale)
 	}
-	runtime.AddCleanup(s, func(mem []byte) { release(mem) }, mem)
+	// Not when the store is gone but when its shards are: a View has a shard.
+	runtime.AddCleanup(&s.shards[0], func(mem []byte) { release(mem) }, mem)
 	return s, nil
 }
 
@@ -276,7 +277,6 @@ func (s *Store) Close() {
 	if s.closed.Swap(true) {
 		return
 	}
-	defer discard(s.mem)
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
@@ -287,6 +287,8 @@ func (s *Store) Close() {
 		done()
 		sh.mu.Unlock()
 	}
+	discard(s.mem)
+	runtime.KeepAlive(s)
 }
 
 // Epoch is the time that Time counts from.

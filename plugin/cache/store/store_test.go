@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -327,6 +328,29 @@ func TestMemoryFollowsUse(t *testing.T) {
 		t.Errorf("%d octets in use for about %d", n, live)
 	}
 	consistent(t, s)
+}
+
+// TestViewKeepsMemory: whoever is reading a record keeps the memory it is in,
+// even if nobody else has the store any more.
+func TestViewKeepsMemory(t *testing.T) {
+	key := keyOf(t, 1)
+	view := func() View {
+		s, err := New(Options{Bytes: MinBytes})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Put(key, Positive, entryOf(16, 7, 0, 60))
+		return s.View(key)
+	}
+	v := view()
+	for range 5 {
+		runtime.GC()
+		time.Sleep(time.Millisecond) // cleanups run in a goroutine of the runtime
+	}
+	if got := v.Record(Positive).Answer().Body[0]; got != 7 {
+		t.Errorf("body starts with %d, want 7", got)
+	}
+	v.Close()
 }
 
 func TestBudgetOutOfRange(t *testing.T) {

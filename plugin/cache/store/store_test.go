@@ -334,18 +334,28 @@ func TestMemoryFollowsUse(t *testing.T) {
 // even if nobody else has the store any more.
 func TestViewKeepsMemory(t *testing.T) {
 	key := keyOf(t, 1)
+	collected := make(chan struct{})
 	view := func() View {
 		s, err := New(Options{Bytes: MinBytes})
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.Put(key, Positive, entryOf(16, 7, 0, 60))
+		runtime.AddCleanup(s, func(done chan struct{}) { close(done) }, collected)
 		return s.View(key)
 	}
 	v := view()
-	for range 5 {
+	deadline := time.After(10 * time.Second)
+	for waiting := true; waiting; {
 		runtime.GC()
-		time.Sleep(time.Millisecond) // cleanups run in a goroutine of the runtime
+		select {
+		case <-collected:
+			waiting = false
+		case <-deadline:
+			t.Fatal("the store is not collected")
+		default:
+			runtime.Gosched()
+		}
 	}
 	if got := v.Record(Positive).Answer().Body[0]; got != 7 {
 		t.Errorf("body starts with %d, want 7", got)

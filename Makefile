@@ -76,6 +76,16 @@ vulncheck: $(VULNCHECK)
 bench: deps ## run the benchmarks of all packages
 	go test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: test-diff
+test-diff: deps ## play 200,000 random steps to CoreDNS's cache and to ours, and to mutants of ours
+	go test ./test/differential -run SameAsStock -count 1 -v -timeout 30m -args -steps 200000
+	go test ./test/differential -run Mutants -count 1 -v -timeout 60m -args -mutants -steps 50000
+
+.PHONY: test-soak
+test-soak: deps ## a minute of everything at once under the race detector, and 10 million names through the cache
+	go test -race ./plugin/cache -run TestEverythingAtOnce -count 1 -v -timeout 10m -args -soak 60s
+	go test ./plugin/cache -run TestMemoryIsBounded -count 1 -v -timeout 20m -args -names 10000000
+
 .PHONY: bigtable
 bigtable: deps ## list and stats on 250,000 entries beside conntrack -L (root)
 	TRACKLESS_BIG_TABLE=1 go test -count=1 -run TestBigTable -v ./cmd/trackless

@@ -433,6 +433,9 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 		k.retire(old)
 		err = old.checker.Close()
 	}
+	if n.plan.DryRun {
+		err = errors.Join(err, k.untrackNothing(n.plan))
+	}
 	err = errors.Join(err, k.cfg.Addresses.Release(n.plan.Addresses()))
 	if err != nil {
 		k.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
@@ -443,6 +446,15 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), k.cfg.Backend.Name())
 	}
 	return true, nil
+}
+
+// untrackNothing ends what a plan before a dry run may have begun: addresses that
+// are live would be attached again as soon as the dry run is over, and responses
+// that left since its rules came have made entries.
+func (k *Keeper) untrackNothing(p Plan) error {
+	k.cover(nil)
+	k.setState(Detached)
+	return errors.Join(k.cfg.Backend.Detach(), k.purge(p))
 }
 
 // exempt lets TCP connections be that are tracked already. Those begun after

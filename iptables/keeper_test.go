@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -297,6 +298,23 @@ func TestAttach(t *testing.T) {
 		settle(10 * time.Second)
 		if k.State() != Detached || k.Covers(clusterIP) || n.renewals(clusterIP) > 0 {
 			t.Error("attached in dry-run")
+		}
+	})
+	inBubble(t, "a dry run ends what was attached before", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		p.DryRun = true
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		n.takeLog()
+		k.Commit()
+		settle(10 * time.Second)
+		if k.State() != Detached || k.Covers(clusterIP) {
+			t.Errorf("%s, covered %t; want detached", k.State(), k.Covers(clusterIP))
+		}
+		if !slices.Contains(n.takeLog(), "detach") {
+			t.Error("the addresses stayed live, to be attached again as soon as the dry run is over")
 		}
 	})
 	inBubble(t, "is tried again when it fails", func(t *testing.T, n *node, k *Keeper) {

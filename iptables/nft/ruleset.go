@@ -55,7 +55,8 @@ func chains(lease time.Duration, dryRun bool) []chain {
 	if dryRun {
 		// kube-proxy rewrites what stays tracked, so the node's own queries do
 		// not arrive here: they are counted as they leave, all others as they
-		// arrive. Responses do not come from our listeners.
+		// arrive. Responses do not come from our listeners. Only our own checks
+		// are untracked, or kube-proxy would have somebody else answer them.
 		out := []chain{count("queries", iptables.Query)}
 		pre.rules = append(pre.rules, rule{onLo(prerouting), accept{}})
 		for _, f := range families {
@@ -66,7 +67,7 @@ func chains(lease time.Duration, dryRun bool) []chain {
 			out = append(out, counting)
 			pre.rules = append(pre.rules, rule{in{f, listenSet.key, listenSet, false}, goToChain(counting.name)})
 			post.rules = append(post.rules,
-				rule{onLo(output), in{f, checkSet.key, checkSet, false}, accept{}},
+				check(f, output), checkAnswer(f, output),
 				rule{in{f, listenSet.key, listenSet, false}, goToChain("queries")},
 			)
 		}
@@ -77,10 +78,6 @@ func chains(lease time.Duration, dryRun bool) []chain {
 		out = append(out, arriving(f), leaving(f), answering(f))
 	}
 	for _, f := range families {
-		checkKey, responseKey := []field{daddr, l4proto, dport}, []field{saddr, l4proto, sport}
-		check := func(h iptables.Hook) rule {
-			return rule{onLo(h), in{f, checkSet.key, checkSet, false}, in{f, listenSet.key, listenSet, false}, notrack{}, accept{}}
-		}
 		if lease > 0 {
 			post.rules = append(post.rules, rule{
 				onLo(output), in{f, leaseSet.key, leaseSet, false},
@@ -88,18 +85,29 @@ func chains(lease time.Duration, dryRun bool) []chain {
 			})
 		}
 		pre.rules = append(pre.rules,
-			check(prerouting),
+			check(f, prerouting),
 			rule{in{f, listenSet.key, listenSet, false}, goToChain(fmt.Sprintf("arriving%d", f))},
 			rule{in{f, responseKey, listenSet, false}, notrack{}, accept{}},
 		)
 		post.rules = append(post.rules,
-			check(output),
-			rule{onLo(output), in{f, responseKey, listenSet, false}, in{f, checkKey, checkSet, false}, notrack{}, accept{}},
+			check(f, output), checkAnswer(f, output),
 			rule{in{f, listenSet.key, listenSet, false}, goToChain(fmt.Sprintf("leaving%d", f))},
 			rule{in{f, responseKey, listenSet, false}, goToChain(fmt.Sprintf("answering%d", f))},
 		)
 	}
 	return append(out, pre, post)
+}
+
+// responseKey is the key of the listen set in a response.
+var responseKey = []field{saddr, l4proto, sport}
+
+// check and checkAnswer untrack our own checks of the listeners, in every state.
+func check(f iptables.Family, h iptables.Hook) rule {
+	return rule{onLo(h), in{f, checkSet.key, checkSet, false}, in{f, listenSet.key, listenSet, false}, notrack{}, accept{}}
+}
+
+func checkAnswer(f iptables.Family, h iptables.Hook) rule {
+	return rule{onLo(h), in{f, responseKey, listenSet, false}, in{f, []field{daddr, l4proto, dport}, checkSet, false}, notrack{}, accept{}}
 }
 
 // foreign begins a rule for what comes from outside.

@@ -362,10 +362,15 @@ var traceCases = []traceCase{
 		{"output lo udp local:4000 > local:53", "tracked query"},
 		{"prerouting lo udp local:4000 > local:53", "tracked"},
 	}},
+	{"dry-run: our checks pass kube-proxy by, and are not counted", withDryRun, []traceStep{
+		{"install", ""},
+		{"output lo udp vip:41000 > vip:53", "untracked"},
+		{"output lo udp vip:53 > vip:41000", "untracked"},
+		{"output lo tcp[S] vip:41001 > vip:53", "untracked"},
+		{"prerouting pod0 udp vip:41000 > vip:53", "tracked query"},
+	}},
 	{"dry-run counts only what would be untracked", withDryRun, []traceStep{
 		{"install", ""},
-		{"output lo udp vip:41000 > vip:53", "tracked"},
-		{"prerouting lo udp vip:41000 > vip:53", "tracked"},
 		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
 		{"prerouting uplink udp outside:4000 > local:53", "tracked"},
 		{"prerouting uplink2 udp outside:4000 > local:53", "tracked query"},

@@ -1,0 +1,170 @@
+package nft
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// failoverTraces is the table of what the failover table does to a packet; it is
+// written as traceCases is. A row is about one packet at one chain, where
+// conntrack says of it what stands in ct. In the kernel it becomes that packet
+// by what is sent: the last of the packets in send is the one.
+//
+// Clients ask from a port of their own in every row, written C. The failover
+// goes from local and local2 to vip, behind the device dns0.
+var failoverTraces = []struct {
+	name   string
+	chain  string
+	packet string // at the chain
+	ct     Tracking
+	send   []string // HOOK DEVICE PROTO[FLAGS] SOURCE > DESTINATION
+	want   string
+}{
+	{"a query", "prerouting", "udp pod:C > local:53", Tracking{}, nil, "rewritten pod:C > vip:53 zone 53"},
+	{"a query over TCP", "prerouting", "tcp[S] pod:C > local:53", Tracking{}, nil, "rewritten pod:C > vip:53 zone 53"},
+	{"a query to the second address of the Service", "prerouting", "udp pod:C > local2:53", Tracking{}, nil, "rewritten pod:C > vip:53 zone 54"},
+	{"a query to it over TCP", "prerouting", "tcp[S] pod:C > local2:53", Tracking{}, nil, "rewritten pod:C > vip:53 zone 54"},
+	{"a query that is untracked", "prerouting", "udp pod:C > local:53", Tracking{Untracked: true}, nil, "untracked"},
+	{"another port", "prerouting", "udp pod:C > local:54", Tracking{}, nil, "tracked"},
+	{"a query to the Service", "prerouting", "udp pod:C > vip:53", Tracking{}, nil, "tracked"},
+
+	{"a query of the node", "output", "udp local:C > local:53", Tracking{}, nil, "rewritten local:C > vip:53 zone 53"},
+	{"a query of the node over TCP", "output", "tcp[S] node:C > local:53", Tracking{}, nil, "rewritten node:C > vip:53 zone 53"},
+	{"a query of the node to the second address", "output", "udp local2:C > local2:53", Tracking{}, nil, "rewritten local2:C > vip:53 zone 54"},
+	{"a query of the node to it over TCP", "output", "tcp[S] local2:C > local2:53", Tracking{}, nil, "rewritten local2:C > vip:53 zone 54"},
+	{"a query of the node that is untracked", "output", "udp local:C > local:53", Tracking{Untracked: true}, nil, "untracked"},
+	{"a query of the node to the Service", "output", "udp node:C > vip:53", Tracking{}, nil, "tracked"},
+
+	{"a response", "postrouting", "udp vip:53 > pod:C", Tracking{Reply: true, Zone: 53},
+		[]string{"prerouting pod0 udp pod:C > local:53", "prerouting dns0 udp vip:53 > pod:C"}, "rewritten local:53 > pod:C zone 53"},
+	{"a response over TCP", "postrouting", "tcp[SA] vip:53 > pod:C", Tracking{Reply: true, Zone: 53},
+		[]string{"prerouting pod0 tcp[S] pod:C > local:53", "prerouting dns0 tcp[SA] vip:53 > pod:C"}, "rewritten local:53 > pod:C zone 53"},
+	{"a response for the second address", "postrouting", "udp vip:53 > pod:C", Tracking{Reply: true, Zone: 54},
+		[]string{"prerouting pod0 udp pod:C > local2:53", "prerouting dns0 udp vip:53 > pod:C"}, "rewritten local2:53 > pod:C zone 54"},
+	{"a response for it over TCP", "postrouting", "tcp[SA] vip:53 > pod:C", Tracking{Reply: true, Zone: 54},
+		[]string{"prerouting pod0 tcp[S] pod:C > local2:53", "prerouting dns0 tcp[SA] vip:53 > pod:C"}, "rewritten local2:53 > pod:C zone 54"},
+	{"a response to who asked the Service", "postrouting", "udp vip:53 > pod:C", Tracking{Reply: true},
+		[]string{"prerouting pod0 udp pod:C > vip:53", "prerouting dns0 udp vip:53 > pod:C"}, "tracked"},
+	{"a query that leaves", "postrouting", "udp pod:C > vip:53", Tracking{Zone: 53},
+		[]string{"prerouting pod0 udp pod:C > local:53"}, "tracked"},
+
+	{"a response to the node", "input", "udp vip:53 > node:C", Tracking{Reply: true, Zone: 53},
+		[]string{"output dns0 udp node:C > local:53", "prerouting dns0 udp vip:53 > node:C"}, "rewritten local:53 > node:C zone 53"},
+	{"a response to the node over TCP", "input", "tcp[SA] vip:53 > node:C", Tracking{Reply: true, Zone: 53},
+		[]string{"output dns0 tcp[S] node:C > local:53", "prerouting dns0 tcp[SA] vip:53 > node:C"}, "rewritten local:53 > node:C zone 53"},
+	{"a response to the node for the second address", "input", "udp vip:53 > node:C", Tracking{Reply: true, Zone: 54},
+		[]string{"output dns0 udp node:C > local2:53", "prerouting dns0 udp vip:53 > node:C"}, "rewritten local2:53 > node:C zone 54"},
+	{"a response to the node for it over TCP", "input", "tcp[SA] vip:53 > node:C", Tracking{Reply: true, Zone: 54},
+		[]string{"output dns0 tcp[S] node:C > local2:53", "prerouting dns0 tcp[SA] vip:53 > node:C"}, "rewritten local2:53 > node:C zone 54"},
+	{"a response to the node that asked the Service", "input", "udp vip:53 > node:C", Tracking{Reply: true},
+		[]string{"output dns0 udp node:C > vip:53", "prerouting dns0 udp vip:53 > node:C"}, "tracked"},
+
+	{"the listen address as a source", "masquerading", "udp local:C > vip:53", Tracking{Zone: 53},
+		[]string{"output dns0 udp local:C > local:53"}, "masqueraded"},
+	{"the second listen address as a source", "masquerading", "udp local2:C > vip:53", Tracking{Zone: 54},
+		[]string{"output dns0 udp local2:C > local2:53"}, "masqueraded"},
+	{"another source", "masquerading", "udp node:C > vip:53", Tracking{Zone: 53},
+		[]string{"output dns0 udp node:C > local:53"}, "tracked"},
+	{"the listen address as a source to the Service itself", "masquerading", "udp local:C > vip:53", Tracking{},
+		[]string{"output dns0 udp local:C > vip:53"}, "tracked"},
+
+	{"a stray of the node's own connection", "postrouting", "tcp[SA] local:C > vip:53", Tracking{Invalid: true},
+		[]string{"output dns0 tcp[SA] local:C > local:53"}, "dropped"},
+	{"a stray of one to the second address", "postrouting", "tcp[SA] local2:C > vip:53", Tracking{Invalid: true},
+		[]string{"output dns0 tcp[SA] local2:C > local2:53"}, "dropped"},
+	{"a stray of a pod's connection", "postrouting", "tcp[SA] pod:C > vip:53", Tracking{Invalid: true},
+		[]string{"prerouting pod0 tcp[SA] pod:C > local:53"}, "tracked"},
+}
+
+func init() {
+	traceNames["local2"] = [2]string{"169.254.20.11", "fd00::20:11"}
+	traceNames["node"] = [2]string{"10.9.0.1", "fd00:9::1"}
+}
+
+func failoverTracePairs() []FailoverPair {
+	var out []FailoverPair
+	for _, f := range families {
+		for _, listen := range []string{"local", "local2"} {
+			out = append(out, FailoverPair{Listen: traceAddr(f, listen), Service: traceAddr(f, "vip")})
+		}
+	}
+	return out
+}
+
+// withPort names the client's port of a row.
+func withPort(text string, port int) string {
+	return strings.ReplaceAll(text, ":C", fmt.Sprintf(":%d", port))
+}
+
+// failoverWant is the wanted result with addresses for their names.
+func failoverWant(f iptables.Family, want string, port int) string {
+	words := strings.Fields(withPort(want, port))
+	if len(words) > 1 {
+		words[1], words[3] = traceName(f, words[1]), traceName(f, words[3])
+	}
+	return strings.Join(words, " ")
+}
+
+func mustTraceFailover(t *testing.T, chains []failoverChain, f iptables.Family, row, port int) string {
+	t.Helper()
+	tc := failoverTraces[row]
+	_, p := tracePacket(f, strings.Fields("prerouting pod0 "+withPort(tc.packet, port)))
+	got, err := traceFailover(chains, tc.chain, p, tc.ct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if counts := got.counted != ""; counts != got.rewritten {
+		t.Errorf("%s: rewritten %t, counted as %q", tc.name, got.rewritten, got.counted)
+	}
+	return got.String()
+}
+
+func allFailoverChains(t *testing.T) []failoverChain {
+	t.Helper()
+	pairs, err := normalizeFailover(failoverTracePairs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return failoverChains(pairs)
+}
+
+func TestFailoverTwinTraces(t *testing.T) {
+	chains := allFailoverChains(t)
+	for _, f := range families {
+		for i, tc := range failoverTraces {
+			if got, want := mustTraceFailover(t, chains, f, i, 4000), failoverWant(f, tc.want, 4000); got != want {
+				t.Errorf("%s, %s: %s, want %s", f, tc.name, got, want)
+			}
+		}
+	}
+}
+
+// withoutFailoverRule returns the chains less one rule, the first row that this
+// changes, and what that gives then.
+func withoutFailoverRule(t *testing.T, chain, rule, port int) (f iptables.Family, row int, given string, found bool) {
+	t.Helper()
+	chains := allFailoverChains(t)
+	chains[chain].rules = slices.Delete(slices.Clone(chains[chain].rules), rule, rule+1)
+	for _, f := range families {
+		for i, tc := range failoverTraces {
+			if got := mustTraceFailover(t, chains, f, i, port); got != failoverWant(f, tc.want, port) {
+				return f, i, got, true
+			}
+		}
+	}
+	return 0, 0, "", false
+}
+
+func TestEveryFailoverRuleHasARow(t *testing.T) {
+	for c, chain := range allFailoverChains(t) {
+		for r, rule := range chain.rules {
+			if _, _, _, found := withoutFailoverRule(t, c, r, 4000); !found {
+				t.Errorf("no row fails without chain %s: %s", chain.name, rule.text)
+			}
+		}
+	}
+}

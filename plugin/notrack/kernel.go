@@ -169,6 +169,35 @@ func bridgedUplink(names []string) (string, error) {
 	return "", nil
 }
 
+// linkMasters returns every link with the one that it is a port of, empty for
+// none.
+func linkMasters() (map[string]string, error) {
+	conn, err := rtnetlink.Dial(nil)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	defer conn.Close()
+	links, err := conn.Link.List()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	names, out := map[uint32]string{}, map[string]string{}
+	for _, l := range links {
+		if l.Attributes != nil {
+			names[l.Index] = l.Attributes.Name
+		}
+	}
+	for _, l := range links {
+		if a := l.Attributes; a != nil {
+			out[a.Name] = ""
+			if a.Master != nil {
+				out[a.Name] = names[*a.Master]
+			}
+		}
+	}
+	return out, nil
+}
+
 // services knows which addresses a Service owns. What it found out about a
 // listen address it keeps: once we are attached, asking would be answered by
 // ourselves.

@@ -68,7 +68,7 @@ func (p *contract) start(config *configuration) error {
 }
 
 func (p *contract) begin(config *configuration) error {
-	if err := checkUplinks(config.plan); err != nil {
+	if err := errors.Join(checkNames(config.plan), checkUplinks(config.plan)); err != nil {
 		return err
 	}
 	first := p.keeper.Load() == nil
@@ -156,6 +156,25 @@ func (p *contract) failover(config *configuration) error {
 			return nil
 		}
 		return errors.Join(err, p.keeper.Load().Rollback())
+	}
+	return nil
+}
+
+// checkNames refuses uplinks by which no packet arrives: what comes in over the
+// port of a bridge or bond arrives by the latter, and would be served.
+func checkNames(plan iptables.Plan) error {
+	masters, err := linkMasters()
+	if err != nil {
+		return err
+	}
+	for _, name := range plan.Uplinks {
+		master, there := masters[name]
+		switch {
+		case !there:
+			log.Warningf("uplinks %s: there is no such interface now; whoever comes in over another one is served", name)
+		case master != "":
+			return fmt.Errorf("uplinks %s: it is a port of %s, by which its packets arrive: name %s instead", name, master, master)
+		}
 	}
 	return nil
 }

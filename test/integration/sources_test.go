@@ -250,6 +250,18 @@ func TestABridgedUplinkNeedsSources(t *testing.T) {
 	}
 }
 
+func TestUplinksThatAreNone(t *testing.T) {
+	node := newNode(t)
+	bridge(t, node, "br0")
+	bridgeTheUplink(t, node, "br0")
+	text := func(notrack string) string { return corefile(notrack, "", listenAddresses(node)...) }
+	status, output := start(t, node, text(notrackWith("uplinks uplink", "sources 10.244.0.0/16")), nil)
+	if status != 1 || !strings.Contains(output, "uplink: it is a port of br0") || !strings.Contains(output, "name br0 instead") {
+		t.Errorf("status %d, want 1 and a word about br0:\n%s", status, output)
+	}
+	begin(t, node, text(notrackWith("uplinks eth9")), "uplinks eth9: there is no such interface")
+}
+
 // The default route is moved while we run. No look at the node is due for an
 // hour, so only the kernel's announcement can tell.
 func TestUplinksFollowTheDefaultRoute(t *testing.T) {

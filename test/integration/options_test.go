@@ -150,7 +150,7 @@ func TestFailoverOption(t *testing.T) {
 		want    lab.Responder // at the link-local address once we are gone
 	}{
 		{"auto, to a Service", "notrack", func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", lab.KubeDNS},
-		{"auto, to a pod", "notrack", func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "169.254.20.10 has no failover", silence},
+		{"auto, to a pod", "notrack", func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "no failover for 169.254.20.10", silence},
 		{"off", notrackWith("failover off"), func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", silence},
 		{"an address, where auto finds none", notrackWith("failover 10.96.0.99"), func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", lab.KubeDNS},
 	} {

@@ -134,13 +134,13 @@ func uplinks() ([]string, error) {
 			indexes[hop.Hop.IfIndex] = true
 		}
 	}
-	links, err := conn.Link.List()
+	links, err := listLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	var out []string
 	for _, l := range links {
-		if l.Attributes != nil && indexes[l.Index] {
+		if indexes[l.Index] {
 			out = append(out, l.Attributes.Name)
 		}
 	}
@@ -148,21 +148,30 @@ func uplinks() ([]string, error) {
 	return out, nil
 }
 
-// bridgedUplink returns an uplink that is a bridge: pods may sit behind it as
-// well as the rest of the world, and only their addresses tell them apart.
-func bridgedUplink(names []string) (string, error) {
+// listLinks returns the links of this network namespace that have attributes.
+func listLinks() ([]rtnetlink.LinkMessage, error) {
 	conn, err := rtnetlink.Dial(nil)
 	if err != nil {
-		return "", fmt.Errorf("list links: %w", err)
+		return nil, fmt.Errorf("list links: %w", err)
 	}
 	defer conn.Close()
 	links, err := conn.Link.List()
 	if err != nil {
-		return "", fmt.Errorf("list links: %w", err)
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	return slices.DeleteFunc(links, func(l rtnetlink.LinkMessage) bool { return l.Attributes == nil }), nil
+}
+
+// bridgedUplink returns an uplink that is a bridge: pods may sit behind it as
+// well as the rest of the world, and only their addresses tell them apart.
+func bridgedUplink(names []string) (string, error) {
+	links, err := listLinks()
+	if err != nil {
+		return "", err
 	}
 	for _, l := range links {
 		a := l.Attributes
-		if a != nil && a.Info != nil && a.Info.Kind == "bridge" && slices.Contains(names, a.Name) {
+		if a.Info != nil && a.Info.Kind == "bridge" && slices.Contains(names, a.Name) {
 			return a.Name, nil
 		}
 	}
@@ -172,27 +181,18 @@ func bridgedUplink(names []string) (string, error) {
 // linkMasters returns every link with the one that it is a port of, empty for
 // none.
 func linkMasters() (map[string]string, error) {
-	conn, err := rtnetlink.Dial(nil)
+	links, err := listLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	defer conn.Close()
-	links, err := conn.Link.List()
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	names, out := map[uint32]string{}, map[string]string{}
 	for _, l := range links {
-		if l.Attributes != nil {
-			names[l.Index] = l.Attributes.Name
-		}
+		names[l.Index] = l.Attributes.Name
 	}
 	for _, l := range links {
-		if a := l.Attributes; a != nil {
-			out[a.Name] = ""
-			if a.Master != nil {
-				out[a.Name] = names[*a.Master]
-			}
+		out[l.Attributes.Name] = ""
+		if master := l.Attributes.Master; master != nil {
+			out[l.Attributes.Name] = names[*master]
 		}
 	}
 	return out, nil

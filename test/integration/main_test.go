@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,4 +139,30 @@ func eventually(t *testing.T, what string, holds func() error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// stop sends SIGSTOP and waits until no thread runs any more: the signal is
+// taken at each thread's leisure, and queries are answered until then.
+func stop(t *testing.T, server *lab.Server) {
+	t.Helper()
+	if err := server.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "every thread is stopped", func() error {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", server.PID()))
+		if err != nil {
+			return err
+		}
+		for _, path := range stats {
+			stat, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			// The state follows the command name (proc_pid_stat(5)).
+			if _, rest, _ := strings.Cut(string(stat), ") "); !strings.HasPrefix(rest, "T") {
+				return fmt.Errorf("%s: not stopped", path)
+			}
+		}
+		return nil
+	})
 }

@@ -190,9 +190,7 @@ func TestLeaseOption(t *testing.T) {
 			if !strings.Contains(rules, tc.rule) || tc.rule == "" && strings.Contains(rules, "update @live") {
 				t.Errorf("want the rule %q in\n%s", tc.rule, rules)
 			}
-			if err := server.Signal(syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			stop(t, server)
 			// Whatever was answered last before the stop, the lease of that is
 			// over well before this many questions have gone unanswered.
 			w := whoAnswers{node.Pods[0].Namespace, tc.hung, tc.hung}

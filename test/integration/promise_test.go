@@ -199,9 +199,7 @@ func TestAHangFallsBackAndComesBack(t *testing.T) {
 		}
 	}
 	answeredBy(lab.Trackless)
-	if err := server.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	stop(t, server)
 	answeredBy(lab.KubeDNS)
 	if err := server.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)

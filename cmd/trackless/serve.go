@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -107,6 +108,9 @@ func serve(args []string, out io.Writer) error {
 		return &exitError{exitFailure, err}
 	}
 	caddy.TrapSignals()
+	// It subscribes to the signals in goroutines of its own. While this one
+	// sleeps they run; a SIGTERM before that would end us without cleanup.
+	time.Sleep(10 * time.Millisecond)
 	instance, err := caddy.Start(corefile)
 	if err != nil {
 		// A start that failed half way may have left rules and addresses;

@@ -147,10 +147,23 @@ func newConnChannel(fd int, port uint16, server netip.AddrPort, timeout time.Dur
 	return c
 }
 
+// usable looks at the socket itself, since the reader may not yet have run when
+// the server has closed.
 func (c *connChannel) usable() bool {
 	c.stateMu.Lock()
 	defer c.stateMu.Unlock()
-	return !c.over
+	if c.over {
+		return false
+	}
+	closed := false
+	if raw, err := c.file.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			n, err := unix.Poll(events, 0)
+			closed = err == nil && n == 1 && events[0].Revents&unix.POLLRDHUP != 0
+		})
+	}
+	return !closed
 }
 
 // end makes the client use another connection for its next query.

@@ -103,11 +103,11 @@ type Config struct {
 	Kernel    Kernel
 	Log       Logger
 
-	// Pending returns the number of queries being answered at the moment;
-	// nil means that none ever is. The drain ends when it is zero.
-	Pending func() int64
+	// Served tells what the listeners at the endpoints have done so far; nil
+	// means nothing. The drain ends when it is complete.
+	Served func([]Endpoint) Served
 
-	// Drain bounds the wait for Pending; zero means 5 s, CoreDNS's longest
+	// Drain bounds the wait for answers; zero means 5 s, CoreDNS's longest
 	// time with an upstream.
 	Drain time.Duration
 
@@ -118,6 +118,17 @@ type Config struct {
 	// Changes announces that somebody changed rules, links or addresses; nil
 	// means that only Sync finds out.
 	Changes <-chan Change
+}
+
+// Served is what the listeners have done so far.
+type Served struct {
+	Arrived  uint64 // queries
+	Answered uint64 // those that are done with
+	OverTCP  uint64 // those that arrived over TCP
+
+	// Connections is the number of TCP connections that the listeners hold at
+	// the moment.
+	Connections int
 }
 
 // Change is an announcement of the kernel that rules, links or addresses are not
@@ -139,6 +150,16 @@ const (
 	// says so. A start takes well under a second.
 	complainAfter = 5 * time.Second
 
+	// queued is how long a query that came before the query rules went may
+	// wait in the queue of its socket, uncounted.
+	queued = 50 * time.Millisecond
+
+	// idle is how long a TCP connection must be without a query to be taken
+	// for idle at the stop, and linger bounds the wait for that. Those with
+	// queries are closed behind an answer, see Released.
+	idle   = 500 * time.Millisecond
+	linger = 2 * time.Second
+
 	// effectInterval is the time between two looks at the effect.
 	effectInterval = time.Second
 )
@@ -156,8 +177,9 @@ type Keeper struct {
 	// covered is what Covers reads for every query.
 	covered atomic.Pointer[[]netip.Addr]
 
-	lapses atomic.Uint64
-	byHand atomic.Bool // detached by hand until AttachByHand
+	lapses   atomic.Uint64
+	byHand   atomic.Bool // detached by hand until AttachByHand
+	released atomic.Bool // what Released tells
 
 	// mu is held while the kernel changes, which may take seconds: a foreign
 	// transaction can hold the kernel's own lock that long. What renews the
@@ -198,8 +220,8 @@ func NewKeeper(cfg Config) *Keeper {
 	if cfg.Sync == 0 {
 		cfg.Sync = 10 * time.Second
 	}
-	if cfg.Pending == nil {
-		cfg.Pending = func() int64 { return 0 }
+	if cfg.Served == nil {
+		cfg.Served = func([]Endpoint) Served { return Served{} }
 	}
 	return &Keeper{cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{}}
 }
@@ -544,6 +566,7 @@ func (k *Keeper) Detach() error {
 			return err
 		}
 		k.cover(nil)
+		k.released.Store(true)
 		k.setState(Draining)
 		return errors.Join(err, k.cfg.Addresses.Withdraw(), k.cfg.Backend.Detach())
 	}()
@@ -551,20 +574,49 @@ func (k *Keeper) Detach() error {
 	return err
 }
 
+// drain waits until all queries that came have been answered, and until no
+// client is about to send another one over a connection that we hold.
 func (k *Keeper) drain() {
-	deadline := time.NewTimer(k.cfg.Drain)
-	defer deadline.Stop()
-	poll := time.NewTicker(5 * time.Millisecond)
+	listen := k.listen()
+	began := time.Now()
+	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for k.cfg.Pending() > 0 {
-		select {
-		case <-deadline.C:
-			k.cfg.Log.Warningf("%d queries were still unanswered %s after the query rules went", k.cfg.Pending(), k.cfg.Drain)
+	last := k.cfg.Served(listen)
+	lastOverTCP := began
+	for {
+		now := <-poll.C
+		served := k.cfg.Served(listen)
+		if served.OverTCP != last.OverTCP {
+			last, lastOverTCP = served, now
+		}
+		waiting := served.Arrived - served.Answered
+		held := served.Connections > 0 && now.Sub(lastOverTCP) < idle && now.Sub(began) < linger
+		switch passed := now.Sub(began); {
+		case passed >= queued && waiting == 0 && !held:
 			return
-		case <-poll.C:
+		case passed >= k.cfg.Drain:
+			k.cfg.Log.Warningf("%d queries were still unanswered %s after the query rules went", waiting, k.cfg.Drain)
+			return
 		}
 	}
 }
+
+// listen returns the endpoints of the plans in force.
+func (k *Keeper) listen() (all []Endpoint) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	for _, w := range k.status {
+		if w != nil {
+			all = append(all, w.plan.Listen...)
+		}
+	}
+	return all
+}
+
+// Released reports whether the query rules were taken away on purpose, so that
+// a TCP connection is best closed when the query on it has been answered: its
+// client's next one finds the cluster's DNS. It takes no lock.
+func (k *Keeper) Released() bool { return k.released.Load() }
 
 // Close takes the rules and then the addresses away; after it the Keeper is of
 // no more use. Detach comes before it, and the listeners stop between the two.
@@ -692,6 +744,7 @@ func (k *Keeper) giveBack() error {
 	}
 	k.facts.Lock()
 	k.cover(nil)
+	k.released.Store(true)
 	k.enter(Detached)
 	k.facts.Unlock()
 	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
@@ -722,6 +775,7 @@ func (k *Keeper) takeBack() error {
 	if !k.byHand.Swap(false) {
 		return nil
 	}
+	k.released.Store(false)
 	k.cfg.Log.Infof("to be attached again, by hand")
 	if k.current == nil {
 		return nil

@@ -559,40 +559,54 @@ func TestStop(t *testing.T) {
 }
 
 func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
+	// Each row is what was served by the given time after the detach.
 	for _, tc := range []struct {
-		name    string
-		pending func() int64
-		atLeast time.Duration
-		atMost  time.Duration
+		name   string
+		served func(time.Duration) Served
+		want   time.Duration
 	}{
-		{"nothing pending", func() int64 { return 0 }, 0, time.Millisecond},
-		{"one answer outstanding for a second", func() func() int64 {
-			var since time.Time
-			return func() int64 {
-				if since.IsZero() {
-					since = time.Now()
-				}
-				if time.Since(since) < time.Second {
-					return 1
-				}
-				return 0
+		{"nothing under way", func(time.Duration) Served { return Served{Arrived: 9, Answered: 9} }, 50 * time.Millisecond},
+		{"one answer outstanding for a second", func(d time.Duration) Served {
+			if d < time.Second {
+				return Served{Arrived: 9, Answered: 8}
 			}
-		}(), time.Second, 1100 * time.Millisecond},
-		{"an answer that never comes", func() int64 { return 1 }, 5 * time.Second, 5 * time.Second},
+			return Served{Arrived: 9, Answered: 9}
+		}, time.Second},
+		{"an answer that never comes", func(time.Duration) Served { return Served{Arrived: 9, Answered: 8} }, 5 * time.Second},
+		{"idle connections", func(time.Duration) Served { return Served{Connections: 3} }, 500 * time.Millisecond},
+		{"a connection closed behind its next answer", func(d time.Duration) Served {
+			if d < 300*time.Millisecond {
+				return Served{Connections: 1}
+			}
+			return Served{Arrived: 1, Answered: 1, OverTCP: 1}
+		}, 300 * time.Millisecond},
+		{"idle after a query of another", func(d time.Duration) Served {
+			if d < 300*time.Millisecond {
+				return Served{Connections: 2}
+			}
+			return Served{Arrived: 1, Answered: 1, OverTCP: 1, Connections: 1}
+		}, 800 * time.Millisecond},
+		{"new connections that come all the time", func(d time.Duration) Served {
+			n := uint64(d / (100 * time.Millisecond))
+			return Served{Arrived: n, Answered: n, OverTCP: n, Connections: 1}
+		}, 2 * time.Second},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
-			k.cfg.Pending = tc.pending
 			attached(t, k, planFor("10.96.0.10"), n)
 			begin := time.Now()
+			k.cfg.Served = func([]Endpoint) Served { return tc.served(time.Since(begin)) }
+			if k.Released() {
+				t.Error("released while attached")
+			}
 			if err := k.Detach(); err != nil {
 				t.Fatal(err)
 			}
-			if d := time.Since(begin); d < tc.atLeast || d > tc.atMost {
-				t.Errorf("drained for %s, want %s to %s", d, tc.atLeast, tc.atMost)
+			if d := time.Since(begin); d < tc.want || d > tc.want+20*time.Millisecond {
+				t.Errorf("drained for %s, want %s", d, tc.want)
 			}
 			n.expect(t, "withdraw", "detach")
-			if k.State() != Draining {
-				t.Errorf("state %s", k.State())
+			if k.State() != Draining || !k.Released() {
+				t.Errorf("state %s, released %t", k.State(), k.Released())
 			}
 		})
 	}

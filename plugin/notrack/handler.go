@@ -24,11 +24,17 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 			return n.answerProbe(ctx, w, r, p)
 		}
 	}
+	process.served.arrived.Add(1)
+	defer process.served.answered.Add(1)
+	if proto == unix.IPPROTO_TCP {
+		process.served.overTCP.Add(1)
+		if k := process.keeper.Load(); k != nil && k.Released() {
+			return n.serveLast(ctx, w, r, client, server)
+		}
+	}
 	if !process.covers(server.Addr()) {
 		return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
 	}
-	process.pending.Add(1)
-	defer process.pending.Add(-1)
 	flow := ledger.Flow{Proto: proto, Client: client, Server: server}
 	process.ledger.Query(flow)
 	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)

@@ -25,7 +25,7 @@ type contract struct {
 	keeper  atomic.Pointer[iptables.Keeper] // nil without a notrack block
 	backend atomic.Pointer[nft.Backend]
 	pairs   atomic.Pointer[[]nft.FailoverPair]
-	pending atomic.Int64 // queries being answered
+	served  counters
 	ledger  *ledger.Ledger
 
 	services services
@@ -35,6 +35,9 @@ type contract struct {
 	current  *configuration // the last load that was started
 	stopping bool           // the shutdown callbacks have run
 }
+
+// counters are of queries, all loads together.
+type counters struct{ arrived, answered, overTCP atomic.Uint64 }
 
 var process = contract{ledger: ledger.New(ledger.Config{})}
 
@@ -105,7 +108,7 @@ func (p *contract) open(config *configuration) error {
 		Backend:   backend,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep}, config.plan.Link),
 		Log:       log,
-		Pending:   p.pending.Load,
+		Served:    p.whatIsServed,
 		Sync:      config.sync,
 		Changes:   watcher.Changes,
 		Kernel: iptables.Kernel{
@@ -119,6 +122,17 @@ func (p *contract) open(config *configuration) error {
 		},
 	}))
 	return nil
+}
+
+// whatIsServed tells a stop what to wait for.
+func (p *contract) whatIsServed(listen []iptables.Endpoint) iptables.Served {
+	answered := p.served.answered.Load() // first, so that it is never more than arrived
+	return iptables.Served{
+		Answered:    answered,
+		Arrived:     p.served.arrived.Load(),
+		OverTCP:     p.served.overTCP.Load(),
+		Connections: connections(listen),
+	}
 }
 
 // refresh brings up to date, at every sync, what nobody announces.

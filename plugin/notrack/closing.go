@@ -1,0 +1,125 @@
+package notrack
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// serveLast answers a query and closes its TCP connection if no other one waits
+// in it, so that the client's next query finds the cluster's DNS.
+//
+// The end of the connection leaves in the same segment as the answer. A client
+// that has read the answer can see that there will be no other, and whatever it
+// sends after that it sends over a connection of its own.
+func (n *NoTrack) serveLast(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
+	fd, ok := connection(server, client)
+	if !ok || n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] == "" {
+		// Not the socket itself (proxy protocol), or not framed by the DNS
+		// server (HTTPS, gRPC, TLS): the listener closes it.
+		return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
+	}
+	// The descriptor stays open until we close it: its only reader is the
+	// goroutine that we run in.
+	cork(fd, 1)
+	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
+	if unread(fd) > 0 || !plugin.ClientWrite(rcode) {
+		cork(fd, 0) // another query waits; or the server has yet to write the answer
+		return rcode, err
+	}
+	_ = w.Close() // what could not be sent is lost either way
+	return rcode, err
+}
+
+// connection returns the descriptor of this process's TCP connection between
+// the two transport addresses. CoreDNS hands no handler the connection itself.
+func connection(local, remote netip.AddrPort) (fd int, ok bool) {
+	for _, fd := range descriptors() {
+		if peer, ok := peerName(fd); ok && peer == remote && socketName(fd) == local {
+			return fd, true
+		}
+	}
+	return 0, false
+}
+
+// connections counts this process's TCP connections at the endpoints.
+func connections(endpoints []iptables.Endpoint) int {
+	listen := make(map[netip.AddrPort]bool)
+	for _, e := range endpoints {
+		if e.Proto == iptables.TCP {
+			listen[netip.AddrPortFrom(e.Addr, e.Port)] = true
+		}
+	}
+	count := 0
+	for _, fd := range descriptors() {
+		if _, connected := peerName(fd); connected && listen[socketName(fd)] {
+			if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && t == unix.SOCK_STREAM {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// descriptors lists this process's open files; none if /proc cannot be read.
+func descriptors() []int {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = dir.Close() }()
+	names, _ := dir.Readdirnames(-1)
+	fds := make([]int, 0, len(names))
+	for _, name := range names {
+		if fd, err := strconv.Atoi(name); err == nil {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
+
+func peerName(fd int) (netip.AddrPort, bool) {
+	sa, err := unix.Getpeername(fd)
+	if err != nil {
+		return netip.AddrPort{}, false // no socket, or not connected
+	}
+	return transportAddress(sa), true
+}
+
+func socketName(fd int) netip.AddrPort {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	return transportAddress(sa)
+}
+
+func transportAddress(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// cork holds back partial segments (tcp(7)), for 200 ms at most. Without it the
+// end of the connection follows the answer in a segment of its own.
+func cork(fd, on int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_CORK, on) }
+
+// unread returns the number of bytes that have come in and were not read.
+func unread(fd int) int {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		return 0
+	}
+	return n
+}

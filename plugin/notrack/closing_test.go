@@ -1,0 +1,157 @@
+package notrack
+
+import (
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// releasedServer answers over TCP as a process that is about to stop does, and
+// lets what happens in between happen before the answer.
+func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().(*net.TCPAddr).AddrPort()
+	n := &NoTrack{
+		config: &configuration{block: block{zones: map[iptables.Endpoint]string{
+			{Addr: addr.Addr(), Port: addr.Port(), Proto: iptables.TCP}: ".",
+		}}},
+		Next: plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			before()
+			if !plugin.ClientWrite(rcode) {
+				return rcode, nil
+			}
+			return rcode, w.WriteMsg(new(dns.Msg).SetReply(r))
+		}),
+	}
+	s := &dns.Server{Listener: l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+		client, server, _ := addresses(w)
+		if rcode, _ := n.serveLast(t.Context(), w, r, client, server); !plugin.ClientWrite(rcode) {
+			_ = w.WriteMsg(new(dns.Msg).SetRcode(r, rcode)) // as CoreDNS's server does
+		}
+	})}
+	go func() { _ = s.ActivateAndServe() }()
+	conn, err := net.Dial("tcp", addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = conn.Close()
+		_ = s.Shutdown()
+	})
+	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func ask(t *testing.T, conn net.Conn, id uint16) {
+	t.Helper()
+	query := new(dns.Msg).SetQuestion("example.org.", dns.TypeA)
+	query.Id = id
+	if err := (&dns.Conn{Conn: conn}).WriteMsg(query); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func answered(t *testing.T, conn net.Conn, id uint16) *dns.Msg {
+	t.Helper()
+	answer, err := (&dns.Conn{Conn: conn}).ReadMsg()
+	if err != nil {
+		t.Fatalf("answer %d: %v", id, err)
+	}
+	if answer.Id != id {
+		t.Fatalf("answer %d, want %d", answer.Id, id)
+	}
+	return answer
+}
+
+// hungUp reports whether the other side's end of the connection is here already.
+func hungUp(t *testing.T, conn net.Conn) (yes bool) {
+	t.Helper()
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		events := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		_, err = unix.Poll(events, 0)
+		yes = events[0].Revents&unix.POLLRDHUP != 0
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return yes
+}
+
+func TestLastAnswerBringsTheEndOfTheConnection(t *testing.T) {
+	t.Parallel()
+	conn := releasedServer(t, dns.RcodeSuccess, func() {})
+	ask(t, conn, 1)
+	answered(t, conn, 1)
+	if !hungUp(t, conn) {
+		t.Error("the client has the answer and cannot see that the connection is over")
+	}
+	if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("after the answer: %d bytes, %v; want an orderly end", n, err)
+	}
+}
+
+func TestQueriesThatWaitInTheConnectionAreAnswered(t *testing.T) {
+	t.Parallel()
+	var conn net.Conn
+	second := make(chan struct{})
+	asked := false
+	conn = releasedServer(t, dns.RcodeSuccess, func() {
+		if !asked {
+			asked = true
+			<-second // the second query comes while the first is answered
+		}
+	})
+	ask(t, conn, 1)
+	ask(t, conn, 2)
+	close(second)
+	answered(t, conn, 1)
+	answered(t, conn, 2)
+	if !hungUp(t, conn) {
+		t.Error("not closed behind the last answer")
+	}
+}
+
+func TestConnectionOutlastsAnAnswerOfTheServer(t *testing.T) {
+	t.Parallel()
+	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+	ask(t, conn, 1)
+	if rcode := answered(t, conn, 1).Rcode; rcode != dns.RcodeServerFailure {
+		t.Errorf("rcode %s", dns.RcodeToString[rcode])
+	}
+	ask(t, conn, 2)
+	answered(t, conn, 2)
+}
+
+func TestConnectionsAreCounted(t *testing.T) {
+	t.Parallel()
+	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+	ask(t, conn, 1)
+	answered(t, conn, 1)
+	server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+	at := func(proto iptables.Proto) []iptables.Endpoint {
+		return []iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: proto}}
+	}
+	if n := connections(at(iptables.TCP)); n != 1 {
+		t.Errorf("%d connections, want the server's end of one", n)
+	}
+	if n := connections(at(iptables.UDP)); n != 0 {
+		t.Errorf("%d TCP connections at an endpoint for UDP", n)
+	}
+}

@@ -2,6 +2,7 @@ package notrack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -102,7 +103,7 @@ func TestLastAnswerBringsTheEndOfTheConnection(t *testing.T) {
 	if !hungUp(t, conn) {
 		t.Error("the client has the answer and cannot see that the connection is over")
 	}
-	if n, err := conn.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the answer: %d bytes, %v; want an orderly end", n, err)
 	}
 }

@@ -186,11 +186,15 @@ func (f *fault) holdReaders(at netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
+	// All of them first: the descriptors that are made below get numbers that
+	// are in the list, too, for one the number of the folder that was listed.
+	var fds []int
 	for _, entry := range entries {
-		fd, err := strconv.Atoi(entry.Name())
-		if err != nil || !isUDPSocketAt(fd, at) {
-			continue
+		if fd, err := strconv.Atoi(entry.Name()); err == nil && isUDPSocketAt(fd, at) {
+			fds = append(fds, fd)
 		}
+	}
+	for _, fd := range fds {
 		reader, err := holdReader(fd, at.Addr().Is6())
 		if err != nil {
 			return err

@@ -1,0 +1,130 @@
+// Package legacy reads the tables of iptables-legacy from the kernel without the
+// iptables binaries.
+//
+// They are not part of nf_tables: the kernel keeps them as blobs that are read
+// with getsockopt (include/uapi/linux/netfilter_ipv4/ip_tables.h and its sibling
+// for IPv6). Asking for a table that this network namespace does not have would
+// create it, so only those are asked for that the kernel lists in
+// /proc/net/ip_tables_names. Nothing is ever written: the kernel
+// replaces a blob as a whole, without a lock between the reading and the writing
+// of two programs, and iptables' own lock is a file that a container need not
+// share.
+package legacy
+
+import (
+	"net/netip"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Table is one table of one family.
+type Table struct {
+	Family iptables.Family
+	Name   string // "raw", "mangle", "nat", "filter" or "security"
+	Chains []Chain
+}
+
+// Chain returns the chain of that name, or nil.
+func (t *Table) Chain(name string) *Chain {
+	for i := range t.Chains {
+		if t.Chains[i].Name == name {
+			return &t.Chains[i]
+		}
+	}
+	return nil
+}
+
+// Chain is a base chain or one of a user.
+type Chain struct {
+	Name string
+	// Base tells a base chain; Hook is its hook then (enum nf_inet_hooks:
+	// prerouting 0, input 1, forward 2, output 3, postrouting 4), and Policy
+	// what becomes of a packet that passes all of its rules: Accept or Drop.
+	Base   bool
+	Hook   uint32
+	Policy VerdictCode
+	Rules  []Rule
+}
+
+// Rule is one rule. What it asks of the packet's header comes first; the zero
+// value of each asks for nothing.
+type Rule struct {
+	Source, Destination Masked
+	Input, Output       Interface
+	Proto               uint8 // 0: any
+	NotProto            bool
+	Fragment            bool // second and further fragments only
+	NotFragment         bool
+
+	// Matches are the extensions that have to match as well, in order.
+	Matches []Extension
+
+	// Verdict is what the rule ends with, if it ends with a verdict of the
+	// kernel or a jump; else Target is the extension that it calls, or, where
+	// its name is empty, the rule only counts.
+	Verdict *Verdict
+	Target  Extension
+}
+
+// Comment is the text of the rule's comment match.
+func (r *Rule) Comment() string {
+	for _, m := range r.Matches {
+		if m.Name == "comment" {
+			return cString(m.Info)
+		}
+	}
+	return ""
+}
+
+// Masked is an address of which the bits of the mask are compared. An invalid
+// Addr is any.
+type Masked struct {
+	Addr, Mask netip.Addr
+	Not        bool
+}
+
+// IsAddr reports whether exactly this address is meant.
+func (m Masked) IsAddr(a netip.Addr) bool {
+	if m.Not || m.Addr != a {
+		return false
+	}
+	for _, b := range m.Mask.AsSlice() {
+		if b != 0xff {
+			return false
+		}
+	}
+	return true
+}
+
+// Interface is the name of a device, or how it begins. An empty name is any.
+type Interface struct {
+	Name   string
+	Prefix bool
+	Not    bool
+}
+
+// Extension is a match or target with its data as the kernel keeps it.
+type Extension struct {
+	Name     string
+	Revision uint8
+	Info     []byte
+}
+
+// VerdictCode is what becomes of a packet.
+type VerdictCode uint8
+
+// The verdicts of a rule.
+const (
+	Accept VerdictCode = iota
+	Drop
+	Queue
+	Return
+	Jump
+	Goto
+)
+
+// Verdict is a verdict; Chain is where a jump or goto leads.
+type Verdict struct {
+	Code  VerdictCode
+	Chain string
+}

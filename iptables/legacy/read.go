@@ -1,0 +1,168 @@
+package legacy
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Config says where the tables are. The zero value means this process's own
+// network namespace.
+type Config struct {
+	// NetNS is a file descriptor of a network namespace; 0 is our own.
+	NetNS int
+}
+
+// Names returns the tables of a family that the network namespace has; none
+// where the kernel has no legacy iptables. Reading the list needs root, reading
+// a table CAP_NET_ADMIN.
+func Names(cfg Config, family iptables.Family) (names []string, err error) {
+	err = within(cfg, func() error {
+		names, err = tableNames(family)
+		return err
+	})
+	return names, err
+}
+
+// Read returns a table and whether there is such a table. A table that others
+// replace all the time is an error in the end.
+func Read(cfg Config, family iptables.Family, name string) (t Table, found bool, err error) {
+	err = within(cfg, func() error {
+		names, err := tableNames(family)
+		if err != nil || !slices.Contains(names, name) {
+			return err
+		}
+		h, blob, err := dump(family, name)
+		if err != nil {
+			return explain(family, name, err)
+		}
+		if t, err = parse(family, name, h, blob); err != nil {
+			return explain(family, name, err)
+		}
+		found = true
+		return nil
+	})
+	return t, found, err
+}
+
+func explain(family iptables.Family, name string, err error) error {
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w (%w)", err, iptables.ErrPermission)
+	}
+	return fmt.Errorf("read the legacy %s table %s: %w", family, name, err)
+}
+
+// tableNames reads which tables the namespace of this thread has.
+func tableNames(family iptables.Family) ([]string, error) {
+	path := "/proc/thread-self/net/ip_tables_names"
+	if family == iptables.IPv6 {
+		path = "/proc/thread-self/net/ip6_tables_names"
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // the module is not loaded
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the legacy %s tables: %w", family, err)
+	}
+	return strings.Fields(string(b)), nil
+}
+
+// Levels and names of the socket options: SOL_IP and SOL_IPV6, and
+// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, which are the same for IPv6.
+const (
+	optionInfo    = 64
+	optionEntries = 65
+)
+
+// attempts bounds how often a table is read that changes between the question
+// for its size and that for its entries.
+const attempts = 10
+
+func dump(family iptables.Family, name string) (header, []byte, error) {
+	domain, level := unix.AF_INET, unix.SOL_IP
+	if family == iptables.IPv6 {
+		domain, level = unix.AF_INET6, unix.SOL_IPV6
+	}
+	if len(name) >= nameSize {
+		return header{}, nil, fmt.Errorf("the name is longer than %d bytes", nameSize-1)
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return header{}, nil, err
+	}
+	defer unix.Close(fd)
+	for range attempts {
+		info := make([]byte, infoSize)
+		copy(info, name)
+		if err = getsockopt(fd, level, optionInfo, info); err != nil {
+			return header{}, nil, err
+		}
+		h, err := parseInfo(info)
+		if err != nil {
+			return header{}, nil, err
+		}
+		// struct ipt_get_entries: the name, the size, and the entries,
+		// aligned to 8 bytes.
+		const entries = nameSize + 8
+		buf := make([]byte, entries+int(h.size))
+		copy(buf, name)
+		binary.NativeEndian.PutUint32(buf[nameSize:], h.size)
+		err = getsockopt(fd, level, optionEntries, buf)
+		if errors.Is(err, unix.EAGAIN) {
+			continue // its size has changed
+		}
+		return h, buf[entries:], err
+	}
+	return header{}, nil, fmt.Errorf("it changed %d times while it was read", attempts)
+}
+
+func getsockopt(fd, level, name int, buf []byte) error {
+	length := uint32(len(buf))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(name),
+		uintptr(unsafe.Pointer(&buf[0])), uintptr(unsafe.Pointer(&length)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// within runs fn in the network namespace.
+func within(cfg Config, fn func() error) error {
+	if cfg.NetNS == 0 {
+		return fn()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		if err := netns.Set(netns.NsHandle(cfg.NetNS)); err != nil {
+			done <- fmt.Errorf("enter the network namespace: %w", err)
+			return
+		}
+		err = fn()
+		if back := netns.Set(home); back != nil {
+			// Locked, the thread ends with the goroutine.
+			done <- errors.Join(err, back)
+			return
+		}
+		runtime.UnlockOSThread()
+		done <- err
+	}()
+	return <-done
+}

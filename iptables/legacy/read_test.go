@@ -1,0 +1,259 @@
+package legacy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+var sameAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+func restore(t *testing.T, program, rules string) {
+	t.Helper()
+	testns.Program(t, program)
+	cmd := exec.Command(program, "--noflush")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", program, err, out)
+	}
+}
+
+const filter4 = `*filter
+:INPUT DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:deep - [0:0]
+:empty - [0:0]
+-A INPUT -i lo -j ACCEPT
+-A INPUT ! -i eth+ -s 10.0.0.0/8 ! -d 10.96.0.10 -p udp -m udp --dport 53 -m comment --comment "a word" -j deep
+-A INPUT ! -p tcp -g empty
+-A INPUT -f -j DROP
+-A INPUT ! -f -p tcp -j REJECT
+-A INPUT -i veth0
+-A deep -j RETURN
+-A deep -j DROP
+COMMIT
+`
+
+func TestRead(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	restore(t, "iptables-legacy-restore", filter4)
+	got, found, err := Read(cfg, iptables.IPv4, "filter")
+	if err != nil || !found {
+		t.Fatalf("%v, %v", found, err)
+	}
+	for i := range got.Chains {
+		for j := range got.Chains[i].Rules {
+			r := &got.Chains[i].Rules[j]
+			for k := range r.Matches {
+				r.Matches[k].Info = nil // the kernel's own; the comment is asked for below
+			}
+			r.Target.Info = nil
+		}
+	}
+	host := netip.MustParseAddr("255.255.255.255")
+	want := Table{Family: iptables.IPv4, Name: "filter", Chains: []Chain{
+		{Name: "INPUT", Base: true, Hook: 1, Policy: Drop, Rules: []Rule{
+			{Input: Interface{Name: "lo"}, Verdict: &Verdict{Code: Accept}},
+			{
+				Input:       Interface{Name: "eth", Prefix: true, Not: true},
+				Source:      Masked{Addr: netip.MustParseAddr("10.0.0.0"), Mask: netip.MustParseAddr("255.0.0.0")},
+				Destination: Masked{Addr: netip.MustParseAddr("10.96.0.10"), Mask: host, Not: true},
+				Proto:       17,
+				Matches:     []Extension{{Name: "udp"}, {Name: "comment"}},
+				Verdict:     &Verdict{Code: Jump, Chain: "deep"},
+			},
+			{Proto: 6, NotProto: true, Verdict: &Verdict{Code: Goto, Chain: "empty"}},
+			{Fragment: true, Verdict: &Verdict{Code: Drop}},
+			{NotFragment: true, Proto: 6, Target: Extension{Name: "REJECT"}},
+			{Input: Interface{Name: "veth0"}},
+		}},
+		{Name: "FORWARD", Base: true, Hook: 2, Policy: Accept},
+		{Name: "OUTPUT", Base: true, Hook: 3, Policy: Accept},
+		{Name: "deep", Rules: []Rule{{Verdict: &Verdict{Code: Return}}, {Verdict: &Verdict{Code: Drop}}}},
+		{Name: "empty"},
+	}}
+	if diff := cmp.Diff(want, got, sameAddr, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	again, _, err := Read(cfg, iptables.IPv4, "filter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := again.Chain("INPUT").Rules[1].Comment(); c != "a word" {
+		t.Errorf("comment %q", c)
+	}
+}
+
+func TestReadIPv6(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	restore(t, "ip6tables-legacy-restore", `*nat
+:KUBE-SERVICES - [0:0]
+:KUBE-SVC-X - [0:0]
+-A PREROUTING -j KUBE-SERVICES
+-A KUBE-SERVICES -d fd00:10:96::a/128 -p udp -m udp --dport 53 -j KUBE-SVC-X
+-A KUBE-SERVICES -d fd00:10:97::/64 -i cni0 -j RETURN
+COMMIT
+`)
+	got, found, err := Read(cfg, iptables.IPv6, "nat")
+	if err != nil || !found {
+		t.Fatalf("%v, %v", found, err)
+	}
+	services := got.Chain("KUBE-SERVICES")
+	if services == nil || len(services.Rules) != 2 {
+		t.Fatalf("%+v", got)
+	}
+	first, second := services.Rules[0], services.Rules[1]
+	if !first.Destination.IsAddr(netip.MustParseAddr("fd00:10:96::a")) || first.Proto != 17 || first.Verdict.Chain != "KUBE-SVC-X" {
+		t.Errorf("%+v", first)
+	}
+	if second.Destination.IsAddr(netip.MustParseAddr("fd00:10:97::")) || second.Proto != 0 || second.Input.Name != "cni0" {
+		t.Errorf("%+v", second)
+	}
+}
+
+// Reading creates no table: the next iptables-nft would warn of it, and its hooks
+// would cost every packet.
+func TestReadCreatesNoTable(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
+		for _, name := range []string{"raw", "nat", "filter"} {
+			if _, found, err := Read(cfg, f, name); err != nil || found {
+				t.Errorf("%s %s: %v, %v", f, name, found, err)
+			}
+		}
+		if names, err := Names(cfg, f); err != nil || len(names) != 0 {
+			t.Errorf("%s: %v, %v", f, names, err)
+		}
+	}
+	restore(t, "iptables-legacy-restore", "*raw\nCOMMIT\n")
+	if names, err := Names(cfg, iptables.IPv4); err != nil || !slices.Equal(names, []string{"raw"}) {
+		t.Errorf("%v, %v", names, err)
+	}
+}
+
+// A table that is replaced between the two questions is read again.
+func TestReadWhileItChanges(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	restore(t, "iptables-legacy-restore", "*filter\nCOMMIT\n")
+	var script strings.Builder
+	for i := range 40 {
+		fmt.Fprintf(&script, "*filter\n-A INPUT -s 198.18.0.%d -j DROP\nCOMMIT\n", i)
+	}
+	done := make(chan error, 1)
+	cmd := exec.Command("iptables-legacy-restore", "--noflush")
+	cmd.Stdin = strings.NewReader(script.String())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := Read(cfg, iptables.IPv4, "filter")
+			if err != nil || len(got.Chain("INPUT").Rules) != 40 {
+				t.Errorf("%d rules, %v", len(got.Chain("INPUT").Rules), err)
+			}
+			return
+		default:
+			if _, _, err := Read(cfg, iptables.IPv4, "filter"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	h, blob := sample()
+	if _, err := parse(iptables.IPv4, "filter", h, blob); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name   string
+		change func([]byte) []byte
+	}{
+		{"an entry that is cut off", func(b []byte) []byte { return b[:len(b)-8] }},
+		{"an end before its target", func(b []byte) []byte { binary.NativeEndian.PutUint16(b[layout4.target+2:], 8); return b }},
+		{"a target behind its end", func(b []byte) []byte { binary.NativeEndian.PutUint16(b[layout4.target:], 4096); return b }},
+		{"a jump into a rule", func(b []byte) []byte { binary.NativeEndian.PutUint32(b[layout4.size+extensionHeader:], 8); return b }},
+		{"an extension without an end", func(b []byte) []byte { binary.NativeEndian.PutUint16(b[layout4.size:], 1); return b }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got, err := parse(iptables.IPv4, "filter", h, tc.change(slices.Clone(blob))); err == nil {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	h, blob := sample()
+	f.Add(false, h.validHooks, h.hookEntry[1], h.underflow[1], blob)
+	f.Add(true, uint32(2), uint32(0), uint32(0), make([]byte, 512))
+	f.Fuzz(func(t *testing.T, v6 bool, hooks, first, policy uint32, blob []byte) {
+		h := header{validHooks: hooks}
+		h.hookEntry[1], h.underflow[1] = first, policy
+		family := iptables.IPv4
+		if v6 {
+			family = iptables.IPv6
+		}
+		table, err := parse(family, "filter", h, blob)
+		if err != nil {
+			return
+		}
+		for _, c := range table.Chains {
+			for _, r := range c.Rules {
+				_ = r.Comment()
+				if v := r.Verdict; v != nil && (v.Code == Jump || v.Code == Goto) && table.Chain(v.Chain) == nil {
+					t.Errorf("a jump to %q, which is not there", v.Chain)
+				}
+			}
+		}
+	})
+}
+
+// sample is a table with one base chain, INPUT, one rule that jumps, and one
+// chain of a user.
+func sample() (header, []byte) {
+	var blob []byte
+	standard := func(verdict int32) int {
+		at := len(blob)
+		e := make([]byte, layout4.size+extensionHeader+8)
+		binary.NativeEndian.PutUint16(e[layout4.target:], uint16(layout4.size))
+		binary.NativeEndian.PutUint16(e[layout4.target+2:], uint16(len(e)))
+		binary.NativeEndian.PutUint16(e[layout4.size:], extensionHeader+8)
+		binary.NativeEndian.PutUint32(e[layout4.size+extensionHeader:], uint32(verdict))
+		blob = append(blob, e...)
+		return at
+	}
+	marker := func(name string) {
+		e := make([]byte, layout4.size+extensionHeader+32)
+		binary.NativeEndian.PutUint16(e[layout4.target:], uint16(layout4.size))
+		binary.NativeEndian.PutUint16(e[layout4.target+2:], uint16(len(e)))
+		binary.NativeEndian.PutUint16(e[layout4.size:], extensionHeader+32)
+		copy(e[layout4.size+2:], errorTarget)
+		copy(e[layout4.size+extensionHeader:], name)
+		blob = append(blob, e...)
+	}
+	h := header{validHooks: 1 << 1}
+	h.hookEntry[1] = uint32(standard(0))
+	h.underflow[1] = uint32(standard(-1)) // DROP
+	marker("deep")
+	deep := standard(-2) // ACCEPT
+	standard(-5)         // RETURN
+	marker(errorTarget)
+	binary.NativeEndian.PutUint32(blob[layout4.size+extensionHeader:], uint32(deep))
+	return h, blob
+}

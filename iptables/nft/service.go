@@ -13,7 +13,8 @@ import (
 // IsService reports whether kube-proxy's rules rewrite packets to the address:
 // in nftables mode it stands in the set cluster-ips of the table kube-proxy, in
 // iptables mode with the nft binaries in a rule of the chain KUBE-SERVICES.
-// Rules of legacy iptables cannot be read over nftables.
+// Rules of legacy iptables cannot be read over nftables: package legacy asks
+// for them.
 func IsService(cfg Config, a netip.Addr) (bool, error) {
 	family := nftables.TableFamilyIPv4
 	if a.Is6() {

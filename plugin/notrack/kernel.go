@@ -17,6 +17,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
@@ -212,8 +213,18 @@ func (s *services) names(a netip.Addr) bool {
 	if slices.Contains(serviceHosts(os.Environ()), a) {
 		return true
 	}
-	named, err := nft.IsService(nft.Config{}, a)
-	return err == nil && named
+	for _, named := range []func(netip.Addr) (bool, error){
+		func(a netip.Addr) (bool, error) { return nft.IsService(nft.Config{}, a) },
+		func(a netip.Addr) (bool, error) { return legacy.IsService(legacy.Config{}, a) },
+	} {
+		switch is, err := named(a); {
+		case err != nil:
+			log.Debugf("whether %s is a Service address: %v", a, err)
+		case is:
+			return true
+		}
+	}
+	return false
 }
 
 // owns reports whether a Service owns a listen address: one that is named, or,

@@ -1,0 +1,84 @@
+package nodecache
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Variables of the template.
+const (
+	varClusterDNS = "__PILLAR__CLUSTER__DNS__"
+	varUpstreams  = "__PILLAR__UPSTREAM__SERVERS__"
+	varLocalIPs   = "__PILLAR__LOCAL__DNS__"
+	varDNSServer  = "__PILLAR__DNS__SERVER__"
+	varPrometheus = "__PROMETHEUS__ENDPOINT__"
+	varDomain     = "__PILLAR__DNS__DOMAIN__"
+)
+
+// forcedTCP is the block that custom upstream servers turn into UDP, to the
+// letter: node-cache does so with no other.
+const (
+	forcedTCP    = "\n    forward . " + varUpstreams + " {\n            force_tcp\n    }\n"
+	withoutForce = "\n    forward . " + varUpstreams + "\n"
+)
+
+// stubTTL is how long answers for stub domains are cached, in seconds.
+const stubTTL = 30
+
+// ErrNoUpstream says that the template forwards to a Service that is not known.
+var ErrNoUpstream = errors.New("no ClusterIP is known")
+
+// UsesUpstream reports whether the template refers to the upstream Service.
+func UsesUpstream(template []byte) bool { return strings.Contains(string(template), varClusterDNS) }
+
+// Render makes a Corefile of the template. upstream is the ClusterIP of
+// o.UpstreamService, which the template need not use; port is that of stub
+// domains. The error for one that is needed and not known wraps ErrNoUpstream.
+func (o *Options) Render(template []byte, k KubeDNS, upstream netip.Addr, port uint16) (string, error) {
+	text := string(template)
+	if strings.Contains(text, varDomain) {
+		return "", fmt.Errorf("%s: %s is still in it: replace it with the cluster's domain before the manifest is applied", o.BaseCorefile, varDomain)
+	}
+	if UsesUpstream(template) && !upstream.IsValid() {
+		return "", fmt.Errorf("-upstreamsvc %s: %w: the environment has no %s. The Service must be in this namespace and be there before the pod", o.UpstreamService, ErrNoUpstream, serviceVariable(o.UpstreamService))
+	}
+	servers := "/etc/resolv.conf"
+	if len(k.UpstreamNameservers) > 0 {
+		servers = strings.Join(k.UpstreamNameservers, " ")
+		text = strings.ReplaceAll(text, forcedTCP, withoutForce)
+	}
+	text = strings.NewReplacer(
+		varUpstreams, servers,
+		varClusterDNS, upstream.String(),
+		varLocalIPs, addressList(o.LocalIPs),
+		varDNSServer, "", // its address is among those of -localip
+		varPrometheus, o.Prometheus,
+	).Replace(text)
+
+	var b strings.Builder
+	b.WriteString(text)
+	for _, domain := range sortedKeys(k.StubDomains) {
+		fmt.Fprintf(&b, "\n%s:%d {\n    errors\n    cache %d\n    bind %s\n    forward . %s\n}\n",
+			domain, port, stubTTL, addressList(o.LocalIPs), strings.Join(k.StubDomains[domain], " "))
+	}
+	return b.String(), nil
+}
+
+// UpstreamFromEnvironment returns the ClusterIP that kubelet put into the
+// environment when the container started, or the zero Addr.
+func (o *Options) UpstreamFromEnvironment() netip.Addr {
+	a, _ := netip.ParseAddr(os.Getenv(serviceVariable(o.UpstreamService)))
+	return a
+}
+
+func serviceVariable(service string) string {
+	return strings.ToUpper(strings.ReplaceAll(service, "-", "_")) + "_SERVICE_HOST"
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -19,9 +19,10 @@ type Addresses interface {
 	Ensure([]netip.Addr) error
 	// Missing returns those that Ensure would have to add.
 	Missing([]netip.Addr) ([]netip.Addr, error)
-	// Withdraw makes new flows of this node to the addresses use another
-	// source than they, since they are about to go.
-	Withdraw() error
+	// PreferSource sees to it that flows of this node to the addresses do not
+	// have these as their source, for they come and go. Ensure does so too;
+	// what the node's other addresses are may change.
+	PreferSource() error
 	// Release removes those of ours that are not in keep.
 	Release(keep []netip.Addr) error
 	// Remove releases all of them, and the link if it is ours.
@@ -568,7 +569,7 @@ func (k *Keeper) Detach() error {
 		k.cover(nil)
 		k.released.Store(true)
 		k.setState(Draining)
-		return errors.Join(err, k.cfg.Addresses.Withdraw(), k.cfg.Backend.Detach())
+		return errors.Join(err, k.cfg.Backend.Detach())
 	}()
 	k.drain()
 	return err

@@ -82,7 +82,7 @@ func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
 	return missing, nil
 }
 func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", addressList(keep)) }
-func (a addresses) Withdraw() error                 { return a.do("withdraw") }
+func (a addresses) PreferSource() error             { return nil }
 func (a addresses) Remove() error                   { return a.do("remove-addresses") }
 
 type checker struct{ *node }
@@ -538,8 +538,8 @@ func TestStop(t *testing.T) {
 		others int
 		want   []string
 	}{
-		{"alone on the node", 0, []string{"withdraw", "detach", "close-checks", "remove-rules", "remove-addresses"}},
-		{"another instance needs the addresses", 1, []string{"withdraw", "detach", "close-checks", "remove-rules"}},
+		{"alone on the node", 0, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
+		{"another instance needs the addresses", 1, []string{"detach", "close-checks", "remove-rules"}},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, planFor("10.96.0.10"), n)
@@ -604,7 +604,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 			if d := time.Since(begin); d < tc.want || d > tc.want+20*time.Millisecond {
 				t.Errorf("drained for %s, want %s", d, tc.want)
 			}
-			n.expect(t, "withdraw", "detach")
+			n.expect(t, "detach")
 			if k.State() != Draining || !k.Released() {
 				t.Errorf("state %s, released %t", k.State(), k.Released())
 			}

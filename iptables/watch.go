@@ -222,6 +222,9 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	if err == nil && len(missing) > 0 {
 		k.repaired(RepairAddress, "address "+addressList(missing), c, k.cfg.Addresses.Ensure(missing))
 	}
+	if err := k.cfg.Addresses.PreferSource(); err != nil {
+		k.cfg.Log.Warningf("keep the listen addresses from being a source: %v", err)
+	}
 	present, err := k.cfg.Backend.Present()
 	if err == nil && !present && k.mayRepair("the table", c) {
 		_ = k.cfg.Backend.Remove() // forgets what is gone anyway

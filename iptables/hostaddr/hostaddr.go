@@ -5,7 +5,8 @@
 // lo. They must never become the source address of other traffic: IPv4
 // addresses have scope host, IPv6 addresses are deprecated from the start
 // (preferred lifetime 0) and skip duplicate address detection, which on some
-// links would leave them unusable for a second.
+// links would leave them unusable for a second. They have no route in the main
+// table. Flows of the node to them have the node's usual source, see route.go.
 //
 // An address left behind does no harm without the rules: kube-proxy rewrites
 // queries before the routing decision.
@@ -14,7 +15,6 @@ package hostaddr
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -50,8 +50,6 @@ type Config struct {
 type Host struct {
 	cfg  Config
 	link string
-
-	withdrawn bool // Withdraw has changed local routes
 
 	device string // where the addresses are: link, or lo; empty before the first Ensure
 	ours   bool   // the link may be deleted with its addresses
@@ -109,7 +107,7 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 			return
 		}
 		for _, a := range added {
-			err = errors.Join(err, conn.deleteAddress(index, a))
+			err = errors.Join(err, conn.deleteAddress(index, a), conn.deleteRoutes(index, a))
 		}
 		if createdLink {
 			err = errors.Join(err, conn.deleteLink(index))
@@ -120,9 +118,12 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 		if onLoopbackAlways(a) {
 			continue
 		}
+		// That there is no route of ours is no reason not to serve: the next
+		// PreferSource tries again and tells.
+		_ = conn.preferSource(index, a, addrs)
 		if !slices.ContainsFunc(present, func(p address) bool { return p.addr == a && p.index == index }) {
 			if err := conn.addAddress(index, a); err != nil {
-				return fmt.Errorf("add address %s to %s: %w", a, h.device, explain(err))
+				return errors.Join(fmt.Errorf("add address %s to %s: %w", a, h.device, explain(err)), conn.deleteRoutes(index, a))
 			}
 			added = append(added, a)
 		}
@@ -130,6 +131,7 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 			h.held = append(h.held, a)
 		}
 	}
+	conn.outliveKernelRoutes(index, added, addrs)
 	return nil
 }
 
@@ -151,76 +153,6 @@ func (h *Host) Missing(addrs []netip.Addr) ([]netip.Addr, error) {
 		}
 	}
 	return out, nil
-}
-
-// Withdraw prepares the end: what this node itself sends to the addresses from
-// now on has another source than they, so that its connections outlive them.
-// Otherwise the source of a flow to a local address is that address, and a
-// connection that is opened between the end of the rules and the removal of the
-// address would lose its own. Where the node has no other address to speak of,
-// nothing is changed.
-func (h *Host) Withdraw() error {
-	if h.device == "" || len(h.held) == 0 {
-		return nil
-	}
-	conn, err := h.look()
-	if err != nil {
-		return err
-	}
-	defer conn.close()
-	index := indexOf(conn.names, h.device)
-	if index == 0 {
-		return nil
-	}
-	var errs []error
-	for _, a := range h.held {
-		source, ok := conn.sourceTowards(a)
-		if !ok || slices.Contains(h.held, source) {
-			continue
-		}
-		h.withdrawn = true
-		err := conn.rt.Route.Replace(localRoute(index, a, source.AsSlice()))
-		if err == nil && a.Is6() {
-			// IPv6 keeps the kernel's route, of a better metric, beside ours.
-			err = conn.rt.Route.Delete(localRoute(index, a, nil))
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("change the source of flows to %s: %w", a, explain(err)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// sourceTowards returns the node's source address towards the rest of the
-// world, in the family of a. The destinations asked for are documentation
-// addresses (RFC 5737, RFC 3849); nothing is sent.
-func (c *conn) sourceTowards(a netip.Addr) (netip.Addr, bool) {
-	family, dst := uint8(unix.AF_INET), netip.AddrFrom4([4]byte{198, 51, 100, 1})
-	if a.Is6() {
-		family, dst = unix.AF_INET6, netip.MustParseAddr("2001:db8:ffff::1")
-	}
-	routes, err := c.rt.Route.Get(&rtnetlink.RouteMessage{
-		Family: family, DstLength: uint8(dst.BitLen()),
-		Attributes: rtnetlink.RouteAttributes{Dst: dst.AsSlice()},
-	})
-	if err != nil || len(routes) == 0 {
-		return netip.Addr{}, false
-	}
-	source, ok := netip.AddrFromSlice(routes[0].Attributes.Src)
-	return source, ok && !source.IsLoopback()
-}
-
-// localRoute is the route that makes an address local, with a preferred source.
-func localRoute(index uint32, a netip.Addr, source net.IP) *rtnetlink.RouteMessage {
-	family := uint8(unix.AF_INET)
-	if a.Is6() {
-		family = unix.AF_INET6
-	}
-	return &rtnetlink.RouteMessage{
-		Family: family, DstLength: uint8(a.BitLen()), Table: unix.RT_TABLE_LOCAL,
-		Protocol: unix.RTPROT_KERNEL, Scope: unix.RT_SCOPE_HOST, Type: unix.RTN_LOCAL,
-		Attributes: rtnetlink.RouteAttributes{Dst: a.AsSlice(), Src: source, OutIface: index, Table: unix.RT_TABLE_LOCAL},
-	}
 }
 
 // Release removes the addresses that we hold and that are not in keep.
@@ -247,11 +179,9 @@ func (h *Host) Release(keep []netip.Addr) error {
 		if err := conn.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			errs = append(errs, fmt.Errorf("remove address %s from %s: %w", a, h.device, explain(err)))
 		}
-		if h.withdrawn {
-			// The kernel looks for its own route and leaves ours.
-			if err := conn.rt.Route.Delete(localRoute(index, a, nil)); err != nil && !errors.Is(err, unix.ESRCH) {
-				errs = append(errs, fmt.Errorf("remove the local route to %s: %w", a, explain(err)))
-			}
+		// The kernel looks for its own route and leaves ours.
+		if err := conn.deleteRoutes(index, a); err != nil {
+			errs = append(errs, fmt.Errorf("remove the local route to %s: %w", a, explain(err)))
 		}
 		return true
 	})

@@ -22,7 +22,8 @@ type Device struct {
 	Addresses []Address
 }
 
-// Address is a listen address on a device.
+// Address is a listen address on a device, or what is left of one: a local route
+// of ours.
 type Address struct {
 	Addr netip.Addr
 	// Marked tells that an instance of Trackless put it there. Linux before
@@ -40,7 +41,11 @@ func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 		return nil, err
 	}
 	defer conn.close()
-	present, names := conn.present, conn.names
+	routed, err := conn.routed()
+	if err != nil {
+		return nil, err
+	}
+	present, names := append(conn.present, routed...), conn.names
 	var out []Device
 	for index, name := range names {
 		d := Device{Name: name}
@@ -48,6 +53,9 @@ func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 		for _, p := range present {
 			if p.index != index || p.addr.IsLinkLocalUnicast() && p.addr.Is6() || onLoopbackAlways(p.addr) {
 				continue
+			}
+			if slices.ContainsFunc(d.Addresses, func(a Address) bool { return a.Addr == p.addr }) {
+				continue // its route
 			}
 			if p.ours() || name == link || slices.Contains(addrs, p.addr) {
 				marked = marked || p.ours()
@@ -109,8 +117,8 @@ func RemoveLink(cfg Config, name string) error {
 	return nil
 }
 
-// RemoveAddress takes one address from a device. One that is not there is no
-// error.
+// RemoveAddress takes one address, and our local route to it, from a device. One
+// that is not there is no error.
 func RemoveAddress(cfg Config, device string, a netip.Addr) error {
 	conn, err := New(cfg, device).look()
 	if err != nil {
@@ -123,6 +131,9 @@ func RemoveAddress(cfg Config, device string, a netip.Addr) error {
 	}
 	if err := conn.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("remove address %s from %s: %w", a, device, explain(err))
+	}
+	if err := conn.deleteRoutes(index, a); err != nil {
+		return fmt.Errorf("remove the local route to %s: %w", a, explain(err))
 	}
 	return nil
 }

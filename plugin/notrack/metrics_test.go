@@ -38,7 +38,7 @@ type noAddresses struct{}
 func (noAddresses) Ensure([]netip.Addr) error                  { return nil }
 func (noAddresses) Missing([]netip.Addr) ([]netip.Addr, error) { return nil, nil }
 func (noAddresses) Release([]netip.Addr) error                 { return nil }
-func (noAddresses) Withdraw() error                            { return nil }
+func (noAddresses) PreferSource() error                        { return nil }
 func (noAddresses) Remove() error                              { return nil }
 
 func TestMetrics(t *testing.T) {

@@ -1,0 +1,203 @@
+package hostaddr
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The source of a flow to a local address is that address itself, unless the
+// local route to it prefers another one. The node's own clients would thus have
+// a source that comes and goes with us, and what they still expect would be
+// lost with it. So each listen address gets a local route of ours, before the
+// address and until after it, that prefers what the node sends everything else
+// from: the source that these flows have without us.
+//
+// IPv4 looks at ours first, since it is there first; the kernel's own stays
+// behind it, in case the preferred source goes and takes our route along. In
+// IPv6 a route of ours cannot be better than the kernel's own, which has to go.
+
+// protoRoute marks routes of ours (rtm_protocol). It is in none of the lists
+// that people keep (/etc/iproute2/rt_protos).
+const protoRoute = 0x54
+
+const (
+	// kernelRouteWait bounds the wait for the kernel's own routes to IPv6
+	// addresses, which a worker adds some time after the addresses
+	// (addrconf_dad_work in net/ipv6/addrconf.c).
+	kernelRouteWait = 250 * time.Millisecond
+	kernelRoutePoll = time.Millisecond
+)
+
+// PreferSource makes the node's own flows to the addresses we hold have the
+// source that they would have without us, as Ensure does. What is so already is
+// left alone, and so is everything where the node has no other address to speak
+// of.
+func (h *Host) PreferSource() error {
+	if h.device == "" || len(h.held) == 0 {
+		return nil
+	}
+	conn, err := h.look()
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	index := indexOf(conn.names, h.device)
+	var errs []error
+	for _, a := range h.held {
+		if slices.ContainsFunc(conn.present, func(p address) bool { return p.addr == a && p.index == index }) {
+			errs = append(errs, conn.preferSource(index, a, h.held))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// preferSource makes the node's flows to a have its usual source, which must be
+// none of the listen addresses.
+func (c *conn) preferSource(index uint32, a netip.Addr, listen []netip.Addr) error {
+	want, ok := c.usualSource(a)
+	if !ok || slices.Contains(listen, want) {
+		return nil
+	}
+	if source, local := c.source(a); local && source == want {
+		return nil
+	}
+	err := c.addRoute(index, a, want)
+	if err == nil && a.Is6() {
+		_, err = c.deleteKernelRoute(index, a)
+	}
+	if err != nil {
+		return fmt.Errorf("prefer %s as the source of flows to %s: %w", want, a, explain(err))
+	}
+	return nil
+}
+
+// outliveKernelRoutes waits for the kernel's own routes to IPv6 addresses that
+// were just added, and deletes them. Those that take too long are left to the
+// next PreferSource.
+func (c *conn) outliveKernelRoutes(index uint32, added, listen []netip.Addr) {
+	deadline := time.Now().Add(kernelRouteWait)
+	for _, a := range added {
+		want, ok := c.usualSource(a)
+		if a.Is4() || !ok || slices.Contains(listen, want) {
+			continue
+		}
+		for {
+			deleted, err := c.deleteKernelRoute(index, a)
+			if deleted || err != nil || time.Now().After(deadline) {
+				break
+			}
+			time.Sleep(kernelRoutePoll)
+		}
+	}
+}
+
+// usualSource returns the node's source address towards the rest of the world,
+// in the family of a. The destinations asked for are documentation addresses
+// (RFC 5737, RFC 3849); nothing is sent.
+func (c *conn) usualSource(a netip.Addr) (netip.Addr, bool) {
+	dst := netip.AddrFrom4([4]byte{198, 51, 100, 1})
+	if a.Is6() {
+		dst = netip.MustParseAddr("2001:db8:ffff::1")
+	}
+	source, _ := c.source(dst)
+	return source, source.IsValid() && !source.IsLoopback()
+}
+
+// source asks the kernel which source a flow of this node to dst has, and
+// whether dst is on this node. The source is invalid where dst is unreachable.
+func (c *conn) source(dst netip.Addr) (source netip.Addr, local bool) {
+	routes, err := c.rt.Route.Get(&rtnetlink.RouteMessage{
+		Family: routeFamily(dst), DstLength: uint8(dst.BitLen()),
+		Attributes: rtnetlink.RouteAttributes{Dst: dst.AsSlice()},
+	})
+	if err != nil || len(routes) == 0 {
+		return netip.Addr{}, false
+	}
+	source, _ = netip.AddrFromSlice(routes[0].Attributes.Src)
+	return source, routes[0].Type == unix.RTN_LOCAL
+}
+
+// routed lists the addresses to which there are local routes of ours, in the
+// form of the addresses that we put there. Without us there are none whose
+// address is gone, unless somebody took that away after we were killed.
+func (c *conn) routed() ([]address, error) {
+	routes, err := c.rt.Route.List()
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	var out []address
+	for _, r := range routes {
+		a, ok := netip.AddrFromSlice(r.Attributes.Dst)
+		if ok && r.Protocol == protoRoute && r.Type == unix.RTN_LOCAL {
+			out = append(out, address{index: r.Attributes.OutIface, addr: a, bits: r.DstLength, proto: protoTrackless})
+		}
+	}
+	return out, nil
+}
+
+// addRoute adds our local route to a, in the place of an earlier one.
+func (c *conn) addRoute(index uint32, a, source netip.Addr) error {
+	flags := netlink.Create | netlink.Replace
+	if a.Is4() {
+		// To replace would be to replace whichever is first, perhaps the
+		// kernel's. Without a flag the new one comes first (fib_table_insert).
+		if err := c.deleteRoutes(index, a); err != nil {
+			return err
+		}
+		flags = netlink.Create
+	}
+	m := localRoute(index, a, protoRoute)
+	m.Attributes.Src = source.AsSlice()
+	return c.changeRoute(unix.RTM_NEWROUTE, m, flags)
+}
+
+// deleteRoutes removes our routes to a. That there is none is no error.
+func (c *conn) deleteRoutes(index uint32, a netip.Addr) error {
+	for {
+		err := c.changeRoute(unix.RTM_DELROUTE, localRoute(index, a, protoRoute), 0)
+		if errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// deleteKernelRoute removes the route that the kernel made for an address, and
+// reports whether there was one.
+func (c *conn) deleteKernelRoute(index uint32, a netip.Addr) (deleted bool, err error) {
+	err = c.changeRoute(unix.RTM_DELROUTE, localRoute(index, a, unix.RTPROT_KERNEL), 0)
+	if errors.Is(err, unix.ESRCH) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (c *conn) changeRoute(typ uint16, m *rtnetlink.RouteMessage, flags netlink.HeaderFlags) error {
+	_, err := c.rt.Execute(m, typ, netlink.Request|netlink.Acknowledge|flags)
+	return err
+}
+
+// localRoute is the route that makes an address local.
+func localRoute(index uint32, a netip.Addr, protocol uint8) *rtnetlink.RouteMessage {
+	return &rtnetlink.RouteMessage{
+		Family: routeFamily(a), DstLength: uint8(a.BitLen()), Table: unix.RT_TABLE_LOCAL,
+		Protocol: protocol, Scope: unix.RT_SCOPE_HOST, Type: unix.RTN_LOCAL,
+		Attributes: rtnetlink.RouteAttributes{Dst: a.AsSlice(), OutIface: index, Table: unix.RT_TABLE_LOCAL},
+	}
+}
+
+func routeFamily(a netip.Addr) uint8 {
+	if a.Is6() {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
+}

@@ -29,6 +29,7 @@ type chainHeader struct {
 	family   nftables.TableFamily
 	table    string
 	name     string
+	kind     string // filter, nat or route; empty without a hook
 	base     bool
 	hook     uint32
 	priority int32
@@ -167,6 +168,7 @@ func dumpChains(conn *netlink.Conn) ([]chainHeader, error) {
 			family: nftables.TableFamily(m.Data[0]),
 			table:  cString(attrs[unix.NFTA_CHAIN_TABLE]),
 			name:   cString(attrs[unix.NFTA_CHAIN_NAME]),
+			kind:   cString(attrs[unix.NFTA_CHAIN_TYPE]),
 			policy: verdictAccept,
 		}
 		if hook, ok := attrs[unix.NFTA_CHAIN_HOOK]; ok {

@@ -73,7 +73,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 	if err != nil {
 		return nil, explain("list chains", err)
 	}
-	s := search{conn: conn, rules: map[chainID][]dumpedRule{}, sets: map[chainID][]element{}, found: map[foundKey]*foundRule{}}
+	s := newSearch(conn)
 	for _, c := range chains {
 		if !c.base || strings.HasPrefix(c.table, TablePrefix) {
 			continue
@@ -164,7 +164,16 @@ type search struct {
 	conn  *netlink.Conn
 	rules map[chainID][]dumpedRule
 	sets  map[chainID][]element
-	found map[foundKey]*foundRule
+	// sifted are the rules of chains that meet one kind of packet.
+	sifted map[relevantKey][]dumpedRule
+	found  map[foundKey]*foundRule
+}
+
+func newSearch(conn *netlink.Conn) *search {
+	return &search{
+		conn: conn, rules: map[chainID][]dumpedRule{}, sets: map[chainID][]element{},
+		sifted: map[relevantKey][]dumpedRule{}, found: map[foundKey]*foundRule{},
+	}
 }
 
 // base runs a query to and a response from each endpoint through a base chain.

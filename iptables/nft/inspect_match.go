@@ -42,6 +42,7 @@ func certain(b bool) certainty {
 type probe struct {
 	endpoint  iptables.Endpoint
 	direction iptables.Direction
+	way       *way // nil: before conntrack, by any device
 }
 
 func (p probe) family() iptables.Family { return iptables.FamilyOf(p.endpoint.Addr) }
@@ -217,11 +218,23 @@ func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) 
 			o.effects = append(o.effects, "ct set")
 			return
 		}
+		if p.way != nil {
+			// nft_ct_get_eval: a packet without an entry has a state and
+			// nothing else.
+			if e.number(unix.NFTA_CT_KEY) != unix.NFT_CT_STATE {
+				o.require(never)
+				return
+			}
+			regs.store(e.number(unix.NFTA_CT_DREG), nativeUint32(stateUntracked), 0)
+			return
+		}
 		regs.store(e.number(unix.NFTA_CT_DREG), nil, 16)
+	case "fib":
+		regs.store(e.number(unix.NFTA_FIB_DREG), p.fib(e), 16)
 	case "counter", "objref", "log", "dynset":
 		// They match everything and change nothing of the packet.
 	default:
-		// limit, quota, fib, exthdr, socket and what is to come: they may
+		// limit, quota, exthdr, socket and what is to come: they may
 		// not match, and what they load is not known.
 		o.require(maybe)
 		*regs = registers{}
@@ -240,18 +253,19 @@ func (p probe) field(base, offset uint32, length int) []byte {
 	e := p.endpoint
 	switch base {
 	case unix.NFT_PAYLOAD_NETWORK_HEADER:
-		addrAt := 12
+		ends := 12
 		if p.family() == iptables.IPv6 {
 			put(6, byte(e.Proto))
-			addrAt = 8
+			ends = 8
 		} else {
 			put(9, byte(e.Proto))
 		}
-		addr := e.Addr.AsSlice()
+		source, destination := e.Addr, p.client()
 		if p.direction == iptables.Query {
-			addrAt += len(addr)
+			source, destination = destination, source
 		}
-		put(addrAt, addr...)
+		put(ends, source.AsSlice()...)
+		put(ends+e.Addr.BitLen()/8, destination.AsSlice()...)
 	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
 		at := 0
 		if p.direction == iptables.Query {
@@ -267,8 +281,11 @@ func (p probe) field(base, offset uint32, length int) []byte {
 }
 
 // otherEnd reports whether a part of a header is the whole address or port of
-// the end that is not ours.
+// the end that is not ours, and nobody's in particular.
 func (p probe) otherEnd(base, offset uint32, length int) bool {
+	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.way != nil && (p.way.anyClient || p.way.client.IsValid()) {
+		return false
+	}
 	toOther := p.direction == iptables.Response
 	switch {
 	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && length == 2:
@@ -298,7 +315,7 @@ func (p probe) meta(key uint32) []byte {
 		}
 		return []byte{0x08, 0x00}
 	}
-	return nil
+	return p.device(key)
 }
 
 func compares(order int, op uint32) bool {
@@ -440,6 +457,12 @@ func matches(e expression, p probe) certainty {
 	switch name := e.extension(); name {
 	case "comment":
 		return always
+	case "conntrack", "state":
+		return p.matchesState(info)
+	case "addrtype":
+		return p.matchesAddressType(e.number(unix.NFTA_MATCH_REV), info)
+	case "multiport":
+		return p.matchesPorts(e.number(unix.NFTA_MATCH_REV), info)
 	case "udp", "tcp":
 		invert := 8
 		if name == "tcp" {

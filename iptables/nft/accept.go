@@ -1,0 +1,252 @@
+package nft
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/xt"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// AcceptComment tags our accept rules in the chains of iptables. The number is
+// that of their form.
+const AcceptComment = "trackless 1: untracked DNS"
+
+// acceptTag is what the comments of all forms begin with.
+const acceptTag = "trackless "
+
+// AcceptRule lets untracked DNS pass a chain of iptables' table filter. It is
+// inert where nothing untracks.
+type AcceptRule struct {
+	// Family is "ip" or "ip6"; Legacy tells a table of iptables-legacy.
+	Family string
+	Legacy bool
+	Chain  string // INPUT or OUTPUT
+	Handle uint64 // of nf_tables
+	Text   string // as nft writes it
+}
+
+// acceptRule is what the rule asks for: a query to an endpoint or a response
+// from it.
+type acceptRule struct {
+	endpoint  iptables.Endpoint
+	direction iptables.Direction
+}
+
+func ruleOf(o Obstacle) acceptRule { return acceptRule{o.Endpoint, o.Direction} }
+
+func (r acceptRule) v6() bool { return r.endpoint.Addr.Is6() }
+
+// iptables gives the rule in the words of iptables.
+func (r acceptRule) iptables() string {
+	return strings.Replace(strings.Join(r.arguments(), " "), AcceptComment, strconv.Quote(AcceptComment), 1)
+}
+
+// Arguments gives the rule that lets the obstacle's packets pass as arguments of
+// iptables, the chain not among them.
+func (o Obstacle) Arguments() []string { return ruleOf(o).arguments() }
+
+func (r acceptRule) arguments() []string {
+	side, port := "-d", "--dport"
+	if r.direction == iptables.Response {
+		side, port = "-s", "--sport"
+	}
+	e := r.endpoint
+	return []string{
+		side, netip.PrefixFrom(e.Addr, e.Addr.BitLen()).String(), "-p", e.Proto.String(), "-m", e.Proto.String(), port, fmt.Sprint(e.Port),
+		"-m", "conntrack", "--ctstate", "UNTRACKED", "-m", "comment", "--comment", AcceptComment, "-j", "ACCEPT",
+	}
+}
+
+// nft gives it in the words of nft.
+func (r acceptRule) nft() string {
+	family, side, port := "ip", "daddr", "dport"
+	if r.v6() {
+		family = "ip6"
+	}
+	if r.direction == iptables.Response {
+		side, port = "saddr", "sport"
+	}
+	e := r.endpoint
+	return fmt.Sprintf("%s %s %s %s %s %d ct state untracked accept", family, side, e.Addr, e.Proto, port, e.Port)
+}
+
+// exprs writes the rule as iptables-nft does. Conditions that nf_tables has
+// itself would do as well for the kernel, but iptables 1.8.9 refuses to list a
+// chain in which it finds one that it does not write.
+func (r acceptRule) exprs() []expr.Any {
+	e := r.endpoint
+	offset := uint32(12)
+	if r.v6() {
+		offset = 8
+	}
+	ports, any := [2]uint16{e.Port, e.Port}, [2]uint16{0, 0xffff}
+	from, to := any, ports
+	if r.direction == iptables.Query {
+		offset += uint32(e.Addr.BitLen() / 8)
+	} else {
+		from, to = ports, any
+	}
+	transport := &expr.Match{Name: "udp", Info: &xt.Udp{SrcPorts: from, DstPorts: to}}
+	if e.Proto == iptables.TCP {
+		transport = &expr.Match{Name: "tcp", Info: &xt.Tcp{SrcPorts: from, DstPorts: to}}
+	}
+	const stateIsUntracked = 1 << 8 // XT_CONNTRACK_STATE_UNTRACKED
+	state := &xt.ConntrackMtinfo3{}
+	state.MatchFlags, state.StateMask = uint16(xt.ConntrackState), stateIsUntracked
+	comment := xt.Comment(AcceptComment)
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(e.Addr.BitLen() / 8)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: e.Addr.AsSlice()},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{byte(e.Proto)}},
+		transport,
+		&expr.Match{Name: "conntrack", Rev: 3, Info: state},
+		&expr.Match{Name: "comment", Info: &comment},
+		&expr.Counter{},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}
+}
+
+// Accept puts a rule at the head of each chain that is an obstacle, in one
+// transaction. All of them are to be amendable ones of nf_tables. A rule of ours
+// that stands further down already, and was of no use there, is moved.
+func Accept(cfg Config, obstacles []Obstacle) error {
+	if len(obstacles) == 0 {
+		return nil
+	}
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	tx, err := encode(func(c *nftables.Conn) error {
+		for _, o := range obstacles {
+			if !o.Amendable() || o.Legacy {
+				return fmt.Errorf("no rule of ours may stand in chain %s %s %s", o.Family, o.Table, o.Chain)
+			}
+			table := &nftables.Table{Name: o.Table, Family: nftables.TableFamilyIPv4}
+			if o.Family == "ip6" {
+				table.Family = nftables.TableFamilyIPv6
+			}
+			chain := &nftables.Chain{Table: table, Name: o.Chain}
+			former, err := acceptRules(conn, table.Family, o.Chain)
+			if err != nil {
+				return err
+			}
+			for _, r := range former {
+				if r.is(ruleOf(o)) {
+					if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.handle}); err != nil {
+						return err
+					}
+				}
+			}
+			c.InsertRule(&nftables.Rule{Table: table, Chain: chain, Exprs: ruleOf(o).exprs()})
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return explain("accept untracked DNS in table filter", tx.commit(conn))
+}
+
+// is reports whether a rule of ours is this one.
+func (r dumpedRule) is(a acceptRule) bool {
+	w := &way{in: &netDevice{}, out: &netDevice{}, anyClient: true}
+	o := evaluate(r, probe{a.endpoint, a.direction, w}, func(string) ([]element, error) { return nil, nil })
+	return o.matches == always
+}
+
+// acceptRules reads our rules of a chain.
+func acceptRules(conn *netlink.Conn, family nftables.TableFamily, chain string) ([]dumpedRule, error) {
+	rules, err := dumpRules(conn, family, "filter", chain)
+	if err != nil {
+		return nil, explain("read chain "+familyName(family)+" filter "+chain, err)
+	}
+	return slices.DeleteFunc(rules, func(r dumpedRule) bool { return !strings.HasPrefix(r.comment, acceptTag) }), nil
+}
+
+// AcceptRules finds our accept rules, those in legacy tables included.
+func AcceptRules(cfg Config) ([]AcceptRule, error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var out []AcceptRule
+	s := newSearch(conn)
+	legacyChains, err := s.addLegacy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		add := func(chain string, isLegacy bool, rules []dumpedRule) {
+			for _, r := range rules {
+				if strings.HasPrefix(r.comment, acceptTag) {
+					out = append(out, AcceptRule{familyName(family), isLegacy, chain, r.handle, ruleText(r, family == nftables.TableFamilyIPv6)})
+				}
+			}
+		}
+		for _, chain := range []string{"INPUT", "OUTPUT"} {
+			rules, err := acceptRules(conn, family, chain)
+			if err != nil {
+				return nil, err
+			}
+			add(chain, false, rules)
+		}
+		for _, c := range legacyChains {
+			if table, _ := c.legacy(); table == "filter" && c.family == family {
+				add(c.name, true, s.rules[chainID{family, c.table, c.name}])
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b AcceptRule) int { return cmp.Compare(a.Family, b.Family) })
+	return out, nil
+}
+
+// RemoveAcceptRules deletes our accept rules from nf_tables.
+func RemoveAcceptRules(cfg Config) error {
+	rules, err := AcceptRules(cfg)
+	if err != nil {
+		return err
+	}
+	rules = slices.DeleteFunc(rules, func(r AcceptRule) bool { return r.Legacy })
+	if len(rules) == 0 {
+		return nil
+	}
+	tx, err := encode(func(c *nftables.Conn) error {
+		for _, r := range rules {
+			table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+			if r.Family == "ip6" {
+				table.Family = nftables.TableFamilyIPv6
+			}
+			if err := c.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: r.Chain}, Handle: r.Handle}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := tx.commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+		return explain("delete our rules from table filter", err)
+	}
+	return nil
+}

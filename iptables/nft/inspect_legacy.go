@@ -1,0 +1,180 @@
+package nft
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
+)
+
+// legacySuffix tells a table of iptables-legacy from one of the same name in
+// nf_tables. No table of nf_tables can have such a name.
+const legacySuffix = " (iptables-legacy)"
+
+// legacyPriorities are those of the tables' hooks (include/uapi/linux/netfilter_ipv4.h).
+// The table nat is left out: what is not tracked does not pass it.
+var legacyPriorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0, "security": 50}
+
+// addLegacy reads the legacy tables and puts their rules beside those of
+// nf_tables, as iptables-nft would have written them.
+func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
+	var out []chainHeader
+	for _, f := range families {
+		names, err := legacy.Names(legacy.Config{NetNS: cfg.NetNS}, f)
+		if err != nil {
+			return nil, err
+		}
+		family := nftables.TableFamilyIPv4
+		if f == iptables.IPv6 {
+			family = nftables.TableFamilyIPv6
+		}
+		for _, name := range names {
+			priority, known := legacyPriorities[name]
+			if !known {
+				continue
+			}
+			t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, name)
+			if err != nil {
+				return nil, err
+			}
+			if !found {
+				continue
+			}
+			for _, c := range t.Chains {
+				id := chainID{family, name + legacySuffix, c.Name}
+				s.rules[id] = legacyRules(c)
+				if c.Base {
+					header := chainHeader{family: family, table: id.table, name: c.Name, kind: "filter", base: true, hook: c.Hook, priority: priority, policy: verdictAccept}
+					if c.Policy == legacy.Drop {
+						header.policy = verdictDrop
+					}
+					out = append(out, header)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// legacy reports whether the chain is one of iptables-legacy, and the name of
+// its table there.
+func (c chainHeader) legacy() (table string, is bool) {
+	return strings.CutSuffix(c.table, legacySuffix)
+}
+
+func legacyRules(c legacy.Chain) []dumpedRule {
+	var out []dumpedRule
+	for i, r := range c.Rules {
+		out = append(out, dumpedRule{handle: uint64(i + 1), comment: r.Comment(), exprs: legacyExprs(r)})
+	}
+	return out
+}
+
+// legacyExprs writes a rule with the expressions of nf_tables.
+func legacyExprs(r legacy.Rule) []expression {
+	var out []expression
+	out = append(out, deviceExprs(unix.NFT_META_IIFNAME, r.Input)...)
+	out = append(out, deviceExprs(unix.NFT_META_OIFNAME, r.Output)...)
+	out = append(out, addressExprs(r.Source, false)...)
+	out = append(out, addressExprs(r.Destination, true)...)
+	if r.Proto != 0 {
+		out = append(out, metaExpr(unix.NFT_META_L4PROTO), cmpExpr(r.NotProto, []byte{r.Proto}))
+	}
+	if r.Fragment || r.NotFragment {
+		out = append(out, expression{name: "fragment"}) // may hold for a response
+	}
+	for _, m := range r.Matches {
+		out = append(out, expression{"match", map[uint16][]byte{
+			unix.NFTA_MATCH_NAME: []byte(m.Name), unix.NFTA_MATCH_REV: word(uint32(m.Revision)), unix.NFTA_MATCH_INFO: m.Info,
+		}})
+	}
+	switch {
+	case r.Verdict != nil:
+		out = append(out, expression{"immediate", map[uint16][]byte{
+			unix.NFTA_IMMEDIATE_DREG: word(unix.NFT_REG_VERDICT),
+			unix.NFTA_IMMEDIATE_DATA: nested(unix.NFTA_DATA_VERDICT, verdictData(*r.Verdict)),
+		}})
+	case r.Target.Name != "":
+		out = append(out, expression{"target", map[uint16][]byte{
+			unix.NFTA_TARGET_NAME: []byte(r.Target.Name), unix.NFTA_TARGET_REV: word(uint32(r.Target.Revision)), unix.NFTA_TARGET_INFO: r.Target.Info,
+		}})
+	}
+	return out
+}
+
+func deviceExprs(key uint32, d legacy.Interface) []expression {
+	if d.Name == "" && !d.Not {
+		return nil
+	}
+	name := deviceKey(d.Name)
+	if d.Prefix {
+		name = name[:len(d.Name)]
+	}
+	return []expression{metaExpr(key), cmpExpr(d.Not, name)}
+}
+
+func addressExprs(m legacy.Masked, destination bool) []expression {
+	if !m.Addr.IsValid() {
+		return nil
+	}
+	length := m.Addr.BitLen() / 8
+	offset := 12
+	if m.Addr.Is6() {
+		offset = 8
+	}
+	if destination {
+		offset += length
+	}
+	reg := word(unix.NFT_REG_1)
+	return []expression{
+		{"payload", map[uint16][]byte{
+			unix.NFTA_PAYLOAD_DREG: reg, unix.NFTA_PAYLOAD_BASE: word(unix.NFT_PAYLOAD_NETWORK_HEADER),
+			unix.NFTA_PAYLOAD_OFFSET: word(uint32(offset)), unix.NFTA_PAYLOAD_LEN: word(uint32(length)),
+		}},
+		{"bitwise", map[uint16][]byte{
+			unix.NFTA_BITWISE_SREG: reg, unix.NFTA_BITWISE_DREG: reg, unix.NFTA_BITWISE_LEN: word(uint32(length)),
+			unix.NFTA_BITWISE_MASK: nested(unix.NFTA_DATA_VALUE, m.Mask.AsSlice()),
+			unix.NFTA_BITWISE_XOR:  nested(unix.NFTA_DATA_VALUE, make([]byte, length)),
+		}},
+		cmpExpr(m.Not, m.Addr.AsSlice()),
+	}
+}
+
+func metaExpr(key uint32) expression {
+	return expression{"meta", map[uint16][]byte{unix.NFTA_META_KEY: word(key), unix.NFTA_META_DREG: word(unix.NFT_REG_1)}}
+}
+
+func cmpExpr(not bool, value []byte) expression {
+	op := uint32(unix.NFT_CMP_EQ)
+	if not {
+		op = unix.NFT_CMP_NEQ
+	}
+	return expression{"cmp", map[uint16][]byte{
+		unix.NFTA_CMP_SREG: word(unix.NFT_REG_1), unix.NFTA_CMP_OP: word(op), unix.NFTA_CMP_DATA: nested(unix.NFTA_DATA_VALUE, value),
+	}}
+}
+
+func verdictData(v legacy.Verdict) []byte {
+	code := map[legacy.VerdictCode]int32{
+		legacy.Accept: verdictAccept, legacy.Drop: verdictDrop, legacy.Queue: verdictQueue,
+		legacy.Return: verdictReturn, legacy.Jump: verdictJump, legacy.Goto: verdictGoto,
+	}[v.Code]
+	return append(nested(unix.NFTA_VERDICT_CODE, word(uint32(code))), nested(unix.NFTA_VERDICT_CHAIN, []byte(v.Chain))...)
+}
+
+// nested encodes one attribute.
+func nested(typ uint16, value []byte) []byte {
+	b, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: typ, Data: value}})
+	if err != nil {
+		panic(err) // a value of a few bytes
+	}
+	return b
+}
+
+// word encodes 32 bits as nf_tables has them in attributes.
+func word(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }

@@ -1,0 +1,274 @@
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// way is where an untracked packet is on its way through this node.
+type way struct {
+	// hook is where it is; in and out are the devices that the hook knows, nil
+	// if only the kind of way is known.
+	hook    uint32
+	in, out *netDevice
+	// client is the address of the end that is not ours; invalid, it is
+	// nobody's in particular, or with anyClient any.
+	client    netip.Addr
+	anyClient bool
+	// local tells that the packet is for this node itself.
+	local bool
+}
+
+// netDevice is a device by name and index; the zero value is none.
+type netDevice struct {
+	name  string
+	index uint32
+}
+
+// stateUntracked is NF_CT_STATE_UNTRACKED_BIT.
+const stateUntracked = 1 << 6
+
+func (p probe) client() netip.Addr {
+	if p.way == nil {
+		return netip.Addr{}
+	}
+	return p.way.client
+}
+
+// device is what the kernel knows of the devices: that of a hook that has none
+// is without name and number (nft_meta_get_eval).
+func (p probe) device(key uint32) []byte {
+	if p.way == nil || p.way.in == nil || p.way.out == nil {
+		return nil
+	}
+	switch key {
+	case unix.NFT_META_IIFNAME:
+		return deviceKey(p.way.in.name)
+	case unix.NFT_META_OIFNAME:
+		return deviceKey(p.way.out.name)
+	case unix.NFT_META_IIF:
+		return nativeUint32(p.way.in.index)
+	case unix.NFT_META_OIF:
+		return nativeUint32(p.way.out.index)
+	}
+	return nil
+}
+
+// fib is the type of the destination's address, if that is all that is asked
+// for: what arrives for us is local.
+func (p probe) fib(e expression) []byte {
+	const daddr = unix.NFTA_FIB_F_DADDR
+	if p.way == nil || !p.way.local || e.number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
+		e.number(unix.NFTA_FIB_FLAGS)&^unix.NFTA_FIB_F_PRESENT != daddr {
+		return nil
+	}
+	return nativeUint32(unix.RTN_LOCAL)
+}
+
+// matchesState evaluates xt_conntrack and xt_state for an untracked packet.
+func (p probe) matchesState(info []byte) certainty {
+	if p.way == nil {
+		return maybe
+	}
+	// struct xt_state_info is a mask of 32 bits.
+	const xtStateUntracked = 1 << 6 // IP_CT_NUMBER + 1
+	if len(info) == 4 {
+		return certain(binary.NativeEndian.Uint32(info)&xtStateUntracked != 0)
+	}
+	// struct xt_conntrack_mtinfo1 to 3: they differ in the width of the masks
+	// behind the flags. Without an entry conntrack_mt looks at the state alone
+	// and does not match what asks for anything else only.
+	const (
+		matchFlags, invertFlags, stateMask = 146, 148, 150
+		flagState                          = 1 << 0
+		stateIsUntracked                   = 1 << 8
+	)
+	if len(info) < stateMask+2 {
+		return maybe
+	}
+	if binary.NativeEndian.Uint16(info[matchFlags:])&flagState == 0 {
+		return never
+	}
+	mask := uint16(info[stateMask]) // revision 1
+	if len(info) > stateMask+4 {
+		mask = binary.NativeEndian.Uint16(info[stateMask:])
+	}
+	inverted := binary.NativeEndian.Uint16(info[invertFlags:])&flagState != 0
+	return certain(mask&stateIsUntracked != 0 != inverted)
+}
+
+// matchesAddressType evaluates xt_addrtype where it asks whether the packet is
+// for this node.
+func (p probe) matchesAddressType(revision uint32, info []byte) certainty {
+	// struct xt_addrtype_info_v1: masks of types for source and destination,
+	// and flags; revision 0 has a word each for their inversion.
+	const (
+		local     = 1 << unix.RTN_LOCAL
+		invertDst = 1 << 1
+		otherFlag = ^uint32(1<<0 | invertDst) // limits to a device
+	)
+	if p.way == nil || !p.way.local || len(info) < 8 || binary.NativeEndian.Uint16(info) != 0 {
+		return maybe
+	}
+	inside := binary.NativeEndian.Uint16(info[2:])&local != 0
+	flags := binary.NativeEndian.Uint32(info[4:])
+	switch {
+	case revision == 0 && len(info) >= 12:
+		return certain(inside != (binary.NativeEndian.Uint32(info[8:]) != 0))
+	case revision == 1 && flags&otherFlag == 0:
+		return certain(inside != (flags&invertDst != 0))
+	}
+	return maybe
+}
+
+// matchesPorts evaluates xt_multiport as far as it asks for our end's port.
+func (p probe) matchesPorts(revision uint32, info []byte) certainty {
+	// struct xt_multiport_v1: flags, count, 15 ports, 15 marks that the next
+	// port ends a range, and whether all is inverted.
+	const (
+		source, destination      = 0, 1
+		ports, ranges, invertion = 2, 32, 47
+	)
+	if p.way == nil || revision != 1 || len(info) <= invertion {
+		return maybe
+	}
+	asked, ours := info[0], byte(source)
+	if p.direction == iptables.Query {
+		ours = destination
+	}
+	if asked != ours {
+		return maybe
+	}
+	inside := false
+	for i := 0; i < min(int(info[1]), 15); i++ {
+		from := binary.NativeEndian.Uint16(info[ports+2*i:])
+		to := from
+		if info[ranges+i] != 0 && i < 14 {
+			i++
+			to = binary.NativeEndian.Uint16(info[ports+2*i:])
+		}
+		inside = inside || p.endpoint.Port >= from && p.endpoint.Port <= to
+	}
+	return certain(inside != (info[invertion] != 0))
+}
+
+// verdicts are the ways in which a chain may end for a packet.
+type verdicts uint8
+
+const (
+	mayAccept verdicts = 1 << iota
+	mayDrop
+	mayGoOn
+)
+
+// passage is the way of one probe through one base chain, which is looked at for
+// how it ends only.
+type passage struct {
+	*search
+	family chainID // of the table; its name is not used
+	probe  probe
+	drop   dropped // the last rule that may drop
+}
+
+// dropped names a rule that drops.
+type dropped struct {
+	chain, text string
+}
+
+func (p *passage) elements(set string) ([]element, error) {
+	w := walk{search: p.search, base: chainHeader{family: p.family.family, table: p.family.table}}
+	return w.elements(set)
+}
+
+// base returns how the base chain may end: not by going on.
+func (p *passage) base(c chainHeader) (verdicts, error) {
+	v, err := p.chain(c.name, 0)
+	if err != nil || v&mayGoOn == 0 {
+		return v, err
+	}
+	v &^= mayGoOn
+	if c.policy == verdictDrop {
+		p.note(c.name, "policy drop")
+		return v | mayDrop, nil
+	}
+	return v | mayAccept, nil
+}
+
+func (p *passage) chain(name string, depth int) (verdicts, error) {
+	if depth > maxJumps {
+		return mayGoOn, nil
+	}
+	rules, err := p.relevant(name)
+	if err != nil {
+		return 0, err
+	}
+	var found verdicts
+	for _, r := range rules {
+		o := evaluate(r, p.probe, p.elements)
+		if o.matches == never || o.verdict == nil {
+			continue
+		}
+		var v verdicts
+		switch o.verdict.code {
+		case verdictJump, verdictGoto:
+			if v, err = p.chain(o.verdict.chain, depth+1); err != nil {
+				return 0, err
+			}
+			if o.verdict.code == verdictJump && v&mayGoOn != 0 {
+				found |= v &^ mayGoOn
+				continue
+			}
+		case verdictReturn:
+			v = mayGoOn
+		case verdictDrop:
+			p.note(name, ruleText(r, p.probe.family() == iptables.IPv6))
+			v = mayDrop
+		default: // accepted, or decided by a program
+			v = mayAccept
+		}
+		found |= v
+		if o.matches == always {
+			return found, nil
+		}
+	}
+	return found | mayGoOn, nil
+}
+
+func (p *passage) note(chain, text string) { p.drop = dropped{chain, text} }
+
+// relevantKey names what a chain's rules were sifted for.
+type relevantKey struct {
+	chainID
+	endpoint  iptables.Endpoint
+	direction iptables.Direction
+	hook      uint32
+	local     bool
+}
+
+// relevant returns the rules of a chain that meet the packet by some device and
+// from some client, so that a host with hundreds of devices does not pay for
+// every rule with each of them.
+func (p *passage) relevant(chain string) ([]dumpedRule, error) {
+	w := p.probe.way
+	id := chainID{p.family.family, p.family.table, chain}
+	key := relevantKey{id, p.probe.endpoint, p.probe.direction, w.hook, w.local}
+	if rules, ok := p.sifted[key]; ok {
+		return rules, nil
+	}
+	rules, err := p.rulesOf(id)
+	if err != nil {
+		return nil, err
+	}
+	anybody := p.probe
+	anybody.way = &way{hook: w.hook, local: w.local, anyClient: true}
+	rules = slices.DeleteFunc(slices.Clone(rules), func(r dumpedRule) bool {
+		return evaluate(r, anybody, p.elements).matches == never
+	})
+	p.sifted[key] = rules
+	return rules, nil
+}

@@ -1,0 +1,227 @@
+package nft
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Device is a device by which clients reach this node, or lo.
+type Device struct {
+	Name  string
+	Index uint32
+	// Clients are addresses of clients behind it, one for each network there.
+	// Without one of a family, what rules ask of the client is not known.
+	Clients []netip.Addr
+}
+
+// Obstacle is a chain of somebody else in which untracked DNS ends: hosts that
+// drop what is not accepted accept what belongs to a tracked flow, and what we
+// untrack belongs to none.
+type Obstacle struct {
+	// Family, Table and Chain name the base chain in the words of nft, or with
+	// Legacy in those of iptables.
+	Family, Table, Chain string
+	Legacy               bool
+	Hook                 string
+	Priority             int
+	// Endpoint and Direction tell which packets are dropped there.
+	Endpoint  iptables.Endpoint
+	Direction iptables.Direction
+	// Devices are those between which and us they are dropped.
+	Devices []string
+	// By is the rule that drops them, with its chain if that is another one.
+	By string
+}
+
+// Amendable reports whether an accept rule of ours can stand in the chain: in
+// those of iptables' table filter, to which everybody adds rules. A chain of a
+// table that somebody wrote as a whole, as firewalld does, is his alone.
+func (o Obstacle) Amendable() bool {
+	return o.Table == "filter" && (o.Family == "ip" || o.Family == "ip6") && (o.Chain == "INPUT" || o.Chain == "OUTPUT")
+}
+
+// Remedy is a command that lets the packets pass.
+func (o Obstacle) Remedy() string {
+	r := ruleOf(o)
+	switch {
+	case o.Table == "firewalld":
+		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", strings.Join(o.Devices, " --add-interface="))
+	case o.Legacy:
+		return fmt.Sprintf("%s -t %s -I %s %s", map[bool]string{true: "ip6tables-legacy", false: "iptables-legacy"}[r.v6()], o.Table, o.Chain, r.iptables())
+	case o.Table == strings.ToLower(o.Table) && o.Chain == strings.ToUpper(o.Chain) && o.Family != "inet":
+		return fmt.Sprintf("%s -t %s -I %s %s", map[bool]string{true: "ip6tables-nft", false: "iptables-nft"}[r.v6()], o.Table, o.Chain, r.iptables())
+	}
+	return fmt.Sprintf("nft insert rule %s %s %s %s", o.Family, o.Table, o.Chain, r.nft())
+}
+
+// String says what is dropped, and where.
+func (o Obstacle) String() string {
+	program := ""
+	if o.Legacy {
+		program = " of iptables-legacy"
+	}
+	return fmt.Sprintf("chain %s of table %s %s%s drops untracked DNS (%s) for %s", o.Chain, o.Family, o.Table, program, o.By, strings.Join(o.Devices, " "))
+}
+
+// hookPostrouting is that of inet, ip and ip6.
+const hookPostrouting = 4
+
+// Obstacles runs an untracked query from each device to each endpoint, and the
+// response to it, through the chains of others behind conntrack: those of
+// nf_tables and those of iptables-legacy. What a chain certainly drops is
+// returned; where it depends on something that is not known here, such as a
+// mark or a rate, it is taken to let the packet pass. It needs CAP_NET_ADMIN.
+func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	s := newSearch(conn)
+	chains, err := dumpChains(conn)
+	if err != nil {
+		return nil, explain("list chains", err)
+	}
+	others, err := s.addLegacy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var out []Obstacle
+	for _, c := range append(chains, others...) {
+		hook, passed := c.passedUntracked()
+		if !passed {
+			continue
+		}
+		found, err := s.obstacles(c, hook, endpoints, devices)
+		if err != nil {
+			return nil, explain("read chain "+familyName(c.family)+" "+c.table+" "+c.name, err)
+		}
+		out = append(out, found...)
+	}
+	slices.SortFunc(out, func(a, b Obstacle) int {
+		return cmp.Or(a.Endpoint.Compare(b.Endpoint), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Hook, b.Hook),
+			cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Family, b.Family))
+	})
+	return out, nil
+}
+
+// passedUntracked names the hook of a base chain that untracked DNS passes after
+// it was untracked.
+func (c chainHeader) passedUntracked() (hook string, passed bool) {
+	switch c.family {
+	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
+	default:
+		return "", false
+	}
+	if !c.base || c.kind == "nat" || strings.HasPrefix(c.table, TablePrefix) {
+		return "", false
+	}
+	behind := c.priority > int32(*nftables.ChainPriorityRaw)
+	switch c.hook {
+	case hookPrerouting:
+		return "prerouting", behind
+	case hookInput:
+		return "input", true
+	case hookOutput:
+		return "output", behind
+	case hookPostrouting:
+		return "postrouting", true
+	}
+	return "", false
+}
+
+// obstacles runs all probes through one base chain.
+func (s *search) obstacles(c chainHeader, hook string, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
+	var out []Obstacle
+	for _, e := range endpoints {
+		f := iptables.FamilyOf(e.Addr)
+		if c.family == nftables.TableFamilyIPv4 && f != iptables.IPv4 || c.family == nftables.TableFamilyIPv6 && f != iptables.IPv6 {
+			continue
+		}
+		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
+			table, isLegacy := c.legacy()
+			o := Obstacle{
+				Family: familyName(c.family), Table: table, Chain: c.name, Legacy: isLegacy, Hook: hook, Priority: int(c.priority),
+				Endpoint: e, Direction: d,
+			}
+			for _, device := range devices {
+				by, err := s.dropped(c, probe{endpoint: e, direction: d}, device)
+				if err != nil {
+					return nil, err
+				}
+				if by != "" {
+					o.Devices, o.By = append(o.Devices, device.Name), by
+				}
+			}
+			if len(o.Devices) > 0 {
+				out = append(out, o)
+			}
+		}
+	}
+	return out, nil
+}
+
+// dropped returns what drops the packets between a device and us in the chain,
+// for at least one of the clients there; empty if nothing certainly does.
+func (s *search) dropped(c chainHeader, p probe, device Device) (string, error) {
+	lo := device.Name == "lo"
+	arrives := c.hook == hookPrerouting || c.hook == hookInput
+	if !lo && arrives != (p.direction == iptables.Query) {
+		return "", nil // it takes another way
+	}
+	clients := slices.DeleteFunc(slices.Clone(device.Clients), func(a netip.Addr) bool { return a.Is4() != p.endpoint.Addr.Is4() })
+	if lo {
+		// The node asks an address of its own from this very address.
+		clients = []netip.Addr{p.endpoint.Addr}
+	}
+	if len(clients) == 0 {
+		clients = []netip.Addr{{}}
+	}
+	there, none := &netDevice{device.Name, device.Index}, &netDevice{}
+	for _, client := range clients {
+		w := &way{hook: c.hook, in: there, out: none, client: client, local: arrives || lo}
+		if !arrives {
+			w.in, w.out = none, there
+		}
+		p.way = w
+		way := passage{search: s, family: chainID{family: c.family, table: c.table}, probe: p}
+		switch v, err := way.base(c); {
+		case err != nil:
+			return "", err
+		case v != mayDrop:
+		case way.drop.chain != c.name:
+			return way.drop.chain + ": " + way.drop.text, nil
+		default:
+			return way.drop.text, nil
+		}
+	}
+	return "", nil
+}
+
+// Generation is the number of the ruleset of nf_tables: it changes with every
+// transaction.
+func Generation(cfg Config) (uint32, error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	msgs, err := dump(conn, unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified)
+	if err != nil {
+		return 0, explain("read the generation", err)
+	}
+	for _, m := range msgs {
+		if id := attributesOf(m.Data[4:])[unix.NFTA_GEN_ID]; len(id) == 4 {
+			return be32(id), nil
+		}
+	}
+	return 0, nil
+}

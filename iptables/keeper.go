@@ -65,6 +65,10 @@ type Kernel struct {
 	Unowned func([]netip.Addr) []netip.Addr
 	// Refresh brings up to date what is not the Keeper's, at every sync.
 	Refresh func() error
+	// MakeWay lets untracked DNS pass the filter chains of others, and returns
+	// for each address to which it does not pass what is in its way and what
+	// can be done. It is called by one goroutine at a time.
+	MakeWay func(Rules) map[netip.Addr]error
 }
 
 // State is where the contract stands.
@@ -201,6 +205,7 @@ type Keeper struct {
 	status  []*watch  // current and next, for readers
 	repairs map[string]uint64
 	effect  map[netip.Addr]error
+	blocked map[netip.Addr]error // what MakeWay returned last
 }
 
 // watch is a plan and the goroutine that keeps it.
@@ -369,8 +374,13 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 	defer complain.Stop()
 	poll := time.NewTicker(attachInterval)
 	defer poll.Stop()
+	var looked time.Time
 	for {
-		last := firstError(checkAll(ctx, n))
+		if time.Since(looked) >= wayInterval {
+			k.lookAtWay(ctx, n)
+			looked = time.Now()
+		}
+		last := k.obstructed(n.plan, checkAll(ctx, n))
 		if last == nil {
 			switch ok, err := k.attach(ctx, n); {
 			case err != nil:
@@ -385,7 +395,7 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 		case <-ctx.Done():
 			return false
 		case <-complain.C:
-			k.cfg.Log.Warningf("the rules wait: %v", last)
+			k.cfg.Log.Warningf("the rules wait, DNS goes to the cluster: %v", last)
 		case <-poll.C:
 		}
 	}
@@ -449,7 +459,8 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	k.publish()
 	if !n.plan.DryRun && !k.byHand.Load() {
 		k.setState(Attached)
-		k.cover(n.plan.Addresses())
+		blocked := k.blockedOf(n.plan)
+		k.cover(slices.DeleteFunc(n.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil }))
 	}
 	var err error
 	if old != nil {
@@ -502,7 +513,11 @@ func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 	case w.plan.Lease == 0:
 		return k.cfg.Backend.Attach()
 	}
+	blocked := k.blockedOf(w.plan)
 	for _, a := range w.plan.Addresses() {
+		if blocked[a] != nil {
+			continue
+		}
 		if err := w.checker.Renew(ctx, a); err != nil {
 			return fmt.Errorf("%s: lease probe: %w", a, err)
 		}

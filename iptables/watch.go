@@ -77,9 +77,19 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	if w.plan.DryRun || k.byHand.Load() {
 		return
 	}
+	blocked := k.blockedOf(w.plan)
 	live := make([]netip.Addr, 0, len(h.renewed))
 	episode := false // several addresses that lapse at once have one reason
 	for _, a := range w.plan.Addresses() {
+		if blocked[a] != nil {
+			if !h.down[a] || h.failed[a] == nil || h.failed[a].Error() != blocked[a].Error() {
+				if err := k.standBack(w, a, blocked[a]); err != nil {
+					k.cfg.Log.Warningf("%s: %v", a, err)
+				}
+			}
+			h.down[a], h.failed[a] = true, blocked[a]
+			continue
+		}
 		late := time.Since(h.renewed[a])
 		if h.lease > 0 && late > h.lease && !h.down[a] {
 			h.down[a] = true
@@ -193,6 +203,14 @@ func (k *Keeper) lookAtEffect(ctx context.Context, w *watch) {
 		}
 		k.facts.Lock()
 		before := k.effect[a]
+		k.facts.Unlock()
+		switch {
+		case err != nil && before == nil:
+			err = k.explained(ctx, a, err)
+		case err != nil:
+			err = before // explained
+		}
+		k.facts.Lock()
 		k.effect[a] = err
 		k.facts.Unlock()
 		switch {
@@ -239,6 +257,9 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	r, err := k.rules(w, k.next)
 	if err == nil && !reflect.DeepEqual(r, k.installed) {
 		err = k.install(w, k.next)
+	}
+	if err == nil {
+		k.makeWay(r)
 	}
 	if err == nil && k.cfg.Kernel.Refresh != nil {
 		err = k.cfg.Kernel.Refresh()

@@ -1,0 +1,162 @@
+package iptables
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// obstructedNode gives the keeper's node a way that is blocked for some addresses.
+type obstructedNode struct {
+	*node
+	blocked map[netip.Addr]error
+	looks   int
+}
+
+func newObstructed(addrs ...string) (*obstructedNode, *Keeper) {
+	n, k := newNode()
+	o := &obstructedNode{node: n}
+	o.block(addrs...)
+	k.cfg.Kernel.MakeWay = func(Rules) map[netip.Addr]error {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.looks++
+		return o.blocked
+	}
+	return o, k
+}
+
+func (o *obstructedNode) block(addrs ...string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.blocked = map[netip.Addr]error{}
+	for _, a := range addrs {
+		o.blocked[netip.MustParseAddr(a)] = errors.New("chain filter_INPUT drops")
+	}
+}
+
+func (o *obstructedNode) renewals(a string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.renewed[netip.MustParseAddr(a)]
+}
+
+func TestAttachWaitsForTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, k := newObstructed("10.96.0.10")
+		p := planFor("10.96.0.10")
+		n.answer(p)
+		if err := k.Prepare(p, checker{n.node}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		t.Cleanup(func() { _ = k.Close() })
+		settle(complainAfter + attachInterval)
+		if k.State() != Detached || n.renewals("10.96.0.10") > 0 {
+			t.Errorf("state %s after %d renewals, the way is blocked", k.State(), n.renewals("10.96.0.10"))
+		}
+		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "filter_INPUT drops") {
+			t.Errorf("reason %v", reason)
+		}
+		if !strings.Contains(n.logs(), "filter_INPUT drops") {
+			t.Errorf("log %s", n.logs())
+		}
+		if limit := int(complainAfter/wayInterval) + 2; n.looks > limit {
+			t.Errorf("%d looks in %s", n.looks, complainAfter)
+		}
+		n.block()
+		settle(wayInterval + 2*attachInterval)
+		if k.State() != Attached {
+			t.Errorf("state %s with the way free: %v", k.State(), k.Standing().Reason)
+		}
+	})
+}
+
+func TestAttachWhereTheWayIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, k := newObstructed("fd00::a")
+		p := planFor("10.96.0.10", "fd00::a")
+		attached(t, k, p, n.node)
+		settle(3 * time.Second)
+		if !k.Covers(netip.MustParseAddr("10.96.0.10")) || k.Covers(netip.MustParseAddr("fd00::a")) || n.renewals("fd00::a") > 0 {
+			t.Errorf("covered: %v", k.Status())
+		}
+		if s := k.Stats(); s.Lapses > 0 {
+			t.Errorf("%d lapses: what was never held did not run out", s.Lapses)
+		}
+		n.block()
+		settle(k.cfg.Sync + time.Second)
+		if !k.Covers(netip.MustParseAddr("fd00::a")) {
+			t.Errorf("covered: %v", k.Status())
+		}
+	})
+}
+
+func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		lease    time.Duration
+		blocked  string
+		detaches bool
+	}{
+		{name: "with a lease", lease: time.Second, blocked: "10.96.0.10"},
+		{name: "without, another address", blocked: "10.96.0.11", detaches: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n, k := newObstructed()
+				changes := make(chan Change)
+				k.cfg.Changes = changes
+				p := planFor("10.96.0.10", "10.96.0.11")
+				p.Lease = tc.lease
+				attached(t, k, p, n.node)
+				n.block(tc.blocked)
+				changes <- Change{Who: "somebody"}
+				settle(lessLease + 100*time.Millisecond)
+				before := n.renewals("10.96.0.10")
+				settle(2 * time.Second)
+				if k.Covers(netip.MustParseAddr("10.96.0.10")) || n.renewals("10.96.0.10") != before {
+					t.Errorf("covered: %v, %d renewals since", k.Status(), n.renewals("10.96.0.10")-before)
+				}
+				if detached := strings.Contains(strings.Join(n.takeLog(), "\n"), "detach"); detached != tc.detaches {
+					t.Errorf("detached: %v", detached)
+				}
+				if said := strings.Count(n.logs(), "10.96.0.10: detached, DNS goes to the cluster: chain filter_INPUT drops"); said != 1 {
+					t.Errorf("said %d times in %s", said, n.logs())
+				}
+				n.block()
+				changes <- Change{}
+				settle(lessLease + 100*time.Millisecond)
+				if !k.Covers(netip.MustParseAddr("10.96.0.10")) {
+					t.Errorf("not attached again: %v", k.Standing().Reason)
+				}
+			})
+		})
+	}
+}
+
+type explaining struct{ backend }
+
+func (explaining) Explain(a netip.Addr) (string, error) {
+	return "chain x accepts " + a.String(), nil
+}
+
+func TestEffectIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, k := newNode()
+		k.cfg.Backend = explaining{backend{n}}
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.fail["effect"] = errors.New("an entry stands") })
+		settle(3 * effectInterval)
+		const want = "an entry stands; chain x accepts 10.96.0.10"
+		if !strings.Contains(n.logs(), want) {
+			t.Errorf("log %s", n.logs())
+		}
+		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), want) {
+			t.Errorf("reason %v", reason)
+		}
+	})
+}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"flag"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/nodecache"
 )
 
 // The page for operators must know every finding, and map symptoms as the
@@ -29,4 +31,20 @@ func TestConntrackPageIsComplete(t *testing.T) {
 			t.Errorf("%s should map to %s", s.Symptom, want)
 		}
 	}
+}
+
+// The page for those who come from node-cache must know every flag.
+func TestNodeCachePageIsComplete(t *testing.T) {
+	b, err := os.ReadFile("../../docs/node-cache.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := flag.NewFlagSet(nodeCacheName, flag.ContinueOnError)
+	new(serveOptions).register(fs)
+	new(nodecache.Options).Register(fs)
+	fs.VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(string(b), "`-"+f.Name+"`") {
+			t.Errorf("-%s is not on the page", f.Name)
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 )
@@ -30,7 +31,11 @@ func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
-	os.Exit(run(os.Args[1:]))
+	args := os.Args[1:]
+	if filepath.Base(os.Args[0]) == nodeCacheName {
+		args = append([]string{nodeCacheName}, args...)
+	}
+	os.Exit(run(args))
 }
 
 func run(args []string) int {
@@ -65,6 +70,6 @@ shows with numbers what that saves.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), rulesCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(), versionCommand())
+	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(), versionCommand())
 	return root
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/spf13/cobra"
@@ -148,12 +149,13 @@ func planRules(o rulesPlanOptions, out io.Writer) error {
 
 // readPlan loads the Corefile as serve does, up to where serve would start it.
 func readPlan(o rulesPlanOptions) (iptables.Plan, error) {
-	serve := serveOptions{conf: o.conf, port: o.port, quiet: true}
-	if err := embedCoreDNS(&serve); err != nil {
+	serve := serveOptions{port: o.port, quiet: true}
+	load := func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }
+	if err := embedCoreDNS(&serve, load); err != nil {
 		return iptables.Plan{}, err
 	}
 	clog.SetOutput(os.Stderr)
-	corefile, err := loadCorefile(o.conf, serverType)
+	corefile, err := load(serverType)
 	if err != nil {
 		return iptables.Plan{}, err
 	}

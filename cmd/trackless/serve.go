@@ -38,6 +38,16 @@ func (o *serveOptions) flagSet(out io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	fs.SetOutput(out)
 	fs.StringVar(&o.conf, "conf", "", "Corefile to load, a `file` or \"stdin\" (default \"Corefile\" in the working directory)")
+	o.register(fs)
+	fs.Usage = func() {
+		fmt.Fprint(out, serveHelp)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// register defines the flags that node-cache has too.
+func (o *serveOptions) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default `port` of server blocks that name none")
 	fs.StringVar(&o.port, "p", dnsserver.DefaultPort, "the same as -dns.port")
 	fs.StringVar(&o.pidFile, "pidfile", "", "`file` to write the process id to")
@@ -45,11 +55,6 @@ func (o *serveOptions) flagSet(out io.Writer) *flag.FlagSet {
 	fs.BoolVar(&o.quiet, "quiet", false, "print nothing at start")
 	fs.BoolVar(&o.plugins, "plugins", false, "list the compiled-in plugins and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
-	fs.Usage = func() {
-		fmt.Fprint(out, serveHelp)
-		fs.PrintDefaults()
-	}
-	return fs
 }
 
 const serveHelp = `Run the cache: CoreDNS with the notrack directive, configured by a Corefile.
@@ -77,8 +82,6 @@ func serveCommand() *cobra.Command {
 	}
 }
 
-// serve runs until a signal ends the process; it returns only when there is
-// nothing to run.
 func serve(args []string, out io.Writer) error {
 	var o serveOptions
 	fs := o.flagSet(out)
@@ -91,7 +94,14 @@ func serve(args []string, out io.Writer) error {
 	if fs.NArg() > 0 {
 		return &exitError{exitUsage, fmt.Errorf("serve: unexpected argument %q; the Corefile is named with -conf", fs.Arg(0))}
 	}
-	if err := embedCoreDNS(&o); err != nil {
+	return o.run(out, func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }, nil)
+}
+
+// run serves what load returns, until a signal ends the process; it returns
+// only when there is nothing to run. before, if not nil, runs when CoreDNS is
+// ready to load its first Corefile.
+func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() error) error {
+	if err := embedCoreDNS(o, load); err != nil {
 		return &exitError{exitFailure, err}
 	}
 	switch {
@@ -102,7 +112,11 @@ func serve(args []string, out io.Writer) error {
 		fmt.Fprintln(out, caddy.DescribePlugins())
 		return nil
 	}
-
+	if before != nil {
+		if err := before(); err != nil {
+			return &exitError{exitFailure, err}
+		}
+	}
 	corefile, err := caddy.LoadCaddyfile(serverType)
 	if err != nil {
 		return &exitError{exitFailure, err}
@@ -150,7 +164,7 @@ func listenForControl(path string) {
 // documentation of package dnsserver asks of an embedding program. coremain
 // is not called; the prometheus plugin links it all the same for its version
 // constant, so what its init sets is set again here.
-func embedCoreDNS(o *serveOptions) error {
+func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc) error {
 	caddy.AppName = "trackless"
 	caddy.AppVersion = version
 	caddy.Quiet = true
@@ -167,9 +181,7 @@ func embedCoreDNS(o *serveOptions) error {
 	if err := dnsserver.Register(); err != nil {
 		return fmt.Errorf("register the DNS server type: %w", err)
 	}
-	caddy.SetDefaultCaddyfileLoader("trackless", caddy.LoaderFunc(func(serverType string) (caddy.Input, error) {
-		return loadCorefile(o.conf, serverType)
-	}))
+	caddy.SetDefaultCaddyfileLoader("trackless", load)
 	return nil
 }
 

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/caddy/caddyfile"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/nodecache"
+	"github.com/trackless-dns/trackless/plugin/notrack"
+)
+
+// nodeCacheSync is the time between two looks at the mounted ConfigMaps, as
+// node-cache has it.
+const nodeCacheSync = 10 * time.Second
+
+// nodeCacheSource makes the Corefile of node-cache's files and follows their
+// changes.
+//
+// The text changes only while mu is held, and mu is held until what runs has
+// changed with it. The reload plugin asks load, which waits for mu, so that no
+// two reloads meet.
+type nodeCacheSource struct {
+	options   *nodecache.Options
+	port      uint16
+	errors    *nodeCacheErrors
+	anySource bool
+
+	mu       sync.Mutex
+	inputs   nodeCacheInputs
+	corefile string // what the template became; empty without one
+	said     string // the last complaint
+}
+
+// nodeCacheInputs are what a Corefile is rendered from.
+type nodeCacheInputs struct {
+	template []byte // nil if there is none
+	kubeDNS  nodecache.KubeDNS
+	upstream netip.Addr
+}
+
+func newNodeCacheSource(o *nodecache.Options, port uint16) *nodeCacheSource {
+	return &nodeCacheSource{options: o, port: port, errors: newNodeCacheErrors()}
+}
+
+// start runs before the first Corefile is loaded.
+func (n *nodeCacheSource) start() error {
+	serveNodeCacheMetrics(n.options.Metrics, n.errors)
+	if n.options.KubeDNS == "" {
+		if _, err := os.Stat(nodecache.DefaultKubeDNS); err == nil {
+			n.options.KubeDNS = nodecache.DefaultKubeDNS
+		}
+	}
+	if n.options.SetupIPTables {
+		bridge, err := notrack.BridgedUplink()
+		if err != nil {
+			return err
+		}
+		if n.anySource = bridge != ""; n.anySource {
+			clog.Warningf("the uplink %s is a bridge: whoever asks is served, as by node-cache; a Corefile with `notrack { sources CIDR... }` says otherwise", bridge)
+		}
+	} else if err := n.setupInterface(); err != nil {
+		return err
+	}
+	if n.options.SkipTeardown {
+		clog.Info("-skipteardown: link and addresses stay at the end; the rules go, so that kube-dns answers until the next start")
+	}
+	n.inputs.upstream = n.options.UpstreamFromEnvironment()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.update(n.look()); err != nil {
+		return err
+	}
+	if n.corefile == "" {
+		clog.Warningf("no template %s; %s is served as it is", n.options.BaseCorefile, n.options.Corefile)
+		n.errors.count(errorConfigMap)
+	}
+	go n.follow()
+	return nil
+}
+
+// setupInterface puts the addresses on the node where notrack does not.
+func (n *nodeCacheSource) setupInterface() error {
+	if !n.options.SetupInterface {
+		return nil
+	}
+	host := hostaddr.New(hostaddr.Config{Keep: n.options.SkipTeardown}, n.options.InterfaceName)
+	if err := host.Ensure(n.options.LocalIPs); err != nil {
+		n.errors.count(errorInterfaceAdd)
+		return err
+	}
+	caddy.OnProcessExit = append(caddy.OnProcessExit, func() {
+		for _, i := range slices.Clone(caddy.Instances()) {
+			if err := i.Stop(); err != nil {
+				clog.Errorf("stop: %v", err)
+			}
+		}
+		if err := host.Remove(); err != nil {
+			clog.Errorf("remove the listen addresses: %v", err)
+		}
+	})
+	return nil
+}
+
+// look reads the files. What cannot be read stays as it was.
+func (n *nodeCacheSource) look() nodeCacheInputs {
+	now := n.inputs
+	template, err := os.ReadFile(n.options.BaseCorefile)
+	switch {
+	case err == nil:
+		now.template = template
+	case !errors.Is(err, fs.ErrNotExist):
+		n.complain(fmt.Errorf("read the template of the Corefile: %w", err))
+	}
+	if n.options.KubeDNS != "" {
+		if kubeDNS, err := nodecache.ReadKubeDNS(n.options.KubeDNS); err != nil {
+			n.complain(fmt.Errorf("the ConfigMap of kube-dns stays as it was: %w", err))
+		} else {
+			now.kubeDNS = kubeDNS
+		}
+	}
+	return now
+}
+
+// complain logs and counts what it has not said last. mu is held.
+func (n *nodeCacheSource) complain(err error) {
+	if err.Error() == n.said {
+		return
+	}
+	n.said = err.Error()
+	n.errors.count(errorConfigMap)
+	clog.Error(err)
+}
+
+// update makes a Corefile of the inputs and writes it. mu is held.
+func (n *nodeCacheSource) update(now nodeCacheInputs) error {
+	n.inputs = now
+	if now.template == nil {
+		return nil
+	}
+	text, err := n.options.Render(now.template, now.kubeDNS, now.upstream, n.port)
+	if err != nil {
+		return err
+	}
+	if text, err = n.options.Insert(n.options.Corefile, text, directives, n.anySource); err != nil {
+		return fmt.Errorf("%s: %w", n.options.BaseCorefile, err)
+	}
+	if text == n.corefile {
+		return nil
+	}
+	n.corefile = text
+	if err := os.WriteFile(n.options.Corefile, []byte(text), 0o644); err != nil { // #nosec G306 -- no secret is in it
+		clog.Warningf("the Corefile is served from memory: %v", err)
+	}
+	clog.Infof("Corefile with %d stub domains:\n%s", len(now.kubeDNS.StubDomains), text)
+	return nil
+}
+
+// load returns the Corefile that is to run.
+func (n *nodeCacheSource) load(serverType string) (caddy.Input, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.corefile != "" {
+		return n.input(serverType, n.corefile), nil
+	}
+	input, err := loadCorefile(n.options.Corefile, serverType)
+	if err != nil {
+		return nil, err
+	}
+	text, err := n.options.Insert(input.Path(), string(input.Body()), directives, n.anySource)
+	if err != nil {
+		return nil, err
+	}
+	return n.input(serverType, text), nil
+}
+
+func (n *nodeCacheSource) input(serverType, text string) caddy.Input {
+	return caddy.CaddyfileInput{Contents: []byte(text), Filepath: n.options.Corefile, ServerTypeName: serverType}
+}
+
+// follow looks at the files from time to time, until the process ends.
+func (n *nodeCacheSource) follow() {
+	for range time.Tick(nodeCacheSync) {
+		n.mu.Lock()
+		if now := n.look(); !reflect.DeepEqual(now, n.inputs) {
+			n.change(now, n.options.ReloadWithSignal || n.reloads())
+		}
+		n.mu.Unlock()
+	}
+}
+
+// change renders again and, if asked to, replaces what runs. mu is held.
+func (n *nodeCacheSource) change(now nodeCacheInputs, reload bool) {
+	before := n.corefile
+	if err := n.update(now); err != nil {
+		n.complain(fmt.Errorf("the Corefile stays as it was: %w", err))
+		return
+	}
+	if n.corefile == before || !reload {
+		return
+	}
+	instances := caddy.Instances()
+	if len(instances) == 0 {
+		return // the process is about to end
+	}
+	running := instances[0]
+	if _, err := running.Restart(n.input(running.Caddyfile().ServerType(), n.corefile)); err != nil {
+		clog.Errorf("the Corefile has changed, and what ran before goes on: %v", err)
+	}
+}
+
+// reloads reports whether what runs has the reload plugin: without it, nobody
+// expects a change to take effect.
+func (n *nodeCacheSource) reloads() bool {
+	for _, i := range caddy.Instances() {
+		input := i.Caddyfile()
+		blocks, err := caddyfile.Parse(input.Path(), bytes.NewReader(input.Body()), nil)
+		if err != nil {
+			continue // caddy has parsed it before
+		}
+		if slices.ContainsFunc(blocks, func(b caddyfile.ServerBlock) bool { return len(b.Tokens["reload"]) > 0 }) {
+			return true
+		}
+	}
+	return false
+}

@@ -370,7 +370,10 @@ func TestDoctorKnowsTrackless(t *testing.T) {
 	if err := rules.Attach(); err != nil {
 		t.Fatal(err)
 	}
-	if r, code := runDoctor(t, "--netns", path, "--root", hostRoot(t, "")); code != 0 || len(r.Findings) != 0 {
+	r, code = runDoctor(t, "--netns", path, "--root", hostRoot(t, ""))
+	// The machine that the test runs on may have a kube-proxy.
+	r.Findings = slices.DeleteFunc(r.Findings, func(f advice.Finding) bool { return f.ID == "kube-proxy" })
+	if code != 0 || len(r.Findings) != 0 {
 		t.Errorf("attached: exit status %d, %+v", code, r.Findings)
 	}
 }

@@ -59,8 +59,9 @@ type Kernel struct {
 	// Purge deletes entries whose original source is one of the endpoints:
 	// responses that were tracked as flows of their own.
 	Purge func([]Endpoint) error
-	// Uplinks returns the devices that carry a default route.
-	Uplinks func() ([]string, error)
+	// Uplinks returns the devices that carry a default route, for a plan that
+	// names none.
+	Uplinks func(Plan) ([]string, error)
 	// Unowned returns those of the addresses that no Service owns.
 	Unowned func([]netip.Addr) []netip.Addr
 	// Refresh brings up to date what is not the Keeper's, at every sync.
@@ -329,7 +330,7 @@ func (k *Keeper) rules(ws ...*watch) (r Rules, err error) {
 	if !r.Plan.AnySource {
 		r.Uplinks = r.Plan.Uplinks
 		if len(r.Uplinks) == 0 && k.cfg.Kernel.Uplinks != nil {
-			if r.Uplinks, err = k.cfg.Kernel.Uplinks(); err != nil {
+			if r.Uplinks, err = k.cfg.Kernel.Uplinks(r.Plan); err != nil {
 				return r, err
 			}
 		}

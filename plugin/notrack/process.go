@@ -32,6 +32,7 @@ type contract struct {
 
 	mu       sync.Mutex
 	watcher  *nft.Watcher
+	bridge   string         // the uplink that became a bridge, of the keeper alone
 	current  *configuration // the last load that was started
 	stopping bool           // the shutdown callbacks have run
 }
@@ -116,7 +117,7 @@ func (p *contract) open(config *configuration) error {
 				return trackedConnections(endpoints, p.failoverPairs())
 			},
 			Purge:   purgeReversed,
-			Uplinks: uplinks,
+			Uplinks: p.followUplinks,
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
 		},

@@ -250,6 +250,25 @@ func TestABridgedUplinkNeedsSources(t *testing.T) {
 	}
 }
 
+// Pods and the world behind one bridge cannot be told apart. When it becomes the
+// uplink while we run nobody behind it is served, and the log says why.
+func TestABridgeBecomesTheUplink(t *testing.T) {
+	node := newNode(t)
+	pod := bridge(t, node, "br0")
+	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	before := whoAnswers{pod, lab.Trackless, lab.Trackless}
+	eventually(t, "a pod behind the bridge is served", func() error { return before.check(t, node) })
+	bridgeTheUplink(t, node, "br0")
+	after := whoAnswers{pod, lab.KubeDNS, silence}
+	eventually(t, "it is served by the cluster", func() error { return after.check(t, node) })
+	eventually(t, "the log says so", func() error {
+		if n := strings.Count(server.Output(), "br0 has become an uplink"); n != 1 {
+			return fmt.Errorf("said %d times:\n%s", n, server.Output())
+		}
+		return nil
+	})
+}
+
 func TestUplinksThatAreNone(t *testing.T) {
 	node := newNode(t)
 	bridge(t, node, "br0")

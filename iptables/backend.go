@@ -144,5 +144,17 @@ func (e *UnsupportedError) Error() string {
 
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
+// HeldError says that an interface of somebody else holds a listen address, for
+// which reason nothing was changed.
+type HeldError struct {
+	Prefix    netip.Prefix // as it is held
+	Interface string
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("address %s is held by interface %s of this host: listen on another address, remove it with `ip address del %s dev %s`, or use `interface none` if %s is meant to carry it",
+		e.Prefix.Addr(), e.Interface, e.Prefix, e.Interface, e.Interface)
+}
+
 // ErrPermission is matched by errors that CAP_NET_ADMIN would have prevented.
 var ErrPermission = errors.New("needs CAP_NET_ADMIN")

@@ -21,7 +21,7 @@ type node struct {
 	mu        sync.Mutex
 	log       []string
 	answers   map[Endpoint]bool
-	fail      map[string]error // by the first word of the change
+	fail      map[string]error // by the change, or the first word of it
 	others    int
 	renewed   map[netip.Addr]int
 	installed Rules
@@ -35,8 +35,10 @@ func (n *node) do(format string, args ...any) error {
 	defer n.mu.Unlock()
 	entry := fmt.Sprintf(format, args...)
 	what, _, _ := strings.Cut(entry, " ")
-	if err := n.fail[what]; err != nil {
-		return err
+	for _, key := range []string{what, entry} {
+		if err := n.fail[key]; err != nil {
+			return err
+		}
 	}
 	n.log = append(n.log, entry)
 	return nil
@@ -72,7 +74,9 @@ func (a addresses) Ensure(addrs []netip.Addr) error {
 	err := a.do("ensure %s", addressList(addrs))
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.missing = nil
+	if err == nil {
+		a.missing = slices.DeleteFunc(slices.Clone(a.missing), func(m netip.Addr) bool { return slices.Contains(addrs, m) })
+	}
 	return err
 }
 func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
@@ -502,6 +506,29 @@ func TestRepairs(t *testing.T) {
 			changes <- Change{}
 			settle(time.Millisecond)
 			n.expect(t, "ensure "+a.String())
+		}
+	})
+	inBubble(t, "as soon as nobody else holds the address", func(t *testing.T, n *node, k *Keeper) {
+		changes := make(chan Change, 1)
+		k.cfg.Changes = changes
+		attached(t, k, planFor("10.96.0.10", "169.254.20.10"), n)
+		held := &HeldError{Prefix: netip.PrefixFrom(clusterIP, 32), Interface: "spare"}
+		n.set(func() { n.missing, n.fail["ensure 10.96.0.10"] = []netip.Addr{clusterIP, linkLocal}, held })
+		for range 10 {
+			changes <- Change{}
+			settle(time.Millisecond)
+		}
+		if got := n.logs(); strings.Count(got, "interface spare") != 1 {
+			t.Errorf("log: %q", got)
+		}
+		if diff := cmp.Diff(map[string]uint64{RepairAddress: 1}, k.Stats().Repairs); diff != "" {
+			t.Errorf("repairs, of the other address alone (-want +got):\n%s", diff)
+		}
+		n.set(func() { delete(n.fail, "ensure 10.96.0.10") })
+		changes <- Change{}
+		settle(time.Millisecond)
+		if got := k.Stats().Repairs[RepairAddress]; got != 2 {
+			t.Errorf("%d repairs after the address was given up, want 2", got)
 		}
 	})
 	inBubble(t, "found at the next sync if nobody says", func(t *testing.T, n *node, k *Keeper) {

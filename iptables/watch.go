@@ -236,9 +236,14 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		return
 	}
 	missing, err := k.cfg.Addresses.Missing(w.plan.Addresses())
-	missing = slices.DeleteFunc(slices.Clone(missing), func(a netip.Addr) bool { return !k.mayRepair("address "+a.String(), c) })
-	if err == nil && len(missing) > 0 {
-		k.repaired(RepairAddress, "address "+addressList(missing), c, k.cfg.Addresses.Ensure(missing))
+	if err == nil {
+		// One by one: that somebody else holds one of them keeps nobody from
+		// putting back the others.
+		for _, a := range missing {
+			if name := "address " + a.String(); k.mayRepair(name, c) {
+				k.repaired(RepairAddress, name, c, k.cfg.Addresses.Ensure([]netip.Addr{a}))
+			}
+		}
 	}
 	if err := k.cfg.Addresses.PreferSource(); err != nil {
 		k.cfg.Log.Warningf("keep the listen addresses from being a source: %v", err)
@@ -250,7 +255,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun {
 			err = k.cfg.Backend.Attach()
 		}
-		k.repaired(RepairRules, "the rules", c, err)
+		k.repaired(RepairRules, "the table", c, err)
 		return
 	}
 	// Uplinks come and go with routes.
@@ -269,19 +274,34 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	}
 }
 
+// repaired notes a repair, or says why it failed. That somebody else holds an
+// address is said once, and no part of a fight: nothing was changed.
 func (k *Keeper) repaired(what, name string, c Change, err error) {
-	by := ""
-	if c.Who != "" {
-		by = " after a change by " + c.Who
-	}
-	if err != nil {
-		k.cfg.Log.Warningf("put back %s%s: %v", name, by, err)
+	f := k.fights[name]
+	var held *HeldError
+	switch {
+	case errors.As(err, &held):
+		if !f.held {
+			k.cfg.Log.Warningf("put back %s%s: %v", name, after(c), err)
+		}
+		f.held = true
 		return
+	case err != nil:
+		k.cfg.Log.Warningf("put back %s%s: %v", name, after(c), err)
+	default:
+		k.facts.Lock()
+		k.repairs[what]++
+		k.facts.Unlock()
+		k.cfg.Log.Infof("put back %s%s", name, after(c))
 	}
-	k.facts.Lock()
-	k.repairs[what]++
-	k.facts.Unlock()
-	k.cfg.Log.Infof("put back %s%s", name, by)
+	f.recent, f.held = append(f.recent, time.Now()), false
+}
+
+func after(c Change) string {
+	if c.Who == "" {
+		return ""
+	}
+	return " after a change by " + c.Who
 }
 
 // fight remembers recent repairs of one thing, so that we never fight: three in
@@ -289,6 +309,7 @@ func (k *Keeper) repaired(what, name string, c Change, err error) {
 type fight struct {
 	recent []time.Time
 	until  time.Time
+	held   bool // by somebody else, and said so
 }
 
 func (k *Keeper) mayRepair(what string, c Change) bool {
@@ -311,6 +332,5 @@ func (k *Keeper) mayRepair(what string, c Change) bool {
 		k.cfg.Log.Warningf("%s was put back three times within a minute and is gone again: %s takes it away; left alone for a minute", what, who)
 		return false
 	}
-	f.recent = append(f.recent, now)
 	return true
 }

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/mdlayher/netlink"
@@ -54,6 +55,8 @@ type Host struct {
 	device string // where the addresses are: link, or lo; empty before the first Ensure
 	ours   bool   // the link may be deleted with its addresses
 	held   []netip.Addr
+
+	rerouted map[netip.Addr]time.Time // by PreferSource
 }
 
 // New returns a Host for the link of that name; nothing is changed yet. With an
@@ -63,7 +66,7 @@ func New(cfg Config, link string) *Host {
 	if cfg.kind == "" {
 		cfg.kind = "dummy"
 	}
-	return &Host{cfg: cfg, link: link}
+	return &Host{cfg: cfg, link: link, rerouted: map[netip.Addr]time.Time{}}
 }
 
 // Link returns the name that New was given.
@@ -120,7 +123,7 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 		}
 		// That there is no route of ours is no reason not to serve: the next
 		// PreferSource tries again and tells.
-		_ = conn.preferSource(index, a, addrs)
+		_, _ = conn.preferSource(index, a, addrs)
 		if !slices.ContainsFunc(present, func(p address) bool { return p.addr == a && p.index == index }) {
 			if err := conn.addAddress(index, a); err != nil {
 				return errors.Join(fmt.Errorf("add address %s to %s: %w", a, h.device, explain(err)), conn.deleteRoutes(index, a))
@@ -220,8 +223,7 @@ func (h *Host) conflicts(addrs []netip.Addr, present []address, names map[uint32
 		if name == h.link || name == h.device || name == loopback && p.ours() {
 			continue
 		}
-		return fmt.Errorf("address %s is held by interface %s of this host: listen on another address, remove it with `ip address del %s dev %s`, or use `interface none` if %s is meant to carry it",
-			p.addr, name, p.prefix(), name, name)
+		return &iptables.HeldError{Prefix: p.prefix(), Interface: name}
 	}
 	return nil
 }

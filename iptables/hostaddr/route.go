@@ -33,6 +33,11 @@ const (
 	// (addrconf_dad_work in net/ipv6/addrconf.c).
 	kernelRouteWait = 250 * time.Millisecond
 	kernelRoutePoll = time.Millisecond
+
+	// routePause is the time between two changes of the route to an address by
+	// PreferSource. A change announces itself, and would else be answered by the
+	// next for ever where something we do not know of is in its way.
+	routePause = 10 * time.Second
 )
 
 // PreferSource makes the node's own flows to the addresses we hold have the
@@ -51,31 +56,37 @@ func (h *Host) PreferSource() error {
 	index := indexOf(conn.names, h.device)
 	var errs []error
 	for _, a := range h.held {
-		if slices.ContainsFunc(conn.present, func(p address) bool { return p.addr == a && p.index == index }) {
-			errs = append(errs, conn.preferSource(index, a, h.held))
+		there := slices.ContainsFunc(conn.present, func(p address) bool { return p.addr == a && p.index == index })
+		if !there || time.Since(h.rerouted[a]) < routePause {
+			continue
 		}
+		changed, err := conn.preferSource(index, a, h.held)
+		if changed {
+			h.rerouted[a] = time.Now()
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
 // preferSource makes the node's flows to a have its usual source, which must be
-// none of the listen addresses.
-func (c *conn) preferSource(index uint32, a netip.Addr, listen []netip.Addr) error {
+// none of the listen addresses. It reports whether anything had to be changed.
+func (c *conn) preferSource(index uint32, a netip.Addr, listen []netip.Addr) (changed bool, err error) {
 	want, ok := c.usualSource(a)
 	if !ok || slices.Contains(listen, want) {
-		return nil
+		return false, nil
 	}
 	if source, local := c.source(a); local && source == want {
-		return nil
+		return false, nil
 	}
-	err := c.addRoute(index, a, want)
+	err = c.addRoute(index, a, want)
 	if err == nil && a.Is6() {
 		_, err = c.deleteKernelRoute(index, a)
 	}
 	if err != nil {
-		return fmt.Errorf("prefer %s as the source of flows to %s: %w", want, a, explain(err))
+		return true, fmt.Errorf("prefer %s as the source of flows to %s: %w", want, a, explain(err))
 	}
-	return nil
+	return true, nil
 }
 
 // outliveKernelRoutes waits for the kernel's own routes to IPv6 addresses that

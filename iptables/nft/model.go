@@ -249,6 +249,28 @@ func (s put) text(r rule) string {
 	return fmt.Sprintf("%s @%s { %s timeout %s }", verb, s.set.instance(s.family), keyText(s.family, s.fields, r), nftDuration(s.timeout))
 }
 
+// take removes a packet's fields from a set (Linux 5.4). That they are not in it
+// is no mismatch.
+type take struct {
+	family iptables.Family
+	fields []field
+	set    setKind
+}
+
+// dynsetDelete is NFT_DYNSET_OP_DELETE of linux/netfilter/nf_tables.h.
+const dynsetDelete = 2
+
+func (s take) exprs(rs *ruleset) []expr.Any {
+	set := rs.set(s.set, s.family)
+	return append(loadKey(s.family, s.fields), &expr.Dynset{
+		SrcRegKey: unix.NFT_REG32_00, SetName: set.Name, SetID: set.ID, Operation: dynsetDelete,
+	})
+}
+
+func (s take) text(r rule) string {
+	return fmt.Sprintf("delete @%s { %s }", s.set.instance(s.family), keyText(s.family, s.fields, r))
+}
+
 // nftDuration prints a time as nft does: 1s, 1m30s, 250ms.
 func nftDuration(d time.Duration) string {
 	var b strings.Builder

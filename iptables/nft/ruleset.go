@@ -157,7 +157,9 @@ func queryRules(f iptables.Family, untrack ...statement) []rule {
 // answering untracks and counts responses, and notes connections that we hold.
 func answering(f iptables.Family) chain {
 	return chain{name: fmt.Sprintf("answering%d", f), rules: []rule{
-		{tcpFlags{syn: true, ack: true}, put{f, reversedTuple, heldSet, true, connectionTimeout}},
+		// One that answers here is none that is tracked, although the rules above
+		// may have taken it for one: another instance untracks it.
+		{tcpFlags{syn: true, ack: true}, put{f, reversedTuple, heldSet, true, connectionTimeout}, take{f, reversedTuple, exemptSet}},
 		{in{f, reversedTuple, heldSet, false}, put{f, reversedTuple, heldSet, true, connectionTimeout}},
 		{goToChain("responses")},
 	}}

@@ -250,6 +250,14 @@ func (s put) run(t *tracer, p Packet) step {
 	return step{}
 }
 
+func (s take) run(t *tracer, p Packet) step {
+	key, ok := t.key(s.family, s.fields, p)
+	if ok {
+		delete(t.twin.elements[s.set.instance(s.family)], key)
+	}
+	return proceed(ok)
+}
+
 func (s onLo) run(t *tracer, p Packet) step {
 	return proceed(p.Device == "lo" && t.hook == iptables.Hook(s))
 }

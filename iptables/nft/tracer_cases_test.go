@@ -26,7 +26,8 @@ import (
 //
 // with S and A for the flags SYN and ACK. What becomes of the packet is the
 // verdict, then "query" or "response" where it was counted as one, then a plus
-// and the name of each set in which it put or renewed an element.
+// and the name of each set in which it put or renewed an element, and a minus
+// and the name of each set from which it took one.
 type traceCase struct {
 	name  string
 	rules func(*iptables.Rules) // changes of the rules of traceRules
@@ -222,6 +223,18 @@ var traceCases = []traceCase{
 		{"prerouting pod0 tcp[A] pod:5001 > vip:53", "untracked query"},
 		{"detach", ""},
 		{"prerouting pod0 tcp[A] pod:5000 > vip:53", "tracked +exempt"},
+	}},
+	{"a connection that another instance untracks", nil, []traceStep{
+		{"install", ""},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
+		{"output lo tcp[S] vip:4000 > vip:53", "tracked +exempt"},
+		{"output pod0 tcp[SA] vip:53 > pod:4000", "untracked response +held -exempt"},
+		{"output lo tcp[SA] vip:53 > vip:4000", "untracked response +held -exempt"},
+		{"attach", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
+		{"output lo tcp[A] vip:4000 > vip:53", "untracked"},
+		{"detach", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
 	}},
 	{"only the answer to the lease probe renews", nil, []traceStep{
 		{"install", ""},

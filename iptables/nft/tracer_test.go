@@ -122,14 +122,20 @@ func observe(t *testing.T, f iptables.Family, b tracedBackend, h iptables.Hook, 
 	deadline := time.Now().Add(30 * b.grain())
 	for {
 		put = nil
-		for e, after := range b.expiries(t) {
+		now := b.expiries(t)
+		for e, earlier := range before {
+			if _, is := now[e]; !is && time.Now().Before(earlier.earliest) {
+				put = append(put, "-"+e.set)
+			}
+		}
+		for e, after := range now {
 			earlier, was := before[e]
 			if !was || after.earliest.After(earlier.latest.Add(b.grain()/2)) {
 				put = append(put, "+"+e.set)
 			}
 		}
 		slices.Sort(put)
-		if strings.Count(want, "+") <= len(put) || time.Now().After(deadline) {
+		if strings.Count(want, " +")+strings.Count(want, " -") <= len(put) || time.Now().After(deadline) {
 			return strings.Join(append(out, put...), " ")
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,7 +37,7 @@ const (
 	checkTimeout = 250 * time.Millisecond
 
 	// renewTimeout bounds one try of a lease probe: another instance does not
-	// answer it, and the next port is tried.
+	// answer it, and other ports are tried.
 	renewTimeout = 100 * time.Millisecond
 
 	// poolSize is the number of source ports for checks of each address and
@@ -45,7 +46,7 @@ const (
 	// this node by a hash of the tuple: some ports lead to one of ours, others
 	// to another of ours or to another instance's.
 	poolSize  = 16
-	leasePool = 8
+	leasePool = 16
 )
 
 // errNotOurs says that someone else answered.
@@ -207,26 +208,34 @@ func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port in
 	return c.askTCP(ctx, e, p.tcp[port].port)
 }
 
-// Renew implements [iptables.Checker].
+// Renew implements [iptables.Checker]. Where another instance comes or goes the
+// port that was answered last may lead elsewhere. The others are tried all at
+// once then: one after the other could outlast the lease.
 func (c *checker) Renew(ctx context.Context, a netip.Addr) error {
 	p := c.pools[a]
 	e, ok := c.leaseEndpoint(a)
 	if !ok {
 		return fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
 	}
-	var err error
-	for n := range leasePool {
-		i := (p.last + n) % leasePool
-		attempt, cancel := context.WithTimeout(ctx, renewTimeout)
-		_, err = c.askUDP(attempt, e, p.lease[i], leaseLabel)
-		cancel()
-		if err == nil {
-			p.last = i
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+	ask := func(port int) error {
+		ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+		defer cancel()
+		_, err := c.askUDP(ctx, e, p.lease[port], leaseLabel)
+		return err
+	}
+	err := ask(p.last)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	errs := make([]error, leasePool)
+	var wg sync.WaitGroup
+	for port := range leasePool {
+		wg.Go(func() { errs[port] = ask(port) })
+	}
+	wg.Wait()
+	if port := slices.Index(errs, nil); port >= 0 {
+		p.last = port
+		return nil
 	}
 	return err
 }

@@ -1,0 +1,70 @@
+package notrack
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// With SO_REUSEPORT most ports may lead to another instance, which leaves lease
+// probes unanswered. The one that leads to us is found within a lease.
+func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen := unmap(server.LocalAddr().(*net.UDPAddr).AddrPort())
+	e := iptables.Endpoint{Addr: listen.Addr(), Port: listen.Port(), Proto: iptables.UDP}
+	config := &configuration{id: "0123456789abcdef", block: block{
+		plan: iptables.Plan{Listen: []iptables.Endpoint{e}}, zones: map[iptables.Endpoint]string{e: "."},
+	}}
+	c := newChecker(config, nil)
+	if _, _, err := c.Reserve([]netip.Addr{e.Addr}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	ports := c.pools[e.Addr].lease
+	ours := make(chan uint16, 1) // the port that leads to us at the moment
+	go func() {
+		defer close(done)
+		buf := make([]byte, dns.MinMsgSize)
+		for {
+			n, from, err := server.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			port := <-ours
+			ours <- port
+			query := new(dns.Msg)
+			if from.Port() != port || query.Unpack(buf[:n]) != nil {
+				continue
+			}
+			if answer, err := config.answer(query, "").Pack(); err == nil {
+				_, _ = server.WriteToUDPAddrPort(answer, from)
+			}
+		}
+	}()
+	ours <- udpPort(ports[0])
+	for _, at := range []int{0, leasePool - 1, leasePool - 1, 0, leasePool - 2} {
+		<-ours
+		ours <- udpPort(ports[at])
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // the default lease
+		if err := c.Renew(ctx, e.Addr); err != nil {
+			t.Errorf("port %d of %d leads to us, and was not found: %v", at+1, leasePool, err)
+		}
+		cancel()
+	}
+}

@@ -120,6 +120,7 @@ func (p *contract) open(config *configuration) error {
 			Uplinks: p.followUplinks,
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
+			MakeWay: new(wayMaker).makeWay,
 		},
 	}))
 	return nil

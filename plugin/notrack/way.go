@@ -1,0 +1,240 @@
+package notrack
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jsimonetti/rtnetlink/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
+	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/xtables"
+)
+
+// wayMaker lets untracked DNS pass the filter chains of the host. It is used by
+// one goroutine at a time.
+type wayMaker struct {
+	seen    wayFacts
+	blocked map[netip.Addr]error
+	added   []time.Time // when rules were put in place
+	failure string      // said last
+}
+
+// wayFacts are what the way depends on. Legacy tables change without a sign.
+type wayFacts struct {
+	generation uint32
+	legacy     bool
+	devices    []nft.Device
+	rules      iptables.Rules
+}
+
+// makeWay returns by address what still drops untracked DNS.
+func (m *wayMaker) makeWay(r iptables.Rules) map[netip.Addr]error {
+	facts, err := readWayFacts(r)
+	if err == nil && !facts.legacy && reflect.DeepEqual(facts, m.seen) {
+		return m.blocked
+	}
+	var left []nft.Obstacle
+	var refused error
+	if err == nil {
+		left, refused, err = m.clear(facts)
+	}
+	if err != nil {
+		// What cannot be read may let everything pass; the checks and the
+		// packet counts tell.
+		if m.failure != err.Error() {
+			log.Warningf("whether the host's filter rules drop untracked DNS could not be found out: %v", err)
+		}
+		m.failure = err.Error()
+		return m.blocked
+	}
+	m.failure, m.blocked = "", map[netip.Addr]error{}
+	for _, o := range left {
+		if m.blocked[o.Endpoint.Addr] == nil {
+			m.blocked[o.Endpoint.Addr] = obstacleError(o, refused)
+		}
+	}
+	// Rules of ours have made a new generation.
+	if facts.generation, err = nft.Generation(nft.Config{}); err == nil {
+		m.seen = facts
+	}
+	return m.blocked
+}
+
+// obstacleError names what is in the way and what can be done.
+func obstacleError(o nft.Obstacle, refused error) error {
+	if o.Amendable() && refused != nil {
+		return fmt.Errorf("%s; no rule of ours could be added: %w; let it pass with `%s`", o, refused, o.Remedy())
+	}
+	return fmt.Errorf("%s; that chain is not ours to change: let it pass with `%s`, and likewise the other endpoints, protocols and directions", o, o.Remedy())
+}
+
+// clear adds the rules that the way needs and returns what is in the way still,
+// and why a rule could not be added.
+func (m *wayMaker) clear(facts wayFacts) (left []nft.Obstacle, refused, err error) {
+	found, err := obstacles(facts)
+	if err != nil {
+		return nil, nil, err
+	}
+	ours := slices.DeleteFunc(slices.Clone(found), func(o nft.Obstacle) bool { return !o.Amendable() })
+	if len(ours) == 0 {
+		return found, nil, nil
+	}
+	if refused = m.mayAdd(); refused == nil {
+		if refused = accept(ours); refused == nil {
+			log.Infof("%s: %d accept rules for untracked DNS stand in the host's filter chains now (`trackless rules remove` takes them away)", ours[0], len(ours))
+		}
+	}
+	left, err = obstacles(facts)
+	return left, refused, err
+}
+
+// accept puts a rule into each chain of iptables.
+func accept(obstacles []nft.Obstacle) error {
+	var errs []error
+	var native []nft.Obstacle
+	for _, o := range obstacles {
+		if !o.Legacy {
+			native = append(native, o)
+			continue
+		}
+		errs = append(errs, xtables.AcceptLegacy(o.Endpoint.Addr.Is6(), o.Chain, o.Arguments()))
+	}
+	errs = append(errs, nft.Accept(nft.Config{}, native))
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs[0]
+}
+
+// Three times a minute, and whoever takes our rules away is left alone for the
+// rest of it.
+const wayAttempts = 3
+
+func (m *wayMaker) mayAdd() error {
+	m.added = slices.DeleteFunc(m.added, func(t time.Time) bool { return time.Since(t) > time.Minute })
+	if len(m.added) >= wayAttempts {
+		return errors.New("rules of ours were added three times within a minute, and somebody takes them away or puts his own above them")
+	}
+	m.added = append(m.added, time.Now())
+	return nil
+}
+
+// obstacles are those of clients at the endpoints that we serve, and of the node
+// at the others.
+func obstacles(facts wayFacts) ([]nft.Obstacle, error) {
+	served, err := nft.Obstacles(nft.Config{}, facts.rules.Plan.Listen, facts.devices)
+	if err != nil || len(facts.rules.Plan.Untrack) == 0 {
+		return served, err
+	}
+	lo := slices.DeleteFunc(slices.Clone(facts.devices), func(d nft.Device) bool { return d.Name != "lo" })
+	other, err := nft.Obstacles(nft.Config{}, facts.rules.Plan.Untrack, lo)
+	return append(served, other...), err
+}
+
+func readWayFacts(r iptables.Rules) (facts wayFacts, err error) {
+	// Which checks and leases there are makes no difference.
+	facts.rules = iptables.Rules{Plan: r.Plan, Uplinks: r.Uplinks}
+	if facts.devices, err = clientDevices(r); err != nil {
+		return facts, err
+	}
+	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
+		names, err := legacy.Names(legacy.Config{}, f)
+		if err != nil {
+			return facts, err
+		}
+		facts.legacy = facts.legacy || len(names) > 0
+	}
+	facts.generation, err = nft.Generation(nft.Config{})
+	return facts, err
+}
+
+// clientDevices are lo and the devices by which pods are reached: those that are
+// no uplinks, are up, are no port of another device, and are of a kind behind
+// which pods are.
+func clientDevices(r iptables.Rules) ([]nft.Device, error) {
+	links, err := listLinks()
+	if err != nil {
+		return nil, err
+	}
+	clients, err := clientsByDevice()
+	if err != nil {
+		return nil, err
+	}
+	var out []nft.Device
+	for _, l := range links {
+		a := l.Attributes
+		d := nft.Device{Name: a.Name, Index: l.Index, Clients: clients[l.Index]}
+		switch {
+		case a.Name == "lo":
+			d.Clients = nil
+		case l.Flags&unix.IFF_UP == 0 || a.Master != nil || a.Info == nil || !slices.Contains(podKinds, a.Info.Kind):
+			continue
+		case slices.Contains(r.Uplinks, a.Name):
+			// Of those that it brings only these are served.
+			d.Clients = nil
+			for _, s := range r.Plan.Sources {
+				d.Clients = append(d.Clients, inside(s))
+			}
+			if len(d.Clients) == 0 {
+				continue
+			}
+		}
+		out = append(out, d)
+	}
+	slices.SortFunc(out, func(a, b nft.Device) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+// podKinds are the kinds of devices (rtnl_link_ops) behind which pods of this
+// node are; what tunnels bring comes from elsewhere.
+var podKinds = []string{"veth", "bridge", "netkit", "macvlan", "ipvlan", "tun", "openvswitch", "vrf"}
+
+// clientsByDevice returns an address for each network to which a route leads, by
+// the index of the device.
+func clientsByDevice() (map[uint32][]netip.Addr, error) {
+	conn, err := rtnetlink.Dial(nil)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	defer conn.Close()
+	routes, err := conn.Route.List()
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	out := map[uint32][]netip.Addr{}
+	for _, route := range routes {
+		dst, ok := netip.AddrFromSlice(route.Attributes.Dst)
+		if !ok || route.Type != unix.RTN_UNICAST || route.Attributes.OutIface == 0 || dst.IsLinkLocalUnicast() || dst.IsMulticast() {
+			continue
+		}
+		client := inside(netip.PrefixFrom(dst, int(route.DstLength)))
+		if i := route.Attributes.OutIface; !slices.Contains(out[i], client) {
+			out[i] = append(out[i], client)
+		}
+	}
+	for i := range out {
+		slices.SortFunc(out[i], netip.Addr.Compare)
+	}
+	return out, nil
+}
+
+// inside is an address of a network that is likely nobody special's: the third,
+// where there is one.
+func inside(p netip.Prefix) netip.Addr {
+	a := p.Masked().Addr()
+	for range 2 {
+		if next := a.Next(); p.Contains(next) {
+			a = next
+		}
+	}
+	return a
+}

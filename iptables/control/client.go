@@ -74,32 +74,46 @@ func (e *RefusedError) Error() string { return e.Reason }
 
 func (c *Client) do(ctx context.Context, method, verb string) (Status, error) {
 	var s Status
+	body, err := c.fetch(ctx, method, verb)
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(body, &s); err != nil || s.Process.PID == 0 {
+		return s, c.stranger(verb)
+	}
+	return s, nil
+}
+
+// stranger is the error for an answer that is not ours.
+func (c *Client) stranger(verb string) error {
+	return fmt.Errorf("control socket %s: %s: the answer is not that of an instance", c.socket, verb)
+}
+
+// fetch returns the body of a successful answer.
+func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error) {
 	// The host of the URL is of no meaning on a unix socket.
 	req, err := http.NewRequestWithContext(ctx, method, "http://trackless/v1/"+verb, nil)
 	if err != nil {
-		return s, err
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return s, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return s, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f failure
 		if json.Unmarshal(body, &f) != nil || f.Error == "" {
-			return s, fmt.Errorf("control socket %s: %s: HTTP status %s", c.socket, verb, resp.Status)
+			return nil, fmt.Errorf("control socket %s: %s: HTTP status %s", c.socket, verb, resp.Status)
 		}
-		return s, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{f.Error})
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{f.Error})
 	}
-	if err := json.Unmarshal(body, &s); err != nil || s.Process.PID == 0 {
-		return s, fmt.Errorf("control socket %s: %s: the answer is not that of an instance", c.socket, verb)
-	}
-	return s, nil
+	return body, nil
 }

@@ -12,6 +12,8 @@
 //	GET  /v1/status   Status
 //	POST /v1/attach   waits until attached; Status
 //	POST /v1/detach   waits until the drain is over; Status
+//	GET  /v1/ready?name=NAME  Health: the name is answered and the rules are in force
+//	GET  /v1/live     Health: the instance answers
 //
 // An error is {"error": "sentence"} with a status of 4xx or 5xx.
 package control

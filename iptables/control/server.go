@@ -110,6 +110,9 @@ func handler(c Controlled) http.Handler {
 	})
 	mux.HandleFunc("POST /v1/attach", change(c.Attach))
 	mux.HandleFunc("POST /v1/detach", change(c.Detach))
+	if p, ok := c.(Prober); ok {
+		probes(mux, p)
+	}
 	return mux
 }
 

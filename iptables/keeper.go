@@ -726,6 +726,7 @@ type Standing struct {
 	State  State
 	Since  time.Time // State was entered
 	ByHand bool      // detached by hand, until attached by hand
+	DryRun bool      // the plan in force untracks nothing
 	Reason error     // why it is not attached, or attached without effect; nil if all is well
 }
 
@@ -739,7 +740,8 @@ func (k *Keeper) Standing() Standing {
 			reason = fmt.Errorf("%s: %w", a, k.effect[a])
 		}
 	}
-	return Standing{State: k.state, Since: k.since, ByHand: k.byHand.Load(), Reason: reason}
+	dryRun := len(k.status) > 0 && k.status[0] != nil && k.status[0].plan.DryRun
+	return Standing{State: k.state, Since: k.since, ByHand: k.byHand.Load(), DryRun: dryRun, Reason: reason}
 }
 
 // DetachByHand gives the queries back to the cluster's DNS and returns when the

@@ -23,6 +23,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		if p, ok := n.config.probeOf(r.Question[0].Name); ok {
 			return n.answerProbe(ctx, w, r, p)
 		}
+		process.asked.came(client)
 	}
 	process.served.arrived.Add(1)
 	defer process.served.answered.Add(1)

@@ -14,6 +14,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -63,6 +64,19 @@ type configuration struct {
 	sockets int // listening sockets at each endpoint
 	blocks  []*dnsserver.Config
 	context caddy.Context
+
+	mu       sync.Mutex
+	handlers map[*dnsserver.Config]*NoTrack // one of each block
+}
+
+// made remembers a handler of a block. CoreDNS makes one for each listener.
+func (c *configuration) made(n *NoTrack) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.handlers == nil {
+		c.handlers = map[*dnsserver.Config]*NoTrack{}
+	}
+	c.handlers[n.block] = n
 }
 
 // add merges a block, or says which line it conflicts with.

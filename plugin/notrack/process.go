@@ -27,6 +27,9 @@ type contract struct {
 	pairs   atomic.Pointer[[]nft.FailoverPair]
 	served  counters
 	ledger  *ledger.Ledger
+	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
+	asked   questions
+	live    liveness
 
 	services services
 
@@ -67,6 +70,7 @@ func (p *contract) start(config *configuration) error {
 		return config.error(err)
 	}
 	p.current = config
+	p.serving.Store(config)
 	p.keeper.Load().Commit()
 	return nil
 }
@@ -237,6 +241,7 @@ func (p *contract) forget() {
 	p.keeper.Store(nil)
 	p.backend.Store(nil)
 	p.current = nil
+	p.serving.Store(nil)
 }
 
 // restartFailed runs on the configuration that stays in force.
@@ -247,6 +252,7 @@ func (p *contract) restartFailed(config *configuration) error {
 		return nil
 	}
 	p.current = config
+	p.serving.Store(config)
 	return errors.Join(p.keeper.Load().Rollback(), p.failover(config))
 }
 

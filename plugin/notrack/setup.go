@@ -52,7 +52,9 @@ func setup(c *caddy.Controller) error {
 	}
 	block := dnsserver.GetConfig(c)
 	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
-		return &NoTrack{Next: next, config: config, block: block}
+		n := &NoTrack{Next: next, config: config, block: block}
+		config.made(n)
+		return n
 	})
 	config.sockets = max(config.sockets, block.NumSockets, 1)
 	config.blocks = append(config.blocks, block)

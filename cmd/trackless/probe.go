@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/iptables/control"
+)
+
+const probeHelp = `Ask the instance of this container how it is, for the exec probes of kubelet. The
+instance is asked over its control socket; among several, as with an abstract
+socket on a shared network namespace, the one in our own pid namespace.
+
+Exit status: 0 it is, 1 it is not or nobody answers, 2 wrong command line.`
+
+const probeReadyHelp = `Ask whether the instance is ready: it answers a name through its own listeners
+at every listen address, and its rules are in force. Any answer to the name will
+do, also that it does not exist; no answer, or SERVFAIL, will not.
+
+An instance that knowingly untracks nothing is ready too: one that was detached
+by hand, in a dry run, or whose Corefile has no notrack block. Otherwise a
+rollout would wait for ever.
+
+Exit status: 0 ready, 1 not ready or nobody answers, 2 wrong command line.`
+
+const probeLiveHelp = `Ask whether the instance is alive: its process answers, and a query that needs no
+upstream comes back from the plugins of each server block. Neither upstreams nor
+rules nor anything outside of the process matter, so that kubelet restarts what
+a restart mends.
+
+Exit status: 0 alive, 1 not alive or nobody answers, 2 wrong command line.`
+
+const probeExample = `  trackless probe ready
+  trackless probe ready --name kubernetes.default.svc.example.org. --timeout 3s
+  trackless probe live --socket /run/trackless/control.sock`
+
+// defaultProbeName is answered in every cluster that has the usual domain; where
+// it has another, the answer is that there is no such name.
+const defaultProbeName = "kubernetes.default.svc.cluster.local."
+
+type probeOptions struct {
+	verb    string
+	output  string
+	socket  string
+	name    string
+	timeout time.Duration
+}
+
+func probeCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "probe",
+		Short:   "Whether the instance of this container is ready, or alive",
+		Long:    probeHelp,
+		Example: probeExample,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(
+		probeVerb("ready", "Whether it answers and its rules are in force", probeReadyHelp),
+		probeVerb("live", "Whether it answers at all", probeLiveHelp),
+	)
+	return cmd
+}
+
+func probeVerb(verb, short, long string) *cobra.Command {
+	o := probeOptions{verb: verb}
+	cmd := &cobra.Command{
+		Use:   verb,
+		Short: short,
+		Long:  long,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{"table", "json"}, o.output) {
+				return &exitError{exitUsage, fmt.Errorf("probe %s: --output is table or json, not %q", verb, o.output)}
+			}
+			if o.timeout <= 0 {
+				return &exitError{exitUsage, fmt.Errorf("probe %s: --timeout is more than 0, not %s", verb, o.timeout)}
+			}
+			return runProbe(cmd.Context(), o, cmd.OutOrStdout())
+		},
+	}
+	outputFlag(cmd, &o.output)
+	cmd.Flags().StringVar(&o.socket, "socket", "", "control socket of the instance (default: the one of this container)")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", 4*time.Second, "how long to wait; less than the probe's timeoutSeconds")
+	if verb == "ready" {
+		cmd.Flags().StringVar(&o.name, "name", defaultProbeName, "name that has to be answered")
+	}
+	return cmd
+}
+
+// probeReport is the JSON of a probe.
+type probeReport struct {
+	Probe  string `json:"probe"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Socket string `json:"socket,omitempty"`
+	PID    int    `json:"pid,omitempty"`
+}
+
+func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))
+	defer cancel()
+	report := probeReport{Probe: o.verb}
+	client, err := ownInstance(ctx, o.socket)
+	if err == nil {
+		report.Socket = client.Socket()
+		var h control.Health
+		if o.verb == "ready" {
+			h, err = client.Ready(ctx, o.name)
+		} else {
+			h, err = client.Live(ctx)
+		}
+		report.OK, report.Detail, report.PID = h.OK, h.Detail, h.Process.PID
+	}
+	if err != nil {
+		report.OK, report.Detail = false, err.Error()
+	}
+	if o.output == "json" {
+		if err := writeJSON(out, report); err != nil {
+			return &exitError{exitFailure, err}
+		}
+	}
+	if !report.OK {
+		return &exitError{exitFailure, fmt.Errorf("not %s: %s", o.verb, report.Detail)}
+	}
+	if o.output == "table" {
+		if _, err := fmt.Fprintf(out, "%s: %s\n", o.verb, report.Detail); err != nil {
+			return &exitError{exitFailure, err}
+		}
+	}
+	return nil
+}
+
+// ownInstance finds the instance that is meant: the one of the named socket, else
+// the only one in our pid namespace.
+func ownInstance(ctx context.Context, socket string) (*control.Client, error) {
+	if socket != "" {
+		return control.NewClient(socket), nil
+	}
+	self := control.Self()
+	var (
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		own    []*control.Client
+		errs   []error
+		seen   = map[control.Process]bool{}
+		others int
+	)
+	for _, name := range control.Sockets() {
+		wg.Go(func() {
+			client := control.NewClient(name)
+			status, err := client.Status(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				errs = append(errs, err)
+			case status.Process.PIDNamespace != self.PIDNamespace || status.Process.NetNamespace != self.NetNamespace:
+				others++
+			case !seen[status.Process]:
+				seen[status.Process] = true
+				own = append(own, client)
+			}
+		})
+	}
+	wg.Wait()
+	switch {
+	case len(own) == 1:
+		return own[0], nil
+	case len(own) > 1:
+		names := make([]string, 0, len(own))
+		for _, c := range own {
+			names = append(names, c.Socket())
+		}
+		slices.Sort(names)
+		return nil, fmt.Errorf("there are %d instances here: name the control socket of one with --socket (%s)", len(own), strings.Join(names, ", "))
+	case len(errs) > 0:
+		return nil, errors.Join(errs...)
+	case others > 0:
+		return nil, fmt.Errorf("no instance answers in this container; %d others do on this node", others)
+	}
+	return nil, fmt.Errorf("nobody listens at %s: does it run, with another -control perhaps? Name its socket with --socket", control.DefaultPath)
+}

@@ -91,10 +91,10 @@ func (c *configuration) askInside(ctx context.Context) error {
 // insideWriter takes the answer to a query that came over no network.
 type insideWriter struct{ answer *dns.Msg }
 
-var inside = net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53))
+var noNetwork = net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53))
 
-func (*insideWriter) LocalAddr() net.Addr  { return inside }
-func (*insideWriter) RemoteAddr() net.Addr { return inside }
+func (*insideWriter) LocalAddr() net.Addr  { return noNetwork }
+func (*insideWriter) RemoteAddr() net.Addr { return noNetwork }
 
 func (w *insideWriter) WriteMsg(m *dns.Msg) error {
 	w.answer = m

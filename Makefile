@@ -16,6 +16,8 @@ PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:b
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+ARCHS ?= amd64 arm64
+IMAGE ?= trackless-dns/trackless
 FUZZTIME ?= 10m
 LAB_FLAGS ?=
 CHAOS_FLAGS ?=
@@ -43,6 +45,19 @@ deps: ## install what the other targets need (Debian packages, Go modules)
 build: ## build bin/trackless, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/trackless ./cmd/trackless
 
+# The module that writes images; its dependencies are not the product's.
+IMAGES := deploy/image
+
+.PHONY: image
+image: ## write bin/image/trackless-ARCH.tar for containerd and Docker, and trackless.tar with all of ARCHS
+	@set -e; for arch in $(ARCHS); do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -ldflags "$(LDFLAGS)" -o bin/image/trackless-$$arch ./cmd/trackless; \
+	done
+	@cd $(IMAGES) && go run . -o $(CURDIR)/bin/image -ref $(IMAGE) -version $(VERSION) \
+		-revision "$$(git rev-parse HEAD 2>/dev/null)" \
+		-created "$$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo 1970-01-01T00:00:00Z)" \
+		$(foreach arch,$(ARCHS),$(arch)=$(CURDIR)/bin/image/trackless-$(arch))
+
 .PHONY: lab
 lab: deps build ## before and after on this machine: conntrack entries through kube-proxy and through Trackless (root)
 	bin/trackless lab $(LAB_FLAGS)
@@ -50,6 +65,7 @@ lab: deps build ## before and after on this machine: conntrack entries through k
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces
 	go test ./...
+	cd $(IMAGES) && go test ./...
 
 .PHONY: test-chaos
 test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
@@ -62,6 +78,7 @@ check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, f
 	go mod tidy -diff
 	go vet -tags chaos ./...
 	$(GOLANGCI) run ./...
+	cd $(IMAGES) && go mod tidy -diff && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
 	go test -race -short ./...
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 	$(MAKE) --no-print-directory vulncheck

@@ -19,6 +19,8 @@ import (
 
 // Build is what all architectures of one image have in common.
 type Build struct {
+	Program  string // the binary's name in the image
+	Link     string // a second name for it, and the entry point; may be empty
 	Version  string
 	Revision string
 	Created  time.Time
@@ -69,7 +71,7 @@ func (b Build) Image(arch, binary string) (v1.Image, error) {
 	}
 	image, err = mutate.Append(image, mutate.Addendum{
 		Layer:   layer,
-		History: v1.History{Created: v1.Time{Time: b.Created}, CreatedBy: "deploy/image", Comment: "trackless " + b.Version},
+		History: v1.History{Created: v1.Time{Time: b.Created}, CreatedBy: "deploy/image", Comment: b.Program + " " + b.Version},
 	})
 	if err != nil {
 		return nil, err
@@ -82,9 +84,13 @@ func (b Build) Image(arch, binary string) (v1.Image, error) {
 // own manifests name their command. Capabilities are not an image's to give:
 // uid 0 has those that the pod grants, NET_ADMIN and NET_BIND_SERVICE.
 func (b Build) config() v1.Config {
+	entry := b.Program
+	if b.Link != "" {
+		entry = b.Link
+	}
 	return v1.Config{
 		User:       "0:0",
-		Entrypoint: []string{"/node-cache"},
+		Entrypoint: []string{"/" + entry},
 		Env:        []string{"PATH=/"}, // `kubectl exec POD -- trackless rules show`
 		WorkingDir: "/",
 		StopSignal: "SIGTERM",
@@ -96,7 +102,7 @@ func (b Build) config() v1.Config {
 // "Pre-Defined Annotation Keys").
 func (b Build) labels() map[string]string {
 	labels := map[string]string{
-		"title":         "trackless",
+		"title":         b.Program,
 		"description":   "A node-local DNS cache that leaves no conntrack entry",
 		"licenses":      "Apache-2.0",
 		"source":        "https://github.com/trackless-dns/trackless",
@@ -119,15 +125,19 @@ func (b Build) labels() map[string]string {
 func (b Build) rootFS(program []byte) ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	for _, h := range []tar.Header{
+	headers := []tar.Header{
 		{Typeflag: tar.TypeDir, Name: "etc/", Mode: 0o755},
 		{Typeflag: tar.TypeDir, Name: "etc/coredns/", Mode: 0o755},
 		{Typeflag: tar.TypeDir, Name: "run/", Mode: 0o755},
 		{Typeflag: tar.TypeDir, Name: "run/trackless/", Mode: 0o700},
 		{Typeflag: tar.TypeDir, Name: "tmp/", Mode: 0o1777},
-		{Typeflag: tar.TypeSymlink, Name: "node-cache", Linkname: "trackless", Mode: 0o777},
-		{Typeflag: tar.TypeReg, Name: "trackless", Mode: 0o755, Size: int64(len(program))},
-	} {
+	}
+	if b.Link != "" {
+		headers = append(headers, tar.Header{Typeflag: tar.TypeSymlink, Name: b.Link, Linkname: b.Program, Mode: 0o777})
+	}
+	// Last, since its contents follow.
+	headers = append(headers, tar.Header{Typeflag: tar.TypeReg, Name: b.Program, Mode: 0o755, Size: int64(len(program))})
+	for _, h := range headers {
 		h.ModTime = b.Created
 		h.Format = tar.FormatPAX
 		if err := w.WriteHeader(&h); err != nil {

@@ -25,8 +25,8 @@ const help = `Put static trackless binaries into container images.
 Usage:
   image -version VERSION [flags] ARCH=BINARY...
 
-For every architecture it writes DIR/trackless-ARCH.tar, which containerd,
-Docker and Podman import, and for all of them DIR/trackless.tar, an OCI image
+For every architecture it writes DIR/PROGRAM-ARCH.tar, which containerd,
+Docker and Podman import, and for all of them DIR/PROGRAM.tar, an OCI image
 layout with an index, for registries. The same input gives the same bytes.
 
 Flags:
@@ -52,6 +52,8 @@ func run(args []string, out io.Writer) error {
 	fs.StringVar(&build.Version, "version", "", "`version` of the binaries; the tag, unless -ref has one")
 	fs.StringVar(&build.Revision, "revision", "", "`commit` they were built from")
 	fs.StringVar(&created, "created", "1970-01-01T00:00:00Z", "`time` of that commit (RFC 3339), the creation time in the image")
+	fs.StringVar(&build.Program, "program", "trackless", "`name` of the binary in the image; the end-to-end tests put other programs into theirs")
+	fs.StringVar(&build.Link, "link", "node-cache", "`name` of a link to it, which is the entry point; with none it is the binary")
 	fs.StringVar(&name, "ref", "trackless-dns/trackless", "`name` under which the image is imported")
 	fs.StringVar(&dir, "o", ".", "`directory` to write to")
 	fs.Usage = func() {
@@ -88,11 +90,11 @@ func run(args []string, out io.Writer) error {
 			return err
 		}
 		images = append(images, image)
-		if err := writeFile(filepath.Join(dir, "trackless-"+arch+".tar"), Archive{Ref: ref, Images: []v1.Image{image}}, out); err != nil {
+		if err := writeFile(filepath.Join(dir, build.Program+"-"+arch+".tar"), Archive{Ref: ref, Images: []v1.Image{image}}, out); err != nil {
 			return err
 		}
 	}
-	return writeFile(filepath.Join(dir, "trackless.tar"), Archive{Ref: ref, Images: images}, out)
+	return writeFile(filepath.Join(dir, build.Program+".tar"), Archive{Ref: ref, Images: images}, out)
 }
 
 // imageRef completes a name as Docker and containerd complete it, with the

@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // rulesNode is what `trackless rules` needs of a node.
@@ -169,7 +170,7 @@ func ownerName(o nft.Owner) string {
 	switch {
 	case o.LocalPID != 0 && o.LocalPID != o.PID:
 		return fmt.Sprintf("pid %d (pid %d in its container)", o.LocalPID, o.PID)
-	case o.LocalPID != 0 || o.PID != 0 && o.Life == nft.Dead:
+	case o.LocalPID != 0 || o.PID != 0 && o.Life == owner.Dead:
 		return fmt.Sprintf("pid %d", o.PID)
 	case o.PID != 0:
 		return fmt.Sprintf("pid %d of a container that cannot be seen from here", o.PID)

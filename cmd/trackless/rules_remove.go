@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 const rulesRemoveHelp = `Take away everything of Trackless that has no living owner: tables that a dead
@@ -170,15 +171,15 @@ func (r *remover) run() error {
 func (r *remover) table(i nft.Instance) bool {
 	t := removal{Kind: "table", Name: "inet " + i.Table}
 	switch {
-	case i.Owner.Life == nft.Alive && i.Owner.LocalPID != 0:
+	case i.Owner.Life == owner.Alive && i.Owner.LocalPID != 0:
 		t.Reason = fmt.Sprintf("%s is alive; end it with `kill %d`, or hand DNS back with `trackless rules detach --pid %[2]d`", ownerName(i.Owner), i.Owner.LocalPID)
-	case i.Owner.Life == nft.Alive:
+	case i.Owner.Life == owner.Alive:
 		t.Reason = ownerName(i.Owner) + " is alive; end it there, or hand DNS back with `trackless rules detach`"
-	case i.Owner.Life == nft.Unknown && !r.o.force:
+	case i.Owner.Life == owner.Unknown && !r.o.force:
 		t.Reason = ownerName(i.Owner) + " may be alive; run this on the host, or use --force if it is gone for certain"
 	default:
 		t.Reason = "its owner, " + ownerName(i.Owner) + ", is dead"
-		if i.Owner.Life == nft.Unknown {
+		if i.Owner.Life == owner.Unknown {
 			t.Reason = "by force"
 		}
 		r.remove(t, func() error { return r.node.RemoveTable(i.Table) })

@@ -13,6 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 const rulesShowHelp = `Show what is in place on this node: the table of every instance with its owner,
@@ -105,11 +106,11 @@ type instanceReport struct {
 
 type ownerReport struct {
 	// PID is the id in the owner's own pid namespace, LocalPID the one here.
-	PID        int      `json:"pid"`
-	LocalPID   int      `json:"local_pid,omitempty"`
-	Life       nft.Life `json:"life"`
-	Command    string   `json:"command,omitempty"`
-	AgeSeconds int64    `json:"age_seconds,omitempty"`
+	PID        int        `json:"pid"`
+	LocalPID   int        `json:"local_pid,omitempty"`
+	Life       owner.Life `json:"life"`
+	Command    string     `json:"command,omitempty"`
+	AgeSeconds int64      `json:"age_seconds,omitempty"`
 
 	owner nft.Owner
 }

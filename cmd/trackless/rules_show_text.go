@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // writeText writes the report for people.
@@ -95,9 +95,9 @@ func (p *page) owner(i instanceReport) string {
 		text += " (" + o.Command + ")"
 	}
 	switch o.Life {
-	case nft.Alive:
+	case owner.Alive:
 		text += ", alive"
-	case nft.Dead:
+	case owner.Dead:
 		text += ", " + painted("dead", red, p.colour)
 	default:
 		text += ", " + painted("perhaps dead", yellow, p.colour)

@@ -16,6 +16,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 const rulesDetachHelp = `Hand DNS back to the cluster's DNS at once, without a restart: the instance takes
@@ -193,7 +194,7 @@ func beyondReach(instances []nft.Instance, found []reached, o rulesSwitchOptions
 			pid = i.Owner.PID
 		}
 		answers := slices.ContainsFunc(found, func(r reached) bool { return r.status.Table == i.Table })
-		if answers || i.Owner.Life == nft.Dead || o.pid != 0 && o.pid != pid {
+		if answers || i.Owner.Life == owner.Dead || o.pid != 0 && o.pid != pid {
 			continue
 		}
 		what := fmt.Sprintf("table inet %s can be changed by its owner alone, %s, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control",

@@ -22,6 +22,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -60,7 +61,7 @@ type fakeNode struct {
 func (n *fakeNode) Instances() ([]nft.Instance, error) {
 	n.readings++
 	if n.late && n.readings == 2 {
-		n.instances = append(n.instances, nft.Instance{Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: nft.Alive}})
+		n.instances = append(n.instances, nft.Instance{Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: owner.Alive}})
 	}
 	return slices.Clone(n.instances), n.err
 }
@@ -162,17 +163,17 @@ var (
 func living(table string, pid int) nft.Instance {
 	return nft.Instance{
 		Table: table, Owned: true,
-		Owner:  nft.Owner{PID: pid, LocalPID: pid, Life: nft.Alive, Command: "trackless"},
+		Owner:  nft.Owner{PID: pid, LocalPID: pid, Life: owner.Alive, Command: "trackless"},
 		Listen: dnsEndpoints(clusterIP, nil), Live: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{},
 	}
 }
 
 func dead(table string) nft.Instance {
-	return nft.Instance{Table: table, Owner: nft.Owner{PID: 11, Life: nft.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
+	return nft.Instance{Table: table, Owner: nft.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
 }
 
 func unseen(table string) nft.Instance {
-	return nft.Instance{Table: table, Owner: nft.Owner{PID: 1, Life: nft.Unknown}, Packets: iptables.Counters{}}
+	return nft.Instance{Table: table, Owner: nft.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
 }
 
 func dummyWith(addrs ...hostaddr.Address) hostaddr.Device {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 func pair(listen, service string, ports ...uint16) FailoverPair {
@@ -259,7 +260,7 @@ func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 	}
 	defer conn.Close()
 	var tx transaction
-	if err := tx.newTable(FailoverTable, self(), flagTableOwner); err != nil {
+	if err := tx.newTable(FailoverTable, owner.Self(tableFormat), flagTableOwner); err != nil {
 		t.Fatal(err)
 	}
 	if err := tx.commit(conn); err != nil {

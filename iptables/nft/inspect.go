@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // Instance is the table of one Trackless instance as the kernel holds it.
@@ -106,12 +107,12 @@ func inspectConn(cfg Config) (*netlink.Conn, error) {
 
 func readInstance(conn *netlink.Conn, t tableHeader) (Instance, error) {
 	i := Instance{Table: t.name, Owned: t.flags&flagTableOwner != 0, Packets: iptables.Counters{}}
-	who, _ := parseOwner(t.comment)
-	i.Owner = who.find()
+	who, _ := owner.Parse(t.comment)
+	i.Owner = who.Find()
 	if i.Owned {
 		// The kernel removes an owned table when its socket is closed, so
 		// somebody holds that socket, whatever can be seen from here.
-		i.Owner.Life = Alive
+		i.Owner.Life = owner.Alive
 	}
 	for _, f := range families {
 		listen, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("listen%d", f))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 var sameAddr = cmpopts.EquateComparable(netip.Addr{})
@@ -52,7 +53,7 @@ func TestInstances(t *testing.T) {
 			if diff := cmp.Diff(tc.live, i.Live, sameAddr); diff != "" {
 				t.Errorf("live (-want +got):\n%s", diff)
 			}
-			if i.Owner.LocalPID != os.Getpid() || i.Owner.Life != Alive || i.Owner.Command == "" || i.Owner.Age() <= 0 || i.Owner.Age() > time.Hour {
+			if i.Owner.LocalPID != os.Getpid() || i.Owner.Life != owner.Alive || i.Owner.Command == "" || i.Owner.Age() <= 0 || i.Owner.Age() > time.Hour {
 				t.Errorf("owner %+v, age %s", i.Owner, i.Owner.Age())
 			}
 		})
@@ -73,9 +74,9 @@ func TestInstancesWhereThereAreNone(t *testing.T) {
 }
 
 // ordinary makes a table as a kernel without owned tables has it.
-func ordinary(t *testing.T, name string, o owner) {
+func ordinary(t *testing.T, name string, m owner.Mark) {
 	t.Helper()
-	testns.Run(t, "nft", "add", "table", "inet", name, fmt.Sprintf("{ comment %q; }", o))
+	testns.Run(t, "nft", "add", "table", "inet", name, fmt.Sprintf("{ comment %q; }", m))
 }
 
 func TestWhoOwnsATable(t *testing.T) {
@@ -85,22 +86,23 @@ func TestWhoOwnsATable(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
-	start, err := processStart(child.Process.Pid)
+	alive, err := owner.Of(child.Process.Pid, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	here := pidNamespace()
-	pid := child.Process.Pid
+	another, none := alive, alive
+	another.Start++
+	none.PID = 1 << 30
 	for _, tc := range []struct {
 		name  string
-		owner owner
-		life  Life
+		owner owner.Mark
+		life  owner.Life
 		pid   int
 	}{
-		{"alive", owner{pid: pid, start: start, pidns: here, format: 1}, Alive, pid},
-		{"the pid is another's now", owner{pid: pid, start: start + 1, pidns: here, format: 1}, Dead, 0},
-		{"no such pid", owner{pid: 1 << 30, start: start, pidns: here, format: 1}, Dead, 0},
-		{"unreadable", owner{}, Unknown, 0},
+		{"alive", alive, owner.Alive, alive.PID},
+		{"the pid is another's now", another, owner.Dead, 0},
+		{"no such pid", none, owner.Dead, 0},
+		{"unreadable", owner.Mark{}, owner.Unknown, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
@@ -117,57 +119,6 @@ func TestWhoOwnsATable(t *testing.T) {
 				t.Error(err)
 			}
 		})
-	}
-}
-
-func TestAnOwnerInAPIDNamespaceBelow(t *testing.T) {
-	testns.Root(t)
-	testns.Program(t, "unshare")
-	child := exec.Command("unshare", "--pid", "--fork", "--kill-child", "sleep", "60")
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
-	// The child of unshare is process 1 of the new namespace.
-	var o owner
-	deadline := time.Now().Add(10 * time.Second)
-	for o.pid == 0 && time.Now().Before(deadline) {
-		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", child.Process.Pid))
-		if err != nil {
-			testns.Skip(t, "/proc/PID/task/TID/children")
-		}
-		var local int
-		if n, _ := fmt.Sscan(string(children), &local); n == 0 {
-			time.Sleep(5 * time.Millisecond)
-			continue
-		}
-		start, err := processStart(local)
-		if err != nil {
-			t.Fatal(err)
-		}
-		link, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", local))
-		if err != nil {
-			t.Fatal(err)
-		}
-		o = owner{pid: 1, start: start}
-		if _, err := fmt.Sscanf(link, "pid:[%d]", &o.pidns); err != nil {
-			t.Fatal(err)
-		}
-		got := o.find()
-		if got.Life != Alive || got.LocalPID != local {
-			t.Errorf("%+v, want the process %d", got, local)
-		}
-	}
-	if o.pid == 0 {
-		t.Fatal("unshare has no child after 10 s")
-	}
-	o.start++
-	want := Unknown
-	if pidNamespace() == initialPIDNamespace {
-		want = Dead
-	}
-	if got := o.find(); got.Life != want || got.LocalPID != 0 {
-		t.Errorf("one that started at another time: %+v, want %s", got, want)
 	}
 }
 

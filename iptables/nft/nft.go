@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // Config says where the rules go. The zero value means this process's own
@@ -170,14 +171,14 @@ func (b *Backend) create(r iptables.Rules) error {
 	}
 	owned := tx
 	owned.msgs = slices.Clone(tx.msgs)
-	if err := owned.newTable(b.Table(), self(), flagTableOwner); err != nil {
+	if err := owned.newTable(b.Table(), owner.Self(tableFormat), flagTableOwner); err != nil {
 		return errors.Join(err, conn.Close())
 	}
 	b.owned = true
 	err = owned.commit(conn)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		// Linux before 5.12 knows no owner flag (nf_tables_newtable).
-		if err := tx.newTable(b.Table(), self(), 0); err != nil {
+		if err := tx.newTable(b.Table(), owner.Self(tableFormat), 0); err != nil {
 			return errors.Join(err, conn.Close())
 		}
 		b.owned = false
@@ -357,7 +358,7 @@ func (b *Backend) removeStale() error {
 		return err
 	}
 	for _, t := range all {
-		if t.Name == b.Table() || t.Owned || !t.known || !t.owner.dead() {
+		if t.Name == b.Table() || t.Owned || !t.known || !t.owner.Dead() {
 			continue
 		}
 		if err := b.deleteTable(t.Name); err != nil && !errors.Is(err, unix.ENOENT) {

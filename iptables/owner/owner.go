@@ -1,7 +1,10 @@
-package nft
+// Package owner tells whose rules in the kernel are, and whether that process
+// still runs.
+package owner
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,19 +15,93 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Life tells whether the process that made a table still runs.
+// Mark says who made rules. It stands beside them in the kernel as a comment, so
+// that what a dead process left can be told from what is in use.
+type Mark struct {
+	// Format is the version of what the rules look like.
+	Format int
+	// PID is the process id, in the process's own pid namespace.
+	PID int
+	// Start is the start of the process in clock ticks after boot.
+	Start uint64
+	// PIDNamespace is the inode of its pid namespace.
+	PIDNamespace uint64
+}
+
+// Self is the mark of this process, for rules of a format.
+func Self(format int) Mark {
+	m, _ := Of(os.Getpid(), format)
+	return m
+}
+
+// Of is the mark of a process of our own pid namespace.
+func Of(pid, format int) (Mark, error) {
+	start, err := processStart(pid)
+	return Mark{Format: format, PID: pid, Start: start, PIDNamespace: pidNamespace()}, err
+}
+
+// String is the comment.
+func (m Mark) String() string {
+	return fmt.Sprintf("trackless %d pid %d start %d pidns %d", m.Format, m.PID, m.Start, m.PIDNamespace)
+}
+
+// Parse reads a comment. It reports false if it is no mark of ours.
+func Parse(comment string) (Mark, bool) {
+	var m Mark
+	n, err := fmt.Sscanf(comment, "trackless %d pid %d start %d pidns %d", &m.Format, &m.PID, &m.Start, &m.PIDNamespace)
+	return m, err == nil && n == 4
+}
+
+// Dead reports whether the process is certainly gone. One in another pid
+// namespace cannot be judged from here and counts as living.
+func (m Mark) Dead() bool {
+	if m.PIDNamespace == 0 || m.PIDNamespace != pidNamespace() {
+		return false
+	}
+	start, err := processStart(m.PID)
+	return os.IsNotExist(err) || err == nil && start != m.Start
+}
+
+// processStart reads field 22 of /proc/PID/stat (proc_pid_stat(5)).
+func processStart(pid int) (uint64, error) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// The command name in parentheses may hold spaces; fields count from
+	// behind its end, where the state is field 3.
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+func pidNamespace() uint64 {
+	link, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return 0
+	}
+	ino, err := strconv.ParseUint(strings.Trim(link, "pid:[]"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return ino
+}
+
+// Life tells whether the process that made rules still runs.
 type Life string
 
 // Unknown is the answer where the process lives in a pid namespace that cannot
-// be seen from here, or where the table does not say who made it.
+// be seen from here, or where the rules do not say who made them.
 const (
 	Alive   Life = "alive"
 	Dead    Life = "dead"
 	Unknown Life = "unknown"
 )
 
-// Owner is the process that made a table, as the table's user data and /proc
-// tell.
+// Owner is the process that made rules, as their mark and /proc tell.
 type Owner struct {
 	// PID is the process id in the process's own pid namespace.
 	PID int
@@ -60,22 +137,22 @@ func (o Owner) Age() time.Duration {
 // from there.
 const initialPIDNamespace = 0xeffffffc
 
-// find looks for the process of a table. Unlike owner.dead it also finds one
+// Find looks for the process. Unlike Dead it also finds one
 // in a pid namespace below ours: a container's, seen from the host.
-func (o owner) find() Owner {
-	out := Owner{PID: o.pid, Start: o.start, PIDNamespace: o.pidns, Life: Unknown}
-	if o.pid == 0 || o.pidns == 0 {
+func (m Mark) Find() Owner {
+	out := Owner{PID: m.PID, Start: m.Start, PIDNamespace: m.PIDNamespace, Life: Unknown}
+	if m.PID == 0 || m.PIDNamespace == 0 {
 		return out
 	}
 	here := pidNamespace()
-	if o.pidns == here {
+	if m.PIDNamespace == here {
 		out.Life = Dead
-		if running(o.pid, o.start) {
-			out.Life, out.LocalPID = Alive, o.pid
+		if running(m.PID, m.Start) {
+			out.Life, out.LocalPID = Alive, m.PID
 		}
 	} else {
 		var certain bool
-		if out.LocalPID, certain = o.findBelow(); out.LocalPID != 0 {
+		if out.LocalPID, certain = m.findBelow(); out.LocalPID != 0 {
 			out.Life = Alive
 		} else if certain && here == initialPIDNamespace {
 			out.Life = Dead
@@ -92,7 +169,7 @@ func (o owner) find() Owner {
 
 // findBelow searches the processes of other pid namespaces. certain is false
 // if one that may be it could not be looked at.
-func (o owner) findBelow() (pid int, certain bool) {
+func (m Mark) findBelow() (pid int, certain bool) {
 	dirs, err := filepath.Glob("/proc/[1-9]*")
 	if err != nil {
 		return 0, false
@@ -100,14 +177,14 @@ func (o owner) findBelow() (pid int, certain bool) {
 	certain = true
 	for _, dir := range dirs {
 		local, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || !running(local, o.start) {
+		if err != nil || !running(local, m.Start) {
 			continue
 		}
 		namespace, err := os.Readlink(dir + "/ns/pid")
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			certain = false
-		case err == nil && namespace == "pid:["+strconv.FormatUint(o.pidns, 10)+"]" && innermostPID(dir) == o.pid:
+		case err == nil && namespace == "pid:["+strconv.FormatUint(m.PIDNamespace, 10)+"]" && innermostPID(dir) == m.PID:
 			return local, true
 		}
 	}

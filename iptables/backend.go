@@ -32,7 +32,8 @@ type Backend interface {
 	// Name is what `backend` in the Corefile calls it, for example "nftables".
 	Name() string
 
-	// Install makes the static part equal to the rules in one transaction.
+	// Install makes the static part equal to the rules in one transaction,
+	// whatever others have done to it since.
 	// Which addresses are live is left as it is, save for those no longer in
 	// the plan. On an error the kernel is as it was before.
 	Install(Rules) error
@@ -46,8 +47,12 @@ type Backend interface {
 	// stay untracked, so that late answers leave no entry.
 	Detach() error
 
-	// Exempt keeps connections that are tracked already tracked until they end.
+	// Exempt keeps connections that are tracked already tracked until they end,
+	// besides those that the rules have noted.
 	Exempt([]Connection) error
+
+	// ExemptOnly is Exempt and forgets whatever the rules have noted.
+	ExemptOnly([]Connection) error
 
 	// Remove takes everything of this instance out of the kernel.
 	Remove() error
@@ -60,10 +65,6 @@ type Backend interface {
 
 	// Counters reads the packet counters since Install was first called.
 	Counters() (Counters, error)
-
-	// Others returns the number of tables of other Trackless instances on
-	// this host, which tells whether the link is still needed.
-	Others() (int, error)
 }
 
 // Check is the transport address from which this instance checks its own
@@ -155,6 +156,10 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("address %s is held by interface %s of this host: listen on another address, remove it with `ip address del %s dev %s`, or use `interface none` if %s is meant to carry it",
 		e.Prefix.Addr(), e.Interface, e.Prefix, e.Interface, e.Interface)
 }
+
+// ErrBusy is matched by errors that are over as soon as another program gives
+// back what it holds. Nothing has been changed, and trying again may do.
+var ErrBusy = errors.New("another program is changing the rules")
 
 // ErrPermission is matched by errors that CAP_NET_ADMIN would have prevented.
 var ErrPermission = errors.New("needs CAP_NET_ADMIN")

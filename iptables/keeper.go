@@ -70,6 +70,9 @@ type Kernel struct {
 	// for each address to which it does not pass what is in its way and what
 	// can be done. It is called by one goroutine at a time.
 	MakeWay func(Rules) map[netip.Addr]error
+	// Others returns the number of other Trackless instances on this node,
+	// which tells whether the link is still needed.
+	Others func() (int, error)
 }
 
 // State is where the contract stands.
@@ -196,7 +199,8 @@ type Keeper struct {
 	closed  bool
 	fights  map[string]*fight
 
-	installed Rules
+	installed map[Backend]Rules
+	retired   Counters // of backends that were given up
 
 	// facts is held for moments only.
 	facts   sync.Mutex
@@ -212,7 +216,9 @@ type Keeper struct {
 // watch is a plan and the goroutine that keeps it.
 type watch struct {
 	plan    Plan
+	backend Backend
 	checker Checker
+	late    bool // its rules could not be installed yet
 	checks  []Check
 	leases  []Lease
 	cancel  context.CancelFunc // nil before the commit
@@ -230,13 +236,21 @@ func NewKeeper(cfg Config) *Keeper {
 	if cfg.Served == nil {
 		cfg.Served = func([]Endpoint) Served { return Served{} }
 	}
-	return &Keeper{cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{}}
+	return &Keeper{
+		cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
+		installed: map[Backend]Rules{}, retired: Counters{},
+	}
 }
 
 // Prepare puts the plan's addresses on the node and installs everything but
 // the query rules of what is new. What is attached stays so. On an error the
-// node is as it was before.
-func (k *Keeper) Prepare(p Plan, c Checker) error {
+// node is as it was before. Rules that another program keeps us from installing
+// come as soon as it lets us, since the listeners can do without.
+func (k *Keeper) Prepare(p Plan, c Checker) error { return k.PrepareOn(k.Backend(), p, c) }
+
+// PrepareOn is Prepare with another backend. It takes over from the one in
+// force when the plan attaches: there is no moment without the rules of either.
+func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
@@ -257,16 +271,20 @@ func (k *Keeper) Prepare(p Plan, c Checker) error {
 	if err := k.cfg.Addresses.Ensure(p.Addresses()); err != nil {
 		return err
 	}
-	n := &watch{plan: p.Normalize(), checker: c}
+	n := &watch{plan: p.Normalize(), backend: b, checker: c}
 	var err error
 	if n.checks, n.leases, err = c.Reserve(p.Addresses()); err == nil {
-		err = k.install(k.current, n)
+		err = k.install(b, k.current, n)
+	}
+	if errors.Is(err, ErrBusy) {
+		k.cfg.Log.Warningf("the rules come later: %v", err)
+		n.late, err = true, nil
 	}
 	if err == nil {
 		err = k.purge(n.plan)
 	}
 	if err != nil {
-		return errors.Join(err, c.Close(), k.restore())
+		return errors.Join(err, c.Close(), k.restore(b))
 	}
 	k.next = n
 	k.publish()
@@ -299,24 +317,25 @@ func (k *Keeper) setReason(err error) {
 	k.reason = err
 }
 
-// install makes the static rules those of the given plans together.
-func (k *Keeper) install(ws ...*watch) error {
-	r, err := k.rules(ws...)
+// install makes a backend's static rules those of the given plans together,
+// less those of another backend.
+func (k *Keeper) install(b Backend, ws ...*watch) error {
+	r, err := k.rules(b, ws...)
 	if err != nil {
 		return err
 	}
-	if err := k.cfg.Backend.Install(r); err != nil {
+	if err := b.Install(r); err != nil {
 		return err
 	}
-	k.installed = r
+	k.installed[b] = r
 	return nil
 }
 
 // rules are those of the given plans together; the last one's settings hold. A
-// nil watch asks for nothing.
-func (k *Keeper) rules(ws ...*watch) (r Rules, err error) {
+// nil watch asks for nothing, and one of another backend for nothing here.
+func (k *Keeper) rules(b Backend, ws ...*watch) (r Rules, err error) {
 	for _, w := range ws {
-		if w == nil {
+		if w == nil || w.backend != b {
 			continue
 		}
 		if r.Plan, err = r.Plan.Merge(w.plan); err != nil {
@@ -381,7 +400,10 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 			k.lookAtWay(ctx, n)
 			looked = time.Now()
 		}
-		last := k.obstructed(n.plan, checkAll(ctx, n))
+		last := k.installLate(ctx, n)
+		if last == nil {
+			last = k.obstructed(n.plan, checkAll(ctx, n))
+		}
 		if last == nil {
 			switch ok, err := k.attach(ctx, n); {
 			case err != nil:
@@ -400,6 +422,21 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 		case <-poll.C:
 		}
 	}
+}
+
+// installLate installs what Prepare could not. Without it our own checks are
+// rewritten like anybody's queries, and somebody else answers them.
+func (k *Keeper) installLate(ctx context.Context, n *watch) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !n.late || ctx.Err() != nil || k.next != n {
+		return nil
+	}
+	if err := k.install(n.backend, k.current, n); err != nil {
+		return err
+	}
+	n.late = false
+	return nil
 }
 
 // checkAll runs one round of checks, for all addresses at once, and returns
@@ -446,16 +483,21 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	if ctx.Err() != nil || k.next != n {
 		return false, nil
 	}
-	if err := k.install(n); err != nil {
+	if err := k.install(n.backend, n); err != nil {
 		return false, err
 	}
-	if err := k.exempt(n.plan); err != nil {
+	if err := k.exempt(n); err != nil {
 		return false, err
 	}
 	if err := k.makeLive(ctx, n); err != nil {
 		return false, err
 	}
 	old := k.current
+	if k.replaces(n) {
+		if err := k.exemptOnly(n); err != nil {
+			return false, err
+		}
+	}
 	k.current, k.next = n, nil
 	k.publish()
 	if !n.plan.DryRun && !k.byHand.Load() {
@@ -467,18 +509,21 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	if old != nil {
 		k.retire(old)
 		err = old.checker.Close()
+		if old.backend != n.backend {
+			err = errors.Join(err, k.giveUp(old.backend))
+		}
 	}
 	if n.plan.DryRun {
-		err = errors.Join(err, k.untrackNothing(n.plan))
+		err = errors.Join(err, k.untrackNothing(n))
 	}
 	err = errors.Join(err, k.cfg.Addresses.Release(n.plan.Addresses()))
 	if err != nil {
 		k.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
 	if n.plan.DryRun {
-		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), k.cfg.Backend.Name())
+		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	} else {
-		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), k.cfg.Backend.Name())
+		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	}
 	return true, nil
 }
@@ -486,24 +531,53 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 // untrackNothing ends what a plan before a dry run may have begun: addresses that
 // are live would be attached again as soon as the dry run is over, and responses
 // that left since its rules came have made entries.
-func (k *Keeper) untrackNothing(p Plan) error {
+func (k *Keeper) untrackNothing(w *watch) error {
 	k.cover(nil)
 	k.setState(Detached)
-	return errors.Join(k.cfg.Backend.Detach(), k.purge(p))
+	return errors.Join(w.backend.Detach(), k.purge(w.plan))
+}
+
+// replaces reports whether a plan takes over from another backend.
+func (k *Keeper) replaces(n *watch) bool { return k.current != nil && k.current.backend != n.backend }
+
+// giveUp removes the rules of a backend after which another has come.
+func (k *Keeper) giveUp(b Backend) error {
+	err := b.Remove()
+	delete(k.installed, b)
+	counters, countErr := b.Counters()
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	for key, n := range counters {
+		k.retired[key] += n
+	}
+	return errors.Join(err, countErr)
 }
 
 // exempt lets TCP connections be that are tracked already. Those begun after
 // the rules were installed are noted by the rules themselves, so the time
 // between this look and the attach loses none.
-func (k *Keeper) exempt(p Plan) error {
-	if k.cfg.Kernel.Connections == nil || k.current != nil && k.State() == Attached {
+func (k *Keeper) exempt(n *watch) error {
+	if k.cfg.Kernel.Connections == nil || k.current != nil && k.State() == Attached && !k.replaces(n) {
 		return nil
 	}
-	conns, err := k.cfg.Kernel.Connections(p.Listen)
+	conns, err := k.cfg.Kernel.Connections(n.plan.Listen)
 	if err != nil {
 		return err
 	}
-	return k.cfg.Backend.Exempt(conns)
+	return n.backend.Exempt(conns)
+}
+
+// exemptOnly makes a backend forget the connections that began while another
+// untracked them: only those that the kernel tracks are exempt.
+func (k *Keeper) exemptOnly(n *watch) error {
+	if k.cfg.Kernel.Connections == nil {
+		return nil
+	}
+	conns, err := k.cfg.Kernel.Connections(n.plan.Listen)
+	if err != nil {
+		return err
+	}
+	return n.backend.ExemptOnly(conns)
 }
 
 // makeLive untracks the queries of a plan that has answered.
@@ -512,7 +586,7 @@ func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 	case w.plan.DryRun || k.byHand.Load():
 		return nil
 	case w.plan.Lease == 0:
-		return k.cfg.Backend.Attach()
+		return w.backend.Attach()
 	}
 	blocked := k.blockedOf(w.plan)
 	for _, a := range w.plan.Addresses() {
@@ -554,15 +628,20 @@ func (k *Keeper) abandon() error {
 	k.next = nil
 	k.publish()
 	k.retire(n)
-	return errors.Join(n.checker.Close(), k.restore())
+	return errors.Join(n.checker.Close(), k.restore(n.backend))
 }
 
-// restore makes the kernel's state that of the committed plan.
-func (k *Keeper) restore() error {
+// restore makes the kernel's state that of the committed plan, after one on a
+// backend was given up.
+func (k *Keeper) restore(b Backend) error {
 	if k.current == nil {
-		return k.remove()
+		return k.remove(b)
 	}
-	return errors.Join(k.install(k.current), k.cfg.Addresses.Release(k.current.plan.Addresses()))
+	var err error
+	if b != k.current.backend {
+		err = k.giveUp(b)
+	}
+	return errors.Join(err, k.install(k.current.backend, k.current), k.cfg.Addresses.Release(k.current.plan.Addresses()))
 }
 
 // Detach takes the query rules away and waits, bounded, until the queries that
@@ -585,7 +664,7 @@ func (k *Keeper) Detach() error {
 		k.cover(nil)
 		k.released.Store(true)
 		k.setState(Draining)
-		return errors.Join(err, k.cfg.Backend.Detach())
+		return errors.Join(err, k.Backend().Detach())
 	}()
 	k.drain()
 	return err
@@ -645,6 +724,7 @@ func (k *Keeper) Close() error {
 		return nil
 	}
 	k.closed = true
+	b := k.Backend()
 	var err error
 	if k.next != nil {
 		err = k.abandon()
@@ -657,20 +737,51 @@ func (k *Keeper) Close() error {
 	k.publish()
 	k.setState(Detached)
 	k.cover(nil)
-	return errors.Join(err, k.remove())
+	return errors.Join(err, k.remove(b))
 }
 
-func (k *Keeper) remove() error {
-	err := k.cfg.Backend.Remove()
-	others, countErr := k.cfg.Backend.Others()
-	if countErr != nil {
-		return errors.Join(err, countErr)
+func (k *Keeper) remove(b Backend) error {
+	err := b.Remove()
+	others := 0
+	if k.cfg.Kernel.Others != nil {
+		n, countErr := k.cfg.Kernel.Others()
+		if countErr != nil {
+			return errors.Join(err, countErr)
+		}
+		others = n
 	}
 	if others > 0 {
 		k.cfg.Log.Infof("the listen addresses stay: %d other instance(s) on this node use them", others)
 		return err
 	}
 	return errors.Join(err, k.cfg.Addresses.Remove())
+}
+
+// Backend returns the backend in force.
+func (k *Keeper) Backend() Backend {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	for _, w := range k.status {
+		if w != nil {
+			return w.backend
+		}
+	}
+	return k.cfg.Backend
+}
+
+// Counters returns the packet counters of all backends so far.
+func (k *Keeper) Counters() (Counters, error) {
+	counters, err := k.Backend().Counters()
+	if err != nil {
+		return nil, err
+	}
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	out := maps.Clone(counters)
+	for key, n := range k.retired {
+		out[key] += n
+	}
+	return out, nil
 }
 
 func (k *Keeper) cover(addrs []netip.Addr) { k.covered.Store(&addrs) }
@@ -767,7 +878,7 @@ func (k *Keeper) giveBack() error {
 	k.enter(Detached)
 	k.facts.Unlock()
 	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
-	return k.cfg.Backend.Detach()
+	return k.Backend().Detach()
 }
 
 // AttachByHand ends what DetachByHand began and returns when queries are
@@ -799,7 +910,7 @@ func (k *Keeper) takeBack() error {
 	if k.current == nil {
 		return nil
 	}
-	return k.install(k.current, k.next)
+	return k.install(k.current.backend, k.current, k.next)
 }
 
 func addressList(addrs []netip.Addr) string {

@@ -53,6 +53,9 @@ func (n *node) Install(r Rules) error {
 	return err
 }
 func (n *node) Exempt(c []Connection) error { return n.do("exempt %d", len(c)) }
+func (n *node) ExemptOnly(c []Connection) error {
+	return n.do("exempt only %d", len(c))
+}
 func (n *node) Present() (bool, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -62,7 +65,6 @@ func (n *node) Live() ([]netip.Addr, error) { return nil, nil }
 func (n *node) Attach() error               { return n.do("attach") }
 func (n *node) Detach() error               { return n.do("detach") }
 func (n *node) Counters() (Counters, error) { return nil, nil }
-func (n *node) Others() (int, error)        { return n.others, nil }
 
 type backend struct{ *node }
 
@@ -147,7 +149,7 @@ func (n *node) takeLog() []string {
 
 func newNode() (*node, *Keeper) {
 	n := &node{answers: map[Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
-	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n})
+	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Others: func() (int, error) { return n.others, nil }}})
 }
 
 func planFor(addrs ...string) Plan {
@@ -253,6 +255,7 @@ func TestAttach(t *testing.T) {
 		if d := time.Since(answered); d > time.Second {
 			t.Errorf("attached %s after the listeners answered", d)
 		}
+		synctest.Wait()
 		n.expect(t, "install 10.96.0.10 leases=1", "keep 10.96.0.10")
 		if n.renewals(clusterIP) != 1 {
 			t.Errorf("%d lease probes, want 1", n.renewals(clusterIP))
@@ -491,7 +494,7 @@ func TestRepairs(t *testing.T) {
 		n.set(func() { n.absent = true })
 		changes <- Change{Who: "nft (pid 17)"}
 		settle(time.Millisecond)
-		n.expect(t, "remove-rules", "install 10.96.0.10 leases=1")
+		n.expect(t, "install 10.96.0.10 leases=1")
 		if diff := cmp.Diff(map[string]uint64{RepairAddress: 1, RepairRules: 1}, k.Stats().Repairs); diff != "" {
 			t.Errorf("repairs (-want +got):\n%s", diff)
 		}
@@ -535,7 +538,7 @@ func TestRepairs(t *testing.T) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.absent = true })
 		settle(11 * time.Second)
-		n.expect(t, "remove-rules", "install 10.96.0.10 leases=1")
+		n.expect(t, "install 10.96.0.10 leases=1")
 	})
 	inBubble(t, "never fights", func(t *testing.T, n *node, k *Keeper) {
 		changes := make(chan Change, 1)

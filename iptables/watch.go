@@ -157,7 +157,7 @@ func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.cfg.Backend.Attach()
+	return w.backend.Attach()
 }
 
 // flap tells a lapse that happens from one that keeps happening, as under CPU
@@ -248,20 +248,19 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	if err := k.cfg.Addresses.PreferSource(); err != nil {
 		k.cfg.Log.Warningf("keep the listen addresses from being a source: %v", err)
 	}
-	present, err := k.cfg.Backend.Present()
+	present, err := w.backend.Present()
 	if err == nil && !present && k.mayRepair("the table", c) {
-		_ = k.cfg.Backend.Remove() // forgets what is gone anyway
-		err := k.install(w, k.next)
+		err := k.install(w.backend, w, k.next)
 		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun {
-			err = k.cfg.Backend.Attach()
+			err = w.backend.Attach()
 		}
 		k.repaired(RepairRules, "the table", c, err)
 		return
 	}
 	// Uplinks come and go with routes.
-	r, err := k.rules(w, k.next)
-	if err == nil && !reflect.DeepEqual(r, k.installed) {
-		err = k.install(w, k.next)
+	r, err := k.rules(w.backend, w, k.next)
+	if err == nil && !reflect.DeepEqual(r, k.installed[w.backend]) {
+		err = k.install(w.backend, w, k.next)
 	}
 	if err == nil {
 		k.makeWay(r)

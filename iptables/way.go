@@ -36,7 +36,7 @@ func (k *Keeper) lookAtWay(ctx context.Context, n *watch) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil && k.next == n {
-		k.makeWay(k.installed)
+		k.makeWay(k.installed[n.backend])
 	}
 }
 
@@ -78,12 +78,12 @@ func (k *Keeper) standBack(w *watch, a netip.Addr, why error) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.cfg.Backend.Detach()
+	return w.backend.Detach()
 }
 
 // explained adds to an error what of somebody else it comes from.
 func (k *Keeper) explained(ctx context.Context, a netip.Addr, err error) error {
-	e, can := k.cfg.Backend.(Explainer)
+	e, can := k.Backend().(Explainer)
 	if !can || err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -108,6 +108,18 @@ func (b *Backend) Owned() bool {
 func (b *Backend) Install(r iptables.Rules) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.setup {
+		present, err := b.present()
+		if err != nil {
+			return err
+		}
+		if !present {
+			b.setup = false
+			if err := b.conn.Close(); err != nil {
+				return err
+			}
+		}
+	}
 	if !b.setup {
 		if err := b.create(r); err != nil {
 			return err
@@ -232,6 +244,13 @@ func (b *Backend) Exempt(conns []iptables.Connection) error {
 	if len(conns) == 0 {
 		return nil
 	}
+	return b.exempt(conns, false)
+}
+
+// ExemptOnly implements [iptables.Backend], in one transaction.
+func (b *Backend) ExemptOnly(conns []iptables.Connection) error { return b.exempt(conns, true) }
+
+func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
 	elements := map[iptables.Family][]nftables.SetElement{}
 	for _, conn := range conns {
 		f := iptables.FamilyOf(conn.Listen.Addr())
@@ -241,6 +260,11 @@ func (b *Backend) Exempt(conns []iptables.Connection) error {
 		})
 	}
 	return b.change("exempt connections", func(c *nftables.Conn) error {
+		for _, f := range families {
+			if only {
+				c.FlushSet(b.rs.set(exemptSet, f))
+			}
+		}
 		for f, all := range elements {
 			for part := range slices.Chunk(all, elementsPerMessage) {
 				if err := c.SetAddElements(b.rs.set(exemptSet, f), part); err != nil {
@@ -284,6 +308,10 @@ func (b *Backend) Present() (bool, error) {
 	if !b.installed() {
 		return false, nil
 	}
+	return b.present()
+}
+
+func (b *Backend) present() (bool, error) {
 	conn, err := b.cfg.dial()
 	if err != nil {
 		return false, explain("open a netfilter netlink socket", err)
@@ -409,7 +437,7 @@ func (b *Backend) counters() (iptables.Counters, error) {
 	return out, nil
 }
 
-// Others implements [iptables.Backend].
+// Others returns the number of tables of other instances on this host.
 func (b *Backend) Others() (int, error) {
 	conn, err := b.cfg.dial()
 	if err != nil {

@@ -113,6 +113,14 @@ func (t *Twin) Exempt(conns []iptables.Connection) error {
 	return nil
 }
 
+// ExemptOnly implements [iptables.Backend].
+func (t *Twin) ExemptOnly(conns []iptables.Connection) error {
+	for _, f := range families {
+		delete(t.elements, exemptSet.instance(f))
+	}
+	return t.Exempt(conns)
+}
+
 // Remove implements [iptables.Backend].
 func (t *Twin) Remove() error {
 	t.present = false
@@ -136,9 +144,6 @@ func (t *Twin) Live() ([]netip.Addr, error) {
 
 // Counters implements [iptables.Backend].
 func (t *Twin) Counters() (iptables.Counters, error) { return t.counters, nil }
-
-// Others implements [iptables.Backend]; a twin is alone.
-func (*Twin) Others() (int, error) { return 0, nil }
 
 func (t *Twin) put(set, key string, expires time.Time) {
 	if t.elements[set] == nil {

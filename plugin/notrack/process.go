@@ -125,6 +125,7 @@ func (p *contract) open(config *configuration) error {
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
 			MakeWay: new(wayMaker).makeWay,
+			Others:  backend.Others,
 		},
 	}))
 	return nil

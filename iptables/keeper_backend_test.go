@@ -1,0 +1,108 @@
+package iptables
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// other is a second backend of the same node.
+type other struct{ backend }
+
+func (o other) Name() string { return "other" }
+func (o other) Install(r Rules) error {
+	return o.do("other-install %s", addressList(r.Plan.Addresses()))
+}
+func (o other) Exempt(c []Connection) error     { return o.do("other-exempt %d", len(c)) }
+func (o other) ExemptOnly(c []Connection) error { return o.do("other-exempt-only %d", len(c)) }
+func (o other) Attach() error                   { return o.do("other-attach") }
+func (o other) Remove() error                   { return o.do("other-remove-rules") }
+
+func TestAnotherBackendTakesOver(t *testing.T) {
+	inBubble(t, "its rules attach before the former's go", func(t *testing.T, n *node, k *Keeper) {
+		k.cfg.Kernel.Connections = func([]Endpoint) ([]Connection, error) { return make([]Connection, 2), nil }
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		renewed := n.renewals(clusterIP)
+		if err := k.PrepareOn(other{backend{n}}, p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		if got := k.Backend().Name(); got != "fake" {
+			t.Errorf("before the attach %s is in force", got)
+		}
+		k.Commit()
+		settle(2 * attachInterval)
+		n.expect(t,
+			"ensure 10.96.0.10", "reserve 10.96.0.10", "other-install 10.96.0.10",
+			"other-install 10.96.0.10", "other-exempt 2", "other-exempt-only 2",
+			"close-checks", "remove-rules", "keep 10.96.0.10")
+		if n.renewals(clusterIP) == renewed {
+			t.Error("no lease was taken before the former backend's rules went")
+		}
+		if got := k.Backend().Name(); got != "other" || k.State() != Attached {
+			t.Errorf("%s, backend %s", k.State(), got)
+		}
+	})
+	inBubble(t, "one that is given up leaves the former's rules", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		if err := k.PrepareOn(other{backend{n}}, p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		n.takeLog()
+		if err := k.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "close-checks", "other-remove-rules", "install 10.96.0.10 leases=1", "keep 10.96.0.10")
+		if k.State() != Attached || !k.Covers(clusterIP) {
+			t.Errorf("%s", k.State())
+		}
+	})
+	inBubble(t, "the end removes the rules of the one in force", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		if err := k.PrepareOn(other{backend{n}}, p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		settle(2 * attachInterval)
+		n.takeLog()
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "close-checks", "other-remove-rules", "remove-addresses")
+	})
+}
+
+func TestAnotherProgramHoldsTheRules(t *testing.T) {
+	inBubble(t, "the start goes on, the rules come later", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		n.answer(p)
+		n.set(func() { n.fail["install"] = fmt.Errorf("lock: %w", ErrBusy) })
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatalf("the start fails: %v", err)
+		}
+		k.Commit()
+		defer func() { _ = k.Close() }()
+		settle(30 * time.Second)
+		if k.State() != Detached {
+			t.Errorf("%s without rules", k.State())
+		}
+		if slices.ContainsFunc(n.takeLog(), func(s string) bool { return strings.HasPrefix(s, "remove") }) {
+			t.Error("something was removed")
+		}
+		n.set(func() { delete(n.fail, "install") })
+		settle(2 * attachInterval)
+		if k.State() != Attached {
+			t.Errorf("%s after the lock was given back", k.State())
+		}
+	})
+	inBubble(t, "any other failure ends the start", func(t *testing.T, n *node, k *Keeper) {
+		n.set(func() { n.fail["install"] = fmt.Errorf("no raw table") })
+		if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err == nil {
+			t.Error("no error")
+		}
+	})
+}

@@ -1,0 +1,244 @@
+package xtables
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Variant tells which of the two kinds of iptables programs is meant: rules of
+// one are not seen by the other.
+type Variant string
+
+// Auto is the kind that holds kubelet's or kube-proxy's rules, or else what the
+// plain names run.
+const (
+	Auto   Variant = ""
+	Legacy Variant = "legacy"
+	NFT    Variant = "nft"
+)
+
+// program is iptables or ip6tables of one variant, with its -save and -restore.
+type program struct {
+	family  iptables.Family
+	path    string
+	variant Variant
+	version [3]int
+	list    *goiptables.IPTables
+}
+
+// quickWait is how long the xtables lock is waited for at a time: what calls us
+// tries again. A stop waits longer, since nothing comes after it.
+const (
+	quickWait = time.Second
+	lastWait  = 5 * time.Second
+)
+
+// restoreWaits is the version of iptables whose iptables-restore takes -w.
+var restoreWaits = [3]int{1, 6, 2}
+
+// findPrograms looks for iptables and ip6tables of a variant. A family whose
+// program is missing is not in the result; err says why.
+func findPrograms(v Variant) (map[iptables.Family]*program, error) {
+	found := map[iptables.Family]*program{}
+	var errs []error
+	for _, f := range families {
+		p, err := findProgram(f, v)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found[f] = p
+	}
+	return found, errors.Join(errs...)
+}
+
+func findProgram(f iptables.Family, v Variant) (*program, error) {
+	base := map[iptables.Family]string{iptables.IPv4: "iptables", iptables.IPv6: "ip6tables"}[f]
+	if v == Auto {
+		v = variantInUse(base)
+	}
+	names := []string{base}
+	if v != Auto {
+		names = []string{base + "-" + string(v), base}
+	}
+	var errs []error
+	for _, name := range names {
+		p, err := openProgram(f, name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case v != Auto && p.variant != v:
+			errs = append(errs, fmt.Errorf("%s is of the %s variant", p.path, p.variant))
+		default:
+			return p, nil
+		}
+	}
+	return nil, &iptables.UnsupportedError{
+		Feature: "program " + names[0],
+		Remedy:  "install iptables, or use an image of trackless that has it, or `backend nftables`",
+		Err:     errors.Join(errs...),
+	}
+}
+
+func openProgram(f iptables.Family, name string) (*program, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, err
+	}
+	proto := goiptables.ProtocolIPv4
+	if f == iptables.IPv6 {
+		proto = goiptables.ProtocolIPv6
+	}
+	list, err := goiptables.New(goiptables.IPFamily(proto), goiptables.Path(path), goiptables.Timeout(int(quickWait/time.Second)))
+	if err != nil {
+		return nil, err
+	}
+	p := &program{family: f, path: path, variant: Legacy, list: list}
+	p.version[0], p.version[1], p.version[2] = list.GetIptablesVersion()
+	if out, err := exec.Command(path, "--version").Output(); err == nil && bytes.Contains(out, []byte("nf_tables")) {
+		p.variant = NFT
+	}
+	return p, nil
+}
+
+// variantInUse looks for the chains that kubelet and kube-proxy make to show
+// which variant this node uses, first those of nft, as kubelet's own images do.
+// It is Auto where there are none, or one variant only.
+func variantInUse(base string) Variant {
+	for _, v := range []Variant{NFT, Legacy} {
+		path, err := exec.LookPath(base + "-" + string(v) + "-save")
+		if err != nil {
+			continue
+		}
+		// Without -t, only tables that are there are read, and none is made.
+		out, err := exec.Command(path).Output()
+		if err != nil {
+			continue
+		}
+		for _, chain := range []string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES"} {
+			if bytes.Contains(out, []byte("\n:"+chain+" ")) {
+				return v
+			}
+		}
+	}
+	return Auto
+}
+
+// companion is the path of the -save or -restore program.
+func (p *program) companion(suffix string) string {
+	dir, name := filepath.Split(p.path)
+	return dir + name + suffix
+}
+
+// LockError says that another program held the xtables lock for as long as we
+// were willing to wait. It matches [iptables.ErrBusy].
+type LockError struct {
+	Program string
+	Waited  time.Duration
+}
+
+func (e *LockError) Error() string {
+	return fmt.Sprintf("%s: another program has held the xtables lock (/run/xtables.lock) for %s", e.Program, e.Waited)
+}
+
+// Is makes errors.Is find iptables.ErrBusy.
+func (e *LockError) Is(target error) bool { return target == iptables.ErrBusy }
+
+// restore commits one transaction on the raw table.
+func (p *program) restore(lines []string, wait time.Duration) error {
+	path := p.companion("-restore")
+	args := []string{"--noflush"}
+	if slices.Compare(p.version[:], restoreWaits[:]) >= 0 {
+		args = append(args, "-w", strconv.Itoa(int(wait/time.Second)))
+	}
+	cmd := exec.Command(path, args...)
+	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	cmd.Stdin = strings.NewReader(text)
+	return p.explain(path, wait, run(cmd), text)
+}
+
+// save returns the lines of iptables-save for one table, counters and all.
+func (p *program) save(table string) ([]string, error) {
+	path := p.companion("-save")
+	cmd := exec.Command(path, "-c", "-t", table)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := run(cmd); err != nil {
+		return nil, p.explain(path, 0, err, "")
+	}
+	return strings.Split(strings.TrimSpace(out.String()), "\n"), nil
+}
+
+// runError is a program that failed, with what it said.
+type runError struct {
+	err    error
+	stderr string
+}
+
+func (e *runError) Error() string { return fmt.Sprintf("%v: %s", e.err, strings.TrimSpace(e.stderr)) }
+func (e *runError) Unwrap() error { return e.err }
+
+func run(cmd *exec.Cmd) error {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	if err := cmd.Run(); err != nil {
+		return &runError{err, stderr.String()}
+	}
+	return nil
+}
+
+// explain turns what a program said into a sentence with a remedy.
+func (p *program) explain(path string, waited time.Duration, err error, text string) error {
+	var failed *runError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	name := filepath.Base(path)
+	switch said := failed.stderr; {
+	case strings.Contains(said, "xtables lock"):
+		return &LockError{name, waited}
+	case strings.Contains(said, "Permission denied"), strings.Contains(said, "Operation not permitted"):
+		return fmt.Errorf("%s: %w (%w)", name, err, iptables.ErrPermission)
+	case strings.Contains(said, "Table does not exist"), strings.Contains(said, "can't initialize"):
+		return fmt.Errorf("%s: %w", name, &iptables.UnsupportedError{
+			Feature: "raw table for " + p.family.String() + " of iptables-" + string(p.variant),
+			Remedy:  "load it with `modprobe iptable_raw ip6table_raw`, or use the other variant of the programs",
+			Err:     err,
+		})
+	}
+	if line, ok := failingLine(failed.stderr, text); ok {
+		return fmt.Errorf("%s: %w in %q", name, err, line)
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// failingLine finds the line that iptables-restore complains about.
+func failingLine(stderr, text string) (string, bool) {
+	_, rest, found := strings.Cut(stderr, "line ")
+	if !found {
+		return "", false
+	}
+	digits := strings.IndexFunc(rest, func(r rune) bool { return r < '0' || r > '9' })
+	if digits > 0 {
+		rest = rest[:digits]
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(rest))
+	lines := strings.Split(text, "\n")
+	if err != nil || n < 1 || n > len(lines) {
+		return "", false
+	}
+	return lines[n-1], true
+}

@@ -26,27 +26,26 @@ type Estimate struct {
 
 // Entries returns the number of entries that `conntrack -L` would list now: like
 // it, without those that have expired and await collection, which
-// nf_conntrack_count includes. It reads the whole table, 0.4 ms for 4 MB, and
-// holds up the packets of one shard in 64 for 6 us at a time.
+// nf_conntrack_count includes. It reads the whole table, 0.4 ms for 4 MB. Packets
+// are noted meanwhile.
 func (l *Ledger) Entries() Estimate {
-	now, t := l.milliseconds(), l.timeouts.Load()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drain()
+	now := l.milliseconds()
 	var total [classes]uint64
 	var halvings uint32
 	var variance float64
 	for i := range l.shards {
 		s := &l.shards[i]
-		s.mu.Lock()
-		if now >= s.tidy && (s.halvings > 0 || s.abandoned(now, t)) {
+		if now >= s.tidy && (s.halvings > 0 || s.abandoned(now, l.timeouts)) {
 			// Too few of its packets are of the sample to see to it.
-			s.tend(now, t)
+			s.tend(now, l.timeouts)
 		}
-		kept, counted := s.alive(now), s.counted
-		s.mu.Unlock()
-
-		halvings = max(halvings, counted)
-		weight := float64(mask(counted)) + 1
-		for class, n := range kept {
-			total[class] += uint64(n) << counted
+		halvings = max(halvings, s.counted)
+		weight := float64(mask(s.counted)) + 1
+		for class, n := range s.alive(now) {
+			total[class] += uint64(n) << s.counted
 			// A flow is kept with probability 1/weight.
 			variance += float64(n) * weight * (weight - 1)
 		}
@@ -73,14 +72,14 @@ func errorOf(variance float64, halvings uint32) float64 {
 // would have had to allocate. No number ever falls; while the ledger samples, they
 // are estimates.
 func (l *Ledger) Flows() Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drain()
 	var total [classes]uint64
 	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		for class, n := range s.created {
+		for class, n := range l.shards[i].created {
 			total[class] += n
 		}
-		s.mu.Unlock()
 	}
 	return countsOf(total)
 }

@@ -22,10 +22,22 @@ import (
 // entries come, become streams, and go, within the test.
 func TestAgreesWithKernel(t *testing.T) {
 	t.Parallel()
+	agreesWithKernel(t, false)
+}
+
+// With the ends of TCP connections reported the ledger knows what it else assumes:
+// resets, connections without a query, a client that closes late.
+func TestAgreesWithKernelFollowingTCP(t *testing.T) {
+	t.Parallel()
+	agreesWithKernel(t, true)
+}
+
+func agreesWithKernel(t *testing.T, follow bool) {
 	n := newNode(t, map[string]string{
 		"nf_conntrack_udp_timeout":           "3",
 		"nf_conntrack_udp_timeout_stream":    "6",
 		"nf_conntrack_tcp_timeout_time_wait": "4",
+		"nf_conntrack_tcp_timeout_close":     "2",
 	})
 	var timeouts Timeouts
 	if err := inNamespace(n.server, func() (err error) {
@@ -34,10 +46,27 @@ func TestAgreesWithKernel(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if want := (Timeouts{UDP: 3 * s, UDPStream: 6 * s, TCPTimeWait: 4 * s, TCPClose: 10 * s}); timeouts != want {
+	if want := (Timeouts{UDP: 3 * s, UDPStream: 6 * s, TCPTimeWait: 4 * s, TCPClose: 2 * s}); timeouts != want {
 		t.Fatalf("timeouts of the namespace %+v, want %+v", timeouts, want)
 	}
 	l := New(Config{Timeouts: timeouts, TCPIdle: echoIdle})
+	running(t, l)
+	if follow {
+		ends, err := l.FollowTCP(int(n.server), func(server netip.AddrPort) bool {
+			return server.Addr() == n.server4 || server.Addr() == n.server6
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := ends.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := ends.SetPorts(53); err != nil {
+			t.Fatal(err)
+		}
+	}
 	created, stopCounting := n.countCreated()
 	servers := serveEcho(t, n, l)
 
@@ -45,6 +74,9 @@ func TestAgreesWithKernel(t *testing.T) {
 	for _, server := range servers {
 		for i := range 30 {
 			clients.Go(func() { talk(t, n, server, time.Duration(i)*130*ms) })
+			if follow {
+				clients.Go(func() { hangUp(t, n, server, time.Duration(i)*130*ms) })
+			}
 		}
 	}
 	idle := make(chan struct{})
@@ -179,8 +211,33 @@ func talk(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
 	})
 }
 
+// hangUp is clients that end their connections in ways that the queries do not
+// show.
+func hangUp(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
+	<-time.After(begin)
+	var kinds sync.WaitGroup
+	defer kinds.Wait()
+	for _, script := range [][]any{
+		{reply(0), answer, reset},            // for CLOSE
+		{pause(200 * ms)},                    // without a query
+		{reset},                              // the same, reset
+		{reply(0), answer, pause(1700 * ms)}, // closes late, its one query long past
+		{reply(0), answer, pause(1500 * ms), reply(0), answer, reset},   // later than a stream
+		{reply(0), answer, pause(1200 * ms), reply(1000 * ms), reset},   // before the answer
+		{reply(0), answer, reply(0), answer, pause(3 * s)},              // closes after the server
+		{reply(0), answer, pause(900 * ms), reply(0), answer, pause(s)}, // closes before the server would
+	} {
+		kinds.Go(func() {
+			if err := askEcho(n.client, "tcp", server, script...); err != nil {
+				t.Errorf("tcp to %v, %v: %v", server, script, err)
+			}
+		})
+	}
+}
+
 // The steps of a client: reply sends a query that says after how long it wants its
-// response; answer awaits one; end awaits the end of the connection.
+// response; answer awaits one; end awaits the end of the connection; reset has the
+// client reset it when it is done.
 type (
 	reply time.Duration
 	pause time.Duration
@@ -191,6 +248,7 @@ const (
 	never  = 255 * 20 * ms
 	answer = step("answer")
 	end    = step("end")
+	reset  = step("reset")
 )
 
 func askEcho(ns netns.NsHandle, network string, server netip.AddrPort, script ...any) error {
@@ -210,6 +268,9 @@ func askEcho(ns netns.NsHandle, network string, server netip.AddrPort, script ..
 		case pause:
 			<-time.After(time.Duration(x))
 		case step:
+			if x == reset {
+				return conn.(*net.TCPConn).SetLinger(0)
+			}
 			_, err = conn.Read(b[:])
 			if x == end && errors.Is(err, io.EOF) {
 				return nil
@@ -259,9 +320,9 @@ func serveUDP(conn *net.UDPConn, l *Ledger) {
 			return
 		}
 		f := Flow{Proto: unix.IPPROTO_UDP, Client: client, Server: server}
-		l.Query(f)
+		pending := l.Query(f)
 		respond(b[0], func() {
-			l.Response(f)
+			pending.Response()
 			_, _ = conn.WriteToUDPAddrPort([]byte{1}, client)
 		})
 	}
@@ -286,9 +347,9 @@ func serveTCP(listener net.Listener, l *Ledger) {
 				if _, err := conn.Read(b[:]); err != nil {
 					return // the client has closed, or is idle
 				}
-				l.Query(f)
+				pending := l.Query(f)
 				respond(b[0], func() {
-					l.Response(f)
+					pending.Response()
 					_, _ = conn.Write([]byte{1})
 				})
 			}

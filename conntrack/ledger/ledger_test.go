@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"context"
+	"fmt"
 	"runtime"
 	"sync"
 	"testing"
@@ -26,9 +28,33 @@ func TestOwnClock(t *testing.T) {
 }
 
 // Packets of the same flows on all processors, with everything else a daemon does
-// meanwhile.
+// meanwhile, and with Run coming and going.
 func TestConcurrentUse(t *testing.T) {
-	l := New(Config{})
+	t.Run("without Run", func(t *testing.T) { useConcurrently(t, New(Config{})) })
+	t.Run("with Run", func(t *testing.T) {
+		l := New(Config{})
+		running(t, l)
+		useConcurrently(t, l)
+	})
+	t.Run("with Run at times", func(t *testing.T) {
+		l := New(Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var runs sync.WaitGroup
+		runs.Go(func() {
+			for ctx.Err() == nil {
+				short, stop := context.WithTimeout(ctx, 3*ms)
+				l.Run(short)
+				stop()
+			}
+		})
+		useConcurrently(t, l)
+		cancel()
+		runs.Wait()
+	})
+}
+
+func useConcurrently(t *testing.T, l *Ledger) {
+	t.Helper()
 	const flows, rounds = 20_000, 3
 	var packets, others sync.WaitGroup
 	for worker := range 4 {
@@ -36,12 +62,15 @@ func TestConcurrentUse(t *testing.T) {
 			for range rounds {
 				for i := range uint32(flows) {
 					f := benchFlow(i)
-					if i%4 == uint32(worker) {
+					switch i % 4 {
+					case uint32(worker):
 						l.Answered(f, benchFlow(i/2))
-						continue
+					case 0:
+						l.Query(f)
+						l.Response(f)
+					default:
+						l.Query(f).Response()
 					}
-					l.Query(f)
-					l.Response(f)
 				}
 			}
 		})
@@ -72,6 +101,59 @@ func TestConcurrentUse(t *testing.T) {
 	if got := l.Flows().Total(); got != flows {
 		t.Errorf("%d flows, want %d", got, flows)
 	}
+}
+
+// While Run is at work packets wait in buffers; whoever asks sees them all the
+// same, and a flow's packets stay in their order.
+func TestHandOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { l.Run(ctx) })
+
+		synctest.Wait()
+		if l.tick.Load() != 0 {
+			t.Error("Run keeps the clock although there was no packet")
+		}
+		first := l.Query(benchFlow(1)) // wakes Run
+		synctest.Wait()
+		if l.tick.Load() == 0 {
+			t.Fatal("Run sleeps although there was a packet")
+		}
+		first.Response()
+		second := l.Query(benchFlow(2))
+		if got := l.Entries().Total(); got != 2 {
+			t.Errorf("%d entries of which one is in a buffer, want 2", got)
+		}
+		time.Sleep(300 * ms)
+		second.Response()
+		for i := range uint32(10 * bufferRecords) {
+			l.Query(benchFlow(3 + i)).Response()
+		}
+		if got, want := l.Flows().Total(), uint64(2+10*bufferRecords); got != want {
+			t.Errorf("%d flows, want %d: buffers ran over", got, want)
+		}
+		// The same moment for all: a response that came to the table before its
+		// query would make a stream of the next query.
+		time.Sleep(29_995*ms - 300*ms)
+		if got := l.Entries().Total(); got != 1+10*bufferRecords+1 {
+			t.Errorf("%d entries shortly before the first expires", got)
+		}
+		time.Sleep(10 * ms)
+		if got := l.Entries().Total(); got != 1+10*bufferRecords {
+			t.Errorf("%d entries after the first has expired", got)
+		}
+		if l.tick.Load() != 0 {
+			t.Error("Run keeps the clock although the last packet was long ago")
+		}
+		time.Sleep(300*ms + handOver)
+		if got := l.Entries().Total(); got != 0 {
+			t.Errorf("%d entries after all have expired", got)
+		}
+		cancel()
+		run.Wait()
+	})
 }
 
 // All memory is taken by New, and is at most what Config says, whatever comes.
@@ -107,12 +189,25 @@ func TestMemory(t *testing.T) {
 }
 
 func TestNoAllocations(t *testing.T) {
-	l := New(Config{})
+	for _, run := range []bool{false, true} {
+		t.Run(fmt.Sprintf("Run=%v", run), func(t *testing.T) {
+			l := New(Config{})
+			if run {
+				l.tick.Store(1) // as Run does, without its own allocations
+			}
+			noAllocations(t, l)
+		})
+	}
+}
+
+func noAllocations(t *testing.T, l *Ledger) {
+	t.Helper()
 	batch := []Flow{benchFlow(1), benchFlow(2), benchFlow(3)}
 	i := uint32(0)
 	for name, do := range map[string]func(){
 		"Query":             func() { l.Query(benchFlow(i)); i++ },
 		"Response":          func() { l.Response(benchFlow(i)); i++ },
+		"Query, Response":   func() { l.Query(benchFlow(i)).Response(); i++ },
 		"Answered":          func() { l.Answered(benchFlow(i)); i++ },
 		"Answered, a batch": func() { l.Answered(batch...) },
 		"Entries":           func() { l.Entries() },

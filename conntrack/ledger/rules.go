@@ -10,26 +10,36 @@ package ledger
 // so the first reply itself counts as unreplied. A response that comes after its
 // entry expired makes an entry of its own, with the directions exchanged.
 //
-// TCP: whoever sits behind the listener sees the queries of a connection, neither
-// its SYN nor its FIN. While open the entry lives for days (ESTABLISHED), then
-// for two minutes (TIME_WAIT), so what counts is when the connection ends. Two
-// kinds of client are told apart by what they do: most ask and close as soon as
-// they have the answer, and are taken to be closed with the last packet. A client
-// that still asks two seconds after its first query keeps the connection for
-// later queries, which ends when the listener closes it as idle. A query after
-// the connection must have been closed belongs to a new one from the same port;
-// the kernel then replaces the TIME_WAIT entry by a new one (tcp_conntracks, row
-// syn, sTW and sCL to sSS). A response that finds no entry is passed over.
+// TCP: who listens sees the queries of a connection, neither its SYN nor its FIN.
+// While open the entry lives for days (ESTABLISHED), then for two minutes
+// (TIME_WAIT) or, after a reset, ten seconds (CLOSE), so what counts is when and
+// how the connection ends. That the kernel reports (FollowTCP). Until then the
+// entry is kept for as long as the listener can keep the connection open (tcpIdle)
+// and for TIME_WAIT after that, so that a report that was lost does little harm.
+//
+// Where nobody reports ends, two kinds of client are told apart by what they do:
+// most ask and close as soon as they have the answer, and are taken to be closed
+// with the last packet. A client that still asks two seconds after its first query
+// keeps the connection for later queries, which ends when the listener closes it
+// as idle. A query after the connection must have been closed belongs to a new one
+// from the same port.
+//
+// The kernel replaces the entry of a connection that ended by a new one when its
+// port comes back (tcp_conntracks, row syn, sTW and sCL to sSS). A response that
+// finds no entry is passed over.
 
 // packet says what was seen of a flow; a query together with its response is one
-// value with both bits.
+// value with both bits. They stand in the low byte of a record's key, with the
+// bits of class.
 type packet uint8
 
 const (
-	packetQuery packet = 1 << iota
-	packetResponse
-	packetFIN
-	packetRST
+	packetQuery    = 1 << 4
+	packetResponse = 1 << 5
+	packetFIN      = 1 << 6
+	packetRST      = 1 << 7
+
+	packetMask = packetQuery | packetResponse | packetFIN | packetRST
 )
 
 // streamAfter is the age in milliseconds from which an answered UDP entry is a
@@ -84,23 +94,28 @@ func (e *slot) applyUDP(direction uint64, alive bool, now uint32, t *timeouts) (
 	return false
 }
 
+// applyTCP takes a query together with a FIN or RST as a connection that began
+// and ended without a query.
 func (e *slot) applyTCP(p packet, alive bool, now uint32, t *timeouts) (created bool) {
-	switch {
-	case p&packetFIN != 0:
-		e.close(alive, now+t.tcpTimeWait)
-	case p&packetRST != 0:
-		e.close(alive, now+t.tcpClose)
-	case p&packetQuery != 0 && (!alive || e.ended(now, t)):
+	if p&packetQuery != 0 && (!alive || e.ended(now, t)) {
 		e.renew(now, 0)
+		created, alive = true, true
+	}
+	switch {
+	case !alive:
+	case p&packetFIN != 0:
+		e.key |= stateClosed
 		e.expires = now + t.tcpTimeWait
-		return true
-	case alive && e.key&stateClosed == 0:
+	case p&packetRST != 0:
+		e.key |= stateClosed
+		e.expires = now + t.tcpClose
+	case e.key&stateClosed == 0:
 		if p&packetQuery != 0 {
 			e.notePassing(now)
 		}
 		e.expires = now + e.untilExpiry(t)
 	}
-	return false
+	return created
 }
 
 // renew makes the slot an entry that begins now.
@@ -117,13 +132,6 @@ func (e *slot) notePassing(now uint32) {
 	}
 }
 
-func (e *slot) close(alive bool, expires uint32) {
-	if alive {
-		e.key |= stateClosed
-		e.expires = expires
-	}
-}
-
 // ended tells whether the TCP connection of an entry that is alive can only have
 // been closed by now, so that a query belongs to another one.
 func (e *slot) ended(now uint32, t *timeouts) bool {
@@ -131,13 +139,13 @@ func (e *slot) ended(now uint32, t *timeouts) bool {
 		return true
 	}
 	silent := int32(now + e.untilExpiry(t) - e.expires)
-	return silent > int32(t.tcpIdle)
+	return !t.tcpEndsReported && silent > int32(t.tcpIdle)
 }
 
 // untilExpiry is how long the entry of an open TCP connection lives on if its
-// last packet is now.
+// last packet is now and its end is not reported.
 func (e *slot) untilExpiry(t *timeouts) uint32 {
-	if e.key&stateStream != 0 {
+	if e.key&stateStream != 0 || t.tcpEndsReported {
 		return t.tcpIdle + t.tcpTimeWait
 	}
 	return t.tcpTimeWait

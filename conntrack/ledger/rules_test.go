@@ -28,10 +28,18 @@ type event struct {
 	what func(*Ledger, Flow)
 }
 
-func query(at time.Duration) event    { return event{at, (*Ledger).Query} }
+func query(at time.Duration) event {
+	return event{at, func(l *Ledger, f Flow) { l.Query(f) }}
+}
 func response(at time.Duration) event { return event{at, (*Ledger).Response} }
 func fin(at time.Duration) event      { return event{at, (*Ledger).Close} }
 func rst(at time.Duration) event      { return event{at, (*Ledger).Reset} }
+
+// mute is a TCP connection without a query that ends.
+func mute(at time.Duration) event {
+	return event{at, func(l *Ledger, f Flow) { l.end(f, packetQuery|packetFIN) }}
+}
+
 func answered(at time.Duration) event {
 	return event{at, func(l *Ledger, f Flow) { l.Answered(f) }}
 }
@@ -49,6 +57,7 @@ func TestExpiry(t *testing.T) {
 		events   []event
 		expires  time.Duration // when the entry is first not listed any more
 		flows    uint64
+		followed bool // ends of TCP connections are reported
 	}{
 		{
 			name: "UDP, no response", proto: unix.IPPROTO_UDP,
@@ -192,6 +201,36 @@ func TestExpiry(t *testing.T) {
 			events:   []event{query(0), response(0)},
 			expires:  30 * s, flows: 1,
 		},
+		{
+			name: "TCP followed, closed after the answer", proto: unix.IPPROTO_TCP, followed: true,
+			events:  []event{query(0), response(0), fin(1 * ms)},
+			expires: 120*s + 1*ms, flows: 1,
+		},
+		{
+			name: "TCP followed, open until it is said to be closed", proto: unix.IPPROTO_TCP, followed: true,
+			events:  []event{query(0), response(0), fin(125 * s)},
+			expires: 245 * s, flows: 1,
+		},
+		{
+			name: "TCP followed, the report was lost", proto: unix.IPPROTO_TCP, followed: true,
+			events:  []event{query(0), response(0)},
+			expires: 130 * s, flows: 1,
+		},
+		{
+			name: "TCP followed, silence is no end", proto: unix.IPPROTO_TCP, followed: true,
+			events:  []event{query(0), response(0), query(30 * s), response(30 * s), fin(31 * s)},
+			expires: 151 * s, flows: 1,
+		},
+		{
+			name: "TCP followed, no query", proto: unix.IPPROTO_TCP, followed: true,
+			events:  []event{mute(1 * s)},
+			expires: 121 * s, flows: 1,
+		},
+		{
+			name: "TCP followed, no query from a port that comes back", proto: unix.IPPROTO_TCP, followed: true,
+			events:  []event{query(0), response(0), fin(0), mute(10 * s)},
+			expires: 130 * s, flows: 2,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, addrs := range [][2]string{
@@ -201,6 +240,7 @@ func TestExpiry(t *testing.T) {
 				clock := newClock()
 				start := clock.now
 				l := New(Config{Timeouts: tt.timeouts, Now: clock.Now})
+				l.followed(tt.followed)
 				f := Flow{tt.proto, netip.MustParseAddrPort(addrs[0]), netip.MustParseAddrPort(addrs[1])}
 				for _, e := range tt.events {
 					clock.now = start.Add(e.at)

@@ -2,13 +2,12 @@ package ledger
 
 import (
 	"math/bits"
-	"sync"
 	"sync/atomic"
 	"unsafe"
 )
 
-// shards is the number of tables that the flows are spread over, each with its
-// own lock, so that packets on different processors seldom meet.
+// shards is the number of tables that the flows are spread over, so that what
+// takes long is done to a small part at a time.
 const shards = 64
 
 // slot is one entry. What it keeps of the tuple is 56 bits of its hash; that two
@@ -34,7 +33,6 @@ const maxHalvings = 18
 // shard is a hash table with linear probing. Entries that expired stay where they
 // are until their tuple returns or a sweep takes them away.
 type shard struct {
-	mu    sync.Mutex
 	slots []slot
 	used  int   // slots that are not empty
 	tidy  int64 // when to sweep next, in milliseconds of the ledger's age
@@ -49,8 +47,6 @@ type shard struct {
 
 	unwanted *atomic.Uint32  // mask(halvings)
 	created  [classes]uint64 // entries ever made, estimated
-
-	_ [64]byte // no line is shared with the next shard
 }
 
 // tidyEvery is the longest time in milliseconds between two sweeps of a shard in
@@ -58,13 +54,9 @@ type shard struct {
 const tidyEvery = 30_000
 
 // slotsPerShard divides the memory of a ledger among its shards.
-func slotsPerShard(maxBytes int) int {
-	if maxBytes <= 0 {
-		maxBytes = DefaultMaxBytes
-	}
+func slotsPerShard(bytes int) int {
 	const page = 8192 // the allocator rounds up to it, once for each of two objects
-	left := max(maxBytes, 128<<10) - int(unsafe.Sizeof(Ledger{})) - 2*page
-	return left / shards / int(unsafe.Sizeof(slot{}))
+	return (bytes - int(unsafe.Sizeof(Ledger{})) - 2*page) / shards / int(unsafe.Sizeof(slot{}))
 }
 
 // mask selects the sample bits that are zero in one of 2^halvings flows.
@@ -79,7 +71,7 @@ func (s *shard) note(h uint64, class class, now int64, p packet, t *timeouts) {
 		s.tend(now, t)
 	}
 	if sampleBits(h)&mask(s.halvings) != 0 {
-		return // the sample was halved since the caller looked
+		return // the sample was halved since the packet was noted
 	}
 	e := s.find(h)
 	if e.key != 0 {

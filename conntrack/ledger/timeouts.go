@@ -75,6 +75,7 @@ type timeouts struct {
 	udp, udpStream       uint32
 	tcpTimeWait, tcpIdle uint32
 	tcpClose             uint32
+	tcpEndsReported      bool
 
 	// longest is how far in the future an expiry can lie, also one that
 	// earlier timeouts have set.
@@ -85,7 +86,13 @@ type timeouts struct {
 // slot (24 days), with room for the two terms of a TCP expiry.
 const maxTimeout = 10 * 24 * time.Hour
 
-func (t Timeouts) inMilliseconds(tcpIdle time.Duration) *timeouts {
+// tcpEnds is how a ledger knows when TCP connections end.
+type tcpEnds struct {
+	idle     time.Duration // see Config.TCPIdle
+	reported bool          // FollowTCP is at work
+}
+
+func (t Timeouts) inMilliseconds(tcp tcpEnds) *timeouts {
 	ms := func(d, byDefault time.Duration) uint32 {
 		if d == 0 {
 			d = byDefault
@@ -96,8 +103,10 @@ func (t Timeouts) inMilliseconds(tcpIdle time.Duration) *timeouts {
 		udp:         ms(t.UDP, DefaultTimeouts.UDP),
 		udpStream:   ms(t.UDPStream, DefaultTimeouts.UDPStream),
 		tcpTimeWait: ms(t.TCPTimeWait, DefaultTimeouts.TCPTimeWait),
-		tcpIdle:     ms(tcpIdle, DefaultTCPIdle),
+		tcpIdle:     ms(tcp.idle, DefaultTCPIdle),
 		tcpClose:    ms(t.TCPClose, DefaultTimeouts.TCPClose),
+
+		tcpEndsReported: tcp.reported,
 	}
 	r.longest = max(r.udp, r.udpStream, r.tcpTimeWait+r.tcpIdle, r.tcpClose)
 	return r

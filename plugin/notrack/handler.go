@@ -36,10 +36,9 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if !process.covers(server.Addr()) {
 		return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
 	}
-	flow := ledger.Flow{Proto: proto, Client: client, Server: server}
-	process.ledger.Query(flow)
+	query := process.ledger.Query(ledger.Flow{Proto: proto, Client: client, Server: server})
 	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
-	process.ledger.Response(flow)
+	query.Response()
 	return rcode, err
 }
 

@@ -1,0 +1,202 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// TCPEnds has the kernel report the end of TCP connections to a ledger. Make one
+// with FollowTCP.
+//
+// The kernel multicasts the identity and the tcp_info of every TCP socket when it
+// frees it (sock_diag_broadcast_destroy in net/core/sock_diag.c, since Linux 4.2),
+// which is when conntrack sees the connection end: as its last acknowledgement
+// arrives, as it becomes a mere entry in TIME_WAIT, or as it is reset. No privilege
+// is needed. Sockets of other ports are left out by a filter in the kernel.
+type TCPEnds struct {
+	ledger *Ledger
+	conn   *netlink.Conn
+	served func(server netip.AddrPort) bool
+	done   chan struct{}
+}
+
+// FollowTCP begins to report, to the ledger, the ends of the connections to local
+// addresses for which served returns true, in the network namespace with the file
+// descriptor netns, the present one if 0. Which ports, SetPorts says. The error
+// wraps errors.ErrUnsupported where the kernel was built without
+// CONFIG_INET_TCP_DIAG; the ledger then assumes when connections end.
+func (l *Ledger) FollowTCP(netns int, served func(server netip.AddrPort) bool) (*TCPEnds, error) {
+	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{NetNS: netns})
+	if err != nil {
+		return nil, fmt.Errorf("follow TCP connections: %w", noTCPDiag(err))
+	}
+	e := &TCPEnds{ledger: l, conn: conn, served: served, done: make(chan struct{})}
+	if err := e.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("follow TCP connections: %w", noTCPDiag(err)), conn.Close())
+	}
+	l.followed(true)
+	go e.receive()
+	return e, nil
+}
+
+func noTCPDiag(err error) error {
+	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("%w by this kernel: %w (load the module tcp_diag)", errors.ErrUnsupported, err)
+	}
+	return err
+}
+
+func (e *TCPEnds) open() error {
+	if err := e.SetPorts(); err != nil {
+		return err
+	}
+	// Room for some hundred connections that end at once; what does not fit is
+	// lost, and the ledger goes by its assumptions for those.
+	if err := e.conn.SetReadBuffer(1 << 20); err != nil {
+		return err
+	}
+	for _, group := range []uint32{unix.SKNLGRP_INET_TCP_DESTROY, unix.SKNLGRP_INET6_TCP_DESTROY} {
+		if err := e.conn.JoinGroup(group); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// SetPorts names the local ports whose connections are reported, in place of those
+// named before.
+func (e *TCPEnds) SetPorts(ports ...uint16) error {
+	program := []bpf.Instruction{bpf.LoadAbsolute{Off: unix.SizeofNlMsghdr + offsetSourcePort, Size: 2}}
+	for _, port := range ports {
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(port), SkipTrue: 1},
+			bpf.RetConstant{Val: 1<<32 - 1})
+	}
+	filter, err := bpf.Assemble(append(program, bpf.RetConstant{Val: 0}))
+	if err != nil {
+		return fmt.Errorf("follow TCP connections to %d ports: %w", len(ports), err)
+	}
+	if err := e.conn.SetBPF(filter); err != nil {
+		return fmt.Errorf("follow TCP connections to ports %d: %w", ports, err)
+	}
+	return nil
+}
+
+// Close ends the reports.
+func (e *TCPEnds) Close() error {
+	err := e.conn.SetReadDeadline(time.Unix(1, 0))
+	<-e.done
+	e.ledger.followed(false)
+	return errors.Join(err, e.conn.Close())
+}
+
+func (e *TCPEnds) receive() {
+	defer close(e.done)
+	for {
+		messages, err := e.conn.Receive()
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+			return
+		}
+		// Any other error is an overrun (ENOBUFS): what comes next is whole.
+		for _, m := range messages {
+			if end, ok := decodeTCPEnd(m.Data); ok && e.served(end.flow.Server) {
+				e.ledger.end(end.flow, end.packets())
+			}
+		}
+	}
+}
+
+// followed says whether ends of TCP connections are reported from now on.
+func (l *Ledger) followed(reported bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drain()
+	l.tcp.reported = reported
+	l.changed()
+}
+
+// tcpEnd is what a report says.
+type tcpEnd struct {
+	flow  Flow
+	reset bool
+	mute  bool // the client sent no data
+}
+
+// packets is what the ledger is to note. A connection without data is one that no
+// listener reports, so it has to be noted whole; but not one of this node to
+// itself, as those are mostly checks of our own. One with data that the ledger
+// does not know is none of its flows.
+func (e tcpEnd) packets() uint64 {
+	p := uint64(packetFIN)
+	if e.reset {
+		p = packetRST
+	}
+	if e.mute && e.flow.Client.Addr() != e.flow.Server.Addr() {
+		p |= packetQuery
+	}
+	return p
+}
+
+// Offsets in struct inet_diag_msg (linux/inet_diag.h) and in struct tcp_info
+// (linux/tcp.h).
+const (
+	offsetSourcePort = 4
+	offsetDestPort   = 6
+	offsetSource     = 8
+	offsetDest       = 24
+	sizeofMsg        = 72
+
+	offsetBytesAcked    = 120
+	offsetBytesReceived = 128
+	offsetBytesSent     = 200 // since Linux 4.19, as is the next
+	offsetBytesRetrans  = 208
+
+	inetDiagInfo = 2 // INET_DIAG_INFO, with a struct tcp_info
+)
+
+// decodeTCPEnd decodes a report. The acknowledged bytes include our FIN where it
+// was acknowledged, which the sent bytes do not: without it the connection was
+// reset. The received bytes include the client's FIN.
+func decodeTCPEnd(b []byte) (e tcpEnd, ok bool) {
+	if len(b) < sizeofMsg {
+		return e, false
+	}
+	address := func(offset int) netip.Addr {
+		if b[0] == unix.AF_INET {
+			return netip.AddrFrom4([4]byte(b[offset:]))
+		}
+		return netip.AddrFrom16([16]byte(b[offset:])).Unmap()
+	}
+	e.flow = Flow{
+		Proto:  unix.IPPROTO_TCP,
+		Client: netip.AddrPortFrom(address(offsetDest), binary.BigEndian.Uint16(b[offsetDestPort:])),
+		Server: netip.AddrPortFrom(address(offsetSource), binary.BigEndian.Uint16(b[offsetSourcePort:])),
+	}
+	if e.flow.Client.Port() == 0 {
+		return e, false // a listener, or a socket that was never connected
+	}
+	ad, err := netlink.NewAttributeDecoder(b[sizeofMsg:])
+	if err != nil {
+		return e, false
+	}
+	for ad.Next() {
+		info := ad.Bytes()
+		if ad.Type() != inetDiagInfo || len(info) < offsetBytesReceived+8 {
+			continue
+		}
+		e.mute = binary.NativeEndian.Uint64(info[offsetBytesReceived:]) <= 1
+		if len(info) >= offsetBytesRetrans+8 {
+			sent := binary.NativeEndian.Uint64(info[offsetBytesSent:]) - binary.NativeEndian.Uint64(info[offsetBytesRetrans:])
+			e.reset = binary.NativeEndian.Uint64(info[offsetBytesAcked:]) <= sent
+		}
+	}
+	return e, ad.Err() == nil
+}

@@ -12,7 +12,7 @@ VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)
 
 # program:package, as Debian names them. Trackless itself runs none of them;
 # tests compare with what they say.
-PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils
+PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils promtool:prometheus
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 LDFLAGS := -s -w -X main.version=$(VERSION)

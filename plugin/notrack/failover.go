@@ -9,6 +9,7 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
+	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
 
 	"github.com/trackless-dns/trackless/iptables/nft"
 )
@@ -57,6 +58,17 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 // forwardTargets are the addresses to which the notrack blocks of the running
 // load forward, in the order of the Corefile.
 func forwardTargets(config *configuration) []netip.Addr {
+	var out []netip.Addr
+	for _, ap := range forwardEndpoints(config) {
+		if !slices.Contains(out, ap.Addr()) {
+			out = append(out, ap.Addr())
+		}
+	}
+	return out
+}
+
+// forwardEndpoints are the same with their ports.
+func forwardEndpoints(config *configuration) []netip.AddrPort {
 	var input caddy.Input
 	for _, i := range caddy.Instances() {
 		i.StorageMu.RLock()
@@ -73,19 +85,31 @@ func forwardTargets(config *configuration) []netip.Addr {
 	if err != nil {
 		return nil // caddy has parsed it before
 	}
-	var out []netip.Addr
+	var out []netip.AddrPort
 	for _, b := range blocks {
 		if len(b.Tokens[directive]) == 0 {
 			continue
 		}
 		for _, token := range b.Tokens["forward"] {
-			target := token.Text
-			if ap, err := netip.ParseAddrPort(target); err == nil {
-				target = ap.Addr().String()
-			}
-			if a, err := netip.ParseAddr(target); err == nil && !slices.Contains(out, a) {
-				out = append(out, a)
-			}
+			out = append(out, endpointsOf(token.Text)...)
+		}
+	}
+	return out
+}
+
+// endpointsOf returns the servers that a word of a forward directive names: as
+// ADDRESS, TRANSPORT://ADDRESS:PORT, or in a file such as /etc/resolv.conf; none
+// for its other words.
+func endpointsOf(word string) []netip.AddrPort {
+	servers, err := hostparse.HostPortOrFile(word)
+	if err != nil {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, s := range servers {
+		_, s = hostparse.Transport(s)
+		if ap, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, netip.AddrPortFrom(ap.Addr().WithZone(""), ap.Port()))
 		}
 	}
 	return out

@@ -36,7 +36,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if !process.covers(server.Addr()) {
 		return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
 	}
-	query := process.ledger.Query(ledger.Flow{Proto: proto, Client: client, Server: server})
+	query := process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
 	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
 	query.Response()
 	return rcode, err

@@ -114,14 +114,9 @@ func trackedQuery(client, server netip.AddrPort) (found bool, err error) {
 
 // uplinks returns the devices that carry a default route.
 func uplinks() ([]string, error) {
-	conn, err := rtnetlink.Dial(nil)
+	routes, err := listRoutes()
 	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	defer conn.Close()
-	routes, err := conn.Route.List()
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+		return nil, err
 	}
 	indexes := map[uint32]bool{}
 	for _, r := range routes {

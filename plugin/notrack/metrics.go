@@ -1,6 +1,13 @@
 package notrack
 
 import (
+	"errors"
+	"maps"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -26,25 +33,47 @@ var (
 	flowsDesc    = desc(directive, "flows_avoided_total", "Conntrack entries that DNS to the listen addresses would have made.", "proto", "family")
 	entriesDesc  = desc(conntrackSubsystem, "entries", "Entries in the connection tracking table of this network namespace (nf_conntrack_count).")
 	limitDesc    = desc(conntrackSubsystem, "entries_limit", "Entries at which the kernel drops new flows (nf_conntrack_max).")
+	bucketsDesc  = desc(conntrackSubsystem, "buckets", "Buckets of the hash that all network namespaces share (nf_conntrack_buckets).")
+	trackingDesc = desc(conntrackSubsystem, "tracking_info", "Whether packets of this network namespace are tracked at all; where they are not, reason says why, and no entries are avoided.", "active", "reason")
+	dnsDesc      = desc(conntrackSubsystem, "dns_entries", "Entries of DNS at the last walk of the table: client to a listen address, upstream from us to a forward target, bypass from this node or its pods to another server.", "role", "proto", "family")
+	walkedDesc   = desc(conntrackSubsystem, "walk_timestamp_seconds", "When the table was last walked.")
+	intervalDesc = desc(conntrackSubsystem, "walk_interval_seconds", "Time between two walks of the table, so long that they take at most 1 % of a CPU.")
+	walkCPUDesc  = desc(conntrackSubsystem, "walk_cpu_seconds_total", "Processor time that walks of the table have taken.")
 )
+
+// kernelDescs are those of the kernel's own counters, by the kernel's name.
+var kernelDescs = func() map[string]*prometheus.Desc {
+	descs := map[string]*prometheus.Desc{}
+	for _, c := range new(conntrack.CPUStats).Counters() {
+		help := strings.ToUpper(c.Meaning[:1]) + c.Meaning[1:] + "."
+		descs[c.Name] = desc(conntrackSubsystem, c.Name+"_total", help)
+	}
+	return descs
+}()
 
 // collector reads everything at the scrape, from counters that are there
 // anyway: none of it walks the kernel's table.
 type collector struct {
 	process  *contract
 	procRoot string
+	stats    func() ([]conntrack.CPUStats, error)
+	kernel   kernelCounters
 }
 
 func init() {
-	prometheus.MustRegister(&collector{process: &process, procRoot: "/proc"})
+	prometheus.MustRegister(&collector{process: &process, procRoot: "/proc", stats: kernelStats})
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		attachedDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc,
-		avoidedDesc, errorDesc, flowsDesc, entriesDesc, limitDesc,
+		avoidedDesc, errorDesc, flowsDesc, entriesDesc, limitDesc, bucketsDesc,
+		trackingDesc, dnsDesc, walkedDesc, intervalDesc, walkCPUDesc,
 	} {
+		ch <- d
+	}
+	for _, d := range kernelDescs {
 		ch <- d
 	}
 }
@@ -52,8 +81,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if limits, err := conntrack.ReadLimits(c.procRoot); err == nil {
-		ch <- prometheus.MustNewConstMetric(entriesDesc, prometheus.GaugeValue, float64(limits.Count))
-		ch <- prometheus.MustNewConstMetric(limitDesc, prometheus.GaugeValue, float64(limits.Max))
+		gauge(ch, entriesDesc, float64(limits.Count))
+		gauge(ch, limitDesc, float64(limits.Max))
+		gauge(ch, bucketsDesc, float64(limits.Buckets))
 	}
 	keeper, backend := c.process.keeper.Load(), c.process.backend.Load()
 	if keeper == nil || backend == nil {
@@ -64,30 +94,111 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		if attached {
 			value = 1
 		}
-		ch <- prometheus.MustNewConstMetric(attachedDesc, prometheus.GaugeValue, value, addr.String())
+		gauge(ch, attachedDesc, value, addr.String())
 	}
-	owned := "false"
-	if backend.Owned() {
-		owned = "true"
-	}
-	ch <- prometheus.MustNewConstMetric(backendDesc, prometheus.GaugeValue, 1, backend.Name(), backend.Table(), owned)
+	gauge(ch, backendDesc, 1, backend.Name(), backend.Table(), strconv.FormatBool(backend.Owned()))
 	if counters, err := backend.Counters(); err == nil {
 		for _, k := range iptables.CounterKeys() {
-			ch <- prometheus.MustNewConstMetric(packetsDesc, prometheus.CounterValue, float64(counters[k]),
-				k.Direction.String(), k.Family.String(), k.Proto.String())
+			counter(ch, packetsDesc, float64(counters[k]), k.Direction.String(), k.Family.String(), k.Proto.String())
 		}
 	} else {
 		log.Warningf("packet counters are missing from this scrape: %v", err)
 	}
 	stats := keeper.Stats()
-	ch <- prometheus.MustNewConstMetric(lapsesDesc, prometheus.CounterValue, float64(stats.Lapses))
+	counter(ch, lapsesDesc, float64(stats.Lapses))
 	for _, reason := range []string{iptables.RepairAddress, iptables.RepairRules} {
-		ch <- prometheus.MustNewConstMetric(repairsDesc, prometheus.CounterValue, float64(stats.Repairs[reason]), reason)
+		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
-	entries := c.process.ledger.Entries()
+	c.collectLedger(ch)
+	c.collectTable(ch)
+	c.collectKernel(ch)
+}
+
+func (c *collector) collectLedger(ch chan<- prometheus.Metric) {
+	var entries ledger.Estimate // none where nothing would be tracked
+	if !c.process.table.inactive.Load() {
+		entries = c.process.ledger.Entries()
+	}
 	byClass(ch, avoidedDesc, prometheus.GaugeValue, entries.Counts)
-	ch <- prometheus.MustNewConstMetric(errorDesc, prometheus.GaugeValue, entries.Error)
+	gauge(ch, errorDesc, entries.Error)
 	byClass(ch, flowsDesc, prometheus.CounterValue, c.process.ledger.Flows())
+}
+
+// collectTable exports what the last walk found.
+func (c *collector) collectTable(ch chan<- prometheus.Metric) {
+	counter(ch, walkCPUDesc, time.Duration(c.process.table.cpu.Load()).Seconds())
+	w := c.process.table.last.Load()
+	if w == nil {
+		return
+	}
+	gauge(ch, trackingDesc, 1, strconv.FormatBool(w.idle == ""), w.idle)
+	for _, class := range dnsClasses() {
+		gauge(ch, dnsDesc, float64(w.entries[class]), class.role.String(), class.proto.String(), class.family.String())
+	}
+	gauge(ch, walkedDesc, float64(w.at.UnixMilli())/1000)
+	gauge(ch, intervalDesc, w.interval.Seconds())
+}
+
+// collectKernel exports the kernel's counters, where it has them.
+func (c *collector) collectKernel(ch chan<- prometheus.Metric) {
+	stats, err := c.stats()
+	if errors.Is(err, conntrack.ErrUnavailable) {
+		return
+	}
+	if err != nil {
+		log.Warningf("the kernel's conntrack counters are missing from this scrape: %v", err)
+		return
+	}
+	for name, value := range c.kernel.update(stats) {
+		counter(ch, kernelDescs[name], float64(value))
+	}
+}
+
+// kernelStats reads the counters of each CPU.
+func kernelStats() (stats []conntrack.CPUStats, err error) {
+	conn, err := conntrack.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Stats()
+}
+
+// kernelCounters adds up the kernel's counters. Each CPU's has 32 bits and goes
+// back to 0; the sums never do.
+type kernelCounters struct {
+	mu   sync.Mutex
+	last map[int][]conntrack.Counter // by CPU
+	sum  map[string]uint64
+}
+
+// update takes the present counters of each CPU and returns the sums over all.
+func (k *kernelCounters) update(stats []conntrack.CPUStats) map[string]uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.last == nil {
+		k.last, k.sum = map[int][]conntrack.Counter{}, map[string]uint64{}
+	}
+	for i := range stats {
+		now, last := stats[i].Counters(), k.last[stats[i].CPU]
+		for j, c := range now {
+			was := uint64(0)
+			if last != nil {
+				was = last[j].Value
+			}
+			k.sum[c.Name] += uint64(uint32(c.Value - was))
+		}
+		k.last[stats[i].CPU] = now
+	}
+	return maps.Clone(k.sum)
+}
+
+func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+}
+
+func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, value float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, value, labels...)
 }
 
 // byClass exports a number for each protocol and family.

@@ -6,11 +6,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
@@ -67,7 +70,12 @@ func TestMetrics(t *testing.T) {
 			Server: netip.MustParseAddrPort("10.96.0.10:53"),
 		})
 	}
-	c := &collector{process: p, procRoot: procWith(t, "17", "262144")}
+	class := dnsClass{roleBypass, iptables.UDP, iptables.IPv6}
+	p.table.last.Store(&walk{at: time.UnixMilli(1_700_000_000_500), interval: 10 * time.Second, entries: dnsEntries{class: 7}})
+	p.table.cpu.Store(int64(1500 * time.Millisecond))
+	c := &collector{process: p, procRoot: procWith(t, "17", "262144"), stats: func() ([]conntrack.CPUStats, error) {
+		return []conntrack.CPUStats{{CPU: 0, Drop: 3}, {CPU: 1, Drop: 4, InsertFailed: 1}}, nil
+	}}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(c)
 
@@ -78,56 +86,63 @@ func TestMetrics(t *testing.T) {
 	for _, p := range problems {
 		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
-	want := `
-# HELP coredns_conntrack_entries Entries in the connection tracking table of this network namespace (nf_conntrack_count).
-# TYPE coredns_conntrack_entries gauge
-coredns_conntrack_entries 17
-# HELP coredns_conntrack_entries_limit Entries at which the kernel drops new flows (nf_conntrack_max).
-# TYPE coredns_conntrack_entries_limit gauge
-coredns_conntrack_entries_limit 262144
-# HELP coredns_notrack_backend_info The backend in force, its table, and whether the kernel removes the rules when the process dies.
-# TYPE coredns_notrack_backend_info gauge
-coredns_notrack_backend_info{backend="nftables",owned="true",table="` + backend.Table() + `"} 1
-# HELP coredns_notrack_entries_avoided Conntrack entries that ` + "`conntrack -L`" + ` would show now had DNS to the listen addresses been tracked.
-# TYPE coredns_notrack_entries_avoided gauge
-coredns_notrack_entries_avoided{family="ipv4",proto="tcp"} 0
-coredns_notrack_entries_avoided{family="ipv4",proto="udp"} 3
-coredns_notrack_entries_avoided{family="ipv6",proto="tcp"} 0
-coredns_notrack_entries_avoided{family="ipv6",proto="udp"} 0
-# HELP coredns_notrack_entries_avoided_error Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.
-# TYPE coredns_notrack_entries_avoided_error gauge
-coredns_notrack_entries_avoided_error 0
-# HELP coredns_notrack_flows_avoided_total Conntrack entries that DNS to the listen addresses would have made.
-# TYPE coredns_notrack_flows_avoided_total counter
-coredns_notrack_flows_avoided_total{family="ipv4",proto="tcp"} 0
-coredns_notrack_flows_avoided_total{family="ipv4",proto="udp"} 3
-coredns_notrack_flows_avoided_total{family="ipv6",proto="tcp"} 0
-coredns_notrack_flows_avoided_total{family="ipv6",proto="udp"} 0
-# HELP coredns_notrack_lease_lapses_total Leases that ran out although this process meant to hold them.
-# TYPE coredns_notrack_lease_lapses_total counter
-coredns_notrack_lease_lapses_total 0
-# HELP coredns_notrack_repairs_total Rules and addresses that others took away and that were put back.
-# TYPE coredns_notrack_repairs_total counter
-coredns_notrack_repairs_total{reason="address"} 0
-coredns_notrack_repairs_total{reason="rules"} 0
-# HELP coredns_notrack_packets_total Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.
-# TYPE coredns_notrack_packets_total counter
-coredns_notrack_packets_total{direction="query",family="ipv4",proto="tcp"} 0
-coredns_notrack_packets_total{direction="query",family="ipv4",proto="udp"} 0
-coredns_notrack_packets_total{direction="query",family="ipv6",proto="tcp"} 0
-coredns_notrack_packets_total{direction="query",family="ipv6",proto="udp"} 0
-coredns_notrack_packets_total{direction="response",family="ipv4",proto="tcp"} 0
-coredns_notrack_packets_total{direction="response",family="ipv4",proto="udp"} 0
-coredns_notrack_packets_total{direction="response",family="ipv6",proto="tcp"} 0
-coredns_notrack_packets_total{direction="response",family="ipv6",proto="udp"} 0
-`
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+	want, err := os.ReadFile("testdata/metrics.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(strings.ReplaceAll(string(want), "TABLE", backend.Table()))); err != nil {
 		t.Error(err)
 	}
 }
 
+// Where nothing is tracked nothing is avoided.
+func TestMetricsWhereNothingIsTracked(t *testing.T) {
+	p := &contract{ledger: ledger.New(ledger.Config{})}
+	flow := ledger.Flow{
+		Proto:  unix.IPPROTO_UDP,
+		Client: netip.MustParseAddrPort("10.244.0.11:4000"), Server: netip.MustParseAddrPort("10.96.0.10:53"),
+	}
+	p.note(flow)
+	p.table.inactive.Store(true)
+	flow.Client = netip.MustParseAddrPort("10.244.0.11:4001")
+	p.note(flow).Response()
+	if n := p.ledger.Flows().Total(); n != 1 {
+		t.Errorf("%d flows, want only the one that was tracked", n)
+	}
+	ch := make(chan prometheus.Metric, 100)
+	(&collector{process: p}).collectLedger(ch)
+	close(ch)
+	for m := range ch {
+		var out dto.Metric
+		if err := m.Write(&out); err != nil {
+			t.Fatal(err)
+		}
+		if m.Desc() == avoidedDesc && out.GetGauge().GetValue() != 0 {
+			t.Errorf("%v", &out)
+		}
+	}
+}
+
+// The kernel's counters have 32 bits on each CPU; CPUs come and go.
+func TestKernelCountersNeverFall(t *testing.T) {
+	var k kernelCounters
+	for i, step := range []struct {
+		stats []conntrack.CPUStats
+		want  uint64
+	}{
+		{[]conntrack.CPUStats{{CPU: 0, Drop: 5}, {CPU: 1, Drop: 1<<32 - 2}}, 5 + 1<<32 - 2},
+		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 3}}, 6 + 1<<32 + 3},
+		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}}, 6 + 1<<32 + 3},
+		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 4}, {CPU: 2, Drop: 1}}, 6 + 1<<32 + 5},
+	} {
+		if got := k.update(step.stats)["drop"]; got != step.want {
+			t.Errorf("step %d: drop %d, want %d", i, got, step.want)
+		}
+	}
+}
+
 func TestMetricsWithoutRulesOrConntrack(t *testing.T) {
-	c := &collector{process: &contract{ledger: ledger.New(ledger.Config{})}, procRoot: t.TempDir()}
+	c := &collector{process: &contract{ledger: ledger.New(ledger.Config{})}, procRoot: t.TempDir(), stats: kernelStats}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(c)
 	if n, err := testutil.GatherAndCount(registry); n != 0 || err != nil {

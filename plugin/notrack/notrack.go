@@ -61,7 +61,8 @@ type configuration struct {
 
 	id      string // of this load: what checks ask for and only its handlers answer
 	asked   atomic.Uint64
-	sockets int // listening sockets at each endpoint
+	sockets int           // listening sockets at each endpoint
+	idle    time.Duration // for which silent TCP connections are kept, the longest of all blocks
 	blocks  []*dnsserver.Config
 	context caddy.Context
 

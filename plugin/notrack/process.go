@@ -30,10 +30,12 @@ type contract struct {
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
 	asked   questions
 	live    liveness
+	table   table
 
 	services services
 
 	mu       sync.Mutex
+	accounts accounts
 	watcher  *nft.Watcher
 	bridge   string         // the uplink that became a bridge, of the keeper alone
 	current  *configuration // the last load that was started
@@ -71,6 +73,7 @@ func (p *contract) start(config *configuration) error {
 	}
 	p.current = config
 	p.serving.Store(config)
+	p.keepAccounts(config)
 	p.keeper.Load().Commit()
 	return nil
 }
@@ -235,6 +238,7 @@ func (p *contract) announce() {
 }
 
 func (p *contract) forget() {
+	p.closeAccounts()
 	if p.watcher != nil {
 		p.watcher.Close()
 		p.watcher = nil
@@ -254,6 +258,7 @@ func (p *contract) restartFailed(config *configuration) error {
 	}
 	p.current = config
 	p.serving.Store(config)
+	defer p.keepAccounts(config)
 	return errors.Join(p.keeper.Load().Rollback(), p.failover(config))
 }
 
@@ -316,6 +321,7 @@ func (p *contract) exit() {
 	if err := k.Close(); err != nil {
 		log.Errorf("stop: %v", err)
 	}
+	p.closeAccounts()
 }
 
 // error names the directive and the line of the Corefile.

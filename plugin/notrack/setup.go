@@ -1,6 +1,7 @@
 package notrack
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
+	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 )
@@ -57,6 +59,7 @@ func setup(c *caddy.Controller) error {
 		return n
 	})
 	config.sockets = max(config.sockets, block.NumSockets, 1)
+	config.idle = max(config.idle, cmp.Or(block.IdleTimeout, ledger.DefaultTCPIdle))
 	config.blocks = append(config.blocks, block)
 	config.context = c.Context()
 	parsed.Store(config)

@@ -1,0 +1,121 @@
+package notrack
+
+import (
+	"maps"
+	"net/netip"
+	"testing"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+func TestDNSRoles(t *testing.T) {
+	const node, pod, kubeDNS, elsewhere = "192.0.2.10", "10.244.0.11", "10.244.0.53", "10.244.7.7"
+	udp := func(role dnsRole) dnsEntries { return dnsEntries{{role, iptables.UDP, iptables.IPv4}: 1} }
+	view := &tableView{
+		listen: map[iptables.Endpoint]bool{
+			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}:          true,
+			{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 53, Proto: iptables.TCP}:       true,
+			{Addr: netip.MustParseAddr("169.254.20.10"), Port: 53, Proto: iptables.UDP}:       true,
+			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 853, Proto: iptables.Proto(6)}:    true,
+			{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 853, Proto: iptables.Proto(6)}: true,
+		},
+		upstreams: map[netip.AddrPort]bool{
+			netip.MustParseAddrPort("10.96.0.99:53"): true,
+			netip.MustParseAddrPort("1.1.1.1:853"):   true,
+		},
+		pairs: []nft.FailoverPair{{
+			Listen: netip.MustParseAddr("169.254.20.10"), Service: netip.MustParseAddr("10.96.0.53"), Ports: []uint16{53},
+		}},
+	}
+	here := origins{
+		own:   map[netip.Addr]bool{netip.MustParseAddr(node): true},
+		known: map[netip.Addr]bool{},
+		routes: []route{
+			{netip.MustParsePrefix("10.244.0.0/24"), true},
+			{netip.MustParsePrefix("fd00:244::/64"), true},
+			{netip.MustParsePrefix("10.244.0.0/16"), false},
+			{netip.MustParsePrefix("0.0.0.0/0"), false},
+		},
+	}
+	type flow struct {
+		proto    conntrack.Protocol
+		src, dst string
+		zone     uint16
+		server   string // who answered, if anybody
+	}
+	for _, tt := range []struct {
+		name  string
+		flows []flow
+		want  dnsEntries
+	}{
+		{"a pod asks a listen address", []flow{{proto: 17, src: pod, dst: "10.96.0.10:53"}}, udp(roleClient)},
+		{"so does the node", []flow{{proto: 17, src: node, dst: "10.96.0.10:53"}}, udp(roleClient)},
+		{"and another node", []flow{{proto: 17, src: elsewhere, dst: "10.96.0.10:53"}}, udp(roleClient)},
+		{"TCP over IPv6", []flow{{proto: 6, src: "fd00:244::b", dst: "[fd00:10:96::a]:53"}}, dnsEntries{{roleClient, iptables.TCP, iptables.IPv6}: 1}},
+		{"TLS to a listen address", []flow{{proto: 6, src: pod, dst: "10.96.0.10:853"}}, dnsEntries{{roleClient, iptables.TCP, iptables.IPv4}: 1}},
+		{"over the failover table", []flow{{proto: 17, src: pod, dst: "10.96.0.53:53", zone: nft.FailoverZone}}, udp(roleClient)},
+		{"we ask the upstream", []flow{{proto: 17, src: node, dst: "10.96.0.99:53"}}, udp(roleUpstream)},
+		{"over TLS", []flow{{proto: 6, src: node, dst: "1.1.1.1:853"}}, dnsEntries{{roleUpstream, iptables.TCP, iptables.IPv4}: 1}},
+		{"a pod asks the upstream itself", []flow{{proto: 17, src: pod, dst: "10.96.0.99:53"}}, udp(roleBypass)},
+		{"a pod asks a resolver outside", []flow{{proto: 17, src: pod, dst: "8.8.8.8:53"}}, udp(roleBypass)},
+		{"so does the node", []flow{{proto: 17, src: node, dst: "8.8.8.8:53"}}, udp(roleBypass)},
+		{"somebody elsewhere asks kube-dns on this node", []flow{{proto: 17, src: elsewhere, dst: kubeDNS + ":53", server: kubeDNS}}, dnsEntries{}},
+		{"kube-dns asks its own upstream", []flow{
+			{proto: 17, src: kubeDNS, dst: "8.8.8.8:53", server: "8.8.8.8"},
+			{proto: 17, src: elsewhere, dst: kubeDNS + ":53", server: kubeDNS},
+		}, dnsEntries{}},
+		{"a pod that nobody asks is no DNS server", []flow{
+			{proto: 17, src: pod, dst: "8.8.8.8:53", server: "8.8.8.8"},
+			{proto: 17, src: elsewhere, dst: pod + ":53"},
+		}, udp(roleBypass)},
+		{"another service of the upstream's port", []flow{{proto: 6, src: pod, dst: "1.1.1.1:853"}}, dnsEntries{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			clear(here.known)
+			c := tableCount{
+				view: view, origins: here, entries: dnsEntries{},
+				bypass: map[netip.Addr]dnsEntries{}, servers: map[netip.Addr]bool{},
+			}
+			for _, f := range tt.flows {
+				dst := netip.MustParseAddrPort(f.dst)
+				e := &conntrack.Entry{Original: conntrack.Tuple{
+					Src: netip.MustParseAddr(f.src), SrcPort: 40000, Dst: dst.Addr(), DstPort: dst.Port(), Proto: f.proto, Zone: f.zone,
+				}}
+				e.Reply = e.Original.Mirror()
+				if f.server != "" {
+					e.Reply.Src, e.Status = netip.MustParseAddr(f.server), conntrack.StatusSeenReply
+				}
+				c.add(e)
+			}
+			if got := c.total(); !maps.Equal(got, tt.want) {
+				t.Errorf("%v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestEndpointsOf(t *testing.T) {
+	for word, want := range map[string]string{
+		"10.96.0.99":          "10.96.0.99:53",
+		"10.96.0.99:5353":     "10.96.0.99:5353",
+		"tls://1.1.1.1":       "1.1.1.1:853",
+		"dns://[fd00::1]:53":  "[fd00::1]:53",
+		"fe80::1%eth0":        "[fe80::1]:53",
+		".":                   "",
+		"force_tcp":           "",
+		"tls_servername":      "",
+		"10.in-addr.arpa":     "",
+		"/no/such/file":       "",
+		"testdata/resolv.txt": "192.0.2.53:53",
+	} {
+		got := ""
+		if list := endpointsOf(word); len(list) > 0 {
+			got = list[0].String()
+		}
+		if got != want {
+			t.Errorf("%q is %q, want %q", word, got, want)
+		}
+	}
+}

@@ -1,0 +1,213 @@
+package integration
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/lab"
+)
+
+var update = flag.Bool("update", false, "write testdata/metrics.txt anew")
+
+// The page of a real run is what dashboards and alerts are made for: a name, a
+// type, a help text or a label that changes is a change for everybody's.
+func TestMetricsPage(t *testing.T) {
+	node := newNode(t)
+	serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	for _, addr := range node.ClusterDNS() {
+		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
+			for range 2 {
+				if _, err := ask(t, node.Pods[0].Namespace, addr, protocol); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	var page string
+	eventually(t, "the table has been walked", func() error {
+		if page = scrape(t, node); !strings.Contains(page, "coredns_conntrack_dns_entries{") {
+			return errNotYet{page}
+		}
+		return nil
+	})
+
+	t.Run("golden", func(t *testing.T) {
+		const golden = "testdata/metrics.txt"
+		got := normalizePage(page)
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+			t.Errorf("the page has changed; if that was meant: go test ./test/integration -run MetricsPage -update\n%s", diff)
+		}
+	})
+	t.Run("promtool", func(t *testing.T) {
+		testns.Program(t, "promtool")
+		check := exec.Command("promtool", "check", "metrics")
+		check.Stdin = strings.NewReader(page)
+		out, err := check.CombinedOutput()
+		if err != nil && len(out) == 0 {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(out)) {
+			// CoreDNS's own names are not ours to change.
+			if strings.HasPrefix(line, "coredns_notrack_") || strings.HasPrefix(line, "coredns_conntrack_") || !strings.HasPrefix(line, "coredns_") {
+				t.Error(strings.TrimSpace(line))
+			}
+		}
+	})
+}
+
+// What of DNS is in the table all the same.
+func TestDNSEntriesByRole(t *testing.T) {
+	node := newNode(t)
+	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	pod := node.Pods[0].Namespace
+	// A miss goes upstream; the upstream's own Service, asked by a pod, is a
+	// bypass; from a node that asks us nothing is left.
+	if who, err := ask(t, pod, lab.ClusterDNS4, lab.UDP); who != lab.Trackless || err != nil {
+		t.Fatalf("answered by %q, %v", who, err)
+	}
+	bypass := map[string]netip.Addr{"ipv4": lab.UpstreamDNS4, "ipv6": lab.UpstreamDNS6}
+	for _, addr := range bypass {
+		for range 3 {
+			if _, err := ask(t, pod, addr, lab.UDP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := ask(t, pod, addr, lab.TCP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]float64{
+		"client tcp ipv4": 0, "client udp ipv4": 0, "client tcp ipv6": 0, "client udp ipv6": 0,
+		"bypass udp ipv4": 3, "bypass tcp ipv4": 1, "bypass udp ipv6": 3, "bypass tcp ipv6": 1,
+		"upstream udp ipv4": 1, "upstream tcp ipv4": 0, "upstream udp ipv6": 0, "upstream tcp ipv6": 0,
+	}
+	deadline := time.Now().Add(time.Minute) // a walk every 10 s
+	for {
+		metrics, err := server.Metrics(t.Context(), metricsAddress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, m := range metrics["coredns_conntrack_dns_entries"].GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			got[labels["role"]+" "+labels["proto"]+" "+labels["family"]] = m.GetGauge().GetValue()
+		}
+		diff := cmp.Diff(want, got)
+		if diff == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("entries by role (-want +got):\n%s\n%s", diff, run(t, node.Namespace, "conntrack", "-L"))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// Where the kernel tracks nothing, nothing can be avoided.
+func TestNothingTracked(t *testing.T) {
+	testns.Root(t)
+	node, err := lab.NewNode(t.Context(), lab.Options{Program: program, WithoutKubeProxy: true, WithoutKubeDNS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := node.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	text := fmt.Sprintf(".:53 {\n bind %s\n notrack {\n failover off\n }\n whoami\n prometheus %s\n}\n", lab.ClusterDNS4, metricsAddress)
+	server := serve(t, node, text)
+	eventually(t, "it finds out that nothing is tracked", func() error {
+		if page := scrape(t, node); !strings.Contains(page, `coredns_conntrack_tracking_info{active="false",reason="no rule of this network namespace uses connection tracking"} 1`) {
+			return errNotYet{page}
+		}
+		return nil
+	})
+	query := new(dns.Msg).SetQuestion("example.org.", dns.TypeA)
+	if _, err := node.Pods[0].Query(t.Context(), lab.UDP, lab.ClusterDNS4, query); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"coredns_notrack_entries_avoided", "coredns_notrack_flows_avoided_total"} {
+		if n := metric(t, server, name); n != 0 {
+			t.Errorf("%s %g, want 0", name, n)
+		}
+	}
+}
+
+// scrape returns the page as it is.
+func scrape(t *testing.T, node *lab.Node) string {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+			err = node.Namespace.Do(func() error {
+				conn, err = new(net.Dialer).DialContext(ctx, network, address)
+				return err
+			})
+			return conn, err
+		},
+	}}
+	response, err := client.Get("http://" + metricsAddress + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	page, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+var (
+	// Those of the Go runtime and of CoreDNS's other plugins are theirs.
+	pageFamilies = regexp.MustCompile(`^(?:# (?:HELP|TYPE) )?coredns_(?:build_info|notrack|conntrack|cache|dns)_?`)
+	pageBucket   = regexp.MustCompile(`_bucket\{`)
+	pageValue    = regexp.MustCompile(` [^ ]+$`)
+	pageLabels   = regexp.MustCompile(`(goversion|revision|version|table)="[^"]*"`)
+)
+
+// normalizePage keeps the families that this project answers for, without what
+// differs from run to run.
+func normalizePage(page string) string {
+	var lines []string
+	for line := range strings.Lines(page) {
+		line = strings.TrimSpace(line)
+		if !pageFamilies.MatchString(line) || pageBucket.MatchString(line) {
+			continue
+		}
+		if !strings.HasPrefix(line, "#") {
+			line = pageLabels.ReplaceAllString(pageValue.ReplaceAllString(line, " VALUE"), `$1="…"`)
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(slices.Compact(lines), "\n") + "\n"
+}

@@ -112,6 +112,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 		fmt.Fprintln(out, caddy.DescribePlugins())
 		return nil
 	}
+	respectMemoryLimit("/")
 	if before != nil {
 		if err := before(); err != nil {
 			return &exitError{exitFailure, err}

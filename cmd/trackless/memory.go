@@ -1,0 +1,44 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/trackless-dns/trackless/internal/cgroup"
+)
+
+const (
+	// memoryForOthers is one part in so many of the control group's limit that
+	// is neither for Go's heap nor for answers: the program's own pages, and
+	// what the kernel charges to us, such as socket buffers.
+	memoryForOthers = 10
+
+	// Answers lie outside of Go's heap, in at most this part and at most this
+	// much, unless `cache` has a size of its own.
+	memoryForAnswers    = 4
+	maxMemoryForAnswers = 32 << 20
+)
+
+// memoryLimit returns what the Go runtime may use (package runtime/debug,
+// SetMemoryLimit) where the control group allows limit octets in all.
+func memoryLimit(limit int64) int64 {
+	return limit - limit/memoryForOthers - min(limit/memoryForAnswers, maxMemoryForAnswers)
+}
+
+// respectMemoryLimit makes the garbage collector work harder before the kernel
+// would kill the process. An explicit GOMEMLIMIT wins.
+func respectMemoryLimit(root string) {
+	if env := os.Getenv("GOMEMLIMIT"); env != "" {
+		clog.Infof("memory: GOMEMLIMIT=%s", env)
+		return
+	}
+	limit := cgroup.MemoryLimit(root)
+	if limit == 0 {
+		return
+	}
+	own := memoryLimit(limit)
+	debug.SetMemoryLimit(own)
+	clog.Infof("memory: the control group allows %d MiB, of which the heap takes up to %d MiB", limit>>20, own>>20)
+}

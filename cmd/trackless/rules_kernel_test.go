@@ -26,8 +26,11 @@ type instance struct{ backend *nft.Backend }
 func (i instance) Status() control.Status {
 	return control.Status{Backend: "nftables", Table: i.backend.Table(), State: "attached"}
 }
-func (i instance) Attach(context.Context) error { return i.backend.Attach() }
-func (i instance) Detach(context.Context) error { return i.backend.Detach() }
+func (i instance) Attach(context.Context) error        { return i.backend.Attach() }
+func (i instance) Detach(context.Context) error        { return i.backend.Detach() }
+func (i instance) Figures() (control.Figures, error)   { return control.Figures{}, nil }
+func (i instance) Corefile() (control.Corefile, error) { return control.Corefile{}, nil }
+func (i instance) Log() []byte                         { return nil }
 
 // nodeState is everything of a network namespace that Trackless touches.
 func nodeState(t *testing.T) string {

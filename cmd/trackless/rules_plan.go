@@ -151,7 +151,7 @@ func planRules(o rulesPlanOptions, out io.Writer) error {
 func readPlan(o rulesPlanOptions) (iptables.Plan, error) {
 	serve := serveOptions{port: o.port, quiet: true}
 	load := func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }
-	if err := embedCoreDNS(&serve, load); err != nil {
+	if err := embedCoreDNS(&serve, load, io.Discard); err != nil {
 		return iptables.Plan{}, err
 	}
 	clog.SetOutput(os.Stderr)

@@ -17,7 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 const serverType = "dns"
@@ -51,7 +50,7 @@ func (o *serveOptions) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default `port` of server blocks that name none")
 	fs.StringVar(&o.port, "p", dnsserver.DefaultPort, "the same as -dns.port")
 	fs.StringVar(&o.pidFile, "pidfile", "", "`file` to write the process id to")
-	fs.StringVar(&o.control, "control", control.DefaultPath, "unix `socket` for rules attach and rules detach: a path, @NAME for an abstract one, or off")
+	fs.StringVar(&o.control, "control", control.DefaultPath, "unix `socket` for rules attach, detach, snapshot and support-bundle: a path, @NAME for an abstract one, or off")
 	fs.BoolVar(&o.quiet, "quiet", false, "print nothing at start")
 	fs.BoolVar(&o.plugins, "plugins", false, "list the compiled-in plugins and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -101,7 +100,8 @@ func serve(args []string, out io.Writer) error {
 // only when there is nothing to run. before, if not nil, runs when CoreDNS is
 // ready to load its first Corefile.
 func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() error) error {
-	if err := embedCoreDNS(o, load); err != nil {
+	recent := newRecentLog()
+	if err := embedCoreDNS(o, load, recent); err != nil {
 		return &exitError{exitFailure, err}
 	}
 	switch {
@@ -122,6 +122,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	if err != nil {
 		return &exitError{exitFailure, err}
 	}
+	controlled := newServedInstance(recent)
 	caddy.TrapSignals()
 	// It subscribes to the signals in goroutines of its own. While this one
 	// sleeps they run; a SIGTERM before that would end us without cleanup.
@@ -139,7 +140,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 		fmt.Fprintln(out, versionString())
 	}
 	if o.control != "off" {
-		listenForControl(o.control)
+		controlled.listen(o.control)
 	}
 	instance.Wait()
 	// All servers have stopped, which only a signal does; its handler ends
@@ -147,25 +148,11 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	select {}
 }
 
-// listenForControl opens the control socket. The node's DNS does not depend on
-// it: if it cannot be opened the log says so, and serving goes on.
-func listenForControl(path string) {
-	s, err := control.Listen(path, notrack.Controlled(version))
-	if err != nil {
-		clog.Warningf("%v; `trackless rules attach` and detach cannot reach this instance", err)
-		return
-	}
-	if s.Fallback() != nil {
-		clog.Warningf("%v; the control socket is %s instead", s.Fallback(), s.Addr())
-	}
-	caddy.OnProcessExit = append(caddy.OnProcessExit, func() { _ = s.Close() })
-}
-
 // embedCoreDNS prepares the process-wide state of CoreDNS and caddy, as the
 // documentation of package dnsserver asks of an embedding program. coremain
 // is not called; the prometheus plugin links it all the same for its version
 // constant, so what its init sets is set again here.
-func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc) error {
+func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc, recent io.Writer) error {
 	caddy.AppName = "trackless"
 	caddy.AppVersion = version
 	caddy.Quiet = true
@@ -173,7 +160,7 @@ func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc) error {
 	caddy.DefaultConfigFile = "Corefile"
 	dnsserver.Quiet = o.quiet
 	dnsserver.Port = o.port
-	clog.SetOutput(os.Stdout)
+	clog.SetOutput(io.MultiWriter(os.Stdout, recent))
 	log.SetFlags(0)
 
 	if err := dnsserver.SetDirectives(directives); err != nil {

@@ -51,17 +51,17 @@ func (c *Client) PID() int { return int(c.pid.Load()) }
 
 // Status asks how the instance is.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	return c.do(ctx, http.MethodGet, "status")
+	return c.askStatus(ctx, http.MethodGet, "status")
 }
 
 // Attach asks the instance to untrack queries again; see [Controlled].
 func (c *Client) Attach(ctx context.Context) (Status, error) {
-	return c.do(ctx, http.MethodPost, "attach")
+	return c.askStatus(ctx, http.MethodPost, "attach")
 }
 
 // Detach asks the instance to hand queries back to the cluster's DNS.
 func (c *Client) Detach(ctx context.Context) (Status, error) {
-	return c.do(ctx, http.MethodPost, "detach")
+	return c.askStatus(ctx, http.MethodPost, "detach")
 }
 
 // RefusedError is the answer of an instance that did not do it.
@@ -72,22 +72,35 @@ type RefusedError struct {
 
 func (e *RefusedError) Error() string { return e.Reason }
 
-func (c *Client) do(ctx context.Context, method, verb string) (Status, error) {
-	var s Status
+// ask makes a request and decodes its answer.
+func ask[T any](ctx context.Context, c *Client, method, verb string) (T, error) {
+	var answer T
 	body, err := c.fetch(ctx, method, verb)
 	if err != nil {
-		return s, err
+		return answer, err
 	}
-	if err := json.Unmarshal(body, &s); err != nil || s.Process.PID == 0 {
-		return s, c.stranger(verb)
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return answer, fmt.Errorf("%w: %w", c.stranger(verb), err)
 	}
-	return s, nil
+	return answer, nil
+}
+
+// askStatus asks for a Status, which says whose it is.
+func (c *Client) askStatus(ctx context.Context, method, verb string) (Status, error) {
+	s, err := ask[Status](ctx, c, method, verb)
+	if err == nil && s.Process.PID == 0 {
+		err = c.stranger(verb)
+	}
+	return s, err
 }
 
 // stranger is the error for an answer that is not ours.
 func (c *Client) stranger(verb string) error {
 	return fmt.Errorf("control socket %s: %s: the answer is not that of an instance", c.socket, verb)
 }
+
+// maxAnswer bounds what is read of an answer; the largest is a log.
+const maxAnswer = 8 << 20
 
 // fetch returns the body of a successful answer.
 func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error) {
@@ -104,7 +117,7 @@ func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error)
 		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
 	}

@@ -68,8 +68,28 @@ func (f *fake) Detach(ctx context.Context) error {
 	return f.change("detached", true)
 }
 
+func (f *fake) Figures() (Figures, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return figures, f.err
+}
+
+func (f *fake) Corefile() (Corefile, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return Corefile{Path: "/etc/Corefile", Contents: ". {\n    notrack\n}\n"}, f.err
+}
+
+func (*fake) Log() []byte { return []byte("2026-01-02T03:04:05.000Z [INFO] attached\n") }
+
+var figures = Figures{
+	Classes:             []ClassFigures{{"udp", "ipv4", 12, 3400}, {"tcp", "ipv6", 5, 6}},
+	EntriesAvoidedError: 1.5,
+	Packets:             []PacketFigures{{"query", "ipv4", "udp", 3400}},
+}
+
 // serve listens at path until the test ends.
-func serve(t *testing.T, path string, c Controlled) *Server {
+func serve(t *testing.T, path string, c Instance) *Server {
 	t.Helper()
 	s, err := Listen(path, c)
 	if err != nil {
@@ -128,6 +148,29 @@ func TestAnInstanceIsAskedAndSwitched(t *testing.T) {
 	}
 }
 
+func TestAnInstanceShowsWhatItMeasures(t *testing.T) {
+	instance := &fake{state: "attached"}
+	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), instance)
+	c := NewClient(s.Addr())
+	got, err := c.Figures(t.Context())
+	if diff := cmp.Diff(figures, got); err != nil || diff != "" {
+		t.Errorf("error %v, figures (-want +got):\n%s", err, diff)
+	}
+	corefile, err := c.Corefile(t.Context())
+	if want, _ := instance.Corefile(); err != nil || corefile != want {
+		t.Errorf("Corefile %+v, error %v, want %+v", corefile, err, want)
+	}
+	log, err := c.Log(t.Context())
+	if err != nil || string(log) != string(instance.Log()) {
+		t.Errorf("log %q, error %v", log, err)
+	}
+	instance.err = errors.New("the Corefile in force has no notrack block")
+	var refused *RefusedError
+	if _, err := c.Figures(t.Context()); !errors.As(err, &refused) || refused.Reason != instance.err.Error() {
+		t.Errorf("figures that there are not give %v", err)
+	}
+}
+
 func TestTheRequestEndsWithTheClient(t *testing.T) {
 	instance := &fake{state: "attached", block: make(chan struct{})}
 	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), instance)
@@ -147,9 +190,9 @@ func TestOnlyKnownRequests(t *testing.T) {
 	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), &fake{state: "attached"})
 	c := NewClient(s.Addr())
 	for _, tc := range []struct{ method, verb string }{
-		{http.MethodGet, "detach"}, {http.MethodGet, "attach"}, {http.MethodPost, "status"}, {http.MethodGet, "remove"},
+		{http.MethodGet, "detach"}, {http.MethodPost, "log"}, {http.MethodPost, "corefile"}, {http.MethodGet, "attach"}, {http.MethodPost, "status"}, {http.MethodGet, "remove"},
 	} {
-		if _, err := c.do(t.Context(), tc.method, tc.verb); err == nil || !strings.Contains(err.Error(), "HTTP status 40") {
+		if _, err := c.fetch(t.Context(), tc.method, tc.verb); err == nil || !strings.Contains(err.Error(), "HTTP status 40") {
 			t.Errorf("%s %s: error %v", tc.method, tc.verb, err)
 		}
 	}

@@ -1,5 +1,5 @@
 // Package control lets other processes of this node ask an instance about its
-// rules and switch them: HTTP with JSON over a unix socket.
+// rules, savings and log, and switch the rules: HTTP with JSON over a unix socket.
 //
 // The table of an instance belongs to that instance: the kernel lets nobody
 // else change it. So `trackless rules attach` and `detach` have to ask the
@@ -14,6 +14,9 @@
 //	POST /v1/detach   waits until the drain is over; Status
 //	GET  /v1/ready?name=NAME  Health: the name is answered and the rules are in force
 //	GET  /v1/live     Health: the instance answers
+//	GET  /v1/figures  Figures
+//	GET  /v1/corefile Corefile
+//	GET  /v1/log      {"text": "the end of the log"}
 //
 // An error is {"error": "sentence"} with a status of 4xx or 5xx.
 package control

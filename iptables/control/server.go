@@ -31,7 +31,7 @@ type Server struct {
 // is taken, control-PID.sock for control.sock. If the file system cannot hold a
 // socket at all, the name is an abstract one; Fallback tells why. [Server.Addr]
 // gives the name in the end.
-func Listen(path string, c Controlled) (*Server, error) {
+func Listen(path string, c Instance) (*Server, error) {
 	l, fallback, err := listen(path)
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func inodeOf(name string) uint64 {
 	return st.Ino
 }
 
-func handler(c Controlled) http.Handler {
+func handler(c Instance) http.Handler {
 	mux := http.NewServeMux()
 	status := func() Status {
 		s := c.Status()
@@ -113,7 +113,22 @@ func handler(c Controlled) http.Handler {
 	if p, ok := c.(Prober); ok {
 		probes(mux, p)
 	}
+	mux.HandleFunc("GET /v1/figures", show(c.Figures))
+	mux.HandleFunc("GET /v1/corefile", show(c.Corefile))
+	mux.HandleFunc("GET /v1/log", show(func() (logText, error) { return logText{string(c.Log())}, nil }))
 	return mux
+}
+
+// show answers with what read returns.
+func show[T any](read func() (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		answer, err := read()
+		if err != nil {
+			reply(w, http.StatusConflict, failure{Error: err.Error()})
+			return
+		}
+		reply(w, http.StatusOK, answer)
+	}
 }
 
 // failure is the body of an answer that is no success.

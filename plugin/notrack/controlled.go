@@ -10,8 +10,16 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
+// Measured is this process's contract as the control socket shows it.
+type Measured interface {
+	control.Controlled
+	control.Prober
+	// Figures are control.Inspected's.
+	Figures() (control.Figures, error)
+}
+
 // Controlled returns this process's contract as the control socket shows it.
-func Controlled(version string) control.Controlled { return controlled{&process, version} }
+func Controlled(version string) Measured { return controlled{&process, version} }
 
 type controlled struct {
 	process *contract
@@ -56,4 +64,28 @@ func (c controlled) Detach(context.Context) error {
 		return k.DetachByHand()
 	}
 	return errNoBlock
+}
+
+// Figures implements part of control.Inspected with what the metrics show.
+func (c controlled) Figures() (control.Figures, error) {
+	backend := c.process.backend.Load()
+	if backend == nil {
+		return control.Figures{}, errNoBlock
+	}
+	var f control.Figures
+	entries := c.process.ledger.Entries()
+	f.EntriesAvoidedError = entries.Error
+	flows := classesOf(c.process.ledger.Flows())
+	for i, class := range classesOf(entries.Counts) {
+		f.Classes = append(f.Classes, control.ClassFigures{
+			Protocol: class.proto.String(), Family: class.family.String(), EntriesAvoided: class.n, FlowsAvoided: flows[i].n,
+		})
+	}
+	counters, err := backend.Counters()
+	if err != nil {
+		log.Warningf("packet counters are missing from the figures: %v", err)
+		return f, nil
+	}
+	f.Packets = control.PacketsOf(counters)
+	return f, nil
 }

@@ -203,16 +203,23 @@ func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, value float64, lab
 
 // byClass exports a number for each protocol and family.
 func byClass(ch chan<- prometheus.Metric, d *prometheus.Desc, t prometheus.ValueType, n ledger.Counts) {
-	for _, c := range []struct {
-		proto  iptables.Proto
-		family iptables.Family
-		n      uint64
-	}{
+	for _, c := range classesOf(n) {
+		ch <- prometheus.MustNewConstMetric(d, t, float64(c.n), c.proto.String(), c.family.String())
+	}
+}
+
+// class is a number of the ledger with its labels.
+type class struct {
+	proto  iptables.Proto
+	family iptables.Family
+	n      uint64
+}
+
+func classesOf(n ledger.Counts) []class {
+	return []class{
 		{iptables.UDP, iptables.IPv4, n.UDP4},
 		{iptables.UDP, iptables.IPv6, n.UDP6},
 		{iptables.TCP, iptables.IPv4, n.TCP4},
 		{iptables.TCP, iptables.IPv6, n.TCP6},
-	} {
-		ch <- prometheus.MustNewConstMetric(d, t, float64(c.n), c.proto.String(), c.family.String())
 	}
 }

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"errors"
+	"slices"
+
+	"github.com/coredns/caddy"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/plugin/notrack"
+)
+
+// servedInstance is this process as its control socket shows it.
+type servedInstance struct {
+	notrack.Measured
+	*recentLog
+}
+
+func newServedInstance(log *recentLog) *servedInstance {
+	return &servedInstance{Measured: notrack.Controlled(version), recentLog: log}
+}
+
+// Corefile implements control.Inspected.
+func (*servedInstance) Corefile() (control.Corefile, error) {
+	// The last one: while a reload is under way there are two.
+	for _, instance := range slices.Backward(caddy.Instances()) {
+		if in := instance.Caddyfile(); in != nil {
+			return control.Corefile{Path: in.Path(), Contents: string(in.Body())}, nil
+		}
+	}
+	return control.Corefile{}, errors.New("no Corefile is in force yet")
+}
+
+// listen opens the control socket. The node's DNS does not depend on it: if it
+// cannot be opened the log says so, and serving goes on.
+func (i *servedInstance) listen(path string) {
+	s, err := control.Listen(path, i)
+	if err != nil {
+		clog.Warningf("%v; `trackless rules attach` and detach cannot reach this instance", err)
+		return
+	}
+	if s.Fallback() != nil {
+		clog.Warningf("%v; the control socket is %s instead", s.Fallback(), s.Addr())
+	}
+	caddy.OnProcessExit = append(caddy.OnProcessExit, func() { _ = s.Close() })
+}

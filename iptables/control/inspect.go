@@ -1,0 +1,95 @@
+package control
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Inspected is an instance that shows what it measures and how it is set up.
+// Its methods are called from several goroutines.
+type Inspected interface {
+	// Figures tells what the instance kept out of the table until now.
+	Figures() (Figures, error)
+	// Corefile is the one in force, which may differ from the file by now.
+	Corefile() (Corefile, error)
+	// Log is the end of the log, whole lines that begin with their time.
+	Log() []byte
+}
+
+// Instance is what a control socket serves.
+type Instance interface {
+	Controlled
+	Inspected
+}
+
+// Figures are an instance's savings; the numbers of the metrics
+// coredns_notrack_*.
+type Figures struct {
+	// Classes has an element for each transport protocol and address family.
+	Classes []ClassFigures `json:"classes"`
+	// EntriesAvoidedError is the distance in entries within which the true sum
+	// of EntriesAvoided lies with a probability of 99.7 %; 0 where it is exact.
+	EntriesAvoidedError float64 `json:"entries_avoided_error"`
+	// Packets are those that the rules untracked, nil if the backend did not
+	// tell.
+	Packets []PacketFigures `json:"packets,omitempty"`
+}
+
+// ClassFigures are the savings of a protocol and family.
+type ClassFigures struct {
+	Protocol string `json:"protocol"`
+	Family   string `json:"family"`
+	// EntriesAvoided would be in the table now, FlowsAvoided would have been
+	// made since the instance started.
+	EntriesAvoided uint64 `json:"entries_avoided"`
+	FlowsAvoided   uint64 `json:"flows_avoided_total"`
+}
+
+// PacketFigures count the packets of a rule since it was installed.
+type PacketFigures struct {
+	Direction string `json:"direction"`
+	Family    string `json:"family"`
+	Protocol  string `json:"protocol"`
+	Packets   uint64 `json:"packets"`
+}
+
+// PacketsOf lists a backend's counters.
+func PacketsOf(c iptables.Counters) []PacketFigures {
+	list := make([]PacketFigures, 0, len(c))
+	for _, k := range iptables.CounterKeys() {
+		list = append(list, PacketFigures{k.Direction.String(), k.Family.String(), k.Proto.String(), c[k]})
+	}
+	return list
+}
+
+// Corefile is a configuration in force.
+type Corefile struct {
+	// Path is where it was read.
+	Path string `json:"path"`
+	// Contents are as written: imports, snippets and environment variables
+	// are not expanded.
+	Contents string `json:"contents"`
+}
+
+// Figures asks for the savings.
+func (c *Client) Figures(ctx context.Context) (Figures, error) {
+	return ask[Figures](ctx, c, http.MethodGet, "figures")
+}
+
+// Corefile asks for the configuration in force.
+func (c *Client) Corefile(ctx context.Context) (Corefile, error) {
+	return ask[Corefile](ctx, c, http.MethodGet, "corefile")
+}
+
+// logText is the body of an answer with a log.
+type logText struct {
+	Text string `json:"text"`
+}
+
+// Log asks for the end of the log: whole lines that begin with their time.
+func (c *Client) Log(ctx context.Context) ([]byte, error) {
+	l, err := ask[logText](ctx, c, http.MethodGet, "log")
+	return []byte(l.Text), err
+}

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // rulesNode is what `trackless rules` needs of a node.
@@ -27,6 +25,9 @@ type rulesNode interface {
 	Failover() (nft.Failover, error)
 	RemoveFailover() error
 	Foreign([]iptables.Endpoint) ([]nft.ForeignRule, error)
+	// AcceptRules are ours in the filter chains of the host.
+	AcceptRules() ([]nft.AcceptRule, error)
+	RemoveAcceptRule(nft.AcceptRule) error
 	Devices(link string, addrs []netip.Addr) ([]hostaddr.Device, error)
 	RemoveLink(name string) error
 	RemoveAddress(device string, a netip.Addr) error
@@ -36,9 +37,6 @@ type rulesNode interface {
 	// NetNamespace is the inode of the network namespace whose rules these
 	// are.
 	NetNamespace() uint64
-	// LegacyTables names the tables of iptables-legacy of a family that are
-	// in use.
-	LegacyTables(iptables.Family) []string
 }
 
 // controlSocket is an instance that can be asked; *control.Client is one.
@@ -53,16 +51,24 @@ type controlSocket interface {
 // kernelNode is the node on which we run.
 type kernelNode struct{}
 
-func (kernelNode) Instances() ([]nft.Instance, error)      { return nft.Instances(nft.Config{}) }
-func (kernelNode) RemoveTable(name string) error           { return nft.RemoveTable(nft.Config{}, name) }
-func (kernelNode) Failover() (nft.Failover, error)         { return nft.ReadFailover(nft.Config{}) }
-func (kernelNode) RemoveFailover() error                   { return nft.RemoveFailover(nft.Config{}) }
-func (kernelNode) RemoveLink(name string) error            { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
-func (kernelNode) NetNamespace() uint64                    { return control.Self().NetNamespace }
-func (kernelNode) LegacyTables(f iptables.Family) []string { return legacyTables(f) }
+func (kernelNode) Instances() ([]nft.Instance, error) { return nft.Instances(nft.Config{}) }
+func (kernelNode) RemoveTable(name string) error      { return nft.RemoveTable(nft.Config{}, name) }
+func (kernelNode) Failover() (nft.Failover, error)    { return nft.ReadFailover(nft.Config{}) }
+func (kernelNode) RemoveFailover() error              { return nft.RemoveFailover(nft.Config{}) }
+func (kernelNode) RemoveLink(name string) error       { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
+func (kernelNode) NetNamespace() uint64               { return control.Self().NetNamespace }
 
 func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
 	return nft.ForeignRules(nft.Config{}, endpoints)
+}
+
+func (kernelNode) AcceptRules() ([]nft.AcceptRule, error) { return nft.AcceptRules(nft.Config{}) }
+
+func (kernelNode) RemoveAcceptRule(r nft.AcceptRule) error {
+	if r.Legacy {
+		return xtables.RemoveLegacy(r.Family == "ip6", r.Chain, r.Arguments())
+	}
+	return nft.RemoveAcceptRule(nft.Config{}, r)
 }
 
 func (kernelNode) Devices(link string, addrs []netip.Addr) ([]hostaddr.Device, error) {
@@ -83,20 +89,6 @@ func (kernelNode) Sockets(name string, pids []int) []controlSocket {
 		out = append(out, control.NewClient(n))
 	}
 	return out
-}
-
-// legacyTables reads the names of the tables that x_tables holds for this
-// network namespace (net/netfilter/x_tables.c); iptables-nft has none there.
-func legacyTables(f iptables.Family) []string {
-	name := "/proc/thread-self/net/ip_tables_names"
-	if f == iptables.IPv6 {
-		name = "/proc/thread-self/net/ip6_tables_names"
-	}
-	content, err := os.ReadFile(name)
-	if err != nil {
-		return nil // x_tables is not there
-	}
-	return strings.Fields(string(bytes.TrimSpace(content)))
 }
 
 // statusTimeout bounds the wait for an instance to say how it is.

@@ -17,7 +17,8 @@ import (
 
 const rulesRemoveHelp = `Take away everything of Trackless that has no living owner: tables that a dead
 instance left (kernels before 5.12 do not bind them to their process), and, when
-no instance is left on the node, the failover table, the link and the addresses.
+no instance is left on the node, the failover table, our accept rules in filter
+chains of the host, the link and the addresses.
 
 What a running instance uses stays, and the command fails and names its pid: end
 the instance first (SIGTERM takes away everything but the failover table), or
@@ -74,7 +75,7 @@ const (
 
 // removal is the JSON of one thing that is or was there.
 type removal struct {
-	Kind   string `json:"kind"` // table, failover table, link or address
+	Kind   string `json:"kind"` // table, failover table, accept rule, link or address
 	Name   string `json:"name"`
 	Device string `json:"device,omitempty"` // of an address
 	Action string `json:"action"`
@@ -151,6 +152,9 @@ func (r *remover) run() error {
 		if err := r.failover(user); err != nil {
 			return err
 		}
+		if err := r.acceptRules(user); err != nil {
+			return err
+		}
 	}
 	var listen []iptables.Endpoint
 	for _, i := range gone {
@@ -202,6 +206,31 @@ func (r *remover) failover(user string) error {
 	}
 	r.remove(t, r.node.RemoveFailover)
 	return nil
+}
+
+func (r *remover) acceptRules(user string) error {
+	rules, err := r.node.AcceptRules()
+	if err != nil {
+		return err
+	}
+	for _, rule := range rules {
+		t := removal{Kind: "accept rule", Name: acceptRuleName(rule)}
+		if user != "" {
+			r.inUse(t, user)
+			continue
+		}
+		r.remove(t, func() error { return r.node.RemoveAcceptRule(rule) })
+	}
+	return nil
+}
+
+// acceptRuleName gives for example "ip filter INPUT query udp 10.96.0.10:53".
+func acceptRuleName(r nft.AcceptRule) string {
+	program := ""
+	if r.Legacy {
+		program = " (iptables-legacy)"
+	}
+	return fmt.Sprintf("%s filter%s %s %s %s", r.Family, program, r.Chain, r.Direction, r.Endpoint)
 }
 
 func (r *remover) device(d hostaddr.Device, user string) {

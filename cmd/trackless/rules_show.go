@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -17,14 +16,14 @@ import (
 )
 
 const rulesShowHelp = `Show what is in place on this node: the table of every instance with its owner,
-age and packet counts, the failover table, the link and its addresses, and the
-rules of others that meet DNS to the listen addresses before conntrack sees it,
-with what they do to it.
+age and packet counts, the failover table, our accept rules in filter chains
+that would drop untracked DNS, the link and its addresses, and the rules of
+others that meet DNS to the listen addresses before conntrack sees it, with what
+they do to it.
 
 Rules of others are found in nf_tables, which holds those of nft and of
-iptables-nft; a rule is "possible" where it depends on the client or on the
-interface. Tables of iptables-legacy are only named, and BPF programs cannot be
-seen.
+iptables-nft, and in the tables of iptables-legacy; a rule is "possible" where
+it depends on the client or on the interface. BPF programs cannot be seen.
 
 Reading nf_tables needs CAP_NET_ADMIN. Nothing is changed.
 
@@ -83,6 +82,7 @@ func socketFlag(cmd *cobra.Command, socket *string) {
 type rulesReport struct {
 	Instances []instanceReport `json:"instances"`
 	Failover  *failoverReport  `json:"failover"`
+	Accept    []acceptReport   `json:"accept"`
 	Devices   []deviceReport   `json:"devices"`
 	Foreign   []foreignReport  `json:"foreign"`
 	Notes     []string         `json:"notes"`
@@ -141,6 +141,16 @@ type failoverReport struct {
 	Packets []packetsReport `json:"packets"`
 }
 
+// acceptReport is a rule of ours in a filter chain of the host.
+type acceptReport struct {
+	Family    string         `json:"family"`
+	Legacy    bool           `json:"legacy"`
+	Chain     string         `json:"chain"`
+	Endpoint  endpointReport `json:"endpoint"`
+	Direction string         `json:"direction"`
+	Rule      string         `json:"rule"`
+}
+
 type pairReport struct {
 	Listen  netip.Addr `json:"listen"`
 	Service netip.Addr `json:"service"`
@@ -165,6 +175,7 @@ type foreignReport struct {
 	Family    string           `json:"family"`
 	Table     string           `json:"table"`
 	Chain     string           `json:"chain"`
+	Legacy    bool             `json:"legacy"`
 	Hook      string           `json:"hook"`
 	Priority  int              `json:"priority"`
 	Handle    uint64           `json:"handle"`
@@ -180,7 +191,7 @@ type foreignReport struct {
 
 // readRules gathers what is in place.
 func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesReport, error) {
-	r := &rulesReport{Instances: []instanceReport{}, Devices: []deviceReport{}, Foreign: []foreignReport{}, Notes: []string{}}
+	r := &rulesReport{Instances: []instanceReport{}, Accept: []acceptReport{}, Devices: []deviceReport{}, Foreign: []foreignReport{}, Notes: []string{}}
 	instances, err := node.Instances()
 	var unsupported *iptables.UnsupportedError
 	switch {
@@ -207,6 +218,14 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 		for _, p := range failover.Pairs {
 			endpoints = append(endpoints, dnsEndpoints(p.Listen, p.Ports)...)
 		}
+		accept, err := node.AcceptRules()
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range accept {
+			e := endpointReport{Address: a.Endpoint.Addr, Port: a.Endpoint.Port, Protocol: a.Endpoint.Proto.String()}
+			r.Accept = append(r.Accept, acceptReport{a.Family, a.Legacy, a.Chain, e, a.Direction.String(), a.Text})
+		}
 	}
 
 	devices, err := node.Devices(o.link, addressesOf(endpoints))
@@ -231,12 +250,6 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 		}
 		for _, f := range foreign {
 			r.Foreign = append(r.Foreign, reportForeign(f))
-		}
-	}
-	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
-		if slices.Contains(node.LegacyTables(f), "raw") {
-			program := map[iptables.Family]string{iptables.IPv4: "iptables-legacy-save", iptables.IPv6: "ip6tables-legacy-save"}[f]
-			r.Notes = append(r.Notes, fmt.Sprintf("iptables-legacy has a raw table for %s, whose rules are not read here: `%s -t raw` shows them", f, program))
 		}
 	}
 	return r, nil
@@ -331,7 +344,7 @@ func reportDevice(d hostaddr.Device) deviceReport {
 
 func reportForeign(f nft.ForeignRule) foreignReport {
 	r := foreignReport{
-		Family: f.Family, Table: f.Table, Chain: f.Chain, Hook: f.Hook, Priority: f.Priority, Handle: f.Handle,
+		Family: f.Family, Table: f.Table, Chain: f.Chain, Legacy: f.Legacy, Hook: f.Hook, Priority: f.Priority, Handle: f.Handle,
 		Rule: f.Text, Effects: f.Effects, Meaning: foreignMeaning(f), Certain: f.Certain, NodeCache: f.NodeCache,
 		Endpoints: reportEndpoints(f.Concerns, nil), Directions: []string{},
 	}

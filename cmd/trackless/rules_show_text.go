@@ -29,6 +29,9 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 		}
 		p.packets(f.Packets)
 	}
+	for _, a := range r.Accept {
+		p.accept(a)
+	}
 	for _, d := range r.Devices {
 		p.device(d)
 	}
@@ -150,8 +153,24 @@ func (p *page) device(d deviceReport) {
 	}
 }
 
+func (p *page) accept(a acceptReport) {
+	where := fmt.Sprintf("%s filter %s", a.Family, a.Chain)
+	if a.Legacy {
+		where += " of iptables-legacy"
+	}
+	p.title("accept rule in "+where, "ours")
+	p.line("rule", a.Rule)
+	p.line("so", fmt.Sprintf("untracked, a %s is not dropped there: %s", a.Direction, a.Endpoint))
+}
+
 func (p *page) foreign(f foreignReport) {
 	where := fmt.Sprintf("%s %s %s", f.Family, f.Table, f.Chain)
+	remedy := fmt.Sprintf("nft delete rule %s handle %d", where, f.Handle)
+	if f.Legacy {
+		program := map[string]string{"ip": "iptables-legacy", "ip6": "ip6tables-legacy"}[f.Family]
+		remedy = fmt.Sprintf("%s -t %s -D %s %d", program, f.Table, f.Chain, f.Handle)
+		where += " of iptables-legacy"
+	}
 	state := painted(joined(f.Effects), yellow, p.colour)
 	if !f.Certain {
 		state += ", possible"
@@ -160,7 +179,7 @@ func (p *page) foreign(f foreignReport) {
 	p.line("rule", f.Rule)
 	at := fmt.Sprintf("hook %s, priority %d", f.Hook, f.Priority)
 	if f.Handle != 0 {
-		at += fmt.Sprintf("; `nft delete rule %s handle %d` removes it", where, f.Handle)
+		at += fmt.Sprintf("; `%s` removes it", remedy)
 	}
 	p.line("at", at)
 	if len(f.Endpoints) > 0 {

@@ -49,9 +49,9 @@ type fakeNode struct {
 	instances []nft.Instance
 	failover  nft.Failover
 	foreign   []nft.ForeignRule
+	accept    []nft.AcceptRule
 	devices   []hostaddr.Device
 	sockets   []*fakeSocket
-	legacy    []string
 	err       error // of reading the tables
 	late      bool  // an instance starts after the first reading
 	readings  int
@@ -76,6 +76,13 @@ func (n *fakeNode) Failover() (nft.Failover, error) { return n.failover, nil }
 
 func (n *fakeNode) RemoveFailover() error {
 	n.removed = append(n.removed, "failover")
+	return nil
+}
+
+func (n *fakeNode) AcceptRules() ([]nft.AcceptRule, error) { return n.accept, nil }
+
+func (n *fakeNode) RemoveAcceptRule(r nft.AcceptRule) error {
+	n.removed = append(n.removed, acceptRuleName(r))
 	return nil
 }
 
@@ -112,13 +119,6 @@ func (n *fakeNode) Sockets(name string, pids []int) []controlSocket {
 }
 
 func (n *fakeNode) NetNamespace() uint64 { return 1 }
-
-func (n *fakeNode) LegacyTables(f iptables.Family) []string {
-	if f == iptables.IPv4 {
-		return n.legacy
-	}
-	return nil
-}
 
 // fakeSocket is an instance.
 type fakeSocket struct {
@@ -200,6 +200,12 @@ func runRules(t *testing.T, node rulesNode, args ...string) (string, int, error)
 	return out.String(), exitUsage, err
 }
 
+// acceptRule is one of ours in a host's chain.
+var acceptRule = nft.AcceptRule{
+	Family: "ip", Legacy: true, Chain: "INPUT", Handle: 1, Endpoint: iptables.Endpoint{Addr: clusterIP, Port: 53, Proto: iptables.UDP},
+	Direction: iptables.Query, Text: `ip daddr 10.96.0.10 meta l4proto udp th dport 53 ct state untracked accept comment "trackless 1: untracked DNS"`,
+}
+
 func fullNode() *fakeNode {
 	first := living("trackless-0a1b2c3d", 4711)
 	first.Listen = slices.Concat(dnsEndpoints(linkLocal, nil), first.Listen)
@@ -221,12 +227,14 @@ func fullNode() *fakeNode {
 		foreign: []nft.ForeignRule{
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Hook: "prerouting", Priority: -300, Handle: 4, Effects: []string{"notrack"},
 				Certain: true, Directions: []iptables.Direction{iptables.Query}, Text: "ip daddr 10.96.0.10 meta l4proto udp th dport 53 CT"},
+			{Family: "ip", Table: "raw", Chain: "PREROUTING", Legacy: true, Hook: "prerouting", Priority: -300, Handle: 2, Effects: []string{"accept"},
+				Certain: true, Directions: []iptables.Direction{iptables.Query}, Text: "meta l4proto udp th dport 53 accept"},
 			{Family: "inet", Table: "firewall", Chain: "in", Hook: "prerouting", Priority: -400, Effects: []string{"drop"},
 				Directions: []iptables.Direction{iptables.Query, iptables.Response}, Text: "policy drop"},
 		},
 		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: clusterV6})},
+		accept:  []nft.AcceptRule{acceptRule},
 		sockets: []*fakeSocket{socket, byHand},
-		legacy:  []string{"filter", "raw"},
 	}
 }
 
@@ -313,10 +321,10 @@ func TestRulesRemove(t *testing.T) {
 		{name: "nothing there", out: []string{"nothing of ours is on this node"}},
 		{
 			name: "all of a dead instance",
-			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}},
-			want: []string{"table trackless-a", "failover", "link nodelocaldns"},
+			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, accept: []nft.AcceptRule{acceptRule}, devices: []hostaddr.Device{ours}},
+			want: []string{"table trackless-a", "failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "link nodelocaldns"},
 			out: []string{"removed: table inet trackless-a: its owner, pid 11, is dead", "removed: failover table inet trackless-failover",
-				"removed: link nodelocaldns"},
+				"removed: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "removed: link nodelocaldns"},
 		},
 		{
 			name: "dry run",

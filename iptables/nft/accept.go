@@ -2,6 +2,7 @@ package nft
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -32,9 +33,15 @@ type AcceptRule struct {
 	Family string
 	Legacy bool
 	Chain  string // INPUT or OUTPUT
-	Handle uint64 // of nf_tables
-	Text   string // as nft writes it
+	Handle uint64 // of nf_tables; in a legacy chain the rule's number
+	// Endpoint and Direction tell what it lets pass.
+	Endpoint  iptables.Endpoint
+	Direction iptables.Direction
+	Text      string // as nft writes it
 }
+
+// Arguments gives the rule as arguments of iptables, the chain not among them.
+func (r AcceptRule) Arguments() []string { return acceptRule{r.Endpoint, r.Direction}.arguments() }
 
 // acceptRule is what the rule asks for: a query to an endpoint or a response
 // from it.
@@ -194,7 +201,11 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 		add := func(chain string, isLegacy bool, rules []dumpedRule) {
 			for _, r := range rules {
 				if strings.HasPrefix(r.comment, acceptTag) {
-					out = append(out, AcceptRule{familyName(family), isLegacy, chain, r.handle, ruleText(r, family == nftables.TableFamilyIPv6)})
+					asked := asks(r)
+					out = append(out, AcceptRule{
+						familyName(family), isLegacy, chain, r.handle, asked.endpoint, asked.direction,
+						ruleText(r, family == nftables.TableFamilyIPv6),
+					})
 				}
 			}
 		}
@@ -215,27 +226,53 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	return out, nil
 }
 
-// RemoveAcceptRules deletes our accept rules from nf_tables.
-func RemoveAcceptRules(cfg Config) error {
-	rules, err := AcceptRules(cfg)
-	if err != nil {
-		return err
-	}
-	rules = slices.DeleteFunc(rules, func(r AcceptRule) bool { return r.Legacy })
-	if len(rules) == 0 {
-		return nil
-	}
-	tx, err := encode(func(c *nftables.Conn) error {
-		for _, r := range rules {
-			table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
-			if r.Family == "ip6" {
-				table.Family = nftables.TableFamilyIPv6
+// asks reads what a rule of ours asks for, whether we wrote it or iptables has
+// written it anew.
+func asks(r dumpedRule) (a acceptRule) {
+	var at expression
+	for _, e := range r.exprs {
+		switch e.name {
+		case "payload":
+			at = e
+		case "match":
+			if info := e.attrs[unix.NFTA_MATCH_INFO]; (e.extension() == "udp" || e.extension() == "tcp") && len(info) >= 8 {
+				ports := 0
+				if a.direction == iptables.Query {
+					ports = 4
+				}
+				a.endpoint.Port = binary.NativeEndian.Uint16(info[ports:])
 			}
-			if err := c.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: r.Chain}, Handle: r.Handle}); err != nil {
-				return err
+		case "cmp":
+			value := e.value(unix.NFTA_CMP_DATA)
+			switch len(value) {
+			case 1:
+				a.endpoint.Proto = iptables.Proto(value[0])
+			case 2:
+				a.endpoint.Port = binary.BigEndian.Uint16(value)
+			case 4, 16:
+				a.endpoint.Addr, _ = netip.AddrFromSlice(value)
+				a.direction = iptables.Query
+				if offset := at.number(unix.NFTA_PAYLOAD_OFFSET); offset == 12 || offset == 8 {
+					a.direction = iptables.Response
+				}
 			}
 		}
-		return nil
+	}
+	return a
+}
+
+// RemoveAcceptRule deletes an accept rule of ours from nf_tables. One that is
+// gone is no error.
+func RemoveAcceptRule(cfg Config, r AcceptRule) error {
+	if r.Legacy {
+		return fmt.Errorf("the rule in chain %s is one of iptables-legacy", r.Chain)
+	}
+	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+	if r.Family == "ip6" {
+		table.Family = nftables.TableFamilyIPv6
+	}
+	tx, err := encode(func(c *nftables.Conn) error {
+		return c.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: r.Chain}, Handle: r.Handle})
 	})
 	if err != nil {
 		return err
@@ -246,7 +283,7 @@ func RemoveAcceptRules(cfg Config) error {
 	}
 	defer conn.Close()
 	if err := tx.commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
-		return explain("delete our rules from table filter", err)
+		return explain("delete our rule from chain "+r.Family+" filter "+r.Chain, err)
 	}
 	return nil
 }

@@ -17,11 +17,13 @@ import (
 type ForeignRule struct {
 	// Family, Table and Chain say where it stands, in the words of nft.
 	Family, Table, Chain string
+	// Legacy tells a table of iptables-legacy.
+	Legacy bool
 	// Hook and Priority are those of the base chain from which it is reached.
 	Hook     string
 	Priority int
-	// Handle is the rule's number, as `nft -a list ruleset` shows it; 0 is the
-	// chain's policy.
+	// Handle is the rule's number, as `nft -a list ruleset` shows it, or in a
+	// legacy table its place in the chain; 0 is the chain's policy.
 	Handle uint64
 	// Effects are what it does: notrack, accept, drop, queue, or another
 	// statement by its name.
@@ -61,8 +63,8 @@ const (
 // ForeignRules finds the rules of other tables that concern the endpoints:
 // those in the base chains of prerouting, output and ingress before conntrack
 // and in the chains they lead to, and what node-cache left in raw and filter.
-// It reads what nf_tables holds, so also the tables of iptables-nft, but not
-// those of iptables-legacy, nor BPF programs. It needs CAP_NET_ADMIN.
+// It reads what nf_tables holds, so also the tables of iptables-nft, and the
+// tables of iptables-legacy, but no BPF programs. It needs CAP_NET_ADMIN.
 func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, error) {
 	conn, err := inspectConn(cfg)
 	if err != nil {
@@ -74,7 +76,11 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 		return nil, explain("list chains", err)
 	}
 	s := newSearch(conn)
-	for _, c := range chains {
+	others, err := s.addLegacy(cfg)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range append(chains, others...) {
 		if !c.base || strings.HasPrefix(c.table, TablePrefix) {
 			continue
 		}
@@ -202,7 +208,7 @@ func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint)
 
 // leftovers finds the rules of node-cache in the base chain of its tables.
 func (s *search) leftovers(c chainHeader, hook string) error {
-	if c.table != "raw" && c.table != "filter" {
+	if table, _ := c.legacy(); table != "raw" && table != "filter" {
 		return nil
 	}
 	rules, err := s.rulesOf(chainID{c.family, c.table, c.name})
@@ -321,8 +327,9 @@ func (w *walk) add(chain string, r dumpedRule, o outcome, reached certainty) *fo
 		if o.verdict != nil && o.verdict.final() {
 			effects = append(slices.Clone(effects), o.verdict.String())
 		}
+		table, isLegacy := w.base.legacy()
 		f = &foundRule{ForeignRule: ForeignRule{
-			Family: familyName(w.base.family), Table: w.base.table, Chain: chain,
+			Family: familyName(w.base.family), Table: table, Chain: chain, Legacy: isLegacy,
 			Hook: w.hook, Priority: int(w.base.priority), Handle: r.handle, Effects: effects,
 			Text: ruleText(r, ruleFamily(r, w.base.family) == iptables.IPv6),
 		}}

@@ -229,6 +229,17 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
+			name: "iptables-legacy",
+			rules: [][]string{
+				{"iptables-legacy", "-t", "raw", "-A", "PREROUTING", "!", "-i", "eth0", "-p", "udp", "--dport", "53", "-j", "ACCEPT"},
+				{"iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-s", "10.96.0.10/32", "-p", "tcp", "--sport", "53", "-j", "CT", "--notrack"},
+			},
+			want: []found{
+				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `ip saddr 10.96.0.10/32 meta l4proto tcp th sport 53 CT`},
+				{"ip raw PREROUTING prerouting -300", "accept", v4[1:], false, `iifname != "eth0" meta l4proto udp th dport 53 accept`},
+			},
+		},
+		{
 			name: "leftovers of node-cache, of addresses that are not ours too",
 			rules: [][]string{
 				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-d", "169.254.20.10/32", "-p", "tcp", "--dport", "8080", "-m", "comment", "--comment", "NodeLocal DNS Cache: skip conntrack", "-j", "NOTRACK"},

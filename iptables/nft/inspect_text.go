@@ -274,14 +274,36 @@ func (t *ruleWriter) match(e expression) {
 			switch {
 			case from == 0 && to == 0xffff:
 			case from == to:
-				t.say("%s %s %s%d", name, side, not, from)
+				t.say("th %s %s%d", side, not, from)
 			default:
-				t.say("%s %s %s%d-%d", name, side, not, from, to)
+				t.say("th %s %s%d-%d", side, not, from, to)
 			}
 		}
+	case name == "conntrack" && stateText(info) != "":
+		t.say("%s", stateText(info))
 	default:
 		t.say("[match %s]", name)
 	}
+}
+
+// stateText writes a match of xt_conntrack that asks for the state alone.
+func stateText(info []byte) string {
+	mask, inverted, only := matchedStates(info)
+	if !only {
+		return ""
+	}
+	var words []string
+	// XT_CONNTRACK_STATE_INVALID and so on.
+	for bit, name := range []string{"invalid", "established", "related", "new", "", "", "snat", "dnat", "untracked"} {
+		if mask&(1<<bit) != 0 && name != "" {
+			words = append(words, name)
+		}
+	}
+	not := ""
+	if inverted {
+		not = "!= "
+	}
+	return "ct state " + not + strings.Join(words, ",")
 }
 
 // String writes a verdict as nft does.

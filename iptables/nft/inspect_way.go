@@ -80,26 +80,41 @@ func (p probe) matchesState(info []byte) certainty {
 	if len(info) == 4 {
 		return certain(binary.NativeEndian.Uint32(info)&xtStateUntracked != 0)
 	}
-	// struct xt_conntrack_mtinfo1 to 3: they differ in the width of the masks
-	// behind the flags. Without an entry conntrack_mt looks at the state alone
-	// and does not match what asks for anything else only.
-	const (
-		matchFlags, invertFlags, stateMask = 146, 148, 150
-		flagState                          = 1 << 0
-		stateIsUntracked                   = 1 << 8
-	)
-	if len(info) < stateMask+2 {
+	// Without an entry conntrack_mt looks at the state alone and does not match
+	// what asks for anything else only.
+	const stateIsUntracked = 1 << 8
+	if len(info) < xtConntrackSize {
 		return maybe
 	}
-	if binary.NativeEndian.Uint16(info[matchFlags:])&flagState == 0 {
+	if binary.NativeEndian.Uint16(info[xtConntrackMatch:])&xtConntrackState == 0 {
 		return never
 	}
-	mask := uint16(info[stateMask]) // revision 1
-	if len(info) > stateMask+4 {
-		mask = binary.NativeEndian.Uint16(info[stateMask:])
-	}
-	inverted := binary.NativeEndian.Uint16(info[invertFlags:])&flagState != 0
+	mask, inverted, _ := matchedStates(info)
 	return certain(mask&stateIsUntracked != 0 != inverted)
+}
+
+// struct xt_conntrack_mtinfo1 to 3 differ in the width of the masks behind the
+// flags.
+const (
+	xtConntrackMatch, xtConntrackInvert, xtConntrackStates = 146, 148, 150
+
+	xtConntrackSize  = 152
+	xtConntrackState = 1 << 0 // XT_CONNTRACK_STATE
+)
+
+// matchedStates reads which states a match of xt_conntrack asks for, whether for
+// all but these, and whether for nothing else.
+func matchedStates(info []byte) (mask uint16, inverted, only bool) {
+	if len(info) < xtConntrackSize {
+		return 0, false, false
+	}
+	mask = uint16(info[xtConntrackStates]) // revision 1
+	if len(info) > xtConntrackSize+2 {
+		mask = binary.NativeEndian.Uint16(info[xtConntrackStates:])
+	}
+	const alias = 1 << 13 // XT_CONNTRACK_STATE_ALIAS: written as -m state
+	asked := binary.NativeEndian.Uint16(info[xtConntrackMatch:]) &^ alias
+	return mask, binary.NativeEndian.Uint16(info[xtConntrackInvert:])&xtConntrackState != 0, asked == xtConntrackState
 }
 
 // matchesAddressType evaluates xt_addrtype where it asks whether the packet is

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -260,8 +261,16 @@ func TestAccept(t *testing.T) {
 			if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
 				t.Errorf("after a restore of what was saved: %v", got)
 			}
-			if err := RemoveAcceptRules(cfg); err != nil {
-				t.Fatal(err)
+			if found, err = AcceptRules(cfg); err != nil || len(found) != ours {
+				t.Fatalf("%d rules of ours after the restore, %v", len(found), err)
+			}
+			for _, r := range found {
+				if !slices.Contains(endpoints, r.Endpoint) || !strings.Contains(listed, strings.Join(r.Arguments()[:8], " ")) {
+					t.Errorf("%s reads as %s %s", r.Text, r.Direction, r.Endpoint)
+				}
+				if err := RemoveAcceptRule(cfg, r); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if after := testns.Run(t, "iptables-nft", "-S"); after != before {
 				t.Errorf("after the removal %s, before %s", after, before)

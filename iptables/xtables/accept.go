@@ -1,3 +1,4 @@
+// Package xtables works through the iptables binaries.
 package xtables
 
 import (

@@ -73,6 +73,9 @@ type Kernel struct {
 	// Others returns the number of other Trackless instances on this node,
 	// which tells whether the link is still needed.
 	Others func() (int, error)
+	// Explain names what of somebody else defeats the rules for the address, or
+	// returns the empty string.
+	Explain func(netip.Addr) string
 }
 
 // State is where the contract stands.

@@ -7,13 +7,6 @@ import (
 	"time"
 )
 
-// Explainer is a backend that can say why its rules have no effect.
-type Explainer interface {
-	// Explain names what of somebody else defeats the rules for the address,
-	// or returns the empty string.
-	Explain(netip.Addr) (string, error)
-}
-
 // wayInterval is the time between two looks at the way while we are not
 // attached. The look costs more than a round of checks.
 const wayInterval = time.Second
@@ -83,14 +76,10 @@ func (k *Keeper) standBack(w *watch, a netip.Addr, why error) error {
 
 // explained adds to an error what of somebody else it comes from.
 func (k *Keeper) explained(ctx context.Context, a netip.Addr, err error) error {
-	e, can := k.Backend().(Explainer)
-	if !can || err == nil || ctx.Err() != nil {
+	if k.cfg.Kernel.Explain == nil || err == nil || ctx.Err() != nil {
 		return err
 	}
-	switch why, failed := e.Explain(a); {
-	case failed != nil:
-		return fmt.Errorf("%w; what defeats the rules could not be found out: %w", err, failed)
-	case why != "":
+	if why := k.cfg.Kernel.Explain(a); why != "" {
 		return fmt.Errorf("%w; %s", err, why)
 	}
 	return err

@@ -138,16 +138,10 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 	}
 }
 
-type explaining struct{ backend }
-
-func (explaining) Explain(a netip.Addr) (string, error) {
-	return "chain x accepts " + a.String(), nil
-}
-
 func TestEffectIsExplained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, k := newNode()
-		k.cfg.Backend = explaining{backend{n}}
+		k.cfg.Kernel.Explain = func(a netip.Addr) string { return "chain x accepts " + a.String() }
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("an entry stands") })
 		settle(3 * effectInterval)

@@ -129,6 +129,7 @@ func (p *contract) open(config *configuration) error {
 			Refresh: p.refresh,
 			MakeWay: new(wayMaker).makeWay,
 			Others:  backend.Others,
+			Explain: explain,
 		},
 	}))
 	return nil

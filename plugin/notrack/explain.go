@@ -1,0 +1,124 @@
+package notrack
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+// explain names what of others may defeat our rules for the address: rules that
+// meet its DNS before conntrack sees it, and eBPF programs through which packets
+// or sockets pass before any rule. It is empty if there are none.
+func explain(a netip.Addr) string {
+	var found []string
+	var endpoints []iptables.Endpoint
+	for _, p := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+		endpoints = append(endpoints, iptables.Endpoint{Addr: a, Port: 53, Proto: p})
+	}
+	rules, err := nft.ForeignRules(nft.Config{}, endpoints)
+	if err != nil {
+		found = append(found, fmt.Sprintf("the rules of others cannot be read: %v", err))
+	}
+	for _, r := range rules {
+		if len(r.Concerns) == 0 || len(found) == maxCauses {
+			continue
+		}
+		found = append(found, ruleCause(r))
+	}
+	found = append(found, programs(a)...)
+	if len(found) == 0 {
+		return ""
+	}
+	return "others' rules in the way: " + strings.Join(found, "; ")
+}
+
+// maxCauses bounds a line of the log.
+const maxCauses = 3
+
+func ruleCause(r nft.ForeignRule) string {
+	program, may := "", ""
+	if r.Legacy {
+		program = " of iptables-legacy"
+	}
+	if !r.Certain {
+		may = "may "
+	}
+	return fmt.Sprintf("chain %s of table %s %s%s %s%s %s (%s)",
+		r.Chain, r.Family, r.Table, program, may, strings.Join(r.Effects, ", "), joinDirections(r.Directions), r.Text)
+}
+
+func joinDirections(directions []iptables.Direction) string {
+	if slices.Equal(directions, []iptables.Direction{iptables.Response}) {
+		return "the responses"
+	}
+	if len(directions) == 2 {
+		return "queries and responses"
+	}
+	return "the queries"
+}
+
+// Attach types of programs (enum bpf_attach_type, linux/bpf.h).
+const (
+	attachConnect4, attachConnect6 = 10, 11
+	attachSendmsg4, attachSendmsg6 = 14, 15
+	attachTCXIngress               = 46
+)
+
+// programs names eBPF programs that decide about DNS before netfilter sees it: a
+// load balancer at the sockets rewrites a Service address before there is a
+// packet, one at a device may send it past all hooks. Those at classic tc are
+// not seen.
+func programs(a netip.Addr) []string {
+	var out []string
+	connect, sendmsg := uint32(attachConnect4), uint32(attachSendmsg4)
+	if a.Is6() {
+		connect, sendmsg = attachConnect6, attachSendmsg6
+	}
+	if root, err := os.Open("/sys/fs/cgroup"); err == nil {
+		defer root.Close()
+		if n := countPrograms(uint32(root.Fd()), connect) + countPrograms(uint32(root.Fd()), sendmsg); n > 0 {
+			out = append(out, fmt.Sprintf("%d eBPF programs at the sockets of all processes, as a load balancer in place of kube-proxy has them", n))
+		}
+	}
+	links, err := listLinks()
+	if err != nil {
+		return out
+	}
+	var devices []string
+	for _, l := range links {
+		if countPrograms(l.Index, attachTCXIngress) > 0 {
+			devices = append(devices, l.Attributes.Name)
+		}
+	}
+	if len(devices) > 0 {
+		out = append(out, "eBPF programs at the ingress of "+strings.Join(devices, " "))
+	}
+	return out
+}
+
+// countPrograms is bpf(BPF_PROG_QUERY) for a cgroup's descriptor or a device's
+// index; what may not be asked counts as none.
+func countPrograms(target, attachType uint32) uint32 {
+	const progQuery = 16
+	// The query part of union bpf_attr, up to Linux 4.15's size: target_fd or
+	// target_ifindex, attach_type, query_flags, attach_flags, prog_ids,
+	// prog_cnt.
+	attr := struct {
+		target, attachType, queryFlags, attachFlags uint32
+		ids                                         uint64
+		count, _                                    uint32
+	}{target: target, attachType: attachType}
+	_, _, errno := unix.Syscall(unix.SYS_BPF, progQuery, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno != 0 && errno != unix.ENOSPC {
+		return 0
+	}
+	return attr.count
+}

@@ -44,7 +44,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) map[netip.Addr]error {
 	var left []nft.Obstacle
 	var refused error
 	if err == nil {
-		left, refused, err = m.clear(facts)
+		left, refused, err = m.clear(&facts)
 	}
 	if err != nil {
 		// What cannot be read may let everything pass; the checks and the
@@ -61,9 +61,9 @@ func (m *wayMaker) makeWay(r iptables.Rules) map[netip.Addr]error {
 			m.blocked[o.Endpoint.Addr] = obstacleError(o, refused)
 		}
 	}
-	// Rules of ours have made a new generation.
-	if facts.generation, err = nft.Generation(nft.Config{}); err == nil {
-		m.seen = facts
+	m.seen = facts
+	if refused != nil {
+		m.seen = wayFacts{} // to be tried again
 	}
 	return m.blocked
 }
@@ -77,23 +77,29 @@ func obstacleError(o nft.Obstacle, refused error) error {
 }
 
 // clear adds the rules that the way needs and returns what is in the way still,
-// and why a rule could not be added.
-func (m *wayMaker) clear(facts wayFacts) (left []nft.Obstacle, refused, err error) {
-	found, err := obstacles(facts)
-	if err != nil {
-		return nil, nil, err
-	}
-	ours := slices.DeleteFunc(slices.Clone(found), func(o nft.Obstacle) bool { return !o.Amendable() })
-	if len(ours) == 0 {
-		return found, nil, nil
-	}
-	if refused = m.mayAdd(); refused == nil {
+// and why a rule could not be added. Somebody may change his rules meanwhile, as
+// those who write them for one family after the other do: it looks again until
+// there is nothing left to add.
+func (m *wayMaker) clear(facts *wayFacts) (left []nft.Obstacle, refused, err error) {
+	for {
+		// Before the look: what is changed after it is not seen yet.
+		if facts.generation, err = nft.Generation(nft.Config{}); err != nil {
+			return nil, refused, err
+		}
+		if left, err = obstacles(*facts); err != nil {
+			return nil, refused, err
+		}
+		ours := slices.DeleteFunc(slices.Clone(left), func(o nft.Obstacle) bool { return !o.Amendable() })
+		if len(ours) == 0 || refused != nil {
+			return left, refused, nil
+		}
+		if refused = m.mayAdd(); refused != nil {
+			return left, refused, nil
+		}
 		if refused = accept(ours); refused == nil {
 			log.Infof("%s: %d accept rules for untracked DNS stand in the host's filter chains now (`trackless rules remove` takes them away)", ours[0], len(ours))
 		}
 	}
-	left, err = obstacles(facts)
-	return left, refused, err
 }
 
 // accept puts a rule into each chain of iptables.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,7 +26,7 @@ const outage = 1200 * time.Millisecond
 
 // Cases are all faults, in the order of the table.
 func Cases() []*Case {
-	return append(append(append(deaths(), hangs()...), rules()...), links()...)
+	return slices.Concat(deaths(), hangs(), rules(), firewalls(), links())
 }
 
 // deaths are the ways to end and to begin.

@@ -59,20 +59,6 @@ func rules() []*Case {
 			},
 		},
 		{
-			Name: "input-drop", Fault: "`iptables-restore` of a set that drops untracked input", Bar: "at most 1 s of queries",
-			Prime: func(s *Scene) error {
-				return firstError(func() error { return restore(s, droppingSet) }, func() error { return restore(s, emptySet) })
-			},
-			Undo: func(s *Scene) error { return restore(s, emptySet) },
-			Sabotage: Sabotage{
-				What:  "accept rules for untracked DNS",
-				Fails: FailLost, Server: withoutKeeper(leaveRules),
-			},
-			Play: func(s *Scene) error {
-				return s.disturb("restored", func() error { return restore(s, droppingSet) })
-			},
-		},
-		{
 			Name: "foreign-transaction", Fault: "a foreign transaction of 100,000 rules", Bar: "0 lost, no lapse of the lease",
 			Undo: func(s *Scene) error { return runAll(s.Node.Namespace, "nft delete table ip foreign") },
 			Sabotage: Sabotage{
@@ -165,15 +151,19 @@ func flushIPTables(s *Scene) error {
 
 func restore(s *Scene, set string) error {
 	for _, program := range []string{"iptables-restore", "ip6tables-restore"} {
-		text := set
-		if program == "ip6tables-restore" {
-			text = strings.NewReplacer("198.18.0.0/15", "2001:2::/48", "-p icmp", "-p ipv6-icmp").Replace(set)
-		}
-		if _, err := run(s.Node.Namespace, text, program, "-w", "5"); err != nil {
+		if _, err := run(s.Node.Namespace, inFamily(set, program == "ip6tables-restore"), program, "-w", "5"); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// inFamily writes a set for the other family.
+func inFamily(set string, ipv6 bool) string {
+	if !ipv6 {
+		return set
+	}
+	return strings.NewReplacer("198.18.0.0/15", "2001:2::/48", "-p icmp", "-p ipv6-icmp").Replace(set)
 }
 
 // foreignSet is a host firewall that means no harm: it accepts DNS in the raw
@@ -203,18 +193,7 @@ COMMIT
 COMMIT
 `
 
-// droppingSet lets in what belongs to known flows, and nothing untracked.
-const droppingSet = `*filter
-:INPUT DROP [0:0]
-:FORWARD ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
--A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A INPUT -m conntrack --ctstate NEW -j ACCEPT
--A INPUT -p icmp -j ACCEPT
-COMMIT
-`
-
-// emptySet is what is left of both.
+// emptySet is what is left of such sets.
 const emptySet = `*raw
 :PREROUTING ACCEPT [0:0]
 :OUTPUT ACCEPT [0:0]

@@ -1,0 +1,180 @@
+package chaos
+
+import (
+	"strings"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+// firewalls are hosts that let in what belongs to tracked flows only, as most
+// firewalls are written.
+func firewalls() []*Case {
+	unaccepted := Sabotage{What: "accept rules for untracked DNS", Fails: FailLost, Server: withoutKeeper(leaveRules)}
+	return []*Case{
+		{
+			Name: "input-drop", Fault: "`iptables-restore` of a set that drops untracked input", Bar: "at most 1 s of queries",
+			Prime: func(s *Scene) error {
+				return firstError(func() error { return restore(s, droppingSet) }, func() error { return restore(s, emptySet) })
+			},
+			Undo:     func(s *Scene) error { return restore(s, emptySet) },
+			Sabotage: unaccepted,
+			Play: func(s *Scene) error {
+				return s.disturb("restored", func() error { return restore(s, droppingSet) })
+			},
+		},
+		{
+			Name: "policy-drop", Fault: "INPUT, OUTPUT and FORWARD policy DROP of a kubeadm host, lo accepted", Bar: "at most 1 s of queries",
+			Prime: func(s *Scene) error {
+				return firstError(func() error { return restore(s, kubeadmSet) }, func() error { return restore(s, emptySet) })
+			},
+			Undo:     func(s *Scene) error { return restore(s, emptySet) },
+			Sabotage: unaccepted,
+			Play: func(s *Scene) error {
+				return s.disturb("restored", func() error { return restore(s, kubeadmSet) })
+			},
+		},
+		{
+			Name: "policy-drop-ufw", Fault: "start on a host with ufw's rules", Bar: "0 lost",
+			Prime:    func(s *Scene) error { return restore(s, emptySet) },
+			Prepare:  func(s *Scene) error { return restore(s, ufwSet) },
+			Undo:     func(s *Scene) error { return restore(s, emptySet) },
+			Sabotage: unaccepted,
+			Play:     playStartedBehind,
+		},
+		{
+			Name: "policy-drop-legacy", Fault: "start on a host with iptables-legacy and policy DROP, lo accepted", Bar: "0 lost",
+			Prime:    func(s *Scene) error { return restoreLegacy(s, emptySet) },
+			Prepare:  func(s *Scene) error { return restoreLegacy(s, kubeadmSet) },
+			Undo:     func(s *Scene) error { return restoreLegacy(s, emptySet) },
+			Sabotage: unaccepted,
+			Play:     playStartedBehind,
+		},
+		{
+			Name: "firewalld", Fault: "a foreign table that rejects untracked input, lo accepted, comes and goes", Bar: "at most 2 s of queries, then kube-dns",
+			Undo: func(s *Scene) error {
+				if !s.sabotaged {
+					return nil
+				}
+				return runAll(s.Node.Namespace, "nft delete table inet firewalld")
+			},
+			Sabotage: Sabotage{What: "the look at the chains of others", Fails: FailLost, Server: withoutKeeper(leaveRules), Instead: lab.Trackless},
+			Play: func(s *Scene) error {
+				// The lease runs out; what a client says again on a connection
+				// that we held is sent later each time, and reset by kube-dns
+				// then.
+				const bar = leaseBar + 500*time.Millisecond
+				if err := s.Fault("rejected", bar); err != nil {
+					return err
+				}
+				if _, err := run(s.Node.Namespace, rejectingTable, "nft", "-f", "-"); err != nil {
+					return err
+				}
+				s.Let(bar)
+				s.Steady("detached", lab.KubeDNS, outage)
+				if s.sabotaged {
+					return nil
+				}
+				if err := s.Fault("gone", noLoss); err != nil {
+					return err
+				}
+				if err := runAll(s.Node.Namespace, "nft delete table inet firewalld"); err != nil {
+					return err
+				}
+				s.Await(lab.Trackless)
+				s.Steady("attached again", lab.Trackless, time.Second)
+				return nil
+			},
+		},
+	}
+}
+
+// playStartedBehind shows that trackless, which has started behind a firewall,
+// answers, and that kube-dns could take over.
+func playStartedBehind(s *Scene) error {
+	if err := s.reach("fault"); err != nil {
+		return err
+	}
+	s.Steady("behind the firewall", lab.Trackless, outage)
+	return s.proveTakeover()
+}
+
+func restoreLegacy(s *Scene, set string) error {
+	for _, program := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore"} {
+		if _, err := run(s.Node.Namespace, inFamily(set, strings.HasPrefix(program, "ip6")), program, "-w", "5"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// droppingSet lets in what belongs to known flows, and nothing untracked.
+const droppingSet = `*filter
+:INPUT DROP [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -m conntrack --ctstate NEW -j ACCEPT
+-A INPUT -p icmp -j ACCEPT
+COMMIT
+`
+
+// kubeadmSet is a node whose owner wrote down what it may do. The checks of an
+// instance go over lo and are let in where every pod is lost.
+const kubeadmSet = `*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT DROP [0:0]
+-A INPUT -i lo -j ACCEPT
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -m conntrack --ctstate INVALID -j DROP
+-A INPUT -p tcp -m conntrack --ctstate NEW -m multiport --dports 22,6443,10250 -j ACCEPT
+-A INPUT -p icmp -j ACCEPT
+-A FORWARD -m conntrack --ctstate NEW,RELATED,ESTABLISHED -j ACCEPT
+-A OUTPUT -o lo -j ACCEPT
+-A OUTPUT -m conntrack --ctstate NEW,RELATED,ESTABLISHED -j ACCEPT
+-A OUTPUT -p icmp -j ACCEPT
+COMMIT
+`
+
+// ufwSet is the skeleton of ufw's chains.
+const ufwSet = `*filter
+:INPUT DROP [0:0]
+:FORWARD DROP [0:0]
+:OUTPUT ACCEPT [0:0]
+:ufw-before-input - [0:0]
+:ufw-before-forward - [0:0]
+:ufw-not-local - [0:0]
+:ufw-user-input - [0:0]
+-A INPUT -j ufw-before-input
+-A FORWARD -j ufw-before-forward
+-A ufw-before-forward -m conntrack --ctstate NEW,RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -i lo -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A ufw-before-input -m conntrack --ctstate INVALID -j DROP
+-A ufw-before-input -p icmp -j ACCEPT
+-A ufw-before-input -j ufw-not-local
+-A ufw-before-input -j ufw-user-input
+-A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN
+-A ufw-not-local -m limit --limit 3/min --limit-burst 10 -j RETURN
+-A ufw-not-local -j DROP
+-A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT
+COMMIT
+`
+
+// rejectingTable has the shape of firewalld's: the table of one program, which
+// writes it as a whole.
+const rejectingTable = `table inet firewalld {
+	chain filter_INPUT {
+		type filter hook input priority filter + 10; policy accept;
+		ct state { established, related } accept
+		iifname "lo" accept
+		icmpv6 type { nd-neighbor-advert, nd-neighbor-solicit, nd-router-advert } accept
+		jump filter_INPUT_ZONES
+		reject with icmpx admin-prohibited
+	}
+	chain filter_INPUT_ZONES {
+		tcp dport 22 accept
+	}
+}
+`

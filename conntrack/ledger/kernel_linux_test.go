@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -32,7 +34,43 @@ func TestAgreesWithKernelFollowingTCP(t *testing.T) {
 	agreesWithKernel(t, true)
 }
 
+// agreesWithKernel tries again where the machine stalled for so long that clients
+// and server did not do what they were to do when they were to do it.
 func agreesWithKernel(t *testing.T, follow bool) {
+	const attempts, tolerable = 3, 60 * ms
+	for attempt := 1; ; attempt++ {
+		var p problems
+		stalled := playBoth(t, &p, follow)
+		switch {
+		case len(p.list) == 0:
+			return
+		case stalled <= tolerable:
+			t.Error(strings.Join(p.list, "\n"))
+			return
+		case attempt == attempts:
+			t.Skipf("a machine that stalls for %v cannot tell; the last of %d attempts:\n%s", stalled, attempts, strings.Join(p.list, "\n"))
+		}
+		t.Logf("attempt %d: this machine stalled for %v", attempt, stalled)
+	}
+}
+
+// problems are what a run found wrong.
+type problems struct {
+	mu   sync.Mutex
+	list []string
+}
+
+// Errorf adds a problem.
+func (p *problems) Errorf(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = append(p.list, fmt.Sprintf(format, args...))
+}
+
+// playBoth lets clients ask a server whose node tracks them, and returns for how
+// long the machine stalled meanwhile.
+func playBoth(t *testing.T, p *problems, follow bool) (stalled time.Duration) {
+	t.Helper()
 	n := newNode(t, map[string]string{
 		"nf_conntrack_udp_timeout":           "3",
 		"nf_conntrack_udp_timeout_stream":    "6",
@@ -49,8 +87,8 @@ func agreesWithKernel(t *testing.T, follow bool) {
 	if want := (Timeouts{UDP: 3 * s, UDPStream: 6 * s, TCPTimeWait: 4 * s, TCPClose: 2 * s}); timeouts != want {
 		t.Fatalf("timeouts of the namespace %+v, want %+v", timeouts, want)
 	}
-	l := New(Config{Timeouts: timeouts, TCPIdle: echoIdle})
-	running(t, l)
+	clock := new(kernelClock)
+	l := New(Config{Timeouts: timeouts, TCPIdle: echoIdle, Now: clock.now})
 	if follow {
 		ends, err := l.FollowTCP(int(n.server), func(server netip.AddrPort) bool {
 			return server.Addr() == n.server4 || server.Addr() == n.server6
@@ -68,14 +106,15 @@ func agreesWithKernel(t *testing.T, follow bool) {
 		}
 	}
 	created, stopCounting := n.countCreated()
-	servers := serveEcho(t, n, l)
+	servers := serveEcho(t, n, l, clock)
+	longest := stalls(t)
 
 	var clients sync.WaitGroup
 	for _, server := range servers {
 		for i := range 30 {
-			clients.Go(func() { talk(t, n, server, time.Duration(i)*130*ms) })
+			clients.Go(func() { talk(p, n, server, time.Duration(i)*130*ms) })
 			if follow {
-				clients.Go(func() { hangUp(t, n, server, time.Duration(i)*130*ms) })
+				clients.Go(func() { hangUp(p, n, server, time.Duration(i)*130*ms) })
 			}
 		}
 	}
@@ -83,6 +122,7 @@ func agreesWithKernel(t *testing.T, follow bool) {
 	go func() { clients.Wait(); close(idle) }()
 
 	run := observe(t, n, l, idle)
+	stalled = longest()
 	if err := stopCounting(); err != nil {
 		t.Fatal(err)
 	}
@@ -90,14 +130,15 @@ func agreesWithKernel(t *testing.T, follow bool) {
 		// A machine that stalls may turn a retransmit into a port reused.
 		kernel, ledger := count(*created), count(l.Flows())
 		if off := max(kernel, ledger) - min(kernel, ledger); off > kernel/100+1 {
-			t.Errorf("%s: the kernel made %d entries, the ledger %d", class, kernel, ledger)
+			p.Errorf("%s: the kernel made %d entries, the ledger %d", class, kernel, ledger)
 		}
 	}
-	peak := run.check(t)
+	peak := run.check(p, 250*ms)
 	t.Logf("%d entries at the peak, created %+v", peak, *created)
 	if peak < 500 {
-		t.Errorf("only %d entries at the peak: the test tests little", peak)
+		p.Errorf("only %d entries at the peak: the test tests little", peak)
 	}
+	return stalled
 }
 
 var countsByClass = map[string]func(Counts) uint64{
@@ -146,10 +187,9 @@ func observe(t *testing.T, n *node, l *Ledger, idle <-chan struct{}) (run observ
 
 // check compares each count of the kernel with those of the ledger at the time:
 // any within a lag, as a busy machine may run the server that long after the
-// kernel saw the packet. One that stalls for longer may do so in few of them.
-func (run observations) check(t *testing.T) (peak uint64) {
-	t.Helper()
-	const lag, slack = 250 * ms, 2
+// kernel saw the packet. They may disagree in few of them.
+func (run observations) check(p *problems, lag time.Duration) (peak uint64) {
+	const slack = 2
 	var disagree []string
 	for _, o := range run {
 		peak = max(peak, o.kernel.Total())
@@ -168,17 +208,64 @@ func (run observations) check(t *testing.T) (peak uint64) {
 		}
 	}
 	if n := len(run) * len(countsByClass); len(disagree) > n/50 {
-		t.Errorf("%d of %d counts disagree:\n%s", len(disagree), n, strings.Join(disagree, "\n"))
+		p.Errorf("%d of %d counts disagree:\n%s", len(disagree), n, strings.Join(disagree, "\n"))
 	}
 	return peak
 }
 
+// stalls returns a function that says for how long at the most this process has
+// not run since.
+func stalls(t *testing.T) (longest func() time.Duration) {
+	ticker := time.NewTicker(5 * ms)
+	stop, done := make(chan struct{}), make(chan struct{})
+	var most time.Duration
+	go func() {
+		defer close(done)
+		for last := time.Now(); ; {
+			select {
+			case <-stop:
+				return
+			case <-ticker.C:
+				now := time.Now()
+				most, last = max(most, now.Sub(last)), now
+			}
+		}
+	}()
+	end := sync.OnceFunc(func() { close(stop); <-done; ticker.Stop() })
+	t.Cleanup(end)
+	return func() time.Duration { end(); return most }
+}
+
+// kernelClock is a clock by which a datagram can be noted at the time when the
+// kernel received it, however much later the server runs: what makes a stream is
+// a question of milliseconds.
+type kernelClock struct {
+	noting   sync.Mutex
+	received atomic.Int64 // nanoseconds since 1970, 0 for now
+}
+
+func (c *kernelClock) now() time.Time {
+	if at := c.received.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Now().Round(0) // as timestamps, without the monotonic clock
+}
+
+// at has now return the given time while do runs.
+func (c *kernelClock) at(received time.Time, do func()) {
+	c.noting.Lock()
+	defer c.noting.Unlock()
+	c.received.Store(received.UnixNano())
+	do()
+	c.received.Store(0)
+}
+
 // talk is a client of each kind, beginning after a time.
-func talk(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
+func talk(p *problems, n *node, server netip.AddrPort, begin time.Duration) {
 	<-time.After(begin)
 	ask := func(ns netns.NsHandle, network string, script ...any) {
 		if err := askEcho(ns, network, server, script...); err != nil {
-			t.Errorf("%s to %v, %v: %v", network, server, script, err)
+			p.Errorf("%s to %v, %v: %v", network, server, script, err)
 		}
 	}
 	var kinds sync.WaitGroup
@@ -213,7 +300,7 @@ func talk(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
 
 // hangUp is clients that end their connections in ways that the queries do not
 // show.
-func hangUp(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
+func hangUp(p *problems, n *node, server netip.AddrPort, begin time.Duration) {
 	<-time.After(begin)
 	var kinds sync.WaitGroup
 	defer kinds.Wait()
@@ -229,7 +316,7 @@ func hangUp(t *testing.T, n *node, server netip.AddrPort, begin time.Duration) {
 	} {
 		kinds.Go(func() {
 			if err := askEcho(n.client, "tcp", server, script...); err != nil {
-				t.Errorf("tcp to %v, %v: %v", server, script, err)
+				p.Errorf("tcp to %v, %v: %v", server, script, err)
 			}
 		})
 	}
@@ -289,7 +376,7 @@ const echoIdle = 2 * s
 // serveEcho listens on both addresses of the node and notes in the ledger what a
 // DNS server sees of its clients. A query is a byte that says after how many times
 // 20 ms it wants its response, 255 for never.
-func serveEcho(t *testing.T, n *node, l *Ledger) []netip.AddrPort {
+func serveEcho(t *testing.T, n *node, l *Ledger, clock *kernelClock) []netip.AddrPort {
 	t.Helper()
 	servers := []netip.AddrPort{netip.AddrPortFrom(n.server4, 53), netip.AddrPortFrom(n.server6, 53)}
 	for _, server := range servers {
@@ -299,33 +386,62 @@ func serveEcho(t *testing.T, n *node, l *Ledger) []netip.AddrPort {
 			if udp, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(server)); err != nil {
 				return err
 			}
+			raw, err := udp.SyscallConn()
+			if err != nil {
+				return err
+			}
+			if err := raw.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+			}); err != nil {
+				return err
+			}
+			if err != nil {
+				return err
+			}
 			tcp, err = new(net.ListenConfig).Listen(context.Background(), "tcp", server.String())
 			return err
 		}); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _, _ = udp.Close(), tcp.Close() })
-		go serveUDP(udp, l)
+		go serveUDP(udp, l, clock)
 		go serveTCP(tcp, l)
 	}
 	return servers
 }
 
-func serveUDP(conn *net.UDPConn, l *Ledger) {
+func serveUDP(conn *net.UDPConn, l *Ledger, clock *kernelClock) {
 	server := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	var b [1]byte
+	oob := make([]byte, 128)
 	for {
-		_, client, err := conn.ReadFromUDPAddrPort(b[:])
+		_, n, _, client, err := conn.ReadMsgUDPAddrPort(b[:], oob)
 		if err != nil {
 			return
 		}
 		f := Flow{Proto: unix.IPPROTO_UDP, Client: client, Server: server}
-		pending := l.Query(f)
+		var pending Pending
+		clock.at(timestamp(oob[:n]), func() { pending = l.Query(f) })
 		respond(b[0], func() {
 			pending.Response()
 			_, _ = conn.WriteToUDPAddrPort([]byte{1}, client)
 		})
 	}
+}
+
+// timestamp is when the kernel received the datagram with these control messages.
+func timestamp(oob []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		panic(err)
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS {
+			ts := (*unix.Timespec)(unsafe.Pointer(&m.Data[0]))
+			return time.Unix(ts.Unix())
+		}
+	}
+	panic("a datagram without a timestamp")
 }
 
 func serveTCP(listener net.Listener, l *Ledger) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -55,6 +54,9 @@ func noTCPDiag(err error) error {
 }
 
 func (e *TCPEnds) open() error {
+	if err := e.ask(); err != nil {
+		return err
+	}
 	if err := e.SetPorts(); err != nil {
 		return err
 	}
@@ -69,6 +71,20 @@ func (e *TCPEnds) open() error {
 		}
 	}
 	return nil
+}
+
+// ask asks for the sockets in none of the states, which fails with ENOENT where
+// the kernel has no tcp_diag, and loads it where it is a module. To join its groups
+// never fails.
+func (e *TCPEnds) ask() error {
+	const sizeofRequest = 56 // struct inet_diag_req_v2
+	request := make([]byte, sizeofRequest)
+	request[0], request[1] = unix.AF_INET, unix.IPPROTO_TCP
+	_, err := e.conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump},
+		Data:   request,
+	})
+	return err
 }
 
 // SetPorts names the local ports whose connections are reported, in place of those
@@ -94,7 +110,6 @@ func (e *TCPEnds) SetPorts(ports ...uint16) error {
 func (e *TCPEnds) Close() error {
 	err := e.conn.SetReadDeadline(time.Unix(1, 0))
 	<-e.done
-	e.ledger.followed(false)
 	return errors.Join(err, e.conn.Close())
 }
 
@@ -102,10 +117,10 @@ func (e *TCPEnds) receive() {
 	defer close(e.done)
 	for {
 		messages, err := e.conn.Receive()
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		if err != nil && !errors.Is(err, unix.ENOBUFS) { // reports were lost
+			e.ledger.followed(false) // Close, or a socket that no longer works
 			return
 		}
-		// Any other error is an overrun (ENOBUFS): what comes next is whole.
 		for _, m := range messages {
 			if end, ok := decodeTCPEnd(m.Data); ok && e.served(end.flow.Server) {
 				e.ledger.end(end.flow, end.packets())

@@ -1,0 +1,105 @@
+// Command ledger measures how well Trackless knows what it saves. The same load,
+// from the same source ports, goes to two nodes: on one it is tracked, through
+// kube-proxy's DNAT to kube-dns; on the other `trackless serve` keeps it out of
+// the table. Each second the entries of the first node's table are counted and
+// compared with what the second says it avoided.
+//
+// It needs root and changes nothing outside the network namespaces that it makes.
+// It exits with 0 if the two agree, 1 if they do not, and 2 if that could not be
+// found out.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	agree, err := run()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "ledger: %v\n", err)
+		os.Exit(2)
+	}
+	if !agree {
+		os.Exit(1)
+	}
+}
+
+func run() (agree bool, err error) {
+	output := flag.String("output", "table", "what goes to standard output: `table|json`")
+	only := flag.String("only", "", "measure these loads only, `names` separated by commas: "+strings.Join(names(loads), ", "))
+	program := flag.String("program", os.Getenv("TRACKLESS_BINARY"), "the trackless `binary` under test; default $TRACKLESS_BINARY, else bin/trackless")
+	flag.Parse()
+	if flag.NArg() > 0 || *output != "table" && *output != "json" {
+		flag.Usage()
+		os.Exit(2)
+	}
+	chosen, err := choose(*only)
+	if err != nil {
+		return false, err
+	}
+	if *program == "" {
+		*program = "bin/trackless"
+	}
+	if *program, err = filepath.Abs(*program); err != nil {
+		return false, err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	var table io.Writer = os.Stdout
+	if *output == "json" {
+		table = io.Discard
+	}
+	agree = true
+	var results []*Result
+	for _, l := range chosen {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", l.name, l.what)
+		r, err := measureUndisturbed(ctx, *program, l)
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", l.name, err)
+		}
+		r.writeTable(table)
+		results = append(results, r)
+		agree = agree && r.Agree
+	}
+	if *output == "json" {
+		encoder := json.NewEncoder(os.Stdout)
+		encoder.SetIndent("", "  ")
+		return agree, encoder.Encode(map[string]any{"agree": agree, "loads": results})
+	}
+	return agree, nil
+}
+
+// choose returns the loads with the given names, all of them for none.
+func choose(only string) ([]load, error) {
+	if only == "" {
+		return loads, nil
+	}
+	var chosen []load
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.IndexFunc(loads, func(l load) bool { return l.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no load is called %q; there are %s", name, strings.Join(names(loads), ", "))
+		}
+		chosen = append(chosen, loads[i])
+	}
+	return chosen, nil
+}
+
+func names(list []load) []string {
+	out := make([]string, len(list))
+	for i, l := range list {
+		out[i] = l.name
+	}
+	return out
+}

@@ -53,7 +53,7 @@ func (r FailoverResult) String() string {
 // TraceFailover sends a packet through one chain of the table that
 // InstallFailover makes of the pairs: prerouting, output, input, postrouting or
 // masquerading. It runs the very expressions that the kernel would be given.
-func TraceFailover(pairs []FailoverPair, chain string, p Packet, ct Tracking) (FailoverResult, error) {
+func TraceFailover(pairs []FailoverPair, chain string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil {
 		return FailoverResult{}, err
@@ -61,7 +61,7 @@ func TraceFailover(pairs []FailoverPair, chain string, p Packet, ct Tracking) (F
 	return traceFailover(failoverChains(pairs), chain, p, ct)
 }
 
-func traceFailover(chains []failoverChain, name string, p Packet, ct Tracking) (FailoverResult, error) {
+func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
 	m := machine{proto: p.Proto, ct: ct, out: FailoverResult{Tracking: ct}}
 	if p.Dst.Addr().Is4() {
 		m.network, m.saddr, m.daddr = make([]byte, 20), 12, 16

@@ -10,26 +10,29 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
+
+type failoverNode struct{ *tracetest.Node }
 
 // newFailoverNode is a node between pods behind pod0 and a Service behind dns0.
 // Frames that leave have a link-layer address that nobody has.
-func newFailoverNode(t *testing.T) *traceNode {
+func newFailoverNode(t *testing.T) *failoverNode {
 	t.Helper()
-	n := newTraceNode(t)
+	n := &failoverNode{tracetest.NewNode(t)}
 	testns.Run(t, "nft", "delete", "table", "inet", "observer")
 	testns.Run(t, "ip", "link", "set", "uplink", "down")
 	testns.Run(t, "ip", "link", "set", "uplink", "name", "dns0")
 	testns.Run(t, "ip", "link", "set", "uplinkp", "name", "dns0p")
 	testns.Run(t, "ip", "link", "set", "dns0", "up")
-	n.links["dns0"], n.links["dns0p"] = n.links["uplink"], n.links["uplinkp"]
+	n.Links["dns0"], n.Links["dns0p"] = n.Links["uplink"], n.Links["uplinkp"]
 	testns.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.dns0.rp_filter=0", "net.ipv4.conf.pod0.rp_filter=0")
 	for _, f := range families {
 		bits, nodad := "/32", []string{}
 		if f == iptables.IPv6 {
 			bits, nodad = "/128", []string{"nodad"}
 		}
-		addr := func(name string) string { return traceAddr(f, name).String() }
+		addr := func(name string) string { return tracetest.Addr(f, name).String() }
 		testns.Run(t, "ip", "address", "del", addr("vip")+bits, "dev", "lo")
 		testns.Run(t, "ip", append([]string{"address", "add", addr("local2") + bits, "dev", "lo"}, nodad...)...)
 		testns.Run(t, "ip", append([]string{"address", "add", addr("node") + bits, "dev", "dns0"}, nodad...)...)
@@ -38,7 +41,7 @@ func newFailoverNode(t *testing.T) *traceNode {
 			testns.Run(t, "ip", "neighbour", "replace", addr(via[0]), "lladdr", "02:00:00:00:00:99", "dev", via[1])
 		}
 	}
-	if err := InstallFailover(n.cfg, failoverTracePairs()); err != nil {
+	if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs()); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -46,7 +49,7 @@ func newFailoverNode(t *testing.T) *traceNode {
 
 // failoverObserver counts one packet directly before a chain and behind it, by
 // what may have become of it.
-func failoverObserver(f iptables.Family, chain failoverChain, p Packet, ct Tracking, outcomes []string) string {
+func failoverObserver(f iptables.Family, chain failoverChain, p iptables.Packet, ct Tracking, outcomes []string) string {
 	ip := "ip"
 	if f == iptables.IPv6 {
 		ip = "ip6"
@@ -103,7 +106,7 @@ func hostOf(addrPort string) string {
 
 // traceFailoverRow sends the packets of a row and says what became of the last
 // at the chain.
-func (n *traceNode) traceFailoverRow(t *testing.T, f iptables.Family, row, port int) string {
+func (n *failoverNode) traceFailoverRow(t *testing.T, f iptables.Family, row, port int) string {
 	t.Helper()
 	tc := failoverTraces[row]
 	var chain failoverChain
@@ -117,7 +120,7 @@ func (n *traceNode) traceFailoverRow(t *testing.T, f iptables.Family, row, port 
 	if send == nil {
 		send = []string{tc.chain + " " + device + " " + tc.packet}
 	}
-	_, p := tracePacket(f, strings.Fields("prerouting x "+withPort(tc.packet, port)))
+	_, p := tracetest.ReadPacket(f, strings.Fields("prerouting x "+withPort(tc.packet, port)))
 	// What the packet may become: everything that some row wants.
 	outcomes := []string{"unchanged"}
 	unchanged := fmt.Sprintf("rewritten %s > %s zone %d", p.Src, p.Dst, tc.ct.Zone)
@@ -131,19 +134,19 @@ func (n *traceNode) traceFailoverRow(t *testing.T, f iptables.Family, row, port 
 	before := map[string]uint64{}
 	for i, text := range send {
 		if i == len(send)-1 {
-			before = n.counted(t)
+			before = n.Counted(t)
 		}
-		hook, packet := tracePacket(f, strings.Fields(withPort(text, port)))
-		n.inject(t, hook, packet)
+		hook, packet := tracetest.ReadPacket(f, strings.Fields(withPort(text, port)))
+		n.Inject(t, hook, packet)
 	}
 	var after map[string]uint64
-	await(t, tc.name+": the packet comes to the chain "+tc.chain+" as the row says", func() bool {
-		after = n.counted(t)
+	tracetest.Await(t, tc.name+": the packet comes to the chain "+tc.chain+" as the row says", func() bool {
+		after = n.Counted(t)
 		return after["before"] > before["before"]
 	})
 	// Sending has run the receiving side as well; whatever is still under way
 	// is so for moments only, and a wrong "dropped" fails the row.
-	after = n.counted(t)
+	after = n.Counted(t)
 	for i, o := range outcomes {
 		if name := fmt.Sprintf("outcome-%d", i); after[name] > before[name] && o != "unchanged" {
 			return o
@@ -185,7 +188,7 @@ func TestFailoverKernelWithoutARule(t *testing.T) {
 			if !found {
 				continue // TestEveryFailoverRuleHasARow fails
 			}
-			if err := InstallFailover(n.cfg, failoverTracePairs()); err != nil {
+			if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs()); err != nil {
 				t.Fatal(err)
 			}
 			// The library cannot read these rules back.

@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
 // failoverTraces is the table of what the failover table does to a packet; it is
-// written as traceCases is. A row is about one packet at one chain, where
+// written as the cases of package tracetest are. A row is about one packet at one chain, where
 // conntrack says of it what stands in ct. In the kernel it becomes that packet
 // by what is sent: the last of the packets in send is the one.
 //
@@ -81,15 +82,15 @@ var failoverTraces = []struct {
 }
 
 func init() {
-	traceNames["local2"] = [2]string{"169.254.20.11", "fd00::20:11"}
-	traceNames["node"] = [2]string{"10.9.0.1", "fd00:9::1"}
+	tracetest.Names["local2"] = [2]string{"169.254.20.11", "fd00::20:11"}
+	tracetest.Names["node"] = [2]string{"10.9.0.1", "fd00:9::1"}
 }
 
 func failoverTracePairs() []FailoverPair {
 	var out []FailoverPair
 	for _, f := range families {
 		for _, listen := range []string{"local", "local2"} {
-			out = append(out, FailoverPair{Listen: traceAddr(f, listen), Service: traceAddr(f, "vip")})
+			out = append(out, FailoverPair{Listen: tracetest.Addr(f, listen), Service: tracetest.Addr(f, "vip")})
 		}
 	}
 	return out
@@ -104,7 +105,7 @@ func withPort(text string, port int) string {
 func failoverWant(f iptables.Family, want string, port int) string {
 	words := strings.Fields(withPort(want, port))
 	if len(words) > 1 {
-		words[1], words[3] = traceName(f, words[1]), traceName(f, words[3])
+		words[1], words[3] = tracetest.Name(f, words[1]), tracetest.Name(f, words[3])
 	}
 	return strings.Join(words, " ")
 }
@@ -112,7 +113,7 @@ func failoverWant(f iptables.Family, want string, port int) string {
 func mustTraceFailover(t *testing.T, chains []failoverChain, f iptables.Family, row, port int) string {
 	t.Helper()
 	tc := failoverTraces[row]
-	_, p := tracePacket(f, strings.Fields("prerouting pod0 "+withPort(tc.packet, port)))
+	_, p := tracetest.ReadPacket(f, strings.Fields("prerouting pod0 "+withPort(tc.packet, port)))
 	got, err := traceFailover(chains, tc.chain, p, tc.ct)
 	if err != nil {
 		t.Fatal(err)

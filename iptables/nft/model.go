@@ -19,7 +19,7 @@ import (
 type statement interface {
 	exprs(rs *ruleset) []expr.Any
 	text(r rule) string
-	run(t *tracer, p Packet) step
+	run(t *tracer, p iptables.Packet) step
 }
 
 // step is what a statement does to the walk of a packet through a rule.

@@ -1,20 +1,11 @@
 package nft
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
 )
-
-// Packet is what the tracer sends through the rules.
-type Packet struct {
-	Proto    iptables.Proto
-	Src, Dst netip.AddrPort
-	SYN, ACK bool   // of a TCP segment
-	Device   string // input device in prerouting, output device in output
-}
 
 // Result says what became of a packet at one hook.
 type Result struct {
@@ -158,7 +149,7 @@ func (t *Twin) contains(set, key string) bool {
 }
 
 // Trace sends a packet through the rules of one hook.
-func (t *Twin) Trace(h iptables.Hook, p Packet) Result {
+func (t *Twin) Trace(h iptables.Hook, p iptables.Packet) Result {
 	if !t.present {
 		return Result{}
 	}
@@ -202,7 +193,7 @@ type tracer struct {
 
 // key builds the key that the kernel would look up, or reports that a packet
 // of another family is meant.
-func (t *tracer) key(f iptables.Family, fields []field, p Packet) (string, bool) {
+func (t *tracer) key(f iptables.Family, fields []field, p iptables.Packet) (string, bool) {
 	if fields[0] != inDevice && iptables.FamilyOf(p.Dst.Addr()) != f {
 		return "", false
 	}
@@ -228,7 +219,7 @@ func (t *tracer) key(f iptables.Family, fields []field, p Packet) (string, bool)
 
 func proceed(ok bool) step { return step{mismatch: !ok} }
 
-func (s in) run(t *tracer, p Packet) step {
+func (s in) run(t *tracer, p iptables.Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if !ok {
 		return proceed(false)
@@ -243,7 +234,7 @@ func (s in) run(t *tracer, p Packet) step {
 	return proceed(t.twin.contains(s.set.instance(s.family), key) != s.not)
 }
 
-func (s put) run(t *tracer, p Packet) step {
+func (s put) run(t *tracer, p iptables.Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if !ok {
 		return proceed(false)
@@ -255,7 +246,7 @@ func (s put) run(t *tracer, p Packet) step {
 	return step{}
 }
 
-func (s take) run(t *tracer, p Packet) step {
+func (s take) run(t *tracer, p iptables.Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if ok {
 		delete(t.twin.elements[s.set.instance(s.family)], key)
@@ -263,40 +254,28 @@ func (s take) run(t *tracer, p Packet) step {
 	return proceed(ok)
 }
 
-func (s onLo) run(t *tracer, p Packet) step {
+func (s onLo) run(t *tracer, p iptables.Packet) step {
 	return proceed(p.Device == "lo" && t.hook == iptables.Hook(s))
 }
 
-func (s ofClass) run(_ *tracer, p Packet) step {
+func (s ofClass) run(_ *tracer, p iptables.Packet) step {
 	return proceed(p.Proto == s.proto && iptables.FamilyOf(p.Dst.Addr()) == s.family)
 }
 
-func (s tcpFlags) run(_ *tracer, p Packet) step {
+func (s tcpFlags) run(_ *tracer, p iptables.Packet) step {
 	return proceed(p.Proto == iptables.TCP && p.SYN == s.syn && p.ACK == s.ack)
 }
 
-func (notrack) run(t *tracer, _ Packet) step {
+func (notrack) run(t *tracer, _ iptables.Packet) step {
 	t.result.Untracked = true
 	return step{}
 }
 
-func (accept) run(*tracer, Packet) step      { return step{verdict: "accept"} }
-func (drop) run(*tracer, Packet) step        { return step{verdict: "drop"} }
-func (s goToChain) run(*tracer, Packet) step { return step{jump: string(s)} }
+func (accept) run(*tracer, iptables.Packet) step      { return step{verdict: "accept"} }
+func (drop) run(*tracer, iptables.Packet) step        { return step{verdict: "drop"} }
+func (s goToChain) run(*tracer, iptables.Packet) step { return step{jump: string(s)} }
 
-func (s count) run(t *tracer, _ Packet) step {
+func (s count) run(t *tracer, _ iptables.Packet) step {
 	t.twin.counters[iptables.CounterKey(s)]++
 	return step{}
-}
-
-// String prints the packet for test names and errors.
-func (p Packet) String() string {
-	flags := ""
-	if p.SYN {
-		flags += " syn"
-	}
-	if p.ACK {
-		flags += " ack"
-	}
-	return fmt.Sprintf("%s %s > %s%s via %s", p.Proto, p.Src, p.Dst, flags, p.Device)
 }

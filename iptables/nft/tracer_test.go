@@ -2,26 +2,14 @@ package nft
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
-
-// tracedBackend is a backend and a way to send it packets: the twin, or the
-// kernel.
-type tracedBackend interface {
-	iptables.Backend
-	// send gives the verdict on one packet.
-	send(t *testing.T, h iptables.Hook, p Packet) string
-	// grain is what expiries can tell apart.
-	grain() time.Duration
-	// expiries reads the sets that packets fill: when each element runs out.
-	expiries(t *testing.T) map[traceElement]expiry
-}
 
 // traceElement is an element of a set: the set's name without the family, and
 // the key.
@@ -31,146 +19,51 @@ type traceElement struct{ set, key string }
 // a while.
 type expiry struct{ earliest, latest time.Time }
 
-// tracePacket reads the words of a step that is a packet.
-func tracePacket(f iptables.Family, words []string) (iptables.Hook, Packet) {
-	hook := map[string]iptables.Hook{"prerouting": iptables.Prerouting, "output": iptables.Output}[words[0]]
-	proto, flags, _ := strings.Cut(words[2], "[")
-	return hook, Packet{
-		Proto:  map[string]iptables.Proto{"udp": iptables.UDP, "tcp": iptables.TCP}[proto],
-		SYN:    strings.Contains(flags, "S"),
-		ACK:    strings.Contains(flags, "A"),
-		Device: words[1],
-		Src:    traceAddrPort(f, words[3]),
-		Dst:    traceAddrPort(f, words[5]),
-	}
-}
-
-// traceRow runs one row and returns what became of each step, in the order of
-// the steps; steps that are no packets have nothing.
-func traceRow(t *testing.T, f iptables.Family, tc traceCase, b tracedBackend, afterInstall func()) []string {
-	t.Helper()
-	rules := traceRules(f)
-	if tc.rules != nil {
-		tc.rules(&rules)
-	}
-	out := make([]string, 0, len(tc.steps))
-	for _, step := range tc.steps {
-		words, got := strings.Fields(step.do), ""
-		var err error
-		switch words[0] {
-		case "install":
-			err = b.Install(rules)
-			if afterInstall != nil {
-				afterInstall()
-			}
-		case "attach":
-			err = b.Attach()
-		case "detach":
-			err = b.Detach()
-		case "remove":
-			err = b.Remove()
-		case "exempt":
-			err = b.Exempt([]iptables.Connection{{Client: traceAddrPort(f, words[1]), Listen: traceAddrPort(f, words[3])}})
-		case "expire":
-			await(t, "no address is live", func() bool {
-				live, liveErr := b.Live()
-				return liveErr == nil && len(live) == 0
-			})
-		default:
-			hook, packet := tracePacket(f, words)
-			got = observe(t, f, b, hook, packet, step.want)
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", step.do, err)
-		}
-		out = append(out, got)
-	}
-	return out
-}
-
-// observe sends a packet and describes what it did.
-func observe(t *testing.T, f iptables.Family, b tracedBackend, h iptables.Hook, p Packet, want string) string {
+// watch looks for elements that run out later than they did. Grain is what
+// expiries can tell apart.
+func watch(t *testing.T, b interface {
+	expiries(*testing.T) map[traceElement]expiry
+}, grain time.Duration) func(int) []string {
 	t.Helper()
 	// A renewal shows only in elements that are not quite new.
 	before, started := b.expiries(t), time.Now()
 	if len(before) > 0 {
-		await(t, "the elements have aged", func() bool { return time.Since(started) > b.grain() })
+		tracetest.Await(t, "the elements have aged", func() bool { return time.Since(started) > grain })
 	}
-	countersBefore, err := b.Counters()
-	if err != nil {
-		t.Fatal(err)
-	}
-	countersBefore = maps.Clone(countersBefore)
-	verdict := b.send(t, h, p)
-	countersAfter, err := b.Counters()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := []string{verdict}
-	for _, k := range iptables.CounterKeys() {
-		switch n := countersAfter[k] - countersBefore[k]; {
-		case n == 0:
-		case n == 1 && k.Family == f && k.Proto == p.Proto:
-			out = append(out, k.Direction.String())
-		default:
-			out = append(out, fmt.Sprintf("%d times %s", n, counterName(k)))
-		}
-	}
-	// What shows in one reading is there; what does not may be hidden by a
-	// slow reading, so what is wanted is looked for again.
-	var put []string
-	deadline := time.Now().Add(30 * b.grain())
-	for {
-		put = nil
-		now := b.expiries(t)
-		for e, earlier := range before {
-			if _, is := now[e]; !is && time.Now().Before(earlier.earliest) {
-				put = append(put, "-"+e.set)
+	// What shows in one reading is there; what does not may be hidden by a slow
+	// reading, so what is wanted is looked for again.
+	return func(wanted int) (put []string) {
+		deadline := time.Now().Add(30 * grain)
+		for {
+			put = nil
+			now := b.expiries(t)
+			for e, earlier := range before {
+				if _, is := now[e]; !is && time.Now().Before(earlier.earliest) {
+					put = append(put, "-"+e.set)
+				}
+			}
+			for e, after := range now {
+				earlier, was := before[e]
+				if !was || after.earliest.After(earlier.latest.Add(grain/2)) {
+					put = append(put, "+"+e.set)
+				}
+			}
+			slices.Sort(put)
+			if wanted <= len(put) || time.Now().After(deadline) {
+				return put
 			}
 		}
-		for e, after := range now {
-			earlier, was := before[e]
-			if !was || after.earliest.After(earlier.latest.Add(b.grain()/2)) {
-				put = append(put, "+"+e.set)
-			}
-		}
-		slices.Sort(put)
-		if strings.Count(want, " +")+strings.Count(want, " -") <= len(put) || time.Now().After(deadline) {
-			return strings.Join(append(out, put...), " ")
-		}
 	}
-}
-
-func await(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 5s: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// differing returns the steps whose outcome is not the wanted one.
-func differing(tc traceCase, got []string) []string {
-	var out []string
-	for i, step := range tc.steps {
-		if got[i] != step.want {
-			out = append(out, fmt.Sprintf("step %d, %s: %s, want %s", i+1, step.do, got[i], step.want))
-		}
-	}
-	return out
 }
 
 // twinTrace lets the twin take part in the table.
 type twinTrace struct{ *Twin }
 
-func (b twinTrace) send(_ *testing.T, h iptables.Hook, p Packet) string {
+func (b twinTrace) Send(_ *testing.T, h iptables.Hook, p iptables.Packet) string {
 	return b.Trace(h, p).String()
 }
 
-func (twinTrace) grain() time.Duration { return 0 }
+func (b twinTrace) Watch(t *testing.T) func(int) []string { return watch(t, b, 0) }
 
 func (b twinTrace) expiries(*testing.T) map[traceElement]expiry {
 	out := map[traceElement]expiry{}
@@ -188,9 +81,9 @@ func (b twinTrace) expiries(*testing.T) map[traceElement]expiry {
 
 func TestTwinTraces(t *testing.T) {
 	for _, f := range families {
-		for _, tc := range traceTable {
-			t.Run(fmt.Sprintf("%s/%s", f, tc.name), func(t *testing.T) {
-				for _, d := range differing(tc, traceRow(t, f, tc, twinTrace{NewTwin()}, nil)) {
+		for _, tc := range tracetest.Table {
+			t.Run(fmt.Sprintf("%s/%s", f, tc.Name), func(t *testing.T) {
+				for _, d := range tracetest.Differing(tc, tracetest.Row(t, f, tc, twinTrace{NewTwin()}, nil)) {
 					t.Error(d)
 				}
 			})
@@ -225,7 +118,7 @@ func (id ruleID) text() string {
 func variantChains(lease, dryRun bool) []chain {
 	d := time.Duration(0)
 	if lease {
-		d = traceLong
+		d = tracetest.Long
 	}
 	return chains(d, dryRun)
 }
@@ -244,10 +137,10 @@ func allRules() []ruleID {
 }
 
 // hits reports whether a row runs on the variant of the rule.
-func (id ruleID) hits(f iptables.Family, tc traceCase) bool {
-	r := traceRules(f)
-	if tc.rules != nil {
-		tc.rules(&r)
+func (id ruleID) hits(f iptables.Family, tc tracetest.Case) bool {
+	r := tracetest.Rules(f)
+	if tc.Rules != nil {
+		tc.Rules(&r)
 	}
 	return id.lease == (r.Plan.Lease > 0) && id.dryRun == r.Plan.DryRun
 }
@@ -269,19 +162,19 @@ func (id ruleID) without(lease time.Duration, dryRun bool) []chain {
 // biting returns, of the rows that a ruleset without the rule gets wrong, the
 // one that takes the fewest steps until then, what it gives, and those steps
 // only.
-func (id ruleID) biting(t *testing.T) (in iptables.Family, shortest traceCase, given []string) {
+func (id ruleID) biting(t *testing.T) (in iptables.Family, shortest tracetest.Case, given []string) {
 	t.Helper()
 	for _, f := range families {
-		for _, tc := range traceTable {
-			if !id.hits(f, tc) || slices.ContainsFunc(tc.steps, func(s traceStep) bool { return s.do == "expire" }) {
+		for _, tc := range tracetest.Table {
+			if !id.hits(f, tc) || slices.ContainsFunc(tc.Steps, func(s tracetest.Step) bool { return s.Do == "expire" }) {
 				continue
 			}
 			twin := NewTwin()
 			twin.variant = id.without
-			got := traceRow(t, f, tc, twinTrace{twin}, nil)
-			for i, step := range tc.steps {
-				if got[i] != step.want && (given == nil || i+1 < len(given)) {
-					in, shortest, given = f, traceCase{tc.name, tc.rules, tc.steps[:i+1]}, got[:i+1]
+			got := tracetest.Row(t, f, tc, twinTrace{twin}, nil)
+			for i, step := range tc.Steps {
+				if got[i] != step.Want && (given == nil || i+1 < len(given)) {
+					in, shortest, given = f, tracetest.Case{Name: tc.Name, Rules: tc.Rules, Steps: tc.Steps[:i+1]}, got[:i+1]
 				}
 			}
 		}

@@ -26,7 +26,7 @@ import (
 //	TAKE       untracked and counted as a query
 //	OUT        what leaves: by endpoint to LEAVING or ANSWERING
 //	LEAVING    the node's own queries: checks, exempt, live, held, or noted
-//	ANSWERING  responses: those over lo to LOCAL
+//	ANSWERING  responses, those over lo by way of LOCAL
 //	LOCAL      answers to lease probes renew the lease, those to checks are
 //	           untracked in every state
 //	REPLYING   connections that we hold are noted; untracked and counted
@@ -191,9 +191,12 @@ func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 	add(localChain, rs.to(replyingChain))
 	if rs.features.ipset {
 		// A connection that we hold is noted as our SYN-ACK leaves, and kept in
-		// mind by whatever else of it does.
+		// mind by whatever else of it does. It is not tracked: its SYN may have
+		// come to us because another instance untracked it.
 		note := rule("-j SET --add-set", rs.heldSet(f), "dst,dst,src --exist --timeout", seconds(connectionTimeout))
-		add(replyingChain, "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK", note)
+		const both = "SYN,ACK"
+		add(replyingChain, "-p tcp -m tcp --tcp-flags", both, both, note)
+		add(replyingChain, "-p tcp -m tcp --tcp-flags", both, both, "-j SET --del-set", rs.exemptSet(f), "dst,dst,src")
 		add(replyingChain, "-p tcp -m set --match-set", rs.heldSet(f), "dst,dst,src", note)
 	}
 	add(replyingChain, notrack)
@@ -253,8 +256,8 @@ func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 		}
 	}
 	if rs.features.ipset {
-		// A connection that will be tracked, since nothing above took it. One
-		// that another instance has untracked already will not be.
+		// A connection that will be tracked, since nothing above took it, nor
+		// another instance before us.
 		add("-p tcp -m tcp --tcp-flags SYN,ACK SYN -m conntrack ! --ctstate UNTRACKED", note)
 	}
 	return out

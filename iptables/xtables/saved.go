@@ -163,8 +163,8 @@ func (t savedTable) own(id string) (out []string) {
 // position looks for the rule that leads from a chain of the table to an
 // instance. It is in its place if it is there once, with nothing before it but
 // the same of other instances; before is how many of these stand on top.
-func (t savedTable) position(base, id string, gone []string) (count, before int, inPlace bool) {
-	top := true
+func (t savedTable) position(base, id string, gone []string) (before int, inPlace bool) {
+	top, count := true, 0
 	for _, r := range t.rules[base] {
 		target, ours := jumpTarget(r.text)
 		switch {
@@ -178,5 +178,5 @@ func (t savedTable) position(base, id string, gone []string) (count, before int,
 			top = false
 		}
 	}
-	return count, before, inPlace && count == 1
+	return before, inPlace && count == 1
 }

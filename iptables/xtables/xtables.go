@@ -336,7 +336,7 @@ func (b *Backend) transaction(f iptables.Family, table savedTable) (lines []stri
 		}
 	}
 	for _, base := range []string{preroutingChain, outputChain} {
-		_, before, inPlace := table.position(base, b.rs.id, stale)
+		before, inPlace := table.position(base, b.rs.id, stale)
 		if inPlace {
 			continue
 		}
@@ -573,7 +573,7 @@ func (b *Backend) Present() (bool, error) {
 			return false, nil
 		}
 		for _, base := range []string{preroutingChain, outputChain} {
-			if _, _, inPlace := table.position(base, b.rs.id, nil); !inPlace {
+			if _, inPlace := table.position(base, b.rs.id, nil); !inPlace {
 				return false, nil
 			}
 		}

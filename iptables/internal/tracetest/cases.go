@@ -1,4 +1,7 @@
-package nft
+// Package tracetest holds one table of what the NOTRACK rules do to packets, and
+// plays it to any backend: to the twin of the nftables backend, which walks its
+// rules in memory, and to the kernel.
+package tracetest
 
 import (
 	"net/netip"
@@ -9,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// The table of what the rules do to a packet. It is written once and read for
-// both families, with names for addresses:
+// Case is a row of the table of what the rules do to a packet. It is written
+// once and read for both families, with names for addresses:
 //
 //	pod, pod2   clients behind the devices pod0 and uplink2
 //	outside     a client behind the device uplink, which is an uplink
@@ -28,15 +31,17 @@ import (
 // verdict, then "query" or "response" where it was counted as one, then a plus
 // and the name of each set in which it put or renewed an element, and a minus
 // and the name of each set from which it took one.
-type traceCase struct {
-	name  string
-	rules func(*iptables.Rules) // changes of the rules of traceRules
-	steps []traceStep
+type Case struct {
+	Name  string
+	Rules func(*iptables.Rules) // changes what Rules gives
+	Steps []Step
 }
 
-type traceStep struct{ do, want string }
+// Step is one line of the table.
+type Step struct{ Do, Want string }
 
-var traceNames = map[string][2]string{
+// Names are addresses by their names in rows, of IPv4 and of IPv6.
+var Names = map[string][2]string{
 	"pod":     {"10.244.0.11", "fd00:244::11"},
 	"pod2":    {"10.244.0.12", "fd00:244::12"},
 	"outside": {"203.0.113.9", "2001:db8:9::9"},
@@ -47,16 +52,16 @@ var traceNames = map[string][2]string{
 }
 
 const (
-	traceUDPCheck, traceTCPCheck, traceLease = ":41000", ":41001", ":42000"
+	udpCheck, tcpCheck, leasePort = ":41000", ":41001", ":42000"
 
-	// traceLong outlasts every test, traceShort is waited for.
-	traceLong, traceShort = time.Minute, 200 * time.Millisecond
+	// Long outlasts every test, Short is waited for.
+	Long, Short = time.Minute, 200 * time.Millisecond
 )
 
-// traceName replaces a name by the family's address, in NAME or NAME:PORT.
-func traceName(f iptables.Family, text string) string {
+// Name replaces a name by the family's address, in NAME or NAME:PORT.
+func Name(f iptables.Family, text string) string {
 	name, port, hasPort := strings.Cut(text, ":")
-	pair, ok := traceNames[name]
+	pair, ok := Names[name]
 	if !ok {
 		panic("no address is named " + name)
 	}
@@ -69,72 +74,78 @@ func traceName(f iptables.Family, text string) string {
 	return "[" + pair[1] + "]:" + port
 }
 
-func traceAddrPort(f iptables.Family, text string) netip.AddrPort {
-	return netip.MustParseAddrPort(traceName(f, text))
+// AddrPort is the transport address that NAME:PORT stands for.
+func AddrPort(f iptables.Family, text string) netip.AddrPort {
+	return netip.MustParseAddrPort(Name(f, text))
 }
 
-func traceAddr(f iptables.Family, name string) netip.Addr {
-	return netip.MustParseAddr(traceName(f, name))
+// Addr is the address that a name stands for.
+func Addr(f iptables.Family, name string) netip.Addr {
+	return netip.MustParseAddr(Name(f, name))
 }
 
-// traceRules are the rules of a row that changes none of them.
-func traceRules(f iptables.Family) iptables.Rules {
-	vip, local := traceAddr(f, "vip").String(), traceAddr(f, "local").String()
-	plan := dnsPlan(vip, local)
-	plan.Untrack = []iptables.Endpoint{endpoint(local, 8080, iptables.TCP)}
-	plan.Lease = traceLong
+// Rules are the rules of a row that changes none of them.
+func Rules(f iptables.Family) iptables.Rules {
+	vip, local := Addr(f, "vip"), Addr(f, "local")
+	plan := iptables.Plan{Lease: Long, Untrack: []iptables.Endpoint{{Addr: local, Port: 8080, Proto: iptables.TCP}}}
+	for _, a := range []netip.Addr{vip, local} {
+		for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+			plan.Listen = append(plan.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: proto})
+		}
+	}
 	check := func(text string, proto iptables.Proto) iptables.Check {
-		ap := traceAddrPort(f, text)
+		ap := AddrPort(f, text)
 		return iptables.Check{Endpoint: iptables.Endpoint{Addr: ap.Addr(), Port: ap.Port(), Proto: proto}}
 	}
 	return iptables.Rules{
 		Plan: plan.Normalize(),
 		Checks: []iptables.Check{
-			check("vip"+traceUDPCheck, iptables.UDP), check("vip"+traceTCPCheck, iptables.TCP),
-			check("vip"+traceLease, iptables.UDP), check("local"+traceLease, iptables.UDP),
+			check("vip"+udpCheck, iptables.UDP), check("vip"+tcpCheck, iptables.TCP),
+			check("vip"+leasePort, iptables.UDP), check("local"+leasePort, iptables.UDP),
 		},
 		Leases: []iptables.Lease{
-			{Source: traceAddrPort(f, "vip"+traceLease), Listen: traceAddrPort(f, "vip:53")},
-			{Source: traceAddrPort(f, "local"+traceLease), Listen: traceAddrPort(f, "local:53")},
+			{Source: AddrPort(f, "vip"+leasePort), Listen: AddrPort(f, "vip:53")},
+			{Source: AddrPort(f, "local"+leasePort), Listen: AddrPort(f, "local:53")},
 		},
 		Uplinks: []string{"uplink"},
-		Unowned: []netip.Addr{traceAddr(f, "local")},
+		Unowned: []netip.Addr{Addr(f, "local")},
 	}
 }
 
 func withoutLease(r *iptables.Rules) { r.Plan.Lease, r.Leases = 0, nil }
 func withDryRun(r *iptables.Rules)   { r.Plan.DryRun = true }
 
-// traceTable is traceCases with every row that is not about the lease a second
+// Table is Cases with every row that is not about the lease a second
 // time without one.
-var traceTable = func() []traceCase {
-	out := slices.Clone(traceCases)
-	for _, tc := range traceCases {
-		about := func(s traceStep) bool { return s.do == "expire" || strings.Contains(s.do, traceLease) }
-		if change := tc.rules; !slices.ContainsFunc(tc.steps, about) {
-			out = append(out, traceCase{tc.name + ", no lease", func(r *iptables.Rules) {
+var Table = func() []Case {
+	out := slices.Clone(Cases)
+	for _, tc := range Cases {
+		about := func(s Step) bool { return s.Do == "expire" || strings.Contains(s.Do, leasePort) }
+		if change := tc.Rules; !slices.ContainsFunc(tc.Steps, about) {
+			out = append(out, Case{tc.Name + ", no lease", func(r *iptables.Rules) {
 				if change != nil {
 					change(r)
 				}
 				withoutLease(r)
-			}, tc.steps})
+			}, tc.Steps})
 		}
 	}
 	return out
 }()
 
-var traceCases = []traceCase{
-	{"nothing is installed", nil, []traceStep{
+// Cases are the rows.
+var Cases = []Case{
+	{"nothing is installed", nil, []Step{
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 		{"output pod0 udp vip:53 > pod:4000", "tracked"},
 	}},
-	{"installed: queries are tracked", nil, []traceStep{
+	{"installed: queries are tracked", nil, []Step{
 		{"install", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 		{"output lo udp vip:4000 > vip:53", "tracked"},
 		{"prerouting lo udp vip:4000 > vip:53", "tracked"},
 	}},
-	{"installed: connections that begin are noted", nil, []traceStep{
+	{"installed: connections that begin are noted", nil, []Step{
 		{"install", ""},
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 		{"output lo tcp[S] vip:4000 > vip:53", "tracked +exempt"},
@@ -145,14 +156,14 @@ var traceCases = []traceCase{
 		{"output lo tcp[A] vip:4000 > vip:53", "tracked +exempt"},
 		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "untracked query"},
 	}},
-	{"installed: late responses are untracked", nil, []traceStep{
+	{"installed: late responses are untracked", nil, []Step{
 		{"install", ""},
 		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
 		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response"},
 		{"output lo udp local:53 > vip:4000", "untracked response"},
 		{"prerouting lo udp vip:53 > vip:4000", "untracked"},
 	}},
-	{"installed: what is no listen endpoint is left alone", nil, []traceStep{
+	{"installed: what is no listen endpoint is left alone", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting pod0 udp pod:4000 > vip:54", "tracked"},
@@ -162,7 +173,7 @@ var traceCases = []traceCase{
 		{"output pod0 udp other:53 > pod:4000", "tracked"},
 		{"prerouting pod0 udp pod:4000 > local:8080", "tracked"},
 	}},
-	{"attached until detached", nil, []traceStep{
+	{"attached until detached", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "untracked query"},
@@ -181,14 +192,14 @@ var traceCases = []traceCase{
 		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
 		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response"},
 	}},
-	{"an untracked service beside DNS", nil, []traceStep{
+	{"an untracked service beside DNS", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting pod0 tcp[S] pod:4000 > local:8080", "untracked query"},
 		{"output pod0 tcp[SA] local:8080 > pod:4000", "untracked response +held"},
 		{"prerouting lo tcp[A] local:8080 > local:4000", "untracked"},
 	}},
-	{"a connection through the drain, from a pod", nil, []traceStep{
+	{"a connection through the drain, from a pod", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "untracked query"},
@@ -201,7 +212,7 @@ var traceCases = []traceCase{
 		{"output pod0 tcp[A] vip:53 > pod:4001", "untracked response"},
 		{"prerouting pod0 tcp[S] pod:4002 > vip:53", "tracked +exempt"},
 	}},
-	{"a connection through the drain, from the node", nil, []traceStep{
+	{"a connection through the drain, from the node", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"output lo tcp[S] vip:4000 > vip:53", "untracked"},
@@ -211,7 +222,7 @@ var traceCases = []traceCase{
 		{"prerouting lo tcp[A] vip:4000 > vip:53", "untracked query"},
 		{"output lo tcp[A] vip:4001 > vip:53", "tracked"},
 	}},
-	{"connections that are tracked already", nil, []traceStep{
+	{"connections that are tracked already", nil, []Step{
 		{"install", ""},
 		{"exempt pod:5000 > vip:53", ""},
 		{"exempt vip:5001 > local:53", ""},
@@ -224,7 +235,7 @@ var traceCases = []traceCase{
 		{"detach", ""},
 		{"prerouting pod0 tcp[A] pod:5000 > vip:53", "tracked +exempt"},
 	}},
-	{"a connection that another instance untracks", nil, []traceStep{
+	{"a connection that another instance untracks", nil, []Step{
 		{"install", ""},
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 		{"output lo tcp[S] vip:4000 > vip:53", "tracked +exempt"},
@@ -236,7 +247,7 @@ var traceCases = []traceCase{
 		{"detach", ""},
 		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
 	}},
-	{"only the answer to the lease probe renews", nil, []traceStep{
+	{"only the answer to the lease probe renews", nil, []Step{
 		{"install", ""},
 		{"output lo udp vip:42000 > vip:53", "untracked"},
 		{"prerouting lo udp vip:42000 > vip:53", "untracked"},
@@ -258,7 +269,7 @@ var traceCases = []traceCase{
 		{"output lo udp local:53 > local:42000", "untracked +live"},
 		{"prerouting pod0 udp pod:4000 > local:53", "untracked query"},
 	}},
-	{"nothing renews after a detach", nil, []traceStep{
+	{"nothing renews after a detach", nil, []Step{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 		{"detach", ""},
@@ -267,12 +278,12 @@ var traceCases = []traceCase{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 	}},
-	{"nothing renews without a lease", withoutLease, []traceStep{
+	{"nothing renews without a lease", withoutLease, []Step{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked"},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 	}},
-	{"a lease that runs out", func(r *iptables.Rules) { r.Plan.Lease = traceShort }, []traceStep{
+	{"a lease that runs out", func(r *iptables.Rules) { r.Plan.Lease = Short }, []Step{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 		{"expire", ""},
@@ -282,7 +293,7 @@ var traceCases = []traceCase{
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 	}},
-	{"a lapse gives up held connections, a detach keeps them", func(r *iptables.Rules) { r.Plan.Lease = traceShort }, []traceStep{
+	{"a lapse gives up held connections, a detach keeps them", func(r *iptables.Rules) { r.Plan.Lease = Short }, []Step{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 		{"output pod0 tcp[SA] vip:53 > pod:4000", "untracked response +held"},
@@ -291,7 +302,7 @@ var traceCases = []traceCase{
 		{"detach", ""},
 		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
 	}},
-	{"checks are untracked in every state", nil, []traceStep{
+	{"checks are untracked in every state", nil, []Step{
 		{"install", ""},
 		{"output lo udp vip:41000 > vip:53", "untracked"},
 		{"prerouting lo udp vip:41000 > vip:53", "untracked"},
@@ -304,14 +315,14 @@ var traceCases = []traceCase{
 		{"output lo udp vip:41000 > vip:53", "untracked"},
 		{"prerouting lo udp vip:41000 > vip:53", "untracked"},
 	}},
-	{"nobody else is a check", nil, []traceStep{
+	{"nobody else is a check", nil, []Step{
 		{"install", ""},
 		{"prerouting pod0 udp vip:41000 > vip:53", "tracked"},
 		{"output lo udp vip:41001 > vip:53", "tracked"},
 		{"output lo udp vip:41000 > other:53", "tracked"},
 		{"prerouting lo udp vip:41000 > other:53", "tracked"},
 	}},
-	{"an uplink: passed on, or dropped where no Service takes it", nil, []traceStep{
+	{"an uplink: passed on, or dropped where no Service takes it", nil, []Step{
 		{"install", ""},
 		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
 		{"prerouting uplink udp outside:4000 > local:53", "dropped"},
@@ -328,9 +339,9 @@ var traceCases = []traceCase{
 	}},
 	{"an uplink with sources behind it", func(r *iptables.Rules) {
 		r.Plan.Sources = []netip.Prefix{
-			netip.MustParsePrefix(traceName(iptables.IPv4, "pods")), netip.MustParsePrefix(traceName(iptables.IPv6, "pods")),
+			netip.MustParsePrefix(Name(iptables.IPv4, "pods")), netip.MustParsePrefix(Name(iptables.IPv6, "pods")),
 		}
-	}, []traceStep{
+	}, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting uplink udp pod:4000 > vip:53", "untracked query"},
@@ -339,27 +350,27 @@ var traceCases = []traceCase{
 		{"prerouting uplink udp outside:4000 > local:53", "dropped"},
 		{"prerouting uplink2 udp outside:4000 > vip:53", "untracked query"},
 	}},
-	{"sources any", func(r *iptables.Rules) { r.Plan.AnySource = true }, []traceStep{
+	{"sources any", func(r *iptables.Rules) { r.Plan.AnySource = true }, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting uplink udp outside:4000 > vip:53", "untracked query"},
 		{"prerouting uplink udp outside:4000 > local:53", "untracked query"},
 	}},
-	{"another uplink", func(r *iptables.Rules) { r.Uplinks = []string{"uplink2", "pod0"} }, []traceStep{
+	{"another uplink", func(r *iptables.Rules) { r.Uplinks = []string{"uplink2", "pod0"} }, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting uplink2 udp outside:4000 > local:53", "dropped"},
 		{"prerouting pod0 udp pod:4000 > local:53", "dropped"},
 		{"prerouting uplink udp outside:4000 > local:53", "untracked query"},
 	}},
-	{"removed", nil, []traceStep{
+	{"removed", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"remove", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 		{"output pod0 udp vip:53 > pod:4000", "tracked"},
 	}},
-	{"dry-run counts and untracks nothing", withDryRun, []traceStep{
+	{"dry-run counts and untracks nothing", withDryRun, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked query"},
@@ -368,21 +379,21 @@ var traceCases = []traceCase{
 		{"prerouting pod0 udp pod:4000 > vip:54", "tracked"},
 		{"output pod0 udp vip:53 > pod:4000", "tracked"},
 	}},
-	{"dry-run counts the node's own queries once", withDryRun, []traceStep{
+	{"dry-run counts the node's own queries once", withDryRun, []Step{
 		{"install", ""},
 		{"output lo udp vip:4000 > vip:53", "tracked query"},
 		{"prerouting lo udp vip:4000 > vip:53", "tracked"},
 		{"output lo udp local:4000 > local:53", "tracked query"},
 		{"prerouting lo udp local:4000 > local:53", "tracked"},
 	}},
-	{"dry-run: our checks pass kube-proxy by, and are not counted", withDryRun, []traceStep{
+	{"dry-run: our checks pass kube-proxy by, and are not counted", withDryRun, []Step{
 		{"install", ""},
 		{"output lo udp vip:41000 > vip:53", "untracked"},
 		{"output lo udp vip:53 > vip:41000", "untracked"},
 		{"output lo tcp[S] vip:41001 > vip:53", "untracked"},
 		{"prerouting pod0 udp vip:41000 > vip:53", "tracked query"},
 	}},
-	{"dry-run counts only what would be untracked", withDryRun, []traceStep{
+	{"dry-run counts only what would be untracked", withDryRun, []Step{
 		{"install", ""},
 		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
 		{"prerouting uplink udp outside:4000 > local:53", "tracked"},

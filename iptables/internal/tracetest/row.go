@@ -1,0 +1,132 @@
+package tracetest
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Backend is a backend and a way to send it packets: a twin, or the kernel.
+type Backend interface {
+	iptables.Backend
+	// Send gives the verdict on one packet.
+	Send(t *testing.T, h iptables.Hook, p iptables.Packet) string
+	// Watch looks at the sets that packets fill. What it returns lists, sorted
+	// and as often as there are elements, the names of those in which an
+	// element was put or renewed since, with a plus before them, and of those
+	// from which one was taken, with a minus; it may look again while there are
+	// less than wanted.
+	Watch(t *testing.T) func(wanted int) []string
+}
+
+// ReadPacket reads the words of a step that is a packet.
+func ReadPacket(f iptables.Family, words []string) (iptables.Hook, iptables.Packet) {
+	hook := map[string]iptables.Hook{"prerouting": iptables.Prerouting, "output": iptables.Output}[words[0]]
+	proto, flags, _ := strings.Cut(words[2], "[")
+	return hook, iptables.Packet{
+		Proto:  map[string]iptables.Proto{"udp": iptables.UDP, "tcp": iptables.TCP}[proto],
+		SYN:    strings.Contains(flags, "S"),
+		ACK:    strings.Contains(flags, "A"),
+		Device: words[1],
+		Src:    AddrPort(f, words[3]),
+		Dst:    AddrPort(f, words[5]),
+	}
+}
+
+// Row runs one row and returns what became of each step, in the order of
+// the steps; steps that are no packets have nothing.
+func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func()) []string {
+	t.Helper()
+	rules := Rules(f)
+	if tc.Rules != nil {
+		tc.Rules(&rules)
+	}
+	out := make([]string, 0, len(tc.Steps))
+	for _, step := range tc.Steps {
+		words, got := strings.Fields(step.Do), ""
+		var err error
+		switch words[0] {
+		case "install":
+			err = b.Install(rules)
+			if afterInstall != nil {
+				afterInstall()
+			}
+		case "attach":
+			err = b.Attach()
+		case "detach":
+			err = b.Detach()
+		case "remove":
+			err = b.Remove()
+		case "exempt":
+			err = b.Exempt([]iptables.Connection{{Client: AddrPort(f, words[1]), Listen: AddrPort(f, words[3])}})
+		case "expire":
+			Await(t, "no address is live", func() bool {
+				live, liveErr := b.Live()
+				return liveErr == nil && len(live) == 0
+			})
+		default:
+			hook, packet := ReadPacket(f, words)
+			got = observe(t, f, b, hook, packet, step.Want)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", step.Do, err)
+		}
+		out = append(out, got)
+	}
+	return out
+}
+
+// observe sends a packet and describes what it did.
+func observe(t *testing.T, f iptables.Family, b Backend, h iptables.Hook, p iptables.Packet, want string) string {
+	t.Helper()
+	changes := b.Watch(t)
+	countersBefore, err := b.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	countersBefore = maps.Clone(countersBefore)
+	verdict := b.Send(t, h, p)
+	countersAfter, err := b.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := []string{verdict}
+	for _, k := range iptables.CounterKeys() {
+		switch n := countersAfter[k] - countersBefore[k]; {
+		case n == 0:
+		case n == 1 && k.Family == f && k.Proto == p.Proto:
+			out = append(out, k.Direction.String())
+		default:
+			out = append(out, fmt.Sprintf("%d times %s-%s-%s", n, k.Direction, k.Family, k.Proto))
+		}
+	}
+	wanted := strings.Count(want, " +") + strings.Count(want, " -")
+	return strings.Join(append(out, changes(wanted)...), " ")
+}
+
+// Await polls until something holds.
+func Await(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 5s: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Differing returns the steps whose outcome is not the wanted one.
+func Differing(tc Case, got []string) []string {
+	var out []string
+	for i, step := range tc.Steps {
+		if got[i] != step.Want {
+			out = append(out, fmt.Sprintf("step %d, %s: %s, want %s", i+1, step.Do, got[i], step.Want))
+		}
+	}
+	return out
+}

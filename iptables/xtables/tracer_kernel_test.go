@@ -117,6 +117,8 @@ func (b kernelTrace) seen(t *testing.T) map[string]uint64 {
 	return out
 }
 
+func words(step string) []string { return strings.Fields(step) }
+
 // adapt turns a row's rules into what this backend takes, and returns the lease,
 // or 0 for a row about rules that it refuses.
 func adapt(tc tracetest.Case) (tracetest.Case, time.Duration) {

@@ -1,0 +1,143 @@
+package xtables
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// ownLock gives the programs a lock of their own, so that a test that holds it
+// disturbs nobody.
+func ownLock(t *testing.T) (lock string) {
+	t.Helper()
+	lock = filepath.Join(t.TempDir(), "xtables.lock")
+	t.Setenv("XTABLES_LOCKFILE", lock)
+	return lock
+}
+
+// hold takes the xtables lock and returns what gives it back.
+func hold(t *testing.T, lock string) (release func()) {
+	t.Helper()
+	file, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	return func() { _ = file.Close() }
+}
+
+func TestLockHeldByAnother(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	lock := ownLock(t)
+	counted := map[string]int{}
+	b := newBackend(t, Config{Variant: Legacy, Count: func(errorType string) { counted[errorType]++ }})
+	rules := iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00::a")}
+
+	release := hold(t, lock)
+	err := b.Install(rules)
+	var locked *LockError
+	if !errors.Is(err, iptables.ErrBusy) || !errors.As(err, &locked) || counted["iptables_lock"] != 1 {
+		t.Errorf("install under the lock: %v, counted %v", err, counted)
+	}
+	if text := saved(t, Legacy); strings.Contains(text, chainPrefix) {
+		t.Errorf("something was installed:\n%s", text)
+	}
+	release()
+	if err := b.Install(rules); err != nil {
+		t.Fatalf("install after the lock: %v", err)
+	}
+	if err := b.Attach(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Looking, and giving queries back, waits for nobody.
+	release = hold(t, lock)
+	if present, err := b.Present(); !present || err != nil {
+		t.Errorf("present: %t, %v", present, err)
+	}
+	if _, err := b.Counters(); err != nil {
+		t.Error(err)
+	}
+	if err := b.Detach(); err != nil {
+		t.Errorf("detach under the lock: %v", err)
+	}
+	if live, err := b.Live(); len(live) > 0 || err != nil {
+		t.Errorf("after the detach %v are live, %v", live, err)
+	}
+	release()
+}
+
+// Starts and stops while another program takes the lock again and again leave
+// nothing, nothing twice, and fail only for the lock.
+func TestCyclesUnderAContendedLock(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	cycles := 25
+	if os.Getenv("TRACKLESS_CYCLES") != "" {
+		if _, err := fmt.Sscan(os.Getenv("TRACKLESS_CYCLES"), &cycles); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock := ownLock(t)
+	contender := exec.Command("sh", "-c", `while :; do flock "$0" sleep 0.05; sleep 0.01; done`, lock)
+	contender.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	testns.Program(t, "flock")
+	if err := contender.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Kill(-contender.Process.Pid, unix.SIGKILL)
+		_ = contender.Wait()
+	})
+	busy := 0
+	retry := func(what string, f func() error) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; {
+			err := f()
+			if err == nil {
+				return
+			}
+			busy++
+			if !errors.Is(err, iptables.ErrBusy) || time.Now().After(deadline) {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	rules := iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00::a")}
+	for range cycles {
+		b, err := New(Config{Variant: Legacy})
+		if err != nil {
+			t.Fatal(err)
+		}
+		retry("install", func() error { return b.Install(rules) })
+		retry("attach", b.Attach)
+		text := saved(t, Legacy)
+		for _, base := range []string{"PREROUTING", "OUTPUT"} {
+			if n := strings.Count(text, "-A "+base+" "); n != 2 { // both families
+				t.Fatalf("%d rules in %s:\n%s", n, base, text)
+			}
+		}
+		retry("detach", b.Detach)
+		retry("remove", b.Remove)
+	}
+	if text := saved(t, Legacy); strings.Contains(text, "trackless") || strings.Contains(text, chainPrefix) {
+		t.Errorf("left behind:\n%s", text)
+	}
+	if names := setNames(t); len(names) > 0 {
+		t.Errorf("left behind: sets %v", names)
+	}
+	t.Logf("%d cycles, the lock was not to be had %d times", cycles, busy)
+}

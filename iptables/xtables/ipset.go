@@ -278,3 +278,8 @@ func explainSet(verb, set string, err error) error {
 	}
 	return fmt.Errorf("ipset: %s %s: %w", verb, set, err)
 }
+
+// isMissing reports whether a kernel without ip_set answered.
+func isMissing(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT)
+}

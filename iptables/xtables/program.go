@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
@@ -64,6 +65,9 @@ func findPrograms(v Variant) (map[iptables.Family]*program, error) {
 	return found, errors.Join(errs...)
 }
 
+// opened remembers programs by name: their version does not change.
+var opened sync.Map
+
 func findProgram(f iptables.Family, v Variant) (*program, error) {
 	base := map[iptables.Family]string{iptables.IPv4: "iptables", iptables.IPv6: "ip6tables"}[f]
 	if v == Auto {
@@ -97,6 +101,10 @@ func openProgram(f iptables.Family, name string) (*program, error) {
 	if err != nil {
 		return nil, err
 	}
+	if known, ok := opened.Load(path); ok {
+		p := *known.(*program)
+		return &p, nil
+	}
 	proto := goiptables.ProtocolIPv4
 	if f == iptables.IPv6 {
 		proto = goiptables.ProtocolIPv6
@@ -110,6 +118,7 @@ func openProgram(f iptables.Family, name string) (*program, error) {
 	if out, err := exec.Command(path, "--version").Output(); err == nil && bytes.Contains(out, []byte("nf_tables")) {
 		p.variant = NFT
 	}
+	opened.Store(path, p)
 	return p, nil
 }
 

@@ -371,7 +371,7 @@ func removeStaleSets(ids []string) error {
 	return withSets(func(s *sets) error {
 		var errs []error
 		for _, id := range ids {
-			errs = append(errs, s.destroyAll(id))
+			errs = append(errs, ifAny(s.destroyAll(id)))
 		}
 		return errors.Join(errs...)
 	})

@@ -1,0 +1,234 @@
+package xtables
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
+)
+
+// Instance is what one Trackless instance has in the raw tables.
+type Instance struct {
+	// Table begins the names of its chains.
+	Table string
+	// Variant is that of the programs which show them.
+	Variant Variant
+	// Owner is the process that made them.
+	Owner owner.Owner
+	// Listen are the endpoints whose responses are untracked.
+	Listen []iptables.Endpoint
+	// Live are those of them whose queries are untracked at the moment.
+	Live []iptables.Endpoint
+	// Packets are the packet counts.
+	Packets iptables.Counters
+
+	mark owner.Mark
+}
+
+// Attached reports whether the queries to all endpoints are untracked.
+func (i Instance) Attached() bool { return len(i.Live) > 0 && len(i.Live) == len(i.Listen) }
+
+// Dead reports whether the process is certainly gone, as [owner.Mark.Dead] does.
+func (i Instance) Dead() bool { return i.Owner.PID != 0 && i.mark.Dead() }
+
+// Instances reads the chains of all instances with the programs of both
+// variants, sorted by name. Where there are no programs there is nothing to see.
+// It changes nothing, and makes no table that is not there.
+func Instances() ([]Instance, error) {
+	byTable := map[string]*Instance{}
+	err := eachRawTable(func(p *program, table savedTable) error {
+		for _, id := range table.ids() {
+			i := byTable[chainPrefix+id]
+			if i == nil {
+				i = &Instance{Table: chainPrefix + id, Variant: p.variant, Packets: iptables.Counters{}}
+				for _, k := range iptables.CounterKeys() {
+					i.Packets[k] = 0
+				}
+				byTable[i.Table] = i
+			}
+			if m, ok := table.mark(id); ok {
+				i.mark = m
+				i.Owner = m.Find()
+			}
+			if err := i.read(p.family, id, table); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	out := make([]Instance, 0, len(byTable))
+	for _, i := range byTable {
+		if i.Owner.Life == "" {
+			i.Owner.Life = owner.Unknown
+		}
+		slices.SortFunc(i.Listen, iptables.Endpoint.Compare)
+		slices.SortFunc(i.Live, iptables.Endpoint.Compare)
+		out = append(out, *i)
+	}
+	slices.SortFunc(out, func(a, b Instance) int { return cmp.Compare(a.Table, b.Table) })
+	return out, err
+}
+
+// Others counts the instances that may live, but for those of this process.
+func Others() (int, error) {
+	all, err := Instances()
+	self, n := owner.Self(format), 0
+	for _, i := range all {
+		if i.mark != self && !i.Dead() {
+			n++
+		}
+	}
+	return n, err
+}
+
+// RemoveInstance deletes the chains and sets of an instance that is no more.
+func RemoveInstance(table string) error {
+	id, ok := strings.CutPrefix(table, chainPrefix)
+	if !ok {
+		return fmt.Errorf("iptables: chains %s are not ours", table)
+	}
+	var errs []error
+	err := eachRawTable(func(p *program, table savedTable) error {
+		if slices.Contains(table.ids(), id) {
+			errs = append(errs, p.removeInstance(id, lastWait))
+		}
+		return nil
+	})
+	if errs = append(errs, err); errors.Join(errs...) != nil {
+		return fmt.Errorf("iptables: %w", errors.Join(errs...))
+	}
+	return withSets(func(s *sets) error { return ifAny(s.destroyAll(id)) })
+}
+
+// RemoveStale deletes the chains and sets of all instances whose process is
+// certainly gone, and returns their names.
+func RemoveStale() (removed []string, err error) {
+	all, err := Instances()
+	for _, i := range all {
+		if !i.Dead() {
+			continue
+		}
+		if removeErr := RemoveInstance(i.Table); removeErr != nil {
+			err = errors.Join(err, removeErr)
+			continue
+		}
+		removed = append(removed, i.Table)
+	}
+	return removed, err
+}
+
+// eachRawTable reads the raw tables that there are, of both variants and
+// families.
+func eachRawTable(f func(*program, savedTable) error) error {
+	var errs []error
+	for _, p := range everyProgram() {
+		if !p.has("raw") {
+			continue
+		}
+		table, err := p.table()
+		if err == nil {
+			err = f(p, table)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// everyProgram finds what programs there are of both variants.
+func everyProgram() (out []*program) {
+	for _, v := range []Variant{NFT, Legacy} {
+		for _, f := range families {
+			if p, err := findProgram(f, v); err == nil {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// has reports whether a table is there. To ask for a legacy one makes it, so
+// x_tables is asked for its names (net/netfilter/x_tables.c); iptables-nft makes
+// none to show it.
+func (p *program) has(table string) bool {
+	if p.variant == NFT {
+		return true
+	}
+	name := "/proc/thread-self/net/ip_tables_names"
+	if p.family == iptables.IPv6 {
+		name = "/proc/thread-self/net/ip6_tables_names"
+	}
+	content, err := os.ReadFile(name)
+	return err == nil && slices.Contains(strings.Fields(string(content)), table)
+}
+
+// read takes what a family's table says about an instance.
+func (i *Instance) read(f iptables.Family, id string, table savedTable) error {
+	table.count(id, f, i.Packets)
+	rs := ruleset{id: id}
+	var live []netip.Addr
+	static, recent := true, false
+	for _, r := range table.rules[rs.chain(queryingChain)] {
+		recent = recent || strings.Contains(r.text, "--name "+rs.liveSet(f)+" ")
+		static = static && !strings.Contains(r.text, rs.liveSet(f))
+	}
+	if !static {
+		var err error
+		if live, err = liveIn(rs.liveSet(f), f, recent, Lease); err != nil {
+			return err
+		}
+	}
+	// Without a lease, a rule of the chain takes everything.
+	always := static && slices.ContainsFunc(table.rules[rs.chain(queryingChain)], func(r savedRule) bool {
+		return r.text == rs.to(takeChain)
+	})
+	for _, r := range table.rules[rs.chain(inChain)] {
+		e, ok := parseEndpoint(r.text)
+		if !ok || !strings.HasSuffix(r.text, rs.to(arrivingChain)) {
+			continue
+		}
+		i.Listen = append(i.Listen, e)
+		if always || slices.Contains(live, e.Addr) {
+			i.Live = append(i.Live, e)
+		}
+	}
+	return nil
+}
+
+// parseEndpoint reads the destination that a rule matches.
+func parseEndpoint(text string) (e iptables.Endpoint, ok bool) {
+	words := strings.Fields(text)
+	for i := range len(words) - 1 {
+		switch value := words[i+1]; words[i] {
+		case "-d":
+			prefix, err := netip.ParsePrefix(value)
+			if err != nil || !prefix.IsSingleIP() {
+				return e, false
+			}
+			e.Addr = prefix.Addr()
+		case "-p":
+			e.Proto = map[string]iptables.Proto{"udp": iptables.UDP, "tcp": iptables.TCP}[value]
+		case "--dport":
+			port, err := strconv.ParseUint(value, 10, 16)
+			if err != nil {
+				return e, false
+			}
+			e.Port = uint16(port)
+		}
+	}
+	return e, e.Addr.IsValid() && e.Proto != 0 && e.Port != 0
+}
+
+// ifAny drops the answer of a kernel without ip_set: no set is there.
+func ifAny(err error) error {
+	if isMissing(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package xtables
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
+)
+
+func TestInstances(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	plan := dnsPlan("10.96.0.10", "fd00::a")
+	var tables []string
+	for _, v := range variants {
+		b := newBackend(t, Config{Variant: v})
+		if err := b.Install(iptables.Rules{Plan: plan}); err != nil {
+			t.Fatal(err)
+		}
+		if v == NFT {
+			if err := b.Attach(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tables = append(tables, b.Table())
+	}
+	all, err := Instances()
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	for _, i := range all {
+		wantLive := 0
+		if i.Variant == NFT {
+			wantLive = len(plan.Listen)
+		}
+		if !slices.Contains(tables, i.Table) || i.Owner.Life != owner.Alive || !slices.Equal(i.Listen, plan.Listen) || len(i.Live) != wantLive {
+			t.Errorf("%+v, want %v", i, plan.Listen)
+		}
+	}
+	if n, err := Others(); n != 0 || err != nil {
+		t.Errorf("%d others, %v: both are ours", n, err)
+	}
+	if err := RemoveInstance(tables[0]); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := Instances(); len(all) != 1 || all[0].Table != tables[1] || err != nil {
+		t.Errorf("after a removal: %+v, %v", all, err)
+	}
+	if err := RemoveInstance("KUBE-SERVICES"); err == nil {
+		t.Error("chains of others can be removed")
+	}
+}
+
+func TestDeadInstancesAreRemoved(t *testing.T) {
+	eachVariant(t, func(t *testing.T, v Variant) {
+		b := newBackend(t, Config{Variant: v})
+		b.rs.mark.PID = 1 << 30
+		living := newBackend(t, Config{Variant: v})
+		for _, b := range []*Backend{living, b} {
+			if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00::a")}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		removed, err := RemoveStale()
+		if err != nil || !slices.Equal(removed, []string{b.Table()}) {
+			t.Errorf("removed %v, %v", removed, err)
+		}
+		if names := setNames(t); slices.ContainsFunc(names, func(s string) bool { return s[:len(setPrefix)+8] == setPrefix+b.rs.id }) {
+			t.Errorf("left behind: %v", names)
+		}
+		if present, err := living.Present(); !present || err != nil {
+			t.Errorf("the living one: %t, %v", present, err)
+		}
+	})
+}
+
+// A look makes no legacy table.
+func TestLookingMakesNoTable(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	if all, err := Instances(); len(all) != 0 || err != nil {
+		t.Errorf("%v, %v", all, err)
+	}
+	for _, p := range everyProgram() {
+		if p.variant == Legacy && p.has("raw") {
+			t.Errorf("%s has made a raw table", p.path)
+		}
+	}
+}

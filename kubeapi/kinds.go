@@ -1,0 +1,146 @@
+package kubeapi
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"net/url"
+	"slices"
+)
+
+// Service is what is used of a Service (core/v1).
+type Service struct {
+	Metadata Meta `json:"metadata"`
+	Spec     struct {
+		ClusterIP  string   `json:"clusterIP"`
+		ClusterIPs []string `json:"clusterIPs"`
+		Ports      []Port   `json:"ports"`
+	} `json:"spec"`
+}
+
+// Port is a port of a Service or of an EndpointSlice.
+type Port struct {
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"` // TCP if empty
+	Port     uint16 `json:"port"`
+}
+
+// EndpointSlice is what is used of an EndpointSlice (discovery/v1).
+type EndpointSlice struct {
+	Metadata  Meta       `json:"metadata"`
+	Endpoints []Endpoint `json:"endpoints"`
+	Ports     []Port     `json:"ports"`
+}
+
+// Endpoint is one endpoint of a slice. Conditions that are not there are as the
+// API describes: ready is true, serving is ready, terminating is false.
+type Endpoint struct {
+	Addresses  []string `json:"addresses"`
+	Conditions struct {
+		Ready   *bool `json:"ready"`
+		Serving *bool `json:"serving"`
+	} `json:"conditions"`
+}
+
+func (s Service) meta() Meta       { return s.Metadata }
+func (s EndpointSlice) meta() Meta { return s.Metadata }
+
+// WatchService follows one Service until the context ends; Changed gets none if
+// there is none. It needs the verbs list and watch for that name.
+func (c *Client) WatchService(ctx context.Context, namespace, name string, h Handler[Service]) {
+	w := &watcher[Service]{
+		client: c, handler: h, pace: defaultPace,
+		path: "/api/v1/namespaces/" + url.PathEscape(namespace) + "/services",
+		// RBAC knows resourceNames for list and watch by this selector.
+		query: url.Values{"fieldSelector": {"metadata.name=" + name}},
+	}
+	w.run(ctx)
+}
+
+// WatchEndpoints follows the EndpointSlices of one Service until the context
+// ends. It needs the verbs list and watch for endpointslices in the namespace.
+func (c *Client) WatchEndpoints(ctx context.Context, namespace, service string, h Handler[EndpointSlice]) {
+	w := &watcher[EndpointSlice]{
+		client: c, handler: h, pace: defaultPace,
+		path:  "/apis/discovery.k8s.io/v1/namespaces/" + url.PathEscape(namespace) + "/endpointslices",
+		query: url.Values{"labelSelector": {"kubernetes.io/service-name=" + service}},
+	}
+	w.run(ctx)
+}
+
+// Addresses are the ClusterIPs of a Service with its DNS port, the primary one
+// first; none of a headless one.
+func (s Service) Addresses() []netip.AddrPort {
+	ips := s.Spec.ClusterIPs
+	if len(ips) == 0 {
+		ips = []string{s.Spec.ClusterIP}
+	}
+	var out []netip.AddrPort
+	for _, ip := range ips {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			out = append(out, netip.AddrPortFrom(a, dnsPort(s.Spec.Ports)))
+		}
+	}
+	return out
+}
+
+// Addresses are the endpoints of all slices with their DNS port, in order: those
+// that are ready or, if none is, those that still serve while they terminate.
+func Addresses(slicesOf []EndpointSlice) []netip.AddrPort {
+	var ready, serving []netip.AddrPort
+	for _, s := range slicesOf {
+		port := dnsPort(s.Ports)
+		for _, e := range s.Endpoints {
+			isReady := e.Conditions.Ready == nil || *e.Conditions.Ready
+			isServing := isReady
+			if e.Conditions.Serving != nil {
+				isServing = *e.Conditions.Serving
+			}
+			// All addresses of an endpoint are fungible; the first one is used
+			// (discovery/v1).
+			if len(e.Addresses) == 0 {
+				continue
+			}
+			a, err := netip.ParseAddr(e.Addresses[0])
+			if err != nil {
+				continue // a slice of type FQDN
+			}
+			switch ap := netip.AddrPortFrom(a, port); {
+			case isReady:
+				ready = append(ready, ap)
+			case isServing:
+				serving = append(serving, ap)
+			}
+		}
+	}
+	if len(ready) == 0 {
+		ready = serving
+	}
+	slices.SortFunc(ready, func(a, b netip.AddrPort) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Port(), b.Port()))
+	})
+	return slices.Compact(ready)
+}
+
+// dnsPort is the port of DNS over UDP, which kube-dns names "dns"; that of TCP
+// has the same number.
+func dnsPort(ports []Port) uint16 {
+	const standard = 53
+	best, rank := uint16(standard), 0
+	for _, p := range ports {
+		r := 0
+		switch {
+		case p.Port == 0:
+		case p.Protocol == "UDP" && p.Name == "dns":
+			r = 4
+		case p.Protocol == "UDP":
+			r = 3
+		case p.Name == "dns-tcp":
+			r = 2
+		}
+		if r > rank {
+			best, rank = p.Port, r
+		}
+	}
+	return best
+}

@@ -1,0 +1,90 @@
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ServiceAddresses returns the ClusterIPs of a Service, named NAMESPACE/NAME, as
+// kube-proxy's rules have them, with the UDP port; IPv4 first. None if there is
+// no such Service, it has no endpoints, or the rules are those of legacy
+// iptables, which cannot be read over nftables.
+//
+// In nftables mode the map service-ips leads to chains named after the Service;
+// in iptables mode rules of KUBE-SERVICES have the
+// comment "NAMESPACE/NAME:PORT cluster IP" (pkg/proxy/nftables/proxier.go and
+// pkg/proxy/iptables/proxier.go in kubernetes).
+func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	if err != nil {
+		return nil, explain("open a netfilter netlink socket", err)
+	}
+	defer conn.Close()
+	var out []netip.AddrPort
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		found, err := serviceIPs(conn, family, service)
+		if err == nil && len(found) == 0 {
+			found, err = serviceRules(conn, family, service)
+		}
+		if err != nil {
+			return nil, explain("read the addresses of "+service+" from kube-proxy's rules", err)
+		}
+		slices.SortFunc(found, netip.AddrPort.Compare)
+		out = append(out, slices.Compact(found)...)
+	}
+	return out, nil
+}
+
+// serviceIPs looks into kube-proxy's table of nftables mode.
+func serviceIPs(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
+	elements, err := dumpElements(conn, family, "kube-proxy", "service-ips")
+	var out []netip.AddrPort
+	for _, e := range elements {
+		// address . protocol . port, each padded to 32 bits
+		n := len(e.key) - 8
+		if e.verdict == nil || n < 4 || !isChainOf(e.verdict.chain, service) {
+			continue
+		}
+		if a, ok := netip.AddrFromSlice(e.key[:n]); ok {
+			out = append(out, netip.AddrPortFrom(a, binary.BigEndian.Uint16(e.key[n+4:])))
+		}
+	}
+	return out, err
+}
+
+// isChainOf reports whether a chain is that of a Service's UDP port:
+// service-HASH-NAMESPACE/NAME/udp/PORT.
+func isChainOf(chain, service string) bool {
+	rest, _ := strings.CutPrefix(chain, "service-")
+	_, rest, _ = strings.Cut(rest, "-")
+	return strings.HasPrefix(rest, service+"/udp/")
+}
+
+// serviceRules looks into the rules of iptables mode.
+func serviceRules(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
+	const dns = 53
+	rules, err := dumpRules(conn, family, "nat", "KUBE-SERVICES")
+	var out []netip.AddrPort
+	for _, r := range rules {
+		if !strings.HasPrefix(r.comment, service+":") || !strings.HasSuffix(r.comment, " cluster IP") {
+			continue
+		}
+		for _, e := range r.exprs {
+			// The only comparison with something as long as an address.
+			if e.name != "cmp" {
+				continue
+			}
+			a, ok := netip.AddrFromSlice(e.value(unix.NFTA_CMP_DATA))
+			if ok && (family == nftables.TableFamilyIPv4) == a.Is4() {
+				out = append(out, netip.AddrPortFrom(a, dns))
+			}
+		}
+	}
+	return out, err
+}

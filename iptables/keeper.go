@@ -115,6 +115,12 @@ type Config struct {
 	Kernel    Kernel
 	Log       Logger
 
+	// Yield makes our listeners at the endpoints leave what comes from now on to
+	// those of another instance; they still answer what has come. It is called
+	// at a stop while there is another instance, whose rules go on bringing
+	// queries here. Nil means that they cannot.
+	Yield func([]Endpoint) error
+
 	// Served tells what the listeners at the endpoints have done so far; nil
 	// means nothing. The drain ends when it is complete.
 	Served func([]Endpoint) Served
@@ -667,10 +673,22 @@ func (k *Keeper) Detach() error {
 		k.cover(nil)
 		k.released.Store(true)
 		k.setState(Draining)
-		return errors.Join(err, k.Backend().Detach())
+		return errors.Join(err, k.Backend().Detach(), k.yield())
 	}()
 	k.drain()
 	return err
+}
+
+// yield hands what another instance's rules bring here over to that instance.
+func (k *Keeper) yield() error {
+	if k.cfg.Yield == nil || k.cfg.Kernel.Others == nil {
+		return nil
+	}
+	others, err := k.cfg.Kernel.Others()
+	if err != nil || others == 0 {
+		return err
+	}
+	return k.cfg.Yield(k.listen())
 }
 
 // drain waits until all queries that came have been answered, and until no

@@ -569,11 +569,12 @@ func TestStop(t *testing.T) {
 		want   []string
 	}{
 		{"alone on the node", 0, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
-		{"another instance needs the addresses", 1, []string{"detach", "close-checks", "remove-rules"}},
+		{"another instance needs the addresses", 1, []string{"detach", "yield 2", "close-checks", "remove-rules"}},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, planFor("10.96.0.10"), n)
 			n.others = tc.others
+			k.cfg.Yield = func(listen []Endpoint) error { return n.do("yield %d", len(listen)) }
 			if err := errors.Join(k.Detach(), k.Close(), k.Close()); err != nil {
 				t.Fatal(err)
 			}

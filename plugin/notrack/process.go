@@ -117,6 +117,7 @@ func (p *contract) open(config *configuration) error {
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep}, config.plan.Link),
 		Log:       log,
 		Served:    p.whatIsServed,
+		Yield:     yield,
 		Sync:      config.sync,
 		Changes:   watcher.Changes,
 		Kernel: iptables.Kernel{

@@ -1,0 +1,50 @@
+package notrack
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// yield implements [iptables.Config.Yield] for UDP: a listening socket that is
+// closed while packets still come takes what is in its queue along. TCP has
+// nothing of the kind; what a listener has accepted is closed behind an answer.
+func yield(endpoints []iptables.Endpoint) error { return yieldSockets(descriptors(), endpoints) }
+
+// yieldSockets connects those of the sockets that listen at the endpoints to
+// themselves, since from there nothing ever comes. Of a group with SO_REUSEPORT
+// the kernel chooses none that is connected (reuseport_select_sock_by_hash,
+// Linux 5.4). What is in its queue can still be read, and answered with sendmsg.
+func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
+	listen := make(map[netip.AddrPort]bool)
+	for _, e := range endpoints {
+		if e.Proto == iptables.UDP {
+			listen[netip.AddrPortFrom(e.Addr, e.Port)] = true
+		}
+	}
+	var errs []error
+	for _, fd := range fds {
+		t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil || t != unix.SOCK_DGRAM {
+			continue
+		}
+		own, err := unix.Getsockname(fd)
+		if err != nil || !listen[transportAddress(own)] {
+			continue
+		}
+		if _, connected := peerName(fd); connected {
+			continue
+		}
+		if reuse, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil || reuse == 0 {
+			continue
+		}
+		if err := unix.Connect(fd, own); err != nil {
+			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: %w", transportAddress(own), err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,118 @@
+package notrack
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// listenTogether opens a UDP socket that shares its address with others.
+func listenTogether(t *testing.T, at string) (*net.UDPConn, int) {
+	t.Helper()
+	fd := -1
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		return onSocket(raw, func(s int) error {
+			fd = s
+			return unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		})
+	}}
+	conn, err := lc.ListenPacket(context.Background(), "udp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn.(*net.UDPConn), fd
+}
+
+func TestYield(t *testing.T) {
+	for _, loopback := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(loopback, func(t *testing.T) {
+			first, fd := listenTogether(t, loopback)
+			at := first.LocalAddr().(*net.UDPAddr).AddrPort()
+			second, other := listenTogether(t, at.String())
+			const each = 32
+			ask := func() (clients []*net.UDPConn) {
+				t.Helper()
+				for range each {
+					client, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at))
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { _ = client.Close() })
+					if _, err := client.Write([]byte("query")); err != nil {
+						t.Fatal(err)
+					}
+					clients = append(clients, client)
+				}
+				return clients
+			}
+			before := ask()
+			endpoints := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}}
+			if err := yieldSockets([]int{fd}, endpoints); err != nil {
+				t.Fatal(err)
+			}
+			after := ask()
+
+			fromFirst, fromSecond := answerAll(t, first), answerAll(t, second)
+			if len(fromFirst) == 0 || len(fromFirst)+len(fromSecond) != 2*each {
+				t.Errorf("%d and %d of %d queries were answered", len(fromFirst), len(fromSecond), 2*each)
+			}
+			for _, client := range append(before, after...) {
+				if err := client.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := client.Read(make([]byte, 16)); err != nil {
+					t.Errorf("%s was not answered: %v", client.LocalAddr(), err)
+				}
+			}
+			for _, client := range after {
+				if fromFirst[client.LocalAddr().(*net.UDPAddr).AddrPort()] {
+					t.Errorf("%s asked after the first had yielded, and was answered by it", client.LocalAddr())
+				}
+			}
+			// What listens elsewhere is left alone.
+			if err := yieldSockets([]int{other}, []iptables.Endpoint{{Addr: at.Addr(), Port: 1, Proto: iptables.UDP}}); err != nil {
+				t.Error(err)
+			}
+			if _, connected := peerName(other); connected {
+				t.Error("a socket at no endpoint was connected")
+			}
+		})
+	}
+}
+
+// answerAll answers what is in a socket's queue; over loopback that is
+// everything that was sent.
+func answerAll(t *testing.T, conn *net.UDPConn) map[netip.AddrPort]bool {
+	t.Helper()
+	clients := map[netip.AddrPort]bool{}
+	buf := make([]byte, 16)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		waiting := false
+		if err := onSocket(raw, func(fd int) error { waiting = unread(fd) > 0; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if !waiting {
+			return clients
+		}
+		_, _, _, from, err := conn.ReadMsgUDPAddrPort(buf, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := conn.WriteMsgUDPAddrPort([]byte("answer"), nil, from); err != nil {
+			t.Fatal(err)
+		}
+		clients[from] = true
+	}
+}

@@ -93,7 +93,7 @@ func (c *conn) addAddress(index uint32, a netip.Addr) error {
 	header := ifaddrmsg(index, a, unix.RT_SCOPE_HOST)
 	if a.Is6() {
 		header = ifaddrmsg(index, a, unix.RT_SCOPE_UNIVERSE)
-		ae.Uint32(unix.IFA_FLAGS, unix.IFA_F_NODAD|unix.IFA_F_NOPREFIXROUTE)
+		ae.Uint32(unix.IFA_FLAGS, unix.IFA_F_NODAD)
 		// struct ifa_cacheinfo: preferred, valid, created, updated.
 		info := binary.NativeEndian.AppendUint32(nil, 0)
 		info = binary.NativeEndian.AppendUint32(info, lifetimeForever)

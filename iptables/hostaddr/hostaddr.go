@@ -5,8 +5,8 @@
 // lo. They must never become the source address of other traffic: IPv4
 // addresses have scope host, IPv6 addresses are deprecated from the start
 // (preferred lifetime 0) and skip duplicate address detection, which on some
-// links would leave them unusable for a second. They have no route in the main
-// table. Flows of the node to them have the node's usual source, see route.go.
+// links would leave them unusable for a second. Flows of the node to them have
+// the node's usual source, see route.go.
 //
 // An address left behind does no harm without the rules: kube-proxy rewrites
 // queries before the routing decision.

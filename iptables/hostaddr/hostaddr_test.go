@@ -62,7 +62,7 @@ func TestAddressesComeAndGo(t *testing.T) {
 			for _, want := range []string{
 				"inet 169.254.20.10/32 scope host",
 				"inet 10.96.0.10/32 scope host",
-				"inet6 fd00:10:96::a/128 scope global nodad deprecated noprefixroute",
+				"inet6 fd00:10:96::a/128 scope global nodad deprecated",
 				"preferred_lft 0sec",
 			} {
 				if !strings.Contains(got, want) {

@@ -22,6 +22,11 @@ import (
 // IPv4 looks at ours first, since it is there first; the kernel's own stays
 // behind it, in case the preferred source goes and takes our route along. In
 // IPv6 a route of ours cannot be better than the kernel's own, which has to go.
+//
+// An IPv6 socket that has found its way keeps it until something changes at or
+// above the route that it found (ip6_dst_check). A local route says nothing to a
+// socket that found the default route; the route to the address's prefix, which
+// the kernel adds to the main table and nobody uses, does.
 
 // protoRoute marks routes of ours (rtm_protocol). It is in none of the lists
 // that people keep (/etc/iproute2/rt_protos).

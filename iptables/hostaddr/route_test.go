@@ -1,6 +1,8 @@
 package hostaddr
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -161,6 +163,47 @@ func eventOf(t *testing.T, m netlink.Message) (a netip.Addr, event string) {
 		event += " gone"
 	}
 	return a, event
+}
+
+// A socket that was connected before the addresses came finds the way to them,
+// and away again.
+func TestConnectedSocketsFollow(t *testing.T) {
+	for _, a := range []netip.Addr{clusterIP, clusterV6} {
+		t.Run(a.String(), func(t *testing.T) {
+			h := newHostOnANode(t, "nosuchkind")
+			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 53))
+			client, err := net.DialUDP("udp", nil, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			for range 2 {
+				// The first use keeps the route that was found.
+				if _, err := client.Write([]byte("away")); err != nil {
+					t.Fatal(err)
+				}
+				if err := h.Ensure(all); err != nil {
+					t.Fatal(err)
+				}
+				server, err := net.ListenUDP("udp", to)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := client.Write([]byte("here")); err != nil {
+					t.Fatal(err)
+				}
+				if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := server.Read(make([]byte, 16)); err != nil {
+					t.Errorf("what a connected socket sends does not come: %v", err)
+				}
+				if err := errors.Join(server.Close(), h.Remove()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 func TestTwoInstancesShareRoutes(t *testing.T) {

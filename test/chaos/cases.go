@@ -122,7 +122,7 @@ func deaths() []*Case {
 			Name: "second-instance", Fault: "second instance on the same addresses, started and outliving the first", Bar: "0 lost",
 			Sabotage: Sabotage{
 				What:  "the care of the one that stops first for the addresses that the other needs",
-				Fails: FailLost, At: "first stopped", Apply: takeAddresses,
+				Fails: FailLost, At: "first stopped", Apply: takeAddressesAndRoutes,
 			},
 			Play: playSecondInstance,
 		},

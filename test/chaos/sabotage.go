@@ -190,3 +190,24 @@ func takeAddresses(s *Scene) error {
 	}
 	return errors.Join(errs...)
 }
+
+// takeAddressesAndRoutes does as one that stops and thinks itself alone, more
+// than once: the other puts them back within some milliseconds.
+func takeAddressesAndRoutes(s *Scene) error {
+	for range 3 {
+		for _, addr := range listenAddresses {
+			link, err := s.linkOf(addr)
+			if err != nil {
+				continue // not yet put back
+			}
+			family := "-4"
+			if addr.Is6() {
+				family = "-6"
+			}
+			// What fails is not there any more, or not yet.
+			_ = deleteAddress(s, addr)
+			_ = runAll(s.Node.Namespace, fmt.Sprintf("ip %s route delete local %s dev %s table local proto 84", family, addr, link))
+		}
+	}
+	return nil
+}

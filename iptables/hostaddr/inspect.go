@@ -45,7 +45,7 @@ func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	present, names := append(conn.present, routed...), conn.names
+	present, names := slices.Concat(conn.present, routed), conn.names
 	var out []Device
 	for index, name := range names {
 		d := Device{Name: name}

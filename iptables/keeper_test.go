@@ -24,6 +24,7 @@ type node struct {
 	fail      map[string]error // by the change, or the first word of it
 	others    int
 	renewed   map[netip.Addr]int
+	stopped   time.Duration // how long the next renewal takes
 	installed Rules
 	missing   []netip.Addr
 	absent    bool
@@ -98,6 +99,11 @@ func (c checker) Reserve(addrs []netip.Addr) ([]Check, []Lease, error) {
 }
 
 func (c checker) Renew(_ context.Context, a netip.Addr) error {
+	c.mu.Lock()
+	stopped := c.stopped
+	c.stopped = 0
+	c.mu.Unlock()
+	time.Sleep(stopped)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.fail["renew"]; err != nil {
@@ -386,6 +392,14 @@ func TestLease(t *testing.T) {
 		settle(400 * time.Millisecond)
 		if !k.Covers(clusterIP) {
 			t.Error("not attached again by itself")
+		}
+	})
+	inBubble(t, "lapsed while the probe was under way", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.stopped = 3 * time.Second })
+		settle(4 * time.Second)
+		if got := n.logs(); k.Stats().Lapses != 1 || strings.Count(got, "the lease ran out (3.") != 1 || !k.Covers(clusterIP) {
+			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)
 		}
 	})
 	inBubble(t, "several addresses that lapse at once are one episode", func(t *testing.T, n *node, k *Keeper) {

@@ -80,6 +80,20 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	blocked := k.blockedOf(w.plan)
 	live := make([]netip.Addr, 0, len(h.renewed))
 	episode := false // several addresses that lapse at once have one reason
+	lapsed := func(a netip.Addr, why error) {
+		late := time.Since(h.renewed[a])
+		if h.lease == 0 || late <= h.lease || h.down[a] {
+			return
+		}
+		h.down[a] = true
+		k.lapses.Add(1)
+		if !episode {
+			episode = true
+			h.flap.lapsed(time.Now())
+		}
+		k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
+			a, late.Round(time.Millisecond), why)
+	}
 	for _, a := range w.plan.Addresses() {
 		if blocked[a] != nil {
 			if !h.down[a] || h.failed[a] == nil || h.failed[a].Error() != blocked[a].Error() {
@@ -90,17 +104,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			h.down[a], h.failed[a] = true, blocked[a]
 			continue
 		}
-		late := time.Since(h.renewed[a])
-		if h.lease > 0 && late > h.lease && !h.down[a] {
-			h.down[a] = true
-			k.lapses.Add(1)
-			if !episode {
-				episode = true
-				h.flap.lapsed(time.Now())
-			}
-			k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
-				a, late.Round(time.Millisecond), because(failed[a], h.failed[a]))
-		}
+		lapsed(a, because(failed[a], h.failed[a]))
 		h.failed[a] = failed[a]
 		if failed[a] != nil {
 			if !h.down[a] {
@@ -118,6 +122,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			}
 			continue
 		}
+		lapsed(a, because()) // we may have been stopped while the probe was under way
 		if h.down[a] {
 			k.cfg.Log.Infof("%s: attached again", a)
 		}

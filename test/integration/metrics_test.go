@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -160,6 +161,93 @@ func TestNothingTracked(t *testing.T) {
 			t.Errorf("%s %g, want 0", name, n)
 		}
 	}
+}
+
+// The ledger goes by the timeouts of this kernel, also when they change, and by the
+// kernel's word on how TCP connections end.
+func TestLedgerFollowsTheKernel(t *testing.T) {
+	node := newNode(t)
+	timeout := func(name, seconds string) {
+		t.Helper()
+		err := node.Namespace.Do(func() error {
+			return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_"+name, []byte(seconds), 0o644)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	timeout("tcp_timeout_close", "1")
+	server := serve(t, node, corefile(notrackWith("sync 1s"), "", listenAddresses(node)...))
+	avoided := func(proto string) (n float64) {
+		t.Helper()
+		metrics, err := server.Metrics(t.Context(), metricsAddress)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range metrics["coredns_notrack_entries_avoided"].GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "proto" && l.GetValue() == proto {
+					n += m.GetGauge().GetValue()
+				}
+			}
+		}
+		return n
+	}
+	becomes := func(proto string, want float64) {
+		t.Helper()
+		eventually(t, "entries over "+proto, func() error {
+			if n := avoided(proto); n != want {
+				return errNotYet{fmt.Sprintf("%g entries over %s are avoided, want %g", n, proto, want)}
+			}
+			return nil
+		})
+	}
+
+	conn := dialTCP(t, node.Pods[0].Namespace, netip.AddrPortFrom(lab.ClusterDNS4, 53))
+	dnsConn := &dns.Conn{Conn: conn}
+	if err := dnsConn.WriteMsg(new(dns.Msg).SetQuestion("svc-1-2-3.lab.svc.cluster.local.", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dnsConn.ReadMsg(); err != nil {
+		t.Fatal(err)
+	}
+	becomes("tcp", 1)
+	if err := errors.Join(conn.SetLinger(0), conn.Close()); err != nil {
+		t.Fatal(err)
+	}
+	becomes("tcp", 0) // two minutes, had it not been reset
+
+	if _, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); err != nil {
+		t.Fatal(err)
+	}
+	becomes("udp", 1)
+	timeout("udp_timeout", "1")
+	eventually(t, "the new timeout is in force", func() error {
+		before := avoided("udp") // with those that the old one keeps
+		if _, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS6, lab.UDP); err != nil {
+			return err
+		}
+		for asked := time.Now(); time.Since(asked) < 3*time.Second; time.Sleep(50 * time.Millisecond) {
+			if avoided("udp") <= before {
+				return nil
+			}
+		}
+		return errNotYet{"entries stay"}
+	})
+}
+
+func dialTCP(t *testing.T, from *lab.Namespace, to netip.AddrPort) *net.TCPConn {
+	t.Helper()
+	var conn *net.TCPConn
+	err := from.Do(func() (err error) {
+		conn, err = net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }
 
 // scrape returns the page as it is.

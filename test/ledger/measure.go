@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -136,7 +137,9 @@ func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server,
 			return err
 		}
 		r.LeftOnUntracked = max(r.LeftOnUntracked, leaked)
-		r.Seconds = append(r.Seconds, Second{Second: second, Kernel: kernel, Ledger: (before + after) / 2})
+		r.Seconds = append(r.Seconds, Second{
+			Second: second, Kernel: kernel, Ledger: (before + after) / 2, Moved: math.Abs(after-before) / 2,
+		})
 	}
 	return nil
 }

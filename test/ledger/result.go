@@ -21,6 +21,10 @@ const (
 	// numbers of queries, by any second. Beyond it the machine was too busy, and
 	// the two cannot be compared.
 	sentApart = 0.5
+
+	// slowCounts is in how many seconds to read the table may take so long that
+	// the number of entries changes by more than the ledger may be off on average.
+	slowCounts = 4
 )
 
 // Result is what one load showed. Its JSON form is stable.
@@ -61,6 +65,9 @@ type Second struct {
 	Kernel int `json:"kernel"`
 	// Ledger is what the second node says it avoids.
 	Ledger float64 `json:"ledger"`
+	// Moved is half of what the latter changed by while the table was read: so
+	// much the two may differ and agree.
+	Moved float64 `json:"moved"`
 	// Percent is how far the ledger is off.
 	Percent float64 `json:"percent"`
 }
@@ -115,17 +122,20 @@ func (r *Result) compareSent(began time.Time, sent [2][][]lab.Sent) {
 
 // judge computes how far the two are apart and whether that will do.
 func (r *Result) judge() {
-	sum, n := 0.0, 0
+	sum, n, slow := 0.0, 0, 0
 	for i := range r.Seconds {
 		s := &r.Seconds[i]
 		s.Percent = 100 * (s.Ledger - float64(s.Kernel)) / max(float64(s.Kernel), 1)
 		if s.Second < settled {
 			continue
 		}
-		off := math.Abs(s.Percent)
+		off, moved := math.Abs(s.Percent), 100*s.Moved/max(float64(s.Kernel), 1)
 		r.WorstPercent = max(r.WorstPercent, off)
 		sum, n = sum+off, n+1
-		if off > everySecond {
+		if moved > onAverage {
+			slow++
+		}
+		if off > everySecond+moved {
 			r.Failures = append(r.Failures, fmt.Sprintf("second %d: %.0f of %d entries, %+.1f %%", s.Second, s.Ledger, s.Kernel, s.Percent))
 		}
 	}
@@ -138,15 +148,18 @@ func (r *Result) judge() {
 	if r.LeftOnUntracked > 0 {
 		r.Failures = append(r.Failures, fmt.Sprintf("%d entries of clients on the node that tracks none", r.LeftOnUntracked))
 	}
+	if slow > slowCounts {
+		r.Failures = append(r.Failures, fmt.Sprintf("in %d seconds the entries changed much while they were counted", slow))
+	}
 	r.Failures = append(r.Failures, r.Disturbances...)
 	r.Agree = len(r.Failures) == 0
 }
 
 // writeTable writes a line for each second, and the verdict.
 func (r *Result) writeTable(w io.Writer) {
-	fmt.Fprintf(w, "%s: %s\n\n  second   tracked entries   entries_avoided      off\n", r.Name, r.Load)
+	fmt.Fprintf(w, "%s: %s\n\n  second   tracked entries   entries_avoided        off   changed meanwhile\n", r.Name, r.Load)
 	for _, s := range r.Seconds {
-		fmt.Fprintf(w, "%8d  %16d  %16.0f  %+6.2f %%\n", s.Second, s.Kernel, s.Ledger, s.Percent)
+		fmt.Fprintf(w, "%8d  %16d  %16.0f  %+7.2f %%  %18.0f\n", s.Second, s.Kernel, s.Ledger, s.Percent, 2*s.Moved)
 	}
 	verdict := "agree"
 	if !r.Agree {

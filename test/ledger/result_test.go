@@ -28,6 +28,13 @@ func TestJudge(t *testing.T) {
 		{"off by much before the 10th second", func(r *Result) { r.Seconds[8].Ledger = 0 }, ""},
 		{"off by much in the 10th second", func(r *Result) { r.Seconds[9].Ledger = 979 }, "second 10: 979 of 1000 entries, -2.1 %"},
 		{"off by much in the last", func(r *Result) { r.Seconds[89].Ledger = 1021 }, "second 90"},
+		{"off by what came while it was counted", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Moved = 1060, 50 }, ""},
+		{"off by more than that", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Moved = 1080, 50 }, "second 21"},
+		{"counted slowly all the time", func(r *Result) {
+			for i := range r.Seconds {
+				r.Seconds[i].Moved = 50
+			}
+		}, "changed much"},
 		{"off by little all the time", func(r *Result) {
 			for i := range r.Seconds {
 				r.Seconds[i].Ledger = 1011

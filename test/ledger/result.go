@@ -23,8 +23,8 @@ const (
 	sentApart = 0.5
 
 	// slowCounts is in how many seconds to read the table may take so long that
-	// the number of entries changes by more than the ledger may be off on average.
-	slowCounts = 4
+	// half of what changed meanwhile is more than the ledger may be off.
+	slowCounts = 8
 )
 
 // Result is what one load showed. Its JSON form is stable.
@@ -132,7 +132,7 @@ func (r *Result) judge() {
 		off, moved := math.Abs(s.Percent), 100*s.Moved/max(float64(s.Kernel), 1)
 		r.WorstPercent = max(r.WorstPercent, off)
 		sum, n = sum+off, n+1
-		if moved > onAverage {
+		if moved > everySecond {
 			slow++
 		}
 		if off > everySecond+moved {

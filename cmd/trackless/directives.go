@@ -38,6 +38,7 @@ import (
 
 	_ "github.com/trackless-dns/trackless/plugin/cache"
 	_ "github.com/trackless-dns/trackless/plugin/notrack"
+	_ "github.com/trackless-dns/trackless/plugin/upstream"
 )
 
 // directives is the plugin list of `trackless serve` in the order in which a
@@ -77,6 +78,7 @@ var directives = []string{
 	"file",
 	"loop",
 	"forward",
+	"upstream",
 	"grpc",
 	"whoami",
 }

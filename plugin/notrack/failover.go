@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -56,7 +58,8 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 }
 
 // forwardTargets are the addresses to which the notrack blocks of the running
-// load forward, in the order of the Corefile.
+// load forward, in the order of the Corefile: those of `forward`, and those that
+// `upstream` falls back to.
 func forwardTargets(config *configuration) []netip.Addr {
 	var out []netip.Addr
 	for _, ap := range forwardEndpoints(config) {
@@ -92,6 +95,15 @@ func forwardEndpoints(config *configuration) []netip.AddrPort {
 		}
 		for _, token := range b.Tokens["forward"] {
 			out = append(out, endpointsOf(token.Text)...)
+		}
+		for i, token := range b.Tokens["upstream"] {
+			out = append(out, endpointsOf(token.Text)...)
+			if i == 2 { // the Service
+				name := strings.ToUpper(strings.ReplaceAll(path.Base(token.Text), "-", "_"))
+				for _, variable := range []string{name + "_UPSTREAM_SERVICE_HOST", name + "_SERVICE_HOST"} {
+					out = append(out, endpointsOf(os.Getenv(variable))...)
+				}
+			}
 		}
 	}
 	return out

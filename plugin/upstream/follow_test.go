@@ -1,0 +1,111 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/trackless-dns/trackless/kubeapi"
+)
+
+func at(list ...string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range list {
+		out = append(out, netip.MustParseAddrPort(a))
+	}
+	return out
+}
+
+// told is what a follower passed on last.
+type told struct {
+	addrs string
+	by    string
+	times int
+}
+
+func newTold() (*follower, *told) {
+	out := &told{}
+	return newFollower("kube-system/kube-dns-upstream", func(addrs []netip.AddrPort, by string) {
+		out.addrs, out.by = joined(addrs), by
+		out.times++
+	}), out
+}
+
+func TestWhoIsBelieved(t *testing.T) {
+	f, got := newTold()
+	expect := func(what, addrs string, times int) {
+		t.Helper()
+		if got.addrs != addrs || got.times != times {
+			t.Errorf("%s: %+v, want %s told %d times", what, *got, addrs, times)
+		}
+	}
+	f.tell(nil, byKubeProxy)
+	expect("rules without the Service", "", 0)
+	f.tell(at("10.96.0.99:53"), byKubeProxy)
+	expect("rules", "10.96.0.99:53", 1)
+	f.tell(at("10.96.0.99:53"), byKubeProxy)
+	expect("the same again", "10.96.0.99:53", 1)
+	f.tell(at("10.96.0.98:53"), byAPI)
+	expect("the API", "10.96.0.98:53", 2)
+	f.tell(at("10.96.0.99:53"), byKubeProxy)
+	expect("rules that lag behind the API", "10.96.0.98:53", 2)
+	f.tell(nil, byAPI)
+	expect("the Service is deleted", "10.96.0.98:53", 2)
+	f.apiFailed(errors.New("away"))
+	expect("the API is away", "10.96.0.98:53", 2)
+	f.tell(at("10.96.0.97:53"), byKubeProxy)
+	expect("rules while the API is away", "10.96.0.97:53", 3)
+	f.apiFailed(nil)
+	f.tell(at("10.96.0.96:53"), byKubeProxy)
+	expect("the API is back", "10.96.0.97:53", 3)
+}
+
+func TestRulesAreReadWhileTheAPIDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, got := newTold()
+		f.inCluster = func() (kubeapi.Config, error) { return kubeapi.Config{}, kubeapi.ErrNotInCluster }
+		readings := 0
+		f.rules = func() ([]netip.AddrPort, error) {
+			readings++
+			switch {
+			case readings == 2:
+				return nil, errors.New("netlink")
+			case readings > 2:
+				return at("10.96.0.98:53"), nil
+			}
+			time.Sleep(100 * time.Millisecond) // a large ruleset
+			return at("10.96.0.99:53"), nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			f.readRules(ctx)
+		}()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if got.addrs != "10.96.0.99:53" || got.by != byKubeProxy {
+			t.Errorf("%+v", *got)
+		}
+		time.Sleep(3 * time.Second)
+		if readings != 1 {
+			t.Errorf("%d readings, each a tenth of a second, within four seconds", readings)
+		}
+		time.Sleep(10 * time.Second)
+		if got.addrs != "10.96.0.98:53" {
+			t.Errorf("after a reading that failed: %+v", *got)
+		}
+		f.apiFailed(nil)
+		time.Sleep(rulesInterval)
+		before := readings
+		time.Sleep(time.Minute)
+		if readings != before {
+			t.Errorf("%d readings although the API answers", readings-before)
+		}
+		cancel()
+		<-done
+	})
+}

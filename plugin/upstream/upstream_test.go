@@ -1,0 +1,355 @@
+package upstream
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/plugin/pkg/dnstest"
+	"github.com/coredns/coredns/plugin/test"
+	"github.com/miekg/dns"
+)
+
+// server is a kube-dns that can be told what to do.
+type server struct {
+	addr netip.AddrPort
+
+	mu       sync.Mutex
+	queries  map[string]int // by protocol
+	truncate bool
+	silent   bool
+	hold     chan struct{}
+}
+
+// newServer listens on an address of loopback, over UDP and TCP.
+func newServer(t *testing.T, ip string) *server {
+	t.Helper()
+	s := &server{queries: map[string]int{}}
+	listener, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.addr = listener.Addr().(*net.TCPAddr).AddrPort()
+	packets, err := net.ListenPacket("udp", s.addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []*dns.Server{{Listener: listener, Handler: s}, {PacketConn: packets, Handler: s}} {
+		started := make(chan struct{})
+		d.NotifyStartedFunc = func() { close(started) }
+		go func() { _ = d.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() { _ = d.Shutdown() })
+	}
+	return s
+}
+
+func (s *server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
+	s.mu.Lock()
+	protocol := w.RemoteAddr().Network()
+	if r.Question[0].Name != "." { // a health check
+		s.queries[protocol]++
+	}
+	silent, truncate, hold := s.silent, s.truncate && protocol == "udp", s.hold
+	s.mu.Unlock()
+	if hold != nil && r.Question[0].Name != "." {
+		<-hold
+	}
+	if silent {
+		return
+	}
+	m := new(dns.Msg).SetReply(r)
+	m.Truncated = truncate
+	if !truncate {
+		m.Answer = []dns.RR{test.A(r.Question[0].Name + " 5 IN A 192.0.2.1")}
+	}
+	_ = w.WriteMsg(m)
+}
+
+func (s *server) got(protocol string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.queries[protocol]
+}
+
+func (s *server) be(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// fakes replaces what sources follow until the test ends.
+type fakes struct {
+	mu    sync.Mutex
+	found map[name]Found
+	ended map[name]bool
+}
+
+func fakeSources(t *testing.T) *fakes {
+	t.Helper()
+	f := &fakes{found: map[name]Found{}, ended: map[name]bool{}}
+	before := follow
+	follow = func(ctx context.Context, n name, found Found) {
+		f.mu.Lock()
+		f.found[n] = found
+		f.mu.Unlock()
+		<-ctx.Done()
+		f.mu.Lock()
+		f.ended[n] = true
+		f.mu.Unlock()
+	}
+	t.Cleanup(func() { follow = before })
+	return f
+}
+
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// tell gives a source its addresses, as whoever follows would.
+func (f *fakes) tell(t *testing.T, n name, servers ...*server) {
+	t.Helper()
+	var found Found
+	eventually(t, "somebody follows "+n.String(), func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		found = f.found[n]
+		return found != nil
+	})
+	var addrs []netip.AddrPort
+	for _, s := range servers {
+		addrs = append(addrs, s.addr)
+	}
+	found(addrs, "a test")
+}
+
+// started parses a Corefile's block and starts it.
+func started(t *testing.T, text string) *Upstream {
+	t.Helper()
+	u, err := parse(caddy.NewTestController("dns", text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = u.stop() })
+	return u
+}
+
+// ask sends one query and returns the response code and the error.
+func ask(u *Upstream) (int, error) {
+	w := dnstest.NewRecorder(&test.ResponseWriter{})
+	rcode, err := u.ServeDNS(context.Background(), w, new(dns.Msg).SetQuestion("svc.cluster.local.", dns.TypeA))
+	if err == nil && (w.Msg == nil || len(w.Msg.Answer) == 0) {
+		return rcode, fmt.Errorf("no answer: %v", w.Msg)
+	}
+	return rcode, err
+}
+
+func answered(t *testing.T, u *Upstream, n int) {
+	t.Helper()
+	for range n {
+		if _, err := ask(u); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var kubeDNS = name{endpoints, "kube-system", "kube-dns"}
+
+func TestQueriesAreSpread(t *testing.T) {
+	sources := fakeSources(t)
+	one, two := newServer(t, "127.0.0.1"), newServer(t, "127.0.0.2")
+	u := started(t, "upstream endpoints kube-system/kube-dns")
+	sources.tell(t, kubeDNS, one, two)
+	answered(t, u, 100)
+	if one.got("udp") < 20 || two.got("udp") < 20 || one.got("udp")+two.got("udp") != 100 {
+		t.Errorf("%d and %d of 100 queries", one.got("udp"), two.got("udp"))
+	}
+}
+
+func TestFailingOver(t *testing.T) {
+	sources := fakeSources(t)
+	one, two, other := newServer(t, "127.0.0.1"), newServer(t, "127.0.0.2"), newServer(t, "127.0.0.3")
+	u := started(t, "upstream endpoints kube-system/kube-dns {\n fallback "+other.addr.String()+"\n read_timeout 100ms\n max_fails 1\n}")
+	sources.tell(t, kubeDNS, one, two)
+	one.be(func() { one.silent = true })
+	answered(t, u, 20)
+	eventually(t, "the silent one is left alone", func() bool {
+		before := one.got("udp")
+		answered(t, u, 20)
+		return one.got("udp") == before
+	})
+	if other.got("udp") != 0 {
+		t.Error("the fallback is asked although an endpoint answers")
+	}
+	two.be(func() { two.silent = true })
+	eventually(t, "the fallback is asked first", func() bool {
+		before, endpoints := other.got("udp"), one.got("udp")+two.got("udp")
+		answered(t, u, 10)
+		return other.got("udp") == before+10 && one.got("udp")+two.got("udp") == endpoints
+	})
+	one.be(func() { one.silent = false })
+	eventually(t, "the endpoint is back", func() bool {
+		before := other.got("udp")
+		answered(t, u, 10)
+		return other.got("udp") == before
+	})
+}
+
+func TestAddressesChange(t *testing.T) {
+	sources := fakeSources(t)
+	one, two := newServer(t, "127.0.0.1"), newServer(t, "127.0.0.2")
+	u := started(t, "upstream service kube-system/kube-dns-upstream")
+	n := name{service, "kube-system", "kube-dns-upstream"}
+	if rcode, err := ask(u); rcode != dns.RcodeServerFailure || err == nil || !strings.Contains(err.Error(), "service kube-system/kube-dns-upstream: no address is known yet") {
+		t.Errorf("before anything is known: %s, error %v", dns.RcodeToString[rcode], err)
+	}
+	sources.tell(t, n, one)
+	answered(t, u, 5)
+
+	// A query under way is answered although its address has gone.
+	one.be(func() { one.hold = make(chan struct{}) })
+	result := make(chan error, 1)
+	go func() {
+		_, err := ask(u)
+		result <- err
+	}()
+	eventually(t, "the query is under way", func() bool { return one.got("udp") == 6 })
+	sources.tell(t, n, two)
+	answered(t, u, 5)
+	if one.got("udp") != 6 || two.got("udp") != 5 {
+		t.Errorf("%d and %d queries, want 6 and 5", one.got("udp"), two.got("udp"))
+	}
+	close(one.hold)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+
+	// Of a Service with two addresses the first is asked.
+	one.be(func() { one.hold = nil })
+	sources.tell(t, n, two, one)
+	answered(t, u, 20)
+	if one.got("udp") != 6 {
+		t.Error("the second address of a Service is asked too")
+	}
+}
+
+func TestWhatIsKnownOutlivesAReload(t *testing.T) {
+	sources := fakeSources(t)
+	one := newServer(t, "127.0.0.1")
+	first := started(t, "upstream endpoints kube-system/kube-dns")
+	sources.tell(t, kubeDNS, one)
+	second := started(t, "upstream endpoints kube-system/kube-dns {\n force_tcp\n}")
+	if err := first.stop(); err != nil {
+		t.Fatal(err)
+	}
+	answered(t, second, 3)
+	if one.got("tcp") != 3 {
+		t.Errorf("%d queries over TCP, want 3", one.got("tcp"))
+	}
+	if err := second.stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nobody follows any more", func() bool {
+		sources.mu.Lock()
+		defer sources.mu.Unlock()
+		return sources.ended[kubeDNS]
+	})
+}
+
+func TestTruncatedAnswersAreAskedForAgain(t *testing.T) {
+	sources := fakeSources(t)
+	one := newServer(t, "127.0.0.1")
+	one.truncate = true
+	u := started(t, "upstream endpoints kube-system/kube-dns {\n prefer_udp\n}")
+	sources.tell(t, kubeDNS, one)
+	answered(t, u, 1)
+	if one.got("udp") != 1 || one.got("tcp") != 1 {
+		t.Errorf("%d queries over UDP and %d over TCP, want one each", one.got("udp"), one.got("tcp"))
+	}
+}
+
+func TestMaxConcurrent(t *testing.T) {
+	sources := fakeSources(t)
+	one := newServer(t, "127.0.0.1")
+	one.hold = make(chan struct{})
+	u := started(t, "upstream endpoints kube-system/kube-dns {\n max_concurrent 1\n}")
+	sources.tell(t, kubeDNS, one)
+	result := make(chan error, 1)
+	go func() {
+		_, err := ask(u)
+		result <- err
+	}()
+	eventually(t, "one is under way", func() bool { return one.got("udp") == 1 })
+	if rcode, err := ask(u); rcode != dns.RcodeRefused || err == nil {
+		t.Errorf("%s, error %v", dns.RcodeToString[rcode], err)
+	}
+	close(one.hold)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	one.be(func() { one.hold = nil })
+	answered(t, u, 2)
+}
+
+func TestTheEnvironmentIsTheFallback(t *testing.T) {
+	fakeSources(t)
+	t.Setenv("KUBE_DNS_SERVICE_HOST", "10.96.0.10")
+	t.Setenv("KUBE_DNS_UPSTREAM_SERVICE_HOST", "10.96.0.99")
+	for text, want := range map[string]string{
+		"upstream endpoints kube-system/kube-dns":                                       "10.96.0.99:53",
+		"upstream service kube-dns-upstream":                                            "10.96.0.99:53",
+		"upstream service kube-dns":                                                     "10.96.0.10:53",
+		"upstream endpoints kube-system/kube-dns {\n fallback 10.0.0.1 [fd00::1]:54\n}": "10.0.0.1:53 [fd00::1]:54",
+		"upstream endpoints kube-system/other":                                          "",
+	} {
+		u, err := parse(caddy.NewTestController("dns", text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := joined(u.fallback); got != want {
+			t.Errorf("%s: fallback %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestParse(t *testing.T) {
+	for _, tc := range []struct{ text, want string }{
+		{"upstream service kube-system/kube-dns-upstream", ""},
+		{"upstream endpoints kube-dns", ""},
+		{"upstream endpoints kube-dns {\n force_tcp\n prefer_udp\n expire 20s\n read_timeout 1s\n max_fails 0\n max_concurrent 100\n fallback 10.0.0.1\n}", ""},
+		{"upstream", "want `upstream service"},
+		{"upstream endpoints", "want `upstream service"},
+		{"upstream pods kube-dns", "want `upstream service"},
+		{"upstream endpoints a/b/c", "is no Service"},
+		{"upstream endpoints Kube-dns", "is no Service"},
+		{"upstream endpoints kube-dns\nupstream endpoints kube-dns", "only once"},
+		{"upstream endpoints kube-dns {\n force_tcp yes\n}", "force_tcp takes 0 values"},
+		{"upstream endpoints kube-dns {\n expire\n}", "expire takes 1 values"},
+		{"upstream endpoints kube-dns {\n expire 1ms\n}", "want a duration from 1s"},
+		{"upstream endpoints kube-dns {\n read_timeout 1m\n}", "want a duration from 50ms to 5s"},
+		{"upstream endpoints kube-dns {\n max_fails -1\n}", "want a number"},
+		{"upstream endpoints kube-dns {\n fallback dns.example.org\n}", "want ADDRESS"},
+		{"upstream endpoints kube-dns {\n policy random\n}", `unknown option "policy"`},
+	} {
+		_, err := parse(caddy.NewTestController("dns", tc.text))
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: error %v, want %q", tc.text, err, tc.want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,8 +18,10 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/nodecache"
 	"github.com/trackless-dns/trackless/plugin/notrack"
+	"github.com/trackless-dns/trackless/plugin/upstream"
 )
 
 // nodeCacheSync is the time between two looks at the mounted ConfigMaps, as
@@ -41,6 +44,7 @@ type nodeCacheSource struct {
 	inputs   nodeCacheInputs
 	corefile string // what the template became; empty without one
 	said     string // the last complaint
+	late     bool   // it has changed before anything ran
 }
 
 // nodeCacheInputs are what a Corefile is rendered from.
@@ -77,6 +81,9 @@ func (n *nodeCacheSource) start() error {
 		clog.Info("-skipteardown: link and addresses stay at the end; the rules go, so that kube-dns answers until the next start")
 	}
 	n.inputs.upstream = n.options.UpstreamFromEnvironment()
+	if template, err := os.ReadFile(n.options.BaseCorefile); err == nil && nodecache.UsesUpstream(template) {
+		n.followUpstream()
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := n.update(n.look()); err != nil {
@@ -88,6 +95,45 @@ func (n *nodeCacheSource) start() error {
 	}
 	go n.follow()
 	return nil
+}
+
+// upstreamPatience bounds the wait for a Service that was not there when kubelet
+// made the environment.
+const upstreamPatience = 10 * time.Second
+
+// followUpstream follows the Service of -upstreamsvc, until the process ends. It
+// returns when an address is known.
+func (n *nodeCacheSource) followUpstream() {
+	known, once := make(chan struct{}), sync.Once{}
+	go upstream.FollowService(context.Background(), kubeapi.Namespace("/"), n.options.UpstreamService, func(addrs []netip.AddrPort, by string) {
+		n.upstreamFound(addrs, by)
+		once.Do(func() { close(known) })
+	})
+	if n.inputs.upstream.IsValid() {
+		return
+	}
+	select {
+	case <-known:
+	case <-time.After(upstreamPatience):
+	}
+}
+
+// upstreamFound takes an address of the Service: of those of both families the
+// one like before.
+func (n *nodeCacheSource) upstreamFound(addrs []netip.AddrPort, by string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := n.inputs
+	i := slices.IndexFunc(addrs, func(a netip.AddrPort) bool { return a.Addr().Is4() == now.upstream.Is4() })
+	if i < 0 || !now.upstream.IsValid() {
+		i = 0
+	}
+	if addrs[i].Addr() == now.upstream {
+		return
+	}
+	clog.Infof("the Service %s has the address %s (says %s)", n.options.UpstreamService, addrs[i].Addr(), by)
+	now.upstream = addrs[i].Addr()
+	n.change(now, true)
 }
 
 // setupInterface puts the addresses on the node where notrack does not.
@@ -195,6 +241,8 @@ func (n *nodeCacheSource) follow() {
 		n.mu.Lock()
 		if now := n.look(); !reflect.DeepEqual(now, n.inputs) {
 			n.change(now, n.options.ReloadWithSignal || n.reloads())
+		} else if n.late {
+			n.reload()
 		}
 		n.mu.Unlock()
 	}
@@ -207,12 +255,16 @@ func (n *nodeCacheSource) change(now nodeCacheInputs, reload bool) {
 		n.complain(fmt.Errorf("the Corefile stays as it was: %w", err))
 		return
 	}
-	if n.corefile == before || !reload {
-		return
+	if n.corefile != before && reload {
+		n.reload()
 	}
+}
+
+// reload replaces what runs. mu is held.
+func (n *nodeCacheSource) reload() {
 	instances := caddy.Instances()
-	if len(instances) == 0 {
-		return // the process is about to end
+	if n.late = len(instances) == 0; n.late {
+		return
 	}
 	running := instances[0]
 	if _, err := running.Restart(n.input(running.Caddyfile().ServerType(), n.corefile)); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -318,6 +319,53 @@ func TestNodeCacheFollowsItsConfigMaps(t *testing.T) {
 		return nil
 	})
 	answeredBy(t, node, lab.Trackless, nodeCacheAddresses...)
+}
+
+// The Service for misses is made again with another address: the environment has
+// the former one for as long as the container lives.
+func TestNodeCacheFollowsItsUpstream(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		env  []string
+	}{
+		{"the environment has the former address", nil},
+		{"the Service was not there when the container started", []string{"KUBE_DNS_UPSTREAM_SERVICE_HOST="}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			node := newNode(t)
+			c := newContainer(t)
+			c.env = append(c.env, tc.env...)
+			c.write(t, "etc/coredns/Corefile.base", minimalTemplate)
+			child := c.start(t, node, "-metrics-listen-address", "")
+			answeredBy(t, node, lab.Trackless, nodeCacheAddresses...)
+
+			services := slices.Clone(node.Services)
+			services[1].ClusterIPs = []netip.Addr{netip.MustParseAddr("10.96.0.98")}
+			if err := node.KubeProxy.Apply(services...); err != nil {
+				t.Fatal(err)
+			}
+			asked := 0
+			eventually(t, "misses are answered by the new address", func() error {
+				asked++
+				name := fmt.Sprintf("svc-3-%d-%d.lab.svc.cluster.local.", asked/250, asked%250)
+				response, err := node.Pods[0].Query(t.Context(), lab.UDP, lab.ClusterDNS4, new(dns.Msg).SetQuestion(name, dns.TypeA))
+				if err != nil {
+					return err
+				}
+				if len(response.Answer) != 1 {
+					return fmt.Errorf("%v", response)
+				}
+				written, err := os.ReadFile(filepath.Join(c.dir, "etc/Corefile"))
+				if err == nil && !strings.Contains(string(written), "forward . 10.96.0.98") {
+					err = errNotYet{string(written)}
+				}
+				return err
+			})
+			if !strings.Contains(child.Output(), "the Service kube-dns-upstream has the address 10.96.0.98 (says kube-proxy's rules)") {
+				t.Error("the log does not say so")
+			}
+		})
+	}
 }
 
 func TestNodeCacheRefuses(t *testing.T) {

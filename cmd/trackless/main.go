@@ -70,6 +70,7 @@ shows with numbers what that saves.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(), versionCommand())
+	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
+		snapshotCommand(), compareCommand(), versionCommand())
 	return root
 }

@@ -207,17 +207,17 @@ func (t *tuning) writeOne(name string, out io.Writer) error {
 	return err
 }
 
-// snapshot is the part of a snapshot file that counts nodes: what stats wrote,
-// or a document that has that under "conntrack".
-type snapshot struct {
-	Entries   *uint64   `json:"entries"`
-	Limit     *uint64   `json:"limit"`
-	Conntrack *snapshot `json:"conntrack"`
+// tableCount is the part of a file that counts nodes: of what stats wrote, or of
+// what `trackless snapshot` wrote, which has it under "table".
+type tableCount struct {
+	Entries *uint64     `json:"entries"`
+	Limit   *uint64     `json:"limit"`
+	Table   *tableCount `json:"table"`
 }
 
 func tuneNodes(paths []string, output string, out io.Writer) error {
 	if len(paths) == 0 {
-		return &exitError{exitCannotLook, errors.New("--nodes: name the files that `trackless conntrack stats -o json` wrote, one for each node")}
+		return &exitError{exitCannotLook, errors.New("--nodes: name the files that `trackless snapshot` or `trackless conntrack stats -o json` wrote, one for each node")}
 	}
 	nodes := make([]advice.Node, 0, len(paths))
 	for _, path := range paths {
@@ -225,15 +225,15 @@ func tuneNodes(paths []string, output string, out io.Writer) error {
 		if err != nil {
 			return &exitError{exitCannotLook, fmt.Errorf("snapshot: %w", err)}
 		}
-		var s snapshot
+		var s tableCount
 		if err := json.Unmarshal(b, &s); err != nil {
 			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: %w", path, err)}
 		}
-		if s.Conntrack != nil {
-			s = *s.Conntrack
+		if s.Table != nil {
+			s = *s.Table
 		}
 		if s.Entries == nil || s.Limit == nil || *s.Limit == 0 {
-			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: no entries and limit in it; it is not what `trackless conntrack stats -o json` writes", path)}
+			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path)}
 		}
 		nodes = append(nodes, advice.Node{Name: path, Entries: *s.Entries, Limit: *s.Limit})
 	}

@@ -268,7 +268,7 @@ func TestTuneNodes(t *testing.T) {
 		return path
 	}
 	a := write("a.json", `{"entries": 250000, "limit": 262144, "summary": {"entries": 1}}`)
-	b := write("b.json", `{"conntrack": {"entries": 200000, "limit": 262144}, "rules": []}`)
+	b := write("b.json", `{"table": {"entries": 200000, "limit": 262144}, "rules": {}}`)
 	empty := write("empty.json", `{}`)
 	text := write("text.json", `250000 of 262144`)
 
@@ -286,7 +286,7 @@ func TestTuneNodes(t *testing.T) {
 		says string
 	}{
 		{[]string{"--nodes"}, "name the files"},
-		{[]string{"--nodes", empty}, "not what `trackless conntrack stats -o json` writes"},
+		{[]string{"--nodes", empty}, "neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes"},
 		{[]string{"--nodes", text}, "text.json"},
 		{[]string{"--nodes", filepath.Join(dir, "none")}, "no such file"},
 		{[]string{a}, "--nodes"},

@@ -1,0 +1,240 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/host"
+	"github.com/trackless-dns/trackless/conntrack/snapshot"
+)
+
+const snapshotHelp = `Write down what is in the connection tracking table of this node, how much of it
+is DNS, what the kernel dropped, the limits, the rules that untrack DNS, and what
+a Trackless on this node saves, as one JSON file. Two of them, before and after a
+change, are compared by "trackless compare".
+
+The node is watched for --window, so that the snapshot has rates and a course:
+the table's fill is read up to four times a second, and its entries are counted
+as often as costs a tenth of a CPU. New entries are counted by the kernel's events
+(--events=false: not at all).
+
+Trackless need not run, nor be installed: take the snapshot "before" with the same
+program. Savings are asked of the instances of this node over their control
+sockets. No packet is sent and nothing is changed.
+
+The file names addresses of pods, Services and servers, and no domain names;
+docs/snapshot.md describes every field.
+
+Entries, rules and events need CAP_NET_ADMIN. What cannot be read is left out and
+named in the field missing.
+
+Exit status: 0 taken, 1 it could not be written, 2 wrong command line, 3 the table
+cannot be read; where only its entries cannot, the rest is written all the same.`
+
+const snapshotExample = `  trackless snapshot -o before.json
+  trackless snapshot --window 1m -o after.json
+  trackless compare before.json after.json --html report.html
+  kubectl -n kube-system exec ds/trackless -- trackless snapshot > node.json`
+
+type snapshotOptions struct {
+	output string
+	node   string
+	socket string
+	window time.Duration
+	events bool
+	top    int
+	netns  netnsFlag
+}
+
+func snapshotCommand() *cobra.Command {
+	var o snapshotOptions
+	cmd := &cobra.Command{
+		Use:     "snapshot [-o FILE]",
+		Short:   "Write the state of the table and of DNS to a file, to compare later",
+		Long:    snapshotHelp,
+		Example: snapshotExample,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return writeSnapshot(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVarP(&o.output, "output", "o", "-", "`file` to write; - for the standard output")
+	o.register(cmd)
+	fs.StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	return cmd
+}
+
+// register adds the flags that say what is looked at, and for how long.
+func (o *snapshotOptions) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.DurationVar(&o.window, "window", 10*time.Second, "how `long` to watch; 0 for a single look, without rates")
+	fs.BoolVar(&o.events, "events", true, "count new entries by the kernel's events")
+	fs.StringVar(&o.node, "node", "", "`name` of this node (default: the environment's NODE_NAME, else the host's name)")
+	fs.IntVar(&o.top, "top", 10, "`length` of the lists of addresses and ports")
+	socketFlag(cmd, &o.socket)
+}
+
+// maxWindow bounds the number of samples: they are at most some hundred.
+const maxWindow = time.Hour
+
+func (o *snapshotOptions) check() error {
+	if o.window < 0 || o.window > maxWindow {
+		return fmt.Errorf("--window %s: from 0 to %s is possible", o.window, maxWindow)
+	}
+	if o.window > 0 && o.window < 100*time.Millisecond {
+		return fmt.Errorf("--window %s: no rates can be told in that; 10s or more is useful, 0 is a single look", o.window)
+	}
+	if o.top < 1 {
+		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
+	}
+	return nil
+}
+
+func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	return o.netns.do(func() error {
+		s, err := takeSnapshot(ctx, o, errs)
+		if s == nil {
+			return err
+		}
+		write := func(w io.Writer) error { return writeJSON(w, s) }
+		if o.output == "-" || o.output == "" {
+			return errors.Join(err, write(out))
+		}
+		if writeErr := writeFile(o.output, write); writeErr != nil {
+			return &exitError{exitFailure, fmt.Errorf("snapshot: %w", writeErr)}
+		}
+		_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
+		return err
+	})
+}
+
+// writeFile writes a file whole or not at all.
+func writeFile(path string, write func(io.Writer) error) (err error) {
+	if info, statErr := os.Stat(path); statErr == nil && !info.Mode().IsRegular() {
+		// A pipe or a device cannot be replaced.
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// takeSnapshot looks at the node from the calling thread's namespace. The
+// snapshot is nil if there is no table to look at; an error beside it says that
+// the entries could not be read.
+func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snapshot.Snapshot, error) {
+	if _, err := conntrack.ReadLimits(""); err != nil {
+		return nil, cannotLook(err)
+	}
+	s := &snapshot.Snapshot{
+		Schema:   snapshot.Schema,
+		Versions: snapshot.Versions{Trackless: version, CoreDNS: coreDNSVersion(), Go: runtime.Version()},
+		Counters: []snapshot.Counter{}, Listeners: []snapshot.Listener{}, Samples: []snapshot.Sample{},
+	}
+	missing := func(err error) {
+		if err != nil {
+			s.Missing = append(s.Missing, err.Error())
+		}
+	}
+	missing(readNode(s, o.node))
+	settings, err := conntrack.ReadSettings("/")
+	missing(err)
+	s.Settings = map[string]uint64{}
+	for _, setting := range settings {
+		s.Settings[setting.Name] = setting.Value
+	}
+
+	w, err := startWatch(o, settings)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	w.sockets = readSnapshotRules(ctx, s, o.socket)
+	if err := w.run(ctx, errs); err != nil {
+		return nil, err
+	}
+	w.finish(s)
+
+	table, err := readTable(conntrack.Filter{}, o.top, errs)
+	if table == nil {
+		return nil, err
+	}
+	s.Time = table.Time
+	s.Table = snapshot.Table{
+		Entries: table.Entries, Limit: table.Limit, Buckets: table.Buckets, FillPercent: table.FillPercent,
+		MemoryBytes: table.Memory.NowBytes, MemoryLimitBytes: table.Memory.LimitBytes, Expectations: table.Expectations,
+	}
+	s.Table.SetSummary(table.Summary)
+	s.Missing = append(s.Missing, table.Missing...)
+	return s, err
+}
+
+// readNode fills in which node this is.
+func readNode(s *snapshot.Snapshot, name string) error {
+	name = cmp.Or(name, os.Getenv("NODE_NAME"))
+	var hostErr error
+	if name == "" {
+		name, hostErr = os.Hostname()
+	}
+	var err error
+	s.Node, err = snapshot.ReadNode("/", name)
+	s.Node.NetworkNamespace = kernelNode{}.NetNamespace()
+	var memoryErr error
+	s.Node.MemoryBytes, memoryErr = host.MemTotal("/")
+	return errors.Join(hostErr, err, memoryErr)
+}
+
+// inBrief says in a line what a snapshot found.
+func inBrief(s *snapshot.Snapshot) string {
+	text := fmt.Sprintf("%s of %s entries", thousands(s.Table.Entries), thousands(s.Table.Limit))
+	if s.Table.DNSPercent != nil {
+		text += fmt.Sprintf(", %.1f %% DNS", *s.Table.DNSPercent)
+	}
+	if s.NewFlows != nil {
+		text += fmt.Sprintf(", %.0f new a second", s.NewFlows.PerSecond)
+	}
+	switch {
+	case s.Ledger != nil:
+		text += fmt.Sprintf("; Trackless keeps %s out", thousands(s.Ledger.EntriesAvoided))
+	case len(s.Attached()) > 0:
+		text += "; Trackless is attached"
+	default:
+		text += "; no Trackless attached"
+	}
+	if n := len(s.Missing); n > 0 {
+		text += fmt.Sprintf("; %d things could not be read (field missing)", n)
+	}
+	return text
+}

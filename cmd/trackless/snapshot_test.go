@@ -1,0 +1,212 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/compare"
+	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+// readBack reads a snapshot that the program wrote.
+func readBack(t *testing.T, text string) *snapshot.Snapshot {
+	t.Helper()
+	s, err := snapshot.Read(strings.NewReader(text))
+	if err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return s
+}
+
+func TestSnapshotOfANodeWithoutTrackless(t *testing.T) {
+	_, ns := nodeTable(t, append(smallTable(),
+		flow(conntrack.UDP, "10.244.0.9:4000", "10.96.0.10:53", replied, backend("10.244.1.2")))...)
+	out, errs, code := trackless("snapshot", "--netns", ns, "--window", "600ms", "--node", "worker-1")
+	if code != 0 {
+		t.Fatalf("exit status %d: %s", code, errs)
+	}
+	s := readBack(t, out)
+	want := uint64(len(smallTable()) + 1)
+	if s.Table.Entries != want || s.Table.Summary == nil || s.Table.Summary.Entries != want || s.Table.Summary.DNS.Entries == 0 || *s.Table.DNSPercent <= 0 {
+		t.Errorf("table %+v, want %d entries", s.Table, want)
+	}
+	if s.Node.Name != "worker-1" || s.Node.BootID == "" || s.Node.NetworkNamespace == 0 || s.Node.Kernel == "" || s.Node.MemoryBytes == 0 {
+		t.Errorf("node %+v", s.Node)
+	}
+	if s.WindowSeconds < .6 || len(s.Samples) < 3 || s.Samples[0].DNSEntries == nil || *s.Samples[0].DNSEntries != s.Table.Summary.DNS.Entries {
+		t.Errorf("a window of %v s with samples %+v", s.WindowSeconds, s.Samples)
+	}
+	if drop := s.Counter("drop"); drop == nil || drop.PerSecond == nil || s.NewFlows == nil {
+		t.Errorf("no rates: counters %+v, new flows %+v", s.Counters, s.NewFlows)
+	}
+	if s.Settings["net.netfilter.nf_conntrack_udp_timeout"] == 0 {
+		t.Errorf("settings %v", s.Settings)
+	}
+	if s.Ledger != nil || s.Rules == nil || len(s.Rules.Instances) > 0 || len(s.Missing) > 0 {
+		t.Errorf("ledger %+v, rules %+v, missing %v", s.Ledger, s.Rules, s.Missing)
+	}
+}
+
+func TestSnapshotCountsNewEntries(t *testing.T) {
+	ns := testns.New(t)
+	ns.Do(func() {
+		if err := testns.SetLinkUp("lo"); err != nil {
+			t.Error(err)
+		}
+	})
+	// Entries made over netlink are new ones to the kernel's listeners too.
+	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	stop, done := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		defer func() { done <- n }()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			for _, port := range []string{"53", "443"} {
+				if err := c.Create(flow(conntrack.UDP, fmt.Sprintf("10.244.0.9:%d", 2000+n), "10.96.0.10:"+port)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			n++
+		}
+	}()
+	out, errs, code := trackless("snapshot", "--netns", fmt.Sprintf("/proc/self/fd/%d", ns.FD()), "--window", "1s")
+	close(stop)
+	made := <-done
+	if code != 0 {
+		t.Fatalf("exit status %d: %s", code, errs)
+	}
+	s := readBack(t, out)
+	first, last := s.Samples[0], s.Samples[len(s.Samples)-1]
+	grown := float64(last.Entries - first.Entries)
+	if s.NewFlows == nil || s.NewFlows.Lost || s.NewFlows.PerSecond*s.WindowSeconds > float64(2*made) || s.NewFlows.PerSecond*s.WindowSeconds < grown*.9 || grown == 0 {
+		t.Errorf("new flows %+v in %.2f s; %d pairs were made, the table grew by %.0f", s.NewFlows, s.WindowSeconds, made, grown)
+	}
+	if half := s.NewFlows.PerSecond / 2; s.NewFlows.DNSPerSecond < half-3 || s.NewFlows.DNSPerSecond > half+3 {
+		t.Errorf("%v of %v new flows a second are DNS, want half", s.NewFlows.DNSPerSecond, s.NewFlows.PerSecond)
+	}
+}
+
+func TestSnapshotWithoutPrivilege(t *testing.T) {
+	ns, _ := nodeTable(t, smallTable()...)
+	withoutNetAdmin(t, ns, func() {
+		out, errs, code := trackless("snapshot", "--window", "300ms")
+		if code != exitCannotLook || !strings.Contains(errs, "CAP_NET_ADMIN") {
+			t.Errorf("exit status %d: %s", code, errs)
+		}
+		s := readBack(t, out)
+		if s.Table.Entries == 0 || s.Table.Summary != nil || s.NewFlows != nil || len(s.Missing) < 2 {
+			t.Errorf("table %+v, new flows %+v, missing %v", s.Table, s.NewFlows, s.Missing)
+		}
+	})
+}
+
+func TestSnapshotFiles(t *testing.T) {
+	_, ns := nodeTable(t, smallTable()...)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "before.json")
+	out, errs, code := trackless("snapshot", "--netns", ns, "--window", "0", "-o", path)
+	if code != 0 || out != "" || !strings.Contains(errs, path+": ") || !strings.Contains(errs, "no Trackless attached") {
+		t.Fatalf("exit status %d, %q, %q", code, out, errs)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := readBack(t, string(text))
+	if s.WindowSeconds != 0 || s.NewFlows != nil || s.Counter("drop").PerSecond != nil || len(s.Samples) != 1 {
+		t.Errorf("a single look has rates: %+v", s)
+	}
+
+	if _, errs, code := trackless("snapshot", "--netns", ns, "--window", "0", "-o", filepath.Join(dir, "none", "x.json")); code != exitFailure || !strings.Contains(errs, "no such file") {
+		t.Errorf("exit status %d: %s", code, errs)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+
+	t.Run("compared", func(t *testing.T) {
+		html := filepath.Join(dir, "report.html")
+		out, errs, code := trackless("compare", path, path, "-o", "json", "--html", html)
+		var c compare.Comparison
+		if err := json.Unmarshal([]byte(out), &c); err != nil || code != 0 || c.Verdict.Outcome != compare.Unclear || c.Warnings[0].ID != "same-time" {
+			t.Errorf("exit status %d, %v, %+v, %s", code, err, c.Verdict, errs)
+		}
+		page, err := os.ReadFile(html)
+		if err != nil || !strings.Contains(string(page), "Nothing can be concluded") {
+			t.Errorf("the page of %d bytes, %v", len(page), err)
+		}
+		out, _, code = trackless("compare", path, path)
+		if code != 0 || !strings.Contains(out, "UNCLEAR") || strings.Contains(out, "\x1b[") {
+			t.Errorf("exit status %d\n%s", code, out)
+		}
+	})
+}
+
+func TestSnapshotAndCompareRefuse(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := write("good.json", `{"schema":"trackless.snapshot/v1","time":"2026-01-02T03:04:05Z","node":{"name":"a"}}`)
+	newer := write("newer.json", `{"schema":"trackless.snapshot/v9","time":"2026-01-02T03:04:05Z"}`)
+	half := write("half.json", `{"schema":"trackless.snapshot/v1","time":"2026`)
+	for _, tc := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"snapshot --window -1s", exitUsage, "--window -1s"},
+		{"snapshot --window 48h", exitUsage, "1h0m0s is possible"},
+		{"snapshot --window 1ms", exitUsage, "no rates can be told"},
+		{"snapshot --top 0", exitUsage, "--top 0"},
+		{"snapshot before.json", exitUsage, "unknown"},
+		{"snapshot --netns nowhere", exitCannotLook, "nowhere"},
+		{"compare", exitUsage, "there are 0"},
+		{"compare a b c", exitUsage, "there are 3"},
+		{"compare - -", exitUsage, "standard input"},
+		{"compare -o yaml " + good + " " + good, exitUsage, "table, json"},
+		{"compare " + good + " " + filepath.Join(dir, "none"), exitFailure, "no such file"},
+		{"compare " + good + " " + newer, exitFailure, newer + ": it was taken by a newer Trackless"},
+		{"compare " + half + " " + good, exitFailure, half + ": it ends after 46 bytes in the middle"},
+		{"compare --html " + dir + "/none/x.html " + good + " " + good, exitFailure, "no such file"},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			out, errs, code := trackless(strings.Fields(tc.args)...)
+			if code != tc.code || !strings.Contains(errs, tc.says) || out != "" {
+				t.Errorf("exit status %d, want %d\n%s%s", code, tc.code, out, errs)
+			}
+		})
+	}
+}
+
+func TestSnapshotReplacesFilesAlone(t *testing.T) {
+	_, ns := nodeTable(t)
+	out, errs, code := trackless("snapshot", "--netns", ns, "--window", "0", "-o", "/dev/null")
+	if code != 0 || out != "" {
+		t.Errorf("exit status %d: %s", code, errs)
+	}
+	if info, err := os.Stat("/dev/null"); err != nil || info.Mode().Type() != os.ModeDevice|os.ModeCharDevice {
+		t.Fatalf("/dev/null is %v now, error %v", info, err)
+	}
+}

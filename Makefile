@@ -68,6 +68,13 @@ test: deps ## run all tests; as root also those that need network namespaces
 	go test ./...
 	cd $(IMAGES) && go test ./...
 
+# The page is a thing of the browser: it is measured in one. Without chromium
+# `make test` leaves that out.
+.PHONY: test-page
+test-page: deps ## open the page of trackless compare in Chromium: wide, narrow, light, dark, printed
+	@$(MAKE) --no-print-directory deps PROGRAMS=chromium:chromium
+	TRACKLESS_REQUIRE_CHROMIUM=1 go test -count 1 ./test/page
+
 .PHONY: test-chaos
 test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
 	TRACKLESS_BINARY=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json \

@@ -273,7 +273,7 @@ type avoidedPeak struct {
 	err   error
 }
 
-func (a *avoidedPeak) sample(ctx context.Context) {
+func (a *avoidedPeak) sample(ctx context.Context, s *TableSample) {
 	if a.cache == nil || a.err != nil {
 		return
 	}
@@ -289,6 +289,7 @@ func (a *avoidedPeak) sample(ctx context.Context) {
 	}
 	if value, ok := now.Sum("coredns_notrack_entries_avoided"); ok {
 		a.peak = max(a.peak, int(value))
+		s.EntriesAvoided = new(int(value))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
@@ -166,7 +167,7 @@ func TestWatchTellsListenFromUpstream(t *testing.T) {
 	t.Parallel()
 	node := labtest.NewNode(t, lab.Options{})
 	samples := 0
-	watch, err := node.Watch(lab.WatchOptions{OnSample: func(context.Context) { samples++ }})
+	watch, err := node.Watch(lab.WatchOptions{OnSample: func(context.Context, *lab.TableSample) { samples++ }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,12 +185,18 @@ func TestWatchTellsListenFromUpstream(t *testing.T) {
 	if got.Samples != samples || samples == 0 {
 		t.Errorf("%d samples, but %d were announced", got.Samples, samples)
 	}
-	got.Samples = 0
+	if last := got.Course[len(got.Course)-1]; len(got.Course) != samples || last.Entries != 6 || last.DNSEntries != 3 || last.UpstreamEntries != 2 || last.Port53Entries != 6 {
+		t.Errorf("%d samples, the last is %+v", len(got.Course), last)
+	}
+	if got.Table == nil || got.Table.Entries != 6 || got.Table.DNS.Entries != 6 || got.Rise.Drop != 0 {
+		t.Errorf("table %+v, counters rose by %+v", got.Table, got.Rise)
+	}
+	got.Samples, got.Course, got.Table, got.Rise = 0, nil, nil, conntrack.CPUStats{}
 	want := lab.TableFigures{
 		EntriesPeak: 6, EntriesEnd: 6, DNSEntriesPeak: 3, DNSEntriesEnd: 3, UpstreamEntriesPeak: 2, UpstreamEntriesEnd: 2,
 	}
-	if got != want {
-		t.Errorf("got %+v, want %+v", got, want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("figures (-want +got):\n%s", diff)
 	}
 	if err := node.Flush(); err != nil {
 		t.Error(err)

@@ -1,6 +1,12 @@
 package lab
 
-import "math"
+import (
+	"math"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/summary"
+)
 
 // A Report is what an Experiment found: its JSON form is stable, fields may be
 // added but keep their names and meaning.
@@ -80,6 +86,13 @@ type Phase struct {
 
 	// DurationMS is how long the load took, in milliseconds.
 	DurationMS int64 `json:"duration_ms"`
+
+	// Ended is when the load was over. Course is how the table was meanwhile,
+	// Table what was in it at the end, Counters how the kernel's counters grew.
+	Ended    time.Time           `json:"ended,omitzero"`
+	Course   []TableSample       `json:"course,omitempty"`
+	Table    *summary.Summary    `json:"table,omitempty"`
+	Counters []conntrack.Counter `json:"counters,omitempty"`
 }
 
 // fillLoad takes over what became of the load.
@@ -98,7 +111,8 @@ func (p *Phase) fillTable(figures TableFigures) {
 	p.EntriesPeak, p.EntriesEnd = figures.EntriesPeak, figures.EntriesEnd
 	p.DNSEntriesPeak, p.DNSEntriesEnd = figures.DNSEntriesPeak, figures.DNSEntriesEnd
 	p.UpstreamEntriesPeak, p.UpstreamEntriesEnd = figures.UpstreamEntriesPeak, figures.UpstreamEntriesEnd
-	p.InsertFailed, p.Drop, p.EarlyDrop = figures.InsertFailed, figures.Drop, figures.EarlyDrop
+	p.InsertFailed, p.Drop, p.EarlyDrop = figures.Rise.InsertFailed, figures.Rise.Drop, figures.Rise.EarlyDrop
+	p.Ended, p.Course, p.Table, p.Counters = time.Now().UTC(), figures.Course, figures.Table, figures.Rise.Counters()
 	if p.Queries > 0 {
 		made := figures.DNSEntriesPeak + figures.UpstreamEntriesPeak
 		p.EntriesPer1000Queries = math.Round(float64(made*10_000)/float64(p.Queries)) / 10

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 )
 
 // watchInterval is the least time between two samples of the table. After a
@@ -32,9 +33,26 @@ type TableFigures struct {
 	// address in either tuple.
 	UpstreamEntriesPeak, UpstreamEntriesEnd int
 
-	// The counters of the namespace, as they grew during the watch; see
-	// conntrack.CPUStats.
-	InsertFailed, Drop, EarlyDrop uint64
+	// Rise are the counters of the namespace, as they grew during the watch.
+	Rise conntrack.CPUStats
+
+	// Course are the samples in their order, Table what was in the table at
+	// the last one.
+	Course []TableSample
+	Table  *summary.Summary
+}
+
+// A TableSample is one look at a table; the numbers are those of TableFigures.
+type TableSample struct {
+	// Seconds since the watch began.
+	Seconds         float64 `json:"seconds"`
+	Entries         int     `json:"entries"`
+	DNSEntries      int     `json:"dns_entries"`
+	UpstreamEntries int     `json:"upstream_entries"`
+	// Port53Entries are those of DNS on either side of the cache.
+	Port53Entries int `json:"port_53_entries"`
+	// EntriesAvoided is what trackless said then, nil without it.
+	EntriesAvoided *int `json:"entries_avoided,omitempty"`
 }
 
 // A Watch samples the table of a node until it is stopped.
@@ -42,9 +60,10 @@ type Watch struct {
 	conn     *conntrack.Conn
 	listen   []netip.Addr
 	upstream []netip.Addr
-	onSample func(context.Context)
+	onSample func(context.Context, *TableSample)
 
-	before  conntrack.CPUStats
+	begin   time.Time
+	before  []conntrack.CPUStats
 	figures TableFigures
 
 	stop context.CancelFunc
@@ -59,8 +78,8 @@ type WatchOptions struct {
 	// and the link-local listen address.
 	Listen, Upstream []netip.Addr
 
-	// OnSample, if not nil, is called with every sample.
-	OnSample func(context.Context)
+	// OnSample, if not nil, is called with every sample and may complete it.
+	OnSample func(context.Context, *TableSample)
 }
 
 // Watch samples the node's table from now until Stop.
@@ -76,7 +95,7 @@ func (n *Node) Watch(options WatchOptions) (*Watch, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Watch{
 		conn: conn, listen: options.Listen, upstream: options.Upstream, onSample: options.OnSample,
-		before: conntrack.Sum(stats), stop: cancel, done: make(chan struct{}),
+		begin: time.Now(), before: stats, stop: cancel, done: make(chan struct{}),
 	}
 	if len(w.listen) == 0 {
 		w.listen = append(slices.Clone(n.ClusterDNS()), LinkLocalDNS4)
@@ -93,23 +112,25 @@ func (n *Node) Watch(options WatchOptions) (*Watch, error) {
 func (w *Watch) Stop() (TableFigures, error) {
 	w.stop()
 	<-w.done
-	w.sample(context.Background())
+	collector := summary.New(0)
+	w.sample(context.Background(), collector.Add)
+	w.figures.Table = collector.Summary(topAddresses)
 	stats, err := w.conn.Stats()
-	now := conntrack.Sum(stats)
-	w.figures.InsertFailed = now.InsertFailed - w.before.InsertFailed
-	w.figures.Drop = now.Drop - w.before.Drop
-	w.figures.EarlyDrop = now.EarlyDrop - w.before.EarlyDrop
+	w.figures.Rise = conntrack.Rise(w.before, stats)
 	if err := errors.Join(w.err, err, w.conn.Close()); err != nil {
 		return w.figures, fmt.Errorf("watch the table: %w", err)
 	}
 	return w.figures, nil
 }
 
+// topAddresses is the length of the lists of Table.
+const topAddresses = 10
+
 func (w *Watch) run(ctx context.Context) {
 	defer close(w.done)
 	for {
 		begin := time.Now()
-		w.sample(ctx)
+		w.sample(ctx, func(*conntrack.Entry) error { return nil })
 		pause := time.NewTimer(max(watchInterval, 9*time.Since(begin)))
 		select {
 		case <-pause.C:
@@ -120,21 +141,25 @@ func (w *Watch) run(ctx context.Context) {
 	}
 }
 
-// sample reads the whole table once. The first error stays.
-func (w *Watch) sample(ctx context.Context) {
+// sample reads the whole table once and hands each entry on. The first error
+// stays.
+func (w *Watch) sample(ctx context.Context, each func(*conntrack.Entry) error) {
 	if w.err != nil {
 		return
 	}
-	var all, dns, upstream int
+	s := TableSample{Seconds: time.Since(w.begin).Seconds()}
 	err := w.conn.Dump(conntrack.Filter{}, func(entry *conntrack.Entry) error {
-		all++
+		s.Entries++
 		if mentions(entry, w.listen) {
-			dns++
+			s.DNSEntries++
 		}
 		if mentions(entry, w.upstream) {
-			upstream++
+			s.UpstreamEntries++
 		}
-		return nil
+		if entry.IsDNS() {
+			s.Port53Entries++
+		}
+		return each(entry)
 	})
 	switch {
 	case errors.Is(err, conntrack.ErrInterrupted):
@@ -145,12 +170,13 @@ func (w *Watch) sample(ctx context.Context) {
 	}
 	f := &w.figures
 	f.Samples++
-	f.EntriesEnd, f.EntriesPeak = all, max(f.EntriesPeak, all)
-	f.DNSEntriesEnd, f.DNSEntriesPeak = dns, max(f.DNSEntriesPeak, dns)
-	f.UpstreamEntriesEnd, f.UpstreamEntriesPeak = upstream, max(f.UpstreamEntriesPeak, upstream)
+	f.EntriesEnd, f.EntriesPeak = s.Entries, max(f.EntriesPeak, s.Entries)
+	f.DNSEntriesEnd, f.DNSEntriesPeak = s.DNSEntries, max(f.DNSEntriesPeak, s.DNSEntries)
+	f.UpstreamEntriesEnd, f.UpstreamEntriesPeak = s.UpstreamEntries, max(f.UpstreamEntriesPeak, s.UpstreamEntries)
 	if w.onSample != nil {
-		w.onSample(ctx)
+		w.onSample(ctx, &s)
 	}
+	f.Course = append(f.Course, s)
 }
 
 // Flush deletes every entry of the node's table.

@@ -32,6 +32,9 @@ Scenarios:
   exhaustion  the node's table is filled to its limit first, with assured flows:
               who still gets answers?
 
+--html writes the two phases as one page with charts as well, that of "trackless
+compare": the table over time, what was in it, and what was lost.
+
 Needs root. Touches nothing of this machine: no sysctl, no rule, no link outside
 its own namespaces, and those are gone when it ends, however it ends.
 
@@ -46,6 +49,7 @@ type labOptions struct {
 	pods     int
 	seed     uint64
 	output   string
+	html     string
 }
 
 func labCommand() *cobra.Command {
@@ -66,6 +70,7 @@ func labCommand() *cobra.Command {
 	flags.IntVar(&o.pods, "pods", 2, "number of client pods")
 	flags.Uint64Var(&o.seed, "seed", 1, "seed of the load: the same seed sends the same queries")
 	flags.StringVarP(&o.output, "output", "o", "table", "table or json")
+	htmlFlag(cmd, &o.html)
 	return cmd
 }
 
@@ -117,6 +122,11 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	}
 	if err := writeReport(report, o.output, out); err != nil {
 		return &exitError{exitFailure, fmt.Errorf("write the report: %w", err)}
+	}
+	if o.html != "" {
+		if err := writePage(o.html, compareLab(report)); err != nil {
+			return &exitError{exitFailure, err}
+		}
 	}
 	if !report.Kept {
 		return &exitError{exitFailure, fmt.Errorf("a promise did not hold: %s", strings.Join(broken(report), "; "))}

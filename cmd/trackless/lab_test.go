@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/conntrack/compare"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab/labtest"
 )
@@ -36,7 +37,8 @@ func runLab(t *testing.T, args ...string) (status int, stdout, stderr string) {
 
 func TestLabJSON(t *testing.T) {
 	labtest.Require(t)
-	status, stdout, stderr := runLab(t, "--queries", "1000", "--seed", "3", "--output", "json")
+	html := filepath.Join(t.TempDir(), "lab.html")
+	status, stdout, stderr := runLab(t, "--queries", "1000", "--seed", "3", "--output", "json", "--html", html)
 	if status != 0 || stderr != "" {
 		t.Errorf("exit status %d, standard error %q (progress is for terminals)", status, stderr)
 	}
@@ -49,11 +51,16 @@ func TestLabJSON(t *testing.T) {
 		InsertFailed     json.RawMessage `json:"insert_failed"`
 		UpstreamEntries  int             `json:"upstream_entries_peak"`
 		MicrosecondsMost int             `json:"p99_us"`
+		Course           []struct {
+			Avoided *int `json:"entries_avoided"`
+		}
+		Table struct{ Entries int }
 	}
 	var report struct {
 		Seed          int
 		Before, After phase
 		Kept          bool
+		Promises      []any
 	}
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
 		t.Fatalf("%v in %s", err, stdout)
@@ -68,6 +75,35 @@ func TestLabJSON(t *testing.T) {
 	if after.Queries != 1000 || after.Answered != 1000 || after.DNSEntriesPeak != 0 || after.AnsweredBy["trackless"] != 1000 ||
 		after.EntriesAvoided == 0 || after.UpstreamEntries == 0 || after.MicrosecondsMost == 0 {
 		t.Errorf("after: %+v", after)
+	}
+	if len(before.Course) < 2 || before.Table.Entries != 1000 || len(after.Course) < 2 || after.Course[len(after.Course)-1].Avoided == nil {
+		t.Errorf("courses of %d and %d samples, a table of %d", len(before.Course), len(after.Course), before.Table.Entries)
+	}
+	checkLabPage(t, html, len(report.Promises))
+}
+
+func checkLabPage(t *testing.T, path string, promises int) {
+	t.Helper()
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), `<script type="application/json" id="comparison">`)
+	text, _, _ = strings.Cut(text, "</script>")
+	var c compare.Comparison
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	if c.Verdict.Outcome != compare.Improved || len(c.Warnings) > 0 || len(c.Checks) != promises {
+		t.Errorf("verdict %+v, warnings %v, %d promises", c.Verdict, c.Warnings, len(c.Checks))
+	}
+	for id, want := range map[string]float64{"dns_entries": 1000, "answered": 1000, "queries": 1000} {
+		if f := c.Figure(id); f == nil || f.Before == nil || *f.Before != want {
+			t.Errorf("%s is %+v, want %v before", id, f, want)
+		}
+	}
+	if f := c.Figure("entries_avoided"); f.After == nil || *f.After != 1000 {
+		t.Errorf("entries_avoided is %+v", f)
 	}
 }
 

@@ -26,7 +26,12 @@ func (p pair) figures() []Figure {
 	add("table", "entries", "Entries in the table", Entries, func(s *snapshot.Snapshot) *float64 { return count(s.Table.Entries) })
 	add("table", "limit", "Limit of the table", Entries, func(s *snapshot.Snapshot) *float64 { return count(s.Table.Limit) })
 	add("table", "fill_percent", "How full it is", Percent, func(s *snapshot.Snapshot) *float64 { return new(s.Table.FillPercent) })
-	add("table", "memory_bytes", "Memory of the table", Bytes, func(s *snapshot.Snapshot) *float64 { return count(s.Table.MemoryBytes) })
+	add("table", "memory_bytes", "Memory of the table", Bytes, func(s *snapshot.Snapshot) *float64 {
+		if s.Table.MemoryBytes == 0 {
+			return nil // the lab does not say
+		}
+		return count(s.Table.MemoryBytes)
+	})
 	add("dns", "dns_entries", "Entries of DNS", Entries, dnsEntries)
 	add("dns", "dns_percent", "Share of DNS", Percent, func(s *snapshot.Snapshot) *float64 { return s.Table.DNSPercent })
 	add("dns", "dns_unreplied", "DNS without an answer", Entries, func(s *snapshot.Snapshot) *float64 {
@@ -90,6 +95,9 @@ func avoided(s *snapshot.Snapshot) *float64 {
 // load is the number of DNS flows a second: those that made an entry, and those
 // that would have made one without Trackless. It is nil if either is unknown.
 func load(s *snapshot.Snapshot) *float64 {
+	if s.SentPerSecond != nil {
+		return s.SentPerSecond
+	}
 	if s.NewFlows == nil {
 		return nil
 	}

@@ -119,7 +119,7 @@ func percentOf(part, whole float64) string {
 
 func (p pair) fillText(limitsDiffer bool) string {
 	b, a := p.before.Table.FillPercent, p.after.Table.FillPercent
-	if limitsDiffer || math.Abs(a-b) < 1 {
+	if limitsDiffer || math.Abs(a-b) < 1 || max(a, b) < 10 {
 		return ""
 	}
 	return fmt.Sprintf("; the table is %s full instead of %s", Format(Percent, &a), Format(Percent, &b))

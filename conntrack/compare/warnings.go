@@ -113,6 +113,7 @@ func (p pair) aboutLoad() []Warning {
 		*snapshot.Snapshot
 	}{{"first", p.before}, {"second", p.after}} {
 		switch {
+		case s.SentPerSecond != nil: // it is known what came, and all of it was seen
 		case s.WindowSeconds == 0:
 			list = append(list, Warning{"no-window", "the " + s.which + " is a single look, so it has no rates", false})
 		case s.WindowSeconds < shortWindow:

@@ -36,6 +36,9 @@ type Snapshot struct {
 	Counters []Counter         `json:"counters"`
 	// NewFlows are the entries that were made during the window.
 	NewFlows *NewFlows `json:"new_flows,omitempty"`
+	// SentPerSecond is the number of DNS queries a second where whoever took
+	// the snapshot sent them, each from a port of its own: `trackless lab`.
+	SentPerSecond *float64 `json:"sent_per_second,omitempty"`
 	// Listeners are the addresses of this node on which a DNS server listens.
 	Listeners []Listener `json:"listeners"`
 	Rules     *Rules     `json:"rules,omitempty"`

@@ -47,6 +47,9 @@ const patience = 60 * time.Second
 // startBrowser starts a browser without a profile, which ends with the test.
 func startBrowser(t testing.TB) *browser {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("a browser is started without -short only")
+	}
 	program, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("TRACKLESS_REQUIRE_CHROMIUM") == "1" {

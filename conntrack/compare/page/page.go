@@ -32,7 +32,11 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"percentage": func(n float64) string { return compare.Format(compare.Percent, &n) },
 	"rate":       func(n *float64) string { return compare.Format(compare.PerSecond, n) },
 	"number":     number,
+	"text":       func(s string) string { return unbroken.Replace(s) },
 }).Parse(pageText))
+
+// unbroken keeps a unit on the line of its number.
+var unbroken = strings.NewReplacer(" %", "\u00a0%", " s ", "\u00a0s ")
 
 // Write writes the page.
 func Write(w io.Writer, c *compare.Comparison) error {
@@ -140,9 +144,16 @@ type sharePart struct {
 	Percent             float64
 }
 
+// shares draws both tables to one scale, so that their lengths compare too.
 func shares(c *compare.Comparison) []shareBar {
 	var list []shareBar
-	for _, side := range []compare.Side{c.Before, c.After} {
+	most := uint64(0)
+	for _, side := range c.Sides() {
+		if side.DNS != nil {
+			most = max(most, side.DNS.Total())
+		}
+	}
+	for _, side := range c.Sides() {
 		if side.DNS == nil {
 			continue
 		}
@@ -154,8 +165,8 @@ func shares(c *compare.Comparison) []shareBar {
 			{Class: "reversed", Title: "DNS, answers first", Field: "dns_reversed", Entries: side.DNS.Reversed},
 			{Class: "other", Title: "everything else", Field: "other", Entries: side.DNS.Other},
 		} {
-			part.X, part.Width = x, width(float64(part.Entries), float64(bar.Total))
-			part.Percent = part.Width
+			part.X, part.Width = x, width(float64(part.Entries), float64(most))
+			part.Percent = width(float64(part.Entries), float64(bar.Total))
 			x += part.Width
 			bar.Parts = append(bar.Parts, part)
 		}

@@ -122,7 +122,7 @@ func readSnapshot(path string, in io.Reader) (*snapshot.Snapshot, error) {
 }
 
 func writePage(path string, c *compare.Comparison) error {
-	return writeFile(path, func(w io.Writer) error { return htmlpage.Write(w, c) })
+	return writeFile(path, 0o644, func(w io.Writer) error { return htmlpage.Write(w, c) })
 }
 
 // comparePaint colours outcomes and warnings on terminals.

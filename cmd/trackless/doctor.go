@@ -97,24 +97,33 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 		return &exitError{exitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.interval)}
 	}
 	return o.netns.do(func() error {
-		m, err := measure(ctx, o.measureOptions, errs)
+		r, blind, err := lookDoctor(ctx, o.measureOptions, errs)
 		if err != nil {
 			return err
-		}
-		r := &doctorReport{
-			Time: time.Now().UTC(), Findings: advice.Check(&m.Measurements), Missing: m.missing,
-			Entries: m.Entries, Limit: m.Limit, IntervalSeconds: m.Interval.Seconds(), Worst: "ok",
-		}
-		if len(r.Findings) > 0 {
-			r.Worst = advice.Worst(r.Findings).String()
 		}
 		if o.output == "json" {
 			err = writeJSON(out, r)
 		} else {
 			err = writeDoctorReport(out, r)
 		}
-		return errors.Join(err, r.verdict(m.Table == nil))
+		return errors.Join(err, r.verdict(blind))
 	})
+}
+
+// lookDoctor makes the report; blind means that the entries could not be read.
+func lookDoctor(ctx context.Context, o measureOptions, errs io.Writer) (r *doctorReport, blind bool, err error) {
+	m, err := measure(ctx, o, errs)
+	if err != nil {
+		return nil, false, err
+	}
+	r = &doctorReport{
+		Time: time.Now().UTC(), Findings: advice.Check(&m.Measurements), Missing: m.missing,
+		Entries: m.Entries, Limit: m.Limit, IntervalSeconds: m.Interval.Seconds(), Worst: "ok",
+	}
+	if len(r.Findings) > 0 {
+		r.Worst = advice.Worst(r.Findings).String()
+	}
+	return r, m.Table == nil, nil
 }
 
 // verdict turns the findings into an exit status.

@@ -71,6 +71,6 @@ shows with numbers what that saves.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
-		snapshotCommand(), compareCommand(), versionCommand())
+		snapshotCommand(), compareCommand(), supportCommand(), versionCommand())
 	return root
 }

@@ -118,7 +118,7 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 		if o.output == "-" || o.output == "" {
 			return errors.Join(err, write(out))
 		}
-		if writeErr := writeFile(o.output, write); writeErr != nil {
+		if writeErr := writeFile(o.output, 0o644, write); writeErr != nil {
 			return &exitError{exitFailure, fmt.Errorf("snapshot: %w", writeErr)}
 		}
 		_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
@@ -126,8 +126,8 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 	})
 }
 
-// writeFile writes a file whole or not at all.
-func writeFile(path string, write func(io.Writer) error) (err error) {
+// writeFile writes a file with that mode, whole or not at all.
+func writeFile(path string, mode os.FileMode, write func(io.Writer) error) (err error) {
 	if info, statErr := os.Stat(path); statErr == nil && !info.Mode().IsRegular() {
 		// A pipe or a device cannot be replaced.
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -145,7 +145,7 @@ func writeFile(path string, write func(io.Writer) error) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Chmod(mode), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return os.Rename(f.Name(), path)

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/iptables/control"
+)
+
+const supportHelp = `Collect in one file what somebody needs who is to find out what is wrong: a
+snapshot of the connection tracking table, the findings of doctor, the limits, the
+rules, and of every instance of Trackless on this node its state, savings, Corefile
+and the end of its log, with the versions of everything.
+
+What is asked of an instance comes over its control socket. The log is the end of
+what the instance wrote, some thousand lines, which it keeps in memory; what a
+container wrote before it ended is not in it.
+
+Secrets are left out: keys, tokens and passwords in the Corefile and the log, what
+follows such a name, user names in URLs, whatever looks like a key. Files that the
+Corefile names, such as TLS keys, and the environment are not read in. Look at the
+files before you give them away all the same: they name addresses of pods and
+Services, and with the directive log the domain names that were asked for.
+
+The file manifest.json in it lists what is there, and what is not, and why.
+
+Exit status: 0 written, also if parts could not be had; 1 it could not be written;
+2 wrong command line.`
+
+const supportExample = `  trackless support-bundle
+  trackless support-bundle --without log -o /tmp/bundle.tar.gz
+  kubectl -n kube-system exec POD -- trackless support-bundle -o - > bundle.tar.gz`
+
+type supportOptions struct {
+	snapshotOptions
+	conf    string
+	without []string
+}
+
+func supportCommand() *cobra.Command {
+	var o supportOptions
+	cmd := &cobra.Command{
+		Use:     "support-bundle [-o FILE]",
+		Short:   "Collect what is needed to find a fault, without secrets",
+		Long:    supportHelp,
+		Example: supportExample,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return supportBundle(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVarP(&o.output, "output", "o", "", "`file` to write, .tar or .tar.gz; - for the standard output (default: trackless-support-NODE-TIME.tar.gz)")
+	o.register(cmd)
+	fs.Lookup("window").DefValue = "5s"
+	o.window = 5 * time.Second
+	fs.StringVar(&o.conf, "conf", "", "Corefile to take where no instance tells its own")
+	fs.StringSliceVar(&o.without, "without", nil, "`parts` to leave out: "+strings.Join(supportParts, ", "))
+	_ = cmd.RegisterFlagCompletionFunc("without", cobra.FixedCompletions(supportParts, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}
+
+// supportParts are the names that --without takes.
+var supportParts = []string{"snapshot", "doctor", "limits", "rules", "corefile", "log"}
+
+func (o *supportOptions) check() error {
+	if err := o.snapshotOptions.check(); err != nil {
+		return err
+	}
+	for _, part := range o.without {
+		if err := checkPart(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkPart(part string) error {
+	for _, known := range supportParts {
+		if part == known {
+			return nil
+		}
+	}
+	return fmt.Errorf("--without %q: there are %s", part, strings.Join(supportParts, ", "))
+}
+
+func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	if o.output == "-" && isTerminal(out) {
+		return errors.New("support-bundle: the standard output is a terminal; name a file with -o")
+	}
+	b := collect(ctx, o, errs)
+	if ctx.Err() != nil {
+		return &exitError{exitInterrupted, errors.New("interrupted; nothing was written")}
+	}
+	name := o.output
+	if name == "" {
+		name = b.fileName()
+	}
+	write := func(w io.Writer) error { return b.write(w, !strings.HasSuffix(name, ".tar")) }
+	var err error
+	if name == "-" {
+		err = write(out)
+	} else {
+		err = writeFile(name, 0o600, write)
+	}
+	if err != nil {
+		return &exitError{exitFailure, fmt.Errorf("support-bundle: %w", err)}
+	}
+	for _, m := range b.manifest.Missing {
+		_, _ = fmt.Fprintf(errs, "not in it: %s: %s\n", m.Name, m.Reason)
+	}
+	if name != "-" {
+		_, _ = fmt.Fprintf(errs, "%s: %d parts, %d secrets left out. Look at it before you give it away.\n", name, len(b.manifest.Parts), b.redact.count)
+	}
+	return nil
+}
+
+// collect asks for everything. The Corefile comes first: secrets that are found
+// in it are taken out of all the rest.
+func collect(ctx context.Context, o supportOptions, errs io.Writer) *bundle {
+	var node snapshot.Snapshot
+	nodeErr := readNode(&node, o.node)
+	b := newBundle(node.Node, time.Now().UTC())
+	b.redact.rememberEnvironment(os.Environ())
+	b.without = o.without
+	b.add("", "versions.txt", "of trackless, CoreDNS, Go and the kernel", func() ([]byte, error) {
+		return fmt.Appendf(nil, "%s\nLinux %s\n", versionString(), node.Node.Kernel), nodeErr
+	})
+
+	report, rulesErr := readRules(ctx, kernelNode{}, rulesShowOptions{socket: o.socket})
+	collectInstances(ctx, b, o, report)
+	b.add("rules", "rules.json", "`trackless rules show -o json`", func() ([]byte, error) {
+		if rulesErr != nil {
+			return nil, rulesErr
+		}
+		return indented(report)
+	})
+	b.add("rules", "rules.txt", "`trackless rules show`", func() ([]byte, error) {
+		if rulesErr != nil {
+			return nil, rulesErr
+		}
+		var text bytes.Buffer
+		err := report.writeText(&text, false)
+		return text.Bytes(), err
+	})
+	b.add("snapshot", "snapshot.json", "`trackless snapshot`", func() ([]byte, error) {
+		s, err := takeSnapshot(ctx, o.snapshotOptions, errs)
+		if s == nil {
+			return nil, err
+		}
+		return indented(s) // what is missing in it, it says itself
+	})
+	b.add("doctor", "doctor.json", "`trackless doctor -o json`", func() ([]byte, error) {
+		r, _, err := lookDoctor(ctx, measureOptions{root: "/", interval: 2 * time.Second, metrics: "auto"}, errs)
+		if err != nil {
+			return nil, err
+		}
+		return indented(r)
+	})
+	b.add("limits", "limits.json", "`trackless conntrack limits -o json`", func() ([]byte, error) {
+		r, err := readLimits("/")
+		if err != nil {
+			return nil, err
+		}
+		return indented(r)
+	})
+	return b
+}
+
+// collectInstances asks every instance of this namespace.
+func collectInstances(ctx context.Context, b *bundle, o supportOptions, report *rulesReport) {
+	var pids []int
+	if report != nil {
+		for _, i := range report.Instances {
+			if i.Owner.LocalPID != 0 {
+				pids = append(pids, i.Owner.LocalPID)
+			}
+		}
+	}
+	found, quiet := reach(ctx, kernelNode{}, o.socket, pids)
+	for _, q := range quiet {
+		b.miss("instance at "+q.socket, "everything of it", q.err)
+	}
+	for n, f := range found {
+		dir := fmt.Sprintf("instance-%d", n+1)
+		client := control.NewClient(f.Socket())
+		ask := func(timeout time.Duration, read func(context.Context) ([]byte, error)) func() ([]byte, error) {
+			return func() ([]byte, error) {
+				ctx, cancel := context.WithTimeout(ctx, timeout)
+				defer cancel()
+				return read(ctx)
+			}
+		}
+		b.add("corefile", path.Join(dir, "Corefile"), "the Corefile in force", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
+			c, err := client.Corefile(ctx)
+			if err != nil {
+				return nil, err
+			}
+			b.missImports(dir, c.Contents)
+			return []byte(b.redact.corefile(fmt.Sprintf("# %s\n%s", c.Path, c.Contents))), nil
+		}))
+		b.add("", path.Join(dir, "status.json"), "its state, as it sees itself", func() ([]byte, error) { return indented(f.status) })
+		b.add("", path.Join(dir, "figures.json"), "what it saves", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
+			figures, err := client.Figures(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return indented(figures)
+		}))
+		b.add("log", path.Join(dir, "log.txt"), "the end of its log", ask(5*time.Second, client.Log))
+	}
+	if len(found) > 0 {
+		return
+	}
+	none := errors.New("no instance was reached: none runs, or its control socket is off or out of reach; run this where it runs, or name the socket with --socket")
+	b.miss("instance-1/log.txt", "the end of the log", fmt.Errorf("%w; `kubectl logs --previous` shows what an ended container wrote", none))
+	if o.conf == "" {
+		b.miss("instance-1/Corefile", "the Corefile in force", fmt.Errorf("%w; --conf names a file to take instead", none))
+		return
+	}
+	b.add("corefile", "Corefile", "the file that --conf named", func() ([]byte, error) {
+		text, err := os.ReadFile(o.conf)
+		if err != nil {
+			return nil, err
+		}
+		b.missImports("", string(text))
+		return []byte(b.redact.corefile(string(text))), nil
+	})
+}
+
+// imports are the lines of a Corefile that bring in files; a name without a
+// dot, a slash or a star is a snippet of the same file.
+var imports = regexp.MustCompile(`(?m)^\s*import\s+(\S*[./*]\S*)`)
+
+func (b *bundle) missImports(dir, corefile string) {
+	for _, found := range imports.FindAllStringSubmatch(corefile, -1) {
+		b.miss(path.Join(dir, "Corefile"), "a file that it imports", fmt.Errorf("import %s: files that a Corefile imports are not read; add them by hand, without their secrets", found[1]))
+	}
+}
+
+func indented(v any) ([]byte, error) {
+	text, err := json.MarshalIndent(v, "", "  ")
+	return append(text, '\n'), err
+}

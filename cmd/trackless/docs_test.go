@@ -3,10 +3,13 @@ package main
 import (
 	"flag"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/nodecache"
 )
 
@@ -47,4 +50,48 @@ func TestNodeCachePageIsComplete(t *testing.T) {
 			t.Errorf("-%s is not on the page", f.Name)
 		}
 	})
+}
+
+// The page about snapshots must know every field.
+func TestSnapshotPageIsComplete(t *testing.T) {
+	b, err := os.ReadFile("../../docs/snapshot.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := fieldPaths(reflect.TypeFor[snapshot.Snapshot](), "")
+	if len(paths) < 100 {
+		t.Fatalf("only %d fields", len(paths))
+	}
+	for _, path := range paths {
+		if !strings.Contains(string(b), "\n| `"+path+"` |") {
+			t.Errorf("%s is not on the page", path)
+		}
+	}
+	for line := range strings.Lines(string(b)) {
+		if path, _, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` |"); ok && strings.HasPrefix(line, "| `") && !slices.Contains(paths, path) {
+			t.Errorf("%s is on the page, and there is no such field", path)
+		}
+	}
+}
+
+// fieldPaths lists the fields of a type as JSON has them: a.b for objects, a[].b
+// for lists of them.
+func fieldPaths(typ reflect.Type, prefix string) []string {
+	var paths []string
+	for i := range typ.NumField() {
+		name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+		inner, path := typ.Field(i).Type, prefix+name
+		if inner.Kind() == reflect.Slice {
+			inner, path = inner.Elem(), path+"[]"
+		}
+		if inner.Kind() == reflect.Pointer {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct && strings.Contains(inner.PkgPath(), "trackless") {
+			paths = append(paths, fieldPaths(inner, path+".")...)
+			continue
+		}
+		paths = append(paths, path)
+	}
+	return paths
 }

@@ -6,15 +6,16 @@ import (
 	"time"
 
 	"github.com/coredns/caddy"
-	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/coredns/coredns/plugin/pkg/reuseport"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
-// Kinds of error as node-cache counts them. Those of rules end the start here,
-// and are repaired later, so that they stay 0; dashboards find them all the same.
+// Kinds of error as node-cache counts them. Those of rules are counted by the
+// iptables backend; the rest stays 0, but dashboards find it all the same.
 const (
 	errorConfigMap    = "configmap"
 	errorInterfaceAdd = "interface_add"
@@ -26,12 +27,7 @@ var nodeCacheErrorTypes = []string{"iptables", "iptables_lock", errorInterfaceAd
 type nodeCacheErrors struct{ total *prometheus.CounterVec }
 
 func newNodeCacheErrors() *nodeCacheErrors {
-	e := &nodeCacheErrors{prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: plugin.Namespace,
-		Subsystem: "nodecache",
-		Name:      "setup_errors_total",
-		Help:      "Counter of errors while the node and the Corefile were set up, by their kind.",
-	}, []string{"errortype"})}
+	e := &nodeCacheErrors{notrack.SetupErrors}
 	for _, t := range nodeCacheErrorTypes {
 		e.total.WithLabelValues(t)
 	}
@@ -40,13 +36,9 @@ func newNodeCacheErrors() *nodeCacheErrors {
 
 func (e *nodeCacheErrors) count(errortype string) { e.total.WithLabelValues(errortype).Inc() }
 
-// serveNodeCacheMetrics registers the metric, which the prometheus plugin shows
-// too, and serves all metrics at the address. Two instances may share it while
-// one replaces the other. Serving DNS does not depend on it.
-func serveNodeCacheMetrics(address string, e *nodeCacheErrors) {
-	if err := prometheus.Register(e.total); err != nil {
-		clog.Warningf("register metrics: %v", err)
-	}
+// serveNodeCacheMetrics serves all metrics at the address. Two instances may
+// share it while one replaces the other. Serving DNS does not depend on it.
+func serveNodeCacheMetrics(address string) {
 	if address == "" {
 		return
 	}

@@ -60,7 +60,7 @@ func newNodeCacheSource(o *nodecache.Options, port uint16) *nodeCacheSource {
 
 // start runs before the first Corefile is loaded.
 func (n *nodeCacheSource) start() error {
-	serveNodeCacheMetrics(n.options.Metrics, n.errors)
+	serveNodeCacheMetrics(n.options.Metrics)
 	if n.options.KubeDNS == "" {
 		if _, err := os.Stat(nodecache.DefaultKubeDNS); err == nil {
 			n.options.KubeDNS = nodecache.DefaultKubeDNS

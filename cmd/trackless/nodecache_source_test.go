@@ -49,6 +49,7 @@ func TestNodeCacheSourceKeepsWhatWorks(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n, dir := newSource(t)
+			n.errors.total.Reset()
 			write := func(files map[string]string) {
 				for name, text := range files {
 					path := filepath.Join(dir, name)

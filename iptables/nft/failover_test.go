@@ -244,8 +244,8 @@ func TestFailoverTableIsNoInstance(t *testing.T) {
 	if err := b.Install(iptables.Rules{Plan: dnsPlan("169.254.20.10")}); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := b.Others(); n != 0 || err != nil {
-		t.Errorf("Others() = %d, %v beside the failover table alone; want 0", n, err)
+	if all, err := Instances(b.cfg); len(all) != 1 || err != nil {
+		t.Errorf("Instances() = %v, %v; want our own alone", all, err)
 	}
 	if got, err := ReadFailover(b.cfg); err != nil || !got.Intact {
 		t.Errorf("the start of an instance changed the failover table: %+v, %v", got, err)

@@ -71,6 +71,9 @@ func New(cfg Config) (*Backend, error) {
 		return nil, explain("open a netfilter netlink socket", err)
 	}
 	if _, err := tables(conn); err != nil {
+		if errors.Is(err, unix.EINVAL) {
+			err = unix.EPROTONOSUPPORT // nfnetlink_rcv_msg has no such subsystem
+		}
 		return nil, errors.Join(explain("list tables", err), conn.Close())
 	}
 	return b, conn.Close()
@@ -435,26 +438,6 @@ func (b *Backend) counters() (iptables.Counters, error) {
 		out[k] += byName[counterName(k)]
 	}
 	return out, nil
-}
-
-// Others returns the number of tables of other instances on this host.
-func (b *Backend) Others() (int, error) {
-	conn, err := b.cfg.dial()
-	if err != nil {
-		return 0, explain("open a netfilter netlink socket", err)
-	}
-	defer conn.Close()
-	all, err := tables(conn)
-	if err != nil {
-		return 0, explain("list tables", err)
-	}
-	others := 0
-	for _, t := range all {
-		if t.Name != b.Table() {
-			others++
-		}
-	}
-	return others, nil
 }
 
 // explain turns the kernel's answer into a sentence with a remedy.

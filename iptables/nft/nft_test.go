@@ -207,14 +207,14 @@ func TestTwoInstances(t *testing.T) {
 		}
 		bs = append(bs, b)
 	}
-	if n, err := bs[0].Others(); n != 1 || err != nil {
-		t.Errorf("Others() = %d, %v; want 1", n, err)
+	if all, err := Instances(Config{NetNS: int(ns)}); len(all) != 2 || err != nil {
+		t.Errorf("Instances() = %v, %v; want 2", all, err)
 	}
 	if err := bs[1].Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := bs[0].Others(); n != 0 || err != nil {
-		t.Errorf("Others() after the other's end = %d, %v; want 0", n, err)
+	if all, err := Instances(Config{NetNS: int(ns)}); len(all) != 1 || err != nil || !all[0].Owner.IsSelf() {
+		t.Errorf("Instances() after the other's end = %v, %v; want our own", all, err)
 	}
 	if !strings.Contains(listed(t, bs[0]), "10.96.0.10 . udp . 53") {
 		t.Error("the end of one instance took the rules of the other")

@@ -119,6 +119,12 @@ type Owner struct {
 	Command string
 }
 
+// IsSelf reports whether it is this process.
+func (o Owner) IsSelf() bool {
+	m := Self(0)
+	return o.PID == m.PID && o.Start == m.Start && o.PIDNamespace == m.PIDNamespace
+}
+
 // userHZ is the unit of process start times; the kernel shows user space 100
 // on every architecture that Go knows (include/asm-generic/param.h).
 const userHZ = 100

@@ -32,7 +32,7 @@ var errNoBlock = errors.New("the Corefile in force has no notrack block")
 // Status implements control.Controlled.
 func (c controlled) Status() control.Status {
 	s := control.Status{Version: c.version, State: iptables.Detached.String()}
-	keeper, backend := c.process.keeper.Load(), c.process.backend.Load()
+	keeper, backend := c.process.keeper.Load(), c.process.inForce()
 	if keeper == nil || backend == nil {
 		s.Reason = errNoBlock.Error()
 		return s
@@ -68,8 +68,8 @@ func (c controlled) Detach(context.Context) error {
 
 // Figures implements part of control.Inspected with what the metrics show.
 func (c controlled) Figures() (control.Figures, error) {
-	backend := c.process.backend.Load()
-	if backend == nil {
+	keeper := c.process.keeper.Load()
+	if keeper == nil {
 		return control.Figures{}, errNoBlock
 	}
 	var f control.Figures
@@ -81,7 +81,7 @@ func (c controlled) Figures() (control.Figures, error) {
 			Protocol: class.proto.String(), Family: class.family.String(), EntriesAvoided: class.n, FlowsAvoided: flows[i].n,
 		})
 	}
-	counters, err := backend.Counters()
+	counters, err := keeper.Counters()
 	if err != nil {
 		log.Warningf("packet counters are missing from the figures: %v", err)
 		return f, nil

@@ -25,7 +25,7 @@ func desc(subsystem, name, help string, labels ...string) *prometheus.Desc {
 var (
 	attachedDesc = desc(directive, "attached", "Whether DNS to the listen address is untracked (1) or goes where it would go without us (0).", "address")
 	packetsDesc  = desc(directive, "packets_total", "Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.", "direction", "family", "proto")
-	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, and whether the kernel removes the rules when the process dies.", "backend", "table", "owned")
+	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, whether the kernel removes the rules when the process dies, and why this backend was chosen.", "backend", "table", "owned", "reason")
 	lapsesDesc   = desc(directive, "lease_lapses_total", "Leases that ran out although this process meant to hold them.")
 	repairsDesc  = desc(directive, "repairs_total", "Rules and addresses that others took away and that were put back.", "reason")
 	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", "proto", "family")
@@ -85,7 +85,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(ch, limitDesc, float64(limits.Max))
 		gauge(ch, bucketsDesc, float64(limits.Buckets))
 	}
-	keeper, backend := c.process.keeper.Load(), c.process.backend.Load()
+	keeper, backend := c.process.keeper.Load(), c.process.inForce()
 	if keeper == nil || backend == nil {
 		return
 	}
@@ -96,8 +96,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(ch, attachedDesc, value, addr.String())
 	}
-	gauge(ch, backendDesc, 1, backend.Name(), backend.Table(), strconv.FormatBool(backend.Owned()))
-	if counters, err := backend.Counters(); err == nil {
+	why, _ := c.process.reasons.Load(backend)
+	reason, _ := why.(string)
+	gauge(ch, backendDesc, 1, backend.Name(), backend.Table(), strconv.FormatBool(backend.Owned()), reason)
+	if counters, err := keeper.Counters(); err == nil {
 		for _, k := range iptables.CounterKeys() {
 			counter(ch, packetsDesc, float64(counters[k]), k.Direction.String(), k.Family.String(), k.Proto.String())
 		}

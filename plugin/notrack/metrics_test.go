@@ -53,7 +53,7 @@ func TestMetrics(t *testing.T) {
 	p := &contract{ledger: ledger.New(ledger.Config{})}
 	k := iptables.NewKeeper(iptables.Config{Backend: backend, Addresses: noAddresses{}, Log: log})
 	p.keeper.Store(k)
-	p.backend.Store(backend)
+	p.reasons.Store(iptables.Backend(backend), "this kernel has nf_tables")
 	t.Cleanup(func() {
 		if err := k.Close(); err != nil {
 			t.Error(err)

@@ -23,6 +23,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // NoTrack is the handler of one server block. It answers this process's own
@@ -43,6 +44,7 @@ const directive = "notrack"
 type block struct {
 	plan     iptables.Plan
 	backend  string
+	variant  xtables.Variant // of the programs of backend iptables
 	failover string
 	sync     time.Duration
 	keep     bool
@@ -90,7 +92,7 @@ func (c *configuration) add(b block) error {
 		return nil
 	}
 	for _, setting := range []struct{ name, ours, theirs string }{
-		{"backend", c.backend, b.backend},
+		{"backend", strings.TrimSpace(c.backend + " " + string(c.variant)), strings.TrimSpace(b.backend + " " + string(b.variant))},
 		{"interface", interfaceName(c.plan.Link), interfaceName(b.plan.Link)},
 		{"lease", c.plan.Lease.String(), b.plan.Lease.String()},
 		{"failover", c.failover, b.failover},

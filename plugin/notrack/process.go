@@ -23,7 +23,6 @@ var log = clog.NewWithPlugin(directive)
 // loaded: a reload replaces configurations, not the rules.
 type contract struct {
 	keeper  atomic.Pointer[iptables.Keeper] // nil without a notrack block
-	backend atomic.Pointer[nft.Backend]
 	pairs   atomic.Pointer[[]nft.FailoverPair]
 	served  counters
 	ledger  *ledger.Ledger
@@ -33,10 +32,11 @@ type contract struct {
 	table   table
 
 	services services
+	reasons  sync.Map // why a backend was chosen, by backend
 
 	mu       sync.Mutex
 	accounts accounts
-	watcher  *nft.Watcher
+	watch    *watch
 	bridge   string         // the uplink that became a bridge, of the keeper alone
 	current  *configuration // the last load that was started
 	stopping bool           // the shutdown callbacks have run
@@ -82,44 +82,45 @@ func (p *contract) begin(config *configuration) error {
 	if err := errors.Join(checkNames(config.plan), checkUplinks(config.plan)); err != nil {
 		return err
 	}
-	first := p.keeper.Load() == nil
-	if first {
-		if err := p.open(config); err != nil {
+	b, why := p.inForce(), ""
+	if b == nil || !config.serves(b) {
+		var err error
+		if b, why, err = choose(config); err != nil {
 			return err
 		}
 	}
-	if config.plan.Lease == 0 && !config.plan.DryRun && !nft.CanOwn() {
-		return errors.New("lease off: this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process; drop the option")
-	}
-	if err := p.keeper.Load().Prepare(config.plan, newChecker(config, trackedQuery)); err != nil {
+	if err := config.fit(b); err != nil {
 		return err
 	}
-	if first {
-		p.announce()
+	if p.keeper.Load() == nil {
+		if err := p.open(config, b); err != nil {
+			return err
+		}
+	}
+	if err := p.keeper.Load().PrepareOn(b, config.plan, newChecker(config, trackedQuery)); err != nil {
+		return err
+	}
+	p.watch.follow(b)
+	if why != "" {
+		p.announce(b, why)
 	}
 	return p.failover(config)
 }
 
 // open makes what lasts from the first load with notrack to the last.
-func (p *contract) open(config *configuration) error {
-	backend, err := nft.New(nft.Config{})
-	if err != nil {
+func (p *contract) open(config *configuration, b backend) error {
+	var err error
+	if p.watch, err = startWatch(); err != nil {
 		return err
 	}
-	watcher, err := nft.Watch(nft.Config{})
-	if err != nil {
-		return err
-	}
-	p.watcher = watcher
-	p.backend.Store(backend)
 	p.keeper.Store(iptables.NewKeeper(iptables.Config{
-		Backend:   backend,
+		Backend:   b,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep}, config.plan.Link),
 		Log:       log,
 		Served:    p.whatIsServed,
 		Yield:     yield,
 		Sync:      config.sync,
-		Changes:   watcher.Changes,
+		Changes:   p.watch.changes,
 		Kernel: iptables.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
 				return trackedConnections(endpoints, p.failoverPairs())
@@ -129,7 +130,7 @@ func (p *contract) open(config *configuration) error {
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
 			MakeWay: new(wayMaker).makeWay,
-			Others:  backend.Others,
+			Others:  otherInstances,
 			Explain: explain,
 		},
 	}))
@@ -228,25 +229,14 @@ func checkUplinks(plan iptables.Plan) error {
 	return nil
 }
 
-// announce says once which backend was chosen and what it cannot promise.
-func (p *contract) announce() {
-	b := p.backend.Load()
-	if b.Owned() {
-		log.Infof("backend %s: table inet %s, bound to the life of this process", b.Name(), b.Table())
-		return
-	}
-	log.Warningf("backend %s: table inet %s. This kernel has no owned tables (they came with Linux 5.12): after a SIGKILL the lease ends the rules, and the table stays until the next start",
-		b.Name(), b.Table())
-}
-
 func (p *contract) forget() {
 	p.closeAccounts()
-	if p.watcher != nil {
-		p.watcher.Close()
-		p.watcher = nil
+	if p.watch != nil {
+		p.watch.close()
+		p.watch = nil
 	}
 	p.keeper.Store(nil)
-	p.backend.Store(nil)
+	p.reasons.Clear()
 	p.current = nil
 	p.serving.Store(nil)
 }
@@ -261,7 +251,9 @@ func (p *contract) restartFailed(config *configuration) error {
 	p.current = config
 	p.serving.Store(config)
 	defer p.keepAccounts(config)
-	return errors.Join(p.keeper.Load().Rollback(), p.failover(config))
+	err := p.keeper.Load().Rollback()
+	p.watch.follow(p.inForce())
+	return errors.Join(err, p.failover(config))
 }
 
 // shutdown runs when a configuration's servers stop: at the end, before they

@@ -18,18 +18,13 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 func init() {
 	plugin.Register(directive, setup)
 	caddy.RegisterParsingCallback("dns", "cache", placeCheckpoints)
 }
-
-// backends that `backend` takes; auto chooses.
-const (
-	backendAuto     = "auto"
-	backendNFTables = "nftables"
-)
 
 // configurationKey is where a load of the Corefile keeps its configuration.
 type configurationKey struct{}
@@ -131,6 +126,9 @@ func parse(c *caddy.Controller) (block, error) {
 	if err := b.listen(c, addrs); err != nil {
 		return b, err
 	}
+	if b.backend == backendIPTables && b.plan.Lease != xtables.Lease && !b.plan.DryRun {
+		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", xtables.Lease)
+	}
 	b.plan = b.plan.Normalize()
 	if err := b.plan.Validate(); err != nil {
 		return b, c.Err(err.Error())
@@ -174,17 +172,9 @@ func parseOption(c *caddy.Controller, b *block) error {
 	}
 	switch option {
 	case "backend":
-		v, err := one()
-		if err != nil {
-			return err
-		}
-		switch v {
-		case backendAuto, backendNFTables:
-			b.backend = v
-		case "iptables":
-			return c.Err("backend iptables is not available yet in this version; use auto or nftables")
-		default:
-			return c.Errf("unknown backend %q: use auto or nftables", v)
+		var err error
+		if b.backend, b.variant, err = parseBackend(args); err != nil {
+			return c.Err(err.Error())
 		}
 	case "interface":
 		v, err := one()

@@ -96,9 +96,12 @@ func TestParseErrors(t *testing.T) {
 		{name: "IPv6 with zone", text: "notrack", bind: []string{"fe80::1%eth0"}, want: []string{"fe80::1%eth0", "zone"}},
 		{name: "twice", text: "notrack 10.96.0.10\nnotrack 10.96.0.11", want: []string{":2", "only once"}},
 		{name: "unknown option", text: "notrack 10.96.0.10 {\n leese 1s\n}", want: []string{":2", `unknown option "leese"`}},
-		{name: "backend of a later version", text: "notrack 10.96.0.10 {\n backend iptables\n}", want: []string{":2", "not available yet"}},
+		{name: "backend iptables of no variant", text: "notrack 10.96.0.10 {\n backend iptables xtables\n}", want: []string{":2", `unknown backend "iptables xtables"`}},
+		{name: "backend nftables has no variants", text: "notrack 10.96.0.10 {\n backend nftables legacy\n}", want: []string{`unknown backend "nftables legacy"`}},
+		{name: "backend iptables without a lease", text: "notrack 10.96.0.10 {\n backend iptables\n lease off\n}", want: []string{"xt_recent counts whole seconds"}},
+		{name: "backend iptables with another lease", text: "notrack 10.96.0.10 {\n lease 2s\n backend iptables\n}", want: []string{"it is 1s and nothing else"}},
 		{name: "unknown backend", text: "notrack 10.96.0.10 {\n backend ebpf\n}", want: []string{`unknown backend "ebpf"`}},
-		{name: "backend without value", text: "notrack 10.96.0.10 {\n backend\n}", want: []string{"backend takes one value"}},
+		{name: "backend without value", text: "notrack 10.96.0.10 {\n backend\n}", want: []string{"backend takes a value", "iptables legacy"}},
 		{name: "interface name too long", text: "notrack 10.96.0.10 {\n interface nodelocaldnscache\n}", want: []string{"nodelocaldnscache", "15 characters"}},
 		{name: "interface name with a slash", text: "notrack 10.96.0.10 {\n interface a/b\n}", want: []string{"a/b"}},
 		{name: "untrack without port", text: "notrack 10.96.0.10 {\n untrack 10.96.0.10\n}", want: []string{`"10.96.0.10"`, "ADDRESS:PORT"}},
@@ -159,6 +162,7 @@ func TestBlocksOfOneCorefile(t *testing.T) {
 		{"lease", "notrack 10.96.0.10 {\n lease 2s\n}", "lease 2s conflicts with lease 1s of the notrack block in line 3"},
 		{"sources", "notrack 10.96.0.10 {\n sources any\n}", "sources any conflicts with sources local"},
 		{"keep", "notrack 10.96.0.10 {\n keep\n}", "keep true conflicts with keep false"},
+		{"variant", "notrack 10.96.0.10 {\n backend iptables nft\n}", "backend iptables nft conflicts with backend auto of the notrack block in line 3"},
 		{"backend", "notrack 10.96.0.10 {\n backend nftables\n}", "backend nftables conflicts with backend auto of the notrack block in line 3"},
 	} {
 		if err := config.add(parsed(20, tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {

@@ -1,0 +1,244 @@
+package notrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/iptables/xtables"
+)
+
+// SetupErrors counts failures to change the node, under the name that node-cache
+// gives them: "iptables_lock" for each time that the xtables lock was not to be
+// had, "iptables" for other failures of its programs.
+var SetupErrors = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "nodecache",
+	Name:      "setup_errors_total",
+	Help:      "Counter of errors while the node and the Corefile were set up, by their kind.",
+}, []string{"errortype"})
+
+func init() {
+	for _, t := range []string{"iptables", "iptables_lock"} {
+		SetupErrors.WithLabelValues(t)
+	}
+}
+
+// backends that `backend` takes; auto chooses.
+const (
+	backendAuto     = "auto"
+	backendNFTables = "nftables"
+	backendIPTables = "iptables"
+)
+
+// backend is what both backends can say of themselves.
+type backend interface {
+	iptables.Backend
+	// Table is the name under which its rules are found.
+	Table() string
+	// Owned tells that the kernel removes the rules when the process dies.
+	Owned() bool
+}
+
+var (
+	_ backend = (*nft.Backend)(nil)
+	_ backend = (*xtables.Backend)(nil)
+)
+
+// openNFT opens the nftables backend; tests make it fail.
+var openNFT = func() (*nft.Backend, error) { return nft.New(nft.Config{}) }
+
+// inForce is the keeper's backend; nil without a keeper.
+func (p *contract) inForce() backend {
+	k := p.keeper.Load()
+	if k == nil {
+		return nil
+	}
+	return k.Backend().(backend)
+}
+
+// choose makes the backend that a configuration asks for and says why it is that
+// one. It changes nothing in the kernel.
+func choose(config *configuration) (b backend, why string, err error) {
+	if config.backend == backendIPTables {
+		b, err := newXTables(config)
+		return b, "the Corefile says so", err
+	}
+	native, err := openNFT()
+	var unsupported *iptables.UnsupportedError
+	switch {
+	case err == nil && config.backend == backendNFTables:
+		return native, "the Corefile says so", nil
+	case err == nil:
+		return native, "this kernel has nf_tables", nil
+	case config.backend == backendNFTables || !errors.As(err, &unsupported):
+		return nil, "", err
+	}
+	if b, otherErr := newXTables(config); otherErr == nil {
+		return b, fmt.Sprintf("this kernel has no %s", unsupported.Feature), nil
+	} else {
+		return nil, "", fmt.Errorf("neither backend can be used: %w; %w", err, otherErr)
+	}
+}
+
+func newXTables(config *configuration) (backend, error) {
+	b, err := xtables.New(xtables.Config{
+		Variant: config.variant,
+		Count:   func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
+	})
+	if err != nil {
+		return nil, err // not b: a nil pointer in an interface is none
+	}
+	return b, nil
+}
+
+// serves reports whether a backend is one that the configuration asks for.
+func (c *configuration) serves(b backend) bool {
+	x, isXTables := b.(*xtables.Backend)
+	switch c.backend {
+	case backendIPTables:
+		return isXTables && (c.variant == xtables.Auto || c.variant == x.Variant())
+	case backendNFTables:
+		return !isXTables
+	}
+	if !isXTables {
+		return true
+	}
+	// auto keeps iptables only where there is nothing better.
+	_, err := openNFT()
+	return err != nil
+}
+
+// fit adapts the plan to what the backend can do on this kernel, and says what
+// is lost.
+func (c *configuration) fit(b backend) error {
+	x, ok := b.(*xtables.Backend)
+	if !ok {
+		if c.plan.Lease == 0 && !c.plan.DryRun && !nft.CanOwn() {
+			return errors.New("lease off: this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process; drop the option")
+		}
+		return nil
+	}
+	if err := x.Probe(); err != nil {
+		if errors.Is(err, iptables.ErrBusy) {
+			return nil // Install finds out
+		}
+		return err
+	}
+	for _, lost := range x.Lost() {
+		log.Warning(lost)
+	}
+	if !x.Leases() {
+		c.plan.Lease = 0
+	}
+	return nil
+}
+
+// announce says once which backend was chosen, why, and what it cannot promise.
+func (p *contract) announce(b backend, why string) {
+	p.reasons.Store(b, why)
+	switch x, ok := b.(*xtables.Backend); {
+	case ok:
+		log.Infof("backend %s (%s binaries), since %s: chains %s-* in the raw tables; after a SIGKILL the lease ends the rules within a second, and the chains stay, inert, until the next start", b.Name(), x.Variant(), why, b.Table())
+	case b.Owned():
+		log.Infof("backend %s, since %s: table inet %s, bound to the life of this process", b.Name(), why, b.Table())
+	default:
+		log.Warningf("backend %s, since %s: table inet %s. This kernel has no owned tables (they came with Linux 5.12): after a SIGKILL the lease ends the rules, and the table stays until the next start",
+			b.Name(), why, b.Table())
+	}
+}
+
+// otherInstances counts those of either backend on this node.
+func otherInstances() (int, error) {
+	tables, err := nft.Instances(nft.Config{})
+	var unsupported *iptables.UnsupportedError
+	if err != nil && !errors.As(err, &unsupported) {
+		return 0, err
+	}
+	n, err := xtables.Others()
+	for _, t := range tables {
+		if t.Owner.Life != owner.Dead && !t.Owner.IsSelf() {
+			n++
+		}
+	}
+	return n, err
+}
+
+// watch announces changes of the node to the keeper: those that the kernel tells
+// of, and those of legacy tables, which have to be looked for.
+type watch struct {
+	changes chan iptables.Change
+	cancel  context.CancelFunc
+	kernel  *nft.Watcher
+	done    sync.WaitGroup
+}
+
+func startWatch() (*watch, error) {
+	kernel, err := nft.Watch(nft.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return &watch{changes: kernel.Changes, kernel: kernel}, nil
+}
+
+// follow looks at the tables of a backend that the kernel is silent about,
+// instead of those of the one before.
+func (w *watch) follow(b backend) {
+	w.unfollow()
+	x, ok := b.(*xtables.Backend)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	w.done.Go(func() {
+		x.Watch(ctx, func() {
+			select {
+			case w.changes <- iptables.Change{}:
+			default:
+			}
+		})
+	})
+}
+
+func (w *watch) unfollow() {
+	if w.cancel != nil {
+		w.cancel()
+		w.done.Wait()
+		w.cancel = nil
+	}
+}
+
+func (w *watch) close() {
+	w.unfollow()
+	w.kernel.Close()
+}
+
+// parseBackend reads `backend NAME [legacy|nft]`.
+func parseBackend(args []string) (name string, v xtables.Variant, err error) {
+	const usage = "use auto, nftables, iptables, iptables legacy or iptables nft"
+	if len(args) == 0 {
+		return "", v, fmt.Errorf("backend takes a value: %s", usage)
+	}
+	switch name = args[0]; {
+	case len(args) == 1 && slices.Contains([]string{backendAuto, backendNFTables, backendIPTables}, name):
+		return name, xtables.Auto, nil
+	case len(args) == 2 && name == backendIPTables:
+		for _, v := range []xtables.Variant{xtables.Legacy, xtables.NFT} {
+			if args[1] == string(v) {
+				return name, v, nil
+			}
+		}
+	}
+	return "", v, fmt.Errorf("unknown backend %q: %s", strings.Join(args, " "), usage)
+}

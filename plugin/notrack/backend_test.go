@@ -1,0 +1,107 @@
+package notrack
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/xtables"
+)
+
+// withoutNFTables makes this kernel one without nf_tables.
+func withoutNFTables(t *testing.T) {
+	real := openNFT
+	t.Cleanup(func() { openNFT = real })
+	openNFT = func() (*nft.Backend, error) {
+		return nil, &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("not supported")}
+	}
+}
+
+func TestChoiceOfTheBackend(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	for _, tc := range []struct {
+		name      string
+		backend   string
+		variant   xtables.Variant
+		noNFT     bool
+		noProgram bool
+		want, why string // an error if want is empty
+	}{
+		{name: "auto takes nftables", backend: backendAuto, want: "nftables", why: "this kernel has nf_tables"},
+		{name: "auto falls back", backend: backendAuto, noNFT: true, want: "iptables", why: "this kernel has no nf_tables"},
+		{name: "auto has neither", backend: backendAuto, noNFT: true, noProgram: true, why: "neither backend can be used"},
+		{name: "nftables", backend: backendNFTables, want: "nftables", why: "the Corefile says so"},
+		{name: "nftables falls back to nothing", backend: backendNFTables, noNFT: true, why: "no nf_tables"},
+		{name: "iptables", backend: backendIPTables, want: "iptables", why: "the Corefile says so"},
+		{name: "iptables legacy", backend: backendIPTables, variant: xtables.Legacy, want: "iptables", why: "the Corefile says so"},
+		{name: "iptables without programs", backend: backendIPTables, noProgram: true, why: "install iptables"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if tc.noNFT {
+				withoutNFTables(t)
+			}
+			if tc.noProgram {
+				t.Setenv("PATH", t.TempDir())
+			}
+			config := &configuration{block: block{backend: tc.backend, variant: tc.variant}}
+			b, why, err := choose(config)
+			if tc.want == "" {
+				if err == nil || !strings.Contains(err.Error(), tc.why) {
+					t.Errorf("error %v, want %q", err, tc.why)
+				}
+				return
+			}
+			if err != nil || b.Name() != tc.want || why != tc.why {
+				t.Fatalf("%v since %q, error %v", b, why, err)
+			}
+			if x, ok := b.(*xtables.Backend); ok && tc.variant != xtables.Auto && x.Variant() != tc.variant {
+				t.Errorf("variant %s", x.Variant())
+			}
+			if !config.serves(b) {
+				t.Error("the next load would choose another")
+			}
+		})
+	}
+}
+
+func TestWhenAReloadChangesTheBackend(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	native, err := openNFT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	legacy, err := xtables.New(xtables.Config{Variant: xtables.Legacy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name    string
+		inForce backend
+		backend string
+		variant xtables.Variant
+		stays   bool
+	}{
+		{"nftables, auto", native, backendAuto, xtables.Auto, true},
+		{"nftables, nftables", native, backendNFTables, xtables.Auto, true},
+		{"nftables, iptables", native, backendIPTables, xtables.Auto, false},
+		{"legacy, auto", legacy, backendAuto, xtables.Auto, false},
+		{"legacy, iptables", legacy, backendIPTables, xtables.Auto, true},
+		{"legacy, iptables legacy", legacy, backendIPTables, xtables.Legacy, true},
+		{"legacy, iptables nft", legacy, backendIPTables, xtables.NFT, false},
+		{"legacy, nftables", legacy, backendNFTables, xtables.Auto, false},
+	} {
+		config := &configuration{block: block{backend: tc.backend, variant: tc.variant}}
+		if got := config.serves(tc.inForce); got != tc.stays {
+			t.Errorf("%s: stays %t", tc.name, got)
+		}
+	}
+	withoutNFTables(t)
+	if config := (&configuration{block: block{backend: backendAuto}}); !config.serves(legacy) {
+		t.Error("legacy, auto, on a kernel without nf_tables: another is chosen")
+	}
+}

@@ -1,9 +1,6 @@
 package main
 
 import (
-	"errors"
-	"slices"
-
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
@@ -19,17 +16,6 @@ type servedInstance struct {
 
 func newServedInstance(log *recentLog) *servedInstance {
 	return &servedInstance{Measured: notrack.Controlled(version), recentLog: log}
-}
-
-// Corefile implements control.Inspected.
-func (*servedInstance) Corefile() (control.Corefile, error) {
-	// The last one: while a reload is under way there are two.
-	for _, instance := range slices.Backward(caddy.Instances()) {
-		if in := instance.Caddyfile(); in != nil {
-			return control.Corefile{Path: in.Path(), Contents: string(in.Body())}, nil
-		}
-	}
-	return control.Corefile{}, errors.New("no Corefile is in force yet")
 }
 
 // listen opens the control socket. The node's DNS does not depend on it: if it

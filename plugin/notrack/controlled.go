@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/coredns/caddy"
+
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
@@ -14,8 +16,9 @@ import (
 type Measured interface {
 	control.Controlled
 	control.Prober
-	// Figures are control.Inspected's.
+	// Figures and Corefile are control.Inspected's.
 	Figures() (control.Figures, error)
+	Corefile() (control.Corefile, error)
 }
 
 // Controlled returns this process's contract as the control socket shows it.
@@ -88,4 +91,24 @@ func (c controlled) Figures() (control.Figures, error) {
 	}
 	f.Packets = control.PacketsOf(counters)
 	return f, nil
+}
+
+// Corefile implements control.Inspected.
+func (c controlled) Corefile() (control.Corefile, error) {
+	config := c.process.serving.Load()
+	if config == nil {
+		return control.Corefile{}, errNoBlock
+	}
+	return config.corefile, nil
+}
+
+// loadedCorefile returns the Corefile that caddy is starting or has started last.
+// Only caddy's own callbacks may ask: it changes its list without a lock.
+func loadedCorefile() control.Corefile {
+	for _, instance := range slices.Backward(caddy.Instances()) {
+		if in := instance.Caddyfile(); in != nil {
+			return control.Corefile{Path: in.Path(), Contents: string(in.Body())}
+		}
+	}
+	return control.Corefile{}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
@@ -67,6 +68,8 @@ type configuration struct {
 	idle    time.Duration // for which silent TCP connections are kept, the longest of all blocks
 	blocks  []*dnsserver.Config
 	context caddy.Context
+
+	corefile control.Corefile // of this load, set when it starts
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block

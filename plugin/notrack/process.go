@@ -72,6 +72,7 @@ func (p *contract) start(config *configuration) error {
 		return config.error(err)
 	}
 	p.current = config
+	config.corefile = loadedCorefile()
 	p.serving.Store(config)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()

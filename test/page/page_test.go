@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/trackless-dns/trackless/conntrack/compare"
 	htmlpage "github.com/trackless-dns/trackless/conntrack/compare/page"
@@ -113,6 +114,9 @@ func TestFaultsAreSeen(t *testing.T) {
 			tab.load(path)
 			var title string
 			tab.eval(`document.title`, &title)
+			for end := time.Now().Add(patience); len(tab.complaints()) == 0 && time.Now().Before(end); {
+				time.Sleep(10 * time.Millisecond)
+			}
 			if len(tab.complaints()) == 0 || title == "run" {
 				t.Errorf("nobody complains, the title is %q", title)
 			}

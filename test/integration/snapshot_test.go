@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -23,17 +24,20 @@ import (
 // takeSnapshot runs `trackless snapshot` on the node while a load runs.
 func takeSnapshot(t *testing.T, node *lab.Node, path string) *snapshot.Snapshot {
 	t.Helper()
+	// The load lasts longer than any machine takes, and ends with the snapshot.
+	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := node.Run(t.Context(), lab.Load{Queries: 4200, Rate: 600, Seed: 7})
+		_, err := node.Run(ctx, lab.Load{Queries: 60000, Rate: 600, Seed: 7})
 		done <- err
 	}()
-	out, status := trackless(t, node, "snapshot", "--window", "6s", "-o", path)
+	out, status := trackless(t, node, "snapshot", "--window", "5500ms", "-o", path)
 	if status != 0 {
 		t.Errorf("snapshot: status %d:\n%s", status, out)
 	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Fatalf("the load ended with %v", err)
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -220,6 +220,7 @@ type Keeper struct {
 	repairs map[string]uint64
 	effect  map[netip.Addr]error
 	blocked map[netip.Addr]error // what MakeWay returned last
+	aside   error                // which devices are left to the cluster
 }
 
 // watch is a plan and the goroutine that keeps it.
@@ -871,6 +872,9 @@ func (k *Keeper) Standing() Standing {
 		if reason == nil && k.effect[a] != nil {
 			reason = fmt.Errorf("%s: %w", a, k.effect[a])
 		}
+	}
+	if reason == nil {
+		reason = k.aside
 	}
 	dryRun := len(k.status) > 0 && k.status[0] != nil && k.status[0].plan.DryRun
 	return Standing{State: k.state, Since: k.since, ByHand: k.byHand.Load(), DryRun: dryRun, Reason: reason}

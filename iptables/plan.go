@@ -56,21 +56,26 @@ func (f Family) String() string {
 	return "ipv6"
 }
 
-// Hook is a netfilter hook in which the rules stand, at priority raw (-300),
-// before conntrack (-200).
+// Hook is a netfilter hook in which the rules stand: in prerouting and output at
+// priority raw (-300), before conntrack (-200).
 type Hook uint8
 
 // Prerouting sees what arrives, from pods and over lo; Output sees what this
-// node sends: its own queries and our responses.
+// node sends: its own queries and our responses. In Input, behind everybody's
+// filter rules, a backend may see what has arrived.
 const (
 	Prerouting Hook = iota
 	Output
+	Input
 )
 
 // String gives the name nft uses.
 func (h Hook) String() string {
-	if h == Output {
+	switch h {
+	case Output:
 		return "output"
+	case Input:
+		return "input"
 	}
 	return "prerouting"
 }

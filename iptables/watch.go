@@ -24,6 +24,7 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 	wg.Go(func() {
 		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
 	})
+	wg.Go(func() { k.watchDevices(ctx, w) })
 	interval := w.plan.Lease / 5
 	if interval == 0 {
 		interval = lessLease

@@ -69,9 +69,15 @@ var (
 	unownedSet = setKind{name: "unowned", key: []field{daddr}}
 	sourceSet  = setKind{name: "sources", key: []field{saddr}, ranges: true}
 	uplinkSet  = setKind{name: "uplinks", key: []field{inDevice}, any: true}
+	askedSet   = setKind{name: "asked", key: []field{inDevice}, dynamic: true, any: true}
+	arrivedSet = setKind{name: "arrived", key: []field{inDevice}, dynamic: true, any: true}
+	asideSet   = setKind{name: "aside", key: []field{inDevice}, dynamic: true, any: true}
 )
 
-var setKinds = []setKind{listenSet, liveSet, leaseSet, checkSet, exemptSet, heldSet, drainSet, unownedSet, sourceSet, uplinkSet}
+var setKinds = []setKind{
+	listenSet, liveSet, leaseSet, checkSet, exemptSet, heldSet, drainSet, unownedSet, sourceSet, uplinkSet,
+	askedSet, arrivedSet, asideSet,
+}
 
 // setSize bounds what packets can put into a set; a full set takes no more.
 const setSize = 65535

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -35,7 +36,11 @@ func Print(table string, r iptables.Rules) string {
 	for i, c := range all {
 		line(1, "chain %s {", c.name)
 		if c.hook != nil {
-			line(2, "type filter hook %s priority raw; policy accept;", c.hook)
+			priority := "raw"
+			if *c.hook == iptables.Input {
+				priority = strconv.Itoa(lastPriority)
+			}
+			line(2, "type filter hook %s priority %s; policy accept;", c.hook, priority)
 		}
 		for _, r := range c.rules {
 			var words []string

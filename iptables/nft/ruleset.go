@@ -24,6 +24,9 @@ import (
 //	unowned  listen addresses that no Service owns
 //	sources  who is served although an uplink brings it
 //	uplinks  devices with a default route, both families
+//	asked    devices whose queries were untracked a moment ago
+//	arrived  devices whose queries passed everybody's filter rules lately
+//	aside    devices whose queries stay tracked, since they do not arrive
 //
 // Queries all pass prerouting (the node's own arrive there over lo) and
 // responses all leave through output, so each packet is counted once although
@@ -43,6 +46,9 @@ func chains(lease time.Duration, dryRun bool) []chain {
 		c := chain{name: name}
 		if !dryRun {
 			c.rules = append(c.rules, rule{notrack{}})
+		}
+		if !dryRun && d == iptables.Query {
+			c.rules = append(c.rules, rule{put{0, []field{inDevice}, askedSet, true, askedFor}})
 		}
 		for _, k := range iptables.CounterKeys() {
 			if k.Direction == d {
@@ -95,7 +101,34 @@ func chains(lease time.Duration, dryRun bool) []chain {
 			rule{in{f, responseKey, listenSet, false}, goToChain(fmt.Sprintf("answering%d", f))},
 		)
 	}
-	return append(out, pre, post)
+	return append(out, pre, post, arrived())
+}
+
+// askedFor and arrivedFor are how long devices stay in the sets. One that is
+// among those that asked and not among those whose queries arrived has lost them
+// on the way: the difference is more than any packet takes.
+const (
+	askedFor   = 500 * time.Millisecond
+	arrivedFor = 800 * time.Millisecond
+)
+
+// arrived notes behind everybody's filter rules by which devices queries come.
+func arrived() chain {
+	input := iptables.Input
+	c := chain{name: "arrived", hook: &input}
+	for _, f := range families {
+		c.rules = append(c.rules, rule{in{f, listenSet.key, listenSet, false}, put{f, []field{inDevice}, arrivedSet, true, arrivedFor}, accept{}})
+	}
+	return c
+}
+
+// aside leaves what comes from some devices tracked, as it would be without us.
+func aside(f iptables.Family) []rule {
+	by := in{f, []field{inDevice}, asideSet, false}
+	return []rule{
+		{by, tcpFlags{syn: true}, put{f, tuple, exemptSet, true, connectionTimeout}},
+		{by, accept{}},
+	}
 }
 
 // responseKey is the key of the listen set in a response.
@@ -125,7 +158,7 @@ func arriving(f iptables.Family) chain {
 		// an address that no Service owns is nobody's business out there.
 		append(foreign(f), in{f, []field{daddr}, unownedSet, false}, drop{}),
 		append(foreign(f), accept{}),
-	}, queryRules(f, goToChain("queries"))...)}
+	}, append(aside(f), queryRules(f, goToChain("queries"))...)...)}
 }
 
 // leaving decides about the node's own queries in output.
@@ -164,6 +197,9 @@ func answering(f iptables.Family) chain {
 		{goToChain("responses")},
 	}}
 }
+
+// lastPriority is behind the filter and security rules of everybody.
+const lastPriority = 1000
 
 func countKey(k iptables.CounterKey) statement { return count(k) }
 
@@ -239,9 +275,13 @@ func (rs *ruleset) addChains(c *nftables.Conn, p iptables.Plan) {
 		n := &nftables.Chain{Table: rs.table, Name: ch.name}
 		if ch.hook != nil {
 			n.Type, n.Priority, n.Policy = nftables.ChainTypeFilter, nftables.ChainPriorityRaw, &policy
-			n.Hooknum = nftables.ChainHookPrerouting
-			if *ch.hook == iptables.Output {
+			switch *ch.hook {
+			case iptables.Prerouting:
+				n.Hooknum = nftables.ChainHookPrerouting
+			case iptables.Output:
 				n.Hooknum = nftables.ChainHookOutput
+			case iptables.Input:
+				n.Hooknum, n.Priority = nftables.ChainHookInput, nftables.ChainPriorityRef(lastPriority)
 			}
 		}
 		added[ch.name] = c.AddChain(n)

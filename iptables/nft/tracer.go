@@ -112,6 +112,15 @@ func (t *Twin) ExemptOnly(conns []iptables.Connection) error {
 	return t.Exempt(conns)
 }
 
+// Lost implements [iptables.DeviceBackend]; a twin loses nothing.
+func (*Twin) Lost() ([]string, error) { return nil, nil }
+
+// SetAside implements [iptables.DeviceBackend].
+func (t *Twin) SetAside(device string, d time.Duration) error {
+	t.put(asideSet.name, string(deviceKey(device)), time.Now().Add(d))
+	return nil
+}
+
 // Remove implements [iptables.Backend].
 func (t *Twin) Remove() error {
 	t.present = false

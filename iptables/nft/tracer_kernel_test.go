@@ -36,7 +36,7 @@ func (b kernelTrace) expiries(t *testing.T) map[traceElement]expiry {
 	if !b.installed() {
 		return out
 	}
-	for _, k := range setKinds {
+	for _, k := range tracedSets() {
 		for _, f := range k.families() {
 			if !k.dynamic {
 				continue
@@ -60,7 +60,7 @@ func (b kernelTrace) expiries(t *testing.T) map[traceElement]expiry {
 func TestKernelTraces(t *testing.T) {
 	node := tracetest.NewNode(t)
 	for _, f := range families {
-		for _, tc := range tracetest.Table {
+		for _, tc := range traceTable {
 			b := newKernelTrace(t, node)
 			got := tracetest.Row(t, f, tc, b, nil)
 			for _, d := range tracetest.Differing(tc, got) {

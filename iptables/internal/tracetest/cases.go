@@ -24,6 +24,7 @@ import (
 // A step is a change of state or one packet at one hook:
 //
 //	install, attach, detach, exempt CLIENT > LISTEN
+//	aside DEVICE             its queries stay tracked
 //	expire                   wait until no address is live
 //	HOOK DEVICE PROTO[FLAGS] SOURCE > DESTINATION
 //
@@ -132,6 +133,27 @@ var Table = func() []Case {
 	}
 	return out
 }()
+
+// AsideTable has the rows of backends that can set devices aside.
+var AsideTable = []Case{
+	{"a device set aside", withoutLease, []Step{
+		{"install", ""},
+		{"attach", ""},
+		{"aside pod0", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"prerouting pod0 udp pod:4000 > local:53", "tracked"},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
+		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "tracked"},
+		{"prerouting uplink2 udp pod2:4000 > vip:53", "untracked query"},
+	}},
+	{"a device set aside, with a lease", nil, []Step{
+		{"install", ""},
+		{"attach", ""},
+		{"aside pod0", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
+	}},
+}
 
 // Cases are the rows.
 var Cases = []Case{

@@ -61,6 +61,12 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 			err = b.Detach()
 		case "remove":
 			err = b.Remove()
+		case "aside":
+			d, can := b.(iptables.DeviceBackend)
+			if !can {
+				t.Fatalf("%s: the backend cannot", step.Do)
+			}
+			err = d.SetAside(words[1], Long)
 		case "exempt":
 			err = b.Exempt([]iptables.Connection{{Client: AddrPort(f, words[1]), Listen: AddrPort(f, words[3])}})
 		case "expire":

@@ -1,0 +1,53 @@
+package nft
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/nftables"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+var _ iptables.DeviceBackend = (*Backend)(nil)
+
+// Lost returns the devices from which queries were untracked a moment ago, of
+// which none arrived behind the filter rules of the node: whatever drops them
+// there would not drop them tracked.
+func (b *Backend) Lost() ([]string, error) {
+	if !b.installed() {
+		return nil, nil
+	}
+	conn, err := inspectConn(b.cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// In this order: what asked before the first reading has arrived, or not,
+	// by the second.
+	asked, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name)
+	if err != nil {
+		return nil, explain("read set "+askedSet.name, err)
+	}
+	arrived, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), arrivedSet.name)
+	if err != nil {
+		return nil, explain("read set "+arrivedSet.name, err)
+	}
+	var lost []string
+	for _, e := range asked {
+		there := slices.ContainsFunc(arrived, func(a element) bool { return slices.Equal(a.key, e.key) })
+		if name := strings.TrimRight(string(e.key), "\x00"); !there && name != "lo" {
+			lost = append(lost, name)
+		}
+	}
+	slices.Sort(lost)
+	return lost, nil
+}
+
+// SetAside leaves the queries that a device brings tracked for a time.
+func (b *Backend) SetAside(device string, d time.Duration) error {
+	return b.change("set "+device+" aside", func(c *nftables.Conn) error {
+		return c.SetAddElements(b.rs.sets[asideSet.name], []nftables.SetElement{{Key: deviceKey(device), Timeout: d}})
+	})
+}

@@ -22,13 +22,14 @@ FUZZTIME ?= 10m
 LAB_FLAGS ?=
 CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
+E2E_FLAGS ?=
 
 # A privileged test may not skip where it can run.
 export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install what the other targets need (Debian packages, Go modules)
@@ -85,10 +86,16 @@ test-chaos: deps build ## play every fault under load, with and without what it 
 test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 5 minutes)
 	TRACKLESS_BINARY=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
 
+.PHONY: e2e
+e2e: PROGRAMS += openssl:openssl nsenter:util-linux
+e2e: deps ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
+	test/e2e/cluster/build.sh
+	go test -tags e2e -count 1 -timeout 30m -v ./test/e2e $(E2E_FLAGS)
+
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities
 	go mod tidy -diff
-	go vet -tags chaos ./...
+	go vet -tags chaos,e2e ./...
 	$(GOLANGCI) run ./...
 	cd $(IMAGES) && go mod tidy -diff && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
 	go test -race -short ./...

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// result is what `load` prints.
+type result struct {
+	Sent     int   `json:"sent"`
+	Answered int   `json:"answered"`
+	Lost     int   `json:"lost"`   // not answered within the timeout, or refused by the host
+	Failed   int   `json:"failed"` // answered, but not with NOERROR
+	GapMS    int64 `json:"gap_ms"` // the longest time between two answers with NOERROR
+	// Errors are the distinct failures and how many there were of each.
+	Errors map[string]int `json:"errors,omitempty"`
+}
+
+// load asks at a steady pace, each query from a port of its own, and never
+// twice: a resolver in a pod would, so what is lost here costs it a timeout.
+func load(args []string) error {
+	fs := flag.NewFlagSet("load", flag.ExitOnError)
+	server := fs.String("server", "10.96.0.10", "`address` to ask")
+	proto := fs.String("proto", "udp", "udp or tcp")
+	name := fs.String("name", "kubernetes.default.svc.cluster.local", "`name` to ask for; a * in it becomes a number of its own for each query")
+	every := fs.Duration("every", 5*time.Millisecond, "pace")
+	length := fs.Duration("for", 0, "how long; by default until the standard input ends")
+	timeout := fs.Duration("timeout", 5*time.Second, "how long an answer may take")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		r    = result{Errors: map[string]int{}}
+		last = time.Now()
+	)
+	gap := func() { r.GapMS = max(r.GapMS, time.Since(last).Milliseconds()) }
+	query := func(name string) {
+		a, err := exchange(*server, *proto, name, *timeout)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err != nil:
+			r.Lost++
+			r.Errors[reason(err)]++
+		case a.Rcode != dns.RcodeToString[dns.RcodeSuccess]:
+			r.Answered++
+			r.Failed++
+			r.Errors[a.Rcode]++
+		default:
+			r.Answered++
+			gap()
+			last = time.Now()
+		}
+	}
+	end := make(chan struct{})
+	if *length > 0 {
+		time.AfterFunc(*length, func() { close(end) })
+	} else {
+		go func() {
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			close(end)
+		}()
+	}
+	ticker := time.NewTicker(*every)
+	defer ticker.Stop()
+	for running := true; running; {
+		n := r.Sent
+		r.Sent++
+		wg.Go(func() { query(expand(*name, n)) })
+		select {
+		case <-ticker.C:
+		case <-end:
+			running = false
+		}
+	}
+	wg.Wait()
+	gap()
+	return printJSON(r)
+}
+
+// reason is an error less the ports in it, which differ each time.
+func reason(err error) string {
+	type unwrapper interface{ Unwrap() error }
+	for {
+		u, ok := err.(unwrapper)
+		if !ok || u.Unwrap() == nil {
+			return fmt.Sprint(err)
+		}
+		err = u.Unwrap()
+	}
+}
+
+// expand puts a number of this process and the query in place of a star.
+func expand(name string, n int) string {
+	before, after, found := strings.Cut(name, "*")
+	if !found {
+		return name
+	}
+	return fmt.Sprintf("%s%d-%d%s", before, time.Now().UnixNano()&0xffffff, n, after)
+}

@@ -23,6 +23,7 @@ LAB_FLAGS ?=
 CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
 E2E_FLAGS ?=
+CHART_FLAGS ?=
 
 # A privileged test may not skip where it can run.
 export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
@@ -88,9 +89,13 @@ test-ledger: deps build ## what Trackless says it saves beside conntrack -L of t
 
 .PHONY: e2e
 e2e: PROGRAMS += openssl:openssl nsenter:util-linux
-e2e: deps ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
-	test/e2e/cluster/build.sh
+e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
 	go test -tags e2e -count 1 -timeout 30m -v ./test/e2e $(E2E_FLAGS)
+
+.PHONY: test-chart
+test-chart: deps ## what the chart and the overlays render, and which values they refuse; with the programs of `make e2e`
+	test/e2e/cluster/build.sh
+	go test -tags e2e ./test/e2e/chart $(if $(CHART_FLAGS),-args $(CHART_FLAGS))
 
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities

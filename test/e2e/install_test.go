@@ -35,6 +35,17 @@ images: [{name: trackless-dns/trackless, newName: local.invalid/trackless, newTa
 	return lab.must(t, "kustomize", dir)
 }
 
+// less leaves out the objects of a kind.
+func less(manifest, kind string) string {
+	var kept []string
+	for _, object := range strings.Split(manifest, "\n---\n") {
+		if !strings.Contains(object, "\nkind: "+kind+"\n") {
+			kept = append(kept, object)
+		}
+	}
+	return strings.Join(kept, "\n---\n")
+}
+
 // apply applies a manifest, after the API server has found every field known
 // and valid, and takes it away at the end of the test if it is still there.
 func apply(t *testing.T, manifest string) {

@@ -83,8 +83,10 @@ func load(args []string) error {
 			running = false
 		}
 	}
+	mu.Lock()
+	gap() // here, since what is lost keeps us waiting below
+	mu.Unlock()
 	wg.Wait()
-	gap()
 	return printJSON(r)
 }
 

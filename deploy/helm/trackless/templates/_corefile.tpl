@@ -1,0 +1,93 @@
+{{- define "trackless.corefile" -}}
+{{- if .Values.corefile }}
+{{- .Values.corefile }}
+{{- else }}
+{{- $upstream := include "trackless.upstream" . }}
+{{- if .Values.external.servers }}
+{{- $domain := .Values.external.domain }}
+{{- include "trackless.block" (dict "root" . "zones" (printf "%s:53 in-addr.arpa:53 ip6.arpa:53" $domain) "to" $upstream "kubeDNS" true) }}
+{{- include "trackless.block" (dict "root" . "zones" ".:53" "to" (join " " .Values.external.servers)) }}
+{{- else }}
+{{- include "trackless.block" (dict "root" . "zones" ".:53" "to" $upstream "kubeDNS" true) }}
+{{- end }}
+{{- with .Values.extraServerBlocks }}
+{{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "trackless.listen" -}}
+{{- $listen := list }}
+{{- if and (has .Values.mode (list "link-local" "both")) (not .Values.linkLocal) }}
+{{- fail (printf "linkLocal is empty, and mode is %s: give the addresses, such as 169.254.20.10" .Values.mode) }}
+{{- end }}
+{{- if has .Values.mode (list "link-local" "both") }}{{ $listen = concat $listen .Values.linkLocal }}{{ end }}
+{{- if has .Values.mode (list "cluster-ip" "both") }}{{ $listen = append $listen (include "trackless.kubeDNS" .) }}{{ end }}
+{{- join " " $listen }}
+{{- end }}
+
+{{- /* One server block: zones, where misses go, and whether that is kube-dns. */}}
+{{- define "trackless.block" -}}
+{{- $v := .root.Values }}
+{{ .zones }} {
+    errors
+{{- if ne $v.mode "cilium" }}
+    bind {{ include "trackless.listen" .root }}
+    {{- include "trackless.notrack" .root | nindent 4 }}
+{{- end }}
+    reload
+    loop
+    cache {
+{{- with $v.cache.size }}
+        size {{ . }}
+{{- end }}
+        success {{ int $v.cache.success.capacity }} {{ int $v.cache.success.ttl }}
+        denial {{ int $v.cache.denial.capacity }} {{ int $v.cache.denial.ttl }}
+{{- if $v.cache.prefetch }}
+        prefetch 10 1m 20%
+{{- end }}
+{{- with $v.cache.serveStale }}
+        serve_stale {{ . }} verify 1s 30s 30s
+{{- end }}
+{{- if and $v.cache.serveStale $v.cache.preferPositive }}
+        serve_stale_policy prefer_positive
+{{- end }}
+    }
+    forward . {{ .to }} {
+{{- if and .kubeDNS $v.upstream.forceTCP }}
+        force_tcp
+{{- end }}
+        max_concurrent {{ int $v.upstream.maxConcurrent }}
+    }
+    prometheus :{{ int $v.metrics.port }}
+{{- with $v.extraPlugins }}
+    {{- . | trim | nindent 4 }}
+{{- end }}
+}
+{{ end }}
+
+{{- define "trackless.notrack" -}}
+{{- $n := .Values.notrack }}
+{{- $failover := $n.failover }}
+{{- /* kube-dns itself: it stays when the chart is uninstalled. */}}
+{{- if and (not $failover) (eq .Values.mode "link-local") (or .Values.kubeDNS.addresses (eq .Release.Namespace .Values.kubeDNS.namespace)) }}
+{{- $failover = first .Values.kubeDNS.addresses | default (include "trackless.serviceHost" .Values.kubeDNS.service) }}
+{{- end -}}
+notrack {
+    backend {{ $n.backend }}
+    lease {{ $n.lease }}
+    sync {{ $n.sync }}
+{{- with $failover }}
+    failover {{ . }}
+{{- end }}
+{{- with $n.sources }}
+    sources {{ join " " . }}
+{{- end }}
+{{- with $n.uplinks }}
+    uplinks {{ join " " . }}
+{{- end }}
+{{- if $n.dryRun }}
+    dry-run
+{{- end }}
+}
+{{- end }}

@@ -1,0 +1,200 @@
+//go:build e2e
+
+package chart
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write testdata from what is rendered now")
+
+const chartDir = "../../../deploy/helm/trackless"
+
+// program returns the path of one that test/e2e/cluster/build.sh made.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	home := os.Getenv("K8S_LAB_HOME")
+	if home == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		home = filepath.Join(cache, "k8s-lab")
+	}
+	path := filepath.Join(home, "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("%v; test/e2e/cluster/build.sh builds it", err)
+	}
+	return path
+}
+
+// run returns what a program prints, and its exit as an error with its complaints.
+func run(t *testing.T, stdin, name string, args ...string) (out, complaints string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program(t, name), args...)
+	var o, e bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &o, &e
+	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+t.TempDir(), "HELM_CONFIG_HOME="+t.TempDir(), "HELM_DATA_HOME="+t.TempDir())
+	err = cmd.Run()
+	return o.String(), e.String(), err
+}
+
+// template renders the chart as it would be installed with these arguments.
+func template(t *testing.T, args ...string) (out, complaints string, err error) {
+	t.Helper()
+	return run(t, "", "helm", append([]string{"template", "trackless", chartDir, "--namespace", "kube-system"}, args...)...)
+}
+
+// releases are the ways to install the chart that are in testdata. Together
+// they use every value.
+var releases = []struct {
+	name string
+	args []string
+}{
+	{"default", nil},
+	{"link-local", []string{"--set", "mode=link-local"}},
+	{"both", []string{"-f", "testdata/both.values.yaml"}},
+	{"cilium", []string{"--set", "mode=cilium"}},
+	{"monitoring", []string{"-f", "testdata/monitoring.values.yaml"}},
+	{"own-corefile", []string{"-f", "testdata/own-corefile.values.yaml", "--namespace", "elsewhere"}},
+}
+
+func TestGolden(t *testing.T) {
+	for _, r := range releases {
+		t.Run(r.name, func(t *testing.T) {
+			got, complaints, err := template(t, r.args...)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, complaints)
+			}
+			golden(t, r.name+".golden.yaml", got)
+		})
+	}
+}
+
+func TestKustomizeGolden(t *testing.T) {
+	for _, overlay := range []string{"cluster-ip", "link-local", "cilium"} {
+		t.Run(overlay, func(t *testing.T) {
+			golden(t, "kustomize-"+overlay+".golden.yaml", kustomize(t, overlay))
+		})
+	}
+}
+
+func kustomize(t *testing.T, overlay string) string {
+	t.Helper()
+	out, complaints, err := run(t, "", "kubectl", "kustomize", "../../../deploy/kustomize/overlays/"+overlay)
+	if err != nil || complaints != "" {
+		t.Fatalf("%v\n%s", err, complaints)
+	}
+	return out
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got); `make test-chart CHART_FLAGS=-update` if it should be so:\n%s", path, diff)
+	}
+}
+
+func TestLint(t *testing.T) {
+	for _, r := range releases {
+		t.Run(r.name, func(t *testing.T) {
+			out, complaints, err := run(t, "", "helm", append([]string{"lint", "--strict", chartDir, "--namespace", "kube-system"}, r.args...)...)
+			if err != nil {
+				t.Errorf("%v\n%s%s", err, out, complaints)
+			}
+		})
+	}
+}
+
+// TestSameAsKustomize holds the two ways to install to the same Corefile and
+// the same pod, in what both have.
+func TestSameAsKustomize(t *testing.T) {
+	for _, mode := range []string{"cluster-ip", "link-local", "cilium"} {
+		t.Run(mode, func(t *testing.T) {
+			chart, _, err := template(t, "--set", "mode="+mode)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ours, theirs := pod(t, chart), pod(t, kustomize(t, mode))
+			if diff := cmp.Diff(theirs, ours); diff != "" {
+				t.Errorf("pod (-kustomize +chart):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestBadValues(t *testing.T) {
+	for _, tc := range []struct {
+		name, set string
+		want      string
+	}{
+		{"misspelt key", "imgae.tag=x", "additional properties 'imgae' not allowed"},
+		{"misspelt inner key", "notrack.leese=1s", "additional properties 'leese' not allowed"},
+		{"mode", "mode=clusterip", "at '/mode': value must be one of 'cluster-ip', 'link-local', 'both', 'cilium'"},
+		{"pull policy", "image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"},
+		{"no repository", "image.repository=", "at '/image/repository': minLength"},
+		{"address", "linkLocal={169.254.20}", "at '/linkLocal/0': '169.254.20' is not valid ipv4"},
+		{"no address", "linkLocal=null,mode=both", "linkLocal is empty, and mode is both"},
+		{"kube-dns address", "kubeDNS.addresses={kube-dns}", "'kube-dns' is not valid ipv6"},
+		{"Service name", "kubeDNS.service=Kube_DNS", "at '/kubeDNS/service': 'Kube_DNS' does not match pattern"},
+		{"target port", "upstream.targetPort=70000", "at '/upstream/targetPort': maximum: got 70,000, want 65,535"},
+		{"boolean", "upstream.create=maybe", "at '/upstream/create': got string, want boolean"},
+		{"servers", "external.servers={1.1.1.1 8.8.8.8}", "at '/external/servers/0'"},
+		{"cache size", "cache.size=64MB", "at '/cache/size': '64MB' does not match pattern"},
+		{"capacity", "cache.success.capacity=5", "at '/cache/success/capacity': minimum: got 5, want 1,024"},
+		{"ttl", "cache.denial.ttl=0", "at '/cache/denial/ttl': minimum: got 0, want 1"},
+		{"stale", "cache.serveStale=forever", "at '/cache/serveStale': 'forever' does not match pattern"},
+		{"backend", "notrack.backend=ebpf", "at '/notrack/backend': value must be one of 'auto', 'nftables', 'iptables'"},
+		{"lease without unit", "notrack.lease=10", "at '/notrack/lease': got number, want string"},
+		{"lease", "notrack.lease=soon", "at '/notrack/lease': 'soon' does not match pattern"},
+		{"failover", "notrack.failover=kube-dns", "value must be one of '', 'auto', 'off'"},
+		{"sources", "notrack.sources={10.0.0.1}", "at '/notrack/sources/0': '10.0.0.1' does not match pattern"},
+		{"port", "metrics.port=99999", "at '/metrics/port': maximum: got 99,999, want 65,535"},
+		{"interval", "metrics.podMonitor.interval=30", "at '/metrics/podMonitor/interval': got number, want string"},
+		{"drain", "terminationGracePeriodSeconds=1", "at '/terminationGracePeriodSeconds': minimum: got 1, want 10"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, complaints, err := template(t, "--set", tc.set)
+			if err == nil || !strings.Contains(complaints, tc.want) {
+				t.Errorf("--set %s: error %v, and it says %q; want %q", tc.set, err, complaints, tc.want)
+			}
+		})
+	}
+}
+
+// TestOtherNamespace: the environment has a Service's address in its own
+// namespace only, so elsewhere the chart wants the addresses.
+func TestOtherNamespace(t *testing.T) {
+	_, complaints, err := template(t, "--namespace", "dns")
+	if want := "upstream.addresses is empty"; err == nil || !strings.Contains(complaints, want) {
+		t.Errorf("error %v, and it says %q; want %q", err, complaints, want)
+	}
+	out, complaints, err := template(t, "--namespace", "dns", "--set", "upstream.addresses={10.96.0.99},kubeDNS.addresses={10.96.0.10,fd00::a}")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, complaints)
+	}
+	for _, want := range []string{"bind 10.96.0.10 fd00::a\n", "forward . 10.96.0.99 {\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+}

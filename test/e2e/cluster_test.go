@@ -213,17 +213,21 @@ func eventually(t *testing.T, what string, within time.Duration, f func() error)
 	}
 }
 
-// rulesRemove runs `trackless rules remove` in a pod on the node, as an
-// operator does after the last Trackless is gone.
+// rulesRemove runs `trackless rules remove` on the node as docs/uninstall.md
+// says, after the last Trackless is gone.
 func (c *cluster) rulesRemove(t *testing.T, node string) {
 	t.Helper()
-	const name = "trackless-rules-remove"
-	spec := fmt.Sprintf(`{"spec":{"nodeName":%q,"hostNetwork":true,"containers":[{"name":%q,"image":%q,"command":["/trackless","rules","remove"],
-		"securityContext":{"capabilities":{"drop":["ALL"],"add":["NET_ADMIN"]}}}]}}`, node, name, image)
-	c.must(t, "-n", namespace, "run", name, "--image="+image, "--restart=Never", "--override-type=strategic", "--overrides="+spec)
-	defer c.must(t, "-n", namespace, "delete", "pod", name, "--now")
-	if out, err := c.kubectl(t.Context(), "-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/"+name, "--timeout=60s"); err != nil {
-		logs, _ := c.kubectl(t.Context(), "-n", namespace, "logs", name)
+	const container = "remove"
+	c.must(t, "-n", namespace, "debug", "node/"+node, "--profile=netadmin", "--image="+image, "--container="+container, "--", "/trackless", "rules", "remove")
+	out := c.must(t, "-n", namespace, "get", "pods", "--field-selector=spec.nodeName="+node, "-o", "name")
+	i := strings.Index(out, "pod/node-debugger-")
+	if i < 0 {
+		t.Fatalf("no debugging pod among:\n%s", out)
+	}
+	pod, _, _ := strings.Cut(out[i:], "\n")
+	defer c.must(t, "-n", namespace, "delete", pod, "--now")
+	if out, err := c.kubectl(t.Context(), "-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=60s"); err != nil {
+		logs, _ := c.kubectl(t.Context(), "-n", namespace, "logs", pod)
 		t.Fatalf("%v\n%s%s", err, out, logs)
 	}
 }

@@ -18,18 +18,21 @@ func helm(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-// TestHelm installs the chart for both addresses, with names outside the
-// cluster asked elsewhere, changes it to the ClusterIP alone, and removes it.
-func TestHelm(t *testing.T) {
-	const chart = "../../deploy/helm/trackless"
-	set := []string{"--set", "image.repository=local.invalid/trackless,image.tag=e2e,external.servers={172.31.77.1}"}
-	must := func(args ...string) {
-		t.Helper()
-		if out, err := helm(t.Context(), args...); err != nil {
-			describe(t)
-			t.Fatalf("helm %v: %v\n%s", args, err, out)
-		}
+// install installs the chart with these values, or changes what is installed,
+// and waits for the rollout.
+func install(t *testing.T, values string) {
+	t.Helper()
+	out, err := helm(t.Context(), "upgrade", "--install", "trackless", "../../deploy/helm/trackless", "--wait", "--timeout=3m",
+		"--set", "image.repository=local.invalid/trackless,image.tag=e2e", "--set", values)
+	if err != nil {
+		describe(t)
+		t.Fatalf("helm upgrade: %v\n%s", err, out)
 	}
+	rolledOut(t, "trackless")
+}
+
+// uninstalled takes the chart away at the end of the test.
+func uninstalled(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := testContext()
 		defer cancel()
@@ -37,18 +40,24 @@ func TestHelm(t *testing.T) {
 			t.Errorf("helm uninstall: %v\n%s", err, out)
 		}
 	})
+}
 
-	must(append([]string{"install", "trackless", chart, "--wait", "--timeout=3m", "--set", "mode=both"}, set...)...)
-	rolledOut(t, "trackless")
+// TestHelm installs the chart for both addresses, with names outside the
+// cluster asked elsewhere, changes it to the ClusterIP alone, and removes it.
+func TestHelm(t *testing.T) {
+	uninstalled(t)
+	install(t, "mode=both,external.servers={172.31.77.1}")
 	serves(t, linkLocal, clusterDNS)
 	confined(t, "trackless")
 
 	// The ConfigMap changes, not the pods: they load it themselves.
-	must(append([]string{"upgrade", "trackless", chart, "--set", "mode=cluster-ip"}, set...)...)
+	install(t, "mode=cluster-ip,external.servers={172.31.77.1}")
 	serves(t, clusterDNS)
 
-	unbroken(t, clusterDNS, false, func(*testing.T) {
-		must("uninstall", "trackless", "--wait", "--timeout=2m")
+	unbroken(t, clusterDNS, false, func(t *testing.T) {
+		if out, err := helm(t.Context(), "uninstall", "trackless", "--wait", "--timeout=2m"); err != nil {
+			t.Fatalf("helm uninstall: %v\n%s", err, out)
+		}
 	})
 	for _, node := range nodes {
 		lab.rulesRemove(t, node) // the failover table of the link-local address

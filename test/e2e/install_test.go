@@ -125,6 +125,11 @@ func TestKustomizeClusterIP(t *testing.T) {
 	serves(t, clusterDNS)
 	confined(t, "trackless")
 
+	lab.must(t, "-n", namespace, "exec", tracklessPod(t, "n1"), "--", "trackless", "rules", "detach")
+	tracked(t, "n1", clusterDNS)
+	lab.must(t, "-n", namespace, "exec", tracklessPod(t, "n1"), "--", "trackless", "rules", "attach")
+	serves(t, clusterDNS)
+
 	remove(t, manifest)
 	nothingLeft(t)
 	resolves(t, clusterDNS)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/trackless-dns/trackless/lab"
@@ -45,6 +46,27 @@ func TestReadmeCorefiles(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestSystemdCorefile starts the one that comes with the systemd unit.
+func TestSystemdCorefile(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/systemd/Corefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The name servers of the network are those of the lab here.
+	const servers = "192.0.2.53 192.0.2.54"
+	if !bytes.Contains(text, []byte(servers)) {
+		t.Fatalf("it does not forward to %s:\n%s", servers, text)
+	}
+	server, err := newNode(t).Serve(strings.ReplaceAll(string(text), servers, lab.UpstreamDNS4.String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "DNS is untracked", func() error { return logged(server, attachedLine) })
+	if err := server.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -91,10 +91,9 @@ func RemoveTable(cfg Config, name string) error {
 	return nil
 }
 
-// instance reports whether the table is that of an instance. The failover table
-// belongs to none.
+// instance reports whether the table is that of an instance.
 func (t tableHeader) instance() bool {
-	return t.family == nftables.TableFamilyINet && strings.HasPrefix(t.name, TablePrefix) && t.name != FailoverTable
+	return t.family == nftables.TableFamilyINet && isInstance(t.name)
 }
 
 func inspectConn(cfg Config) (*netlink.Conn, error) {

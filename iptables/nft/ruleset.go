@@ -214,12 +214,14 @@ type ruleset struct {
 	sets  map[string]*nftables.Set
 }
 
-func newRuleset(name string) *ruleset {
+func newRuleset(name string) *ruleset { return newRulesetOf(name, setKinds) }
+
+func newRulesetOf(name string, kinds []setKind) *ruleset {
 	rs := &ruleset{
 		table: &nftables.Table{Name: name, Family: nftables.TableFamilyINet},
 		sets:  map[string]*nftables.Set{},
 	}
-	for _, k := range setKinds {
+	for _, k := range kinds {
 		for _, f := range k.families() {
 			set := &nftables.Set{Table: rs.table, Name: k.instance(f), KeyType: k.datatype(f)}
 			if k.dynamic {
@@ -239,17 +241,24 @@ func (rs *ruleset) set(k setKind, f iptables.Family) *nftables.Set { return rs.s
 
 // build queues everything but the table itself and the sets' elements.
 func (rs *ruleset) build(c *nftables.Conn, p iptables.Plan) error {
-	for _, k := range setKinds {
+	if err := rs.addSets(c, setKinds); err != nil {
+		return err
+	}
+	for _, k := range iptables.CounterKeys() {
+		c.AddObj(&nftables.NamedObj{Table: rs.table, Name: counterName(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+	}
+	rs.addChains(c, chains(p.Lease, p.DryRun))
+	return nil
+}
+
+func (rs *ruleset) addSets(c *nftables.Conn, kinds []setKind) error {
+	for _, k := range kinds {
 		for _, f := range k.families() {
 			if err := c.AddSet(rs.set(k, f), nil); err != nil {
 				return err
 			}
 		}
 	}
-	for _, k := range iptables.CounterKeys() {
-		c.AddObj(&nftables.NamedObj{Table: rs.table, Name: counterName(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
-	}
-	rs.addChains(c, p)
 	return nil
 }
 
@@ -264,12 +273,11 @@ func (rs *ruleset) rebuild(c *nftables.Conn, old, p iptables.Plan) {
 	for _, ch := range former {
 		c.DelChain(&nftables.Chain{Table: rs.table, Name: ch.name})
 	}
-	rs.addChains(c, p)
+	rs.addChains(c, chains(p.Lease, p.DryRun))
 }
 
-func (rs *ruleset) addChains(c *nftables.Conn, p iptables.Plan) {
+func (rs *ruleset) addChains(c *nftables.Conn, all []chain) {
 	policy := nftables.ChainPolicyAccept
-	all := chains(p.Lease, p.DryRun)
 	added := map[string]*nftables.Chain{}
 	for _, ch := range all {
 		n := &nftables.Chain{Table: rs.table, Name: ch.name}

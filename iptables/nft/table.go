@@ -50,6 +50,12 @@ type Table struct {
 	known bool // owner could be read
 }
 
+// isInstance reports whether a table is the one of an instance: the failover
+// table belongs to none, and that for upstreams is a second one.
+func isInstance(name string) bool {
+	return strings.HasPrefix(name, TablePrefix) && name != FailoverTable && !strings.HasPrefix(name, UpstreamPrefix)
+}
+
 // Tables lists the tables of all Trackless instances.
 func tables(conn *netlink.Conn) ([]Table, error) {
 	replies, err := conn.Execute(netlink.Message{
@@ -85,8 +91,7 @@ func tables(conn *netlink.Conn) ([]Table, error) {
 		if err := ad.Err(); err != nil {
 			return nil, err
 		}
-		// The failover table belongs to no instance.
-		if strings.HasPrefix(t.Name, TablePrefix) && t.Name != FailoverTable {
+		if isInstance(t.Name) {
 			out = append(out, t)
 		}
 	}

@@ -128,8 +128,9 @@ test-soak: deps ## a minute of everything at once under the race detector, and 1
 	go test ./plugin/cache -run TestMemoryIsBounded -count 1 -v -timeout 20m -args -names 10000000
 
 .PHONY: bigtable
-bigtable: deps ## list and stats on 250,000 entries beside conntrack -L (root)
+bigtable: deps ## list and stats on 250,000 entries beside conntrack -L, and misses with a full table (root)
 	TRACKLESS_BIG_TABLE=1 go test -count=1 -run TestBigTable -v ./cmd/trackless
+	TRACKLESS_BIG_TABLE=1 go test -count=1 -run TestMissesGoStraight -v ./test/integration
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 10m)

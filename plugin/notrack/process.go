@@ -28,8 +28,10 @@ type contract struct {
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
 	asked   questions
-	live    liveness
-	table   table
+
+	upstreams upstreams
+	live      liveness
+	table     table
 
 	services services
 	reasons  sync.Map // why a backend was chosen, by backend
@@ -74,6 +76,7 @@ func (p *contract) start(config *configuration) error {
 	p.current = config
 	config.corefile = loadedCorefile()
 	p.serving.Store(config)
+	p.upstreams.follow(config)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()
 	return nil
@@ -240,6 +243,7 @@ func (p *contract) forget() {
 	p.reasons.Clear()
 	p.current = nil
 	p.serving.Store(nil)
+	p.upstreams.follow(nil)
 }
 
 // restartFailed runs on the configuration that stays in force.
@@ -251,6 +255,7 @@ func (p *contract) restartFailed(config *configuration) error {
 	}
 	p.current = config
 	p.serving.Store(config)
+	p.upstreams.follow(config)
 	defer p.keepAccounts(config)
 	err := p.keeper.Load().Rollback()
 	p.watch.follow(p.inForce())
@@ -316,6 +321,7 @@ func (p *contract) exit() {
 	if err := k.Close(); err != nil {
 		log.Errorf("stop: %v", err)
 	}
+	p.upstreams.follow(nil)
 	p.closeAccounts()
 }
 

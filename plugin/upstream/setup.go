@@ -74,7 +74,7 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 	option, args := c.Val(), c.RemainingArgs()
 	if option != "fallback" {
 		want := 1
-		if option == "force_tcp" || option == "prefer_udp" {
+		if option == "force_tcp" || option == "prefer_udp" || option == "tracked" {
 			want = 0
 		}
 		if len(args) != want {
@@ -101,6 +101,8 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 		u.options.ForceTCP = true
 	case "prefer_udp":
 		u.options.PreferUDP = true
+	case "tracked":
+		u.tracked = true
 	case "expire":
 		return duration(&u.expire, time.Second, time.Hour)
 	case "read_timeout":
@@ -129,7 +131,7 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 			u.fallback = append(u.fallback, ap)
 		}
 	default:
-		return c.Errf("unknown option %q: use force_tcp, prefer_udp, expire, read_timeout, max_fails, max_concurrent or fallback", option)
+		return c.Errf("unknown option %q: use force_tcp, prefer_udp, tracked, expire, read_timeout, max_fails, max_concurrent or fallback", option)
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 const directive = "upstream"
@@ -43,6 +45,7 @@ type Upstream struct {
 	expire   time.Duration
 	timeout  time.Duration // of one try
 	limit    int64         // queries at once, 0 for any number
+	tracked  bool          // leave queries to endpoints in the conntrack table
 
 	source     *source
 	concurrent atomic.Int64
@@ -204,6 +207,9 @@ func (u *Upstream) use(addrs []netip.AddrPort) {
 		}
 		return out
 	}
+	if u.name.kind == endpoints && !u.tracked {
+		notrack.Untrack(u, addrs)
+	}
 	t := &targets{first: get(addrs), last: get(u.fallback)}
 	u.targets.Store(t)
 	for a, p := range before {
@@ -248,6 +254,7 @@ func (u *Upstream) stop() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.stopped = true
+	notrack.Untrack(u, nil)
 	for _, p := range u.proxies {
 		p.Stop()
 	}

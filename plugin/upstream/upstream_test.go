@@ -332,7 +332,7 @@ func TestParse(t *testing.T) {
 	for _, tc := range []struct{ text, want string }{
 		{"upstream service kube-system/kube-dns-upstream", ""},
 		{"upstream endpoints kube-dns", ""},
-		{"upstream endpoints kube-dns {\n force_tcp\n prefer_udp\n expire 20s\n read_timeout 1s\n max_fails 0\n max_concurrent 100\n fallback 10.0.0.1\n}", ""},
+		{"upstream endpoints kube-dns {\n force_tcp\n prefer_udp\n tracked\n expire 20s\n read_timeout 1s\n max_fails 0\n max_concurrent 100\n fallback 10.0.0.1\n}", ""},
 		{"upstream", "want `upstream service"},
 		{"upstream endpoints", "want `upstream service"},
 		{"upstream pods kube-dns", "want `upstream service"},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,14 +23,23 @@ func at(list ...string) []netip.AddrPort {
 
 // told is what a follower passed on last.
 type told struct {
+	mu    sync.Mutex
 	addrs string
 	by    string
 	times int
 }
 
+func (o *told) last() (addrs, by string, times int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.addrs, o.by, o.times
+}
+
 func newTold() (*follower, *told) {
 	out := &told{}
 	return newFollower("kube-system/kube-dns-upstream", func(addrs []netip.AddrPort, by string) {
+		out.mu.Lock()
+		defer out.mu.Unlock()
 		out.addrs, out.by = joined(addrs), by
 		out.times++
 	}), out
@@ -38,8 +49,8 @@ func TestWhoIsBelieved(t *testing.T) {
 	f, got := newTold()
 	expect := func(what, addrs string, times int) {
 		t.Helper()
-		if got.addrs != addrs || got.times != times {
-			t.Errorf("%s: %+v, want %s told %d times", what, *got, addrs, times)
+		if gotAddrs, by, gotTimes := got.last(); gotAddrs != addrs || gotTimes != times {
+			t.Errorf("%s: %s by %s, told %d times; want %s, %d times", what, gotAddrs, by, gotTimes, addrs, times)
 		}
 	}
 	f.tell(nil, byKubeProxy)
@@ -67,13 +78,12 @@ func TestRulesAreReadWhileTheAPIDoesNotAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, got := newTold()
 		f.inCluster = func() (kubeapi.Config, error) { return kubeapi.Config{}, kubeapi.ErrNotInCluster }
-		readings := 0
+		var readings atomic.Int32
 		f.rules = func() ([]netip.AddrPort, error) {
-			readings++
-			switch {
-			case readings == 2:
+			switch n := readings.Add(1); {
+			case n == 2:
 				return nil, errors.New("netlink")
-			case readings > 2:
+			case n > 2:
 				return at("10.96.0.98:53"), nil
 			}
 			time.Sleep(100 * time.Millisecond) // a large ruleset
@@ -87,23 +97,23 @@ func TestRulesAreReadWhileTheAPIDoesNotAnswer(t *testing.T) {
 		}()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if got.addrs != "10.96.0.99:53" || got.by != byKubeProxy {
-			t.Errorf("%+v", *got)
+		if addrs, by, _ := got.last(); addrs != "10.96.0.99:53" || by != byKubeProxy {
+			t.Errorf("%s by %s", addrs, by)
 		}
 		time.Sleep(3 * time.Second)
-		if readings != 1 {
-			t.Errorf("%d readings, each a tenth of a second, within four seconds", readings)
+		if n := readings.Load(); n != 1 {
+			t.Errorf("%d readings, each a tenth of a second, within four seconds", n)
 		}
 		time.Sleep(10 * time.Second)
-		if got.addrs != "10.96.0.98:53" {
-			t.Errorf("after a reading that failed: %+v", *got)
+		if addrs, _, _ := got.last(); addrs != "10.96.0.98:53" {
+			t.Errorf("after a reading that failed: %s", addrs)
 		}
 		f.apiFailed(nil)
 		time.Sleep(rulesInterval)
-		before := readings
+		before := readings.Load()
 		time.Sleep(time.Minute)
-		if readings != before {
-			t.Errorf("%d readings although the API answers", readings-before)
+		if n := readings.Load(); n != before {
+			t.Errorf("%d readings although the API answers", n-before)
 		}
 		cancel()
 		<-done

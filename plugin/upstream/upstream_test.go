@@ -223,7 +223,8 @@ func TestAddressesChange(t *testing.T) {
 	answered(t, u, 5)
 
 	// A query under way is answered although its address has gone.
-	one.be(func() { one.hold = make(chan struct{}) })
+	hold := make(chan struct{})
+	one.be(func() { one.hold = hold })
 	result := make(chan error, 1)
 	go func() {
 		_, err := ask(u)
@@ -235,7 +236,7 @@ func TestAddressesChange(t *testing.T) {
 	if one.got("udp") != 6 || two.got("udp") != 5 {
 		t.Errorf("%d and %d queries, want 6 and 5", one.got("udp"), two.got("udp"))
 	}
-	close(one.hold)
+	close(hold)
 	if err := <-result; err != nil {
 		t.Error(err)
 	}
@@ -275,7 +276,7 @@ func TestWhatIsKnownOutlivesAReload(t *testing.T) {
 func TestTruncatedAnswersAreAskedForAgain(t *testing.T) {
 	sources := fakeSources(t)
 	one := newServer(t, "127.0.0.1")
-	one.truncate = true
+	one.be(func() { one.truncate = true })
 	u := started(t, "upstream endpoints kube-system/kube-dns {\n prefer_udp\n}")
 	sources.tell(t, kubeDNS, one)
 	answered(t, u, 1)
@@ -286,8 +287,8 @@ func TestTruncatedAnswersAreAskedForAgain(t *testing.T) {
 
 func TestMaxConcurrent(t *testing.T) {
 	sources := fakeSources(t)
-	one := newServer(t, "127.0.0.1")
-	one.hold = make(chan struct{})
+	one, hold := newServer(t, "127.0.0.1"), make(chan struct{})
+	one.be(func() { one.hold = hold })
 	u := started(t, "upstream endpoints kube-system/kube-dns {\n max_concurrent 1\n}")
 	sources.tell(t, kubeDNS, one)
 	result := make(chan error, 1)
@@ -299,7 +300,7 @@ func TestMaxConcurrent(t *testing.T) {
 	if rcode, err := ask(u); rcode != dns.RcodeRefused || err == nil {
 		t.Errorf("%s, error %v", dns.RcodeToString[rcode], err)
 	}
-	close(one.hold)
+	close(hold)
 	if err := <-result; err != nil {
 		t.Error(err)
 	}

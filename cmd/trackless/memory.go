@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// memoryForOthers is one part in so many of the control group's limit that
-	// is neither for Go's heap nor for answers: the program's own pages, and
-	// what the kernel charges to us, such as socket buffers.
-	memoryForOthers = 10
+	// One part in so many of the control group's limit is neither for Go's heap
+	// nor for answers, but for the program's own pages and what the kernel
+	// charges to us, such as socket buffers. Exec probes run in the same group,
+	// so that it is at least 16 MiB, or a quarter of a small limit.
+	memoryForOthers    = 10
+	minMemoryForOthers = 16 << 20
 
 	// Answers lie outside of Go's heap, in at most this part and at most this
 	// much, unless `cache` has a size of its own.
@@ -24,7 +26,8 @@ const (
 // memoryLimit returns what the Go runtime may use (package runtime/debug,
 // SetMemoryLimit) where the control group allows limit octets in all.
 func memoryLimit(limit int64) int64 {
-	return limit - limit/memoryForOthers - min(limit/memoryForAnswers, maxMemoryForAnswers)
+	others := max(limit/memoryForOthers, min(minMemoryForOthers, limit/4))
+	return limit - others - min(limit/memoryForAnswers, maxMemoryForAnswers)
 }
 
 // respectMemoryLimit makes the garbage collector work harder before the kernel

@@ -10,8 +10,9 @@ import (
 
 func TestMemoryLimit(t *testing.T) {
 	for _, tc := range []struct{ allowed, want int64 }{
-		{64 << 20, 64<<20 - 64<<20/10 - 16<<20},
-		{128 << 20, 128<<20 - 128<<20/10 - 32<<20},
+		{32 << 20, 16 << 20},
+		{64 << 20, 32 << 20},
+		{128 << 20, 80 << 20},
 		{1 << 30, 1<<30 - 1<<30/10 - 32<<20},
 	} {
 		if got := memoryLimit(tc.allowed); got != tc.want {

@@ -20,7 +20,7 @@ import (
 
 // rulesNode is what `trackless rules` needs of a node.
 type rulesNode interface {
-	Instances() ([]nft.Instance, error)
+	Instances() ([]iptables.Instance, error)
 	RemoveTable(name string) error
 	Failover() (nft.Failover, error)
 	RemoveFailover() error
@@ -51,12 +51,12 @@ type controlSocket interface {
 // kernelNode is the node on which we run.
 type kernelNode struct{}
 
-func (kernelNode) Instances() ([]nft.Instance, error) { return nft.Instances(nft.Config{}) }
-func (kernelNode) RemoveTable(name string) error      { return nft.RemoveTable(nft.Config{}, name) }
-func (kernelNode) Failover() (nft.Failover, error)    { return nft.ReadFailover(nft.Config{}) }
-func (kernelNode) RemoveFailover() error              { return nft.RemoveFailover(nft.Config{}) }
-func (kernelNode) RemoveLink(name string) error       { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
-func (kernelNode) NetNamespace() uint64               { return control.Self().NetNamespace }
+func (kernelNode) Instances() ([]iptables.Instance, error) { return nft.Instances(nft.Config{}) }
+func (kernelNode) RemoveTable(name string) error           { return nft.RemoveTable(nft.Config{}, name) }
+func (kernelNode) Failover() (nft.Failover, error)         { return nft.ReadFailover(nft.Config{}) }
+func (kernelNode) RemoveFailover() error                   { return nft.RemoveFailover(nft.Config{}) }
+func (kernelNode) RemoveLink(name string) error            { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
+func (kernelNode) NetNamespace() uint64                    { return control.Self().NetNamespace }
 
 func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
 	return nft.ForeignRules(nft.Config{}, endpoints)
@@ -147,7 +147,7 @@ func reach(ctx context.Context, node rulesNode, name string, pids []int) (found 
 }
 
 // localPIDs are the processes of the instances that run and can be seen.
-func localPIDs(instances []nft.Instance) []int {
+func localPIDs(instances []iptables.Instance) []int {
 	var pids []int
 	for _, i := range instances {
 		if i.Owner.LocalPID != 0 {

@@ -130,7 +130,7 @@ func (r *remover) run() error {
 	if err != nil && supported {
 		return err
 	}
-	var gone []nft.Instance
+	var gone []iptables.Instance
 	user := "" // of link, addresses and failover table
 	for _, i := range instances {
 		if r.table(i) {
@@ -172,7 +172,7 @@ func (r *remover) run() error {
 
 // table removes the table of an instance that is dead, and reports whether it
 // is out of the way.
-func (r *remover) table(i nft.Instance) bool {
+func (r *remover) table(i iptables.Instance) bool {
 	t := removal{Kind: "table", Name: "inet " + i.Table}
 	switch {
 	case i.Owner.Life == owner.Alive && i.Owner.LocalPID != 0:

@@ -273,7 +273,7 @@ func addressesOf(endpoints []iptables.Endpoint) []netip.Addr {
 	return iptables.Plan{Listen: endpoints}.Addresses()
 }
 
-func reportInstance(i nft.Instance, found []reached) instanceReport {
+func reportInstance(i iptables.Instance, found []reached) instanceReport {
 	r := instanceReport{
 		Table: i.Table, Backend: "nftables", Owned: i.Owned,
 		Owner: ownerReport{

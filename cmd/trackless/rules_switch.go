@@ -15,7 +15,6 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -183,7 +182,7 @@ func switchOne(ctx context.Context, f reached, verb string) switched {
 }
 
 // beyondReach are the tables of living processes that answer on no socket.
-func beyondReach(instances []nft.Instance, found []reached, o rulesSwitchOptions) []switched {
+func beyondReach(instances []iptables.Instance, found []reached, o rulesSwitchOptions) []switched {
 	if o.socket != "" {
 		return nil
 	}

@@ -46,7 +46,7 @@ func golden(t *testing.T, name, got string) {
 
 // fakeNode is a node in memory.
 type fakeNode struct {
-	instances []nft.Instance
+	instances []iptables.Instance
 	failover  nft.Failover
 	foreign   []nft.ForeignRule
 	accept    []nft.AcceptRule
@@ -58,17 +58,17 @@ type fakeNode struct {
 	removed   []string
 }
 
-func (n *fakeNode) Instances() ([]nft.Instance, error) {
+func (n *fakeNode) Instances() ([]iptables.Instance, error) {
 	n.readings++
 	if n.late && n.readings == 2 {
-		n.instances = append(n.instances, nft.Instance{Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: owner.Alive}})
+		n.instances = append(n.instances, iptables.Instance{Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: owner.Alive}})
 	}
 	return slices.Clone(n.instances), n.err
 }
 
 func (n *fakeNode) RemoveTable(name string) error {
 	n.removed = append(n.removed, "table "+name)
-	n.instances = slices.DeleteFunc(n.instances, func(i nft.Instance) bool { return i.Table == name })
+	n.instances = slices.DeleteFunc(n.instances, func(i iptables.Instance) bool { return i.Table == name })
 	return nil
 }
 
@@ -160,20 +160,20 @@ var (
 	clusterV6 = netip.MustParseAddr("fd00:10:96::a")
 )
 
-func living(table string, pid int) nft.Instance {
-	return nft.Instance{
+func living(table string, pid int) iptables.Instance {
+	return iptables.Instance{
 		Table: table, Owned: true,
 		Owner:  nft.Owner{PID: pid, LocalPID: pid, Life: owner.Alive, Command: "trackless"},
 		Listen: dnsEndpoints(clusterIP, nil), Live: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{},
 	}
 }
 
-func dead(table string) nft.Instance {
-	return nft.Instance{Table: table, Owner: nft.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
+func dead(table string) iptables.Instance {
+	return iptables.Instance{Table: table, Owner: nft.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
 }
 
-func unseen(table string) nft.Instance {
-	return nft.Instance{Table: table, Owner: nft.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
+func unseen(table string) iptables.Instance {
+	return iptables.Instance{Table: table, Owner: nft.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
 }
 
 func dummyWith(addrs ...hostaddr.Address) hostaddr.Device {
@@ -220,7 +220,7 @@ func fullNode() *fakeNode {
 	byHand.onlyByPID = true
 	byHand.status.State, byHand.status.ByHand, byHand.status.Reason = "draining", true, "2 queries are being answered"
 	return &fakeNode{
-		instances: []nft.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},
+		instances: []iptables.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},
 		failover: nft.Failover{Present: true, Intact: true,
 			Pairs:    []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
 			Counters: iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.TCP}: 3}},
@@ -321,20 +321,20 @@ func TestRulesRemove(t *testing.T) {
 		{name: "nothing there", out: []string{"nothing of ours is on this node"}},
 		{
 			name: "all of a dead instance",
-			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, accept: []nft.AcceptRule{acceptRule}, devices: []hostaddr.Device{ours}},
+			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, accept: []nft.AcceptRule{acceptRule}, devices: []hostaddr.Device{ours}},
 			want: []string{"table trackless-a", "failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "link nodelocaldns"},
 			out: []string{"removed: table inet trackless-a: its owner, pid 11, is dead", "removed: failover table inet trackless-failover",
 				"removed: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "removed: link nodelocaldns"},
 		},
 		{
 			name: "dry run",
-			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}},
+			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}},
 			args: []string{"--dry-run"},
 			out:  []string{"would remove: table inet trackless-a", "would remove: failover table", "would remove: link nodelocaldns"},
 		},
 		{
 			name: "a living instance keeps what it needs",
-			node: fakeNode{instances: []nft.Instance{dead("trackless-a"), living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours, lo}},
+			node: fakeNode{instances: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours, lo}},
 			want: []string{"table trackless-a"},
 			out: []string{"left: table inet trackless-b: pid 4711 is alive; end it with `kill 4711`", "left: failover table",
 				"left: link nodelocaldns: table inet trackless-b is in use", "left: address 10.96.0.10 on lo"},
@@ -342,28 +342,28 @@ func TestRulesRemove(t *testing.T) {
 		},
 		{
 			name: "force does not override a living instance",
-			node: fakeNode{instances: []nft.Instance{living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours}},
+			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours}},
 			args: []string{"--force"}, code: exitFailure, err: "pid 4711 is alive",
 		},
 		{
 			name: "a dry run has the status of the removal",
-			node: fakeNode{instances: []nft.Instance{living("trackless-b", 4711)}},
+			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}},
 			args: []string{"--dry-run"}, code: exitFailure, err: "pid 4711 is alive",
 		},
 		{
 			name: "an owner that cannot be seen",
-			node: fakeNode{instances: []nft.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
+			node: fakeNode{instances: []iptables.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
 			out:  []string{"left: table inet trackless-c: pid 1 of a container that cannot be seen from here may be alive"},
 			code: exitFailure, err: "use --force if it is gone for certain",
 		},
 		{
 			name: "an owner that cannot be seen, by force",
-			node: fakeNode{instances: []nft.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
+			node: fakeNode{instances: []iptables.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
 			args: []string{"--force"}, want: []string{"table trackless-c", "link nodelocaldns"},
 		},
 		{
 			name: "an instance that starts meanwhile",
-			node: fakeNode{instances: []nft.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}, late: true},
+			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}, late: true},
 			want: []string{"table trackless-a"}, out: []string{"left: failover table inet trackless-failover: table inet trackless-late is in use"},
 		},
 		{
@@ -408,7 +408,7 @@ func TestRulesRemove(t *testing.T) {
 }
 
 func TestRulesRemoveJSON(t *testing.T) {
-	node := &fakeNode{instances: []nft.Instance{dead("trackless-a"), living("trackless-b", 4711)}}
+	node := &fakeNode{instances: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}}
 	out, code, _ := runRules(t, node, "remove", "--dry-run", "--output", "json")
 	if code != exitFailure {
 		t.Errorf("status %d", code)
@@ -439,7 +439,7 @@ func TestRulesAttachAndDetach(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		args     []string
-		tables   []nft.Instance
+		tables   []iptables.Instance
 		tableErr error
 		sockets  []instance
 		out      []string
@@ -447,7 +447,7 @@ func TestRulesAttachAndDetach(t *testing.T) {
 		err      string
 	}{
 		{
-			name: "all instances", args: []string{"detach"}, tables: []nft.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
+			name: "all instances", args: []string{"detach"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
 			sockets: []instance{{first(), "detach"}, {second(), "detach"}},
 			out:     []string{"pid 4711 (table inet trackless-b): detached", "pid 815 (table inet trackless-d): detached"},
 		},
@@ -456,11 +456,11 @@ func TestRulesAttachAndDetach(t *testing.T) {
 			out: []string{"pid 4711 (table inet trackless-b): attached"},
 		},
 		{
-			name: "one of them", args: []string{"detach", "--pid", "815"}, tables: []nft.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
+			name: "one of them", args: []string{"detach", "--pid", "815"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
 			sockets: []instance{{first(), ""}, {second(), "detach"}},
 		},
 		{
-			name: "one by its socket", args: []string{"detach", "--socket", first().name}, tables: []nft.Instance{living("trackless-d", 815)},
+			name: "one by its socket", args: []string{"detach", "--socket", first().name}, tables: []iptables.Instance{living("trackless-d", 815)},
 			sockets: []instance{{first(), "detach"}, {second(), ""}},
 		},
 		{
@@ -482,7 +482,7 @@ func TestRulesAttachAndDetach(t *testing.T) {
 			code: exitFailure, err: "no instance with pid 5",
 		},
 		{
-			name: "a table whose owner has no socket", args: []string{"detach"}, tables: []nft.Instance{living("trackless-b", 4711), living("trackless-d", 815), dead("trackless-a")},
+			name: "a table whose owner has no socket", args: []string{"detach"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815), dead("trackless-a")},
 			sockets: []instance{{first(), "detach"}, {stale, ""}},
 			out:     []string{"pid 4711 (table inet trackless-b): detached"},
 			code:    exitFailure, err: "table inet trackless-d can be changed by its owner alone, pid 815, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control; or end it with `kill 815`",

@@ -17,31 +17,11 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// Instance is the table of one Trackless instance as the kernel holds it.
-type Instance struct {
-	// Table is its name in family inet.
-	Table string
-	// Owned tells that the kernel binds the table to its process: nobody else
-	// can change it, and it goes when the process does.
-	Owned bool
-	// Owner is the process that made it.
-	Owner Owner
-	// Listen are the endpoints whose responses are untracked.
-	Listen []iptables.Endpoint
-	// Live are those of them whose queries are untracked at the moment.
-	Live []iptables.Endpoint
-	// Packets are the table's packet counts.
-	Packets iptables.Counters
-}
-
-// Attached reports whether the queries to all endpoints are untracked.
-func (i Instance) Attached() bool { return len(i.Live) > 0 && len(i.Live) == len(i.Listen) }
-
 // Instances reads the tables of all Trackless instances of a network
 // namespace, sorted by name. It changes nothing and needs CAP_NET_ADMIN, as any
 // reading of nf_tables does; a kernel without nf_tables is an
 // [iptables.UnsupportedError].
-func Instances(cfg Config) ([]Instance, error) {
+func Instances(cfg Config) ([]iptables.Instance, error) {
 	conn, err := inspectConn(cfg)
 	if err != nil {
 		return nil, err
@@ -51,7 +31,7 @@ func Instances(cfg Config) ([]Instance, error) {
 	if err != nil {
 		return nil, explain("list tables", err)
 	}
-	var out []Instance
+	var out []iptables.Instance
 	for _, t := range all {
 		if !t.instance() {
 			continue
@@ -62,7 +42,7 @@ func Instances(cfg Config) ([]Instance, error) {
 		}
 		out = append(out, i)
 	}
-	slices.SortFunc(out, func(a, b Instance) int { return cmp.Compare(a.Table, b.Table) })
+	slices.SortFunc(out, func(a, b iptables.Instance) int { return cmp.Compare(a.Table, b.Table) })
 	return out, nil
 }
 
@@ -104,8 +84,8 @@ func inspectConn(cfg Config) (*netlink.Conn, error) {
 	return conn, explain("open a netfilter netlink socket", err)
 }
 
-func readInstance(conn *netlink.Conn, t tableHeader) (Instance, error) {
-	i := Instance{Table: t.name, Owned: t.flags&flagTableOwner != 0, Packets: iptables.Counters{}}
+func readInstance(conn *netlink.Conn, t tableHeader) (iptables.Instance, error) {
+	i := iptables.Instance{Backend: "nftables", Table: t.name, Owned: t.flags&flagTableOwner != 0, Packets: iptables.Counters{}}
 	who, _ := owner.Parse(t.comment)
 	i.Owner = who.Find()
 	if i.Owned {

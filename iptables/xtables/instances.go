@@ -14,40 +14,34 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// Instance is what one Trackless instance has in the raw tables.
-type Instance struct {
-	// Table begins the names of its chains.
-	Table string
-	// Variant is that of the programs which show them.
-	Variant Variant
-	// Owner is the process that made them.
-	Owner owner.Owner
-	// Listen are the endpoints whose responses are untracked.
-	Listen []iptables.Endpoint
-	// Live are those of them whose queries are untracked at the moment.
-	Live []iptables.Endpoint
-	// Packets are the packet counts.
-	Packets iptables.Counters
-
+// instance is one with what its chains say of its owner.
+type instance struct {
+	iptables.Instance
 	mark owner.Mark
 }
 
-// Attached reports whether the queries to all endpoints are untracked.
-func (i Instance) Attached() bool { return len(i.Live) > 0 && len(i.Live) == len(i.Listen) }
-
-// Dead reports whether the process is certainly gone, as [owner.Mark.Dead] does.
-func (i Instance) Dead() bool { return i.Owner.PID != 0 && i.mark.Dead() }
+// dead reports whether the process is certainly gone, as [owner.Mark.Dead] does.
+func (i instance) dead() bool { return i.Owner.PID != 0 && i.mark.Dead() }
 
 // Instances reads the chains of all instances with the programs of both
 // variants, sorted by name. Where there are no programs there is nothing to see.
 // It changes nothing, and makes no table that is not there.
-func Instances() ([]Instance, error) {
-	byTable := map[string]*Instance{}
+func Instances() ([]iptables.Instance, error) {
+	all, err := instances()
+	out := make([]iptables.Instance, 0, len(all))
+	for _, i := range all {
+		out = append(out, i.Instance)
+	}
+	return out, err
+}
+
+func instances() ([]instance, error) {
+	byTable := map[string]*instance{}
 	err := eachRawTable(func(p *program, table savedTable) error {
 		for _, id := range table.ids() {
 			i := byTable[chainPrefix+id]
 			if i == nil {
-				i = &Instance{Table: chainPrefix + id, Variant: p.variant, Packets: iptables.Counters{}}
+				i = &instance{Instance: iptables.Instance{Backend: "iptables", Variant: string(p.variant), Table: chainPrefix + id, Packets: iptables.Counters{}}}
 				for _, k := range iptables.CounterKeys() {
 					i.Packets[k] = 0
 				}
@@ -63,7 +57,7 @@ func Instances() ([]Instance, error) {
 		}
 		return nil
 	})
-	out := make([]Instance, 0, len(byTable))
+	out := make([]instance, 0, len(byTable))
 	for _, i := range byTable {
 		if i.Owner.Life == "" {
 			i.Owner.Life = owner.Unknown
@@ -72,16 +66,16 @@ func Instances() ([]Instance, error) {
 		slices.SortFunc(i.Live, iptables.Endpoint.Compare)
 		out = append(out, *i)
 	}
-	slices.SortFunc(out, func(a, b Instance) int { return cmp.Compare(a.Table, b.Table) })
+	slices.SortFunc(out, func(a, b instance) int { return cmp.Compare(a.Table, b.Table) })
 	return out, err
 }
 
 // Others counts the instances that may live, but for those of this process.
 func Others() (int, error) {
-	all, err := Instances()
+	all, err := instances()
 	self, n := owner.Self(format), 0
 	for _, i := range all {
-		if i.mark != self && !i.Dead() {
+		if i.mark != self && !i.dead() {
 			n++
 		}
 	}
@@ -110,9 +104,9 @@ func RemoveInstance(table string) error {
 // RemoveStale deletes the chains and sets of all instances whose process is
 // certainly gone, and returns their names.
 func RemoveStale() (removed []string, err error) {
-	all, err := Instances()
+	all, err := instances()
 	for _, i := range all {
-		if !i.Dead() {
+		if !i.dead() {
 			continue
 		}
 		if removeErr := RemoveInstance(i.Table); removeErr != nil {
@@ -169,7 +163,7 @@ func (p *program) has(table string) bool {
 }
 
 // read takes what a family's table says about an instance.
-func (i *Instance) read(f iptables.Family, id string, table savedTable) error {
+func (i *instance) read(f iptables.Family, id string, table savedTable) error {
 	table.count(id, f, i.Packets)
 	rs := ruleset{id: id}
 	var live []netip.Addr

@@ -32,10 +32,10 @@ func TestInstances(t *testing.T) {
 	}
 	for _, i := range all {
 		wantLive := 0
-		if i.Variant == NFT {
+		if i.Variant == string(NFT) {
 			wantLive = len(plan.Listen)
 		}
-		if !slices.Contains(tables, i.Table) || i.Owner.Life != owner.Alive || !slices.Equal(i.Listen, plan.Listen) || len(i.Live) != wantLive {
+		if i.Backend != "iptables" || !slices.Contains(tables, i.Table) || i.Owner.Life != owner.Alive || !slices.Equal(i.Listen, plan.Listen) || len(i.Live) != wantLive {
 			t.Errorf("%+v, want %v", i, plan.Listen)
 		}
 	}

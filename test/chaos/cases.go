@@ -37,13 +37,13 @@ func deaths() []*Case {
 			Faulty: true, ResidentMiB: 256,
 			Sabotage: rulesStay,
 			Play: func(s *Scene) error {
-				if err := s.Fault("killed", killBar); err != nil {
+				if err := s.Fault("killed", s.killBar()); err != nil {
 					return err
 				}
 				if err := s.Server.Kill(); err != nil {
 					return err
 				}
-				return s.comeBack(killBar)
+				return s.comeBack(s.killBar())
 			},
 		},
 		{
@@ -135,7 +135,7 @@ func (s *Scene) comeBack(bar time.Duration) error {
 	s.Let(bar)
 	s.Steady("dead", lab.KubeDNS, outage)
 	if !s.sabotaged {
-		if _, err := s.compare("while dead", exceptionsDead); err != nil {
+		if _, err := s.compare("while dead", s.exceptionsDead()); err != nil {
 			return err
 		}
 	}

@@ -128,6 +128,18 @@ var (
 	}}
 )
 
+// exceptInert are the chains of the iptables backend after an unclean death,
+// which untrack no query once the lease has run out.
+var exceptInert = Exception{"after an unclean death, on iptables, inert rules", func(command, output string) string {
+	if command == "nft list ruleset" {
+		output = nftChains.ReplaceAllString(output, "")
+	}
+	return removeLines(output, func(line string) bool { return strings.Contains(line, "TRACKLESS-") })
+}}
+
+// nftChains matches a chain of ours as nft lists it, with the empty line before.
+var nftChains = regexp.MustCompile(`(?m)^\n?\tchain TRACKLESS-[^{]*\{\n(\t\t.*\n)*\t\}\n`)
+
 // Exceptions after an orderly end and after an unclean death.
 var (
 	exceptionsStopped = []Exception{exceptFailover, exceptAccept}

@@ -35,7 +35,7 @@ func (t *Timeline) trackedFlows(podOf func(*lab.Namespace) *lab.Pod) map[flowKey
 	flows := map[flowKey]bool{}
 	for s, stream := range t.Streams {
 		for i, phase := range t.Phases {
-			if phase.Want != "" || !t.takeover(i) {
+			if phase.Want != "" || !t.takeover(i) && !t.RulesGone {
 				continue
 			}
 			// What was open when it began: a connection of which no more comes
@@ -52,7 +52,7 @@ func (t *Timeline) trackedFlows(podOf func(*lab.Namespace) *lab.Pod) map[flowKey
 			sent := &t.Queries[s][q]
 			index := t.phaseOf(sent)
 			if sent.By == lab.KubeDNS || index < 0 || t.Phases[index].Want == lab.KubeDNS ||
-				t.Phases[index].Want == "" && t.takeover(index) {
+				t.Phases[index].Want == "" && (t.takeover(index) || t.RulesGone) {
 				flows[keyOf(stream, sent.Port, podOf)] = true
 			}
 		}

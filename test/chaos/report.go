@@ -34,9 +34,10 @@ type Failure struct {
 
 // A Result is what one case showed. Its JSON form is stable.
 type Result struct {
-	Name  string `json:"name"`
-	Fault string `json:"fault"`
-	Bar   string `json:"bar"`
+	Name    string `json:"name"`
+	Backend string `json:"backend"`
+	Fault   string `json:"fault"`
+	Bar     string `json:"bar"`
 
 	// Sabotage is what was taken away, "" in an ordinary run.
 	Sabotage string `json:"sabotage,omitempty"`
@@ -138,20 +139,20 @@ func (r *Result) recover() string {
 	return (time.Duration(r.RecoverMS) * time.Millisecond).String()
 }
 
-const lineFormat = "%-52s %8s %6s %12s %8s   %-7s  %s\n"
+const lineFormat = "%-15s %-52s %8s %6s %12s %8s   %-7s  %s\n"
 
 // WriteHead writes the heading of the lines.
 func WriteHead(out io.Writer) {
-	fmt.Fprintf(out, lineFormat, "FAULT", "QUERIES", "LOST", "RECOVERED IN", "ENTRIES", "", "BAR")
+	fmt.Fprintf(out, lineFormat, "BACKEND", "FAULT", "QUERIES", "LOST", "RECOVERED IN", "ENTRIES", "", "BAR")
 }
 
 // WriteLine writes the result as one line.
 func (r *Result) WriteLine(out io.Writer) {
 	if r.Skipped != "" {
-		fmt.Fprintf(out, lineFormat, r.Fault, "-", "-", "-", "-", r.verdict(), r.Skipped)
+		fmt.Fprintf(out, lineFormat, r.Backend, r.Fault, "-", "-", "-", "-", r.verdict(), r.Skipped)
 		return
 	}
-	fmt.Fprintf(out, lineFormat, r.Fault, fmt.Sprint(r.Queries), fmt.Sprint(r.Lost), r.recover(),
+	fmt.Fprintf(out, lineFormat, r.Backend, r.Fault, fmt.Sprint(r.Queries), fmt.Sprint(r.Lost), r.recover(),
 		fmt.Sprint(r.EntriesLeft), r.verdict(), r.Bar)
 }
 
@@ -174,18 +175,18 @@ func WriteJSON(out io.Writer, results []*Result) error {
 // Markdown is the table of the results as it stands in the README.
 func Markdown(results []*Result) string {
 	var b strings.Builder
-	b.WriteString("| fault | queries | lost | recovered in | entries left | bar |\n")
-	b.WriteString("|---|--:|--:|--:|--:|---|\n")
+	b.WriteString("| backend | fault | queries | lost | recovered in | entries left | bar |\n")
+	b.WriteString("|---|---|--:|--:|--:|--:|---|\n")
 	for _, r := range results {
 		if r.Skipped != "" {
-			fmt.Fprintf(&b, "| %s | - | - | - | - | not run here: %s |\n", r.Fault, r.Skipped)
+			fmt.Fprintf(&b, "| %s | %s | - | - | - | - | not run here: %s |\n", r.Backend, r.Fault, r.Skipped)
 			continue
 		}
 		bar := r.Bar
 		if !r.Passed {
 			bar += " (**not kept**)"
 		}
-		fmt.Fprintf(&b, "| %s | %d | %d | %s | %d | %s |\n", r.Fault, r.Queries, r.Lost, r.recover(), r.EntriesLeft, bar)
+		fmt.Fprintf(&b, "| %s | %s | %d | %d | %s | %d | %s |\n", r.Backend, r.Fault, r.Queries, r.Lost, r.recover(), r.EntriesLeft, bar)
 	}
 	return b.String()
 }

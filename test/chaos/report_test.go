@@ -9,19 +9,19 @@ import (
 )
 
 var sampleResults = []*Result{
-	{Name: "a", Fault: "SIGKILL", Bar: "at most 100 ms", Queries: 4000, Lost: 12, RecoverMS: 31, Passed: true},
-	{Name: "b", Fault: "`nft flush ruleset`", Bar: "0 lost", Queries: 3000, Passed: true},
-	{Name: "c", Fault: "OOM", Bar: "at most 1.5 s", Skipped: "no cgroups"},
-	{Name: "d", Fault: "start", Bar: "0 lost", Queries: 10, Lost: 1, RecoverMS: 5, EntriesLeft: 2,
+	{Name: "a", Backend: "nftables", Fault: "SIGKILL", Bar: "at most 100 ms", Queries: 4000, Lost: 12, RecoverMS: 31, Passed: true},
+	{Name: "b", Backend: "nftables", Fault: "`nft flush ruleset`", Bar: "0 lost", Queries: 3000, Passed: true},
+	{Name: "c", Backend: "nftables", Fault: "OOM", Bar: "at most 1.5 s", Skipped: "no cgroups"},
+	{Name: "d", Backend: "iptables nft", Fault: "start", Bar: "0 lost", Queries: 10, Lost: 1, RecoverMS: 5, EntriesLeft: 2,
 		Failures: []Failure{{FailLost, "started: 1 of 10\nlost"}}},
 }
 
-const sampleTable = "| fault | queries | lost | recovered in | entries left | bar |\n" +
-	"|---|--:|--:|--:|--:|---|\n" +
-	"| SIGKILL | 4000 | 12 | 31ms | 0 | at most 100 ms |\n" +
-	"| `nft flush ruleset` | 3000 | 0 | - | 0 | 0 lost |\n" +
-	"| OOM | - | - | - | - | not run here: no cgroups |\n" +
-	"| start | 10 | 1 | 5ms | 2 | 0 lost (**not kept**) |\n"
+const sampleTable = "| backend | fault | queries | lost | recovered in | entries left | bar |\n" +
+	"|---|---|--:|--:|--:|--:|---|\n" +
+	"| nftables | SIGKILL | 4000 | 12 | 31ms | 0 | at most 100 ms |\n" +
+	"| nftables | `nft flush ruleset` | 3000 | 0 | - | 0 | 0 lost |\n" +
+	"| nftables | OOM | - | - | - | - | not run here: no cgroups |\n" +
+	"| iptables nft | start | 10 | 1 | 5ms | 2 | 0 lost (**not kept**) |\n"
 
 func TestMarkdown(t *testing.T) {
 	if got := Markdown(sampleResults); got != sampleTable {

@@ -48,6 +48,10 @@ type Case struct {
 	// Name is stable; Fault and Bar are what the table says.
 	Name, Fault, Bar string
 
+	// Backend is what the Corefile says of it; "" leaves the choice to
+	// trackless.
+	Backend string
+
 	// Faulty runs the server with the directive of package fault, and with so
 	// many megabytes resident.
 	Faulty      bool
@@ -116,7 +120,7 @@ type Scene struct {
 
 // Run plays the case once.
 func (c *Case) Run(ctx context.Context, programs *Programs, sabotaged bool) *Result {
-	result := &Result{Name: c.Name, Fault: c.Fault, Bar: c.Bar}
+	result := &Result{Name: c.Name, Backend: cmp.Or(c.Backend, NFTables), Fault: c.Fault, Bar: c.Bar}
 	if sabotaged {
 		result.Sabotage = c.Sabotage.What
 	}
@@ -144,6 +148,9 @@ func (s *Scene) run(ctx context.Context) (err error) {
 		return err
 	}
 	s.cleanups = append(s.cleanups, s.Node.Close)
+	if err := s.primeBackend(); err != nil {
+		return fmt.Errorf("prime the node: %w", err)
+	}
 	if s.Prime != nil {
 		if err := s.Prime(s); err != nil {
 			return fmt.Errorf("prime the node: %w", err)
@@ -165,6 +172,7 @@ func (s *Scene) run(ctx context.Context) (err error) {
 		}
 	}
 	s.timeline.Streams = s.loadStreams()
+	s.timeline.RulesGone = s.takesRules()
 	s.streams = lab.StartStreams(s.timeline.Streams, 0)
 	playErr := s.play(first)
 	s.closePhase(time.Now())
@@ -316,7 +324,7 @@ func (s *Scene) launch(corefile string) (*lab.Server, error) {
 func (s *Scene) corefile(notrack bool, metrics string) string {
 	var options strings.Builder
 	if notrack {
-		options.WriteString("    notrack\n")
+		options.WriteString(s.directive())
 	}
 	if s.Faulty {
 		fmt.Fprintf(&options, "    fault %s %d\n", faultAddress, s.ResidentMiB)

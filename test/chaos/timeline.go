@@ -43,6 +43,10 @@ type Timeline struct {
 	Streams []lab.Stream
 	Queries [][]lab.Sent // of each stream
 	Phases  []Phase
+
+	// RulesGone: the faults of transitions take the rules away, so that what is
+	// sent then may be tracked.
+	RulesGone bool
 }
 
 // phaseOf returns the index of the phase to which the query belongs, -1 if it

@@ -32,6 +32,7 @@ func run() (ok bool, err error) {
 	report := flag.String("report", "", "also write the results as JSON to the `file`")
 	readme := flag.String("update-readme", "", "put the table between its markers in the `file`")
 	only := flag.String("only", "", "play these faults only, `names` separated by commas")
+	backends := flag.String("backends", strings.Join(chaos.Backends(), ","), "play them on these backends, `names` separated by commas")
 	sabotage := flag.Bool("sabotage", true, "play each fault a second time with what it tests taken away: it must fail")
 	flag.Parse()
 	if flag.NArg() > 0 || *output != "table" && *output != "json" {
@@ -51,8 +52,16 @@ func run() (ok bool, err error) {
 	if *output == "json" {
 		lines = os.Stderr // progress
 	}
+	var cases []*chaos.Case
+	for _, backend := range strings.Split(*backends, ",") {
+		on, err := chaos.CasesOn(strings.TrimSpace(backend))
+		if err != nil {
+			return false, err
+		}
+		cases = append(cases, on...)
+	}
 	matrix := &chaos.Matrix{
-		Cases: chaos.Cases(), Programs: &chaos.Programs{Directory: directory}, Sabotage: *sabotage, Out: lines,
+		Cases: cases, Programs: &chaos.Programs{Directory: directory}, Sabotage: *sabotage, Out: lines,
 	}
 	if *only != "" {
 		if err := matrix.Select(strings.Split(*only, ",")); err != nil {

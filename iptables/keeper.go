@@ -70,6 +70,10 @@ type Kernel struct {
 	// for each address to which it does not pass what is in its way and what
 	// can be done. It is called by one goroutine at a time.
 	MakeWay func(Rules) map[netip.Addr]error
+	// Adopt takes away what a predecessor left for the addresses, and reports
+	// whether that was anything. It is called once DNS to them is untracked by
+	// our own rules, and at every sync.
+	Adopt func([]netip.Addr) (bool, error)
 	// Others returns the number of other Trackless instances on this node,
 	// which tells whether the link is still needed.
 	Others func() (int, error)
@@ -530,6 +534,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	if err != nil {
 		k.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
+	k.adopt(n)
 	if n.plan.DryRun {
 		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	} else {
@@ -545,6 +550,21 @@ func (k *Keeper) untrackNothing(w *watch) error {
 	k.cover(nil)
 	k.setState(Detached)
 	return errors.Join(w.backend.Detach(), k.purge(w.plan))
+}
+
+// adopt takes over what a predecessor left. It may have been what let untracked
+// DNS pass.
+func (k *Keeper) adopt(w *watch) {
+	if k.cfg.Kernel.Adopt == nil || k.State() != Attached {
+		return
+	}
+	changed, err := k.cfg.Kernel.Adopt(w.plan.Addresses())
+	if err != nil {
+		k.cfg.Log.Warningf("take away what a predecessor left: %v", err)
+	}
+	if changed {
+		k.makeWay(k.installed[w.backend])
+	}
 }
 
 // replaces reports whether a plan takes over from another backend.

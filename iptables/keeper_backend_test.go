@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -104,5 +105,58 @@ func TestAnotherProgramHoldsTheRules(t *testing.T) {
 		if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err == nil {
 			t.Error("no error")
 		}
+	})
+}
+
+func TestWhatAPredecessorLeft(t *testing.T) {
+	inBubble(t, "goes once our own rules are in force, and the way is looked at again", func(t *testing.T, n *node, k *Keeper) {
+		left, ways := 0, 0
+		k.cfg.Kernel.Adopt = func(addrs []netip.Addr) (bool, error) {
+			if k.State() != Attached || len(addrs) != 1 {
+				t.Errorf("asked while %s about %v", k.State(), addrs)
+			}
+			left--
+			return left == 0, nil
+		}
+		k.cfg.Kernel.MakeWay = func(Rules) map[netip.Addr]error {
+			ways++
+			return nil
+		}
+		left = 1
+		p := planFor("10.96.0.10")
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		defer func() { _ = k.Close() }()
+		settle(10 * time.Second)
+		if left != 1 {
+			t.Fatal("it was taken away before our listeners answered")
+		}
+		n.answer(p)
+		before := ways
+		settle(2 * attachInterval)
+		if left != 0 || ways == before {
+			t.Errorf("left %d, the way was looked at %d times", left, ways-before)
+		}
+		settle(25 * time.Second)
+		if left != -2 {
+			t.Errorf("after two more syncs it was looked for %d times", -left)
+		}
+	})
+	inBubble(t, "stays for a dry run", func(t *testing.T, n *node, k *Keeper) {
+		k.cfg.Kernel.Adopt = func([]netip.Addr) (bool, error) {
+			t.Error("it was taken away")
+			return false, nil
+		}
+		p := planFor("10.96.0.10")
+		p.DryRun = true
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		defer func() { _ = k.Close() }()
+		settle(time.Minute)
 	})
 }

@@ -263,6 +263,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		k.repaired(RepairRules, "the table", c, err)
 		return
 	}
+	k.adopt(w)
 	// Uplinks come and go with routes.
 	r, err := k.rules(w.backend, w, k.next)
 	if err == nil && !reflect.DeepEqual(r, k.installed[w.backend]) {

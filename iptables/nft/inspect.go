@@ -46,6 +46,34 @@ func Instances(cfg Config) ([]iptables.Instance, error) {
 	return out, nil
 }
 
+// RemoveStale deletes the tables of instances whose process is certainly gone and
+// that the kernel has not removed, and returns their names.
+func RemoveStale(cfg Config) (removed []string, err error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return nil, err
+	}
+	all, err := tables(conn)
+	if err := errors.Join(err, conn.Close()); err != nil {
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) {
+			return nil, nil // a kernel without nf_tables has none
+		}
+		return nil, explain("list tables", err)
+	}
+	var errs []error
+	for _, t := range all {
+		if t.Owned || !t.known || !t.owner.Dead() {
+			continue
+		}
+		if err := RemoveTable(cfg, t.Name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, t.Name)
+	}
+	return removed, errors.Join(errs...)
+}
+
 // RemoveTable deletes the table of an instance that is no more. One that is not
 // there is no error. The kernel refuses to delete an owned table of another
 // process.

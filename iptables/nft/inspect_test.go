@@ -115,6 +115,10 @@ func TestWhoOwnsATable(t *testing.T) {
 			if got[0].Owned || got[0].Owner.Life != tc.life || got[0].Owner.LocalPID != tc.pid {
 				t.Errorf("owned %v, owner %+v", got[0].Owned, got[0].Owner)
 			}
+			stale, err := RemoveStale(cfg)
+			if err != nil || (len(stale) == 1) != (tc.life == owner.Dead) {
+				t.Errorf("removed as stale: %v, %v", stale, err)
+			}
 			if err := RemoveTable(cfg, name); err != nil {
 				t.Error(err)
 			}

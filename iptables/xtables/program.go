@@ -167,13 +167,18 @@ func (e *LockError) Is(target error) bool { return target == iptables.ErrBusy }
 
 // restore commits one transaction on the raw table.
 func (p *program) restore(lines []string, wait time.Duration) error {
+	return p.restoreTables(slices.Concat([]string{"*raw"}, lines, []string{"COMMIT"}), wait)
+}
+
+// restoreTables commits transactions, one for each table, under one lock.
+func (p *program) restoreTables(lines []string, wait time.Duration) error {
 	path := p.companion("-restore")
 	args := []string{"--noflush"}
 	if slices.Compare(p.version[:], restoreWaits[:]) >= 0 {
 		args = append(args, "-w", strconv.Itoa(int(wait/time.Second)))
 	}
 	cmd := exec.Command(path, args...)
-	text := "*raw\n" + strings.Join(lines, "\n") + "\nCOMMIT\n"
+	text := strings.Join(lines, "\n") + "\n"
 	cmd.Stdin = strings.NewReader(text)
 	return p.explain(path, wait, run(cmd), text)
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
@@ -156,6 +158,29 @@ func (p *contract) announce(b backend, why string) {
 		log.Warningf("backend %s, since %s: table inet %s. This kernel has no owned tables (they came with Linux 5.12): after a SIGKILL the lease ends the rules, and the table stays until the next start",
 			b.Name(), why, b.Table())
 	}
+}
+
+// adopter takes away what predecessors left: rules of dead instances, of either
+// backend, and those of Kubernetes' node-cache, which puts its own back once a
+// minute while it lives. A look runs up to a dozen programs, so it is not taken
+// more often than that.
+type adopter struct{ last time.Time }
+
+func (a *adopter) adopt(addrs []netip.Addr) (changed bool, err error) {
+	if time.Since(a.last) < time.Minute {
+		return false, nil
+	}
+	a.last = time.Now()
+	stale, err := xtables.RemoveStale()
+	tables, tablesErr := nft.RemoveStale(nft.Config{})
+	if stale = append(stale, tables...); len(stale) > 0 {
+		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
+	}
+	n, adoptErr := xtables.Adopt(addrs)
+	if n > 0 {
+		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
+	}
+	return n > 0, errors.Join(err, tablesErr, adoptErr)
 }
 
 // otherInstances counts those of either backend on this node.

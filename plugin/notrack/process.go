@@ -134,6 +134,7 @@ func (p *contract) open(config *configuration, b backend) error {
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
 			MakeWay: new(wayMaker).makeWay,
+			Adopt:   new(adopter).adopt,
 			Others:  otherInstances,
 			Explain: explain,
 		},

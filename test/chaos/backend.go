@@ -21,7 +21,7 @@ func Backends() []string { return []string{NFTables, IPTablesLegacy, IPTablesNFT
 // too: those in which the backends differ.
 var onIPTables = []string{
 	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader",
-	"address-deleted", "iptables-flush", "iptables-restore",
+	"address-deleted", "iptables-flush", "iptables-restore", "node-cache-killed",
 }
 
 // CasesOn are the faults that are played on a backend.

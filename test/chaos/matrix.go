@@ -24,15 +24,18 @@ type Matrix struct {
 func (m *Matrix) Select(names []string) error {
 	var selected []*Case
 	for _, name := range names {
-		at := slices.IndexFunc(m.Cases, func(c *Case) bool { return c.Name == name })
-		if at < 0 {
+		if !slices.ContainsFunc(m.Cases, func(c *Case) bool { return c.Name == name }) {
 			known := make([]string, 0, len(m.Cases))
 			for _, c := range m.Cases {
 				known = append(known, c.Name)
 			}
 			return fmt.Errorf("no fault is called %q; there are %v", name, known)
 		}
-		selected = append(selected, m.Cases[at])
+		for _, c := range m.Cases {
+			if c.Name == name {
+				selected = append(selected, c)
+			}
+		}
 	}
 	m.Cases = selected
 	return nil

@@ -21,7 +21,8 @@ import (
 // rulesNode is what `trackless rules` needs of a node.
 type rulesNode interface {
 	Instances() ([]iptables.Instance, error)
-	RemoveTable(name string) error
+	// RemoveTable removes what the kernel holds of an instance.
+	RemoveTable(iptables.Instance) error
 	Failover() (nft.Failover, error)
 	RemoveFailover() error
 	Foreign([]iptables.Endpoint) ([]nft.ForeignRule, error)
@@ -51,12 +52,24 @@ type controlSocket interface {
 // kernelNode is the node on which we run.
 type kernelNode struct{}
 
-func (kernelNode) Instances() ([]iptables.Instance, error) { return nft.Instances(nft.Config{}) }
-func (kernelNode) RemoveTable(name string) error           { return nft.RemoveTable(nft.Config{}, name) }
-func (kernelNode) Failover() (nft.Failover, error)         { return nft.ReadFailover(nft.Config{}) }
-func (kernelNode) RemoveFailover() error                   { return nft.RemoveFailover(nft.Config{}) }
-func (kernelNode) RemoveLink(name string) error            { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
-func (kernelNode) NetNamespace() uint64                    { return control.Self().NetNamespace }
+func (kernelNode) Failover() (nft.Failover, error) { return nft.ReadFailover(nft.Config{}) }
+func (kernelNode) RemoveFailover() error           { return nft.RemoveFailover(nft.Config{}) }
+func (kernelNode) RemoveLink(name string) error    { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
+func (kernelNode) NetNamespace() uint64            { return control.Self().NetNamespace }
+
+// Instances are those of both backends, also where the kernel has no nf_tables.
+func (kernelNode) Instances() ([]iptables.Instance, error) {
+	tables, err := nft.Instances(nft.Config{})
+	chains, chainsErr := xtables.Instances()
+	return append(tables, chains...), errors.Join(err, chainsErr)
+}
+
+func (kernelNode) RemoveTable(i iptables.Instance) error {
+	if i.Backend == "iptables" {
+		return xtables.RemoveInstance(i.Table)
+	}
+	return nft.RemoveTable(nft.Config{}, i.Table)
+}
 
 func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
 	return nft.ForeignRules(nft.Config{}, endpoints)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/xtables"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
@@ -24,11 +25,11 @@ attached: the link, its addresses, and the rules. Nothing is started and nothing
 changed, and no privilege is needed. A wrong Corefile gives the error that
 "trackless serve" would give.
 
-With --format nft, the default, the output is what "nft list table" shows of an
+With --format nft the output is what "nft list table" shows of an
 attached instance, whose table is called after a random id, and "nft -f" can
-read it. With --format iptables-save it is the same plan as NOTRACK rules for
-iptables-restore and ip6tables-restore, to compare it with rules that are in
-place: this version installs nftables only.
+read it. With --format iptables-save it is what backend iptables would install,
+as iptables-save and ip6tables-save show the raw tables; the sets that the rules
+name are in comments. The backend of the Corefile decides if no format is given.
 
 Exit status: 0 printed, 1 the Corefile is wrong or cannot be read, 2 wrong
 command line.`
@@ -77,7 +78,7 @@ func rulesPlanCommand() *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&o.conf, "conf", "", "Corefile to read, a file or \"stdin\" (default \"Corefile\" in the working directory)")
 	flags.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default port of server blocks that name none")
-	flags.StringVar(&o.format, "format", "nft", "nft or iptables-save")
+	flags.StringVar(&o.format, "format", "", "nft or iptables-save (default: that of the backend in the Corefile)")
 	outputFlag(cmd, &o.output)
 	return cmd
 }
@@ -130,15 +131,23 @@ func completePlan(cmd *cobra.Command, args []string, toComplete string) ([]strin
 }
 
 func planRules(o rulesPlanOptions, out io.Writer) error {
-	if err := oneOf("plan", "--format", o.format, "nft", "iptables-save"); err != nil {
-		return err
+	if o.format != "" {
+		if err := oneOf("plan", "--format", o.format, "nft", "iptables-save"); err != nil {
+			return err
+		}
 	}
 	if err := checkOutput("plan", o.output); err != nil {
 		return err
 	}
-	plan, err := readPlan(o)
+	plan, backend, err := readPlan(o)
 	if err != nil {
 		return &exitError{exitFailure, err}
+	}
+	if o.format == "" {
+		o.format = "nft"
+		if backend == "iptables" {
+			o.format = "iptables-save"
+		}
 	}
 	if o.output == "json" {
 		return writeJSON(out, reportPlan(plan, o.format))
@@ -148,19 +157,19 @@ func planRules(o rulesPlanOptions, out io.Writer) error {
 }
 
 // readPlan loads the Corefile as serve does, up to where serve would start it.
-func readPlan(o rulesPlanOptions) (iptables.Plan, error) {
+func readPlan(o rulesPlanOptions) (plan iptables.Plan, backend string, err error) {
 	serve := serveOptions{port: o.port, quiet: true}
 	load := func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }
 	if err := embedCoreDNS(&serve, load, io.Discard); err != nil {
-		return iptables.Plan{}, err
+		return plan, "", err
 	}
 	clog.SetOutput(os.Stderr)
 	corefile, err := load(serverType)
 	if err != nil {
-		return iptables.Plan{}, err
+		return plan, "", err
 	}
 	if corefile == nil {
-		return iptables.Plan{}, errors.New("read the Corefile: nothing comes on standard input")
+		return plan, "", errors.New("read the Corefile: nothing comes on standard input")
 	}
 	return notrack.PlanOf(corefile)
 }
@@ -212,7 +221,7 @@ func planText(p iptables.Plan, format string) string {
 	if format == "nft" {
 		fmt.Fprintf(&b, "# The table; an address joins the live set while it answers. Instead of %q the name has a random id of the instance:\n", strings.TrimPrefix(planTable, nft.TablePrefix))
 	} else {
-		b.WriteString("# The same plan in the words of iptables, while attached. This version installs nftables only.\n")
+		fmt.Fprintf(&b, "# The raw tables; queries are untracked while an address has answered within a second. Instead of %q the names have a random id of the instance:\n", xtables.PlanID)
 	}
 	return b.String() + planRulesText(p, format)
 }
@@ -224,33 +233,5 @@ func planRulesText(p iptables.Plan, format string) string {
 	case format == "nft":
 		return nft.Print(planTable, iptables.Rules{Plan: p})
 	}
-	return iptablesSave(p)
-}
-
-// iptablesSave writes the NOTRACK rules of a plan as iptables-save does: each
-// endpoint in both directions in both hooks, as package iptables explains.
-func iptablesSave(p iptables.Plan) string {
-	var b strings.Builder
-	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
-		var rules strings.Builder
-		for _, e := range p.Endpoints() {
-			if iptables.FamilyOf(e.Addr) != f {
-				continue
-			}
-			address := netip.PrefixFrom(e.Addr, e.Addr.BitLen())
-			for _, chain := range []string{"PREROUTING", "OUTPUT"} {
-				fmt.Fprintf(&rules, "-A %s -d %s -p %s -m %s --dport %d -j NOTRACK\n", chain, address, e.Proto, e.Proto, e.Port)
-				fmt.Fprintf(&rules, "-A %s -s %s -p %s -m %s --sport %d -j NOTRACK\n", chain, address, e.Proto, e.Proto, e.Port)
-			}
-		}
-		if rules.Len() == 0 {
-			continue
-		}
-		program := "iptables-restore"
-		if f == iptables.IPv6 {
-			program = "ip6tables-restore"
-		}
-		fmt.Fprintf(&b, "# %s --noflush\n*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n%sCOMMIT\n", program, &rules)
-	}
-	return b.String()
+	return xtables.Print(iptables.Rules{Plan: p})
 }

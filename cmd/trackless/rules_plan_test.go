@@ -90,56 +90,32 @@ func TestRulesPlanErrors(t *testing.T) {
 	}
 }
 
-// What plan prints is what the programs read, and they make the same of it.
-func TestThePlanIsReadByThePrograms(t *testing.T) {
+// What plan prints is what nft reads, and it makes the same of it. For the
+// format of iptables-save, package xtables proves that.
+func TestThePlanIsReadByNFT(t *testing.T) {
 	testns.Program(t, "nft")
-	testns.Program(t, "iptables-nft-restore")
 	testns.Enter(t)
-	path := corefile(t, planCorefile)
-	for _, tc := range []struct {
-		format, program string
-		args            []string
-	}{
-		{"nft", "nft", []string{"-f", "-"}},
-		{"iptables-save", "iptables-nft-restore", []string{"--noflush"}},
-		{"iptables-save", "ip6tables-nft-restore", []string{"--noflush"}},
-	} {
-		out, _, err := runRules(t, nil, "plan", "-conf", path, "--format", tc.format)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.HasSuffix(tc.program, "tables-nft-restore") {
-			v4, v6, ok := strings.Cut(out, "# ip6tables-restore --noflush\n")
-			if !ok {
-				t.Fatalf("no part for IPv6 in\n%s", out)
-			}
-			if out = v4; strings.HasPrefix(tc.program, "ip6") {
-				out = v6
-			}
-		}
-		cmd := exec.Command(tc.program, tc.args...)
-		cmd.Stdin = strings.NewReader(out)
-		if said, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s\n%s", tc.program, err, said, out)
-		}
-	}
-	out, _, err := runRules(t, nil, "plan", "-conf", path)
+	out, _, err := runRules(t, nil, "plan", "-conf", corefile(t, planCorefile))
 	if err != nil {
 		t.Fatal(err)
+	}
+	cmd := exec.Command("nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(out)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v\n%s\n%s", err, said, out)
 	}
 	_, table, _ := strings.Cut(out, "random id of the instance:\n")
 	if diff := cmp.Diff(table, testns.Run(t, "nft", "list", "table", "inet", planTable)); diff != "" {
 		t.Errorf("the table that nft makes of the plan differs (-plan +nft):\n%s", diff)
 	}
-	saved := testns.Run(t, "iptables-nft-save", "-t", "raw")
-	plan, _, err := runRules(t, nil, "plan", "-conf", path, "--format", "iptables-save")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(plan) {
-		// iptables-save writes -s and -d in this order, as we do.
-		if strings.HasPrefix(line, "-A") && !strings.Contains(line, "fd00::a") && !strings.Contains(saved, strings.TrimSpace(strings.TrimSuffix(line, "-j NOTRACK\n"))) {
-			t.Errorf("%q is not what iptables-save says:\n%s", line, saved)
+}
+
+// Without a format, the backend of the Corefile decides.
+func TestTheFormatOfAPlan(t *testing.T) {
+	for backend, want := range map[string]string{"auto": "table inet ", "nftables": "table inet ", "iptables": "*raw", "iptables legacy": "*raw"} {
+		out, _, err := runRules(t, nil, "plan", "-conf", corefile(t, ".:53 {\n bind 10.96.0.10\n notrack {\n  backend "+backend+"\n }\n whoami\n}\n"))
+		if err != nil || !strings.Contains(out, "\n"+want) {
+			t.Errorf("backend %s: no line begins with %q, error %v:\n%s", backend, want, err, out)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -75,7 +76,7 @@ const (
 
 // removal is the JSON of one thing that is or was there.
 type removal struct {
-	Kind   string `json:"kind"` // table, failover table, accept rule, link or address
+	Kind   string `json:"kind"` // table, chains, failover table, accept rule, link or address
 	Name   string `json:"name"`
 	Device string `json:"device,omitempty"` // of an address
 	Action string `json:"action"`
@@ -136,7 +137,7 @@ func (r *remover) run() error {
 		if r.table(i) {
 			gone = append(gone, i)
 		} else {
-			user = i.Table
+			user = instanceName(i)
 		}
 	}
 	if user == "" && supported && !r.o.dryRun {
@@ -145,7 +146,7 @@ func (r *remover) run() error {
 			return err
 		}
 		for _, i := range instances {
-			user = i.Table
+			user = instanceName(i)
 		}
 	}
 	if supported {
@@ -173,7 +174,8 @@ func (r *remover) run() error {
 // table removes the table of an instance that is dead, and reports whether it
 // is out of the way.
 func (r *remover) table(i iptables.Instance) bool {
-	t := removal{Kind: "table", Name: "inet " + i.Table}
+	t := removal{}
+	t.Kind, t.Name, _ = strings.Cut(instanceName(i), " ")
 	switch {
 	case i.Owner.Life == owner.Alive && i.Owner.LocalPID != 0:
 		t.Reason = fmt.Sprintf("%s is alive; end it with `kill %d`, or hand DNS back with `trackless rules detach --pid %[2]d`", ownerName(i.Owner), i.Owner.LocalPID)
@@ -186,12 +188,20 @@ func (r *remover) table(i iptables.Instance) bool {
 		if i.Owner.Life == owner.Unknown {
 			t.Reason = "by force"
 		}
-		r.remove(t, func() error { return r.node.RemoveTable(i.Table) })
+		r.remove(t, func() error { return r.node.RemoveTable(i) })
 		return true
 	}
 	t.Action, t.refused = left, true
 	r.done = append(r.done, t)
 	return false
+}
+
+// instanceName says what the kernel holds of an instance.
+func instanceName(i iptables.Instance) string {
+	if i.Backend == "iptables" {
+		return "chains " + i.Table + "-*"
+	}
+	return "table inet " + i.Table
 }
 
 func (r *remover) failover(user string) error {
@@ -271,7 +281,7 @@ func (r *remover) doubtful(d hostaddr.Device, addrs []netip.Addr) {
 }
 
 func (r *remover) inUse(t removal, user string) {
-	t.Action, t.Reason = left, "table inet "+user+" is in use"
+	t.Action, t.Reason = left, user+" is in use"
 	r.done = append(r.done, t)
 }
 

@@ -91,6 +91,8 @@ type rulesReport struct {
 type instanceReport struct {
 	Table   string `json:"table"`
 	Backend string `json:"backend"`
+	// Variant is that of the programs of backend iptables.
+	Variant string `json:"variant,omitempty"`
 	// Owned: the kernel removes the table when the process ends.
 	Owned bool        `json:"owned"`
 	Owner ownerReport `json:"owner"`
@@ -275,7 +277,7 @@ func addressesOf(endpoints []iptables.Endpoint) []netip.Addr {
 
 func reportInstance(i iptables.Instance, found []reached) instanceReport {
 	r := instanceReport{
-		Table: i.Table, Backend: "nftables", Owned: i.Owned,
+		Table: i.Table, Backend: i.Backend, Variant: i.Variant, Owned: i.Owned,
 		Owner: ownerReport{
 			PID: i.Owner.PID, LocalPID: i.Owner.LocalPID, Life: i.Owner.Life, Command: i.Owner.Command,
 			AgeSeconds: int64(i.Owner.Age().Seconds()), owner: i.Owner,

@@ -66,7 +66,11 @@ func (p *page) instance(i instanceReport) {
 	if i.ByHand {
 		state += " by hand"
 	}
-	p.title("table inet "+i.Table, state)
+	what := "table inet " + i.Table
+	if i.Backend == "iptables" {
+		what = fmt.Sprintf("chains %s-* (iptables %s)", i.Table, i.Variant)
+	}
+	p.title(what, state)
 	if i.Reason != "" {
 		p.line("reason", i.Reason)
 	}

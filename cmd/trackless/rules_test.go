@@ -61,12 +61,13 @@ type fakeNode struct {
 func (n *fakeNode) Instances() ([]iptables.Instance, error) {
 	n.readings++
 	if n.late && n.readings == 2 {
-		n.instances = append(n.instances, iptables.Instance{Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: owner.Alive}})
+		n.instances = append(n.instances, iptables.Instance{Backend: "nftables", Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: owner.Alive}})
 	}
 	return slices.Clone(n.instances), n.err
 }
 
-func (n *fakeNode) RemoveTable(name string) error {
+func (n *fakeNode) RemoveTable(i iptables.Instance) error {
+	name := i.Table
 	n.removed = append(n.removed, "table "+name)
 	n.instances = slices.DeleteFunc(n.instances, func(i iptables.Instance) bool { return i.Table == name })
 	return nil
@@ -162,18 +163,25 @@ var (
 
 func living(table string, pid int) iptables.Instance {
 	return iptables.Instance{
-		Table: table, Owned: true,
+		Backend: "nftables",
+		Table:   table, Owned: true,
 		Owner:  nft.Owner{PID: pid, LocalPID: pid, Life: owner.Alive, Command: "trackless"},
 		Listen: dnsEndpoints(clusterIP, nil), Live: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{},
 	}
 }
 
+// chains makes an instance one of the iptables backend.
+func chains(i iptables.Instance) iptables.Instance {
+	i.Backend, i.Variant, i.Owned = "iptables", "legacy", false
+	return i
+}
+
 func dead(table string) iptables.Instance {
-	return iptables.Instance{Table: table, Owner: nft.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
+	return iptables.Instance{Backend: "nftables", Table: table, Owner: nft.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
 }
 
 func unseen(table string) iptables.Instance {
-	return iptables.Instance{Table: table, Owner: nft.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
+	return iptables.Instance{Backend: "nftables", Table: table, Owner: nft.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
 }
 
 func dummyWith(addrs ...hostaddr.Address) hostaddr.Device {
@@ -325,6 +333,12 @@ func TestRulesRemove(t *testing.T) {
 			want: []string{"table trackless-a", "failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "link nodelocaldns"},
 			out: []string{"removed: table inet trackless-a: its owner, pid 11, is dead", "removed: failover table inet trackless-failover",
 				"removed: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "removed: link nodelocaldns"},
+		},
+		{
+			name: "chains of a dead instance of the iptables backend",
+			node: fakeNode{instances: []iptables.Instance{chains(dead("TRACKLESS-a"))}},
+			want: []string{"table TRACKLESS-a"},
+			out:  []string{"removed: chains TRACKLESS-a-*: its owner, pid 11, is dead"},
 		},
 		{
 			name: "dry run",

@@ -265,6 +265,10 @@ func (w *walk) elements(set string) ([]element, error) {
 	return elements, err
 }
 
+// ourChains begins the names of the chains of the iptables backend, which leave
+// all others as they were.
+const ourChains = "TRACKLESS-"
+
 // maxJumps is the kernel's own bound (NFT_JUMP_STACK_SIZE).
 const maxJumps = 16
 
@@ -280,7 +284,7 @@ func (w *walk) chain(name string, reached certainty, depth int) (ended certainty
 	}
 	for _, r := range rules {
 		o := evaluate(r, w.probe, w.elements)
-		if o.matches == never {
+		if o.matches == never || o.verdict != nil && strings.HasPrefix(o.verdict.chain, ourChains) {
 			continue
 		}
 		here := min(reached, o.matches)

@@ -10,22 +10,22 @@ import (
 
 var planning sync.Mutex
 
-// PlanOf returns the merged plan of all notrack blocks of a Corefile, with the
-// errors that starting it would give. Nothing is started and nothing on the
+// PlanOf returns the merged plan of all notrack blocks of a Corefile and the
+// backend that they name, with the errors that starting it would give. Nothing is started and nothing on the
 // node is changed or read. A Corefile without the directive has the zero Plan.
 //
 // The DNS server type must be registered; the result is undefined while another
 // Corefile is loaded by the same process.
-func PlanOf(corefile caddy.Input) (iptables.Plan, error) {
+func PlanOf(corefile caddy.Input) (plan iptables.Plan, backend string, err error) {
 	planning.Lock()
 	defer planning.Unlock()
 	parsed.Store(nil)
 	if err := caddy.ValidateAndExecuteDirectives(corefile, nil, true); err != nil {
-		return iptables.Plan{}, err
+		return plan, "", err
 	}
 	config := parsed.Swap(nil)
 	if config == nil {
-		return iptables.Plan{}, nil
+		return plan, "", nil
 	}
-	return config.plan, nil
+	return config.plan, config.backend, nil
 }

@@ -33,7 +33,7 @@ func TestPlanOf(t *testing.T) {
 		{name: "no address", corefile: "a {\nnotrack\n}\n", err: "no address"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p, err := PlanOf(caddy.CaddyfileInput{Contents: []byte(tc.corefile), Filepath: "Corefile", ServerTypeName: "dns"})
+			p, _, err := PlanOf(caddy.CaddyfileInput{Contents: []byte(tc.corefile), Filepath: "Corefile", ServerTypeName: "dns"})
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) {
 					t.Errorf("error %v, want %q", err, tc.err)

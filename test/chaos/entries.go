@@ -74,8 +74,10 @@ func keyOf(stream lab.Stream, port uint16, podOf func(*lab.Namespace) *lab.Pod) 
 	return key
 }
 
-// leftEntries returns the entries of the node that should not be there.
-func leftEntries(node *lab.Node, tracked map[flowKey]bool) (left []conntrack.Entry, err error) {
+// leftEntries returns the entries of the node that should not be there. Where a
+// fault takes rules away, checks of our own, which come from a listen address,
+// are tracked until they are back.
+func leftEntries(node *lab.Node, tracked map[flowKey]bool, rulesGone bool) (left []conntrack.Entry, err error) {
 	conn, err := conntrack.Dial(&conntrack.Config{NetNS: node.Namespace.FD()})
 	if err != nil {
 		return nil, err
@@ -90,6 +92,9 @@ func leftEntries(node *lab.Node, tracked map[flowKey]bool) (left []conntrack.Ent
 		toUs := slices.Contains(listenAddresses, o.Dst) && o.DstPort == 53
 		fromUs := slices.Contains(listenAddresses, o.Src) && o.SrcPort == 53
 		if !toUs && !fromUs {
+			return nil
+		}
+		if rulesGone && !fromUs && slices.Contains(listenAddresses, o.Src) {
 			return nil
 		}
 		key := flowKey{protocol: o.Proto, port: o.SrcPort, ipv6: o.Src.Is6()}

@@ -217,7 +217,7 @@ func (s *Scene) conclude(ctx context.Context) error {
 			return fmt.Errorf("undo the fault: %w", err)
 		}
 	}
-	left, err := leftEntries(s.Node, s.timeline.trackedFlows(s.podOf))
+	left, err := leftEntries(s.Node, s.timeline.trackedFlows(s.podOf), s.takesRules())
 	if err != nil {
 		return err
 	}

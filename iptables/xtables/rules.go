@@ -26,7 +26,7 @@ import (
 //	TAKE       untracked and counted as a query
 //	OUT        what leaves: by endpoint to LEAVING or ANSWERING
 //	LEAVING    the node's own queries: checks, exempt, live, held, or noted
-//	ANSWERING  responses, those over lo by way of LOCAL
+//	ANSWERING  responses; those over lo pass the next chain on their way
 //	LOCAL      answers to lease probes renew the lease, those to checks are
 //	           untracked in every state
 //	REPLYING   connections that we hold are noted; untracked and counted

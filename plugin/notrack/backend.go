@@ -86,11 +86,11 @@ func choose(config *configuration) (b backend, why string, err error) {
 	case config.backend == backendNFTables || !errors.As(err, &unsupported):
 		return nil, "", err
 	}
-	if b, otherErr := newXTables(config); otherErr == nil {
-		return b, fmt.Sprintf("this kernel has no %s", unsupported.Feature), nil
-	} else {
+	b, otherErr := newXTables(config)
+	if otherErr != nil {
 		return nil, "", fmt.Errorf("neither backend can be used: %w; %w", err, otherErr)
 	}
+	return b, "this kernel has no " + unsupported.Feature, nil
 }
 
 func newXTables(config *configuration) (backend, error) {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // The backends on which faults are played, as the Corefile names them.
@@ -28,7 +30,7 @@ var onIPTables = []string{
 func CasesOn(backend string) ([]*Case, error) {
 	switch backend {
 	case NFTables:
-		return Cases(), nil
+		return append(Cases(), switches()...), nil
 	case IPTablesLegacy, IPTablesNFT:
 	default:
 		return nil, fmt.Errorf("no backend is called %q; there are %s", backend, strings.Join(Backends(), ", "))
@@ -47,6 +49,71 @@ func CasesOn(backend string) ([]*Case, error) {
 		}
 	}
 	return out, nil
+}
+
+// switches are changes of the backend by reload, from each to another.
+func switches() []*Case {
+	var out []*Case
+	for _, change := range []struct{ from, to string }{
+		{NFTables, IPTablesNFT}, {IPTablesLegacy, NFTables},
+	} {
+		out = append(out, &Case{
+			Name: "backend-to-" + strings.ReplaceAll(change.to, " ", "-"), Backend: change.from,
+			Fault: "backend " + change.to + " by reload", Bar: "0 lost, no answer of another",
+			Prime: func(s *Scene) error {
+				return firstError(func() error { return s.prime(change.from) }, func() error { return s.prime(change.to) })
+			},
+			Sabotage: Sabotage{
+				What: "the order: the rules of the new one come when those of the old one are gone", Fails: FailResponder,
+				At: "switched", Apply: func(s *Scene) error {
+					return s.Server.Reload(strings.ReplaceAll(s.corefile(true, metricsAddress), s.directive(), ""))
+				},
+			},
+			Play: func(s *Scene) error {
+				to := *s.Case
+				to.Backend = change.to
+				s.Case = &to
+				// It counts as a steady phase: we answer throughout.
+				s.begin(Phase{Name: "switching", Want: lab.Trackless})
+				if err := s.reach("switched"); err != nil {
+					return err
+				}
+				if !s.sabotaged {
+					if err := s.Server.Reload(s.corefile(true, metricsAddress)); err != nil {
+						return err
+					}
+				}
+				time.Sleep(3 * time.Second)
+				if err := s.holds(change.to); err != nil && !s.sabotaged {
+					s.result.fail(FailRun, "%v", err)
+				}
+				return s.proveTakeover()
+			},
+		})
+	}
+	return out
+}
+
+// holds returns an error unless the rules of the backend, and of no other, are
+// there.
+func (s *Scene) holds(backend string) error {
+	tables, err := run(s.Node.Namespace, "", "nft", "list", "tables")
+	if err != nil {
+		return err
+	}
+	table := strings.Contains(strings.ReplaceAll(tables, "trackless-failover", ""), " trackless-")
+	chains := map[string]bool{}
+	for _, variant := range []string{"legacy", "nft"} {
+		out, err := run(s.Node.Namespace, "", "iptables-"+variant+"-save")
+		if err != nil {
+			return err
+		}
+		chains["iptables "+variant] = strings.Contains(out, "TRACKLESS-")
+	}
+	if table != (backend == NFTables) || chains[IPTablesLegacy] != (backend == IPTablesLegacy) || chains[IPTablesNFT] != (backend == IPTablesNFT) {
+		return fmt.Errorf("after the change to %s: a table %t, chains %v", backend, table, chains)
+	}
+	return nil
 }
 
 // xtables reports whether the case is played on one of the iptables backends.
@@ -83,11 +150,13 @@ func (s *Scene) exceptionsDead() []Exception {
 }
 
 // primeBackend makes the tables that the programs make when they are first used.
-func (s *Scene) primeBackend() error {
-	if !s.xtables() {
+func (s *Scene) primeBackend() error { return s.prime(s.Backend) }
+
+func (s *Scene) prime(backend string) error {
+	variant, ok := strings.CutPrefix(backend, "iptables ")
+	if !ok {
 		return nil
 	}
-	variant := strings.TrimPrefix(s.Backend, "iptables ")
 	for _, base := range []string{"iptables", "ip6tables"} {
 		if _, err := run(s.Node.Namespace, "*raw\n-A PREROUTING\n-A OUTPUT\n-D PREROUTING 1\n-D OUTPUT 1\nCOMMIT\n", base+"-"+variant+"-restore", "--noflush", "-w", "5"); err != nil {
 			return err

@@ -54,10 +54,13 @@ var Names = map[string][2]string{
 
 const (
 	udpCheck, tcpCheck, leasePort = ":41000", ":41001", ":42000"
-
-	// Long outlasts every test, Short is waited for.
-	Long, Short = time.Minute, 200 * time.Millisecond
 )
+
+// Long is a lease that outlasts every test.
+const Long = time.Minute
+
+// Short is a lease that is waited for to run out.
+const Short = 200 * time.Millisecond
 
 // Name replaces a name by the family's address, in NAME or NAME:PORT.
 func Name(f iptables.Family, text string) string {

@@ -176,7 +176,7 @@ func (m *measuredHost) measureNotrack() error {
 	for i, a := range m.Listeners {
 		endpoints[i] = iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP}
 	}
-	instances, err := nft.Instances(nft.Config{})
+	instances, err := kernelNode{}.Instances()
 	var unsupported *iptables.UnsupportedError
 	if errors.As(err, &unsupported) {
 		return nil

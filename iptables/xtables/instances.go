@@ -127,6 +127,9 @@ func eachRawTable(f func(*program, savedTable) error) error {
 			continue
 		}
 		table, err := p.table()
+		if isUnsupported(err) {
+			continue // the programs are there, and the kernel has no such tables
+		}
 		if err == nil {
 			err = f(p, table)
 		}

@@ -45,6 +45,9 @@ func (p *program) adopt(addrs []netip.Addr) (deleted int, err error) {
 			continue
 		}
 		saved, err := p.save(table)
+		if isUnsupported(err) {
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}

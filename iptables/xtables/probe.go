@@ -17,8 +17,7 @@ func (p *program) probe(id string) (has features, err error) {
 			lines = append(lines, "-A "+chain+" "+r)
 		}
 		err := p.restore(append(lines, "-F "+chain, "-X "+chain), quickWait)
-		var unsupported *iptables.UnsupportedError
-		if errors.Is(err, iptables.ErrBusy) || errors.Is(err, iptables.ErrPermission) || errors.As(err, &unsupported) {
+		if errors.Is(err, iptables.ErrBusy) || errors.Is(err, iptables.ErrPermission) || isUnsupported(err) {
 			return false, err
 		}
 		return err == nil, nil

@@ -73,7 +73,7 @@ func findProgram(f iptables.Family, v Variant) (*program, error) {
 	if v == Auto {
 		v = variantInUse(base)
 	}
-	names := []string{base}
+	names := []string{base, base + "-" + string(Legacy)}
 	if v != Auto {
 		names = []string{base + "-" + string(v), base}
 	}
@@ -85,6 +85,8 @@ func findProgram(f iptables.Family, v Variant) (*program, error) {
 			errs = append(errs, err)
 		case v != Auto && p.variant != v:
 			errs = append(errs, fmt.Errorf("%s is of the %s variant", p.path, p.variant))
+		case v == Auto && !p.works():
+			errs = append(errs, fmt.Errorf("%s is of the %s variant, which this kernel does not have", p.path, p.variant))
 		default:
 			return p, nil
 		}
@@ -143,6 +145,21 @@ func variantInUse(base string) Variant {
 		}
 	}
 	return Auto
+}
+
+// works reports whether the kernel has what the programs of the variant speak
+// with. A legacy table would be made by asking.
+func (p *program) works() bool {
+	if p.variant == Legacy {
+		return true
+	}
+	_, err := p.table()
+	return !isUnsupported(err)
+}
+
+func isUnsupported(err error) bool {
+	var unsupported *iptables.UnsupportedError
+	return errors.As(err, &unsupported)
 }
 
 // companion is the path of the -save or -restore program.
@@ -226,7 +243,8 @@ func (p *program) explain(path string, waited time.Duration, err error, text str
 		return &LockError{name, waited}
 	case strings.Contains(said, "Permission denied"), strings.Contains(said, "Operation not permitted"):
 		return fmt.Errorf("%s: %w (%w)", name, err, iptables.ErrPermission)
-	case strings.Contains(said, "Table does not exist"), strings.Contains(said, "can't initialize"):
+	case strings.Contains(said, "Table does not exist"), strings.Contains(said, "can't initialize"),
+		strings.Contains(said, "Failed to initialize nft"), strings.Contains(said, "Could not fetch rule set generation id"):
 		return fmt.Errorf("%s: %w", name, &iptables.UnsupportedError{
 			Feature: "raw table for " + p.family.String() + " of iptables-" + string(p.variant),
 			Remedy:  "load it with `modprobe iptable_raw ip6table_raw`, or use the other variant of the programs",

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -110,19 +111,18 @@ func TestAnotherProgramHoldsTheRules(t *testing.T) {
 
 func TestWhatAPredecessorLeft(t *testing.T) {
 	inBubble(t, "goes once our own rules are in force, and the way is looked at again", func(t *testing.T, n *node, k *Keeper) {
-		left, ways := 0, 0
+		var left, ways atomic.Int64
 		k.cfg.Kernel.Adopt = func(addrs []netip.Addr) (bool, error) {
 			if k.State() != Attached || len(addrs) != 1 {
 				t.Errorf("asked while %s about %v", k.State(), addrs)
 			}
-			left--
-			return left == 0, nil
+			return left.Add(-1) == 0, nil
 		}
 		k.cfg.Kernel.MakeWay = func(Rules) map[netip.Addr]error {
-			ways++
+			ways.Add(1)
 			return nil
 		}
-		left = 1
+		left.Store(1)
 		p := planFor("10.96.0.10")
 		if err := k.Prepare(p, checker{n}); err != nil {
 			t.Fatal(err)
@@ -130,18 +130,18 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 		k.Commit()
 		defer func() { _ = k.Close() }()
 		settle(10 * time.Second)
-		if left != 1 {
+		if left.Load() != 1 {
 			t.Fatal("it was taken away before our listeners answered")
 		}
 		n.answer(p)
-		before := ways
+		before := ways.Load()
 		settle(2 * attachInterval)
-		if left != 0 || ways == before {
-			t.Errorf("left %d, the way was looked at %d times", left, ways-before)
+		if left.Load() != 0 || ways.Load() == before {
+			t.Errorf("left %d, the way was looked at %d times", left.Load(), ways.Load()-before)
 		}
 		settle(25 * time.Second)
-		if left != -2 {
-			t.Errorf("after two more syncs it was looked for %d times", -left)
+		if left.Load() != -2 {
+			t.Errorf("after two more syncs it was looked for %d times", -left.Load())
 		}
 	})
 	inBubble(t, "stays for a dry run", func(t *testing.T, n *node, k *Keeper) {

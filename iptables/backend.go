@@ -43,9 +43,10 @@ type Backend interface {
 	Attach() error
 
 	// Detach stops untracking queries and lets nothing renew the lease, in one
-	// transaction. Responses, and TCP connections that our listeners hold,
-	// stay untracked, so that late answers leave no entry.
-	Detach() error
+	// transaction. Responses stay untracked, so that late answers leave no
+	// entry, and so do the TCP connections that our listeners hold: those
+	// given, and those that the rules have noted.
+	Detach(held []Connection) error
 
 	// Exempt keeps connections that are tracked already tracked until they end,
 	// besides those that the rules have noted.

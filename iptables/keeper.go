@@ -56,6 +56,10 @@ type Kernel struct {
 	// Connections returns the TCP connections to the endpoints that are
 	// tracked at the moment.
 	Connections func([]Endpoint) ([]Connection, error)
+	// Held returns the TCP connections that our listeners hold at the endpoints.
+	// The rules note their beginnings, but somebody may have taken the rules
+	// away since.
+	Held func([]Endpoint) []Connection
 	// Purge deletes entries whose original source is one of the endpoints:
 	// responses that were tracked as flows of their own.
 	Purge func([]Endpoint) error
@@ -549,7 +553,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 func (k *Keeper) untrackNothing(w *watch) error {
 	k.cover(nil)
 	k.setState(Detached)
-	return errors.Join(w.backend.Detach(), k.purge(w.plan))
+	return errors.Join(k.detach(w.backend), k.purge(w.plan))
 }
 
 // adopt takes over what a predecessor left. It may have been what let untracked
@@ -694,7 +698,7 @@ func (k *Keeper) Detach() error {
 		k.cover(nil)
 		k.released.Store(true)
 		k.setState(Draining)
-		return errors.Join(err, k.Backend().Detach(), k.yield())
+		return errors.Join(err, k.detach(k.Backend()), k.yield())
 	}()
 	k.drain()
 	return err
@@ -710,6 +714,15 @@ func (k *Keeper) yield() error {
 		return err
 	}
 	return k.cfg.Yield(k.listen())
+}
+
+// detach takes a backend's query rules away.
+func (k *Keeper) detach(b Backend) error {
+	var held []Connection
+	if k.cfg.Kernel.Held != nil {
+		held = k.cfg.Kernel.Held(k.listen())
+	}
+	return b.Detach(held)
 }
 
 // drain waits until all queries that came have been answered, and until no
@@ -923,7 +936,7 @@ func (k *Keeper) giveBack() error {
 	k.enter(Detached)
 	k.facts.Unlock()
 	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
-	return k.Backend().Detach()
+	return k.detach(k.Backend())
 }
 
 // AttachByHand ends what DetachByHand began and returns when queries are

@@ -71,7 +71,7 @@ func (k *Keeper) standBack(w *watch, a netip.Addr, why error) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return w.backend.Detach()
+	return k.detach(w.backend)
 }
 
 // explained adds to an error what of somebody else it comes from.

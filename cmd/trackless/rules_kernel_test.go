@@ -27,7 +27,7 @@ func (i instance) Status() control.Status {
 	return control.Status{Backend: "nftables", Table: i.backend.Table(), State: "attached"}
 }
 func (i instance) Attach(context.Context) error        { return i.backend.Attach() }
-func (i instance) Detach(context.Context) error        { return i.backend.Detach() }
+func (i instance) Detach(context.Context) error        { return i.backend.Detach(nil) }
 func (i instance) Figures() (control.Figures, error)   { return control.Figures{}, nil }
 func (i instance) Corefile() (control.Corefile, error) { return control.Corefile{}, nil }
 func (i instance) Log() []byte                         { return nil }

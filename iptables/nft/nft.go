@@ -223,11 +223,14 @@ func (b *Backend) Attach() error {
 }
 
 // Detach implements [iptables.Backend].
-func (b *Backend) Detach() error {
+func (b *Backend) Detach(held []iptables.Connection) error {
 	if !b.installed() {
 		return nil
 	}
 	return b.change("stop untracking queries", func(c *nftables.Conn) error {
+		if err := b.addConnections(c, heldSet, held); err != nil {
+			return err
+		}
 		for _, f := range families {
 			c.FlushSet(b.rs.set(liveSet, f))
 			c.FlushSet(b.rs.set(leaseSet, f))
@@ -254,6 +257,17 @@ func (b *Backend) Exempt(conns []iptables.Connection) error {
 func (b *Backend) ExemptOnly(conns []iptables.Connection) error { return b.exempt(conns, true) }
 
 func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
+	return b.change("exempt connections", func(c *nftables.Conn) error {
+		for _, f := range families {
+			if only {
+				c.FlushSet(b.rs.set(exemptSet, f))
+			}
+		}
+		return b.addConnections(c, exemptSet, conns)
+	})
+}
+
+func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptables.Connection) error {
 	elements := map[iptables.Family][]nftables.SetElement{}
 	for _, conn := range conns {
 		f := iptables.FamilyOf(conn.Listen.Addr())
@@ -262,21 +276,14 @@ func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
 			Timeout: connectionTimeout,
 		})
 	}
-	return b.change("exempt connections", func(c *nftables.Conn) error {
-		for _, f := range families {
-			if only {
-				c.FlushSet(b.rs.set(exemptSet, f))
+	for f, all := range elements {
+		for part := range slices.Chunk(all, elementsPerMessage) {
+			if err := c.SetAddElements(b.rs.set(kind, f), part); err != nil {
+				return err
 			}
 		}
-		for f, all := range elements {
-			for part := range slices.Chunk(all, elementsPerMessage) {
-				if err := c.SetAddElements(b.rs.set(exemptSet, f), part); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // elementsPerMessage keeps a list of elements within the 64 KiB of a netlink

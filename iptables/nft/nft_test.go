@@ -133,7 +133,7 @@ func TestLive(t *testing.T) {
 		{"installed only", func(b *Backend) error { return b.Install(full) }, nil},
 		{"attached", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach()) }, []string{"10.96.0.10", "fd00::a"}},
 		{"attached twice", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach(), b.Attach()) }, []string{"10.96.0.10", "fd00::a"}},
-		{"detached", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach(), b.Detach()) }, nil},
+		{"detached", func(b *Backend) error { return errors.Join(b.Install(full), b.Attach(), b.Detach(nil)) }, nil},
 		{"a smaller plan keeps what stays", func(b *Backend) error {
 			return errors.Join(b.Install(full), b.Attach(), b.Install(small))
 		}, []string{"10.96.0.10"}},

@@ -84,7 +84,8 @@ func (t *Twin) Attach() error {
 }
 
 // Detach implements [iptables.Backend].
-func (t *Twin) Detach() error {
+func (t *Twin) Detach(held []iptables.Connection) error {
+	t.putConnections(heldSet, held)
 	for _, f := range families {
 		delete(t.elements, liveSet.instance(f))
 		delete(t.elements, leaseSet.instance(f))
@@ -97,11 +98,15 @@ func (t *Twin) Detach() error {
 
 // Exempt implements [iptables.Backend].
 func (t *Twin) Exempt(conns []iptables.Connection) error {
+	t.putConnections(exemptSet, conns)
+	return nil
+}
+
+func (t *Twin) putConnections(kind setKind, conns []iptables.Connection) {
 	for _, c := range conns {
-		t.put(exemptSet.instance(iptables.FamilyOf(c.Listen.Addr())),
+		t.put(kind.instance(iptables.FamilyOf(c.Listen.Addr())),
 			string(tupleKey(iptables.TCP, c.Client, c.Listen)), time.Now().Add(connectionTimeout))
 	}
-	return nil
 }
 
 // ExemptOnly implements [iptables.Backend].

@@ -1,9 +1,6 @@
 package xtables
 
 import (
-	"net"
-	"net/netip"
-	"slices"
 	"testing"
 
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -77,7 +74,7 @@ func TestRulesWithoutALease(t *testing.T) {
 		do   func() error
 		want string
 	}{
-		{func() error { return nil }, "tracked"}, {b.Attach, "untracked"}, {b.Detach, "tracked"},
+		{func() error { return nil }, "tracked"}, {b.Attach, "untracked"}, {func() error { return b.Detach(nil) }, "tracked"},
 		{func() error { return b.Install(rules) }, "tracked"}, {b.Attach, "untracked"},
 	} {
 		if err := step.do(); err != nil {
@@ -85,31 +82,6 @@ func TestRulesWithoutALease(t *testing.T) {
 		}
 		if got := node.Send(t, h, p); got != step.want {
 			t.Errorf("%s, want %s", got, step.want)
-		}
-	}
-}
-
-func TestConnectionsThatSocketsHold(t *testing.T) {
-	testns.Enter(t)
-	for _, address := range []string{"127.0.0.1", "::1"} {
-		listener, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		listen := listener.Addr().(*net.TCPAddr).AddrPort()
-		client, err := net.Dial("tcp", listen.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		want := iptables.Connection{Client: client.LocalAddr().(*net.TCPAddr).AddrPort(), Listen: listen}
-		got, err := connectionsTo([]iptables.Endpoint{{Addr: listen.Addr(), Port: listen.Port(), Proto: iptables.TCP}})
-		if err != nil || !slices.Equal(got, []iptables.Connection{want}) {
-			t.Errorf("%v, %v, want %v", got, err, want)
-		}
-		if got, err := connectionsTo([]iptables.Endpoint{{Addr: netip.MustParseAddr("192.0.2.1"), Port: 53, Proto: iptables.TCP}}); len(got) > 0 || err != nil {
-			t.Errorf("of another address: %v, %v", got, err)
 		}
 	}
 }

@@ -71,7 +71,7 @@ func TestLockHeldByAnother(t *testing.T) {
 	if _, err := b.Counters(); err != nil {
 		t.Error(err)
 	}
-	if err := b.Detach(); err != nil {
+	if err := b.Detach(nil); err != nil {
 		t.Errorf("detach under the lock: %v", err)
 	}
 	if live, err := b.Live(); len(live) > 0 || err != nil {
@@ -130,7 +130,7 @@ func TestCyclesUnderAContendedLock(t *testing.T) {
 				t.Fatalf("%d rules in %s:\n%s", n, base, text)
 			}
 		}
-		retry("detach", b.Detach)
+		retry("detach", func() error { return b.Detach(nil) })
 		retry("remove", b.Remove)
 	}
 	if text := saved(t, Legacy); strings.Contains(text, "trackless") || strings.Contains(text, chainPrefix) {

@@ -436,7 +436,7 @@ func (b *Backend) change(edit func(*ruleset)) error {
 
 // Detach implements [iptables.Backend]. Where the kernel has ip_set it needs no
 // lock and waits for nobody.
-func (b *Backend) Detach() error {
+func (b *Backend) Detach(held []iptables.Connection) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.setup || b.rs.rules.Plan.DryRun {
@@ -446,6 +446,9 @@ func (b *Backend) Detach() error {
 	if b.rs.features.ipset {
 		err := withSets(func(s *sets) error {
 			var errs []error
+			for _, c := range held {
+				errs = append(errs, s.add(b.rs.heldSet(iptables.FamilyOf(c.Listen.Addr())), tupleOf(c)))
+			}
 			for _, a := range addrs {
 				errs = append(errs, s.add(b.rs.drainSet(iptables.FamilyOf(a)), element{addr: a}))
 			}
@@ -453,12 +456,8 @@ func (b *Backend) Detach() error {
 		})
 		return b.counted(errors.Join(err, b.end()))
 	}
-	held, err := connectionsTo(b.rs.rules.Plan.Endpoints())
-	if err != nil {
-		return b.counted(errors.Join(err, b.end()))
-	}
-	err = b.change(func(rs *ruleset) {
-		rs.attached, rs.draining, rs.held = false, true, held
+	err := b.change(func(rs *ruleset) {
+		rs.attached, rs.draining, rs.held = false, true, slices.Clone(held)
 		rs.rules.Leases = nil
 	})
 	return errors.Join(err, b.counted(b.end()))

@@ -121,7 +121,7 @@ func TestLifeOfABackend(t *testing.T) {
 		if strings.Contains(saved(t, v), "fd00:10:96::a") {
 			t.Errorf("a family that is no longer in the plan has rules:\n%s", saved(t, v))
 		}
-		if err := b.Detach(); err != nil {
+		if err := b.Detach(nil); err != nil {
 			t.Fatal(err)
 		}
 		present(true)

@@ -49,23 +49,24 @@ func connection(local, remote netip.AddrPort) (fd int, ok bool) {
 	return 0, false
 }
 
-// connections counts this process's TCP connections at the endpoints.
-func connections(endpoints []iptables.Endpoint) int {
+// connections lists this process's TCP connections at the endpoints.
+func connections(endpoints []iptables.Endpoint) []iptables.Connection {
 	listen := make(map[netip.AddrPort]bool)
 	for _, e := range endpoints {
 		if e.Proto == iptables.TCP {
 			listen[netip.AddrPortFrom(e.Addr, e.Port)] = true
 		}
 	}
-	count := 0
+	var out []iptables.Connection
 	for _, fd := range descriptors() {
-		if _, connected := peerName(fd); connected && listen[socketName(fd)] {
+		peer, connected := peerName(fd)
+		if local := socketName(fd); connected && listen[local] {
 			if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && t == unix.SOCK_STREAM {
-				count++
+				out = append(out, iptables.Connection{Client: peer, Listen: local})
 			}
 		}
 	}
-	return count
+	return out
 }
 
 // descriptors lists this process's open files; none if /proc cannot be read.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -140,7 +141,7 @@ func TestConnectionOutlastsAnAnswerOfTheServer(t *testing.T) {
 	answered(t, conn, 2)
 }
 
-func TestConnectionsAreCounted(t *testing.T) {
+func TestConnectionsAreListed(t *testing.T) {
 	t.Parallel()
 	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
 	ask(t, conn, 1)
@@ -149,10 +150,11 @@ func TestConnectionsAreCounted(t *testing.T) {
 	at := func(proto iptables.Proto) []iptables.Endpoint {
 		return []iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: proto}}
 	}
-	if n := connections(at(iptables.TCP)); n != 1 {
-		t.Errorf("%d connections, want the server's end of one", n)
+	want := []iptables.Connection{{Client: conn.LocalAddr().(*net.TCPAddr).AddrPort(), Listen: server}}
+	if got := connections(at(iptables.TCP)); !slices.Equal(got, want) {
+		t.Errorf("connections %v, want %v", got, want)
 	}
-	if n := connections(at(iptables.UDP)); n != 0 {
-		t.Errorf("%d TCP connections at an endpoint for UDP", n)
+	if got := connections(at(iptables.UDP)); len(got) != 0 {
+		t.Errorf("TCP connections %v at an endpoint for UDP", got)
 	}
 }

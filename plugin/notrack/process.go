@@ -129,6 +129,7 @@ func (p *contract) open(config *configuration, b backend) error {
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
 				return trackedConnections(endpoints, p.failoverPairs())
 			},
+			Held:    connections,
 			Purge:   purgeReversed,
 			Uplinks: p.followUplinks,
 			Unowned: p.services.unowned,
@@ -149,7 +150,7 @@ func (p *contract) whatIsServed(listen []iptables.Endpoint) iptables.Served {
 		Answered:    answered,
 		Arrived:     p.served.arrived.Load(),
 		OverTCP:     p.served.overTCP.Load(),
-		Connections: connections(listen),
+		Connections: len(connections(listen)),
 	}
 }
 

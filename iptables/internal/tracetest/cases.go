@@ -23,7 +23,7 @@ import (
 //
 // A step is a change of state or one packet at one hook:
 //
-//	install, attach, detach, exempt CLIENT > LISTEN
+//	install, attach, detach [CLIENT > LISTEN, a connection that is held], exempt CLIENT > LISTEN
 //	aside DEVICE             its queries stay tracked
 //	expire                   wait until no address is live
 //	HOOK DEVICE PROTO[FLAGS] SOURCE > DESTINATION
@@ -246,6 +246,13 @@ var Cases = []Case{
 		{"output lo tcp[A] vip:4000 > vip:53", "untracked"},
 		{"prerouting lo tcp[A] vip:4000 > vip:53", "untracked query"},
 		{"output lo tcp[A] vip:4001 > vip:53", "tracked"},
+	}},
+	{"a connection from before the rules were put back", nil, []Step{
+		{"install", ""},
+		{"attach", ""},
+		{"detach pod:4000 > vip:53", ""},
+		{"prerouting pod0 tcp[A] pod:4000 > vip:53", "untracked query"},
+		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "tracked"},
 	}},
 	{"connections that are tracked already", nil, []Step{
 		{"install", ""},

@@ -46,6 +46,12 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 		tc.Rules(&rules)
 	}
 	out := make([]string, 0, len(tc.Steps))
+	connection := func(words []string) []iptables.Connection {
+		if len(words) < 4 {
+			return nil
+		}
+		return []iptables.Connection{{Client: AddrPort(f, words[1]), Listen: AddrPort(f, words[3])}}
+	}
 	for _, step := range tc.Steps {
 		words, got := strings.Fields(step.Do), ""
 		var err error
@@ -58,7 +64,7 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 		case "attach":
 			err = b.Attach()
 		case "detach":
-			err = b.Detach()
+			err = b.Detach(connection(words))
 		case "remove":
 			err = b.Remove()
 		case "aside":
@@ -68,7 +74,7 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 			}
 			err = d.SetAside(words[1], Long)
 		case "exempt":
-			err = b.Exempt([]iptables.Connection{{Client: AddrPort(f, words[1]), Listen: AddrPort(f, words[3])}})
+			err = b.Exempt(connection(words))
 		case "expire":
 			Await(t, "no address is live", func() bool {
 				live, liveErr := b.Live()

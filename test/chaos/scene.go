@@ -282,12 +282,13 @@ func (s *Scene) start(ctx context.Context) error {
 	if s.sabotaged && s.Sabotage.Server != nil {
 		return s.Sabotage.Server(s)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*patience)
-	defer cancel()
 	var err error
 	if s.Server, err = s.launch(s.corefile(true, metricsAddress)); err != nil {
 		return err
 	}
+	// Not before: the binary may have to be built first.
+	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	defer cancel()
 	return s.Server.AwaitAttached(ctx, metricsAddress)
 }
 

@@ -62,6 +62,7 @@ var releases = []struct {
 	{"default", nil},
 	{"link-local", []string{"--set", "mode=link-local"}},
 	{"both", []string{"-f", "testdata/both.values.yaml"}},
+	{"endpoints", []string{"--set", "upstream.endpoints=true"}},
 	{"cilium", []string{"--set", "mode=cilium"}},
 	{"monitoring", []string{"-f", "testdata/monitoring.values.yaml"}},
 	{"own-corefile", []string{"-f", "testdata/own-corefile.values.yaml", "--namespace", "elsewhere"}},
@@ -185,14 +186,14 @@ func TestBadValues(t *testing.T) {
 // namespace only, so elsewhere the chart wants the addresses.
 func TestOtherNamespace(t *testing.T) {
 	_, complaints, err := template(t, "--namespace", "dns")
-	if want := "upstream.addresses is empty"; err == nil || !strings.Contains(complaints, want) {
+	if want := "kubeDNS.addresses is empty"; err == nil || !strings.Contains(complaints, want) {
 		t.Errorf("error %v, and it says %q; want %q", err, complaints, want)
 	}
-	out, complaints, err := template(t, "--namespace", "dns", "--set", "upstream.addresses={10.96.0.99},kubeDNS.addresses={10.96.0.10,fd00::a}")
+	out, complaints, err := template(t, "--namespace", "dns", "--set", "kubeDNS.addresses={10.96.0.10,fd00::a}")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, complaints)
 	}
-	for _, want := range []string{"bind 10.96.0.10 fd00::a\n", "forward . 10.96.0.99 {\n"} {
+	for _, want := range []string{"bind 10.96.0.10 fd00::a\n", "upstream service kube-system/kube-dns-upstream {\n", "namespace: dns\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)
 		}

@@ -2,13 +2,11 @@
 {{- if .Values.corefile }}
 {{- .Values.corefile }}
 {{- else }}
-{{- $upstream := include "trackless.upstream" . }}
 {{- if .Values.external.servers }}
-{{- $domain := .Values.external.domain }}
-{{- include "trackless.block" (dict "root" . "zones" (printf "%s:53 in-addr.arpa:53 ip6.arpa:53" $domain) "to" $upstream "kubeDNS" true) }}
-{{- include "trackless.block" (dict "root" . "zones" ".:53" "to" (join " " .Values.external.servers)) }}
+{{- include "trackless.block" (dict "root" . "zones" (printf "%s:53 in-addr.arpa:53 ip6.arpa:53" .Values.external.domain) "kubeDNS" true) }}
+{{- include "trackless.block" (dict "root" . "zones" ".:53") }}
 {{- else }}
-{{- include "trackless.block" (dict "root" . "zones" ".:53" "to" $upstream "kubeDNS" true) }}
+{{- include "trackless.block" (dict "root" . "zones" ".:53" "kubeDNS" true) }}
 {{- end }}
 {{- with .Values.extraServerBlocks }}
 {{ . }}
@@ -26,7 +24,7 @@
 {{- join " " $listen }}
 {{- end }}
 
-{{- /* One server block: zones, where misses go, and whether that is kube-dns. */}}
+{{- /* One server block: its zones, and whether kube-dns is asked for them. */}}
 {{- define "trackless.block" -}}
 {{- $v := .root.Values }}
 {{ .zones }} {
@@ -53,7 +51,7 @@
         serve_stale_policy prefer_positive
 {{- end }}
     }
-    forward . {{ .to }} {
+    {{ include "trackless.target" . }} {
 {{- if and .kubeDNS $v.upstream.forceTCP }}
         force_tcp
 {{- end }}
@@ -65,6 +63,16 @@
 {{- end }}
 }
 {{ end }}
+
+{{- /* The directive by which misses leave. */}}
+{{- define "trackless.target" -}}
+{{- $u := .root.Values.upstream }}
+{{- if not .kubeDNS }}forward . {{ join " " .root.Values.external.servers }}
+{{- else if $u.addresses }}forward . {{ join " " $u.addresses }}
+{{- else if $u.endpoints }}upstream endpoints {{ .root.Values.kubeDNS.namespace }}/{{ .root.Values.kubeDNS.service }}
+{{- else }}upstream service {{ .root.Values.kubeDNS.namespace }}/{{ $u.name }}
+{{- end }}
+{{- end }}
 
 {{- define "trackless.notrack" -}}
 {{- $n := .Values.notrack }}

@@ -24,19 +24,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {$ {{- . | upper | replace "-" "_" }}_SERVICE_HOST}
 {{- end }}
 
-{{- /* Outside of its namespace the Service's address has to be given. */}}
-{{- define "trackless.checkNamespace" -}}
-{{- if and (ne .root.Release.Namespace .root.Values.kubeDNS.namespace) (not .addresses) (not .root.Values.corefile) }}
-{{- fail (printf "%s is empty, and the address of the Service %s comes from the environment of pods in namespace %s only: install into that namespace (now it is %s), or set %s" .value .service .root.Values.kubeDNS.namespace .root.Release.Namespace .value) }}
-{{- end }}
-{{- end }}
-
 {{- define "trackless.kubeDNS" -}}
-{{- include "trackless.checkNamespace" (dict "root" . "addresses" .Values.kubeDNS.addresses "value" "kubeDNS.addresses" "service" .Values.kubeDNS.service) }}
-{{- if .Values.kubeDNS.addresses }}{{ join " " .Values.kubeDNS.addresses }}{{ else }}{{ include "trackless.serviceHost" .Values.kubeDNS.service }}{{ end }}
+{{- $v := .Values.kubeDNS }}
+{{- if and (ne .Release.Namespace $v.namespace) (not $v.addresses) }}
+{{- fail (printf "kubeDNS.addresses is empty, and the address of the Service %s comes from the environment of pods in namespace %s only: install into that namespace (now it is %s), or set kubeDNS.addresses" $v.service $v.namespace .Release.Namespace) }}
+{{- end }}
+{{- if $v.addresses }}{{ join " " $v.addresses }}{{ else }}{{ include "trackless.serviceHost" $v.service }}{{ end }}
 {{- end }}
 
-{{- define "trackless.upstream" -}}
-{{- include "trackless.checkNamespace" (dict "root" . "addresses" .Values.upstream.addresses "value" "upstream.addresses" "service" .Values.upstream.name) }}
-{{- if .Values.upstream.addresses }}{{ join " " .Values.upstream.addresses }}{{ else }}{{ include "trackless.serviceHost" .Values.upstream.name }}{{ end }}
+{{- /* Whether anything is asked of the API server. */}}
+{{- define "trackless.asksAPI" -}}
+{{- if not (or .Values.upstream.addresses .Values.corefile) }}true{{ end }}
 {{- end }}

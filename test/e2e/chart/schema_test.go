@@ -4,9 +4,11 @@ package chart
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -34,6 +36,9 @@ func TestValid(t *testing.T) {
 			"-schema-location", filepath.Join(schemas, "{{.ResourceKind}}{{.KindSuffix}}.json"))
 		return out + complaints, err
 	}
+	for name, manifest := range documented(t) {
+		manifests[name] = manifest
+	}
 	for name, manifest := range manifests {
 		t.Run(name, func(t *testing.T) {
 			if out, err := validate(t, manifest); err != nil {
@@ -47,6 +52,33 @@ func TestValid(t *testing.T) {
 			t.Errorf("a misspelt field is found valid: %v\n%s", err, out)
 		}
 	})
+}
+
+var yamlBlock = regexp.MustCompile("(?ms)^~~~ yaml\n(.*?)^~~~$")
+
+// documented are the complete objects that the pages show.
+func documented(t *testing.T) map[string]string {
+	t.Helper()
+	pages, err := filepath.Glob("../../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := map[string]string{}
+	for _, page := range pages {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range yamlBlock.FindAllSubmatch(b, -1) {
+			if strings.HasPrefix(string(m[1]), "apiVersion:") {
+				objects[fmt.Sprintf("%s %d", filepath.Base(page), i)] = string(m[1])
+			}
+		}
+	}
+	if len(objects) == 0 {
+		t.Error("the pages show no object")
+	}
+	return objects
 }
 
 // apiSchemas writes a JSON schema for each kind, as kubeconform names them, made

@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 
@@ -155,6 +156,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc, recent io.Writer) error {
 	caddy.AppName = "trackless"
 	caddy.AppVersion = version
+	buildInfo.WithLabelValues(version, runtime.Version()).Set(1)
 	caddy.Quiet = true
 	caddy.PidFile = o.pidFile
 	caddy.DefaultConfigFile = "Corefile"

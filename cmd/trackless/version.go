@@ -5,6 +5,9 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spf13/cobra"
 )
 
@@ -33,6 +36,15 @@ func versionString() string {
 	return fmt.Sprintf("trackless %s (CoreDNS %s, %s, %s/%s)",
 		version, coreDNSVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
+
+// buildInfo tells Trackless from other CoreDNS, which export the same names:
+// the cluster's DNS behind it, for one. coredns_build_info has CoreDNS's version.
+var buildInfo = promauto.NewGaugeVec(prometheus.GaugeOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "trackless",
+	Name:      "build_info",
+	Help:      "The version of Trackless; always 1.",
+}, []string{"version", "goversion"})
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{

@@ -24,6 +24,7 @@ func desc(subsystem, name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	attachedDesc = desc(directive, "attached", "Whether DNS to the listen address is untracked (1) or goes where it would go without us (0).", "address")
+	dryRunDesc   = desc(directive, "dry_run", "Whether the Corefile asks to count what would be untracked, and to untrack nothing.")
 	packetsDesc  = desc(directive, "packets_total", "Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.", "direction", "family", "proto")
 	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, whether the kernel removes the rules when the process dies, and why this backend was chosen.", "backend", "table", "owned", "reason")
 	lapsesDesc   = desc(directive, "lease_lapses_total", "Leases that ran out although this process meant to hold them.")
@@ -67,7 +68,7 @@ func init() {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		attachedDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc,
+		attachedDesc, dryRunDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc,
 		avoidedDesc, errorDesc, flowsDesc, entriesDesc, limitDesc, bucketsDesc,
 		trackingDesc, dnsDesc, walkedDesc, intervalDesc, walkCPUDesc,
 	} {
@@ -96,6 +97,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(ch, attachedDesc, value, addr.String())
 	}
+	dryRun := 0.0
+	if keeper.Standing().DryRun {
+		dryRun = 1
+	}
+	gauge(ch, dryRunDesc, dryRun)
 	why, _ := c.process.reasons.Load(backend)
 	reason, _ := why.(string)
 	gauge(ch, backendDesc, 1, backend.Name(), backend.Table(), strconv.FormatBool(backend.Owned()), reason)

@@ -277,7 +277,7 @@ func scrape(t *testing.T, node *lab.Node) string {
 
 var (
 	// Those of the Go runtime and of CoreDNS's other plugins are theirs.
-	pageFamilies = regexp.MustCompile(`^(?:# (?:HELP|TYPE) )?coredns_(?:build_info|notrack|conntrack|cache|dns)_?`)
+	pageFamilies = regexp.MustCompile(`^(?:# (?:HELP|TYPE) )?coredns_(?:build_info|notrack|conntrack|cache|dns|nodecache|trackless)_?`)
 	pageBucket   = regexp.MustCompile(`_bucket\{`)
 	pageValue    = regexp.MustCompile(` [^ ]+$`)
 	pageLabels   = regexp.MustCompile(`(goversion|revision|version|table)="[^"]*"`)

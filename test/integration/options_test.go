@@ -65,6 +65,9 @@ func TestDryRun(t *testing.T) {
 	if attached := metric(t, server, "coredns_notrack_attached"); attached != 0 {
 		t.Errorf("%g addresses are attached in a dry run", attached)
 	}
+	if metric(t, server, "coredns_notrack_dry_run") != 1 {
+		t.Error("no metric says that it is a dry run")
+	}
 
 	// The end of the dry run is the beginning of the real one, and back.
 	if err := server.Reload(corefile("notrack", "", listenAddresses(node)...)); err != nil {

@@ -23,6 +23,9 @@ func newHostOnANode(t *testing.T, kind string) *Host {
 	h := newHost(t, kind)
 	testns.Run(t, "ip", "link", "set", "lo", "up")
 	testns.Run(t, "ip", "link", "add", "uplink", "type", "bridge")
+	// Without a link-local address: its routes come when its DAD is over, maybe
+	// in the middle of a test.
+	testns.Run(t, "ip", "link", "set", "uplink", "addrgenmode", "none")
 	testns.Run(t, "ip", "link", "set", "uplink", "up")
 	testns.Run(t, "ip", "address", "add", "192.0.2.7/24", "dev", "uplink")
 	testns.Run(t, "ip", "address", "add", "2001:db8::7/64", "dev", "uplink", "nodad")

@@ -21,10 +21,12 @@ func newFailoverNode(t *testing.T) *failoverNode {
 	t.Helper()
 	n := &failoverNode{tracetest.NewNode(t)}
 	testns.Run(t, "nft", "delete", "table", "inet", "observer")
-	testns.Run(t, "ip", "link", "set", "uplink", "down")
-	testns.Run(t, "ip", "link", "set", "uplink", "name", "dns0")
-	testns.Run(t, "ip", "link", "set", "uplinkp", "name", "dns0p")
-	testns.Run(t, "ip", "link", "set", "dns0", "up")
+	// Before Linux 6.2 a link that is up keeps its name.
+	for old, name := range map[string]string{"uplink": "dns0", "uplinkp": "dns0p"} {
+		testns.Run(t, "ip", "link", "set", old, "down")
+		testns.Run(t, "ip", "link", "set", old, "name", name)
+		testns.Run(t, "ip", "link", "set", name, "up")
+	}
 	n.Links["dns0"], n.Links["dns0p"] = n.Links["uplink"], n.Links["uplinkp"]
 	testns.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.dns0.rp_filter=0", "net.ipv4.conf.pod0.rp_filter=0")
 	for _, f := range families {

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+
+	"github.com/trackless-dns/trackless/test/kernels"
+)
+
+// moduleRoot is the top of the module, seen from the working directory.
+func moduleRoot() (string, error) {
+	directory, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(directory, "go.mod")); err == nil {
+			return directory, nil
+		}
+		parent := filepath.Dir(directory)
+		if parent == directory {
+			return "", errors.New("no go.mod above the working directory")
+		}
+		directory = parent
+	}
+}
+
+// build compiles the machine's first process, the program under test and the
+// tests, static and for the machine's processor, into a folder.
+func build(ctx context.Context, source, to string, cases []kernels.Case) error {
+	var packages []string
+	for _, c := range cases {
+		packages = append(packages, "./"+c.Package)
+	}
+	slices.Sort(packages)
+	packages = slices.Compact(packages)
+	for _, args := range [][]string{
+		{"build", "-o", filepath.Join(to, "guest"), "./test/kernels/guest"},
+		{"build", "-o", filepath.Join(to, "trackless"), "./cmd/trackless"},
+		append([]string{"test", "-c", "-tags", "kernels", "-o", to + string(filepath.Separator)}, packages...),
+	} {
+		args = slices.Insert(args, 1, "-ldflags", "-s -w")
+		cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "10", "go"}, args...)...)
+		cmd.Dir = source
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("go %v: %w\n%s", args, err, out)
+		}
+	}
+	return nil
+}

@@ -4,9 +4,13 @@ package e2e
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 )
 
 func helm(ctx context.Context, args ...string) (string, error) {
@@ -52,6 +56,15 @@ func TestHelm(t *testing.T) {
 
 	// The ConfigMap changes, not the pods: they load it themselves.
 	install(t, "mode=cluster-ip,external.servers={172.31.77.1}")
+	for i, node := range nodes {
+		eventually(t, node+" has loaded the new Corefile", 3*time.Minute, func() error {
+			page, err := lab.inClient(t.Context(), "n1", "get", fmt.Sprintf("http://172.31.77.1%d:9253/metrics", i+1))
+			if err == nil && strings.Contains(page, fmt.Sprintf("coredns_notrack_attached{address=%q}", linkLocal)) {
+				err = errors.New("it still listens on " + linkLocal)
+			}
+			return err
+		})
+	}
 	serves(t, clusterDNS)
 
 	unbroken(t, clusterDNS, false, func(t *testing.T) {

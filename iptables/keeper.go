@@ -239,7 +239,8 @@ type watch struct {
 	late    bool // its rules could not be installed yet
 	checks  []Check
 	leases  []Lease
-	cancel  context.CancelFunc // nil before the commit
+	renewed map[netip.Addr]time.Time // when the first lease was taken
+	cancel  context.CancelFunc       // nil before the commit
 	done    chan struct{}
 }
 
@@ -289,7 +290,7 @@ func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
 	if err := k.cfg.Addresses.Ensure(p.Addresses()); err != nil {
 		return err
 	}
-	n := &watch{plan: p.Normalize(), backend: b, checker: c}
+	n := &watch{plan: p.Normalize(), backend: b, checker: c, renewed: map[netip.Addr]time.Time{}}
 	var err error
 	if n.checks, n.leases, err = c.Reserve(p.Addresses()); err == nil {
 		err = k.install(b, k.current, n)
@@ -627,9 +628,11 @@ func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 		if blocked[a] != nil {
 			continue
 		}
+		began := time.Now()
 		if err := w.checker.Renew(ctx, a); err != nil {
 			return fmt.Errorf("%s: lease probe: %w", a, err)
 		}
+		w.renewed[a] = began
 	}
 	return nil
 }

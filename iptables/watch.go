@@ -29,7 +29,7 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 	if interval == 0 {
 		interval = lessLease
 	}
-	h := newHolder(w.plan)
+	h := newHolder(w)
 	every(ctx, interval, nil, func(Change) { k.renew(ctx, w, h) })
 }
 
@@ -53,16 +53,18 @@ func every(ctx context.Context, interval time.Duration, changes <-chan Change, f
 // it ran out.
 type holder struct {
 	lease   time.Duration
-	renewed map[netip.Addr]time.Time
-	failed  map[netip.Addr]error // why the last round did not renew it
-	down    map[netip.Addr]bool  // out of lease, and said so
+	renewed map[netip.Addr]time.Time // when the probe left: the lease lasts from its answer on
+	failed  map[netip.Addr]error     // why the last round did not renew it
+	down    map[netip.Addr]bool      // out of lease, and said so
 	flap    flap
 }
 
-func newHolder(p Plan) *holder {
-	h := &holder{lease: p.Lease, renewed: map[netip.Addr]time.Time{}, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}}
-	for _, a := range p.Addresses() {
-		h.renewed[a] = time.Now()
+func newHolder(w *watch) *holder {
+	h := &holder{lease: w.plan.Lease, renewed: w.renewed, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}}
+	for _, a := range w.plan.Addresses() {
+		if h.renewed[a].IsZero() {
+			h.renewed[a] = time.Now() // not taken yet
+		}
 	}
 	return h
 }
@@ -116,6 +118,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		if h.down[a] && h.flap.hold(time.Now()) {
 			continue
 		}
+		began := time.Now()
 		if err := k.renewOne(ctx, w, a); err != nil {
 			h.failed[a] = fmt.Errorf("the lease probe was not answered: %w", err)
 			if !h.down[a] {
@@ -123,11 +126,13 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			}
 			continue
 		}
-		lapsed(a, because()) // we may have been stopped while the probe was under way
+		if lapsed(a, because()); time.Since(began) > h.lease {
+			began = time.Now() // we were stopped while the probe was under way
+		}
 		if h.down[a] {
 			k.cfg.Log.Infof("%s: attached again", a)
 		}
-		h.renewed[a], h.down[a], h.failed[a] = time.Now(), false, nil
+		h.renewed[a], h.down[a], h.failed[a] = began, false, nil
 		live = append(live, a)
 	}
 	k.facts.Lock()

@@ -87,6 +87,10 @@ test-chaos: deps build ## play every fault under load, with and without what it 
 test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 5 minutes)
 	TRACKLESS_BINARY=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
 
+.PHONY: monitoring
+monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring
+	go run ./deploy/monitoring
+
 .PHONY: e2e
 e2e: PROGRAMS += openssl:openssl nsenter:util-linux
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
@@ -103,6 +107,8 @@ check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, f
 	go vet -tags chaos,e2e ./...
 	$(GOLANGCI) run ./...
 	cd $(IMAGES) && go mod tidy -diff && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
+	promtool check rules deploy/monitoring/rules.yaml
+	promtool test rules deploy/monitoring/rules_test.yaml
 	go test -race -short ./...
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 	$(MAKE) --no-print-directory vulncheck

@@ -6,17 +6,21 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 	"testing"
 )
 
 // The pages that document metrics. Those of CoreDNS itself are in
-// dnsMetrics, from the README of its plugin metrics.
-var pages = []string{"../plugin/notrack/README.md", "../plugin/cache/README.md"}
+// dnsMetrics, from the READMEs of its plugins metrics and forward.
+var pages = []string{"../plugin/notrack/README.md", "../plugin/cache/README.md", "../docs/monitoring.md"}
 
 var dnsMetrics = []string{
 	"coredns_dns_requests_total", "coredns_dns_responses_total", "coredns_dns_request_duration_seconds",
+	"coredns_proxy_request_duration_seconds", "coredns_proxy_healthcheck_failures_total",
+	"coredns_forward_healthcheck_broken_total", "coredns_forward_max_concurrent_rejects_total",
 }
+
+// histogramSeries are what Prometheus makes of a histogram's name.
+var histogramSeries = regexp.MustCompile(`_seconds_(bucket|count|sum)$`)
 
 var metricName = regexp.MustCompile(`coredns_[a-z_]+`)
 
@@ -41,7 +45,7 @@ func TestMetricsExist(t *testing.T) {
 			t.Errorf("%s uses no metric", file)
 		}
 		for _, name := range used {
-			if !slices.Contains(known, strings.TrimSuffix(name, "_bucket")) {
+			if !slices.Contains(known, histogramSeries.ReplaceAllString(name, "_seconds")) {
 				t.Errorf("%s uses %s, which nothing documents", file, name)
 			}
 		}

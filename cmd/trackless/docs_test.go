@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,11 +20,15 @@ var link = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
 
 // A link in the pages leads to a file of the tree.
 func TestDocLinks(t *testing.T) {
-	pages, err := filepath.Glob("../../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
+	pages := []string{"../../README.md", "../../CONTRIBUTING.md"}
+	for _, folder := range []string{"../../docs", "../../docs/runbooks"} {
+		more, err := filepath.Glob(folder + "/*.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, more...)
 	}
-	for _, page := range append(pages, "../../README.md", "../../CONTRIBUTING.md") {
+	for _, page := range pages {
 		b, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -121,4 +126,40 @@ func fieldPaths(typ reflect.Type, prefix string) []string {
 		paths = append(paths, path)
 	}
 	return paths
+}
+
+// commandLine is one of ours in a page, up to where the shell's or the page's
+// own begins.
+var commandLine = regexp.MustCompile("(?m)(?:`|-- )trackless ([a-z][^`#|>\n]*)")
+
+// Who follows a runbook at night must not be told of a command that does not
+// exist.
+func TestRunbookCommands(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/runbooks/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("%d runbooks, %v", len(pages), err)
+	}
+	for _, page := range pages {
+		b, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for _, m := range commandLine.FindAllStringSubmatch(string(b), -1) {
+			found++
+			args := strings.Fields(strings.ReplaceAll(m[1], "'", ""))
+			cmd, rest, err := rootCommand().Find(args)
+			if err == nil && cmd.HasParent() {
+				if err = cmd.ParseFlags(rest); err == nil && !cmd.Runnable() {
+					err = fmt.Errorf("it takes a further verb")
+				}
+			}
+			if err != nil || !cmd.HasParent() {
+				t.Errorf("%s: trackless %s: %v", page, m[1], err)
+			}
+		}
+		if found == 0 {
+			t.Errorf("%s names no command of ours", page)
+		}
+	}
 }

@@ -91,6 +91,11 @@ test-ledger: deps build ## what Trackless says it saves beside conntrack -L of t
 monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring
 	go run ./deploy/monitoring
 
+.PHONY: test-monitoring
+test-monitoring: PROGRAMS += prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter
+test-monitoring: deps ## every query of dashboard and alerts against a real Prometheus, under load and faults (root, 2 minutes)
+	go test -tags monitoring -count 1 -timeout 10m -v ./test/monitoring
+
 .PHONY: e2e
 e2e: PROGRAMS += openssl:openssl nsenter:util-linux
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
@@ -104,7 +109,7 @@ test-chart: deps ## what the chart and the overlays render, and which values the
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities
 	go mod tidy -diff
-	go vet -tags chaos,e2e ./...
+	go vet -tags chaos,e2e,monitoring ./...
 	$(GOLANGCI) run ./...
 	cd $(IMAGES) && go mod tidy -diff && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
 	promtool check rules deploy/monitoring/rules.yaml

@@ -155,7 +155,7 @@ func checkDashboard(t *testing.T, p *prometheus) {
 	if queries < 25 {
 		t.Errorf("the dashboard has %d queries; was it read rightly?", queries)
 	}
-	t.Logf("%d queries of %d panels have data", queries, panels)
+	t.Logf("asked %d queries of %d panels", queries, panels)
 }
 
 // selector is what an expression asks Prometheus for: a metric, with the labels

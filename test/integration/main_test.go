@@ -119,11 +119,15 @@ var failoverTable = regexp.MustCompile(`(?ms)^table inet trackless-failover \{.*
 // and addresses.
 func state(t *testing.T, node *lab.Node) string {
 	t.Helper()
-	return failoverTable.ReplaceAllString(run(t, node.Namespace, "nft", "-s", "list", "ruleset"), "") +
+	ruleset := failoverTable.ReplaceAllString(run(t, node.Namespace, "nft", "-s", "list", "ruleset"), "")
+	return noted.ReplaceAllString(ruleset, "$1") +
 		run(t, node.Namespace, "ip", "-o", "address") +
 		run(t, node.Namespace, "ip", "-br", "link") +
 		run(t, node.Namespace, "ip", "route", "show", "table", "all")
 }
+
+// noted are the elements that packets put into sets of ours.
+var noted = regexp.MustCompile(`(?s)(set (?:exempt|held|asked|arrived|aside)\d? \{[^}]*?)\n\t\telements = \{[^}]*\}`)
 
 // eventually polls a condition until it holds.
 func eventually(t *testing.T, what string, holds func() error) {

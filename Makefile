@@ -24,6 +24,7 @@ CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
 E2E_FLAGS ?=
 CHART_FLAGS ?=
+VM_FLAGS ?=
 
 # A privileged test may not skip where it can run.
 export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
@@ -106,10 +107,16 @@ test-chart: deps ## what the chart and the overlays render, and which values the
 	test/e2e/cluster/build.sh
 	go test -tags e2e ./test/e2e/chart $(if $(CHART_FLAGS),-args $(CHART_FLAGS))
 
+# Programs that go into the machine, besides those that other tests need.
+test-vm: PROGRAMS += qemu-system-x86_64:qemu-system-x86 sysctl:procps
+.PHONY: test-vm
+test-vm: deps ## the kernel's part on Debian 6.1, in a machine emulated in software; no root, no KVM (half an hour)
+	go run ./test/kernels/vm $(VM_FLAGS)
+
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities
 	go mod tidy -diff
-	go vet -tags chaos,e2e,monitoring ./...
+	go vet -tags chaos,e2e,kernels,monitoring ./...
 	$(GOLANGCI) run ./...
 	cd $(IMAGES) && go mod tidy -diff && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
 	promtool check rules deploy/monitoring/rules.yaml

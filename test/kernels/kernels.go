@@ -7,6 +7,9 @@
 // program under test, the modules of the package, and the programs with which
 // tests compare, copied from this machine with the libraries they need. Modules
 // are loaded when the kernel asks for them, as on a Debian machine.
+//
+// The machine has one processor and its clock counts instructions, so that its
+// times and deadlines are the same on any host, however busy.
 package kernels
 
 import (
@@ -23,14 +26,12 @@ type Case struct {
 	Name string
 	What string
 
-	// Package holds the tests, as a path from the top of the module, and Tests
-	// is the expression that selects them (go test -run); empty means all.
-	Package string
-	Tests   string
-
-	// Lacking are the tests for which this kernel lacks something: the only ones
-	// that may skip.
-	Lacking []string
+	// Package holds the tests, as a path from the top of the module. Tests is
+	// the expression that selects them and Skip that of those left out (go test
+	// -run, -skip); an empty one selects all, or none. A test that skips itself
+	// fails the case.
+	Package     string
+	Tests, Skip string
 }
 
 // Binary is the name of the case's test binary, as go test -c gives it.
@@ -58,7 +59,7 @@ func Select(cases []Case, names []string) ([]Case, error) {
 type Plan struct {
 	Cases []Case
 
-	// Limit bounds each case.
+	// Limit bounds each case, by the machine's clock.
 	Limit time.Duration
 }
 
@@ -79,7 +80,7 @@ type Result struct {
 	Passed  bool     `json:"passed"`
 	Tests   int      `json:"tests"`
 	Skipped []string `json:"skipped,omitempty"`
-	Seconds float64  `json:"seconds"`
+	Seconds float64  `json:"seconds"` // of the machine's clock
 
 	// Failure says why it did not pass, with the last output of its tests.
 	Failure string `json:"failure,omitempty"`

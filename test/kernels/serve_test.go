@@ -204,8 +204,8 @@ func TestServe(t *testing.T) {
 		gone    bool // with the process, without anybody's help
 	}{
 		{"nftables", "trackless-", []string{"nft", "list", "tables"}, true},
-		{"iptables legacy", "NOTRACK", []string{"iptables-legacy-save", "-t", "raw"}, false},
-		{"iptables nft", "NOTRACK", []string{"iptables-nft-save", "-t", "raw"}, false},
+		{"iptables legacy", "--notrack", []string{"iptables-legacy-save", "-t", "raw"}, false},
+		{"iptables nft", "--notrack", []string{"iptables-nft-save", "-t", "raw"}, false},
 	} {
 		t.Run(tc.backend, func(t *testing.T) {
 			n := newNode(t, tc.backend)
@@ -257,7 +257,7 @@ func TestServe(t *testing.T) {
 			}
 			n.answeredBy(lab.KubeDNS)
 			n.must(labtest.Program(t), "rules", "remove")
-			for _, name := range []string{"trackless", "nodelocaldns", "NOTRACK", lab.LinkLocalDNS4.String()} {
+			for _, name := range []string{"trackless", "nodelocaldns", "NOTRACK", "--notrack", lab.LinkLocalDNS4.String()} {
 				if state := n.state(); strings.Contains(state, name) {
 					t.Errorf("%s is left behind in\n%s", name, state)
 				}
@@ -281,15 +281,19 @@ func (n *node) verbs(backend string) {
 	n.t.Helper()
 	program := labtest.Program(n.t)
 	name, _, _ := strings.Cut(backend, " ")
-	var shown struct {
-		Instances []struct{ Backend, State string }
-	}
-	if err := json.Unmarshal([]byte(n.must(program, "rules", "show", "--output", "json")), &shown); err != nil {
-		n.t.Fatal(err)
-	}
-	if i := shown.Instances; len(i) != 1 || i[0].State != "attached" || i[0].Backend != name {
-		n.t.Errorf("rules show: %+v", i)
-	}
+	// Where the processor is emulated, a lease may lapse and come back.
+	eventually(n.t, "rules show an attached instance", func() error {
+		var shown struct {
+			Instances []struct{ Backend, State string }
+		}
+		if err := json.Unmarshal([]byte(n.must(program, "rules", "show", "--output", "json")), &shown); err != nil {
+			return err
+		}
+		if i := shown.Instances; len(i) != 1 || i[0].State != "attached" || i[0].Backend != name {
+			return fmt.Errorf("%+v", i)
+		}
+		return nil
+	})
 	path := filepath.Join(n.t.TempDir(), "Corefile")
 	if err := os.WriteFile(path, []byte(n.corefile), 0o644); err != nil {
 		n.t.Fatal(err)

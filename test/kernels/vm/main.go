@@ -31,7 +31,7 @@ type summary struct {
 type options struct {
 	cache, series, only string
 	limit, caseLimit    time.Duration
-	processors, memory  int
+	memory              int // MiB
 }
 
 func main() {
@@ -41,9 +41,8 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "run these cases only, `names` separated by commas")
 	flag.StringVar(&o.series, "kernel", "6.1", "the `series` of Debian's kernel")
 	flag.StringVar(&o.cache, "cache", "", "the `folder` in which kernels are kept (default trackless-kernels in the user's cache folder); delete a kernel there to fetch its newest version")
-	flag.DurationVar(&o.limit, "limit", 40*time.Minute, "end the machine after this `time`")
-	flag.DurationVar(&o.caseLimit, "case-limit", 10*time.Minute, "end a case after this `time`")
-	flag.IntVar(&o.processors, "smp", 2, "the `number` of processors")
+	flag.DurationVar(&o.limit, "limit", 2*time.Hour, "end the machine after this `time`")
+	flag.DurationVar(&o.caseLimit, "case-limit", 10*time.Minute, "end a case after this `time` of the machine's clock")
 	flag.IntVar(&o.memory, "memory", 2048, "memory in `MiB`")
 	flag.Parse()
 	if flag.NArg() > 0 || *format != "table" && *format != "json" {
@@ -56,27 +55,34 @@ func main() {
 		}
 		return
 	}
+	os.Exit(status(o, *format == "json"))
+}
+
+// status runs the cases, writes what became of them, and returns the exit
+// status.
+func status(o options, asJSON bool) int {
 	lines := io.Writer(os.Stdout)
-	if *format == "json" {
+	if asJSON {
 		lines = os.Stderr // progress
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	result, err := run(ctx, o, lines)
-	if *format == "json" {
+	if asJSON {
 		encoder := json.NewEncoder(os.Stdout)
 		encoder.SetIndent("", "  ")
 		if jsonErr := encoder.Encode(result); err == nil {
 			err = jsonErr
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		fmt.Fprintf(os.Stderr, "vm: %v\n", err)
-		os.Exit(2)
+		return 2
+	case !result.Passed:
+		return 1
 	}
-	if !result.Passed {
-		os.Exit(1)
-	}
+	return 0
 }
 
 func run(ctx context.Context, o options, lines io.Writer) (sum summary, err error) {
@@ -147,7 +153,7 @@ func prepare(ctx context.Context, o options, cases []kernels.Case, work string) 
 	}
 	return &emulator{
 		kernel: m.kernel, initramfs: initramfs, console: filepath.Join(work, "console"),
-		processor: o.processors, memory: o.memory,
+		memory: o.memory,
 	}, nil
 }
 

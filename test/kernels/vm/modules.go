@@ -11,9 +11,9 @@ import (
 )
 
 // moduleFolders hold the modules that a node needs, below .../kernel; of
-// drivers/net only the files, which are its virtual devices, and of crypto what
+// drivers/net only what are virtual devices, and of crypto what
 // checksums and hashes need.
-var moduleFolders = []string{"net/*", "drivers/net/*.ko", "crypto/crc32*.ko", "crypto/sha*.ko", "lib/*.ko", "lib/*/*.ko"}
+var moduleFolders = []string{"net/*", "drivers/net/*.ko", "drivers/net/vxlan/*.ko", "crypto/crc32*.ko", "crypto/sha*.ko", "lib/*.ko", "lib/*/*.ko"}
 
 // findModules reads the modules in a kernel package laid out under root. The
 // paths in the result are relative to root.

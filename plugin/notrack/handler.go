@@ -29,17 +29,25 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	defer process.served.answered.Add(1)
 	if proto == unix.IPPROTO_TCP {
 		process.served.overTCP.Add(1)
-		if k := process.keeper.Load(); k != nil && k.Released() {
+	}
+	if !process.covers(server.Addr()) {
+		return n.serve(ctx, w, r, client, server, proto)
+	}
+	query := process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
+	rcode, err := n.serve(ctx, w, r, client, server, proto)
+	query.Response()
+	return rcode, err
+}
+
+// serve passes a query on, and closes its TCP connection behind the answer where
+// the next query is better asked over another one.
+func (n *NoTrack) serve(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort, proto uint8) (int, error) {
+	if proto == unix.IPPROTO_TCP {
+		if k := process.keeper.Load(); n.config.leaving.Load() || k != nil && k.Released() {
 			return n.serveLast(ctx, w, r, client, server)
 		}
 	}
-	if !process.covers(server.Addr()) {
-		return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
-	}
-	query := process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
-	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
-	query.Response()
-	return rcode, err
+	return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
 }
 
 // answerProbe answers what this load asks of itself, through `cache` if the

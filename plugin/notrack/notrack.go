@@ -70,6 +70,7 @@ type configuration struct {
 	context caddy.Context
 
 	corefile control.Corefile // of this load, set when it starts
+	leaving  atomic.Bool      // another load is about to take over
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block

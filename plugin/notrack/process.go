@@ -250,6 +250,7 @@ func (p *contract) forget() {
 
 // restartFailed runs on the configuration that stays in force.
 func (p *contract) restartFailed(config *configuration) error {
+	config.leaving.Store(false)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.current == nil {

@@ -41,6 +41,10 @@ func setup(c *caddy.Controller) error {
 		}
 		c.Set(configurationKey{}, config)
 		c.OnStartup(func() error { return process.start(config) })
+		c.OnRestart(func() error {
+			config.leaving.Store(true)
+			return nil
+		})
 		c.OnRestartFailed(func() error { return process.restartFailed(config) })
 		c.OnShutdown(func() error { return process.shutdown(config) })
 	}

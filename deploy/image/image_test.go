@@ -109,8 +109,9 @@ func TestRealImage(t *testing.T) {
 	if len(index.Manifests) != 1 {
 		t.Fatalf("index.json has %d descriptors, want 1", len(index.Manifests))
 	}
-	if got, want := index.Manifests[0].Annotations["io.containerd.image.name"], "docker.io/trackless-dns/trackless:1.2.3_build"; got != want {
-		t.Errorf("containerd would name it %s, want %s", got, want)
+	// containerd's names are whole: they begin with a registry, Docker Hub here.
+	if got, want := index.Manifests[0].Annotations["io.containerd.image.name"], "/trackless-dns/trackless:1.2.3_build"; !strings.HasSuffix(got, want) {
+		t.Errorf("containerd would name it %s, want REGISTRY%s", got, want)
 	}
 	manifest := decode[v1.Manifest](t, files, blobPath(index.Manifests[0].Digest))
 	config := decode[v1.ConfigFile](t, files, blobPath(manifest.Config.Digest))

@@ -54,8 +54,9 @@ func (c controlled) Live(ctx context.Context) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		defer l.end()
-		done <- config.askInside(context.WithoutCancel(ctx))
+		err := config.askInside(context.WithoutCancel(ctx))
+		l.end() // first, so that a probe that follows asks anew
+		done <- err
 	}()
 	select {
 	case err := <-done:

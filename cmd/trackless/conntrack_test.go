@@ -311,7 +311,8 @@ func TestConntrackWatch(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{"conntrack lines", []string{"-o", "conntrack", "-c", "2"}, []string{"    [NEW] udp      17 ", "[DESTROY] udp      17 "}},
+		// More than there are subtests, whose entries all come before one goes.
+		{"conntrack lines", []string{"-o", "conntrack", "-c", "9"}, []string{"    [NEW] udp      17 ", "[DESTROY] udp      17 "}},
 		{"filtered", []string{"-o", "jsonl", "--events", "destroy", "--dns", "-c", "1"}, []string{`"event":"DESTROY"`, `"dport":53`}},
 		{"rate", []string{"--rate", "-o", "jsonl", "-c", "1"}, []string{`"new":`, `"destroy_dns":`, `"limit":`}},
 		{"rate for people", []string{"--rate", "--duration", "1500ms"}, []string{"NEW DNS/s", "0.0 %"}},

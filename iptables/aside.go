@@ -88,7 +88,7 @@ func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s DeviceBackend, a
 
 // watchDevices looks at the devices until the context ends, if the backend can.
 func (k *Keeper) watchDevices(ctx context.Context, w *watch) {
-	s, can := k.cfg.Backend.(DeviceBackend)
+	s, can := w.backend.(DeviceBackend)
 	if !can || w.plan.DryRun {
 		return
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -207,14 +206,9 @@ var podKinds = []string{"veth", "bridge", "netkit", "macvlan", "ipvlan", "tun", 
 // clientsByDevice returns an address for each network to which a route leads, by
 // the index of the device.
 func clientsByDevice() (map[uint32][]netip.Addr, error) {
-	conn, err := rtnetlink.Dial(nil)
+	routes, err := listRoutes()
 	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	defer conn.Close()
-	routes, err := conn.Route.List()
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+		return nil, err
 	}
 	out := map[uint32][]netip.Addr{}
 	for _, route := range routes {

@@ -709,14 +709,22 @@ func (k *Keeper) Detach() error {
 
 // yield hands what another instance's rules bring here over to that instance.
 func (k *Keeper) yield() error {
-	if k.cfg.Yield == nil || k.cfg.Kernel.Others == nil {
+	if k.cfg.Yield == nil {
 		return nil
 	}
-	others, err := k.cfg.Kernel.Others()
+	others, err := k.others()
 	if err != nil || others == 0 {
 		return err
 	}
 	return k.cfg.Yield(k.listen())
+}
+
+// others returns the number of other instances on this node.
+func (k *Keeper) others() (int, error) {
+	if k.cfg.Kernel.Others == nil {
+		return 0, nil
+	}
+	return k.cfg.Kernel.Others()
 }
 
 // detach takes a backend's query rules away.
@@ -800,13 +808,9 @@ func (k *Keeper) Close() error {
 
 func (k *Keeper) remove(b Backend) error {
 	err := b.Remove()
-	others := 0
-	if k.cfg.Kernel.Others != nil {
-		n, countErr := k.cfg.Kernel.Others()
-		if countErr != nil {
-			return errors.Join(err, countErr)
-		}
-		others = n
+	others, countErr := k.others()
+	if countErr != nil {
+		return errors.Join(err, countErr)
 	}
 	if others > 0 {
 		k.cfg.Log.Infof("the listen addresses stay: %d other instance(s) on this node use them", others)

@@ -51,12 +51,7 @@ func connection(local, remote netip.AddrPort) (fd int, ok bool) {
 
 // connections lists this process's TCP connections at the endpoints.
 func connections(endpoints []iptables.Endpoint) []iptables.Connection {
-	listen := make(map[netip.AddrPort]bool)
-	for _, e := range endpoints {
-		if e.Proto == iptables.TCP {
-			listen[netip.AddrPortFrom(e.Addr, e.Port)] = true
-		}
-	}
+	listen := transportAddresses(endpoints, iptables.TCP)
 	var out []iptables.Connection
 	for _, fd := range descriptors() {
 		peer, connected := peerName(fd)
@@ -100,6 +95,17 @@ func socketName(fd int) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return transportAddress(sa)
+}
+
+// transportAddresses are those of the endpoints of a protocol.
+func transportAddresses(endpoints []iptables.Endpoint, proto iptables.Proto) map[netip.AddrPort]bool {
+	out := make(map[netip.AddrPort]bool)
+	for _, e := range endpoints {
+		if e.Proto == proto {
+			out[e.AddrPort()] = true
+		}
+	}
+	return out
 }
 
 func transportAddress(sa unix.Sockaddr) netip.AddrPort {

@@ -3,7 +3,6 @@ package notrack
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -20,12 +19,7 @@ func yield(endpoints []iptables.Endpoint) error { return yieldSockets(descriptor
 // the kernel chooses none that is connected (reuseport_select_sock_by_hash,
 // Linux 5.4). What is in its queue can still be read, and answered with sendmsg.
 func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
-	listen := make(map[netip.AddrPort]bool)
-	for _, e := range endpoints {
-		if e.Proto == iptables.UDP {
-			listen[netip.AddrPortFrom(e.Addr, e.Port)] = true
-		}
-	}
+	listen := transportAddresses(endpoints, iptables.UDP)
 	var errs []error
 	for _, fd := range fds {
 		t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)

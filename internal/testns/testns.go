@@ -3,7 +3,6 @@
 package testns
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"runtime"
@@ -12,6 +11,8 @@ import (
 	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/thread"
 )
 
 // RequireVar names the environment variable that, set to 1, turns every skip for
@@ -90,7 +91,7 @@ func New(t testing.TB) *Namespace {
 	t.Helper()
 	Root(t)
 	n := &Namespace{t: t, ns: netns.None()}
-	err := elsewhere(func() error {
+	err := thread.Elsewhere(func() error {
 		var err error
 		if n.ns, err = netns.New(); err != nil {
 			return err
@@ -111,7 +112,7 @@ func (n *Namespace) FD() int { return int(n.ns) }
 // opens stay in the namespace.
 func (n *Namespace) Do(fn func()) {
 	n.t.Helper()
-	err := elsewhere(func() error {
+	err := thread.Elsewhere(func() error {
 		if err := netns.Set(n.ns); err != nil {
 			return err
 		}
@@ -121,31 +122,6 @@ func (n *Namespace) Do(fn func()) {
 	if err != nil {
 		n.t.Fatalf("enter the namespace: %v", err)
 	}
-}
-
-// elsewhere runs fn on a thread that may change its namespace and returns to
-// where it was: a thread that went back can serve other goroutines again, also
-// if it is the first of the process, whose namespace is that of /proc/self.
-func elsewhere(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := netns.Get()
-		if err != nil {
-			done <- err
-			return
-		}
-		defer home.Close()
-		err = fn()
-		if backErr := netns.Set(home); backErr != nil {
-			// Locked, the thread ends with the goroutine.
-			done <- errors.Join(err, backErr)
-			return
-		}
-		runtime.UnlockOSThread()
-		done <- err
-	}()
-	return <-done
 }
 
 // SetLinkUp brings up a link of the thread's network namespace.

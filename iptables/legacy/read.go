@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"unsafe"
@@ -13,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -142,27 +142,10 @@ func within(cfg Config, fn func() error) error {
 	if cfg.NetNS == 0 {
 		return fn()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := netns.Get()
-		if err != nil {
-			done <- err
-			return
-		}
-		defer home.Close()
+	return thread.Elsewhere(func() error {
 		if err := netns.Set(netns.NsHandle(cfg.NetNS)); err != nil {
-			done <- fmt.Errorf("enter the network namespace: %w", err)
-			return
+			return fmt.Errorf("enter the network namespace: %w", err)
 		}
-		err = fn()
-		if back := netns.Set(home); back != nil {
-			// Locked, the thread ends with the goroutine.
-			done <- errors.Join(err, back)
-			return
-		}
-		runtime.UnlockOSThread()
-		done <- err
-	}()
-	return <-done
+		return fn()
+	})
 }

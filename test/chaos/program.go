@@ -2,13 +2,14 @@ package chaos
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"github.com/trackless-dns/trackless/internal/module"
 )
 
 // ProgramVar names the environment variable with the path of the trackless
@@ -50,7 +51,7 @@ func (p *Programs) Faulty() (string, error) {
 }
 
 func (p *Programs) build(name string, amend func(directives string) (string, error)) (string, error) {
-	root, err := moduleRoot()
+	root, err := module.Root()
 	if err != nil {
 		return "", err
 	}
@@ -107,21 +108,4 @@ func addFault(directives string) (string, error) {
 		directives = strings.Replace(directives, edit.before, edit.insert+edit.before, 1)
 	}
 	return directives, nil
-}
-
-func moduleRoot() (string, error) {
-	directory, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(directory, "go.mod")); err == nil {
-			return directory, nil
-		}
-		parent := filepath.Dir(directory)
-		if parent == directory {
-			return "", errors.New("no go.mod above the working directory")
-		}
-		directory = parent
-	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,24 +10,6 @@ import (
 
 	"github.com/trackless-dns/trackless/test/kernels"
 )
-
-// moduleRoot is the top of the module, seen from the working directory.
-func moduleRoot() (string, error) {
-	directory, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(directory, "go.mod")); err == nil {
-			return directory, nil
-		}
-		parent := filepath.Dir(directory)
-		if parent == directory {
-			return "", errors.New("no go.mod above the working directory")
-		}
-		directory = parent
-	}
-}
 
 // build compiles the machine's first process, the program under test and the
 // tests, static and for the machine's processor, into a folder.

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/module"
 	"github.com/trackless-dns/trackless/test/kernels"
 )
 
@@ -135,7 +136,7 @@ func run(ctx context.Context, o options, lines io.Writer) (sum summary, err erro
 func prepare(ctx context.Context, o options, cases []kernels.Case, work string) (*emulator, error) {
 	m := machine{built: work, plan: kernels.Plan{Cases: cases, Limit: o.caseLimit}}
 	var err error
-	if m.source, err = moduleRoot(); err != nil {
+	if m.source, err = module.Root(); err != nil {
 		return nil, err
 	}
 	if m.kernel, err = fetchKernel(ctx, o.cache, o.series); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/trackless-dns/trackless/internal/module"
 	"github.com/trackless-dns/trackless/test/kernels"
 )
 
@@ -103,7 +104,7 @@ func TestListen(t *testing.T) {
 
 // Names select binaries, so two packages may not share one.
 func TestCasesAreWhole(t *testing.T) {
-	root, err := moduleRoot()
+	root, err := module.Root()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,16 +34,29 @@ func TestMetricsPage(t *testing.T) {
 	for _, addr := range node.ClusterDNS() {
 		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
 			for range 2 {
-				if _, err := ask(t, node.Pods[0].Namespace, addr, protocol); err != nil {
-					t.Fatal(err)
+				if who, err := ask(t, node.Pods[0].Namespace, addr, protocol); who != lab.Trackless || err != nil {
+					t.Fatalf("%s %s: answered by %q, %v", protocol, addr, who, err)
 				}
 			}
 		}
 	}
+	// Queries are counted after their answers have left, and the first walk is
+	// made in the background.
+	series := map[string]int{
+		"coredns_dns_requests_total{":                 4,
+		"coredns_dns_request_duration_seconds_count{": 2,
+		"coredns_dns_request_size_bytes_count{":       4,
+		"coredns_dns_response_size_bytes_count{":      4,
+		"coredns_dns_responses_total{":                2,
+		"coredns_conntrack_dns_entries{":              12,
+	}
 	var page string
-	eventually(t, "the table has been walked", func() error {
-		if page = scrape(t, node); !strings.Contains(page, "coredns_conntrack_dns_entries{") {
-			return errNotYet{page}
+	eventually(t, "all is counted", func() error {
+		page = scrape(t, node)
+		for name, want := range series {
+			if n := strings.Count(page, "\n"+name); n != want {
+				return fmt.Errorf("%d series %s…}, want %d:\n%s", n, name, want, page)
+			}
 		}
 		return nil
 	})

@@ -222,11 +222,20 @@ func (b *Backend) Attach() error {
 	})
 }
 
-// Detach implements [iptables.Backend].
+// Detach implements [iptables.Backend]. That no query comes here any more matters
+// more than connections: if they cannot be given, it is done without.
 func (b *Backend) Detach(held []iptables.Connection) error {
 	if !b.installed() {
 		return nil
 	}
+	err := b.detach(held)
+	if err != nil && len(held) > 0 {
+		return b.detach(nil)
+	}
+	return err
+}
+
+func (b *Backend) detach(held []iptables.Connection) error {
 	return b.change("stop untracking queries", func(c *nftables.Conn) error {
 		if err := b.addConnections(c, heldSet, held); err != nil {
 			return err
@@ -256,15 +265,23 @@ func (b *Backend) Exempt(conns []iptables.Connection) error {
 // ExemptOnly implements [iptables.Backend], in one transaction.
 func (b *Backend) ExemptOnly(conns []iptables.Connection) error { return b.exempt(conns, true) }
 
+// exempt names as many of the connections as there is room for: one that is left
+// out is reset when it goes on, which is no reason to leave all others as well.
 func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
-	return b.change("exempt connections", func(c *nftables.Conn) error {
-		for _, f := range families {
-			if only {
-				c.FlushSet(b.rs.set(exemptSet, f))
+	for {
+		err := b.change("exempt connections", func(c *nftables.Conn) error {
+			for _, f := range families {
+				if only {
+					c.FlushSet(b.rs.set(exemptSet, f))
+				}
 			}
+			return b.addConnections(c, exemptSet, conns)
+		})
+		if !errors.Is(err, unix.ENFILE) || len(conns) == 0 {
+			return err
 		}
-		return b.addConnections(c, exemptSet, conns)
-	})
+		conns = conns[:len(conns)/2]
+	}
 }
 
 func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptables.Connection) error {
@@ -277,18 +294,12 @@ func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptable
 		})
 	}
 	for f, all := range elements {
-		for part := range slices.Chunk(all, elementsPerMessage) {
-			if err := c.SetAddElements(b.rs.set(kind, f), part); err != nil {
-				return err
-			}
+		if err := addElements(c, b.rs.set(kind, f), all); err != nil {
+			return err
 		}
 	}
 	return nil
 }
-
-// elementsPerMessage keeps a list of elements within the 64 KiB of a netlink
-// attribute.
-const elementsPerMessage = 256
 
 func (b *Backend) installed() bool {
 	b.mu.Lock()

@@ -3,6 +3,7 @@ package nft
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -323,12 +324,22 @@ func (rs *ruleset) fill(c *nftables.Conn, r iptables.Rules) error {
 			for _, key := range static[set.Name] {
 				elements = append(elements, nftables.SetElement{Key: key})
 			}
-			if len(elements) == 0 {
-				continue
-			}
-			if err := c.SetAddElements(set, elements); err != nil {
+			if err := addElements(c, set, elements); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// elementsPerMessage keeps a list of elements within the 64 KiB of a netlink
+// attribute.
+const elementsPerMessage = 256
+
+func addElements(c *nftables.Conn, set *nftables.Set, all []nftables.SetElement) error {
+	for part := range slices.Chunk(all, elementsPerMessage) {
+		if err := c.SetAddElements(set, part); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -90,6 +90,9 @@ func (tx transaction) commit(conn *netlink.Conn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(commitTimeout)); err != nil {
 		return err
 	}
+	if err := makeRoom(conn, batch); err != nil {
+		return err
+	}
 	if _, err := conn.SendMessages(batch); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
@@ -116,6 +119,29 @@ func (tx transaction) commit(conn *netlink.Conn) error {
 		}
 	}
 	return refused
+}
+
+// makeRoom sizes the socket's buffers where the usual ones do not do, as for
+// thousands of connections: a batch leaves in one sendmsg(2), and all of its
+// answers may be there before the first is read.
+func makeRoom(conn *netlink.Conn, batch []netlink.Message) error {
+	const (
+		usual  = 128 << 10 // less than net.core.wmem_default and rmem_default
+		answer = 1 << 10   // what the kernel charges for an acknowledgement, at most
+	)
+	size := 0
+	for _, m := range batch {
+		size += len(m.Data) + unix.NLMSG_HDRLEN + unix.NLMSG_ALIGNTO
+	}
+	if size > usual {
+		if err := conn.SetWriteBuffer(size); err != nil {
+			return err
+		}
+	}
+	if answers := len(batch) * answer; answers > usual {
+		return conn.SetReadBuffer(answers)
+	}
+	return nil
 }
 
 // endsBatch reports whether the kernel said no to the whole batch

@@ -1,0 +1,113 @@
+package nft
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// elements counts what the kernel holds in a set of the backend's table.
+func elements(t *testing.T, b *Backend, k setKind, f iptables.Family) int {
+	t.Helper()
+	conn, err := nftables.New(nftables.WithNetNSFd(b.cfg.NetNS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := conn.GetSetElements(b.rs.set(k, f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+func nthClient(n int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(n >> 16), byte(n >> 8)}), 1024+uint16(n&0xff))
+}
+
+// Entries of TCP connections stay in the conntrack table for five days after
+// their last packet, so that a node may have a great many.
+func TestManyConnections(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		n      int
+		exempt func(*Backend, []iptables.Connection) error
+		set    setKind
+		want   func(n int) bool
+	}{
+		{"exempt", 20_000, (*Backend).Exempt, exemptSet, func(n int) bool { return n == 20_000 }},
+		{"exempt only", 5_000, (*Backend).ExemptOnly, exemptSet, func(n int) bool { return n == 5_000 }},
+		{"more than there is room for", 70_000, (*Backend).Exempt, exemptSet, func(n int) bool { return n >= 30_000 }},
+		{"held", 5_000, (*Backend).Detach, heldSet, func(n int) bool { return n == 5_000 }},
+		{"more held than there is room for", 70_000, (*Backend).Detach, heldSet, func(int) bool { return true }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := newBackend(t)
+			if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Attach(); err != nil {
+				t.Fatal(err)
+			}
+			conns := make([]iptables.Connection, tc.n)
+			for i := range conns {
+				conns[i] = iptables.Connection{Client: nthClient(i), Listen: netip.MustParseAddrPort("10.96.0.10:53")}
+			}
+			if err := tc.exempt(b, conns); err != nil {
+				t.Fatal(err)
+			}
+			if n := elements(t, b, tc.set, iptables.IPv4); !tc.want(n) {
+				t.Errorf("%d of %d connections are in the set", n, tc.n)
+			}
+			live, err := b.Live()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if detached := tc.set.name == heldSet.name; detached != (len(live) == 0) {
+				t.Errorf("live: %v", live)
+			}
+		})
+	}
+}
+
+func TestManyAddresses(t *testing.T) {
+	const addresses, ports = 60, 40
+	var names []string
+	var r iptables.Rules
+	for i := range addresses {
+		a := netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(i + 1)})
+		names = append(names, a.String())
+		for p := range uint16(ports) {
+			r.Checks = append(r.Checks, iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: 40_000 + p, Proto: iptables.UDP}})
+			r.Leases = append(r.Leases, iptables.Lease{Source: netip.AddrPortFrom(a, 41_000+p), Listen: netip.AddrPortFrom(a, 53)})
+		}
+	}
+	r.Plan = dnsPlan(names...)
+	r.Plan.Lease = time.Second
+	for i := range 200 {
+		r.Plan.Sources = append(r.Plan.Sources, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i), 0, 0}), 24))
+	}
+	b := newBackend(t)
+	for range 2 { // made, and changed
+		if err := b.Install(r); err != nil {
+			t.Fatal(err)
+		}
+		for _, tc := range []struct {
+			set  setKind
+			f    iptables.Family
+			want int
+		}{
+			{listenSet, iptables.IPv6, 2 * addresses},
+			{checkSet, iptables.IPv6, addresses * ports},
+			{leaseSet, iptables.IPv6, addresses * ports},
+			{sourceSet, iptables.IPv4, 2 * 200},
+		} {
+			if n := elements(t, b, tc.set, tc.f); n < tc.want || n > tc.want+1 {
+				t.Errorf("%s: %d elements, want %d", tc.set.instance(tc.f), n, tc.want)
+			}
+		}
+	}
+}

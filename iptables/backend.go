@@ -130,7 +130,8 @@ func CounterKeys() []CounterKey {
 // sends to itself passes two hooks and is counted once.
 type Counters map[CounterKey]uint64
 
-// UnsupportedError says that the running kernel lacks what a backend needs.
+// UnsupportedError says that the running kernel, or the image, lacks what a
+// backend needs.
 type UnsupportedError struct {
 	// Feature is what is missing, for example "nf_tables".
 	Feature string
@@ -141,7 +142,7 @@ type UnsupportedError struct {
 }
 
 func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("this kernel has no %s: %v (%s)", e.Feature, e.Err, e.Remedy)
+	return fmt.Sprintf("this node has no %s: %v (%s)", e.Feature, e.Err, e.Remedy)
 }
 
 func (e *UnsupportedError) Unwrap() error { return e.Err }

@@ -280,7 +280,7 @@ func TestRulesShowSaysWhatItCannotRead(t *testing.T) {
 		err:     &iptables.UnsupportedError{Feature: "nf_tables", Remedy: "modprobe", Err: errors.New("no")},
 		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true})},
 	}, "show")
-	if code != 0 || !strings.Contains(out, "this kernel has no nf_tables") || !strings.Contains(out, "10.96.0.10") {
+	if code != 0 || !strings.Contains(out, "this node has no nf_tables") || !strings.Contains(out, "10.96.0.10") {
 		t.Errorf("without nf_tables: status %d, error %v\n%s", code, err, out)
 	}
 	hung := newSocket("/run/trackless/control.sock", 1, "")

@@ -49,18 +49,26 @@ const (
 // restoreWaits is the version of iptables whose iptables-restore takes -w.
 var restoreWaits = [3]int{1, 6, 2}
 
-// findPrograms looks for iptables and ip6tables of a variant. A family whose
+// findPrograms looks for iptables and ip6tables of a variant, or of one that suits
+// the node: the same for both, unless there is only one of each. A family whose
 // program is missing is not in the result; err says why.
 func findPrograms(v Variant) (map[iptables.Family]*program, error) {
 	found := map[iptables.Family]*program{}
 	var errs []error
+	chosen := v
+	if v == Auto {
+		chosen = variantInUse()
+	}
 	for _, f := range families {
-		p, err := findProgram(f, v)
+		p, err := findProgram(f, chosen)
+		if err != nil && v == Auto && len(found) > 0 {
+			p, err = findProgram(f, Auto)
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		found[f] = p
+		found[f], chosen = p, p.variant
 	}
 	return found, errors.Join(errs...)
 }
@@ -68,12 +76,13 @@ func findPrograms(v Variant) (map[iptables.Family]*program, error) {
 // opened remembers programs by name: their version does not change.
 var opened sync.Map
 
+var baseNames = map[iptables.Family]string{iptables.IPv4: "iptables", iptables.IPv6: "ip6tables"}
+
+// findProgram looks for the program of a variant, or, with Auto, for one that
+// this kernel has a use for.
 func findProgram(f iptables.Family, v Variant) (*program, error) {
-	base := map[iptables.Family]string{iptables.IPv4: "iptables", iptables.IPv6: "ip6tables"}[f]
-	if v == Auto {
-		v = variantInUse(base)
-	}
-	names := []string{base, base + "-" + string(Legacy)}
+	base := baseNames[f]
+	names := []string{base, base + "-" + string(Legacy), base + "-" + string(NFT)}
 	if v != Auto {
 		names = []string{base + "-" + string(v), base}
 	}
@@ -91,10 +100,14 @@ func findProgram(f iptables.Family, v Variant) (*program, error) {
 			return p, nil
 		}
 	}
+	var said []string
+	for _, err := range errs {
+		said = append(said, err.Error())
+	}
 	return nil, &iptables.UnsupportedError{
 		Feature: "program " + names[0],
-		Remedy:  "install iptables, or use an image of trackless that has it, or `backend nftables`",
-		Err:     errors.Join(errs...),
+		Remedy:  "install iptables, or use the image flavour that has the iptables binaries, or `backend nftables`",
+		Err:     errors.New(strings.Join(said, "; ")),
 	}
 }
 
@@ -126,21 +139,24 @@ func openProgram(f iptables.Family, name string) (*program, error) {
 
 // variantInUse looks for the chains that kubelet and kube-proxy make to show
 // which variant this node uses, first those of nft, as kubelet's own images do.
-// It is Auto where there are none, or one variant only.
-func variantInUse(base string) Variant {
+// A node of one family has them for that family alone. It is Auto where there
+// are none.
+func variantInUse() Variant {
 	for _, v := range []Variant{NFT, Legacy} {
-		path, err := exec.LookPath(base + "-" + string(v) + "-save")
-		if err != nil {
-			continue
-		}
-		// Without -t, only tables that are there are read, and none is made.
-		out, err := exec.Command(path).Output()
-		if err != nil {
-			continue
-		}
-		for _, chain := range []string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES"} {
-			if bytes.Contains(out, []byte("\n:"+chain+" ")) {
-				return v
+		for _, f := range families {
+			path, err := exec.LookPath(baseNames[f] + "-" + string(v) + "-save")
+			if err != nil {
+				continue
+			}
+			// Without -t, only tables that are there are read, and none is made.
+			out, err := exec.Command(path).Output()
+			if err != nil {
+				continue
+			}
+			for _, chain := range []string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES"} {
+				if bytes.Contains(out, []byte("\n:"+chain+" ")) {
+					return v
+				}
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package xtables
 
 import (
 	"context"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -79,9 +80,10 @@ func (b *Backend) Watch(ctx context.Context, changed func()) {
 // watched are the families whose legacy tables have rules of ours. It does not
 // wait for a change under way.
 func (b *Backend) watched() []iptables.Family {
-	if b.Variant() != Legacy || !b.mu.TryLock() {
+	if !b.mu.TryLock() {
 		return nil
 	}
 	defer b.mu.Unlock()
-	return b.families
+	// To ask for a table that is not there would make it.
+	return slices.DeleteFunc(slices.Clone(b.families), func(f iptables.Family) bool { return b.programs[f].variant != Legacy })
 }

@@ -125,10 +125,8 @@ func removeRules(node rulesNode, o rulesRemoveOptions, out io.Writer) error {
 }
 
 func (r *remover) run() error {
-	instances, err := r.node.Instances()
-	var unsupported *iptables.UnsupportedError
-	supported := !errors.As(err, &unsupported)
-	if err != nil && supported {
+	instances, err := r.instances()
+	if err != nil {
 		return err
 	}
 	var gone []iptables.Instance
@@ -140,22 +138,20 @@ func (r *remover) run() error {
 			user = instanceName(i)
 		}
 	}
-	if user == "" && supported && !r.o.dryRun {
+	if user == "" && !r.o.dryRun {
 		// One may have started meanwhile.
-		if instances, err = r.node.Instances(); err != nil {
+		if instances, err = r.instances(); err != nil {
 			return err
 		}
 		for _, i := range instances {
 			user = instanceName(i)
 		}
 	}
-	if supported {
-		if err := r.failover(user); err != nil {
-			return err
-		}
-		if err := r.acceptRules(user); err != nil {
-			return err
-		}
+	if err := r.failover(user); err != nil {
+		return err
+	}
+	if err := r.acceptRules(user); err != nil {
+		return err
 	}
 	var listen []iptables.Endpoint
 	for _, i := range gone {
@@ -169,6 +165,16 @@ func (r *remover) run() error {
 		r.device(d, user)
 	}
 	return nil
+}
+
+// instances are those of both backends. A kernel without nf_tables has none of one.
+func (r *remover) instances() ([]iptables.Instance, error) {
+	all, err := r.node.Instances()
+	var unsupported *iptables.UnsupportedError
+	if errors.As(err, &unsupported) {
+		err = nil
+	}
+	return all, err
 }
 
 // table removes the table of an instance that is dead, and reports whether it

@@ -211,23 +211,21 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 		r.Instances = append(r.Instances, reportInstance(i, found))
 		endpoints = append(endpoints, i.Listen...)
 	}
-	if unsupported == nil {
-		failover, err := node.Failover()
-		if err != nil {
-			return nil, err
-		}
-		r.Failover = reportFailover(failover)
-		for _, p := range failover.Pairs {
-			endpoints = append(endpoints, dnsEndpoints(p.Listen, p.Ports)...)
-		}
-		accept, err := node.AcceptRules()
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range accept {
-			e := endpointReport{Address: a.Endpoint.Addr, Port: a.Endpoint.Port, Protocol: a.Endpoint.Proto.String()}
-			r.Accept = append(r.Accept, acceptReport{a.Family, a.Legacy, a.Chain, e, a.Direction.String(), a.Text})
-		}
+	failover, err := node.Failover()
+	if err != nil {
+		return nil, err
+	}
+	r.Failover = reportFailover(failover)
+	for _, p := range failover.Pairs {
+		endpoints = append(endpoints, dnsEndpoints(p.Listen, p.Ports)...)
+	}
+	accept, err := node.AcceptRules()
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range accept {
+		e := endpointReport{Address: a.Endpoint.Addr, Port: a.Endpoint.Port, Protocol: a.Endpoint.Proto.String()}
+		r.Accept = append(r.Accept, acceptReport{a.Family, a.Legacy, a.Chain, e, a.Direction.String(), a.Text})
 	}
 
 	devices, err := node.Devices(o.link, addressesOf(endpoints))
@@ -245,14 +243,12 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 
 	slices.SortFunc(endpoints, iptables.Endpoint.Compare)
 	endpoints = slices.Compact(endpoints)
-	if unsupported == nil {
-		foreign, err := node.Foreign(endpoints)
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range foreign {
-			r.Foreign = append(r.Foreign, reportForeign(f))
-		}
+	foreign, err := node.Foreign(endpoints)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range foreign {
+		r.Foreign = append(r.Foreign, reportForeign(f))
 	}
 	return r, nil
 }

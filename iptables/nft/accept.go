@@ -178,7 +178,7 @@ func (r dumpedRule) is(a acceptRule) bool {
 // acceptRules reads our rules of a chain.
 func acceptRules(conn *netlink.Conn, family nftables.TableFamily, chain string) ([]dumpedRule, error) {
 	rules, err := dumpRules(conn, family, "filter", chain)
-	if err != nil {
+	if err != nil && !isAbsent(err) {
 		return nil, explain("read chain "+familyName(family)+" filter "+chain, err)
 	}
 	return slices.DeleteFunc(rules, func(r dumpedRule) bool { return !strings.HasPrefix(r.comment, acceptTag) }), nil

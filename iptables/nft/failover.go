@@ -107,6 +107,9 @@ func ReadFailover(cfg Config) (_ Failover, err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	have, err := dumpFailover(conn)
+	if isAbsent(err) {
+		return Failover{}, nil
+	}
 	if err != nil || !have.present {
 		return Failover{}, err
 	}

@@ -64,7 +64,7 @@ func (d *failoverDump) read(conn *netlink.Conn) error {
 		if err != nil {
 			return err
 		}
-		replies, err := conn.Execute(netlink.Message{
+		replies, err := ask(conn, netlink.Message{
 			Header: netlink.Header{Type: nftMessage(part.msg), Flags: netlink.Request | part.flags},
 			Data:   append(nfgenmsg(nftables.TableFamilyINet, 0), filter...),
 		})

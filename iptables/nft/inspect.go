@@ -55,7 +55,7 @@ func RemoveStale(cfg Config) (removed []string, err error) {
 	}
 	all, err := tables(conn)
 	if err := errors.Join(err, conn.Close()); err != nil {
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		if isAbsent(err) {
 			return nil, nil // a kernel without nf_tables has none
 		}
 		return nil, explain("list tables", err)

@@ -118,13 +118,28 @@ func cString(b []byte) string {
 	return s
 }
 
+// ask puts a question to nf_tables. None of ours is invalid in itself, so that this
+// answer is that of a kernel without nf_tables (nfnetlink_rcv_msg knows no such
+// subsystem); the error is then EPROTONOSUPPORT as well.
+func ask(conn *netlink.Conn, question netlink.Message) ([]netlink.Message, error) {
+	replies, err := conn.Execute(question)
+	if errors.Is(err, unix.EINVAL) {
+		err = errors.Join(err, unix.EPROTONOSUPPORT)
+	}
+	return replies, err
+}
+
+// isAbsent reports whether a kernel without nf_tables answered: whatever was asked
+// for, there is none.
+func isAbsent(err error) bool { return errors.Is(err, unix.EPROTONOSUPPORT) }
+
 // dump asks for all objects of one kind; what is gone meanwhile is nothing.
 func dump(conn *netlink.Conn, msg int, family nftables.TableFamily, attrs ...netlink.Attribute) ([]netlink.Message, error) {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return nil, err
 	}
-	replies, err := conn.Execute(netlink.Message{
+	replies, err := ask(conn, netlink.Message{
 		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Dump},
 		Data:   append(nfgenmsg(family, 0), data...),
 	})

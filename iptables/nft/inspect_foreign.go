@@ -72,7 +72,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 	}
 	defer conn.Close()
 	chains, err := dumpChains(conn)
-	if err != nil {
+	if err != nil && !isAbsent(err) {
 		return nil, explain("list chains", err)
 	}
 	s := newSearch(conn)

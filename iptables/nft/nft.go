@@ -71,9 +71,6 @@ func New(cfg Config) (*Backend, error) {
 		return nil, explain("open a netfilter netlink socket", err)
 	}
 	if _, err := tables(conn); err != nil {
-		if errors.Is(err, unix.EINVAL) {
-			err = unix.EPROTONOSUPPORT // nfnetlink_rcv_msg has no such subsystem
-		}
 		return nil, errors.Join(explain("list tables", err), conn.Close())
 	}
 	return b, conn.Close()

@@ -87,7 +87,7 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 	defer conn.Close()
 	s := newSearch(conn)
 	chains, err := dumpChains(conn)
-	if err != nil {
+	if err != nil && !isAbsent(err) {
 		return nil, explain("list chains", err)
 	}
 	others, err := s.addLegacy(cfg)
@@ -215,7 +215,7 @@ func Generation(cfg Config) (uint32, error) {
 	}
 	defer conn.Close()
 	msgs, err := dump(conn, unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified)
-	if err != nil {
+	if err != nil && !isAbsent(err) {
 		return 0, explain("read the generation", err)
 	}
 	for _, m := range msgs {

@@ -51,7 +51,7 @@ func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.
 	if err != nil {
 		return false, err
 	}
-	replies, err := conn.Execute(netlink.Message{
+	replies, err := ask(conn, netlink.Message{
 		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Dump},
 		Data:   append(nfgenmsg(family, 0), attrs...),
 	})

@@ -58,7 +58,7 @@ func isInstance(name string) bool {
 
 // Tables lists the tables of all Trackless instances.
 func tables(conn *netlink.Conn) ([]Table, error) {
-	replies, err := conn.Execute(netlink.Message{
+	replies, err := ask(conn, netlink.Message{
 		Header: netlink.Header{Type: nftMessage(unix.NFT_MSG_GETTABLE), Flags: netlink.Request | netlink.Dump},
 		Data:   nfgenmsg(nftables.TableFamilyINet, 0),
 	})

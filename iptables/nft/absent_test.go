@@ -1,0 +1,81 @@
+package nft
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/mdlayher/netlink"
+	"github.com/mdlayher/netlink/nltest"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// withoutNFTables answers as a kernel without nf_tables does: a question is
+// invalid (nfnetlink_rcv_msg), a batch is not supported (nfnetlink_rcv_batch).
+func withoutNFTables() Config {
+	return Config{dial: func() (*netlink.Conn, error) {
+		return nltest.Dial(func(req []netlink.Message) ([]netlink.Message, error) {
+			if len(req) == 0 {
+				return nil, nil
+			}
+			errno := unix.EINVAL
+			if req[0].Header.Type == unix.NFNL_MSG_BATCH_BEGIN {
+				errno = unix.EOPNOTSUPP
+			}
+			req[0].Header.Flags = 0 // those of a question mean other things in an answer
+			return nltest.Error(int(errno), req[:1])
+		}), nil
+	}}
+}
+
+// Where the kernel has no nf_tables, what is read of it is nothing, and rules of
+// iptables-legacy are found all the same.
+func TestKernelWithoutNFTables(t *testing.T) {
+	testns.Enter(t)
+	feed(t, `*filter
+:INPUT DROP [0:0]
+-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A INPUT -p udp -m udp --dport 53 -m comment --comment "trackless 1: untracked DNS" -d 10.96.0.11/32 -m conntrack --ctstate UNTRACKED -j ACCEPT
+COMMIT
+*raw
+-A PREROUTING -d 10.96.0.10/32 -p udp -m udp --dport 53 -j CT --notrack
+COMMIT
+`, "iptables-legacy-restore", "--noflush")
+	cfg := withoutNFTables()
+	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
+	isUnsupported := func(what string, err error) {
+		t.Helper()
+		var unsupported *iptables.UnsupportedError
+		if !errors.As(err, &unsupported) {
+			t.Errorf("%s: %v, want that it is not supported", what, err)
+		}
+	}
+	_, err := New(cfg)
+	isUnsupported("a backend", err)
+	_, err = Instances(cfg)
+	isUnsupported("instances", err)
+	isUnsupported("failover", InstallFailover(cfg, []FailoverPair{{
+		Listen: netip.MustParseAddr("169.254.20.10"), Service: netip.MustParseAddr("10.96.0.10"), Ports: []uint16{53},
+	}}))
+	if f, err := ReadFailover(cfg); err != nil || f.Present {
+		t.Errorf("the failover table: %+v, %v", f, err)
+	}
+	if removed, err := RemoveStale(cfg); err != nil || len(removed) > 0 {
+		t.Errorf("stale tables: %v, %v", removed, err)
+	}
+	if _, err := Generation(cfg); err != nil {
+		t.Errorf("generation: %v", err)
+	}
+	if got, err := Obstacles(cfg, endpoints, podDevices); err != nil || len(got) == 0 || !got[0].Legacy {
+		t.Errorf("obstacles: %v, %v", got, err)
+	}
+	if got, err := ForeignRules(cfg, endpoints); err != nil || len(got) != 1 || !got[0].Legacy {
+		t.Errorf("foreign rules: %v, %v", got, err)
+	}
+	if got, err := AcceptRules(cfg); err != nil || len(got) != 1 || !got[0].Legacy {
+		t.Errorf("accept rules: %v, %v", got, err)
+	}
+}

@@ -31,8 +31,8 @@ who fills it, and what the kernel drops.
 Entries need CAP_NET_ADMIN. Without it "limits" works, and "stats" shows the fill
 and, on kernels that have /proc/net/stat/nf_conntrack, what was dropped.
 
-Exit status: 0 done, 1 the table changed under every attempt to read it whole,
-2 wrong command line, 3 the table cannot be read.`
+Exit status: 0 done, 1 the table changed under every attempt to read it whole, or
+the output could not be written, 2 wrong command line, 3 the table cannot be read.`
 
 func conntrackCommand() *cobra.Command {
 	cmd := &cobra.Command{

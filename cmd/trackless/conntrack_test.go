@@ -28,17 +28,10 @@ func trackless(args ...string) (stdout, stderr string, code int) {
 	root.SetOut(&out)
 	root.SetErr(&errs)
 	err := root.Execute()
-	var exit *exitError
-	switch {
-	case errors.As(err, &exit):
-		code = exit.code
-	case err != nil:
-		code = exitUsage
-	}
 	if err != nil {
 		fmt.Fprintf(&errs, "trackless: %v\n", err)
 	}
-	return out.String(), errs.String(), code
+	return out.String(), errs.String(), exitStatus(err)
 }
 
 // nodeTable makes a namespace whose table has a few entries, and returns the

@@ -29,7 +29,7 @@ What people report when the table is at fault, and the findings that explain it:
 %s
 Exit status: 0 nothing is wrong, 1 warnings, 2 critical findings, 3 it could not
 look, or could not look at the entries and found nothing without them; also for a
-wrong command line.`
+wrong command line, and for findings that could not be written.`
 
 type doctorOptions struct {
 	measureOptions
@@ -106,7 +106,10 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 		} else {
 			err = writeDoctorReport(out, r)
 		}
-		return errors.Join(err, r.verdict(blind))
+		if err != nil {
+			return &exitError{exitCannotLook, fmt.Errorf("write the findings: %w", err)}
+		}
+		return r.verdict(blind)
 	})
 }
 

@@ -8,6 +8,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -46,9 +47,21 @@ func run(args []string) int {
 		return 0
 	}
 	fmt.Fprintf(os.Stderr, "trackless: %v\n", err)
+	return exitStatus(err)
+}
+
+// exitStatus is that of an error. What carries none is a wrong command line,
+// unless the output could not be written, as on a full disk.
+func exitStatus(err error) int {
 	var exit *exitError
-	if errors.As(err, &exit) {
+	var file *fs.PathError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
 		return exit.code
+	case errors.As(err, &file) && file.Op == "write":
+		return exitFailure
 	}
 	return exitUsage
 }

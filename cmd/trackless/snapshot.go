@@ -115,13 +115,19 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 			return err
 		}
 		write := func(w io.Writer) error { return writeJSON(w, s) }
-		if o.output == "-" || o.output == "" {
-			return errors.Join(err, write(out))
+		toFile := o.output != "-" && o.output != ""
+		var writeErr error
+		if toFile {
+			writeErr = writeFile(o.output, 0o644, write)
+		} else {
+			writeErr = write(out)
 		}
-		if writeErr := writeFile(o.output, 0o644, write); writeErr != nil {
+		if writeErr != nil {
 			return &exitError{exitFailure, fmt.Errorf("snapshot: %w", writeErr)}
 		}
-		_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
+		if toFile {
+			_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
+		}
 		return err
 	})
 }
@@ -138,7 +144,8 @@ func writeFile(path string, mode os.FileMode, write func(io.Writer) error) (err 
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 	if err != nil {
-		return err
+		// The name of a file that nobody asked for says nothing.
+		return fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
 	}
 	defer func() {
 		if err != nil {

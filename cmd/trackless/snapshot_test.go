@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -208,5 +209,37 @@ func TestSnapshotReplacesFilesAlone(t *testing.T) {
 	}
 	if info, err := os.Stat("/dev/null"); err != nil || info.Mode().Type() != os.ModeDevice|os.ModeCharDevice {
 		t.Fatalf("/dev/null is %v now, error %v", info, err)
+	}
+}
+
+// A full disk is no wrong command line, and no finding of doctor.
+func TestOutputThatCannotBeWritten(t *testing.T) {
+	_, ns := nodeTable(t)
+	file := filepath.Join(t.TempDir(), "none", "x.json")
+	for _, tc := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"snapshot --window 0", exitFailure, "snapshot: write /dev/full: no space left"},
+		{"snapshot --window 0 -o " + file, exitFailure, "snapshot: write " + file + ": no such file"},
+		{"conntrack stats", exitFailure, "no space left"},
+		{"doctor --interval 1ms", exitCannotLook, "write the findings: write /dev/full"},
+	} {
+		t.Run(tc.args, func(t *testing.T) {
+			full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = full.Close() }()
+			root := rootCommand()
+			root.SetArgs(append(strings.Fields(tc.args), "--netns", ns))
+			root.SetOut(full)
+			root.SetErr(io.Discard)
+			err = root.Execute()
+			if code := exitStatus(err); code != tc.code || !strings.Contains(fmt.Sprint(err), tc.says) {
+				t.Errorf("exit status %d, want %d: %v", code, tc.code, err)
+			}
+		})
 	}
 }

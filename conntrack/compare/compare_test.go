@@ -203,6 +203,7 @@ func TestFormat(t *testing.T) {
 	for _, tc := range []struct{ got, want string }{
 		{Format(Entries, nil), "–"}, {FormatRatio(nil), "–"}, {FormatDifference(Entries, nil), "–"},
 		{FormatRatio(new(0.0)), "× 0"}, {FormatRatio(new(0.0123)), "× 0.012"}, {FormatRatio(new(1.5)), "× 1.50"},
+		{FormatRatio(new(2.0 / 5998)), "× 0.0003"}, {FormatRatio(new(1.0 / 262144)), "< 0.0001"}, {FormatRatio(new(5998.0)), "× 5,998"}, {FormatRatio(new(99.5)), "× 99.50"},
 		{FormatDifference(Entries, new(5.0)), "+5"}, {FormatDifference(Percent, new(-5.0)), "−5.0 points"}, {FormatDifference(Entries, new(0.0)), "0"},
 	} {
 		if tc.got != tc.want {

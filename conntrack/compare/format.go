@@ -49,17 +49,25 @@ func FormatDifference(u Unit, n *float64) string {
 	return text
 }
 
-// FormatRatio writes a ratio as × 0.013.
+// FormatRatio writes a ratio as × 0.013, with at most four decimals: the columns
+// of the page are narrow on a phone.
 func FormatRatio(n *float64) string {
-	switch {
-	case n == nil:
+	if n == nil {
 		return NotMeasured
-	case *n == 0:
-		return "× 0"
-	case math.Abs(*n) < 0.1:
-		return "× " + strconv.FormatFloat(*n, 'g', 2, 64)
 	}
-	return "× " + fixed(*n, 2)
+	switch v := math.Abs(*n); {
+	case v == 0:
+		return "× 0"
+	case v < 0.0001:
+		return "< 0.0001"
+	case v < 0.01:
+		return "× " + fixed(*n, 4)
+	case v < 0.1:
+		return "× " + fixed(*n, 3)
+	case v < 100:
+		return "× " + fixed(*n, 2)
+	}
+	return "× " + fixed(*n, 0)
 }
 
 // fixed writes so many decimals, with a comma at every thousand and a true

@@ -12,6 +12,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -62,6 +63,7 @@ func run() (agree bool, err error) {
 	}
 	agree = true
 	var results []*Result
+	var disturbed []string
 	for _, l := range chosen {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", l.name, l.what)
 		r, err := measureUndisturbed(ctx, *program, l)
@@ -71,13 +73,19 @@ func run() (agree bool, err error) {
 		r.writeTable(table)
 		results = append(results, r)
 		agree = agree && r.Agree
+		if len(r.Disturbances) > 0 {
+			disturbed = append(disturbed, l.name)
+		}
 	}
 	if *output == "json" {
 		encoder := json.NewEncoder(os.Stdout)
 		encoder.SetIndent("", "  ")
-		return agree, encoder.Encode(map[string]any{"agree": agree, "loads": results})
+		err = encoder.Encode(map[string]any{"agree": agree, "loads": results})
 	}
-	return agree, nil
+	if len(disturbed) > 0 {
+		err = errors.Join(err, fmt.Errorf("%s: this machine is too busy to send two nodes the same, and to count both each second", strings.Join(disturbed, ", ")))
+	}
+	return agree, err
 }
 
 // choose returns the loads with the given names, all of them for none.

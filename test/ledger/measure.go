@@ -87,7 +87,7 @@ func measure(ctx context.Context, program string, l load) (r *Result, err error)
 	if err := errors.Join(<-stopped, watchErr); err != nil {
 		return nil, err
 	}
-	r.compareSent(began, sent)
+	r.compareSent(l, began, sent)
 	if lapses, err := value(ctx, server, "coredns_notrack_lease_lapses_total"); err != nil {
 		return nil, err
 	} else if lapses > 0 {
@@ -124,10 +124,12 @@ func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server,
 		if err != nil {
 			return err
 		}
+		from := time.Since(began)
 		kernel, err := table.clients()
 		if err != nil {
 			return err
 		}
+		to := time.Since(began)
 		after, err := avoided(ctx, server)
 		if err != nil {
 			return err
@@ -139,6 +141,7 @@ func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server,
 		r.LeftOnUntracked = max(r.LeftOnUntracked, leaked)
 		r.Seconds = append(r.Seconds, Second{
 			Second: second, Kernel: kernel, Ledger: (before + after) / 2, Moved: math.Abs(after-before) / 2,
+			counted: (from + to) / 2,
 		})
 	}
 	return nil

@@ -12,7 +12,9 @@ import (
 func agreeing() *Result {
 	r := &Result{ConntrackL: ConntrackL{Before: 10, Lines: 9, After: 8}}
 	for second := 1; second <= int(watchTime/time.Second); second++ {
-		r.Seconds = append(r.Seconds, Second{Second: second, Kernel: 1000, Ledger: 1000})
+		r.Seconds = append(r.Seconds, Second{
+			Second: second, Kernel: 1000, Ledger: 1000, counted: time.Duration(second) * time.Second,
+		})
 	}
 	return r
 }
@@ -30,13 +32,8 @@ func TestJudge(t *testing.T) {
 		{"off by much in the last", func(r *Result) { r.Seconds[89].Ledger = 1021 }, "second 90"},
 		{"off by what came while it was counted", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Moved = 1060, 50 }, ""},
 		{"off by more than that", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Moved = 1080, 50 }, "second 21"},
-		{"one node was sent less so far", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Apart = 960, -30 }, ""},
-		{"and not that much less", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Apart = 940, -30 }, "second 21"},
-		{"counted slowly all the time", func(r *Result) {
-			for i := range r.Seconds {
-				r.Seconds[i].Moved = 50
-			}
-		}, "changed much"},
+		{"one node has cause for fewer", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Apart = 960, -30 }, ""},
+		{"and not for so few", func(r *Result) { r.Seconds[20].Ledger, r.Seconds[20].Apart = 940, -30 }, "second 21"},
 		{"off by little all the time", func(r *Result) {
 			for i := range r.Seconds {
 				r.Seconds[i].Ledger = 1011
@@ -47,12 +44,15 @@ func TestJudge(t *testing.T) {
 		{"conntrack -L lists fewer", func(r *Result) { r.ConntrackL.Lines = 7 }, "conntrack -L"},
 		{"tracked on the second node", func(r *Result) { r.LeftOnUntracked = 1 }, "the node that tracks none"},
 		{"disturbed", func(r *Result) { r.Disturbances = []string{"busy"} }, "busy"},
+		{"disturbed and apart", func(r *Result) {
+			r.Disturbances, r.Seconds[20].Ledger = []string{"busy"}, 0
+		}, "busy; second 21"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := agreeing()
 			tt.change(r)
 			r.judge()
-			got := strings.Join(r.Failures, "; ")
+			got := strings.Join(append(r.Disturbances, r.Failures...), "; ")
 			if r.Agree != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("agree %v, %q; want %q", r.Agree, got, tt.want)
 			}
@@ -62,31 +62,75 @@ func TestJudge(t *testing.T) {
 
 func TestCompareSent(t *testing.T) {
 	began := time.Now()
+	fresh := load{streams: []streams{{kind: lab.FreshPort, clients: 1}}}
 	stream := func(perSecond int, late time.Duration, loss string) [][]lab.Sent {
 		var sent []lab.Sent
 		for i := range perSecond * int(loadTime/time.Second) {
 			at := began.Add(late + time.Duration(i)*time.Second/time.Duration(perSecond))
-			sent = append(sent, lab.Sent{At: at, Port: uint16(i), Loss: loss})
+			sent = append(sent, lab.Sent{At: at, Flow: at, Port: uint16(i), Loss: loss})
 		}
 		return [][]lab.Sent{sent}
 	}
 	for _, tt := range []struct {
 		name   string
 		second [][]lab.Sent
+		moved  float64       // all the time
+		late   time.Duration // likewise
 		want   string
 	}{
-		{"the same", stream(100, 0, ""), ""},
-		{"a little late", stream(100, 30*time.Millisecond, ""), ""},
-		{"late", stream(100, 300*time.Millisecond, ""), "by second 10"},
-		{"fewer", stream(96, 0, ""), "differ by 4.0 %"},
-		{"lost", stream(100, 0, "timeout"), "50.0 % of the queries were lost"},
+		{"the same", stream(100, 0, ""), 0, 0, ""},
+		{"a little late", stream(100, 30*time.Millisecond, ""), 0, 100 * time.Millisecond, ""},
+		{"late", stream(100, 300*time.Millisecond, ""), 0, 0, "by second 10"},
+		{"fewer", stream(96, 0, ""), 0, 0, "differ by 4.0 %"},
+		{"lost", stream(100, 0, "timeout"), 0, 0, "50.0 % of the queries were lost"},
+		{"counted slowly", stream(100, 0, ""), 50, 0, "81 seconds were counted too late"},
+		{"counted late", stream(100, 0, ""), 0, 700 * time.Millisecond, "81 seconds were counted too late"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := agreeing()
-			r.compareSent(began, [2][][]lab.Sent{stream(100, 0, ""), tt.second})
+			for i := range r.Seconds {
+				r.Seconds[i].Moved = tt.moved
+				r.Seconds[i].counted += tt.late
+			}
+			r.compareSent(fresh, began, [2][][]lab.Sent{stream(100, 0, ""), tt.second})
 			got := strings.Join(r.Disturbances, "; ")
 			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("%q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// A node that was late in one second has fewer entries then, and more when those
+// of that second end on the other.
+func TestApart(t *testing.T) {
+	began := time.Now()
+	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+	ask := func(at, latency, flow float64) lab.Sent {
+		return lab.Sent{At: began.Add(seconds(at)), Latency: seconds(latency), Flow: began.Add(seconds(flow))}
+	}
+	for _, tt := range []struct {
+		name          string
+		kind          lab.StreamKind
+		first, second []lab.Sent
+		want          map[int]int // by second, 0 in all others
+	}{
+		{"the same", lab.FreshPort, []lab.Sent{ask(20, 0, 20)}, []lab.Sent{ask(20, 0, 20)}, nil},
+		{"asked late", lab.FreshPort, []lab.Sent{ask(19.5, 0, 19.5)}, []lab.Sent{ask(20.5, 0, 20.5)}, map[int]int{20: -1, 50: 1}},
+		{"answered late", lab.FreshPort, []lab.Sent{ask(19.5, 0, 19.5)}, []lab.Sent{ask(19.5, 2, 19.5)}, map[int]int{50: 1, 51: 1}},
+		{"a port used again", lab.SinglePort,
+			[]lab.Sent{ask(5.5, 0, 5.5), ask(20.5, 0, 5.5)}, []lab.Sent{ask(6.5, 0, 6.5), ask(22.5, 0, 6.5)}, map[int]int{6: -1}},
+		{"a connection made anew", lab.LongTCP,
+			[]lab.Sent{ask(5.5, 0, 5.5), ask(20.5, 0, 20.5)}, []lab.Sent{ask(5.5, 0, 5.5), ask(22.5, 0, 22.5)}, map[int]int{21: -1, 22: -1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := agreeing()
+			l := load{streams: []streams{{kind: tt.kind, clients: 1}}}
+			r.compareSent(l, began, [2][][]lab.Sent{{tt.first}, {tt.second}})
+			for _, s := range r.Seconds {
+				if s.Apart != tt.want[s.Second] {
+					t.Errorf("second %d: %d apart, want %d", s.Second, s.Apart, tt.want[s.Second])
+				}
 			}
 		})
 	}

@@ -68,8 +68,13 @@ type Warning struct {
 	// ID is stable.
 	ID   string `json:"id"`
 	Text string `json:"text"`
-	// Undermines: the verdict cannot stand on these two snapshots.
+	// Undermines: the verdict cannot stand on these two snapshots, and says so.
 	Undermines bool `json:"undermines"`
+}
+
+// Remarks are the warnings that the verdict's sentence does not name.
+func (c *Comparison) Remarks() []Warning {
+	return slices.DeleteFunc(slices.Clone(c.Warnings), func(w Warning) bool { return w.Undermines })
 }
 
 // Check is a promise and whether it held.

@@ -101,8 +101,8 @@ func TestVerdict(t *testing.T) {
 			a.Rules.Instances[0].Since = a.Time.Add(-20 * time.Second)
 			a.Table.SetSummary(table(noon, 19000, 5000, 0).Table.Summary)
 		}, Unclear, []string{"take the second again in a few minutes"}, "", []string{"settling"}},
-		{"files swapped", func(b, a *snapshot.Snapshot) { b.Time, a.Time = a.Time, b.Time }, Unclear, []string{"taken 24 hours before the first: are the files swapped?"}, "", []string{"order"}},
-		{"one file twice", func(b, a *snapshot.Snapshot) { *a = *b }, Unclear, []string{"same snapshot twice"}, "", []string{"same-time", "not-attached"}},
+		{"files swapped", func(b, a *snapshot.Snapshot) { b.Time, a.Time = a.Time, b.Time }, Unclear, []string{"taken 24 hours before the first, as if the files were swapped"}, "", []string{"order"}},
+		{"one file twice", func(b, a *snapshot.Snapshot) { *a = *b }, Unclear, []string{"one snapshot was given twice"}, "", []string{"same-time", "not-attached"}},
 		{"hardly any DNS", func(b, a *snapshot.Snapshot) {
 			b.Table.Summary.DNS.Entries, a.Ledger.EntriesAvoided, a.Table.Summary.DNS.Entries = 60, 30, 0
 		}, Unclear, []string{"chance decides"}, "", []string{"little-dns"}},
@@ -137,6 +137,13 @@ func TestVerdict(t *testing.T) {
 			var b bytes.Buffer
 			if err := c.WriteTable(&b, func(_, text string) string { return text }); err != nil || !strings.Contains(b.String(), strings.ToUpper(string(tc.outcome))) {
 				t.Errorf("error %v in\n%s", err, b.String())
+			}
+			// Each is said once: in the sentence, or as a warning.
+			text := strings.Join(strings.Fields(b.String()), " ")
+			for _, w := range c.Warnings {
+				if n := strings.Count(text, w.Text); n != 1 {
+					t.Errorf("%q is said %d times in\n%s", w.Text, n, b.String())
+				}
 			}
 		})
 	}

@@ -25,7 +25,7 @@ func (c *Comparison) WriteTable(out io.Writer, paint func(kind, text string) str
 	}
 	b.WriteByte('\n')
 	writeWrapped(&b, paint(string(c.Verdict.Outcome), strings.ToUpper(string(c.Verdict.Outcome))), utf8.RuneCountInString(string(c.Verdict.Outcome)), c.Verdict.Sentence)
-	for _, w := range c.Warnings {
+	for _, w := range c.Remarks() {
 		writeWrapped(&b, paint("warning", "warning"), len("warning"), w.Text)
 	}
 	for _, check := range c.Checks {

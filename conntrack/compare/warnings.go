@@ -36,9 +36,9 @@ func (p pair) warnings() []Warning {
 func (p pair) aboutTime() []Warning {
 	switch p.after.Time.Compare(p.before.Time) {
 	case 0:
-		return []Warning{{"same-time", "both were taken at the same time: is it the same snapshot twice?", true}}
+		return []Warning{{"same-time", "both were taken at the same time, as if one snapshot was given twice", true}}
 	case -1:
-		return []Warning{{"order", fmt.Sprintf("the second was taken %s before the first: are the files swapped?", roughly(p.before.Time.Sub(p.after.Time))), true}}
+		return []Warning{{"order", fmt.Sprintf("the second was taken %s before the first, as if the files were swapped", roughly(p.before.Time.Sub(p.after.Time))), true}}
 	}
 	return nil
 }

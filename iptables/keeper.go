@@ -213,7 +213,9 @@ type Keeper struct {
 	mu      sync.Mutex
 	current *watch // committed: attached, or about to be again
 	next    *watch // prepared, perhaps waiting for its listeners
+	leaving bool   // Detach was called, for good
 	closed  bool
+	bare    bool // the rules name no leases, since we are detached by hand
 	fights  map[string]*fight
 
 	installed map[Backend]Rules
@@ -275,8 +277,8 @@ func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.closed {
-		return errors.New("this process is stopping")
+	if k.leaving || k.closed {
+		return errLeaving
 	}
 	if k.current != nil && p.Link != k.current.plan.Link {
 		return fmt.Errorf("interface %s: the interface cannot change from %s without a restart", linkName(p.Link), linkName(k.current.plan.Link))
@@ -361,7 +363,7 @@ func (k *Keeper) rules(b Backend, ws ...*watch) (r Rules, err error) {
 			return r, err
 		}
 		r.Checks = append(r.Checks, w.checks...)
-		if !k.byHand.Load() {
+		if !k.bare {
 			r.Leases = append(r.Leases, w.leases...)
 		}
 	}
@@ -540,9 +542,12 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 		k.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
 	k.adopt(n)
-	if n.plan.DryRun {
+	switch {
+	case n.plan.DryRun:
 		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
-	} else {
+	case k.byHand.Load():
+		k.cfg.Log.Infof("ready, and still detached by hand: DNS to %s goes to the cluster until it is attached by hand", addressList(n.plan.Addresses()))
+	default:
 		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	}
 	return true, nil
@@ -681,42 +686,51 @@ func (k *Keeper) restore(b Backend) error {
 	return errors.Join(err, k.install(k.current.backend, k.current), k.cfg.Addresses.Release(k.current.plan.Addresses()))
 }
 
-// Detach takes the query rules away and waits, bounded, until the queries that
-// came before have been answered. Responses, and TCP connections that our
+// Detach takes the query rules away for good and waits, bounded, until the queries
+// that came before have been answered. Responses, and TCP connections that our
 // listeners hold, stay untracked.
 func (k *Keeper) Detach() error {
 	k.mu.Lock()
-	err := func() error {
-		defer k.mu.Unlock()
-		var err error
-		if k.next != nil {
-			err = k.abandon()
-		}
-		if k.current != nil {
-			k.retire(k.current)
-		}
-		if k.State() != Attached {
-			return err
-		}
-		k.cover(nil)
-		k.released.Store(true)
-		k.setState(Draining)
-		return errors.Join(err, k.detach(k.Backend()), k.yield())
-	}()
+	err := k.leave()
+	k.mu.Unlock()
 	k.drain()
 	return err
 }
 
+// leave gives back what is attached. In every state another instance's rules may
+// bring queries to our listeners, and clients may ask over connections to them.
+func (k *Keeper) leave() error {
+	if k.leaving {
+		return nil
+	}
+	k.leaving = true
+	listen := k.listen()
+	var err error
+	if k.next != nil {
+		err = k.abandon()
+	}
+	if k.current != nil {
+		k.retire(k.current)
+	}
+	k.released.Store(true)
+	if k.State() == Attached {
+		k.cover(nil)
+		k.setState(Draining)
+		err = errors.Join(err, k.detach(k.Backend()))
+	}
+	return errors.Join(err, k.yield(listen))
+}
+
 // yield hands what another instance's rules bring here over to that instance.
-func (k *Keeper) yield() error {
-	if k.cfg.Yield == nil {
+func (k *Keeper) yield(listen []Endpoint) error {
+	if k.cfg.Yield == nil || len(listen) == 0 {
 		return nil
 	}
 	others, err := k.others()
 	if err != nil || others == 0 {
 		return err
 	}
-	return k.cfg.Yield(k.listen())
+	return k.cfg.Yield(listen)
 }
 
 // others returns the number of other instances on this node.
@@ -931,19 +945,30 @@ func (k *Keeper) DetachByHand() error {
 	return nil
 }
 
+// errLeaving says that it is too late to switch by hand.
+var errLeaving = errors.New("this instance is stopping: its rules are being taken away")
+
 func (k *Keeper) giveBack() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.byHand.Swap(true) {
+	switch {
+	case k.leaving:
+		return errLeaving
+	case k.byHand.Swap(true): // first, so that nothing is renewed from here on
 		return nil
 	}
+	if err := k.detach(k.Backend()); err != nil {
+		k.byHand.Store(false)
+		return err
+	}
+	k.bare = true
+	k.released.Store(true)
 	k.facts.Lock()
 	k.cover(nil)
-	k.released.Store(true)
 	k.enter(Detached)
 	k.facts.Unlock()
 	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
-	return k.detach(k.Backend())
+	return nil
 }
 
 // AttachByHand ends what DetachByHand began and returns when queries are
@@ -951,6 +976,9 @@ func (k *Keeper) giveBack() error {
 func (k *Keeper) AttachByHand(ctx context.Context) error {
 	if err := k.takeBack(); err != nil {
 		return err
+	}
+	if k.Standing().DryRun {
+		return errors.New("dry-run: nothing is attached until the Corefile is loaded without it")
 	}
 	poll := time.NewTicker(attachInterval)
 	defer poll.Stop()
@@ -960,6 +988,9 @@ func (k *Keeper) AttachByHand(ctx context.Context) error {
 			return errors.Join(ctx.Err(), k.Standing().Reason)
 		case <-poll.C:
 		}
+		if k.byHand.Load() {
+			return errors.New("detached by hand once more, before it was attached")
+		}
 	}
 	return nil
 }
@@ -967,15 +998,23 @@ func (k *Keeper) AttachByHand(ctx context.Context) error {
 func (k *Keeper) takeBack() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.byHand.Swap(false) {
+	switch {
+	case k.leaving:
+		return errLeaving
+	case !k.byHand.Load():
 		return nil
 	}
+	k.bare = false
+	if k.current != nil {
+		if err := k.install(k.current.backend, k.current, k.next); err != nil {
+			k.bare = true
+			return err
+		}
+	}
+	k.byHand.Store(false) // last, since what answers is taken for attached from here on
 	k.released.Store(false)
 	k.cfg.Log.Infof("to be attached again, by hand")
-	if k.current == nil {
-		return nil
-	}
-	return k.install(k.current.backend, k.current, k.next)
+	return nil
 }
 
 func addressList(addrs []netip.Addr) string {

@@ -28,7 +28,8 @@ type node struct {
 	installed Rules
 	missing   []netip.Addr
 	absent    bool
-	logged    []string
+	logged    []string // warnings
+	told      []string // the rest
 }
 
 func (n *node) do(format string, args ...any) error {
@@ -129,7 +130,11 @@ func (c checker) Check(_ context.Context, e Endpoint) error {
 }
 func (c checker) Close() error { return c.do("close-checks") }
 
-func (n *node) Infof(string, ...any) {}
+func (n *node) Infof(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.told = append(n.told, fmt.Sprintf(format, args...))
+}
 func (n *node) Warningf(format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -493,6 +498,135 @@ func TestByHand(t *testing.T) {
 		if !k.Covers(clusterIP) || k.State() != Attached {
 			t.Error("not attached again")
 		}
+		settle(time.Second)
+		if k.Stats().Lapses != 0 || n.logs() != "" {
+			t.Errorf("a lease given up and taken again counts as lapsed: %d, log %q", k.Stats().Lapses, n.logs())
+		}
+	})
+	inBubble(t, "to and fro is no flapping", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		for range 2 * flapLimit {
+			if err := k.DetachByHand(); err != nil {
+				t.Fatal(err)
+			}
+			settle(2 * time.Second)
+			began := time.Now()
+			if err := k.AttachByHand(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(began); d > time.Second {
+				t.Errorf("attached after %s", d)
+			}
+		}
+	})
+	inBubble(t, "attached only when the listeners answer", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		if err := k.DetachByHand(); err != nil {
+			t.Fatal(err)
+		}
+		n.set(func() { clear(n.answers) })
+		settle(2 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := k.AttachByHand(ctx); err == nil || !strings.Contains(err.Error(), "does not answer") {
+			t.Errorf("attached without an answer: %v", err)
+		}
+		n.answer(p)
+		settle(time.Second)
+		if !k.Covers(clusterIP) {
+			t.Error("the keeper did not go on trying")
+		}
+	})
+	inBubble(t, "what the kernel refuses changes nothing", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		n.set(func() { n.fail["detach"] = errors.New("no memory") })
+		if err := k.DetachByHand(); err == nil {
+			t.Error("no error from a refused detach")
+		}
+		settle(time.Second)
+		if k.State() != Attached || !k.Covers(clusterIP) || k.Standing().ByHand {
+			t.Errorf("after a refused detach: %+v", k.Standing())
+		}
+		n.set(func() { clear(n.fail) })
+		if err := k.DetachByHand(); err != nil || k.State() != Detached {
+			t.Errorf("%s after another try: %v", k.State(), err)
+		}
+		n.set(func() { n.fail["install"] = errors.New("no memory") })
+		if err := k.AttachByHand(t.Context()); err == nil {
+			t.Error("no error from a refused attach")
+		}
+		settle(time.Second)
+		if k.State() != Detached || !k.Standing().ByHand {
+			t.Errorf("after a refused attach: %+v", k.Standing())
+		}
+		n.set(func() { clear(n.fail) })
+		n.takeLog()
+		if err := k.AttachByHand(t.Context()); err != nil {
+			t.Error(err)
+		}
+		n.expect(t, "install 10.96.0.10 leases=1")
+	})
+	inBubble(t, "a reload leaves it so, and says so", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		if err := k.DetachByHand(); err != nil {
+			t.Fatal(err)
+		}
+		n.set(func() { n.told = nil })
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		settle(3 * time.Second)
+		n.set(func() {
+			if got := strings.Join(n.told, "\n"); !strings.Contains(got, "still detached by hand") || strings.Contains(got, "attached: DNS") {
+				t.Errorf("log after the reload: %q", got)
+			}
+		})
+		if k.State() != Detached || k.Covers(clusterIP) {
+			t.Error("attached by the reload")
+		}
+		if err := k.AttachByHand(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if k.Stats().Lapses != 0 {
+			t.Errorf("%d lapses", k.Stats().Lapses)
+		}
+	})
+	inBubble(t, "not in a dry run", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		p.DryRun = true
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		t.Cleanup(func() { _ = k.Close() })
+		settle(time.Second)
+		if err := k.AttachByHand(t.Context()); err == nil || !strings.Contains(err.Error(), "dry-run") {
+			t.Errorf("attach in a dry run: %v", err)
+		}
+	})
+	inBubble(t, "not while it stops", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		if err := k.DetachByHand(); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		n.takeLog()
+		for _, err := range []error{k.AttachByHand(t.Context()), k.DetachByHand()} {
+			if !errors.Is(err, errLeaving) {
+				t.Errorf("by hand while it stops: %v", err)
+			}
+		}
+		n.expect(t)
+		if !k.Released() {
+			t.Error("TCP connections are kept for ever while it stops")
+		}
 	})
 }
 
@@ -598,6 +732,71 @@ func TestStop(t *testing.T) {
 			}
 			if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err == nil {
 				t.Error("prepared after the stop")
+			}
+		})
+	}
+}
+
+// Another instance's rules bring queries to our listeners whatever we have done
+// ourselves.
+func TestStopInEveryState(t *testing.T) {
+	p := planFor("10.96.0.10")
+	prepare := func(t *testing.T, n *node, k *Keeper) {
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+	}
+	for _, tc := range []struct {
+		name  string
+		begin func(t *testing.T, n *node, k *Keeper)
+		want  []string
+	}{
+		{"before the listeners answer", prepare, []string{"close-checks", "remove-rules", "yield 2", "remove-rules"}},
+		{"detached by hand", func(t *testing.T, n *node, k *Keeper) {
+			attached(t, k, p, n)
+			if err := k.DetachByHand(); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		{"out of lease", func(t *testing.T, n *node, k *Keeper) {
+			attached(t, k, p, n)
+			n.set(func() { clear(n.answers) })
+			settle(3 * time.Second)
+		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		{"dry-run", func(t *testing.T, n *node, k *Keeper) {
+			dry := p
+			dry.DryRun = true
+			n.answer(p)
+			if err := k.Prepare(dry, checker{n}); err != nil {
+				t.Fatal(err)
+			}
+			k.Commit()
+			settle(time.Second)
+		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		{"a reload waits for its listeners", func(t *testing.T, n *node, k *Keeper) {
+			attached(t, k, p, n)
+			n.set(func() { clear(n.answers) })
+			prepare(t, n, k)
+		}, []string{"close-checks", "install 10.96.0.10 leases=1", "keep 10.96.0.10", "detach", "yield 4", "close-checks", "remove-rules"}},
+		{"while it stops already", func(t *testing.T, n *node, k *Keeper) {
+			attached(t, k, p, n)
+			if err := k.Detach(); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"close-checks", "remove-rules"}},
+	} {
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+			n.others = 1
+			k.cfg.Yield = func(listen []Endpoint) error { return n.do("yield %d", len(listen)) }
+			tc.begin(t, n, k)
+			n.takeLog()
+			if err := errors.Join(k.Detach(), k.Close()); err != nil {
+				t.Error(err)
+			}
+			n.expect(t, tc.want...)
+			if !k.Released() || k.State() != Detached {
+				t.Errorf("released %t, %s", k.Released(), k.State())
 			}
 		})
 	}

@@ -55,18 +55,25 @@ type holder struct {
 	lease   time.Duration
 	renewed map[netip.Addr]time.Time // when the probe left: the lease lasts from its answer on
 	failed  map[netip.Addr]error     // why the last round did not renew it
-	down    map[netip.Addr]bool      // out of lease, and said so
+	down    map[netip.Addr]bool      // out of lease, and said so; or not to be held
 	flap    flap
 }
 
 func newHolder(w *watch) *holder {
 	h := &holder{lease: w.plan.Lease, renewed: w.renewed, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}}
 	for _, a := range w.plan.Addresses() {
-		if h.renewed[a].IsZero() {
-			h.renewed[a] = time.Now() // not taken yet
-		}
+		h.down[a] = w.plan.Lease > 0 && h.renewed[a].IsZero() // not taken yet
 	}
 	return h
+}
+
+// giveUp is for what is not to be held for the time being: that is no lapse, nor
+// does what was before count when it is to be held again.
+func (h *holder) giveUp(addrs []netip.Addr) {
+	for _, a := range addrs {
+		h.down[a], h.failed[a] = true, nil
+	}
+	h.flap = flap{}
 }
 
 // renew runs one round of checks and renews the lease of each address whose
@@ -78,6 +85,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		return
 	}
 	if w.plan.DryRun || k.byHand.Load() {
+		h.giveUp(w.plan.Addresses())
 		return
 	}
 	blocked := k.blockedOf(w.plan)

@@ -273,19 +273,19 @@ func (p *contract) shutdown(config *configuration) error {
 	if p.current != config {
 		return nil // a later load has taken over
 	}
+	// What fails on the way keeps nothing of the rest from being taken away.
 	k := p.keeper.Load()
-	if err := k.Detach(); err != nil {
-		return config.error(err)
-	}
+	err := k.Detach()
 	if config.running() {
 		// The process ends. Its servers still answer what is under way, so
 		// rules for responses and addresses stay until exit.
 		p.stopping = true
-		return nil
+	} else {
+		// A Corefile without notrack was loaded.
+		p.forget()
+		err = errors.Join(err, k.Close())
 	}
-	// A Corefile without notrack was loaded.
-	p.forget()
-	if err := k.Close(); err != nil {
+	if err != nil {
 		return config.error(err)
 	}
 	return nil

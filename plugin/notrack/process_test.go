@@ -1,0 +1,96 @@
+package notrack
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// stubNode answers everything and notes what is taken away.
+type stubNode struct {
+	iptables.Backend // nil: what is not asked for here
+	iptables.Checker
+
+	mu     sync.Mutex
+	log    []string
+	refuse string // the change that fails
+}
+
+func (n *stubNode) do(what string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.log = append(n.log, what)
+	if what == n.refuse {
+		return errors.New("the kernel refuses to " + what)
+	}
+	return nil
+}
+
+func (n *stubNode) Install(iptables.Rules) error       { return nil }
+func (n *stubNode) Detach([]iptables.Connection) error { return n.do("detach") }
+func (n *stubNode) Name() string                       { return "stub" }
+func (n *stubNode) Table() string                      { return "stub" }
+func (n *stubNode) Owned() bool                        { return true }
+func (n *stubNode) Present() (bool, error)             { return true, nil }
+
+func (n *stubNode) Reserve([]netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
+	return nil, nil, nil
+}
+func (n *stubNode) Check(context.Context, iptables.Endpoint) error { return nil }
+func (n *stubNode) Renew(context.Context, netip.Addr) error        { return nil }
+func (n *stubNode) Effect(context.Context, netip.Addr) error       { return nil }
+func (n *stubNode) Close() error                                   { return nil }
+
+type stubBackend struct{ *stubNode }
+
+func (b stubBackend) Remove() error { return b.do("remove rules") }
+
+type stubAddresses struct{ *stubNode }
+
+func (stubAddresses) Ensure([]netip.Addr) error                  { return nil }
+func (stubAddresses) Missing([]netip.Addr) ([]netip.Addr, error) { return nil, nil }
+func (stubAddresses) PreferSource() error                        { return nil }
+func (stubAddresses) Release([]netip.Addr) error                 { return nil }
+func (a stubAddresses) Remove() error                            { return a.do("remove addresses") }
+
+func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
+	for _, refused := range []string{"", "detach", "remove rules", "remove addresses"} {
+		t.Run("refused: "+refused, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := &stubNode{refuse: refused}
+				config := &configuration{}
+				p := &contract{current: config, ledger: ledger.New(ledger.Config{})}
+				k := iptables.NewKeeper(iptables.Config{Backend: stubBackend{n}, Addresses: stubAddresses{n}, Log: log})
+				p.keeper.Store(k)
+				plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, Lease: time.Second}
+				if err := k.Prepare(plan, n); err != nil {
+					t.Fatal(err)
+				}
+				k.Commit()
+				for k.State() != iptables.Attached {
+					time.Sleep(time.Millisecond)
+				}
+
+				err := p.shutdown(config)
+				if (err != nil) != (refused != "") || err != nil && !strings.Contains(err.Error(), refused) {
+					t.Errorf("error %v", err)
+				}
+				if want := []string{"detach", "remove rules", "remove addresses"}; !slices.Equal(n.log, want) {
+					t.Errorf("taken away: %q, want %q", n.log, want)
+				}
+				if p.keeper.Load() != nil {
+					t.Error("the next Corefile with notrack would meet the old keeper")
+				}
+			})
+		})
+	}
+}

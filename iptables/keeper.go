@@ -229,6 +229,7 @@ type Keeper struct {
 	status  []*watch  // current and next, for readers
 	repairs map[string]uint64
 	effect  map[netip.Addr]error
+	tenures map[netip.Addr]tenure
 	blocked map[netip.Addr]error // what MakeWay returned last
 	aside   error                // which devices are left to the cluster
 }
@@ -259,6 +260,7 @@ func NewKeeper(cfg Config) *Keeper {
 	}
 	return &Keeper{
 		cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
+		tenures:   map[netip.Addr]tenure{},
 		installed: map[Backend]Rules{}, retired: Counters{},
 	}
 }
@@ -521,6 +523,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	}
 	k.current, k.next = n, nil
 	k.publish()
+	k.forgetOthers(n.plan)
 	if !n.plan.DryRun && !k.byHand.Load() {
 		k.setState(Attached)
 		blocked := k.blockedOf(n.plan)
@@ -551,6 +554,15 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	}
 	return true, nil
+}
+
+// forgetOthers drops what is known of addresses that are no longer served.
+func (k *Keeper) forgetOthers(p Plan) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	other := func(a netip.Addr) bool { return !slices.Contains(p.Addresses(), a) }
+	maps.DeleteFunc(k.effect, func(a netip.Addr, _ error) bool { return other(a) })
+	maps.DeleteFunc(k.tenures, func(a netip.Addr, _ tenure) bool { return other(a) })
 }
 
 // untrackNothing ends what a plan before a dry run may have begun: addresses that
@@ -629,15 +641,12 @@ func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 		return w.backend.Attach()
 	}
 	blocked := k.blockedOf(w.plan)
-	for _, a := range w.plan.Addresses() {
-		if blocked[a] != nil {
-			continue
+	free := slices.DeleteFunc(w.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil })
+	for _, r := range k.renewAll(ctx, w, free) {
+		if r.err != nil {
+			return fmt.Errorf("%s: lease probe: %w", r.addr, r.err)
 		}
-		began := time.Now()
-		if err := w.checker.Renew(ctx, a); err != nil {
-			return fmt.Errorf("%s: lease probe: %w", a, err)
-		}
-		w.renewed[a] = began
+		w.renewed[r.addr] = r.began
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ type node struct {
 	others    int
 	renewed   map[netip.Addr]int
 	stopped   time.Duration // how long the next renewal takes
+	slow      time.Duration // how long each renewal takes
 	installed Rules
 	missing   []netip.Addr
 	absent    bool
@@ -101,7 +102,7 @@ func (c checker) Reserve(addrs []netip.Addr) ([]Check, []Lease, error) {
 
 func (c checker) Renew(_ context.Context, a netip.Addr) error {
 	c.mu.Lock()
-	stopped := c.stopped
+	stopped := c.stopped + c.slow
 	c.stopped = 0
 	c.mu.Unlock()
 	time.Sleep(stopped)
@@ -423,6 +424,43 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d lapses, want one for each address", got)
 		}
 	})
+	inBubble(t, "a probe that takes its time costs the other addresses nothing", func(t *testing.T, n *node, k *Keeper) {
+		eight := planFor("10.96.0.10", "10.96.0.11", "10.96.0.12", "10.96.0.13", "fd00::a", "fd00::b", "fd00::c", "fd00::d")
+		attached(t, k, eight, n)
+		n.set(func() { n.slow = 200 * time.Millisecond })
+		settle(10 * time.Second)
+		if k.Stats().Lapses != 0 {
+			t.Errorf("%d lapses, log %q", k.Stats().Lapses, n.logs())
+		}
+	})
+	inBubble(t, "flapping that goes on is left alone most of the time", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n)
+		// Well whenever nothing is asked of it, out of lease as soon as it is.
+		for began := time.Now(); time.Since(began) < time.Hour; settle(attachInterval) {
+			covers := k.Covers(clusterIP)
+			n.set(func() {
+				for _, e := range p.Listen {
+					n.answers[e] = !covers
+				}
+			})
+		}
+		if got := k.Stats().Lapses; got > 65 {
+			t.Errorf("%d lapses in an hour", got)
+		}
+		n.answer(p)
+		settle(flapMaxWait + flapWindow + 5*time.Second)
+		if !k.Covers(clusterIP) {
+			t.Error("not attached when it was well again")
+		}
+		silence(n, clusterIP)
+		settle(2 * time.Second)
+		n.answer(p)
+		settle(time.Second)
+		if !k.Covers(clusterIP) {
+			t.Error("one lapse after a minute without counts as flapping")
+		}
+	})
 	inBubble(t, "flapping waits longer each time", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, two, n)
 		for range flapLimit {
@@ -467,6 +505,58 @@ func TestEffect(t *testing.T) {
 		settle(2 * effectInterval)
 		if !k.Status()[clusterIP] {
 			t.Error("not shown as attached when it works again")
+		}
+	})
+}
+
+func TestEffectOfALapse(t *testing.T) {
+	inBubble(t, "is nobody else's fault", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		// What renews the lease does not run, and so does not know yet.
+		n.set(func() { n.stopped = 4 * time.Second })
+		settle(1500 * time.Millisecond)
+		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
+		settle(2 * time.Second)
+		n.set(func() { clear(n.fail) })
+		settle(5 * time.Second)
+		if got := n.logs(); k.Stats().Lapses != 1 || strings.Contains(got, "without effect") {
+			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)
+		}
+		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
+		settle(2 * effectInterval)
+		if got := n.logs(); strings.Count(got, "without effect") != 1 {
+			t.Errorf("not told of foreign rules after a lapse: log %q", got)
+		}
+	})
+	inBubble(t, "and what is not attached has none", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
+		settle(2 * effectInterval)
+		if k.Standing().Reason == nil {
+			t.Fatal("no reason")
+		}
+		if err := k.DetachByHand(); err != nil {
+			t.Fatal(err)
+		}
+		settle(2 * effectInterval)
+		if s := k.Standing(); s.Reason != nil {
+			t.Errorf("reason while detached: %v", s.Reason)
+		}
+	})
+	inBubble(t, "nor what is served no longer", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
+		settle(2 * effectInterval)
+		n.set(func() { clear(n.fail) })
+		p := planFor("169.254.20.10")
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		settle(5 * time.Second)
+		if s := k.Standing(); s.Reason != nil {
+			t.Errorf("the reason is that of an address that is gone: %v", s.Reason)
 		}
 	})
 }

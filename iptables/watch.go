@@ -89,10 +89,10 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		return
 	}
 	blocked := k.blockedOf(w.plan)
-	live := make([]netip.Addr, 0, len(h.renewed))
+	var live, due []netip.Addr
 	episode := false // several addresses that lapse at once have one reason
-	lapsed := func(a netip.Addr, why error) {
-		late := time.Since(h.renewed[a])
+	lapsed := func(a netip.Addr, now time.Time, why error) {
+		late := now.Sub(h.renewed[a])
 		if h.lease == 0 || late <= h.lease || h.down[a] {
 			return
 		}
@@ -100,7 +100,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		k.lapses.Add(1)
 		if !episode {
 			episode = true
-			h.flap.lapsed(time.Now())
+			h.flap.lapsed(now)
 		}
 		k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
 			a, late.Round(time.Millisecond), why)
@@ -115,7 +115,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			h.down[a], h.failed[a] = true, blocked[a]
 			continue
 		}
-		lapsed(a, because(failed[a], h.failed[a]))
+		lapsed(a, time.Now(), because(failed[a], h.failed[a]))
 		h.failed[a] = failed[a]
 		if failed[a] != nil {
 			if !h.down[a] {
@@ -126,16 +126,19 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		if h.down[a] && h.flap.hold(time.Now()) {
 			continue
 		}
-		began := time.Now()
-		if err := k.renewOne(ctx, w, a); err != nil {
-			h.failed[a] = fmt.Errorf("the lease probe was not answered: %w", err)
+		due = append(due, a)
+	}
+	for _, r := range k.renewAll(ctx, w, due) {
+		a, began := r.addr, r.began
+		if r.err != nil {
+			h.failed[a] = fmt.Errorf("the lease probe was not answered: %w", r.err)
 			if !h.down[a] {
 				live = append(live, a)
 			}
 			continue
 		}
-		if lapsed(a, because()); time.Since(began) > h.lease {
-			began = time.Now() // we were stopped while the probe was under way
+		if lapsed(a, r.ended, because()); r.ended.Sub(began) > h.lease {
+			began = r.ended // we were stopped while the probe was under way
 		}
 		if h.down[a] {
 			k.cfg.Log.Infof("%s: attached again", a)
@@ -167,6 +170,33 @@ func because(reasons ...error) error {
 	return errors.New("this process did not run in time")
 }
 
+// renewal is what became of a lease probe.
+type renewal struct {
+	addr         netip.Addr
+	began, ended time.Time
+	err          error
+}
+
+// renewAll renews the leases of all the addresses at once: a probe that has to find
+// another port, as when another instance comes, must not cost the others theirs.
+func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []renewal {
+	out := make([]renewal, len(addrs))
+	var wg sync.WaitGroup
+	for i, a := range addrs {
+		wg.Go(func() {
+			began := time.Now()
+			err := k.renewOne(ctx, w, a)
+			ended := time.Now()
+			if err == nil {
+				k.leased(a, began, ended, w.plan.Lease)
+			}
+			out[i] = renewal{a, began, ended, err}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
 func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
 	if w.plan.Lease > 0 {
 		return w.checker.Renew(ctx, a)
@@ -181,9 +211,10 @@ func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
 
 // flap tells a lapse that happens from one that keeps happening, as under CPU
 // throttling: after three in a minute the lease is not taken again for a while,
-// longer each time, so that clients are not sent to and fro.
+// longer each time, so that clients are not sent to and fro. Only a minute without
+// a lapse, after the wait, ends that.
 type flap struct {
-	recent []time.Time
+	recent []time.Time // lapses, before there is a wait
 	wait   time.Duration
 	until  time.Time
 }
@@ -196,15 +227,16 @@ const (
 )
 
 func (f *flap) lapsed(now time.Time) {
-	f.recent = slices.DeleteFunc(append(f.recent, now), func(t time.Time) bool { return now.Sub(t) > flapWindow })
-	if len(f.recent) < flapLimit {
-		if len(f.recent) == 1 {
-			f.wait = 0
-		}
+	if f.wait > 0 && now.Sub(f.until) <= flapWindow {
+		f.wait = min(2*f.wait, flapMaxWait)
+		f.until = now.Add(f.wait)
 		return
 	}
-	f.wait = min(max(2*f.wait, flapWait), flapMaxWait)
-	f.until = now.Add(f.wait)
+	f.wait = 0
+	f.recent = slices.DeleteFunc(append(f.recent, now), func(t time.Time) bool { return now.Sub(t) > flapWindow })
+	if len(f.recent) == flapLimit {
+		f.recent, f.wait, f.until = nil, flapWait, now.Add(flapWait)
+	}
 }
 
 func (f *flap) hold(now time.Time) bool { return now.Before(f.until) }
@@ -214,11 +246,18 @@ func (f *flap) hold(now time.Time) bool { return now.Before(f.until) }
 func (k *Keeper) lookAtEffect(ctx context.Context, w *watch) {
 	for _, a := range w.plan.Addresses() {
 		if !k.Covers(a) {
+			k.forgetEffect(a)
 			continue
 		}
+		began := time.Now()
 		err := w.checker.Effect(ctx, a)
 		if ctx.Err() != nil {
 			return
+		}
+		if err != nil && (!k.Covers(a) || w.plan.Lease > 0 && !k.heldSince(a, began)) {
+			// Given back meanwhile, or a lapse of ours, for which nobody else is
+			// to blame.
+			continue
 		}
 		k.facts.Lock()
 		before := k.effect[a]
@@ -239,6 +278,38 @@ func (k *Keeper) lookAtEffect(ctx context.Context, w *watch) {
 			k.cfg.Log.Infof("%s: the rules have their effect again", a)
 		}
 	}
+}
+
+// forgetEffect is for an address whose rules are not in force, so that nothing is
+// known of their effect.
+func (k *Keeper) forgetEffect(a netip.Addr) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	delete(k.effect, a)
+}
+
+// tenure is the time for which the lease of an address is known to be held.
+type tenure struct{ since, until time.Time }
+
+// leased notes that a lease probe, which left at one time, was answered at another.
+// The lease lasts from somewhere between the two on.
+func (k *Keeper) leased(a netip.Addr, began, ended time.Time, lease time.Duration) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	t := k.tenures[a]
+	if t.until.Before(ended) {
+		t.since = ended
+	}
+	k.tenures[a] = tenure{since: t.since, until: began.Add(lease)}
+}
+
+// heldSince reports whether the lease of an address was held from the given time
+// until now. If in doubt it was not.
+func (k *Keeper) heldSince(a netip.Addr, began time.Time) bool {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	t := k.tenures[a]
+	return !t.since.After(began) && time.Now().Before(t.until)
 }
 
 // Reasons of repairs, as the metric's label has them.

@@ -523,15 +523,28 @@ func TestEffectOfALapse(t *testing.T) {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)
 		}
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
-		settle(2 * effectInterval)
+		settle(3 * effectInterval)
 		if got := n.logs(); strings.Count(got, "without effect") != 1 {
 			t.Errorf("not told of foreign rules after a lapse: log %q", got)
+		}
+	})
+	inBubble(t, "nor is that we hang", func(t *testing.T, n *node, k *Keeper) {
+		p := planFor("10.96.0.10")
+		p.Lease = 5 * time.Second
+		attached(t, k, p, n)
+		n.set(func() { clear(n.answers); n.fail["effect"] = errors.New("the query was not answered") })
+		settle(10 * time.Second)
+		n.answer(p)
+		n.set(func() { clear(n.fail) })
+		settle(10 * time.Second)
+		if got := n.logs(); k.Stats().Lapses != 1 || strings.Contains(got, "without effect") {
+			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)
 		}
 	})
 	inBubble(t, "and what is not attached has none", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
-		settle(2 * effectInterval)
+		settle(3 * effectInterval)
 		if k.Standing().Reason == nil {
 			t.Fatal("no reason")
 		}
@@ -546,7 +559,7 @@ func TestEffectOfALapse(t *testing.T) {
 	inBubble(t, "nor what is served no longer", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
-		settle(2 * effectInterval)
+		settle(3 * effectInterval)
 		n.set(func() { clear(n.fail) })
 		p := planFor("169.254.20.10")
 		n.answer(p)

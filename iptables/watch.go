@@ -19,7 +19,8 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		every(ctx, effectInterval, nil, func(Change) { k.lookAtEffect(ctx, w) })
+		failing := map[netip.Addr]time.Time{}
+		every(ctx, effectInterval, nil, func(Change) { k.lookAtEffect(ctx, w, failing) })
 	})
 	wg.Go(func() {
 		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
@@ -242,21 +243,27 @@ func (f *flap) lapsed(now time.Time) {
 func (f *flap) hold(now time.Time) bool { return now.Before(f.until) }
 
 // lookAtEffect asks as any client would, and says once when that goes wrong
-// and once when it goes right again.
-func (k *Keeper) lookAtEffect(ctx context.Context, w *watch) {
+// and once when it goes right again. Others are to blame only if it goes wrong
+// twice while we hold the lease and go on to renew it: not for a lapse of ours, nor
+// when we hang. failing holds when a look first went wrong.
+func (k *Keeper) lookAtEffect(ctx context.Context, w *watch, failing map[netip.Addr]time.Time) {
 	for _, a := range w.plan.Addresses() {
 		if !k.Covers(a) {
+			delete(failing, a)
 			k.forgetEffect(a)
 			continue
 		}
 		began := time.Now()
 		err := w.checker.Effect(ctx, a)
-		if ctx.Err() != nil {
+		switch first, again := failing[a]; {
+		case ctx.Err() != nil:
 			return
-		}
-		if err != nil && (!k.Covers(a) || w.plan.Lease > 0 && !k.heldSince(a, began)) {
-			// Given back meanwhile, or a lapse of ours, for which nobody else is
-			// to blame.
+		case err == nil:
+			delete(failing, a)
+		case !again || w.plan.Lease > 0 && !k.heldSince(a, first, w.plan.Lease):
+			failing[a] = began
+			continue
+		case !k.Covers(a): // given back meanwhile
 			continue
 		}
 		k.facts.Lock()
@@ -304,12 +311,13 @@ func (k *Keeper) leased(a netip.Addr, began, ended time.Time, lease time.Duratio
 }
 
 // heldSince reports whether the lease of an address was held from the given time
-// until now. If in doubt it was not.
-func (k *Keeper) heldSince(a netip.Addr, began time.Time) bool {
+// until now, and a lease probe that left after it was answered. If in doubt it
+// was not.
+func (k *Keeper) heldSince(a netip.Addr, began time.Time, lease time.Duration) bool {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	t := k.tenures[a]
-	return !t.since.After(began) && time.Now().Before(t.until)
+	return !t.since.After(began) && time.Now().Before(t.until) && t.until.Add(-lease).After(began)
 }
 
 // Reasons of repairs, as the metric's label has them.

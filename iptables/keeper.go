@@ -206,6 +206,7 @@ type Keeper struct {
 	lapses   atomic.Uint64
 	byHand   atomic.Bool // detached by hand until AttachByHand
 	released atomic.Bool // what Released tells
+	hopeless atomic.Bool // queries were not answered in all of the drain
 
 	// mu is held while the kernel changes, which may take seconds: a foreign
 	// transaction can hold the kernel's own lock that long. What renews the
@@ -702,7 +703,9 @@ func (k *Keeper) Detach() error {
 	k.mu.Lock()
 	err := k.leave()
 	k.mu.Unlock()
-	k.drain()
+	if !k.hopeless.Load() {
+		k.hopeless.Store(!k.drain())
+	}
 	return err
 }
 
@@ -760,8 +763,9 @@ func (k *Keeper) detach(b Backend) error {
 }
 
 // drain waits until all queries that came have been answered, and until no
-// client is about to send another one over a connection that we hold.
-func (k *Keeper) drain() {
+// client is about to send another one over a connection that we hold. It reports
+// false if it had to give up.
+func (k *Keeper) drain() bool {
 	listen := k.listen()
 	began := time.Now()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -778,10 +782,10 @@ func (k *Keeper) drain() {
 		held := served.Connections > 0 && now.Sub(lastOverTCP) < idle && now.Sub(began) < linger
 		switch passed := now.Sub(began); {
 		case passed >= queued && waiting == 0 && !held:
-			return
+			return true
 		case passed >= k.cfg.Drain:
 			k.cfg.Log.Warningf("%d queries were still unanswered %s after the query rules went", waiting, k.cfg.Drain)
-			return
+			return false
 		}
 	}
 }

@@ -957,6 +957,17 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 			}
 		})
 	}
+	inBubble(t, "what never comes is not waited for twice", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		k.cfg.Served = func([]Endpoint) Served { return Served{Arrived: 9, Answered: 8} }
+		begin := time.Now()
+		if err := errors.Join(k.Detach(), k.Detach()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(begin); d > 6*time.Second {
+			t.Errorf("drained for %s", d)
+		}
+	})
 }
 
 func TestReload(t *testing.T) {

@@ -67,6 +67,9 @@ func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.
 }
 
 func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *configuration) (int, error) {
+	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok {
+		c.servers.LoadOrStore(s, struct{}{})
+	}
 	return dns.RcodeSuccess, w.WriteMsg(c.answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
 }
 

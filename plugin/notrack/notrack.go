@@ -71,6 +71,7 @@ type configuration struct {
 
 	corefile control.Corefile // of this load, set when it starts
 	leaving  atomic.Bool      // another load is about to take over
+	servers  sync.Map         // the *dnsserver.Server that checks have come to
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block
@@ -84,6 +85,17 @@ func (c *configuration) made(n *NoTrack) {
 		c.handlers = map[*dnsserver.Config]*NoTrack{}
 	}
 	c.handlers[n.block] = n
+}
+
+// askedServers are the servers that checks have come to: those of plain DNS.
+// CoreDNS hands nobody its servers but handlers.
+func (c *configuration) askedServers() []stopper {
+	var out []stopper
+	c.servers.Range(func(s, _ any) bool {
+		out = append(out, s.(stopper))
+		return true
+	})
+	return out
 }
 
 // add merges a block, or says which line it conflicts with.

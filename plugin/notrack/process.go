@@ -315,6 +315,7 @@ func (p *contract) exit() {
 	if p.stopping {
 		// An answer that leaves after the response rules went would be tracked
 		// as a flow of its own and catch the client's next queries.
+		stopAll(p.current.askedServers())
 		for _, i := range slices.Clone(caddy.Instances()) {
 			if err := i.Stop(); err != nil {
 				log.Errorf("stop: %v", err)
@@ -326,6 +327,20 @@ func (p *contract) exit() {
 	}
 	p.upstreams.follow(nil)
 	p.closeAccounts()
+}
+
+// stopper is a server as a stop sees it.
+type stopper interface{ Stop() error }
+
+// stopAll stops servers at once. caddy does so one after the other, and each whose
+// queries hang takes 5 s: together longer than kubelet waits for a container. Their
+// errors come up again when caddy stops them.
+func stopAll(servers []stopper) {
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		wg.Go(func() { _ = s.Stop() })
+	}
+	wg.Wait()
 }
 
 // error names the directive and the line of the Corefile.

@@ -229,6 +229,8 @@ type Keeper struct {
 	reason  error     // why the rules wait, or why the last round of checks failed
 	status  []*watch  // current and next, for readers
 	repairs map[string]uint64
+	syncs   uint64
+	took    time.Duration // all syncs
 	effect  map[netip.Addr]error
 	tenures map[netip.Addr]tenure
 	blocked map[netip.Addr]error // what MakeWay returned last
@@ -912,13 +914,17 @@ type Stats struct {
 	Lapses uint64
 	// Repairs is how often something of ours was put back, by what it was.
 	Repairs map[string]uint64
+	// Syncs is how often all was held against what it should be, at Config.Sync
+	// and at changes, and SyncTime what that took in all.
+	Syncs    uint64
+	SyncTime time.Duration
 }
 
 // Stats returns the counters.
 func (k *Keeper) Stats() Stats {
 	k.facts.Lock()
 	defer k.facts.Unlock()
-	return Stats{Lapses: k.lapses.Load(), Repairs: maps.Clone(k.repairs)}
+	return Stats{Lapses: k.lapses.Load(), Repairs: maps.Clone(k.repairs), Syncs: k.syncs, SyncTime: k.took}
 }
 
 // Standing is how a Keeper sees itself.

@@ -574,6 +574,22 @@ func TestEffectOfALapse(t *testing.T) {
 	})
 }
 
+func TestSyncsAreTimed(t *testing.T) {
+	inBubble(t, "each of them", func(t *testing.T, n *node, k *Keeper) {
+		k.cfg.Sync = 10 * time.Second
+		k.cfg.Kernel.Refresh = func() error {
+			time.Sleep(300 * time.Millisecond)
+			return nil
+		}
+		attached(t, k, planFor("10.96.0.10"), n)
+		before := k.Stats()
+		settle(31 * time.Second) // no sync is under way then
+		if s := k.Stats(); s.Syncs-before.Syncs != 3 || s.SyncTime-before.SyncTime != 900*time.Millisecond {
+			t.Errorf("%d syncs took %s, before it was %d and %s", s.Syncs, s.SyncTime, before.Syncs, before.SyncTime)
+		}
+	})
+}
+
 func TestByHand(t *testing.T) {
 	inBubble(t, "detached until attached", func(t *testing.T, n *node, k *Keeper) {
 		p := planFor("10.96.0.10")

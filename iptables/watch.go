@@ -333,6 +333,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	if ctx.Err() != nil || k.current != w {
 		return
 	}
+	defer k.synced(time.Now())
 	missing, err := k.cfg.Addresses.Missing(w.plan.Addresses())
 	if err == nil {
 		// One by one: that somebody else holds one of them keeps nobody from
@@ -370,6 +371,14 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	if err != nil {
 		k.cfg.Log.Warningf("bring the rules up to date: %v", err)
 	}
+}
+
+// synced notes what reconcile took.
+func (k *Keeper) synced(began time.Time) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	k.syncs++
+	k.took += time.Since(began)
 }
 
 // repaired notes a repair, or says why it failed. That somebody else holds an

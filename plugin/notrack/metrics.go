@@ -29,6 +29,7 @@ var (
 	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, whether the kernel removes the rules when the process dies, and why this backend was chosen.", "backend", "table", "owned", "reason")
 	lapsesDesc   = desc(directive, "lease_lapses_total", "Leases that ran out although this process meant to hold them.")
 	repairsDesc  = desc(directive, "repairs_total", "Rules and addresses that others took away and that were put back.", "reason")
+	syncDesc     = desc(directive, "sync_duration_seconds", "Time to hold rules, addresses, uplinks and timeouts against what they should be, and to put right what is not, at each `sync` and each change that is announced.")
 	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", "proto", "family")
 	errorDesc    = desc(directive, "entries_avoided_error", "Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.")
 	flowsDesc    = desc(directive, "flows_avoided_total", "Conntrack entries that DNS to the listen addresses would have made.", "proto", "family")
@@ -68,7 +69,7 @@ func init() {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		attachedDesc, dryRunDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc,
+		attachedDesc, dryRunDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc, syncDesc,
 		avoidedDesc, errorDesc, flowsDesc, entriesDesc, limitDesc, bucketsDesc,
 		trackingDesc, dnsDesc, walkedDesc, intervalDesc, walkCPUDesc,
 	} {
@@ -117,6 +118,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, reason := range []string{iptables.RepairAddress, iptables.RepairRules} {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
+	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)
 	c.collectLedger(ch)
 	c.collectTable(ch)
 	c.collectKernel(ch)

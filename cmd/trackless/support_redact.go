@@ -38,9 +38,14 @@ var secretShapes = []*regexp.Regexp{
 	regexp.MustCompile(`()(\beyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*)?)`),
 	// Tokens that name their issuer.
 	regexp.MustCompile(`()(\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bgh[pousr]_[A-Za-z0-9]{20,}|\bglpat-[A-Za-z0-9_-]{16,}|\bxox[abprs]-[A-Za-z0-9-]{10,})`),
-	// name=value and name: value.
-	regexp.MustCompile(`(?i)([\w.-]*(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential)[\w.-]*["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,;&"'\[\]{}]+)`),
+	// name=value and name: value; quoted, also in a string that is quoted itself.
+	regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*\\?["']?\s*[:=]\s*)(\\"[^"]*"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s,;&"'\[\]{}]+)`),
+	// --name value, as in a command line.
+	regexp.MustCompile(`(?i)((?:^|\s)--?[\w-]*` + secretWord + `[\w-]*\s+)([^\s-]\S*)`),
 }
+
+// secretWord is in the names of things that are secret.
+const secretWord = `(?:password|passwd|passphrase|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential)`
 
 // randomLooking are candidates for keys in base64 or hexadecimal.
 var randomLooking = regexp.MustCompile(`[A-Za-z0-9+/_-]{32,}={0,2}`)
@@ -48,7 +53,7 @@ var randomLooking = regexp.MustCompile(`[A-Za-z0-9+/_-]{32,}={0,2}`)
 // remember takes a value out of all that follows. Short ones would take words
 // out that are none.
 func (r *redactor) remember(value string) {
-	value = strings.Trim(value, `"'`)
+	value = strings.Trim(value, `"'\`)
 	if len(value) < 5 || value == leftOut || isPlaceholder(value) {
 		return
 	}

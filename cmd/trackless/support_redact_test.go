@@ -66,6 +66,8 @@ func TestRedactText(t *testing.T) {
 		{"HTTP", "Authorization: Bearer planted.token-1234\nAuthorization: Basic cGxhbnRlZDpwbGFudGVk\nok", []string{"planted", "cGxhbnRl"}, []string{"Authorization: Bearer [left-out]", "ok"}},
 		{"a service account's token", "token eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlcm5ldGVzIn0.c2ln_planted refused", []string{"eyJ", "planted"}, []string{"refused"}},
 		{"name and value", `msg="login" password=planted1 db_password: "planted two" api-key='planted3' &token=planted4&x=1`, []string{"planted"}, []string{"login", "x=1", "password="}},
+		{"quotes in quotes", `a password="pl\"anted1" b, msg="token=\"planted two\" refused", {"log": "{\"secret\": \"planted3\"}"} end`, []string{"planted", "anted1", "two"}, []string{"a password=", " b, msg=", "refused", "end"}},
+		{"a command line", "exec: x --token planted1 -db-password planted2 --verbose --secret-file --listen :53, no token is there", []string{"planted"}, []string{"--verbose --secret-file --listen :53", "no token is there"}},
 		{"tokens with a name", "ghp_abcdefghij0123456789ABCD glpat-plantedplanted12 xoxb-1234567890-planted", []string{"ghp_", "glpat", "xoxb"}, nil},
 		{"what a log is full of", "[INFO] 10.244.0.3:41234 - 4711 \"A IN kube-dns.kube-system.svc.cluster.local. udp 40 false 512\" NOERROR qr,aa,rd 56 0.0001s\n[ERROR] plugin/errors: 2 example.org. A: read udp 10.0.0.1:40000->10.96.0.99:53: i/o timeout",
 			nil, []string{"kube-dns.kube-system.svc.cluster.local.", "i/o timeout", "qr,aa,rd"}},

@@ -110,13 +110,17 @@ func stopBoth(both []*lab.Streams, sent *[2][][]lab.Sent) error {
 	return errors.Join(<-errs, <-errs)
 }
 
-// watch counts each second.
+// watch counts each second that the machine leaves it the time for.
 func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server, table, left *table) error {
 	for second := 1; second <= int(watchTime/time.Second); second++ {
 		select {
 		case <-time.After(time.Until(began.Add(time.Duration(second) * time.Second))):
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		if time.Since(began) > time.Duration(second+1)*time.Second {
+			r.Skipped++
+			continue
 		}
 		// To read the table takes a moment, in which entries come and go: what
 		// the ledger says is taken before and after it.

@@ -71,10 +71,10 @@ func TestMonitoring(t *testing.T) {
 	seen("a lease lapsed", "coredns_notrack_lease_lapses_total", positive)
 
 	program := labtest.Program(t)
-	onNode(t, node, program, "rules", "detach", "--socket", "@trackless/control.sock")
+	onNode(t, node, program, "rules", "detach", "--socket", "@trackless/control.sock", "--timeout", "3m")
 	seen("it is detached", "1 - coredns_notrack_attached", positive)
 	seen("clients' queries are tracked", `coredns_conntrack_dns_entries{role="client"}`, positive)
-	onNode(t, node, program, "rules", "attach", "--socket", "@trackless/control.sock")
+	onNode(t, node, program, "rules", "attach", "--socket", "@trackless/control.sock", "--timeout", "3m")
 	if err := server.AwaitAttached(t.Context(), tracklessAddress); err != nil {
 		t.Fatal(err)
 	}

@@ -1,14 +1,15 @@
 // Package legacy reads the tables of iptables-legacy from the kernel without the
-// iptables binaries.
+// iptables binaries, and deletes rules from them.
 //
 // They are not part of nf_tables: the kernel keeps them as blobs that are read
 // with getsockopt (include/uapi/linux/netfilter_ipv4/ip_tables.h and its sibling
 // for IPv6). Asking for a table that this network namespace does not have would
 // create it, so only those are asked for that the kernel lists in
-// /proc/net/ip_tables_names. Nothing is ever written: the kernel
-// replaces a blob as a whole, without a lock between the reading and the writing
-// of two programs, and iptables' own lock is a file that a container need not
-// share.
+// /proc/net/ip_tables_names. The kernel replaces a blob as a
+// whole and sees nothing of another program that has read it before and will
+// replace it after, so that every change is made under iptables' own lock. That is
+// a file of the host, which a container need not share: without it nothing is
+// changed.
 package legacy
 
 import (

@@ -107,17 +107,24 @@ type entry struct {
 
 // parse reads the entries of a table.
 func parse(family iptables.Family, name string, h header, blob []byte) (Table, error) {
-	t := Table{Family: family, Name: name}
+	t, _, err := parseAt(family, name, h, blob)
+	return t, err
+}
+
+// parseAt is parse and returns where each rule stands in the blob, by chain and
+// rule.
+func parseAt(family iptables.Family, name string, h header, blob []byte) (t Table, offsets [][]int, err error) {
+	t = Table{Family: family, Name: name}
 	entries, err := layoutOf(family).entries(blob)
 	if err != nil {
-		return t, err
+		return t, nil, err
 	}
 	starts := map[int]string{} // by offset of the first rule
 	jumps := [][]int{}         // by chain and rule
 	var current *Chain
 	open := func(c Chain) {
 		t.Chains = append(t.Chains, c)
-		jumps = append(jumps, nil)
+		jumps, offsets = append(jumps, nil), append(offsets, nil)
 		current = &t.Chains[len(t.Chains)-1]
 	}
 	for i, e := range entries {
@@ -132,16 +139,17 @@ func parse(family iptables.Family, name string, h header, blob []byte) (Table, e
 				starts[entries[i+1].at] = e.head
 			}
 		case current == nil:
-			return t, fmt.Errorf("entry at %d belongs to no chain", e.at)
+			return t, nil, fmt.Errorf("entry at %d belongs to no chain", e.at)
 		case current.Base && uint32(e.at) == h.underflow[current.Hook]:
 			if e.rule.Verdict == nil {
-				return t, fmt.Errorf("chain %s has no policy", current.Name)
+				return t, nil, fmt.Errorf("chain %s has no policy", current.Name)
 			}
 			current.Policy = e.rule.Verdict.Code
 			current = nil
 		default:
 			current.Rules = append(current.Rules, e.rule)
 			jumps[len(jumps)-1] = append(jumps[len(jumps)-1], e.jump)
+			offsets[len(offsets)-1] = append(offsets[len(offsets)-1], e.at)
 		}
 	}
 	for i := range t.Chains {
@@ -152,7 +160,7 @@ func parse(family iptables.Family, name string, h header, blob []byte) (Table, e
 			}
 			to, ok := starts[jumps[i][j]]
 			if !ok {
-				return t, fmt.Errorf("chain %s, rule %d jumps to %d, where no chain begins", c.Name, j+1, jumps[i][j])
+				return t, nil, fmt.Errorf("chain %s, rule %d jumps to %d, where no chain begins", c.Name, j+1, jumps[i][j])
 			}
 			c.Rules[j].Verdict.Chain = to
 		}
@@ -160,7 +168,7 @@ func parse(family iptables.Family, name string, h header, blob []byte) (Table, e
 			c.Rules = c.Rules[:len(c.Rules)-1] // the return that ends every user's chain
 		}
 	}
-	return t, nil
+	return t, offsets, nil
 }
 
 func (h header) hookAt(offset int) int {

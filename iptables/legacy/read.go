@@ -59,7 +59,7 @@ func explain(family iptables.Family, name string, err error) error {
 	if errors.Is(err, unix.EPERM) {
 		err = fmt.Errorf("%w (%w)", err, iptables.ErrPermission)
 	}
-	return fmt.Errorf("read the legacy %s table %s: %w", family, name, err)
+	return fmt.Errorf("legacy %s table %s: %w", family, name, err)
 }
 
 // tableNames reads which tables the namespace of this thread has.
@@ -90,14 +90,10 @@ const (
 const attempts = 10
 
 func dump(family iptables.Family, name string) (header, []byte, error) {
-	domain, level := unix.AF_INET, unix.SOL_IP
-	if family == iptables.IPv6 {
-		domain, level = unix.AF_INET6, unix.SOL_IPV6
-	}
 	if len(name) >= nameSize {
 		return header{}, nil, fmt.Errorf("the name is longer than %d bytes", nameSize-1)
 	}
-	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, level, err := optionSocket(family)
 	if err != nil {
 		return header{}, nil, err
 	}
@@ -125,6 +121,17 @@ func dump(family iptables.Family, name string) (header, []byte, error) {
 		return h, buf[entries:], err
 	}
 	return header{}, nil, fmt.Errorf("it changed %d times while it was read", attempts)
+}
+
+// optionSocket opens a socket of which a family's tables can be asked, at the level
+// of their options.
+func optionSocket(family iptables.Family) (fd, level int, err error) {
+	domain, level := unix.AF_INET, unix.SOL_IP
+	if family == iptables.IPv6 {
+		domain, level = unix.AF_INET6, unix.SOL_IPV6
+	}
+	fd, err = unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	return fd, level, err
 }
 
 func getsockopt(fd, level, name int, buf []byte) error {

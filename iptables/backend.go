@@ -163,5 +163,10 @@ func (e *HeldError) Error() string {
 // back what it holds. Nothing has been changed, and trying again may do.
 var ErrBusy = errors.New("another program is changing the rules")
 
+// ErrUntracked is matched by errors about addresses to which rules of others untrack
+// DNS for good: while it is not attached it comes here all the same, and when this
+// process is gone nobody answers.
+var ErrUntracked = errors.New("rules of others untrack DNS for good")
+
 // ErrPermission is matched by errors that CAP_NET_ADMIN would have prevented.
 var ErrPermission = errors.New("needs CAP_NET_ADMIN")

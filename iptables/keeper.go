@@ -444,7 +444,7 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 		case <-ctx.Done():
 			return false
 		case <-complain.C:
-			k.cfg.Log.Warningf("the rules wait, DNS goes to the cluster: %v", last)
+			k.cfg.Log.Warningf("the rules wait, %s: %v", whereTo(last), last)
 		case <-poll.C:
 		}
 	}

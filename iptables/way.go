@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -65,13 +66,21 @@ func (k *Keeper) obstructed(p Plan, failed map[netip.Addr]error) error {
 // standBack gives the queries to an address back to the cluster since nothing of
 // them would arrive here.
 func (k *Keeper) standBack(w *watch, a netip.Addr, why error) error {
-	k.cfg.Log.Warningf("%s: detached, DNS goes to the cluster: %v", a, why)
+	k.cfg.Log.Warningf("%s: detached, %s: %v", a, whereTo(why), why)
 	if w.plan.Lease > 0 {
 		return nil // it runs out
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.detach(w.backend)
+}
+
+// whereTo says where DNS goes while that is in the way.
+func whereTo(why error) string {
+	if errors.Is(why, ErrUntracked) {
+		return "DNS comes here all the same"
+	}
+	return "DNS goes to the cluster"
 }
 
 // explained adds to an error what of somebody else it comes from.

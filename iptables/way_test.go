@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -153,4 +154,16 @@ func TestEffectIsExplained(t *testing.T) {
 			t.Errorf("reason %v", reason)
 		}
 	})
+}
+
+// What is said of DNS while we are detached has to be true.
+func TestWhereDNSGoes(t *testing.T) {
+	for want, why := range map[string]error{
+		"DNS goes to the cluster":     errors.New("a chain drops it"),
+		"DNS comes here all the same": fmt.Errorf("10.96.0.10: %w", ErrUntracked),
+	} {
+		if got := whereTo(why); got != want {
+			t.Errorf("%v: %s, want %s", why, got, want)
+		}
+	}
 }

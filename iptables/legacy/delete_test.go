@@ -55,7 +55,7 @@ func withoutDoomed(text string) string {
 	return b.String()
 }
 
-// deletes deletes the doomed and compares everything else, byte for byte.
+// deletes takes the doomed out and compares everything else, byte for byte.
 func deletes(t *testing.T, f iptables.Family, table string) {
 	t.Helper()
 	before := save(t, f, table)

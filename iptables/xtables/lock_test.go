@@ -80,6 +80,19 @@ func TestLockHeldByAnother(t *testing.T) {
 	release()
 }
 
+// A container without the host's lock is told what it lacks, and is not told to
+// wait for it.
+func TestLockThatIsNotThere(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "not mounted", "xtables.lock"))
+	b := newBackend(t, Config{Variant: Legacy})
+	err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")})
+	if err == nil || errors.Is(err, iptables.ErrBusy) || !strings.Contains(err.Error(), "/run/xtables.lock of its host mounted") {
+		t.Errorf("install: %v", err)
+	}
+}
+
 // Starts and stops while another program takes the lock again and again leave
 // nothing, nothing twice, and fail only for the lock.
 func TestCyclesUnderAContendedLock(t *testing.T) {

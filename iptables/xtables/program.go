@@ -257,6 +257,8 @@ func (p *program) explain(path string, waited time.Duration, err error, text str
 	switch said := failed.stderr; {
 	case strings.Contains(said, "xtables lock"):
 		return &LockError{name, waited}
+	case strings.Contains(said, "open lock file"):
+		return fmt.Errorf("%s: %w (a container needs /run/xtables.lock of its host mounted, which is what keeps it and the host's programs from undoing each other's changes)", name, err)
 	case strings.Contains(said, "Permission denied"), strings.Contains(said, "Operation not permitted"):
 		return fmt.Errorf("%s: %w (%w)", name, err, iptables.ErrPermission)
 	case strings.Contains(said, "Table does not exist"), strings.Contains(said, "can't initialize"),

@@ -160,23 +160,45 @@ func (p *contract) announce(b backend, why string) {
 	}
 }
 
+// adoptInterval is the time between two looks for what a predecessor left.
+const adoptInterval = time.Minute
+
 // adopter takes away what predecessors left: rules of dead instances, of either
 // backend, and those of Kubernetes' node-cache, which puts its own back once a
 // minute while it lives. A look runs up to a dozen programs, so it is not taken
 // more often than that.
-type adopter struct{ last time.Time }
+type adopter struct {
+	last   time.Time
+	failed string // said last
+}
 
 func (a *adopter) adopt(addrs []netip.Addr) (changed bool, err error) {
-	if time.Since(a.last) < time.Minute {
+	if time.Since(a.last) < adoptInterval {
 		return false, nil
 	}
 	a.last = time.Now()
+	changed, err = adoptAll(addrs)
+	said := a.failed
+	if a.failed = ""; err == nil {
+		return changed, nil
+	}
+	if a.failed = err.Error(); errors.Is(err, iptables.ErrBusy) {
+		SetupErrors.WithLabelValues("iptables_lock").Inc()
+		a.last = time.Time{} // at the next sync
+	}
+	if a.failed == said {
+		err = nil
+	}
+	return changed, err
+}
+
+func adoptAll(addrs []netip.Addr) (changed bool, err error) {
 	stale, err := xtables.RemoveStale()
 	tables, tablesErr := nft.RemoveStale(nft.Config{})
 	if stale = append(stale, tables...); len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
 	}
-	n, adoptErr := xtables.Adopt(addrs)
+	n, adoptErr := nft.AdoptNodeCache(nft.Config{}, addrs)
 	if n > 0 {
 		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
 	}

@@ -134,7 +134,7 @@ func (p *contract) open(config *configuration, b backend) error {
 			Uplinks: p.followUplinks,
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
-			MakeWay: new(wayMaker).makeWay,
+			MakeWay: inTheWay(new(wayMaker)),
 			Adopt:   new(adopter).adopt,
 			Others:  otherInstances,
 			Explain: explain,

@@ -1,4 +1,4 @@
-package xtables
+package nft
 
 import (
 	"encoding/binary"

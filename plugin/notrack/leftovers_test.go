@@ -1,0 +1,55 @@
+package notrack
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// What node-cache left in legacy tables keeps us detached where it cannot be
+// deleted, and is deleted where it can.
+func TestLeftoversOfNodeCache(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-legacy")
+	lock := filepath.Join(t.TempDir(), "xtables.lock")
+	t.Setenv("XTABLES_LOCKFILE", lock)
+	testns.Run(t, "iptables-legacy", "-w", "-t", "raw", "-I", "PREROUTING", "-p", "udp", "-d", "10.96.0.10", "--dport", "53",
+		"-m", "comment", "--comment", "NodeLocal DNS Cache: skip conntrack", "-j", "NOTRACK")
+	if err := os.Remove(lock); err != nil {
+		t.Fatal(err)
+	}
+	left, other := netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("169.254.20.10")
+	rules := iptables.Rules{}
+	for _, a := range []netip.Addr{left, other} {
+		rules.Plan.Listen = append(rules.Plan.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP})
+	}
+	look := inTheWay(new(wayMaker))
+	if blocked := look(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
+		t.Errorf("without the lock: %v", blocked)
+	}
+	a := new(adopter)
+	if _, err := a.adopt([]netip.Addr{left}); err == nil {
+		t.Error("without the lock nothing is said")
+	}
+	if a.last = a.last.Add(-2 * adoptInterval); a.failed == "" {
+		t.Error("what was said is forgotten")
+	}
+	if _, err := a.adopt([]netip.Addr{left}); err != nil {
+		t.Errorf("the same is said again: %v", err)
+	}
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if blocked := look(rules); len(blocked) > 0 {
+		t.Errorf("with the lock: %v", blocked)
+	}
+	a.last = a.last.Add(-2 * adoptInterval)
+	if changed, err := a.adopt([]netip.Addr{left}); !changed || err != nil {
+		t.Errorf("with the lock: %t, %v", changed, err)
+	}
+}

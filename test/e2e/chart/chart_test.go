@@ -64,6 +64,7 @@ var releases = []struct {
 	{"both", []string{"-f", "testdata/both.values.yaml"}},
 	{"endpoints", []string{"--set", "upstream.endpoints=true"}},
 	{"cilium", []string{"--set", "mode=cilium"}},
+	{"iptables", []string{"--set", "notrack.backend=iptables,notrack.xtablesLock=true,image.tag=iptables"}},
 	{"monitoring", []string{"-f", "testdata/monitoring.values.yaml"}},
 	{"own-corefile", []string{"-f", "testdata/own-corefile.values.yaml", "--namespace", "elsewhere"}},
 }

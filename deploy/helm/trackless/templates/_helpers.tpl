@@ -36,3 +36,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- define "trackless.asksAPI" -}}
 {{- if not (or .Values.upstream.addresses .Values.corefile) }}true{{ end }}
 {{- end }}
+
+{{/* Not empty where the xtables lock of the node is mounted. */}}
+{{- define "trackless.xtablesLock" -}}
+{{- if or .Values.notrack.xtablesLock (eq .Values.notrack.backend "iptables") (contains "iptables" (print .Values.image.tag .Values.image.repository)) -}}
+true
+{{- end -}}
+{{- end -}}

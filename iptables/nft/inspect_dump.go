@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -124,7 +125,7 @@ func cString(b []byte) string {
 func ask(conn *netlink.Conn, question netlink.Message) ([]netlink.Message, error) {
 	replies, err := conn.Execute(question)
 	if errors.Is(err, unix.EINVAL) {
-		err = errors.Join(err, unix.EPROTONOSUPPORT)
+		err = fmt.Errorf("%w (%w)", unix.EPROTONOSUPPORT, err)
 	}
 	return replies, err
 }

@@ -727,12 +727,25 @@ func (k *Keeper) leave() error {
 		k.retire(k.current)
 	}
 	k.released.Store(true)
-	if k.State() == Attached {
+	if k.State() == Attached || k.anyHeld() {
 		k.cover(nil)
 		k.setState(Draining)
 		err = errors.Join(err, k.detach(k.Backend()))
 	}
 	return errors.Join(err, k.yield(listen))
+}
+
+// anyHeld reports whether a lease is held. While we are detached that is so if a
+// lease probe was answered and nothing followed from it, since we stopped then.
+func (k *Keeper) anyHeld() bool {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	for _, t := range k.tenures {
+		if time.Now().Before(t.until) {
+			return true
+		}
+	}
+	return false
 }
 
 // yield hands what another instance's rules bring here over to that instance.
@@ -985,6 +998,7 @@ func (k *Keeper) giveBack() error {
 	k.facts.Lock()
 	k.cover(nil)
 	k.enter(Detached)
+	clear(k.tenures)
 	k.facts.Unlock()
 	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
 	return nil

@@ -883,6 +883,14 @@ func TestStopInEveryState(t *testing.T) {
 			n.set(func() { clear(n.answers) })
 			settle(3 * time.Second)
 		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		{"out of lease, with a probe under way", func(t *testing.T, n *node, k *Keeper) {
+			attached(t, k, p, n)
+			n.set(func() { clear(n.answers) })
+			settle(3 * time.Second)
+			n.set(func() { n.slow = 500 * time.Millisecond })
+			n.answer(p)
+			settle(300 * time.Millisecond)
+		}, []string{"detach", "yield 2", "close-checks", "remove-rules"}},
 		{"dry-run", func(t *testing.T, n *node, k *Keeper) {
 			dry := p
 			dry.DryRun = true

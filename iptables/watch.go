@@ -207,6 +207,9 @@ func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	return w.backend.Attach()
 }
 

@@ -107,7 +107,7 @@ func (m meeting) Stop() error {
 }
 
 func TestServersStopAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // one after the other would be a deadlock
+	synctest.Test(t, func(*testing.T) { // one after the other would be a deadlock
 		var begun sync.WaitGroup
 		begun.Add(3)
 		m := meeting{&begun}

@@ -175,6 +175,14 @@ func switchOne(ctx context.Context, f reached, verb string) switched {
 		r.Error = fmt.Sprintf("pid %d refused: %s", r.PID, refused.Reason)
 	case err != nil:
 		r.Error = fmt.Sprintf("pid %d: %v", r.PID, err)
+		if ctx.Err() != nil {
+			// Why it takes so long, it can say.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusTimeout)
+			defer cancel()
+			if status, err := f.Status(ctx); err == nil && status.Reason != "" {
+				r.Error += ": " + status.Reason
+			}
+		}
 	default:
 		r.State = status.State
 	}

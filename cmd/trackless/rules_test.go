@@ -129,6 +129,7 @@ type fakeSocket struct {
 	statusErr error
 	switchErr error
 	onlyByPID bool
+	hangs     bool // when asked to attach
 	asked     string
 }
 
@@ -138,8 +139,13 @@ func (s *fakeSocket) Status(context.Context) (control.Status, error) {
 	return s.status, s.statusErr
 }
 
-func (s *fakeSocket) Attach(context.Context) (control.Status, error) {
-	s.asked, s.status.State = "attach", "attached"
+func (s *fakeSocket) Attach(ctx context.Context) (control.Status, error) {
+	s.asked = "attach"
+	if s.hangs {
+		<-ctx.Done()
+		return control.Status{}, context.Cause(ctx)
+	}
+	s.status.State = "attached"
 	return s.status, s.switchErr
 }
 
@@ -448,6 +454,8 @@ func TestRulesAttachAndDetach(t *testing.T) {
 	alias.name = "/proc/4711/root/run/trackless/control.sock"
 	refusing := second()
 	refusing.switchErr = &control.RefusedError{Reason: "this process is stopping"}
+	hanging := first()
+	hanging.hangs, hanging.status.Reason = true, "tcp 10.96.0.10:53 does not answer"
 	stale := second()
 	stale.statusErr = errors.New("connection refused")
 	for _, tc := range []struct {
@@ -505,6 +513,10 @@ func TestRulesAttachAndDetach(t *testing.T) {
 			name: "an instance refuses", args: []string{"attach"}, sockets: []instance{{first(), "attach"}, {refusing, "attach"}},
 			out:  []string{"pid 4711 (table inet trackless-b): attached"},
 			code: exitFailure, err: "rules attach: pid 815 refused: this process is stopping",
+		},
+		{
+			name: "an instance takes too long, and says why", args: []string{"attach", "--timeout", "10ms"}, sockets: []instance{{hanging, "attach"}},
+			code: exitFailure, err: "pid 4711: no answer within 10ms; it goes on by itself: tcp 10.96.0.10:53 does not answer",
 		},
 		{
 			name: "the named socket does not answer", args: []string{"detach", "--socket", stale.name}, sockets: []instance{{stale, ""}},

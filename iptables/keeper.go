@@ -547,7 +547,6 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	if err != nil {
 		k.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
-	k.adopt(n)
 	switch {
 	case n.plan.DryRun:
 		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())

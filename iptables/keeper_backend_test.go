@@ -144,6 +144,27 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 			t.Errorf("after two more syncs it was looked for %d times", -left.Load())
 		}
 	})
+	inBubble(t, "may be so much that to take it away lasts longer than the lease", func(t *testing.T, n *node, k *Keeper) {
+		k.cfg.Kernel.Adopt = func([]netip.Addr) (bool, error) {
+			time.Sleep(5 * time.Second)
+			return true, nil
+		}
+		p := planFor("10.96.0.10")
+		n.answer(p)
+		if err := k.Prepare(p, checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		k.Commit()
+		defer func() { _ = k.Close() }()
+		settle(4 * time.Second)
+		if lapses := k.Stats().Lapses; k.State() != Attached || n.renewals(netip.MustParseAddr("10.96.0.10")) < 10 || lapses > 0 {
+			t.Errorf("%s, %d lapses", k.State(), lapses)
+		}
+		settle(4 * time.Second)
+		if lapses := k.Stats().Lapses; lapses > 0 {
+			t.Errorf("%d lapses", lapses)
+		}
+	})
 	inBubble(t, "stays for a dry run", func(t *testing.T, n *node, k *Keeper) {
 		k.cfg.Kernel.Adopt = func([]netip.Addr) (bool, error) {
 			t.Error("it was taken away")

@@ -23,6 +23,7 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 		every(ctx, effectInterval, nil, func(Change) { k.lookAtEffect(ctx, w, failing) })
 	})
 	wg.Go(func() {
+		k.takeOver(ctx, w)
 		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
 	})
 	wg.Go(func() { k.watchDevices(ctx, w) })
@@ -328,6 +329,16 @@ const (
 	RepairAddress = "address"
 	RepairRules   = "rules"
 )
+
+// takeOver adopts what a predecessor left as soon as our own rules are in force. It
+// may be rules by the ten thousand, so the lease is renewed meanwhile.
+func (k *Keeper) takeOver(ctx context.Context, w *watch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ctx.Err() == nil && k.current == w {
+		k.adopt(w)
+	}
+}
 
 // reconcile puts back what others took away.
 func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/legacy"
@@ -108,39 +109,55 @@ func deleteRules(cfg Config, f iptables.Family, name string, gone func(dumpedRul
 	if f == iptables.IPv6 {
 		table.Family = nftables.TableFamilyIPv6
 	}
+	for _, name := range nodeCacheChains[name] {
+		chain := &nftables.Chain{Table: table, Name: name}
+		for tries := 0; ; tries++ {
+			n, err := deleteFrom(cfg, chain, gone)
+			deleted += n
+			switch {
+			case err == nil:
+			case isAbsent(err):
+				return deleted, nil
+			case errors.Is(err, unix.ENOENT) && tries < 10:
+				continue // somebody else has deleted one of them meanwhile
+			default:
+				return deleted, explain("delete rules of node-cache from chain "+familyName(table.Family)+" "+table.Name+" "+name, err)
+			}
+			break
+		}
+	}
+	return deleted, nil
+}
+
+// deleteFrom has a socket of its own: after a refusal answers may be left in one.
+func deleteFrom(cfg Config, chain *nftables.Chain, gone func(dumpedRule) bool) (deleted int, err error) {
 	conn, err := inspectConn(cfg)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	for _, chain := range nodeCacheChains[name] {
-		what := "delete rules of node-cache from chain " + familyName(table.Family) + " " + name + " " + chain
-		rules, err := dumpRules(conn, table.Family, name, chain)
-		if isAbsent(err) {
-			return 0, nil
+	rules, err := dumpRules(conn, chain.Table.Family, chain.Table.Name, chain.Name)
+	if err != nil {
+		return 0, err
+	}
+	rules = slices.DeleteFunc(rules, func(r dumpedRule) bool { return !gone(r) })
+	// The answers to one batch have to find room in the socket.
+	for part := range slices.Chunk(rules, 64) {
+		tx, err := encode(func(c *nftables.Conn) error {
+			for _, r := range part {
+				if err := c.DelRule(&nftables.Rule{Table: chain.Table, Chain: chain, Handle: r.handle}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err == nil {
+			err = tx.commit(conn)
 		}
 		if err != nil {
-			return deleted, explain(what, err)
+			return deleted, err
 		}
-		rules = slices.DeleteFunc(rules, func(r dumpedRule) bool { return !gone(r) })
-		// The answers to one batch have to find room in the socket.
-		for part := range slices.Chunk(rules, 64) {
-			tx, err := encode(func(c *nftables.Conn) error {
-				for _, r := range part {
-					if err := c.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: chain}, Handle: r.handle}); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err == nil {
-				err = tx.commit(conn)
-			}
-			if err != nil {
-				return deleted, explain(what, err)
-			}
-			deleted += len(part)
-		}
+		deleted += len(part)
 	}
 	return deleted, nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -147,6 +148,27 @@ func TestNodeCacheManyTimesOver(t *testing.T) {
 			t.Errorf("left:\n%.2000s", left)
 		}
 	})
+}
+
+// Two of us may come upon them at the same time, as in a rolling update.
+func TestNodeCacheAdoptedTwiceAtOnce(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	testns.Program(t, "iptables-nft")
+	const times = 100
+	asNodeCache(t, "nft", times, "169.254.20.10")
+	addrs := []netip.Addr{netip.MustParseAddr("169.254.20.10")}
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if _, err := AdoptNodeCache(cfg, addrs); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if left := everything(t, "nft"); left != "" {
+		t.Errorf("left:\n%.2000s", left)
+	}
 }
 
 // Whatever part of them somebody has deleted, the rest goes.

@@ -170,6 +170,7 @@ func messageName(m netlink.Message) string {
 		unix.NFT_MSG_DELSETELEM: "delete element",
 		unix.NFT_MSG_NEWOBJ:     "add counter",
 		unix.NFT_MSG_NEWRULE:    "add rule",
+		unix.NFT_MSG_DELRULE:    "delete rule",
 	}
 	if name, ok := names[int(m.Header.Type)&0xff]; ok {
 		return name

@@ -20,10 +20,12 @@ const (
 func Backends() []string { return []string{NFTables, IPTablesLegacy, IPTablesNFT} }
 
 // onIPTables are the faults of the nftables backend that are played on iptables,
-// too: those in which the backends differ.
+// too: those in which the backends differ, and the firewalls, whose rules stand in
+// the programs' own tables beside ours.
 var onIPTables = []string{
 	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader",
 	"address-deleted", "iptables-flush", "iptables-restore", "node-cache-killed",
+	"input-drop", "policy-drop", "policy-drop-ufw", "policy-drop-legacy", "firewalld",
 }
 
 // CasesOn are the faults that are played on a backend.

@@ -48,6 +48,10 @@ type Backend interface {
 	// given, and those that the rules have noted.
 	Detach(held []Connection) error
 
+	// EndLease gives the queries to addresses of the plan back at once, as if
+	// their lease had run out. The next renewal takes them again.
+	EndLease([]netip.Addr) error
+
 	// Exempt keeps connections that are tracked already tracked until they end,
 	// besides those that the rules have noted.
 	Exempt([]Connection) error

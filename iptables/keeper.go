@@ -70,10 +70,11 @@ type Kernel struct {
 	Unowned func([]netip.Addr) []netip.Addr
 	// Refresh brings up to date what is not the Keeper's, at every sync.
 	Refresh func() error
-	// MakeWay lets untracked DNS pass the filter chains of others, and returns
+	// MakeWay lets untracked DNS pass the filter chains of others. It returns
 	// for each address to which it does not pass what is in its way and what
-	// can be done. It is called by one goroutine at a time.
-	MakeWay func(Rules) map[netip.Addr]error
+	// can be done, and whether anything passes now that did not before. It is
+	// called by one goroutine at a time.
+	MakeWay func(Rules) (blocked map[netip.Addr]error, cleared bool)
 	// Adopt takes away what a predecessor left for the addresses, and reports
 	// whether that was anything. It is called once DNS to them is untracked by
 	// our own rules, and at every sync.
@@ -128,6 +129,13 @@ type Config struct {
 	// at a stop while there is another instance, whose rules go on bringing
 	// queries here. Nil means that they cannot.
 	Yield func([]Endpoint) error
+
+	// Reset resets the TCP connections that our listeners hold at the endpoints
+	// with clients behind the devices, or with all if these are nil. It is called
+	// when what they send is tracked from now on. The cluster's DNS knows nothing
+	// of such a connection and would reset it, but a client whose segments were
+	// lost waits longer each time before it sends another. Nil leaves it at that.
+	Reset func(listen []Endpoint, devices []string) error
 
 	// Served tells what the listeners at the endpoints have done so far; nil
 	// means nothing. The drain ends when it is complete.
@@ -234,7 +242,11 @@ type Keeper struct {
 	effect  map[netip.Addr]error
 	tenures map[netip.Addr]tenure
 	blocked map[netip.Addr]error // what MakeWay returned last
+	cleared time.Time            // when MakeWay last let something pass
 	aside   error                // which devices are left to the cluster
+
+	// probing holds a token while lease probes are under way.
+	probing chan struct{}
 }
 
 // watch is a plan and the goroutine that keeps it.
@@ -264,7 +276,7 @@ func NewKeeper(cfg Config) *Keeper {
 	return &Keeper{
 		cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
 		tenures:   map[netip.Addr]tenure{},
-		installed: map[Backend]Rules{}, retired: Counters{},
+		installed: map[Backend]Rules{}, retired: Counters{}, probing: make(chan struct{}, 1),
 	}
 }
 

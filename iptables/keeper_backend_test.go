@@ -118,9 +118,9 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 			}
 			return left.Add(-1) == 0, nil
 		}
-		k.cfg.Kernel.MakeWay = func(Rules) map[netip.Addr]error {
+		k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
 			ways.Add(1)
-			return nil
+			return nil, false
 		}
 		left.Store(1)
 		p := planFor("10.96.0.10")

@@ -67,6 +67,9 @@ func (n *node) Present() (bool, error) {
 func (n *node) Live() ([]netip.Addr, error) { return nil, nil }
 func (n *node) Attach() error               { return n.do("attach") }
 func (n *node) Detach([]Connection) error   { return n.do("detach") }
+func (n *node) EndLease(addrs []netip.Addr) error {
+	return n.do("end lease %s", addressList(addrs))
+}
 func (n *node) Counters() (Counters, error) { return nil, nil }
 
 type backend struct{ *node }

@@ -110,9 +110,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	for _, a := range w.plan.Addresses() {
 		if blocked[a] != nil {
 			if !h.down[a] || h.failed[a] == nil || h.failed[a].Error() != blocked[a].Error() {
-				if err := k.standBack(w, a, blocked[a]); err != nil {
-					k.cfg.Log.Warningf("%s: %v", a, err)
-				}
+				k.cfg.Log.Warningf("%s: detached, %s: %v", a, whereTo(blocked[a]), blocked[a])
 			}
 			h.down[a], h.failed[a] = true, blocked[a]
 			continue
@@ -182,6 +180,10 @@ type renewal struct {
 // renewAll renews the leases of all the addresses at once: a probe that has to find
 // another port, as when another instance comes, must not cost the others theirs.
 func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []renewal {
+	if w.plan.Lease > 0 {
+		k.probing <- struct{}{}
+		defer func() { <-k.probing }()
+	}
 	out := make([]renewal, len(addrs))
 	var wg sync.WaitGroup
 	for i, a := range addrs {
@@ -199,8 +201,13 @@ func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []r
 	return out
 }
 
+// renewOne takes the lease of an address again, unless the way to it was found
+// blocked since the round began.
 func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
 	if w.plan.Lease > 0 {
+		if why := k.blockedOf(w.plan)[a]; why != nil {
+			return why
+		}
 		return w.checker.Renew(ctx, a)
 	}
 	if k.Covers(a) {
@@ -210,6 +217,9 @@ func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
 	defer k.mu.Unlock()
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if why := k.blockedOf(w.plan)[a]; why != nil {
+		return why
 	}
 	return w.backend.Attach()
 }
@@ -361,23 +371,24 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	if err := k.cfg.Addresses.PreferSource(); err != nil {
 		k.cfg.Log.Warningf("keep the listen addresses from being a source: %v", err)
 	}
-	present, err := w.backend.Present()
-	if err == nil && !present && k.mayRepair("the table", c) {
+	// Uplinks come and go with routes.
+	r, err := k.rules(w.backend, w, k.next)
+	if err == nil {
+		// Before the rules: that these are gone costs nobody a query.
+		k.makeWay(r)
+	}
+	present, presentErr := w.backend.Present()
+	if presentErr == nil && !present && k.mayRepair("the table", c) {
 		err := k.install(w.backend, w, k.next)
-		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun {
+		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun && len(k.blockedOf(w.plan)) == 0 {
 			err = w.backend.Attach()
 		}
 		k.repaired(RepairRules, "the table", c, err)
 		return
 	}
 	k.adopt(w)
-	// Uplinks come and go with routes.
-	r, err := k.rules(w.backend, w, k.next)
 	if err == nil && !reflect.DeepEqual(r, k.installed[w.backend]) {
 		err = k.install(w.backend, w, k.next)
-	}
-	if err == nil {
-		k.makeWay(r)
 	}
 	if err == nil && k.cfg.Kernel.Refresh != nil {
 		err = k.cfg.Kernel.Refresh()

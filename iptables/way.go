@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -14,15 +15,30 @@ const wayInterval = time.Second
 
 // makeWay lets untracked DNS pass the filter chains of others and remembers for
 // which addresses of the plan that could not be done. Attached to these, we would
-// take queries that never arrive.
+// take queries that never arrive. The lock is held.
 func (k *Keeper) makeWay(r Rules) {
 	if k.cfg.Kernel.MakeWay == nil || r.Plan.DryRun {
 		return
 	}
-	blocked := k.cfg.Kernel.MakeWay(r)
+	blocked, cleared := k.cfg.Kernel.MakeWay(r)
 	k.facts.Lock()
-	defer k.facts.Unlock()
+	var lost []netip.Addr
+	for a := range blocked {
+		if k.blocked[a] == nil && k.Covers(a) {
+			lost = append(lost, a)
+		}
+	}
 	k.blocked = blocked
+	if cleared {
+		k.cleared = time.Now()
+	}
+	k.facts.Unlock()
+	if len(lost) == 0 {
+		return
+	}
+	if err := k.standBack(r.Plan, lost); err != nil {
+		k.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(lost), err)
+	}
 }
 
 // lookAtWay makes way for a plan that is prepared.
@@ -31,6 +47,16 @@ func (k *Keeper) lookAtWay(ctx context.Context, n *watch) {
 	defer k.mu.Unlock()
 	if ctx.Err() == nil && k.next == n {
 		k.makeWay(k.installed[n.backend])
+	}
+}
+
+// lookAtWayOf makes way for a plan that is in force. It waits for a look that is
+// under way.
+func (k *Keeper) lookAtWayOf(ctx context.Context, w *watch) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if ctx.Err() == nil && k.current == w {
+		k.makeWay(k.installed[w.backend])
 	}
 }
 
@@ -63,16 +89,40 @@ func (k *Keeper) obstructed(p Plan, failed map[netip.Addr]error) error {
 	return firstError(failed)
 }
 
-// standBack gives the queries to an address back to the cluster since nothing of
-// them would arrive here.
-func (k *Keeper) standBack(w *watch, a netip.Addr, why error) error {
-	k.cfg.Log.Warningf("%s: detached, %s: %v", a, whereTo(why), why)
-	if w.plan.Lease > 0 {
-		return nil // it runs out
+// standBack gives the queries to addresses that are blocked back to the cluster
+// since nothing of them would arrive here. The lock is held.
+func (k *Keeper) standBack(p Plan, addrs []netip.Addr) error {
+	listen := slices.DeleteFunc(slices.Clone(p.Listen), func(e Endpoint) bool { return !slices.Contains(addrs, e.Addr) })
+	if p.Lease == 0 {
+		k.uncover(p.Addresses())
+		return errors.Join(k.detach(k.Backend()), k.reset(listen, nil))
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.detach(w.backend)
+	// The answer to a probe that has left would take the lease again; the next
+	// one is not sent. See renewOne.
+	k.probing <- struct{}{}
+	<-k.probing
+	k.uncover(addrs)
+	return errors.Join(k.Backend().EndLease(addrs), k.reset(listen, nil))
+}
+
+// uncover notes that the queries to addresses are given back.
+func (k *Keeper) uncover(addrs []netip.Addr) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	for _, a := range addrs {
+		delete(k.tenures, a)
+	}
+	if covered := k.covered.Load(); covered != nil {
+		k.cover(slices.DeleteFunc(slices.Clone(*covered), func(a netip.Addr) bool { return slices.Contains(addrs, a) }))
+	}
+}
+
+// reset ends connections from which nothing arrives any more.
+func (k *Keeper) reset(listen []Endpoint, devices []string) error {
+	if k.cfg.Reset == nil {
+		return nil
+	}
+	return k.cfg.Reset(listen, devices)
 }
 
 // whereTo says where DNS goes while that is in the way.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,11 +22,11 @@ func newObstructed(addrs ...string) (*obstructedNode, *Keeper) {
 	n, k := newNode()
 	o := &obstructedNode{node: n}
 	o.block(addrs...)
-	k.cfg.Kernel.MakeWay = func(Rules) map[netip.Addr]error {
+	k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.looks++
-		return o.blocked
+		return o.blocked, false
 	}
 	return o, k
 }
@@ -98,32 +99,53 @@ func TestAttachWhereTheWayIsFree(t *testing.T) {
 
 func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 	for _, tc := range []struct {
-		name     string
-		lease    time.Duration
-		blocked  string
-		detaches bool
+		name    string
+		lease   time.Duration
+		blocked string
+		does    string
 	}{
-		{name: "with a lease", lease: time.Second, blocked: "10.96.0.10"},
-		{name: "without, another address", blocked: "10.96.0.11", detaches: true},
+		{name: "with a lease", lease: time.Second, blocked: "10.96.0.10", does: "end lease 10.96.0.10"},
+		{name: "without, another address", blocked: "10.96.0.11", does: "detach"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n, k := newObstructed()
 				changes := make(chan Change)
 				k.cfg.Changes = changes
+				var reset []Endpoint
+				k.cfg.Reset = func(listen []Endpoint, devices []string) error {
+					if devices != nil {
+						t.Errorf("only what is behind %v was reset", devices)
+					}
+					n.set(func() { reset = append(reset, listen...) })
+					return nil
+				}
 				p := planFor("10.96.0.10", "10.96.0.11")
 				p.Lease = tc.lease
 				attached(t, k, p, n.node)
 				n.block(tc.blocked)
+				before := n.renewals(tc.blocked)
 				changes <- Change{Who: "somebody"}
+				synctest.Wait() // at once, not when the lease has run out
+				if log := n.takeLog(); !slices.Equal(log, []string{tc.does}) {
+					t.Errorf("it does %q, want %q", log, tc.does)
+				}
+				n.set(func() {
+					if want := planFor(tc.blocked).Listen; !slices.Equal(reset, want) {
+						t.Errorf("connections at %v are reset, want %v", reset, want)
+					}
+				})
+				if after := n.renewals(tc.blocked); after != before {
+					t.Error("renewed after it was blocked")
+				}
 				settle(lessLease + 100*time.Millisecond)
-				before := n.renewals("10.96.0.10")
+				before = n.renewals("10.96.0.10")
 				settle(2 * time.Second)
 				if k.Covers(netip.MustParseAddr("10.96.0.10")) || n.renewals("10.96.0.10") != before {
 					t.Errorf("covered: %v, %d renewals since", k.Status(), n.renewals("10.96.0.10")-before)
 				}
-				if detached := strings.Contains(strings.Join(n.takeLog(), "\n"), "detach"); detached != tc.detaches {
-					t.Errorf("detached: %v", detached)
+				if log := n.takeLog(); len(log) > 0 {
+					t.Errorf("and then it does %q", log)
 				}
 				if said := strings.Count(n.logs(), "10.96.0.10: detached, DNS goes to the cluster: chain filter_INPUT drops"); said != 1 {
 					t.Errorf("said %d times in %s", said, n.logs())
@@ -137,6 +159,39 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The answer to a lease probe that left before the way was blocked must not come
+// after the lease has been ended.
+func TestStandBackWaitsForTheProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, k := newObstructed()
+		changes := make(chan Change)
+		k.cfg.Changes = changes
+		p := planFor("10.96.0.10")
+		attached(t, k, p, n.node)
+		const under = 50 * time.Millisecond
+		n.set(func() { n.stopped = under })
+		settle(p.Lease/5 - 1) // just before the next probe, or within it
+		for len(k.probing) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		n.block("10.96.0.10")
+		before := n.renewals("10.96.0.10")
+		changes <- Change{}
+		synctest.Wait()
+		if log := n.takeLog(); len(log) > 0 {
+			t.Errorf("with a probe under way it does %q", log)
+		}
+		settle(under)
+		if log := n.takeLog(); !slices.Equal(log, []string{"end lease 10.96.0.10"}) {
+			t.Errorf("once it was answered it does %q", log)
+		}
+		settle(5 * time.Second)
+		if after := n.renewals("10.96.0.10"); after != before+1 {
+			t.Errorf("renewed %d times since", after-before)
+		}
+	})
 }
 
 func TestEffectIsExplained(t *testing.T) {

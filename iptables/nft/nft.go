@@ -148,10 +148,13 @@ func (b *Backend) Install(r iptables.Rules) error {
 
 // prune takes addresses that are no longer in the plan out of the live set.
 func (b *Backend) prune(c *nftables.Conn, r iptables.Rules) error {
-	for _, a := range b.rules.Plan.Addresses() {
-		if slices.Contains(r.Plan.Addresses(), a) {
-			continue
-		}
+	return b.endLease(c, slices.DeleteFunc(b.rules.Plan.Addresses(), func(a netip.Addr) bool {
+		return slices.Contains(r.Plan.Addresses(), a)
+	}))
+}
+
+func (b *Backend) endLease(c *nftables.Conn, addrs []netip.Addr) error {
+	for _, a := range addrs {
 		// Deleting an element that has expired fails; adding it first does not.
 		set := b.rs.set(liveSet, iptables.FamilyOf(a))
 		element := []nftables.SetElement{{Key: addrKey(a)}}
@@ -249,6 +252,11 @@ func (b *Backend) detach(held []iptables.Connection) error {
 		}
 		return nil
 	})
+}
+
+// EndLease implements [iptables.Backend].
+func (b *Backend) EndLease(addrs []netip.Addr) error {
+	return b.change("end the lease", func(c *nftables.Conn) error { return b.endLease(c, addrs) })
 }
 
 // Exempt implements [iptables.Backend].

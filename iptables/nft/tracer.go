@@ -96,6 +96,14 @@ func (t *Twin) Detach(held []iptables.Connection) error {
 	return nil
 }
 
+// EndLease implements [iptables.Backend].
+func (t *Twin) EndLease(addrs []netip.Addr) error {
+	for _, a := range addrs {
+		delete(t.elements[liveSet.instance(iptables.FamilyOf(a))], string(addrKey(a)))
+	}
+	return nil
+}
+
 // Exempt implements [iptables.Backend].
 func (t *Twin) Exempt(conns []iptables.Connection) error {
 	t.putConnections(exemptSet, conns)

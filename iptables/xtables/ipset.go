@@ -22,11 +22,12 @@ const (
 	subsysIPSet   = 6 // NFNL_SUBSYS_IPSET
 	ipsetProtocol = 6 // IPSET_PROTOCOL_MIN, which all kernels since 2.6.39 speak
 
-	ipsetCreate  = 2 // IPSET_CMD_CREATE
-	ipsetDestroy = 3 // IPSET_CMD_DESTROY
-	ipsetFlush   = 4 // IPSET_CMD_FLUSH
-	ipsetList    = 7 // IPSET_CMD_LIST
-	ipsetAdd     = 9 // IPSET_CMD_ADD
+	ipsetCreate  = 2  // IPSET_CMD_CREATE
+	ipsetDestroy = 3  // IPSET_CMD_DESTROY
+	ipsetFlush   = 4  // IPSET_CMD_FLUSH
+	ipsetList    = 7  // IPSET_CMD_LIST
+	ipsetAdd     = 9  // IPSET_CMD_ADD
+	ipsetDelete  = 10 // IPSET_CMD_DEL
 
 	ipsetAttrProtocol = 1
 	ipsetAttrSetName  = 2
@@ -146,6 +147,17 @@ func (s *sets) add(set string, e element) error {
 	}
 	_, err = s.request(ipsetAdd, netlink.Acknowledge, set, netlink.Attribute{Type: netlink.Nested | ipsetAttrData, Data: data})
 	return explainSet("add to", set, err)
+}
+
+// remove takes an address out of a set. One that is not in it is no error: the
+// request does not ask for that (NLM_F_EXCL, ip_set_core.c).
+func (s *sets) remove(set string, a netip.Addr) error {
+	data, err := netlink.MarshalAttributes([]netlink.Attribute{ipAttribute(ipsetAttrIP, a)})
+	if err != nil {
+		return err
+	}
+	_, err = s.request(ipsetDelete, netlink.Acknowledge, set, netlink.Attribute{Type: netlink.Nested | ipsetAttrData, Data: data})
+	return explainSet("delete from", set, err)
 }
 
 func (s *sets) flush(set string) error {

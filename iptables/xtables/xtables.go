@@ -221,14 +221,31 @@ func (b *Backend) Install(r iptables.Rules) error {
 
 // prune takes addresses that are no longer in the plan out of the list.
 func (b *Backend) prune(former iptables.Rules) error {
+	return b.endLease(slices.DeleteFunc(former.Plan.Addresses(), func(a netip.Addr) bool {
+		return slices.Contains(b.rs.rules.Plan.Addresses(), a)
+	}))
+}
+
+func (b *Backend) endLease(addrs []netip.Addr) error {
 	var errs []error
-	for _, a := range former.Plan.Addresses() {
+	for _, a := range addrs {
 		f := iptables.FamilyOf(a)
-		if !slices.Contains(b.rs.rules.Plan.Addresses(), a) && b.rs.features.recent && slices.Contains(b.families, f) {
-			errs = append(errs, writeRecent(b.rs.liveSet(f), "-"+a.String()))
+		switch live := b.rs.liveSet(f); {
+		case !slices.Contains(b.families, f):
+		case b.rs.features.recent:
+			errs = append(errs, writeRecent(live, "-"+a.String()))
+		case b.rs.features.ipset:
+			errs = append(errs, withSets(func(s *sets) error { return s.remove(live, a) }))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// EndLease implements [iptables.Backend]. It needs no lock.
+func (b *Backend) EndLease(addrs []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.counted(b.endLease(addrs))
 }
 
 // apply makes the chains those of the ruleset. On an error both families are as

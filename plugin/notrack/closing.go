@@ -54,14 +54,23 @@ func connections(endpoints []iptables.Endpoint) []iptables.Connection {
 	listen := transportAddresses(endpoints, iptables.TCP)
 	var out []iptables.Connection
 	for _, fd := range descriptors() {
-		peer, connected := peerName(fd)
-		if local := socketName(fd); connected && listen[local] {
-			if t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && t == unix.SOCK_STREAM {
-				out = append(out, iptables.Connection{Client: peer, Listen: local})
-			}
+		if c, ok := connectionOf(fd, listen); ok {
+			out = append(out, c)
 		}
 	}
 	return out
+}
+
+// connectionOf returns the TCP connection of a descriptor, if it is one at the
+// transport addresses.
+func connectionOf(fd int, listen map[netip.AddrPort]bool) (iptables.Connection, bool) {
+	c := iptables.Connection{Listen: socketName(fd)}
+	var connected bool
+	if c.Client, connected = peerName(fd); !connected || !listen[c.Listen] {
+		return c, false
+	}
+	t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	return c, err == nil && t == unix.SOCK_STREAM
 }
 
 // descriptors lists this process's open files; none if /proc cannot be read.

@@ -29,7 +29,7 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 		rules.Plan.Listen = append(rules.Plan.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP})
 	}
 	look := inTheWay(new(wayMaker))
-	if blocked := look(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
+	if blocked, _ := look(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
 		t.Errorf("without the lock: %v", blocked)
 	}
 	a := new(adopter)
@@ -45,7 +45,7 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 	if err := os.WriteFile(lock, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if blocked := look(rules); len(blocked) > 0 {
+	if blocked, _ := look(rules); len(blocked) > 0 {
 		t.Errorf("with the lock: %v", blocked)
 	}
 	a.last = a.last.Add(-2 * adoptInterval)

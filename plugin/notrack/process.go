@@ -123,6 +123,7 @@ func (p *contract) open(config *configuration, b backend) error {
 		Log:       log,
 		Served:    p.whatIsServed,
 		Yield:     yield,
+		Reset:     resetConnections,
 		Sync:      config.sync,
 		Changes:   p.watch.changes,
 		Kernel: iptables.Kernel{

@@ -34,16 +34,17 @@ type wayFacts struct {
 	rules      iptables.Rules
 }
 
-// makeWay returns by address what still drops untracked DNS.
-func (m *wayMaker) makeWay(r iptables.Rules) map[netip.Addr]error {
+// makeWay returns by address what still drops untracked DNS, and whether accept
+// rules were added.
+func (m *wayMaker) makeWay(r iptables.Rules) (blocked map[netip.Addr]error, cleared bool) {
 	facts, err := readWayFacts(r)
 	if err == nil && !facts.legacy && reflect.DeepEqual(facts, m.seen) {
-		return m.blocked
+		return m.blocked, false
 	}
 	var left []nft.Obstacle
 	var refused error
 	if err == nil {
-		left, refused, err = m.clear(&facts)
+		left, cleared, refused, err = m.clear(&facts)
 	}
 	if err != nil {
 		// What cannot be read may let everything pass; the checks and the
@@ -52,7 +53,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) map[netip.Addr]error {
 			log.Warningf("whether the host's filter rules drop untracked DNS could not be found out: %v", err)
 		}
 		m.failure = err.Error()
-		return m.blocked
+		return m.blocked, cleared
 	}
 	m.failure, m.blocked = "", map[netip.Addr]error{}
 	for _, o := range left {
@@ -64,7 +65,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) map[netip.Addr]error {
 	if refused != nil {
 		m.seen = wayFacts{} // to be tried again
 	}
-	return m.blocked
+	return m.blocked, cleared
 }
 
 // obstacleError names what is in the way and what can be done.
@@ -76,26 +77,27 @@ func obstacleError(o nft.Obstacle, refused error) error {
 }
 
 // clear adds the rules that the way needs and returns what is in the way still,
-// and why a rule could not be added. Somebody may change his rules meanwhile, as
+// whether rules were added, and why one could not be. Somebody may change his rules meanwhile, as
 // those who write them for one family after the other do: it looks again until
 // there is nothing left to add.
-func (m *wayMaker) clear(facts *wayFacts) (left []nft.Obstacle, refused, err error) {
+func (m *wayMaker) clear(facts *wayFacts) (left []nft.Obstacle, added bool, refused, err error) {
 	for {
 		// Before the look: what is changed after it is not seen yet.
 		if facts.generation, err = nft.Generation(nft.Config{}); err != nil {
-			return nil, refused, err
+			return nil, added, refused, err
 		}
 		if left, err = obstacles(*facts); err != nil {
-			return nil, refused, err
+			return nil, added, refused, err
 		}
 		ours := slices.DeleteFunc(slices.Clone(left), func(o nft.Obstacle) bool { return !o.Amendable() })
 		if len(ours) == 0 || refused != nil {
-			return left, refused, nil
+			return left, added, refused, nil
 		}
 		if refused = m.mayAdd(); refused != nil {
-			return left, refused, nil
+			return left, added, refused, nil
 		}
 		if refused = accept(ours); refused == nil {
+			added = true
 			log.Infof("%s: %d accept rules for untracked DNS stand in the host's filter chains now (`trackless rules remove` takes them away)", ours[0], len(ours))
 		}
 	}

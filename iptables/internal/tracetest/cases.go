@@ -25,6 +25,7 @@ import (
 //
 //	install, attach, detach [CLIENT > LISTEN, a connection that is held], exempt CLIENT > LISTEN
 //	aside DEVICE             its queries stay tracked
+//	end ADDRESS              its lease ends
 //	expire                   wait until no address is live
 //	HOOK DEVICE PROTO[FLAGS] SOURCE > DESTINATION
 //
@@ -324,6 +325,17 @@ var Cases = []Case{
 		{"output pod0 udp vip:53 > pod:4000", "untracked response"},
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+	}},
+	{"a lease that is ended", nil, []Step{
+		{"install", ""},
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"output lo udp local:53 > local:42000", "untracked +live"},
+		{"end vip", ""},
+		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
+		{"prerouting pod0 udp pod:4000 > local:53", "untracked query"},
+		{"end vip", ""}, // once more does no harm
+		{"output lo udp vip:53 > vip:42000", "untracked +live"},
+		{"prerouting pod0 udp pod:4000 > vip:53", "untracked query"},
 	}},
 	{"a lapse gives up held connections, a detach keeps them", func(r *iptables.Rules) { r.Plan.Lease = Short }, []Step{
 		{"install", ""},

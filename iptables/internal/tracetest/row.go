@@ -3,6 +3,7 @@ package tracetest
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,8 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 				t.Fatalf("%s: the backend cannot", step.Do)
 			}
 			err = d.SetAside(words[1], Long)
+		case "end":
+			err = b.EndLease([]netip.Addr{Addr(f, words[1])})
 		case "exempt":
 			err = b.Exempt(connection(words))
 		case "expire":

@@ -1,0 +1,67 @@
+package notrack
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+func TestConnectionsAreReset(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		proto   iptables.Proto // of the endpoint; that of the connection is TCP
+		devices []string
+		resets  bool
+	}{
+		{name: "all", proto: iptables.TCP, resets: true},
+		{name: "of the clients behind a device", proto: iptables.TCP, devices: []string{"veth1", "lo"}, resets: true},
+		{name: "of those behind another one", proto: iptables.TCP, devices: []string{"veth1"}},
+		{name: "of those behind none", proto: iptables.TCP, devices: []string{}},
+		{name: "at another endpoint", proto: iptables.UDP},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			// A server that leaves the connection open behind its answer.
+			conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+			ask(t, conn, 1)
+			answered(t, conn, 1)
+			server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+			if err := resetConnections([]iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: tc.proto}}, tc.devices); err != nil {
+				t.Fatal(err)
+			}
+			if !tc.resets {
+				ask(t, conn, 2)
+				answered(t, conn, 2)
+				return
+			}
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+				t.Errorf("%v, want %v", err, unix.ECONNRESET)
+			}
+		})
+	}
+}
+
+// The number of a descriptor may be another file's by the time it is used.
+func TestAnotherFileIsNotReset(t *testing.T) {
+	t.Parallel()
+	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+	ask(t, conn, 1)
+	answered(t, conn, 1)
+	server, client := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
+	fd, ok := connection(server, client)
+	if !ok {
+		t.Fatal("the connection is not there")
+	}
+	former := iptables.Connection{Client: netip.AddrPortFrom(client.Addr(), client.Port()^1), Listen: server}
+	if err := resetConnection(fd, former); err != nil {
+		t.Fatal(err)
+	}
+	ask(t, conn, 2)
+	answered(t, conn, 2)
+}

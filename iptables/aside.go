@@ -11,19 +11,24 @@ import (
 // DeviceBackend is a backend that sees which devices lose their queries on the way from
 // the rules to the listeners, and can leave these to the cluster's DNS.
 type DeviceBackend interface {
-	// Lost returns the devices from which queries were untracked a moment ago,
-	// of which none arrived.
+	// Lost returns the devices from which queries were untracked within the
+	// last LostFor, of which none arrived. A caller that did not run for a
+	// while finds none.
 	Lost() ([]string, error)
 	// SetAside leaves the queries that a device brings tracked for a time.
 	SetAside(device string, d time.Duration) error
 }
 
+// LostFor is how long [DeviceBackend.Lost] remembers a query.
+const LostFor = 300 * time.Millisecond
+
 const (
-	// deviceInterval is the time between two looks at the devices.
-	deviceInterval = 200 * time.Millisecond
+	// deviceInterval is the time between two looks at the devices. What the
+	// looks compare lives for a few of them, see package nft.
+	deviceInterval = 100 * time.Millisecond
 
 	// asideWait is how long a device is set aside at first. Its queries are
-	// lost for up to 1.5 s each time that it is tried again.
+	// lost for less than a second each time that it is tried again.
 	asideWait    = time.Minute
 	asideMaxWait = 16 * time.Minute
 )
@@ -35,22 +40,46 @@ type asides struct {
 	until   map[string]time.Time
 }
 
-// lookAtDevices sets those aside whose queries twice did not arrive. What the
-// chains are read to do may be wrong, or nothing that can be read: this is what
-// becomes of the packets. Whoever forbids a single pod to ask forbids it kube-dns
-// as well, so that it is nobody's loss.
+// lookAtDevices sets those aside whose queries in two looks did not arrive. What
+// the chains are read to do may be wrong, or nothing that can be read: this is
+// what becomes of the packets. Whoever forbids a single pod to ask forbids it
+// kube-dns as well, so that it is nobody's loss.
 func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s DeviceBackend, a *asides) {
 	lost, err := s.Lost()
 	if err != nil || ctx.Err() != nil {
 		return
 	}
-	if len(k.blockedOf(w.plan)) > 0 {
-		lost = nil // known, and about to end
+	isNew := func(d string) bool { return !slices.Contains(a.suspect, d) }
+	if slices.ContainsFunc(lost, isNew) && !k.wayIsNew(w.plan) {
+		// What drops them may be something that we can do something about, and
+		// are about to.
+		k.lookAtWayOf(ctx, w)
 	}
-	confirmed := slices.DeleteFunc(slices.Clone(lost), func(d string) bool { return !slices.Contains(a.suspect, d) })
+	if k.wayIsNew(w.plan) {
+		lost = nil
+	}
+	confirmed := slices.DeleteFunc(slices.Clone(lost), isNew)
 	a.suspect = lost
+	k.setAside(w, s, a, confirmed)
+	k.noteAside(a)
+}
+
+// wayIsNew reports whether that queries are lost is about to end: the reason is
+// known, or was a moment ago.
+func (k *Keeper) wayIsNew(p Plan) bool {
+	if len(k.blockedOf(p)) > 0 {
+		return true
+	}
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	return time.Since(k.cleared) < LostFor
+}
+
+// setAside gives the queries of the devices back to the cluster.
+func (k *Keeper) setAside(w *watch, s DeviceBackend, a *asides, devices []string) {
 	now := time.Now()
-	for _, d := range confirmed {
+	var done []string
+	for _, d := range devices {
 		if now.Before(a.until[d]) {
 			continue
 		}
@@ -63,14 +92,29 @@ func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s DeviceBackend, a
 			continue
 		}
 		a.wait[d], a.until[d] = wait, now.Add(wait)
-		why := ""
-		if addrs := w.plan.Addresses(); k.cfg.Kernel.Explain != nil && len(addrs) > 0 {
-			if why = k.cfg.Kernel.Explain(addrs[0]); why != "" {
-				why = "; " + why
-			}
-		}
-		k.cfg.Log.Warningf("queries from %s are untracked and dropped before they arrive here: they go to the cluster's DNS for %s%s", d, wait, why)
+		done = append(done, d)
 	}
+	if len(done) == 0 {
+		return
+	}
+	if err := k.reset(w.plan.Listen, done); err != nil {
+		k.cfg.Log.Warningf("end the connections of clients behind %s: %v", strings.Join(done, " "), err)
+	}
+	// Last, since it reads all rules of the host.
+	why := ""
+	if addrs := w.plan.Addresses(); k.cfg.Kernel.Explain != nil && len(addrs) > 0 {
+		if why = k.cfg.Kernel.Explain(addrs[0]); why != "" {
+			why = "; " + why
+		}
+	}
+	for _, d := range done {
+		k.cfg.Log.Warningf("queries from %s are untracked and dropped before they arrive here: they go to the cluster's DNS for %s%s", d, a.wait[d], why)
+	}
+}
+
+// noteAside shows readers which devices are set aside at the moment.
+func (k *Keeper) noteAside(a *asides) {
+	now := time.Now()
 	var aside []string
 	for d, until := range a.until {
 		if now.Before(until) {

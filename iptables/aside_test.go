@@ -32,21 +32,33 @@ func (l *lossy) SetAside(device string, d time.Duration) error {
 	return nil
 }
 
+// newLossy returns an attached keeper, and what lets devices lose their queries
+// and looks at what was done about it since.
+func newLossy(t *testing.T) (n *node, k *Keeper, lose, expect func(...string)) {
+	t.Helper()
+	n, k = newNode()
+	l := &lossy{backend: backend{n}}
+	k.cfg.Backend = l
+	k.cfg.Reset = func(listen []Endpoint, devices []string) error {
+		n.set(func() { l.aside = append(l.aside, fmt.Sprintf("reset %v at %s", devices, listen[0].Addr)) })
+		return nil
+	}
+	attached(t, k, planFor("10.96.0.10"), n)
+	lose = func(devices ...string) { n.set(func() { l.lost = devices }) }
+	expect = func(want ...string) {
+		t.Helper()
+		var got []string
+		n.set(func() { got, l.aside = l.aside, nil })
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("set aside (-want +got):\n%s", diff)
+		}
+	}
+	return n, k, lose, expect
+}
+
 func TestDeviceIsSetAside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n, k := newNode()
-		l := &lossy{backend: backend{n}}
-		k.cfg.Backend = l
-		attached(t, k, planFor("10.96.0.10"), n)
-		lose := func(devices ...string) { n.set(func() { l.lost = devices }) }
-		expect := func(want ...string) {
-			t.Helper()
-			var got []string
-			n.set(func() { got, l.aside = l.aside, nil })
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("set aside (-want +got):\n%s", diff)
-			}
-		}
+		n, k, lose, expect := newLossy(t)
 		lose("veth1")
 		settle(deviceInterval)
 		lose("veth2") // another one, once each
@@ -55,7 +67,7 @@ func TestDeviceIsSetAside(t *testing.T) {
 		settle(3 * deviceInterval)
 		expect()
 
-		n.set(func() { l.lost = []string{"veth1"} })
+		lose("veth1")
 		k.facts.Lock()
 		k.blocked = map[netip.Addr]error{netip.MustParseAddr("10.96.0.10"): errors.New("a chain drops")}
 		k.facts.Unlock()
@@ -65,10 +77,12 @@ func TestDeviceIsSetAside(t *testing.T) {
 		k.blocked = nil
 		k.facts.Unlock()
 
-		lose("veth1")
+		lose()
 		settle(3 * deviceInterval)
-		expect("veth1 for 1m0s")
-		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 are dropped") {
+		lose("veth1", "veth3")
+		settle(3 * deviceInterval)
+		expect("veth1 for 1m0s", "veth3 for 1m0s", "reset [veth1 veth3] at 10.96.0.10")
+		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 veth3 are dropped") {
 			t.Errorf("reason %v", reason)
 		}
 		if !strings.Contains(n.logs(), "queries from veth1 are untracked and dropped") {
@@ -81,11 +95,44 @@ func TestDeviceIsSetAside(t *testing.T) {
 		}
 		lose("veth1") // tried again, and lost again
 		settle(3 * deviceInterval)
-		expect("veth1 for 2m0s")
+		expect("veth1 for 2m0s", "reset [veth1] at 10.96.0.10")
 		lose()
 		settle(10 * time.Minute) // long well
 		lose("veth1")
 		settle(3 * deviceInterval)
-		expect("veth1 for 1m0s")
+		expect("veth1 for 1m0s", "reset [veth1] at 10.96.0.10")
+	})
+}
+
+// What drops the queries may be a rule that came just now, and beside which ours
+// is about to be put.
+func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, k, lose, expect := newLossy(t)
+		ways := 0
+		k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
+			ways++
+			return nil, ways == 1
+		}
+		lose("veth1")
+		settle(LostFor) // that long they are remembered
+		expect()
+		if ways != 1 {
+			t.Errorf("the way was looked at %d times", ways)
+		}
+		settle(3 * deviceInterval) // that was not it
+		expect("veth1 for 1m0s", "reset [veth1] at 10.96.0.10")
+		lose()
+		settle(deviceInterval)
+
+		k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
+			return map[netip.Addr]error{clusterIP: errors.New("a chain drops")}, false
+		}
+		lose("veth2")
+		settle(5 * deviceInterval)
+		expect("reset [] at 10.96.0.10") // all of them, with the lease
+		if k.Covers(clusterIP) || !strings.Contains(n.logs(), "10.96.0.10: detached, DNS goes to the cluster: a chain drops") {
+			t.Errorf("covered: %v, log %s", k.Status(), n.logs())
+		}
 	})
 }

@@ -26,6 +26,7 @@ func (b *Backend) Lost() ([]string, error) {
 	defer conn.Close()
 	// In this order: what asked before the first reading has arrived, or not,
 	// by the second.
+	began := time.Now()
 	asked, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name)
 	if err != nil {
 		return nil, explain("read set "+askedSet.name, err)
@@ -34,7 +35,16 @@ func (b *Backend) Lost() ([]string, error) {
 	if err != nil {
 		return nil, explain("read set "+arrivedSet.name, err)
 	}
-	var lost []string
+	return lostOf(asked, arrived, time.Since(began)), nil
+}
+
+// lostOf returns those that asked and did not arrive, if the readings of both
+// took so short that nothing can have been forgotten in between that is later
+// than what asked: we may have been stopped.
+func lostOf(asked, arrived []element, took time.Duration) (lost []string) {
+	if took > (arrivedFor-askedFor)/2 {
+		return nil
+	}
 	for _, e := range asked {
 		there := slices.ContainsFunc(arrived, func(a element) bool { return slices.Equal(a.key, e.key) })
 		if name := strings.TrimRight(string(e.key), "\x00"); !there && name != "lo" {
@@ -42,7 +52,7 @@ func (b *Backend) Lost() ([]string, error) {
 		}
 	}
 	slices.Sort(lost)
-	return lost, nil
+	return lost
 }
 
 // SetAside leaves the queries that a device brings tracked for a time.

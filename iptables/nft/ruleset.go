@@ -107,10 +107,11 @@ func chains(lease time.Duration, dryRun bool) []chain {
 
 // askedFor and arrivedFor are how long devices stay in the sets. One that is
 // among those that asked and not among those whose queries arrived has lost them
-// on the way: the difference is more than any packet takes.
+// on the way: the difference is more than any packet takes, whether or not a
+// process runs that would read it.
 const (
-	askedFor   = 500 * time.Millisecond
-	arrivedFor = 800 * time.Millisecond
+	askedFor   = iptables.LostFor
+	arrivedFor = askedFor + 200*time.Millisecond
 )
 
 // arrived notes behind everybody's filter rules by which devices queries come.

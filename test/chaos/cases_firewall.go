@@ -51,7 +51,7 @@ func firewalls() []*Case {
 			Play:     playStartedBehind,
 		},
 		{
-			Name: "firewalld", Fault: "a foreign table that rejects untracked input, lo accepted, comes and goes", Bar: "at most 2 s of queries, then kube-dns",
+			Name: "firewalld", Fault: "a foreign table that rejects untracked input, lo accepted, comes and goes", Bar: "at most 1.5 s of queries, then kube-dns",
 			Undo: func(s *Scene) error {
 				if !s.sabotaged {
 					return nil
@@ -60,13 +60,13 @@ func firewalls() []*Case {
 			},
 			Sabotage: Sabotage{What: "the look at the chains of others", Fails: FailLost, Server: withoutKeeper(leaveRules), Instead: lab.Trackless},
 			Play: func(s *Scene) error {
-				if err := s.Fault("rejected", detachBar); err != nil {
+				if err := s.Fault("rejected", leaseBar); err != nil {
 					return err
 				}
 				if _, err := run(s.Node.Namespace, rejectingTable, "nft", "-f", "-"); err != nil {
 					return err
 				}
-				s.Let(detachBar)
+				s.Let(leaseBar)
 				s.Steady("detached", lab.KubeDNS, outage)
 				if s.sabotaged {
 					return nil
@@ -83,29 +83,23 @@ func firewalls() []*Case {
 			},
 		},
 		{
-			Name: "hidden-drop", Fault: "untracked input of the pods dropped by a rule that no look at the rules understands", Bar: "at most 2 s of queries, then kube-dns",
+			Name: "hidden-drop", Fault: "untracked input of the pods dropped by a rule that no look at the rules understands", Bar: "at most 1.5 s of queries, then kube-dns",
 			Undo:     func(s *Scene) error { return runAll(s.Node.Namespace, "nft delete table inet hidden") },
 			Sabotage: Sabotage{What: "the look at what arrives from each device", Fails: FailLost, Server: withoutKeeper(leaveRules)},
 			Play: func(s *Scene) error {
-				if err := s.Fault("dropped", detachBar); err != nil {
+				if err := s.Fault("dropped", leaseBar); err != nil {
 					return err
 				}
 				if _, err := run(s.Node.Namespace, hiddenTable, "nft", "-f", "-"); err != nil {
 					return err
 				}
-				s.Let(detachBar)
+				s.Let(leaseBar)
 				s.steady(Phase{Name: "pods set aside", Want: lab.KubeDNS, Only: func(stream lab.Stream) bool { return stream.From != s.Node.Namespace }}, outage)
 				return nil
 			},
 		},
 	}
 }
-
-// detachBar is how long queries are lost where packets of theirs are dropped
-// that we untrack: 1.5 s until they are tracked again, and what a client says
-// again on a connection that we held is sent later each time, and reset by
-// kube-dns then.
-const detachBar = leaseBar + 500*time.Millisecond
 
 // playStartedBehind shows that trackless, which has started behind a firewall,
 // answers, and that kube-dns could take over.

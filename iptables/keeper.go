@@ -212,7 +212,7 @@ type Keeper struct {
 	covered atomic.Pointer[[]netip.Addr]
 
 	lapses   atomic.Uint64
-	byHand   atomic.Bool // detached by hand until AttachByHand
+	given    givenBack
 	released atomic.Bool // what Released tells
 	hopeless atomic.Bool // queries were not answered in all of the drain
 
@@ -224,7 +224,7 @@ type Keeper struct {
 	next    *watch // prepared, perhaps waiting for its listeners
 	leaving bool   // Detach was called, for good
 	closed  bool
-	bare    bool // the rules name no leases, since we are detached by hand
+	bare    bool // the rules name no leases, since the queries are given back
 	fights  map[string]*fight
 
 	installed map[Backend]Rules
@@ -539,7 +539,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	k.current, k.next = n, nil
 	k.publish()
 	k.forgetOthers(n.plan)
-	if !n.plan.DryRun && !k.byHand.Load() {
+	if !n.plan.DryRun && !k.given.back() {
 		k.setState(Attached)
 		blocked := k.blockedOf(n.plan)
 		k.cover(slices.DeleteFunc(n.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil }))
@@ -562,8 +562,10 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	switch {
 	case n.plan.DryRun:
 		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
-	case k.byHand.Load():
+	case k.given.byHand.Load():
 		k.cfg.Log.Infof("ready, and still detached by hand: DNS to %s goes to the cluster until it is attached by hand", addressList(n.plan.Addresses()))
+	case k.given.back():
+		k.cfg.Log.Infof("ready, and DNS to %s goes to the cluster still: %v", addressList(n.plan.Addresses()), k.Standing().Reason)
 	default:
 		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	}
@@ -649,7 +651,7 @@ func (k *Keeper) exemptOnly(n *watch) error {
 // makeLive untracks the queries of a plan that has answered.
 func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 	switch {
-	case w.plan.DryRun || k.byHand.Load():
+	case w.plan.DryRun || k.given.back():
 		return nil
 	case w.plan.Lease == 0:
 		return w.backend.Attach()
@@ -973,92 +975,11 @@ func (k *Keeper) Standing() Standing {
 	if reason == nil {
 		reason = k.aside
 	}
+	if why := k.given.useless.Load(); why != nil {
+		reason = *why
+	}
 	dryRun := len(k.status) > 0 && k.status[0] != nil && k.status[0].plan.DryRun
-	return Standing{State: k.state, Since: k.since, ByHand: k.byHand.Load(), DryRun: dryRun, Reason: reason}
-}
-
-// DetachByHand gives the queries back to the cluster's DNS and returns when the
-// queries that came before are answered. It lasts until AttachByHand or the end
-// of the process.
-func (k *Keeper) DetachByHand() error {
-	if err := k.giveBack(); err != nil {
-		return err
-	}
-	k.drain()
-	return nil
-}
-
-// errLeaving says that it is too late to switch by hand.
-var errLeaving = errors.New("this instance is stopping: its rules are being taken away")
-
-func (k *Keeper) giveBack() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case k.leaving:
-		return errLeaving
-	case k.byHand.Swap(true): // first, so that nothing is renewed from here on
-		return nil
-	}
-	if err := k.detach(k.Backend()); err != nil {
-		k.byHand.Store(false)
-		return err
-	}
-	k.bare = true
-	k.released.Store(true)
-	k.facts.Lock()
-	k.cover(nil)
-	k.enter(Detached)
-	clear(k.tenures)
-	k.facts.Unlock()
-	k.cfg.Log.Infof("detached by hand: DNS goes to the cluster until it is attached by hand")
-	return nil
-}
-
-// AttachByHand ends what DetachByHand began and returns when queries are
-// untracked again. If the context ends before, the keeper goes on trying.
-func (k *Keeper) AttachByHand(ctx context.Context) error {
-	if err := k.takeBack(); err != nil {
-		return err
-	}
-	if k.Standing().DryRun {
-		return errors.New("dry-run: nothing is attached until the Corefile is loaded without it")
-	}
-	poll := time.NewTicker(attachInterval)
-	defer poll.Stop()
-	for k.State() != Attached {
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), k.Standing().Reason)
-		case <-poll.C:
-		}
-		if k.byHand.Load() {
-			return errors.New("detached by hand once more, before it was attached")
-		}
-	}
-	return nil
-}
-
-func (k *Keeper) takeBack() error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case k.leaving:
-		return errLeaving
-	case !k.byHand.Load():
-		return nil
-	}
-	k.bare = false
-	if k.current != nil {
-		if err := k.install(k.current.backend, k.current, k.next); err != nil {
-			k.bare = true
-			return err
-		}
-	}
-	k.byHand.Store(false) // last, since what answers is taken for attached from here on
-	k.released.Store(false)
-	k.cfg.Log.Infof("to be attached again, by hand")
-	return nil
+	return Standing{State: k.state, Since: k.since, ByHand: k.given.byHand.Load(), DryRun: dryRun, Reason: reason}
 }
 
 func addressList(addrs []netip.Addr) string {

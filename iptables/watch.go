@@ -86,7 +86,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	if ctx.Err() != nil {
 		return
 	}
-	if w.plan.DryRun || k.byHand.Load() {
+	if w.plan.DryRun || k.given.back() {
 		h.giveUp(w.plan.Addresses())
 		return
 	}
@@ -148,7 +148,7 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	}
 	k.facts.Lock()
 	defer k.facts.Unlock()
-	if ctx.Err() != nil || k.byHand.Load() {
+	if ctx.Err() != nil || k.given.back() {
 		return
 	}
 	k.cover(live)
@@ -380,7 +380,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	present, presentErr := w.backend.Present()
 	if presentErr == nil && !present && k.mayRepair("the table", c) {
 		err := k.install(w.backend, w, k.next)
-		if err == nil && w.plan.Lease == 0 && !k.byHand.Load() && !w.plan.DryRun && len(k.blockedOf(w.plan)) == 0 {
+		if err == nil && w.plan.Lease == 0 && !k.given.back() && !w.plan.DryRun && len(k.blockedOf(w.plan)) == 0 {
 			err = w.backend.Attach()
 		}
 		k.repaired(RepairRules, "the table", c, err)

@@ -2,12 +2,15 @@ package nft
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // IsService reports whether kube-proxy's rules rewrite packets to the address:
@@ -36,6 +39,64 @@ func IsService(cfg Config, a netip.Addr) (bool, error) {
 
 func named(attr uint16, name string) netlink.Attribute {
 	return netlink.Attribute{Type: attr, Data: append([]byte(name), 0)}
+}
+
+// HasEndpoints reports whether kube-proxy's rules lead packets to an address and
+// port anywhere, over UDP or TCP: a Service has it, and somebody is behind it.
+// In nftables mode that is one look-up in the map service-ips, where only
+// Services with endpoints stand; in iptables mode with the nft binaries the same
+// goes for the rules of KUBE-SERVICES in the table nat
+// (pkg/proxy/{nftables,iptables}/proxier.go in kubernetes).
+func HasEndpoints(cfg Config, service netip.AddrPort) (bool, error) {
+	a, family := service.Addr(), nftables.TableFamilyIPv4
+	if a.Is6() {
+		family = nftables.TableFamilyIPv6
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	if err != nil {
+		return false, explain("open a netfilter netlink socket", err)
+	}
+	defer conn.Close()
+	for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+		if found, err := leads(conn, family, service, proto); found || err != nil {
+			return found, err
+		}
+	}
+	return mentions(conn, unix.NFT_MSG_GETRULE, family, a,
+		named(unix.NFTA_RULE_TABLE, "nat"), named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
+}
+
+// leads looks up one element of the map service-ips.
+func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPort, proto iptables.Proto) (bool, error) {
+	// address . protocol . port, each padded to 32 bits
+	key := append(service.Addr().AsSlice(), byte(proto), 0, 0, 0)
+	key = append(binary.BigEndian.AppendUint16(key, service.Port()), 0, 0)
+	nested := func(attr uint16, inner []byte) []byte {
+		b, _ := netlink.MarshalAttributes([]netlink.Attribute{{Type: attr | netlink.Nested, Data: inner}})
+		return b
+	}
+	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: key}})
+	if err != nil {
+		return false, err
+	}
+	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{
+		named(unix.NFTA_SET_ELEM_LIST_TABLE, "kube-proxy"), named(unix.NFTA_SET_ELEM_LIST_SET, "service-ips"),
+		{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | netlink.Nested, Data: nested(unix.NFTA_LIST_ELEM, nested(unix.NFTA_SET_ELEM_KEY, value))},
+	})
+	if err != nil {
+		return false, err
+	}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: nftMessage(unix.NFT_MSG_GETSETELEM), Flags: netlink.Request},
+		Data:   append(nfgenmsg(family, 0), attrs...),
+	})
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, unix.ENOENT):
+		return false, nil
+	}
+	return false, explain("look for "+service.String()+" in kube-proxy's rules", err)
 }
 
 // mentions reports whether a dump of elements or rules has the address as a

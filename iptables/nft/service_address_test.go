@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
@@ -69,6 +70,11 @@ COMMIT
 					t.Fatalf("%v: %v\n%s", tc.program, err, out)
 				}
 			}
+			for _, a := range []string{"10.96.0.98", "fd00:10:96::62"} {
+				if got, err := HasEndpoints(cfg, netip.AddrPortFrom(netip.MustParseAddr(a), 53)); err != nil || got {
+					t.Errorf("%s: endpoints: %v %v", a, got, err)
+				}
+			}
 			for service, want := range tc.want {
 				found, err := ServiceAddresses(cfg, service)
 				if err != nil {
@@ -80,6 +86,14 @@ COMMIT
 				}
 				if strings.Join(got, " ") != want {
 					t.Errorf("%s: %v, want %s", service, got, want)
+				}
+				for _, ap := range found {
+					for port, want := range map[uint16]bool{ap.Port(): true, 5: len(tc.program) > 0 && tc.program[0] != "nft"} {
+						// The rules of iptables mode are not read for their ports.
+						if got, err := HasEndpoints(cfg, netip.AddrPortFrom(ap.Addr(), port)); err != nil || got != want {
+							t.Errorf("%s: endpoints at port %d: %v %v, want %v", ap.Addr(), port, got, err, want)
+						}
+					}
 				}
 			}
 		})

@@ -17,9 +17,10 @@ import (
 )
 
 // failoverPairs says where queries to the listen addresses that no Service owns
-// go while we are down. With `failover auto` that is the forward target of a
-// notrack block, if it is a Service address; the second result says why an
-// address has none.
+// go while we are down. With `failover auto` that is another listen address,
+// which a Service owns: it stays when Trackless is uninstalled. Without one it is
+// the forward target of a notrack block, if that is a Service address. The second
+// result says why an address has none.
 func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pairs []nft.FailoverPair, missing error) {
 	if config.failover == failoverOff {
 		return nil, nil
@@ -32,6 +33,8 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 		targets = []netip.Addr{target}
 	} else {
 		targets = slices.DeleteFunc(slices.Clone(targets), func(a netip.Addr) bool { return !s.names(a) })
+		owned := slices.DeleteFunc(config.plan.Addresses(), func(a netip.Addr) bool { return !s.owns(a) })
+		targets = append(owned, targets...)
 	}
 	var without []string
 	for _, listen := range s.unowned(config.plan.Addresses()) {

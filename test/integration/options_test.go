@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
@@ -138,37 +139,46 @@ func TestKeepLeavesTheAddresses(t *testing.T) {
 	}
 }
 
-// corefileForwarding is corefile with another upstream.
-func corefileForwarding(node *lab.Node, notrack, to string) string {
-	return strings.Replace(corefile(notrack, "", listenAddresses(node)...),
-		"forward . "+lab.UpstreamDNS4.String(), "forward . "+to, 1)
-}
-
 func TestFailoverOption(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		notrack string
+		both    bool // listen at the ClusterIPs, too
 		forward func(*lab.Node) string
-		line    string        // of the log
-		want    lab.Responder // at the link-local address once we are gone
+		line    string // of the log
+		target  string // where the failover table leads; empty for no table
 	}{
-		{"auto, to a Service", "notrack", func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", lab.KubeDNS},
-		{"auto, to a pod", "notrack", func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "no failover for 169.254.20.10", silence},
-		{"off", notrackWith("failover off"), func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", silence},
-		{"an address, where auto finds none", notrackWith("failover 10.96.0.99"), func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", lab.KubeDNS},
+		{"auto, to a listen address of a Service", "notrack", true, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", "10.96.0.10"},
+		{"auto, to a Service", "notrack", false, func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", "10.96.0.99"},
+		{"auto, to a pod", "notrack", false, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "no failover for 169.254.20.10", ""},
+		{"off", notrackWith("failover off"), true, func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", ""},
+		{"an address, where auto finds none", notrackWith("failover 10.96.0.99"), false, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", "10.96.0.99"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			node := newNode(t)
-			server := begin(t, node, corefileForwarding(node, tc.notrack, tc.forward(node)), tc.line)
-			servedBy(t, node, lab.Trackless)
+			listen := []netip.Addr{lab.LinkLocalDNS4}
+			if tc.both {
+				listen = listenAddresses(node)
+			}
+			text := strings.Replace(corefile(tc.notrack, "", listen...), "forward . "+lab.UpstreamDNS4.String(), "forward . "+tc.forward(node), 1)
+			server := begin(t, node, text, tc.line)
+			answeredBy(t, node, lab.Trackless, listen...)
 			if err := server.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			w := whoAnswers{node.Pods[0].Namespace, lab.KubeDNS, tc.want}
+			w := whoAnswers{node.Pods[0].Namespace, lab.KubeDNS, silence}
+			if tc.target != "" {
+				w.linkLocal = lab.KubeDNS
+			}
 			eventually(t, "the fallback", func() error { return w.check(t, node) })
-			tables := run(t, node.Namespace, "nft", "list", "tables")
-			if got, want := strings.Contains(tables, "trackless-failover"), tc.want != silence; got != want {
-				t.Errorf("there is a failover table: %t, want %t:\n%s", got, want, tables)
+			if tables := run(t, node.Namespace, "nft", "list", "tables"); strings.Contains(tables, "trackless-failover") != (tc.target != "") {
+				t.Fatalf("want a failover table: %t:\n%s", tc.target != "", tables)
+			}
+			if tc.target == "" {
+				return
+			}
+			if table := run(t, node.Namespace, "nft", "list", "table", "inet", "trackless-failover"); !strings.Contains(table, "ip daddr set "+tc.target+"\n") {
+				t.Errorf("it does not lead to %s:\n%s", tc.target, table)
 			}
 		})
 	}

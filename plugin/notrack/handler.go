@@ -25,6 +25,9 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		}
 		process.asked.came(client)
 	}
+	if process.misses.isOurs(client) {
+		return dns.RcodeSuccess, nil // no answer: it was meant for kube-dns
+	}
 	process.served.arrived.Add(1)
 	defer process.served.answered.Add(1)
 	if proto == unix.IPPROTO_TCP {
@@ -73,11 +76,12 @@ func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *config
 	return dns.RcodeSuccess, w.WriteMsg(c.answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
 }
 
-// checkpoint stands directly below `cache` and answers the checks that came
-// through it.
+// checkpoint stands directly below `cache`, answers the checks that came through
+// it, and passes misses on.
 type checkpoint struct {
 	Next   plugin.Handler
 	config *configuration
+	block  *dnsserver.Config
 }
 
 // Name implements plugin.Handler.
@@ -91,7 +95,7 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
-	return plugin.NextOrFailure(p.Name(), p.Next, ctx, w, r)
+	return process.misses.serveMiss(ctx, miss{p.block, p.Next, w, r})
 }
 
 // addresses returns the two ends of a query and the protocol between them as

@@ -30,6 +30,7 @@ type contract struct {
 	asked   questions
 
 	upstreams upstreams
+	misses    misses
 	live      liveness
 	table     table
 
@@ -79,6 +80,7 @@ func (p *contract) start(config *configuration) error {
 	p.upstreams.follow(config)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()
+	p.misses.follow(config, p.keeper.Load(), p.instead)
 	return nil
 }
 
@@ -161,6 +163,7 @@ func (p *contract) refresh() error {
 	if err == nil {
 		p.ledger.SetTimeouts(timeouts)
 	}
+	p.misses.poke()
 	if pairs := p.failoverPairs(); len(pairs) > 0 {
 		return nft.InstallFailover(nft.Config{}, pairs)
 	}
@@ -238,6 +241,7 @@ func checkUplinks(plan iptables.Plan) error {
 
 func (p *contract) forget() {
 	p.closeAccounts()
+	p.misses.follow(nil, nil, nil)
 	if p.watch != nil {
 		p.watch.close()
 		p.watch = nil
@@ -263,7 +267,9 @@ func (p *contract) restartFailed(config *configuration) error {
 	defer p.keepAccounts(config)
 	err := p.keeper.Load().Rollback()
 	p.watch.follow(p.inForce())
-	return errors.Join(err, p.failover(config))
+	err = errors.Join(err, p.failover(config))
+	p.misses.follow(config, p.keeper.Load(), p.instead)
+	return err
 }
 
 // shutdown runs when a configuration's servers stop: at the end, before they
@@ -326,6 +332,7 @@ func (p *contract) exit() {
 	if err := k.Close(); err != nil {
 		log.Errorf("stop: %v", err)
 	}
+	p.misses.follow(nil, nil, nil)
 	p.upstreams.follow(nil)
 	p.closeAccounts()
 }

@@ -78,7 +78,7 @@ func placeCheckpoints(ctx caddy.Context) error {
 	}
 	for _, block := range config.blocks {
 		block.AddPlugin(func(next plugin.Handler) plugin.Handler {
-			return &checkpoint{Next: next, config: config}
+			return &checkpoint{Next: next, config: config, block: block}
 		})
 	}
 	config.blocks = nil

@@ -217,6 +217,7 @@ func (u *Upstream) use(addrs []netip.AddrPort) {
 			p.Stop() // its connections go with the last query that uses them
 		}
 	}
+	notrack.LookAtUpstreams()
 }
 
 func (u *Upstream) open(a netip.AddrPort) *proxy.Proxy {
@@ -238,6 +239,24 @@ func reachable(a netip.AddrPort) bool {
 	}
 	_ = conn.Close()
 	return true
+}
+
+// Services are the addresses of the Service that is asked for what comes now;
+// false if that is asked of endpoints.
+func (u *Upstream) Services() (addrs []netip.AddrPort, asks bool) {
+	t := u.targets.Load()
+	if t == nil {
+		return nil, false // not started
+	}
+	if u.name.kind == endpoints && len(t.first) > 0 {
+		return nil, false
+	}
+	for _, p := range slices.Concat(t.first, t.last) {
+		if a, err := netip.ParseAddrPort(p.Addr()); err == nil && !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs, true
 }
 
 // start runs before the listeners open.

@@ -1,0 +1,394 @@
+package notrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/forward"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
+	"github.com/trackless-dns/trackless/iptables/nft"
+)
+
+// LookAtUpstreams has notrack look whether the Service is there that misses go to:
+// a handler calls it that asks another one from now on.
+func LookAtUpstreams() { process.misses.poke() }
+
+// misses looks after those for whom `cache` has no answer. They go to a Service,
+// which somebody may delete: by mistake, or as `kubectl delete -f` does, a moment
+// before our process is told to end. The same clients would be answered without
+// us, so the queries are given back until there is a Service again, and what has
+// come meanwhile is asked of the cluster's DNS.
+type misses struct {
+	now  atomic.Pointer[loss] // nil where no miss goes to a Service
+	pipe chan struct{}        // asks for a look
+	end  context.CancelFunc
+	done chan struct{}
+
+	mu      sync.Mutex
+	waiting []chan struct{} // for the look that comes
+	seen    map[netip.Addr]bool
+	given   bool
+	failure string // said last
+
+	asking atomic.Int64 // how many ask the cluster
+	ours   sync.Map     // the transport addresses from which they do
+}
+
+// loss is what is known of the Services to which misses go.
+type loss struct {
+	ctx     context.Context // ends when something else is known
+	end     context.CancelFunc
+	blocks  map[*dnsserver.Config]bool    // those whose Service is gone
+	instead map[netip.Addr]netip.AddrPort // who answers for a listen address
+}
+
+// forwarder is a handler that knows which Service addresses it asks. The second
+// result is false if it asks none; without addresses it knows none.
+type forwarder interface {
+	Services() (addrs []netip.AddrPort, asks bool)
+}
+
+// follow begins, or begins anew, with the configuration in force. A nil keeper
+// ends it.
+func (m *misses) follow(config *configuration, k *iptables.Keeper, instead func(netip.Addr) netip.Addr) {
+	if m.end != nil {
+		m.end()
+		<-m.done
+		m.end = nil
+	}
+	if k == nil || config.plan.DryRun {
+		if k != nil && m.given {
+			if err := k.TakeBack(); err != nil {
+				log.Errorf("%v", err)
+			}
+		}
+		m.given = false
+		m.know(nil)
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	pipe, done := make(chan struct{}, 1), make(chan struct{})
+	m.mu.Lock()
+	m.end, m.done, m.pipe = cancel, done, pipe
+	m.mu.Unlock()
+	go func() {
+		defer close(done)
+		m.watch(ctx, pipe, config, k, instead)
+	}()
+	m.poke()
+}
+
+// poke asks for a look soon.
+func (m *misses) poke() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pokeLocked()
+}
+
+func (m *misses) pokeLocked() {
+	select {
+	case m.pipe <- struct{}{}:
+	default: // one is due, or nobody looks
+	}
+}
+
+// look asks for one and returns a channel that is closed after it.
+func (m *misses) look() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	looked := make(chan struct{})
+	m.waiting = append(m.waiting, looked)
+	m.pokeLocked()
+	return looked
+}
+
+// looksShare is by which the time of a look is multiplied to give that until the
+// next one: looks cost two percent of a processor at most.
+const looksShare = 50
+
+// lostInterval is the time between two looks while the queries are given back.
+const lostInterval = 2 * time.Second
+
+func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *configuration, k *iptables.Keeper, instead func(netip.Addr) netip.Addr) {
+	for {
+		var again <-chan time.Time
+		if m.given { // so that no misses come, and nothing else may ask
+			again = time.After(lostInterval)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-pipe:
+		case <-again:
+		}
+		m.mu.Lock()
+		waiting := m.waiting
+		m.waiting = nil
+		m.mu.Unlock()
+		began := time.Now()
+		m.decide(config, k, instead)
+		for _, w := range waiting {
+			close(w)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(looksShare * time.Since(began)):
+		}
+	}
+}
+
+// decide gives the queries back, or takes them back.
+func (m *misses) decide(config *configuration, k *iptables.Keeper, instead func(netip.Addr) netip.Addr) {
+	l, why, err := m.judge(config, hasEndpoints, instead)
+	if err != nil {
+		if err.Error() != m.failure {
+			log.Warningf("whether the upstream Service is there could not be found out: %v", err)
+		}
+		m.failure = err.Error()
+		return
+	}
+	m.failure = ""
+	switch {
+	case why != nil:
+		err = k.GiveBack(why)
+		m.given = true
+	case m.given:
+		err = k.TakeBack()
+		m.given = false
+	}
+	if err != nil {
+		log.Errorf("%v", err)
+	}
+	m.know(l)
+}
+
+// know tells those who wait, if it is anything else than before.
+func (m *misses) know(l *loss) {
+	before := m.now.Load()
+	if before != nil && l != nil && maps.Equal(before.blocks, l.blocks) && maps.Equal(before.instead, l.instead) {
+		return
+	}
+	if l != nil {
+		l.ctx, l.end = context.WithCancel(context.Background())
+	}
+	m.now.Store(l)
+	if before != nil {
+		before.end()
+	}
+}
+
+// judge finds out which blocks have lost their Service, and why the queries are
+// to be given back: nil where they had better stay here, since nobody else
+// would answer them.
+func (m *misses) judge(config *configuration, leads func(netip.AddrPort) (bool, error), instead func(netip.Addr) netip.Addr) (*loss, error, error) {
+	l := &loss{blocks: map[*dnsserver.Config]bool{}, instead: map[netip.Addr]netip.AddrPort{}}
+	asks := false
+	var gone []string
+	for _, block := range config.handledBlocks() {
+		for _, group := range upstreamsOf(block) {
+			services, lost, err := m.lost(group, leads)
+			if err != nil {
+				return nil, nil, err
+			}
+			asks = asks || services
+			if lost {
+				l.blocks[block] = true
+				gone = append(gone, group.String())
+			}
+		}
+	}
+	if !asks {
+		return nil, nil, nil
+	}
+	if len(gone) == 0 {
+		return l, nil, nil
+	}
+	slices.Sort(gone)
+	why := fmt.Errorf("%s is gone from kube-proxy's rules, and misses have nowhere to go", strings.Join(slices.Compact(gone), ", "))
+	for _, e := range config.plan.Listen {
+		service := netip.AddrPortFrom(instead(e.Addr), e.Port)
+		there := false
+		if service.Addr().IsValid() {
+			var err error
+			if there, err = leads(service); err != nil {
+				return nil, nil, err
+			}
+		}
+		if !there {
+			// Cached answers are all that there is.
+			return &loss{}, nil, nil
+		}
+		l.instead[e.Addr] = service
+	}
+	return l, why, nil
+}
+
+// upstreamGroup is of upstreams that stand for one another.
+type upstreamGroup struct {
+	addrs   []netip.AddrPort
+	service bool // as far as is known without the rules
+}
+
+func (g upstreamGroup) String() string {
+	if len(g.addrs) == 0 {
+		return "the upstream Service"
+	}
+	words := make([]string, 0, len(g.addrs))
+	for _, a := range g.addrs {
+		words = append(words, a.Addr().String())
+	}
+	return "the upstream Service " + strings.Join(words, " ")
+}
+
+// lost reports whether a group has Services, and whether all of it were and are
+// none any more.
+func (m *misses) lost(g upstreamGroup, leads func(netip.AddrPort) (bool, error)) (services, lost bool, err error) {
+	if len(g.addrs) == 0 {
+		return g.service, g.service, nil
+	}
+	lost = true
+	environ := serviceHosts(os.Environ())
+	for _, a := range g.addrs {
+		there, err := leads(a)
+		if err != nil {
+			return false, false, err
+		}
+		if there {
+			if m.seen == nil {
+				m.seen = map[netip.Addr]bool{}
+			}
+			m.seen[a.Addr()] = true
+		}
+		is := g.service || m.seen[a.Addr()] || slices.Contains(environ, a.Addr())
+		services = services || is
+		lost = lost && is && !there
+	}
+	return services, lost, nil
+}
+
+// upstreamsOf are those that a server block asks.
+func upstreamsOf(block *dnsserver.Config) []upstreamGroup {
+	var out []upstreamGroup
+	if f, ok := block.Handler("upstream").(forwarder); ok {
+		if addrs, asks := f.Services(); asks {
+			out = append(out, upstreamGroup{addrs, true})
+		}
+	}
+	next := block.Handler("forward")
+	for {
+		f, ok := next.(*forward.Forward)
+		if !ok {
+			return out
+		}
+		var g upstreamGroup
+		for _, p := range f.List() {
+			// Another transport has a scheme, and a name is no Service address.
+			if ap, err := netip.ParseAddrPort(p.Addr()); err == nil {
+				g.addrs = append(g.addrs, ap)
+			}
+		}
+		if len(g.addrs) == f.Len() && f.Len() > 0 {
+			slices.SortFunc(g.addrs, netip.AddrPort.Compare)
+			out = append(out, g)
+		}
+		next = f.Next
+	}
+}
+
+// hasEndpoints asks all the kinds of rules that kube-proxy may have made.
+func hasEndpoints(service netip.AddrPort) (bool, error) {
+	there, err := nft.HasEndpoints(nft.Config{}, service)
+	if there {
+		return true, nil
+	}
+	there, legacyErr := legacy.IsService(legacy.Config{}, service.Addr())
+	if there {
+		return true, nil
+	}
+	return false, errors.Join(err, legacyErr)
+}
+
+// handledBlocks are the blocks with a handler of ours.
+func (c *configuration) handledBlocks() []*dnsserver.Config {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]*dnsserver.Config, 0, len(c.handlers))
+	for block := range c.handlers {
+		out = append(out, block)
+	}
+	return out
+}
+
+// instead returns the Service that answers for a listen address while queries
+// are given back: its owner, or that to which the failover table leads.
+func (p *contract) instead(a netip.Addr) netip.Addr {
+	if p.services.owns(a) {
+		return a
+	}
+	for _, pair := range p.failoverPairs() {
+		if pair.Listen == a {
+			return pair.Service
+		}
+	}
+	return netip.Addr{}
+}
+
+// slow is how long a miss may take before we look whether its Service is gone.
+// The kernel announces most changes of rules, but not those of legacy iptables.
+const slow = 250 * time.Millisecond
+
+// lookTimeout bounds the wait for a look, which large rules put off.
+const lookTimeout = 2 * time.Second
+
+// serveMiss passes a miss on. If its Service goes away meanwhile, or has gone,
+// the cluster's DNS is asked.
+func (m *misses) serveMiss(ctx context.Context, q miss) (int, error) {
+	l := m.now.Load()
+	if l == nil {
+		return q.pass(ctx)
+	}
+	if l.blocks[q.block] {
+		if err := m.askCluster(ctx, q, l); err == nil {
+			return dnsSuccess, nil
+		}
+		return q.pass(ctx)
+	}
+	passed, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, func() {
+		if now := m.now.Load(); now != nil && now.blocks[q.block] {
+			cancel()
+		}
+	})()
+	defer time.AfterFunc(slow, m.poke).Stop()
+	rcode, err := q.pass(passed)
+	if plugin.ClientWrite(rcode) || err == nil || ctx.Err() != nil {
+		return rcode, err
+	}
+	// A Service that is gone may also refuse at once.
+	if passed.Err() == nil {
+		select {
+		case <-m.look():
+		case <-time.After(lookTimeout):
+		case <-ctx.Done():
+		}
+	}
+	if l = m.now.Load(); l != nil && l.blocks[q.block] && m.askCluster(ctx, q, l) == nil {
+		return dnsSuccess, nil
+	}
+	return rcode, err
+}

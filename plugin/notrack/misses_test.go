@@ -1,0 +1,218 @@
+package notrack
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/dnstest"
+	"github.com/coredns/coredns/plugin/test"
+	"github.com/miekg/dns"
+)
+
+func TestLostUpstreams(t *testing.T) {
+	t.Setenv("OTHER_SERVICE_HOST", "10.96.0.7")
+	const upstream, second, named, elsewhere = "10.96.0.99:53", "10.96.0.98:53", "10.96.0.7:53", "192.0.2.1:53"
+	for _, tc := range []struct {
+		name          string
+		seen, there   string // in kube-proxy's rules before, and now
+		addrs         string
+		service       bool
+		asks, wantOut bool
+	}{
+		{name: "a Service that is there", there: upstream, addrs: upstream, asks: true},
+		{name: "that was there", seen: upstream, addrs: upstream, asks: true, wantOut: true},
+		{name: "that the environment names", addrs: named, asks: true, wantOut: true},
+		{name: "that is known to be one", addrs: upstream, service: true, asks: true, wantOut: true},
+		{name: "that has no address yet", service: true, asks: true, wantOut: true},
+		{name: "no Service", addrs: elsewhere},
+		{name: "one of two is there", seen: upstream + " " + second, there: second, addrs: upstream + " " + second, asks: true},
+		{name: "one of two is no Service", seen: upstream, addrs: upstream + " " + elsewhere, asks: true},
+		{name: "both are gone", seen: upstream + " " + second, addrs: upstream + " " + second, asks: true, wantOut: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var m misses
+			g := upstreamGroup{service: tc.service}
+			for _, a := range strings.Fields(tc.addrs) {
+				g.addrs = append(g.addrs, netip.MustParseAddrPort(a))
+			}
+			rules := tc.seen
+			leads := func(a netip.AddrPort) (bool, error) {
+				return slices.Contains(strings.Fields(rules), a.String()), nil
+			}
+			if tc.seen != "" {
+				if _, lost, err := m.lost(g, leads); lost || err != nil {
+					t.Fatalf("lost before: %v %v", lost, err)
+				}
+			}
+			rules = tc.there
+			asks, lost, err := m.lost(g, leads)
+			if asks != tc.asks || lost != tc.wantOut || err != nil {
+				t.Errorf("asks %v, lost %v, %v, want %v %v", asks, lost, err, tc.asks, tc.wantOut)
+			}
+			unreadable := errors.New("unreadable")
+			if _, lost, err := m.lost(g, func(netip.AddrPort) (bool, error) { return false, unreadable }); len(g.addrs) > 0 && (lost || !errors.Is(err, unreadable)) {
+				t.Errorf("with rules that cannot be read: lost %v, %v", lost, err)
+			}
+		})
+	}
+}
+
+// clusterDNS answers like kube-dns, over UDP with truncated responses if asked
+// to.
+func clusterDNS(t *testing.T, truncate bool) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket("udp", listener.Addr().String())
+	if err != nil {
+		t.Skipf("the port is taken over UDP: %v", err)
+	}
+	handler := func(overTCP bool) dns.Handler {
+		return dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+			m := new(dns.Msg).SetReply(r)
+			if m.Truncated = truncate && !overTCP; !m.Truncated {
+				m.Answer = []dns.RR{test.A(r.Question[0].Name + " 30 IN A 192.0.2.80")}
+			}
+			_ = w.WriteMsg(m)
+		})
+	}
+	for _, s := range []*dns.Server{{PacketConn: conn, Handler: handler(false)}, {Listener: listener, Handler: handler(true)}} {
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		go func() { _ = s.ActivateAndServe() }()
+		<-started
+		t.Cleanup(func() { _ = s.Shutdown() })
+	}
+	return netip.MustParseAddrPort(listener.Addr().String())
+}
+
+// looks stands in for the goroutine that looks at the rules.
+func looks(t *testing.T, m *misses, look func()) {
+	m.pipe = make(chan struct{}, 1)
+	pipe := m.pipe
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range pipe {
+			look()
+			m.mu.Lock()
+			for _, w := range m.waiting {
+				close(w)
+			}
+			m.waiting = nil
+			m.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		m.mu.Lock()
+		m.pipe = nil
+		m.mu.Unlock()
+		close(pipe)
+		<-done
+	})
+}
+
+func TestMissesOfALostService(t *testing.T) {
+	broken := errors.New("dial tcp 10.96.0.99:53: i/o timeout")
+	block, other := &dnsserver.Config{}, &dnsserver.Config{}
+	for _, tc := range []struct {
+		name     string
+		before   bool // it is known before the miss comes
+		onLook   bool // or found out by a look
+		of       *dnsserver.Config
+		tcp      bool
+		truncate bool
+		next     func(ctx context.Context, gone func()) error
+		answered bool
+	}{
+		{name: "known before", before: true, of: block, answered: true,
+			next: func(context.Context, func()) error { t.Error("the upstream is asked"); return broken }},
+		{name: "known before, over TCP with an answer too long for UDP", before: true, of: block, tcp: true, truncate: true, answered: true,
+			next: func(context.Context, func()) error { return broken }},
+		{name: "found out while the upstream is dialled", of: block, answered: true,
+			next: func(ctx context.Context, gone func()) error {
+				gone()
+				<-ctx.Done()
+				return broken
+			}},
+		{name: "found out when the upstream has refused", onLook: true, of: block, answered: true,
+			next: func(context.Context, func()) error { return broken }},
+		{name: "another block's", of: other,
+			next: func(ctx context.Context, gone func()) error {
+				gone()
+				return errors.Join(broken, ctx.Err())
+			}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			service := clusterDNS(t, tc.truncate)
+			var m misses
+			m.know(&loss{})
+			gone := func() {
+				m.know(&loss{
+					blocks:  map[*dnsserver.Config]bool{tc.of: true},
+					instead: map[netip.Addr]netip.AddrPort{netip.MustParseAddr("127.0.0.1"): service},
+				})
+			}
+			if tc.before {
+				gone()
+			}
+			looks(t, &m, func() {
+				if tc.onLook {
+					gone()
+				}
+			})
+			w := dnstest.NewRecorder(&writer{remote: udp("10.244.0.2:40212"), local: udp("127.0.0.1:53")})
+			if tc.tcp {
+				w = dnstest.NewRecorder(&writer{remote: tcp("10.244.0.2:40212"), local: tcp("127.0.0.1:53")})
+			}
+			query := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
+			next := plugin.HandlerFunc(func(ctx context.Context, _ dns.ResponseWriter, _ *dns.Msg) (int, error) {
+				return dns.RcodeServerFailure, tc.next(ctx, gone)
+			})
+			rcode, err := m.serveMiss(t.Context(), miss{block, next, w, query})
+			if !tc.answered {
+				if rcode != dns.RcodeServerFailure || !errors.Is(err, broken) || errors.Is(err, context.Canceled) || w.Msg != nil {
+					t.Errorf("%d %v, answer %v", rcode, err, w.Msg)
+				}
+				return
+			}
+			if rcode != dns.RcodeSuccess || err != nil || w.Msg == nil || w.Msg.Id != query.Id || len(w.Msg.Answer) != 1 {
+				t.Errorf("%d %v, answer %v", rcode, err, w.Msg)
+			}
+		})
+	}
+}
+
+// What we ask of the cluster may come back to us, by the rules of another
+// instance.
+func TestOwnQueriesToTheClusterAreNotAnswered(t *testing.T) {
+	client := netip.MustParseAddrPort("192.0.2.10:40212")
+	process.misses.ours.Store(client, true)
+	process.misses.asking.Add(1)
+	t.Cleanup(func() {
+		process.misses.ours.Delete(client)
+		process.misses.asking.Add(-1)
+	})
+	passed := 0
+	next := plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+		passed++
+		return dns.RcodeSuccess, nil
+	})
+	n := &NoTrack{Next: next, config: loaded(t), block: &dnsserver.Config{}}
+	for remote, want := range map[string]int{"192.0.2.10:40212": 0, "192.0.2.10:40213": 1} {
+		passed = 0
+		w := &writer{remote: udp(remote), local: udp("10.96.0.10:53")}
+		if _, err := n.ServeDNS(t.Context(), w, new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)); err != nil || passed != want {
+			t.Errorf("%s: passed on %d times, %v", remote, passed, err)
+		}
+	}
+}

@@ -55,7 +55,10 @@ func TestStockManifest(t *testing.T) {
 	rolledOut(t, "node-local-dns")
 	serves(t, linkLocal, clusterDNS)
 
+	// With the manifest goes the Service that misses are sent to, and it goes
+	// before the pods.
 	unbroken(t, clusterDNS, false, func(t *testing.T) { remove(t, manifest) })
+	resolves(t, linkLocal) // by the failover table
 	for _, node := range nodes {
 		lab.rulesRemove(t, node) // the failover table of the link-local address
 	}

@@ -92,10 +92,16 @@ func untracked(t *testing.T, node string, servers ...string) {
 // forget deletes a node's entries for an address.
 func forget(t *testing.T, node, server string) {
 	t.Helper()
-	out, err := lab.runInNode(t.Context(), node, "conntrack", "-D", "--orig-dst", server)
-	if err != nil && !strings.Contains(out, "0 flow entries") { // which is an error to it
-		t.Fatalf("%v\n%s", err, out)
-	}
+	eventually(t, fmt.Sprintf("no entry for %s on %s", server, node), 30*time.Second, func() error {
+		out, err := lab.runInNode(t.Context(), node, "conntrack", "-D", "--orig-dst", server)
+		if strings.Contains(out, "0 flow entries") {
+			return nil // which is an error to it
+		}
+		if err != nil { // one may have ended while it was about to be deleted
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
 }
 
 // scraped reads the metrics of both nodes from a pod, as Prometheus would.

@@ -14,8 +14,6 @@ import (
 	"github.com/miekg/dns"
 )
 
-const dnsSuccess = dns.RcodeSuccess
-
 // miss is a query that a server block passes on.
 type miss struct {
 	block *dnsserver.Config

@@ -16,6 +16,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/forward"
+	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/legacy"
@@ -354,20 +355,43 @@ const slow = 250 * time.Millisecond
 // lookTimeout bounds the wait for a look, which large rules put off.
 const lookTimeout = 2 * time.Second
 
-// serveMiss passes a miss on. If its Service goes away meanwhile, or has gone,
-// the cluster's DNS is asked.
-func (m *misses) serveMiss(ctx context.Context, q miss) (int, error) {
-	l := m.now.Load()
-	if l == nil {
-		return q.pass(ctx)
-	}
-	if l.blocks[q.block] {
-		if err := m.askCluster(ctx, q, l); err == nil {
-			return dnsSuccess, nil
+// missRounds is how often a miss is tried while what is known changes.
+const missRounds = 3
+
+// serveMiss passes a miss on, or asks the cluster's DNS if the Service of the
+// block is gone, and does so again if that changed meanwhile.
+func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
+	for range missRounds {
+		l := m.now.Load()
+		if l == nil {
+			return q.pass(ctx)
 		}
-		return q.pass(ctx)
+		if l.blocks[q.block] {
+			if err := m.askCluster(ctx, q, l); err == nil {
+				return dns.RcodeSuccess, nil
+			}
+		}
+		if rcode, err = m.passUntil(ctx, q, l); err == nil || plugin.ClientWrite(rcode) || ctx.Err() != nil {
+			return rcode, err
+		}
+		if m.now.Load() == l {
+			// A Service that is gone may also refuse at once.
+			select {
+			case <-m.look():
+			case <-time.After(lookTimeout):
+			case <-ctx.Done():
+			}
+		}
+		if m.now.Load() == l {
+			return rcode, err
+		}
 	}
-	passed, cancel := context.WithCancel(ctx)
+	return rcode, err
+}
+
+// passUntil passes a miss on and gives up when its Service is found to be gone.
+func (m *misses) passUntil(ctx context.Context, q miss, l *loss) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, func() {
 		if now := m.now.Load(); now != nil && now.blocks[q.block] {
@@ -375,20 +399,5 @@ func (m *misses) serveMiss(ctx context.Context, q miss) (int, error) {
 		}
 	})()
 	defer time.AfterFunc(slow, m.poke).Stop()
-	rcode, err := q.pass(passed)
-	if plugin.ClientWrite(rcode) || err == nil || ctx.Err() != nil {
-		return rcode, err
-	}
-	// A Service that is gone may also refuse at once.
-	if passed.Err() == nil {
-		select {
-		case <-m.look():
-		case <-time.After(lookTimeout):
-		case <-ctx.Done():
-		}
-	}
-	if l = m.now.Load(); l != nil && l.blocks[q.block] && m.askCluster(ctx, q, l) == nil {
-		return dnsSuccess, nil
-	}
-	return rcode, err
+	return q.pass(ctx)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables/control"
 )
@@ -161,6 +162,8 @@ func ownInstance(ctx context.Context, socket string) (*control.Client, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
+			case errors.Is(err, unix.ECONNREFUSED):
+				// Left by a process that was killed.
 			case err != nil:
 				errs = append(errs, err)
 			case status.Process.PIDNamespace != self.PIDNamespace || status.Process.NetNamespace != self.NetNamespace:
@@ -187,5 +190,5 @@ func ownInstance(ctx context.Context, socket string) (*control.Client, error) {
 	case others > 0:
 		return nil, fmt.Errorf("no instance answers in this container; %d others do on this node", others)
 	}
-	return nil, fmt.Errorf("nobody listens at %s: does it run, with another -control perhaps? Name its socket with --socket", control.DefaultPath)
+	return nil, fmt.Errorf("no instance answers: nobody listens at %s. Does it run, with another -control perhaps? Name its socket with --socket", control.DefaultPath)
 }

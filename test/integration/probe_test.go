@@ -3,11 +3,16 @@ package integration
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -61,11 +66,12 @@ func TestProbes(t *testing.T) {
 				stop(t, server)
 				t.Cleanup(func() { _ = server.Signal(syscall.SIGCONT) })
 			}},
-		{name: "dead", notrack: "notrack", ready: "nobody listens at", live: "nobody listens at",
+		{name: "dead", notrack: "notrack", ready: "no instance answers", live: "no instance answers",
 			spoil: func(t *testing.T, _ *lab.Node, server *lab.Server) {
 				if err := server.Kill(); err != nil {
 					t.Fatal(err)
 				}
+				leaveSocket(t)
 			}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -112,6 +118,26 @@ func TestProbes(t *testing.T) {
 			check(tc.ready, args...)
 			check(tc.live, "live", "--timeout", "2s")
 		})
+	}
+}
+
+// leaveSocket makes a socket file at which nobody listens, as a process that is
+// killed leaves one.
+func leaveSocket(t *testing.T) {
+	t.Helper()
+	dir := filepath.Dir(control.DefaultPath)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, fmt.Sprintf("left-by-test-%d.sock", os.Getpid()))
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	t.Cleanup(func() { _ = os.Remove(name) })
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -26,7 +26,7 @@ func start(t *testing.T, node *lab.Node, text string, change func(*exec.Cmd)) (s
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("timeout", "20", program, "serve", "-conf", path)
+	cmd := exec.Command("timeout", "60", program, "serve", "-conf", path, "-control", "@trackless/control.sock")
 	if change != nil {
 		change(cmd)
 	}
@@ -61,12 +61,12 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "conflicting blocks",
-			text: corefile("notrack", "", lab.ClusterDNS4) + "example.org:53 {\n bind 10.96.0.10\n notrack {\n interface dns0\n }\n whoami\n}\n",
+			text: corefile(steady, "", lab.ClusterDNS4) + "example.org:53 {\n bind 10.96.0.10\n notrack {\n interface dns0\n }\n whoami\n}\n",
 			want: []string{"interface dns0 conflicts with interface nodelocaldns of the notrack block in line 4"},
 		},
 		{
 			name: "an address that another interface holds",
-			text: corefile("notrack", "", lab.ClusterDNS4),
+			text: corefile(steady, "", lab.ClusterDNS4),
 			prepare: func(t *testing.T, node *lab.Node) {
 				run(t, node.Namespace, "ip", "link", "add", "kube-ipvs0", "type", "bridge")
 				run(t, node.Namespace, "ip", "address", "add", "10.96.0.10/32", "dev", "kube-ipvs0")
@@ -75,7 +75,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "no CAP_NET_ADMIN",
-			text: corefile("notrack", "", lab.ClusterDNS4),
+			text: corefile(steady, "", lab.ClusterDNS4),
 			change: func(cmd *exec.Cmd) {
 				cmd.SysProcAttr = &syscall.SysProcAttr{
 					Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
@@ -86,7 +86,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			name: "port taken",
-			text: corefile("notrack", "", lab.ClusterDNS4),
+			text: corefile(steady, "", lab.ClusterDNS4),
 			prepare: func(t *testing.T, node *lab.Node) {
 				run(t, node.Namespace, "ip", "address", "add", "127.9.9.9/32", "dev", "lo")
 				// A listener without SO_REUSEPORT on the wildcard address.
@@ -144,16 +144,16 @@ func readable(t *testing.T) {
 
 func TestBadReload(t *testing.T) {
 	node := newNode(t)
-	good := corefile("notrack", "", listenAddresses(node)...)
+	good := corefile(steady, "", listenAddresses(node)...)
 	server := serve(t, node, good)
 	for _, tc := range []struct {
 		name, text string
 		want       string
 	}{
 		{"unknown option", corefile("notrack {\n nosuch 1\n}", "", listenAddresses(node)...), `unknown option "nosuch"`},
-		{"address of another interface", corefile("notrack", "", append(listenAddresses(node), netip.MustParseAddr("192.0.2.10"))...), "is held by interface"},
+		{"address of another interface", corefile(steady, "", append(listenAddresses(node), netip.MustParseAddr("192.0.2.10"))...), "is held by interface"},
 		{"another interface", corefile("notrack {\n interface dns0\n}", "", listenAddresses(node)...), "cannot change from nodelocaldns without a restart"},
-		{"listener that cannot be opened", corefile("notrack", "health 203.0.113.9:8080", listenAddresses(node)...), "203.0.113.9:8080"},
+		{"listener that cannot be opened", corefile(steady, "health 203.0.113.9:8080", listenAddresses(node)...), "203.0.113.9:8080"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := state(t, node)
@@ -188,7 +188,7 @@ func TestBadReload(t *testing.T) {
 func TestReload(t *testing.T) {
 	node := newNode(t)
 	before := state(t, node)
-	server := serve(t, node, corefile("notrack", "", lab.ClusterDNS4))
+	server := serve(t, node, corefile(steady, "", lab.ClusterDNS4))
 	untracked := func(addr string) error {
 		if !strings.Contains(run(t, node.Namespace, "nft", "list", "ruleset"), addr+" . udp . 53") {
 			return fmt.Errorf("no rule for %s:\n%s", addr, server.Output())
@@ -200,7 +200,7 @@ func TestReload(t *testing.T) {
 	}
 	table := tableName(t, node)
 
-	if err := server.Reload(corefile("notrack", "", lab.ClusterDNS4, lab.LinkLocalDNS4)); err != nil {
+	if err := server.Reload(corefile(steady, "", lab.ClusterDNS4, lab.LinkLocalDNS4)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "an address is added", func() error {
@@ -215,7 +215,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("a reload replaced table %s by %s", table, got)
 	}
 
-	if err := server.Reload(corefile("notrack", "", lab.LinkLocalDNS4)); err != nil {
+	if err := server.Reload(corefile(steady, "", lab.LinkLocalDNS4)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "an address is taken away", func() error {
@@ -237,7 +237,7 @@ func TestReload(t *testing.T) {
 		}
 		return nil
 	})
-	if err := server.Reload(corefile("notrack", "", lab.ClusterDNS4)); err != nil {
+	if err := server.Reload(corefile(steady, "", lab.ClusterDNS4)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "and comes back", func() error {

@@ -5,11 +5,13 @@ package integration
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,6 +62,19 @@ func newNode(t *testing.T) *lab.Node {
 
 const metricsAddress = "127.0.0.1:9253"
 
+// steady is the notrack block of tests that are not about the lease. Its lease
+// outlasts the stalls of a busy machine, which are no fault of what is tested.
+var steady = notrackWith()
+
+// notrackWith is a notrack block with these options, and with the longest lease
+// that there is unless they set one.
+func notrackWith(options ...string) string {
+	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "lease ") }) {
+		options = append(options, "lease 5s")
+	}
+	return "notrack {\n" + strings.Join(options, "\n") + "\n}"
+}
+
 // corefile is a cache in front of kube-dns at the given addresses; extra
 // stands in the same server block.
 func corefile(notrack string, extra string, addrs ...netip.Addr) string {
@@ -90,12 +105,17 @@ func serve(t *testing.T, node *lab.Node, corefile string) *lab.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	awaitAttached(t, server, metricsAddress)
+	return server
+}
+
+func awaitAttached(t *testing.T, server *lab.Server, metrics string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if err := server.AwaitAttached(ctx, metricsAddress); err != nil {
+	if err := server.AwaitAttached(ctx, metrics); err != nil {
 		t.Fatal(err)
 	}
-	return server
 }
 
 // run runs a program inside a namespace and returns its output.
@@ -112,6 +132,33 @@ func run(t *testing.T, ns *lab.Namespace, name string, args ...string) string {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
 	return string(out)
+}
+
+// verb is a command of the program that finds no control socket but those of its
+// network namespace, and one that a killed process left: other instances on this
+// machine are none of its business.
+func verb(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	testns.Program(t, "unshare")
+	dir, err := os.MkdirTemp("", "run-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	sockets := filepath.Join(dir, "trackless")
+	if err := os.Mkdir(sockets, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(sockets, "1.sock"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	script := `mount --bind "$1" /run; shift; exec "$@"`
+	return exec.Command("unshare", append([]string{"--mount", "sh", "-ec", script, "sh", dir, program}, args...)...)
 }
 
 // failoverTable is the standing table for addresses that no Service owns, which
@@ -132,10 +179,14 @@ func state(t *testing.T, node *lab.Node) string {
 // noted are the elements that packets put into sets of ours.
 var noted = regexp.MustCompile(`(?s)(set (?:exempt|held|asked|arrived|aside)\d? \{[^}]*?)\n\t\telements = \{[^}]*\}`)
 
+// patience is how long a thing that takes a moment may take on a machine that
+// has other things to do.
+const patience = time.Minute
+
 // eventually polls a condition until it holds.
 func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		err := holds()
 		if err == nil {

@@ -30,7 +30,7 @@ var update = flag.Bool("update", false, "write testdata/metrics.txt anew")
 // type, a help text or a label that changes is a change for everybody's.
 func TestMetricsPage(t *testing.T) {
 	node := newNode(t)
-	serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	serve(t, node, corefile(steady, "", listenAddresses(node)...))
 	for _, addr := range node.ClusterDNS() {
 		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
 			for range 2 {
@@ -97,7 +97,10 @@ func TestMetricsPage(t *testing.T) {
 // What of DNS is in the table all the same.
 func TestDNSEntriesByRole(t *testing.T) {
 	node := newNode(t)
-	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	for _, name := range []string{"udp_timeout", "udp_timeout_stream", "tcp_timeout_time_wait"} {
+		setTimeout(t, node, name, "600") // none ends while we count
+	}
+	server := serve(t, node, corefile(steady, "", listenAddresses(node)...))
 	pod := node.Pods[0].Namespace
 	// A miss goes upstream; the upstream's own Service, asked by a pod, is a
 	// bypass; from a node that asks us nothing is left.
@@ -106,13 +109,10 @@ func TestDNSEntriesByRole(t *testing.T) {
 	}
 	bypass := map[string]netip.Addr{"ipv4": lab.UpstreamDNS4, "ipv6": lab.UpstreamDNS6}
 	for _, addr := range bypass {
-		for range 3 {
-			if _, err := ask(t, pod, addr, lab.UDP); err != nil {
+		for _, protocol := range []lab.Protocol{lab.UDP, lab.UDP, lab.UDP, lab.TCP} {
+			if _, err := ask(t, pod, addr, protocol); err != nil {
 				t.Fatal(err)
 			}
-		}
-		if _, err := ask(t, pod, addr, lab.TCP); err != nil {
-			t.Fatal(err)
 		}
 	}
 	want := map[string]float64{
@@ -120,11 +120,10 @@ func TestDNSEntriesByRole(t *testing.T) {
 		"bypass udp ipv4": 3, "bypass tcp ipv4": 1, "bypass udp ipv6": 3, "bypass tcp ipv6": 1,
 		"upstream udp ipv4": 1, "upstream tcp ipv4": 0, "upstream udp ipv6": 0, "upstream tcp ipv6": 0,
 	}
-	deadline := time.Now().Add(time.Minute) // a walk every 10 s
-	for {
+	eventually(t, "entries by role", func() error { // a walk every 10 s
 		metrics, err := server.Metrics(t.Context(), metricsAddress)
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		got := map[string]float64{}
 		for _, m := range metrics["coredns_conntrack_dns_entries"].GetMetric() {
@@ -134,14 +133,21 @@ func TestDNSEntriesByRole(t *testing.T) {
 			}
 			got[labels["role"]+" "+labels["proto"]+" "+labels["family"]] = m.GetGauge().GetValue()
 		}
-		diff := cmp.Diff(want, got)
-		if diff == "" {
-			return
+		if diff := cmp.Diff(want, got); diff != "" {
+			return fmt.Errorf("(-want +got):\n%s\n%s", diff, run(t, node.Namespace, "conntrack", "-L"))
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("entries by role (-want +got):\n%s\n%s", diff, run(t, node.Namespace, "conntrack", "-L"))
-		}
-		time.Sleep(100 * time.Millisecond)
+		return nil
+	})
+}
+
+// setTimeout changes a timeout of the node's connection tracking.
+func setTimeout(t *testing.T, node *lab.Node, name, seconds string) {
+	t.Helper()
+	err := node.Namespace.Do(func() error {
+		return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_"+name, []byte(seconds), 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -180,16 +186,8 @@ func TestNothingTracked(t *testing.T) {
 // kernel's word on how TCP connections end.
 func TestLedgerFollowsTheKernel(t *testing.T) {
 	node := newNode(t)
-	timeout := func(name, seconds string) {
-		t.Helper()
-		err := node.Namespace.Do(func() error {
-			return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_"+name, []byte(seconds), 0o644)
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	timeout("tcp_timeout_close", "1")
+	setTimeout(t, node, "tcp_timeout_close", "1")
+	setTimeout(t, node, "udp_timeout", "600")
 	server := serve(t, node, corefile(notrackWith("sync 1s"), "", listenAddresses(node)...))
 	avoided := func(proto string) (n float64) {
 		t.Helper()
@@ -230,11 +228,11 @@ func TestLedgerFollowsTheKernel(t *testing.T) {
 	}
 	becomes("tcp", 0) // two minutes, had it not been reset
 
-	if _, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); err != nil {
-		t.Fatal(err)
+	if who, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); who != lab.Trackless || err != nil {
+		t.Fatalf("answered by %q, %v", who, err)
 	}
 	becomes("udp", 1)
-	timeout("udp_timeout", "1")
+	setTimeout(t, node, "udp_timeout", "1")
 	eventually(t, "the new timeout is in force", func() error {
 		before := avoided("udp") // with those that the old one keeps
 		if _, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS6, lab.UDP); err != nil {

@@ -136,39 +136,46 @@ func TestNodeCacheIsReplaced(t *testing.T) {
 	child := c.start(t, node)
 	answeredBy(t, node, lab.Trackless, nodeCacheAddresses...)
 
-	run(t, node.Namespace, "conntrack", "-F")
-	for _, addr := range nodeCacheAddresses {
-		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
-			if who, err := ask(t, node.Pods[0].Namespace, addr, protocol); who != lab.Trackless || err != nil {
-				t.Errorf("%s %s: answered by %q, %v", protocol, addr, who, err)
+	// Its lease is the default one, which a stall of the machine ends.
+	eventually(t, "queries leave no entry", func() error {
+		run(t, node.Namespace, "conntrack", "-F")
+		for _, addr := range nodeCacheAddresses {
+			for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
+				if who, err := ask(t, node.Pods[0].Namespace, addr, protocol); who != lab.Trackless || err != nil {
+					return fmt.Errorf("%s %s: answered by %q, %w", protocol, addr, who, err)
+				}
 			}
 		}
-	}
+		if entries := dnsEntries(t, node); len(entries) > 0 {
+			return fmt.Errorf("entries with a listen address:\n%s", strings.Join(entries, ""))
+		}
+		return nil
+	})
 	if page, err := get(t, node.Namespace, "169.254.20.10:8080", "/health"); err != nil || !strings.Contains(page, "200 OK") {
 		t.Errorf("health: %s, %v", page, err)
 	}
 	for _, address := range []string{"127.0.0.1:9353", "127.0.0.1:9253"} {
-		page, err := get(t, node.Namespace, address, "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{
-			`coredns_nodecache_setup_errors_total{errortype="configmap"} 0`, `coredns_nodecache_setup_errors_total{errortype="iptables"} 0`,
-			`coredns_nodecache_setup_errors_total{errortype="iptables_lock"} 0`, `coredns_nodecache_setup_errors_total{errortype="interface_add"} 0`,
-			`coredns_nodecache_setup_errors_total{errortype="interface_check"} 0`, `coredns_cache_entries{`, `coredns_notrack_attached{address="10.96.0.10"} 1`,
-		} {
-			if !strings.Contains(page, want) {
-				t.Errorf("%s: no %s", address, want)
+		eventually(t, "the page at "+address, func() error {
+			page, err := get(t, node.Namespace, address, "/metrics")
+			if err != nil {
+				return err
 			}
-		}
-	}
-	if entries := dnsEntries(t, node); len(entries) > 0 {
-		t.Errorf("entries with a listen address:\n%s", strings.Join(entries, ""))
+			for _, want := range []string{
+				`coredns_nodecache_setup_errors_total{errortype="configmap"} 0`, `coredns_nodecache_setup_errors_total{errortype="iptables"} 0`,
+				`coredns_nodecache_setup_errors_total{errortype="iptables_lock"} 0`, `coredns_nodecache_setup_errors_total{errortype="interface_add"} 0`,
+				`coredns_nodecache_setup_errors_total{errortype="interface_check"} 0`, `coredns_cache_entries{`, `coredns_notrack_attached{address="10.96.0.10"} 1`,
+			} {
+				if !strings.Contains(page, want) {
+					return fmt.Errorf("no %s in\n%s", want, page)
+				}
+			}
+			return nil
+		})
 	}
 	if written, err := os.ReadFile(filepath.Join(c.dir, "etc/Corefile")); err != nil || !strings.Contains(string(written), "forward . 10.96.0.99") {
 		t.Errorf("the Corefile is %s, %v", written, err)
 	}
-	if err := child.Stop(10 * time.Second); err != nil {
+	if err := child.Stop(patience); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(before, state(t, node)); diff != "" {
@@ -238,7 +245,7 @@ func TestNodeCacheFlags(t *testing.T) {
 			if got := instanceTable.MatchString(run(t, node.Namespace, "nft", "list", "tables")); got != tc.rules {
 				t.Errorf("rules: %t, want %t", got, tc.rules)
 			}
-			if err := child.Stop(10 * time.Second); err != nil {
+			if err := child.Stop(patience); err != nil {
 				t.Fatal(err)
 			}
 			onNode(t, node, tc.link, tc.remains)
@@ -277,9 +284,12 @@ func TestNodeCacheReadsItsFiles(t *testing.T) {
 			}
 			child := c.start(t, node, append(tc.args, "-metrics-listen-address", "")...)
 			answeredBy(t, node, lab.Trackless, nodeCacheAddresses...)
-			if !strings.Contains(child.Output(), tc.log) {
-				t.Errorf("the log has no %q:\n%s", tc.log, child.Output())
-			}
+			eventually(t, "the log has "+tc.log, func() error {
+				if !strings.Contains(child.Output(), tc.log) {
+					return errNotYet{child.Output()}
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -361,9 +371,12 @@ func TestNodeCacheFollowsItsUpstream(t *testing.T) {
 				}
 				return err
 			})
-			if !strings.Contains(child.Output(), "the Service kube-dns-upstream has the address 10.96.0.98 (says kube-proxy's rules)") {
-				t.Error("the log does not say so")
-			}
+			eventually(t, "the log says so", func() error {
+				if !strings.Contains(child.Output(), "the Service kube-dns-upstream has the address 10.96.0.98 (says kube-proxy's rules)") {
+					return errNotYet{child.Output()}
+				}
+				return nil
+			})
 		})
 	}
 }
@@ -389,7 +402,7 @@ func TestNodeCacheRefuses(t *testing.T) {
 			child := c.start(t, node, append(tc.args, "-metrics-listen-address", "")...)
 			select {
 			case <-child.Done():
-			case <-time.After(15 * time.Second):
+			case <-time.After(patience):
 				t.Fatal("it runs")
 			}
 			if err := child.Stop(time.Second); err == nil || !strings.Contains(err.Error(), tc.status) || !strings.Contains(child.Output(), tc.want) {

@@ -71,7 +71,7 @@ func TestDryRun(t *testing.T) {
 	}
 
 	// The end of the dry run is the beginning of the real one, and back.
-	if err := server.Reload(corefile("notrack", "", listenAddresses(node)...)); err != nil {
+	if err := server.Reload(corefile(steady, "", listenAddresses(node)...)); err != nil {
 		t.Fatal(err)
 	}
 	servedBy(t, node, lab.Trackless)
@@ -115,7 +115,7 @@ func TestKeepLeavesTheAddresses(t *testing.T) {
 		stay          bool
 	}{
 		{"keep", notrackWith("keep"), true},
-		{"without", "notrack", false},
+		{"without", steady, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			node := newNode(t)
@@ -148,9 +148,9 @@ func TestFailoverOption(t *testing.T) {
 		line    string // of the log
 		target  string // where the failover table leads; empty for no table
 	}{
-		{"auto, to a listen address of a Service", "notrack", true, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", "10.96.0.10"},
-		{"auto, to a Service", "notrack", false, func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", "10.96.0.99"},
-		{"auto, to a pod", "notrack", false, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "no failover for 169.254.20.10", ""},
+		{"auto, to a listen address of a Service", steady, true, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", "10.96.0.10"},
+		{"auto, to a Service", steady, false, func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", "10.96.0.99"},
+		{"auto, to a pod", steady, false, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "no failover for 169.254.20.10", ""},
 		{"off", notrackWith("failover off"), true, func(*lab.Node) string { return lab.UpstreamDNS4.String() }, "attached: ", ""},
 		{"an address, where auto finds none", notrackWith("failover 10.96.0.99"), false, func(node *lab.Node) string { return node.DNSPod.Addrs[0].String() }, "attached: ", "10.96.0.99"},
 	} {

@@ -3,16 +3,11 @@ package integration
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
-	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -20,7 +15,7 @@ import (
 func probed(t *testing.T, node *lab.Node, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, complaint strings.Builder
-	cmd := exec.Command(program, append([]string{"probe"}, args...)...)
+	cmd := verb(t, append([]string{"probe"}, args...)...)
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if err := node.Namespace.Do(cmd.Run); err != nil {
 		var exit *exec.ExitError
@@ -42,15 +37,15 @@ func TestProbes(t *testing.T) {
 		ready   string // what is said; with a + if it is
 		live    string
 	}{
-		{name: "attached", notrack: "notrack", ready: "+" + resolvable + " is answered, and DNS to ", live: "+it answers"},
-		{name: "a name that there is not", notrack: "notrack", args: []string{"--name", "nosuch.example.org"}, ready: "+nosuch.example.org is answered", live: "+it answers"},
+		{name: "attached", notrack: steady, ready: "+" + resolvable + " is answered, and DNS to ", live: "+it answers"},
+		{name: "a name that there is not", notrack: steady, args: []string{"--name", "nosuch.example.org"}, ready: "+nosuch.example.org is answered", live: "+it answers"},
 		{name: "dry-run", notrack: notrackWith("dry-run"), ready: "+dry-run", live: "+it answers"},
 		{name: "no notrack block", notrack: "", ready: "+" + resolvable + " is answered; the Corefile in force has no notrack block", live: "+it answers"},
-		{name: "detached by hand", notrack: "notrack", ready: "+detached by hand", live: "+it answers",
+		{name: "detached by hand", notrack: steady, ready: "+detached by hand", live: "+it answers",
 			spoil: func(t *testing.T, node *lab.Node, _ *lab.Server) {
 				run(t, node.Namespace, program, "rules", "detach", "--socket", "@trackless/control.sock")
 			}},
-		{name: "the upstream is gone", notrack: "notrack", ready: "SERVFAIL", live: "+it answers",
+		{name: "the upstream is gone", notrack: steady, ready: "SERVFAIL", live: "+it answers",
 			spoil: func(t *testing.T, node *lab.Node, _ *lab.Server) {
 				if err := node.KubeDNS.Kill(); err != nil {
 					t.Fatal(err)
@@ -61,17 +56,16 @@ func TestProbes(t *testing.T) {
 				// Somebody before us drops what goes there.
 				run(t, node.Namespace, "nft", "add table inet foreign; add chain inet foreign in { type filter hook input priority -400; }; add rule inet foreign in ip daddr 169.254.20.10 drop")
 			}},
-		{name: "stopped", notrack: "notrack", ready: "no answer within 2s", live: "no answer within 2s",
+		{name: "stopped", notrack: steady, ready: "no answer within 2s", live: "no answer within 2s",
 			spoil: func(t *testing.T, _ *lab.Node, server *lab.Server) {
 				stop(t, server)
 				t.Cleanup(func() { _ = server.Signal(syscall.SIGCONT) })
 			}},
-		{name: "dead", notrack: "notrack", ready: "no instance answers", live: "no instance answers",
+		{name: "dead", notrack: steady, ready: "no instance answers: nobody listens at", live: "no instance answers: nobody listens at",
 			spoil: func(t *testing.T, _ *lab.Node, server *lab.Server) {
 				if err := server.Kill(); err != nil {
 					t.Fatal(err)
 				}
-				leaveSocket(t)
 			}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -121,30 +115,10 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// leaveSocket makes a socket file at which nobody listens, as a process that is
-// killed leaves one.
-func leaveSocket(t *testing.T) {
-	t.Helper()
-	dir := filepath.Dir(control.DefaultPath)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	name := filepath.Join(dir, fmt.Sprintf("left-by-test-%d.sock", os.Getpid()))
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.SetUnlinkOnClose(false)
-	t.Cleanup(func() { _ = os.Remove(name) })
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestProbesAmongTwoInstances(t *testing.T) {
 	node := newNode(t)
-	first := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
-	second := serve(t, node, strings.Replace(corefile("notrack", "", listenAddresses(node)...), metricsAddress, "127.0.0.1:9254", 1))
+	first := serve(t, node, corefile(steady, "", listenAddresses(node)...))
+	second := serve(t, node, strings.Replace(corefile(steady, "", listenAddresses(node)...), metricsAddress, "127.0.0.1:9254", 1))
 	var complaint string
 	eventually(t, "both are found", func() error {
 		var status int

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -11,7 +10,7 @@ import (
 // trackless runs a verb of the program on the node.
 func trackless(t *testing.T, node *lab.Node, args ...string) (output string, status int) {
 	t.Helper()
-	cmd := exec.Command(program, args...)
+	cmd := verb(t, args...)
 	var out []byte
 	err := node.Namespace.Do(func() error {
 		var err error
@@ -26,7 +25,7 @@ func trackless(t *testing.T, node *lab.Node, args ...string) (output string, sta
 
 func TestRulesVerbs(t *testing.T) {
 	node := newNode(t)
-	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	server := serve(t, node, corefile(steady, "", listenAddresses(node)...))
 	pod := node.Pods[0].Namespace
 	expect := func(want lab.Responder) {
 		t.Helper()

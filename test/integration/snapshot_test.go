@@ -63,7 +63,7 @@ func TestSnapshotsBeforeAndAfter(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	serve(t, node, corefile(steady, "", listenAddresses(node)...))
 	after := takeSnapshot(t, node, afterPath)
 	if len(after.Missing) > 0 || len(after.Attached()) != 1 || after.Attached()[0].Since.IsZero() || len(after.Listeners) == 0 {
 		t.Fatalf("missing %v, rules %+v, listeners %+v", after.Missing, after.Rules, after.Listeners)
@@ -102,16 +102,22 @@ func TestSupportBundle(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PLANTED_API_TOKEN", "plantedenvironment") // for both programs
-	config := corefile("notrack", `log . "password=plantedlog {name} {rcode} plantedenvironment"
+	config := corefile(steady, `log . "password=plantedlog {name} {rcode} plantedenvironment"
     template IN TXT txt.example.org {
         answer "{{ .Name }} 60 IN TXT \"secret=plantedtemplate\""
     }
     # the key in `+key+` has the password plantedcomment
     # https://planteduser:plantedpass@example.org/`, listenAddresses(node)...)
 	server := serve(t, node, config)
-	if _, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); err != nil {
-		t.Fatal(err)
+	if who, err := ask(t, node.Pods[0].Namespace, lab.ClusterDNS4, lab.UDP); who != lab.Trackless || err != nil {
+		t.Fatalf("answered by %q, %v", who, err)
 	}
+	eventually(t, "the query is logged", func() error { // after its answer has left
+		if !strings.Contains(server.Output(), "NOERROR") {
+			return errNotYet{server.Output()}
+		}
+		return nil
+	})
 
 	files := makeBundle(t, node, filepath.Join(dir, "bundle.tar.gz"))
 	for name, want := range map[string]string{

@@ -132,10 +132,6 @@ func bridgeTheUplink(t *testing.T, node *lab.Node, name string) {
 	run(t, node.Namespace, "ip", "-6", "route", "add", "default", "via", "2001:db8::1", "dev", name)
 }
 
-func notrackWith(options ...string) string {
-	return "notrack {\n" + strings.Join(options, "\n") + "\n}"
-}
-
 func TestWhoIsServed(t *testing.T) {
 	const us, cluster = lab.Trackless, lab.KubeDNS
 	for _, tc := range []struct {
@@ -202,7 +198,7 @@ func TestWhoIsServed(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			node := newNode(t)
 			places := tc.prepare(t, node)
-			notrack := "notrack"
+			notrack := steady
 			if tc.options != nil {
 				notrack = notrackWith(tc.options...)
 			}
@@ -235,7 +231,7 @@ func TestABridgedUplinkNeedsSources(t *testing.T) {
 	for _, tc := range []struct {
 		name, notrack string
 	}{
-		{"by its default route", "notrack"},
+		{"by its default route", steady},
 		{"by its name", notrackWith("uplinks br0")},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -255,7 +251,7 @@ func TestABridgedUplinkNeedsSources(t *testing.T) {
 func TestABridgeBecomesTheUplink(t *testing.T) {
 	node := newNode(t)
 	pod := bridge(t, node, "br0")
-	server := serve(t, node, corefile("notrack", "", listenAddresses(node)...))
+	server := serve(t, node, corefile(steady, "", listenAddresses(node)...))
 	before := whoAnswers{pod, lab.Trackless, lab.Trackless}
 	eventually(t, "a pod behind the bridge is served", func() error { return before.check(t, node) })
 	bridgeTheUplink(t, node, "br0")

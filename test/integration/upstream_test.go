@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 
@@ -120,7 +119,7 @@ func TestMissesGoStraightToEndpoints(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			node := newNode(t)
-			text := strings.Replace(corefile("notrack", "", listenAddresses(node)...), "forward . "+lab.UpstreamDNS4.String(),
+			text := strings.Replace(corefile(steady, "", listenAddresses(node)...), "forward . "+lab.UpstreamDNS4.String(),
 				"upstream endpoints kube-system/kube-dns {\n        read_timeout 500ms\n        "+tc.options+"\n    }", 1)
 			child := serveInCluster(t, node, text)
 			answeredBy(t, node, lab.Trackless, listenAddresses(node)...)
@@ -135,9 +134,7 @@ func TestMissesGoStraightToEndpoints(t *testing.T) {
 			// The first connections may be older than the rules.
 			run(t, node.Namespace, "conntrack", "-F")
 			for n := range 20 {
-				if err := ask(n); err != nil {
-					t.Fatal(err)
-				}
+				eventually(t, "a miss is answered", func() error { return ask(n) })
 			}
 			if entries := upstreamEntries(t, node); len(entries) > 0 != tc.tracked {
 				t.Errorf("%d entries of misses, tracked: %t\n%s", len(entries), tc.tracked, strings.Join(entries, ""))
@@ -154,7 +151,7 @@ func TestMissesGoStraightToEndpoints(t *testing.T) {
 			if !strings.Contains(child.Output(), "(says the Kubernetes API)") {
 				t.Error("the endpoints are not from the API")
 			}
-			if err := child.Stop(10 * time.Second); err != nil {
+			if err := child.Stop(patience); err != nil {
 				t.Fatal(err)
 			}
 			if tables := run(t, node.Namespace, "nft", "list", "tables"); strings.Contains(tables, "trackless-upstream") {

@@ -40,6 +40,16 @@ func (b *background) await(queries int64) {
 	b.n.await(func() bool { return b.over.Load() >= queries })
 }
 
+// isOver reports whether all queries are.
+func (b *background) isOver() bool {
+	select {
+	case <-b.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // figures waits for the end of the load.
 func (b *background) figures() lab.Figures {
 	b.n.t.Helper()
@@ -121,7 +131,7 @@ func exchange(socket *net.UDPConn, server netip.AddrPort) (lab.Responder, error)
 	if err != nil {
 		return "", err
 	}
-	if err := socket.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+	if err := socket.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		return "", err
 	}
 	if _, err := socket.WriteToUDPAddrPort(wire, server); err != nil {
@@ -153,7 +163,7 @@ func (n node) askAll(from *lab.Namespace, want lab.Responder) {
 	n.t.Helper()
 	for _, addr := range listen {
 		for _, protocol := range []lab.Protocol{lab.UDP, lab.TCP} {
-			ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Second)
+			ctx, cancel := context.WithTimeout(n.t.Context(), 20*time.Second)
 			response, err := from.Query(ctx, protocol, addr, new(dns.Msg).SetQuestion("svc-100-1-1.lab.svc.cluster.local.", dns.TypeA))
 			cancel()
 			if err != nil {

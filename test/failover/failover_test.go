@@ -216,7 +216,7 @@ func (n node) serveKubeDNS(in *lab.Namespace, addrs []netip.Addr) {
 			n.t.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(n.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
 	defer cancel()
 	for _, addr := range addrs {
 		if err := server.AwaitAnswer(ctx, in, lab.TCP, addr, lab.KubeDNS); err != nil {

@@ -34,7 +34,7 @@ func TestListen(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got []conntrack.EventType
-			if err := l.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			for len(got) < len(test.want) {
@@ -89,7 +89,7 @@ func TestReceiveOverrun(t *testing.T) {
 		create(t, c, entry(tup))
 	}
 	events, overruns := 0, 0
-	if err := l.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	for overruns == 0 || events == 0 {

@@ -172,7 +172,7 @@ func (n *node) connect() error {
 func waitReady(conn *rtnetlink.Conn, index uint32) error {
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
-	for deadline := time.Now().Add(10 * time.Second); ; <-poll.C {
+	for deadline := time.Now().Add(time.Minute); ; <-poll.C {
 		link, err := conn.Link.Get(index)
 		switch {
 		case err != nil:
@@ -180,7 +180,7 @@ func waitReady(conn *rtnetlink.Conn, index uint32) error {
 		case link.Attributes.OperationalState == rtnetlink.OperStateUp:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("link %d is not up after 10 s: operational state %d", index, link.Attributes.OperationalState)
+			return fmt.Errorf("link %d is not up after a minute: operational state %d", index, link.Attributes.OperationalState)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func newHostOnANode(t *testing.T, kind string) *Host {
 	testns.Run(t, "ip", "route", "add", "default", "via", "192.0.2.1")
 	testns.Run(t, "ip", "-6", "route", "add", "default", "via", "2001:db8::1")
 	// The kernel adds the local route some time after the address.
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(routes(t), "local 2001:db8::7"); {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(routes(t), "local 2001:db8::7"); {
 		if time.Now().After(deadline) {
 			t.Fatalf("no local route to the node's address:\n%s", routes(t))
 		}
@@ -108,7 +108,7 @@ func TestRoutesOutliveAddresses(t *testing.T) {
 	if err := h.Remove(); err != nil {
 		t.Fatal(err)
 	}
-	if err := witness.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := witness.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	got := map[netip.Addr][]string{}
@@ -195,7 +195,7 @@ func TestConnectedSocketsFollow(t *testing.T) {
 				if _, err := client.Write([]byte("here")); err != nil {
 					t.Fatal(err)
 				}
-				if err := server.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				if err := server.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := server.Read(make([]byte, 16)); err != nil {

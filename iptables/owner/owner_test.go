@@ -25,14 +25,14 @@ func TestMarksReadAsWritten(t *testing.T) {
 func TestAnOwnerInAPIDNamespaceBelow(t *testing.T) {
 	testns.Root(t)
 	testns.Program(t, "unshare")
-	child := exec.Command("unshare", "--pid", "--fork", "--kill-child", "sleep", "60")
+	child := exec.Command("unshare", "--pid", "--fork", "--kill-child", "sleep", "600")
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = child.Process.Kill(); _ = child.Wait() })
 	// The child of unshare is process 1 of the new namespace.
 	var o Mark
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for o.PID == 0 && time.Now().Before(deadline) {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", child.Process.Pid))
 		if err != nil {
@@ -61,7 +61,7 @@ func TestAnOwnerInAPIDNamespaceBelow(t *testing.T) {
 		}
 	}
 	if o.PID == 0 {
-		t.Fatal("unshare has no child after 10 s")
+		t.Fatal("unshare has no child after a minute")
 	}
 	o.Start++
 	want := Unknown

@@ -26,7 +26,7 @@ func TestInstances(t *testing.T) {
 	}
 	// On a slow machine the lease can be over before it is looked at.
 	var all []iptables.Instance
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		if err := attached.Attach(); err != nil {
 			t.Fatal(err)
 		}

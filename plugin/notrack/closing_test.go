@@ -52,7 +52,7 @@ func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 		_ = conn.Close()
 		_ = s.Shutdown()
 	})
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return conn

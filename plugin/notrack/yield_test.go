@@ -65,7 +65,7 @@ func TestYield(t *testing.T) {
 				t.Errorf("%d and %d of %d queries were answered", len(fromFirst), len(fromSecond), 2*each)
 			}
 			for _, client := range append(before, after...) {
-				if err := client.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				if err := client.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 					t.Fatal(err)
 				}
 				if _, err := client.Read(make([]byte, 16)); err != nil {

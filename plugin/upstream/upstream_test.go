@@ -110,7 +110,7 @@ func fakeSources(t *testing.T) *fakes {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !holds() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
@@ -194,9 +194,11 @@ func TestFailingOver(t *testing.T) {
 		answered(t, u, 20)
 		return one.got("udp") == before
 	})
-	if other.got("udp") != 0 {
-		t.Error("the fallback is asked although an endpoint answers")
-	}
+	eventually(t, "the fallback is not asked, since an endpoint answers", func() bool {
+		before := other.got("udp")
+		answered(t, u, 20)
+		return other.got("udp") == before
+	})
 	two.be(func() { two.silent = true })
 	eventually(t, "the fallback is asked first", func() bool {
 		before, endpoints := other.got("udp"), one.got("udp")+two.got("udp")
@@ -214,7 +216,7 @@ func TestFailingOver(t *testing.T) {
 func TestAddressesChange(t *testing.T) {
 	sources := fakeSources(t)
 	one, two := newServer(t, "127.0.0.1"), newServer(t, "127.0.0.2")
-	u := started(t, "upstream service kube-system/kube-dns-upstream")
+	u := started(t, "upstream service kube-system/kube-dns-upstream {\n read_timeout 5s\n}")
 	n := name{service, "kube-system", "kube-dns-upstream"}
 	if rcode, err := ask(u); rcode != dns.RcodeServerFailure || err == nil || !strings.Contains(err.Error(), "service kube-system/kube-dns-upstream: no address is known yet") {
 		t.Errorf("before anything is known: %s, error %v", dns.RcodeToString[rcode], err)
@@ -289,7 +291,7 @@ func TestMaxConcurrent(t *testing.T) {
 	sources := fakeSources(t)
 	one, hold := newServer(t, "127.0.0.1"), make(chan struct{})
 	one.be(func() { one.hold = hold })
-	u := started(t, "upstream endpoints kube-system/kube-dns {\n max_concurrent 1\n}")
+	u := started(t, "upstream endpoints kube-system/kube-dns {\n max_concurrent 1\n read_timeout 5s\n}")
 	sources.tell(t, kubeDNS, one)
 	result := make(chan error, 1)
 	go func() {

@@ -177,23 +177,23 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 	phase.fillTable(figures)
 	phase.EntriesAvoidedPeak = avoided.peak
 
-	kubeDNSAfter, err := node.KubeDNS.queriesServed(ctx, kubeDNSMetrics)
-	if err != nil {
-		return err
-	}
-	phase.UpstreamQueries = kubeDNSAfter - kubeDNSBefore
 	if cache != nil {
-		cacheAfter, err := cache.queriesServed(ctx, serveMetrics)
+		phase.CacheQueries, err = cache.queriesSince(ctx, serveMetrics, cacheBefore, phase.AnsweredBy[Trackless])
 		if err != nil {
 			return err
 		}
-		phase.CacheQueries = cacheAfter - cacheBefore
 	}
-	return nil
+	// What the cache asked for can only be told from below: the names that it
+	// had never seen.
+	upstream := max(phase.AnsweredBy[KubeDNS], phase.Misses-phase.MissesLost)
+	phase.UpstreamQueries, err = node.KubeDNS.queriesSince(ctx, kubeDNSMetrics, kubeDNSBefore, upstream)
+	return err
 }
 
 // corefile is that of the node's cache. In the exhaustion scenario TTLs last
-// until the end, so that what was cached before the table was full still is.
+// until the end, so that what was cached before the table was full still is. The
+// lease is long: what is measured is DNS through Trackless, and a machine that
+// stalls for a second would send some of it to the cluster.
 func (e Experiment) corefile(node *Node) string {
 	ttl := 30
 	if e.Scenario == Exhaustion {
@@ -205,6 +205,7 @@ func (e Experiment) corefile(node *Node) string {
     bind %[1]s
     notrack {
         untrack %[4]s
+        lease 5s
     }
     cache {
         success 9984 %[2]d
@@ -258,12 +259,27 @@ func (s *Server) AwaitAttached(ctx context.Context, metrics string) error {
 
 // queriesServed is how many DNS queries the server has counted.
 func (s *Server) queriesServed(ctx context.Context, metrics string) (int, error) {
-	now, err := s.Metrics(ctx, metrics)
+	now, err := s.scrape(ctx, metrics)
 	if err != nil {
 		return 0, err
 	}
 	served, _ := now.Sum("coredns_dns_requests_total") // absent before the first query
 	return int(served), nil
+}
+
+// queriesSince is by how much the server's count of DNS queries has risen. A
+// query is counted when its answer has left, so a count that lacks some of those
+// which the server has answered is waited for.
+func (s *Server) queriesSince(ctx context.Context, metrics string, before, answered int) (int, error) {
+	deadline := time.Now().Add(scrapeTimeout)
+	for {
+		now, err := s.queriesServed(ctx, metrics)
+		// If some stay away the report says so.
+		if err != nil || now-before >= answered || time.Now().After(deadline) {
+			return now - before, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // avoidedPeak follows the server's gauge of avoided entries.
@@ -277,9 +293,7 @@ func (a *avoidedPeak) sample(ctx context.Context, s *TableSample) {
 	if a.cache == nil || a.err != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
-	defer cancel()
-	now, err := a.cache.Metrics(ctx, serveMetrics)
+	now, err := a.cache.scrape(ctx, serveMetrics)
 	if errors.Is(err, context.Canceled) {
 		return // the watch is being stopped and takes one more sample
 	}
@@ -293,8 +307,26 @@ func (a *avoidedPeak) sample(ctx context.Context, s *TableSample) {
 	}
 }
 
-// scrapeTimeout is that of Prometheus by default.
-const scrapeTimeout = 10 * time.Second
+const (
+	// scrapeTimeout bounds the wait for figures, scrapeAttempt one try.
+	scrapeTimeout = 30 * time.Second
+	scrapeAttempt = 3 * time.Second
+)
+
+// scrape is Metrics with several tries: a connection that begins while the
+// lease has run out stays tracked, and a full table refuses it for good.
+func (s *Server) scrape(ctx context.Context, address string) (Metrics, error) {
+	deadline := time.Now().Add(scrapeTimeout)
+	for {
+		attempt, cancel := context.WithTimeout(ctx, scrapeAttempt)
+		now, err := s.Metrics(attempt, address)
+		cancel()
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return now, err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
 
 func joinAddrs(addrs []netip.Addr) string {
 	texts := make([]string, len(addrs))

@@ -14,7 +14,7 @@ import (
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
 		// A thread that is done with its child takes a moment to end.
-		for deadline := time.Now().Add(5 * time.Second); code == 0 && len(strayThreads()) > 0; {
+		for deadline := time.Now().Add(30 * time.Second); code == 0 && len(strayThreads()) > 0; {
 			if time.Now().After(deadline) {
 				fmt.Fprintf(os.Stderr, "threads left in other network namespaces: %v\n", strayThreads())
 				code = 1

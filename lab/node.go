@@ -251,7 +251,7 @@ func (n *Node) startKubeDNS(ctx context.Context) error {
 // startTimeout is how long a server may take until it answers: linking in all
 // of CoreDNS, reading a Corefile and binding takes a tenth of a second on an
 // idle machine.
-const startTimeout = 20 * time.Second
+const startTimeout = time.Minute
 
 func (n *Node) newNamespace(name string) (*Namespace, error) {
 	ns, err := NewNamespace(name)

@@ -212,16 +212,16 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	enough := errors.New("enough")
 	// An address that drops everything, so that queries are under way when
-	// the context ends, and would be for their whole five seconds.
+	// the context ends, and would be for their whole ten minutes.
 	load := lab.Load{
-		Queries: 100_000, Targets: []netip.Addr{netip.MustParseAddr("10.96.0.77")},
+		Queries: 100_000, Targets: []netip.Addr{netip.MustParseAddr("10.96.0.77")}, Timeout: 10 * time.Minute,
 		Progress: func(int) { cancel(enough) },
 	}
 	begin := time.Now()
 	if _, err := node.Run(ctx, load); !errors.Is(err, enough) {
 		t.Errorf("Run returned %v, want %v", err, enough)
 	}
-	if took := time.Since(begin); took > 4*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("it took %s, as if it had waited for answers", took)
 	}
 }

@@ -14,8 +14,8 @@ import (
 )
 
 // stopGrace is how long a server may take to stop: CoreDNS drains for up to
-// its upstream timeout of 5 s.
-const stopGrace = 8 * time.Second
+// its upstream timeout of 5 s, and a busy machine takes longer.
+const stopGrace = 30 * time.Second
 
 // A Server is `trackless serve` running as a child inside a namespace.
 type Server struct {

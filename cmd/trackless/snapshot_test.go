@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,10 +69,10 @@ func TestSnapshotCountsNewEntries(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	stop, done := make(chan struct{}), make(chan int)
+	var pairs atomic.Int64
+	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
-		n := 0
-		defer func() { done <- n }()
+		defer close(done)
 		for {
 			select {
 			case <-stop:
@@ -79,28 +80,42 @@ func TestSnapshotCountsNewEntries(t *testing.T) {
 			case <-time.After(5 * time.Millisecond):
 			}
 			for _, port := range []string{"53", "443"} {
-				if err := c.Create(flow(conntrack.UDP, fmt.Sprintf("10.244.0.9:%d", 2000+n), "10.96.0.10:"+port)); err != nil {
+				if err := c.Create(flow(conntrack.UDP, fmt.Sprintf("10.244.0.9:%d", 2000+pairs.Load()), "10.96.0.10:"+port)); err != nil {
 					t.Error(err)
 					return
 				}
 			}
-			n++
+			pairs.Add(1)
 		}
 	}()
-	out, errs, code := trackless("snapshot", "--netns", fmt.Sprintf("/proc/self/fd/%d", ns.FD()), "--window", "1s")
-	close(stop)
-	made := <-done
-	if code != 0 {
-		t.Fatalf("exit status %d: %s", code, errs)
+	defer func() { close(stop); <-done }()
+
+	check := func() error {
+		before := pairs.Load()
+		out, errs, code := trackless("snapshot", "--netns", fmt.Sprintf("/proc/self/fd/%d", ns.FD()), "--window", "1s")
+		made := pairs.Load() - before + 1 // one may be half made
+		if code != 0 {
+			t.Fatalf("exit status %d: %s", code, errs)
+		}
+		s := readBack(t, out)
+		first, last := s.Samples[0], s.Samples[len(s.Samples)-1]
+		grown := float64(last.Entries - first.Entries)
+		if s.NewFlows == nil || s.NewFlows.Lost || s.NewFlows.PerSecond*s.WindowSeconds > float64(2*made) || s.NewFlows.PerSecond*s.WindowSeconds < grown*.9 || grown == 0 {
+			return fmt.Errorf("new flows %+v in %.2f s; %d pairs were made, the table grew by %.0f", s.NewFlows, s.WindowSeconds, made, grown)
+		}
+		if half := s.NewFlows.PerSecond / 2; s.NewFlows.DNSPerSecond < half-3 || s.NewFlows.DNSPerSecond > half+3 {
+			return fmt.Errorf("%v of %v new flows a second are DNS, want half", s.NewFlows.DNSPerSecond, s.NewFlows.PerSecond)
+		}
+		return nil
 	}
-	s := readBack(t, out)
-	first, last := s.Samples[0], s.Samples[len(s.Samples)-1]
-	grown := float64(last.Entries - first.Entries) // of which a busy machine has not read all events yet
-	if s.NewFlows == nil || s.NewFlows.Lost || s.NewFlows.PerSecond*s.WindowSeconds > float64(2*made) || s.NewFlows.PerSecond*s.WindowSeconds < grown/2 || grown == 0 {
-		t.Errorf("new flows %+v in %.2f s; %d pairs were made, the table grew by %.0f", s.NewFlows, s.WindowSeconds, made, grown)
+	// Samples and events are not of the very same time: a stall between the two
+	// sets them apart.
+	err = check()
+	for attempt := 1; err != nil && attempt < 10; attempt++ {
+		err = check()
 	}
-	if half := s.NewFlows.PerSecond / 2; s.NewFlows.DNSPerSecond < half-3 || s.NewFlows.DNSPerSecond > half+3 {
-		t.Errorf("%v of %v new flows a second are DNS, want half", s.NewFlows.DNSPerSecond, s.NewFlows.PerSecond)
+	if err != nil {
+		t.Error(err)
 	}
 }
 

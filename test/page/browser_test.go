@@ -65,9 +65,20 @@ func startBrowser(t testing.TB) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Not t.TempDir: some helper of the browser may write there when the browser
+	// itself has ended.
+	profile, err := os.MkdirTemp("", "trackless-page-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for end := time.Now().Add(patience); os.RemoveAll(profile) != nil && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
 	cmd := exec.Command(program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-		"--remote-debugging-pipe", "--user-data-dir="+filepath.Join(t.TempDir(), "profile"), "about:blank")
+		"--remote-debugging-pipe", "--user-data-dir="+profile, "about:blank")
 	cmd.ExtraFiles = []*os.File{commandsIn, messagesOut}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -82,7 +93,7 @@ func startBrowser(t testing.TB) *browser {
 		b.read(messages)
 	}()
 	t.Cleanup(func() {
-		// It ends when the pipe does; the profile's files are free then.
+		// It ends when the pipe does.
 		_ = commands.Close()
 		ended := make(chan struct{})
 		go func() {

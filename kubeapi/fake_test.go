@@ -148,12 +148,13 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if status == 0 && watching {
 		var from int
 		_, err := fmt.Sscan(r.URL.Query().Get("resourceVersion"), &from)
+		hangUp := f.hangUp
 		f.mu.Unlock()
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		f.watch(w, r, from)
+		f.watch(w, r, from, hangUp)
 		return
 	}
 	defer f.mu.Unlock()
@@ -169,10 +170,7 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"metadata":{"resourceVersion":"%d"},"items":[%s]}`, f.version, strings.Join(items, ","))
 }
 
-func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, from int) {
-	f.mu.Lock()
-	hangUp := f.hangUp
-	f.mu.Unlock()
+func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, from int, hangUp <-chan struct{}) {
 	for sent := from; ; {
 		f.mu.Lock()
 		change, events, tooOld := f.change, f.events, sent < f.oldest

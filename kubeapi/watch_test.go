@@ -192,7 +192,8 @@ func TestWatch(t *testing.T) {
 			f.set("a", `"spec":{"clusterIP":"1"}`)
 			config := f.config()
 			s := follow(t, config)
-			eventually(t, "listed", func() bool { return s.has("a1") })
+			// Only a watch that has begun can be dropped.
+			eventually(t, "watched", func() bool { return s.has("a1") && f.asked("watch=true") > 0 })
 			tc.play(t, f, s, config)
 		})
 	}

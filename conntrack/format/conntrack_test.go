@@ -118,7 +118,8 @@ func TestConntrackFormatEqualsConntrackE(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 
-	reference := exec.Command("stdbuf", "-oL", "conntrack", "-E")
+	// Nobody tells it to end where this process is killed.
+	reference := exec.Command("timeout", "600", "stdbuf", "-oL", "conntrack", "-E")
 	pipe, err := reference.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +149,7 @@ func TestConntrackFormatEqualsConntrackE(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	port, listening := uint16(1), false
 	for !listening {
 		mark(port)
@@ -197,7 +198,7 @@ func TestConntrackFormatEqualsConntrackE(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	ours := between(func() (string, bool) {

@@ -81,7 +81,7 @@ func ordinary(t *testing.T, name string, m owner.Mark) {
 
 func TestWhoOwnsATable(t *testing.T) {
 	testns.Program(t, "nft")
-	child := exec.Command("sleep", "60")
+	child := exec.Command("sleep", "600")
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}

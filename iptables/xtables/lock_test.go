@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,8 @@ func TestCyclesUnderAContendedLock(t *testing.T) {
 		}
 	}
 	lock := ownLock(t)
-	contender := exec.Command("sh", "-c", `while :; do flock "$0" sleep 0.05; sleep 0.01; done`, lock)
+	// It ends by itself where this process is killed.
+	contender := exec.Command("sh", "-c", `while kill -0 "$1"; do flock "$0" sleep 0.05; sleep 0.01; done`, lock, strconv.Itoa(os.Getpid()))
 	contender.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	testns.Program(t, "flock")
 	if err := contender.Start(); err != nil {

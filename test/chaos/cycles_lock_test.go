@@ -5,8 +5,10 @@ package chaos_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,7 +69,8 @@ func TestCyclesUnderAContendedLock(t *testing.T) {
 // contend takes the lock for 50 ms of every 60 until the test ends.
 func contend(t *testing.T, lock string) {
 	t.Helper()
-	contender := exec.Command("sh", "-c", `while :; do flock "$0" sleep 0.05; sleep 0.01; done`, lock)
+	// It ends by itself where this process is killed.
+	contender := exec.Command("sh", "-c", `while kill -0 "$1"; do flock "$0" sleep 0.05; sleep 0.01; done`, lock, strconv.Itoa(os.Getpid()))
 	contender.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := contender.Start(); err != nil {
 		t.Fatal(err)

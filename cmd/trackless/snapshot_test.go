@@ -30,11 +30,15 @@ func readBack(t *testing.T, text string) *snapshot.Snapshot {
 func TestSnapshotOfANodeWithoutTrackless(t *testing.T) {
 	_, ns := nodeTable(t, append(smallTable(),
 		flow(conntrack.UDP, "10.244.0.9:4000", "10.96.0.10:53", replied, backend("10.244.1.2")))...)
-	out, errs, code := trackless("snapshot", "--netns", ns, "--window", "600ms", "--node", "worker-1")
-	if code != 0 {
-		t.Fatalf("exit status %d: %s", code, errs)
+	var s *snapshot.Snapshot
+	// A machine that stalls for the whole window takes one sample.
+	for attempt := 0; attempt < 10 && (s == nil || len(s.Samples) < 3); attempt++ {
+		out, errs, code := trackless("snapshot", "--netns", ns, "--window", "600ms", "--node", "worker-1")
+		if code != 0 {
+			t.Fatalf("exit status %d: %s", code, errs)
+		}
+		s = readBack(t, out)
 	}
-	s := readBack(t, out)
 	want := uint64(len(smallTable()) + 1)
 	if s.Table.Entries != want || s.Table.Summary == nil || s.Table.Summary.Entries != want || s.Table.Summary.DNS.Entries == 0 || *s.Table.DNSPercent <= 0 {
 		t.Errorf("table %+v, want %d entries", s.Table, want)

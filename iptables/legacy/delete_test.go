@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -104,18 +105,46 @@ const foreignRules = `*raw
 COMMIT
 `
 
+// makeSet makes a set of ip_set for addresses, as the program ipset would
+// (include/uapi/linux/netfilter/ipset/ip_set.h).
+func makeSet(t *testing.T, name string, family byte) {
+	t.Helper()
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	data, err := netlink.MarshalAttributes([]netlink.Attribute{
+		{Type: 1, Data: []byte{6}},                    // IPSET_ATTR_PROTOCOL
+		{Type: 2, Data: append([]byte(name), 0)},      // IPSET_ATTR_SETNAME
+		{Type: 3, Data: append([]byte("hash:ip"), 0)}, // IPSET_ATTR_TYPENAME
+		{Type: 4, Data: []byte{0}},                    // IPSET_ATTR_REVISION
+		{Type: 5, Data: []byte{family}},               // IPSET_ATTR_FAMILY
+		{Type: netlink.Nested | 7},                    // IPSET_ATTR_DATA
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_IPSET<<8 | 2, Flags: netlink.Request | netlink.Acknowledge | netlink.Create}, // IPSET_CMD_CREATE
+		Data:   append([]byte{unix.AF_INET, unix.NFNETLINK_V0, 0, 0}, data...),
+	})
+	if err != nil {
+		t.Fatalf("make the set %s: %v", name, err)
+	}
+}
+
 func TestDelete(t *testing.T) {
 	for f, program := range programs {
 		t.Run(f.String(), func(t *testing.T) {
 			testns.Enter(t)
 			testns.Program(t, program)
-			testns.Program(t, "ipset")
 			ownLock(t)
-			set, words := "inet", strings.NewReplacer("NET", "10.0.0.0/8", "ADDR", "10.96.0.10/32")
+			family, words := byte(unix.NFPROTO_IPV4), strings.NewReplacer("NET", "10.0.0.0/8", "ADDR", "10.96.0.10/32")
 			if f == iptables.IPv6 {
-				set, words = "inet6", strings.NewReplacer("NET", "fd00::/8", "ADDR", "fd00::a/128")
+				family, words = unix.NFPROTO_IPV6, strings.NewReplacer("NET", "fd00::/8", "ADDR", "fd00::a/128")
 			}
-			testns.Run(t, "ipset", "create", "hers", "hash:ip", "family", set)
+			makeSet(t, "hers", family)
 			cmd := exec.Command(program+"-restore", "-c")
 			cmd.Stdin = strings.NewReader(words.Replace(foreignRules))
 			if out, err := cmd.CombinedOutput(); err != nil {

@@ -109,25 +109,29 @@ func TestDeviceIsSetAside(t *testing.T) {
 func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, k, lose, expect := newLossy(t)
-		ways := 0
-		k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
-			ways++
-			return nil, ways == 1
+		cleared := 0 // times that something passes anew
+		var blocked map[netip.Addr]error
+		k.mu.Lock()
+		k.cfg.Kernel.MakeWay = func(Rules) (b map[netip.Addr]error, anew bool) {
+			n.set(func() { b, anew, cleared = blocked, cleared > 0, max(cleared-1, 0) })
+			return b, anew
 		}
+		k.mu.Unlock()
+		n.set(func() { cleared = 1 })
 		lose("veth1")
 		settle(LostFor) // that long they are remembered
 		expect()
-		if ways != 1 {
-			t.Errorf("the way was looked at %d times", ways)
-		}
+		n.set(func() {
+			if cleared != 0 {
+				t.Error("the way was not looked at")
+			}
+		})
 		settle(3 * deviceInterval) // that was not it
 		expect("veth1 for 1m0s", "reset [veth1] at 10.96.0.10")
 		lose()
 		settle(deviceInterval)
 
-		k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
-			return map[netip.Addr]error{clusterIP: errors.New("a chain drops")}, false
-		}
+		n.set(func() { blocked = map[netip.Addr]error{clusterIP: errors.New("a chain drops")} })
 		lose("veth2")
 		settle(5 * deviceInterval)
 		expect("reset [] at 10.96.0.10") // all of them, with the lease

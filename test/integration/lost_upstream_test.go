@@ -99,16 +99,16 @@ func TestTheUpstreamServiceGoes(t *testing.T) {
 		name, notrack, upstream string
 		listen                  []netip.Addr
 	}{
-		{name: "forward", notrack: "notrack", upstream: forward, listen: both},
-		{name: "forward over TCP", notrack: "notrack", upstream: forward + " {\n        force_tcp\n    }", listen: both},
+		{name: "forward", notrack: steady, upstream: forward, listen: both},
+		{name: "forward over TCP", notrack: steady, upstream: forward + " {\n        force_tcp\n    }", listen: both},
 		{name: "backend iptables", notrack: "notrack {\n        backend iptables\n    }", upstream: forward, listen: both},
 		{
-			name: "upstream", notrack: "notrack", listen: both,
+			name: "upstream", notrack: steady, listen: both,
 			upstream: "upstream service kube-system/kube-dns-upstream {\n        force_tcp\n        fallback " + lab.UpstreamDNS4.String() + "\n    }",
 		},
 		{
 			name: "link-local alone, with failover to kube-dns", upstream: forward, listen: []netip.Addr{lab.LinkLocalDNS4},
-			notrack: "notrack {\n        failover " + lab.ClusterDNS4.String() + "\n    }",
+			notrack: notrackWith("failover " + lab.ClusterDNS4.String()),
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -24,6 +24,7 @@ type node struct {
 	fail      map[string]error // by the change, or the first word of it
 	others    int
 	renewed   map[netip.Addr]int
+	looks     int
 	stopped   time.Duration // how long the next renewal takes
 	slow      time.Duration // how long each renewal takes
 	installed Rules
@@ -121,6 +122,7 @@ func (c checker) Renew(_ context.Context, a netip.Addr) error {
 func (c checker) Effect(context.Context, netip.Addr) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.looks++
 	return c.fail["effect"]
 }
 
@@ -518,9 +520,15 @@ func TestEffectOfALapse(t *testing.T) {
 		// What renews the lease does not run, and so does not know yet.
 		n.set(func() { n.stopped = 4 * time.Second })
 		settle(1500 * time.Millisecond)
-		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
+		looks := 0
+		n.set(func() { n.fail["effect"], looks = errors.New("the query left an entry"), n.looks })
 		settle(2 * time.Second)
-		n.set(func() { clear(n.fail) })
+		n.set(func() {
+			clear(n.fail)
+			if n.looks != looks {
+				t.Errorf("%d queries that left entries", n.looks-looks)
+			}
+		})
 		settle(5 * time.Second)
 		if got := n.logs(); k.Stats().Lapses != 1 || strings.Contains(got, "without effect") {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)

@@ -267,6 +267,9 @@ func (k *Keeper) lookAtEffect(ctx context.Context, w *watch, failing map[netip.A
 			k.forgetEffect(a)
 			continue
 		}
+		if w.plan.Lease > 0 && !k.held(a) {
+			continue // it would leave an entry, as any query does now
+		}
 		began := time.Now()
 		err := w.checker.Effect(ctx, a)
 		switch first, again := failing[a]; {
@@ -322,6 +325,13 @@ func (k *Keeper) leased(a netip.Addr, began, ended time.Time, lease time.Duratio
 		t.since = ended
 	}
 	k.tenures[a] = tenure{since: t.since, until: began.Add(lease)}
+}
+
+// held reports whether the lease of an address is known to be held now.
+func (k *Keeper) held(a netip.Addr) bool {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	return time.Now().Before(k.tenures[a].until)
 }
 
 // heldSince reports whether the lease of an address was held from the given time

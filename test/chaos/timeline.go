@@ -59,10 +59,13 @@ func (t *Timeline) phaseOf(sent *lab.Sent) int {
 		}
 		found = i
 	}
-	next := found + 1
-	if affected(sent) && found >= 0 && next < len(t.Phases) && t.Phases[found].Want != "" &&
-		t.Phases[next].Want == "" && t.Phases[next].From.Sub(sent.At) < inFlight {
-		return next
+	if next := found + 1; found >= 0 && next < len(t.Phases) && t.Phases[found].Want != "" && t.Phases[next].Want == "" {
+		fault := t.Phases[next].From
+		// The kernel may get to see a query later than it was sent.
+		byAnother := sent.By != t.Phases[found].Want && sent.At.Add(sent.Latency).After(fault)
+		if affected(sent) && fault.Sub(sent.At) < inFlight || sent.Loss == "" && byAnother {
+			return next
+		}
 	}
 	return found
 }

@@ -106,6 +106,23 @@ func TestJudge(t *testing.T) {
 			},
 		},
 		{
+			name: "a query that the kernel saw after the fault only", bar: bar,
+			queries: []lab.Sent{
+				answered(500, us),
+				{At: at(995), Flow: at(995), Latency: 10 * time.Millisecond, By: them},
+				answered(1500, them),
+			},
+		},
+		{
+			name: "one that was answered before it", bar: bar,
+			queries: []lab.Sent{
+				answered(500, us),
+				{At: at(980), Flow: at(980), Latency: 10 * time.Millisecond, By: them},
+				answered(1500, them),
+			},
+			fails: []FailureKind{FailResponder},
+		},
+		{
 			name: "nobody took over", bar: bar,
 			queries: []lab.Sent{answered(500, us), answered(1050, us), answered(1500, us)},
 			fails:   []FailureKind{FailResponder, FailResponder},

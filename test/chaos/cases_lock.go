@@ -26,7 +26,7 @@ func locks(backend string) []*Case {
 			Name: "lock-held", Fault: "started while another holds the xtables lock for 30 s", Bar: "0 lost, attached within 2 s of its release",
 			LateStart: true,
 			Prepare: func(s *Scene) error {
-				if err := ownLock(s); err != nil {
+				if err := ownLock(s); err != nil || s.sabotaged {
 					return err
 				}
 				if err := s.start(context.Background()); err != nil {

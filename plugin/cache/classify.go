@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -13,13 +14,50 @@ import (
 
 // classify tells what kind of response m is. A NOERROR response whose answer
 // section ends in an alias is a denial if an SOA record says for how long
-// (RFC 2308 section 2.2, NODATA with a CNAME).
+// (RFC 2308 section 2.2, NODATA with a CNAME), and so is NXDOMAIN behind an alias
+// (section 2.1).
 func classify(m *dns.Msg, now time.Time) response.Type {
 	t, _ := response.Typify(m, now)
-	if t == response.NoError && hasSOA(m) && leavesOpen(m) {
+	switch {
+	case t == response.NoError && hasSOA(m) && leavesOpen(m):
 		return response.NoData
+	case t == response.OtherError && m.Rcode == dns.RcodeNameError && deniesTarget(m) && !signatureExpired(m, now):
+		return response.NameError
 	}
 	return t
+}
+
+// deniesTarget reports whether the answer section of m is the aliases from the
+// name asked for to one that does not exist.
+func deniesTarget(m *dns.Msg) bool {
+	if len(m.Question) == 0 {
+		return false
+	}
+	q := m.Question[0]
+	end, ok := canonical(m.Answer, q.Name, q.Qclass)
+	if !ok || strings.EqualFold(end, q.Name) || q.Qtype == dns.TypeCNAME || q.Qtype == dns.TypeANY {
+		return false
+	}
+	for _, rr := range m.Answer {
+		switch rr.Header().Rrtype {
+		case dns.TypeCNAME, dns.TypeDNAME, dns.TypeRRSIG:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// signatureExpired reports whether a response to a query for signatures has one in
+// its answer section that is not valid now.
+func signatureExpired(m *dns.Msg, now time.Time) bool {
+	if opt := m.IsEdns0(); opt == nil || !opt.Do() {
+		return false
+	}
+	return slices.ContainsFunc(m.Answer, func(rr dns.RR) bool {
+		sig, ok := rr.(*dns.RRSIG)
+		return ok && !sig.ValidityPeriod(now)
+	})
 }
 
 // cacheable reports whether a response of the type may be stored at all.
@@ -46,10 +84,10 @@ func kindOf(t response.Type) store.Kind {
 }
 
 // lifetime is how long a response of the type is stored: its smallest TTL
-// within the configured bounds, or the configured time for failures. A denial
+// within the configured bounds, or failttl for failures. A denial
 // lives no longer than the MINIMUM field of its SOA record says, whatever the
 // TTL of that record is (RFC 2308 section 5).
-func (c *Cache) lifetime(m *dns.Msg, t response.Type) time.Duration {
+func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) time.Duration {
 	switch t {
 	case response.NameError, response.NoData:
 		ttl := dnsutil.MinimalTTLWithMaximum(m, t, c.nttl)
@@ -60,7 +98,7 @@ func (c *Cache) lifetime(m *dns.Msg, t response.Type) time.Duration {
 		}
 		return min(max(ttl, c.minnttl), c.nttl)
 	case response.ServerError:
-		return c.failttl
+		return failttl
 	}
 	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
 }
@@ -171,6 +209,14 @@ func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
 		}
 	}
 	return nil
+}
+
+// forEveryNetwork reports whether the response says that it is the same for the
+// clients of all networks. One that says nothing may have been made for this one:
+// caches, CoreDNS's too, leave the option out.
+func forEveryNetwork(m *dns.Msg) bool {
+	ecs := clientSubnet(m)
+	return ecs != nil && ecs.SourceScope == 0
 }
 
 // forOneSubnet reports whether the response is for clients of one network only

@@ -2,11 +2,12 @@ package cache
 
 import (
 	"context"
+	"hash/maphash"
+	"math/rand/v2"
 	"sync"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metadata"
-	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
@@ -24,7 +25,7 @@ type query struct {
 	r        *dns.Msg
 	key      wire.Key
 	do, ad   bool
-	subnet   bool // the client asks for the answer for a network
+	edns     bool
 	counters *Counters
 	found    engine.Found
 
@@ -38,15 +39,13 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	q := queries.Get().(*query)
 	defer q.release()
 	if !c.admit(q, r) {
-		return plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+		return c.passOn(ctx, w, r)
 	}
 	q.w, q.r, q.counters = w, r, c.Counters(serverOf(ctx))
 	q.counters.requests.Inc()
-	if q.subnet {
-		// The answer is for that network (RFC 7871 section 7.3): the client
-		// neither gets one from here nor leaves one.
+	if isTransfer(r) {
 		q.counters.misses.Inc()
-		return plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+		return c.passOn(ctx, w, r)
 	}
 
 	now := c.now()
@@ -65,6 +64,37 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	return c.reply(ctx, q, c.engine.ServeTTL(f))
 }
 
+// passOn passes on what is not for the cache.
+func (c *Cache) passOn(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if r.IsEdns0() == nil {
+		w = plainWriter{w}
+	}
+	return plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+}
+
+// plainWriter writes to a client without EDNS.
+type plainWriter struct{ dns.ResponseWriter }
+
+// WriteMsg implements dns.ResponseWriter.
+func (w plainWriter) WriteMsg(m *dns.Msg) error {
+	if m != nil && extended(m) {
+		failure := *m
+		failure.Rcode = dns.RcodeServerFailure
+		m = &failure
+	}
+	return w.ResponseWriter.WriteMsg(m)
+}
+
+// extended reports whether a response has an RCODE that takes EDNS to be sent (RFC
+// 6891 section 6.1.3). Whoever has none would get no response at all.
+func extended(m *dns.Msg) bool { return m.Rcode > 0xf }
+
+// isTransfer reports whether the query is for a zone, whose answer is many
+// messages (RFC 5936, RFC 1995).
+func isTransfer(r *dns.Msg) bool {
+	return r.Question[0].Qtype == dns.TypeAXFR || r.Question[0].Qtype == dns.TypeIXFR
+}
+
 // release lets go of the client's message and writer.
 func (q *query) release() {
 	q.w, q.r, q.counters = nil, nil, nil
@@ -77,13 +107,25 @@ func (c *Cache) admit(q *query, r *dns.Msg) bool {
 	if c.engine == nil || r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
 		return false
 	}
-	q.do, q.ad, q.subnet = false, r.AuthenticatedData, false
+	var bits wire.Bits
+	q.do, q.ad, q.edns = false, r.AuthenticatedData, false
 	if opt := r.IsEdns0(); opt != nil {
-		q.do = opt.Do()
-		q.subnet = len(opt.Option) > 0 && clientSubnet(r) != nil
+		q.edns = true
+		if q.do = opt.Do(); q.do {
+			bits |= wire.DO
+		}
+		if len(opt.Option) > 0 {
+			bits |= subnetBit(clientSubnet(r))
+		}
+	}
+	if r.CheckingDisabled {
+		bits |= wire.CD
+	}
+	if !r.RecursionDesired {
+		bits |= wire.NoRD
 	}
 	question := &r.Question[0]
-	key, err := wire.AppendKey(q.keyBuf[:0], question.Name, question.Qtype, question.Qclass, q.do, r.CheckingDisabled)
+	key, err := wire.AppendKey(q.keyBuf[:0], question.Name, question.Qtype, question.Qclass, bits)
 	if err != nil {
 		return false
 	}
@@ -97,8 +139,7 @@ func (c *Cache) reply(ctx context.Context, q *query, ttl uint32) (int, error) {
 	if err != nil {
 		// Not what was put in: ask for it again, which replaces it.
 		log.Warningf("Cached answer for %q is unreadable: %v", q.r.Question[0].Name, err)
-		out := c.fetch(ctx, q)
-		return out.code, out.err
+		return c.fetch(ctx, q, nil)
 	}
 	setWildcard(ctx, q.found.Wildcard)
 	// As everywhere in CoreDNS, a client that cannot be written to is no error.
@@ -116,10 +157,16 @@ func (q *query) message(a *wire.Answer, ttl uint32) (*dns.Msg, error) {
 	return m, err
 }
 
-// size is the largest reply the client takes, in octets.
-func (q *query) size() int {
-	state := request.Request{W: q.w, Req: q.r}
-	return state.Size()
+// subnetBit is what a client subnet option in a query, or its lack, adds to the
+// key.
+func subnetBit(o *dns.EDNS0_SUBNET) wire.Bits {
+	switch {
+	case o == nil:
+		return 0
+	case o.SourceNetmask == 0:
+		return wire.NoSubnet
+	}
+	return wire.Subnet
 }
 
 func setWildcard(ctx context.Context, name string) {
@@ -131,44 +178,81 @@ func setWildcard(ctx context.Context, name string) {
 // miss has the query answered upstream. Of identical queries one goes
 // upstream, and the others wait for its response.
 func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
-	if c.coalesces(q.key) {
-		for range maxRounds {
-			fl, leader := c.flights.join(q.key)
-			if fl == nil {
-				break
-			}
-			if leader {
-				return c.lead(ctx, q, fl)
-			}
-			out, ok := c.flights.wait(ctx, fl)
-			if !ok {
-				return dns.RcodeServerFailure, ctx.Err()
-			}
-			if out.shared && (!out.truncated || q.size() <= out.size) {
-				q.counters.coalesced.Inc()
-				return c.deliver(ctx, q, out)
-			}
-		}
+	out, a, err := c.coalesced(ctx, q, c.askAnew)
+	switch {
+	case err != nil:
+		return dns.RcodeServerFailure, err
+	case out != nil:
+		q.counters.coalesced.Inc()
+		return c.deliver(ctx, q, out)
+	case a != nil:
+		defer a.settle(gone)
 	}
-	out := c.fetch(ctx, q)
-	return out.code, out.err
+	if c.foundMeanwhile(q) {
+		if a != nil {
+			a.settle(&outcome{}) // those who wait find it too
+		}
+		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
+	}
+	return c.fetch(ctx, q, a)
+}
+
+// foundMeanwhile reports whether another query has got the answer since this one
+// missed. A failure is none: it may be of that query only.
+func (c *Cache) foundMeanwhile(q *query) bool {
+	if !c.engine.Lookup(q.key, c.now(), &q.found) || q.found.Stale() {
+		return false
+	}
+	rcode := q.found.Answer.Flags.Rcode()
+	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError
+}
+
+// coalesced returns what another query got, or an attempt if the query is the
+// first, or neither if it asks for itself. If that takes long, askAnew asks in the
+// background.
+func (c *Cache) coalesced(ctx context.Context, q *query, askAnew func(context.Context, *query, *attempt)) (*outcome, *attempt, error) {
+	if !c.coalesces(q.key) || comesOfAnother(ctx) {
+		return nil, nil, nil
+	}
+	a, w := c.flights.join(q.key, q.class())
+	switch {
+	case w == nil:
+		return nil, a, nil
+	case w.closeLook() && comesOfUs(q.w):
+		w.leave()
+		return nil, nil, nil
+	}
+	out, err := w.wait(ctx, func(a *attempt) { askAnew(ctx, q, a) })
+	return out, nil, err
 }
 
 // coalesces reports whether queries with the key may share a response. Where a
-// cache is disabled, the answers are perhaps not for everybody.
+// cache is disabled, and for the clients of one network, the answers are not for
+// everybody.
 func (c *Cache) coalesces(key wire.Key) bool {
-	return c.coalesce && !contains(c.pexceptZones, key.Name()) && !contains(c.nexceptZones, key.Name())
+	return c.coalesce && key.Bits()&wire.Subnet == 0 && !contains(c.pexceptZones, key.Name()) && !contains(c.nexceptZones, key.Name())
 }
 
-// lead has the query answered upstream for itself and for those who wait.
-func (c *Cache) lead(ctx context.Context, q *query, fl *flight) (int, error) {
-	defer c.flights.finish(q.key, fl)
-	// The flight before this one may have landed since the query missed.
-	if c.engine.Lookup(q.key, c.now(), &q.found) && !q.found.Stale() {
-		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
+// class is how the query asks.
+func (q *query) class() class {
+	c := class{edns: q.edns, tcp: overTCP(q.w.RemoteAddr())}
+	if opt := q.r.IsEdns0(); opt != nil && len(opt.Option) > 0 {
+		c.options = hashOptions(opt)
 	}
-	fl.outcome = c.fetch(ctx, q)
-	return fl.outcome.code, fl.outcome.err
+	return c
+}
+
+var optionsSeed = maphash.MakeSeed()
+
+// hashOptions is a hash of the options, and of them alone.
+func hashOptions(opt *dns.OPT) uint64 {
+	only := dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: opt.Option}
+	packed := make([]byte, dns.Len(&only))
+	n, err := dns.PackRR(&only, packed, 0, nil, false)
+	if err != nil {
+		return rand.Uint64() // like no other
+	}
+	return maphash.Bytes(optionsSeed, packed[:n])
 }
 
 // deliver answers the query with the response to another.
@@ -183,32 +267,37 @@ func (c *Cache) deliver(ctx context.Context, q *query, out *outcome) (int, error
 	m.Truncated = out.truncated
 	setWildcard(ctx, out.wildcard)
 	_ = q.w.WriteMsg(m)
-	return out.code, out.err
+	return dns.RcodeSuccess, nil
 }
 
 // fetch asks the next plugin, whose response goes to the client and to the
-// cache.
-func (c *Cache) fetch(ctx context.Context, q *query) outcome {
-	w := c.newResponder(ctx, q)
+// cache, and to whoever waits for the attempt, if there is one.
+func (c *Cache) fetch(ctx context.Context, q *query, a *attempt) (int, error) {
+	w := c.newResponder(ctx, q, a)
 	w.ResponseWriter = q.w
-	w.out.size = q.size()
-	code, err := c.ask(ctx, w, q.r)
-	w.out.code, w.out.err = code, err
-	if w.out.answered || w.raw {
-		return w.out
+	code, err := c.askTwice(ctx, w, q.r)
+	if w.unanswered(code, err) && ctx.Err() == nil && c.foundMeanwhile(q) {
+		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 	}
-	// A client that went away says nothing about the name.
-	w.out.shared = ctx.Err() == nil
-	if err != nil && code == dns.RcodeServerFailure && w.out.shared && c.failttl > 0 {
-		w.storeFailure(q.r)
+	return code, w.conclude(ctx, q.r, code, err)
+}
+
+// askTwice asks again if the upstream was away, and is back as others have found.
+func (c *Cache) askTwice(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
+	code, err := c.ask(ctx, w, r)
+	if w.back && ctx.Err() == nil {
+		code, err = c.ask(ctx, w, r)
 	}
-	return w.out
+	return code, err
 }
 
 // ask passes the query on. It asks for the AD bit, which the cache keeps for
 // clients that want it.
-func (c *Cache) ask(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	r = r.Copy()
 	r.AuthenticatedData = true
-	return plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+	w.asked = c.flights.asks()
+	code, err := plugin.NextOrFailure(c.Name(), c.Next, markUnderWay(ctx), w, r)
+	w.back = w.unanswered(code, err) && c.flights.misses(w.asked)
+	return code, err
 }

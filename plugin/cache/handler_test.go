@@ -13,6 +13,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/plugin/test"
+	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -65,7 +66,7 @@ func TestMissesOfTheirOwn(t *testing.T) {
 		{"CD", func(m *dns.Msg) { m.CheckingDisabled = true }},
 		{"update", func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }},
 		{"notify", func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }},
-		{"client subnet", withSubnet},
+		{"client subnet", subnet(24)},
 		{"two questions", func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -78,12 +79,6 @@ func TestMissesOfTheirOwn(t *testing.T) {
 			}
 		})
 	}
-}
-
-func withSubnet(m *dns.Msg) {
-	m.SetEdns0(1232, false)
-	opt := m.IsEdns0()
-	opt.Option = append(opt.Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, SourceScope: 0, Address: net.IPv4(192, 0, 2, 0).To4()})
 }
 
 func TestZones(t *testing.T) {
@@ -164,26 +159,123 @@ func TestWildcardMetadata(t *testing.T) {
 	}
 }
 
-func TestSubnetResponses(t *testing.T) {
-	scoped := func(scope uint8) func(*dns.Msg) {
-		return func(m *dns.Msg) {
-			m.Extra = nil
-			withSubnet(m)
-			m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = scope
+// TestSubnets has a row for each pair of a client that asks first and one that
+// asks then, and what the upstream says of the first answer. RFC 7871 section
+// 7.3.1: what is for all networks is for everybody, and what was asked for without
+// regard to any network for such queries only.
+func TestSubnets(t *testing.T) {
+	const none, hidden, network = -1, 0, 24
+	for _, tc := range []struct {
+		name         string
+		first, scope int // of the query, of the response
+		second       int
+		hit          bool
+	}{
+		{"scope 0, for the same network", network, 0, network, true},
+		{"scope 0, for no network", network, 0, hidden, true},
+		{"scope 0, without the option", network, 0, none, true},
+		{"a scope, for the same network", network, 24, network, false},
+		{"a scope, without the option", network, 24, none, false},
+		{"no scope, for the same network", network, none, network, false},
+		{"no scope, without the option", network, none, none, false},
+		{"no network, again", hidden, 0, hidden, true},
+		{"no network, and no option in the response", hidden, none, hidden, true},
+		{"no network, and a scope in the response", hidden, 24, hidden, false},
+		{"no network, then a network", hidden, 0, network, false},
+		{"no network, then without the option", hidden, 0, none, false},
+		{"without the option, then no network", none, none, hidden, false},
+		{"without the option, then a network", none, none, network, false},
+		{"scope 0 unasked, then a network", none, 0, network, true},
+		{"a scope unasked", none, 24, none, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			up := replies(func(m *dns.Msg) {
+				m.Extra = nil
+				if tc.scope != none {
+					subnet(24)(m)
+					m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = uint8(tc.scope)
+				}
+			}, anA)
+			c := newCache(t, up, nil)
+			for _, source := range []int{tc.first, tc.second} {
+				m := ask(t, c, question(www, func(m *dns.Msg) {
+					if source != none {
+						subnet(uint8(source))(m)
+					}
+				}))
+				if m == nil || len(m.Answer) != 1 || m.Answer[0].Header().Ttl != 300 {
+					t.Fatalf("got %v", m)
+				}
+			}
+			if hit := up.count() == 1; hit != tc.hit {
+				t.Errorf("%d queries upstream: hit %t, want %t", up.count(), hit, tc.hit)
+			}
+		})
+	}
+}
+
+// TestRecursionDesired: what a server says to those who want no recursion is not
+// for those who do, and the other way round it is.
+func TestRecursionDesired(t *testing.T) {
+	norec := func(m *dns.Msg) { m.RecursionDesired = false }
+	up := &upstream{f: func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		if r.RecursionDesired {
+			return replies(nil, anA).f(ctx, w, r)
+		}
+		return replies(func(m *dns.Msg) { m.Ns = []dns.RR{test.NS("org. 60 IN NS a.nic.org.")} }).f(ctx, w, r)
+	}}
+	c := newCache(t, up, nil)
+	for _, step := range []struct {
+		name    string
+		edit    func(*dns.Msg)
+		answers int
+		calls   int
+	}{
+		{"without", norec, 0, 1},
+		{"without again", norec, 0, 1},
+		{"with", nil, 1, 2},
+		{"with again", nil, 1, 2},
+	} {
+		if m := ask(t, c, question(www, step.edit)); m == nil || len(m.Answer) != step.answers || m.RecursionDesired != (step.edit == nil) || up.count() != step.calls {
+			t.Errorf("%s: %d queries upstream, want %d; got %v", step.name, up.count(), step.calls, m)
 		}
 	}
+}
+
+// TestExtendedRcode: an RCODE that takes EDNS reaches those who have it as it is,
+// and the others as a failure, not as the RCODE that its lower bits are, or not
+// at all.
+func TestExtendedRcode(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		scope uint8
-		calls int
-	}{{"for one network", 24, 2}, {"for all", 0, 1}} {
+		zones []string
+		edit  func(*dns.Msg)
+		want  int
+	}{
+		{"with EDNS", []string{"."}, edns(), dns.RcodeBadCookie},
+		{"without", []string{"."}, nil, dns.RcodeServerFailure},
+		{"with EDNS, not cached", []string{"example.net."}, edns(), dns.RcodeBadCookie},
+		{"without, not cached", []string{"example.net."}, nil, dns.RcodeServerFailure},
+		{"without, update", []string{"."}, func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }, dns.RcodeServerFailure},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
-			up := replies(scoped(tc.scope), anA)
-			c := newCache(t, up, nil)
-			ask(t, c, question(www, nil))
-			ask(t, c, question(www, nil))
-			if up.count() != tc.calls {
-				t.Errorf("%d queries upstream, want %d", up.count(), tc.calls)
+			up := replies(func(m *dns.Msg) { m.Rcode = dns.RcodeBadCookie })
+			c := newCache(t, up, func(c *Cache) { c.Zones = tc.zones })
+			for range 2 {
+				r := question(www, tc.edit)
+				w := &client{}
+				if _, err := c.ServeDNS(context.Background(), request.NewScrubWriter(r, w), r); err != nil {
+					t.Fatal(err)
+				}
+				if len(w.got) != 1 || w.got[0].Rcode != tc.want {
+					t.Fatalf("got %v, want %s", w.got, dns.RcodeToString[tc.want])
+				}
+				if _, err := w.got[0].Pack(); err != nil {
+					t.Errorf("the reply cannot be sent: %v", err)
+				}
+			}
+			if up.count() != 2 {
+				t.Errorf("%d queries upstream, want 2", up.count())
 			}
 		})
 	}
@@ -267,19 +359,21 @@ func TestCoalescedOutcomes(t *testing.T) {
 		err      error
 	}{
 		{name: "answer", upstream: replies(nil, anA).f, calls: 1, written: true},
-		{name: "refused", upstream: replies(func(m *dns.Msg) { m.Rcode = dns.RcodeRefused }).f, calls: 1, written: true},
+		{name: "cached failure", upstream: replies(func(m *dns.Msg) { m.Rcode = dns.RcodeServerFailure }).f, calls: 1, written: true},
+		{name: "refused", upstream: replies(func(m *dns.Msg) { m.Rcode = dns.RcodeRefused }).f, calls: 2, written: true},
 		{name: "error", upstream: func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
 			return dns.RcodeServerFailure, errBroken
 		},
-			calls: 1, code: dns.RcodeServerFailure, err: errBroken},
+			calls: 2, code: dns.RcodeServerFailure, err: errBroken},
 		{name: "code only", upstream: func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return dns.RcodeRefused, nil },
-			calls: 1, code: dns.RcodeRefused},
-		{name: "truncated, same transport", upstream: replies(func(m *dns.Msg) { m.Truncated = true }).f, calls: 1, written: true},
+			calls: 2, code: dns.RcodeRefused},
+		{name: "nothing", upstream: func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return dns.RcodeSuccess, nil }, calls: 2},
+		{name: "truncated, same transport", upstream: replies(func(m *dns.Msg) { m.Truncated = true }).f, calls: 2, written: true},
 		{name: "truncated, larger buffer", upstream: replies(func(m *dns.Msg) { m.Truncated = true }).f,
 			second: func(m *dns.Msg) { m.SetEdns0(4096, false) }, calls: 2, written: true},
 		{name: "truncated, over TCP", upstream: replies(func(m *dns.Msg) { m.Truncated = true }).f, overTCP: true, calls: 2, written: true},
 		{name: "another question", upstream: replies(func(m *dns.Msg) { m.Question[0].Name = "evil." }).f, calls: 2, written: true},
-		{name: "for a subnet", upstream: replies(func(m *dns.Msg) { withSubnet(m); m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = 24 }, anA).f, calls: 2, written: true},
+		{name: "for a subnet", upstream: replies(func(m *dns.Msg) { subnet(24)(m); m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = 24 }, anA).f, calls: 2, written: true},
 		{name: "first client goes away", upstream: func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 			if ctx.Err() != nil {
 				return dns.RcodeServerFailure, ctx.Err()
@@ -297,7 +391,7 @@ func TestCoalescedOutcomes(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				up := &upstream{}
 				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-					time.Sleep(time.Second)
+					time.Sleep(20 * time.Millisecond)
 					return tc.upstream(ctx, w, r)
 				}
 				c := newCache(t, up, func(c *Cache) { c.pexcept = []string{"off.example.org."} })
@@ -306,7 +400,7 @@ func TestCoalescedOutcomes(t *testing.T) {
 				ctx, cancel := context.WithCancel(context.Background())
 				defer cancel()
 				go func() { _, _ = c.ServeDNS(ctx, &client{}, first) }()
-				time.Sleep(time.Second / 2)
+				time.Sleep(10 * time.Millisecond)
 				if tc.cancel {
 					cancel()
 				}
@@ -334,10 +428,10 @@ func TestWaiterLeavesWithItsContext(t *testing.T) {
 		c := newCache(t, up, nil)
 		go func() { _, _ = c.ServeDNS(context.Background(), &client{}, question(www, nil)) }()
 		synctest.Wait()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), maxPatience/2)
 		defer cancel()
 		start := time.Now()
-		if code, err := c.ServeDNS(ctx, &client{}, question(www, nil)); code != dns.RcodeServerFailure || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+		if code, err := c.ServeDNS(ctx, &client{}, question(www, nil)); code != dns.RcodeServerFailure || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != maxPatience/2 {
 			t.Errorf("code %d, error %v after %v", code, err, time.Since(start))
 		}
 		time.Sleep(time.Minute)
@@ -370,7 +464,7 @@ func TestWaitersAreBounded(t *testing.T) {
 		up := replies(nil, anA)
 		answer := up.f
 		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-			time.Sleep(time.Second)
+			time.Sleep(maxPatience / 2)
 			return answer(ctx, w, r)
 		}
 		c := newCache(t, up, nil)

@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -11,7 +13,6 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/store"
-	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
 // maxJitter bounds the delay of a refresh ahead of expiry.
@@ -58,20 +59,14 @@ type refreshOptions struct {
 // refresh asks for an answer again in the background, unless that is under
 // way or too much is.
 func (c *Cache) refresh(ctx context.Context, q *query, o refreshOptions) {
-	b := c.background(ctx, q)
+	b := c.refreshing(ctx, q)
 	if b == nil {
 		return
 	}
 	b.w.replaceStale = o.stale
 	b.w.refresh, b.w.of, b.w.hits, b.w.seen = true, b.kind, q.found.Hits, o.seen
 	q.counters.prefetches.Inc()
-	go func() {
-		defer b.end()
-		if o.delay > 0 {
-			time.Sleep(o.delay)
-		}
-		b.run()
-	}()
+	go b.runRefresh(o.delay)
 }
 
 // verify asks before a stale answer is served. It reports false if the stale
@@ -83,31 +78,22 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 	if c.verifyTimeout > 0 {
 		return c.verifyWithin(ctx, q, c.verifyTimeout)
 	}
-	if !c.coalesces(q.key) && c.staleRecheck == 0 {
-		out := c.verifyNow(ctx, q)
-		return out.refreshed, out.code, out.err
-	}
 	if c.staleRecheck > 0 {
 		// One asks, the others take the stale answer meanwhile.
-		fl := c.flights.lead(q.key)
-		if fl == nil {
+		a := c.flights.lead(q.key, q.class())
+		if a == nil {
 			return false, 0, nil
 		}
-		defer c.flights.finish(q.key, fl)
-		fl.outcome = c.verifyNow(ctx, q)
-		return fl.outcome.refreshed, fl.outcome.code, fl.outcome.err
+		return c.verifyNow(ctx, q, a)
 	}
-	fl, leader := c.flights.join(q.key)
-	if fl == nil {
+	out, a, err := c.coalesced(ctx, q, c.verifyAnew)
+	if err != nil {
 		return false, 0, nil
 	}
-	if leader {
-		defer c.flights.finish(q.key, fl)
-		fl.outcome = c.verifyNow(ctx, q)
-		return fl.outcome.refreshed, fl.outcome.code, fl.outcome.err
+	if out == nil {
+		return c.verifyNow(ctx, q, a)
 	}
-	out, ok := c.flights.wait(ctx, fl)
-	if !ok || !out.shared || !out.refreshed || out.truncated {
+	if !out.refreshed {
 		return false, 0, nil
 	}
 	q.counters.coalesced.Inc()
@@ -115,39 +101,43 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 	return true, code, err
 }
 
+var errNotRefreshed = errors.New("cache: the stale answer was not refreshed")
+
 // verifyNow asks on behalf of the client, and lets the response through to it
 // if it replaces the stale answer.
-func (c *Cache) verifyNow(ctx context.Context, q *query) outcome {
-	w := c.newResponder(ctx, q)
+func (c *Cache) verifyNow(ctx context.Context, q *query, a *attempt) (served bool, code int, err error) {
+	if a != nil {
+		defer a.settle(gone)
+	}
+	w := c.newResponder(ctx, q, a)
 	w.ResponseWriter = q.w
 	w.replaceStale = true
-	w.out.size = q.size()
-	w.out.code, w.out.err = c.askWhole(ctx, w, q.r)
+	code, err = c.askWhole(ctx, w, q.r)
 	c.refreshed(w, q.found.Kind)
-	return w.out
+	if !w.out.refreshed && ctx.Err() == nil {
+		_ = w.settle(dns.RcodeServerFailure, errNotRefreshed)
+	}
+	return w.out.refreshed, code, err
 }
 
 // verifyWithin asks in the background and waits for the response, but not
 // longer than limit.
 func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration) (served bool, code int, err error) {
-	b := c.background(ctx, q)
+	b := c.refreshing(ctx, q)
 	if b == nil {
 		return false, 0, nil
 	}
 	b.w.replaceStale = true
 	start := c.now()
-	go func() {
-		defer b.end()
-		b.run()
-	}()
+	go b.runRefresh(0)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case <-b.flight.done:
+	case <-b.done:
 	case <-timer.C:
 		return false, 0, nil
 	}
-	out := b.flight.outcome
+	out := b.w.out
 	if !out.refreshed || !out.answered {
 		return false, 0, nil
 	}
@@ -172,51 +162,86 @@ func (c *Cache) refreshed(w *responder, kind store.Kind) {
 
 // background is a query upstream without a client.
 type background struct {
-	cache  *Cache
-	ctx    context.Context
-	w      *responder
-	r      *dns.Msg
-	key    wire.Key
-	kind   store.Kind
-	flight *flight
+	cache *Cache
+	ctx   context.Context
+	w     *responder
+	r     *dns.Msg
+	kind  store.Kind
+	done  chan struct{} // closed when run returns
 }
 
-// background prepares a query upstream that outlives the client's. It returns
-// nil if there is one under way for the same question, or too many are. The
-// caller starts run and then end in a goroutine.
-func (c *Cache) background(ctx context.Context, q *query) *background {
+// background prepares a query upstream that outlives the client's. The caller
+// starts run in a goroutine.
+func (c *Cache) background(ctx context.Context, q *query, a *attempt) *background {
+	ctx = detach(ctx)
+	w := c.newResponder(ctx, q, a)
+	w.local, w.remote = q.w.LocalAddr(), q.w.RemoteAddr()
+	return &background{cache: c, ctx: ctx, w: w, r: q.r.Copy(), kind: q.found.Kind, done: make(chan struct{})}
+}
+
+// refreshing prepares a refresh. It returns nil if the answer is asked for
+// already, or too many refreshes are under way.
+func (c *Cache) refreshing(ctx context.Context, q *query) *background {
 	if !c.refreshes.tryAcquire() {
 		return nil
 	}
-	fl := c.flights.lead(q.key)
-	if fl == nil {
+	a := c.flights.lead(q.key, q.class())
+	if a == nil {
 		c.refreshes.release()
 		return nil
 	}
-	ctx = detach(ctx)
-	w := c.newResponder(ctx, q)
-	w.local, w.remote = q.w.LocalAddr(), anyAddr(overTCP(q.w.RemoteAddr()))
-	w.out.size = q.size()
-	return &background{cache: c, ctx: ctx, w: w, r: q.r.Copy(), key: w.key, kind: q.found.Kind, flight: fl}
+	b := c.background(ctx, q, a)
+	b.w.remote = anyAddr(overTCP(q.w.RemoteAddr()))
+	return b
 }
 
-// run asks. A panic of a plugin is caught, as the server does for queries with
-// a client.
-func (b *background) run() {
+// runRefresh refreshes after a delay.
+func (b *background) runRefresh(delay time.Duration) {
+	defer b.cache.refreshes.release()
+	b.run(func() {
+		if delay > 0 {
+			time.Sleep(delay)
+		}
+		b.askWhole()
+	})
+}
+
+// run asks. A panic of a plugin is caught, as the server does for queries with a
+// client.
+func (b *background) run(ask func()) {
+	defer close(b.done)
+	defer b.w.attempt.settle(gone)
 	defer func() {
 		if r := recover(); r != nil {
 			vars.Panic.Inc()
-			log.Errorf("Recovered from panic in a refresh of %q: %v\n%s", b.w.question.Name, r, debug.Stack())
+			log.Errorf("Recovered from panic in a query for %q in the background: %v\n%s", b.w.question.Name, r, debug.Stack())
 		}
 	}()
-	b.w.out.code, b.w.out.err = b.cache.askWhole(b.ctx, b.w, b.r)
-	b.cache.refreshed(b.w, b.kind)
-	b.flight.outcome = b.w.out
+	ask()
 }
 
-func (b *background) end() {
-	b.cache.flights.finish(b.key, b.flight)
-	b.cache.refreshes.release()
+func (b *background) askWhole() {
+	_, _ = b.cache.askWhole(b.ctx, b.w, b.r)
+	b.cache.refreshed(b.w, b.kind)
+	if b.w.replaceStale && !b.w.out.refreshed {
+		_ = b.w.settle(dns.RcodeServerFailure, errNotRefreshed)
+	}
+}
+
+// askAnew asks for an answer for all who wait for it.
+func (c *Cache) askAnew(ctx context.Context, q *query, a *attempt) {
+	b := c.background(ctx, q, a)
+	go b.run(func() {
+		code, err := c.askTwice(b.ctx, b.w, b.r)
+		_ = b.w.conclude(b.ctx, b.r, code, err)
+	})
+}
+
+// verifyAnew is askAnew for a stale answer.
+func (c *Cache) verifyAnew(ctx context.Context, q *query, a *attempt) {
+	b := c.background(ctx, q, a)
+	b.w.replaceStale = true
+	go b.run(b.askWhole)
 }
 
 // askWhole asks the next plugin over the client's transport, and over TCP if
@@ -253,17 +278,31 @@ func anyAddr(tcp bool) net.Addr {
 // overTCP reports whether the client with this address came over a
 // transport that does not cut replies off.
 func overTCP(addr net.Addr) bool {
+	_, tcp := unwrap(addr).(*net.TCPAddr)
+	return tcp
+}
+
+// addrPort is the address as a value, the zero value if it is neither UDP's nor TCP's.
+func addrPort(addr net.Addr) netip.AddrPort {
+	a, ok := unwrap(addr).(interface{ AddrPort() netip.AddrPort })
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := a.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// unwrap takes off what CoreDNS puts around addresses.
+func unwrap(addr net.Addr) net.Addr {
 	for {
 		u, ok := addr.(interface{ Unwrap() net.Addr })
 		if !ok {
-			break
+			return addr
 		}
 		inner := u.Unwrap()
 		if inner == nil {
-			break
+			return addr
 		}
 		addr = inner
 	}
-	_, tcp := addr.(*net.TCPAddr)
-	return tcp
 }

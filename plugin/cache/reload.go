@@ -116,6 +116,7 @@ func (c *Cache) inherit(to, from *engine.Engine) {
 			TTL:       min(r.TTL(), uint32(limit/time.Second)),
 			Answer:    r.Answer(),
 			Answering: r.Answering(),
+			ForAll:    r.ForAll(),
 			Wildcard:  r.Wildcard(),
 		})
 	})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
@@ -25,7 +26,12 @@ type responder struct {
 	key      wire.Key
 	question dns.Question
 	do, ad   bool
+	edns     bool
 	wildcard func() string
+
+	attempt *attempt // for others who wait for the response, or nil
+	asked   asked
+	back    bool // the upstream did not respond, but has responded again since
 
 	local, remote net.Addr // addresses in place of the client's, if not nil
 
@@ -45,8 +51,9 @@ type responder struct {
 
 var errNilMessage = errors.New("cache: response message is nil")
 
-// newResponder makes a responder without a client. It keeps nothing of q.
-func (c *Cache) newResponder(ctx context.Context, q *query) *responder {
+// newResponder makes a responder without a client, for an attempt or for nobody
+// else. It keeps nothing of q.
+func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *responder {
 	return &responder{
 		cache:    c,
 		counters: q.counters,
@@ -54,6 +61,8 @@ func (c *Cache) newResponder(ctx context.Context, q *query) *responder {
 		question: q.r.Question[0],
 		do:       q.do,
 		ad:       q.ad,
+		edns:     q.edns,
+		attempt:  a,
 		wildcard: func() string {
 			if f := metadata.ValueFunc(ctx, wildcardLabel); f != nil {
 				return f()
@@ -66,6 +75,9 @@ func (c *Cache) newResponder(ctx context.Context, q *query) *responder {
 // WriteMsg implements dns.ResponseWriter.
 func (w *responder) WriteMsg(res *dns.Msg) error {
 	w.out.refreshed = false
+	if res != nil {
+		w.cache.flights.hears(w.asked)
+	}
 	client := w.ResponseWriter
 	if w.replaceStale {
 		switch w.judge(res) {
@@ -82,11 +94,58 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 	}
 	w.cut = w.cut || res.Truncated
 	res = res.Copy() // it may be in a plugin's hands
-	w.take(res)
+	w.take(res, w.cache.failttl)
+	// Before the client, which may take its time.
+	_ = w.settle(dns.RcodeSuccess, nil)
 	if client == nil {
 		return nil
 	}
+	if !w.edns && extended(res) {
+		res.Rcode = dns.RcodeServerFailure
+	}
 	return client.WriteMsg(res)
+}
+
+// unanswered reports whether the query failed with code and err, and without a
+// response.
+func (w *responder) unanswered(code int, err error) bool {
+	return !w.out.answered && !w.raw && err != nil && code == dns.RcodeServerFailure
+}
+
+// settle gives the outcome to those who wait for it, once. It returns err, which
+// then tells how many they are: only one of them reports it.
+func (w *responder) settle(code int, err error) error {
+	if w.attempt == nil {
+		return err
+	}
+	out := w.out
+	out.code, out.failed = code, w.unanswered(code, err)
+	if n := w.attempt.sharers - 1; out.failed && n > 0 {
+		err = fmt.Errorf("%w (for %d more queries too, which waited for the same answer)", err, n)
+	}
+	out.err = err
+	w.attempt.settle(&out)
+	return err
+}
+
+// unspokenTTL bounds how long a failure is stored that no upstream spoke of. It
+// keeps clients that repeat their query off an upstream that is away, and must not
+// outlive its return.
+const unspokenTTL = time.Second
+
+// conclude settles a query to which there may have been no response, with code
+// and err.
+func (w *responder) conclude(ctx context.Context, r *dns.Msg, code int, err error) error {
+	if w.unanswered(code, err) {
+		if ctx.Err() != nil {
+			return err // a client that went away says nothing about the name
+		}
+		// That TCP fails says nothing to the many who ask over UDP.
+		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) {
+			w.storeFailure(r)
+		}
+	}
+	return w.settle(code, err)
 }
 
 type verdict int
@@ -114,7 +173,7 @@ func (w *responder) judge(res *dns.Msg) verdict {
 		}
 		return keepOnly
 	}
-	switch t, _ := response.Typify(res, now); t {
+	switch classify(res, now) {
 	case response.OtherError, response.Meta, response.Update:
 		return ignore
 	}
@@ -127,39 +186,43 @@ func (w *responder) judge(res *dns.Msg) verdict {
 // take stores a response and makes it what clients get to see: one TTL for
 // all records, the one it is stored with; the client's spelling of the
 // question; no OPT record, since that is between neighbours; AD for those who
-// asked.
-func (w *responder) take(res *dns.Msg) {
+// asked. A failure is stored for failttl.
+func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	c := w.cache
 	now := c.now()
 	t := classify(res, now.UTC())
-	life := c.lifetime(res, t)
+	life := c.lifetime(res, t, failttl)
 	ttl := uint32(life / time.Second)
 	storable := cacheable(res, t) && life > 0
 	mine := answersTo(res, w.question)
-	subnet := forOneSubnet(res)
+	forAll := forEveryNetwork(res)
+	key, subnet := w.key, forOneSubnet(res)
+	if bits := key.Bits(); bits&wire.Subnet != 0 {
+		// What is for all clients is not for those of this network alone.
+		key, subnet = key.AppendWith(nil, bits&^wire.Subnet), !forAll
+	}
 	for _, section := range []*[]dns.RR{&res.Answer, &res.Ns, &res.Extra} {
 		*section = withTTL(*section, ttl)
 	}
 	a, err := wire.Pack(res)
-	w.out.answered, w.out.answer, w.out.ttl, w.out.truncated = true, a, ttl, res.Truncated
-	w.out.shared = mine && !subnet && err == nil
+	w.out.answered, w.out.answer, w.out.ttl, w.out.truncated, w.out.partial = true, a, ttl, res.Truncated, err != nil
 	w.out.wildcard = w.wildcard()
 	if storable && !mine {
 		w.counters.drops.Inc()
 	}
-	if storable && w.out.shared {
-		w.store(kindOf(t), &store.Entry{
-			Stored:    c.engine.Store().Time(now),
-			TTL:       ttl,
-			Answer:    a,
-			Answering: answers(res),
-			Wildcard:  w.out.wildcard,
-			Refresh:   w.refresh,
-			Of:        w.of,
-			Hits:      w.hits,
-			Seen:      w.seen,
-		})
-	}
+	storable = storable && mine && !subnet && err == nil
+	w.out.shared = storable && w.store(key, kindOf(t), &store.Entry{
+		Stored:    c.engine.Store().Time(now),
+		TTL:       ttl,
+		Answer:    a,
+		Answering: answers(res),
+		ForAll:    forAll,
+		Wildcard:  w.out.wildcard,
+		Refresh:   w.refresh,
+		Of:        w.of,
+		Hits:      w.hits,
+		Seen:      w.seen,
+	})
 	if mine {
 		res.Question[0].Name = w.question.Name
 	}
@@ -168,17 +231,19 @@ func (w *responder) take(res *dns.Msg) {
 	}
 }
 
-// store stores the entry unless its zone is excepted.
-func (w *responder) store(kind store.Kind, entry *store.Entry) {
+// store stores the entry unless its zone is excepted, and reports whether it is
+// for everybody.
+func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) bool {
 	c := w.cache
 	excepted := c.pexceptZones
 	if kind == store.Negative {
 		excepted = c.nexceptZones
 	}
-	if contains(excepted, w.key.Name()) {
-		return
+	if contains(excepted, key.Name()) {
+		return false
 	}
-	w.counters.stored(c.engine.Store(), c.engine.Put(w.key, kind, entry))
+	w.counters.stored(c.engine.Store(), c.engine.Put(key, kind, entry))
+	return true
 }
 
 // storeFailure stores SERVFAIL for a query that was not answered at all, so
@@ -186,8 +251,8 @@ func (w *responder) store(kind store.Kind, entry *store.Entry) {
 func (w *responder) storeFailure(r *dns.Msg) {
 	failure := new(dns.Msg)
 	failure.SetRcode(r, dns.RcodeServerFailure)
-	w.take(failure)
-	w.out.answered = false
+	w.take(failure, min(w.cache.failttl, unspokenTTL))
+	w.out.answered, w.out.shared = false, false
 }
 
 // withTTL sets the TTL of the records and takes OPT records out.
@@ -205,7 +270,8 @@ func withTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 // Write implements dns.ResponseWriter. A response in octets is not stored.
 func (w *responder) Write(buf []byte) (int, error) {
 	log.Warning("Caching called with Write: not caching reply")
-	w.raw = true
+	w.raw, w.out.partial = true, true
+	_ = w.settle(dns.RcodeSuccess, nil)
 	if w.ResponseWriter == nil {
 		return len(buf), nil
 	}

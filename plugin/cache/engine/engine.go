@@ -88,11 +88,45 @@ func (e *Engine) ServeTTL(f *Found) uint32 {
 
 // Lookup copies the answer for the key to f and reports whether there is one.
 func (e *Engine) Lookup(key wire.Key, now time.Time, f *Found) bool {
+	return e.lookup(key, key, now, f) || key.Bits()&lenient != 0 && e.lookupOther(key, now, f)
+}
+
+// lenient are the bits of queries for which an answer to another query does, while
+// it is fresh: what a resolver found with recursion, for who asks for no more than the
+// resolver knows; and what is for all networks, for who asks for the answer for
+// one, or for none.
+const (
+	lenient = wire.NoRD | subnets
+	subnets = wire.Subnet | wire.NoSubnet
+)
+
+// otherBits calls try with the bits of those other queries until it returns
+// true.
+func otherBits(bits wire.Bits, try func(wire.Bits) bool) bool {
+	for _, less := range [...]wire.Bits{wire.NoRD, subnets, lenient} {
+		if bits&less != 0 && try(bits&^less) {
+			return true
+		}
+	}
+	return false
+}
+
+func (e *Engine) lookupOther(key wire.Key, now time.Time, f *Found) bool {
+	var buf [wire.MaxKey]byte
+	return otherBits(key.Bits(), func(bits wire.Bits) bool {
+		return e.lookup(key.AppendWith(buf[:0], bits), key, now, f)
+	})
+}
+
+// lookup copies the answer with the key if it may be given to a query with the key
+// asked.
+func (e *Engine) lookup(key, asked wire.Key, now time.Time, f *Found) bool {
 	t := e.store.Time(now)
 	v := e.store.View(key)
 	defer v.Close()
 	r := e.choose(&v, t)
-	if r == nil {
+	own := key.Bits() == asked.Bits()
+	if r == nil || !own && !serves(r, asked, t) {
 		return false
 	}
 	r.Touch()
@@ -100,7 +134,8 @@ func (e *Engine) Lookup(key wire.Key, now time.Time, f *Found) bool {
 	f.Wildcard = r.Wildcard()
 	f.Retry = r.Retry(t)
 	f.Prefetch, f.Hits = false, r.Hits()
-	if e.opts.Prefetch > 0 && !f.Stale() {
+	// Who asks otherwise cannot refresh the answer.
+	if own && e.opts.Prefetch > 0 && !f.Stale() {
 		f.Hits = r.Count(t, e.opts.Gap)
 		f.Prefetch = f.Hits >= uint32(e.opts.Prefetch) && f.Left <= e.threshold(f.TTL)
 	}
@@ -109,6 +144,11 @@ func (e *Engine) Lookup(key wire.Key, now time.Time, f *Found) bool {
 	f.buf = append(append(f.buf[:0], a.Body...), a.TTLs...)
 	f.Answer = wire.Answer{Flags: a.Flags, Counts: a.Counts, Body: f.buf[:n:n], TTLs: f.buf[n:]}
 	return true
+}
+
+// serves reports whether the answer to one query does for another with the key.
+func serves(r *store.Record, asked wire.Key, now store.Time) bool {
+	return r.Left(now) > 0 && (asked.Bits()&subnets == 0 || r.ForAll())
 }
 
 // threshold is the TTL left at which a popular answer is refreshed, in

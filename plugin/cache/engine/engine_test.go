@@ -28,7 +28,7 @@ func open(t testing.TB, o Options) *Engine {
 	return e
 }
 
-var key, _ = wire.AppendKey(nil, "www.example.org.", dns.TypeA, dns.ClassINET, false, false)
+var key, _ = wire.AppendKey(nil, "www.example.org.", dns.TypeA, dns.ClassINET, 0)
 
 // entry makes an entry of an A record, or of SERVFAIL or NXDOMAIN.
 func entry(t testing.TB, rcode int, ip string, stored store.Time, ttl uint32) *store.Entry {

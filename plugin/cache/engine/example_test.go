@@ -30,7 +30,7 @@ func ExampleEngine_Reply() {
 		fmt.Println(err)
 		return
 	}
-	key, err := wire.AppendKey(nil, "www.example.org.", dns.TypeA, dns.ClassINET, false, false)
+	key, err := wire.AppendKey(nil, "www.example.org.", dns.TypeA, dns.ClassINET, 0)
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -32,14 +32,29 @@ const (
 // before.
 func (e *Engine) Reply(dst, msg []byte, q *wire.Query, now time.Time) (int, Result) {
 	t := e.store.Time(now)
-	v := e.store.View(q.Key())
+	key := q.Key()
+	n, result := e.reply(dst, msg, q, key, t)
+	if result == Miss && key.Bits()&lenient != 0 {
+		var buf [wire.MaxKey]byte
+		otherBits(key.Bits(), func(bits wire.Bits) bool {
+			n, result = e.reply(dst, msg, q, key.AppendWith(buf[:0], bits), t)
+			return result != Miss
+		})
+	}
+	return n, result
+}
+
+// reply answers the query with the answer that has the key.
+func (e *Engine) reply(dst, msg []byte, q *wire.Query, key wire.Key, t store.Time) (int, Result) {
+	v := e.store.View(key)
 	r := e.choose(&v, t)
-	if r == nil {
+	own := key.Bits() == q.Key().Bits()
+	if r == nil || !own && !serves(r, q.Key(), t) {
 		v.Close()
 		return 0, Miss
 	}
 	left := r.Left(t)
-	if left <= 0 || e.due(r, left) {
+	if own && (left <= 0 || e.due(r, left)) {
 		v.Close()
 		return 0, Refresh
 	}
@@ -51,7 +66,7 @@ func (e *Engine) Reply(dst, msg []byte, q *wire.Query, now time.Time) (int, Resu
 	if e.opts.KeepTTL {
 		left = int64(r.TTL())
 	}
-	if e.opts.Prefetch > 0 {
+	if own && e.opts.Prefetch > 0 {
 		r.Count(t, e.opts.Gap)
 	}
 	r.Touch()

@@ -64,6 +64,7 @@ type Record struct {
 	counts      [3]uint16
 	wildcardLen uint8
 	answering   bool
+	forAll      bool
 
 	freq  atomic.Uint32 // uses since it was last looked at for eviction, at most maxFreq
 	hits  atomic.Uint32 // uses in a row, for prefetch and for whoever publishes popular answers
@@ -105,6 +106,9 @@ func (r *Record) Left(now Time) int64 {
 
 // Answering reports whether the answer has records that answer its question.
 func (r *Record) Answering() bool { return r.answering }
+
+// ForAll reports whether the answer is the same for the clients of all networks.
+func (r *Record) ForAll() bool { return r.forAll }
 
 // Answer returns the packed answer. It refers to the ring and must be copied
 // before the shard is unlocked.

@@ -118,7 +118,7 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry, hits uint32) {
 	r.kind = kind
 	r.stored, r.ttl = int64(e.Stored), e.TTL
-	r.flags, r.counts, r.answering = e.Answer.Flags, e.Answer.Counts, e.Answering
+	r.flags, r.counts, r.answering, r.forAll = e.Answer.Flags, e.Answer.Counts, e.Answering, e.ForAll
 	r.hits.Store(hits)
 	r.seen.Store(e.Seen.millis())
 	r.retry.Store(0)

@@ -42,6 +42,7 @@ type Entry struct {
 	TTL       uint32 // seconds
 	Answer    wire.Answer
 	Answering bool
+	ForAll    bool   // the same for all networks, as the upstream said (RFC 7871 section 7.3.1)
 	Wildcard  string // at most 255 octets
 
 	// Refresh: the entry goes on with the count of uses of the record of kind

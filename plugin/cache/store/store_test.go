@@ -30,7 +30,7 @@ func open(t testing.TB, o Options) *Store {
 
 func keyOf(t testing.TB, n int) wire.Key {
 	t.Helper()
-	key, err := wire.AppendKey(nil, fmt.Sprintf("n%d.example.org.", n), 1, 1, false, false)
+	key, err := wire.AppendKey(nil, fmt.Sprintf("n%d.example.org.", n), 1, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,10 +16,24 @@ const (
 	maxLabel = 63
 )
 
-// Bits in the last octet of a Key.
+// Bits are the part of a Key that is not the question: queries with other bits
+// may get another answer.
+type Bits uint8
+
+// The bits.
 const (
-	keyDO = 1 << iota
-	keyCD
+	DO Bits = 1 << iota // DNSSEC answer OK
+	CD                  // checking disabled
+	// NoRD is a query without the RD bit: the answer may be a referral, which
+	// is nothing for who wants recursion.
+	NoRD
+	// NoSubnet is a query with a client subnet option of source prefix length
+	// 0, whose answer is made without regard to any network (RFC 7871 section
+	// 7.1.2) and is for such queries only (section 7.3.1).
+	NoSubnet
+	// Subnet is a query for the answer for a network. No answer has it: those
+	// that are for every network are stored without.
+	Subnet
 )
 
 var (
@@ -31,29 +45,22 @@ var (
 
 // Key identifies an answer: the question name in lower case and in wire
 // format, type and class as two octets each (network order), and one octet for
-// the DO and CD bits of the query.
+// the Bits of the query.
 type Key []byte
 
 // AppendKey appends to dst the key for a question name in presentation format
 // (RFC 1035 section 5.1, with or without the final dot). On error, the name has no
 // wire format, and dst is returned as it came.
-func AppendKey(dst []byte, name string, qtype, qclass uint16, do, cd bool) (Key, error) {
+func AppendKey(dst []byte, name string, qtype, qclass uint16, bits Bits) (Key, error) {
 	key, err := AppendName(dst, name)
 	if err != nil {
 		return dst, err
 	}
-	return appendTail(key, qtype, qclass, do, cd), nil
+	return appendTail(key, qtype, qclass, bits), nil
 }
 
-func appendTail(key []byte, qtype, qclass uint16, do, cd bool) []byte {
-	var flags byte
-	if do {
-		flags |= keyDO
-	}
-	if cd {
-		flags |= keyCD
-	}
-	return append(key, byte(qtype>>8), byte(qtype), byte(qclass>>8), byte(qclass), flags)
+func appendTail(key []byte, qtype, qclass uint16, bits Bits) []byte {
+	return append(key, byte(qtype>>8), byte(qtype), byte(qclass>>8), byte(qclass), byte(bits))
 }
 
 // Name is the question name of the key: lower case, wire format.
@@ -65,11 +72,13 @@ func (k Key) Type() uint16 { return be16(k[len(k)-keyTail:]) }
 // Class is the question class of the key.
 func (k Key) Class() uint16 { return be16(k[len(k)-keyTail+2:]) }
 
-// DO reports whether the key is for queries with the DNSSEC OK bit.
-func (k Key) DO() bool { return k[len(k)-1]&keyDO != 0 }
+// Bits are those of the queries that the key is for.
+func (k Key) Bits() Bits { return Bits(k[len(k)-1]) }
 
-// CD reports whether the key is for queries with the Checking Disabled bit.
-func (k Key) CD() bool { return k[len(k)-1]&keyCD != 0 }
+// AppendWith appends to dst the same key with other bits.
+func (k Key) AppendWith(dst []byte, bits Bits) Key {
+	return append(append(dst, k[:len(k)-1]...), byte(bits))
+}
 
 // AppendName appends the wire format of a name in presentation format, in
 // lower case.

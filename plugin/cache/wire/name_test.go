@@ -44,31 +44,38 @@ func TestAppendName(t *testing.T) {
 }
 
 func TestKeyParts(t *testing.T) {
-	key, err := AppendKey(nil, "Example.org.", dns.TypeAAAA, dns.ClassCHAOS, true, false)
+	key, err := AppendKey(nil, "Example.org.", dns.TypeAAAA, dns.ClassCHAOS, DO|NoRD)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(key.Name()) != "\x07example\x03org\x00" || key.Type() != dns.TypeAAAA || key.Class() != dns.ClassCHAOS || !key.DO() || key.CD() {
-		t.Errorf("key %q has parts %q %d %d %t %t", key, key.Name(), key.Type(), key.Class(), key.DO(), key.CD())
+	if string(key.Name()) != "\x07example\x03org\x00" || key.Type() != dns.TypeAAAA || key.Class() != dns.ClassCHAOS || key.Bits() != DO|NoRD {
+		t.Errorf("key %q has parts %q %d %d %b", key, key.Name(), key.Type(), key.Class(), key.Bits())
 	}
 	for _, other := range []struct {
 		name          string
 		qtype, qclass uint16
-		do, cd        bool
+		bits          Bits
 	}{
-		{"example.net.", dns.TypeAAAA, dns.ClassCHAOS, true, false},
-		{"example.org.", dns.TypeA, dns.ClassCHAOS, true, false},
-		{"example.org.", dns.TypeAAAA, dns.ClassINET, true, false},
-		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, false, false},
-		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, true, true},
+		{"example.net.", dns.TypeAAAA, dns.ClassCHAOS, DO | NoRD},
+		{"example.org.", dns.TypeA, dns.ClassCHAOS, DO | NoRD},
+		{"example.org.", dns.TypeAAAA, dns.ClassINET, DO | NoRD},
+		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, NoRD},
+		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, DO},
+		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, DO | NoRD | CD},
+		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, DO | NoRD | NoSubnet},
+		{"example.org.", dns.TypeAAAA, dns.ClassCHAOS, DO | NoRD | Subnet},
 	} {
-		k, err := AppendKey(nil, other.name, other.qtype, other.qclass, other.do, other.cd)
+		k, err := AppendKey(nil, other.name, other.qtype, other.qclass, other.bits)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if bytes.Equal(k, key) {
 			t.Errorf("%+v has the key of another question", other)
 		}
+	}
+	plain, _ := AppendKey(nil, "example.org.", dns.TypeAAAA, dns.ClassCHAOS, DO)
+	if got := key.AppendWith(nil, DO); !bytes.Equal(got, plain) {
+		t.Errorf("key %q with other bits is %q, want %q", key, got, plain)
 	}
 }
 

@@ -10,18 +10,24 @@ import (
 	"github.com/miekg/dns"
 )
 
-var errQuestion = errors.New("a message without exactly one question has no key")
+var (
+	errQuestion = errors.New("a message without exactly one question has no key")
+	errRcode    = errors.New("an extended RCODE does not fit a cached answer")
+)
 
 // buffers are scratch space for messages of any size.
 var buffers = sync.Pool{New: func() any { return new([dns.MaxMsgSize]byte) }}
 
 // Pack packs the sections of m after the question, without OPT records,
 // which are hop by hop (RFC 6891 section 6.2.1). The header bits are taken
-// from m too. m is not changed when Pack returns, but its records are
+// from m too, and an extended RCODE, which is in an OPT record, is an error. m is not changed when Pack returns, but its records are
 // while it runs: they must be the caller's own.
 func Pack(m *dns.Msg) (Answer, error) {
 	if len(m.Question) != 1 {
 		return Answer{}, errQuestion
+	}
+	if m.Rcode > flagRcode { // RFC 6891 section 6.1.3
+		return Answer{}, errRcode
 	}
 	var name [MaxName]byte
 	qname, err := AppendName(name[:0], m.Question[0].Name)

@@ -116,8 +116,21 @@ func (q *Query) Parse(msg []byte) Reason {
 	} else if len(msg) != q.end {
 		reason = Malformed
 	}
-	q.keyLen = len(appendTail(q.key[:n], q.Type, q.Class, q.DO, q.CD))
+	q.keyLen = len(appendTail(q.key[:n], q.Type, q.Class, q.bits()))
 	return reason
+}
+
+func (q *Query) bits() (bits Bits) {
+	if q.DO {
+		bits |= DO
+	}
+	if q.CD {
+		bits |= CD
+	}
+	if !q.RD {
+		bits |= NoRD
+	}
+	return bits
 }
 
 // copyName copies the name at the start of b to the key, in lower case, and

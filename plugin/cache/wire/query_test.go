@@ -85,7 +85,7 @@ func TestParseFields(t *testing.T) {
 	if q.ID != 0x1234 || q.Type != dns.TypeAAAA || q.Class != dns.ClassINET || q.Size != 1232 || !q.RD || !q.AD || !q.CD || !q.EDNS || !q.DO {
 		t.Errorf("fields of a query with everything set: %+v", q)
 	}
-	want, _ := AppendKey(nil, "www.example.org.", dns.TypeAAAA, dns.ClassINET, true, true)
+	want, _ := AppendKey(nil, "www.example.org.", dns.TypeAAAA, dns.ClassINET, DO|CD)
 	if !bytes.Equal(q.Key(), want) {
 		t.Errorf("key %q, want %q", q.Key(), want)
 	}
@@ -93,7 +93,7 @@ func TestParseFields(t *testing.T) {
 	if r := q.Parse(query(t, "a.", dns.TypeA, func(m *dns.Msg) { m.RecursionDesired = false })); r != Plain {
 		t.Fatal(r)
 	}
-	if q.Size != MinSize || q.RD || q.AD || q.CD || q.EDNS || q.DO || q.Key().DO() || q.Key().CD() {
+	if q.Size != MinSize || q.RD || q.AD || q.CD || q.EDNS || q.DO || q.Key().Bits() != NoRD {
 		t.Errorf("fields left over from the query before: %+v", q)
 	}
 }
@@ -138,14 +138,23 @@ func FuzzParse(f *testing.F) {
 		if q.ID != m.Id || q.RD != m.RecursionDesired || q.AD != m.AuthenticatedData || q.CD != m.CheckingDisabled {
 			t.Fatalf("header of %+v is not that of %v", q, m)
 		}
+		var bits Bits
 		do := false
 		if opt != nil {
-			do = opt.Do()
+			if do = opt.Do(); do {
+				bits |= DO
+			}
 			if q.Size != max(opt.UDPSize(), dns.MinMsgSize) || q.DO != do || opt.Version() != 0 || len(opt.Option) != 0 {
 				t.Fatalf("EDNS of %+v is not that of %v", q, m)
 			}
 		}
-		key, err := AppendKey(nil, m.Question[0].Name, m.Question[0].Qtype, m.Question[0].Qclass, do, m.CheckingDisabled)
+		if m.CheckingDisabled {
+			bits |= CD
+		}
+		if !m.RecursionDesired {
+			bits |= NoRD
+		}
+		key, err := AppendKey(nil, m.Question[0].Name, m.Question[0].Qtype, m.Question[0].Qclass, bits)
 		if err != nil || !bytes.Equal(key, q.Key()) {
 			t.Fatalf("key of %x: %q from octets, %q from %q (%v)", msg, q.Key(), key, m.Question[0].Name, err)
 		}

@@ -1,0 +1,508 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coredns/coredns/plugin/test"
+	"github.com/miekg/dns"
+)
+
+// asker is a way to ask for one name.
+type asker struct {
+	name string
+	edit func(*dns.Msg)
+	tcp  bool
+}
+
+func edns(options ...dns.EDNS0) func(*dns.Msg) {
+	return func(m *dns.Msg) {
+		m.SetEdns0(1232, false)
+		m.IsEdns0().Option = options
+	}
+}
+
+func cookie(hex string) dns.EDNS0 { return &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: hex} }
+
+var askers = []asker{
+	{name: "plain"},
+	{name: "plain over TCP", tcp: true},
+	{name: "no RD", edit: func(m *dns.Msg) { m.RecursionDesired = false }},
+	{name: "EDNS", edit: edns()},
+	{name: "cookie", edit: edns(cookie("0102030405060708"))},
+	{name: "another cookie", edit: edns(cookie("1112131415161718"))},
+	{name: "DO", edit: func(m *dns.Msg) { m.SetEdns0(1232, true) }},
+	{name: "CD", edit: func(m *dns.Msg) { m.CheckingDisabled = true }},
+	{name: "no network", edit: subnet(0)},
+	{name: "a network", edit: subnet(24)},
+	{name: "AAAA", edit: func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA }},
+	{name: "transfer", edit: func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAXFR }, tcp: true},
+}
+
+func subnet(bits uint8) func(*dns.Msg) {
+	return edns(&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: bits, Address: net.IPv4zero.To4()})
+}
+
+// moody answers queries that are asked in one way in its own manner, and all
+// others with an address after 50 ms.
+type moody struct {
+	of     asker
+	manner func(w dns.ResponseWriter, m *dns.Msg) (int, error)
+}
+
+var manners = map[string]func(w dns.ResponseWriter, m *dns.Msg) (int, error){
+	"refuses late": func(w dns.ResponseWriter, m *dns.Msg) (int, error) {
+		time.Sleep(600 * time.Millisecond)
+		m.Rcode = dns.RcodeRefused
+		return 0, w.WriteMsg(m)
+	},
+	"wants a cookie": func(w dns.ResponseWriter, m *dns.Msg) (int, error) {
+		time.Sleep(time.Millisecond)
+		m.Rcode = dns.RcodeBadCookie
+		return 0, w.WriteMsg(m)
+	},
+	"cuts off": func(w dns.ResponseWriter, m *dns.Msg) (int, error) {
+		time.Sleep(5 * time.Millisecond)
+		m.Truncated = true
+		return 0, w.WriteMsg(m)
+	},
+	"is lost": func(dns.ResponseWriter, *dns.Msg) (int, error) {
+		time.Sleep(2 * time.Second)
+		return dns.RcodeServerFailure, errTest
+	},
+	"fails at once": func(dns.ResponseWriter, *dns.Msg) (int, error) {
+		time.Sleep(time.Millisecond)
+		return dns.RcodeServerFailure, errTest
+	},
+	"says nothing": func(dns.ResponseWriter, *dns.Msg) (int, error) { return dns.RcodeSuccess, nil },
+	"panics": func(dns.ResponseWriter, *dns.Msg) (int, error) {
+		time.Sleep(10 * time.Millisecond)
+		panic("upstream")
+	},
+}
+
+func (u *moody) Name() string { return "moody" }
+
+func (u *moody) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	m := new(dns.Msg).SetReply(r)
+	like := question(www, u.of.edit)
+	if r.RecursionDesired == like.RecursionDesired && r.CheckingDisabled == like.CheckingDisabled &&
+		r.Question[0].Qtype == like.Question[0].Qtype && optText(r) == optText(like) && overTCP(w.RemoteAddr()) == u.of.tcp {
+		return u.manner(w, m)
+	}
+	time.Sleep(50 * time.Millisecond)
+	rr, err := dns.NewRR(fmt.Sprintf("%s 300 IN A 192.0.2.1", www))
+	if err != nil {
+		return dns.RcodeServerFailure, err
+	}
+	m.Answer = []dns.RR{rr}
+	return 0, w.WriteMsg(m)
+}
+
+func optText(m *dns.Msg) string {
+	if opt := m.IsEdns0(); opt != nil {
+		return opt.String()
+	}
+	return ""
+}
+
+// TestFollowersGetWhatTheyWouldAlone lets one client ask in each way, have the
+// upstream treat it badly, and another ask in each way beside it. The other gets
+// what it would get without coalescing or better, at most 300 ms later.
+func TestFollowersGetWhatTheyWouldAlone(t *testing.T) {
+	for manner, f := range manners {
+		t.Run(manner, func(t *testing.T) {
+			for _, leader := range askers {
+				for _, follower := range askers {
+					off, offTook := beside(t, false, &moody{leader, f}, leader, follower)
+					on, onTook := beside(t, true, &moody{leader, f}, leader, follower)
+					if on != off && !strings.HasPrefix(on, "NOERROR [www") {
+						t.Errorf("%s, who asks beside %s, got %q, without coalescing %q", follower.name, leader.name, on, off)
+					}
+					if onTook > offTook+300*time.Millisecond {
+						t.Errorf("%s, who asks beside %s, waited %v, without coalescing %v", follower.name, leader.name, onTook, offTook)
+					}
+				}
+			}
+		})
+	}
+}
+
+// beside has the leader ask, then the follower, and returns what the follower
+// got and when.
+func beside(t *testing.T, coalesce bool, up *moody, leader, follower asker) (got string, took time.Duration) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, up, func(c *Cache) { c.coalesce = coalesce })
+		serve := func(a asker) (string, time.Duration) {
+			start := time.Now()
+			w := &client{ResponseWriter: test.ResponseWriter{TCP: a.tcp}}
+			code, err := 0, error(nil)
+			func() {
+				defer func() {
+					if recover() != nil { // as the server does
+						code = dns.RcodeServerFailure
+					}
+				}()
+				code, err = c.ServeDNS(context.Background(), w, question(www, a.edit))
+			}()
+			if len(w.got) == 0 {
+				return fmt.Sprint(dns.RcodeToString[code], err), time.Since(start)
+			}
+			return fmt.Sprint(dns.RcodeToString[w.got[0].Rcode], w.got[0].Answer, w.got[0].Truncated), time.Since(start)
+		}
+		go serve(leader)
+		time.Sleep(500 * time.Microsecond)
+		got, took = serve(follower)
+		time.Sleep(time.Minute)
+		if n := len(c.flights.byKey); n != 0 || c.flights.waiters != 0 {
+			t.Errorf("%d flights and %d waiters left", n, c.flights.waiters)
+		}
+	})
+	return got, took
+}
+
+// stuck is a client that never reads.
+type stuck struct {
+	test.ResponseWriter
+	free chan struct{}
+}
+
+func (w *stuck) WriteMsg(*dns.Msg) error {
+	<-w.free
+	return errTest
+}
+
+// TestClientThatDoesNotRead: nobody else notices.
+func TestClientThatDoesNotRead(t *testing.T) {
+	for _, mode := range []string{"miss", "verify"} {
+		t.Run(mode, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := replies(nil, www+" 10 IN A 192.0.2.1")
+				c := newCache(t, up, func(c *Cache) {
+					if mode == "verify" {
+						c.staleUpTo, c.verifyStale = time.Hour, true
+					}
+				})
+				if mode == "verify" {
+					ask(t, c, question(www, nil))
+					time.Sleep(20 * time.Second)
+					up.reset()
+				}
+				w := &stuck{ResponseWriter: test.ResponseWriter{TCP: true}, free: make(chan struct{})}
+				go func() { _, _ = c.ServeDNS(context.Background(), w, question(www, nil)) }()
+				synctest.Wait()
+				before := runtime.NumGoroutine()
+				for range 6000 {
+					go func() {
+						if m := ask(t, c, question(www, nil)); m == nil || len(m.Answer) != 1 || m.Answer[0].Header().Ttl == 0 {
+							t.Errorf("got %v", m)
+						}
+					}()
+				}
+				synctest.Wait()
+				if n := runtime.NumGoroutine() - before; n > 0 {
+					t.Errorf("%d goroutines more than before 6,000 queries", n)
+				}
+				if up.count() != 1 {
+					t.Errorf("%d queries upstream, want 1", up.count())
+				}
+				close(w.free)
+			})
+		})
+	}
+}
+
+// TestLostPacket: a query upstream is lost, and those who ask meanwhile are
+// answered by another one.
+func TestLostPacket(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		usual  time.Duration // what earlier answers took
+		after  time.Duration // when the others come
+		within time.Duration // how long they wait at most
+		calls  int
+	}{
+		{"at once", 0, 0, maxPatience, 2},
+		{"at once, with a fast upstream", time.Millisecond, 0, minPatience, 2},
+		{"at once, with a slow upstream", time.Second, 0, maxPatience, 1 + 6},
+		{"a client that repeats its query", 0, time.Second, 0, 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := replies(nil, anA)
+				answer := up.f
+				lose := false
+				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+					if lose {
+						lose = false
+						time.Sleep(2 * time.Second)
+						return dns.RcodeServerFailure, errTest
+					}
+					time.Sleep(tc.usual)
+					return answer(ctx, w, r)
+				}
+				c := newCache(t, up, nil)
+				for i := range 50 {
+					if tc.usual > 0 {
+						ask(t, c, question(fmt.Sprintf("n%d.example.org.", i), nil))
+					}
+				}
+				up.reset()
+				lose = true
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					if m := ask(t, c, question(www, nil)); m == nil || len(m.Answer) != 1 {
+						t.Errorf("the first client got %v, though others have the answer", m)
+					}
+				})
+				time.Sleep(tc.after + 1)
+				start := time.Now()
+				for range 100 {
+					wg.Go(func() {
+						if m := ask(t, c, question(www, nil)); m == nil || len(m.Answer) != 1 {
+							t.Errorf("got %v", m)
+						}
+						if waited := time.Since(start); waited > tc.within+tc.usual {
+							t.Errorf("answered after %v, want %v", waited, tc.within+tc.usual)
+						}
+					})
+				}
+				wg.Wait()
+				if up.count() != tc.calls {
+					t.Errorf("%d queries upstream, want %d", up.count(), tc.calls)
+				}
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// TestDeadUpstream: while nobody answers, all who wait for a name cost a few
+// queries a second, and a failure is one error.
+func TestDeadUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes, clients = 5 * time.Second, 1000
+		up := &upstream{f: func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+			time.Sleep(takes)
+			return dns.RcodeServerFailure, errTest
+		}}
+		c := newCache(t, up, nil)
+		var mu sync.Mutex
+		var errs []error
+		var wg sync.WaitGroup
+		for range clients {
+			wg.Go(func() {
+				start := time.Now()
+				code, err := c.ServeDNS(context.Background(), &client{}, question(www, nil))
+				if code != dns.RcodeServerFailure || time.Since(start) > takes+maxPatience {
+					t.Errorf("code %d after %v", code, time.Since(start))
+				}
+				if err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		if limit := int(takes/maxPatience) + 2; up.count() > limit {
+			t.Errorf("%d queries upstream, at most %d", up.count(), limit)
+		}
+		if len(errs) > up.count() {
+			t.Errorf("%d errors for %d queries upstream", len(errs), up.count())
+		}
+		if text := errors.Join(errs...).Error(); !strings.Contains(text, fmt.Sprintf("for %d more queries too", clients-2)) {
+			t.Errorf("no error counts those who waited: %s", text)
+		}
+		time.Sleep(takes)
+	})
+}
+
+// TestUpstreamComesBack: whoever asked before it did is not told that it is away
+// after it has answered others.
+func TestUpstreamComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := replies(nil, anA)
+		answer := up.f
+		away := true
+		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			if away {
+				time.Sleep(5 * time.Second)
+				return dns.RcodeServerFailure, errTest
+			}
+			return answer(ctx, w, r)
+		}
+		c := newCache(t, up, nil)
+		serve := func(name string) (string, error) {
+			w := &client{}
+			code, err := c.ServeDNS(context.Background(), w, question(name, nil))
+			if len(w.got) == 0 {
+				return dns.RcodeToString[code], err
+			}
+			return dns.RcodeToString[w.got[0].Rcode], err
+		}
+		if got, _ := serve("first.example.org."); got != "SERVFAIL" {
+			t.Fatalf("got %s from an upstream that is away", got)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if got, err := serve("early.example.org."); got != "NOERROR" {
+				t.Errorf("a query from before the upstream came back got %s (%v)", got, err)
+			}
+		})
+		time.Sleep(3 * time.Second)
+		away = false
+		if got, _ := serve(www); got != "NOERROR" {
+			t.Errorf("got %s from an upstream that is back", got)
+		}
+		wg.Wait()
+		// A name that never works is no outage.
+		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			if strings.HasPrefix(r.Question[0].Name, "broken") {
+				time.Sleep(5 * time.Second)
+				return dns.RcodeServerFailure, errTest
+			}
+			return answer(ctx, w, r)
+		}
+		up.reset()
+		wg.Go(func() { _, _ = serve("broken.example.org.") })
+		time.Sleep(time.Second)
+		_, _ = serve("works.example.org.")
+		wg.Wait()
+		if up.count() != 2 {
+			t.Errorf("%d queries upstream, want 2: a failure among answers is not asked again", up.count())
+		}
+	})
+}
+
+// TestQueryOfAQuery: a plugin below the cache asks the cache itself for the name
+// under way, as for a CNAME record that a wildcard makes point to itself.
+func TestQueryOfAQuery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c *Cache
+		up := replies(nil, anA)
+		answer := up.f
+		depth := 0
+		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			if depth++; depth < 10 {
+				inner := &client{}
+				if _, err := c.ServeDNS(ctx, inner, r.Copy()); err != nil || len(inner.got) != 1 {
+					t.Errorf("depth %d: got %v, error %v", depth, inner.got, err)
+				}
+			}
+			return answer(ctx, w, r)
+		}
+		c = newCache(t, up, nil)
+		start := time.Now()
+		ask(t, c, question(www, nil))
+		if took := time.Since(start); took != 0 || up.count() != 10 {
+			t.Errorf("%d queries in %v, want 10 at once", up.count(), took)
+		}
+	})
+}
+
+// TestComesOfUs has a row for each kind of client.
+func TestComesOfUs(t *testing.T) {
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	udp, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	ours := udp.LocalAddr().(*net.UDPAddr)
+	gone, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Close()
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv6loopback})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	tcp, err := net.DialTCP("tcp", nil, listener.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	for _, tc := range []struct {
+		name           string
+		client, server net.Addr
+		want           bool
+	}{
+		{"a socket of this process", ours, server.LocalAddr(), true},
+		{"a connection of this process", tcp.LocalAddr(), listener.Addr(), true},
+		{"somebody else's", gone.LocalAddr(), server.LocalAddr(), false},
+		{"the port of another protocol", &net.TCPAddr{IP: ours.IP, Port: ours.Port}, server.LocalAddr(), false},
+		{"another host", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: ours.Port}, server.LocalAddr(), false},
+		{"no address", anyAddr(false), server.LocalAddr(), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := comesOfUs(&ends{client: tc.client, server: tc.server}); got != tc.want {
+				t.Errorf("comesOfUs is %t, want %t", got, tc.want)
+			}
+		})
+	}
+}
+
+// ends is a writer of which only the addresses matter.
+type ends struct {
+	test.ResponseWriter
+	client, server net.Addr
+}
+
+func (w *ends) RemoteAddr() net.Addr { return w.client }
+func (w *ends) LocalAddr() net.Addr  { return w.server }
+
+// TestTransfers: two transfers at once are each whole.
+func TestTransfers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &upstream{f: func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			for i := range 3 {
+				time.Sleep(time.Millisecond)
+				m := new(dns.Msg).SetReply(r)
+				rr, err := dns.NewRR(fmt.Sprintf("h%d.example.org. 7 IN A 192.0.2.%d", i, i))
+				if err != nil {
+					return dns.RcodeServerFailure, err
+				}
+				m.Answer = []dns.RR{rr}
+				if err := w.WriteMsg(m); err != nil {
+					return dns.RcodeServerFailure, err
+				}
+			}
+			return 0, nil
+		}}
+		c := newCache(t, up, func(c *Cache) { c.minpttl = time.Minute })
+		for _, qtype := range []uint16{dns.TypeAXFR, dns.TypeIXFR} {
+			up.reset()
+			var wg sync.WaitGroup
+			for range 2 {
+				wg.Go(func() {
+					w := &client{ResponseWriter: test.ResponseWriter{TCP: true}}
+					if _, err := c.ServeDNS(context.Background(), w, question("example.org.", func(m *dns.Msg) { m.Question[0].Qtype = qtype })); err != nil {
+						t.Error(err)
+					}
+					if len(w.got) != 3 || w.got[0].Answer[0].Header().Ttl != 7 {
+						t.Errorf("%s: %d messages: %v", dns.Type(qtype), len(w.got), w.got)
+					}
+				})
+			}
+			wg.Wait()
+			if up.count() != 2 {
+				t.Errorf("%s: %d queries upstream, want 2", dns.Type(qtype), up.count())
+			}
+		}
+	})
+}

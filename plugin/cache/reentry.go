@@ -1,0 +1,73 @@
+package cache
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"strconv"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// A query may come of another one: a plugin looks up the target of an alias through
+// the server, or a server that is asked upstream is this one. Such a query must not
+// wait for the query that waits for it.
+
+// underWay marks the context of queries that are sent upstream.
+type underWay struct{}
+
+// comesOfAnother reports whether a plugin asks on behalf of a query under way.
+func comesOfAnother(ctx context.Context) bool { return ctx.Value(underWay{}) != nil }
+
+func markUnderWay(ctx context.Context) context.Context {
+	return context.WithValue(ctx, underWay{}, true)
+}
+
+// comesOfUs reports whether the query came from a socket of this process. It looks
+// at all of them, and is for queries from this host only.
+func comesOfUs(w dns.ResponseWriter) bool {
+	client, server := addrPort(w.RemoteAddr()), addrPort(w.LocalAddr())
+	if a := client.Addr(); !a.IsLoopback() && a != server.Addr() && !server.Addr().IsUnspecified() {
+		return false
+	}
+	kind := unix.SOCK_DGRAM
+	if overTCP(w.RemoteAddr()) {
+		kind = unix.SOCK_STREAM
+	}
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return false
+	}
+	names, _ := dir.Readdirnames(-1)
+	_ = dir.Close()
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		if boundTo(fd) != client {
+			continue
+		}
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && got == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// boundTo is the address that a socket has on this side, the zero value for
+// anything else than an IP socket.
+func boundTo(fd int) netip.AddrPort {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

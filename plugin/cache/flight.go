@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -42,15 +44,18 @@ const (
 type outcome struct {
 	// shared: everybody may have the response, which is stored for everybody.
 	shared bool
-	// failed: there was no response, since the upstream was not reached.
-	failed bool
+	// failed: there was no response, since the upstream was not reached; and back:
+	// it has responded to others since.
+	failed, back bool
 	// partial: there was more to the response than is here.
 	partial bool
+	// private is the response of an attempt in the background to the query on
+	// whose behalf it was, which alone may have it if it is not shared.
+	private *dns.Msg
 	// answered: there is a response; otherwise code and err are all.
 	answered  bool
 	answer    wire.Answer
 	ttl       uint32
-	truncated bool
 	wildcard  string
 	refreshed bool // the response replaces a stale answer
 
@@ -110,7 +115,7 @@ type attempt struct {
 	state   *classState
 	order   uint64
 	outcome *outcome // once it is settled
-	sharers int // how many of its class have waited since before it
+	sharers int      // how many of its class have waited since before it
 }
 
 // waiter is a query that waits for an answer.
@@ -249,7 +254,9 @@ func (w *waiter) outcome() (out *outcome, over bool) {
 	fl, s := w.flight, w.state
 	switch a := w.attempt; {
 	case fl.over && fl.outcome != nil:
-		return fl.outcome, true
+		out := *fl.outcome
+		out.private = nil
+		return &out, true
 	case a != nil && a.outcome != nil:
 		// Made for this query, it is its own whatever it is.
 		if a.outcome.partial {

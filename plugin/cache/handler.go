@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"math/rand/v2"
 	"sync"
+	"time"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metadata"
@@ -184,6 +185,9 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 		return dns.RcodeServerFailure, err
 	case out != nil:
 		q.counters.coalesced.Inc()
+		if own := c.again(ctx, q, out.back); own != nil {
+			out = own
+		}
 		return c.deliver(ctx, q, out)
 	case a != nil:
 		defer a.settle(gone)
@@ -260,11 +264,13 @@ func (c *Cache) deliver(ctx context.Context, q *query, out *outcome) (int, error
 	if !out.answered {
 		return out.code, out.err
 	}
-	m, err := q.message(&out.answer, out.ttl)
-	if err != nil {
-		return dns.RcodeServerFailure, err
+	m := out.private
+	if m == nil {
+		var err error
+		if m, err = q.message(&out.answer, out.ttl); err != nil {
+			return dns.RcodeServerFailure, err
+		}
 	}
-	m.Truncated = out.truncated
 	setWildcard(ctx, out.wildcard)
 	_ = q.w.WriteMsg(m)
 	return dns.RcodeSuccess, nil
@@ -275,20 +281,38 @@ func (c *Cache) deliver(ctx context.Context, q *query, out *outcome) (int, error
 func (c *Cache) fetch(ctx context.Context, q *query, a *attempt) (int, error) {
 	w := c.newResponder(ctx, q, a)
 	w.ResponseWriter = q.w
-	code, err := c.askTwice(ctx, w, q.r)
-	if w.unanswered(code, err) && ctx.Err() == nil && c.foundMeanwhile(q) {
-		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
+	code, err := c.ask(ctx, w, q.r)
+	if w.unanswered(code, err) && ctx.Err() == nil {
+		if c.foundMeanwhile(q) {
+			return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
+		}
+		if out := c.again(ctx, q, w.back); out != nil {
+			return c.deliver(ctx, q, out)
+		}
 	}
 	return code, w.conclude(ctx, q.r, code, err)
 }
 
-// askTwice asks again if the upstream was away, and is back as others have found.
-func (c *Cache) askTwice(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
-	code, err := c.ask(ctx, w, r)
-	if w.back && ctx.Err() == nil {
-		code, err = c.ask(ctx, w, r)
+// again asks again for a query that has failed, in the background, if the upstream
+// was away then and is back, as others have found. It returns nil if that brings
+// no response soon.
+func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
+	if !back {
+		return nil
 	}
-	return code, err
+	b := c.background(ctx, q, nil)
+	go b.run(func() { _, _ = c.ask(b.ctx, b.w, b.r) })
+	timer := time.NewTimer(maxPatience)
+	defer timer.Stop()
+	select {
+	case <-b.done:
+		if b.w.out.answered {
+			return &b.w.out
+		}
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return nil
 }
 
 // ask passes the query on. It asks for the AD bit, which the cache keeps for

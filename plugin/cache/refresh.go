@@ -210,7 +210,9 @@ func (b *background) runRefresh(delay time.Duration) {
 // client.
 func (b *background) run(ask func()) {
 	defer close(b.done)
-	defer b.w.attempt.settle(gone)
+	if a := b.w.attempt; a != nil {
+		defer a.settle(gone)
+	}
 	defer func() {
 		if r := recover(); r != nil {
 			vars.Panic.Inc()
@@ -232,7 +234,7 @@ func (b *background) askWhole() {
 func (c *Cache) askAnew(ctx context.Context, q *query, a *attempt) {
 	b := c.background(ctx, q, a)
 	go b.run(func() {
-		code, err := c.askTwice(b.ctx, b.w, b.r)
+		code, err := c.ask(b.ctx, b.w, b.r)
 		_ = b.w.conclude(b.ctx, b.r, code, err)
 	})
 }

@@ -95,14 +95,16 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 	w.cut = w.cut || res.Truncated
 	res = res.Copy() // it may be in a plugin's hands
 	w.take(res, w.cache.failttl)
-	// Before the client, which may take its time.
-	_ = w.settle(dns.RcodeSuccess, nil)
-	if client == nil {
-		return nil
-	}
 	if !w.edns && extended(res) {
 		res.Rcode = dns.RcodeServerFailure
 	}
+	if client == nil {
+		w.out.private = res
+		_ = w.settle(dns.RcodeSuccess, nil)
+		return nil
+	}
+	// Before the client is written to, which may take its time.
+	_ = w.settle(dns.RcodeSuccess, nil)
 	return client.WriteMsg(res)
 }
 
@@ -120,6 +122,7 @@ func (w *responder) settle(code int, err error) error {
 	}
 	out := w.out
 	out.code, out.failed = code, w.unanswered(code, err)
+	out.back = out.failed && w.back
 	if n := w.attempt.sharers - 1; out.failed && n > 0 {
 		err = fmt.Errorf("%w (for %d more queries too, which waited for the same answer)", err, n)
 	}
@@ -205,7 +208,7 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 		*section = withTTL(*section, ttl)
 	}
 	a, err := wire.Pack(res)
-	w.out.answered, w.out.answer, w.out.ttl, w.out.truncated, w.out.partial = true, a, ttl, res.Truncated, err != nil
+	w.out.answered, w.out.answer, w.out.ttl = true, a, ttl
 	w.out.wildcard = w.wildcard()
 	if storable && !mine {
 		w.counters.drops.Inc()

@@ -1,7 +1,11 @@
 package differential
 
 import (
+	"slices"
 	"strings"
+	"time"
+
+	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/test/differential/script"
 )
@@ -36,6 +40,24 @@ var differences = []row{
 		explains: func(d *difference) bool { return d.underWay() },
 	},
 	{
+		name: "who wants recursion gets no answer that was given to who did not", source: "RFC 1035 section 4.1.1", state: true,
+		explains: func(d *difference) bool { return strings.HasPrefix(d.name, "rd") && d.asked("rd=false") },
+	},
+	{
+		name: "NXDOMAIN behind an alias is a denial", source: "RFC 2308 sections 2.1 and 5", state: true,
+		explains: func(d *difference) bool {
+			return d.before(func(c script.Call) bool { return c.What == "NXDOMAIN behind an alias" })
+		},
+	},
+	{
+		name: "a failure that no upstream spoke of is stored for a second, and not at all over TCP", source: "RFC 9520 section 3.2", state: true,
+		explains: func(d *difference) bool {
+			return d.before(func(c script.Call) bool {
+				return c.What == "timeout" && (c.TCP || d.at >= c.Done+time.Second)
+			})
+		},
+	},
+	{
 		name: "who waited for a response that is not for all asks again", source: "RFC 5452 section 9.1, RFC 2181 section 9", state: true,
 		explains: func(d *difference) bool {
 			for _, c := range d.calls[1] {
@@ -53,7 +75,7 @@ var differences = []row{
 		},
 	},
 	{
-		name: "a query with a client subnet neither gets nor leaves a cached answer", source: "RFC 7871 section 7.3.1, coredns#7036, kubernetes/dns#650", state: true,
+		name: "a query with a client subnet gets and leaves no answer that is not for it", source: "RFC 7871 section 7.3.1, coredns#7036, kubernetes/dns#650", state: true,
 		explains: func(d *difference) bool {
 			for _, r := range d.replies[0] {
 				if r.ECS && r.Asked <= d.at {
@@ -91,6 +113,12 @@ func explain(d *difference) *row {
 	return nil
 }
 
+// asked reports whether a query with the word in it had come before the
+// difference.
+func (d *difference) asked(word string) bool {
+	return slices.ContainsFunc(d.replies[0], func(r script.Reply) bool { return r.Asked <= d.at && strings.Contains(r.Query, word) })
+}
+
 // before reports whether there was such a call before the difference.
 func (d *difference) before(is func(script.Call) bool) bool {
 	for _, c := range d.calls[0] {
@@ -108,13 +136,47 @@ func (d *difference) underWay() bool {
 	switch {
 	case d.extra != nil:
 		key = d.extra.Key
-	case d.reply != nil:
+	case d.reply != nil && d.shareable():
 		key = d.reply[0].Key
 	}
 	for _, c := range d.calls[1] {
-		if c.Key == key && c.At < d.at && d.at < c.Done {
+		if c.Key == key && c.Done > d.at && (c.At < d.at || c.At == d.at && d.together(key)) {
 			return true
 		}
 	}
 	return false
+}
+
+// shareable reports whether our reply is one that others may get, or the one that
+// stock gave.
+func (d *difference) shareable() bool {
+	stock, ours := new(dns.Msg), new(dns.Msg)
+	if stock.Unpack(d.reply[0].Msg) != nil || ours.Unpack(d.reply[1].Msg) != nil {
+		return true // one of them got a code
+	}
+	switch ours.Rcode {
+	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeServerFailure, dns.RcodeNotImplemented:
+	default:
+		if ours.Rcode != stock.Rcode {
+			return false
+		}
+	}
+	return !ours.Truncated || stock.Truncated
+}
+
+// together reports whether the reply that differs is one of several that were asked
+// for at once, with fewer queries upstream.
+func (d *difference) together(key string) bool {
+	calls, replies := 0, 0
+	for _, c := range d.calls[1] {
+		if c.Key == key && c.At == d.at {
+			calls++
+		}
+	}
+	for _, r := range d.replies[1] {
+		if r.Key == key && r.Asked == d.at {
+			replies++
+		}
+	}
+	return d.reply != nil && calls < replies
 }

@@ -56,14 +56,18 @@ var Configs = []string{
 }
 
 // names are who is asked for. Names that begin with ecs are asked for with a
-// client subnet at times, those with tc have answers that do not fit UDP, those
-// with spoof responses to other questions, those with soa denials whose TTL is
-// larger than RFC 2308 has it.
+// client subnet at times, those with rd without recursion, those with opt with a
+// cookie. Those with tc have answers that do not fit UDP, those with spoof
+// responses to other questions, those with soa denials whose TTL is larger than
+// RFC 2308 has it, those with nx aliases to denied names. To those with dead the
+// upstream does not answer at times, to those with lost it misses queries, and those
+// with self it asks the cache for before it answers.
 var names = []string{
 	"n0.example.org.", "n1.example.org.", "n2.example.org.", "spoof.example.org.", "n3.example.org.", "n4.example.org.", "n5.example.org.",
 	"n6.example.org.", "n7.example.org.", "www.sub.example.org.", "example.org.",
-	"tc0.example.org.", "ecs0.example.org.", "soa0.example.org.",
 	"a.pos-off.example.org.", "a.neg-off.example.org.", "out.example.net.",
+	"tc0.example.org.", "ecs0.example.org.", "soa0.example.org.",
+	"rd0.example.org.", "opt0.example.org.", "nx0.example.org.", "dead0.example.org.", "lost0.example.org.", "self0.example.org.",
 }
 
 var types = []uint16{dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeCNAME, dns.TypeANY, dns.TypeMX}
@@ -128,6 +132,7 @@ func (e *Episode) play(t *testing.T, seed uint64, open Open, metrics func() map[
 	calm := r.IntN(2) == 0
 	before := metrics()
 	h, done := open(t, e.Config, up)
+	up.self = h
 
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -146,7 +151,7 @@ func (e *Episode) play(t *testing.T, seed uint64, open Open, metrics func() map[
 			// Who comes first matters at times. No time passes meanwhile.
 			synctest.Wait()
 		}
-		time.Sleep(gap(r))
+		time.Sleep(gap(r, calm))
 	}
 	wg.Wait()
 	time.Sleep(time.Minute) // refreshes end
@@ -161,8 +166,10 @@ func (e *Episode) play(t *testing.T, seed uint64, open Open, metrics func() map[
 
 // gap is the time to the next step: whole milliseconds, which the upstream's
 // answers never take, so that nothing happens at the same time.
-func gap(r *rand.Rand) time.Duration {
+func gap(r *rand.Rand, calm bool) time.Duration {
 	switch n := r.IntN(100); {
+	case n < 3 && !calm: // the next one meets the query of this one
+		return time.Duration(1+r.IntN(20)) * time.Millisecond
 	case n < 30:
 		return time.Duration(100+r.IntN(900)) * time.Millisecond
 	case n < 80:
@@ -182,6 +189,8 @@ type client struct {
 	qtype, qclass        uint16
 	rd, do, cd, ad, edns bool
 	ecs, tcp, update     bool
+	cookie               byte  // 0: none
+	network              uint8 // source prefix length, with ecs
 	size                 uint16
 }
 
@@ -198,10 +207,12 @@ func clients(r *rand.Rand, calm bool) []client {
 		name = names[r.IntN(3)]
 	case 1:
 		name = names[r.IntN(6)]
-	default:
+	case 2: // the last are special, and set aside once they differ
 		name = names[r.IntN(len(names))]
+	default:
+		name = names[r.IntN(min(len(names), 14))]
 	}
-	c := client{qtype: types[r.IntN(len(types))], qclass: dns.ClassINET, rd: r.IntN(10) > 0, cd: r.IntN(12) == 0}
+	c := client{qtype: types[r.IntN(len(types))], qclass: dns.ClassINET, rd: true, cd: r.IntN(12) == 0}
 	if strings.HasPrefix(name, "tc") || strings.HasPrefix(name, "n") && r.IntN(2) == 0 {
 		c.qtype = dns.TypeA
 	}
@@ -211,7 +222,7 @@ func clients(r *rand.Rand, calm bool) []client {
 		c.qclass = dns.ClassCHAOS
 	}
 	n := 1
-	if !calm && r.IntN(12) == 0 {
+	if !calm && r.IntN(40) == 0 {
 		n = 2 + r.IntN(5)
 	}
 	out := make([]client, 0, n)
@@ -222,21 +233,26 @@ func clients(r *rand.Rand, calm bool) []client {
 		c.tcp = r.IntN(8) == 0
 		c.edns = c.do || r.IntN(2) == 0
 		c.size = []uint16{512, 1232, 4096}[r.IntN(3)]
-		c.ecs = strings.HasPrefix(name, "ecs") && r.IntN(3) == 0
+		c.ecs = strings.HasPrefix(name, "ecs") && r.IntN(2) == 0
+		c.network = uint8(24 * r.IntN(2))
+		c.rd = !strings.HasPrefix(name, "rd") || r.IntN(2) == 0
+		if c.cookie = 0; strings.HasPrefix(name, "opt") {
+			c.cookie = byte(r.IntN(3))
+		}
 		out = append(out, c)
 	}
 	return out
 }
 
 func (c client) String() string {
-	return fmt.Sprintf("id %d %s %s %s rd=%t do=%t cd=%t ad=%t edns=%t ecs=%t tcp=%t update=%t size=%d", c.id, c.name, dns.Class(c.qclass), dns.Type(c.qtype),
-		c.rd, c.do, c.cd, c.ad, c.edns, c.ecs, c.tcp, c.update, c.size)
+	return fmt.Sprintf("id %d %s %s %s rd=%t do=%t cd=%t ad=%t edns=%t ecs=%t cookie=%d tcp=%t update=%t size=%d", c.id, c.name, dns.Class(c.qclass), dns.Type(c.qtype),
+		c.rd, c.do, c.cd, c.ad, c.edns, c.ecs, c.cookie, c.tcp, c.update, c.size)
 }
 
-func (c client) key() string { return key(c.name, c.qtype, c.qclass, c.do, c.cd) }
+func (c client) key() string { return key(c.name, c.qtype, c.qclass, c.do, c.cd, c.rd) }
 
-func key(name string, qtype, qclass uint16, do, cd bool) string {
-	return fmt.Sprintf("%s %s %s %t %t", strings.ToLower(name), dns.Class(qclass), dns.Type(qtype), do, cd)
+func key(name string, qtype, qclass uint16, do, cd, rd bool) string {
+	return fmt.Sprintf("%s %s %s %t %t %t", strings.ToLower(name), dns.Class(qclass), dns.Type(qtype), do, cd, rd)
 }
 
 func (c client) message() *dns.Msg {
@@ -247,12 +263,16 @@ func (c client) message() *dns.Msg {
 	if c.update {
 		m.Opcode = dns.OpcodeUpdate
 	}
-	if c.edns || c.ecs {
+	if c.edns || c.ecs || c.cookie > 0 {
 		m.SetEdns0(c.size, c.do)
 	}
 	if c.ecs {
 		opt := m.IsEdns0()
-		opt.Option = append(opt.Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: net.IPv4(192, 0, 2, 0).To4()})
+		opt.Option = append(opt.Option, &dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: c.network, Address: net.IPv4(192, 0, 2, 0).Mask(net.CIDRMask(int(c.network), 32)).To4()})
+	}
+	if c.cookie > 0 {
+		opt := m.IsEdns0()
+		opt.Option = append(opt.Option, &dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: fmt.Sprintf("%016x", c.cookie)})
 	}
 	return m
 }
@@ -280,6 +300,9 @@ type writer struct {
 func (w *writer) WriteMsg(m *dns.Msg) error {
 	w.written++
 	m.Compress = false
+	if m.Rcode > 0xf && m.IsEdns0() == nil {
+		m = m.Copy().SetEdns0(1232, false) // as the server does for clients with EDNS
+	}
 	b, err := m.Pack()
 	w.msg = b
 	return err

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/nonwriter"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 )
@@ -19,6 +22,7 @@ import (
 type upstream struct {
 	seed  uint64
 	start time.Time
+	self  plugin.Handler // the cache
 	mu    sync.Mutex
 	calls []Call
 }
@@ -28,22 +32,29 @@ func (u *upstream) Name() string { return "upstream" }
 var errTimeout = errors.New("upstream did not answer")
 
 // ServeDNS implements plugin.Handler.
-func (u *upstream) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+func (u *upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	state := request.Request{W: w, Req: r}
 	q := r.Question[0]
 	do := state.Do()
-	k := key(q.Name, q.Qtype, q.Qclass, do, r.CheckingDisabled)
+	k := key(q.Name, q.Qtype, q.Qclass, do, r.CheckingDisabled, r.RecursionDesired)
 	call := Call{At: time.Since(u.start), Name: strings.ToLower(q.Name), Key: k, TCP: state.Proto() == "tcp"}
 
 	// The name keeps to what it does for a while.
 	period := []time.Duration{7 * time.Second, 20 * time.Second, time.Minute, 10 * time.Minute}[draw(u.seed, call.Name, "period").IntN(4)]
 	rng := draw(u.seed, k, int64(call.At/period), r.Opcode)
-	what := behaviours[pick(rng)]
+	what := pick(rng, call.Name)
 	call.What = what.name
 	m, latency := what.respond(rng, r, call)
 	if m != nil {
 		call.Rcode = m.Rcode
 		call.Denial = len(m.Ns) > 0 && m.Ns[0].Header().Rrtype == dns.TypeSOA
+	}
+	if strings.HasPrefix(call.Name, "lost") && draw(u.seed, k, int64(call.At/(100*time.Millisecond)), "lost").IntN(6) == 0 {
+		what, m, latency = &lost, nil, lost.slow
+		call.What, call.Rcode, call.Denial = what.name, 0, false
+	}
+	if strings.HasPrefix(call.Name, "self") {
+		u.askSelf(ctx, w, r)
 	}
 	time.Sleep(latency)
 	call.Done = time.Since(u.start)
@@ -59,9 +70,22 @@ func (u *upstream) ServeDNS(_ context.Context, w dns.ResponseWriter, r *dns.Msg)
 	return what.code, nil
 }
 
+// lost is what becomes of a query that does not arrive.
+var lost = behaviour{name: "timeout", silent: true, code: dns.RcodeServerFailure, err: errTimeout, slow: 2 * time.Second}
+
+// askSelf asks the cache the same, on behalf of the query, unless that comes
+// of such a query itself.
+func (u *upstream) askSelf(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) {
+	type depth struct{}
+	if ctx.Value(depth{}) == nil {
+		_, _ = u.self.ServeDNS(context.WithValue(ctx, depth{}, true), nonwriter.New(w), r.Copy())
+	}
+}
+
 // behaviour is something an upstream may do.
 type behaviour struct {
 	name   string
+	of     string // it is for names with this prefix only
 	weight int
 	code   int
 	err    error
@@ -70,18 +94,25 @@ type behaviour struct {
 	edit   func(rng *rand.Rand, m *dns.Msg)
 }
 
-func pick(rng *rand.Rand) int {
+func pick(rng *rand.Rand, name string) *behaviour {
 	total := 0
-	for _, b := range behaviours {
-		total += b.weight
+	for i := range behaviours {
+		total += behaviours[i].weightFor(name)
 	}
 	n := rng.IntN(total)
-	for i, b := range behaviours {
-		if n -= b.weight; n < 0 {
-			return i
+	for i := range behaviours {
+		if n -= behaviours[i].weightFor(name); n < 0 {
+			return &behaviours[i]
 		}
 	}
 	panic("weights do not add up")
+}
+
+func (b *behaviour) weightFor(name string) int {
+	if !strings.HasPrefix(name, b.of) {
+		return 0
+	}
+	return b.weight
 }
 
 func (b *behaviour) respond(rng *rand.Rand, r *dns.Msg, call Call) (*dns.Msg, time.Duration) {
@@ -110,7 +141,14 @@ func (b *behaviour) respond(rng *rand.Rand, r *dns.Msg, call Call) (*dns.Msg, ti
 		m.Truncated = true
 		m.Answer = m.Answer[:len(m.Answer)-1]
 	}
-	if strings.HasPrefix(call.Name, "ecs") && clientSubnet(r) {
+	if hasOption(r, dns.EDNS0COOKIE) && rng.IntN(2) == 0 {
+		m.Rcode, m.Answer, m.Ns, m.Extra = dns.RcodeBadCookie, nil, nil, nil
+	}
+	if !r.RecursionDesired && rng.IntN(3) > 0 {
+		m.Rcode, m.Answer, m.Extra = dns.RcodeSuccess, nil, nil
+		m.Ns = []dns.RR{rr("org. %d IN NS a.nic.org.", ttl(rng))}
+	}
+	if strings.HasPrefix(call.Name, "ecs") && hasOption(r, dns.EDNS0SUBNET) {
 		addSubnet(m, uint8(24*rng.IntN(2)))
 		m.Answer = append(m.Answer, a(rng, "ecs-only.example.org.", 30))
 	}
@@ -129,15 +167,9 @@ func (b *behaviour) respond(rng *rand.Rand, r *dns.Msg, call Call) (*dns.Msg, ti
 	return m, latency
 }
 
-func clientSubnet(m *dns.Msg) bool {
-	if opt := m.IsEdns0(); opt != nil {
-		for _, o := range opt.Option {
-			if o.Option() == dns.EDNS0SUBNET {
-				return true
-			}
-		}
-	}
-	return false
+func hasOption(m *dns.Msg, code uint16) bool {
+	opt := m.IsEdns0()
+	return opt != nil && slices.ContainsFunc(opt.Option, func(o dns.EDNS0) bool { return o.Option() == code })
 }
 
 func addSubnet(m *dns.Msg, scope uint8) {
@@ -233,7 +265,7 @@ var behaviours = []behaviour{
 		m.Ns = append(m.Ns, soa(rng, m.Question[0].Name))
 	}},
 	{name: "NXDOMAIN without SOA", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeNameError }},
-	{name: "NXDOMAIN with answer", weight: 2, edit: func(rng *rand.Rand, m *dns.Msg) {
+	{name: "NXDOMAIN behind an alias", of: "nx", weight: 20, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Rcode = dns.RcodeNameError
 		m.Answer = append(m.Answer, rr("%s %d IN CNAME nothing.example.net.", m.Question[0].Name, ttl(rng)))
 		m.Ns = append(m.Ns, soa(rng, m.Question[0].Name))
@@ -250,7 +282,7 @@ var behaviours = []behaviour{
 	{name: "SERVFAIL", weight: 8, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeServerFailure }},
 	{name: "NOTIMP", weight: 2, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeNotImplemented }},
 	{name: "REFUSED", weight: 3, edit: func(_ *rand.Rand, m *dns.Msg) { m.Rcode = dns.RcodeRefused }},
-	{name: "timeout", weight: 6, silent: true, code: dns.RcodeServerFailure, err: errTimeout, slow: 2 * time.Second},
+	{name: "timeout", of: "dead", weight: 50, silent: true, code: dns.RcodeServerFailure, err: errTimeout, slow: 2 * time.Second},
 	{name: "failure code", weight: 2, silent: true, code: dns.RcodeRefused},
 	{name: "truncated", weight: 3, edit: func(rng *rand.Rand, m *dns.Msg) {
 		m.Answer = append(m.Answer, data(rng, m.Question[0].Name, m.Question[0].Qtype))

@@ -29,7 +29,7 @@ var rows = []row{
 			title: "Failed answers", kind: stat, width: 5, unit: "percentunit", max: 1, limits: []limit{{"green", 0}, {"orange", 0.01}, {"red", 0.05}},
 			description: "SERVFAIL and REFUSED, of all answers.",
 			queries: []query{{`(sum(rate(coredns_dns_responses_total{instance=~"$instance", rcode=~"SERVFAIL|REFUSED"}[$__rate_interval])) or vector(0))
-  / sum(rate(coredns_dns_responses_total{instance=~"$instance"}[$__rate_interval]))`, ""}},
+  / sum(` + answers + `)`, ""}},
 		},
 	}},
 	{"Savings", []panel{
@@ -99,7 +99,7 @@ var rows = []row{
 		},
 		{
 			title: "Answers by code", width: 8, unit: "reqps", stack: true,
-			queries: []query{{`sum by (rcode) (` + rate("coredns_dns_responses_total") + `)`, "{{rcode}}"}},
+			queries: []query{{`sum by (rcode) (` + answers + `)`, "{{rcode}}"}},
 		},
 		{
 			title: "Time to answer", width: 8, unit: "s",
@@ -170,6 +170,11 @@ var rows = []row{
 
 // The table at which the alerts fire.
 var tableLimits = []limit{{"green", 0}, {"orange", 0.8}, {"red", 0.95}}
+
+// answers are those a second. A query that is dropped, as by acl, has none, but
+// counts as NOERROR by no plugin.
+const answers = `rate(coredns_dns_responses_total{instance=~"$instance", plugin!=""}[$__rate_interval])
+  or rate(coredns_dns_responses_total{instance=~"$instance", rcode!="NOERROR"}[$__rate_interval])`
 
 func rate(metric string) string {
 	return `rate(` + metric + `{instance=~"$instance"}[$__rate_interval])`

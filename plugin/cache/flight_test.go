@@ -457,6 +457,49 @@ func TestComesOfUs(t *testing.T) {
 	}
 }
 
+// TestServerThatIsOurselves: a query that comes back over the network does not
+// wait for itself, however many others do.
+func TestServerThatIsOurselves(t *testing.T) {
+	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	upstream, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upstream.Close()
+	for _, tc := range []struct {
+		name   string
+		client net.Addr
+		calls  int
+	}{
+		{"ours", upstream.LocalAddr(), 2},
+		{"a client's", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := replies(nil, anA)
+				answer := up.f
+				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+					time.Sleep(minPatience / 2)
+					return answer(ctx, w, r)
+				}
+				c := newCache(t, up, nil)
+				go ask(t, c, question(www, nil))
+				synctest.Wait()
+				if _, err := c.ServeDNS(context.Background(), &ends{client: tc.client, server: server.LocalAddr()}, question(www, nil)); err != nil {
+					t.Error(err)
+				}
+				if up.count() != tc.calls {
+					t.Errorf("%d queries upstream, want %d", up.count(), tc.calls)
+				}
+			})
+		})
+	}
+}
+
 // ends is a writer of which only the addresses matter.
 type ends struct {
 	test.ResponseWriter

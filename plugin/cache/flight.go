@@ -78,12 +78,28 @@ type flights struct {
 	waiters int
 	order   uint64 // of attempts and waiters, as they come
 
+	private map[privateKey]time.Time // until when it is of no use to wait for the answer
+
 	usual time.Duration // time to a response, on average; 0: not known yet
 
 	silent bool   // queries have failed since the last response
 	heard  uint64 // order of the last response
 	back   uint64 // order of the response that ended the last silence
 }
+
+// privateKey is an answer for a class of queries.
+type privateKey struct {
+	key   string
+	class class
+}
+
+const (
+	// privateTime is how long queries whose response was for one of them only are
+	// not held back for another, which would end in all of them asking at once.
+	privateTime = 10 * time.Second
+	// maxPrivate bounds how many such answers are remembered.
+	maxPrivate = 4096
+)
 
 // flight is an answer that is being asked for: the attempts to get it, and those
 // who wait for it. A flight that is over has no more use for its attempts.
@@ -138,12 +154,15 @@ func (f *flights) lead(key wire.Key, c class) *attempt {
 }
 
 // join begins to ask for an answer, or waits for it if it is asked for already.
-// It returns neither if too many wait. Waiters must call wait or leave.
+// It returns neither if too many wait, or that would be of no use. Waiters must call
+// wait or leave.
 func (f *flights) join(key wire.Key, c class) (*attempt, *waiter) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fl := f.byKey[string(key)]
 	switch {
+	case f.isPrivate(key, c):
+		return nil, nil
 	case fl == nil:
 		return f.open(key).begin(c), nil
 	case f.waiters >= maxWaiters:
@@ -155,6 +174,26 @@ func (f *flights) join(key wire.Key, c class) (*attempt, *waiter) {
 	fl.waiting++
 	w.state.waiting++
 	return nil, w
+}
+
+func (f *flights) isPrivate(key wire.Key, c class) bool {
+	if len(f.private) == 0 {
+		return false
+	}
+	k := privateKey{string(key), c}
+	until, ok := f.private[k]
+	if ok && time.Now().After(until) {
+		delete(f.private, k)
+		return false
+	}
+	return ok
+}
+
+func (f *flights) notePrivate(k privateKey) {
+	if f.private == nil || len(f.private) >= maxPrivate {
+		f.private = make(map[privateKey]time.Time)
+	}
+	f.private[k] = time.Now().Add(privateTime)
 }
 
 func (f *flights) open(key wire.Key) *flight {
@@ -310,6 +349,9 @@ func (a *attempt) settle(out *outcome) {
 	case out.shared:
 		fl.end(out)
 	case !out.failed:
+		if out.answered && fl.waiting > 0 {
+			f.notePrivate(privateKey{fl.key, a.state.class})
+		}
 		fl.end(nil)
 	case out != gone && a.order > a.state.order:
 		a.state.failure, a.state.order = out, a.order

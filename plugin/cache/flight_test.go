@@ -383,6 +383,47 @@ func TestUpstreamComesBack(t *testing.T) {
 	})
 }
 
+// TestPrivateResponses: where a response was for one client only, those who come
+// later do not wait for one another, for some time.
+func TestPrivateResponses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = 50 * time.Millisecond
+		truncate := true
+		up := &upstream{f: func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			time.Sleep(takes)
+			return replies(func(m *dns.Msg) { m.Truncated = truncate }, anA).f(ctx, w, r)
+		}}
+		c := newCache(t, up, func(c *Cache) { c.minpttl, c.pttl = time.Second, time.Second })
+		slowest := func(n int) time.Duration {
+			start := time.Now()
+			var wg sync.WaitGroup
+			for range n {
+				wg.Go(func() { ask(t, c, question(www, nil)) })
+			}
+			wg.Wait()
+			return time.Since(start)
+		}
+		if took := slowest(3); took != 2*takes {
+			t.Errorf("first: %v, want %v: one asks, and then the others", took, 2*takes)
+		}
+		if took := slowest(3); took != takes {
+			t.Errorf("again: %v, want %v", took, takes)
+		}
+		time.Sleep(privateTime)
+		truncate = false
+		up.reset()
+		if slowest(3); up.count() != 1 {
+			t.Errorf("%d queries upstream for a response that is for all, want 1", up.count())
+		}
+		for i := range 2 * maxPrivate {
+			c.flights.notePrivate(privateKey{fmt.Sprint(i), class{}})
+		}
+		if n := len(c.flights.private); n > maxPrivate {
+			t.Errorf("%d private answers are remembered, at most %d", n, maxPrivate)
+		}
+	})
+}
+
 // TestQueryOfAQuery: a plugin below the cache asks the cache itself for the name
 // under way, as for a CNAME record that a wildcard makes point to itself.
 func TestQueryOfAQuery(t *testing.T) {

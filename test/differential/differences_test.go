@@ -37,7 +37,7 @@ var differences = []row{
 	{name: rowTransport, source: "deckhouse#2413"},
 	{
 		name: "a query that comes while the same one is under way gets its response", source: "kubernetes/dns#387, coredns#2879", state: true,
-		explains: func(d *difference) bool { return d.underWay() },
+		explains: func(d *difference) bool { return d.underWay() || d.answeredMeanwhile() },
 	},
 	{
 		name: "who wants recursion gets no answer that was given to who did not", source: "RFC 1035 section 4.1.1", state: true,
@@ -147,21 +147,34 @@ func (d *difference) underWay() bool {
 	return false
 }
 
-// shareable reports whether our reply is one that others may get, or the one that
-// stock gave.
+// answeredMeanwhile reports whether the upstream answered another client while
+// it did not answer this one.
+func (d *difference) answeredMeanwhile() bool {
+	return d.reply != nil && d.reply[0].Failed && slices.ContainsFunc(d.calls[1], func(c script.Call) bool {
+		return c.Key == d.reply[0].Key && c.At > d.at && c.Done <= d.reply[1].Got && c.What != "timeout"
+	})
+}
+
+// shareable reports whether our reply is one that others may get: what a client
+// of stock got for the same question at that time, and no response for one client
+// alone.
 func (d *difference) shareable() bool {
-	stock, ours := new(dns.Msg), new(dns.Msg)
-	if stock.Unpack(d.reply[0].Msg) != nil || ours.Unpack(d.reply[1].Msg) != nil {
-		return true // one of them got a code
+	ours := new(dns.Msg)
+	if ours.Unpack(d.reply[1].Msg) != nil {
+		return true // it got a code
 	}
-	switch ours.Rcode {
-	case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeServerFailure, dns.RcodeNotImplemented:
-	default:
-		if ours.Rcode != stock.Rcode {
+	return slices.ContainsFunc(d.replies[0], func(r script.Reply) bool {
+		m := new(dns.Msg)
+		if r.Key != d.reply[0].Key || (r.Asked-d.at).Abs() > 3*time.Second || m.Unpack(r.Msg) != nil {
 			return false
 		}
-	}
-	return !ours.Truncated || stock.Truncated
+		own := r.Step == d.reply[0].Step && r.Query == d.reply[0].Query
+		switch m.Rcode {
+		case dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeServerFailure, dns.RcodeNotImplemented:
+			own = own || !m.Truncated
+		}
+		return own && m.Rcode == ours.Rcode && m.Truncated == ours.Truncated && len(m.Answer) == len(ours.Answer) && len(m.Ns) == len(ours.Ns)
+	})
 }
 
 // together reports whether the reply that differs is one of several that were asked

@@ -49,7 +49,7 @@ func (u *upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		call.Rcode = m.Rcode
 		call.Denial = len(m.Ns) > 0 && m.Ns[0].Header().Rrtype == dns.TypeSOA
 	}
-	if strings.HasPrefix(call.Name, "lost") && draw(u.seed, k, int64(call.At/(100*time.Millisecond)), "lost").IntN(6) == 0 {
+	if strings.HasPrefix(call.Name, "lost") && draw(u.seed, k, int64(call.At/time.Millisecond), "lost").IntN(4) == 0 {
 		what, m, latency = &lost, nil, lost.slow
 		call.What, call.Rcode, call.Denial = what.name, 0, false
 	}

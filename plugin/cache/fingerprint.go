@@ -5,47 +5,113 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/forward"
 	zoneparse "github.com/coredns/coredns/plugin/pkg/parse"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 )
 
-// fingerprint stands for everything on which the answers of the server block
-// depend: which names its listeners bring to it rather than to another block,
-// and the directives below the cache. It is empty if the Corefile is not to
-// be had, as in tests of a single directive.
-func fingerprint(controller *caddy.Controller) string {
+// facts are everything on which the answers of a server block depend: which
+// names its listeners bring to it rather than to another block, the directives
+// below the cache, and what these read when they are set up.
+type facts struct {
+	Block   blockFacts
+	Routing []blockFacts
+	Below   map[string][]string
+	// Options are what rewrite, above the cache, adds to queries that go upstream.
+	Options []string `json:",omitempty"`
+	// Asked are the other blocks that a directive below the cache may ask.
+	Asked []map[string][]string `json:",omitempty"`
+	// Files are the contents of the files that all these directives name.
+	Files contents
+	// Upstreams are the addresses of forward, which has looked host names up.
+	Upstreams []string
+}
+
+// readFacts returns the facts of the controller's server block as they are now,
+// or nil if the Corefile is not to be had, as in tests of a single directive.
+// Environment variables, imports and snippets are expanded as caddy does it.
+func readFacts(controller *caddy.Controller) (*facts, error) {
 	corefile := corefileOf(controller)
 	if corefile == nil {
-		return ""
+		return nil, nil
 	}
 	blocks, err := caddyfile.Parse(corefile.Path(), bytes.NewReader(corefile.Body()), nil)
-	if err != nil || controller.ServerBlockIndex >= len(blocks) {
-		return ""
+	if err != nil {
+		return nil, err
+	}
+	if controller.ServerBlockIndex >= len(blocks) {
+		return nil, nil
 	}
 	own := blocks[controller.ServerBlockIndex]
-	facts := struct {
-		Block   blockFacts
-		Routing []blockFacts
-		Below   map[string][]string
-	}{Block: factsOf(own), Below: directivesBelow(own)}
+	f := &facts{Block: factsOf(own)}
+	below := tokensBelow(own)
+	f.Below = textsOf(below)
+	files := newReader()
+	if err := files.directives(below, rootOf(own)); err != nil {
+		return nil, err
+	}
+	if rewrite := textOf(own.Tokens["rewrite"]); slices.Contains(rewrite, "edns0") {
+		f.Options = rewrite
+	}
+	asks := slices.ContainsFunc(askServer, func(directive string) bool { return below[directive] != nil })
 	for _, b := range blocks {
-		if f := factsOf(b); f.meets(facts.Block) {
-			facts.Routing = append(facts.Routing, f)
+		other := factsOf(b)
+		if !other.meets(f.Block) {
+			continue
+		}
+		f.Routing = append(f.Routing, other)
+		if asks {
+			f.Asked = append(f.Asked, textsOf(b.Tokens))
+			if err := files.directives(b.Tokens, rootOf(b)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	text, err := json.Marshal(facts)
+	f.Files = files.found
+	return f, nil
+}
+
+// askServer are the directives that look other names up, such as the target of
+// an alias, by asking the server that they are part of.
+var askServer = []string{"auto", "etcd", "file", "kubernetes", "secondary", "template"}
+
+// fingerprint stands for the facts. It is empty, which is that of no other
+// cache, if they could not be read or were not the same before and after
+// the directives were set up: then nobody knows which of them are in use.
+func fingerprint(before, after *facts) string {
+	if before == nil || after == nil || !maps.Equal(before.Files, after.Files) {
+		return ""
+	}
+	text, err := json.Marshal(after)
 	if err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
+}
+
+// upstreamsOf lists the addresses of every forward below the cache.
+func upstreamsOf(cfg *dnsserver.Config) []string {
+	var addrs []string
+	// The registered one is the first, and the others come after it.
+	for f, ok := cfg.Handler("forward").(*forward.Forward); ok; f, ok = f.Next.(*forward.Forward) {
+		var list []string
+		for _, p := range f.List() {
+			list = append(list, p.Addr())
+		}
+		slices.Sort(list)
+		addrs = append(addrs, strings.Join(list, " "))
+	}
+	return addrs
 }
 
 // blockFacts say which queries a server block takes.
@@ -121,17 +187,34 @@ func onlyAddresses(bind []string) bool {
 	return true
 }
 
-// directivesBelow returns the directives of the block that come after the
-// cache, with their arguments and blocks.
-func directivesBelow(b caddyfile.ServerBlock) map[string][]string {
-	below := make(map[string][]string)
+// tokensBelow returns the directives of the block that come after the cache.
+func tokensBelow(b caddyfile.ServerBlock) map[string][]caddyfile.Token {
+	below := make(map[string][]caddyfile.Token)
 	order := dnsserver.Directives[slices.Index(dnsserver.Directives, "cache")+1:]
 	for _, directive := range order {
 		if tokens, ok := b.Tokens[directive]; ok {
-			below[directive] = textOf(tokens)
+			below[directive] = tokens
 		}
 	}
 	return below
+}
+
+// rootOf returns the argument of the directive root, to which others take
+// their files to be relative.
+func rootOf(b caddyfile.ServerBlock) string {
+	if tokens := b.Tokens["root"]; len(tokens) > 1 {
+		return tokens[1].Text
+	}
+	return ""
+}
+
+// textsOf returns directives with their arguments and blocks.
+func textsOf(directives map[string][]caddyfile.Token) map[string][]string {
+	texts := make(map[string][]string, len(directives))
+	for directive, tokens := range directives {
+		texts[directive] = textOf(tokens)
+	}
+	return texts
 }
 
 // textOf returns the tokens with the line breaks between them, which end
@@ -139,13 +222,17 @@ func directivesBelow(b caddyfile.ServerBlock) map[string][]string {
 func textOf(tokens []caddyfile.Token) []string {
 	text := make([]string, 0, len(tokens))
 	for i, t := range tokens {
-		if i > 0 && t.Line != tokens[i-1].Line {
+		if i > 0 && newLine(tokens[i-1], t) {
 			text = append(text, "\n")
 		}
 		text = append(text, t.Text)
 	}
 	return text
 }
+
+// newLine reports whether a token stands on another line than the one before
+// it.
+func newLine(before, t caddyfile.Token) bool { return t.Line != before.Line || t.File != before.File }
 
 // inInstance finds what this package keeps with a caddy instance.
 type inInstance struct{}

@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if err := dnsserver.SetDirectives([]string{"bind", "cache", "hosts", "forward", "whoami"}); err != nil {
+	if err := dnsserver.SetDirectives([]string{"root", "bind", "rewrite", "cache", "template", "hosts", "file", "auto", "forward", "grpc", "whoami"}); err != nil {
 		panic(err)
 	}
 	dnsserver.Port = "0"

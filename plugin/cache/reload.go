@@ -38,8 +38,8 @@ type engines struct {
 var registry engines
 
 // openShared opens the cache with the answers of the cache in its place before
-// the reload, if there is one.
-func (c *Cache) openShared(controller *caddy.Controller) error {
+// the reload, if there is one with the fingerprint.
+func (c *Cache) openShared(controller *caddy.Controller, fingerprint string) error {
 	if err := c.prepare(); err != nil {
 		return err
 	}
@@ -48,7 +48,7 @@ func (c *Cache) openShared(controller *caddy.Controller) error {
 	if c.size == 0 {
 		opts.Store.Bytes = defaultSize("/", c.instance.defaultSized)
 	}
-	e, err := registry.acquire(c, fingerprint(controller), opts)
+	e, err := registry.acquire(c, fingerprint, opts)
 	if err != nil {
 		return err
 	}

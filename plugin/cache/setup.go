@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -32,6 +33,8 @@ func setup(controller *caddy.Controller) error {
 	if c.size == 0 {
 		instanceOf(controller).defaultSized++
 	}
+	// The directives below come after this one, and read their files then.
+	before, beforeErr := readFacts(controller)
 	controller.OnStartup(func() error {
 		c.viewLabel = cfg.ViewName
 		for _, h := range cfg.Handlers() {
@@ -45,7 +48,14 @@ func setup(controller *caddy.Controller) error {
 			}
 			c.bypass = append(c.bypass, zones...)
 		}
-		if err := c.openShared(controller); err != nil {
+		after, err := readFacts(controller)
+		if err = cmp.Or(beforeErr, err); err != nil {
+			log.Warningf("Answers do not outlive a reload: %v; let trackless read it, or name no such file in the Corefile", err)
+		}
+		if after != nil {
+			after.Upstreams = upstreamsOf(cfg)
+		}
+		if err := c.openShared(controller, fingerprint(before, after)); err != nil {
 			return plugin.Error("cache", err)
 		}
 		go c.sweep()

@@ -42,7 +42,7 @@ const zoneText = "@ 3600 IN SOA ns.example.org. root.example.org. 1 2 3 4 5\n@ 3
 // plant stores an answer in the newest engine.
 func plant(t *testing.T) {
 	t.Helper()
-	key, err := wire.AppendKey(nil, www, dns.TypeA, dns.ClassINET, false, false)
+	key, err := wire.AppendKey(nil, www, dns.TypeA, dns.ClassINET, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

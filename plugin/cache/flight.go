@@ -383,25 +383,25 @@ func (fl *flight) forget() {
 	}
 }
 
-// asked is when a query was sent upstream.
-type asked struct {
+// sent is when a query was sent upstream.
+type sent struct {
 	order uint64
 	at    time.Time
 }
 
-// asks notes that a query is sent upstream.
-func (f *flights) asks() asked {
+// sends notes that a query is sent upstream.
+func (f *flights) sends() sent {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.order++
-	return asked{f.order, time.Now()}
+	return sent{f.order, time.Now()}
 }
 
 // hears notes that the upstream responded to a query.
-func (f *flights) hears(a asked) {
+func (f *flights) hears(q sent) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	took := time.Since(a.at)
+	took := time.Since(q.at)
 	if f.usual == 0 {
 		f.usual = took
 	} else {
@@ -417,13 +417,13 @@ func (f *flights) hears(a asked) {
 
 // misses notes that the upstream did not respond to a query, and reports whether a
 // silence has ended since it was sent.
-func (f *flights) misses(a asked) (back bool) {
+func (f *flights) misses(q sent) (back bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.heard < a.order {
+	if f.heard < q.order {
 		f.silent = true
 	}
-	return f.back > a.order
+	return f.back > q.order
 }
 
 // semaphore bounds what is under way.

@@ -279,6 +279,7 @@ func (c *Cache) deliver(ctx context.Context, q *query, out *outcome) (int, error
 // fetch asks the next plugin, whose response goes to the client and to the
 // cache, and to whoever waits for the attempt, if there is one.
 func (c *Cache) fetch(ctx context.Context, q *query, a *attempt) (int, error) {
+	ctx = withMetadata(ctx)
 	w := c.newResponder(ctx, q, a)
 	w.ResponseWriter = q.w
 	code, err := c.ask(ctx, w, q.r)
@@ -320,8 +321,8 @@ func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
 func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	r = r.Copy()
 	r.AuthenticatedData = true
-	w.asked = c.flights.asks()
+	w.sent = c.flights.sends()
 	code, err := plugin.NextOrFailure(c.Name(), c.Next, markUnderWay(ctx), w, r)
-	w.back = w.unanswered(code, err) && c.flights.misses(w.asked)
+	w.back = w.unanswered(code, err) && c.flights.misses(w.sent)
 	return code, err
 }

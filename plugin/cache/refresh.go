@@ -109,6 +109,7 @@ func (c *Cache) verifyNow(ctx context.Context, q *query, a *attempt) (served boo
 	if a != nil {
 		defer a.settle(gone)
 	}
+	ctx = withMetadata(ctx)
 	w := c.newResponder(ctx, q, a)
 	w.ResponseWriter = q.w
 	w.replaceStale = true

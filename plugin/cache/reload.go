@@ -118,6 +118,7 @@ func (c *Cache) inherit(to, from *engine.Engine) {
 			Answering: r.Answering(),
 			ForAll:    r.ForAll(),
 			Wildcard:  r.Wildcard(),
+			Source:    to.SourceNumber(from.Source(r)),
 		})
 	})
 }

@@ -28,9 +28,10 @@ type responder struct {
 	do, ad   bool
 	edns     bool
 	wildcard func() string
+	asking   asking
 
 	attempt *attempt // for others who wait for the response, or nil
-	asked   asked
+	sent    sent
 	back    bool // the upstream did not respond, but has responded again since
 
 	local, remote net.Addr // addresses in place of the client's, if not nil
@@ -63,6 +64,7 @@ func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *respond
 		ad:       q.ad,
 		edns:     q.edns,
 		attempt:  a,
+		asking:   c.asking(ctx),
 		wildcard: func() string {
 			if f := metadata.ValueFunc(ctx, wildcardLabel); f != nil {
 				return f()
@@ -76,7 +78,7 @@ func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *respond
 func (w *responder) WriteMsg(res *dns.Msg) error {
 	w.out.refreshed = false
 	if res != nil {
-		w.cache.flights.hears(w.asked)
+		w.cache.flights.hears(w.sent)
 	}
 	client := w.ResponseWriter
 	if w.replaceStale {
@@ -245,7 +247,7 @@ func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) boo
 	if contains(excepted, key.Name()) {
 		return false
 	}
-	w.counters.stored(c.engine.Store(), c.engine.Put(key, kind, entry))
+	w.counters.stored(c.engine.Store(), c.engine.Put(key, kind, entry, w.asking.asked()))
 	return true
 }
 

@@ -6,6 +6,7 @@
 package engine
 
 import (
+	"sync"
 	"time"
 
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -38,6 +39,12 @@ type Engine struct {
 	store *store.Store
 	opts  Options
 	stale int64 // seconds
+
+	// putting is held for reading while an answer is put, and exclusively while
+	// a flush begins: an answer is put before it, and then flushed, or knows of it.
+	putting sync.RWMutex
+	flushes flushes
+	sources sources
 }
 
 // New reserves the memory of an engine; Close gives it back.
@@ -195,10 +202,32 @@ func (e *Engine) servable(r *store.Record, now store.Time) *store.Record {
 	return nil
 }
 
-// Put stores an answer as of now. A positive answer displaces the denial it
-// contradicts; under PreferPositive only if it answers the question, and if
-// it does not, the one it replaces is retained.
-func (e *Engine) Put(key wire.Key, kind store.Kind, entry *store.Entry) store.Evicted {
+// Asked is what is known of the query upstream that brought an answer. The
+// zero value knows nothing.
+type Asked struct {
+	// Generation was the engine's when the query was sent.
+	Generation Generation
+	// From is who answered, an address for example.
+	From string
+}
+
+// Servable reports whether an answer may be served, fresh or stale.
+func (e *Engine) Servable(r *store.Record, now store.Time) bool { return e.servable(r, now) != nil }
+
+// Put stores an answer as of now, unless it was flushed after it was asked for. A
+// positive answer displaces the denial it contradicts; under PreferPositive only
+// if it answers the question, and if it does not, the one it replaces is
+// retained. Put sets the source of the entry.
+func (e *Engine) Put(key wire.Key, kind store.Kind, entry *store.Entry, asked Asked) store.Evicted {
+	if e.sources.crowded.Load() {
+		e.forgetSources(entry.Stored)
+	}
+	e.putting.RLock()
+	defer e.putting.RUnlock()
+	if e.flushes.cover(asked.Generation, key, &entry.Answer) {
+		return store.Evicted{}
+	}
+	entry.Source = e.SourceNumber(asked.From)
 	if kind == store.Positive && e.opts.PreferPositive && !entry.Answering {
 		e.store.Retain(key)
 	}

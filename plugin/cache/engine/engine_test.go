@@ -134,33 +134,33 @@ func TestPut(t *testing.T) {
 	}
 	t.Run("positive displaces the denial", func(t *testing.T) {
 		e := open(t, Options{})
-		e.Put(key, n, entry(t, 3, "", 0, 10))
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10))
+		e.Put(key, n, entry(t, 3, "", 0, 10), Asked{})
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10), Asked{})
 		if has(e, n) || !has(e, p) {
 			t.Error("denial is still there")
 		}
 	})
 	t.Run("denial leaves the positive answer", func(t *testing.T) {
 		e := open(t, Options{})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10))
-		e.Put(key, n, entry(t, 3, "", 0, 10))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10), Asked{})
+		e.Put(key, n, entry(t, 3, "", 0, 10), Asked{})
 		if !has(e, n) || !has(e, p) {
 			t.Error("one of the two is gone")
 		}
 	})
 	t.Run("prefer_positive retains what answers", func(t *testing.T) {
 		e := open(t, Options{PreferPositive: true, Stale: time.Hour})
-		e.Put(key, n, entry(t, 3, "", 0, 10))
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10))
+		e.Put(key, n, entry(t, 3, "", 0, 10), Asked{})
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10), Asked{})
 		if has(e, n) {
 			t.Error("an answering positive leaves the denial")
 		}
-		e.Put(key, n, entry(t, 3, "", 0, 10))
-		e.Put(key, p, entry(t, 0, "", 0, 10))
+		e.Put(key, n, entry(t, 3, "", 0, 10), Asked{})
+		e.Put(key, p, entry(t, 0, "", 0, 10), Asked{})
 		if !has(e, retained) || !has(e, p) || !has(e, n) {
 			t.Error("a positive without answer must leave all it does not answer for")
 		}
-		e.Put(key, p, entry(t, 0, "192.0.2.2", 0, 10))
+		e.Put(key, p, entry(t, 0, "192.0.2.2", 0, 10), Asked{})
 		if has(e, retained) || has(e, n) {
 			t.Error("an answering positive leaves the retained one or the denial")
 		}
@@ -181,7 +181,7 @@ func TestServeTTL(t *testing.T) {
 		{"keepttl stale", true, 130 * time.Second, 100},
 	} {
 		e := open(t, Options{KeepTTL: tc.keep, Stale: time.Minute})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		var f Found
 		if !e.Lookup(key, e.store.Epoch().Add(tc.at), &f) || e.ServeTTL(&f) != tc.want {
 			t.Errorf("%s: TTL %d, want %d", tc.name, e.ServeTTL(&f), tc.want)
@@ -191,7 +191,7 @@ func TestServeTTL(t *testing.T) {
 
 func TestPrefetchIsDue(t *testing.T) {
 	e := open(t, Options{Prefetch: 3, Gap: time.Minute, Percentage: 15})
-	e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10)) // due from 2 s on: 15 % of 10 s, rounded up
+	e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 10), Asked{}) // due from 2 s on: 15 % of 10 s, rounded up
 	var f Found
 	for i, tc := range []struct {
 		at   time.Duration
@@ -228,7 +228,7 @@ func TestReply(t *testing.T) {
 
 	t.Run("hit", func(t *testing.T) {
 		e := open(t, Options{})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		n, result := e.Reply(dst, msg, &q, at(e, 30*time.Second))
 		m := new(dns.Msg)
 		if err := m.Unpack(dst[:n]); result != Success || err != nil {
@@ -240,14 +240,14 @@ func TestReply(t *testing.T) {
 	})
 	t.Run("denial", func(t *testing.T) {
 		e := open(t, Options{})
-		e.Put(key, n, entry(t, dns.RcodeNameError, "", 0, 100))
+		e.Put(key, n, entry(t, dns.RcodeNameError, "", 0, 100), Asked{})
 		if n, result := e.Reply(dst, msg, &q, at(e, 0)); result != Denial || dst[3]&15 != dns.RcodeNameError || n != len(msg) {
 			t.Errorf("result %d, %d octets, rcode %d", result, n, dst[3]&15)
 		}
 	})
 	t.Run("keepttl", func(t *testing.T) {
 		e := open(t, Options{KeepTTL: true})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		n, _ := e.Reply(dst, msg, &q, at(e, 30*time.Second))
 		if !bytes.Equal(dst[n-10:n-6], []byte{0, 0, 0, 100}) {
 			t.Errorf("TTL octets %x", dst[n-10:n-6])
@@ -260,14 +260,14 @@ func TestReply(t *testing.T) {
 	})
 	t.Run("stale is left to the chain", func(t *testing.T) {
 		e := open(t, Options{Stale: time.Minute})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		if _, result := e.Reply(dst, msg, &q, at(e, 100*time.Second)); result != Refresh {
 			t.Errorf("result %d", result)
 		}
 	})
 	t.Run("prefetch is left to the chain", func(t *testing.T) {
 		e := open(t, Options{Prefetch: 2, Gap: time.Minute, Percentage: 10})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		if _, result := e.Reply(dst, msg, &q, at(e, 80*time.Second)); result != Success {
 			t.Errorf("result %d before the last tenth", result)
 		}
@@ -283,7 +283,7 @@ func TestReply(t *testing.T) {
 		e := open(t, Options{})
 		big := entry(t, 0, "192.0.2.1", 0, 100)
 		big.Answer.Body = append(big.Answer.Body, make([]byte, 500)...)
-		e.Put(key, p, big)
+		e.Put(key, p, big, Asked{})
 		if _, result := e.Reply(dst, msg, &q, at(e, 0)); result != Long {
 			t.Errorf("result %d for a client of 512 octets", result)
 		}
@@ -299,7 +299,7 @@ func TestReply(t *testing.T) {
 	})
 	t.Run("allocates nothing", func(t *testing.T) {
 		e := open(t, Options{Prefetch: 2, Gap: time.Minute, Percentage: 10})
-		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100))
+		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		now := at(e, 0)
 		if allocs := testing.AllocsPerRun(100, func() {
 			if q.Parse(msg) == wire.Plain {

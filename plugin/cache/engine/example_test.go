@@ -36,7 +36,7 @@ func ExampleEngine_Reply() {
 		return
 	}
 	now := time.Now()
-	e.Put(key, store.Positive, &store.Entry{Stored: e.Store().Time(now), TTL: 60, Answer: answer, Answering: true})
+	e.Put(key, store.Positive, &store.Entry{Stored: e.Store().Time(now), TTL: 60, Answer: answer, Answering: true}, engine.Asked{})
 
 	// What comes from the socket. One Query and one buffer serve a reader
 	// for all its packets.

@@ -64,19 +64,21 @@ type Record struct {
 	counts      [3]uint16
 	wildcardLen uint8
 	answering   bool
-	forAll      bool
 
-	freq  atomic.Uint32 // uses since it was last looked at for eviction, at most maxFreq
+	freq  atomic.Uint32 // uses since it was last looked at for eviction, at most MaxUses
 	hits  atomic.Uint32 // uses in a row, for prefetch and for whoever publishes popular answers
 	seen  atomic.Uint32 // last use that counted in hits, milliseconds since epoch
 	retry atomic.Uint32 // not to be refreshed before, milliseconds since epoch; 0: at any time
+
+	source uint16 // in what would be padding
+	forAll bool
 }
 
 const headSize = uint32(unsafe.Sizeof(Record{}))
 
-// maxFreq bounds freq: enough to tell popular from used once or twice, and
-// after three hits a record is only read.
-const maxFreq = 3
+// MaxUses bounds the count of uses: enough to tell popular from used once or
+// twice, and after three hits a record is only read.
+const MaxUses = 3
 
 func recordAt(mem []byte, off uint32) *Record { return (*Record)(unsafe.Pointer(&mem[off])) }
 
@@ -122,6 +124,13 @@ func (r *Record) Answer() wire.Answer {
 	}
 }
 
+// Source is where the answer came from, by what number its owner gave that.
+func (r *Record) Source() uint16 { return r.source }
+
+// Uses tells how often the answer was used since it was last looked at for
+// eviction. From MaxUses on it is not counted.
+func (r *Record) Uses() uint32 { return r.freq.Load() }
+
 // Flags are the header bits of the answer.
 func (r *Record) Flags() wire.Flags { return r.flags }
 
@@ -136,7 +145,7 @@ func (r *Record) Wildcard() string {
 
 // Touch tells the eviction policy that the answer was used.
 func (r *Record) Touch() {
-	if f := r.freq.Load(); f < maxFreq {
+	if f := r.freq.Load(); f < MaxUses {
 		r.freq.Store(f + 1)
 	}
 }

@@ -44,6 +44,7 @@ type Entry struct {
 	Answering bool
 	ForAll    bool   // the same for all networks, as the upstream said (RFC 7871 section 7.3.1)
 	Wildcard  string // at most 255 octets
+	Source    uint16 // where the answer came from; 0: unknown
 
 	// Refresh: the entry goes on with the count of uses of the record of kind
 	// Of, or with Hits if that one is gone. The last use was at Seen.
@@ -189,6 +190,25 @@ func (s *Store) Remove(key wire.Key, kind Kind) {
 	sh.find(hash, key, &found)
 	if found[kind] != none {
 		sh.remove(found[kind])
+	}
+}
+
+// RemoveIf removes the records for which match is true, calling it under the
+// lock of their shard; it may keep neither key nor record.
+func (s *Store) RemoveIf(match func(key wire.Key, r *Record) bool) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		done := s.recount(sh)
+		if len(sh.index.slots) > 0 {
+			sh.ring.each(func(off uint32) {
+				if r := sh.at(off); match(r.key(), r) {
+					sh.remove(off)
+				}
+			})
+		}
+		done()
+		sh.mu.Unlock()
 	}
 }
 

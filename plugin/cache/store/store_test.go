@@ -562,6 +562,65 @@ func TestViewAllocates(t *testing.T) {
 	}
 }
 
+// The source of an answer costs no memory.
+func TestRecordSize(t *testing.T) {
+	if headSize != 64 {
+		t.Errorf("a record's head has %d octets", headSize)
+	}
+	s := open(t, Options{})
+	key := keyOf(t, 1)
+	e := entryOf(10, 1, 0, 60)
+	e.Source = 0xffff
+	s.Put(key, Positive, e)
+	v := s.View(key)
+	defer v.Close()
+	r := v.Record(Positive)
+	if r.Source() != 0xffff {
+		t.Errorf("source %d", r.Source())
+	}
+	for want := range uint32(MaxUses + 2) {
+		if got := r.Uses(); got != min(want, MaxUses) {
+			t.Errorf("%d uses, want %d", got, want)
+		}
+		r.Touch()
+	}
+}
+
+func TestRemoveIf(t *testing.T) {
+	s := open(t, Options{})
+	const n = 1000
+	for i := range n {
+		kind := Positive
+		if i%2 == 1 {
+			kind = Negative
+		}
+		s.Put(keyOf(t, i), kind, entryOf(10, byte(i), 0, 3600))
+	}
+	s.Retain(keyOf(t, 4))
+	s.RemoveIf(func(_ wire.Key, r *Record) bool { return r.Answer().Body[0]%4 == 0 })
+	for i := range n {
+		kind := Positive
+		if i%2 == 1 {
+			kind = Negative
+		}
+		if _, there := read(s, keyOf(t, i), kind); there == (byte(i)%4 == 0) {
+			t.Errorf("%d: there %t", i, there)
+		}
+	}
+	if _, there := read(s, keyOf(t, 4), Retained); there {
+		t.Error("a retained record was passed over")
+	}
+	if p, d := s.Len(Positive), s.Len(Negative); p != n/4 || d != n/2 {
+		t.Errorf("%d positive and %d negative answers are counted", p, d)
+	}
+	// The room is there again.
+	for i := range n {
+		if _, ok := s.Put(keyOf(t, i), Positive, entryOf(100, 1, 0, 3600)); !ok {
+			t.Fatal("not stored")
+		}
+	}
+}
+
 func BenchmarkView(b *testing.B) {
 	s := open(b, Options{Bytes: 32 << 20})
 	keys := make([]wire.Key, 100000)

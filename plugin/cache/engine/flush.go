@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"bytes"
+	"sync/atomic"
+
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// Scope says which answers are meant. The zero value means all.
+type Scope struct {
+	// Name, in wire format and lower case, selects the answers to questions for
+	// it, and those that hold records of it, at the end of an alias for example.
+	Name []byte
+	// Below selects the names below Name too.
+	Below bool
+}
+
+// Covers reports whether an answer is meant.
+func (s Scope) Covers(key wire.Key, a *wire.Answer) bool {
+	return s.Name == nil || s.Asks(key) || a.Owns(key.Name(), s.has)
+}
+
+// Asks reports whether the name of the question is meant.
+func (s Scope) Asks(key wire.Key) bool { return s.Name == nil || s.has(key.Name()) }
+
+func (s Scope) has(name []byte) bool {
+	if s.Below {
+		return wire.InZone(name, s.Name)
+	}
+	return bytes.Equal(name, s.Name)
+}
+
+// Generation numbers the times between flushes. 0 is none of them.
+type Generation uint64
+
+// Generation is the present one. Whoever asks upstream notes it before, for
+// Put: an answer that was on its way when it was flushed is not stored.
+func (e *Engine) Generation() Generation { return e.flushes.generation() }
+
+// Flush removes the answers that scope covers, and keeps those from being
+// stored that were asked for before. It calls removed for each, under a lock; the
+// key and the record are only lent to it.
+func (e *Engine) Flush(scope Scope, removed func(key wire.Key, r *store.Record)) {
+	e.putting.Lock()
+	e.flushes.add(scope)
+	e.putting.Unlock()
+	e.store.RemoveIf(func(key wire.Key, r *store.Record) bool {
+		a := r.Answer()
+		if !scope.Covers(key, &a) {
+			return false
+		}
+		removed(key, r)
+		return true
+	})
+}
+
+// flushes remembers the last flushes.
+type flushes struct {
+	count atomic.Uint64
+	last  [32]Scope // by count
+}
+
+func (f *flushes) generation() Generation { return Generation(f.count.Load() + 1) }
+
+func (f *flushes) add(s Scope) {
+	n := f.count.Load()
+	f.last[n%uint64(len(f.last))] = s
+	f.count.Store(n + 1)
+}
+
+// cover reports whether a flush since the generation covers the answer. Of
+// flushes that are no longer remembered it is assumed.
+func (f *flushes) cover(since Generation, key wire.Key, a *wire.Answer) bool {
+	now := f.generation()
+	if since == 0 || since == now {
+		return false
+	}
+	if uint64(now-since) > uint64(len(f.last)) {
+		return true
+	}
+	for ; since < now; since++ {
+		if f.last[uint64(since-1)%uint64(len(f.last))].Covers(key, a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,108 @@
+package engine
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// sources number those who answer, so that a record can say in two octets
+// where its answer came from. 0 is nobody known. The zero value is ready.
+type sources struct {
+	mu       sync.RWMutex
+	names    []string // by number, less one; empty: free
+	numbers  map[string]uint16
+	free     []uint16
+	crowded  atomic.Bool // there was no room for one
+	forgotAt store.Time  // when those without answers were forgotten
+}
+
+const (
+	// maxSources bounds them. Upstreams come and go with their pods, but few
+	// are in use at a time.
+	maxSources = 1024
+	// maxSource bounds their names, in octets.
+	maxSource = 128
+	// forgetEvery is the time between two searches for those without answers.
+	forgetEvery = store.Time(time.Minute)
+)
+
+// number returns the number of a name, 0 if there is no room for it.
+func (s *sources) number(name string) uint16 {
+	if name == "" || len(name) > maxSource {
+		return 0
+	}
+	s.mu.RLock()
+	n := s.numbers[name]
+	s.mu.RUnlock()
+	if n != 0 {
+		return n
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.numbers[name]; n != 0 {
+		return n
+	}
+	switch {
+	case len(s.free) > 0:
+		n = s.free[len(s.free)-1]
+		s.free = s.free[:len(s.free)-1]
+		s.names[n-1] = name
+	case len(s.names) < maxSources:
+		s.names = append(s.names, name)
+		n = uint16(len(s.names))
+	default:
+		s.crowded.Store(true)
+		return 0
+	}
+	if s.numbers == nil {
+		s.numbers = make(map[string]uint16)
+	}
+	s.numbers[name] = n
+	return n
+}
+
+// name is that of a number, empty if it is not known.
+func (s *sources) name(n uint16) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if n == 0 || int(n) > len(s.names) {
+		return ""
+	}
+	return s.names[n-1]
+}
+
+// Source is where the answer of a record came from, as Asked.From named it;
+// empty if nobody knows.
+func (e *Engine) Source(r *store.Record) string { return e.sources.name(r.Source()) }
+
+// SourceNumber is what a record has for a source, 0 if there is no room for
+// more of them.
+func (e *Engine) SourceNumber(from string) uint16 { return e.sources.number(from) }
+
+// forgetSources makes room for others in place of those whose answers are gone.
+func (e *Engine) forgetSources(now store.Time) {
+	e.putting.Lock() // nobody has a number that is not in a record yet
+	defer e.putting.Unlock()
+	s := &e.sources
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.forgotAt != 0 && now-s.forgotAt < forgetEvery {
+		return
+	}
+	s.forgotAt = now
+	s.crowded.Store(false)
+	var used [maxSources + 1]bool
+	e.store.Range(func(_ wire.Key, r *store.Record) { used[r.Source()] = true })
+	s.free = s.free[:0]
+	for i, name := range s.names {
+		if n := uint16(i + 1); !used[n] {
+			delete(s.numbers, name)
+			s.names[i] = ""
+			s.free = append(s.free, n)
+		}
+	}
+}

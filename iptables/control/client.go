@@ -51,17 +51,17 @@ func (c *Client) PID() int { return int(c.pid.Load()) }
 
 // Status asks how the instance is.
 func (c *Client) Status(ctx context.Context) (Status, error) {
-	return c.askStatus(ctx, http.MethodGet, "status")
+	return askSigned[Status](ctx, c, http.MethodGet, "status")
 }
 
 // Attach asks the instance to untrack queries again; see [Controlled].
 func (c *Client) Attach(ctx context.Context) (Status, error) {
-	return c.askStatus(ctx, http.MethodPost, "attach")
+	return askSigned[Status](ctx, c, http.MethodPost, "attach")
 }
 
 // Detach asks the instance to hand queries back to the cluster's DNS.
 func (c *Client) Detach(ctx context.Context) (Status, error) {
-	return c.askStatus(ctx, http.MethodPost, "detach")
+	return askSigned[Status](ctx, c, http.MethodPost, "detach")
 }
 
 // RefusedError is the answer of an instance that did not do it.
@@ -85,13 +85,21 @@ func ask[T any](ctx context.Context, c *Client, method, verb string) (T, error) 
 	return answer, nil
 }
 
-// askStatus asks for a Status, which says whose it is.
-func (c *Client) askStatus(ctx context.Context, method, verb string) (Status, error) {
-	s, err := ask[Status](ctx, c, method, verb)
-	if err == nil && s.Process.PID == 0 {
+// signed is an answer that says whose it is.
+type signed interface{ signature() Process }
+
+func (s Status) signature() Process       { return s.Process }
+func (h Health) signature() Process       { return h.Process }
+func (c CacheContent) signature() Process { return c.Process }
+func (r CacheRemoved) signature() Process { return r.Process }
+
+// askSigned asks for an answer that only an instance gives.
+func askSigned[T signed](ctx context.Context, c *Client, method, verb string) (T, error) {
+	answer, err := ask[T](ctx, c, method, verb)
+	if err == nil && answer.signature().PID == 0 {
 		err = c.stranger(verb)
 	}
-	return s, err
+	return answer, err
 }
 
 // stranger is the error for an answer that is not ours.
@@ -120,6 +128,9 @@ func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error)
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
+	}
+	if resp.StatusCode == http.StatusNotFound {
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{"HTTP status " + resp.Status + ": the instance is of a version that does not know this request; update it"})
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f failure

@@ -1,5 +1,6 @@
 // Package control lets other processes of this node ask an instance about its
-// rules, savings and log, and switch the rules: HTTP with JSON over a unix socket.
+// rules, savings, caches and log, switch the rules and flush the caches: HTTP with
+// JSON over a unix socket.
 //
 // The table of an instance belongs to that instance: the kernel lets nobody
 // else change it. So `trackless rules attach` and `detach` have to ask the
@@ -16,6 +17,8 @@
 //	GET  /v1/live     Health: the instance answers
 //	GET  /v1/figures  Figures
 //	GET  /v1/corefile Corefile
+//	GET  /v1/cache?name=NAME&type=TYPE  CacheContent
+//	POST /v1/cache/flush?name=NAME, ?zone=ZONE or ?all=true  CacheRemoved
 //	GET  /v1/log      {"text": "the end of the log"}
 //
 // An error is {"error": "sentence"} with a status of 4xx or 5xx.

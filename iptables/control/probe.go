@@ -2,7 +2,6 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/url"
 )
@@ -47,20 +46,10 @@ func probes(mux *http.ServeMux, p Prober) {
 
 // Ready asks whether the instance answers the name and its rules are in force.
 func (c *Client) Ready(ctx context.Context, name string) (Health, error) {
-	return c.health(ctx, "ready?name="+url.QueryEscape(name))
+	return askSigned[Health](ctx, c, http.MethodGet, "ready?name="+url.QueryEscape(name))
 }
 
 // Live asks whether the instance answers at all.
-func (c *Client) Live(ctx context.Context) (Health, error) { return c.health(ctx, "live") }
-
-func (c *Client) health(ctx context.Context, verb string) (Health, error) {
-	var h Health
-	body, err := c.fetch(ctx, http.MethodGet, verb)
-	if err != nil {
-		return h, err
-	}
-	if err := json.Unmarshal(body, &h); err != nil || h.Process.PID == 0 {
-		return h, c.stranger(verb)
-	}
-	return h, nil
+func (c *Client) Live(ctx context.Context) (Health, error) {
+	return askSigned[Health](ctx, c, http.MethodGet, "live")
 }

@@ -113,6 +113,9 @@ func handler(c Instance) http.Handler {
 	if p, ok := c.(Prober); ok {
 		probes(mux, p)
 	}
+	if h, ok := c.(CacheHolder); ok {
+		caches(mux, h)
+	}
 	mux.HandleFunc("GET /v1/figures", show(c.Figures))
 	mux.HandleFunc("GET /v1/corefile", show(c.Corefile))
 	mux.HandleFunc("GET /v1/log", show(func() (logText, error) { return logText{string(c.Log())}, nil }))

@@ -56,6 +56,7 @@ type Cache struct {
 	pexcept, nexcept []string
 
 	zonesLabel, viewLabel string
+	keys, bind            []string // of the server block
 	zones                 []zone
 	pexceptZones          []zone
 	nexceptZones          []zone

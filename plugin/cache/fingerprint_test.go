@@ -54,8 +54,8 @@ func plant(t *testing.T) {
 // stopped before it has begun goes on.
 func awaitServer(t *testing.T) {
 	t.Helper()
-	// Of this class no plugin is asked.
-	query := question(www, func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassHESIOD })
+	// No plugin is asked, the server does not implement it.
+	query := question(www, func(m *dns.Msg) { m.Opcode = dns.OpcodeStatus })
 	for _, network := range []string{"udp", "tcp"} {
 		client := &dns.Client{Net: network, Timeout: time.Second}
 		deadline := time.Now().Add(time.Minute)

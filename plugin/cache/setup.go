@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,6 +38,8 @@ func setup(controller *caddy.Controller) error {
 	before, beforeErr := readFacts(controller)
 	controller.OnStartup(func() error {
 		c.viewLabel = cfg.ViewName
+		c.keys = controller.ServerBlockKeys
+		c.bind = slices.DeleteFunc(slices.Clone(cfg.ListenHosts), func(host string) bool { return host == "" })
 		for _, h := range cfg.Handlers() {
 			b, ok := h.(ZoneBypasser)
 			if !ok {

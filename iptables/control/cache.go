@@ -1,0 +1,145 @@
+package control
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// CacheHolder is an instance that shows and empties its caches. A [Controlled]
+// that is one serves them too. Its methods are called from several goroutines.
+type CacheHolder interface {
+	// ShowCache returns the answers that are cached for a name, of one type or,
+	// if that is empty, of all.
+	ShowCache(name, qtype string) (CacheContent, error)
+	// FlushCache removes answers and returns what it removed.
+	FlushCache(CacheScope) (CacheRemoved, error)
+}
+
+// CacheContent are answers, in the order of server blocks, names and types.
+type CacheContent struct {
+	Process Process        `json:"process"`
+	Answers []CachedAnswer `json:"answers"`
+	// More is the number of answers that are left out because they are too many.
+	More int `json:"more"`
+}
+
+// CacheBlock names the server block that a cache belongs to.
+type CacheBlock struct {
+	// ServerBlock are the keys of the block, with spaces between them.
+	ServerBlock string `json:"server_block"`
+	// Bind are the addresses of its listeners; empty for all addresses.
+	Bind []string `json:"bind"`
+	// View is its view's name, if it has one.
+	View string `json:"view,omitempty"`
+	// Zones are the zones that its cache is for.
+	Zones []string `json:"zones"`
+}
+
+// CachedAnswer is an answer in a cache.
+type CachedAnswer struct {
+	CacheBlock
+	// Name, Type and Class are those of the question.
+	Name  string `json:"name"`
+	Type  string `json:"type"`
+	Class string `json:"class"`
+	// Flags are the bits of the queries that it answers, such as do and cd.
+	Flags []string `json:"flags"`
+	// Kind is positive, nxdomain, nodata, failure, or retained for a positive
+	// answer that serve_stale_policy keeps beside a later one.
+	Kind string `json:"kind"`
+	// Rcode is the response code's name.
+	Rcode string `json:"rcode"`
+	// Answer, Authority and Additional are the sections' records in presentation
+	// format, with the TTL that they would have now.
+	Answer     []string `json:"answer"`
+	Authority  []string `json:"authority"`
+	Additional []string `json:"additional"`
+	// Stored is when it was stored, AgeSeconds how long ago that is.
+	Stored     time.Time `json:"stored"`
+	AgeSeconds int64     `json:"age_seconds"`
+	// StoredTTLSeconds is the time to live that it had then, TTLSeconds what is
+	// left of it, and StaleSeconds how long ago it expired.
+	StoredTTLSeconds int64 `json:"stored_ttl_seconds"`
+	TTLSeconds       int64 `json:"ttl_seconds"`
+	StaleSeconds     int64 `json:"stale_seconds"`
+	// Uses is how often it was used lately: in a row if prefetch counts that,
+	// else since its place was last looked at. UsesOrMore says that counting
+	// ended there.
+	Uses       int  `json:"uses"`
+	UsesOrMore bool `json:"uses_or_more"`
+	// Source is the address of the upstream that answered or, of a failure, was
+	// asked last; empty if it is not known.
+	Source string `json:"source,omitempty"`
+}
+
+// CacheScope says what to flush.
+type CacheScope struct {
+	// Name or Zone, or neither for everything. Zone includes what is below it.
+	Name, Zone string
+}
+
+// CacheRemoved is what a flush took away.
+type CacheRemoved struct {
+	Process Process        `json:"process"`
+	Caches  []CacheFlushed `json:"caches"`
+}
+
+// CacheFlushed counts what was removed from one cache.
+type CacheFlushed struct {
+	CacheBlock
+	// Positive, Denials and Failures are numbers of answers by kind.
+	Positive int `json:"positive"`
+	Denials  int `json:"denials"`
+	Failures int `json:"failures"`
+	// OtherNames counts those among them that were for other names, and had
+	// records of the one that was flushed.
+	OtherNames int `json:"other_names"`
+}
+
+// Answers is the number of answers that were removed.
+func (f CacheFlushed) Answers() int { return f.Positive + f.Denials + f.Failures }
+
+func caches(mux *http.ServeMux, c CacheHolder) {
+	mux.HandleFunc("GET /v1/cache", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		show(func() (CacheContent, error) {
+			content, err := c.ShowCache(q.Get("name"), q.Get("type"))
+			content.Process = Self()
+			return content, err
+		})(w, r)
+	})
+	mux.HandleFunc("POST /v1/cache/flush", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		scope := CacheScope{Name: q.Get("name"), Zone: q.Get("zone")}
+		// What a later version may ask for must not empty the cache of this one.
+		if scope == (CacheScope{}) && q.Get("all") != "true" {
+			reply(w, http.StatusBadRequest, failure{Error: "neither name nor zone nor all=true says what to flush"})
+			return
+		}
+		show(func() (CacheRemoved, error) {
+			removed, err := c.FlushCache(scope)
+			removed.Process = Self()
+			return removed, err
+		})(w, r)
+	})
+}
+
+// ShowCache asks for the answers that are cached for a name, of one type or,
+// if that is empty, of all.
+func (c *Client) ShowCache(ctx context.Context, name, qtype string) (CacheContent, error) {
+	return askSigned[CacheContent](ctx, c, http.MethodGet, "cache?"+url.Values{"name": {name}, "type": {qtype}}.Encode())
+}
+
+// FlushCache has answers removed.
+func (c *Client) FlushCache(ctx context.Context, scope CacheScope) (CacheRemoved, error) {
+	q := url.Values{"all": {"true"}}
+	switch {
+	case scope.Name != "":
+		q = url.Values{"name": {scope.Name}}
+	case scope.Zone != "":
+		q = url.Values{"zone": {scope.Zone}}
+	}
+	return askSigned[CacheRemoved](ctx, c, http.MethodPost, "cache/flush?"+q.Encode())
+}

@@ -1,0 +1,247 @@
+package cache
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// maxShown bounds the answers that are shown at once.
+const maxShown = 1000
+
+// Controlled returns the caches of this process as the control socket shows them.
+func Controlled() control.CacheHolder { return &registry }
+
+var errNoCache = errors.New("the Corefile in force has no cache directive")
+
+// ShowCache implements control.CacheHolder.
+func (r *engines) ShowCache(name, qtype string) (control.CacheContent, error) {
+	content := control.CacheContent{Answers: []control.CachedAnswer{}}
+	scope, err := scopeOf(control.CacheScope{Name: name})
+	if err != nil {
+		return content, err
+	}
+	if scope.Name == nil {
+		return content, errors.New("no name was given")
+	}
+	rrtype, err := typeOf(qtype)
+	if err != nil {
+		return content, err
+	}
+	err = r.each(func(s *shared) {
+		kept, more := s.find(scope, rrtype, maxShown-len(content.Answers))
+		content.Answers = append(content.Answers, kept...)
+		content.More += more
+	})
+	own := nameText(scope.Name)
+	rank := func(a control.CachedAnswer) int {
+		if a.Name == own {
+			return 0
+		}
+		return 1 // an alias of it
+	}
+	slices.SortStableFunc(content.Answers, func(a, b control.CachedAnswer) int {
+		return cmp.Or(
+			cmp.Compare(a.ServerBlock, b.ServerBlock), cmp.Compare(a.View, b.View), cmp.Compare(rank(a), rank(b)),
+			cmp.Compare(a.Name, b.Name), cmp.Compare(a.Type, b.Type), slices.Compare(a.Flags, b.Flags), cmp.Compare(a.Kind, b.Kind))
+	})
+	return content, err
+}
+
+// each calls fn for each engine that is in use.
+func (r *engines) each(fn func(s *shared)) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.all) == 0 {
+		return errNoCache
+	}
+	for _, s := range r.all {
+		fn(s)
+	}
+	return nil
+}
+
+// block names the server block of the cache.
+func (c *Cache) block() control.CacheBlock {
+	return control.CacheBlock{ServerBlock: strings.Join(c.keys, " "), Bind: c.bind, View: c.viewLabel, Zones: c.Zones}
+}
+
+// newest is the owner that answers from now on: another may be leaving.
+func (s *shared) newest() *Cache { return s.owners[len(s.owners)-1] }
+
+// copied is a record that has left the store.
+type copied struct {
+	key      wire.Key
+	kind     store.Kind
+	answer   wire.Answer
+	ttl      uint32
+	stored   store.Time
+	left     int64
+	uses     int
+	usesMore bool
+	source   string
+}
+
+// find returns up to limit answers that may be served, and the number of
+// the others.
+func (s *shared) find(scope engine.Scope, rrtype uint16, limit int) (found []control.CachedAnswer, more int) {
+	owner := s.newest()
+	now := owner.now()
+	t := s.engine.Store().Time(now)
+	var copies []copied
+	s.engine.Store().Range(func(key wire.Key, r *store.Record) {
+		a := r.Answer()
+		if rrtype != dns.TypeNone && key.Type() != rrtype || !scope.Covers(key, &a) || !s.engine.Servable(r, t) {
+			return
+		}
+		if len(copies) >= limit {
+			more++
+			return
+		}
+		c := copied{
+			key: bytes.Clone(key), kind: r.Kind(), ttl: r.TTL(), stored: r.Stored(), left: r.Left(t), source: s.engine.Source(r),
+			answer: wire.Answer{Flags: a.Flags, Counts: a.Counts, Body: bytes.Clone(a.Body), TTLs: bytes.Clone(a.TTLs)},
+		}
+		if s.options.Prefetch > 0 {
+			c.uses = int(r.Hits())
+		} else {
+			c.uses, c.usesMore = int(r.Uses()), r.Uses() == store.MaxUses
+		}
+		copies = append(copies, c)
+	})
+	block := owner.block()
+	epoch := s.engine.Store().Epoch()
+	for _, c := range copies {
+		answer := c.show(now, epoch)
+		answer.CacheBlock = block
+		found = append(found, answer)
+	}
+	return found, more
+}
+
+func (c *copied) show(now, epoch time.Time) control.CachedAnswer {
+	stored := epoch.Add(time.Duration(c.stored))
+	rcode := c.answer.Flags.Rcode()
+	a := control.CachedAnswer{
+		Name: nameText(c.key.Name()), Type: dns.Type(c.key.Type()).String(), Class: dns.Class(c.key.Class()).String(),
+		Flags: flagsOf(c.key), Kind: kindName(c.kind, rcode), Rcode: dns.RcodeToString[rcode],
+		Answer: []string{}, Authority: []string{}, Additional: []string{},
+		Stored: stored.UTC(), AgeSeconds: int64(now.Sub(stored) / time.Second),
+		StoredTTLSeconds: int64(c.ttl), TTLSeconds: max(c.left, 0), StaleSeconds: max(-c.left, 0),
+		Uses: c.uses, UsesOrMore: c.usesMore, Source: c.source,
+	}
+	question := new(dns.Msg).SetQuestion(a.Name, c.key.Type())
+	m, err := c.answer.Message(question, uint32(a.TTLSeconds))
+	if err != nil {
+		log.Warningf("Cached answer for %q is unreadable: %v", a.Name, err)
+		return a
+	}
+	a.Answer, a.Authority, a.Additional = texts(m.Answer), texts(m.Ns), texts(m.Extra)
+	return a
+}
+
+// flagsOf are the bits of queries that share an answer.
+func flagsOf(key wire.Key) []string {
+	flags := []string{}
+	for _, f := range []struct {
+		set  bool
+		name string
+	}{{key.DO(), "do"}, {key.CD(), "cd"}} {
+		if f.set {
+			flags = append(flags, f.name)
+		}
+	}
+	return flags
+}
+
+func kindName(kind store.Kind, rcode int) string {
+	switch {
+	case kind == store.Positive:
+		return "positive"
+	case kind == store.Retained:
+		return "retained"
+	case rcode == dns.RcodeNameError:
+		return "nxdomain"
+	case rcode == dns.RcodeSuccess:
+		return "nodata"
+	}
+	return "failure"
+}
+
+func texts(rrs []dns.RR) []string {
+	list := make([]string, 0, len(rrs))
+	for _, rr := range rrs {
+		list = append(list, strings.ReplaceAll(rr.String(), "\t", " "))
+	}
+	return list
+}
+
+// nameText is a name in wire format as people write it.
+func nameText(name []byte) string {
+	text, _, err := dns.UnpackDomainName(name, 0)
+	if err != nil {
+		return fmt.Sprintf("%q", name)
+	}
+	return text
+}
+
+// scopeOf reads the names of a scope.
+func scopeOf(s control.CacheScope) (engine.Scope, error) {
+	name, below := s.Name, false
+	if s.Zone != "" {
+		if name != "" {
+			return engine.Scope{}, errors.New("both a name and a zone were given: give one of them")
+		}
+		name, below = s.Zone, true
+	}
+	if name == "" {
+		return engine.Scope{}, nil
+	}
+	packed, err := wire.AppendName(nil, name)
+	if err != nil {
+		return engine.Scope{}, fmt.Errorf("%q is no domain name: %w", name, err)
+	}
+	return engine.Scope{Name: packed, Below: below}, nil
+}
+
+// typeOf reads a record type's name, or TYPE and a number (RFC 3597 section 5);
+// empty is TypeNone.
+func typeOf(name string) (uint16, error) {
+	if name == "" {
+		return dns.TypeNone, nil
+	}
+	upper := strings.ToUpper(name)
+	if t, ok := dns.StringToType[upper]; ok && t != dns.TypeNone {
+		return t, nil
+	}
+	if digits, ok := strings.CutPrefix(upper, "TYPE"); ok {
+		if t, err := strconv.ParseUint(digits, 10, 16); err == nil && t != 0 {
+			return uint16(t), nil
+		}
+	}
+	return 0, fmt.Errorf("%q is no record type: want one such as A or TXT, or TYPE with a number", name)
+}
+
+// CheckScope returns why a flush cannot have the scope, or nil.
+func CheckScope(s control.CacheScope) error {
+	_, err := scopeOf(s)
+	return err
+}
+
+// CheckType returns why ShowCache does not know a type, or nil.
+func CheckType(name string) error {
+	_, err := typeOf(name)
+	return err
+}

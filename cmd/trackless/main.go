@@ -83,7 +83,7 @@ shows with numbers what that saves.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
+	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), cacheCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
 		snapshotCommand(), compareCommand(), supportCommand(), versionCommand())
 	return root
 }

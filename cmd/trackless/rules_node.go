@@ -47,6 +47,8 @@ type controlSocket interface {
 	Status(context.Context) (control.Status, error)
 	Attach(context.Context) (control.Status, error)
 	Detach(context.Context) (control.Status, error)
+	ShowCache(ctx context.Context, name, qtype string) (control.CacheContent, error)
+	FlushCache(context.Context, control.CacheScope) (control.CacheRemoved, error)
 }
 
 // kernelNode is the node on which we run.

@@ -73,8 +73,14 @@ func rulesSwitchCommand(node func() rulesNode, verb, short, long string) *cobra.
 	}
 	outputFlag(cmd, &o.output)
 	socketFlag(cmd, &o.socket)
-	cmd.Flags().IntVar(&o.pid, "pid", 0, "process id of the one instance to ask")
+	pidFlag(cmd, node, &o.pid)
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to wait for an instance")
+	return cmd
+}
+
+// pidFlag adds --pid.
+func pidFlag(cmd *cobra.Command, node func() rulesNode, pid *int) {
+	cmd.Flags().IntVar(pid, "pid", 0, "process id of the one instance to ask")
 	_ = cmd.RegisterFlagCompletionFunc("pid", func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var pids []string
 		found, _ := reach(cmd.Context(), node(), "", nil)
@@ -83,7 +89,6 @@ func rulesSwitchCommand(node func() rulesNode, verb, short, long string) *cobra.
 		}
 		return pids, cobra.ShellCompDirectiveNoFileComp
 	})
-	return cmd
 }
 
 func (o rulesSwitchOptions) check() error {

@@ -131,10 +131,20 @@ type fakeSocket struct {
 	onlyByPID bool
 	hangs     bool // when asked to attach
 	asked     string
+	content   control.CacheContent
+	removed   control.CacheRemoved
 }
 
 func (s *fakeSocket) Socket() string { return s.name }
-func (s *fakeSocket) PID() int       { return s.pid }
+func (s *fakeSocket) ShowCache(_ context.Context, name, qtype string) (control.CacheContent, error) {
+	s.asked = strings.TrimSpace("show " + name + " " + qtype)
+	return s.content, s.switchErr
+}
+func (s *fakeSocket) FlushCache(_ context.Context, scope control.CacheScope) (control.CacheRemoved, error) {
+	s.asked = fmt.Sprintf("flush name %q zone %q", scope.Name, scope.Zone)
+	return s.removed, s.switchErr
+}
+func (s *fakeSocket) PID() int { return s.pid }
 func (s *fakeSocket) Status(context.Context) (control.Status, error) {
 	return s.status, s.statusErr
 }

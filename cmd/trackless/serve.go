@@ -51,7 +51,7 @@ func (o *serveOptions) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default `port` of server blocks that name none")
 	fs.StringVar(&o.port, "p", dnsserver.DefaultPort, "the same as -dns.port")
 	fs.StringVar(&o.pidFile, "pidfile", "", "`file` to write the process id to")
-	fs.StringVar(&o.control, "control", control.DefaultPath, "unix `socket` for rules attach, detach, snapshot and support-bundle: a path, @NAME for an abstract one, or off")
+	fs.StringVar(&o.control, "control", control.DefaultPath, "unix `socket` for rules attach, detach, cache, snapshot and support-bundle: a path, @NAME for an abstract one, or off")
 	fs.BoolVar(&o.quiet, "quiet", false, "print nothing at start")
 	fs.BoolVar(&o.plugins, "plugins", false, "list the compiled-in plugins and exit")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")

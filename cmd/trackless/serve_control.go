@@ -5,17 +5,19 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 // servedInstance is this process as its control socket shows it.
 type servedInstance struct {
 	notrack.Measured
+	control.CacheHolder
 	*recentLog
 }
 
 func newServedInstance(log *recentLog) *servedInstance {
-	return &servedInstance{Measured: notrack.Controlled(version), recentLog: log}
+	return &servedInstance{Measured: notrack.Controlled(version), CacheHolder: cache.Controlled(), recentLog: log}
 }
 
 // listen opens the control socket. The node's DNS does not depend on it: if it
@@ -23,7 +25,7 @@ func newServedInstance(log *recentLog) *servedInstance {
 func (i *servedInstance) listen(path string) {
 	s, err := control.Listen(path, i)
 	if err != nil {
-		clog.Warningf("%v; `trackless rules attach` and detach cannot reach this instance", err)
+		clog.Warningf("%v; `trackless rules attach`, detach and `trackless cache` cannot reach this instance", err)
 		return
 	}
 	if s.Fallback() != nil {

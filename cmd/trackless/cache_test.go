@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
+)
+
+func runCache(t *testing.T, node rulesNode, args ...string) (string, int, error) {
+	t.Helper()
+	cmd := cacheCommandOn(func() rulesNode { return node })
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), exitStatus(err), err
+}
+
+// aCache is an instance with something of each kind in its caches.
+func aCache(name string, pid int) *fakeSocket {
+	s := newSocket(name, pid, "trackless-b")
+	cluster := control.CacheBlock{ServerBlock: "dns://cluster.local.:53", Bind: []string{"169.254.20.10", "10.96.0.10"}, Zones: []string{"cluster.local."}}
+	inside := control.CacheBlock{ServerBlock: "dns://.:53", Bind: []string{}, View: "inside", Zones: []string{"."}}
+	stored := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	soa := []string{"cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5"}
+	s.content = control.CacheContent{More: 7, Answers: []control.CachedAnswer{
+		{
+			CacheBlock: inside, Name: "web.example.org.", Type: "A", Class: "IN", Flags: []string{"do", "cd"}, Kind: "positive", Rcode: "NOERROR",
+			Answer: []string{"web.example.org. 0 IN CNAME lb.example.net.", "lb.example.net. 0 IN A 192.0.2.1"}, Authority: []string{}, Additional: []string{},
+			Stored: stored, AgeSeconds: 400, StoredTTLSeconds: 300, StaleSeconds: 100, Uses: 3, UsesOrMore: true, Source: "192.0.2.53:53",
+		},
+		{
+			CacheBlock: cluster, Name: "web.cluster.local.", Type: "AAAA", Class: "IN", Flags: []string{}, Kind: "nodata", Rcode: "NOERROR",
+			Answer: []string{}, Authority: soa, Additional: []string{}, Stored: stored, AgeSeconds: 2, StoredTTLSeconds: 5, TTLSeconds: 3, Uses: 1,
+		},
+		{
+			CacheBlock: cluster, Name: "web.cluster.local.", Type: "TXT", Class: "IN", Flags: []string{}, Kind: "failure", Rcode: "SERVFAIL",
+			Answer: []string{}, Authority: []string{}, Additional: []string{}, Stored: stored, StoredTTLSeconds: 5, TTLSeconds: 5, Uses: 2, Source: "10.96.0.99:53",
+		},
+	}}
+	s.removed = control.CacheRemoved{Caches: []control.CacheFlushed{
+		{CacheBlock: inside, Positive: 2, OtherNames: 1}, {CacheBlock: cluster, Denials: 1, Failures: 1}, {CacheBlock: control.CacheBlock{ServerBlock: "dns://untouched.:53"}},
+	}}
+	return s
+}
+
+func TestCacheGolden(t *testing.T) {
+	for _, tc := range []struct {
+		golden string
+		args   []string
+	}{
+		{"cache-show.txt", []string{"show", "web.example.org"}},
+		{"cache-show.json", []string{"show", "web.example.org", "--output", "json"}},
+		{"cache-flush.txt", []string{"flush", "web.example.org"}},
+		{"cache-flush.json", []string{"flush", "--output", "json"}},
+	} {
+		node := &fakeNode{sockets: []*fakeSocket{aCache("/run/trackless/control.sock", 47)}}
+		out, code, err := runCache(t, node, tc.args...)
+		if err != nil || code != 0 {
+			t.Fatalf("%v: status %d, error %v", tc.args, code, err)
+		}
+		golden(t, tc.golden, out)
+		if strings.HasSuffix(tc.golden, ".json") {
+			continue
+		}
+		// On a narrow terminal only records are wrapped.
+		for line := range strings.Lines(out) {
+			if len(line) > 80 && !strings.Contains(line, " IN ") {
+				t.Errorf("%d columns: %s", len(line), line)
+			}
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	refusing := aCache("/run/trackless/control-2.sock", 2)
+	refusing.switchErr = &control.RefusedError{Reason: "the Corefile in force has no cache directive"}
+	broken := aCache("/run/trackless/control-3.sock", 3)
+	broken.switchErr = errors.New("control socket: connection reset")
+	empty := newSocket("/run/trackless/control-4.sock", 4, "trackless-d")
+	hung := newSocket("/run/trackless/control-5.sock", 5, "trackless-e")
+	hung.statusErr = context.DeadlineExceeded
+	mute := iptables.Instance{Table: "trackless-mute", Owner: nft.Owner{PID: 6, LocalPID: 6, Life: owner.Alive}}
+	dead := iptables.Instance{Table: "trackless-dead", Owner: nft.Owner{PID: 7, Life: owner.Dead}}
+	first := aCache("/run/trackless/control.sock", 1)
+	for _, tc := range []struct {
+		name    string
+		args    []string
+		sockets []*fakeSocket
+		tables  []iptables.Instance
+		code    int
+		err     string
+		out     []string
+		asked   string // of the first
+	}{
+		{name: "type", args: []string{"show", "www.example.org", "aaaa"}, sockets: []*fakeSocket{first}, asked: "show www.example.org aaaa"},
+		{name: "nothing cached", args: []string{"show", "www.example.org", "MX"}, sockets: []*fakeSocket{empty}, out: []string{"nothing is cached for www.example.org MX\n"}, asked: "show www.example.org MX"},
+		{name: "name", args: []string{"flush", "www.example.org"}, sockets: []*fakeSocket{first}, asked: `flush name "www.example.org" zone ""`},
+		{name: "zone", args: []string{"flush", "--zone", "example.org"}, sockets: []*fakeSocket{first}, asked: `flush name "" zone "example.org"`},
+		{name: "everything", args: []string{"flush"}, sockets: []*fakeSocket{first}, asked: `flush name "" zone ""`},
+		{
+			name: "several instances, of which one refuses and one breaks off", args: []string{"flush"}, sockets: []*fakeSocket{first, refusing, broken},
+			code: exitFailure, err: "pid 2 refused: the Corefile in force has no cache directive; pid 3: control socket: connection reset",
+			out: []string{"pid 1:\nremoved 4 answers\n"}, asked: `flush name "" zone ""`,
+		},
+		{name: "one of several", args: []string{"flush", "--pid", "1"}, sockets: []*fakeSocket{first, refusing, broken}, out: []string{"removed 4 answers\n"}, asked: `flush name "" zone ""`},
+		{name: "the one with the socket", args: []string{"show", "a", "--socket", first.name}, sockets: []*fakeSocket{refusing, first}, tables: []iptables.Instance{mute}},
+		{
+			name: "JSON of one that refuses", args: []string{"show", "a", "-o", "json"}, sockets: []*fakeSocket{refusing},
+			code: exitFailure, err: "no cache directive", out: []string{`"error": "pid 2 refused: the Corefile in force has no cache directive"`},
+		},
+		{name: "no instance", args: []string{"show", "a"}, code: exitFailure, err: "cache show: no instance answers on this node: is `trackless serve` running?"},
+		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*fakeSocket{first}, code: exitFailure, err: "no instance with pid 99 answers"},
+		{name: "one without a socket", args: []string{"flush"}, sockets: []*fakeSocket{first}, tables: []iptables.Instance{mute, dead}, code: exitFailure, err: "cache flush: pid 6 answers on no control socket", out: []string{"removed 4 answers"}},
+		{name: "one that hangs", args: []string{"flush"}, sockets: []*fakeSocket{hung}, code: exitFailure, err: "deadline exceeded"},
+		{name: "no name", args: []string{"show"}, code: exitUsage, err: "want NAME or NAME TYPE"},
+		{name: "no such type", args: []string{"show", "a", "NOPE"}, code: exitUsage, err: `cache show: "NOPE" is no record type`},
+		{name: "no domain name", args: []string{"show", "a..b"}, code: exitUsage, err: `"a..b" is no domain name`},
+		{name: "zone that is none", args: []string{"flush", "--zone", strings.Repeat("a", 64)}, code: exitUsage, err: "is no domain name: label is longer than 63"},
+		{name: "two names", args: []string{"flush", "a", "b"}, code: exitUsage, err: "want one NAME, not 2"},
+		{name: "name and zone", args: []string{"flush", "a", "--zone", "b"}, code: exitUsage, err: "both a name and a zone"},
+		{name: "variable that is not set", args: []string{"flush", ""}, code: exitUsage, err: "the name is empty"},
+		{name: "zone from a variable that is not set", args: []string{"flush", "--zone", ""}, code: exitUsage, err: "the name is empty"},
+		{name: "output", args: []string{"flush", "-o", "xml"}, code: exitUsage, err: "--output is table or json"},
+		{name: "pid", args: []string{"flush", "--pid", "-1"}, code: exitUsage, err: "--pid is a process id"},
+		{name: "timeout", args: []string{"flush", "--timeout", "0s"}, code: exitUsage, err: "--timeout is more than 0"},
+		{name: "verb", args: []string{"drop"}, code: exitUsage, err: `unknown verb "drop"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, s := range tc.sockets {
+				s.asked = ""
+			}
+			out, code, err := runCache(t, &fakeNode{sockets: tc.sockets, instances: tc.tables}, tc.args...)
+			if code != tc.code || (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
+			}
+			for _, want := range tc.out {
+				if !strings.Contains(out, want) {
+					t.Errorf("%q is missing in\n%s", want, out)
+				}
+			}
+			if tc.asked != "" && tc.sockets[0].asked != tc.asked {
+				t.Errorf("it was asked to %s, want %s", tc.sockets[0].asked, tc.asked)
+			}
+			if tc.code == exitUsage && out != "" {
+				t.Errorf("a wrong command line wrote\n%s", out)
+			}
+		})
+	}
+}
+
+func TestCacheCompletion(t *testing.T) {
+	node := &fakeNode{sockets: []*fakeSocket{aCache("/run/trackless/control.sock", 4711)}}
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{""}, "flush\t"}, {[]string{"show", "a", ""}, "AAAA\n"}, {[]string{"show", ""}, ":4"}, {[]string{"flush", "--pid", ""}, "4711"},
+		{[]string{"flush", "--output", ""}, "json"}, {[]string{"flush", "--zone", ""}, ":4"},
+	} {
+		out, _, err := runCache(t, node, append([]string{"__complete"}, tc.args...)...)
+		if err != nil || !strings.Contains(out, tc.want) {
+			t.Errorf("%v: %v, %q is missing in\n%s", tc.args, err, tc.want, out)
+		}
+	}
+}

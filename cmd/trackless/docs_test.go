@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/nodecache"
 )
 
@@ -160,6 +161,22 @@ func TestRunbookCommands(t *testing.T) {
 		}
 		if found == 0 {
 			t.Errorf("%s names no command of ours", page)
+		}
+	}
+}
+
+// The page about the cache must know every field.
+func TestCachePageIsComplete(t *testing.T) {
+	b, err := os.ReadFile("../../docs/cache.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range []reflect.Type{reflect.TypeFor[cacheReport](), reflect.TypeFor[control.CachedAnswer](), reflect.TypeFor[control.CacheFlushed]()} {
+		for _, f := range reflect.VisibleFields(typ) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if name != "" && !strings.Contains(string(b), "`"+name+"`") {
+				t.Errorf("%s of %s is not on the page", name, typ)
+			}
 		}
 	}
 }

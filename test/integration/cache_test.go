@@ -53,12 +53,11 @@ func addressUpstream(t *testing.T, listen string, last int) *atomic.Int32 {
 
 // cacheServer is a server in the network namespace of its test.
 type cacheServer struct {
-	t        *testing.T
-	dir      string
-	cmd      *exec.Cmd
-	log      string
-	reloads  int
-	corefile string
+	t       *testing.T
+	dir     string
+	cmd     *exec.Cmd
+	log     string
+	reloads int
 }
 
 func (s *cacheServer) write(name, text string) {

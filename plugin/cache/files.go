@@ -31,7 +31,7 @@ const (
 	// told from another by what the kernel notes of it, so that any change
 	// counts.
 	maxContents = 64 << 20
-	// maxFiles bounds the files and folders looked at.
+	// maxFiles bounds the files and folders looked at in a folder.
 	maxFiles = 10000
 	// defaultHosts is read by hosts where it names no file.
 	defaultHosts = "/etc/hosts"
@@ -40,27 +40,28 @@ const (
 // contents maps the files that arguments name to what is in them.
 type contents map[string]string
 
-// reader collects contents within bounds.
+// reader reads files within bounds, and each of them once: server blocks may
+// name the same ones.
 type reader struct {
-	found contents
-	bytes int64
-	files int
+	known contents
+	bytes int64 // that may still be read
+	files int   // that may still be looked at in the folder
 	buf   []byte
 }
 
 func newReader() *reader {
-	return &reader{found: contents{}, bytes: maxContents, files: maxFiles, buf: make([]byte, 64<<10)}
+	return &reader{known: contents{}, bytes: maxContents, buf: make([]byte, 64<<10)}
 }
 
 var errTooManyFiles = fmt.Errorf("more than %d files", maxFiles)
 
-// directives reads the files that the directives name. root is that of the
-// directive of this name, empty if there is none.
-func (r *reader) directives(tokens map[string][]caddyfile.Token, root string) error {
+// directives adds the files that the directives name to found. root is that of
+// the directive of this name, empty if there is none.
+func (r *reader) directives(found contents, tokens map[string][]caddyfile.Token, root string) error {
 	// In a fixed order, since the bounds depend on what was read before.
 	for _, directive := range slices.Sorted(maps.Keys(tokens)) {
 		for _, name := range argumentsOf(directive, tokens[directive]) {
-			if err := r.named(name, root); err != nil {
+			if err := r.named(found, name, root); err != nil {
 				return fmt.Errorf("%s: %w", directive, err)
 			}
 		}
@@ -91,16 +92,17 @@ func argumentsOf(directive string, tokens []caddyfile.Token) []string {
 	return names
 }
 
-// named reads the file of that name, if there is one: relative to the working
+// named adds the file of that name, if there is one: relative to the working
 // directory, and relative to root where there is one, since only the directive
 // knows which.
-func (r *reader) named(name, root string) error {
+func (r *reader) named(found contents, name, root string) error {
 	paths := []string{name}
 	if root != "" && !filepath.IsAbs(name) {
 		paths = append(paths, filepath.Join(root, name))
 	}
 	for _, path := range paths {
-		if _, done := r.found[path]; done {
+		if sum, done := r.known[path]; done {
+			found[path] = sum
 			continue
 		}
 		info, err := os.Stat(path)
@@ -110,9 +112,11 @@ func (r *reader) named(name, root string) error {
 		case err != nil:
 			return err
 		}
-		if r.found[path], err = r.read(path, info); err != nil {
+		sum, err := r.read(path, info)
+		if err != nil {
 			return err
 		}
+		r.known[path], found[path] = sum, sum
 	}
 	return nil
 }
@@ -129,6 +133,7 @@ func isNoFile(err error) bool {
 }
 
 func (r *reader) read(path string, info fs.FileInfo) (string, error) {
+	r.files = maxFiles
 	sum := sha256.New()
 	var err error
 	if info.IsDir() {

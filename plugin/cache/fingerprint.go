@@ -36,10 +36,10 @@ type facts struct {
 	Upstreams []string
 }
 
-// readFacts returns the facts of the controller's server block as they are now,
+// readFacts returns the facts of the controller's server block as files has them,
 // or nil if the Corefile is not to be had, as in tests of a single directive.
 // Environment variables, imports and snippets are expanded as caddy does it.
-func readFacts(controller *caddy.Controller) (*facts, error) {
+func readFacts(controller *caddy.Controller, files *reader) (*facts, error) {
 	corefile := corefileOf(controller)
 	if corefile == nil {
 		return nil, nil
@@ -52,11 +52,10 @@ func readFacts(controller *caddy.Controller) (*facts, error) {
 		return nil, nil
 	}
 	own := blocks[controller.ServerBlockIndex]
-	f := &facts{Block: factsOf(own)}
+	f := &facts{Block: factsOf(own), Files: contents{}}
 	below := tokensBelow(own)
 	f.Below = textsOf(below)
-	files := newReader()
-	if err := files.directives(below, rootOf(own)); err != nil {
+	if err := files.directives(f.Files, below, rootOf(own)); err != nil {
 		return nil, err
 	}
 	if rewrite := textOf(own.Tokens["rewrite"]); slices.Contains(rewrite, "edns0") {
@@ -71,12 +70,11 @@ func readFacts(controller *caddy.Controller) (*facts, error) {
 		f.Routing = append(f.Routing, other)
 		if asks {
 			f.Asked = append(f.Asked, textsOf(b.Tokens))
-			if err := files.directives(b.Tokens, rootOf(b)); err != nil {
+			if err := files.directives(f.Files, b.Tokens, rootOf(b)); err != nil {
 				return nil, err
 			}
 		}
 	}
-	f.Files = files.found
 	return f, nil
 }
 
@@ -237,13 +235,16 @@ func newLine(before, t caddyfile.Token) bool { return t.Line != before.Line || t
 // inInstance finds what this package keeps with a caddy instance.
 type inInstance struct{}
 
-// perInstance is it: how many caches take their share of the default size.
-type perInstance struct{ defaultSized int }
+// perInstance is it.
+type perInstance struct {
+	defaultSized  int     // how many caches take their share of the default size
+	before, after *reader // of the files, before and after directives are set up
+}
 
 func instanceOf(controller *caddy.Controller) *perInstance {
 	p, _ := controller.Get(inInstance{}).(*perInstance)
 	if p == nil {
-		p = new(perInstance)
+		p = &perInstance{before: newReader(), after: newReader()}
 		controller.Set(inInstance{}, p)
 	}
 	return p

@@ -285,37 +285,56 @@ func TestReaderBounds(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "large", strings.Repeat("x", 100))
 	write(t, dir, "small", "x")
-	read := func(bytes int64, files int, name string) (string, error) {
-		r := newReader()
-		r.bytes, r.files = bytes, files
-		err := r.named(filepath.Join(dir, name), "")
-		return r.found[filepath.Join(dir, name)], err
+	read := func(bytes int64, name string) (string, error) {
+		r, found := newReader(), contents{}
+		r.bytes = bytes
+		err := r.named(found, filepath.Join(dir, name), "")
+		return found[filepath.Join(dir, name)], err
 	}
-	before, err := read(99, 1, "large")
-	if again, againErr := read(99, 1, "large"); err != nil || againErr != nil || again != before {
+	before, err := read(99, "large")
+	if again, againErr := read(99, "large"); err != nil || againErr != nil || again != before {
 		t.Fatalf("unchanged, but %q is %q now: %v %v", before, again, err, againErr)
 	}
-	if whole, _ := read(100, 1, "large"); whole == before {
+	if whole, _ := read(100, "large"); whole == before {
 		t.Error("a file that fits the bound is not told by its contents")
 	}
 	if err := os.Remove(filepath.Join(dir, "large")); err != nil {
 		t.Fatal(err)
 	}
 	write(t, dir, "large", strings.Repeat("x", 100))
-	if after, err := read(99, 1, "large"); err != nil || after == before {
+	if after, err := read(99, "large"); err != nil || after == before {
 		t.Errorf("another file of the same size counts as the same: %v", err)
 	}
-	if _, err := read(1000, 2, "."); err == nil {
-		t.Error("a folder and two files are within the bound of two")
+	for i := range maxFiles - 3 { // and the folder, and two files
+		write(t, dir, fmt.Sprint("empty", i), "")
 	}
-	if _, err := read(1000, 3, "."); err != nil {
+	if _, err := read(1000, ""); err != nil {
 		t.Error(err)
+	}
+	write(t, dir, "one more", "")
+	if _, err := read(1000, ""); err == nil {
+		t.Error("a folder with more files than the bound was read")
 	}
 	// It says that it is empty.
 	r := newReader()
 	r.bytes = 10
-	if err := r.named("/proc/self/mountinfo", ""); err == nil {
+	if err := r.named(contents{}, "/proc/self/mountinfo", ""); err == nil {
 		t.Error("a file beyond the bound that hides its size is no error")
+	}
+}
+
+// TestReaderReadsOnce: server blocks may name the same files.
+func TestReaderReadsOnce(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "zone", "1")
+	path := filepath.Join(dir, "zone")
+	r, first, second := newReader(), contents{}, contents{}
+	if err := r.named(first, path, ""); err != nil {
+		t.Fatal(err)
+	}
+	left := r.bytes
+	if err := r.named(second, path, ""); err != nil || second[path] != first[path] || r.bytes != left {
+		t.Errorf("read again: %v, %v and %v, %d bytes", err, first, second, left-r.bytes)
 	}
 }
 

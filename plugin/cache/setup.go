@@ -35,7 +35,7 @@ func setup(controller *caddy.Controller) error {
 		instanceOf(controller).defaultSized++
 	}
 	// The directives below come after this one, and read their files then.
-	before, beforeErr := readFacts(controller)
+	before, beforeErr := readFacts(controller, instanceOf(controller).before)
 	controller.OnStartup(func() error {
 		c.viewLabel = cfg.ViewName
 		c.keys = controller.ServerBlockKeys
@@ -51,7 +51,7 @@ func setup(controller *caddy.Controller) error {
 			}
 			c.bypass = append(c.bypass, zones...)
 		}
-		after, err := readFacts(controller)
+		after, err := readFacts(controller, instanceOf(controller).after)
 		if err = cmp.Or(beforeErr, err); err != nil {
 			log.Warningf("Answers do not outlive a reload: %v; let trackless read it, or name no such file in the Corefile", err)
 		}

@@ -45,15 +45,15 @@ type contents map[string]string
 type reader struct {
 	known contents
 	bytes int64 // that may still be read
-	files int   // that may still be looked at in the folder
-	buf   []byte
+	limit int   // of files and folders in a folder
+	files int   // that may still be looked at in this one
 }
 
 func newReader() *reader {
-	return &reader{known: contents{}, bytes: maxContents, buf: make([]byte, 64<<10)}
+	return &reader{known: contents{}, bytes: maxContents, limit: maxFiles}
 }
 
-var errTooManyFiles = fmt.Errorf("more than %d files", maxFiles)
+var errTooManyFiles = errors.New("too many files in a folder")
 
 // directives adds the files that the directives name to found. root is that of
 // the directive of this name, empty if there is none.
@@ -133,7 +133,7 @@ func isNoFile(err error) bool {
 }
 
 func (r *reader) read(path string, info fs.FileInfo) (string, error) {
-	r.files = maxFiles
+	r.files = r.limit
 	sum := sha256.New()
 	var err error
 	if info.IsDir() {
@@ -196,7 +196,7 @@ func (r *reader) file(sum hash.Hash, path string, info fs.FileInfo) error {
 	defer f.Close()
 	// What grows meanwhile, or is larger than it says as files in /proc are, is
 	// not followed beyond the bound.
-	n, err := io.CopyBuffer(sum, io.LimitReader(f, r.bytes+1), r.buf)
+	n, err := io.Copy(sum, io.LimitReader(f, r.bytes+1))
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,7 @@ func (r *reader) file(sum hash.Hash, path string, info fs.FileInfo) error {
 
 func (r *reader) count() error {
 	if r.files--; r.files < 0 {
-		return errTooManyFiles
+		return fmt.Errorf("%w: more than %d", errTooManyFiles, r.limit)
 	}
 	return nil
 }

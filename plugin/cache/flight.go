@@ -383,6 +383,14 @@ func (fl *flight) forget() {
 	}
 }
 
+// abandon has the answers that are being asked for asked for anew by who comes
+// next.
+func (f *flights) abandon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.byKey = nil
+}
+
 // sent is when a query was sent upstream.
 type sent struct {
 	order uint64

@@ -424,6 +424,29 @@ func TestPrivateResponses(t *testing.T) {
 	})
 }
 
+// TestFlushEndsSharing: who asks after a flush gets no answer that was asked for
+// before.
+func TestFlushEndsSharing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := replies(nil, anA)
+		answer := up.f
+		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			time.Sleep(minPatience / 2)
+			return answer(ctx, w, r)
+		}
+		c := newCache(t, up, nil)
+		for range 2 { // the second waits for the first
+			go ask(t, c, question(www, nil))
+			synctest.Wait()
+		}
+		c.flights.abandon()
+		ask(t, c, question(www, nil))
+		if up.count() != 2 || len(c.flights.byKey) != 0 || c.flights.waiters != 0 {
+			t.Errorf("%d queries upstream, want 2; %d flights and %d waiters left", up.count(), len(c.flights.byKey), c.flights.waiters)
+		}
+	})
+}
+
 // TestQueryOfAQuery: a plugin below the cache asks the cache itself for the name
 // under way, as for a CNAME record that a wildcard makes point to itself.
 func TestQueryOfAQuery(t *testing.T) {

@@ -38,6 +38,9 @@ func (r *engines) FlushCache(s control.CacheScope) (control.CacheRemoved, error)
 			}
 		})
 		owner.counters.setEntries(s.engine.Store())
+		for _, c := range s.owners {
+			c.flights.abandon()
+		}
 		removed.Caches = append(removed.Caches, n)
 		total += n.Answers()
 	})

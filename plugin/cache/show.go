@@ -152,14 +152,14 @@ func (c *copied) show(now, epoch time.Time) control.CachedAnswer {
 	return a
 }
 
-// flagsOf are the bits of queries that share an answer.
+// flagsOf says to which queries the answer is given.
 func flagsOf(key wire.Key) []string {
 	flags := []string{}
 	for _, f := range []struct {
-		set  bool
+		bit  wire.Bits
 		name string
-	}{{key.DO(), "do"}, {key.CD(), "cd"}} {
-		if f.set {
+	}{{wire.DO, "do"}, {wire.CD, "cd"}, {wire.NoRD, "no-rd"}, {wire.NoSubnet, "no-subnet"}} {
+		if key.Bits()&f.bit != 0 {
 			flags = append(flags, f.name)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -124,7 +123,7 @@ func ReadSettings(root string) ([]Setting, error) {
 			return nil, err
 		}
 		s := Setting{Name: "net.netfilter." + k.name, Value: v, Unit: k.unit, Meaning: k.meaning, KubeProxy: k.kubeProxy}
-		s.Files = slices.Concat(files[s.Name], files["net."+k.name]) // net.nf_conntrack_max is the old name
+		s.Files = files[s.Name]
 		if k.def >= 0 {
 			d := uint64(k.def)
 			s.Default = &d
@@ -248,9 +247,24 @@ func readSysctlFile(root, path string, set map[string][]SettingFile) {
 		if !ok {
 			continue
 		}
-		key = strings.ReplaceAll(strings.TrimPrefix(strings.TrimSpace(key), "-"), "/", ".")
+		key = sysctlName(key)
 		set[key] = append(set[key], SettingFile{Path: shown, Line: n, Value: strings.TrimSpace(value)})
 	}
+}
+
+// aliases are further names of variables that the kernel has under two
+// (net/netfilter/nf_conntrack_standalone.c): the line read last wins, whatever
+// it calls the variable.
+var aliases = map[string]string{"net.nf_conntrack_max": "net.netfilter.nf_conntrack_max"}
+
+// sysctlName returns the name that a line of sysctl.d(5) assigns to, as
+// Setting.Name has it: slashes may stand for dots.
+func sysctlName(key string) string {
+	key = strings.ReplaceAll(strings.TrimPrefix(strings.TrimSpace(key), "-"), "/", ".")
+	if name, ok := aliases[key]; ok {
+		return name
+	}
+	return key
 }
 
 // WriteSetting sets a sysctl below root/proc. name is its full name.

@@ -71,6 +71,34 @@ func TestReadSettings(t *testing.T) {
 	}
 }
 
+// net.nf_conntrack_max is the same variable: the line read last wins, by
+// whatever name.
+func TestSettingAliases(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		first, last string
+	}{
+		{"old name first", "net.nf_conntrack_max", "net.netfilter.nf_conntrack_max"},
+		{"old name last", "net.netfilter.nf_conntrack_max", "net.nf_conntrack_max"},
+		{"with slashes", "net/netfilter/nf_conntrack_max", "-net/nf_conntrack_max"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			settings, err := conntrack.ReadSettings(plant(t, map[string]string{
+				netfilter + "nf_conntrack_max": "1\n",
+				"etc/sysctl.d/10-a.conf":       test.first + " = 111\n",
+				"etc/sysctl.d/90-b.conf":       test.last + " = 222\n",
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := []conntrack.SettingFile{{Path: "/etc/sysctl.d/10-a.conf", Line: 1, Value: "111"}, {Path: "/etc/sysctl.d/90-b.conf", Line: 1, Value: "222"}}
+			if !slices.Equal(settings[0].Files, want) {
+				t.Errorf("files %+v, want %+v", settings[0].Files, want)
+			}
+		})
+	}
+}
+
 func TestDefaultLimitByMemory(t *testing.T) {
 	for _, test := range []struct {
 		name, meminfo string

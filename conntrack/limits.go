@@ -17,7 +17,7 @@ type Limits struct {
 	// nobody has collected yet included.
 	Count uint64
 	// Max is the number of entries at which new flows are dropped
-	// (nf_conntrack_max). Every namespace has a count of its own, and the one
+	// (nf_conntrack_max), 0 where there is no limit. Every namespace has a count of its own, and the one
 	// limit of the initial namespace applies to each.
 	Max uint64
 	// Buckets is the size of the hash table that all namespaces share.

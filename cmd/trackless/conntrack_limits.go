@@ -117,8 +117,12 @@ func hashsizeFiles(root string) []conntrack.SettingFile {
 
 func writeLimits(out io.Writer, r *limitsReport) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s entries. Memory of the table: %s now, %s when full (%d + about %d bytes an entry, %s; %d bytes a bucket)\n\n",
-		thousands(r.Entries), byteSize(r.NowBytes), byteSize(r.LimitBytes), r.Memory.EntryBytes, r.Memory.ExtensionBytes,
+	whenFull := byteSize(r.LimitBytes) + " when full"
+	if limit, ok := conntrack.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {
+		whenFull = "no limit (nf_conntrack_max is 0)"
+	}
+	fmt.Fprintf(&b, "%s entries. Memory of the table: %s now, %s (%d + about %d bytes an entry, %s; %d bytes a bucket)\n\n",
+		thousands(r.Entries), byteSize(r.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes,
 		memorySource(r.Memory.Source), r.Memory.BucketBytes)
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(tw, "NET.NETFILTER.\tVALUE\t\tDEFAULT\tSET BY\tMEANING")
@@ -130,13 +134,23 @@ func writeLimits(out io.Writer, r *limitsReport) error {
 				differs = "*"
 			}
 		}
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s%s\n", strings.TrimPrefix(s.Name, "net.netfilter."), settingValue(s.Unit, s.Value),
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s%s\n", strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s),
 			differs, def, setBy(s, r.Hashsize), s.Meaning, settingCost(s, r.Memory))
 	}
 	_ = tw.Flush()
 	_, err := out.Write(b.Bytes())
 	return err
 }
+
+// shownValue is the value of a setting, with what it means where it is no number.
+func shownValue(s conntrack.Setting) string {
+	if isLimit(s) && s.Value == 0 {
+		return "0 (no limit)"
+	}
+	return settingValue(s.Unit, s.Value)
+}
+
+func isLimit(s conntrack.Setting) bool { return strings.HasSuffix(s.Name, ".nf_conntrack_max") }
 
 // settingValue writes a value with its unit.
 func settingValue(u conntrack.Unit, v uint64) string {
@@ -175,7 +189,7 @@ func setBy(s conntrack.Setting, hashsize []conntrack.SettingFile) string {
 func settingCost(s conntrack.Setting, m conntrack.Memory) string {
 	switch s.Unit {
 	case conntrack.UnitEntries:
-		if strings.HasSuffix(s.Name, "nf_conntrack_max") {
+		if isLimit(s) && s.Value > 0 {
 			return fmt.Sprintf(" [%s when reached]", byteSize(m.Table(s.Value, 0)))
 		}
 	case conntrack.UnitBuckets:

@@ -178,7 +178,7 @@ func writeNamespaces(out io.Writer, list []namespaceReport) error {
 		if pod == "" {
 			pod = "-"
 		}
-		_, _ = fmt.Fprintf(tw, "net:[%d]\t%s\t%.1f %%\t%s\t%s\t%s\t%s\n", r.Inode, thousands(r.Entries), r.FillPercent, thousands(r.DNS), thousands(r.Unreplied), who, pod)
+		_, _ = fmt.Fprintf(tw, "net:[%d]\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Inode, thousands(r.Entries), fillText(r.Entries, r.Limit), thousands(r.DNS), thousands(r.Unreplied), who, pod)
 	}
 	_ = tw.Flush()
 	_, err := out.Write(b.Bytes())

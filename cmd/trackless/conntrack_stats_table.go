@@ -13,10 +13,15 @@ import (
 // writeTableReport writes a report for people.
 func writeTableReport(out io.Writer, r *tableReport) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s of %s entries (%.1f %%), %s buckets (%.1f entries per bucket at the limit)\n",
-		thousands(r.Entries), thousands(r.Limit), r.FillPercent, thousands(r.Buckets), ratio(r.Limit, r.Buckets))
-	fmt.Fprintf(&b, "memory: %s now, %s at the limit (%d + about %d bytes an entry, %s)\n",
-		byteSize(r.Memory.NowBytes), byteSize(r.Memory.LimitBytes), r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source))
+	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", ratio(r.Entries, r.Buckets)), ""
+	if r.Limit > 0 {
+		fill = fmt.Sprintf(" (%.1f %%)", r.FillPercent)
+		perBucket = fmt.Sprintf("%.1f entries per bucket at the limit", ratio(r.Limit, r.Buckets))
+		whenFull = fmt.Sprintf(", %s at the limit", byteSize(r.Memory.LimitBytes))
+	}
+	fmt.Fprintf(&b, "%s%s, %s buckets (%s)\n", entriesOf(r.Entries, r.Limit), fill, thousands(r.Buckets), perBucket)
+	fmt.Fprintf(&b, "memory: %s now%s (%d + about %d bytes an entry, %s)\n",
+		byteSize(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source))
 	if s := r.Summary; s != nil {
 		writeShares(&b, r, s)
 		writeCounts(&b, s)
@@ -161,6 +166,23 @@ func ratio(a, b uint64) float64 {
 		return 0
 	}
 	return float64(a) / float64(b)
+}
+
+// entriesOf writes how many entries there are of how many. A limit of 0 is none
+// (nf_conntrack_max in nf_conntrack_core.c).
+func entriesOf(entries, limit uint64) string {
+	if limit == 0 {
+		return thousands(entries) + " entries, no limit (nf_conntrack_max is 0)"
+	}
+	return fmt.Sprintf("%s of %s entries", thousands(entries), thousands(limit))
+}
+
+// fillText writes a fill in percent, "-" where there is no limit.
+func fillText(entries, limit uint64) string {
+	if limit == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f %%", percent(entries, limit))
 }
 
 // thousands writes 262144 as 262,144.

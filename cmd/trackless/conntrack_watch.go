@@ -276,7 +276,7 @@ func (r *rateLine) write(out io.Writer, output string, first bool) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(out, "%s  %9d %9d  %9d  %9d  %13d  %8d  %4.1f %%  %4d\n", r.Time.Format(time.TimeOnly),
-		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, percent(r.Entries, r.Limit), r.Lost)
+	_, err := fmt.Fprintf(out, "%s  %9d %9d  %9d  %9d  %13d  %8d  %6s  %4d\n", r.Time.Format(time.TimeOnly),
+		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, fillText(r.Entries, r.Limit), r.Lost)
 	return err
 }

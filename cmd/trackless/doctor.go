@@ -185,7 +185,7 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 		writeWrapped(&b, "not seen  ", m)
 	}
 	if len(r.Findings) == 0 {
-		fmt.Fprintf(&b, "Nothing found: %s of %s entries.\n", thousands(r.Entries), thousands(r.Limit))
+		fmt.Fprintf(&b, "Nothing found: %s.\n", entriesOf(r.Entries, r.Limit))
 	}
 	_, err := out.Write(b.Bytes())
 	return err

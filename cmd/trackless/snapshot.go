@@ -225,7 +225,7 @@ func readNode(s *snapshot.Snapshot, name string) error {
 
 // inBrief says in a line what a snapshot found.
 func inBrief(s *snapshot.Snapshot) string {
-	text := fmt.Sprintf("%s of %s entries", thousands(s.Table.Entries), thousands(s.Table.Limit))
+	text := entriesOf(s.Table.Entries, s.Table.Limit)
 	if s.Table.DNSPercent != nil {
 		text += fmt.Sprintf(", %.1f %% DNS", *s.Table.DNSPercent)
 	}

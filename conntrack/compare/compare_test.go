@@ -185,6 +185,23 @@ func TestFiguresAndCounters(t *testing.T) {
 	}
 }
 
+// A limit of 0 is none: it is not compared as a number, nor is the table 0 % full.
+func TestWithoutLimit(t *testing.T) {
+	before, after := table(noon.Add(-time.Hour), 20000, 5000, 500), table(noon, 20000, 5000, 500)
+	after.Table.Limit, after.Table.FillPercent = 0, 0
+	c := Snapshots(before, after)
+	if f := c.Figure("limit"); f.Text(f.Before) != "100,000" || f.Text(f.After) != NoLimit || f.Difference != nil || f.Ratio != nil {
+		t.Errorf("limit: %+v", f)
+	}
+	if f := c.Figure("fill_percent"); f.After != nil {
+		t.Errorf("fill_percent: %+v", f)
+	}
+	var b strings.Builder
+	if err := c.WriteTable(&b, func(_, text string) string { return text }); err != nil || strings.Count(b.String(), NoLimit) != 2 { // the figure and the warning
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
 func TestShareOfReversedEntries(t *testing.T) {
 	s := share(&summary.Summary{Entries: 100, DNS: summary.DNS{Entries: 40, Unreplied: 25, Reversed: 20}})
 	if *s != (Share{Answered: 15, Unanswered: 5, Reversed: 20, Other: 60}) {

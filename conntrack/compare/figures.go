@@ -24,8 +24,13 @@ func (p pair) figures() []Figure {
 		list = append(list, NewFigure(group, id, title, unit, of(p.before), of(p.after)))
 	}
 	add("table", "entries", "Entries in the table", Entries, func(s *snapshot.Snapshot) *float64 { return count(s.Table.Entries) })
-	add("table", "limit", "Limit of the table", Entries, func(s *snapshot.Snapshot) *float64 { return count(s.Table.Limit) })
-	add("table", "fill_percent", "How full it is", Percent, func(s *snapshot.Snapshot) *float64 { return new(s.Table.FillPercent) })
+	add("table", limitFigure, "Limit of the table", Entries, func(s *snapshot.Snapshot) *float64 { return count(s.Table.Limit) })
+	add("table", "fill_percent", "How full it is", Percent, func(s *snapshot.Snapshot) *float64 {
+		if s.Table.Limit == 0 {
+			return nil // there is no limit
+		}
+		return new(s.Table.FillPercent)
+	})
 	add("table", "memory_bytes", "Memory of the table", Bytes, func(s *snapshot.Snapshot) *float64 {
 		if s.Table.MemoryBytes == 0 {
 			return nil // the lab does not say
@@ -64,10 +69,25 @@ func (p pair) figures() []Figure {
 	return list
 }
 
+// limitFigure is the figure whose 0 means no limit.
+const limitFigure = "limit"
+
+// NoLimit is what is written in place of a limit that there is not.
+const NoLimit = "no limit"
+
+// Text writes one of the figure's values.
+func (f Figure) Text(n *float64) string {
+	if f.ID == limitFigure && n != nil && *n == 0 {
+		return NoLimit
+	}
+	return Format(f.Unit, n)
+}
+
 // NewFigure makes a figure with its difference and ratio.
 func NewFigure(group, id, title string, unit Unit, before, after *float64) Figure {
 	f := Figure{ID: id, Group: group, Title: title, Unit: unit, Before: before, After: after}
-	if before != nil && after != nil {
+	withoutLimit := before != nil && after != nil && id == limitFigure && (*before == 0 || *after == 0)
+	if before != nil && after != nil && !withoutLimit {
 		f.Difference = new(*after - *before)
 		if *before != 0 {
 			f.Ratio = new(*after / *before)

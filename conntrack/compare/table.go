@@ -67,7 +67,7 @@ func (c *Comparison) rows() [][]string {
 				rows = append(rows, []string{strings.ToUpper(g.Title)})
 				title = true
 			}
-			rows = append(rows, []string{"  " + f.Title, Format(f.Unit, f.Before), Format(f.Unit, f.After), FormatDifference(f.Unit, f.Difference), FormatRatio(f.Ratio)})
+			rows = append(rows, []string{"  " + f.Title, f.Text(f.Before), f.Text(f.After), FormatDifference(f.Unit, f.Difference), FormatRatio(f.Ratio)})
 		}
 	}
 	if len(c.States) > 0 {

@@ -61,12 +61,19 @@ func (p pair) aboutNodes() []Warning {
 	return list
 }
 
+func limitText(limit uint64) string {
+	if limit == 0 {
+		return NoLimit
+	}
+	return Format(Entries, count(limit)) + " entries"
+}
+
 func (p pair) aboutSettings() []Warning {
 	var list []Warning
 	b, a := p.before.Table, p.after.Table
 	if b.Limit != a.Limit || b.Buckets != a.Buckets {
-		list = append(list, Warning{"different-limits", fmt.Sprintf("the limits differ: %s entries in %s buckets and %s in %s; how full the table is cannot be compared",
-			Format(Entries, count(b.Limit)), Format(Entries, count(b.Buckets)), Format(Entries, count(a.Limit)), Format(Entries, count(a.Buckets))), false})
+		list = append(list, Warning{"different-limits", fmt.Sprintf("the limits differ: %s in %s buckets and %s in %s; how full the table is cannot be compared",
+			limitText(b.Limit), Format(Entries, count(b.Buckets)), limitText(a.Limit), Format(Entries, count(a.Buckets))), false})
 	}
 	var udp, other []string
 	for _, s := range p.settings() {

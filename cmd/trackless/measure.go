@@ -55,7 +55,7 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 	}
 	m := &measuredHost{Measurements: advice.Measurements{
 		Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets,
-		Memory: conntrack.ReadMemory(o.root), CPUs: host.CPUs(), Settings: settings,
+		Memory: conntrack.ReadMemory(o.root), Settings: settings,
 	}}
 	m.MemoryTotal, err = host.MemTotal(o.root)
 	m.miss(err)
@@ -156,7 +156,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.Listeners, err = host.Listeners(threadProc)
 	m.miss(err)
 	m.miss(m.measureNotrack())
-	m.KubeProxy, err = host.KubeProxy(o.root)
+	m.KubeProxies, err = host.KubeProxies(o.root, threadProc)
 	m.miss(err)
 	links, err := linkNames()
 	m.miss(err)

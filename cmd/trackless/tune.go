@@ -134,8 +134,10 @@ func (o *tuneOptions) oneOf() error {
 type tuning struct {
 	advice.Recommendation
 	Files []tuningFile `json:"files"`
-	// KubeProxy is a fragment of KubeProxyConfiguration.
-	KubeProxy string `json:"kube_proxy"`
+	// KubeProxy is a fragment of KubeProxyFile: of a KubeProxyConfiguration, or
+	// of the file in which a distribution gives kube-proxy its flags.
+	KubeProxy     string `json:"kube_proxy"`
+	KubeProxyFile string `json:"kube_proxy_file"`
 	// Overridden names the settings that kube-proxy of this node would set
 	// otherwise when it starts.
 	Overridden []string `json:"kube_proxy_overrides,omitempty"`
@@ -178,7 +180,7 @@ func (t *tuning) write(out io.Writer) error {
 	for _, f := range t.Files {
 		fmt.Fprintf(&b, "\n--- %s\n%s", f.Path, f.Content)
 	}
-	fmt.Fprintf(&b, "\n--- KubeProxyConfiguration\n%s", t.KubeProxy)
+	fmt.Fprintf(&b, "\n--- %s\n%s", t.KubeProxyFile, t.KubeProxy)
 	for _, name := range t.Overridden {
 		fmt.Fprintf(&b, "\nkube-proxy runs on this node and sets %s by itself: without the fragment above the file is overridden when it starts.\n", name)
 	}
@@ -223,17 +225,20 @@ func tuneNodes(paths []string, output string, out io.Writer) error {
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			return &exitError{exitCannotLook, fmt.Errorf("snapshot: %w", err)}
+			return &exitError{exitCannotLook, fmt.Errorf("--nodes: %w; name files that `trackless snapshot` or `trackless conntrack stats -o json` wrote", err)}
 		}
 		var s tableCount
 		if err := json.Unmarshal(b, &s); err != nil {
-			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: %w", path, err)}
+			return &exitError{exitCannotLook, fmt.Errorf("--nodes %s: it is not JSON as `trackless snapshot` or `trackless conntrack stats -o json` write it: %w", path, err)}
 		}
 		if s.Table != nil {
 			s = *s.Table
 		}
-		if s.Entries == nil || s.Limit == nil || *s.Limit == 0 {
-			return &exitError{exitCannotLook, fmt.Errorf("snapshot %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path)}
+		if s.Entries == nil || s.Limit == nil {
+			return &exitError{exitCannotLook, fmt.Errorf("--nodes %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path)}
+		}
+		if *s.Limit == 0 {
+			return &exitError{exitCannotLook, fmt.Errorf("--nodes %s: this node has no limit (nf_conntrack_max is 0), so its table is never full; leave the file out", path)}
 		}
 		nodes = append(nodes, advice.Node{Name: path, Entries: *s.Entries, Limit: *s.Limit})
 	}

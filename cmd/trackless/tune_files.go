@@ -2,8 +2,8 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,11 +26,26 @@ func newTuning(m *measuredHost) *tuning {
 		{"modules-load", modulesLoadFile, "# The settings below net.netfilter exist only while the module is loaded.\nnf_conntrack\n"},
 		{"modprobe", modprobeFile, fmt.Sprintf("# One bucket to an entry: %d bytes.\noptions nf_conntrack hashsize=%d\n", t.Size.Buckets*m.Memory.BucketBytes, t.Size.Buckets)},
 	}
-	t.KubeProxy = t.kubeProxyConfiguration(m)
-	if m.KubeProxy != nil {
-		t.Overridden = t.overridden(m.KubeProxy)
+	k := settingProxy(m.KubeProxies)
+	t.KubeProxyFile, t.KubeProxy = t.kubeProxyConfiguration(m, k)
+	if len(m.KubeProxies) > 0 {
+		t.Overridden = t.overridden(k)
 	}
 	return t
+}
+
+// settingProxy returns the kube-proxy that sets limits and timeouts here; where
+// none does, a kube-proxy with its defaults.
+func settingProxy(proxies []advice.KubeProxy) *advice.KubeProxy {
+	for i := range proxies {
+		if !proxies[i].SetsNothing() {
+			return &proxies[i]
+		}
+	}
+	if len(proxies) > 0 {
+		return &proxies[0]
+	}
+	return &advice.KubeProxy{Distribution: advice.Standalone}
 }
 
 func (t *tuning) sysctl() string {
@@ -43,39 +58,83 @@ func (t *tuning) sysctl() string {
 	}
 	if !sized {
 		// The hash size given to the module would otherwise set the limit too.
-		fmt.Fprintf(&b, "# As it is.\nnet.netfilter.nf_conntrack_max = %d\n", t.Size.Max)
+		comment := "As it is."
+		if t.Size.Max == 0 {
+			comment = "No limit, as it is."
+		}
+		fmt.Fprintf(&b, "# "+comment+"\nnet.netfilter.nf_conntrack_max = %d\n", t.Size.Max)
 	}
 	return b.String()
 }
 
-// kubeProxyConfiguration returns the fragment that makes kube-proxy set what is
-// recommended, or what is now where nothing is.
-func (t *tuning) kubeProxyConfiguration(m *measuredHost) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nconntrack:\n")
-	fmt.Fprintf(&b, "  # At least %d on every node, whatever its CPUs.\n  maxPerCore: %d\n  min: %d\n", t.Size.Max, perCore(t.Size.Max, m.CPUs), t.Size.Max)
-	values := map[string]uint64{}
-	for name := range new(advice.KubeProxy).Sets() {
-		if v, ok := t.value(m, name); ok {
-			values[name] = v
+// kubeProxyFlags names, for each field of KubeProxyConfiguration.conntrack, the
+// flag that does the same.
+var kubeProxyFlags = map[string]string{
+	"maxPerCore": "conntrack-max-per-core", "min": "conntrack-min",
+	"tcpEstablishedTimeout": "conntrack-tcp-timeout-established", "tcpCloseWaitTimeout": "conntrack-tcp-timeout-close-wait",
+	"udpTimeout": "conntrack-udp-timeout", "udpStreamTimeout": "conntrack-udp-timeout-stream", "tcpBeLiberal": "conntrack-tcp-be-liberal",
+}
+
+// proxySetting is one field of KubeProxyConfiguration.conntrack.
+type proxySetting struct{ field, value, comment string }
+
+// proxySettings are those that make kube-proxy set what is recommended, or what
+// is now where nothing is.
+func (t *tuning) proxySettings(m *measuredHost, present *advice.KubeProxy) []proxySetting {
+	var list []proxySetting
+	if t.Size.Max == 0 {
+		list = append(list, proxySetting{"maxPerCore", "0", "nf_conntrack_max is 0, no limit: 0 leaves it alone."})
+	} else {
+		// With a maxPerCore of 1 min decides, on every number of CPUs and in every
+		// version: since 1.36 a larger product is cut to 1,048,576.
+		list = append(list,
+			proxySetting{"maxPerCore", "1", fmt.Sprintf("%d on every node, whatever its CPUs and version.", t.Size.Max)},
+			proxySetting{"min", strconv.FormatUint(t.Size.Max, 10), ""})
+	}
+	for _, s := range []struct{ name, field string }{
+		{"nf_conntrack_tcp_timeout_close_wait", "tcpCloseWaitTimeout"},
+		{"nf_conntrack_tcp_timeout_established", "tcpEstablishedTimeout"},
+	} {
+		if v, ok := t.value(m, s.name); ok {
+			list = append(list, proxySetting{s.field, (time.Duration(v) * time.Second).String(), ""})
 		}
 	}
-	fields := map[string]string{
-		"nf_conntrack_tcp_timeout_established": "tcpEstablishedTimeout",
-		"nf_conntrack_tcp_timeout_close_wait":  "tcpCloseWaitTimeout",
-	}
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		fmt.Fprintf(&b, "  %s: %s\n", fields[name], time.Duration(values[name])*time.Second)
-	}
-	var present advice.KubeProxy
-	if m.KubeProxy != nil {
-		present = *m.KubeProxy
-	}
-	fmt.Fprintf(&b, "  # 0 leaves the sysctl as it is.\n  udpTimeout: %s\n  udpStreamTimeout: %s\n", orZero(present.UDPTimeout), orZero(present.UDPStreamTimeout))
+	list = append(list,
+		proxySetting{"udpTimeout", orZero(present.UDPTimeout).String(), "0 leaves the sysctl as it is."},
+		proxySetting{"udpStreamTimeout", orZero(present.UDPStreamTimeout).String(), ""})
 	if present.TCPBeLiberal != nil {
-		fmt.Fprintf(&b, "  tcpBeLiberal: %t\n", *present.TCPBeLiberal)
+		list = append(list, proxySetting{"tcpBeLiberal", strconv.FormatBool(*present.TCPBeLiberal), ""})
 	}
-	return b.String()
+	return list
+}
+
+// kubeProxyConfiguration returns the fragment that makes the kube-proxy of this
+// node set them, and the file it belongs to.
+func (t *tuning) kubeProxyConfiguration(m *measuredHost, k *advice.KubeProxy) (file, fragment string) {
+	var b strings.Builder
+	lead, line := "", func(s proxySetting) string { return "--" + kubeProxyFlags[s.field] + "=" + s.value }
+	switch k.Distribution {
+	case advice.K3s, advice.RKE2:
+		file = "/etc/rancher/k3s/config.yaml"
+		if k.Distribution == advice.RKE2 {
+			file = "/etc/rancher/rke2/config.yaml"
+		}
+		b.WriteString("kube-proxy-arg:\n")
+		lead, line = "  ", func(s proxySetting) string { return "- " + kubeProxyFlags[s.field] + "=" + s.value }
+	case advice.MicroK8s:
+		file = "/var/snap/microk8s/current/args/kube-proxy"
+	default:
+		file = "KubeProxyConfiguration"
+		b.WriteString("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nconntrack:\n")
+		lead, line = "  ", func(s proxySetting) string { return s.field + ": " + s.value }
+	}
+	for _, s := range t.proxySettings(m, k) {
+		if s.comment != "" {
+			fmt.Fprintf(&b, "%s# %s\n", lead, s.comment)
+		}
+		fmt.Fprintf(&b, "%s%s\n", lead, line(s))
+	}
+	return file, b.String()
 }
 
 func orZero(d *time.Duration) time.Duration {
@@ -83,11 +142,6 @@ func orZero(d *time.Duration) time.Duration {
 		return 0
 	}
 	return *d
-}
-
-func perCore(limit uint64, cpus int) uint64 {
-	n := uint64(max(1, cpus))
-	return (limit + n - 1) / n
 }
 
 // value returns what a setting is to be: recommended, or as it is.
@@ -111,7 +165,13 @@ func (t *tuning) overridden(k *advice.KubeProxy) []string {
 	sets := k.Sets()
 	var names []string
 	for _, s := range t.Settings {
-		if v, ok := sets[strings.TrimPrefix(s.Name, "net.netfilter.")]; ok && v != s.Value {
+		name := strings.TrimPrefix(s.Name, "net.netfilter.")
+		v, ok := sets[name]
+		if name == "nf_conntrack_max" && k.Lowers() {
+			// Which of them depends on its version.
+			ok = slices.ContainsFunc(k.Limits(), func(l advice.Limit) bool { v = l.Entries; return v != s.Value })
+		}
+		if ok && v != s.Value {
 			names = append(names, s.Name)
 		}
 	}

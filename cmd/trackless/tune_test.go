@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -232,16 +233,93 @@ func TestTuneOutputs(t *testing.T) {
 				}
 			}
 			if len(test.args) == 2 && test.args[1] == "kube-proxy" {
-				// What we print kube-proxy must be able to read.
-				k, err := host.ParseKubeProxy("printed", []byte(out))
-				if err != nil || k.Max(1) < 131072 || *k.TCPEstablishedTimeout != 24*3600e9 {
-					t.Errorf("%+v, %v", k, err)
-				}
+				checkFragment(t, map[string]string{"proc/7/comm": "kube-proxy\n", "proc/7/cmdline": "kube-proxy\x00--config=/c\x00", "c": out})
 			}
 		})
 	}
 	if after := fmt.Sprint(files(t, root)); after != before {
 		t.Error("tune without --apply changed files")
+	}
+}
+
+// checkFragment lets the program that reads the configuration of kube-proxies
+// read what tune printed.
+func checkFragment(t *testing.T, files map[string]string) {
+	t.Helper()
+	list, err := host.KubeProxies(tuneHost(t, files), threadProc)
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	for _, cpus := range []int{1, 2, 512} {
+		k := list[0]
+		k.NodeCPUs, k.OwnCPUs = cpus, 1
+		limits := k.Limits()
+		if len(limits) != 1 && len(limits) != 2 || limits[0].Entries != 131072 || limits[len(limits)-1].Entries != 131072 || *k.TCPEstablishedTimeout != 24*3600e9 {
+			t.Errorf("on %d CPUs %+v gives %v", cpus, k, limits)
+		}
+	}
+}
+
+// A distribution that gives kube-proxy its flags gets them, not a file that
+// nobody reads.
+func TestTuneForDistributions(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name       string
+		proc, file map[string]string
+		path       string
+	}{
+		{"k3s", map[string]string{"proc/7/comm": "k3s-server\n", "proc/7/cmdline": "k3s\x00server\x00"}, map[string]string{"etc/rancher/k3s/config.yaml": ""}, "/etc/rancher/k3s/config.yaml"},
+		{"RKE2", map[string]string{"proc/7/comm": "rke2\n", "proc/7/cmdline": "rke2\x00agent\x00"}, map[string]string{"etc/rancher/rke2/config.yaml": ""}, "/etc/rancher/rke2/config.yaml"},
+		{"MicroK8s", map[string]string{"proc/7/comm": "kubelite\n", "proc/7/cmdline": "kubelite\x00--proxy-args-file=/a\x00"}, map[string]string{"a": ""}, "/var/snap/microk8s/current/args/kube-proxy"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			files := maps.Clone(test.proc)
+			maps.Copy(files, test.file)
+			root := tuneHost(t, files)
+			out, errs, code := inside(t, "tune", "--root", root)
+			if code != 0 || !strings.Contains(out, "\n--- "+test.path+"\n") {
+				t.Fatalf("exit status %d: %s\n%s", code, errs, out)
+			}
+			out, errs, code = inside(t, "tune", "--root", root, "--for", "kube-proxy")
+			if code != 0 {
+				t.Fatalf("exit status %d: %s", code, errs)
+			}
+			for path := range test.file {
+				files[path] = out
+			}
+			checkFragment(t, files)
+		})
+	}
+}
+
+// nf_conntrack_max 0 is no limit: there is none to raise, and none to set.
+func TestTuneWithoutLimit(t *testing.T) {
+	t.Parallel()
+	root := tuneHost(t, map[string]string{
+		"proc/sys/net/netfilter/nf_conntrack_max": "0\n",
+		"proc/7/comm": "kube-proxy\n", "proc/7/cmdline": "kube-proxy\x00",
+	})
+	out, errs, code := inside(t, "tune", "--root", root)
+	if code != 0 {
+		t.Fatalf("exit status %d: %s", code, errs)
+	}
+	for _, want := range []string{"net.netfilter.nf_conntrack_max = 0\n", "maxPerCore: 0", "there is no limit, and none is proposed"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "min:") {
+		t.Errorf("a limit for kube-proxy:\n%s", out)
+	}
+	out, _, _ = inside(t, "doctor", "--root", root, "--interval", "1ms", "--metrics", "off")
+	if !strings.Contains(out, "there is no limit now") || strings.Contains(out, "of 0") {
+		t.Errorf("doctor:\n%s", out)
+	}
+	out, _, _ = inside(t, "conntrack", "limits", "--root", root)
+	if !strings.Contains(out, "0 (no limit)") || strings.Contains(out, "when full") || strings.Contains(out, "when reached") {
+		t.Errorf("limits:\n%s", out)
 	}
 }
 
@@ -271,6 +349,7 @@ func TestTuneNodes(t *testing.T) {
 	b := write("b.json", `{"table": {"entries": 200000, "limit": 262144}, "rules": {}}`)
 	empty := write("empty.json", `{}`)
 	text := write("text.json", `250000 of 262144`)
+	unlimited := write("unlimited.json", `{"entries": 5, "limit": 0}`)
 
 	out, errs, code := trackless("tune", "--nodes", a, b, "-o", "json")
 	var c advice.NodeCount
@@ -287,7 +366,8 @@ func TestTuneNodes(t *testing.T) {
 	}{
 		{[]string{"--nodes"}, "name the files"},
 		{[]string{"--nodes", empty}, "neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes"},
-		{[]string{"--nodes", text}, "text.json"},
+		{[]string{"--nodes", text}, "text.json: it is not JSON as `trackless snapshot`"},
+		{[]string{"--nodes", unlimited}, "has no limit"},
 		{[]string{"--nodes", filepath.Join(dir, "none")}, "no such file"},
 		{[]string{a}, "--nodes"},
 		{[]string{"--for", "systemd"}, "modules-load"},

@@ -15,7 +15,7 @@ import (
 // quiet is a healthy node: no rule finds anything in it.
 func quiet() *Measurements {
 	return &Measurements{
-		Entries: 20_000, Limit: 262_144, Buckets: 262_144, CPUs: 8, MemoryTotal: 16 << 30,
+		Entries: 20_000, Limit: 262_144, Buckets: 262_144, MemoryTotal: 16 << 30,
 		Memory:   conntrack.Memory{EntryBytes: 256, ExtensionBytes: 128, BucketBytes: 8, Source: "slabinfo"},
 		Interval: time.Second, Growth: 3,
 		Settings: settings("nf_conntrack_tcp_timeout_established", 86400, "nf_conntrack_tcp_timeout_time_wait", 120),
@@ -180,16 +180,46 @@ func TestRules(t *testing.T) {
 		}, "datapath", Warning, []string{"may never reach it"}},
 		{"Calico eBPF", func(m *Measurements) { m.Datapath = Datapath{CalicoEBPF: true} }, "datapath", Info, []string{"BPFExcludeCIDRsFromNAT"}},
 
-		{"kube-proxy's defaults", func(m *Measurements) { m.KubeProxy = &KubeProxy{} }, "kube-proxy", Info,
-			[]string{"could not be read", "262,144 (maxPerCore x 8 CPUs", "tcp_timeout_established to 24h0m0s", "tcp_timeout_close_wait to 1h0m0s"}},
+		{"kube-proxy's defaults", func(m *Measurements) { m.KubeProxies = []KubeProxy{{NodeCPUs: 8}} }, "kube-proxy", Info,
+			[]string{"could not be read", "to 262,144 (maxPerCore 32,768 x 8 CPUs of the node, at least min 131,072)", "lowers a higher one too before Kubernetes 1.37", "tcp_timeout_established to 24h0m0s", "tcp_timeout_close_wait to 1h0m0s"}},
 		{"kube-proxy against a file", func(m *Measurements) {
-			m.KubeProxy = &KubeProxy{Path: "/var/lib/kube-proxy/config.conf", UDPTimeout: ptr(10 * time.Second), TCPBeLiberal: ptr(true), MaxPerCore: ptr(int64(0))}
+			m.KubeProxies = []KubeProxy{{Path: "/var/lib/kube-proxy/config.conf", UDPTimeout: ptr(10 * time.Second), TCPBeLiberal: ptr(true), MaxPerCore: ptr(int64(0))}}
 			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "3600"}}
 		}, "kube-proxy", Warning, []string{"/etc/sysctl.d/90.conf:3 asks for 1h0m0s", "udp_timeout to 10s", "tcp_be_liberal to 1", "config.conf"}},
 		{"kube-proxy agrees with a file", func(m *Measurements) {
-			m.KubeProxy = &KubeProxy{}
+			m.KubeProxies = []KubeProxy{{}}
 			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "86400"}}
 		}, "kube-proxy", Info, nil},
+		{"kube-proxy lowers a file's limit", func(m *Measurements) {
+			m.KubeProxies = []KubeProxy{{NodeCPUs: 2, Since: 30, Before: 36}}
+			m.Settings = append(m.Settings, conntrack.Setting{Name: "net.netfilter.nf_conntrack_max", Value: 1_000_000, Files: []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 1, Value: "1000000"}}})
+		}, "kube-proxy", Warning, []string{"90.conf:1 asks for 1,000,000: lost", "lowers a higher one"}},
+		{"kube-proxy 1.37 leaves a file's higher limit", func(m *Measurements) {
+			m.KubeProxies = []KubeProxy{{NodeCPUs: 2, Since: 37}}
+			m.Settings = append(m.Settings, conntrack.Setting{Name: "net.netfilter.nf_conntrack_max", Value: 1_000_000, Files: []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 1, Value: "1000000"}}})
+		}, "kube-proxy", Info, []string{"leaves a higher one"}},
+		{"k3s against a file", func(m *Measurements) {
+			m.KubeProxies = []KubeProxy{{Distribution: K3s, TCPEstablishedTimeout: ptr(99 * time.Second)}}
+			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "7200"}}
+		}, "kube-proxy", Warning, []string{"kube-proxy, inside k3s, overrides", "to 1m39s", "asks for 2h0m0s", "/etc/rancher/k3s/config.yaml"}},
+		{"the kube-proxy of k0s", func(m *Measurements) { m.KubeProxies = []KubeProxy{{Distribution: K0s}} }, "kube-proxy", Info, []string{"k0s.yaml"}},
+		{"RKE2 sets it, its kube-proxy does not", func(m *Measurements) {
+			m.KubeProxies = []KubeProxy{{Distribution: RKE2}, {MaxPerCore: ptr(int64(0)), TCPEstablishedTimeout: ptr(time.Duration(0)), TCPCloseWaitTimeout: ptr(time.Duration(0))}}
+		}, "kube-proxy", Info, []string{"inside RKE2 sets", "/etc/rancher/rke2/config.yaml"}},
+		{"kube-proxy sets nothing", func(m *Measurements) {
+			m.KubeProxies = []KubeProxy{{MaxPerCore: ptr(int64(0)), TCPEstablishedTimeout: ptr(time.Duration(0)), TCPCloseWaitTimeout: ptr(time.Duration(0)), TCPBeLiberal: ptr(false)}}
+		}, "", Info, nil},
+		{"kube-proxy where there is no limit", func(m *Measurements) {
+			m.Limit = 0
+			m.KubeProxies = []KubeProxy{{NodeCPUs: 2}}
+		}, "kube-proxy", Info, []string{"there is no limit now", "maxPerCore 0 leaves it alone"}},
+
+		{"no limit, many entries", func(m *Measurements) { m.Limit, m.Entries, m.Growth = 0, 260_000, 9_000 }, "", Info, nil},
+		{"no limit, DNS", func(m *Measurements) {
+			m.Limit = 0
+			m.Table.DNS = summary.DNS{Entries: 10_000, UDP: 10_000}
+		}, "dns-share", Info, []string{"50 % of the table is DNS"}},
+		{"no limit, few buckets", func(m *Measurements) { m.Limit, m.Buckets = 0, 1_024 }, "few-buckets", Warning, []string{"20,000 entries, no limit", "echo 65536"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			m := quiet()
@@ -287,6 +317,8 @@ func TestRecommend(t *testing.T) {
 		{"a quiet node keeps what it has", func(*Measurements) {}, 262_144, 262_144, nil, ""},
 		{"twice the load", func(m *Measurements) { m.Entries = 250_000 }, 524_288, 524_288, []string{"nf_conntrack_max=524288"}, ""},
 		{"kube-proxy's buckets", func(m *Measurements) { m.Buckets = 65_536 }, 262_144, 262_144, nil, ""},
+		{"no limit stays none", func(m *Measurements) { m.Limit = 0 }, 0, 262_144, nil, "none is proposed"},
+		{"no limit, a hash for the load", func(m *Measurements) { m.Limit, m.Entries, m.Buckets = 0, 250_000, 65_536 }, 0, 524_288, nil, "none is proposed"},
 		{"more than memory allows", func(m *Measurements) { m.Entries, m.MemoryTotal = 250_000, 2<<30 }, 342_392, 342_392, []string{"nf_conntrack_max=342392"}, "more nodes"},
 		{"never less than there is", func(m *Measurements) { m.Entries, m.MemoryTotal = 250_000, 1<<20 }, 262_144, 262_144, nil, "more nodes"},
 		{"five days", func(m *Measurements) { m.Settings = settings("nf_conntrack_tcp_timeout_established", 432000) }, 262_144, 262_144, []string{"nf_conntrack_tcp_timeout_established=86400"}, ""},
@@ -314,6 +346,40 @@ func TestRecommend(t *testing.T) {
 			}
 			if notes := strings.Join(r.Notes, "\n"); (notes != "") != (test.note != "") || !strings.Contains(notes, test.note) {
 				t.Errorf("notes %q, want %q", notes, test.note)
+			}
+		})
+	}
+}
+
+// What kube-proxy writes into nf_conntrack_max, by its version.
+func TestKubeProxyLimits(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		k    KubeProxy
+		want []uint64
+	}{
+		{"the defaults on few CPUs", KubeProxy{NodeCPUs: 2}, []uint64{131_072}},
+		{"the defaults on many", KubeProxy{NodeCPUs: 16}, []uint64{524_288}},
+		{"left alone", KubeProxy{NodeCPUs: 2, MaxPerCore: ptr(int64(0)), Min: ptr(int64(9))}, nil},
+		{"of its own CPUs before 1.21", KubeProxy{NodeCPUs: 2, OwnCPUs: 1, Before: 21, MaxPerCore: ptr(int64(100_000)), Min: ptr(int64(0))}, []uint64{100_000}},
+		{"of the node's CPUs since", KubeProxy{NodeCPUs: 2, OwnCPUs: 1, Since: 21, MaxPerCore: ptr(int64(100_000)), Min: ptr(int64(0))}, []uint64{200_000}},
+		{"of either", KubeProxy{NodeCPUs: 2, OwnCPUs: 1, MaxPerCore: ptr(int64(100_000)), Min: ptr(int64(0))}, []uint64{200_000, 100_000}},
+		{"cut since 1.36, whatever min", KubeProxy{NodeCPUs: 64, Since: 36, Min: ptr(int64(3_000_000))}, []uint64{1_048_576}},
+		{"not cut before", KubeProxy{NodeCPUs: 64, Since: 21, Before: 36}, []uint64{2_097_152}},
+		{"perhaps cut", KubeProxy{NodeCPUs: 64, Since: 21}, []uint64{2_097_152, 1_048_576}},
+		{"min alone is not cut", KubeProxy{NodeCPUs: 64, Since: 36, MaxPerCore: ptr(int64(1)), Min: ptr(int64(2_097_152))}, []uint64{2_097_152}},
+		{"k3s does not cut", KubeProxy{Distribution: K3s, NodeCPUs: 64, OwnCPUs: 1, Since: 36}, []uint64{2_097_152}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []uint64
+			for _, l := range test.k.Limits() {
+				got = append(got, l.Entries)
+				if l.How == "" {
+					t.Errorf("%d comes from nowhere", l.Entries)
+				}
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("limits %v, want %v", got, test.want)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package advice
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -11,12 +12,11 @@ import (
 // Measurements are what is known of a host. What could not be measured is left
 // at its zero value, and no rule finds anything in it.
 type Measurements struct {
-	// Entries, Limit and Buckets are conntrack.Limits.
+	// Entries, Limit and Buckets are conntrack.Limits; a Limit of 0 is none.
 	Entries, Limit, Buckets uint64
 	// Memory is the size of an entry; MemoryTotal the machine's memory in bytes.
 	Memory      conntrack.Memory
 	MemoryTotal uint64
-	CPUs        int
 
 	// Interval is the time between two looks; Growth and Rise are how much
 	// Entries and the kernel's counters grew in it.
@@ -45,8 +45,11 @@ type Measurements struct {
 	// of the table (its metric entries_avoided), nil if none was asked.
 	Avoided *uint64
 
-	Datapath  Datapath
-	KubeProxy *KubeProxy
+	Datapath Datapath
+	// KubeProxies are the programs that do kube-proxy's work in this network
+	// namespace. Beside RKE2, which sets the sysctls, runs a kube-proxy that
+	// does not.
+	KubeProxies []KubeProxy
 }
 
 // KernelLog is what the kernel's log says of the table.
@@ -81,61 +84,6 @@ type Datapath struct {
 	Evidence []string
 }
 
-// KubeProxy is the kube-proxy of this node, with the section conntrack of its
-// KubeProxyConfiguration (k8s.io/kube-proxy/config/v1alpha1). Nil fields were
-// not set: kube-proxy's defaults apply.
-type KubeProxy struct {
-	// Path is where the configuration was read, "" if it could not be.
-	Path string
-
-	MaxPerCore            *int64
-	Min                   *int64
-	TCPEstablishedTimeout *time.Duration
-	TCPCloseWaitTimeout   *time.Duration
-	UDPTimeout            *time.Duration
-	UDPStreamTimeout      *time.Duration
-	TCPBeLiberal          *bool
-}
-
-// kube-proxy's defaults (pkg/proxy/apis/config/v1alpha1/defaults.go).
-const (
-	defaultMaxPerCore     = 32 * 1024
-	defaultMin            = 128 * 1024
-	defaultTCPEstablished = 24 * time.Hour
-	defaultTCPCloseWait   = time.Hour
-)
-
-// Max returns the limit that kube-proxy asks for on a machine with so many
-// CPUs, 0 if it leaves the limit alone (getConntrackMax in
-// cmd/kube-proxy/app/server_linux.go).
-func (k *KubeProxy) Max(cpus int) uint64 {
-	perCore, least := valueOr(k.MaxPerCore, int64(defaultMaxPerCore)), valueOr(k.Min, int64(defaultMin))
-	if perCore <= 0 {
-		return 0
-	}
-	return uint64(max(perCore*int64(cpus), least))
-}
-
-// Sets returns the timeouts, in seconds, and switches that kube-proxy writes
-// when it starts, by the name of the sysctl below net.netfilter. A timeout of 0
-// in its configuration leaves the sysctl alone.
-func (k *KubeProxy) Sets() map[string]uint64 {
-	sets := map[string]uint64{}
-	add := func(name string, d time.Duration) {
-		if d > 0 {
-			sets[name] = uint64(d / time.Second)
-		}
-	}
-	add("nf_conntrack_tcp_timeout_established", valueOr(k.TCPEstablishedTimeout, defaultTCPEstablished))
-	add("nf_conntrack_tcp_timeout_close_wait", valueOr(k.TCPCloseWaitTimeout, defaultTCPCloseWait))
-	add("nf_conntrack_udp_timeout", valueOr(k.UDPTimeout, 0))
-	add("nf_conntrack_udp_timeout_stream", valueOr(k.UDPStreamTimeout, 0))
-	if valueOr(k.TCPBeLiberal, false) {
-		sets["nf_conntrack_tcp_be_liberal"] = 1
-	}
-	return sets
-}
-
 func valueOr[T any](p *T, def T) T {
 	if p == nil {
 		return def
@@ -148,7 +96,16 @@ func (m *Measurements) setting(name string) (uint64, bool) {
 	return conntrack.SettingValue(m.Settings, name)
 }
 
-// fill returns how much of the limit is used, 0 to 1 and above.
+// entriesOf writes how many entries there are of how many.
+func (m *Measurements) entriesOf() string {
+	if m.Limit == 0 {
+		return thousands(m.Entries) + " entries, no limit (nf_conntrack_max is 0)"
+	}
+	return fmt.Sprintf("%s of %s entries", thousands(m.Entries), thousands(m.Limit))
+}
+
+// fill returns how much of the limit is used, 0 to 1 and above; 0 if there is
+// none.
 func (m *Measurements) fill() float64 {
 	if m.Limit == 0 {
 		return 0

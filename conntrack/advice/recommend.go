@@ -17,6 +17,7 @@ type Recommendation struct {
 
 // Size is the recommended size of the table.
 type Size struct {
+	// Max is 0 where there is no limit: it stays so.
 	Max     uint64 `json:"max"`
 	Buckets uint64 `json:"buckets"`
 	// ExtraBytes is what the table of this size takes when full beyond what
@@ -54,7 +55,9 @@ func Recommend(m *Measurements) Recommendation {
 			Risk:   "kernel memory that no cgroup limits",
 		})
 	}
-	if r.Size.Max < wantedMax(m) {
+	if m.Limit == 0 {
+		r.Notes = append(r.Notes, "nf_conntrack_max is 0: there is no limit, and none is proposed. The entries may take all the memory that the kernel has; no cgroup limits them")
+	} else if r.Size.Max < wantedMax(m) {
 		r.Notes = append(r.Notes, fmt.Sprintf("%s entries would be wanted; more than %s take over a sixteenth of this machine's memory. Spread the load over more nodes", thousands(wantedMax(m)), thousands(r.Size.Max)))
 	}
 	established, ok := m.setting("nf_conntrack_tcp_timeout_established")
@@ -92,13 +95,24 @@ func wantedMax(m *Measurements) uint64 {
 	return max(m.Limit, powerOfTwo(uint64(math.Ceil(float64(m.Entries)/targetFill))))
 }
 
-func recommendSize(m *Measurements) Size {
-	s := Size{Max: wantedMax(m)}
+// affordable returns n, or fewer entries where so many take over a sixteenth of
+// the memory.
+func affordable(m *Measurements, n uint64) uint64 {
 	perEntry := m.Memory.EntryBytes + m.Memory.ExtensionBytes + m.Memory.BucketBytes
-	if m.MemoryTotal > 0 && perEntry > 0 {
-		affordable := uint64(memoryShare * float64(m.MemoryTotal) / float64(perEntry))
-		s.Max = max(m.Limit, min(s.Max, affordable))
+	if m.MemoryTotal == 0 || perEntry == 0 {
+		return n
 	}
+	return min(n, uint64(memoryShare*float64(m.MemoryTotal)/float64(perEntry)))
+}
+
+func recommendSize(m *Measurements) Size {
+	if m.Limit == 0 {
+		// Only the hash has a size: for the load, with as much room as a limit
+		// would leave.
+		buckets := max(m.Buckets, affordable(m, wantedMax(m)))
+		return Size{Buckets: buckets, ExtraBytes: (buckets - m.Buckets) * m.Memory.BucketBytes}
+	}
+	s := Size{Max: max(m.Limit, affordable(m, wantedMax(m)))}
 	// One bucket to an entry, as the kernel does by itself since Linux 5.15.
 	s.Buckets = max(m.Buckets, s.Max)
 	s.ExtraBytes = m.Memory.Table(s.Max, s.Buckets) - min(m.Memory.Table(s.Max, s.Buckets), m.Memory.Table(m.Limit, m.Buckets))

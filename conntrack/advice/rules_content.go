@@ -40,7 +40,7 @@ func dnsShare(m *Measurements) []Finding {
 			Severity: Info,
 			Title:    fmt.Sprintf("Trackless keeps %s entries out of the table", thousands(*m.Avoided)),
 			Evidence: []string{
-				fmt.Sprintf("the table has %s entries; with them it would have %s, %.0f %% of its limit", thousands(m.Entries), thousands(m.Entries+*m.Avoided), 100*float64(m.Entries+*m.Avoided)/float64(max(1, m.Limit))),
+				fmt.Sprintf("the table has %s entries; with them it would have %s%s", thousands(m.Entries), thousands(m.Entries+*m.Avoided), m.ofLimit(m.Entries+*m.Avoided)),
 				fmt.Sprintf("memory saved: %s", bytesText(m.Memory.Table(*m.Avoided, 0))),
 			},
 			Remedy: []string{"nothing to do"},
@@ -50,17 +50,26 @@ func dnsShare(m *Measurements) []Finding {
 		return nil
 	}
 	dns := m.Table.DNS
+	evidence := []string{fmt.Sprintf("%s of %s entries: %s UDP, %s TCP, %s never answered", thousands(dns.Entries), thousands(m.Table.Entries), thousands(dns.UDP), thousands(dns.TCP), thousands(dns.Unreplied))}
+	if m.Limit > 0 {
+		evidence = append(evidence, fmt.Sprintf("without them the table would be %.0f %% full instead of %.0f %%", 100*float64(m.Entries-min(m.Entries, dns.Entries))/float64(m.Limit), 100*m.fill()))
+	}
 	return []Finding{{
 		Severity: m.crowded(),
 		Title:    fmt.Sprintf("%.0f %% of the table is DNS", 100*m.share(dns.Entries)),
-		Evidence: []string{
-			fmt.Sprintf("%s of %s entries: %s UDP, %s TCP, %s never answered", thousands(dns.Entries), thousands(m.Table.Entries), thousands(dns.UDP), thousands(dns.TCP), thousands(dns.Unreplied)),
-			fmt.Sprintf("without them the table would be %.0f %% full instead of %.0f %%", 100*float64(m.Entries-min(m.Entries, dns.Entries))/float64(max(1, m.Limit)), 100*m.fill()),
-		},
-		Remedy: []string{fmt.Sprintf("run Trackless on this node: it answers from a cache and keeps DNS untracked; saves about %s entries, %s", thousands(dns.Entries), bytesText(m.Memory.Table(dns.Entries, 0)))},
-		Memory: "the cache's own, as configured",
-		Risk:   "none: without Trackless queries go to kube-dns as now",
+		Evidence: evidence,
+		Remedy:   []string{fmt.Sprintf("run Trackless on this node: it answers from a cache and keeps DNS untracked; saves about %s entries, %s", thousands(dns.Entries), bytesText(m.Memory.Table(dns.Entries, 0)))},
+		Memory:   "the cache's own, as configured",
+		Risk:     "none: without Trackless queries go to kube-dns as now",
 	}}
+}
+
+// ofLimit writes how much of the limit n entries are, nothing if there is none.
+func (m *Measurements) ofLimit(n uint64) string {
+	if m.Limit == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %.0f %% of its limit", 100*float64(n)/float64(m.Limit))
 }
 
 func idleEstablished(m *Measurements) []Finding {

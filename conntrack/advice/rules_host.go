@@ -2,12 +2,7 @@ package advice
 
 import (
 	"fmt"
-	"maps"
 	"slices"
-	"strconv"
-	"time"
-
-	"github.com/trackless-dns/trackless/conntrack"
 )
 
 func inactive(m *Measurements) []Finding {
@@ -50,58 +45,4 @@ func datapath(m *Measurements) []Finding {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("a DNS cache listens on %v: queries to a Service address may never reach it", m.Listeners))
 	}
 	return []Finding{f}
-}
-
-// kubeProxy tells what kube-proxy sets, and where that contradicts the files
-// that were to decide.
-func kubeProxy(m *Measurements) []Finding {
-	k := m.KubeProxy
-	if k == nil {
-		return nil
-	}
-	config := "its configuration could not be read; its defaults are assumed"
-	if k.Path != "" {
-		config = "its configuration is " + k.Path
-	}
-	f := Finding{
-		Severity: Info,
-		Title:    "kube-proxy sets limits and timeouts when it starts",
-		Evidence: []string{config},
-		Remedy:   []string{"set what shall last in KubeProxyConfiguration.conntrack: trackless tune --for kube-proxy"},
-		Risk:     "kube-proxy has to be restarted on each node",
-	}
-	if limit := k.Max(m.CPUs); limit > 0 {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("it raises nf_conntrack_max to %s (maxPerCore x %d CPUs, at least min) and never lowers it", thousands(limit), m.CPUs))
-	}
-	sets := k.Sets()
-	for _, name := range slices.Sorted(maps.Keys(sets)) {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("it sets %s to %s whatever it was", name, seconds(name, sets[name])))
-		wanted, file, ok := fromFiles(m.Settings, name)
-		if ok && wanted != sets[name] {
-			f.Severity = Warning
-			f.Title = "kube-proxy overrides what the sysctl files set"
-			f.Evidence = append(f.Evidence, fmt.Sprintf("%s:%d asks for %s: lost when kube-proxy starts", file.Path, file.Line, seconds(name, wanted)))
-		}
-	}
-	return []Finding{f}
-}
-
-// fromFiles returns what the sysctl files set a setting to, and the file that wins.
-func fromFiles(settings []conntrack.Setting, name string) (uint64, conntrack.SettingFile, bool) {
-	for _, s := range settings {
-		if s.Name != "net.netfilter."+name || len(s.Files) == 0 {
-			continue
-		}
-		last := s.Files[len(s.Files)-1]
-		v, err := strconv.ParseUint(last.Value, 10, 64)
-		return v, last, err == nil
-	}
-	return 0, conntrack.SettingFile{}, false
-}
-
-func seconds(name string, v uint64) string {
-	if name == "nf_conntrack_tcp_be_liberal" {
-		return strconv.FormatUint(v, 10)
-	}
-	return (time.Duration(v) * time.Second).String()
 }

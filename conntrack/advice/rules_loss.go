@@ -28,7 +28,7 @@ func loss(m *Measurements, counter string, rise, total uint64, rising, once Seve
 func dropped(m *Measurements) []Finding {
 	return loss(m, "drop", m.Rise.Drop, m.Total.Drop, Critical, Warning, Finding{
 		Title:    "packets of new flows are dropped",
-		Evidence: []string{fmt.Sprintf("%s of %s entries", thousands(m.Entries), thousands(m.Limit))},
+		Evidence: []string{m.entriesOf()},
 		Remedy: []string{
 			"raise the limit: trackless tune",
 			"keep DNS out of the table: run Trackless on this node",

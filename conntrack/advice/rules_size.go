@@ -31,7 +31,7 @@ func tableFull(m *Measurements) []Finding {
 	f := Finding{
 		Severity: Warning,
 		Title:    fmt.Sprintf("the table is %.0f %% full", 100*fill),
-		Evidence: []string{fmt.Sprintf("%s of %s entries", thousands(m.Entries), thousands(m.Limit))},
+		Evidence: []string{m.entriesOf()},
 	}
 	if fill >= fillCritical {
 		f.Severity = Critical
@@ -86,10 +86,14 @@ func fewBuckets(m *Measurements) []Finding {
 		return nil
 	}
 	now, full := float64(m.Entries)/float64(m.Buckets), float64(m.Limit)/float64(m.Buckets)
+	title := fmt.Sprintf("%.1f entries to a hash bucket", now)
+	if m.Limit > 0 {
+		title += fmt.Sprintf(", %.1f when the table is full", full)
+	}
 	f := Finding{
-		Title: fmt.Sprintf("%.1f entries to a hash bucket, %.1f when the table is full", now, full),
+		Title: title,
 		Evidence: []string{
-			fmt.Sprintf("%s buckets, %s entries, limit %s", thousands(m.Buckets), thousands(m.Entries), thousands(m.Limit)),
+			fmt.Sprintf("%s buckets, %s", thousands(m.Buckets), m.entriesOf()),
 			"an entry stands in the hash twice; every packet walks half a bucket's list before it finds its flow",
 		},
 	}

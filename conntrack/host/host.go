@@ -16,7 +16,6 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,10 +43,6 @@ func MemTotal(root string) (uint64, error) {
 	}
 	return *info.MemTotalBytes, nil
 }
-
-// CPUs returns the number of CPUs that this process may use: kube-proxy
-// multiplies by the same number (runtime.NumCPU).
-func CPUs() int { return runtime.NumCPU() }
 
 // Listeners returns the addresses on which DNS servers listen with UDP sockets
 // of their own, from proc/net of the process or thread directory proc

@@ -80,8 +80,14 @@ const trackEverything = "add table inet track { chain c { type filter hook input
 func (s *sick) dns(n int) {
 	s.t.Helper()
 	s.run("ip", "addr", "add", "169.254.20.10/32", "dev", "lo")
+	s.dnsAt("169.254.20.10:53", n)
+}
+
+// dnsAt does so at any address of the namespace, and asks 169.254.20.10.
+func (s *sick) dnsAt(listen string, n int) {
+	s.t.Helper()
 	s.ns.Do(func() {
-		server, err := net.ListenPacket("udp", "169.254.20.10:53")
+		server, err := net.ListenPacket("udp", listen)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -188,6 +194,21 @@ func TestDoctorEndToEnd(t *testing.T) {
 			s.run("nft", "add table inet half { chain o { type filter hook output priority -300; udp dport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; }; }")
 			s.dns(0)
 		}, says: "none the answers"},
+		{name: "rules untrack, a zone undoes it", id: "notrack-missing", severity: advice.Warning, setup: func(s *sick) {
+			s.run("nft", trackEverything)
+			s.run("nft", bothUntracked)
+			s.run("nft", "add table inet zone { chain o { type filter hook output priority -299; udp dport 53 ct zone set 5; }; }")
+			s.dns(1)
+		}, during: func(ctx context.Context, s *sick) {
+			s.ns.Do(func() {
+				repeat(ctx, 50*time.Millisecond, func(int) {
+					if c, err := net.Dial("udp", "169.254.20.10:53"); err == nil {
+						_, _ = c.Write([]byte("question"))
+						_ = c.Close()
+					}
+				})
+			})
+		}, says: "although rules untrack it"},
 		{id: "datapath", severity: advice.Info, setup: func(s *sick) {
 			s.run("ip", "link", "add", "cilium_host", "type", "veth", "peer", "name", "cilium_net")
 		}, says: "link cilium_host"},
@@ -337,7 +358,7 @@ func TestDoctorAsksTracklessWhatItSaves(t *testing.T) {
 	ns, path := nodeTable(t)
 	s := &sick{t: t, ns: ns}
 	s.run("nft", trackEverything)
-	s.run("nft", "add table inet both { chain o { type filter hook output priority -300; udp dport 53 notrack; udp sport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; udp sport 53 notrack; }; }")
+	s.run("nft", bothUntracked)
 	s.dns(3)
 	ns.Do(func() {
 		l, err := net.Listen("tcp", netip.AddrPortFrom(netip.MustParseAddr("169.254.20.10"), 9253).String())
@@ -360,6 +381,53 @@ func TestDoctorAsksTracklessWhatItSaves(t *testing.T) {
 	out, errs, code := trackless("doctor", "--interval", "100ms", "--netns", path, "--root", hostRoot(t, ""))
 	if code != 0 || !strings.Contains(out, "Trackless keeps 4,711 entries out of the table") {
 		t.Errorf("exit status %d\n%s%s", code, out, errs)
+	}
+}
+
+const bothUntracked = "add table inet both { chain o { type filter hook output priority -300; udp dport 53 notrack; udp sport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; udp sport 53 notrack; }; }"
+
+// Entries outlive the rules that untrack their flow now: seconds after an
+// installation they prove nothing.
+func TestDoctorKnowsEntriesOlderThanTheRules(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		before []string
+		legacy bool
+	}{
+		{"to the cache", nil, false},
+		{"translated away from it", []string{"add table ip nat { chain o { type nat hook output priority -100; ip daddr 169.254.20.10 udp dport 53 dnat to 127.0.0.1:53; }; }"}, false},
+		{"answers first", []string{"add table inet half { chain o { type filter hook output priority -300; udp dport 53 notrack; }; chain p { type filter hook prerouting priority -300; udp dport 53 notrack; }; }"}, false},
+		{"rules of iptables-legacy", nil, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ns, path := nodeTable(t)
+			s := &sick{t: t, ns: ns}
+			s.run("nft", trackEverything)
+			for _, rule := range test.before {
+				s.run("nft", rule)
+			}
+			if len(test.before) > 0 && strings.Contains(test.before[0], "dnat") {
+				s.dnsAt("127.0.0.1:53", 0)
+			}
+			s.dns(3)
+			if test.legacy {
+				for _, chain := range []string{"PREROUTING", "OUTPUT"} {
+					for _, port := range []string{"--dport", "--sport"} {
+						s.run("iptables-legacy", "-t", "raw", "-A", chain, "-p", "udp", port, "53", "-j", "CT", "--notrack")
+					}
+				}
+			} else {
+				s.run("nft", bothUntracked)
+			}
+			r, _ := runDoctor(t, "--netns", path, "--root", hostRoot(t, ""))
+			for _, f := range r.Findings {
+				if strings.HasPrefix(f.ID, "notrack-") {
+					t.Errorf("%s: %s %v", f.ID, f.Title, f.Evidence)
+				}
+			}
+		})
 	}
 }
 

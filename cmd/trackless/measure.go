@@ -7,15 +7,14 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/host"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
 )
@@ -69,6 +68,12 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 	m.Table, err = summarise(c, conntrack.Filter{}, m.Entries, measuredTop, errs)
 	m.miss(err)
 	m.measureSurroundings(ctx, o, c)
+	var look summary.Look
+	if o.interval > 0 && m.doubtful() {
+		look, err = lookAtDNS(c)
+		m.miss(err)
+	}
+	looked := time.Now()
 
 	if o.interval > 0 {
 		if err := wait(ctx, o.interval-time.Since(start)); err != nil {
@@ -81,6 +86,17 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 		}
 		m.Growth, m.Entries = int64(limits.Count)-int64(m.Entries), limits.Count
 	}
+	if look != nil {
+		if err := wait(ctx, lookApart-time.Since(looked)); err != nil {
+			return nil, err
+		}
+		apart := time.Since(looked)
+		again, err := lookAtDNS(c)
+		m.miss(err)
+		if err == nil {
+			m.Recent = summary.Recent(look, again, apart)
+		}
+	}
 	if statsErr != nil {
 		m.miss(fmt.Errorf("kernel counters: %w", statsErr))
 		return m, nil
@@ -92,6 +108,41 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 		m.Rise = rise(before, after)
 	}
 	return m, nil
+}
+
+// lookApart is the least time between two looks at DNS: the kernel tells whole
+// seconds.
+const lookApart = 1100 * time.Millisecond
+
+// doubtful reports whether entries of DNS to the cache on this node contradict
+// the rules, or meet rules that could not be read: they may be older.
+func (m *measuredHost) doubtful() bool {
+	if m.Table == nil {
+		return false
+	}
+	seen := make([]netip.Addr, 0, len(m.Table.DNS.Servers))
+	for _, s := range m.Table.DNS.Servers {
+		seen = append(seen, s.Asked)
+	}
+	for _, r := range m.Table.DNS.ReversedSources {
+		seen = append(seen, r.Address)
+	}
+	return slices.ContainsFunc(m.Listeners, func(a netip.Addr) bool {
+		i := slices.IndexFunc(m.Notrack, func(n advice.Notrack) bool { return n.Address == a })
+		return slices.Contains(seen, a) && (i < 0 || m.Notrack[i].Queries && m.Notrack[i].Responses)
+	})
+}
+
+// lookAtDNS looks how long the entries of DNS have left.
+func lookAtDNS(c *conntrack.Conn) (summary.Look, error) {
+	look := summary.Look{}
+	dns := []conntrack.PortRange{{First: 53, Last: 53}}
+	for _, f := range []conntrack.Filter{{DstPorts: dns}, {SrcPorts: dns}} {
+		if err := c.Dump(f, look.Add); err != nil && !errors.Is(err, conntrack.ErrInterrupted) {
+			return nil, err
+		}
+	}
+	return look, nil
 }
 
 // measuredTop is how many addresses the rules get to see of each list.
@@ -165,11 +216,9 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 }
 
 // measureNotrack finds out what rules do to the DNS of the addresses on which a
-// DNS server listens: those of Trackless and, as far as nf_tables holds them,
-// those of others. Rules of iptables-legacy cannot be read: where it has a table
-// raw nothing is concluded.
+// DNS server listens: those of Trackless and those of others.
 func (m *measuredHost) measureNotrack() error {
-	if len(m.Listeners) == 0 || legacyRaw() {
+	if len(m.Listeners) == 0 {
 		return nil
 	}
 	endpoints := make([]iptables.Endpoint, len(m.Listeners))
@@ -178,10 +227,7 @@ func (m *measuredHost) measureNotrack() error {
 	}
 	instances, err := kernelNode{}.Instances()
 	var unsupported *iptables.UnsupportedError
-	if errors.As(err, &unsupported) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.As(err, &unsupported) { // without nf_tables there are none in it
 		return err
 	}
 	foreign, err := nft.ForeignRules(nft.Config{}, endpoints)
@@ -206,17 +252,6 @@ func (m *measuredHost) measureNotrack() error {
 		m.Notrack = append(m.Notrack, n)
 	}
 	return nil
-}
-
-// legacyRaw reports whether iptables-legacy has a table raw in this namespace.
-func legacyRaw() bool {
-	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
-		b, err := os.ReadFile(filepath.Join(threadProc, "net", file))
-		if err == nil && slices.Contains(strings.Fields(string(b)), "raw") {
-			return true
-		}
-	}
-	return false
 }
 
 // metricsTimeout bounds the question to a Trackless that may not be there.

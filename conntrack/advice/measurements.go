@@ -41,6 +41,10 @@ type Measurements struct {
 	// Notrack says for each of Listeners which of its DNS rules untrack, nil if
 	// the rules could not be read whole.
 	Notrack []Notrack
+	// Recent are the DNS flows of which a packet was tracked during Interval, nil
+	// if nobody looked. Entries outlive the rules that untrack their flows: what
+	// is not in Recent may be older than those.
+	Recent map[summary.DNSFlow]bool
 	// Avoided is the number of entries that a Trackless on this node keeps out
 	// of the table (its metric entries_avoided), nil if none was asked.
 	Avoided *uint64

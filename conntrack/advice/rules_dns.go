@@ -63,16 +63,55 @@ func deadDNSEndpoint(m *Measurements) []Finding {
 // local reports whether a server is the cache on this node.
 func (m *Measurements) local(a netip.Addr) bool { return slices.Contains(m.Listeners, a) }
 
+// untracked reports whether rules in force untrack both directions of an
+// address; known is false if the rules could not be read.
+func (m *Measurements) untracked(a netip.Addr) (untracked, known bool) {
+	i := slices.IndexFunc(m.Notrack, func(n Notrack) bool { return n.Address == a })
+	if i < 0 {
+		return false, false
+	}
+	return m.Notrack[i].Queries && m.Notrack[i].Responses, true
+}
+
+// past reports whether the entries of a flow to the server at a say nothing of
+// the present: no packet of it was tracked while we looked, and no rule is known
+// to be missing.
+func (m *Measurements) past(a netip.Addr, f summary.DNSFlow) bool {
+	untracked, known := m.untracked(a)
+	return m.Recent != nil && !m.Recent[f] && (untracked || !known)
+}
+
+// trackedNevertheless is the finding about DNS that rules untrack and that is
+// tracked all the same.
+func trackedNevertheless(m *Measurements, s summary.Server) Finding {
+	return Finding{
+		Severity: Warning,
+		Title:    fmt.Sprintf("DNS to %s is tracked, although rules untrack it", s.Asked),
+		Evidence: []string{
+			fmt.Sprintf("%s entries, answered by %s; packets were tracked within the last %s", thousands(s.Entries), s.Address, m.Interval),
+			"the rules in force untrack both directions",
+		},
+		Remedy: []string{
+			"a rule that assigns a zone undoes NOTRACK, also one that comes after it: look for `ct zone set` in nft list ruleset and for CT --zone in iptables-save -t raw",
+			"if packets come in elsewhere, on another device or address, they may not meet the rules: trackless rules show",
+		},
+		Risk: "none in looking",
+	}
+}
+
 func notrackMissing(m *Measurements) []Finding {
 	if m.Table == nil {
 		return nil
 	}
 	var findings []Finding
 	for _, s := range m.Table.DNS.Servers {
-		if !m.local(s.Asked) {
+		if !m.local(s.Asked) || m.past(s.Asked, summary.DNSFlow{Asked: s.Asked, Server: s.Address}) {
 			continue
 		}
+		untracked, _ := m.untracked(s.Asked)
 		switch {
+		case untracked:
+			findings = append(findings, trackedNevertheless(m, s))
 		case s.Address != s.Asked:
 			findings = append(findings, Finding{
 				Severity: Warning,
@@ -142,6 +181,9 @@ func notrackOneSided(m *Measurements) []Finding {
 	}
 	var findings []Finding
 	for _, r := range m.Table.DNS.ReversedSources {
+		if m.local(r.Address) && m.past(r.Address, summary.DNSFlow{Server: r.Address}) {
+			continue
+		}
 		findings = append(findings, Finding{
 			Severity: Critical,
 			Title:    fmt.Sprintf("answers from %s are tracked, the queries to it are not", r.Address),
@@ -157,6 +199,9 @@ func notrackOneSided(m *Measurements) []Finding {
 		})
 	}
 	for _, s := range m.Table.DNS.Servers {
+		if untracked, _ := m.untracked(s.Asked); untracked || m.past(s.Asked, summary.DNSFlow{Asked: s.Asked, Server: s.Address}) {
+			continue
+		}
 		if m.local(s.Asked) && s.Address == s.Asked && s.Entries >= fewServerEntries && s.Unreplied == s.Entries {
 			findings = append(findings, Finding{
 				Severity: Warning,

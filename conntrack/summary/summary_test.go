@@ -2,6 +2,7 @@ package summary
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -141,5 +142,66 @@ func BenchmarkAdd(b *testing.B) {
 		raw[3]++
 		e.Original.Src = netip.AddrFrom4(raw)
 		_ = c.Add(e)
+	}
+}
+
+// Entries say by the time that they have left whether a packet came since.
+func TestRecent(t *testing.T) {
+	entry := func(change func(*conntrack.Entry), left time.Duration) *conntrack.Entry {
+		e := &conntrack.Entry{
+			Original: conntrack.Tuple{Src: netip.MustParseAddr("10.244.0.11"), SrcPort: 4000, Dst: netip.MustParseAddr("10.96.0.10"), DstPort: 53, Proto: conntrack.UDP},
+			Reply:    conntrack.Tuple{Src: netip.MustParseAddr("10.244.1.53"), SrcPort: 53, Dst: netip.MustParseAddr("10.244.0.11"), DstPort: 4000, Proto: conntrack.UDP},
+			Timeout:  left,
+		}
+		e.SetFields(conntrack.FieldStatus | conntrack.FieldTimeout | conntrack.FieldTCP)
+		if change != nil {
+			change(e)
+		}
+		return e
+	}
+	assured := func(e *conntrack.Entry) { e.Status = conntrack.StatusSeenReply | conntrack.StatusAssured }
+	tcp := func(state conntrack.TCPState) func(*conntrack.Entry) {
+		return func(e *conntrack.Entry) {
+			e.Original.Proto, e.Reply.Proto, e.TCP.State = conntrack.TCP, conntrack.TCP, state
+		}
+	}
+	reversed := func(e *conntrack.Entry) { e.Original, e.Reply = e.Reply, e.Original }
+	query := DNSFlow{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("10.244.1.53")}
+	answer := DNSFlow{Server: netip.MustParseAddr("10.244.1.53")}
+	for _, test := range []struct {
+		name          string
+		before, after []*conntrack.Entry
+		want          []DNSFlow
+	}{
+		{"nothing", nil, nil, nil},
+		{"old ones grow older", []*conntrack.Entry{entry(nil, 29 * time.Second), entry(assured, 100 * time.Second)},
+			[]*conntrack.Entry{entry(nil, 27 * time.Second), entry(assured, 98 * time.Second)}, nil},
+		{"a second's rounding is no packet", []*conntrack.Entry{entry(nil, 29 * time.Second)}, []*conntrack.Entry{entry(nil, 27 * time.Second)}, nil},
+		{"a new one of the same kind", []*conntrack.Entry{entry(nil, 29 * time.Second)}, []*conntrack.Entry{entry(nil, 27 * time.Second), entry(nil, 29 * time.Second)}, []DNSFlow{query}},
+		{"the first of its kind", []*conntrack.Entry{entry(assured, 110 * time.Second)}, []*conntrack.Entry{entry(assured, 108 * time.Second), entry(nil, 29 * time.Second)}, []DNSFlow{query}},
+		{"an answer first", nil, []*conntrack.Entry{entry(reversed, 29 * time.Second)}, []DNSFlow{answer}},
+		{"an old connection goes on", nil, []*conntrack.Entry{entry(tcp(conntrack.TCPEstablished), 86400 * time.Second)}, nil},
+		{"a new connection", nil, []*conntrack.Entry{entry(tcp(conntrack.TCPSynSent), 119 * time.Second)}, []DNSFlow{query}},
+		{"not DNS", nil, []*conntrack.Entry{entry(func(e *conntrack.Entry) { e.Original.DstPort, e.Reply.SrcPort = 80, 80 }, 29 * time.Second)}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			look := func(entries []*conntrack.Entry) Look {
+				l := Look{}
+				for _, e := range entries {
+					if err := l.Add(e); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return l
+			}
+			got := Recent(look(test.before), look(test.after), 2900*time.Millisecond)
+			want := map[DNSFlow]bool{}
+			for _, f := range test.want {
+				want[f] = true
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("recent %v, want %v", got, want)
+			}
+		})
 	}
 }

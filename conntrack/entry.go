@@ -56,8 +56,8 @@ type Field uint32
 // The optional parts of an Entry.
 const (
 	FieldStatus Field = 1 << iota
-	// FieldTimeout is absent for entries handed to a flow table, and in
-	// destroy events.
+	// FieldTimeout is absent for entries handed to a flow table, and in destroy
+	// events of entries that ran out; older kernels never send it in those.
 	FieldTimeout
 	// FieldMark is absent if the mark is 0 on some kernels, and without
 	// CONFIG_NF_CONNTRACK_MARK.

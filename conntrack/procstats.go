@@ -82,8 +82,8 @@ type Counter struct {
 // their importance to somebody who misses packets.
 func (s *CPUStats) Counters() []Counter {
 	return []Counter{
-		{"drop", s.Drop, "packets dropped because no entry could be made: the table was full, or memory was short", true},
-		{"insert_failed", s.InsertFailed, "packets dropped because another of the same flow was first: the race that delays DNS by 5 s", true},
+		{"drop", s.Drop, "packets dropped because no entry could be made or inserted: the table was full, memory was short, or the insertion failed, which counts as insert_failed, too", true},
+		{"insert_failed", s.InsertFailed, "packets dropped because another entry with the same tuple was inserted first: a race of two packets; counts as drop, too", true},
 		{"early_drop", s.EarlyDrop, "entries that were not assured, evicted to make room in a full table", true},
 		{"chain_toolong", s.ChainTooLong, "packets dropped because their hash bucket was full", true},
 		{"invalid", s.Invalid, "packets that belong to no flow: after a timeout, out of the window, or malformed", false},

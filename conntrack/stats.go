@@ -18,11 +18,12 @@ type CPUStats struct {
 	// inserted by requests (not by packets).
 	Found, Invalid, Insert uint64
 	// InsertFailed counts packets dropped because another packet of the same
-	// flow, or of a flow with the same translated tuple, was inserted first:
-	// the race that makes DNS queries time out after 5 s.
+	// flow, or of a flow with the same translated tuple, was inserted first
+	// (nf_ct_resolve_clash). Before Linux 5.10 some of them were not dropped.
 	InsertFailed uint64
 	// Drop counts packets dropped because no entry could be made: the table
-	// was full and nothing could be evicted, or memory was short.
+	// was full and nothing could be evicted, or memory was short; and since
+	// Linux 4.7 those of InsertFailed that were dropped.
 	Drop uint64
 	// EarlyDrop counts entries evicted, not assured ones, to make room in a full table.
 	EarlyDrop uint64

@@ -22,8 +22,9 @@ import (
 
 const watchHelp = `Show the entries as they are made, changed and destroyed, until interrupted.
 
-An update carries what changed, and a destroy event no timeout: filters on parts
-that an event does not carry do not match it. Since Linux 5.19 entries made before
+An update carries what changed. A destroy event carries the time that was left, if
+some was: the entry was deleted, evicted or replaced before it ran out (older kernels
+send none). Filters on parts that an event does not carry do not match it. Since Linux 5.19 entries made before
 the watch began send no events unless net.netfilter.nf_conntrack_events is 1.
 
 --rate prints one line per second instead: events of each kind, how many of them

@@ -56,6 +56,7 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 		Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets,
 		Memory: conntrack.ReadMemory(o.root), Settings: settings,
 	}}
+	m.Kernel = host.Kernel(o.root)
 	m.MemoryTotal, err = host.MemTotal(o.root)
 	m.miss(err)
 

@@ -137,7 +137,7 @@ var Rules = []Rule{
 		[]Symptom{Timeouts, IntermittentDNS, APIErrors, WorksSometimes, HealthyDropping}, dropped},
 	{"early-drop", "the kernel evicts entries to make room",
 		[]Symptom{IntermittentDNS, WorksSometimes, HealthyDropping}, earlyDropped},
-	{"insert-failed", "packets are lost in the race of two packets of one flow",
+	{"insert-failed", "packets are lost because their entry collides with another",
 		[]Symptom{IntermittentDNS, WorksSometimes}, insertFailed},
 	{"chain-toolong", "packets are lost because a hash bucket is full",
 		[]Symptom{Timeouts, WorksSometimes, HealthyDropping}, chainTooLong},

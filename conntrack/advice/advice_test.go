@@ -71,7 +71,19 @@ func TestRules(t *testing.T) {
 		{"drop rose once", func(m *Measurements) { m.Total.Drop = 12 }, "drop", Warning, []string{"not now"}},
 		{"early_drop rises", func(m *Measurements) { m.Rise.EarlyDrop, m.Total.EarlyDrop = 1, 1 }, "early-drop", Critical, []string{"early_drop rose"}},
 		{"early_drop rose once", func(m *Measurements) { m.Total.EarlyDrop = 1 }, "early-drop", Warning, []string{"not now"}},
-		{"insert_failed rises", func(m *Measurements) { m.Rise.InsertFailed, m.Total.InsertFailed, m.Total.ClashResolve = 1, 1, 7 }, "insert-failed", Warning, []string{"5 s", "7 further races"}},
+		{"insert_failed rises", func(m *Measurements) { m.Rise.InsertFailed, m.Total.InsertFailed, m.Total.ClashResolve = 1, 1, 7 }, "insert-failed", Warning, []string{"before Linux 5.10", "7 further races"}},
+		{"insert_failed rises on Linux 6.18", func(m *Measurements) {
+			m.Kernel, m.Rise.InsertFailed, m.Total.InsertFailed = [2]int{6, 18}, 1, 1
+			m.Table.NAT.SNAT, m.Table.NAT.Both = 3, 4
+		}, "insert-failed", Warning, []string{"lose nothing on this kernel", "masquerade gave two flows one port", "lead to the same server", "fully-random", "7 are under source NAT"}},
+		{"insert_failed rises on Linux 5.9", func(m *Measurements) { m.Kernel, m.Rise.InsertFailed = [2]int{5, 9}, 1 }, "insert-failed", Warning, []string{"sent to different servers", "5 s", "single-request-reopen"}},
+		{"insert_failed rises on Linux 4.18", func(m *Measurements) { m.Kernel, m.Rise.InsertFailed = [2]int{4, 18}, 1 }, "insert-failed", Warning, []string{"before Linux 4.19", "5 s"}},
+		{"drop beside insert_failed", func(m *Measurements) {
+			m.Rise.Drop, m.Total.Drop, m.Rise.InsertFailed, m.Total.InsertFailed = 5, 9, 2, 4
+		}, "drop", Critical, []string{"drop rose by 3", "to 5", "4 in all"}},
+		{"insert_failed in a full table", func(m *Measurements) {
+			m.Entries, m.Rise.Drop, m.Total.Drop, m.Rise.InsertFailed, m.Total.InsertFailed = 262_000, 5, 5, 5, 5
+		}, "drop", Critical, []string{"drop rose by 5"}},
 		{"insert_failed rose once", func(m *Measurements) { m.Total.InsertFailed = 1 }, "insert-failed", Info, []string{"not now"}},
 		{"chain_toolong rises", func(m *Measurements) { m.Rise.ChainTooLong, m.Total.ChainTooLong = 1, 1 }, "chain-toolong", Critical, nil},
 		{"chain_toolong rose once", func(m *Measurements) { m.Total.ChainTooLong = 1 }, "chain-toolong", Warning, nil},
@@ -289,10 +301,20 @@ func TestEverySymptomIsExplained(t *testing.T) {
 	}
 }
 
+// A packet that loses the race counts as drop, too: the limit has nothing to do
+// with it.
+func TestClashIsNoDrop(t *testing.T) {
+	m := quiet()
+	m.Rise.Drop, m.Total.Drop, m.Rise.InsertFailed, m.Total.InsertFailed = 3, 3, 3, 3
+	if findings := Check(m); len(findings) != 1 || findings[0].ID != "insert-failed" || findings[0].Severity != Warning {
+		t.Errorf("findings %+v", findings)
+	}
+}
+
 func TestWorstFirst(t *testing.T) {
 	m := quiet()
 	m.Total.InsertFailed = 1
-	m.Rise.Drop, m.Total.Drop = 1, 1
+	m.Rise.Drop, m.Total.Drop = 1, 2
 	m.Entries = 220_000
 	findings := Check(m)
 	if len(findings) != 3 || findings[0].ID != "drop" || findings[1].ID != "table-full" || findings[2].ID != "insert-failed" {

@@ -18,6 +18,9 @@ type Measurements struct {
 	Memory      conntrack.Memory
 	MemoryTotal uint64
 
+	// Kernel is the version of Linux as {major, minor}, zero if not known.
+	Kernel [2]int
+
 	// Interval is the time between two looks; Growth and Rise are how much
 	// Entries and the kernel's counters grew in it.
 	Interval time.Duration

@@ -25,8 +25,17 @@ func loss(m *Measurements, counter string, rise, total uint64, rising, once Seve
 	return []Finding{f}
 }
 
+// withoutClashes takes off drop what insert_failed counts, too. Near the limit
+// nothing is taken off: then the table is the more likely cause.
+func withoutClashes(m *Measurements, drop, insertFailed uint64) uint64 {
+	if m.fill() >= fillCritical {
+		return drop
+	}
+	return drop - min(drop, insertFailed)
+}
+
 func dropped(m *Measurements) []Finding {
-	return loss(m, "drop", m.Rise.Drop, m.Total.Drop, Critical, Warning, Finding{
+	f := Finding{
 		Title:    "packets of new flows are dropped",
 		Evidence: []string{m.entriesOf()},
 		Remedy: []string{
@@ -36,7 +45,14 @@ func dropped(m *Measurements) []Finding {
 		},
 		Memory: "see trackless tune",
 		Risk:   "none beyond the memory",
-	})
+	}
+	if m.Limit == 0 {
+		f.Remedy = f.Remedy[1:]
+	}
+	if clashes := max(m.Rise.InsertFailed, m.Total.InsertFailed); clashes > 0 {
+		f.Evidence = append(f.Evidence, "the kernel counts failed insertions as drop, too: "+thousands(m.Total.InsertFailed)+" in all, which are left out above unless the table is nearly full")
+	}
+	return loss(m, "drop", withoutClashes(m, m.Rise.Drop, m.Rise.InsertFailed), withoutClashes(m, m.Total.Drop, m.Total.InsertFailed), Critical, Warning, f)
 }
 
 func earlyDropped(m *Measurements) []Finding {
@@ -49,22 +65,53 @@ func earlyDropped(m *Measurements) []Finding {
 	})
 }
 
+// clashes says what the kernel does about two packets whose entries collide, and
+// so what raises insert_failed there: nf_ct_resolve_clash in
+// nf_conntrack_core.c, which was changed over the years. Only UDP is spared.
+func clashes(kernel [2]int) []string {
+	const (
+		settled = "two packets sent at once from one UDP socket, such as A and AAAA of a resolver, lose nothing on this kernel (Linux 5.10 and later), whichever server they are sent to: that race is clash_resolve"
+		partly  = "two packets sent at once from one UDP socket, such as A and AAAA of a resolver, make two entries. On this kernel (Linux 4.19 to 5.9) one packet may be lost if they are sent to different servers of a Service: the lookup waits 5 s"
+		lost    = "two packets sent at once from one UDP socket, such as A and AAAA of a resolver, make two entries. On this kernel (before Linux 4.19) one packet is lost if they are translated, as those to a Service are: the lookup waits 5 s"
+		others  = "on every kernel: two flows whose answers would look alike. Either masquerade gave two flows one port at the same time, or one client port asks two Service addresses that lead to the same server"
+		notUDP  = "on every kernel: two first packets at once of one TCP connection; on most also of one ICMP flow, such as two pings with one identifier"
+	)
+	switch {
+	case kernel == [2]int{}:
+		return []string{"before Linux 5.10: two packets sent at once from one UDP socket, such as A and AAAA of a resolver. Since then that race is settled, and counts as clash_resolve", others, notUDP}
+	case !olderThan(kernel, 5, 10):
+		return []string{others, notUDP, settled}
+	case !olderThan(kernel, 4, 19):
+		return []string{partly, others, notUDP}
+	}
+	return []string{lost, others, notUDP}
+}
+
+func olderThan(kernel [2]int, major, minor int) bool {
+	return kernel[0] < major || kernel[0] == major && kernel[1] < minor
+}
+
 func insertFailed(m *Measurements) []Finding {
 	f := Finding{
-		Title: "packets are lost in the insertion race",
-		Evidence: []string{
-			"two packets sent at once from one socket (A and AAAA of a resolver) find no entry, both make one, and the second is dropped: the lookup waits 5 s",
-		},
+		Title:    "packets are lost because their entry collides with another",
+		Evidence: clashes(m.Kernel),
 		Remedy: []string{
-			"keep DNS out of the table: run Trackless on this node; untracked packets cannot race",
-			"until then: options single-request-reopen in the pods' resolv.conf (glibc only), or a resolver that uses a socket per query",
-			"source NAT with few free ports races too: give masquerade rules --random-fully",
+			"masquerade: rules without fully-random (nft list ruleset) or --random-fully (iptables-save -t nat) race for ports. Add it, and see whether the counter still rises",
+			"Services: two of them with the same endpoints (kubectl get endpointslices -A), asked from one port. Let clients ask one of them",
+			"DNS: run Trackless on this node; untracked packets cannot collide",
 		},
 		Risk: "none",
+	}
+	if olderThan(m.Kernel, 5, 10) {
+		f.Remedy = append(f.Remedy, "a resolver's pair of queries, until then: options single-request-reopen in the pods' resolv.conf (glibc only), or a resolver that uses a socket per query")
+	}
+	if m.Table != nil {
+		f.Evidence = append(f.Evidence, fmt.Sprintf("of the entries now %s are under source NAT and %s under destination NAT", thousands(m.Table.NAT.SNAT+m.Table.NAT.Both), thousands(m.Table.NAT.DNAT+m.Table.NAT.Both)))
 	}
 	if m.Total.ClashResolve > 0 {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("%s further races were settled without loss (clash_resolve)", thousands(m.Total.ClashResolve)))
 	}
+	f.Evidence = append(f.Evidence, "each counts as drop, too")
 	return loss(m, "insert_failed", m.Rise.InsertFailed, m.Total.InsertFailed, Warning, Info, f)
 }
 

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -42,6 +43,20 @@ func MemTotal(root string) (uint64, error) {
 		return 0, errors.New("memory size: meminfo has no MemTotal")
 	}
 	return *info.MemTotalBytes, nil
+}
+
+// Kernel returns the version of Linux as {major, minor}, from
+// root/proc/sys/kernel/osrelease; zero if it cannot be read.
+func Kernel(root string) [2]int {
+	b, err := os.ReadFile(filepath.Join(root, "proc/sys/kernel/osrelease"))
+	if err != nil {
+		return [2]int{}
+	}
+	var version [2]int
+	if _, err := fmt.Sscanf(string(b), "%d.%d", &version[0], &version[1]); err != nil {
+		return [2]int{}
+	}
+	return version
 }
 
 // Listeners returns the addresses on which DNS servers listen with UDP sockets

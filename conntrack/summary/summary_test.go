@@ -174,15 +174,15 @@ func TestRecent(t *testing.T) {
 		want          []DNSFlow
 	}{
 		{"nothing", nil, nil, nil},
-		{"old ones grow older", []*conntrack.Entry{entry(nil, 29 * time.Second), entry(assured, 100 * time.Second)},
-			[]*conntrack.Entry{entry(nil, 27 * time.Second), entry(assured, 98 * time.Second)}, nil},
-		{"a second's rounding is no packet", []*conntrack.Entry{entry(nil, 29 * time.Second)}, []*conntrack.Entry{entry(nil, 27 * time.Second)}, nil},
-		{"a new one of the same kind", []*conntrack.Entry{entry(nil, 29 * time.Second)}, []*conntrack.Entry{entry(nil, 27 * time.Second), entry(nil, 29 * time.Second)}, []DNSFlow{query}},
-		{"the first of its kind", []*conntrack.Entry{entry(assured, 110 * time.Second)}, []*conntrack.Entry{entry(assured, 108 * time.Second), entry(nil, 29 * time.Second)}, []DNSFlow{query}},
-		{"an answer first", nil, []*conntrack.Entry{entry(reversed, 29 * time.Second)}, []DNSFlow{answer}},
-		{"an old connection goes on", nil, []*conntrack.Entry{entry(tcp(conntrack.TCPEstablished), 86400 * time.Second)}, nil},
-		{"a new connection", nil, []*conntrack.Entry{entry(tcp(conntrack.TCPSynSent), 119 * time.Second)}, []DNSFlow{query}},
-		{"not DNS", nil, []*conntrack.Entry{entry(func(e *conntrack.Entry) { e.Original.DstPort, e.Reply.SrcPort = 80, 80 }, 29 * time.Second)}, nil},
+		{"old ones grow older", []*conntrack.Entry{entry(nil, 29*time.Second), entry(assured, 100*time.Second)},
+			[]*conntrack.Entry{entry(nil, 27*time.Second), entry(assured, 98*time.Second)}, nil},
+		{"a second's rounding is no packet", []*conntrack.Entry{entry(nil, 29*time.Second)}, []*conntrack.Entry{entry(nil, 27*time.Second)}, nil},
+		{"a new one of the same kind", []*conntrack.Entry{entry(nil, 29*time.Second)}, []*conntrack.Entry{entry(nil, 27*time.Second), entry(nil, 29*time.Second)}, []DNSFlow{query}},
+		{"the first of its kind", []*conntrack.Entry{entry(assured, 110*time.Second)}, []*conntrack.Entry{entry(assured, 108*time.Second), entry(nil, 29*time.Second)}, []DNSFlow{query}},
+		{"an answer first", nil, []*conntrack.Entry{entry(reversed, 29*time.Second)}, []DNSFlow{answer}},
+		{"an old connection goes on", nil, []*conntrack.Entry{entry(tcp(conntrack.TCPEstablished), 86400*time.Second)}, nil},
+		{"a new connection", nil, []*conntrack.Entry{entry(tcp(conntrack.TCPSynSent), 119*time.Second)}, []DNSFlow{query}},
+		{"not DNS", nil, []*conntrack.Entry{entry(func(e *conntrack.Entry) { e.Original.DstPort, e.Reply.SrcPort = 80, 80 }, 29*time.Second)}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			look := func(entries []*conntrack.Entry) Look {

@@ -34,7 +34,7 @@ var (
 	errorDesc    = desc(directive, "entries_avoided_error", "Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.")
 	flowsDesc    = desc(directive, "flows_avoided_total", "Conntrack entries that DNS to the listen addresses would have made.", "proto", "family")
 	entriesDesc  = desc(conntrackSubsystem, "entries", "Entries in the connection tracking table of this network namespace (nf_conntrack_count).")
-	limitDesc    = desc(conntrackSubsystem, "entries_limit", "Entries at which the kernel drops new flows (nf_conntrack_max).")
+	limitDesc    = desc(conntrackSubsystem, "entries_limit", "Entries at which the kernel drops new flows (nf_conntrack_max), 0 where there is no limit.")
 	bucketsDesc  = desc(conntrackSubsystem, "buckets", "Buckets of the hash that all network namespaces share (nf_conntrack_buckets).")
 	trackingDesc = desc(conntrackSubsystem, "tracking_info", "Whether packets of this network namespace are tracked at all; where they are not, reason says why, and no entries are avoided.", "active", "reason")
 	dnsDesc      = desc(conntrackSubsystem, "dns_entries", "Entries of DNS at the last walk of the table: client to a listen address, upstream from us to a forward target, bypass from this node or its pods to another server.", "role", "proto", "family")

@@ -170,6 +170,9 @@ func TestReadStats(t *testing.T) {
 	if counters[0].Name != "drop" || counters[0].Value != 7 || !counters[0].Loss {
 		t.Errorf("first counter %+v", counters[0])
 	}
+	if lost := want.Lost(); lost != 0x16+8+4 { // drop is in insert_failed
+		t.Errorf("%d lost", lost)
+	}
 	if _, err := conntrack.ReadStats(t.TempDir()); !errors.Is(err, conntrack.ErrUnavailable) {
 		t.Errorf("without the file: %v, want ErrUnavailable", err)
 	}

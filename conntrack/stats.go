@@ -62,6 +62,13 @@ func (s *CPUStats) Add(o *CPUStats) {
 	s.DeleteList += o.DeleteList
 }
 
+// Lost is the number of packets and entries that were lost to the table. A
+// packet whose entry could not be inserted counts once, although it is in
+// InsertFailed and in Drop.
+func (s *CPUStats) Lost() uint64 {
+	return max(s.Drop, s.InsertFailed) + s.EarlyDrop + s.ChainTooLong
+}
+
 // Sum returns the sum over all CPUs, with CPU -1.
 func Sum(stats []CPUStats) CPUStats {
 	sum := CPUStats{CPU: -1}

@@ -117,11 +117,7 @@ func (w *tableWatch) sample(ctx context.Context) {
 	}
 	s := snapshot.Sample{Seconds: now.Sub(w.start).Seconds(), Entries: limits.Count}
 	rise := conntrack.Rise(w.before, w.after)
-	for _, c := range rise.Counters() {
-		if c.Loss {
-			s.Lost += c.Value
-		}
-	}
+	s.Lost = rise.Lost()
 	if !now.Before(w.nextWalk) {
 		s.DNSEntries = w.walk()
 		w.nextWalk = time.Now().Add(walkPause * time.Since(now))

@@ -202,6 +202,18 @@ func TestWithoutLimit(t *testing.T) {
 	}
 }
 
+// The kernel counts a failed insertion as drop, too.
+func TestLossesCountOnce(t *testing.T) {
+	s := table(noon, 1, 1, 1)
+	s.Counters = []snapshot.Counter{
+		{Name: "drop", Loss: true, PerSecond: new(5.0)}, {Name: "insert_failed", Loss: true, PerSecond: new(3.0)},
+		{Name: "early_drop", Loss: true, PerSecond: new(1.0)}, {Name: "invalid", PerSecond: new(9.0)},
+	}
+	if n := lost(s); n == nil || *n != 6 {
+		t.Errorf("lost %v", n)
+	}
+}
+
 func TestShareOfReversedEntries(t *testing.T) {
 	s := share(&summary.Summary{Entries: 100, DNS: summary.DNS{Entries: 40, Unreplied: 25, Reversed: 20}})
 	if *s != (Share{Answered: 15, Unanswered: 5, Reversed: 20, Other: 60}) {

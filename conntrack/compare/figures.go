@@ -144,20 +144,26 @@ func untrackedUnseen(s *snapshot.Snapshot) bool {
 	return false
 }
 
-// lost is the rate of everything that was lost to the table.
+// lost is the rate of everything that was lost to the table. Packets of
+// insert_failed are in drop, too, and count once.
 func lost(s *snapshot.Snapshot) *float64 {
-	var sum float64
+	var sum, dropped float64
 	known := false
 	for _, c := range s.Counters {
-		if c.Loss && c.PerSecond != nil {
+		if !c.Loss || c.PerSecond == nil {
+			continue
+		}
+		known = true
+		if c.Name == "drop" || c.Name == "insert_failed" {
+			dropped = max(dropped, *c.PerSecond)
+		} else {
 			sum += *c.PerSecond
-			known = true
 		}
 	}
 	if !known {
 		return nil
 	}
-	return &sum
+	return new(sum + dropped)
 }
 
 func (p pair) counters() []Counter {

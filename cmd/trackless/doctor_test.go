@@ -465,6 +465,51 @@ func TestDoctorKnowsTrackless(t *testing.T) {
 	}
 }
 
+// A ruleset that was saved with our table in it cannot be loaded while we run;
+// doctor names the file, and the command that it prints saves one that can.
+func TestDoctorFindsASavedRuleset(t *testing.T) {
+	t.Parallel()
+	ns, path := nodeTable(t)
+	s := &sick{t: t, ns: ns}
+	rules, err := nft.New(nft.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rules.Remove() })
+	plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("169.254.20.10"), Port: 53, Proto: iptables.UDP}}}
+	if err := rules.Install(iptables.Rules{Plan: plan.Normalize()}); err != nil {
+		t.Fatal(err)
+	}
+	s.run("nft", "add table ip other { chain c { type filter hook input priority 0; }; }")
+	s.run("nft", "add table inet another")
+	root := hostRoot(t, "")
+	if err := os.Remove(filepath.Join(root, "etc")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(root, "etc/nftables.conf")
+
+	s.run("sh", "-c", "nft list ruleset > "+file)
+	ns.Do(func() {
+		if out, err := exec.Command("nft", "-f", file).CombinedOutput(); err == nil || !strings.Contains(string(out), "not permitted") {
+			t.Errorf("nft -f of the whole ruleset: %v\n%s", err, out)
+		}
+	})
+	r, code := runDoctor(t, "--netns", path, "--root", root)
+	checkFinding(t, r, code, "saved-ruleset", advice.Warning, "/etc/nftables.conf:")
+
+	s.run("sh", "-c", "{ echo flush ruleset; "+advice.SaveOthers+"; } > "+file)
+	s.run("nft", "-f", file)
+	if b, err := os.ReadFile(file); err != nil || !strings.Contains(string(b), "table ip other") || !strings.Contains(string(b), "table inet another") {
+		t.Errorf("saved %v\n%s", err, b)
+	}
+	if r, _ := runDoctor(t, "--netns", path, "--root", root); has(r, "saved-ruleset", advice.Warning, "") {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 func TestDoctorCannotLook(t *testing.T) {
 	t.Parallel()
 	ns, _ := nodeTable(t)

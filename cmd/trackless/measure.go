@@ -210,6 +210,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.miss(m.measureNotrack())
 	m.KubeProxies, err = host.KubeProxies(o.root, threadProc)
 	m.miss(err)
+	m.SavedTables = host.SavedTables(o.root, nft.TablePrefix)
 	links, err := linkNames()
 	m.miss(err)
 	m.Datapath = host.Datapath(o.root, links)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
@@ -24,6 +25,12 @@ they do to it.
 Rules of others are found in nf_tables, which holds those of nft and of
 iptables-nft, and in the tables of iptables-legacy; a rule is "possible" where
 it depends on the client or on the interface. BPF programs cannot be seen.
+
+The table of a running instance belongs to its process. A file that "nft list
+ruleset" wrote holds it, too, and cannot be loaded then: nft -f says "Operation not
+permitted" and loads nothing of it. Save the rules of others alone:
+
+  ` + advice.SaveOthers + `
 
 Reading nf_tables needs CAP_NET_ADMIN. Nothing is changed.
 

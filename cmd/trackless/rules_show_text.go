@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -40,6 +42,10 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 	}
 	for _, n := range r.Notes {
 		p.title("note", n)
+	}
+	if slices.ContainsFunc(r.Instances, func(i instanceReport) bool { return i.Owned }) {
+		p.title("to save the rules of others", advice.SaveOthers)
+		p.line("why", "nft -f loads nothing of a file that holds the table of a living process")
 	}
 	_, err := io.WriteString(out, p.String())
 	return err

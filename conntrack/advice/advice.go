@@ -161,6 +161,8 @@ var Rules = []Rule{
 		[]Symptom{IntermittentDNS}, notrackMissing},
 	{"notrack-one-sided", "one direction of the DNS to the cache on this node is tracked, the other is not",
 		[]Symptom{Timeouts, IntermittentDNS, WorksSometimes}, notrackOneSided},
+	{"saved-ruleset", "a file of nft that is loaded at boot holds a table of Trackless",
+		nil, savedRuleset},
 	{"inactive", "connection tracking is loaded, but no packet passes it",
 		nil, inactive},
 	{"datapath", "pods' packets do not pass the hooks of iptables and nftables",

@@ -192,6 +192,10 @@ func TestRules(t *testing.T) {
 		}, "datapath", Warning, []string{"may never reach it"}},
 		{"Calico eBPF", func(m *Measurements) { m.Datapath = Datapath{CalicoEBPF: true} }, "datapath", Info, []string{"BPFExcludeCIDRsFromNAT"}},
 
+		{"a saved ruleset", func(m *Measurements) {
+			m.SavedTables = []SavedTable{{Path: "/etc/nftables.d/all.nft", Line: 7, Table: "trackless-1d1063ae"}}
+		}, "saved-ruleset", Warning, []string{"/etc/nftables.d/all.nft:7 names table inet trackless-1d1063ae", "Operation not permitted", SaveOthers}},
+
 		{"kube-proxy's defaults", func(m *Measurements) { m.KubeProxies = []KubeProxy{{NodeCPUs: 8}} }, "kube-proxy", Info,
 			[]string{"could not be read", "to 262,144 (maxPerCore 32,768 x 8 CPUs of the node, at least min 131,072)", "lowers a higher one too before Kubernetes 1.37", "tcp_timeout_established to 24h0m0s", "tcp_timeout_close_wait to 1h0m0s"}},
 		{"kube-proxy against a file", func(m *Measurements) {

@@ -52,6 +52,9 @@ type Measurements struct {
 	// of the table (its metric entries_avoided), nil if none was asked.
 	Avoided *uint64
 
+	// SavedTables are tables of Trackless in rulesets that are loaded at boot.
+	SavedTables []SavedTable
+
 	Datapath Datapath
 	// KubeProxies are the programs that do kube-proxy's work in this network
 	// namespace. Beside RKE2, which sets the sysctls, runs a kube-proxy that
@@ -76,6 +79,13 @@ type Notrack struct {
 	// Detached: a Trackless has rules for the address, but lets its queries
 	// pass to kube-dns for now.
 	Detached bool
+}
+
+// SavedTable is a statement about a table of Trackless in a file of nft.
+type SavedTable struct {
+	Path  string
+	Line  int
+	Table string
 }
 
 // Datapath is how pods' packets reach the node, as far as it passes the hooks by.

@@ -46,3 +46,29 @@ func datapath(m *Measurements) []Finding {
 	}
 	return []Finding{f}
 }
+
+// SaveOthers is a command that prints all tables of nftables but those of
+// Trackless, in a form that nft -f loads.
+const SaveOthers = "nft list tables | grep -v ' inet trackless-' | while read -r table; do nft list $table; done"
+
+func savedRuleset(m *Measurements) []Finding {
+	if len(m.SavedTables) == 0 {
+		return nil
+	}
+	f := Finding{
+		Severity: Warning,
+		Title:    "a saved ruleset holds a table of Trackless",
+		Remedy: []string{
+			"take the tables out of the file",
+			"save the rules of others alone: " + SaveOthers,
+		},
+		Risk: "none: Trackless makes its tables by itself when it starts",
+	}
+	for _, t := range m.SavedTables {
+		f.Evidence = append(f.Evidence, fmt.Sprintf("%s:%d names table inet %s", t.Path, t.Line, t.Table))
+	}
+	f.Evidence = append(f.Evidence,
+		"the table of a running Trackless belongs to its process: nft -f refuses the whole file with \"Operation not permitted\", and nothing of it is loaded, edits included",
+		"a table of another time is of no use: loaded at boot it stays until somebody removes it, or goes with nft")
+	return []Finding{f}
+}

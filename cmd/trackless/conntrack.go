@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
 )
@@ -47,14 +48,6 @@ func conntrackCommand() *cobra.Command {
 	return cmd
 }
 
-// unknownVerb refuses arguments to a command that has only verbs.
-func unknownVerb(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return fmt.Errorf("unknown verb %q; `%s --help` lists them", args[0], cmd.CommandPath())
-	}
-	return nil
-}
-
 // netnsFlag is the namespace that a verb looks at.
 type netnsFlag string
 
@@ -82,6 +75,10 @@ func (n netnsFlag) do(fn func() error) error {
 		return &exitError{exitCannotLook, fmt.Errorf("network namespace %q: %w (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), err)}
 	}
 	defer func() { _ = ns.Close() }()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(ns), &st); err == nil && st.Type != unix.NSFS_MAGIC {
+		return &exitError{exitCannotLook, fmt.Errorf("network namespace %q: %s is no namespace (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), n.path())}
+	}
 	return inNamespace(ns, fn)
 }
 

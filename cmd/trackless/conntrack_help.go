@@ -80,7 +80,7 @@ func conntrackHelpCommand() *cobra.Command {
 	cmd.AddCommand(&cobra.Command{
 		Use:   "states",
 		Short: "Explain NEW, ESTABLISHED, RELATED, INVALID, UNTRACKED, TIME_WAIT, ASSURED ...",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprint(cmd.OutOrStdout(), statesHelp)
 			return err

@@ -33,7 +33,7 @@ func conntrackLimitsCommand() *cobra.Command {
 		Use:   "limits",
 		Short: "Show every limit and timeout, its cost, and who sets it",
 		Long:  limitsHelp,
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conntrackLimits(o, cmd.OutOrStdout())
 		},
@@ -58,6 +58,9 @@ type limitsReport struct {
 
 func conntrackLimits(o limitsOptions, out io.Writer) error {
 	if err := checkFormat(o.output, "table", "json"); err != nil {
+		return err
+	}
+	if err := checkRoot(o.root); err != nil {
 		return err
 	}
 	return o.netns.do(func() error {

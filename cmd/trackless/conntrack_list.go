@@ -45,7 +45,7 @@ func conntrackListCommand() *cobra.Command {
   trackless conntrack list --proto tcp --state TIME_WAIT --dst 10.96.0.0/12
   trackless conntrack list --nat dnat --reply-src 10.244.1.7 -o wide
   trackless conntrack list -o jsonl | jq -r .original.src | sort | uniq -c`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conntrackList(o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -37,7 +37,7 @@ func conntrackStatsCommand() *cobra.Command {
 		Use:   "stats",
 		Short: "Summarise the table and the kernel's counters",
 		Long:  statsHelp,
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conntrackStats(o, o.set(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -146,7 +146,7 @@ func TestConntrackWrongCommandLine(t *testing.T) {
 		{"list --mark 1/0", "mask"},
 		{"list --nat full-cone", "snat"},
 		{"list -o xml", "jsonl"},
-		{"list everything", "unknown command"},
+		{"list everything", "unexpected argument"},
 		{"stats -o yaml", "table, json"},
 		{"stats --top 0", "--top 0"},
 		{"watch --events born", "new, update and destroy"},

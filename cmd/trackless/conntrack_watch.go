@@ -53,7 +53,7 @@ func conntrackWatchCommand() *cobra.Command {
 		Example: `  trackless conntrack watch --dns
   trackless conntrack watch --events destroy --status UNREPLIED -o jsonl
   trackless conntrack watch --rate`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -102,6 +102,12 @@ func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) er
 		if err := checkFormat(o.output, "table", "jsonl"); err != nil {
 			return fmt.Errorf("--rate: %w", err)
 		}
+	}
+	if o.duration < 0 {
+		return fmt.Errorf("--duration %s: it is more than 0, or 0 for no end", o.duration)
+	}
+	if o.count < 0 {
+		return fmt.Errorf("--count %d: it is more than 0, or 0 for no end", o.count)
 	}
 	if o.duration > 0 {
 		var cancel context.CancelFunc

@@ -50,7 +50,7 @@ func doctorCommand() *cobra.Command {
 			return doctor(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitCannotLook, err} })
+	cmd.SetFlagErrorFunc(cannotLookFlag)
 	formatFlag(cmd, &o.output, "table", "json")
 	fs := cmd.Flags()
 	fs.StringVar((*string)(&o.netns), "netns", "", netnsUsage)
@@ -58,15 +58,6 @@ func doctorCommand() *cobra.Command {
 	fs.StringVar(&o.metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
 	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
 	return cmd
-}
-
-// noArguments is cobra.NoArgs with the exit status of verbs that judge: theirs
-// for wrong usage must not read as a judgement.
-func noArguments(cmd *cobra.Command, args []string) error {
-	if err := cobra.NoArgs(cmd, args); err != nil {
-		return &exitError{exitCannotLook, err}
-	}
-	return nil
 }
 
 func symptomsHelp() string {
@@ -95,6 +86,12 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 	}
 	if o.interval <= 0 {
 		return &exitError{exitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.interval)}
+	}
+	if err := checkRoot(o.root); err != nil {
+		return err
+	}
+	if err := checkMetrics(o.metrics); err != nil {
+		return &exitError{exitCannotLook, err}
 	}
 	return o.netns.do(func() error {
 		r, blind, err := lookDoctor(ctx, o.measureOptions, errs)

@@ -525,7 +525,7 @@ func TestDoctorCannotLook(t *testing.T) {
 	}{
 		{"no connection tracking", []string{"--root", t.TempDir()}, "", "not loaded"},
 		{"wrong flag", []string{"--color"}, "", "unknown flag"},
-		{"argument", []string{"please"}, "", "unknown command"},
+		{"argument", []string{"please"}, "", "unexpected argument"},
 		{"wrong output", []string{"-o", "xml"}, "", "table, json"},
 		{"no interval", []string{"--interval", "0s"}, "", "takes time"},
 		{"no such namespace", []string{"--netns", "nowhere"}, "", "ip netns list"},

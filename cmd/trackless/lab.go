@@ -58,7 +58,7 @@ func labCommand() *cobra.Command {
 		Use:   "lab",
 		Short: "Show before and after, measured on this machine",
 		Long:  labHelp,
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runLab(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -108,7 +108,7 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	if err := lab.Missing(experiment.Node); err != nil {
 		return &exitError{exitUsage, fmt.Errorf("this machine cannot run the lab: %w", err)}
 	}
-	if isTerminal(progress) {
+	if isTerminal(progress) && !dumbTerminal() {
 		line := &progressLine{out: progress}
 		experiment.Progress = line.show
 		defer line.clear()
@@ -149,7 +149,7 @@ func writeReport(report *lab.Report, format string, out io.Writer) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(report)
 	}
-	return report.WriteTable(out, isTerminal(out) && os.Getenv("NO_COLOR") == "")
+	return report.WriteTable(out, coloured(out))
 }
 
 func broken(report *lab.Report) []string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"time"
@@ -258,6 +259,21 @@ func (m *measuredHost) measureNotrack() error {
 
 // metricsTimeout bounds the question to a Trackless that may not be there.
 const metricsTimeout = 500 * time.Millisecond
+
+// checkMetrics refuses a --metrics that cannot be asked.
+func checkMetrics(metrics string) error {
+	if metrics == "auto" || metrics == "off" {
+		return nil
+	}
+	u, err := url.Parse(metrics)
+	if err == nil {
+		_, err = netip.ParseAddr(u.Hostname())
+	}
+	if err != nil || u.Scheme != "http" {
+		return fmt.Errorf("--metrics %q: it takes auto, off, or http:// with an address, such as http://127.0.0.1:9253/metrics", metrics)
+	}
+	return nil
+}
 
 // measureAvoided asks the Trackless of this node what it saves: at the given
 // URL, or with "auto" where it usually answers, if a cache listens at all.

@@ -61,7 +61,7 @@ func probeCommand() *cobra.Command {
 		Short:   "Whether the instance of this container is ready, or alive",
 		Long:    probeHelp,
 		Example: probeExample,
-		Args:    cobra.NoArgs,
+		Args:    unknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
@@ -77,7 +77,7 @@ func probeVerb(verb, short, long string) *cobra.Command {
 		Use:   verb,
 		Short: short,
 		Long:  long,
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !slices.Contains([]string{"table", "json"}, o.output) {
 				return &exitError{exitUsage, fmt.Errorf("probe %s: --output is table or json, not %q", verb, o.output)}

@@ -24,7 +24,7 @@ const (
 // startProgress counts what, of which about total are expected.
 func startProgress(w io.Writer, what string, total uint64) *progress {
 	p := &progress{done: make(chan struct{})}
-	if !isTerminal(w) {
+	if !isTerminal(w) || dumbTerminal() {
 		return p
 	}
 	p.end.Go(func() {

@@ -32,13 +32,8 @@ func rulesCommandOn(node func() rulesNode) *cobra.Command {
 		Use:   "rules",
 		Short: "Show, plan, remove, attach and detach the NOTRACK rules",
 		Long:  rulesHelp,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return fmt.Errorf("rules: unknown verb %q; `%s --help` lists them", args[0], cmd.CommandPath())
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:  unknownVerb,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		rulesShowCommand(node),
@@ -84,9 +79,14 @@ func writeJSON(out io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
-// coloured reports whether output is for a terminal that wants colour
-// (https://no-color.org).
-func coloured(out io.Writer) bool { return isTerminal(out) && os.Getenv("NO_COLOR") == "" }
+// coloured reports whether output is for a terminal that can show colour and
+// wants it (https://no-color.org).
+func coloured(out io.Writer) bool {
+	return isTerminal(out) && !dumbTerminal() && os.Getenv("NO_COLOR") == ""
+}
+
+// dumbTerminal reports whether the terminal knows no escape sequences (term(7)).
+func dumbTerminal() bool { return os.Getenv("TERM") == "dumb" }
 
 // Colours of ANSI X3.64.
 const (

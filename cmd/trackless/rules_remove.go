@@ -51,7 +51,7 @@ func rulesRemoveCommand(node func() rulesNode) *cobra.Command {
 		Short:   "Take away everything of ours that has no living owner",
 		Long:    rulesRemoveHelp,
 		Example: rulesRemoveExample,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput("remove", o.output); err != nil {
 				return err

@@ -34,7 +34,8 @@ permitted" and loads nothing of it. Save the rules of others alone:
 
 Reading nf_tables needs CAP_NET_ADMIN. Nothing is changed.
 
-Exit status: 0 shown, 1 it could not be read, 2 wrong command line.`
+Exit status: 0 shown, 1 it could not be read, or no instance answers on the socket
+that was named, 2 wrong command line.`
 
 const rulesShowExample = `  trackless rules show
   trackless rules show --output json | jq '.instances[].state'
@@ -53,7 +54,7 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 		Short:   "Show the rules in place, ours and others'",
 		Long:    rulesShowHelp,
 		Example: rulesShowExample,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput("show", o.output); err != nil {
 				return err
@@ -64,9 +65,14 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if o.output == "json" {
-				return writeJSON(out, report)
+				err = writeJSON(out, report)
+			} else {
+				err = report.writeText(out, coloured(out))
 			}
-			return report.writeText(out, coloured(out))
+			if err == nil && report.unreached != nil {
+				return rulesError("show", report.unreached)
+			}
+			return err
 		},
 	}
 	outputFlag(cmd, &o.output)
@@ -93,6 +99,10 @@ type rulesReport struct {
 	Devices   []deviceReport   `json:"devices"`
 	Foreign   []foreignReport  `json:"foreign"`
 	Notes     []string         `json:"notes"`
+
+	// unreached says why the instance of the socket that was named did not
+	// answer.
+	unreached error
 }
 
 type instanceReport struct {
@@ -212,6 +222,9 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 	found, quiet := reach(ctx, node, o.socket, localPIDs(instances))
 	for _, s := range quiet {
 		r.Notes = append(r.Notes, s.err.Error())
+		if o.socket != "" {
+			r.unreached = s.err
+		}
 	}
 	var endpoints []iptables.Endpoint
 	for _, i := range instances {

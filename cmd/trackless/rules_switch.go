@@ -63,7 +63,7 @@ func rulesSwitchCommand(node func() rulesNode, verb, short, long string) *cobra.
 		Short:   short,
 		Long:    long,
 		Example: fmt.Sprintf(rulesSwitchExample, verb),
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err

@@ -418,7 +418,7 @@ func TestRulesRemove(t *testing.T) {
 			want: []string{"link nodelocaldns"},
 		},
 		{name: "wrong output", args: []string{"--output", "yaml"}, code: exitUsage, err: `--output is table or json, not "yaml"`},
-		{name: "an argument", args: []string{"everything"}, code: exitUsage, err: "unknown command"},
+		{name: "an argument", args: []string{"everything"}, code: exitUsage, err: "unexpected argument"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, code, err := runRules(t, &tc.node, append([]string{"remove"}, tc.args...)...)

@@ -65,7 +65,7 @@ func snapshotCommand() *cobra.Command {
 		Short:   "Write the state of the table and of DNS to a file, to compare later",
 		Long:    snapshotHelp,
 		Example: snapshotExample,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -101,6 +101,25 @@ func (o *snapshotOptions) check() error {
 	}
 	if o.top < 1 {
 		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
+	}
+	return checkWritable(o.output)
+}
+
+// checkWritable refuses a file that could not be written once the work is done.
+func checkWritable(path string) error {
+	if path == "" || path == "-" {
+		return nil
+	}
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	switch {
+	case err != nil:
+		return &exitError{exitFailure, fmt.Errorf("--output %s: %w; make the directory first, or name another file", path, err)}
+	case !info.IsDir():
+		return &exitError{exitFailure, fmt.Errorf("--output %s: %s is no directory", path, dir)}
+	}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return &exitError{exitFailure, fmt.Errorf("--output %s: it is a directory; name a file in it", path)}
 	}
 	return nil
 }

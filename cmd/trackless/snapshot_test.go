@@ -200,7 +200,7 @@ func TestSnapshotAndCompareRefuse(t *testing.T) {
 		{"snapshot --window 48h", exitUsage, "1h0m0s is possible"},
 		{"snapshot --window 1ms", exitUsage, "no rates can be told"},
 		{"snapshot --top 0", exitUsage, "--top 0"},
-		{"snapshot before.json", exitUsage, "unknown"},
+		{"snapshot before.json", exitUsage, "unexpected argument"},
 		{"snapshot --netns nowhere", exitCannotLook, "nowhere"},
 		{"compare", exitUsage, "there are 0"},
 		{"compare a b c", exitUsage, "there are 3"},
@@ -241,7 +241,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		says string
 	}{
 		{"snapshot --window 0", exitFailure, "snapshot: write /dev/full: no space left"},
-		{"snapshot --window 0 -o " + file, exitFailure, "snapshot: write " + file + ": no such file"},
+		{"snapshot --window 0 -o " + file, exitFailure, "--output " + file + ": stat "},
 		{"conntrack stats", exitFailure, "no space left"},
 		{"doctor --interval 1ms", exitCannotLook, "write the findings: write /dev/full"},
 	} {

@@ -58,7 +58,7 @@ func supportCommand() *cobra.Command {
 		Short:   "Collect what is needed to find a fault, without secrets",
 		Long:    supportHelp,
 		Example: supportExample,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()

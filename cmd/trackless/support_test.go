@@ -20,7 +20,7 @@ func TestSupportBundleRefuses(t *testing.T) {
 	}{
 		{"--without passwords", exitUsage, "there are snapshot, doctor, limits, rules, corefile, log"},
 		{"--window -1s", exitUsage, "--window -1s"},
-		{"bundle.tar", exitUsage, "unknown"},
+		{"bundle.tar", exitUsage, "unexpected argument"},
 		{"--window 0 --without doctor -o " + filepath.Join(t.TempDir(), "none", "b.tar"), exitFailure, "no such file"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {

@@ -67,7 +67,7 @@ func tuneCommand() *cobra.Command {
 			return tune(ctx, o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitCannotLook, err} })
+	cmd.SetFlagErrorFunc(cannotLookFlag)
 	formatFlag(cmd, &o.output, "table", "json")
 	fs := cmd.Flags()
 	fs.StringVar(&o.forWhat, "for", "", "print one `file` only: sysctl, modules-load, modprobe or kube-proxy")
@@ -85,6 +85,9 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	}
 	if err := o.oneOf(); err != nil {
 		return &exitError{exitCannotLook, err}
+	}
+	if err := checkRoot(o.root); err != nil {
+		return err
 	}
 	switch {
 	case o.nodes:

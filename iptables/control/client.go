@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"sync/atomic"
+	"syscall"
 )
 
 // Client asks one instance; [NewClient] makes one. Its methods are safe for
@@ -110,6 +113,22 @@ func (c *Client) stranger(verb string) error {
 // maxAnswer bounds what is read of an answer; the largest is a log.
 const maxAnswer = 8 << 20
 
+// unanswered says in place of an address that means nothing why nobody answers.
+func unanswered(err error) error {
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	const remedy = "an instance listens on the file that -control of `trackless serve` names"
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; %s", err, remedy)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: nobody listens there, or the instance has ended; %s", err, remedy)
+	}
+	return err
+}
+
 // fetch returns the body of a successful answer.
 func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error) {
 	// The host of the URL is of no meaning on a unix socket.
@@ -122,7 +141,7 @@ func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error)
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, unanswered(err))
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))

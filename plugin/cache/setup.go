@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,13 +80,13 @@ func parse(d *caddy.Controller) (*Cache, error) {
 	c := New()
 	for n := 0; d.Next(); n++ {
 		if n > 0 {
-			return nil, plugin.ErrOnce
+			return nil, d.Errf("%v; remove one of the two", plugin.ErrOnce)
 		}
 		args := d.RemainingArgs()
 		if len(args) > 0 {
 			if ttl, err := strconv.Atoi(args[0]); err == nil {
 				if ttl <= 0 {
-					return nil, fmt.Errorf("cache TTL can not be zero or negative: %d", ttl)
+					return nil, d.Errf("cache %s: the TTL is 1 second or more; cache [TTL] [ZONES...]", args[0])
 				}
 				c.pttl = time.Duration(ttl) * time.Second
 				c.nttl = c.pttl
@@ -118,29 +119,51 @@ var options = map[string]parser{
 	"coalesce":           parseCoalesce,
 }
 
-// errArgs is replaced by an error that names the file and line.
+// syntax is what each option takes, for errors.
+var syntax = map[string]string{
+	success:              "CAPACITY [TTL [MINTTL]], whole numbers of entries and seconds",
+	denial:               "CAPACITY [TTL [MINTTL]], whole numbers of entries and seconds",
+	"prefetch":           "AMOUNT [DURATION [PERCENTAGE%]], such as 10 1m 20%",
+	"serve_stale":        "[DURATION [immediate [TTL [RECHECK]] | verify [TIMEOUT [TTL [RECHECK]]]]], such as 1h immediate 30s",
+	"serve_stale_policy": "prefer_positive, once, beside serve_stale",
+	"servfail":           "DURATION, from 0s to 5m",
+	"disable":            "success or denial, then [ZONES...]",
+	"keepttl":            "nothing",
+	"size":               "BYTES, such as 64Mi",
+	"coalesce":           "[on|off]",
+}
+
 var errArgs = errors.New("wrong number of arguments")
+
+// optionError names the file and line, the option with its arguments, the reason,
+// and what would be right.
+func optionError(d *caddy.Controller, name string, args []string, reason error) error {
+	given := strings.Join(append([]string{name}, args...), " ")
+	if usage, ok := syntax[name]; ok {
+		return d.Errf("cache: %s: %v; %s takes %s", given, reason, name, usage)
+	}
+	return d.Errf("cache: %s: %v", given, reason)
+}
 
 func (c *Cache) parseBlock(d *caddy.Controller) error {
 	seen := make(map[string]bool)
 	for d.NextBlock() {
 		name := d.Val()
 		option, ok := options[name]
+		args := d.RemainingArgs()
 		if !ok {
-			return d.ArgErr()
+			return optionError(d, name, args, fmt.Errorf("there is no such option; there are %s", strings.Join(slices.Sorted(maps.Keys(options)), ", ")))
 		}
 		if name == "serve_stale_policy" && seen[name] {
-			return errors.New("serve_stale_policy can only be specified once")
+			return optionError(d, name, args, errors.New("it is there already"))
 		}
 		seen[name] = true
-		if err := option(c, d.RemainingArgs()); errors.Is(err, errArgs) {
-			return d.ArgErr()
-		} else if err != nil {
-			return err
+		if err := option(c, args); err != nil {
+			return optionError(d, name, args, err)
 		}
 	}
 	if seen["serve_stale_policy"] && !seen["serve_stale"] {
-		return errors.New("serve_stale_policy requires serve_stale")
+		return optionError(d, "serve_stale_policy", nil, errors.New("it needs serve_stale in the same block"))
 	}
 	// Whoever gives a memory budget wants it used: CoreDNS's default number of
 	// entries would fill a few MiB of it.
@@ -160,13 +183,13 @@ func parseLimits(args []string, capacity *int, ttl, minimum *time.Duration) erro
 	if len(args) == 0 {
 		return errArgs
 	}
-	n, err := strconv.Atoi(args[0])
+	n, err := number(args[0])
 	if err != nil {
 		return err
 	}
 	*capacity = n
 	if len(args) > 1 {
-		n, err := strconv.Atoi(args[1])
+		n, err := number(args[1])
 		if err != nil {
 			return err
 		}
@@ -176,7 +199,7 @@ func parseLimits(args []string, capacity *int, ttl, minimum *time.Duration) erro
 		*ttl = time.Duration(n) * time.Second
 	}
 	if len(args) > 2 {
-		n, err := strconv.Atoi(args[2])
+		n, err := number(args[2])
 		if err != nil {
 			return err
 		}
@@ -188,12 +211,21 @@ func parseLimits(args []string, capacity *int, ttl, minimum *time.Duration) erro
 	return nil
 }
 
+// number reads a whole number.
+func number(s string) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a whole number", s)
+	}
+	return n, nil
+}
+
 // parsePrefetch reads AMOUNT [DURATION [PERCENTAGE%]].
 func parsePrefetch(c *Cache, args []string) error {
 	if len(args) == 0 || len(args) > 3 {
 		return errArgs
 	}
-	amount, err := strconv.Atoi(args[0])
+	amount, err := number(args[0])
 	if err != nil {
 		return err
 	}
@@ -203,7 +235,7 @@ func parsePrefetch(c *Cache, args []string) error {
 	c.prefetch = amount
 	if len(args) > 1 {
 		if c.duration, err = time.ParseDuration(args[1]); err != nil {
-			return err
+			return fmt.Errorf("%q is not a duration", args[1])
 		}
 	}
 	if len(args) > 2 {
@@ -211,7 +243,7 @@ func parsePrefetch(c *Cache, args []string) error {
 		if !ok {
 			return fmt.Errorf("last character of percentage should be `%%`: %q", args[2])
 		}
-		percentage, err := strconv.Atoi(digits)
+		percentage, err := number(digits)
 		if err != nil {
 			return err
 		}
@@ -281,7 +313,7 @@ func parseServeStale(c *Cache, args []string) error {
 func duration(s, what string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, fmt.Errorf("invalid %s: %w", what, err)
+		return 0, fmt.Errorf("invalid %s: %q is not a duration", what, s)
 	}
 	if d < 0 {
 		return 0, fmt.Errorf("invalid negative %s: %s", what, s)

@@ -119,14 +119,48 @@ func TestParseErrors(t *testing.T) {
 		"coalesce maybe", "coalesce on off",
 	} {
 		t.Run(line, func(t *testing.T) {
-			if _, err := parse(caddy.NewTestController("dns", "cache {\n"+line+"\n}")); err == nil {
-				t.Error("no error")
+			_, err := parse(caddy.NewTestController("dns", "cache {\n"+line+"\n}"))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			// The file and the line, and the option with its arguments.
+			lines := strings.Split(line, "\n")
+			last := lines[len(lines)-1]
+			if at := fmt.Sprintf("Testfile:%d - ", 1+len(lines)); !strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "cache: "+last+": ") {
+				if line != "serve_stale_policy prefer_positive" { // seen at the end of the block
+					t.Errorf("error %q names not %q or not %q", err, at, last)
+				}
 			}
 		})
 	}
 	for _, input := range []string{"cache 0", "cache -1", "cache 10\ncache 20"} {
 		if _, err := parse(caddy.NewTestController("dns", input)); err == nil {
 			t.Errorf("%q: no error", input)
+		}
+	}
+}
+
+// What would be right stands in the error.
+func TestParseErrorsSayWhatIsRight(t *testing.T) {
+	for line, says := range map[string]string{
+		"sucess 10":                          "there are coalesce, denial, disable",
+		"success many":                       `"many" is not a whole number; success takes CAPACITY [TTL [MINTTL]]`,
+		"prefetch 1 soon":                    `"soon" is not a duration; prefetch takes AMOUNT`,
+		"serve_stale 1m nono":                "nono; serve_stale takes [DURATION [immediate",
+		"serve_stale_policy prefer_positive": "needs serve_stale in the same block",
+		"servfail 6m":                        "RFC 2308 section 7.1); servfail takes DURATION, from 0s to 5m",
+		"disable all":                        "disable takes success or denial",
+		"keepttl 1":                          "keepttl takes nothing",
+		"size 10Pi":                          "size takes BYTES, such as 64Mi",
+		"coalesce maybe":                     "coalesce takes [on|off]",
+	} {
+		if _, err := parse(caddy.NewTestController("dns", "cache {\n"+line+"\n}")); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: error %v says not %q", line, err, says)
+		}
+	}
+	for input, says := range map[string]string{"cache 0": "Testfile:1 - Error during parsing: cache 0: the TTL is 1 second or more", "cache 10\ncache 20": "Testfile:2 - "} {
+		if _, err := parse(caddy.NewTestController("dns", input)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: error %v says not %q", input, err, says)
 		}
 	}
 }

@@ -60,7 +60,7 @@ type knownSetting struct {
 // knownSettings follows Documentation/networking/nf_conntrack-sysctl.rst and
 // the timeout tables in net/netfilter/nf_conntrack_proto_*.c of Linux 6.18.
 var knownSettings = []knownSetting{
-	{"nf_conntrack_max", -1, UnitEntries, "entries a namespace may have; beyond it entries that are not assured are evicted, then packets of new flows are dropped", "conntrack.maxPerCore, conntrack.min (raises only)"},
+	{"nf_conntrack_max", -1, UnitEntries, "entries a namespace may have; beyond it entries that are not assured are evicted, then packets of new flows are dropped; 0 is no limit", "conntrack.maxPerCore, conntrack.min"},
 	{"nf_conntrack_buckets", -1, UnitBuckets, "size of the hash that all namespaces share; with fewer buckets than entries every packet's lookup walks a list", "(raised to nf_conntrack_max/4 with the limit)"},
 	{"nf_conntrack_expect_max", -1, UnitEntries, "expectations of application helpers", ""},
 	{"nf_conntrack_tcp_timeout_established", 432000, UnitSeconds, "idle time after which an established TCP connection is forgotten; its next packet is then INVALID, or with tcp_loose a new flow without NAT", "conntrack.tcpEstablishedTimeout (24h if not set)"},

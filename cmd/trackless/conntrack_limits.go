@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -124,11 +123,12 @@ func writeLimits(out io.Writer, r *limitsReport) error {
 	if limit, ok := conntrack.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {
 		whenFull = "no limit (nf_conntrack_max is 0)"
 	}
-	fmt.Fprintf(&b, "%s entries. Memory of the table: %s now, %s (%d + about %d bytes an entry, %s; %d bytes a bucket)\n\n",
+	width := terminalWidth(out)
+	writeLine(&b, width, fmt.Sprintf("%s entries. Memory of the table: %s now, %s (%d + about %d bytes an entry, %s; %d bytes a bucket)",
 		thousands(r.Entries), byteSize(r.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes,
-		memorySource(r.Memory.Source), r.Memory.BucketBytes)
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(tw, "NET.NETFILTER.\tVALUE\t\tDEFAULT\tSET BY\tMEANING")
+		memorySource(r.Memory.Source), r.Memory.BucketBytes))
+	b.WriteByte('\n')
+	table := textTable{header: []string{"NET.NETFILTER.", "VALUE", "", "DEFAULT", "SET BY", "MEANING"}, text: 2}
 	for _, s := range r.Settings {
 		differs, def := "", "-"
 		if s.Default != nil {
@@ -137,10 +137,9 @@ func writeLimits(out io.Writer, r *limitsReport) error {
 				differs = "*"
 			}
 		}
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s%s\n", strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s),
-			differs, def, setBy(s, r.Hashsize), s.Meaning, settingCost(s, r.Memory))
+		table.add(strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s), differs, def, setBy(s, r.Hashsize), s.Meaning+settingCost(s, r.Memory))
 	}
-	_ = tw.Flush()
+	table.write(&b, width)
 	_, err := out.Write(b.Bytes())
 	return err
 }

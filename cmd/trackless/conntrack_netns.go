@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -163,24 +162,23 @@ func countNamespace(r *namespaceReport, f conntrack.Filter) error {
 
 func writeNamespaces(out io.Writer, list []namespaceReport) error {
 	var b bytes.Buffer
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(tw, "NAMESPACE\tENTRIES\tFILL\tDNS\tUNREPLIED\tPROCESS\tPOD")
+	table := textTable{header: []string{"NAMESPACE", "ENTRIES", "FILL", "DNS", "UNREPLIED", "PROCESS", "POD"}, text: 2}
 	for _, r := range list {
 		who := r.Path
 		if r.PID > 0 {
 			who = fmt.Sprintf("%s (%d)", r.Process, r.PID)
 		}
 		if r.Error != "" {
-			_, _ = fmt.Fprintf(tw, "net:[%d]\t-\t-\t-\t-\t%s\t%s\n", r.Inode, who, r.Error)
+			table.add(fmt.Sprintf("net:[%d]", r.Inode), "-", "-", "-", "-", who, r.Error)
 			continue
 		}
 		pod := r.Pod
 		if pod == "" {
 			pod = "-"
 		}
-		_, _ = fmt.Fprintf(tw, "net:[%d]\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Inode, thousands(r.Entries), fillText(r.Entries, r.Limit), thousands(r.DNS), thousands(r.Unreplied), who, pod)
+		table.add(fmt.Sprintf("net:[%d]", r.Inode), thousands(r.Entries), fillText(r.Entries, r.Limit), thousands(r.DNS), thousands(r.Unreplied), who, pod)
 	}
-	_ = tw.Flush()
+	table.write(&b, terminalWidth(out))
 	_, err := out.Write(b.Bytes())
 	return err
 }

@@ -19,14 +19,15 @@ func writeTableReport(out io.Writer, r *tableReport) error {
 		perBucket = fmt.Sprintf("%.1f entries per bucket at the limit", ratio(r.Limit, r.Buckets))
 		whenFull = fmt.Sprintf(", %s at the limit", byteSize(r.Memory.LimitBytes))
 	}
-	fmt.Fprintf(&b, "%s%s, %s buckets (%s)\n", entriesOf(r.Entries, r.Limit), fill, thousands(r.Buckets), perBucket)
-	fmt.Fprintf(&b, "memory: %s now%s (%d + about %d bytes an entry, %s)\n",
-		byteSize(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source))
+	width := terminalWidth(out)
+	writeLine(&b, width, fmt.Sprintf("%s%s, %s buckets (%s)", entriesOf(r.Entries, r.Limit), fill, thousands(r.Buckets), perBucket))
+	writeLine(&b, width, fmt.Sprintf("memory: %s now%s (%d + about %d bytes an entry, %s)",
+		byteSize(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source)))
 	if s := r.Summary; s != nil {
-		writeShares(&b, r, s)
+		writeShares(&b, r, s, width)
 		writeCounts(&b, s)
 	}
-	writeCounters(&b, r)
+	writeCounters(&b, r, width)
 	for _, m := range r.Missing {
 		fmt.Fprintf(&b, "\nnot shown: %s\n", m)
 	}
@@ -44,15 +45,15 @@ func memorySource(source string) string {
 	return "typical: /proc/slabinfo may be read by root alone"
 }
 
-func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary) {
+func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary, width int) {
 	whose := ""
 	if r.Filtered {
 		whose = " of those selected"
 	}
 	fmt.Fprintf(b, "\n%s entries read%s: %s IPv4, %s IPv6\n", thousands(s.Entries), whose, thousands(s.IPv4), thousands(s.IPv6))
-	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	table := textTable{text: 1}
 	line := func(name string, n uint64, note string) {
-		fmt.Fprintf(tw, "%s\t%s\t%5.1f %%\t%s\n", name, thousands(n), percent(n, s.Entries), note)
+		table.add(name, thousands(n), fmt.Sprintf("%5.1f %%", percent(n, s.Entries)), note)
 	}
 	line("DNS", s.DNS.Entries, fmt.Sprintf("%s UDP, %s TCP; %s without an answer", thousands(s.DNS.UDP), thousands(s.DNS.TCP), thousands(s.DNS.Unreplied)))
 	if s.DNS.Reversed > 0 {
@@ -72,7 +73,7 @@ func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary) {
 	if s.Offloaded > 0 {
 		line("offloaded", s.Offloaded, "")
 	}
-	_ = tw.Flush()
+	table.write(b, width)
 }
 
 func writeCounts(b *bytes.Buffer, s *summary.Summary) {
@@ -131,21 +132,21 @@ func dnsServer(asked, server netip.Addr) string {
 	return asked.String() + " -> " + server.String()
 }
 
-func writeCounters(b *bytes.Buffer, r *tableReport) {
+func writeCounters(b *bytes.Buffer, r *tableReport, width int) {
 	if len(r.Counters) == 0 {
 		return
 	}
 	fmt.Fprintf(b, "\nKERNEL COUNTERS since this namespace was made (32 bits on each CPU)\n")
-	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	table := textTable{text: 1, indent: "  "}
 	for _, c := range r.Counters {
-		fmt.Fprintf(tw, "  %s\t%s\t%s\n", c.Name, thousands(c.Value), c.Meaning)
+		table.add(c.Name, thousands(c.Value), c.Meaning)
 	}
-	_ = tw.Flush()
+	table.write(b, width)
 	if len(r.PerCPU) == 0 {
 		return
 	}
 	fmt.Fprintln(b)
-	tw = tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(tw, "  CPU\t")
 	for _, c := range r.Counters {
 		fmt.Fprintf(tw, "%s\t", c.Name)

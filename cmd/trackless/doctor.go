@@ -64,7 +64,7 @@ func symptomsHelp() string {
 	var b bytes.Buffer
 	for _, s := range advice.Symptoms {
 		fmt.Fprintf(&b, "  %s: %s\n", s.Symptom, s.Description)
-		writeWrapped(&b, "    ", strings.Join(advice.Explaining(s.Symptom), " "))
+		writeWrapped(&b, readableWidth, "    ", strings.Join(advice.Explaining(s.Symptom), " "))
 	}
 	return b.String()
 }
@@ -151,7 +151,7 @@ const (
 
 func writeDoctorReport(out io.Writer, r *doctorReport) error {
 	var b bytes.Buffer
-	colour := coloured(out)
+	colour, width := coloured(out), textWidth(out)
 	for _, f := range r.Findings {
 		fmt.Fprintf(&b, "%s  %s: %s\n", painted(fmt.Sprintf("%-8s", strings.ToUpper(f.Severity.String())), severityColour(f.Severity), colour), f.ID, f.Title)
 		section := func(title string, lines ...string) {
@@ -162,7 +162,7 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 				if i > 0 {
 					title = ""
 				}
-				writeWrapped(&b, fmt.Sprintf("%-10s%-6s", "", title), line)
+				writeWrapped(&b, width, fmt.Sprintf("%-10s%-6s", "", title), line)
 			}
 		}
 		section("seen", f.Evidence...)
@@ -179,33 +179,13 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 		b.WriteByte('\n')
 	}
 	for _, m := range r.Missing {
-		writeWrapped(&b, "not seen  ", m)
+		writeWrapped(&b, width, "not seen  ", m)
 	}
 	if len(r.Findings) == 0 {
 		fmt.Fprintf(&b, "Nothing found: %s.\n", entriesOf(r.Entries, r.Limit))
 	}
 	_, err := out.Write(b.Bytes())
 	return err
-}
-
-// writeWrapped writes text behind a lead in lines of readable length, further
-// lines indented as far.
-func writeWrapped(b *bytes.Buffer, lead, text string) {
-	const width = 90
-	column := len(lead)
-	b.WriteString(lead)
-	for i, word := range strings.Fields(text) {
-		if i > 0 && column+1+len(word) > width {
-			fmt.Fprintf(b, "\n%*s", len(lead), "")
-			column = len(lead)
-		} else if i > 0 {
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += len(word)
-	}
-	b.WriteByte('\n')
 }
 
 // severityColour is the colour in which a severity is written.

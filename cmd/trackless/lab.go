@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/lab"
 )
@@ -176,13 +175,3 @@ func (l *progressLine) show(p lab.Progress) {
 }
 
 func (l *progressLine) clear() { _, _ = io.WriteString(l.out, clearLine) }
-
-// isTerminal reports whether the writer is a terminal.
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
-	return err == nil
-}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -78,15 +77,6 @@ func writeJSON(out io.Writer, value any) error {
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(value)
 }
-
-// coloured reports whether output is for a terminal that can show colour and
-// wants it (https://no-color.org).
-func coloured(out io.Writer) bool {
-	return isTerminal(out) && !dumbTerminal() && os.Getenv("NO_COLOR") == ""
-}
-
-// dumbTerminal reports whether the terminal knows no escape sequences (term(7)).
-func dumbTerminal() bool { return os.Getenv("TERM") == "dumb" }
 
 // Colours of ANSI X3.64.
 const (

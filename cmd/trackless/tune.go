@@ -157,6 +157,7 @@ type tuningFile struct {
 
 func (t *tuning) write(out io.Writer) error {
 	var b bytes.Buffer
+	width := textWidth(out)
 	if len(t.Settings) == 0 && t.Size.Buckets == t.buckets {
 		b.WriteString("Nothing to change: the settings fit the load seen now.\n")
 	} else {
@@ -171,14 +172,14 @@ func (t *tuning) write(out io.Writer) error {
 		_ = tw.Flush()
 		for _, s := range t.Settings {
 			fmt.Fprintf(&b, "\n%s\n", s.Name)
-			writeWrapped(&b, "  why   ", s.Why)
-			writeWrapped(&b, "  cost  ", s.Memory)
-			writeWrapped(&b, "  risk  ", s.Risk)
+			writeWrapped(&b, width, "  why   ", s.Why)
+			writeWrapped(&b, width, "  cost  ", s.Memory)
+			writeWrapped(&b, width, "  risk  ", s.Risk)
 		}
 	}
 	for _, note := range t.Notes {
 		b.WriteByte('\n')
-		writeWrapped(&b, "", note)
+		writeWrapped(&b, width, "", note)
 	}
 	for _, f := range t.Files {
 		fmt.Fprintf(&b, "\n--- %s\n%s", f.Path, f.Content)
@@ -189,7 +190,7 @@ func (t *tuning) write(out io.Writer) error {
 	}
 	for _, m := range t.Missing {
 		b.WriteByte('\n')
-		writeWrapped(&b, "not seen  ", m)
+		writeWrapped(&b, width, "not seen  ", m)
 	}
 	_, err := out.Write(b.Bytes())
 	return err

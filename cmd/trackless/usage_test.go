@@ -95,25 +95,3 @@ func TestHelpAndCompletion(t *testing.T) {
 		}
 	}
 }
-
-func TestColourNeedsATerminalThatCan(t *testing.T) {
-	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("no terminal: %v", err)
-	}
-	defer func() { _ = terminal.Close() }()
-	for _, test := range []struct {
-		term, noColor string
-		want          bool
-	}{
-		{"xterm", "", true},
-		{"dumb", "", false},
-		{"xterm", "1", false},
-	} {
-		t.Setenv("TERM", test.term)
-		t.Setenv("NO_COLOR", test.noColor)
-		if got := coloured(terminal); got != test.want {
-			t.Errorf("TERM=%s NO_COLOR=%s: coloured %t, want %t", test.term, test.noColor, got, test.want)
-		}
-	}
-}

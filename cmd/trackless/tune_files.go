@@ -125,6 +125,9 @@ func (t *tuning) kubeProxyConfiguration(m *measuredHost, k *advice.KubeProxy) (f
 		file = "/var/snap/microk8s/current/args/kube-proxy"
 	default:
 		file = "KubeProxyConfiguration"
+		if k.Distribution == advice.K0s {
+			file += " (k0s writes its own: see trackless doctor)"
+		}
 		b.WriteString("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nconntrack:\n")
 		lead, line = "  ", func(s proxySetting) string { return s.field + ": " + s.value }
 	}

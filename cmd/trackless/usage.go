@@ -109,7 +109,7 @@ func strictCompletion(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
 		if cmd.Name() == "completion" {
-			cmd.Args = func(cmd *cobra.Command, args []string) error {
+			cmd.Args = func(_ *cobra.Command, args []string) error {
 				if len(args) > 0 {
 					return fmt.Errorf("unknown shell %q; there are bash, fish, powershell and zsh", args[0])
 				}

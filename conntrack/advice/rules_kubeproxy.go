@@ -54,7 +54,7 @@ func kubeProxySets(m *Measurements, k *KubeProxy) Finding {
 		f.Evidence = append(f.Evidence, fmt.Sprintf("it sets nf_conntrack_max to %s (%s)", thousands(l.Entries), l.How))
 	}
 	if len(limits) > 0 {
-		f.Evidence = append(f.Evidence, limitBounds(m, k, limits))
+		f.Evidence = append(f.Evidence, limitBounds(m, k))
 		if wanted, _, ok := fromFiles(m.Settings, "nf_conntrack_max"); len(limits) == 1 && ok && (wanted < limits[0].Entries || k.Lowers()) {
 			lost("nf_conntrack_max", limits[0].Entries)
 		}
@@ -76,7 +76,7 @@ func kubeProxyOverrides(k *KubeProxy) string {
 }
 
 // limitBounds says what becomes of a limit that differs from kube-proxy's.
-func limitBounds(m *Measurements, k *KubeProxy, limits []Limit) string {
+func limitBounds(m *Measurements, k *KubeProxy) string {
 	if m.Limit == 0 {
 		return "there is no limit now: nf_conntrack_max is 0. When kube-proxy starts there is one again; maxPerCore 0 leaves it alone"
 	}

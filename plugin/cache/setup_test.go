@@ -143,7 +143,7 @@ func TestParseErrors(t *testing.T) {
 // What would be right stands in the error.
 func TestParseErrorsSayWhatIsRight(t *testing.T) {
 	for line, says := range map[string]string{
-		"sucess 10":                          "there are coalesce, denial, disable",
+		"successful 10":                      "there are coalesce, denial, disable",
 		"success many":                       `"many" is not a whole number; success takes CAPACITY [TTL [MINTTL]]`,
 		"prefetch 1 soon":                    `"soon" is not a duration; prefetch takes AMOUNT`,
 		"serve_stale 1m nono":                "nono; serve_stale takes [DURATION [immediate",

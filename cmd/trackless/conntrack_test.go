@@ -503,3 +503,30 @@ func BenchmarkFingerprints(b *testing.B) {
 		s.add(e)
 	}
 }
+
+// A table without a limit is never full, and nothing is a share of 0.
+func TestTableWithoutLimit(t *testing.T) {
+	var b bytes.Buffer
+	r := &tableReport{Entries: 1000, Buckets: 500}
+	if err := writeTableReport(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	line := rateLine{Entries: 1000}
+	if err := line.write(&b, "table", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeNamespaces(&b, []namespaceReport{{Inode: 1, Entries: 1000}}); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	for _, want := range []string{"1,000 entries, no limit (nf_conntrack_max is 0)", "2.0 entries per bucket now"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	for _, wrong := range []string{"at the limit", "0.0 %", "of 0"} {
+		if strings.Contains(text, wrong) {
+			t.Errorf("%q in\n%s", wrong, text)
+		}
+	}
+}

@@ -22,8 +22,9 @@ import (
 const tuneHelp = `Recommend settings that fit the load of this node, each with its reason, its cost
 in memory and its risk, and print them as files: a drop-in for sysctl.d, one for
 modules-load.d (settings of a module that is not loaded yet are lost at boot), one
-for modprobe.d with the size of the hash, and a fragment of KubeProxyConfiguration
-for what kube-proxy would override.
+for modprobe.d with the size of the hash, and a fragment for what kube-proxy would
+override: of KubeProxyConfiguration, or of the file in which k3s, RKE2 or MicroK8s
+give kube-proxy its flags.
 
 The table is sized so that the entries seen now fill it to half; look at the busy
 hour, or say with --entries what to plan for. It never gets smaller than it is,

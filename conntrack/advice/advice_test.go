@@ -171,6 +171,25 @@ func TestRules(t *testing.T) {
 		{"detached", func(m *Measurements) {
 			m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Responses: true, Detached: true}}
 		}, "notrack-missing", Warning, []string{"Trackless is detached from 10.96.0.10"}},
+		{"detached, with traffic", func(m *Measurements) {
+			m.Active, m.Listeners = ptr(true), []netip.Addr{kubeDNS}
+			m.Notrack = []Notrack{{Address: kubeDNS, Responses: true, Detached: true}}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 40}}
+		}, "notrack-missing", Warning, []string{"Trackless is detached from 10.96.0.10", "40 entries of its queries, answered by 10.244.0.53"}},
+		{"entries older than the rules", func(m *Measurements) {
+			m.Listeners, m.Recent = []netip.Addr{kubeDNS}, map[summary.DNSFlow]bool{}
+			m.Notrack = []Notrack{{Address: kubeDNS, Queries: true, Responses: true}}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 40}, {Asked: kubeDNS, Address: kubeDNS, Entries: 40, Unreplied: 40}}
+			m.Table.DNS.ReversedSources = []summary.Counted{{Address: kubeDNS, Entries: 40}}
+		}, "", Info, nil},
+		{"entries of unknown rules, none recent", func(m *Measurements) {
+			m.Listeners, m.Recent = []netip.Addr{kubeDNS}, map[summary.DNSFlow]bool{}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 40}}
+		}, "", Info, nil},
+		{"entries of unknown rules, and packets now", func(m *Measurements) {
+			m.Listeners, m.Recent = []netip.Addr{kubeDNS}, map[summary.DNSFlow]bool{{Asked: kubeDNS, Server: pod1}: true}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 40}}
+		}, "notrack-missing", Warning, []string{"pass the cache on this node by"}},
 		{"rules for the queries only", func(m *Measurements) { m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Queries: true}} }, "notrack-one-sided", Critical, []string{"none the answers"}},
 		{"rules for the answers only", func(m *Measurements) {
 			m.Active, m.Notrack = ptr(true), []Notrack{{Address: kubeDNS, Responses: true}}

@@ -81,6 +81,26 @@ func (m *Measurements) past(a netip.Addr, f summary.DNSFlow) bool {
 	return m.Recent != nil && !m.Recent[f] && (untracked || !known)
 }
 
+func (m *Measurements) detached(a netip.Addr) bool {
+	return slices.ContainsFunc(m.Notrack, func(n Notrack) bool { return n.Address == a && n.Detached && !n.Queries })
+}
+
+// detachedFrom is the finding about an address whose queries a Trackless lets
+// pass; seen is what else shows it, if anything.
+func detachedFrom(a netip.Addr, seen string) Finding {
+	f := Finding{
+		Severity: Warning,
+		Title:    fmt.Sprintf("Trackless is detached from %s: its queries go to kube-dns", a),
+		Evidence: []string{"its table names the address, and the queries to it are not untracked at the moment: it found itself unable to answer, or was told to detach"},
+		Remedy:   []string{"see its log and coredns_notrack_attached; after trackless rules detach: trackless rules attach"},
+		Risk:     "none: this is the fallback",
+	}
+	if seen != "" {
+		f.Evidence = append(f.Evidence, seen)
+	}
+	return f
+}
+
 // trackedNevertheless is the finding about DNS that rules untrack and that is
 // tracked all the same.
 func trackedNevertheless(m *Measurements, s summary.Server) Finding {
@@ -112,16 +132,15 @@ func notrackMissing(m *Measurements) []Finding {
 		switch {
 		case untracked:
 			findings = append(findings, trackedNevertheless(m, s))
+		case m.detached(s.Asked):
+			findings = append(findings, detachedFrom(s.Asked, fmt.Sprintf("%s entries of its queries, answered by %s", thousands(s.Entries), s.Address)))
 		case s.Address != s.Asked:
 			findings = append(findings, Finding{
 				Severity: Warning,
 				Title:    fmt.Sprintf("queries to %s pass the cache on this node by", s.Asked),
 				Evidence: []string{fmt.Sprintf("%s entries: a DNS server listens on %s, but destination NAT sends the queries to %s before they reach it", thousands(s.Entries), s.Asked, s.Address)},
-				Remedy: []string{
-					"the rules that keep these queries untracked are missing: trackless rules show",
-					"if Trackless detached on purpose this is its fallback: see its log and coredns_notrack_attached",
-				},
-				Risk: "none",
+				Remedy:   []string{"the rules that keep these queries untracked are missing: trackless rules show"},
+				Risk:     "none",
 			})
 		case s.Unreplied < s.Entries:
 			findings = append(findings, Finding{
@@ -138,13 +157,7 @@ func notrackMissing(m *Measurements) []Finding {
 	for _, n := range m.unseen() {
 		switch {
 		case n.Detached && !n.Queries:
-			findings = append(findings, Finding{
-				Severity: Warning,
-				Title:    fmt.Sprintf("Trackless is detached from %s: its queries go to kube-dns", n.Address),
-				Evidence: []string{"its table names the address, and the queries to it are not untracked at the moment: it found itself unable to answer, or was told to detach"},
-				Remedy:   []string{"see its log and coredns_notrack_attached; after trackless rules detach: trackless rules attach"},
-				Risk:     "none: this is the fallback",
-			})
+			findings = append(findings, detachedFrom(n.Address, ""))
 		case !n.Queries && !n.Responses:
 			findings = append(findings, Finding{
 				Severity: Warning,

@@ -96,6 +96,9 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	if err := o.check(); err != nil {
 		return &exitError{exitUsage, err}
 	}
+	if err := checkWritable("--html", o.html); err != nil {
+		return err
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 

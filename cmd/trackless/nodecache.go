@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -70,13 +69,13 @@ func nodeCache(args []string, out io.Writer) error {
 	if serve.conf != "" {
 		options.Corefile = serve.conf
 	}
-	port, err := strconv.ParseUint(serve.port, 10, 16)
+	port, err := parsePort(serve.port)
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("-dns.port %s: want a port from 1 to 65535", serve.port)}
+		return err
 	}
 	if err := options.Validate(); err != nil && !serve.version && !serve.plugins {
 		return &exitError{exitUsage, fmt.Errorf("%s: %w", nodeCacheName, err)}
 	}
-	n := newNodeCacheSource(&options, uint16(port))
+	n := newNodeCacheSource(&options, port)
 	return serve.run(out, n.load, n.start)
 }

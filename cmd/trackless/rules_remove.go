@@ -56,6 +56,9 @@ func rulesRemoveCommand(node func() rulesNode) *cobra.Command {
 			if err := checkOutput("remove", o.output); err != nil {
 				return err
 			}
+			if err := checkInterface("remove", o.link); err != nil {
+				return err
+			}
 			return removeRules(node(), o, cmd.OutOrStdout())
 		},
 	}

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,6 +61,9 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 			if err := checkOutput("show", o.output); err != nil {
 				return err
 			}
+			if err := checkInterface("show", o.link); err != nil {
+				return err
+			}
 			report, err := readRules(cmd.Context(), node(), o)
 			if err != nil {
 				return rulesError("show", err)
@@ -84,6 +89,16 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 // interfaceFlag adds --interface, as `interface` of the notrack directive.
 func interfaceFlag(cmd *cobra.Command, link *string) {
 	cmd.Flags().StringVar(link, "interface", hostaddr.DefaultLink, "the link that was made for the listen addresses")
+}
+
+// checkInterface refuses a name that no link can have (dev_valid_name in
+// net/core/dev.c).
+func checkInterface(verb, name string) error {
+	const longest = 15 // IFNAMSIZ, less the terminating zero
+	if name == "" || len(name) > longest || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n") {
+		return &exitError{exitUsage, fmt.Errorf("rules %s: --interface %q: it takes the name of a link, of 1 to %d characters without / and :, such as %s", verb, name, longest, hostaddr.DefaultLink)}
+	}
+	return nil
 }
 
 // socketFlag adds --socket.

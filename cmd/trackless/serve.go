@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,6 +102,9 @@ func serve(args []string, out io.Writer) error {
 // only when there is nothing to run. before, if not nil, runs when CoreDNS is
 // ready to load its first Corefile.
 func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() error) error {
+	if _, err := parsePort(o.port); err != nil {
+		return err
+	}
 	recent := newRecentLog()
 	if err := embedCoreDNS(o, load, recent); err != nil {
 		return &exitError{exitFailure, err}
@@ -147,6 +151,15 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	// All servers have stopped, which only a signal does; its handler ends
 	// the process when the cleanup is done.
 	select {}
+}
+
+// parsePort reads -dns.port.
+func parsePort(s string) (uint16, error) {
+	port, err := strconv.ParseUint(s, 10, 16)
+	if err != nil || port == 0 {
+		return 0, &exitError{exitUsage, fmt.Errorf("-dns.port %q, or -p: it takes a port from 1 to 65535", s)}
+	}
+	return uint16(port), nil
 }
 
 // embedCoreDNS prepares the process-wide state of CoreDNS and caddy, as the

@@ -102,11 +102,12 @@ func (o *snapshotOptions) check() error {
 	if o.top < 1 {
 		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
 	}
-	return checkWritable(o.output)
+	return checkWritable("--output", o.output)
 }
 
-// checkWritable refuses a file that could not be written once the work is done.
-func checkWritable(path string) error {
+// checkWritable refuses a file, the value of a flag, that could not be written
+// once the work is done.
+func checkWritable(flag, path string) error {
 	if path == "" || path == "-" {
 		return nil
 	}
@@ -114,12 +115,12 @@ func checkWritable(path string) error {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
-		return &exitError{exitFailure, fmt.Errorf("--output %s: %w; make the directory first, or name another file", path, err)}
+		return &exitError{exitFailure, fmt.Errorf("%s %s: %w; make the directory first, or name another file", flag, path, err)}
 	case !info.IsDir():
-		return &exitError{exitFailure, fmt.Errorf("--output %s: %s is no directory", path, dir)}
+		return &exitError{exitFailure, fmt.Errorf("%s %s: %s is no directory", flag, path, dir)}
 	}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return &exitError{exitFailure, fmt.Errorf("--output %s: it is a directory; name a file in it", path)}
+		return &exitError{exitFailure, fmt.Errorf("%s %s: it is a directory; name a file in it", flag, path)}
 	}
 	return nil
 }

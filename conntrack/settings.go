@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -22,7 +23,8 @@ type Setting struct {
 	Unit    Unit    `json:"unit"`
 	Meaning string  `json:"meaning"`
 	// Files are the places that set it at boot, in the order in which
-	// systemd-sysctl(8) reads them: the last one wins.
+	// systemd-sysctl(8) reads them: the last one wins. The option hashsize of
+	// the module counts for nf_conntrack_buckets.
 	Files []SettingFile `json:"files,omitempty"`
 	// KubeProxy is the field of KubeProxyConfiguration that sets it when
 	// kube-proxy starts, whatever the files say.
@@ -124,6 +126,10 @@ func ReadSettings(root string) ([]Setting, error) {
 		}
 		s := Setting{Name: "net.netfilter." + k.name, Value: v, Unit: k.unit, Meaning: k.meaning, KubeProxy: k.kubeProxy}
 		s.Files = files[s.Name]
+		if k.name == "nf_conntrack_buckets" {
+			// The module's option counts when it is loaded, the sysctl after it.
+			s.Files = slices.Concat(HashsizeFiles(root), s.Files)
+		}
 		if k.def >= 0 {
 			d := uint64(k.def)
 			s.Default = &d
@@ -203,27 +209,74 @@ func memTotal(root string) (uint64, bool) {
 // their directory, one in /etc hiding those of the same name in /run and
 // /usr/lib.
 func sysctlFiles(root string) map[string][]SettingFile {
+	set := map[string][]SettingFile{}
+	linked := false
+	for _, path := range dropIns(root, "sysctl.d") {
+		readSysctlFile(root, path, set)
+		linked = linked || filepath.Base(path) == "99-sysctl.conf"
+	}
+	// Debian links it as 99-sysctl.conf; sysctl --system reads it last.
+	if !linked {
+		readSysctlFile(root, filepath.Join(root, "etc/sysctl.conf"), set)
+	}
+	return set
+}
+
+// dropIns returns the files *.conf of the directories of a name, in the order in
+// which they are read: by their own names, whatever their directory, one in /etc
+// hiding those of the same name in /run, /usr/local/lib and /usr/lib.
+func dropIns(root, name string) []string {
 	byName := map[string]string{}
-	for _, dir := range []string{"usr/lib/sysctl.d", "usr/local/lib/sysctl.d", "run/sysctl.d", "etc/sysctl.d"} {
-		entries, err := os.ReadDir(filepath.Join(root, dir))
+	for _, dir := range []string{"usr/lib", "usr/local/lib", "run", "etc"} {
+		entries, err := os.ReadDir(filepath.Join(root, dir, name))
 		if err != nil {
 			continue
 		}
 		for _, e := range entries {
 			if strings.HasSuffix(e.Name(), ".conf") {
-				byName[e.Name()] = filepath.Join(root, dir, e.Name())
+				byName[e.Name()] = filepath.Join(root, dir, name, e.Name())
 			}
 		}
 	}
-	set := map[string][]SettingFile{}
+	paths := make([]string, 0, len(byName))
 	for _, name := range sortedKeys(byName) {
-		readSysctlFile(root, byName[name], set)
+		paths = append(paths, byName[name])
 	}
-	// Debian links it as 99-sysctl.conf; sysctl --system reads it last.
-	if _, linked := byName["99-sysctl.conf"]; !linked {
-		readSysctlFile(root, filepath.Join(root, "etc/sysctl.conf"), set)
+	return paths
+}
+
+// HashsizeFiles finds the lines of modprobe.d(5) that give the module
+// nf_conntrack its option hashsize; the last one wins.
+func HashsizeFiles(root string) []SettingFile {
+	var files []SettingFile
+	for _, path := range dropIns(root, "modprobe.d") {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		n := 0
+		for line := range strings.Lines(string(b)) {
+			n++
+			f := strings.Fields(line)
+			if len(f) < 3 || f[0] != "options" || strings.ReplaceAll(f[1], "-", "_") != "nf_conntrack" {
+				continue
+			}
+			for _, option := range f[2:] {
+				if v, ok := strings.CutPrefix(option, "hashsize="); ok {
+					files = append(files, SettingFile{Path: shownPath(root, path), Line: n, Value: v})
+				}
+			}
+		}
 	}
-	return set
+	return files
+}
+
+// shownPath is a path below root as the host has it.
+func shownPath(root, path string) string {
+	if rel, err := filepath.Rel(root, path); err == nil {
+		return "/" + rel
+	}
+	return path
 }
 
 // readSysctlFile adds the assignments in one file (sysctl.d(5)).
@@ -232,10 +285,7 @@ func readSysctlFile(root, path string, set map[string][]SettingFile) {
 	if err != nil {
 		return // absent, or not for us to read
 	}
-	shown := path
-	if rel, err := filepath.Rel(root, path); err == nil {
-		shown = "/" + rel
-	}
+	shown := shownPath(root, path)
 	n := 0
 	for line := range strings.Lines(string(b)) {
 		n++

@@ -99,6 +99,34 @@ func TestSettingAliases(t *testing.T) {
 	}
 }
 
+// The hash is sized when the module is loaded, by files in the order of their
+// names, and again by sysctl.
+func TestBucketFiles(t *testing.T) {
+	settings, err := conntrack.ReadSettings(plant(t, map[string]string{
+		netfilter + "nf_conntrack_max":        "1\n",
+		netfilter + "nf_conntrack_buckets":    "1\n",
+		"etc/modprobe.d/10-a.conf":            "options nf_conntrack hashsize=1\n",
+		"usr/lib/modprobe.d/90-b.conf":        "# no comment\noptions nf-conntrack acct=1 hashsize=2\n",
+		"usr/lib/modprobe.d/10-a.conf":        "options nf_conntrack hashsize=9\n",
+		"usr/lib/modprobe.d/50-c.conf":        "options other hashsize=9\n",
+		"etc/sysctl.d/10-buckets.conf":        "net.netfilter.nf_conntrack_buckets = 3\n",
+		"run/modprobe.d/README":               "options nf_conntrack hashsize=9\n",
+		"usr/local/lib/modprobe.d/20-e.conf":  "options nf_conntrack\n",
+		"usr/local/lib/modprobe.d/nothing.md": "",
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []conntrack.SettingFile{
+		{Path: "/etc/modprobe.d/10-a.conf", Line: 1, Value: "1"},
+		{Path: "/usr/lib/modprobe.d/90-b.conf", Line: 2, Value: "2"},
+		{Path: "/etc/sysctl.d/10-buckets.conf", Line: 1, Value: "3"},
+	}
+	if !slices.Equal(settings[1].Files, want) {
+		t.Errorf("files %+v, want %+v", settings[1].Files, want)
+	}
+}
+
 func TestDefaultLimitByMemory(t *testing.T) {
 	for _, test := range []struct {
 		name, meminfo string

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -83,38 +82,10 @@ func readLimits(root string) (*limitsReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &limitsReport{Entries: limits.Count, Settings: settings, Memory: conntrack.ReadMemory(root), Hashsize: hashsizeFiles(root)}
+	r := &limitsReport{Entries: limits.Count, Settings: settings, Memory: conntrack.ReadMemory(root), Hashsize: conntrack.HashsizeFiles(root)}
 	r.NowBytes = r.Memory.Table(limits.Count, limits.Buckets)
 	r.LimitBytes = r.Memory.Table(limits.Max, limits.Buckets)
 	return r, nil
-}
-
-// hashsizeFiles finds the options of the module nf_conntrack (modprobe.d(5)).
-func hashsizeFiles(root string) []conntrack.SettingFile {
-	var files []conntrack.SettingFile
-	for _, dir := range []string{"usr/lib/modprobe.d", "run/modprobe.d", "etc/modprobe.d"} {
-		paths, _ := filepath.Glob(filepath.Join(root, dir, "*.conf"))
-		for _, path := range paths {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				continue
-			}
-			n := 0
-			for line := range strings.Lines(string(b)) {
-				n++
-				f := strings.Fields(line)
-				if len(f) < 3 || f[0] != "options" || f[1] != "nf_conntrack" {
-					continue
-				}
-				for _, option := range f[2:] {
-					if v, ok := strings.CutPrefix(option, "hashsize="); ok {
-						files = append(files, conntrack.SettingFile{Path: filepath.Join("/", dir, filepath.Base(path)), Line: n, Value: v})
-					}
-				}
-			}
-		}
-	}
-	return files
 }
 
 func writeLimits(out io.Writer, r *limitsReport) error {
@@ -137,7 +108,7 @@ func writeLimits(out io.Writer, r *limitsReport) error {
 				differs = "*"
 			}
 		}
-		table.add(strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s), differs, def, setBy(s, r.Hashsize), s.Meaning+settingCost(s, r.Memory))
+		table.add(strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s), differs, def, setBy(s), s.Meaning+settingCost(s, r.Memory))
 	}
 	table.write(&b, width)
 	_, err := out.Write(b.Bytes())
@@ -173,14 +144,10 @@ func settingValue(u conntrack.Unit, v uint64) string {
 
 // setBy says which file wins at boot, and which field of kube-proxy's
 // configuration after it.
-func setBy(s conntrack.Setting, hashsize []conntrack.SettingFile) string {
-	files := s.Files
-	if strings.HasSuffix(s.Name, "nf_conntrack_buckets") {
-		files = hashsize
-	}
+func setBy(s conntrack.Setting) string {
 	who := "-"
-	if n := len(files); n > 0 {
-		who = fmt.Sprintf("%s:%d", files[n-1].Path, files[n-1].Line)
+	if n := len(s.Files); n > 0 {
+		who = fmt.Sprintf("%s:%d", s.Files[n-1].Path, s.Files[n-1].Line)
 	}
 	if s.KubeProxy != "" {
 		who += "; kube-proxy " + s.KubeProxy

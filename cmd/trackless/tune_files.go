@@ -167,6 +167,9 @@ func (t *tuning) value(m *measuredHost, name string) (uint64, bool) {
 func (t *tuning) overridden(k *advice.KubeProxy) []string {
 	sets := k.Sets()
 	var names []string
+	if t.Size.Max == 0 && len(k.Limits()) > 0 {
+		names = append(names, "net.netfilter.nf_conntrack_max") // there would be a limit again
+	}
 	for _, s := range t.Settings {
 		name := strings.TrimPrefix(s.Name, "net.netfilter.")
 		v, ok := sets[name]

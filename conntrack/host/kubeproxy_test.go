@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -142,7 +143,15 @@ func TestKubeProxiesOfThisNamespace(t *testing.T) {
 	if err := os.Symlink(program, named); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("taskset", "-c", "0", named, "-test.run=TestHelperSleep", "--", "--conntrack-min=77")
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		t.Fatal(err)
+	}
+	cpu := 0
+	for !allowed.IsSet(cpu) {
+		cpu++
+	}
+	cmd := exec.Command("taskset", "-c", strconv.Itoa(cpu), named, "-test.run=TestHelperSleep", "--", "--conntrack-min=77")
 	cmd.Env = append(os.Environ(), "TRACKLESS_TEST_SLEEP=1")
 	ready, err := cmd.StdoutPipe()
 	if err != nil {

@@ -4,9 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
+	"math"
 	"runtime"
 	"slices"
-	"sort"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +23,14 @@ import (
 //
 // Without a lock file the error matches [ErrNoLock]; if another program holds the
 // lock for a second, [iptables.ErrBusy].
-func Delete(cfg Config, family iptables.Family, name string, doomed func(chain string, r Rule) bool) (deleted int, err error) {
-	t, found, err := Read(cfg, family, name)
-	if err != nil || !found || !t.has(doomed) {
+func Delete(cfg Config, family iptables.Family, name string, doomed Filter) (deleted int, err error) {
+	some := false
+	found, err := read(cfg, family, name, func(h header, entries iter.Seq2[entry, error]) error {
+		t, err := parse(family, name, h, entries, doomed)
+		some = slices.ContainsFunc(t.Chains, func(c Chain) bool { return len(c.Rules) > 0 })
+		return err
+	})
+	if err != nil || !found || !some {
 		return 0, err
 	}
 	release, err := lock(lockWait)
@@ -48,12 +54,6 @@ func Delete(cfg Config, family iptables.Family, name string, doomed func(chain s
 	return deleted, err
 }
 
-func (t *Table) has(doomed func(chain string, r Rule) bool) bool {
-	return slices.ContainsFunc(t.Chains, func(c Chain) bool {
-		return slices.ContainsFunc(c.Rules, func(r Rule) bool { return doomed(c.Name, r) })
-	})
-}
-
 // Names of the socket options that change a table: IPT_SO_SET_REPLACE and
 // IPT_SO_SET_ADD_COUNTERS, which are the same for IPv6.
 const (
@@ -64,27 +64,36 @@ const (
 // counterSize is that of struct xt_counters: packets and bytes.
 const counterSize = 16
 
-func replace(family iptables.Family, name string, doomed func(chain string, r Rule) bool) (int, error) {
-	h, blob, err := dump(family, name)
+func replace(family iptables.Family, name string, doomed Filter) (deleted int, err error) {
+	h, err := info(family, name)
 	if err != nil {
 		return 0, err
 	}
-	t, offsets, err := parseAt(family, name, h, blob)
+	// The kernel wants all of it at once, and there is no second copy of it.
+	w, err := openWindow(family, name, h, math.MaxInt)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	blob, _, err := w.from(0)
+	if err != nil {
+		return 0, err
+	}
+	l := layoutOf(family)
+	t, offsets, err := parseAt(family, name, h, l.entries(blob), doomed)
 	if err != nil {
 		return 0, err
 	}
 	gone := map[int]bool{}
-	for i, c := range t.Chains {
-		for j, r := range c.Rules {
-			if doomed(c.Name, r) {
-				gone[offsets[i][j]] = true
-			}
+	for i := range t.Chains {
+		for _, at := range offsets[i][:len(t.Chains[i].Rules)] {
+			gone[at] = true
 		}
 	}
 	if len(gone) == 0 {
 		return 0, nil
 	}
-	after, kept, err := without(layoutOf(family), h, blob, gone)
+	after, kept, err := without(l, h, blob, gone)
 	if err != nil {
 		return 0, err
 	}
@@ -93,14 +102,13 @@ func replace(family iptables.Family, name string, doomed func(chain string, r Ru
 		return 0, err
 	}
 	defer unix.Close(fd)
-	former, err := after.commit(fd, level, name, h.numEntries)
+	former, err := after.commit(fd, level, name, h.numEntries, w.buffer)
 	if err != nil {
 		return 0, err
 	}
 	// The kernel has begun to count anew; what it had counted until the very
 	// moment of the change is added again.
-	const entries = nameSize + 8
-	counters := make([]byte, entries, entries+counterSize*len(kept))
+	counters := make([]byte, entriesHeader, entriesHeader+counterSize*len(kept))
 	copy(counters, name)
 	binary.NativeEndian.PutUint32(counters[nameSize:], uint32(len(kept)))
 	for _, i := range kept {
@@ -118,34 +126,37 @@ type edited struct {
 	blob []byte
 }
 
-// without is the table without the entries at some offsets; kept are the numbers
-// of the entries that stay.
+// without is the table without the entries at some offsets, in the memory of what
+// it was; kept are the numbers of the entries that stay.
 func without(l layout, h header, blob []byte, gone map[int]bool) (after edited, kept []int, err error) {
-	all, err := l.entries(blob)
-	if err != nil {
-		return after, nil, err
+	var starts []int // of all entries
+	for e, err := range l.entries(blob) {
+		if err != nil {
+			return after, nil, err
+		}
+		starts = append(starts, e.at)
 	}
-	if uint32(len(all)) != h.numEntries {
-		return after, nil, fmt.Errorf("%d entries, where the kernel counts %d", len(all), h.numEntries)
+	if uint32(len(starts)) != h.numEntries {
+		return after, nil, fmt.Errorf("%d entries, where the kernel counts %d", len(starts), h.numEntries)
 	}
-	after.header = h
+	after.header, after.blob = h, blob[:0]
 	// moved[i] is where the first entry that stays, from the ith on, comes to
 	// stand: what led to a rule that goes leads to the next.
-	moved := make([]uint32, len(all))
-	for i, e := range all {
+	moved := make([]uint32, len(starts))
+	for i, at := range starts {
 		moved[i] = uint32(len(after.blob))
 		end := len(blob)
-		if i+1 < len(all) {
-			end = all[i+1].at
+		if i+1 < len(starts) {
+			end = starts[i+1]
 		}
-		if !gone[e.at] {
+		if !gone[at] {
 			kept = append(kept, i)
-			after.blob = append(after.blob, blob[e.at:end]...)
+			after.blob = append(after.blob, blob[at:end]...)
 		}
 	}
 	newOffset := func(old uint32) (uint32, error) {
-		i := sort.Search(len(all), func(i int) bool { return all[i].at >= int(old) })
-		if i == len(all) || all[i].at != int(old) {
+		i, found := slices.BinarySearch(starts, int(old))
+		if !found {
 			return 0, fmt.Errorf("no entry begins at %d", old)
 		}
 		return moved[i], nil
@@ -178,22 +189,26 @@ func without(l layout, h header, blob []byte, gone map[int]bool) (after edited, 
 // isStandard reports whether a target is that of verdicts and jumps.
 func isStandard(target []byte) bool { return cString(target[2:2+extensionNameLen]) == "" }
 
+// replaceHeader is the size of struct ipt_replace before the entries.
+const replaceHeader = nameSize + 4*(1+1+1+numHooks+numHooks+1) + 8
+
 // commit replaces the table in the kernel and returns the counters that the former
-// entries had. EAGAIN: these were not as many as is said.
-func (e edited) commit(fd, level int, name string, former uint32) ([]byte, error) {
+// entries had. EAGAIN: these were not as many as is said. The entries lie in the
+// buffer, which has room for the header: at least one of them is gone.
+func (e edited) commit(fd, level int, name string, former uint32, buffer []byte) ([]byte, error) {
 	counters := make([]byte, counterSize*former)
 	var pins runtime.Pinner
 	defer pins.Unpin()
 	pins.Pin(&counters[0])
-	// struct ipt_replace
-	b := make([]byte, nameSize, nameSize+64+len(e.blob))
+	copy(buffer[replaceHeader:], e.blob)
+	b := append(buffer[:0], make([]byte, nameSize)...)
 	copy(b, name)
 	words := append([]uint32{e.validHooks, e.numEntries, e.size}, e.hookEntry[:]...)
 	for _, w := range append(append(words, e.underflow[:]...), former) {
 		b = binary.NativeEndian.AppendUint32(b, w)
 	}
 	b = binary.NativeEndian.AppendUint64(b, uint64(uintptr(unsafe.Pointer(&counters[0]))))
-	err := setsockopt(fd, level, optionReplace, append(b, e.blob...))
+	err := setsockopt(fd, level, optionReplace, buffer[:len(b)+len(e.blob)])
 	return counters, err
 }
 

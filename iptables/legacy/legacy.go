@@ -3,7 +3,8 @@
 //
 // They are not part of nf_tables: the kernel keeps them as blobs that are read
 // with getsockopt (include/uapi/linux/netfilter_ipv4/ip_tables.h and its sibling
-// for IPv6). Asking for a table that this network namespace does not have would
+// for IPv6). Those of kube-proxy have tens of MiB: they are read through a window of
+// a few, and only the rules that are wanted are kept. Asking for a table that this network namespace does not have would
 // create it, so only those are asked for that the kernel lists in
 // /proc/net/ip_tables_names. The kernel replaces a blob as a
 // whole and sees nothing of another program that has read it before and will
@@ -13,7 +14,9 @@
 package legacy
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
 
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -22,8 +25,15 @@ import (
 type Table struct {
 	Family iptables.Family
 	Name   string // "raw", "mangle", "nat", "filter" or "security"
+	// Chains are in the table's order. Where rules were picked, a chain of a user
+	// of which none was wanted is left out.
 	Chains []Chain
 }
+
+// Filter reports whether a rule is wanted. Where it jumps to is not known yet, and
+// the data of its matches and target are there during the call only. A nil Filter
+// wants all.
+type Filter func(chain string, r Rule) bool
 
 // Chain returns the chain of that name, or nil.
 func (t *Table) Chain(name string) *Chain {
@@ -50,6 +60,9 @@ type Chain struct {
 // Rule is one rule. What it asks of the packet's header comes first; the zero
 // value of each asks for nothing.
 type Rule struct {
+	// Place is that in the chain, from 1 on.
+	Place int
+
 	Source, Destination Masked
 	Input, Output       Interface
 	Proto               uint8 // 0: any
@@ -65,6 +78,16 @@ type Rule struct {
 	// its name is empty, the rule only counts.
 	Verdict *Verdict
 	Target  Extension
+}
+
+// clone is the rule with data of its own.
+func (r Rule) clone() Rule {
+	r.Matches = slices.Clone(r.Matches)
+	for i := range r.Matches {
+		r.Matches[i].Info = bytes.Clone(r.Matches[i].Info)
+	}
+	r.Target.Info = bytes.Clone(r.Target.Info)
+	return r
 }
 
 // Comment is the text of the rule's comment match.
@@ -85,16 +108,11 @@ type Masked struct {
 }
 
 // IsAddr reports whether exactly this address is meant.
-func (m Masked) IsAddr(a netip.Addr) bool {
-	if m.Not || m.Addr != a {
-		return false
-	}
-	for _, b := range m.Mask.AsSlice() {
-		if b != 0xff {
-			return false
-		}
-	}
-	return true
+func (m Masked) IsAddr(a netip.Addr) bool { return !m.Not && m.Addr == a && m.Whole() }
+
+// Whole reports whether all bits are compared.
+func (m Masked) Whole() bool {
+	return m.Addr.IsValid() && !slices.ContainsFunc(m.Mask.AsSlice(), func(b byte) bool { return b != 0xff })
 }
 
 // Interface is the name of a device, or how it begins. An empty name is any.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -97,78 +98,222 @@ const errorTarget = "ERROR"
 
 // entry is an entry of the blob, at its offset.
 type entry struct {
-	at   int
-	rule Rule
-	// jump is the offset that a jump or goto leads to, -1 without.
-	jump int
-	// head is the name of the user's chain that begins after this entry.
-	head string
+	layout
+	at       int
+	b        []byte
+	targetAt int // where its target begins in it
 }
 
-// parse reads the entries of a table.
-func parse(family iptables.Family, name string, h header, blob []byte) (Table, error) {
-	t, _, err := parseAt(family, name, h, blob)
+// cut takes the first entry off a part of the blob that begins at an offset.
+func (l layout) cut(b []byte, at int) (e entry, whole bool, err error) {
+	if len(b) < l.size {
+		return e, false, nil
+	}
+	target := int(binary.NativeEndian.Uint16(b[l.target:]))
+	next := int(binary.NativeEndian.Uint16(b[l.target+2:]))
+	if target < l.size || next < target+extensionHeader {
+		return e, false, fmt.Errorf("entry at %d has its target at %d and its end at %d", at, target, next)
+	}
+	if next > len(b) {
+		return e, false, nil
+	}
+	return entry{l, at, b[:next], target}, true, nil
+}
+
+// entries are those of a whole blob.
+func (l layout) entries(blob []byte) iter.Seq2[entry, error] {
+	return func(yield func(entry, error) bool) {
+		for at := 0; at < len(blob); {
+			e, whole, err := l.cut(blob[at:], at)
+			if err == nil && !whole {
+				err = fmt.Errorf("entry at %d is cut off", at)
+			}
+			if !yield(e, err) || err != nil {
+				return
+			}
+			at += len(e.b)
+		}
+	}
+}
+
+// jump returns the offset that a jump or goto leads to, -1 without.
+func (e entry) jump() int {
+	x := e.b[e.targetAt:]
+	if !isStandard(x) || len(x) < extensionHeader+4 {
+		return -1
+	}
+	code := int32(binary.NativeEndian.Uint32(x[extensionHeader:]))
+	if code < 0 || e.continues(code) {
+		return -1
+	}
+	return int(code)
+}
+
+func (e entry) isGoto() bool { return e.b[e.flags]&e.gotoFlag != 0 }
+
+// continues reports whether a jump leads to the next entry, which is how a rule
+// without a target is written.
+func (e entry) continues(code int32) bool { return int(code) == e.at+len(e.b) && !e.isGoto() }
+
+// head is the name of the user's chain that begins after this entry, "" if none
+// does.
+func (e entry) head() (string, error) {
+	if cStringIs(e.b[e.targetAt+2:e.targetAt+2+extensionNameLen], errorTarget) {
+		if name := cString(e.b[e.targetAt+extensionHeader:]); name != "" {
+			return name, nil
+		}
+		return "", fmt.Errorf("entry at %d: a chain without a name", e.at)
+	}
+	return "", nil
+}
+
+// rule reads the entry. The data of matches and target stay where they are.
+func (e entry) rule() (r Rule, err error) {
+	r = e.header(e.b)
+	if r.Matches, err = extensions(e.b[e.size:e.targetAt]); err != nil {
+		return r, fmt.Errorf("entry at %d: %w", e.at, err)
+	}
+	x, _, err := extension(e.b[e.targetAt:])
+	if err != nil {
+		return r, fmt.Errorf("entry at %d: %w", e.at, err)
+	}
+	switch {
+	case x.Name != "":
+		r.Target = x
+	case len(x.Info) < 4:
+		return r, fmt.Errorf("entry at %d: a verdict of %d bytes", e.at, len(x.Info))
+	default:
+		r.Verdict = e.standard(int32(binary.NativeEndian.Uint32(x.Info)))
+	}
+	return r, nil
+}
+
+// parse reads the entries of a table and keeps the rules that are wanted.
+func parse(family iptables.Family, name string, h header, entries iter.Seq2[entry, error], wanted Filter) (Table, error) {
+	t, _, err := parseAt(family, name, h, entries, wanted)
 	return t, err
 }
 
 // parseAt is parse and returns where each rule stands in the blob, by chain and
 // rule.
-func parseAt(family iptables.Family, name string, h header, blob []byte) (t Table, offsets [][]int, err error) {
-	t = Table{Family: family, Name: name}
-	entries, err := layoutOf(family).entries(blob)
+func parseAt(family iptables.Family, name string, h header, entries iter.Seq2[entry, error], wanted Filter) (t Table, offsets [][]int, err error) {
+	p := parser{header: h, wanted: wanted, starts: map[int]string{}}
+	p.table = Table{Family: family, Name: name}
+	for e, err := range entries {
+		if err == nil {
+			err = p.take(e)
+		}
+		if err != nil {
+			return p.table, nil, err
+		}
+	}
+	return p.table, p.offsets, p.finish()
+}
+
+// parser is what is known of a table while its entries come in.
+type parser struct {
+	header
+	wanted  Filter
+	table   Table
+	starts  map[int]string // chains of a user, by the offset of their first rule
+	jumps   [][]int        // by chain and rule, -1 without
+	offsets [][]int
+	current *Chain
+	place   int // of the last rule of the current chain
+	end     int // offset behind the last entry
+}
+
+func (p *parser) open(c Chain) {
+	p.close()
+	p.table.Chains = append(p.table.Chains, c)
+	p.jumps, p.offsets = append(p.jumps, nil), append(p.offsets, nil)
+	p.current, p.place = &p.table.Chains[len(p.table.Chains)-1], 0
+}
+
+// close ends the current chain.
+func (p *parser) close() {
+	c := p.current
+	if c == nil {
+		return
+	}
+	p.current = nil
+	if c.Base {
+		return
+	}
+	i := len(p.table.Chains) - 1
+	if n := len(c.Rules); n > 0 && c.Rules[n-1].Place == p.place {
+		c.Rules = c.Rules[:n-1] // the return that ends every user's chain
+	}
+	if p.wanted != nil && len(c.Rules) == 0 {
+		p.table.Chains, p.jumps, p.offsets = p.table.Chains[:i], p.jumps[:i], p.offsets[:i]
+	}
+}
+
+func (p *parser) take(e entry) error {
+	p.end = e.at + len(e.b)
+	if hook := p.hookAt(e.at); hook >= 0 {
+		p.open(Chain{Name: hookName(hook), Base: true, Hook: uint32(hook)})
+	}
+	head, err := e.head()
 	if err != nil {
-		return t, nil, err
+		return err
 	}
-	starts := map[int]string{} // by offset of the first rule
-	jumps := [][]int{}         // by chain and rule
-	var current *Chain
-	open := func(c Chain) {
-		t.Chains = append(t.Chains, c)
-		jumps, offsets = append(jumps, nil), append(offsets, nil)
-		current = &t.Chains[len(t.Chains)-1]
+	if head != "" {
+		p.open(Chain{Name: head})
+		p.starts[p.end] = head
+		return nil
 	}
-	for i, e := range entries {
-		if hook := h.hookAt(e.at); hook >= 0 {
-			open(Chain{Name: hookName(hook), Base: true, Hook: uint32(hook)})
+	c := p.current
+	if c == nil {
+		return fmt.Errorf("entry at %d belongs to no chain", e.at)
+	}
+	r, err := e.rule()
+	if err != nil {
+		return err
+	}
+	if c.Base && uint32(e.at) == p.underflow[c.Hook] {
+		if r.Verdict == nil {
+			return fmt.Errorf("chain %s has no policy", c.Name)
 		}
-		switch {
-		case e.head != "":
-			current = nil
-			if i+1 < len(entries) {
-				open(Chain{Name: e.head})
-				starts[entries[i+1].at] = e.head
-			}
-		case current == nil:
-			return t, nil, fmt.Errorf("entry at %d belongs to no chain", e.at)
-		case current.Base && uint32(e.at) == h.underflow[current.Hook]:
-			if e.rule.Verdict == nil {
-				return t, nil, fmt.Errorf("chain %s has no policy", current.Name)
-			}
-			current.Policy = e.rule.Verdict.Code
-			current = nil
-		default:
-			current.Rules = append(current.Rules, e.rule)
-			jumps[len(jumps)-1] = append(jumps[len(jumps)-1], e.jump)
-			offsets[len(offsets)-1] = append(offsets[len(offsets)-1], e.at)
-		}
+		c.Policy = r.Verdict.Code
+		p.current = nil
+		return nil
 	}
-	for i := range t.Chains {
-		c := &t.Chains[i]
+	p.place++
+	r.Place = p.place
+	if p.wanted != nil && !p.wanted(c.Name, r) {
+		return nil
+	}
+	i := len(p.table.Chains) - 1
+	c.Rules = append(c.Rules, r.clone())
+	p.jumps[i], p.offsets[i] = append(p.jumps[i], e.jump()), append(p.offsets[i], e.at)
+	return nil
+}
+
+// finish names the chains that jumps lead to.
+func (p *parser) finish() error {
+	// The last entry marks the end of the table as if a chain began.
+	if c := p.current; c != nil && !c.Base && p.place == 0 {
+		delete(p.starts, p.end)
+		i := len(p.table.Chains) - 1
+		p.current, p.table.Chains, p.jumps, p.offsets = nil, p.table.Chains[:i], p.jumps[:i], p.offsets[:i]
+	}
+	p.close()
+	for i := range p.table.Chains {
+		c := &p.table.Chains[i]
 		for j := range c.Rules {
-			if jumps[i][j] < 0 {
+			at := p.jumps[i][j]
+			if at < 0 {
 				continue
 			}
-			to, ok := starts[jumps[i][j]]
+			to, ok := p.starts[at]
 			if !ok {
-				return t, nil, fmt.Errorf("chain %s, rule %d jumps to %d, where no chain begins", c.Name, j+1, jumps[i][j])
+				return fmt.Errorf("chain %s, rule %d jumps to %d, where no chain begins", c.Name, c.Rules[j].Place, at)
 			}
 			c.Rules[j].Verdict.Chain = to
 		}
-		if !c.Base && len(c.Rules) > 0 {
-			c.Rules = c.Rules[:len(c.Rules)-1] // the return that ends every user's chain
-		}
 	}
-	return t, offsets, nil
+	return nil
 }
 
 func (h header) hookAt(offset int) int {
@@ -184,72 +329,28 @@ func hookName(hook int) string {
 	return [numHooks]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}[hook]
 }
 
-func (l layout) entries(blob []byte) ([]entry, error) {
-	var out []entry
-	for at := 0; at < len(blob); {
-		b := blob[at:]
-		if len(b) < l.size {
-			return nil, fmt.Errorf("entry at %d is cut off", at)
-		}
-		target := int(binary.NativeEndian.Uint16(b[l.target:]))
-		next := int(binary.NativeEndian.Uint16(b[l.target+2:]))
-		if target < l.size || next < target+extensionHeader || next > len(b) {
-			return nil, fmt.Errorf("entry at %d has its target at %d and its end at %d", at, target, next)
-		}
-		e := entry{at: at, rule: l.header(b), jump: -1}
-		var err error
-		if e.rule.Matches, err = extensions(b[l.size:target]); err != nil {
-			return nil, fmt.Errorf("entry at %d: %w", at, err)
-		}
-		x, _, err := extension(b[target:next])
-		if err != nil {
-			return nil, fmt.Errorf("entry at %d: %w", at, err)
-		}
-		switch x.Name {
-		case errorTarget:
-			e.head = cString(x.Info)
-			if e.head == "" {
-				return nil, fmt.Errorf("entry at %d: a chain without a name", at)
-			}
-		case "":
-			if len(x.Info) < 4 {
-				return nil, fmt.Errorf("entry at %d: a verdict of %d bytes", at, len(x.Info))
-			}
-			e.standard(int32(binary.NativeEndian.Uint32(x.Info)), b[l.flags]&l.gotoFlag != 0, at+next)
-		default:
-			e.rule.Target = x
-		}
-		out = append(out, e)
-		at += next
-	}
-	return out, nil
-}
-
 // standard reads the verdict of a standard target: an offset to jump to, or
-// the negative of a verdict minus one. A jump to the next entry is how a rule
-// without a target is written.
-func (e *entry) standard(code int32, isGoto bool, next int) {
+// the negative of a verdict minus one.
+func (e entry) standard(code int32) *Verdict {
 	const (
-		nfDrop, nfAccept, nfQueue = 0, 1, 3
-		xtReturn                  = -5 // XT_RETURN, -NF_REPEAT - 1
+		nfAccept, nfQueue = 1, 3
+		xtReturn          = -5 // XT_RETURN, -NF_REPEAT - 1
 	)
 	switch {
-	case code >= 0 && int(code) == next && !isGoto:
+	case code >= 0 && e.continues(code):
+		return nil
+	case code >= 0 && e.isGoto():
+		return &Verdict{Code: Goto}
 	case code >= 0:
-		e.jump = int(code)
-		e.rule.Verdict = &Verdict{Code: Jump}
-		if isGoto {
-			e.rule.Verdict.Code = Goto
-		}
+		return &Verdict{Code: Jump}
 	case code == xtReturn:
-		e.rule.Verdict = &Verdict{Code: Return}
+		return &Verdict{Code: Return}
 	case code == -nfAccept-1:
-		e.rule.Verdict = &Verdict{Code: Accept}
+		return &Verdict{Code: Accept}
 	case code == -nfQueue-1:
-		e.rule.Verdict = &Verdict{Code: Queue}
-	default:
-		e.rule.Verdict = &Verdict{Code: Drop}
+		return &Verdict{Code: Queue}
 	}
+	return &Verdict{Code: Drop}
 }
 
 // header reads what an entry asks of the packet's header.
@@ -322,11 +423,16 @@ func extension(b []byte) (Extension, int, error) {
 	return Extension{
 		Name:     cString(b[2 : 2+extensionNameLen]),
 		Revision: b[2+extensionNameLen],
-		Info:     slices.Clone(b[extensionHeader:size]),
+		Info:     b[extensionHeader:size],
 	}, size, nil
 }
 
 func cString(b []byte) string {
 	s, _, _ := bytes.Cut(b, []byte{0})
 	return string(s)
+}
+
+func cStringIs(b []byte, s string) bool {
+	text, _, _ := bytes.Cut(b, []byte{0})
+	return string(text) == s
 }

@@ -1,9 +1,9 @@
 package legacy
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"slices"
 	"strings"
@@ -34,28 +34,62 @@ func Names(cfg Config, family iptables.Family) (names []string, err error) {
 	return names, err
 }
 
-// Read returns a table and whether there is such a table. A table that others
-// replace all the time is an error in the end.
-func Read(cfg Config, family iptables.Family, name string) (t Table, found bool, err error) {
+// Read returns the wanted rules of a table, and whether there is such a table. A
+// table that others replace all the time is an error in the end.
+func Read(cfg Config, family iptables.Family, name string, wanted Filter) (t Table, found bool, err error) {
+	found, err = read(cfg, family, name, func(h header, entries iter.Seq2[entry, error]) error {
+		t, err = parse(family, name, h, entries, wanted)
+		return err
+	})
+	return t, found, err
+}
+
+// read hands the entries of a table to take, and begins anew where another program
+// replaces the table meanwhile.
+func read(cfg Config, family iptables.Family, name string, take func(header, iter.Seq2[entry, error]) error) (found bool, err error) {
 	err = within(cfg, func() error {
 		names, err := tableNames(family)
 		if err != nil || !slices.Contains(names, name) {
 			return err
 		}
-		h, blob, err := dump(family, name)
-		if err != nil {
-			return explain(family, name, err)
-		}
-		if t, err = parse(family, name, h, blob); err != nil {
-			return explain(family, name, err)
-		}
 		found = true
-		return nil
+		return explain(family, name, readEntries(family, name, windowSize, take))
 	})
-	return t, found, err
+	return found && err == nil, err
+}
+
+func readEntries(family iptables.Family, name string, pages int, take func(header, iter.Seq2[entry, error]) error) error {
+	var last error
+	for range attempts {
+		h, err := info(family, name)
+		if err != nil {
+			return err
+		}
+		w, err := openWindow(family, name, h, pages)
+		if err != nil {
+			return err
+		}
+		err = take(h, w.entries(layoutOf(family)))
+		parts := w.parts
+		if closeErr := w.close(); err == nil {
+			err = closeErr
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, unix.EAGAIN), parts > 1:
+			last = err // it has changed meanwhile: its parts do not fit together
+		default:
+			return err
+		}
+	}
+	return fmt.Errorf("it changed %d times while it was read: %w", attempts, last)
 }
 
 func explain(family iptables.Family, name string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, unix.EPERM) {
 		err = fmt.Errorf("%w (%w)", err, iptables.ErrPermission)
 	}
@@ -89,38 +123,22 @@ const (
 // for its size and that for its entries.
 const attempts = 10
 
-func dump(family iptables.Family, name string) (header, []byte, error) {
+// info asks for the header of a table.
+func info(family iptables.Family, name string) (header, error) {
 	if len(name) >= nameSize {
-		return header{}, nil, fmt.Errorf("the name is longer than %d bytes", nameSize-1)
+		return header{}, fmt.Errorf("the name is longer than %d bytes", nameSize-1)
 	}
 	fd, level, err := optionSocket(family)
 	if err != nil {
-		return header{}, nil, err
+		return header{}, err
 	}
 	defer unix.Close(fd)
-	for range attempts {
-		info := make([]byte, infoSize)
-		copy(info, name)
-		if err = getsockopt(fd, level, optionInfo, info); err != nil {
-			return header{}, nil, err
-		}
-		h, err := parseInfo(info)
-		if err != nil {
-			return header{}, nil, err
-		}
-		// struct ipt_get_entries: the name, the size, and the entries,
-		// aligned to 8 bytes.
-		const entries = nameSize + 8
-		buf := make([]byte, entries+int(h.size))
-		copy(buf, name)
-		binary.NativeEndian.PutUint32(buf[nameSize:], h.size)
-		err = getsockopt(fd, level, optionEntries, buf)
-		if errors.Is(err, unix.EAGAIN) {
-			continue // its size has changed
-		}
-		return h, buf[entries:], err
+	b := make([]byte, infoSize)
+	copy(b, name)
+	if err := getsockopt(fd, level, optionInfo, b); err != nil {
+		return header{}, err
 	}
-	return header{}, nil, fmt.Errorf("it changed %d times while it was read", attempts)
+	return parseInfo(b)
 }
 
 // optionSocket opens a socket of which a family's tables can be asked, at the level

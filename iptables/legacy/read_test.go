@@ -18,7 +18,7 @@ import (
 
 var sameAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
 
-func restore(t *testing.T, program, rules string) {
+func restore(t testing.TB, program, rules string) {
 	t.Helper()
 	testns.Program(t, program)
 	cmd := exec.Command(program, "--noflush")
@@ -47,7 +47,7 @@ COMMIT
 func TestRead(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	restore(t, "iptables-legacy-restore", filter4)
-	got, found, err := Read(cfg, iptables.IPv4, "filter")
+	got, found, err := Read(cfg, iptables.IPv4, "filter", nil)
 	if err != nil || !found {
 		t.Fatalf("%v, %v", found, err)
 	}
@@ -63,8 +63,9 @@ func TestRead(t *testing.T) {
 	host := netip.MustParseAddr("255.255.255.255")
 	want := Table{Family: iptables.IPv4, Name: "filter", Chains: []Chain{
 		{Name: "INPUT", Base: true, Hook: 1, Policy: Drop, Rules: []Rule{
-			{Input: Interface{Name: "lo"}, Verdict: &Verdict{Code: Accept}},
+			{Place: 1, Input: Interface{Name: "lo"}, Verdict: &Verdict{Code: Accept}},
 			{
+				Place:       2,
 				Input:       Interface{Name: "eth", Prefix: true, Not: true},
 				Source:      Masked{Addr: netip.MustParseAddr("10.0.0.0"), Mask: netip.MustParseAddr("255.0.0.0")},
 				Destination: Masked{Addr: netip.MustParseAddr("10.96.0.10"), Mask: host, Not: true},
@@ -72,20 +73,20 @@ func TestRead(t *testing.T) {
 				Matches:     []Extension{{Name: "udp"}, {Name: "comment"}},
 				Verdict:     &Verdict{Code: Jump, Chain: "deep"},
 			},
-			{Proto: 6, NotProto: true, Verdict: &Verdict{Code: Goto, Chain: "empty"}},
-			{Fragment: true, Verdict: &Verdict{Code: Drop}},
-			{NotFragment: true, Proto: 6, Target: Extension{Name: "REJECT"}},
-			{Input: Interface{Name: "veth0"}},
+			{Place: 3, Proto: 6, NotProto: true, Verdict: &Verdict{Code: Goto, Chain: "empty"}},
+			{Place: 4, Fragment: true, Verdict: &Verdict{Code: Drop}},
+			{Place: 5, NotFragment: true, Proto: 6, Target: Extension{Name: "REJECT"}},
+			{Place: 6, Input: Interface{Name: "veth0"}},
 		}},
 		{Name: "FORWARD", Base: true, Hook: 2, Policy: Accept},
 		{Name: "OUTPUT", Base: true, Hook: 3, Policy: Accept},
-		{Name: "deep", Rules: []Rule{{Verdict: &Verdict{Code: Return}}, {Verdict: &Verdict{Code: Drop}}}},
+		{Name: "deep", Rules: []Rule{{Place: 1, Verdict: &Verdict{Code: Return}}, {Place: 2, Verdict: &Verdict{Code: Drop}}}},
 		{Name: "empty"},
 	}}
 	if diff := cmp.Diff(want, got, sameAddr, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	again, _, err := Read(cfg, iptables.IPv4, "filter")
+	again, _, err := Read(cfg, iptables.IPv4, "filter", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +105,7 @@ func TestReadIPv6(t *testing.T) {
 -A KUBE-SERVICES -d fd00:10:97::/64 -i cni0 -j RETURN
 COMMIT
 `)
-	got, found, err := Read(cfg, iptables.IPv6, "nat")
+	got, found, err := Read(cfg, iptables.IPv6, "nat", nil)
 	if err != nil || !found {
 		t.Fatalf("%v, %v", found, err)
 	}
@@ -127,7 +128,7 @@ func TestReadCreatesNoTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
 		for _, name := range []string{"raw", "nat", "filter"} {
-			if _, found, err := Read(cfg, f, name); err != nil || found {
+			if _, found, err := Read(cfg, f, name, nil); err != nil || found {
 				t.Errorf("%s %s: %v, %v", f, name, found, err)
 			}
 		}
@@ -162,13 +163,13 @@ func TestReadWhileItChanges(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, _, err := Read(cfg, iptables.IPv4, "filter")
+			got, _, err := Read(cfg, iptables.IPv4, "filter", nil)
 			if err != nil || len(got.Chain("INPUT").Rules) != 40 {
 				t.Errorf("%d rules, %v", len(got.Chain("INPUT").Rules), err)
 			}
 			return
 		default:
-			if _, _, err := Read(cfg, iptables.IPv4, "filter"); err != nil {
+			if _, _, err := Read(cfg, iptables.IPv4, "filter", nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -177,7 +178,7 @@ func TestReadWhileItChanges(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	h, blob := sample()
-	if _, err := parse(iptables.IPv4, "filter", h, blob); err != nil {
+	if _, err := parse(iptables.IPv4, "filter", h, layout4.entries(blob), nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
@@ -191,7 +192,7 @@ func TestParseRefuses(t *testing.T) {
 		{"an extension without an end", func(b []byte) []byte { binary.NativeEndian.PutUint16(b[layout4.size:], 1); return b }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got, err := parse(iptables.IPv4, "filter", h, tc.change(slices.Clone(blob))); err == nil {
+			if got, err := parse(iptables.IPv4, "filter", h, layout4.entries(tc.change(slices.Clone(blob))), nil); err == nil {
 				t.Errorf("%+v", got)
 			}
 		})
@@ -209,7 +210,8 @@ func FuzzParse(f *testing.F) {
 		if v6 {
 			family = iptables.IPv6
 		}
-		table, err := parse(family, "filter", h, blob)
+		entries := layoutOf(family).entries(blob)
+		table, err := parse(family, "filter", h, entries, nil)
 		if err != nil {
 			return
 		}

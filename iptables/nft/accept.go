@@ -175,13 +175,15 @@ func (r dumpedRule) is(a acceptRule) bool {
 	return o.matches == always
 }
 
+func isAcceptRule(r dumpedRule) bool { return strings.HasPrefix(r.comment, acceptTag) }
+
 // acceptRules reads our rules of a chain.
 func acceptRules(conn *netlink.Conn, family nftables.TableFamily, chain string) ([]dumpedRule, error) {
-	rules, err := dumpRules(conn, family, "filter", chain)
+	rules, err := dumpRules(conn, family, "filter", chain, isAcceptRule)
 	if err != nil && !isAbsent(err) {
 		return nil, explain("read chain "+familyName(family)+" filter "+chain, err)
 	}
-	return slices.DeleteFunc(rules, func(r dumpedRule) bool { return !strings.HasPrefix(r.comment, acceptTag) }), nil
+	return rules, nil
 }
 
 // AcceptRules finds our accept rules, those in legacy tables included.
@@ -192,7 +194,7 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	}
 	defer conn.Close()
 	var out []AcceptRule
-	s := newSearch(conn)
+	s := newSearch(conn, func(_ nftables.TableFamily, r dumpedRule) bool { return isAcceptRule(r) })
 	legacyChains, err := s.addLegacy(cfg)
 	if err != nil {
 		return nil, err
@@ -200,13 +202,11 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 		add := func(chain string, isLegacy bool, rules []dumpedRule) {
 			for _, r := range rules {
-				if strings.HasPrefix(r.comment, acceptTag) {
-					asked := asks(r)
-					out = append(out, AcceptRule{
-						familyName(family), isLegacy, chain, r.handle, asked.endpoint, asked.direction,
-						ruleText(r, family == nftables.TableFamilyIPv6),
-					})
-				}
+				asked := asks(r)
+				out = append(out, AcceptRule{
+					familyName(family), isLegacy, chain, r.handle, asked.endpoint, asked.direction,
+					ruleText(r, family == nftables.TableFamilyIPv6),
+				})
 			}
 		}
 		for _, chain := range []string{"INPUT", "OUTPUT"} {

@@ -27,11 +27,11 @@ func (b *Backend) Lost() ([]string, error) {
 	// In this order: what asked before the first reading has arrived, or not,
 	// by the second.
 	began := time.Now()
-	asked, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name)
+	asked, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
 	if err != nil {
 		return nil, explain("read set "+askedSet.name, err)
 	}
-	arrived, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), arrivedSet.name)
+	arrived, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), arrivedSet.name, nil)
 	if err != nil {
 		return nil, explain("read set "+arrivedSet.name, err)
 	}

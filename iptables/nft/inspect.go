@@ -122,11 +122,11 @@ func readInstance(conn *netlink.Conn, t tableHeader) (iptables.Instance, error) 
 		i.Owner.Life = owner.Alive
 	}
 	for _, f := range families {
-		listen, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("listen%d", f))
+		listen, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("listen%d", f), nil)
 		if err != nil {
 			return i, err
 		}
-		live, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("live%d", f))
+		live, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("live%d", f), nil)
 		if err != nil {
 			return i, err
 		}

@@ -25,13 +25,12 @@ type tableHeader struct {
 	comment string
 }
 
-// chainHeader is a chain of anybody; base chains have a hook.
+// chainHeader is a base chain of anybody.
 type chainHeader struct {
 	family   nftables.TableFamily
 	table    string
 	name     string
-	kind     string // filter, nat or route; empty without a hook
-	base     bool
+	kind     string // filter, nat or route
 	hook     uint32
 	priority int32
 	policy   uint32 // NF_DROP or NF_ACCEPT
@@ -124,35 +123,57 @@ func cString(b []byte) string {
 // subsystem); the error is then EPROTONOSUPPORT as well.
 func ask(conn *netlink.Conn, question netlink.Message) ([]netlink.Message, error) {
 	replies, err := conn.Execute(question)
+	return replies, unlessAbsent(err)
+}
+
+func unlessAbsent(err error) error {
 	if errors.Is(err, unix.EINVAL) {
-		err = fmt.Errorf("%w (%w)", unix.EPROTONOSUPPORT, err)
+		return fmt.Errorf("%w (%w)", unix.EPROTONOSUPPORT, err)
 	}
-	return replies, err
+	return err
 }
 
 // isAbsent reports whether a kernel without nf_tables answered: whatever was asked
 // for, there is none.
 func isAbsent(err error) bool { return errors.Is(err, unix.EPROTONOSUPPORT) }
 
-// dump asks for all objects of one kind; what is gone meanwhile is nothing.
-func dump(conn *netlink.Conn, msg int, family nftables.TableFamily, attrs ...netlink.Attribute) ([]netlink.Message, error) {
+// each asks for all objects of one kind and hands over one after the other, until
+// take wants no more; what is gone meanwhile is nothing. Other programs' rules
+// may be a great many, so that nothing of them is kept here.
+func each(conn *netlink.Conn, msg int, family nftables.TableFamily, take func(data []byte) (more bool), attrs ...netlink.Attribute) error {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	replies, err := ask(conn, netlink.Message{
+	question, err := conn.Send(netlink.Message{
 		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Dump},
 		Data:   append(nfgenmsg(family, 0), data...),
 	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+	if err != nil {
+		return err
 	}
-	var out []netlink.Message
-	for _, m := range replies {
-		if len(m.Data) >= 4 {
-			out = append(out, m)
+	for m, err := range conn.ReceiveIter() {
+		if err == nil {
+			err = netlink.Validate(question, []netlink.Message{m})
+		}
+		switch {
+		case errors.Is(err, unix.ENOENT):
+			return nil
+		case err != nil:
+			return unlessAbsent(err)
+		case len(m.Data) >= 4 && !take(m.Data):
+			return nil // the rest is thrown away
 		}
 	}
+	return nil
+}
+
+// dump collects all objects of one kind, of which there are few.
+func dump(conn *netlink.Conn, msg int, family nftables.TableFamily, attrs ...netlink.Attribute) (out [][]byte, err error) {
+	err = each(conn, msg, family, func(data []byte) bool {
+		out = append(out, data)
+		return true
+	}, attrs...)
 	return out, err
 }
 
@@ -164,8 +185,8 @@ func dumpTables(conn *netlink.Conn) ([]tableHeader, error) {
 	msgs, err := dump(conn, unix.NFT_MSG_GETTABLE, nftables.TableFamilyUnspecified)
 	var out []tableHeader
 	for _, m := range msgs {
-		attrs := attributesOf(m.Data[4:])
-		t := tableHeader{family: nftables.TableFamily(m.Data[0]), name: cString(attrs[unix.NFTA_TABLE_NAME])}
+		attrs := attributesOf(m[4:])
+		t := tableHeader{family: nftables.TableFamily(m[0]), name: cString(attrs[unix.NFTA_TABLE_NAME])}
 		if b := attrs[unix.NFTA_TABLE_FLAGS]; len(b) == 4 {
 			t.flags = binary.BigEndian.Uint32(b)
 		}
@@ -175,43 +196,39 @@ func dumpTables(conn *netlink.Conn) ([]tableHeader, error) {
 	return out, err
 }
 
-func dumpChains(conn *netlink.Conn) ([]chainHeader, error) {
-	msgs, err := dump(conn, unix.NFT_MSG_GETCHAIN, nftables.TableFamilyUnspecified)
-	var out []chainHeader
-	for _, m := range msgs {
-		attrs := attributesOf(m.Data[4:])
-		c := chainHeader{
-			family: nftables.TableFamily(m.Data[0]),
-			table:  cString(attrs[unix.NFTA_CHAIN_TABLE]),
-			name:   cString(attrs[unix.NFTA_CHAIN_NAME]),
-			kind:   cString(attrs[unix.NFTA_CHAIN_TYPE]),
-			policy: verdictAccept,
+// dumpBaseChains reads the chains that have a hook.
+func dumpBaseChains(conn *netlink.Conn) (out []chainHeader, err error) {
+	err = each(conn, unix.NFT_MSG_GETCHAIN, nftables.TableFamilyUnspecified, func(m []byte) bool {
+		attrs := attributesOf(m[4:])
+		h := attributesOf(attrs[unix.NFTA_CHAIN_HOOK])
+		num, priority := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY]
+		if len(num) != 4 || len(priority) != 4 {
+			return true
 		}
-		if hook, ok := attrs[unix.NFTA_CHAIN_HOOK]; ok {
-			h := attributesOf(hook)
-			num, priority := h[unix.NFTA_HOOK_HOOKNUM], h[unix.NFTA_HOOK_PRIORITY]
-			if c.base = len(num) == 4 && len(priority) == 4; c.base {
-				c.hook = binary.BigEndian.Uint32(num)
-				c.priority = int32(binary.BigEndian.Uint32(priority))
-			}
+		c := chainHeader{
+			family:   nftables.TableFamily(m[0]),
+			table:    cString(attrs[unix.NFTA_CHAIN_TABLE]),
+			name:     cString(attrs[unix.NFTA_CHAIN_NAME]),
+			kind:     cString(attrs[unix.NFTA_CHAIN_TYPE]),
+			hook:     binary.BigEndian.Uint32(num),
+			priority: int32(binary.BigEndian.Uint32(priority)),
+			policy:   verdictAccept,
 		}
 		if b := attrs[unix.NFTA_CHAIN_POLICY]; len(b) == 4 {
 			c.policy = binary.BigEndian.Uint32(b)
 		}
 		out = append(out, c)
-	}
+		return true
+	})
 	return out, err
 }
 
-// dumpRules reads the rules of one chain, in order.
-func dumpRules(conn *netlink.Conn, family nftables.TableFamily, table, chain string) ([]dumpedRule, error) {
-	msgs, err := dump(conn, unix.NFT_MSG_GETRULE, family,
-		nameAttribute(unix.NFTA_RULE_TABLE, table), nameAttribute(unix.NFTA_RULE_CHAIN, chain))
-	var out []dumpedRule
-	for _, m := range msgs {
-		attrs := attributesOf(m.Data[4:])
+// dumpRules reads the rules of one chain that are wanted, in order; nil wants all.
+func dumpRules(conn *netlink.Conn, family nftables.TableFamily, table, chain string, wanted func(dumpedRule) bool) (out []dumpedRule, err error) {
+	err = each(conn, unix.NFT_MSG_GETRULE, family, func(m []byte) bool {
+		attrs := attributesOf(m[4:])
 		if cString(attrs[unix.NFTA_RULE_CHAIN]) != chain {
-			continue // Linux before 4.6 filtered by nothing
+			return true // Linux before 4.6 filtered by nothing
 		}
 		var r dumpedRule
 		if b := attrs[unix.NFTA_RULE_HANDLE]; len(b) == 8 {
@@ -226,39 +243,47 @@ func dumpRules(conn *netlink.Conn, family nftables.TableFamily, table, chain str
 			}
 			r.exprs = append(r.exprs, e)
 		}
-		out = append(out, r)
-	}
+		if wanted == nil || wanted(r) {
+			out = append(out, r)
+		}
+		return true
+	}, nameAttribute(unix.NFTA_RULE_TABLE, table), nameAttribute(unix.NFTA_RULE_CHAIN, chain))
 	return out, err
 }
 
-// dumpElements reads a set or map; one that is not there has no elements.
-func dumpElements(conn *netlink.Conn, family nftables.TableFamily, table, set string) ([]element, error) {
-	msgs, err := dump(conn, unix.NFT_MSG_GETSETELEM, family,
-		nameAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, table), nameAttribute(unix.NFTA_SET_ELEM_LIST_SET, set))
-	var out []element
-	for _, m := range msgs {
-		for _, b := range nestedOf(attributesOf(m.Data[4:])[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
-			attrs := attributesOf(b)
-			data := attributesOf(attrs[unix.NFTA_SET_ELEM_DATA])
-			e := element{
-				key:    attributesOf(attrs[unix.NFTA_SET_ELEM_KEY])[unix.NFTA_DATA_VALUE],
-				keyEnd: attributesOf(attrs[nftables.NFTA_SET_ELEM_KEY_END])[unix.NFTA_DATA_VALUE],
-				value:  data[unix.NFTA_DATA_VALUE],
+// dumpElements reads the elements of a set or map that are wanted, nil wants all;
+// one that is not there has no elements.
+func dumpElements(conn *netlink.Conn, family nftables.TableFamily, table, set string, wanted func(element) bool) (out []element, err error) {
+	err = each(conn, unix.NFT_MSG_GETSETELEM, family, func(m []byte) bool {
+		for _, b := range nestedOf(attributesOf(m[4:])[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
+			if e := readElement(b); wanted == nil || wanted(e) {
+				out = append(out, e)
 			}
-			if b, ok := data[unix.NFTA_DATA_VERDICT]; ok {
-				v := readVerdict(b)
-				e.verdict = &v
-			}
-			if b := attrs[unix.NFTA_SET_ELEM_FLAGS]; len(b) == 4 {
-				e.intervalEnd = binary.BigEndian.Uint32(b)&unix.NFT_SET_ELEM_INTERVAL_END != 0
-			}
-			if b := attrs[unix.NFTA_SET_ELEM_EXPIRATION]; len(b) == 8 {
-				e.expires = time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
-			}
-			out = append(out, e)
 		}
-	}
+		return true
+	}, nameAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, table), nameAttribute(unix.NFTA_SET_ELEM_LIST_SET, set))
 	return out, err
+}
+
+func readElement(b []byte) element {
+	attrs := attributesOf(b)
+	data := attributesOf(attrs[unix.NFTA_SET_ELEM_DATA])
+	e := element{
+		key:    attributesOf(attrs[unix.NFTA_SET_ELEM_KEY])[unix.NFTA_DATA_VALUE],
+		keyEnd: attributesOf(attrs[nftables.NFTA_SET_ELEM_KEY_END])[unix.NFTA_DATA_VALUE],
+		value:  data[unix.NFTA_DATA_VALUE],
+	}
+	if b, ok := data[unix.NFTA_DATA_VERDICT]; ok {
+		v := readVerdict(b)
+		e.verdict = &v
+	}
+	if b := attrs[unix.NFTA_SET_ELEM_FLAGS]; len(b) == 4 {
+		e.intervalEnd = binary.BigEndian.Uint32(b)&unix.NFT_SET_ELEM_INTERVAL_END != 0
+	}
+	if b := attrs[unix.NFTA_SET_ELEM_EXPIRATION]; len(b) == 8 {
+		e.expires = time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
+	}
+	return e
 }
 
 // dumpCounters reads the packet counts of a table's named counters.
@@ -266,7 +291,7 @@ func dumpCounters(conn *netlink.Conn, family nftables.TableFamily, table string)
 	msgs, err := dump(conn, unix.NFT_MSG_GETOBJ, family, nameAttribute(unix.NFTA_OBJ_TABLE, table))
 	out := map[string]uint64{}
 	for _, m := range msgs {
-		attrs := attributesOf(m.Data[4:])
+		attrs := attributesOf(m[4:])
 		if cString(attrs[unix.NFTA_OBJ_TABLE]) != table {
 			continue
 		}

@@ -71,17 +71,24 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 		return nil, err
 	}
 	defer conn.Close()
-	chains, err := dumpChains(conn)
+	chains, err := dumpBaseChains(conn)
 	if err != nil && !isAbsent(err) {
 		return nil, explain("list chains", err)
 	}
-	s := newSearch(conn)
+	var probes []probe
+	for _, e := range endpoints {
+		probes = append(probes, probe{endpoint: e, direction: iptables.Query}, probe{endpoint: e, direction: iptables.Response})
+	}
+	meets := mayMeet(probes)
+	s := newSearch(conn, func(f nftables.TableFamily, r dumpedRule) bool {
+		return strings.HasPrefix(r.comment, nodeCacheComment) || meets(f, r)
+	})
 	others, err := s.addLegacy(cfg)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range append(chains, others...) {
-		if !c.base || strings.HasPrefix(c.table, TablePrefix) {
+		if strings.HasPrefix(c.table, TablePrefix) {
 			continue
 		}
 		hook, before := c.beforeConntrack()
@@ -167,7 +174,11 @@ func (f *foundRule) finish() ForeignRule {
 
 // search walks the chains of one reading.
 type search struct {
-	conn  *netlink.Conn
+	conn *netlink.Conn
+	// wanted are the rules that are kept of a table of a family: other programs
+	// may have a great many more.
+	wanted func(nftables.TableFamily, dumpedRule) bool
+
 	rules map[chainID][]dumpedRule
 	sets  map[chainID][]element
 	// sifted are the rules of chains that meet one kind of packet.
@@ -175,9 +186,9 @@ type search struct {
 	found  map[foundKey]*foundRule
 }
 
-func newSearch(conn *netlink.Conn) *search {
+func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, dumpedRule) bool) *search {
 	return &search{
-		conn: conn, rules: map[chainID][]dumpedRule{}, sets: map[chainID][]element{},
+		conn: conn, wanted: wanted, rules: map[chainID][]dumpedRule{}, sets: map[chainID][]element{},
 		sifted: map[relevantKey][]dumpedRule{}, found: map[foundKey]*foundRule{},
 	}
 }
@@ -190,7 +201,7 @@ func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint)
 	for _, e := range endpoints {
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
 			p := probe{endpoint: e, direction: d}
-			if f := p.family(); c.family == nftables.TableFamilyIPv4 && f != iptables.IPv4 || c.family == nftables.TableFamilyIPv6 && f != iptables.IPv6 {
+			if !p.passes(c.family) {
 				continue
 			}
 			w := walk{search: s, base: c, hook: hook, probe: p}
@@ -228,7 +239,7 @@ func (s *search) rulesOf(id chainID) ([]dumpedRule, error) {
 	if rules, ok := s.rules[id]; ok {
 		return rules, nil
 	}
-	rules, err := dumpRules(s.conn, id.family, id.table, id.name)
+	rules, err := dumpRules(s.conn, id.family, id.table, id.name, func(r dumpedRule) bool { return s.wanted(id.family, r) })
 	s.rules[id] = rules
 	return rules, err
 }
@@ -258,7 +269,7 @@ func (w *walk) elements(set string) ([]element, error) {
 	if elements, ok := w.sets[id]; ok {
 		return elements, nil
 	}
-	elements, err := dumpElements(w.conn, id.family, id.table, id.name)
+	elements, err := dumpElements(w.conn, id.family, id.table, id.name, nil)
 	if err == nil {
 		w.sets[id] = elements
 	}

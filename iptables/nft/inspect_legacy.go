@@ -38,7 +38,9 @@ func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
 			if !known {
 				continue
 			}
-			t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, name)
+			t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, name, func(_ string, r legacy.Rule) bool {
+				return s.wanted(family, legacyRule(r))
+			})
 			if err != nil {
 				return nil, err
 			}
@@ -49,7 +51,7 @@ func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
 				id := chainID{family, name + legacySuffix, c.Name}
 				s.rules[id] = legacyRules(c)
 				if c.Base {
-					header := chainHeader{family: family, table: id.table, name: c.Name, kind: "filter", base: true, hook: c.Hook, priority: priority, policy: verdictAccept}
+					header := chainHeader{family: family, table: id.table, name: c.Name, kind: "filter", hook: c.Hook, priority: priority, policy: verdictAccept}
 					if c.Policy == legacy.Drop {
 						header.policy = verdictDrop
 					}
@@ -69,10 +71,14 @@ func (c chainHeader) legacy() (table string, is bool) {
 
 func legacyRules(c legacy.Chain) []dumpedRule {
 	var out []dumpedRule
-	for i, r := range c.Rules {
-		out = append(out, dumpedRule{handle: uint64(i + 1), comment: r.Comment(), exprs: legacyExprs(r)})
+	for _, r := range c.Rules {
+		out = append(out, legacyRule(r))
 	}
 	return out
+}
+
+func legacyRule(r legacy.Rule) dumpedRule {
+	return dumpedRule{handle: uint64(r.Place), comment: r.Comment(), exprs: legacyExprs(r)}
 }
 
 // legacyExprs writes a rule with the expressions of nf_tables.
@@ -131,11 +137,15 @@ func addressExprs(m legacy.Masked, destination bool) []expression {
 		offset += length
 	}
 	reg := word(unix.NFT_REG_1)
+	load := expression{"payload", map[uint16][]byte{
+		unix.NFTA_PAYLOAD_DREG: reg, unix.NFTA_PAYLOAD_BASE: word(unix.NFT_PAYLOAD_NETWORK_HEADER),
+		unix.NFTA_PAYLOAD_OFFSET: word(uint32(offset)), unix.NFTA_PAYLOAD_LEN: word(uint32(length)),
+	}}
+	if m.Whole() {
+		return []expression{load, cmpExpr(m.Not, m.Addr.AsSlice())}
+	}
 	return []expression{
-		{"payload", map[uint16][]byte{
-			unix.NFTA_PAYLOAD_DREG: reg, unix.NFTA_PAYLOAD_BASE: word(unix.NFT_PAYLOAD_NETWORK_HEADER),
-			unix.NFTA_PAYLOAD_OFFSET: word(uint32(offset)), unix.NFTA_PAYLOAD_LEN: word(uint32(length)),
-		}},
+		load,
 		{"bitwise", map[uint16][]byte{
 			unix.NFTA_BITWISE_SREG: reg, unix.NFTA_BITWISE_DREG: reg, unix.NFTA_BITWISE_LEN: word(uint32(length)),
 			unix.NFTA_BITWISE_MASK: nested(unix.NFTA_DATA_VALUE, m.Mask.AsSlice()),

@@ -3,8 +3,12 @@ package nft
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
 	"slices"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -47,13 +51,40 @@ type probe struct {
 
 func (p probe) family() iptables.Family { return iptables.FamilyOf(p.endpoint.Addr) }
 
+// passes reports whether chains of a table of the family see the packet.
+func (p probe) passes(f nftables.TableFamily) bool {
+	switch f {
+	case nftables.TableFamilyIPv4:
+		return p.family() == iptables.IPv4
+	case nftables.TableFamilyIPv6:
+		return p.family() == iptables.IPv6
+	}
+	return true
+}
+
+// mayMeet picks the rules that meet one of the packets, or may do so for all that
+// is known without the sets.
+func mayMeet(probes []probe) func(nftables.TableFamily, dumpedRule) bool {
+	unread := func(string) ([]element, error) { return nil, errors.New("not read") }
+	return func(f nftables.TableFamily, r dumpedRule) bool {
+		return slices.ContainsFunc(probes, func(p probe) bool {
+			return p.passes(f) && evaluate(r, p, unread).matches != never
+		})
+	}
+}
+
 // registers are the 16 32-bit registers of nf_tables, byte by byte. A byte of
 // the other end's address or port is not known, but nobody's in particular: a
 // rule for a single other host does not concern the endpoint.
-type registers [64]struct {
+type registers [64]registerByte
+
+type registerByte struct {
 	value byte
 	known bool
 	other bool
+	// client is the place in the address of one client of several, from 1 on;
+	// value are the bits of it that are there.
+	client uint8
 }
 
 // at returns the offset of a register: 1 to 4 are 16 bytes each, those from
@@ -69,14 +100,14 @@ func (*registers) at(register uint32) int {
 func (r *registers) store(register uint32, value []byte, length int) {
 	offset := r.at(register)
 	for i := offset; i < len(r) && i < offset+max(length, len(value)); i++ {
-		r[i].known, r[i].other = i-offset < len(value), false
+		r[i].known, r[i].other, r[i].client = i-offset < len(value), false, 0
 		if r[i].known {
 			r[i].value = value[i-offset]
 		}
 	}
 	// The kernel pads the last 32 bits with zeros.
 	for i := offset + len(value); len(value) > 0 && i < len(r) && i%4 != 0; i++ {
-		r[i].value, r[i].known, r[i].other = 0, true, false
+		r[i].value, r[i].known, r[i].other, r[i].client = 0, true, false, 0
 	}
 }
 
@@ -102,6 +133,41 @@ func (r *registers) hold(register uint32, length int) {
 	for i := offset; i < len(r) && i < offset+length; i++ {
 		r[i].other = true
 	}
+}
+
+// holdClient marks bytes as those of a client's address from a place on.
+func (r *registers) holdClient(register uint32, length, place int) {
+	offset := r.at(register)
+	for i := offset; i < len(r) && i < offset+length; i++ {
+		r[i].client, r[i].value = uint8(place+i-offset+1), 0xff
+	}
+}
+
+// isClient reports whether bytes are those of a client's address.
+func (r *registers) isClient(register uint32, length int) bool {
+	offset := r.at(register)
+	if length <= 0 || offset+length > len(r) {
+		return false
+	}
+	return !slices.ContainsFunc(r[offset:offset+length], func(b registerByte) bool { return b.client == 0 })
+}
+
+// equalsClient reports whether bytes that are a client's may be the wanted ones
+// for one of the packet's clients.
+func (r *registers) equalsClient(register uint32, want []byte, p probe) bool {
+	held := r[r.at(register):][:len(want)]
+	return slices.ContainsFunc(p.way.clients, func(a netip.Addr) bool {
+		address := a.AsSlice()
+		whole := true
+		for i, b := range held {
+			if int(b.client) <= len(address) && address[b.client-1]&b.value != want[i] {
+				return false
+			}
+			whole = whole && b.value == 0xff
+		}
+		// A whole address is never that of nobody in particular.
+		return a.IsValid() || !whole || len(want) < p.endpoint.Addr.BitLen()/8
+	})
 }
 
 // other reports whether bytes hold the other end's address or port.
@@ -165,6 +231,9 @@ func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) 
 		if p.otherEnd(base, offset, length) {
 			regs.hold(dreg, length)
 		}
+		if place, is := p.clientAt(base, offset, length); is {
+			regs.holdClient(dreg, length, place)
+		}
 	case "meta":
 		if e.has(unix.NFTA_META_DREG) {
 			regs.store(e.number(unix.NFTA_META_DREG), p.meta(e.number(unix.NFTA_META_KEY)), 4)
@@ -177,6 +246,9 @@ func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) 
 		case ok:
 			o.require(certain(compares(bytes.Compare(got, want), op)))
 		case op == unix.NFT_CMP_EQ && regs.other(e.number(unix.NFTA_CMP_SREG), len(want)):
+			o.require(never)
+		case op == unix.NFT_CMP_EQ && regs.isClient(e.number(unix.NFTA_CMP_SREG), len(want)) &&
+			!regs.equalsClient(e.number(unix.NFTA_CMP_SREG), want, p):
 			o.require(never)
 		default:
 			o.require(maybe)
@@ -298,6 +370,24 @@ func (p probe) otherEnd(base, offset uint32, length int) bool {
 	return false
 }
 
+// clientAt reports whether a part of a header is one of the address of a client,
+// of whom several are known, and where it begins in it.
+func (p probe) clientAt(base, offset uint32, length int) (place int, is bool) {
+	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || p.way == nil || !p.way.anyClient || len(p.way.clients) == 0 {
+		return 0, false
+	}
+	size, source := net.IPv4len, 12
+	if p.family() == iptables.IPv6 {
+		size, source = net.IPv6len, 8
+	}
+	begins := source
+	if p.direction == iptables.Response {
+		begins += size
+	}
+	place = int(offset) - begins
+	return place, place >= 0 && length > 0 && place+length <= size
+}
+
 // meta is what the kernel knows of the packet beside its headers.
 func (p probe) meta(key uint32) []byte {
 	v6 := p.family() == iptables.IPv6
@@ -338,15 +428,23 @@ func compares(order int, op uint32) bool {
 func bitwise(e expression, regs *registers) {
 	const bitwiseOp = 6 // NFTA_BITWISE_OP, since Linux 5.6; 0 is the boolean one
 	mask, xor := e.value(unix.NFTA_BITWISE_MASK), e.value(unix.NFTA_BITWISE_XOR)
-	got, ok := regs.load(e.number(unix.NFTA_BITWISE_SREG), len(mask))
+	sreg, dreg := e.number(unix.NFTA_BITWISE_SREG), e.number(unix.NFTA_BITWISE_DREG)
+	if sreg == dreg && len(xor) == len(mask) && e.number(bitwiseOp) == 0 && regs.isClient(sreg, len(mask)) &&
+		!slices.ContainsFunc(xor, func(b byte) bool { return b != 0 }) {
+		for i, b := range mask {
+			regs[regs.at(sreg)+i].value &= b
+		}
+		return
+	}
+	got, ok := regs.load(sreg, len(mask))
 	if !ok || len(xor) != len(mask) || e.number(bitwiseOp) != 0 {
-		regs.store(e.number(unix.NFTA_BITWISE_DREG), nil, int(e.number(unix.NFTA_BITWISE_LEN)))
+		regs.store(dreg, nil, int(e.number(unix.NFTA_BITWISE_LEN)))
 		return
 	}
 	for i := range got {
 		got[i] = got[i]&mask[i] ^ xor[i]
 	}
-	regs.store(e.number(unix.NFTA_BITWISE_DREG), got, 0)
+	regs.store(dreg, got, 0)
 }
 
 func (o *outcome) lookup(e expression, regs *registers, sets elementsOf) {

@@ -239,7 +239,7 @@ func TestForeignRules(t *testing.T) {
 				{"iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-s", "10.96.0.10/32", "-p", "tcp", "--sport", "53", "-j", "CT", "--notrack"},
 			},
 			want: []found{
-				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `ip saddr 10.96.0.10/32 meta l4proto tcp th sport 53 CT`},
+				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `ip saddr 10.96.0.10 meta l4proto tcp th sport 53 CT`},
 				{"ip raw PREROUTING prerouting -300", "accept", v4[1:], false, `iifname != "eth0" meta l4proto udp th dport 53 accept`},
 			},
 		},

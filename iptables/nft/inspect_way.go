@@ -20,6 +20,9 @@ type way struct {
 	// nobody's in particular, or with anyClient any.
 	client    netip.Addr
 	anyClient bool
+	// clients are all that anyClient stands for, where they are known; an invalid
+	// address among them is nobody's in particular.
+	clients []netip.Addr
 	// local tells that the packet is for this node itself.
 	local bool
 }

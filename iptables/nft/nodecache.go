@@ -75,7 +75,9 @@ func FixedByNodeCache(cfg Config, addrs []netip.Addr) (map[netip.Addr]error, err
 	}
 	out := map[netip.Addr]error{}
 	for _, f := range families {
-		t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, "raw")
+		t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, "raw", func(_ string, r legacy.Rule) bool {
+			return r.Comment() == nodeCacheSkip
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -136,11 +138,10 @@ func deleteFrom(cfg Config, chain *nftables.Chain, gone func(dumpedRule) bool) (
 		return 0, err
 	}
 	defer conn.Close()
-	rules, err := dumpRules(conn, chain.Table.Family, chain.Table.Name, chain.Name)
+	rules, err := dumpRules(conn, chain.Table.Family, chain.Table.Name, chain.Name, gone)
 	if err != nil {
 		return 0, err
 	}
-	rules = slices.DeleteFunc(rules, func(r dumpedRule) bool { return !gone(r) })
 	// The answers to one batch have to find room in the socket.
 	for part := range slices.Chunk(rules, 64) {
 		tx, err := encode(func(c *nftables.Conn) error {

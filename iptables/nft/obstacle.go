@@ -85,8 +85,8 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 		return nil, err
 	}
 	defer conn.Close()
-	s := newSearch(conn)
-	chains, err := dumpChains(conn)
+	s := newSearch(conn, mayMeet(probesOf(endpoints, devices)))
+	chains, err := dumpBaseChains(conn)
 	if err != nil && !isAbsent(err) {
 		return nil, explain("list chains", err)
 	}
@@ -121,7 +121,7 @@ func (c chainHeader) passedUntracked() (hook string, passed bool) {
 	default:
 		return "", false
 	}
-	if !c.base || c.kind == "nat" || strings.HasPrefix(c.table, TablePrefix) {
+	if c.kind == "nat" || strings.HasPrefix(c.table, TablePrefix) {
 		return "", false
 	}
 	behind := c.priority > int32(*nftables.ChainPriorityRaw)
@@ -142,8 +142,7 @@ func (c chainHeader) passedUntracked() (hook string, passed bool) {
 func (s *search) obstacles(c chainHeader, hook string, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
 	var out []Obstacle
 	for _, e := range endpoints {
-		f := iptables.FamilyOf(e.Addr)
-		if c.family == nftables.TableFamilyIPv4 && f != iptables.IPv4 || c.family == nftables.TableFamilyIPv6 && f != iptables.IPv6 {
+		if !(probe{endpoint: e}).passes(c.family) {
 			continue
 		}
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
@@ -169,6 +168,34 @@ func (s *search) obstacles(c chainHeader, hook string, endpoints []iptables.Endp
 	return out, nil
 }
 
+// probesOf are the packets of any client at any device.
+func probesOf(endpoints []iptables.Endpoint, devices []Device) (out []probe) {
+	for _, e := range endpoints {
+		clients := []netip.Addr{e.Addr} // over lo
+		for _, d := range devices {
+			if d.Name != "lo" {
+				clients = append(clients, d.clientsOf(iptables.FamilyOf(e.Addr))...)
+			}
+		}
+		slices.SortFunc(clients, netip.Addr.Compare)
+		clients = slices.Compact(clients)
+		for _, direction := range []iptables.Direction{iptables.Query, iptables.Response} {
+			out = append(out, probe{e, direction, &way{anyClient: true, clients: clients}})
+		}
+	}
+	return out
+}
+
+// clientsOf are the device's clients of a family; where none is known, one whose
+// address is not.
+func (d Device) clientsOf(f iptables.Family) []netip.Addr {
+	clients := slices.DeleteFunc(slices.Clone(d.Clients), func(a netip.Addr) bool { return iptables.FamilyOf(a) != f })
+	if len(clients) == 0 {
+		clients = []netip.Addr{{}}
+	}
+	return clients
+}
+
 // dropped returns what drops the packets between a device and us in the chain,
 // for at least one of the clients there; empty if nothing certainly does.
 func (s *search) dropped(c chainHeader, p probe, device Device) (string, error) {
@@ -177,13 +204,10 @@ func (s *search) dropped(c chainHeader, p probe, device Device) (string, error) 
 	if !lo && arrives != (p.direction == iptables.Query) {
 		return "", nil // it takes another way
 	}
-	clients := slices.DeleteFunc(slices.Clone(device.Clients), func(a netip.Addr) bool { return a.Is4() != p.endpoint.Addr.Is4() })
+	clients := device.clientsOf(p.family())
 	if lo {
 		// The node asks an address of its own from this very address.
 		clients = []netip.Addr{p.endpoint.Addr}
-	}
-	if len(clients) == 0 {
-		clients = []netip.Addr{{}}
 	}
 	there, none := &netDevice{device.Name, device.Index}, &netDevice{}
 	for _, client := range clients {
@@ -219,7 +243,7 @@ func Generation(cfg Config) (uint32, error) {
 		return 0, explain("read the generation", err)
 	}
 	for _, m := range msgs {
-		if id := attributesOf(m.Data[4:])[unix.NFTA_GEN_ID]; len(id) == 4 {
+		if id := attributesOf(m[4:])[unix.NFTA_GEN_ID]; len(id) == 4 {
 			return be32(id), nil
 		}
 	}

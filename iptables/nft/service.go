@@ -104,28 +104,14 @@ func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPo
 // the extensions that iptables-nft puts into its rules. What is not there
 // mentions nothing.
 func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.Addr, where ...netlink.Attribute) (bool, error) {
-	attrs, err := netlink.MarshalAttributes(where)
-	if err != nil {
-		return false, err
-	}
 	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: a.AsSlice()}})
 	if err != nil {
 		return false, err
 	}
-	replies, err := ask(conn, netlink.Message{
-		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Dump},
-		Data:   append(nfgenmsg(family, 0), attrs...),
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return false, nil
-	}
-	if err != nil {
-		return false, explain("look for "+a.String()+" in kube-proxy's rules", err)
-	}
-	for _, r := range replies {
-		if bytes.Contains(r.Data, value) {
-			return true, nil
-		}
-	}
-	return false, nil
+	found := false
+	err = each(conn, msg, family, func(data []byte) bool {
+		found = bytes.Contains(data, value)
+		return !found
+	}, where...)
+	return found && err == nil, explain("look for "+a.String()+" in kube-proxy's rules", err)
 }

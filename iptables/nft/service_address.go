@@ -43,12 +43,14 @@ func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 
 // serviceIPs looks into kube-proxy's table of nftables mode.
 func serviceIPs(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
-	elements, err := dumpElements(conn, family, "kube-proxy", "service-ips")
+	elements, err := dumpElements(conn, family, "kube-proxy", "service-ips", func(e element) bool {
+		return e.verdict != nil && isChainOf(e.verdict.chain, service)
+	})
 	var out []netip.AddrPort
 	for _, e := range elements {
 		// address . protocol . port, each padded to 32 bits
 		n := len(e.key) - 8
-		if e.verdict == nil || n < 4 || !isChainOf(e.verdict.chain, service) {
+		if n < 4 {
 			continue
 		}
 		if a, ok := netip.AddrFromSlice(e.key[:n]); ok {
@@ -69,12 +71,11 @@ func isChainOf(chain, service string) bool {
 // serviceRules looks into the rules of iptables mode.
 func serviceRules(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
 	const dns = 53
-	rules, err := dumpRules(conn, family, "nat", "KUBE-SERVICES")
+	rules, err := dumpRules(conn, family, "nat", "KUBE-SERVICES", func(r dumpedRule) bool {
+		return strings.HasPrefix(r.comment, service+":") && strings.HasSuffix(r.comment, " cluster IP")
+	})
 	var out []netip.AddrPort
 	for _, r := range rules {
-		if !strings.HasPrefix(r.comment, service+":") || !strings.HasSuffix(r.comment, " cluster IP") {
-			continue
-		}
 		for _, e := range r.exprs {
 			// The only comparison with something as long as an address.
 			if e.name != "cmp" {

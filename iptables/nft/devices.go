@@ -58,6 +58,6 @@ func lostOf(asked, arrived []element, took time.Duration) (lost []string) {
 // SetAside leaves the queries that a device brings tracked for a time.
 func (b *Backend) SetAside(device string, d time.Duration) error {
 	return b.change("set "+device+" aside", func(c *nftables.Conn) error {
-		return c.SetAddElements(b.rs.sets[asideSet.name], []nftables.SetElement{{Key: deviceKey(device), Timeout: d}})
+		return addElements(c, b.rs.sets[asideSet.name], []nftables.SetElement{{Key: deviceKey(device), Timeout: d}})
 	})
 }

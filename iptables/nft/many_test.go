@@ -2,22 +2,24 @@ package nft
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/nftables"
 
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// elements counts what the kernel holds in a set of the backend's table.
-func elements(t *testing.T, b *Backend, k setKind, f iptables.Family) int {
+// elements counts what the kernel holds in a set.
+func elements(t *testing.T, cfg Config, set *nftables.Set) int {
 	t.Helper()
-	conn, err := nftables.New(nftables.WithNetNSFd(b.cfg.NetNS))
+	conn, err := nftables.New(nftables.WithNetNSFd(cfg.NetNS))
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := conn.GetSetElements(b.rs.set(k, f))
+	all, err := conn.GetSetElements(set)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +61,7 @@ func TestManyConnections(t *testing.T) {
 			if err := tc.exempt(b, conns); err != nil {
 				t.Fatal(err)
 			}
-			if n := elements(t, b, tc.set, iptables.IPv4); !tc.want(n) {
+			if n := elements(t, b.cfg, b.rs.set(tc.set, iptables.IPv4)); !tc.want(n) {
 				t.Errorf("%d of %d connections are in the set", n, tc.n)
 			}
 			live, err := b.Live()
@@ -105,9 +107,67 @@ func TestManyAddresses(t *testing.T) {
 			{leaseSet, iptables.IPv6, addresses * ports},
 			{sourceSet, iptables.IPv4, 2 * 200},
 		} {
-			if n := elements(t, b, tc.set, tc.f); n < tc.want || n > tc.want+1 {
+			if n := elements(t, b.cfg, b.rs.set(tc.set, tc.f)); n < tc.want || n > tc.want+1 {
 				t.Errorf("%s: %d elements, want %d", tc.set.instance(tc.f), n, tc.want)
 			}
 		}
+	}
+}
+
+// Endpoints of a headless Service may be thousands.
+func TestManyUpstreams(t *testing.T) {
+	u := &Upstreams{Config: Config{NetNS: int(testns.Enter(t))}}
+	defer u.Close()
+	for _, n := range []int{3_000, 1_366, 2_000} { // made, and changed
+		var endpoints []iptables.Endpoint
+		for i := range n {
+			for _, a := range []netip.Addr{
+				netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), netip.AddrFrom16([16]byte{0: 0xfd, 14: byte(i >> 8), 15: byte(i)}),
+			} {
+				for _, p := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+					endpoints = append(endpoints, iptables.Endpoint{Addr: a, Port: 53, Proto: p})
+				}
+			}
+		}
+		if err := u.Set(endpoints); err != nil {
+			t.Fatalf("%d endpoints: %v", n, err)
+		}
+		for _, f := range families {
+			if got := elements(t, u.Config, u.rs.set(upstreamSet, f)); got != 2*n {
+				t.Errorf("%d endpoints: %s has %d elements, want %d", n, upstreamSet.instance(f), got, 2*n)
+			}
+		}
+	}
+}
+
+// What the kernel did not take is an error although it said nothing.
+func TestReadBack(t *testing.T) {
+	b := newBackend(t)
+	if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}); err != nil {
+		t.Fatal(err)
+	}
+	contents := b.rs.contents(iptables.Rules{Plan: dnsPlan("10.96.0.10")})
+	if err := readBack(b.cfg, contents); err != nil {
+		t.Errorf("what is there: %v", err)
+	}
+	contents = b.rs.contents(iptables.Rules{Plan: dnsPlan("10.96.0.10", "10.96.0.11")})
+	if err := readBack(b.cfg, contents); err == nil || !strings.Contains(err.Error(), "set listen4") {
+		t.Errorf("with what is not there: %v", err)
+	}
+}
+
+// The library encodes what is too long for an attribute, and says nothing.
+func TestEncodeRefusesWhatWraps(t *testing.T) {
+	rs := newRulesetOf("trackless-test", upstreamKinds)
+	var all []nftables.SetElement
+	for i := range 3_000 {
+		all = append(all, nftables.SetElement{Key: endpointKey(iptables.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Port: 53, Proto: iptables.UDP})})
+	}
+	set := rs.set(upstreamSet, iptables.IPv4)
+	if _, err := encode(func(c *nftables.Conn) error { return c.SetAddElements(set, all) }); err == nil {
+		t.Error("one message for 3,000 elements is no error")
+	}
+	if _, err := encode(func(c *nftables.Conn) error { return addElements(c, set, all) }); err != nil {
+		t.Error(err)
 	}
 }

@@ -127,11 +127,12 @@ func (b *Backend) Install(r iptables.Rules) error {
 		b.rules = r
 		return nil
 	}
+	contents := b.rs.contents(r)
 	tx, err := encode(func(c *nftables.Conn) error {
 		if r.Plan.Lease != b.rules.Plan.Lease || r.Plan.DryRun != b.rules.Plan.DryRun {
 			b.rs.rebuild(c, b.rules.Plan, r.Plan)
 		}
-		if err := b.rs.fill(c, r); err != nil {
+		if err := replaceAll(c, contents); err != nil {
 			return err
 		}
 		return b.prune(c, r)
@@ -143,7 +144,7 @@ func (b *Backend) Install(r iptables.Rules) error {
 		return explain("change table "+b.Table(), err)
 	}
 	b.rules = r
-	return nil
+	return readBack(b.cfg, contents)
 }
 
 // prune takes addresses that are no longer in the plan out of the live set.
@@ -158,7 +159,7 @@ func (b *Backend) endLease(c *nftables.Conn, addrs []netip.Addr) error {
 		// Deleting an element that has expired fails; adding it first does not.
 		set := b.rs.set(liveSet, iptables.FamilyOf(a))
 		element := []nftables.SetElement{{Key: addrKey(a)}}
-		if err := c.SetAddElements(set, element); err != nil {
+		if err := addElements(c, set, element); err != nil {
 			return err
 		}
 		if err := c.SetDeleteElements(set, element); err != nil {
@@ -171,11 +172,12 @@ func (b *Backend) endLease(c *nftables.Conn, addrs []netip.Addr) error {
 // create makes the table with everything in it in one transaction: owned where
 // the kernel can, else as an ordinary table.
 func (b *Backend) create(r iptables.Rules) error {
+	contents := b.rs.contents(r)
 	tx, err := encode(func(c *nftables.Conn) error {
 		if err := b.rs.build(c, r.Plan); err != nil {
 			return err
 		}
-		return b.rs.fill(c, r)
+		return replaceAll(c, contents)
 	})
 	if err != nil {
 		return err
@@ -206,7 +208,7 @@ func (b *Backend) create(r iptables.Rules) error {
 	if err := b.removeStale(); err != nil {
 		return fmt.Errorf("remove the table of a dead instance: %w", err)
 	}
-	return nil
+	return readBack(b.cfg, contents)
 }
 
 // Attach implements [iptables.Backend].
@@ -214,7 +216,7 @@ func (b *Backend) Attach() error {
 	return b.change("untrack queries", func(c *nftables.Conn) error {
 		for _, a := range b.rules.Plan.Addresses() {
 			element := []nftables.SetElement{{Key: addrKey(a)}}
-			if err := c.SetAddElements(b.rs.set(liveSet, iptables.FamilyOf(a)), element); err != nil {
+			if err := addElements(c, b.rs.set(liveSet, iptables.FamilyOf(a)), element); err != nil {
 				return err
 			}
 		}
@@ -246,7 +248,7 @@ func (b *Backend) detach(held []iptables.Connection) error {
 		}
 		for _, a := range b.rules.Plan.Addresses() {
 			element := []nftables.SetElement{{Key: addrKey(a)}}
-			if err := c.SetAddElements(b.rs.set(drainSet, iptables.FamilyOf(a)), element); err != nil {
+			if err := addElements(c, b.rs.set(drainSet, iptables.FamilyOf(a)), element); err != nil {
 				return err
 			}
 		}

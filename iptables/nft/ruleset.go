@@ -3,7 +3,6 @@ package nft
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -307,43 +306,25 @@ func (rs *ruleset) addChains(c *nftables.Conn, all []chain) {
 	}
 }
 
-// fill makes the static sets hold what the rules ask for. A set is flushed and
-// filled within one transaction, which packets see as one change.
-func (rs *ruleset) fill(c *nftables.Conn, r iptables.Rules) error {
+// contents are what the static sets shall hold for the rules.
+func (rs *ruleset) contents(r iptables.Rules) (all []content) {
 	static := staticElements(r)
 	for _, k := range setKinds {
 		if k.dynamic {
 			continue
 		}
 		for _, f := range k.families() {
-			set := rs.set(k, f)
-			c.FlushSet(set)
-			var elements []nftables.SetElement
+			s := content{set: rs.set(k, f)}
 			if k.ranges {
-				elements = intervals(f, r.Plan.Sources)
+				s.elements = intervals(f, r.Plan.Sources)
 			}
-			for _, key := range static[set.Name] {
-				elements = append(elements, nftables.SetElement{Key: key})
+			for _, key := range static[s.set.Name] {
+				s.elements = append(s.elements, nftables.SetElement{Key: key})
 			}
-			if err := addElements(c, set, elements); err != nil {
-				return err
-			}
+			all = append(all, s)
 		}
 	}
-	return nil
-}
-
-// elementsPerMessage keeps a list of elements within the 64 KiB of a netlink
-// attribute.
-const elementsPerMessage = 256
-
-func addElements(c *nftables.Conn, set *nftables.Set, all []nftables.SetElement) error {
-	for part := range slices.Chunk(all, elementsPerMessage) {
-		if err := c.SetAddElements(set, part); err != nil {
-			return err
-		}
-	}
-	return nil
+	return all
 }
 
 // staticElements are the keys of the sets that packets do not fill, by the

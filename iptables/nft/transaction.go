@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -42,6 +43,11 @@ func encode(build func(*nftables.Conn) error) (transaction, error) {
 		return m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END
 	})
 	for i := range tx.msgs {
+		// Nothing of ours is as long as the longest attribute; what is has lost its
+		// length (struct nlattr has 16 bits for it).
+		if m := tx.msgs[i]; len(m.Data) > math.MaxUint16 {
+			return tx, fmt.Errorf("nftables: %s: a message of %d bytes, of which an attribute holds 65,535 at most", messageName(m), len(m.Data))
+		}
 		// The answer we want to each message is an acknowledgement and no
 		// echo; the sending socket sets sequence and port id.
 		h := &tx.msgs[i].Header

@@ -73,11 +73,15 @@ func (u *Upstreams) Set(endpoints []iptables.Endpoint) error {
 	case u.conn == nil:
 		return u.create(endpoints)
 	}
-	tx, err := encode(func(c *nftables.Conn) error { return u.fill(c, endpoints) })
+	contents := u.contents(endpoints)
+	tx, err := encode(func(c *nftables.Conn) error { return replaceAll(c, contents) })
 	if err != nil {
 		return err
 	}
-	return explainUpstream("change table inet "+u.rs.table.Name, tx.commit(u.conn))
+	if err := tx.commit(u.conn); err != nil {
+		return explainUpstream("change table inet "+u.rs.table.Name, err)
+	}
+	return readBack(u.Config, contents)
 }
 
 // Close removes the table.
@@ -89,12 +93,13 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 		return err
 	}
 	u.rs = newRulesetOf(UpstreamPrefix+hex.EncodeToString(id[:]), upstreamKinds)
+	contents := u.contents(endpoints)
 	tx, err := encode(func(c *nftables.Conn) error {
 		if err := u.rs.addSets(c, upstreamKinds); err != nil {
 			return err
 		}
 		u.rs.addChains(c, upstreamChains())
-		return u.fill(c, endpoints)
+		return replaceAll(c, contents)
 	})
 	if err != nil {
 		return err
@@ -110,26 +115,19 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 		return errors.Join(explainUpstream("add table inet "+u.rs.table.Name, err), conn.Close())
 	}
 	u.conn = conn
-	return nil
+	return readBack(u.Config, contents)
 }
 
-func (u *Upstreams) fill(c *nftables.Conn, endpoints []iptables.Endpoint) error {
+func (u *Upstreams) contents(endpoints []iptables.Endpoint) (all []content) {
 	elements := map[iptables.Family][]nftables.SetElement{}
 	for _, e := range endpoints {
 		f := iptables.FamilyOf(e.Addr)
 		elements[f] = append(elements[f], nftables.SetElement{Key: endpointKey(e)})
 	}
 	for _, f := range families {
-		set := u.rs.set(upstreamSet, f)
-		c.FlushSet(set)
-		if len(elements[f]) == 0 {
-			continue
-		}
-		if err := c.SetAddElements(set, elements[f]); err != nil {
-			return err
-		}
+		all = append(all, content{u.rs.set(upstreamSet, f), elements[f]})
 	}
-	return nil
+	return all
 }
 
 func (u *Upstreams) remove() error {

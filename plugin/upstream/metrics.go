@@ -14,3 +14,19 @@ var known = promauto.NewGaugeVec(prometheus.GaugeOpts{
 	Name:      "addresses",
 	Help:      "The number of addresses known of an upstream.",
 }, []string{"upstream"})
+
+// retries and rejects are what forward has as well, and why.
+var (
+	retries = promauto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: plugin.Namespace,
+		Subsystem: directive,
+		Name:      "retries_total",
+		Help:      "Tries of a query after the first: after an error, after an answer with a code of failover, or beside a try whose answer was late.",
+	}, []string{"upstream", "reason"})
+	rejects = promauto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: plugin.Namespace,
+		Subsystem: directive,
+		Name:      "max_concurrent_rejects_total",
+		Help:      "Queries refused because max_concurrent was reached.",
+	}, []string{"upstream"})
+)

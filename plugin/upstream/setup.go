@@ -11,11 +11,17 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/kubeapi"
 )
 
-func init() { plugin.Register(directive, setup) }
+func init() {
+	plugin.Register(directive, setup)
+	// As for forward: without it, the server refuses all classes but IN
+	// (dnsserver.Server.ServeDNS), and the upstream may know them.
+	dnsserver.EnableChaos[directive] = struct{}{}
+}
 
 func setup(c *caddy.Controller) error {
 	u, err := parse(c)
@@ -72,9 +78,9 @@ func parse(c *caddy.Controller) (*Upstream, error) {
 
 func parseOption(c *caddy.Controller, u *Upstream) error {
 	option, args := c.Val(), c.RemainingArgs()
-	if option != "fallback" {
+	if !slices.Contains([]string{"fallback", "failover", "health_check"}, option) {
 		want := 1
-		if option == "force_tcp" || option == "prefer_udp" || option == "tracked" {
+		if slices.Contains([]string{"force_tcp", "prefer_udp", "tracked", "failfast_all_unhealthy_upstreams"}, option) {
 			want = 0
 		}
 		if len(args) != want {
@@ -89,10 +95,10 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 		*d = v
 		return nil
 	}
-	number := func() (uint64, error) {
+	number := func(least uint64) (uint64, error) {
 		n, err := strconv.ParseUint(args[0], 10, 31)
-		if err != nil {
-			return 0, c.Errf("%s %q: want a number", option, args[0])
+		if err != nil || n < least {
+			return 0, c.Errf("%s %q: want a number from %d on", option, args[0], least)
 		}
 		return n, nil
 	}
@@ -108,16 +114,37 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 	case "read_timeout":
 		return duration(&u.timeout, 50*time.Millisecond, queryTimeout)
 	case "max_fails":
-		n, err := number()
+		n, err := number(0)
 		u.maxFails = uint32(n)
 		return err
 	case "max_concurrent":
-		n, err := number()
+		n, err := number(0)
 		u.limit = int64(n)
 		return err
+	case "max_age":
+		return duration(&u.maxAge, time.Second, 24*time.Hour)
+	case "max_idle_conns":
+		n, err := number(0)
+		u.maxIdle = int(n)
+		return err
+	case "max_connect_attempts":
+		n, err := number(1)
+		u.attempts = int(n)
+		return err
+	case "failfast_all_unhealthy_upstreams":
+		u.failFast = true
+	case "policy":
+		u.policy = policy(args[0])
+		if all := []policy{random, roundRobin, sequential}; !slices.Contains(all, u.policy) {
+			return c.Errf("policy %q: want random, round_robin or sequential", args[0])
+		}
+	case "failover":
+		return parseFailover(c, u, args)
+	case "health_check":
+		return parseHealthCheck(c, u, args)
 	case "fallback":
 		if len(args) == 0 {
-			return c.ArgErr()
+			return c.Err("fallback: want ADDRESS or ADDRESS:PORT, one or more")
 		}
 		for _, arg := range args {
 			ap, err := netip.ParseAddrPort(arg)
@@ -131,7 +158,52 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 			u.fallback = append(u.fallback, ap)
 		}
 	default:
-		return c.Errf("unknown option %q: use force_tcp, prefer_udp, tracked, expire, read_timeout, max_fails, max_concurrent or fallback", option)
+		return c.Errf("unknown option %q: use force_tcp, prefer_udp, tracked, expire, max_age, max_idle_conns, read_timeout, max_fails, max_connect_attempts, max_concurrent, policy, failover, health_check, failfast_all_unhealthy_upstreams or fallback", option)
+	}
+	return nil
+}
+
+func parseFailover(c *caddy.Controller, u *Upstream, args []string) error {
+	if len(args) == 0 {
+		return c.Err("failover: want response codes such as SERVFAIL, or none")
+	}
+	u.failover = nil
+	if len(args) == 1 && args[0] == "none" {
+		return nil
+	}
+	for _, arg := range args {
+		code, ok := dns.StringToRcode[strings.ToUpper(arg)]
+		if !ok || code == dns.RcodeSuccess {
+			return c.Errf("failover %q: want response codes such as SERVFAIL, not NOERROR, or none alone", arg)
+		}
+		u.failover = append(u.failover, code)
+	}
+	return nil
+}
+
+func parseHealthCheck(c *caddy.Controller, u *Upstream, args []string) error {
+	const want = "want a duration from 10ms to 1m, then no_rec or domain NAME"
+	if len(args) == 0 {
+		return c.Err("health_check: " + want)
+	}
+	interval, err := time.ParseDuration(args[0])
+	if err != nil || interval < 10*time.Millisecond || interval > time.Minute {
+		return c.Errf("health_check %q: %s", args[0], want)
+	}
+	u.checkInterval = interval
+	for args = args[1:]; len(args) > 0; args = args[1:] {
+		switch {
+		case args[0] == "no_rec":
+			u.options.HCRecursionDesired = false
+		case args[0] == "domain" && len(args) > 1:
+			if _, ok := dns.IsDomainName(args[1]); !ok {
+				return c.Errf("health_check domain %q: this is no domain name", args[1])
+			}
+			u.options.HCDomain = dns.Fqdn(args[1])
+			args = args[1:]
+		default:
+			return c.Errf("health_check %q: %s", args[0], want)
+		}
 	}
 	return nil
 }

@@ -11,7 +11,6 @@ package upstream
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -23,7 +22,6 @@ import (
 	"github.com/coredns/coredns/plugin/metadata"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/coredns/coredns/plugin/pkg/proxy"
-	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
@@ -38,34 +36,40 @@ var log = clog.NewWithPlugin(directive)
 type Upstream struct {
 	Next plugin.Handler
 
-	name     name
-	fallback []netip.AddrPort // while nothing better is known, or answers
-	options  proxy.Options
-	maxFails uint32
-	expire   time.Duration
-	timeout  time.Duration // of one try
-	limit    int64         // queries at once, 0 for any number
-	tracked  bool          // leave queries to endpoints in the conntrack table
+	name          name
+	fallback      []netip.AddrPort // while nothing better is known, or answers
+	options       proxy.Options
+	policy        policy
+	failover      []int // codes of answers after which the next address is asked
+	maxFails      uint32
+	failFast      bool // where all are down
+	checkInterval time.Duration
+	expire        time.Duration
+	maxAge        time.Duration // of a connection, 0 for any
+	maxIdle       int           // connections, 0 for any number
+	timeout       time.Duration // of one try
+	attempts      int           // tries of a query, 0 for the default
+	limit         int64         // queries at once, 0 for any number
+	tracked       bool          // leave queries to endpoints in the conntrack table
 
 	source     *source
 	concurrent atomic.Int64
+	extra      atomic.Int64  // tries beside others
+	turn       atomic.Uint64 // of round_robin
 	targets    atomic.Pointer[targets]
 
 	mu      sync.Mutex // of changes
-	proxies map[netip.AddrPort]*proxy.Proxy
+	proxies map[netip.AddrPort]*target
 	stopped bool
 }
-
-// targets are those to ask, and those to ask when all of them are down.
-type targets struct{ first, last []*proxy.Proxy }
 
 const (
 	defaultMaxFails = 2
 	defaultExpire   = 10 * time.Second
 	defaultTimeout  = 2 * time.Second
 
-	// healthInterval is the time between two health checks of what has failed.
-	healthInterval = 500 * time.Millisecond
+	// defaultInterval is the time between two health checks of what has failed.
+	defaultInterval = 500 * time.Millisecond
 
 	// queryTimeout bounds all tries of a query: clients give up after five
 	// seconds.
@@ -75,9 +79,10 @@ const (
 // New returns a handler with the default options.
 func newUpstream() *Upstream {
 	return &Upstream{
-		maxFails: defaultMaxFails, expire: defaultExpire, timeout: defaultTimeout,
+		maxFails: defaultMaxFails, expire: defaultExpire, timeout: defaultTimeout, checkInterval: defaultInterval,
+		policy: random, failover: []int{dns.RcodeServerFailure, dns.RcodeRefused},
 		options: proxy.Options{HCRecursionDesired: true, HCDomain: "."},
-		proxies: map[netip.AddrPort]*proxy.Proxy{},
+		proxies: map[netip.AddrPort]*target{},
 	}
 }
 
@@ -89,47 +94,48 @@ var (
 	errTooMany   = errors.New("max_concurrent is reached")
 	errNoAnswer  = errors.New("nobody answered in time")
 	errNotAnswer = errors.New("the answer is not that to the question")
+	errAllDown   = errors.New("all addresses fail their health checks (failfast_all_unhealthy_upstreams)")
 )
 
 // ServeDNS implements plugin.Handler.
 func (u *Upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	if n := u.concurrent.Add(1); u.limit > 0 && n > u.limit {
 		u.concurrent.Add(-1)
+		rejects.WithLabelValues(u.name.String()).Inc()
 		return dns.RcodeRefused, u.wrap(errTooMany)
 	}
 	defer u.concurrent.Add(-1)
-	state := request.Request{W: w, Req: r}
 	order := u.order()
-	if len(order) == 0 {
+	switch {
+	case len(order) == 0:
 		return dns.RcodeServerFailure, u.wrap(errUnknown)
+	case u.failFast && !slices.ContainsFunc(order, func(t *target) bool { return !t.Down(u.maxFails) }):
+		return dns.RcodeServerFailure, u.wrap(errAllDown)
 	}
-	deadline := time.Now().Add(queryTimeout)
-	err := errNoAnswer
-	// Each is tried, and the first two once more, or a lost packet would be a
-	// lost query where there is one only.
-	for _, p := range append(order, order[:min(len(order), 2)]...) {
-		if ctx.Err() != nil || !time.Now().Before(deadline) {
-			break
-		}
-		metadata.SetValueFunc(ctx, "upstream/address", p.Addr)
-		var answer *dns.Msg
-		answer, err = u.ask(ctx, p, state)
-		switch {
-		case errors.Is(err, proxy.ErrInvalidRequest):
-			return dns.RcodeFormatError, u.wrap(err)
-		case errors.Is(err, proxy.ErrUnsupportedRequest):
-			return dns.RcodeNotImplemented, u.wrap(err)
-		case err != nil:
-			if u.maxFails != 0 {
-				p.Healthcheck()
-			}
-			continue
-		case !state.Match(answer):
-			return dns.RcodeFormatError, u.wrap(errNotAnswer)
-		}
+	q := query{Upstream: u, state: request.Request{W: w, Req: r}, tries: u.repeat(order)}
+	by, answer, err := q.run(ctx)
+	if by != nil {
+		metadata.SetValueFunc(ctx, "upstream/address", by.Addr)
+	}
+	switch {
+	case answer != nil:
 		return dns.RcodeSuccess, w.WriteMsg(answer)
+	case errors.Is(err, proxy.ErrInvalidRequest), errors.Is(err, errNotAnswer):
+		return dns.RcodeFormatError, u.wrap(err)
+	case errors.Is(err, proxy.ErrUnsupportedRequest):
+		return dns.RcodeNotImplemented, u.wrap(err)
 	}
 	return dns.RcodeServerFailure, u.wrap(err)
+}
+
+// repeat tries each address, and the first two once more, or as often as
+// max_connect_attempts says: where there is one only, a lost packet would be a lost
+// query.
+func (u *Upstream) repeat(order []*target) []*target {
+	if u.attempts == 0 {
+		return slices.Concat(order, order[:min(len(order), 2)])
+	}
+	return slices.Repeat(order, (u.attempts+len(order)-1)/len(order))[:u.attempts]
 }
 
 func (u *Upstream) wrap(err error) error { return plugin.Error(directive, &nameError{u.name, err}) }
@@ -141,43 +147,6 @@ type nameError struct {
 
 func (e *nameError) Error() string { return e.name.String() + ": " + e.err.Error() }
 func (e *nameError) Unwrap() error { return e.err }
-
-// ask sends the query to one address.
-func (u *Upstream) ask(ctx context.Context, p *proxy.Proxy, state request.Request) (*dns.Msg, error) {
-	options := u.options
-	for {
-		answer, _, _, err := p.Connect(ctx, state, options)
-		switch {
-		case errors.Is(err, proxy.ErrCachedClosed):
-			continue // an idle connection that was closed; the next one is open
-		case err == nil && answer.Truncated && options.PreferUDP && !options.ForceTCP:
-			options.ForceTCP = true
-			continue
-		}
-		return answer, err
-	}
-}
-
-// order are the addresses to try: those that answer, at random, then the
-// fallback, then those that are down.
-func (u *Upstream) order() []*proxy.Proxy {
-	t := u.targets.Load()
-	if t == nil {
-		return nil
-	}
-	var up, down []*proxy.Proxy
-	for _, p := range t.first {
-		if p.Down(u.maxFails) {
-			down = append(down, p)
-		} else {
-			up = append(up, p)
-		}
-	}
-	for _, list := range [][]*proxy.Proxy{up, down} {
-		rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
-	}
-	return slices.Concat(up, t.last, down)
-}
 
 // use changes the addresses. Those that stay keep their connections; queries
 // under way at those that go are still answered.
@@ -192,9 +161,9 @@ func (u *Upstream) use(addrs []netip.AddrPort) {
 		addrs = addrs[:min(len(addrs), 1)] // the others lead to the same endpoints
 	}
 	before := u.proxies
-	u.proxies = map[netip.AddrPort]*proxy.Proxy{}
-	get := func(list []netip.AddrPort) []*proxy.Proxy {
-		var out []*proxy.Proxy
+	u.proxies = map[netip.AddrPort]*target{}
+	get := func(list []netip.AddrPort) []*target {
+		var out []*target
 		for _, a := range list {
 			p := u.proxies[a]
 			if p == nil {
@@ -214,20 +183,10 @@ func (u *Upstream) use(addrs []netip.AddrPort) {
 	u.targets.Store(t)
 	for a, p := range before {
 		if u.proxies[a] == nil {
-			p.Stop() // its connections go with the last query that uses them
+			p.close()
 		}
 	}
 	notrack.LookAtUpstreams()
-}
-
-func (u *Upstream) open(a netip.AddrPort) *proxy.Proxy {
-	p := proxy.NewProxy(directive, a.String(), transport.DNS)
-	p.SetExpire(u.expire)
-	p.SetReadTimeout(u.timeout)
-	p.GetHealthchecker().SetRecursionDesired(u.options.HCRecursionDesired)
-	p.GetHealthchecker().SetDomain(u.options.HCDomain)
-	p.Start(healthInterval)
-	return p
 }
 
 // reachable reports whether there is a route: of a cluster with two families a
@@ -251,7 +210,7 @@ func (u *Upstream) Services() (addrs []netip.AddrPort, asks bool) {
 	if u.name.kind == endpoints && len(t.first) > 0 {
 		return nil, false
 	}
-	for _, p := range slices.Concat(t.first, t.last) {
+	for _, p := range t.all() {
 		if a, err := netip.ParseAddrPort(p.Addr()); err == nil && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
@@ -275,7 +234,7 @@ func (u *Upstream) stop() error {
 	u.stopped = true
 	notrack.Untrack(u, nil)
 	for _, p := range u.proxies {
-		p.Stop()
+		p.close()
 	}
 	return nil
 }

@@ -24,6 +24,8 @@ type server struct {
 	queries  map[string]int // by protocol
 	truncate bool
 	silent   bool
+	lose     int // so many of the next queries
+	rcode    int
 	hold     chan struct{}
 }
 
@@ -56,7 +58,11 @@ func (s *server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	if r.Question[0].Name != "." { // a health check
 		s.queries[protocol]++
 	}
-	silent, truncate, hold := s.silent, s.truncate && protocol == "udp", s.hold
+	silent, truncate, hold, rcode := s.silent, s.truncate && protocol == "udp", s.hold, s.rcode
+	if r.Question[0].Name != "." && s.lose > 0 {
+		s.lose--
+		silent = true
+	}
 	s.mu.Unlock()
 	if hold != nil && r.Question[0].Name != "." {
 		<-hold
@@ -64,9 +70,9 @@ func (s *server) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	if silent {
 		return
 	}
-	m := new(dns.Msg).SetReply(r)
+	m := new(dns.Msg).SetRcode(r, rcode)
 	m.Truncated = truncate
-	if !truncate {
+	if !truncate && rcode == dns.RcodeSuccess {
 		m.Answer = []dns.RR{test.A(r.Question[0].Name + " 5 IN A 192.0.2.1")}
 	}
 	_ = w.WriteMsg(m)
@@ -216,7 +222,7 @@ func TestFailingOver(t *testing.T) {
 func TestAddressesChange(t *testing.T) {
 	sources := fakeSources(t)
 	one, two := newServer(t, "127.0.0.1"), newServer(t, "127.0.0.2")
-	u := started(t, "upstream service kube-system/kube-dns-upstream {\n read_timeout 5s\n}")
+	u := started(t, "upstream service kube-system/kube-dns-upstream {\n read_timeout 5s\n max_connect_attempts 1\n}")
 	n := name{service, "kube-system", "kube-dns-upstream"}
 	if rcode, err := ask(u); rcode != dns.RcodeServerFailure || err == nil || !strings.Contains(err.Error(), "service kube-system/kube-dns-upstream: no address is known yet") {
 		t.Errorf("before anything is known: %s, error %v", dns.RcodeToString[rcode], err)
@@ -291,7 +297,7 @@ func TestMaxConcurrent(t *testing.T) {
 	sources := fakeSources(t)
 	one, hold := newServer(t, "127.0.0.1"), make(chan struct{})
 	one.be(func() { one.hold = hold })
-	u := started(t, "upstream endpoints kube-system/kube-dns {\n max_concurrent 1\n read_timeout 5s\n}")
+	u := started(t, "upstream endpoints kube-system/kube-dns {\n max_concurrent 1\n read_timeout 5s\n max_connect_attempts 1\n}")
 	sources.tell(t, kubeDNS, one)
 	result := make(chan error, 1)
 	go func() {
@@ -348,7 +354,17 @@ func TestParse(t *testing.T) {
 		{"upstream endpoints kube-dns {\n read_timeout 1m\n}", "want a duration from 50ms to 5s"},
 		{"upstream endpoints kube-dns {\n max_fails -1\n}", "want a number"},
 		{"upstream endpoints kube-dns {\n fallback dns.example.org\n}", "want ADDRESS"},
-		{"upstream endpoints kube-dns {\n policy random\n}", `unknown option "policy"`},
+		{"upstream endpoints kube-dns {\n policy sequential\n failover none\n health_check 1s no_rec domain example.org\n max_age 1m\n max_idle_conns 9\n max_connect_attempts 3\n failfast_all_unhealthy_upstreams\n}", ""},
+		{"upstream endpoints kube-dns {\n failover servfail NXDOMAIN\n health_check 2s\n policy round_robin\n}", ""},
+		{"upstream endpoints kube-dns {\n policy first\n}", `policy "first": want random, round_robin or sequential`},
+		{"upstream endpoints kube-dns {\n failover\n}", "failover: want response codes"},
+		{"upstream endpoints kube-dns {\n failover NOERROR\n}", `failover "NOERROR": want response codes`},
+		{"upstream endpoints kube-dns {\n failover none REFUSED\n}", `failover "none": want response codes`},
+		{"upstream endpoints kube-dns {\n health_check\n}", "health_check: want a duration"},
+		{"upstream endpoints kube-dns {\n health_check 0s\n}", `health_check "0s": want a duration`},
+		{"upstream endpoints kube-dns {\n health_check 1s rec\n}", `health_check "rec": want a duration`},
+		{"upstream endpoints kube-dns {\n max_connect_attempts 0\n}", "want a number from 1 on"},
+		{"upstream endpoints kube-dns {\n next SERVFAIL\n}", `unknown option "next"`},
 	} {
 		_, err := parse(caddy.NewTestController("dns", tc.text))
 		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {

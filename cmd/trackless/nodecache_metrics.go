@@ -15,13 +15,14 @@ import (
 )
 
 // Kinds of error as node-cache counts them. Those of rules are counted by the
-// iptables backend; the rest stays 0, but dashboards find it all the same.
+// iptables backend too; the rest stays 0, but dashboards find it all the same.
 const (
 	errorConfigMap    = "configmap"
+	errorIPTables     = "iptables"
 	errorInterfaceAdd = "interface_add"
 )
 
-var nodeCacheErrorTypes = []string{"iptables", "iptables_lock", errorInterfaceAdd, "interface_check", errorConfigMap}
+var nodeCacheErrorTypes = []string{errorIPTables, "iptables_lock", errorInterfaceAdd, "interface_check", errorConfigMap}
 
 // nodeCacheErrors is the metric of node-cache itself.
 type nodeCacheErrors struct{ total *prometheus.CounterVec }

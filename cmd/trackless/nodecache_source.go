@@ -17,7 +17,8 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
-	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/nodecache"
 	"github.com/trackless-dns/trackless/plugin/notrack"
@@ -66,6 +67,9 @@ func (n *nodeCacheSource) start() error {
 			n.options.KubeDNS = nodecache.DefaultKubeDNS
 		}
 	}
+	if n.options.SetupIPTables && !n.mayChangeRules() {
+		n.options.SetupIPTables = false
+	}
 	if n.options.SetupIPTables {
 		bridge, err := notrack.BridgedUplink()
 		if err != nil {
@@ -74,8 +78,8 @@ func (n *nodeCacheSource) start() error {
 		if n.anySource = bridge != ""; n.anySource {
 			clog.Warningf("the uplink %s is a bridge: whoever asks is served, as by node-cache; a Corefile with `notrack { sources CIDR... }` says otherwise", bridge)
 		}
-	} else if err := n.setupInterface(); err != nil {
-		return err
+	} else if n.options.SetupInterface {
+		newNodeCacheInterface(n.options, n.errors).start()
 	}
 	if n.options.SkipTeardown {
 		clog.Info("-skipteardown: link and addresses stay at the end; the rules go, so that kube-dns answers until the next start")
@@ -136,27 +140,16 @@ func (n *nodeCacheSource) upstreamFound(addrs []netip.AddrPort, by string) {
 	n.change(now, true)
 }
 
-// setupInterface puts the addresses on the node where notrack does not.
-func (n *nodeCacheSource) setupInterface() error {
-	if !n.options.SetupInterface {
-		return nil
+// mayChangeRules reports whether the process may do what -setupiptables asks for.
+// Without the capability node-cache logs that, counts it and serves all the same.
+func (n *nodeCacheSource) mayChangeRules() bool {
+	_, err := nft.Generation(nft.Config{})
+	if !errors.Is(err, iptables.ErrPermission) {
+		return true
 	}
-	host := hostaddr.New(hostaddr.Config{Keep: n.options.SkipTeardown}, n.options.InterfaceName)
-	if err := host.Ensure(n.options.LocalIPs); err != nil {
-		n.errors.count(errorInterfaceAdd)
-		return err
-	}
-	caddy.OnProcessExit = append(caddy.OnProcessExit, func() {
-		for _, i := range slices.Clone(caddy.Instances()) {
-			if err := i.Stop(); err != nil {
-				clog.Errorf("stop: %v", err)
-			}
-		}
-		if err := host.Remove(); err != nil {
-			clog.Errorf("remove the listen addresses: %v", err)
-		}
-	})
-	return nil
+	n.errors.count(errorIPTables)
+	clog.Errorf("-setupiptables: %v; DNS is served, and goes through conntrack as it does without a node-local cache: add NET_ADMIN to the container's capabilities, or say -setupiptables=false", err)
+	return false
 }
 
 // look reads the files. What cannot be read stays as it was.

@@ -110,10 +110,15 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 			return
 		}
 		for _, a := range added {
-			err = errors.Join(err, conn.deleteAddress(index, a), conn.deleteRoutes(index, a))
+			if delErr := conn.deleteAddress(index, a); delErr != nil {
+				err = errors.Join(err, fmt.Errorf("remove address %s from %s again: %w", a, h.device, explain(delErr)))
+			}
+			err = errors.Join(err, conn.deleteRoutes(index, a))
 		}
 		if createdLink {
-			err = errors.Join(err, conn.deleteLink(index))
+			if delErr := conn.deleteLink(index); delErr != nil {
+				err = errors.Join(err, fmt.Errorf("delete link %s again: %w", h.device, explain(delErr)))
+			}
 			h.device, h.ours = "", false
 		}
 	}()
@@ -183,9 +188,7 @@ func (h *Host) Release(keep []netip.Addr) error {
 			errs = append(errs, fmt.Errorf("remove address %s from %s: %w", a, h.device, explain(err)))
 		}
 		// The kernel looks for its own route and leaves ours.
-		if err := conn.deleteRoutes(index, a); err != nil {
-			errs = append(errs, fmt.Errorf("remove the local route to %s: %w", a, explain(err)))
-		}
+		errs = append(errs, conn.deleteRoutes(index, a))
 		return true
 	})
 	return errors.Join(errs...)
@@ -238,7 +241,7 @@ func (h *Host) findDevice(conn *conn, names map[uint32]string) (created bool, er
 		// A dummy of this name was made for this purpose, by us or by
 		// Kubernetes' node-cache; anything else is somebody's own.
 		h.device, h.ours = h.link, kind == h.cfg.kind
-		return false, conn.setUp(index)
+		return false, conn.setUp(index, h.link)
 	}
 	err = conn.createLink(h.link, h.cfg.kind)
 	switch {
@@ -283,7 +286,7 @@ func indexOf(names map[uint32]string, name string) uint32 {
 }
 
 func explain(err error) error {
-	if errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.EPERM) && !errors.Is(err, iptables.ErrPermission) {
 		return fmt.Errorf("%w (%w)", err, iptables.ErrPermission)
 	}
 	return err
@@ -372,10 +375,19 @@ func (c *conn) createLink(name, kind string) error {
 	return err
 }
 
-func (c *conn) setUp(index uint32) error {
-	return c.rt.Link.Set(&rtnetlink.LinkMessage{
+// setUp sets a link up that is not: one that is there as it shall be needs no
+// capability.
+func (c *conn) setUp(index uint32, name string) error {
+	if l, err := c.rt.Link.Get(index); err == nil && l.Flags&unix.IFF_UP != 0 {
+		return nil
+	}
+	err := c.rt.Link.Set(&rtnetlink.LinkMessage{
 		Family: unix.AF_UNSPEC, Index: index, Flags: unix.IFF_UP, Change: unix.IFF_UP,
 	})
+	if err != nil {
+		return fmt.Errorf("set link %s up: %w", name, explain(err))
+	}
+	return nil
 }
 
 func (c *conn) deleteLink(index uint32) error { return c.rt.Link.Delete(index) }

@@ -238,3 +238,75 @@ func TestAFailureInTheMiddleUndoesAll(t *testing.T) {
 		t.Errorf("left behind by a failed start:\n%s", diff)
 	}
 }
+
+// withoutNetAdmin runs f on this thread without CAP_NET_ADMIN.
+func withoutNetAdmin(t *testing.T, f func()) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var before [2]unix.CapUserData
+	if err := unix.Capget(&header, &before[0]); err != nil {
+		t.Fatal(err)
+	}
+	without := before
+	without[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	if err := unix.Capset(&header, &without[0]); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Capset(&header, &before[0]); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	f()
+}
+
+// What is there as it shall be needs no capability; what is not says which one, and
+// for what.
+func TestWithoutNetAdmin(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		before func(*testing.T, *Host)
+		want   []string // parts of the error
+	}{
+		{"nothing is there", func(*testing.T, *Host) {}, []string{"create link nodelocaldns", "CAP_NET_ADMIN"}},
+		{"all is there", func(t *testing.T, h *Host) {
+			if err := h.Ensure(all); err != nil {
+				t.Fatal(err)
+			}
+		}, nil},
+		{"an address is missing", func(t *testing.T, h *Host) {
+			if err := h.Ensure(all[:1]); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"add address 10.96.0.10 to nodelocaldns", "CAP_NET_ADMIN"}},
+		{"the link is down", func(t *testing.T, h *Host) {
+			if err := h.Ensure(all); err != nil {
+				t.Fatal(err)
+			}
+			testns.Run(t, "ip", "link", "set", DefaultLink, "down")
+		}, []string{"set link nodelocaldns up", "CAP_NET_ADMIN"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHost(t, "bridge")
+			tc.before(t, New(h.cfg, DefaultLink))
+			before := snapshot(t)
+			withoutNetAdmin(t, func() {
+				err := h.Ensure(all)
+				if (err == nil) != (tc.want == nil) {
+					t.Fatalf("%v, want %q", err, tc.want)
+				}
+				for _, part := range tc.want {
+					if !strings.Contains(err.Error(), part) {
+						t.Errorf("%v, want %q in it", err, part)
+					}
+				}
+				if tc.want != nil && strings.Count(err.Error(), "CAP_NET_ADMIN") != strings.Count(err.Error(), "operation not permitted") {
+					t.Errorf("%v: a refusal without its capability", err)
+				}
+			})
+			if after := snapshot(t); after != before {
+				t.Errorf("it has changed:\n%s\n%s", before, after)
+			}
+		})
+	}
+}

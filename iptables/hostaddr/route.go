@@ -182,7 +182,7 @@ func (c *conn) deleteRoutes(index uint32, a netip.Addr) error {
 			return nil
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("remove the local route to %s: %w", a, explain(err))
 		}
 	}
 }

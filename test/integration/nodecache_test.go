@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -29,6 +30,8 @@ type container struct {
 	dir  string
 	args []string
 	env  []string
+
+	noNetAdmin bool
 }
 
 // newContainer has the arguments of the stock manifest, and files at other
@@ -74,6 +77,12 @@ func (c *container) start(t *testing.T, node *lab.Node, args ...string) *lab.Chi
 	cmd := exec.Command(program, append(c.args, args...)...)
 	cmd.Args[0] = "/node-cache"
 	cmd.Env = append(os.Environ(), c.env...)
+	if c.noNetAdmin {
+		// setpriv keeps no argv[0], so that the verb has to say it.
+		without := []string{"--bounding-set", "-net_admin,-sys_admin", "--inh-caps", "-net_admin,-sys_admin", program, "node-cache"}
+		cmd = exec.Command("setpriv", append(without, cmd.Args[1:]...)...)
+		cmd.Env = append(os.Environ(), c.env...)
+	}
 	child, err := node.Namespace.Start("node-cache", cmd)
 	if err != nil {
 		t.Fatal(err)
@@ -253,6 +262,61 @@ func TestNodeCacheFlags(t *testing.T) {
 				t.Errorf("rules are left:\n%s", tables)
 			}
 			answeredBy(t, node, lab.KubeDNS, lab.ClusterDNS4)
+		})
+	}
+}
+
+// Without CAP_NET_ADMIN node-cache says so, counts it, and serves.
+func TestNodeCacheWithoutNetAdmin(t *testing.T) {
+	there := func(t *testing.T, node *lab.Node) {
+		run(t, node.Namespace, "ip", "link", "add", "nodelocaldns", "type", "bridge")
+		run(t, node.Namespace, "ip", "link", "set", "nodelocaldns", "up")
+		for _, a := range nodeCacheAddresses {
+			run(t, node.Namespace, "ip", "address", "add", a.String()+"/32", "dev", "nodelocaldns")
+		}
+	}
+	for _, tc := range []struct {
+		name, bind string
+		args       []string
+		before     func(*testing.T, *lab.Node)
+		says       string // beginning and capability of a line
+		iptables   int    // errors that are counted
+		added      int
+	}{
+		{"no rules, and an address that is nowhere", "127.0.0.1", []string{"-setupiptables=false"}, nil, "-setupinterface: create link nodelocaldns", 0, 1},
+		{"no rules, and the addresses are there", "127.0.0.1 169.254.20.10", []string{"-setupiptables=false"}, there, "", 0, 0},
+		{"all defaults", "127.0.0.1", nil, there, "-setupiptables: nftables: ", 1, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			testns.Program(t, "setpriv")
+			node := newNode(t)
+			if tc.before != nil {
+				tc.before(t, node)
+			}
+			c := newContainer(t)
+			c.noNetAdmin = true
+			c.write(t, "etc/coredns/Corefile.base", ".:53 {\n    bind "+tc.bind+"\n    whoami\n}\n")
+			child := c.start(t, node, append(tc.args, "-metrics-listen-address", "127.0.0.1:9353")...)
+			eventually(t, "it serves", func() error {
+				return node.Namespace.Do(func() error {
+					_, _, err := new(dns.Client).Exchange(new(dns.Msg).SetQuestion("example.org.", dns.TypeA), "127.0.0.1:53")
+					return err
+				})
+			})
+			page, err := get(t, node.Namespace, "127.0.0.1:9353", "/metrics")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for kind, want := range map[string]int{"iptables": tc.iptables, "interface_add": tc.added} {
+				if line := fmt.Sprintf("coredns_nodecache_setup_errors_total{errortype=%q} %d\n", kind, want); !strings.Contains(page, line) {
+					t.Errorf("no %q in the metrics", line)
+				}
+			}
+			output := child.Output()
+			if tc.says == "" && strings.Contains(output, "[ERROR]") || tc.says != "" && !regexp.MustCompile(regexp.QuoteMeta(tc.says)+".*needs CAP_NET_ADMIN").MatchString(output) {
+				t.Errorf("want %q:\n%s", tc.says, output)
+			}
 		})
 	}
 }

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/coredns/caddy"
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/nodecache"
+)
+
+// nodeCacheInterface puts the addresses on the node where notrack does not, and
+// looks after them at every -syncinterval. As with node-cache, DNS is served
+// whatever becomes of them: the process may not be allowed to, and need not where
+// they are there already or where it listens elsewhere.
+type nodeCacheInterface struct {
+	addrs  []netip.Addr
+	every  time.Duration
+	errors *nodeCacheErrors
+
+	mu   sync.Mutex
+	host *hostaddr.Host
+	said string // the last complaint
+	over bool
+}
+
+func newNodeCacheInterface(o *nodecache.Options, e *nodeCacheErrors) *nodeCacheInterface {
+	return &nodeCacheInterface{
+		addrs: o.LocalIPs, every: o.SyncInterval, errors: e,
+		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown}, o.InterfaceName),
+	}
+}
+
+func (i *nodeCacheInterface) start() {
+	i.ensure()
+	caddy.OnProcessExit = append(caddy.OnProcessExit, i.remove)
+	go func() {
+		for range time.Tick(i.every) {
+			i.ensure()
+		}
+	}()
+}
+
+// ensure counts every failure, and says the same one once.
+func (i *nodeCacheInterface) ensure() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.over {
+		return
+	}
+	err := i.host.Ensure(i.addrs)
+	switch {
+	case err != nil:
+		i.errors.count(errorInterfaceAdd)
+		if err.Error() != i.said {
+			clog.Errorf("-setupinterface: %v; DNS is served without, and it is tried again every %s: add NET_ADMIN to the container's capabilities where that is what is missing, or say -setupinterface=false", err, i.every)
+			i.said = err.Error()
+		}
+	case i.said != "":
+		clog.Infof("-setupinterface: the addresses are on %s", i.host.Device())
+		i.said = ""
+	}
+}
+
+// remove takes the addresses away when nobody listens there any more.
+func (i *nodeCacheInterface) remove() {
+	for _, instance := range slices.Clone(caddy.Instances()) {
+		if err := instance.Stop(); err != nil {
+			clog.Errorf("stop: %v", err)
+		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.over = true
+	if err := i.host.Remove(); err != nil {
+		clog.Errorf("remove the listen addresses: %v", err)
+	}
+}

@@ -370,10 +370,99 @@ func TestSocketsOfAProcessAreFoundWhereverTheyAre(t *testing.T) {
 	}
 }
 
+// askVar makes the test binary a client that asks the instance at the socket to
+// detach.
+const askVar = "TRACKLESS_CONTROL_ASK"
+
+// An abstract name lets in whom the file would: the same container, or who may
+// change rules anyway.
+func TestWhoAsksAtAnAbstractName(t *testing.T) {
+	testns.Root(t)
+	for _, name := range []string{"setpriv", "unshare"} {
+		testns.Program(t, name)
+	}
+	const fewer = "-all"
+	noCapabilities := []string{"setpriv", "--bounding-set", fewer, "--inh-caps", fewer}
+	for _, tc := range []struct {
+		name string
+		as   []string
+		want string // of the error
+	}{
+		{"root of the host", nil, ""},
+		{"the same container, without capabilities", noCapabilities, ""},
+		{"another container with CAP_NET_ADMIN", []string{"unshare", "--mount"}, ""},
+		{"another container without capabilities", append([]string{"unshare", "--mount"}, noCapabilities...), "is in another container and has no CAP_NET_ADMIN"},
+		{"all capabilities, of a user namespace of its own", []string{"unshare", "--user", "--map-root-user"}, "is in another user namespace"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			instance := &fake{state: "attached"}
+			s := serve(t, fmt.Sprintf("@trackless-test/%d", time.Now().UnixNano()), instance)
+			args := append(slices.Clone(tc.as), os.Args[0])
+			cmd := exec.Command(args[0], args[1:]...)
+			cmd.Env = append(os.Environ(), askVar+"="+s.Addr())
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			said, want := string(out), "detached"
+			if tc.want == "" && strings.Contains(said, "error") || !strings.Contains(said, tc.want) {
+				t.Errorf("%s, want %q", said, tc.want)
+			}
+			if tc.want != "" {
+				want = "attached"
+			}
+			if got := instance.Status().State; got != want {
+				t.Errorf("the instance is %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// A process that has ended is no longer the one that connected, whoever has its id.
+func TestPeerThatHasEnded(t *testing.T) {
+	l, err := bind("@trackless-test/" + t.Name() + time.Now().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), askVar+"="+l.Addr().String())
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if p := peerOf(conn); p.trusted() != nil || p.pid != cmd.Process.Pid {
+		t.Errorf("while it lives: %+v", p)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	if p := peerOf(conn); p.trusted() == nil {
+		t.Error("it is trusted although it has ended")
+	}
+}
+
 // helperVar makes the test binary an instance that listens at the path.
 const helperVar = "TRACKLESS_CONTROL_HELPER"
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(askVar); socket != "" {
+		// Not our client, which looks at the instance first.
+		client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}}
+		resp, err := client.Post("http://trackless/v1/detach", "", nil)
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.Copy(os.Stdout, resp.Body)
+		os.Exit(0)
+	}
 	path := os.Getenv(helperVar)
 	if path == "" {
 		os.Exit(m.Run())

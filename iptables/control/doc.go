@@ -8,7 +8,9 @@
 // directory cannot be written, as in a container with a read-only root, the
 // instance listens on an abstract name, which every process of the node's
 // network namespace can reach. Either way both ends check who the other is
-// (SO_PEERCRED, unix(7)): root, or the same user.
+// (SO_PEERCRED, unix(7)): root, or the same user. On an abstract name it must also be
+// one whom a file would not stop: of our user namespace, and of our mount namespace
+// or with CAP_NET_ADMIN.
 //
 //	GET  /v1/status   Status
 //	POST /v1/attach   waits until attached; Status

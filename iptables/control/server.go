@@ -149,12 +149,13 @@ func reply(w http.ResponseWriter, code int, body any) {
 type peerKey struct{}
 
 // onlyPeers refuses whoever is neither root nor our own user. The mode of the
-// socket's file says the same, but an abstract name has none.
+// socket's file says the same; an abstract name has none, nor a directory that only
+// our container sees.
 func onlyPeers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, _ := r.Context().Value(peerKey{}).(peer)
 		if err := p.trusted(); err != nil {
-			reply(w, http.StatusForbidden, failure{Error: fmt.Sprintf("the control socket is for root and the user of the instance: %v", err)})
+			reply(w, http.StatusForbidden, failure{Error: fmt.Sprintf("the control socket is for root and the user of the instance, within its container or with CAP_NET_ADMIN: %v; ask from within the container (kubectl exec), or give the instance a directory in which it can make its socket (an emptyDir at /run/trackless, or -control FILE)", err)})
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -78,6 +78,13 @@ func processStart(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
+// Started returns when a process began, in units of its own since the machine did,
+// and how long ago that is. It fails if there is none.
+func Started(pid int) (start uint64, age time.Duration, err error) {
+	start, err = processStart(pid)
+	return start, Owner{Start: start}.Age(), err
+}
+
 func pidNamespace() uint64 {
 	link, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {

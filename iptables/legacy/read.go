@@ -174,3 +174,23 @@ func within(cfg Config, fn func() error) error {
 		return fn()
 	})
 }
+
+// HasChain reports whether a table has a chain of a user of such a name.
+func HasChain(cfg Config, family iptables.Family, table string, is func(chain string) bool) (found bool, err error) {
+	_, err = read(cfg, family, table, func(_ header, entries iter.Seq2[entry, error]) error {
+		for e, err := range entries {
+			if err != nil {
+				return err
+			}
+			head, err := e.head()
+			if err != nil {
+				return err
+			}
+			if found = head != "" && head != errorTarget && is(head); found {
+				return nil
+			}
+		}
+		return nil
+	})
+	return found && err == nil, err
+}

@@ -11,6 +11,8 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // Reading uses no code of google/nftables: it leaves out the expressions it
@@ -309,4 +311,27 @@ func readVerdict(b []byte) verdict {
 		v.code = int32(binary.BigEndian.Uint32(code))
 	}
 	return v
+}
+
+// HasChain reports whether a family has a chain of such a name, in a table or, with
+// an empty name, in any. Without nf_tables there is none.
+func HasChain(cfg Config, f iptables.Family, table string, is func(chain string) bool) (found bool, err error) {
+	conn, err := inspectConn(cfg)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	family := nftables.TableFamilyIPv4
+	if f == iptables.IPv6 {
+		family = nftables.TableFamilyIPv6
+	}
+	err = each(conn, unix.NFT_MSG_GETCHAIN, family, func(m []byte) bool {
+		attrs := attributesOf(m[4:])
+		found = (table == "" || table == cString(attrs[unix.NFTA_CHAIN_TABLE])) && is(cString(attrs[unix.NFTA_CHAIN_NAME]))
+		return !found
+	})
+	if isAbsent(err) {
+		return false, nil
+	}
+	return found, explain("list chains", err)
 }

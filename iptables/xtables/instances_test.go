@@ -1,12 +1,14 @@
 package xtables
 
 import (
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -92,9 +94,57 @@ func TestLookingMakesNoTable(t *testing.T) {
 	if all, err := Instances(); len(all) != 0 || err != nil {
 		t.Errorf("%v, %v", all, err)
 	}
-	for _, p := range everyProgram() {
-		if p.variant == Legacy && p.has("raw") {
-			t.Errorf("%s has made a raw table", p.path)
+	for _, f := range families {
+		if names, err := legacy.Names(legacy.Config{}, f); len(names) != 0 || err != nil {
+			t.Errorf("%s tables %v, %v", f, names, err)
 		}
+	}
+}
+
+// Where nothing is ours no program is run: iptables-nft-save reads all rules of
+// everybody.
+func TestLookingRunsNoProgramForNothing(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-nft")
+	testns.Run(t, "iptables-nft", "-t", "raw", "-A", "PREROUTING", "-s", "198.18.0.1", "-j", "ACCEPT")
+	for _, p := range everyProgram() {
+		// Its companions are not there, so that whoever runs one fails.
+		broken := *p
+		broken.path = filepath.Join(t.TempDir(), "iptables")
+		before, _ := opened.Swap(p.path, &broken)
+		t.Cleanup(func() { opened.Store(p.path, before) })
+	}
+	if all, err := Instances(); len(all) != 0 || err != nil {
+		t.Errorf("%v, %v", all, err)
+	}
+	testns.Run(t, "iptables-nft", "-t", "raw", "-N", chainPrefix+"00000000-TAKE")
+	if _, err := Instances(); err == nil {
+		t.Error("with a chain of ours, no program was run")
+	}
+}
+
+func TestVariantInUse(t *testing.T) {
+	for _, tc := range []struct {
+		name, program string
+		args          []string
+		want          Variant
+	}{
+		{"nothing", "", nil, Auto},
+		{"chains of others", "iptables-nft", []string{"-t", "nat", "-N", "DOCKER"}, Auto},
+		{"kubelet with nft", "iptables-nft", []string{"-t", "mangle", "-N", "KUBE-IPTABLES-HINT"}, NFT},
+		{"kube-proxy with legacy", "iptables-legacy", []string{"-t", "nat", "-N", "KUBE-SERVICES"}, Legacy},
+		{"kube-proxy with legacy, IPv6 alone", "ip6tables-legacy", []string{"-t", "nat", "-N", "KUBE-SERVICES"}, Legacy},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			testns.Enter(t)
+			testns.Program(t, "iptables-nft")
+			testns.Program(t, "ip6tables-legacy")
+			if tc.program != "" {
+				testns.Run(t, tc.program, tc.args...)
+			}
+			if got := variantInUse(); got != tc.want {
+				t.Errorf("%q, want %q", got, tc.want)
+			}
+		})
 	}
 }

@@ -16,6 +16,8 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
+	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
 // Variant tells which of the two kinds of iptables programs is meant: rules of
@@ -142,25 +144,41 @@ func openProgram(f iptables.Family, name string) (*program, error) {
 // A node of one family has them for that family alone. It is Auto where there
 // are none.
 func variantInUse() Variant {
+	hint := func(chain string) bool {
+		return slices.Contains([]string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES"}, chain)
+	}
 	for _, v := range []Variant{NFT, Legacy} {
 		for _, f := range families {
-			path, err := exec.LookPath(baseNames[f] + "-" + string(v) + "-save")
-			if err != nil {
+			if _, err := exec.LookPath(baseNames[f] + "-" + string(v)); err != nil {
 				continue
 			}
-			// Without -t, only tables that are there are read, and none is made.
-			out, err := exec.Command(path).Output()
-			if err != nil {
-				continue
-			}
-			for _, chain := range []string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES"} {
-				if bytes.Contains(out, []byte("\n:"+chain+" ")) {
-					return v
-				}
+			// The program would read all rules of everybody for it.
+			if is, err := hasChain(v, f, "", hint); is && err == nil {
+				return v
 			}
 		}
 	}
 	return Auto
+}
+
+// hasChain asks the kernel for a chain in a table, or with an empty name in any.
+func hasChain(v Variant, f iptables.Family, table string, is func(string) bool) (bool, error) {
+	if v == NFT {
+		return nft.HasChain(nft.Config{}, f, table, is)
+	}
+	tables := []string{table}
+	if table == "" {
+		var err error
+		if tables, err = legacy.Names(legacy.Config{}, f); err != nil {
+			return false, err
+		}
+	}
+	for _, name := range tables {
+		if found, err := legacy.HasChain(legacy.Config{}, f, name, is); found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
 }
 
 // works reports whether the kernel has what the programs of the variant speak

@@ -96,8 +96,10 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	if err := o.check(); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	if err := checkWritable("--html", o.html); err != nil {
-		return err
+	if o.html != "" {
+		if err := canWrite(o.html); err != nil {
+			return &exitError{exitFailure, fmt.Errorf("lab: --html: %w", err)}
+		}
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/host"
@@ -102,26 +104,6 @@ func (o *snapshotOptions) check() error {
 	if o.top < 1 {
 		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
 	}
-	return checkWritable("--output", o.output)
-}
-
-// checkWritable refuses a file, the value of a flag, that could not be written
-// once the work is done.
-func checkWritable(flag, path string) error {
-	if path == "" || path == "-" {
-		return nil
-	}
-	dir := filepath.Dir(path)
-	info, err := os.Stat(dir)
-	switch {
-	case err != nil:
-		return &exitError{exitFailure, fmt.Errorf("%s %s: %w; make the directory first, or name another file", flag, path, err)}
-	case !info.IsDir():
-		return &exitError{exitFailure, fmt.Errorf("%s %s: %s is no directory", flag, path, dir)}
-	}
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		return &exitError{exitFailure, fmt.Errorf("%s %s: it is a directory; name a file in it", flag, path)}
-	}
 	return nil
 }
 
@@ -129,13 +111,18 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 	if err := o.check(); err != nil {
 		return err
 	}
+	toFile := o.output != "-" && o.output != ""
+	if toFile {
+		if err := canWrite(o.output); err != nil {
+			return &exitError{exitFailure, orToStandardOutput("snapshot", err)}
+		}
+	}
 	return o.netns.do(func() error {
 		s, err := takeSnapshot(ctx, o, errs)
 		if s == nil {
 			return err
 		}
 		write := func(w io.Writer) error { return writeJSON(w, s) }
-		toFile := o.output != "-" && o.output != ""
 		var writeErr error
 		if toFile {
 			writeErr = writeFile(o.output, 0o644, write)
@@ -143,13 +130,51 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 			writeErr = write(out)
 		}
 		if writeErr != nil {
-			return &exitError{exitFailure, fmt.Errorf("snapshot: %w", writeErr)}
+			return &exitError{exitFailure, orToStandardOutput("snapshot", writeErr)}
 		}
 		if toFile {
 			_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
 		}
 		return err
 	})
+}
+
+// orToStandardOutput names the way out of a container in which nothing can be
+// written.
+func orToStandardOutput(verb string, err error) error {
+	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w; from a container whose file system is read-only, have it on the standard output: `kubectl exec POD -- trackless %s -o - > FILE`", err, verb)
+	}
+	return fmt.Errorf("%s: %w", verb, err)
+}
+
+// canWrite fails where writeFile would: before the look, which takes its time.
+func canWrite(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return fmt.Errorf("write %s: it is a directory; name a file in it", path)
+	case err == nil && !info.Mode().IsRegular():
+		return nil // a pipe or a device
+	}
+	f, err := createBeside(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w; make the directory first, or name another file", err)
+	case err != nil:
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// createBeside makes a file that can be renamed to path.
+func createBeside(path string) (*os.File, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	if err != nil {
+		// The name of a file that nobody asked for says nothing.
+		return nil, fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
+	}
+	return f, nil
 }
 
 // writeFile writes a file with that mode, whole or not at all.
@@ -162,10 +187,9 @@ func writeFile(path string, mode os.FileMode, write func(io.Writer) error) (err 
 		}
 		return errors.Join(write(f), f.Close())
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
+	f, err := createBeside(path)
 	if err != nil {
-		// The name of a file that nobody asked for says nothing.
-		return fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
+		return err
 	}
 	defer func() {
 		if err != nil {

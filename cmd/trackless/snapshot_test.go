@@ -241,7 +241,10 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		says string
 	}{
 		{"snapshot --window 0", exitFailure, "snapshot: write /dev/full: no space left"},
-		{"snapshot --window 0 -o " + file, exitFailure, "--output " + file + ": stat "},
+		{"snapshot --window 0 -o " + file, exitFailure, "snapshot: write " + file + ": no such file"},
+		// As a read-only root, said before the node was watched for an hour.
+		{"snapshot --window 1h -o /sys/x.json", exitFailure, "`kubectl exec POD -- trackless snapshot -o - > FILE`"},
+		{"support-bundle --window 1h -o /sys/x.tar.gz", exitFailure, "`kubectl exec POD -- trackless support-bundle -o - > FILE`"},
 		{"conntrack stats", exitFailure, "no space left"},
 		{"doctor --interval 1ms", exitCannotLook, "write the findings: write /dev/full"},
 	} {
@@ -252,7 +255,11 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 			}
 			defer func() { _ = full.Close() }()
 			root := rootCommand()
-			root.SetArgs(append(strings.Fields(tc.args), "--netns", ns))
+			args := strings.Fields(tc.args)
+			if args[0] != "support-bundle" {
+				args = append(args, "--netns", ns)
+			}
+			root.SetArgs(args)
 			root.SetOut(full)
 			root.SetErr(io.Discard)
 			err = root.Execute()

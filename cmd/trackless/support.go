@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -107,6 +108,12 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if o.output == "-" && isTerminal(out) {
 		return errors.New("support-bundle: the standard output is a terminal; name a file with -o")
 	}
+	if o.output != "-" {
+		// The name that it will have is not known yet; its folder is.
+		if err := canWrite(cmp.Or(o.output, "trackless-support")); err != nil {
+			return &exitError{exitFailure, orToStandardOutput("support-bundle", err)}
+		}
+	}
 	b := collect(ctx, o, errs)
 	if ctx.Err() != nil {
 		return &exitError{exitInterrupted, errors.New("interrupted; nothing was written")}
@@ -123,7 +130,7 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 		err = writeFile(name, 0o600, write)
 	}
 	if err != nil {
-		return &exitError{exitFailure, fmt.Errorf("support-bundle: %w", err)}
+		return &exitError{exitFailure, orToStandardOutput("support-bundle", err)}
 	}
 	for _, m := range b.manifest.Missing {
 		_, _ = fmt.Fprintf(errs, "not in it: %s: %s\n", m.Name, m.Reason)

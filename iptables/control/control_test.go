@@ -461,6 +461,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		_, _ = io.Copy(os.Stdout, resp.Body)
+		_ = resp.Body.Close()
 		os.Exit(0)
 	}
 	path := os.Getenv(helperVar)

@@ -201,7 +201,8 @@ func (e edited) commit(fd, level int, name string, former uint32, buffer []byte)
 	defer pins.Unpin()
 	pins.Pin(&counters[0])
 	copy(buffer[replaceHeader:], e.blob)
-	b := append(buffer[:0], make([]byte, nameSize)...)
+	b := buffer[:nameSize]
+	clear(b)
 	copy(b, name)
 	words := append([]uint32{e.validHooks, e.numEntries, e.size}, e.hookEntry[:]...)
 	for _, w := range append(append(words, e.underflow[:]...), former) {

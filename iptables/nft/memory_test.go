@@ -63,14 +63,14 @@ func resetPeak(t *testing.T) int {
 // that concern us are found. Not parallel: the memory is the process's.
 func TestMemoryOfOthersRules(t *testing.T) {
 	// Parsed as a whole, the rules of one table take three times as much.
-	const rules, most = 8_000, 10 << 20
+	const rules, most = 4_000, 10 << 20
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
 	for _, tc := range []struct {
 		program string
 		// counted is what looks like memory beside it: each place of a legacy table
 		// at which the pages of the window have been used, on a busy machine.
 		counted int
-	}{{"iptables-legacy-restore", 6 << 20}, {"iptables-nft-restore", 0}} {
+	}{{"iptables-legacy-restore", 4 << 20}, {"iptables-nft-restore", 0}} {
 		t.Run(tc.program, func(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
 			feed(t, manyForeignRules(rules), tc.program)

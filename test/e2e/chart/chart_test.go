@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ var releases = []struct {
 	{"endpoints", []string{"--set", "upstream.endpoints=true"}},
 	{"cilium", []string{"--set", "mode=cilium"}},
 	{"iptables", []string{"--set", "notrack.backend=iptables,notrack.xtablesLock=true,image.tag=iptables"}},
-	{"monitoring", []string{"-f", "testdata/monitoring.values.yaml"}},
+	{"monitoring", []string{"-f", "testdata/monitoring.values.yaml", "--api-versions", "monitoring.coreos.com/v1/PodMonitor", "--api-versions", "monitoring.coreos.com/v1/PrometheusRule"}},
 	{"own-corefile", []string{"-f", "testdata/own-corefile.values.yaml", "--namespace", "elsewhere"}},
 }
 
@@ -119,7 +120,14 @@ func golden(t *testing.T, name, got string) {
 func TestLint(t *testing.T) {
 	for _, r := range releases {
 		t.Run(r.name, func(t *testing.T) {
-			out, complaints, err := run(t, "", "helm", append([]string{"lint", "--strict", chartDir, "--namespace", "kube-system"}, r.args...)...)
+			// lint asks no cluster, and takes no --api-versions.
+			args := slices.DeleteFunc(slices.Clone(r.args), func(arg string) bool {
+				return arg == "--api-versions" || strings.HasPrefix(arg, "monitoring.coreos.com/")
+			})
+			if len(args) < len(r.args) {
+				args = append(args, "--set", "metrics.podMonitor.enabled=false,metrics.prometheusRule.enabled=false")
+			}
+			out, complaints, err := run(t, "", "helm", append([]string{"lint", "--strict", chartDir, "--namespace", "kube-system"}, args...)...)
 			if err != nil {
 				t.Errorf("%v\n%s%s", err, out, complaints)
 			}
@@ -168,6 +176,20 @@ func TestBadValues(t *testing.T) {
 		{"backend", "notrack.backend=ebpf", "at '/notrack/backend': value must be one of 'auto', 'nftables', 'iptables'"},
 		{"lease without unit", "notrack.lease=10", "at '/notrack/lease': got number, want string"},
 		{"lease", "notrack.lease=soon", "at '/notrack/lease': 'soon' does not match pattern"},
+		{"lease beyond the directive's", "notrack.lease=10s", "at '/notrack/lease': '10s' does not match pattern"},
+		{"lease below the directive's", "notrack.lease=100ms", "at '/notrack/lease': '100ms' does not match pattern"},
+		{"lease just below it", "notrack.lease=249ms", "at '/notrack/lease': '249ms' does not match pattern"},
+		{"lease just beyond it", "notrack.lease=5001ms", "at '/notrack/lease': '5001ms' does not match pattern"},
+		{"lease in minutes", "notrack.lease=1m", "at '/notrack/lease': '1m' does not match pattern"},
+		{"lease of xt_recent", "notrack.backend=iptables,notrack.lease=2s", "notrack.lease is 2s, and with notrack.backend iptables it can be 1s only"},
+		{"sync below the directive's", "notrack.sync=100ms", "at '/notrack/sync': '100ms' does not match pattern"},
+		{"sync beyond the directive's", "notrack.sync=2h", "at '/notrack/sync': '2h' does not match pattern"},
+		{"local beside a prefix", "notrack.sources={local,10.0.0.0/8}", "at '/notrack/sources'"},
+		{"volume without a name", "extraVolumes[0].emptyDir.medium=Memory", "at '/extraVolumes/0': missing property 'name'"},
+		{"volume of ours", "extraVolumes[0].name=run", "at '/extraVolumes/0/name'"},
+		{"mount without a path", "extraVolumeMounts[0].name=certs", "at '/extraVolumeMounts/0': missing property 'mountPath'"},
+		{"PodMonitor without the operator", "metrics.podMonitor.enabled=true", "metrics.podMonitor.enabled is true, and the cluster knows no PodMonitor"},
+		{"PrometheusRule without the operator", "metrics.prometheusRule.enabled=true", "metrics.prometheusRule.enabled is true, and the cluster knows no PrometheusRule"},
 		{"failover", "notrack.failover=kube-dns", "value must be one of '', 'auto', 'off'"},
 		{"sources", "notrack.sources={10.0.0.1}", "at '/notrack/sources/0': '10.0.0.1' does not match pattern"},
 		{"port", "metrics.port=99999", "at '/metrics/port': maximum: got 99,999, want 65,535"},
@@ -180,6 +202,15 @@ func TestBadValues(t *testing.T) {
 				t.Errorf("--set %s: error %v, and it says %q; want %q", tc.set, err, complaints, tc.want)
 			}
 		})
+	}
+}
+
+// TestLeases that the directive takes.
+func TestLeases(t *testing.T) {
+	for _, lease := range []string{"off", "250ms", "259ms", "300ms", "999ms", "1s", "1500ms", "1.5s", "4.999s", "5s", "5000ms"} {
+		if _, complaints, err := template(t, "--set-string", "notrack.lease="+lease); err != nil {
+			t.Errorf("%s: %v\n%s", lease, err, complaints)
+		}
 	}
 }
 

@@ -76,6 +76,9 @@
 
 {{- define "trackless.notrack" -}}
 {{- $n := .Values.notrack }}
+{{- if and (eq $n.backend "iptables") (not (has $n.lease (list "1s" "1.0s" "1000ms"))) (not $n.dryRun) }}
+{{- fail (printf "notrack.lease is %s, and with notrack.backend iptables it can be 1s only: xt_recent counts whole seconds" $n.lease) }}
+{{- end }}
 {{- $failover := $n.failover }}
 {{- /* kube-dns itself: it stays when the chart is uninstalled. */}}
 {{- if and (not $failover) (eq .Values.mode "link-local") (or .Values.kubeDNS.addresses (eq .Release.Namespace .Values.kubeDNS.namespace)) }}

@@ -37,6 +37,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- if not (or .Values.upstream.addresses .Values.corefile) }}true{{ end }}
 {{- end }}
 
+{{- /* Fails where a kind of the Prometheus Operator is asked for that the cluster does not know. */}}
+{{- define "trackless.needsOperator" -}}
+{{- if not (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) }}
+{{- fail (printf "%s.enabled is true, and the cluster knows no %s: install the Prometheus Operator with its CRDs first, or set it to false; `helm template` has no cluster to ask, so give it --api-versions monitoring.coreos.com/v1/%s" .value .kind .kind) }}
+{{- end }}
+{{- end }}
+
 {{/* Not empty where the xtables lock of the node is mounted. */}}
 {{- define "trackless.xtablesLock" -}}
 {{- if or .Values.notrack.xtablesLock (eq .Values.notrack.backend "iptables") (contains "iptables" (print .Values.image.tag .Values.image.repository)) -}}

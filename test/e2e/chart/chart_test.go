@@ -207,7 +207,7 @@ func TestBadValues(t *testing.T) {
 
 // TestLeases that the directive takes.
 func TestLeases(t *testing.T) {
-	for _, lease := range []string{"off", "250ms", "259ms", "300ms", "999ms", "1s", "1500ms", "1.5s", "4.999s", "5s", "5000ms"} {
+	for _, lease := range []string{"off", "250ms", "259ms", "300ms", "999ms", "0.5s", "1s", "1500ms", "1.5s", "4.999s", "5s", "5000ms"} {
 		if _, complaints, err := template(t, "--set-string", "notrack.lease="+lease); err != nil {
 			t.Errorf("%s: %v\n%s", lease, err, complaints)
 		}

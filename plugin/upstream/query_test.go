@@ -217,6 +217,48 @@ func TestOrderByHealth(t *testing.T) {
 	}
 }
 
+func TestRepeat(t *testing.T) {
+	u := newUpstream()
+	u.maxFails = 0
+	var list []*target
+	for i := range 4 {
+		a := u.open(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(i)}), 53))
+		t.Cleanup(a.close)
+		list = append(list, a)
+	}
+	for _, tc := range []struct {
+		name     string
+		n        int
+		failed   []int
+		attempts int
+		want     []int
+	}{
+		{"one", 1, nil, 0, []int{0, 0}},
+		{"some", 4, nil, 0, []int{0, 1, 2, 3, 0, 1}},
+		{"one of two has failed", 2, []int{1}, 0, []int{0, 0, 1}},
+		{"some have failed", 4, []int{2, 3}, 0, []int{0, 1, 0, 1, 2, 3}},
+		{"all have failed", 3, []int{0, 1, 2}, 0, []int{0, 1, 2, 0, 1}},
+		{"fewer attempts", 4, nil, 2, []int{0, 1}},
+		{"more attempts", 2, []int{1}, 5, []int{0, 1, 0, 1, 0}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for i, a := range list {
+				if a.failed.clear(); slices.Contains(tc.failed, i) {
+					a.failed.now()
+				}
+			}
+			u.attempts = tc.attempts
+			var got []int
+			for _, a := range u.repeat(list[:tc.n]) {
+				got = append(got, slices.Index(list, a))
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("%v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestPatience(t *testing.T) {
 	for _, tc := range []struct {
 		name    string

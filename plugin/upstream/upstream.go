@@ -130,10 +130,15 @@ func (u *Upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 
 // repeat tries each address, and the first two once more, or as often as
 // max_connect_attempts says: where there is one only, a lost packet would be a lost
-// query.
+// query. Those that failed come after the second round of the others: a packet is
+// lost sooner than a server is back.
 func (u *Upstream) repeat(order []*target) []*target {
 	if u.attempts == 0 {
-		return slices.Concat(order, order[:min(len(order), 2)])
+		well := slices.IndexFunc(order, func(t *target) bool { return t.doubt(u.maxFails) >= failed })
+		if well <= 0 {
+			well = len(order)
+		}
+		return slices.Concat(order[:well], order[:min(well, 2)], order[well:])
 	}
 	return slices.Repeat(order, (u.attempts+len(order)-1)/len(order))[:u.attempts]
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
 	"math"
 	"runtime"
 	"slices"
@@ -25,8 +24,8 @@ import (
 // lock for a second, [iptables.ErrBusy].
 func Delete(cfg Config, family iptables.Family, name string, doomed Filter) (deleted int, err error) {
 	some := false
-	found, err := read(cfg, family, name, func(h header, entries iter.Seq2[entry, error]) error {
-		t, err := parse(family, name, h, entries, doomed)
+	found, err := read(cfg, family, name, func(h header, from entriesFrom) error {
+		t, err := parse(family, name, h, from(0), doomed)
 		some = slices.ContainsFunc(t.Chains, func(c Chain) bool { return len(c.Rules) > 0 })
 		return err
 	})

@@ -37,16 +37,19 @@ func Names(cfg Config, family iptables.Family) (names []string, err error) {
 // Read returns the wanted rules of a table, and whether there is such a table. A
 // table that others replace all the time is an error in the end.
 func Read(cfg Config, family iptables.Family, name string, wanted Filter) (t Table, found bool, err error) {
-	found, err = read(cfg, family, name, func(h header, entries iter.Seq2[entry, error]) error {
-		t, err = parse(family, name, h, entries, wanted)
+	found, err = read(cfg, family, name, func(h header, from entriesFrom) error {
+		t, err = parse(family, name, h, from(0), wanted)
 		return err
 	})
 	return t, found, err
 }
 
+// entriesFrom reads entries from an offset on at which one begins.
+type entriesFrom func(offset int) iter.Seq2[entry, error]
+
 // read hands the entries of a table to take, and begins anew where another program
 // replaces the table meanwhile.
-func read(cfg Config, family iptables.Family, name string, take func(header, iter.Seq2[entry, error]) error) (found bool, err error) {
+func read(cfg Config, family iptables.Family, name string, take func(header, entriesFrom) error) (found bool, err error) {
 	err = within(cfg, func() error {
 		names, err := tableNames(family)
 		if err != nil || !slices.Contains(names, name) {
@@ -58,7 +61,7 @@ func read(cfg Config, family iptables.Family, name string, take func(header, ite
 	return found && err == nil, err
 }
 
-func readEntries(family iptables.Family, name string, pages int, take func(header, iter.Seq2[entry, error]) error) error {
+func readEntries(family iptables.Family, name string, pages int, take func(header, entriesFrom) error) error {
 	var last error
 	for range attempts {
 		h, err := info(family, name)
@@ -69,7 +72,7 @@ func readEntries(family iptables.Family, name string, pages int, take func(heade
 		if err != nil {
 			return err
 		}
-		err = take(h, w.entries(layoutOf(family)))
+		err = take(h, func(offset int) iter.Seq2[entry, error] { return w.entries(layoutOf(family), offset) })
 		parts := w.parts
 		if closeErr := w.close(); err == nil {
 			err = closeErr
@@ -177,8 +180,8 @@ func within(cfg Config, fn func() error) error {
 
 // HasChain reports whether a table has a chain of a user of such a name.
 func HasChain(cfg Config, family iptables.Family, table string, is func(chain string) bool) (found bool, err error) {
-	_, err = read(cfg, family, table, func(_ header, entries iter.Seq2[entry, error]) error {
-		for e, err := range entries {
+	_, err = read(cfg, family, table, func(_ header, from entriesFrom) error {
+		for e, err := range from(0) {
 			if err != nil {
 				return err
 			}

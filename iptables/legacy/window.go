@@ -86,7 +86,7 @@ func wholePages(n int) int {
 
 // from returns the entries from an offset on, as many as there is room for; the
 // last one may be cut off unless last is true. They are there until the next
-// call. Offsets must not decrease. An error that is EAGAIN: the table has changed.
+// call. An error that is EAGAIN: the table has changed.
 func (w *window) from(offset int) (part []byte, last bool, err error) {
 	start := entriesHeader + offset
 	end := min(start/unix.Getpagesize()*unix.Getpagesize()+w.pages, len(w.buffer))
@@ -111,11 +111,12 @@ func (w *window) from(offset int) (part []byte, last bool, err error) {
 	return w.buffer[start:min(end, all)], last, nil
 }
 
-// entries reads them in order, a part at a time.
-func (w *window) entries(l layout) iter.Seq2[entry, error] {
+// entries reads them in order, a part at a time, from an offset on at which one
+// begins.
+func (w *window) entries(l layout, from int) iter.Seq2[entry, error] {
 	return func(yield func(entry, error) bool) {
 		count := 0
-		for at := 0; at < w.size; {
+		for at := from; at < w.size; {
 			part, last, err := w.from(at)
 			if err != nil {
 				yield(entry{}, err)
@@ -141,14 +142,22 @@ func (w *window) entries(l layout) iter.Seq2[entry, error] {
 				return
 			}
 		}
-		if count != w.count {
+		if from == 0 && count != w.count {
 			yield(entry{}, fmt.Errorf("%d entries, where the kernel counts %d", count, w.count))
 		}
 	}
 }
 
-// back puts pages behind the buffer up to an end.
+// back puts pages behind the buffer up to an end, and none behind the rest.
 func (w *window) back(end int) error {
+	if end < w.mapped {
+		_, err := unix.MmapPtr(-1, 0, unsafe.Pointer(&w.buffer[end]), uintptr(w.mapped-end),
+			unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE|unix.MAP_FIXED)
+		if err != nil {
+			return fmt.Errorf("make memory for it: mmap: %w", err)
+		}
+		w.mapped = end
+	}
 	for at := w.mapped / w.pages * w.pages; at < end; at += w.pages {
 		_, err := unix.MmapPtr(w.memory, 0, unsafe.Pointer(&w.buffer[at]), uintptr(min(w.pages, end-at)),
 			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED)

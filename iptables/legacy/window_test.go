@@ -2,7 +2,6 @@ package legacy
 
 import (
 	"fmt"
-	"iter"
 	"net/netip"
 	"strings"
 	"testing"
@@ -54,7 +53,7 @@ func TestReadThroughAWindow(t *testing.T) {
 					return err
 				}
 				defer func() { parts, err = w.parts, w.close() }()
-				got, err = parse(iptables.IPv4, "nat", h, w.entries(layout4), nil)
+				got, err = parse(iptables.IPv4, "nat", h, w.entries(layout4, 0), nil)
 				return err
 			})
 			if err != nil || parts < 3 {
@@ -73,10 +72,10 @@ func TestReadChangesBetweenParts(t *testing.T) {
 	restore(t, "iptables-legacy-restore", manyRules(600))
 	begun := 0
 	err := within(cfg, func() error {
-		return readEntries(iptables.IPv4, "nat", 1<<17, func(_ header, entries iter.Seq2[entry, error]) error {
+		return readEntries(iptables.IPv4, "nat", 1<<17, func(_ header, from entriesFrom) error {
 			begun++
 			n := 0
-			for _, err := range entries {
+			for _, err := range from(0) {
 				if err != nil {
 					return err
 				}
@@ -89,6 +88,28 @@ func TestReadChangesBetweenParts(t *testing.T) {
 	})
 	if err != nil || begun != 2 {
 		t.Errorf("read %d times, %v", begun, err)
+	}
+}
+
+// The Service's chain is found where prerouting leads, and where nothing does.
+func TestIsServiceThroughAWindow(t *testing.T) {
+	for _, tc := range []struct{ name, without string }{
+		{"prerouting leads to it", ""},
+		{"nothing leads to it", "-A PREROUTING -j KUBE-SERVICES\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := Config{NetNS: int(testns.Enter(t))}
+			restore(t, "iptables-legacy-restore", strings.Replace(manyRules(600), tc.without, "", 1))
+			for a, want := range map[string]bool{"10.97.0.1": true, "10.97.2.100": true, "10.97.2.101": false, "10.244.0.1": false} {
+				var is bool
+				err := within(cfg, func() error {
+					return readEntries(iptables.IPv4, "nat", 1<<17, lookForService(netip.MustParseAddr(a), &is))
+				})
+				if err != nil || is != want {
+					t.Errorf("%s: %t, %v", a, is, err)
+				}
+			}
+		})
 	}
 }
 

@@ -43,7 +43,8 @@ type Filter struct {
 	// Status bits must be set, NotStatus bits clear.
 	Status, NotStatus Status
 
-	// Zone is the zone of either direction, if not nil.
+	// Zone is the zone of either direction, if not nil. Where the rules give one
+	// direction a zone, the other one is in the default zone, 0.
 	Zone *uint16
 
 	// Mark, if not nil, must equal the entry's mark under MarkMask (0 means
@@ -182,11 +183,7 @@ func (f *Filter) matcher() func(*Entry) bool {
 	})
 	add(f.Status != 0, func(e *Entry) bool { return e.Status&f.Status == f.Status })
 	add(f.NotStatus != 0, func(e *Entry) bool { return e.Status&f.NotStatus == 0 })
-	add(f.Zone != nil, func(e *Entry) bool {
-		return e.Zone == *f.Zone && e.Original.Zone == 0 && e.Reply.Zone == 0 ||
-			e.Has(FieldOriginalZone) && e.Original.Zone == *f.Zone ||
-			e.Has(FieldReplyZone) && e.Reply.Zone == *f.Zone
-	})
+	add(f.Zone != nil, func(e *Entry) bool { return e.OriginalZone() == *f.Zone || e.ReplyZone() == *f.Zone })
 	add(f.Mark != nil, func(e *Entry) bool { return e.Mark&f.markMask() == *f.Mark })
 	add(len(f.NAT) > 0, func(e *Entry) bool { return slices.Contains(f.NAT, e.NAT()) })
 	add(f.DNS, (*Entry).IsDNS)

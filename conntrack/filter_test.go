@@ -76,7 +76,7 @@ func TestFilter(t *testing.T) {
 		{"not status", conntrack.Filter{NotStatus: conntrack.StatusSeenReply}, "dns|ping|reversed|zoned|zoned1"},
 		{"status and not", conntrack.Filter{Status: conntrack.StatusSeenReply, NotStatus: conntrack.StatusAssured}, "dns6"},
 		{"zone", conntrack.Filter{Zone: ptr(uint16(3))}, "zoned|zoned1"},
-		{"default zone", conntrack.Filter{Zone: ptr(uint16(0))}, "dns|dns over tcp|dns6|ping|reversed|web"},
+		{"default zone, also of the replies alone", conntrack.Filter{Zone: ptr(uint16(0))}, "dns|dns over tcp|dns6|ping|reversed|web|zoned1"},
 		{"mark", conntrack.Filter{Mark: ptr(uint32(0x4001))}, "web"},
 		{"mark under mask", conntrack.Filter{Mark: ptr(uint32(0x4000)), MarkMask: 0x4000}, "web"},
 		{"no mark", conntrack.Filter{Mark: ptr(uint32(0))}, "dns|dns over tcp|dns6|ping|reversed|zoned|zoned1"},

@@ -35,7 +35,7 @@ func (f *filterFlags) register(cmd *cobra.Command) {
 	fs.StringSliceVar(&f.dport, "dport", nil, "destination `ports` or ranges")
 	fs.StringSliceVar(&f.states, "state", nil, "`states`, such as ESTABLISHED, TIME_WAIT, UNREPLIED; see `trackless conntrack help states`")
 	fs.StringSliceVarP(&f.status, "status", "u", nil, "status `bits` that must be set, such as ASSURED, or with ! clear, such as '!SEEN_REPLY'")
-	fs.StringVarP(&f.zone, "zone", "w", "", "`zone` of either direction; 0 is the default zone")
+	fs.StringVarP(&f.zone, "zone", "w", "", "`zone` of either direction; 0 is the default zone, in which also the other direction is where rules give a zone to one only")
 	fs.StringVarP(&f.mark, "mark", "m", "", "`mark`, or mark/mask, such as 0x4000/0x4000")
 	fs.StringSliceVar(&f.nat, "nat", nil, "`kinds` of NAT: snat, dnat, both, any, none")
 	fs.BoolVar(&f.dns, "dns", false, "DNS over port 53")

@@ -91,7 +91,7 @@ func Listeners(proc string) ([]netip.Addr, error) {
 
 // Tracked reports whether a packet of the calling thread's namespace is tracked:
 // one datagram is sent over the loopback device, from one socket of ours to
-// another, and its entry is looked up and deleted.
+// another, and its entry is looked up, in all zones, and deleted.
 func Tracked(c *conntrack.Conn) (bool, error) {
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -114,7 +114,7 @@ func Tracked(c *conntrack.Conn) (bool, error) {
 		return false, fmt.Errorf("a packet that we sent to ourselves did not arrive: %w", err)
 	}
 	from, to := client.LocalAddr().(*net.UDPAddr).AddrPort(), server.LocalAddr().(*net.UDPAddr).AddrPort()
-	entry, err := c.Get(&conntrack.Tuple{
+	entry, err := c.Find(&conntrack.Tuple{
 		Src: from.Addr().Unmap(), SrcPort: from.Port(), Dst: to.Addr().Unmap(), DstPort: to.Port(), Proto: conntrack.UDP,
 	})
 	if errors.Is(err, conntrack.ErrNotFound) {

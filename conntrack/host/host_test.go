@@ -97,6 +97,8 @@ func TestTracked(t *testing.T) {
 			want  bool
 		}{
 			{"", false}, // no rule needs connection tracking
+			{"add table inet z { chain c { type filter hook output priority -310; ct zone set 9; }; }", true},
+			{"delete table inet z", false},
 			{"add table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }", true},
 			{"add table inet u { chain c { type filter hook output priority -300; oif lo notrack; }; }", false},
 		} {

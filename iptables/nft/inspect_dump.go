@@ -35,7 +35,9 @@ type chainHeader struct {
 	kind     string // filter, nat or route
 	hook     uint32
 	priority int32
-	policy   uint32 // NF_DROP or NF_ACCEPT
+	policy   uint32   // NF_DROP or NF_ACCEPT
+	devices  []string // at which it is hooked, in families and hooks that have such
+	owned    bool     // by a process that alone may change the table
 }
 
 // dumpedRule is one rule with its expressions in order.
@@ -215,6 +217,7 @@ func dumpBaseChains(conn *netlink.Conn) (out []chainHeader, err error) {
 			hook:     binary.BigEndian.Uint32(num),
 			priority: int32(binary.BigEndian.Uint32(priority)),
 			policy:   verdictAccept,
+			devices:  hookDevices(h),
 		}
 		if b := attrs[unix.NFTA_CHAIN_POLICY]; len(b) == 4 {
 			c.policy = binary.BigEndian.Uint32(b)

@@ -71,7 +71,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 		return nil, err
 	}
 	defer conn.Close()
-	chains, err := dumpBaseChains(conn)
+	chains, err := activeChains(cfg, conn)
 	if err != nil && !isAbsent(err) {
 		return nil, explain("list chains", err)
 	}
@@ -114,6 +114,12 @@ func (c chainHeader) beforeConntrack() (hook string, before bool) {
 		if c.hook == hookNetdev {
 			return "ingress", true
 		}
+	case nftables.TableFamilyBridge:
+		// What a bridge of this node takes in passes here first. Its other
+		// hooks come behind, or concern what this node does not see.
+		if c.hook == hookPrerouting {
+			return "prerouting", true
+		}
 	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
 		switch c.hook {
 		case hookPrerouting:
@@ -127,6 +133,15 @@ func (c chainHeader) beforeConntrack() (hook string, before bool) {
 		}
 	}
 	return "", false
+}
+
+// reach is how certainly a packet comes to a base chain: some see only what
+// certain devices bring.
+func (c chainHeader) reach() certainty {
+	if c.atDevices() || c.family == nftables.TableFamilyBridge {
+		return maybe
+	}
+	return always
 }
 
 // chainID names a chain, or a set, of a table.
@@ -205,12 +220,13 @@ func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint)
 				continue
 			}
 			w := walk{search: s, base: c, hook: hook, probe: p}
-			ended, err := w.chain(c.name, always, 0)
+			reached := c.reach()
+			ended, err := w.chain(c.name, reached, 0)
 			if err != nil {
 				return err
 			}
 			if c.policy == verdictDrop && ended != always {
-				w.add(c.name, dumpedRule{}, outcome{matches: always, verdict: &verdict{code: verdictDrop}}, always-ended)
+				w.add(c.name, dumpedRule{}, outcome{matches: always, verdict: &verdict{code: verdictDrop}}, min(reached, always-ended))
 			}
 		}
 	}

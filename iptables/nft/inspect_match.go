@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -287,7 +289,7 @@ func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) 
 		o.effects = append(o.effects, e.name)
 	case "ct":
 		if e.has(unix.NFTA_CT_SREG) {
-			o.effects = append(o.effects, "ct set")
+			o.effects = append(o.effects, ctEffect(e))
 			return
 		}
 		if p.way != nil {
@@ -598,12 +600,15 @@ func (o *outcome) target(e expression) {
 	case "NOTRACK":
 		o.effects = append(o.effects, "notrack")
 	case "CT":
-		// struct xt_ct_target_info: flags first; XT_CT_NOTRACK is 1.
-		if len(info) >= 2 && binary.NativeEndian.Uint16(info)&1 != 0 {
+		notrack, zone := ctTarget(info)
+		switch {
+		case notrack:
 			o.effects = append(o.effects, "notrack")
-			return
+		case zone != "":
+			o.effects = append(o.effects, EffectZone)
+		default:
+			o.effects = append(o.effects, "ct set")
 		}
-		o.effects = append(o.effects, "ct set")
 	case "LOG", "NFLOG", "TRACE":
 	case "REJECT":
 		o.verdict = &verdict{code: verdictDrop}
@@ -613,4 +618,49 @@ func (o *outcome) target(e expression) {
 	default:
 		o.effects = append(o.effects, name)
 	}
+}
+
+// EffectZone is the effect of a rule that puts packets into a zone of connection
+// tracking. That tracks them: nft's undoes NOTRACK, before and behind it, and that of
+// iptables does if it comes first.
+const EffectZone = "ct zone set"
+
+// ctEffect names what nft's `ct … set` does.
+func ctEffect(e expression) string {
+	if e.number(unix.NFTA_CT_KEY) == unix.NFT_CT_ZONE {
+		return EffectZone
+	}
+	return "ct set"
+}
+
+// ctTarget reads what the target CT of iptables does: notrack, or the zone that it
+// sets, empty if none (struct xt_ct_target_info in linux/netfilter/xt_CT.h).
+func ctTarget(info []byte) (notrack bool, zone string) {
+	const (
+		flagNotrack  = 1 << 0
+		flagOriginal = 1 << 2
+		flagReply    = 1 << 3
+		flagMark     = 1 << 4
+	)
+	if len(info) < 4 {
+		return false, ""
+	}
+	flags, id := binary.NativeEndian.Uint16(info), binary.NativeEndian.Uint16(info[2:])
+	switch {
+	case flags&flagNotrack != 0:
+		return true, ""
+	case flags&flagMark != 0:
+		zone = "--zone mark"
+	case id == 0:
+		return false, ""
+	default:
+		zone = "--zone " + strconv.Itoa(int(id))
+	}
+	switch flags & (flagOriginal | flagReply) {
+	case flagOriginal:
+		zone = strings.Replace(zone, "--zone", "--zone-orig", 1)
+	case flagReply:
+		zone = strings.Replace(zone, "--zone", "--zone-reply", 1)
+	}
+	return false, zone
 }

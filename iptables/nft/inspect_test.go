@@ -140,8 +140,10 @@ func TestForeignRules(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
 		nft   string
-		rules [][]string // programs to run instead
-		want  []found
+		rules [][]string // programs to run as well
+
+		before, after []string // commands for sh, around the table
+		want          []found
 	}{
 		{name: "nothing", nft: ""},
 		{
@@ -219,6 +221,43 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
+			name: "zones",
+			nft:  `table inet x { chain c { type filter hook prerouting priority raw; udp dport 53 ct zone set 7; tcp dport 53 ct original zone set 7; } }`,
+			rules: [][]string{
+				{"iptables-nft", "-t", "raw", "-A", "PREROUTING", "-p", "udp", "--dport", "53", "-j", "CT", "--zone-orig", "7"},
+				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-p", "udp", "--dport", "53", "-j", "CT", "--zone", "mark"},
+				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-p", "tcp", "--dport", "53", "-j", "CT", "--helper", "ftp"},
+			},
+			want: []found{
+				{"ip raw OUTPUT output -300", "ct zone set", v4[1:], true, "meta l4proto udp th dport 53 CT --zone mark"},
+				{"ip raw OUTPUT output -300", "ct set", v4[:1], true, "meta l4proto tcp th dport 53 CT"},
+				{"inet x c prerouting -300", "ct zone set", []iptables.Endpoint{v4[1], v6[1]}, true, "meta l4proto udp th dport 53 ct zone set"},
+				{"inet x c prerouting -300", "ct zone set", []iptables.Endpoint{v4[0], v6[0]}, true, "meta l4proto tcp th dport 53 ct zone set"},
+				{"ip raw PREROUTING prerouting -300", "ct zone set", v4[1:], true, "meta l4proto udp th dport 53 CT --zone-orig 7"},
+			},
+		},
+		{
+			name: "a dormant table, and one that is not",
+			nft: `table inet x { flags dormant; chain c { type filter hook prerouting priority raw; policy drop; udp dport 53 notrack; } }
+				table ip y { chain c { type filter hook prerouting priority raw; tcp dport 53 drop; } }`,
+			want: []found{{"ip y c prerouting -300", "drop", v4[:1], true, "meta l4proto tcp th dport 53 drop"}},
+		},
+		{
+			name: "at devices, of which some are gone, and of bridges",
+			nft: `table netdev x { chain here { type filter hook ingress device "d0" priority 0; ip daddr 10.96.0.10 udp dport 53 drop; }
+				chain gone { type filter hook ingress device "d1" priority 0; udp dport 53 drop; } }
+				table inet y { chain here { type filter hook ingress device "d0" priority 0; ip daddr 10.96.0.10 tcp dport 53 drop; } }
+				table bridge z { chain c { type filter hook prerouting priority 0; ip daddr 10.96.0.10 udp dport 53 drop; }
+					chain f { type filter hook forward priority 0; drop; } }`,
+			before: []string{"ip link add d0 type dummy || ip link add d0 type ifb", "ip link add d1 type dummy || ip link add d1 type ifb"},
+			after:  []string{"ip link del d1"},
+			want: []found{
+				{"inet y here ingress 0", "drop", v4[:1], false, "meta nfproto ipv4 ip daddr 10.96.0.10 meta l4proto tcp th dport 53 drop"},
+				{"netdev x here ingress 0", "drop", v4[1:], false, "meta protocol ip ip daddr 10.96.0.10 meta l4proto udp th dport 53 drop"},
+				{"bridge z c prerouting 0", "drop", v4[1:], false, "meta protocol ip ip daddr 10.96.0.10 meta l4proto udp th dport 53 drop"},
+			},
+		},
+		{
 			name: "iptables-nft",
 			rules: [][]string{
 				{"iptables-nft", "-t", "raw", "-A", "PREROUTING", "-d", "10.96.0.10/32", "-p", "udp", "--dport", "53", "-j", "NOTRACK"},
@@ -227,8 +266,8 @@ func TestForeignRules(t *testing.T) {
 				{"ip6tables-nft", "-t", "raw", "-A", "PREROUTING", "-m", "mark", "--mark", "7", "-j", "DROP"},
 			},
 			want: []found{
-				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `meta l4proto tcp ip saddr 10.96.0.10 th sport 53 CT comment "mine"`},
-				{"ip raw PREROUTING prerouting -300", "notrack", v4[1:], true, `meta l4proto udp ip daddr 10.96.0.10 th dport 53 CT`},
+				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `meta l4proto tcp ip saddr 10.96.0.10 th sport 53 CT --notrack comment "mine"`},
+				{"ip raw PREROUTING prerouting -300", "notrack", v4[1:], true, `meta l4proto udp ip daddr 10.96.0.10 th dport 53 CT --notrack`},
 				{"ip6 raw PREROUTING prerouting -300", "drop", v6, false, "meta mark 7 drop"},
 			},
 		},
@@ -239,7 +278,7 @@ func TestForeignRules(t *testing.T) {
 				{"iptables-legacy", "-t", "raw", "-A", "OUTPUT", "-s", "10.96.0.10/32", "-p", "tcp", "--sport", "53", "-j", "CT", "--notrack"},
 			},
 			want: []found{
-				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `ip saddr 10.96.0.10 meta l4proto tcp th sport 53 CT`},
+				{"ip raw OUTPUT output -300", "notrack", v4[:1], true, `ip saddr 10.96.0.10 meta l4proto tcp th sport 53 CT --notrack`},
 				{"ip raw PREROUTING prerouting -300", "accept", v4[1:], false, `iifname != "eth0" meta l4proto udp th dport 53 accept`},
 			},
 		},
@@ -251,7 +290,7 @@ func TestForeignRules(t *testing.T) {
 			},
 			want: []found{
 				{"ip filter INPUT input 0", "accept node-cache", nil, true, `meta l4proto udp ip daddr 169.254.20.10 th dport 53 accept comment "NodeLocal DNS Cache: allow DNS traffic"`},
-				{"ip raw OUTPUT output -300", "notrack node-cache", nil, true, `meta l4proto tcp ip daddr 169.254.20.10 th dport 8080 CT comment "NodeLocal DNS Cache: skip conntrack"`},
+				{"ip raw OUTPUT output -300", "notrack node-cache", nil, true, `meta l4proto tcp ip daddr 169.254.20.10 th dport 8080 CT --notrack comment "NodeLocal DNS Cache: skip conntrack"`},
 			},
 		},
 	} {
@@ -262,6 +301,9 @@ func TestForeignRules(t *testing.T) {
 			if err := errors.Join(b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00:10:96::a")}), b.Attach()); err != nil {
 				t.Fatal(err)
 			}
+			for _, command := range tc.before {
+				testns.Run(t, "sh", "-c", command)
+			}
 			if tc.nft != "" {
 				cmd := exec.Command("nft", "-f", "-")
 				cmd.Stdin = strings.NewReader(strings.ReplaceAll(tc.nft, "; } }", "; }\n}"))
@@ -271,6 +313,9 @@ func TestForeignRules(t *testing.T) {
 			}
 			for _, r := range tc.rules {
 				testns.Run(t, r[0], r[1:]...)
+			}
+			for _, command := range tc.after {
+				testns.Run(t, "sh", "-c", command)
 			}
 			rules, err := ForeignRules(b.cfg, all)
 			if err != nil {

@@ -58,7 +58,11 @@ func (t *ruleWriter) add(e expression) {
 		t.field[e.number(unix.NFTA_META_DREG)] = metaField(e.number(unix.NFTA_META_KEY))
 	case "ct":
 		if !e.has(unix.NFTA_CT_DREG) {
-			t.say("[ct set]")
+			if effect := ctEffect(e); effect == EffectZone {
+				t.say("%s", effect)
+			} else {
+				t.say("[%s]", effect)
+			}
 			return
 		}
 		t.field[e.number(unix.NFTA_CT_DREG)] = ctField(e.number(unix.NFTA_CT_KEY))
@@ -89,6 +93,15 @@ func (t *ruleWriter) add(e expression) {
 		t.match(e)
 	case "target":
 		t.say("%s", e.extension())
+		if e.extension() == "CT" {
+			notrack, zone := ctTarget(e.attrs[unix.NFTA_TARGET_INFO])
+			if notrack {
+				zone = "--notrack"
+			}
+			if zone != "" {
+				t.say("%s", zone)
+			}
+		}
 	case "counter":
 	case "notrack", "reject", "queue", "log", "tproxy":
 		t.say("%s", e.name)
@@ -161,6 +174,8 @@ func metaField(key uint32) ruleField {
 			}
 			return "ipv4"
 		}}
+	case unix.NFT_META_PROTOCOL:
+		return ruleField{name: "meta protocol", show: etherTypeText}
 	case unix.NFT_META_L4PROTO:
 		return ruleField{name: "meta l4proto", show: protocolText}
 	case unix.NFT_META_IIFNAME:
@@ -228,6 +243,16 @@ func protocolText(b []byte) string {
 		return names[b[0]]
 	}
 	return decimalText(b)
+}
+
+func etherTypeText(b []byte) string {
+	switch hex.EncodeToString(b) {
+	case "0800":
+		return "ip"
+	case "86dd":
+		return "ip6"
+	}
+	return "0x" + hex.EncodeToString(b)
 }
 
 func decimalText(b []byte) string {

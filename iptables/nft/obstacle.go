@@ -39,13 +39,15 @@ type Obstacle struct {
 	Devices []string
 	// By is the rule that drops them, with its chain if that is another one.
 	By string
+	// Owned tells that the table belongs to a process, which alone may change it.
+	Owned bool
 }
 
 // Amendable reports whether an accept rule of ours can stand in the chain: in
 // those of iptables' table filter, to which everybody adds rules. A chain of a
 // table that somebody wrote as a whole, as firewalld does, is his alone.
 func (o Obstacle) Amendable() bool {
-	return o.Table == "filter" && (o.Family == "ip" || o.Family == "ip6") && (o.Chain == "INPUT" || o.Chain == "OUTPUT")
+	return !o.Owned && o.Table == "filter" && (o.Family == "ip" || o.Family == "ip6") && (o.Chain == "INPUT" || o.Chain == "OUTPUT")
 }
 
 // Remedy is a command that lets the packets pass.
@@ -86,7 +88,7 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 	}
 	defer conn.Close()
 	s := newSearch(conn, mayMeet(probesOf(endpoints, devices)))
-	chains, err := dumpBaseChains(conn)
+	chains, err := activeChains(cfg, conn)
 	if err != nil && !isAbsent(err) {
 		return nil, explain("list chains", err)
 	}
@@ -149,7 +151,7 @@ func (s *search) obstacles(c chainHeader, hook string, endpoints []iptables.Endp
 			table, isLegacy := c.legacy()
 			o := Obstacle{
 				Family: familyName(c.family), Table: table, Chain: c.name, Legacy: isLegacy, Hook: hook, Priority: int(c.priority),
-				Endpoint: e, Direction: d,
+				Endpoint: e, Direction: d, Owned: c.owned,
 			}
 			for _, device := range devices {
 				by, err := s.dropped(c, probe{endpoint: e, direction: d}, device)

@@ -29,12 +29,12 @@ func IsService(cfg Config, a netip.Addr) (bool, error) {
 	}
 	defer conn.Close()
 	inSet, err := mentions(conn, unix.NFT_MSG_GETSETELEM, family, a,
-		named(unix.NFTA_SET_ELEM_LIST_TABLE, "kube-proxy"), named(unix.NFTA_SET_ELEM_LIST_SET, "cluster-ips"))
+		"kube-proxy", named(unix.NFTA_SET_ELEM_LIST_SET, "cluster-ips"))
 	if inSet || err != nil {
 		return inSet, err
 	}
 	return mentions(conn, unix.NFT_MSG_GETRULE, family, a,
-		named(unix.NFTA_RULE_TABLE, "nat"), named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
+		"nat", named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
 }
 
 func named(attr uint16, name string) netlink.Attribute {
@@ -57,13 +57,20 @@ func HasEndpoints(cfg Config, service netip.AddrPort) (bool, error) {
 		return false, explain("open a netfilter netlink socket", err)
 	}
 	defer conn.Close()
+	asleep, err := isDormant(conn, family, "kube-proxy")
+	if err != nil {
+		return false, err
+	}
 	for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+		if asleep {
+			break
+		}
 		if found, err := leads(conn, family, service, proto); found || err != nil {
 			return found, err
 		}
 	}
 	return mentions(conn, unix.NFT_MSG_GETRULE, family, a,
-		named(unix.NFTA_RULE_TABLE, "nat"), named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
+		"nat", named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
 }
 
 // leads looks up one element of the map service-ips.
@@ -101,9 +108,12 @@ func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPo
 
 // mentions reports whether a dump of elements or rules has the address as a
 // value. It looks for the attribute in the messages, since decoders give up on
-// the extensions that iptables-nft puts into its rules. What is not there
-// mentions nothing.
-func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.Addr, where ...netlink.Attribute) (bool, error) {
+// the extensions that iptables-nft puts into its rules. What is not there, or in a
+// dormant table, mentions nothing.
+func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.Addr, table string, in netlink.Attribute) (bool, error) {
+	if asleep, err := isDormant(conn, family, table); asleep || err != nil {
+		return false, err
+	}
 	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: a.AsSlice()}})
 	if err != nil {
 		return false, err
@@ -112,6 +122,6 @@ func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.
 	err = each(conn, msg, family, func(data []byte) bool {
 		found = bytes.Contains(data, value)
 		return !found
-	}, where...)
+	}, named(unix.NFTA_RULE_TABLE, table), in) // the same number for rules and for elements
 	return found && err == nil, explain("look for "+a.String()+" in kube-proxy's rules", err)
 }

@@ -28,9 +28,9 @@ func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 	defer conn.Close()
 	var out []netip.AddrPort
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		found, err := serviceIPs(conn, family, service)
+		found, err := unlessDormant(conn, family, "kube-proxy", service, serviceIPs)
 		if err == nil && len(found) == 0 {
-			found, err = serviceRules(conn, family, service)
+			found, err = unlessDormant(conn, family, "nat", service, serviceRules)
 		}
 		if err != nil {
 			return nil, explain("read the addresses of "+service+" from kube-proxy's rules", err)
@@ -39,6 +39,16 @@ func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 		out = append(out, slices.Compact(found)...)
 	}
 	return out, nil
+}
+
+// unlessDormant reads a table through which packets pass.
+func unlessDormant(conn *netlink.Conn, family nftables.TableFamily, table, service string,
+	read func(*netlink.Conn, nftables.TableFamily, string) ([]netip.AddrPort, error),
+) ([]netip.AddrPort, error) {
+	if asleep, err := isDormant(conn, family, table); asleep || err != nil {
+		return nil, err
+	}
+	return read(conn, family, service)
 }
 
 // serviceIPs looks into kube-proxy's table of nftables mode.

@@ -73,6 +73,9 @@ func obstacleError(o nft.Obstacle, refused error) error {
 	if o.Amendable() && refused != nil {
 		return fmt.Errorf("%s; no rule of ours could be added: %w; let it pass with `%s`", o, refused, o.Remedy())
 	}
+	if o.Owned {
+		return fmt.Errorf("%s; the table belongs to a process that alone can change it (`nft list ruleset` names it): have that process add what `%s` would, and likewise for the other endpoints, protocols and directions", o, o.Remedy())
+	}
 	return fmt.Errorf("%s; that chain is not ours to change: let it pass with `%s`, and likewise the other endpoints, protocols and directions", o, o.Remedy())
 }
 

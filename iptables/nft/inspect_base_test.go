@@ -1,0 +1,107 @@
+package nft
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+const dropFilter = `table ip filter { FLAGS
+	chain INPUT { type filter hook input priority 0; policy drop; ct state established accept; }
+}`
+
+// A dormant table drops nothing. Awake it does, and the generation tells.
+func TestObstaclesOfADormantTable(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
+	feed(t, strings.Replace(dropFilter, "FLAGS", "flags dormant;", 1), "nft", "-f", "-")
+	if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
+		t.Errorf("a dormant table: %v", got)
+	}
+	before, err := Generation(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testns.Run(t, "nft", "add", "table", "ip", "filter", "{ ; }") // without the flag
+	if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) == 0 {
+		t.Error("the table is awake, and nothing is in the way")
+	}
+	if after, err := Generation(cfg); err != nil || after == before {
+		t.Errorf("generation %d, before %d, %v", after, before, err)
+	}
+}
+
+// A table that a process owns takes no rule of ours, whatever its name.
+func TestObstacleOfAnOwnedTable(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
+	policy := nftables.ChainPolicyDrop
+	tx, err := encode(func(c *nftables.Conn) error {
+		c.AddChain(&nftables.Chain{
+			Table: table, Name: "INPUT", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput,
+			Priority: nftables.ChainPriorityFilter, Policy: &policy,
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
+		{Type: unix.NFTA_TABLE_NAME, Data: []byte("filter\x00")},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: word(flagTableOwner)},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// The table is in the family of its chain.
+	tx.msgs[0].Data[0] = byte(table.Family)
+	other, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	if err := tx.commit(other); err != nil {
+		t.Fatal(err)
+	}
+	found, err := Obstacles(cfg, []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, podDevices)
+	if err != nil || len(found) == 0 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	for _, o := range found {
+		if !o.Owned || o.Amendable() {
+			t.Errorf("%s: owned %t, amendable %t", o, o.Owned, o.Amendable())
+		}
+	}
+}
+
+// A Service whose table is dormant leads nowhere.
+func TestServiceOfADormantTable(t *testing.T) {
+	cfg := Config{NetNS: int(testns.Enter(t))}
+	rules := `table ip kube-proxy { FLAGS
+	set cluster-ips { type ipv4_addr; elements = { 10.96.0.99 } }
+	chain service-ABC-kube-system/kube-dns/udp/dns { accept; }
+	map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.96.0.99 . udp . 53 : goto service-ABC-kube-system/kube-dns/udp/dns } }
+}`
+	for _, tc := range []struct {
+		name, flags string
+		want        bool
+	}{{"awake", "", true}, {"dormant", "flags dormant;", false}} {
+		feed(t, "table ip kube-proxy\ndelete table ip kube-proxy\n"+strings.Replace(rules, "FLAGS", tc.flags, 1), "nft", "-f", "-")
+		service := netip.MustParseAddrPort("10.96.0.99:53")
+		if got, err := IsService(cfg, service.Addr()); err != nil || got != tc.want {
+			t.Errorf("%s: a Service: %t, %v", tc.name, got, err)
+		}
+		if got, err := HasEndpoints(cfg, service); err != nil || got != tc.want {
+			t.Errorf("%s: with endpoints: %t, %v", tc.name, got, err)
+		}
+		if got, err := ServiceAddresses(cfg, "kube-system/kube-dns"); err != nil || len(got) == 1 != tc.want {
+			t.Errorf("%s: addresses %v, %v", tc.name, got, err)
+		}
+	}
+}

@@ -108,7 +108,7 @@ func (k *Keeper) setAside(w *watch, s DeviceBackend, a *asides, devices []string
 		}
 	}
 	for _, d := range done {
-		k.cfg.Log.Warningf("queries from %s are untracked and dropped before they arrive here: they go to the cluster's DNS for %s%s", d, a.wait[d], why)
+		k.cfg.Log.Warningf("queries from %s are untracked and do not arrive here, dropped or tracked again by rules of others: they go to the cluster's DNS for %s%s", d, a.wait[d], why)
 	}
 }
 
@@ -126,7 +126,7 @@ func (k *Keeper) noteAside(a *asides) {
 	defer k.facts.Unlock()
 	k.aside = nil
 	if len(aside) > 0 {
-		k.aside = fmt.Errorf("queries from %s are dropped before they arrive here and go to the cluster's DNS", strings.Join(aside, " "))
+		k.aside = fmt.Errorf("queries from %s do not arrive here, dropped or tracked again by rules of others, and go to the cluster's DNS", strings.Join(aside, " "))
 	}
 }
 

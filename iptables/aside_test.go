@@ -82,10 +82,10 @@ func TestDeviceIsSetAside(t *testing.T) {
 		lose("veth1", "veth3")
 		settle(3 * deviceInterval)
 		expect("veth1 for 1m0s", "veth3 for 1m0s", "reset [veth1 veth3] at 10.96.0.10")
-		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 veth3 are dropped") {
+		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 veth3 do not arrive here") {
 			t.Errorf("reason %v", reason)
 		}
-		if !strings.Contains(n.logs(), "queries from veth1 are untracked and dropped") {
+		if !strings.Contains(n.logs(), "queries from veth1 are untracked and do not arrive here") {
 			t.Errorf("log %s", n.logs())
 		}
 		lose()

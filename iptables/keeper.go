@@ -211,6 +211,9 @@ type Keeper struct {
 	// covered is what Covers reads for every query.
 	covered atomic.Pointer[[]netip.Addr]
 
+	// defeated are the addresses of effect with an error, for Untracks.
+	defeated atomic.Pointer[[]netip.Addr]
+
 	lapses   atomic.Uint64
 	given    givenBack
 	released atomic.Bool // what Released tells
@@ -244,6 +247,7 @@ type Keeper struct {
 	blocked map[netip.Addr]error // what MakeWay returned last
 	cleared time.Time            // when MakeWay last let something pass
 	aside   error                // which devices are left to the cluster
+	cause   string               // what of others may be why we are not attached
 
 	// probing holds a token while lease probes are under way.
 	probing chan struct{}
@@ -448,6 +452,7 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 				last = err
 			default:
 				k.setReason(nil)
+				k.setCause("")
 				return ok
 			}
 		}
@@ -456,7 +461,8 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 		case <-ctx.Done():
 			return false
 		case <-complain.C:
-			k.cfg.Log.Warningf("the rules wait, %s: %v", whereTo(last), last)
+			k.findCause(ctx, n)
+			k.cfg.Log.Warningf("the rules wait, %s: %v", whereTo(last), k.Standing().Reason)
 		case <-poll.C:
 		}
 	}
@@ -578,6 +584,7 @@ func (k *Keeper) forgetOthers(p Plan) {
 	defer k.facts.Unlock()
 	other := func(a netip.Addr) bool { return !slices.Contains(p.Addresses(), a) }
 	maps.DeleteFunc(k.effect, func(a netip.Addr, _ error) bool { return other(a) })
+	k.publishEffect()
 	maps.DeleteFunc(k.tenures, func(a netip.Addr, _ tenure) bool { return other(a) })
 }
 
@@ -910,6 +917,30 @@ func (k *Keeper) Covers(a netip.Addr) bool {
 	return covered != nil && slices.Contains(*covered, a)
 }
 
+// Untracks reports whether the rules for this listen address are in force and the
+// last look at their effect found nothing wrong. It takes no lock.
+func (k *Keeper) Untracks(a netip.Addr) bool {
+	defeated := k.defeated.Load()
+	return k.Covers(a) && (defeated == nil || !slices.Contains(*defeated, a))
+}
+
+// noteEffect remembers what a look at the effect found. facts is held.
+func (k *Keeper) noteEffect(a netip.Addr, err error) {
+	k.effect[a] = err
+	k.publishEffect()
+}
+
+// publishEffect shows it to Untracks. facts is held.
+func (k *Keeper) publishEffect() {
+	var defeated []netip.Addr
+	for a, err := range k.effect {
+		if err != nil {
+			defeated = append(defeated, a)
+		}
+	}
+	k.defeated.Store(&defeated)
+}
+
 // State returns where the contract stands.
 func (k *Keeper) State() State {
 	k.facts.Lock()
@@ -928,7 +959,7 @@ func (k *Keeper) Status() map[netip.Addr]bool {
 			continue
 		}
 		for _, a := range w.plan.Addresses() {
-			out[a] = k.Covers(a) && k.effect[a] == nil
+			out[a] = k.Untracks(a)
 		}
 	}
 	return out
@@ -967,6 +998,9 @@ func (k *Keeper) Standing() Standing {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	reason := k.reason
+	if reason != nil && k.cause != "" && k.state == Detached {
+		reason = fmt.Errorf("%w; %s", reason, k.cause)
+	}
 	for _, a := range slices.SortedFunc(maps.Keys(k.effect), netip.Addr.Compare) {
 		if reason == nil && k.effect[a] != nil {
 			reason = fmt.Errorf("%s: %w", a, k.effect[a])

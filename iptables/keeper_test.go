@@ -500,7 +500,7 @@ func TestEffect(t *testing.T) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
 		settle(10 * time.Second)
-		if k.Status()[clusterIP] {
+		if k.Status()[clusterIP] || k.Untracks(clusterIP) || !k.Covers(clusterIP) {
 			t.Error("shown as attached without effect")
 		}
 		if got := n.logs(); strings.Count(got, "left an entry") != 1 {
@@ -508,7 +508,7 @@ func TestEffect(t *testing.T) {
 		}
 		n.set(func() { delete(n.fail, "effect") })
 		settle(2 * effectInterval)
-		if !k.Status()[clusterIP] {
+		if !k.Status()[clusterIP] || !k.Untracks(clusterIP) {
 			t.Error("not shown as attached when it works again")
 		}
 	})

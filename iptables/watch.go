@@ -20,7 +20,10 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 	defer wg.Wait()
 	wg.Go(func() {
 		failing := map[netip.Addr]time.Time{}
-		every(ctx, effectInterval, nil, func(Change) { k.lookAtEffect(ctx, w, failing) })
+		every(ctx, effectInterval, nil, func(Change) {
+			k.lookAtEffect(ctx, w, failing)
+			k.lookForCause(ctx, w)
+		})
 	})
 	wg.Go(func() {
 		k.takeOver(ctx, w)
@@ -293,7 +296,7 @@ func (k *Keeper) lookAtEffect(ctx context.Context, w *watch, failing map[netip.A
 			err = before // explained
 		}
 		k.facts.Lock()
-		k.effect[a] = err
+		k.noteEffect(a, err)
 		k.facts.Unlock()
 		switch {
 		case err != nil && before == nil:
@@ -304,12 +307,51 @@ func (k *Keeper) lookAtEffect(ctx context.Context, w *watch, failing map[netip.A
 	}
 }
 
+// lookForCause finds out, once for each time, what of others may keep our checks
+// from being answered. It reads all their rules, and so waits until a lapse that is
+// over by itself would be.
+func (k *Keeper) lookForCause(ctx context.Context, w *watch) {
+	k.facts.Lock()
+	down := k.state == Detached && k.reason != nil && !k.given.back()
+	due := down && k.cause == "" && time.Since(k.since) >= complainAfter && time.Since(k.since) < complainAfter+2*effectInterval
+	if !down {
+		k.cause = ""
+	}
+	k.facts.Unlock()
+	if !due {
+		return
+	}
+	k.findCause(ctx, w)
+	k.facts.Lock()
+	cause := k.cause
+	k.facts.Unlock()
+	if cause != "" {
+		k.cfg.Log.Warningf("still detached: %v", k.Standing().Reason)
+	}
+}
+
+// findCause looks for what of others may be why a plan is not attached.
+func (k *Keeper) findCause(ctx context.Context, w *watch) {
+	addrs := w.plan.Addresses()
+	if k.cfg.Kernel.Explain == nil || len(addrs) == 0 || ctx.Err() != nil || len(k.blockedOf(w.plan)) > 0 {
+		return
+	}
+	k.setCause(k.cfg.Kernel.Explain(addrs[0]))
+}
+
+func (k *Keeper) setCause(why string) {
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	k.cause = why
+}
+
 // forgetEffect is for an address whose rules are not in force, so that nothing is
 // known of their effect.
 func (k *Keeper) forgetEffect(a netip.Addr) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	delete(k.effect, a)
+	k.publishEffect()
 }
 
 // tenure is the time for which the lease of an address is known to be held.

@@ -211,6 +211,36 @@ func TestEffectIsExplained(t *testing.T) {
 	})
 }
 
+// That others answer our checks has a cause, which is looked for once when it lasts.
+func TestDetachedIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, k := newNode()
+		asked := 0
+		k.cfg.Kernel.Explain = func(netip.Addr) string {
+			asked++
+			return "chain x sets a zone"
+		}
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { clear(n.answers) })
+		settle(complainAfter / 2)
+		if asked != 0 {
+			t.Errorf("the rules of others were read %d times for a lapse that may be over soon", asked)
+		}
+		settle(4 * complainAfter)
+		if reason := k.Standing().Reason; asked != 1 || reason == nil || !strings.Contains(reason.Error(), "no answer; chain x sets a zone") {
+			t.Errorf("asked %d times, reason %v", asked, reason)
+		}
+		if strings.Count(n.logs(), "still detached") != 1 {
+			t.Errorf("log %s", n.logs())
+		}
+		n.answer(planFor("10.96.0.10"))
+		settle(complainAfter)
+		if reason := k.Standing().Reason; reason != nil {
+			t.Errorf("attached again, and the reason is %v", reason)
+		}
+	})
+}
+
 // What is said of DNS while we are detached has to be true.
 func TestWhereDNSGoes(t *testing.T) {
 	for want, why := range map[string]error{

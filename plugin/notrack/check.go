@@ -57,9 +57,9 @@ type checker struct {
 	config *configuration
 	pools  map[netip.Addr]*pool
 
-	// tracked reports whether a conntrack entry stands for a query, and
-	// removes it.
-	tracked func(client, server netip.AddrPort) (bool, error)
+	// tracked reports whether a conntrack entry stands for a query, and in
+	// which zone, and removes it.
+	tracked func(client, server netip.AddrPort) (zone uint16, found bool, err error)
 }
 
 // pool holds the source ports for checks of one address.
@@ -76,7 +76,7 @@ type pool struct {
 
 var _ iptables.Checker = (*checker)(nil)
 
-func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (bool, error)) *checker {
+func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (uint16, bool, error)) *checker {
 	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked}
 }
 
@@ -262,10 +262,12 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 	if c.tracked == nil {
 		return err
 	}
-	tracked, trackedErr := c.tracked(netip.AddrPortFrom(a, udpPort(conn)), e.AddrPort())
+	zone, tracked, trackedErr := c.tracked(netip.AddrPortFrom(a, udpPort(conn)), e.AddrPort())
 	switch {
 	case trackedErr != nil:
 		return errors.Join(err, trackedErr)
+	case tracked && zone != 0:
+		return fmt.Errorf("%w, in zone %d: whatever sets a zone undoes NOTRACK", errTracked, zone)
 	case tracked:
 		return errTracked
 	case err != nil:

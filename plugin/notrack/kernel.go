@@ -79,7 +79,7 @@ func purgeReversed(endpoints []iptables.Endpoint) error {
 		err := conn.Dump(conntrack.Filter{Protocols: []conntrack.Protocol{unix.IPPROTO_UDP, unix.IPPROTO_TCP}}, func(e *conntrack.Entry) error {
 			o := e.Original
 			if slices.Contains(endpoints, iptables.Endpoint{Addr: o.Src, Port: o.SrcPort, Proto: iptables.Proto(o.Proto)}) && o.DstPort != o.SrcPort {
-				found = append(found, conntrack.Entry{Original: o, ID: e.ID})
+				found = append(found, *e)
 			}
 			return nil
 		})
@@ -87,29 +87,12 @@ func purgeReversed(endpoints []iptables.Endpoint) error {
 			return err
 		}
 		for i := range found {
-			if err := conn.DeleteTuple(&found[i].Original); err != nil && !errors.Is(err, conntrack.ErrNotFound) {
+			if err := conn.Delete(&found[i]); err != nil && !errors.Is(err, conntrack.ErrNotFound) {
 				return err
 			}
 		}
 		return nil
 	})
-}
-
-// trackedQuery reports whether an entry stands for a UDP query, and deletes it:
-// it is our own question that made it.
-func trackedQuery(client, server netip.AddrPort) (found bool, err error) {
-	err = withTable(func(conn *conntrack.Conn) error {
-		t := conntrack.Tuple{
-			Src: client.Addr(), SrcPort: client.Port(), Dst: server.Addr(), DstPort: server.Port(), Proto: unix.IPPROTO_UDP,
-		}
-		err := conn.DeleteTuple(&t)
-		if errors.Is(err, conntrack.ErrNotFound) {
-			return nil
-		}
-		found = err == nil
-		return err
-	})
-	return found, err
 }
 
 // uplinks returns the devices that carry a default route.
@@ -277,7 +260,7 @@ func answersTracked(server netip.AddrPort) bool {
 	}
 	_, err = conn.Read(make([]byte, dns.MaxMsgSize))
 	client := unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
-	if _, err := trackedQuery(client, server); err != nil {
+	if _, _, err := process.zones.tracked(client, server); err != nil {
 		log.Debugf("delete the entry of a question to %s: %v", server, err)
 	}
 	return err == nil

@@ -33,6 +33,7 @@ type contract struct {
 	misses    misses
 	live      liveness
 	table     table
+	zones     zoneSearch
 
 	services services
 	reasons  sync.Map // why a backend was chosen, by backend
@@ -57,11 +58,11 @@ func init() {
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.exit)
 }
 
-// covers reports whether DNS to the address is untracked. It runs for every
-// query.
+// covers reports whether DNS to the address is untracked, as far as its effect is
+// known. It runs for every query.
 func (p *contract) covers(a netip.Addr) bool {
 	k := p.keeper.Load()
-	return k != nil && k.Covers(a)
+	return k != nil && k.Untracks(a)
 }
 
 // start runs before the listeners of a newly loaded Corefile are opened.
@@ -103,7 +104,7 @@ func (p *contract) begin(config *configuration) error {
 			return err
 		}
 	}
-	if err := p.keeper.Load().PrepareOn(b, config.plan, newChecker(config, trackedQuery)); err != nil {
+	if err := p.keeper.Load().PrepareOn(b, config.plan, newChecker(config, p.zones.tracked)); err != nil {
 		return err
 	}
 	p.watch.follow(b)

@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
@@ -206,7 +207,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 		}
 		m.miss(err)
 	}
-	m.Listeners, err = host.Listeners(threadProc)
+	m.Listeners, err = dnsListeners()
 	m.miss(err)
 	m.miss(m.measureNotrack())
 	m.KubeProxies, err = host.KubeProxies(o.root, threadProc)
@@ -216,6 +217,30 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.miss(err)
 	m.Datapath = host.Datapath(o.root, links)
 	m.measureAvoided(ctx, o.metrics)
+}
+
+// dnsListeners are the addresses at which a DNS server of this node can be asked,
+// also by one socket for all.
+func dnsListeners() ([]netip.Addr, error) {
+	var held []netip.Addr
+	// Both only for wildcard sockets, and what cannot be read they do not have.
+	instances, _ := kernelNode{}.Instances()
+	for _, i := range instances {
+		for _, e := range i.Listen {
+			if e.Port == 53 {
+				held = append(held, e.Addr)
+			}
+		}
+	}
+	devices, _ := hostaddr.Inspect(hostaddr.Config{}, hostaddr.DefaultLink, nil)
+	for _, d := range devices {
+		for _, a := range d.Addresses {
+			if d.Link || a.Marked {
+				held = append(held, a.Addr)
+			}
+		}
+	}
+	return host.Listeners(threadProc, held...)
 }
 
 // measureNotrack finds out what rules do to the DNS of the addresses on which a

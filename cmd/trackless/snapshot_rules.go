@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -109,7 +108,7 @@ func unreached(s *snapshot.Snapshot, report *rulesReport) []string {
 func readListeners(s *snapshot.Snapshot) error {
 	var m measuredHost
 	var err error
-	if m.Listeners, err = host.Listeners(threadProc); err != nil {
+	if m.Listeners, err = dnsListeners(); err != nil {
 		return err
 	}
 	notrackErr := m.measureNotrack()

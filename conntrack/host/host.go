@@ -59,11 +59,12 @@ func Kernel(root string) [2]int {
 	return version
 }
 
-// Listeners returns the addresses on which DNS servers listen with UDP sockets
-// of their own, from proc/net of the process or thread directory proc
-// ("/proc/thread-self"). Sockets on the wildcard and on loopback addresses are
-// left out: they are resolvers of the node, not a cache for its pods.
-func Listeners(proc string) ([]netip.Addr, error) {
+// Listeners returns the addresses on which DNS servers listen with UDP sockets,
+// from proc/net of the process or thread directory proc ("/proc/thread-self").
+// Sockets on loopback addresses are left out: they are resolvers of the node, not a
+// cache for its pods. A socket on the wildcard address is one at each of the
+// addresses held, which this node has for a cache, and at no other.
+func Listeners(proc string, held ...netip.Addr) ([]netip.Addr, error) {
 	fs, err := procfs.NewFS(proc)
 	if err != nil {
 		return nil, fmt.Errorf("listening sockets: %w", err)
@@ -79,14 +80,19 @@ func Listeners(proc string) ([]netip.Addr, error) {
 	var list []netip.Addr
 	for _, line := range slices.Concat(v4, v6) {
 		addr, ok := netip.AddrFromSlice(line.LocalAddr)
-		addr = addr.Unmap()
-		if !ok || line.LocalPort != dnsPort || addr.IsUnspecified() || addr.IsLoopback() || slices.Contains(list, addr) {
+		if !ok || line.LocalPort != dnsPort || addr.IsLoopback() {
 			continue
 		}
-		list = append(list, addr)
+		at := []netip.Addr{addr.Unmap()}
+		if addr.IsUnspecified() {
+			// That of IPv6 takes IPv4 too, unless the program said otherwise,
+			// which cannot be seen from outside.
+			at = slices.DeleteFunc(slices.Clone(held), func(h netip.Addr) bool { return addr.Is4() && h.Is6() })
+		}
+		list = append(list, at...)
 	}
 	slices.SortFunc(list, netip.Addr.Compare)
-	return list, nil
+	return slices.Compact(list), nil
 }
 
 // Tracked reports whether a packet of the calling thread's namespace is tracked:

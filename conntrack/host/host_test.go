@@ -1,6 +1,7 @@
 package host
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -81,6 +82,30 @@ func TestListeners(t *testing.T) {
 			t.Errorf("Listeners() = %v, %v; want %v", got, err, want)
 		}
 	})
+}
+
+// One socket for all addresses is one at each of those that the node has for a cache.
+func TestListenersEverywhere(t *testing.T) {
+	t.Parallel()
+	held := []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::b")}
+	for _, test := range []struct{ network, listen, want string }{
+		{"udp4", "0.0.0.0:53", "[10.96.0.10]"},
+		{"udp", "[::]:53", "[10.96.0.10 fd00::b]"},
+		{"udp", "[::]:5353", "[]"},
+	} {
+		var got []netip.Addr
+		var err error
+		testns.New(t).Do(func() {
+			var c net.PacketConn
+			if c, err = net.ListenPacket(test.network, test.listen); err == nil {
+				got, err = Listeners("/proc/thread-self", held...)
+				_ = c.Close()
+			}
+		})
+		if err != nil || fmt.Sprint(got) != test.want {
+			t.Errorf("%s: %v, %v; want %s", test.listen, got, err, test.want)
+		}
+	}
 }
 
 func TestTracked(t *testing.T) {

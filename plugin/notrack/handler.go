@@ -16,6 +16,7 @@ import (
 
 // ServeDNS implements plugin.Handler.
 func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	w = addressed(w)
 	client, server, proto := addresses(w)
 	if len(r.Question) == 1 && client.Addr() == server.Addr() {
 		// From this node to itself: perhaps a check of ours. They end here,

@@ -127,6 +127,7 @@ func parse(c *caddy.Controller) (block, error) {
 			return b, err
 		}
 	}
+	listenOnLink(c, b.plan.Link, addrs)
 	if err := b.listen(c, addrs); err != nil {
 		return b, err
 	}
@@ -159,6 +160,9 @@ func boundAddresses(c *caddy.Controller) ([]netip.Addr, error) {
 		if h != "" {
 			hosts = append(hosts, h)
 		}
+	}
+	if len(dnsserver.GetConfig(c).ListenHosts) == 0 {
+		return nil, c.Err("no address: the interfaces that bind names have none yet; name those that clients ask (notrack 169.254.20.10)")
 	}
 	if len(hosts) == 0 {
 		return nil, c.Err("no address: name those that clients ask (notrack 169.254.20.10), or add a bind directive to the block")

@@ -89,7 +89,8 @@ func TestParseErrors(t *testing.T) {
 		bind, keys []string
 		want       []string
 	}{
-		{name: "no address at all", text: "notrack", want: []string{"no address", "bind"}},
+		{name: "no address at all", text: "notrack", bind: []string{""}, want: []string{"no address", "bind"}},
+		{name: "bind to an interface without addresses", text: "notrack", bind: []string{}, want: []string{"have none yet", "notrack 169.254.20.10"}},
 		{name: "bind to the wildcard", text: "notrack", bind: []string{""}, want: []string{"no address"}},
 		{name: "not an address", text: "notrack 10.96.0", want: []string{`"10.96.0" is not an IP address`}},
 		{name: "wildcard address", text: "notrack 0.0.0.0", want: []string{"0.0.0.0", "wildcard"}},

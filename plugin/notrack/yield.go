@@ -19,7 +19,10 @@ func yield(endpoints []iptables.Endpoint) error { return yieldSockets(descriptor
 // the kernel chooses none that is connected (reuseport_select_sock_by_hash,
 // Linux 5.4). What is in its queue can still be read, and answered with sendmsg.
 func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
-	listen := transportAddresses(endpoints, iptables.UDP)
+	listen, ports := transportAddresses(endpoints, iptables.UDP), map[uint16]bool{}
+	for at := range listen {
+		ports[at.Port()] = true
+	}
 	var errs []error
 	for _, fd := range fds {
 		t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
@@ -27,7 +30,10 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 			continue
 		}
 		own, err := unix.Getsockname(fd)
-		if err != nil || !listen[transportAddress(own)] {
+		if err != nil {
+			continue
+		}
+		if at := transportAddress(own); !listen[at] && !(at.Addr().IsUnspecified() && ports[at.Port()]) {
 			continue
 		}
 		if _, connected := peerName(fd); connected {

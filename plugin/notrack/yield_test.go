@@ -32,11 +32,14 @@ func listenTogether(t *testing.T, at string) (*net.UDPConn, int) {
 }
 
 func TestYield(t *testing.T) {
-	for _, loopback := range []string{"127.0.0.1:0", "[::1]:0"} {
-		t.Run(loopback, func(t *testing.T) {
-			first, fd := listenTogether(t, loopback)
-			at := first.LocalAddr().(*net.UDPAddr).AddrPort()
-			second, other := listenTogether(t, at.String())
+	for _, tc := range []struct{ listen, asked string }{
+		{"127.0.0.1:0", "127.0.0.1"}, {"[::1]:0", "::1"}, {"0.0.0.0:0", "127.0.0.1"}, {"[::]:0", "127.0.0.1"}, {"[::]:0", "::1"},
+	} {
+		t.Run(tc.listen+" asked at "+tc.asked, func(t *testing.T) {
+			first, fd := listenTogether(t, tc.listen)
+			local := first.LocalAddr().(*net.UDPAddr).AddrPort()
+			second, other := listenTogether(t, local.String())
+			at := netip.AddrPortFrom(netip.MustParseAddr(tc.asked), local.Port())
 			const each = 32
 			ask := func() (clients []*net.UDPConn) {
 				t.Helper()
@@ -73,7 +76,7 @@ func TestYield(t *testing.T) {
 				}
 			}
 			for _, client := range after {
-				if fromFirst[client.LocalAddr().(*net.UDPAddr).AddrPort()] {
+				if fromFirst[unmap(client.LocalAddr().(*net.UDPAddr).AddrPort())] {
 					t.Errorf("%s asked after the first had yielded, and was answered by it", client.LocalAddr())
 				}
 			}
@@ -113,6 +116,6 @@ func answerAll(t *testing.T, conn *net.UDPConn) map[netip.AddrPort]bool {
 		if _, _, err := conn.WriteMsgUDPAddrPort([]byte("answer"), nil, from); err != nil {
 			t.Fatal(err)
 		}
-		clients[from] = true
+		clients[unmap(from)] = true
 	}
 }

@@ -1,0 +1,90 @@
+package notrack
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/caddy/caddyfile"
+	"github.com/coredns/coredns/core/dnsserver"
+)
+
+// A bind directive may name the link that carries the listen addresses. CoreDNS has
+// looked for its addresses by then, and they are put there later, when the
+// Corefile starts: the block would listen on none of them, or on those of a process
+// that was killed.
+
+// listenOnLink makes a block whose bind directive names the link listen on the
+// addresses that the link will have.
+func listenOnLink(c *caddy.Controller, link string, addrs []netip.Addr) {
+	words := bindWords(c)
+	if link == "" || !slices.Contains(words, link) {
+		return
+	}
+	config := dnsserver.GetConfig(c)
+	now := addressesOn(link)
+	hosts := slices.DeleteFunc(slices.Clone(config.ListenHosts), func(host string) bool {
+		return slices.Contains(now, host) && !slices.Contains(words, host)
+	})
+	for _, a := range addrs {
+		if !slices.Contains(hosts, a.String()) {
+			hosts = append(hosts, a.String())
+		}
+	}
+	config.ListenHosts = hosts
+}
+
+// bindWords are the words of a block's bind directive, none where that cannot be
+// found out. Only setup may ask, see loadedCorefile.
+func bindWords(c *caddy.Controller) []string {
+	corefile := loadedCorefile()
+	blocks, err := caddyfile.Parse(corefile.Path, strings.NewReader(corefile.Contents), nil)
+	if err != nil || c.ServerBlockIndex >= len(blocks) {
+		return nil
+	}
+	return boundTo(blocks[c.ServerBlockIndex].Tokens["bind"])
+}
+
+// boundTo returns the addresses and interfaces of bind directives, without those
+// that they except.
+func boundTo(tokens []caddyfile.Token) []string {
+	var words, except []string
+	excepting := false
+	for _, token := range tokens {
+		switch {
+		case token.Text == "bind", token.Text == "}":
+			excepting = false
+		case token.Text == "except":
+			excepting = true
+		case token.Text == "{":
+		case excepting:
+			except = append(except, token.Text)
+		default:
+			words = append(words, token.Text)
+		}
+	}
+	return slices.DeleteFunc(words, func(w string) bool { return slices.Contains(except, w) })
+}
+
+// addressesOn lists the addresses of an interface as bind writes them.
+func addressesOn(name string) []string {
+	device, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil
+	}
+	addrs, err := device.Addrs()
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, a := range addrs {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err != nil {
+			continue
+		}
+		out = append(out, prefix.Addr().String(), prefix.Addr().WithZone(name).String())
+	}
+	return out
+}

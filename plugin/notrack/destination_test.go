@@ -1,0 +1,100 @@
+package notrack
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/coredns/coredns/request"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+// The address that a query was sent to is known whatever the listener is bound to,
+// and through the writers that plugins put around the server's. It breaks when
+// miekg/dns keeps it elsewhere.
+func TestDestination(t *testing.T) {
+	for _, tc := range []struct{ name, listen, asked, network string }{
+		{"an address of its own", "127.0.0.7:0", "127.0.0.7", "udp"},
+		{"all of IPv4", "0.0.0.0:0", "127.0.0.7", "udp4"},
+		{"IPv4 on the wildcard of both families", "[::]:0", "127.0.0.7", "udp"},
+		{"IPv6 on the wildcard of both families", "[::]:0", "::1", "udp"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			testns.Root(t)
+			ns := testns.New(t)
+			seen := make(chan netip.AddrPort, 1)
+			var conn net.PacketConn
+			var err error
+			ns.Do(func() { conn, err = net.ListenPacket(tc.network, tc.listen) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+				w = addressed(&wrapped{ResponseWriter: request.NewScrubWriter(r, w)})
+				_, to, _ := addresses(w)
+				seen <- to
+				_ = w.WriteMsg(new(dns.Msg).SetReply(r))
+			})}
+			done := make(chan error, 1)
+			go func() { done <- server.ActivateAndServe() }()
+			t.Cleanup(func() {
+				_ = conn.Close()
+				<-done
+			})
+			at := netip.AddrPortFrom(netip.MustParseAddr(tc.asked), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+			ns.Do(func() {
+				client := dns.Client{Timeout: 10 * time.Second}
+				_, _, err = client.Exchange(new(dns.Msg).SetQuestion(".", dns.TypeNS), at.String())
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := <-seen; got != at {
+				t.Errorf("a query to %s came to %s", at, got)
+			}
+		})
+	}
+}
+
+// wrapped is a writer of a plugin.
+type wrapped struct {
+	dns.ResponseWriter
+	_ int
+}
+
+func BenchmarkDestination(b *testing.B) {
+	conn, err := net.ListenPacket("udp", "[::]:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	writers := make(chan dns.ResponseWriter, 1)
+	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, _ *dns.Msg) { writers <- w })}
+	done := make(chan error, 1)
+	go func() { done <- server.ActivateAndServe() }()
+	defer func() {
+		_ = conn.Close()
+		<-done
+	}()
+	client, err := net.Dial("udp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()).String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer client.Close()
+	query, err := new(dns.Msg).SetQuestion(".", dns.TypeNS).Pack()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := client.Write(query); err != nil {
+		b.Fatal(err)
+	}
+	w := <-writers
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, ok := destination(w); !ok {
+			b.Fatal("not found")
+		}
+	}
+}

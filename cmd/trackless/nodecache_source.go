@@ -86,6 +86,9 @@ func (n *nodeCacheSource) start() error {
 	}
 	n.inputs.upstream = n.options.UpstreamFromEnvironment()
 	if template, err := os.ReadFile(n.options.BaseCorefile); err == nil && nodecache.UsesUpstream(template) {
+		if err := n.asksItself(n.inputs.upstream); err != nil {
+			return err
+		}
 		n.followUpstream()
 	}
 	n.mu.Lock()
@@ -135,9 +138,21 @@ func (n *nodeCacheSource) upstreamFound(addrs []netip.AddrPort, by string) {
 	if addrs[i].Addr() == now.upstream {
 		return
 	}
+	if err := n.asksItself(addrs[i].Addr()); err != nil {
+		n.complain(fmt.Errorf("the upstream stays as it was: %w", err))
+		return
+	}
 	clog.Infof("the Service %s has the address %s (says %s)", n.options.UpstreamService, addrs[i].Addr(), by)
 	now.upstream = addrs[i].Addr()
 	n.change(now, true)
+}
+
+// asksItself refuses an upstream that is an address of ours: misses would come back.
+func (n *nodeCacheSource) asksItself(upstream netip.Addr) error {
+	if !slices.Contains(n.options.LocalIPs, upstream) {
+		return nil
+	}
+	return fmt.Errorf("-upstreamsvc %s: its address %s is one of -localip, so that every miss would come back to this process; name a Service of its own for the same pods, as kube-dns-upstream of node-cache's manifest", n.options.UpstreamService, upstream)
 }
 
 // mayChangeRules reports whether the process may do what -setupiptables asks for.

@@ -134,6 +134,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	time.Sleep(10 * time.Millisecond)
 	instance, err := caddy.Start(corefile)
 	if err != nil {
+		err = withUnset(err, string(corefile.Body()))
 		// A start that failed half way may have left rules and addresses;
 		// the same cleanup runs as at a stop.
 		for _, cleanup := range caddy.OnProcessExit {
@@ -205,6 +206,9 @@ func loadCorefile(conf, serverType string) (caddy.Input, error) {
 	}
 	if strings.TrimSpace(string(contents)) == "" {
 		return nil, fmt.Errorf("the Corefile %s is empty; it needs at least one server block", path)
+	}
+	if unset := unsetVariables(string(contents)); len(unset) > 0 {
+		clog.Warningf("the Corefile %s uses variables that are not set, and nothing is put in their place: %s", path, strings.Join(unset, ", "))
 	}
 	return caddy.CaddyfileInput{Contents: contents, Filepath: path, ServerTypeName: serverType}, nil
 }

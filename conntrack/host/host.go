@@ -95,6 +95,30 @@ func Listeners(proc string, held ...netip.Addr) ([]netip.Addr, error) {
 	return slices.Compact(list), nil
 }
 
+// HasListener reports whether a UDP socket is bound to exactly this address and
+// port; that is not known, no.
+func HasListener(proc string, at netip.AddrPort) bool {
+	fs, err := procfs.NewFS(proc)
+	if err != nil {
+		return false
+	}
+	read := fs.NetUDP
+	if at.Addr().Is6() {
+		read = fs.NetUDP6
+	}
+	sockets, err := read()
+	if err != nil {
+		return false
+	}
+	for _, line := range sockets {
+		addr, ok := netip.AddrFromSlice(line.LocalAddr)
+		if ok && addr.Unmap() == at.Addr() && line.LocalPort == uint64(at.Port()) {
+			return true
+		}
+	}
+	return false
+}
+
 // Tracked reports whether a packet of the calling thread's namespace is tracked:
 // one datagram is sent over the loopback device, from one socket of ours to
 // another, and its entry is looked up, in all zones, and deleted.

@@ -51,6 +51,9 @@ func setup(c *caddy.Controller) error {
 	if err := config.add(b); err != nil {
 		return plugin.Error(directive, c.Err(err.Error()))
 	}
+	if err := refuseItself(c, b); err != nil {
+		return plugin.Error(directive, err)
+	}
 	block := dnsserver.GetConfig(c)
 	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		n := &NoTrack{Next: next, config: config, block: block}

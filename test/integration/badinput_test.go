@@ -60,6 +60,16 @@ func TestBadInput(t *testing.T) {
 			want: []string{"plugin/notrack", "Corefile:4", `"10.96.0.300" is not an IP address`},
 		},
 		{
+			name: "forward to an address of its own",
+			text: strings.Replace(corefile(steady, "", lab.ClusterDNS4), "forward . "+lab.UpstreamDNS4.String(), "forward . 10.96.0.10", 1),
+			want: []string{"plugin/notrack", "Corefile:", "forward . 10.96.0.10: this server block itself listens on 10.96.0.10:53", "kube-dns-upstream"},
+		},
+		{
+			name: "a variable that is not set",
+			text: strings.Replace(corefile(steady, "", lab.ClusterDNS4), "forward . "+lab.UpstreamDNS4.String(), "forward . {$UPSTREAM_OF_NOBODY}", 1),
+			want: []string{"plugin/forward", "{$UPSTREAM_OF_NOBODY} in line", "not set"},
+		},
+		{
 			name: "conflicting blocks",
 			text: corefile(steady, "", lab.ClusterDNS4) + "example.org:53 {\n bind 10.96.0.10\n notrack {\n interface dns0\n }\n whoami\n}\n",
 			want: []string{"interface dns0 conflicts with interface nodelocaldns of the notrack block in line 4"},

@@ -50,7 +50,10 @@ func newContainer(t *testing.T) *container {
 			"-localip", lab.LinkLocalDNS4.String() + "," + lab.ClusterDNS4.String(), "-conf", filepath.Join(dir, "etc/Corefile"), "-upstreamsvc", "kube-dns-upstream",
 			"-basecorefile", filepath.Join(dir, "etc/coredns/Corefile.base"), "-kubednscm", filepath.Join(dir, "etc/kube-dns"), "-control", "@trackless/control.sock",
 		},
-		env: []string{"KUBE_DNS_UPSTREAM_SERVICE_HOST=" + lab.UpstreamDNS4.String()},
+		env: []string{
+			"KUBE_DNS_UPSTREAM_SERVICE_HOST=" + lab.UpstreamDNS4.String(),
+			"KUBE_DNS_SERVICE_HOST=" + lab.ClusterDNS4.String(),
+		},
 	}
 }
 
@@ -458,6 +461,7 @@ func TestNodeCacheRefuses(t *testing.T) {
 		{"an argument", []string{"now"}, minimalTemplate, "exit status 2", `unexpected argument "now"`},
 		{"TLS", []string{"-tls-enabled=true"}, minimalTemplate, "exit status 2", "-tls-enabled"},
 		{"a Service that is not there", []string{"-upstreamsvc", "nosuch"}, minimalTemplate, "exit status 1", "NOSUCH_SERVICE_HOST"},
+		{"an upstream that is a listen address", []string{"-upstreamsvc", "kube-dns"}, minimalTemplate, "exit status 1", "one of -localip"},
 		{"a plugin that is not compiled in", nil, ".:53 {\n    trace\n}\n", "exit status 1", "Unknown directive 'trace'"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

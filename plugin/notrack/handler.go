@@ -96,7 +96,7 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
-	return process.misses.serveMiss(ctx, miss{p.block, p.Next, w, r})
+	return process.misses.failing.serve(ctx, miss{p.block, p.Next, w, r}, process.misses.serveMiss)
 }
 
 // addresses returns the two ends of a query and the protocol between them as

@@ -44,6 +44,8 @@ type misses struct {
 	given   bool
 	failure string // said last
 
+	failing failing
+
 	asking atomic.Int64 // how many ask the cluster
 	ours   sync.Map     // the transport addresses from which they do
 }
@@ -69,6 +71,7 @@ func (m *misses) follow(config *configuration, k *iptables.Keeper, instead func(
 		m.end()
 		<-m.done
 		m.end = nil
+		m.failing.end()
 	}
 	if k == nil || config.plan.DryRun {
 		if k != nil && m.given {
@@ -85,6 +88,7 @@ func (m *misses) follow(config *configuration, k *iptables.Keeper, instead func(
 	m.mu.Lock()
 	m.end, m.done, m.pipe = cancel, done, pipe
 	m.mu.Unlock()
+	m.failing.begin(m.poke)
 	go func() {
 		defer close(done)
 		m.watch(ctx, pipe, config, k, instead)
@@ -141,13 +145,17 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 		m.mu.Unlock()
 		began := time.Now()
 		m.decide(config, k, instead)
+		took := time.Since(began)
 		for _, w := range waiting {
 			close(w)
+		}
+		if m.failing.look(ctx, m.waysOf(config, hasEndpoints, instead)) {
+			m.decide(config, k, instead)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(looksShare * time.Since(began)):
+		case <-time.After(looksShare * took):
 		}
 	}
 }
@@ -163,6 +171,9 @@ func (m *misses) decide(config *configuration, k *iptables.Keeper, instead func(
 		return
 	}
 	m.failure = ""
+	if why == nil {
+		l, why = m.failing.join(config, l, instead)
+	}
 	switch {
 	case why != nil:
 		err = k.GiveBack(why)

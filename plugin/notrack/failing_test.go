@@ -1,0 +1,243 @@
+package notrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/pkg/dnstest"
+	"github.com/coredns/coredns/plugin/test"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// failingNode is a block whose misses fail as it says.
+type failingNode struct {
+	t     *testing.T
+	f     failing
+	block dnsserver.Config
+	names int
+
+	own     func() (rcode int, err error) // what the block's upstreams do
+	takes   time.Duration                 // and for how long
+	cluster error                         // what the cluster's DNS does
+	pods    error                         // and once queries are given back
+	asked   int                           // questions to the cluster
+}
+
+func newFailingNode(t *testing.T) *failingNode {
+	n := &failingNode{t: t, own: func() (int, error) { return dns.RcodeServerFailure, errors.New("i/o timeout") }}
+	n.f.begin(func() {})
+	return n
+}
+
+func (n *failingNode) next() plugin.Handler {
+	return plugin.HandlerFunc(func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+		select {
+		case <-time.After(n.takes):
+		case <-ctx.Done():
+			return dns.RcodeServerFailure, ctx.Err()
+		}
+		rcode, err := n.own()
+		if err != nil {
+			return rcode, err
+		}
+		m := new(dns.Msg).SetRcode(r, rcode)
+		return dns.RcodeSuccess, w.WriteMsg(m)
+	})
+}
+
+// miss asks for a name; an empty one is a new one.
+func (n *failingNode) miss(ctx context.Context, name string) {
+	if n.names++; name == "" {
+		name = fmt.Sprintf("n%d.example.org.", n.names)
+	}
+	q := miss{&n.block, n.next(), dnstest.NewRecorder(&test.ResponseWriter{}), new(dns.Msg).SetQuestion(name, dns.TypeA)}
+	_, _ = n.f.serve(ctx, q, func(ctx context.Context, q miss) (int, error) { return q.pass(ctx) })
+}
+
+// misses asks for some, one each second.
+func (n *failingNode) misses(count int, name string) {
+	for range count {
+		n.miss(n.t.Context(), name)
+		time.Sleep(time.Second)
+	}
+}
+
+func (n *failingNode) look() {
+	n.f.look(n.t.Context(), ways{
+		witness: func(context.Context, failedMiss) error { n.asked++; return n.cluster },
+		asPod:   func(context.Context, failedMiss) error { return n.pods },
+		own:     askOwn,
+	})
+}
+
+func (n *failingNode) back() bool {
+	_, why := n.f.join(&configuration{}, nil, nil)
+	return why != nil
+}
+
+// rounds looks until queries are taken back, and returns after which time.
+func (n *failingNode) rounds() (took time.Duration) {
+	began := time.Now()
+	for n.back() && time.Since(began) < time.Hour {
+		time.Sleep(lostInterval)
+		n.look()
+	}
+	return time.Since(began)
+}
+
+func TestFailingMisses(t *testing.T) {
+	ok := func() (int, error) { return dns.RcodeSuccess, nil }
+	broken := errors.New("no answer")
+	for _, tc := range []struct {
+		name string
+		do   func(n *failingNode)
+		back bool
+	}{
+		{"different names, of which the cluster answers", func(n *failingNode) { n.misses(3, "") }, true},
+		{"answered with SERVFAIL", func(n *failingNode) {
+			n.own = func() (int, error) { return dns.RcodeServerFailure, nil }
+			n.misses(3, "")
+		}, true},
+		{"that hang", func(n *failingNode) {
+			n.takes = time.Minute
+			for range 3 {
+				go n.miss(n.t.Context(), "")
+				time.Sleep(time.Second)
+			}
+			time.Sleep(pendingFor)
+		}, true},
+		{"too few", func(n *failingNode) { n.misses(2, "") }, false},
+		{"one name again and again", func(n *failingNode) { n.misses(9, "broken.example.org.") }, false},
+		{"one of them is answered", func(n *failingNode) {
+			n.misses(2, "")
+			failing := n.own
+			n.own = ok
+			n.misses(1, "")
+			n.own = failing
+			n.misses(1, "")
+		}, false},
+		{"names that do not exist", func(n *failingNode) {
+			n.own = func() (int, error) { return dns.RcodeNameError, nil }
+			n.misses(9, "")
+		}, false},
+		{"refused by ourselves", func(n *failingNode) {
+			n.own = func() (int, error) { return dns.RcodeRefused, errors.New("max_concurrent exceeded") }
+			n.misses(9, "")
+		}, false},
+		{"of clients that have gone", func(n *failingNode) {
+			ctx, cancel := context.WithCancel(n.t.Context())
+			cancel()
+			for range 9 {
+				n.miss(ctx, "")
+				time.Sleep(time.Second)
+			}
+		}, false},
+		{"that the cluster does not answer either", func(n *failingNode) { n.cluster = broken; n.misses(9, "") }, false},
+		{"at once, which may be over", func(n *failingNode) {
+			for range 9 {
+				n.miss(n.t.Context(), "")
+			}
+		}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newFailingNode(t)
+				defer n.f.end()
+				tc.do(n)
+				n.look()
+				if n.back() != tc.back {
+					t.Errorf("given back: %t, want %t", n.back(), tc.back)
+				}
+			})
+		})
+	}
+}
+
+func TestFailingMissesAreTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFailingNode(t)
+		defer n.f.end()
+		failing, ok := n.own, func() (int, error) { return dns.RcodeSuccess, nil }
+		var last time.Duration
+		for i := range 4 {
+			n.own = failing
+			n.misses(3, "")
+			if n.look(); !n.back() {
+				t.Fatalf("round %d: not given back", i)
+			}
+			time.Sleep(10 * time.Second)
+			if n.look(); !n.back() {
+				t.Fatalf("round %d: taken back while misses fail", i)
+			}
+			n.own = ok
+			took := n.rounds()
+			if took < goodRounds*lostInterval || took < last || took > longestBack {
+				t.Errorf("round %d: taken back %s after misses worked again, %s the time before", i, took, last)
+			}
+			last = took
+		}
+		if last < 4*firstBack/2 {
+			t.Errorf("the fourth time they were given back for %s only: that is flapping", last)
+		}
+	})
+}
+
+// Where a pod is not answered by the cluster after all, what is cached is better.
+func TestFailingMissesWithoutAnybodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFailingNode(t)
+		defer n.f.end()
+		n.pods = errors.New("refused")
+		n.misses(3, "")
+		if n.look(); !n.back() {
+			t.Fatal("not given back")
+		}
+		if took := n.rounds(); took > 2*lostInterval {
+			t.Errorf("given back to nobody for %s", took)
+		}
+		asked := n.asked
+		n.misses(3, "")
+		if n.look(); n.back() || n.asked != asked {
+			t.Error("tried again at once")
+		}
+	})
+}
+
+// The cluster's DNS is asked where our rules do not bring the question back.
+func TestWitnesses(t *testing.T) {
+	listen := func(addrs ...string) (out []iptables.Endpoint) {
+		for _, a := range addrs {
+			out = append(out, iptables.Endpoint{Addr: netip.MustParseAddr(a), Port: 53, Proto: iptables.UDP})
+		}
+		return out
+	}
+	kubeDNS := netip.MustParseAddr("10.96.0.10")
+	there := func(a netip.AddrPort) (bool, error) { return true, nil }
+	for _, tc := range []struct {
+		name    string
+		listen  []iptables.Endpoint
+		instead map[string]netip.Addr
+		leads   func(netip.AddrPort) (bool, error)
+		want    string
+	}{
+		{"a link-local address alone", listen("169.254.20.10"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, there, "[10.96.0.10:53]"},
+		{"the Service itself", listen("10.96.0.10"), map[string]netip.Addr{"10.96.0.10": kubeDNS}, there, "[]"},
+		{"nobody stands in for one of them", listen("169.254.20.10", "169.254.20.11"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, there, "[]"},
+		{"the Service is gone", listen("169.254.20.10"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, func(netip.AddrPort) (bool, error) { return false, nil }, "[]"},
+	} {
+		config := &configuration{block: block{plan: iptables.Plan{Listen: tc.listen}}}
+		got := new(misses).witnesses(config, tc.leads, func(a netip.Addr) netip.Addr { return tc.instead[a.String()] })
+		if fmt.Sprint(got) != tc.want {
+			t.Errorf("%s: %v, want %s", tc.name, got, tc.want)
+		}
+	}
+}

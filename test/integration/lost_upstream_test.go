@@ -169,3 +169,46 @@ func TestTheUpstreamServiceGoesWithoutAnother(t *testing.T) {
 		t.Errorf("queries were given back to nobody:\n%s", server.Output())
 	}
 }
+
+// The Service of misses is there, and nobody who asks it as we do is answered: a
+// firewall drops DNS over TCP to the pods of kube-dns. Pods are answered by kube-dns
+// itself until it is gone.
+func TestMissesThatFailAreGivenBack(t *testing.T) {
+	both := []netip.Addr{lab.LinkLocalDNS4, lab.ClusterDNS4}
+	forward := "forward . " + lab.UpstreamDNS4.String()
+	node := newNode(t)
+	text := corefile(steady, "", both...)
+	server := serve(t, node, strings.Replace(text, forward, forward+" {\n        force_tcp\n    }", 1))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(server.Output())
+		}
+	})
+	n := 0
+	answered := func(who lab.Responder) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%s answers new names", who), func() error {
+			for _, addr := range both {
+				n++
+				response, err := node.Pods[0].Query(t.Context(), lab.UDP, addr, newName(n))
+				if err != nil {
+					return err
+				}
+				if got := lab.Identify(response); response.Rcode != dns.RcodeSuccess || got != who {
+					return fmt.Errorf("%s: %s by %s", addr, dns.RcodeToString[response.Rcode], got)
+				}
+			}
+			return nil
+		})
+	}
+	answered(lab.Trackless)
+	run(t, node.Namespace, "nft", "add table inet fw; add chain inet fw o { type filter hook output priority 10; }; add rule inet fw o ip daddr "+lab.UpstreamDNS4.String()+" tcp dport 53 drop; add rule inet fw o ip daddr 10.0.0.0/8 ip daddr != { "+lab.ClusterDNS4.String()+" } tcp dport 53 drop")
+	answered(lab.KubeDNS)
+	run(t, node.Namespace, "nft", "delete table inet fw")
+	answered(lab.Trackless)
+	for _, said := range []string{"misses fail of which the cluster's DNS answers", "to be attached again"} {
+		if !strings.Contains(server.Output(), said) {
+			t.Errorf("%q is not in the log", said)
+		}
+	}
+}

@@ -244,7 +244,8 @@ func dnsListeners() ([]netip.Addr, error) {
 }
 
 // measureNotrack finds out what rules do to the DNS of the addresses on which a
-// DNS server listens: those of Trackless and those of others.
+// DNS server listens: those of Trackless and those of others, in nf_tables and in
+// the tables of iptables-legacy.
 func (m *measuredHost) measureNotrack() error {
 	if len(m.Listeners) == 0 {
 		return nil
@@ -272,7 +273,13 @@ func (m *measuredHost) measureNotrack() error {
 			}
 		}
 		for _, r := range foreign {
-			if slices.Contains(r.Concerns, e) && slices.Contains(r.Effects, "notrack") {
+			if !slices.Contains(r.Concerns, e) {
+				continue
+			}
+			if slices.Contains(r.Effects, nft.EffectZone) && slices.Contains(r.Directions, iptables.Query) {
+				n.Zone = fmt.Sprintf("chain %s of table %s %s (%s)", r.Chain, r.Family, r.Table, r.Text)
+			}
+			if slices.Contains(r.Effects, "notrack") {
 				n.Queries = n.Queries || slices.Contains(r.Directions, iptables.Query)
 				n.Responses = n.Responses || slices.Contains(r.Directions, iptables.Response)
 			}

@@ -26,6 +26,9 @@ type rulesNode interface {
 	Failover() (nft.Failover, error)
 	RemoveFailover() error
 	Foreign([]iptables.Endpoint) ([]nft.ForeignRule, error)
+	// Servers are addresses of DNS servers that pods of this node may ask, ours
+	// or others'.
+	Servers() ([]netip.Addr, error)
 	// AcceptRules are ours in the filter chains of the host.
 	AcceptRules() ([]nft.AcceptRule, error)
 	RemoveAcceptRule(nft.AcceptRule) error
@@ -75,6 +78,18 @@ func (kernelNode) RemoveTable(i iptables.Instance) error {
 
 func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
 	return nft.ForeignRules(nft.Config{}, endpoints)
+}
+
+// Servers are those that listen on this node, and the Service of kube-dns.
+func (kernelNode) Servers() ([]netip.Addr, error) {
+	addrs, err := dnsListeners()
+	services, _ := nft.ServiceAddresses(nft.Config{}, "kube-system/kube-dns") // where it can be read
+	for _, s := range services {
+		if !slices.Contains(addrs, s.Addr()) {
+			addrs = append(addrs, s.Addr())
+		}
+	}
+	return addrs, err
 }
 
 func (kernelNode) AcceptRules() ([]nft.AcceptRule, error) { return nft.AcceptRules(nft.Config{}) }

@@ -21,8 +21,8 @@ import (
 const rulesShowHelp = `Show what is in place on this node: the table of every instance with its owner,
 age and packet counts, the failover table, our accept rules in filter chains
 that would drop untracked DNS, the link and its addresses, and the rules of
-others that meet DNS to the listen addresses before conntrack sees it, with what
-they do to it.
+others that meet DNS to the listen addresses, or to other DNS servers of this
+node, before conntrack sees it, with what they do to it.
 
 Rules of others are found in nf_tables, which holds those of nft and of
 iptables-nft, and in the tables of iptables-legacy; a rule is "possible" where
@@ -276,6 +276,13 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 		}
 	}
 
+	servers, err := node.Servers()
+	if err != nil {
+		r.Notes = append(r.Notes, "other DNS servers of this node are not known: "+err.Error())
+	}
+	for _, a := range servers {
+		endpoints = append(endpoints, dnsEndpoints(a, nil)...)
+	}
 	slices.SortFunc(endpoints, iptables.Endpoint.Compare)
 	endpoints = slices.Compact(endpoints)
 	foreign, err := node.Foreign(endpoints)
@@ -398,7 +405,9 @@ func foreignMeaning(f nft.ForeignRule) string {
 	case has("notrack") && f.NodeCache:
 		return "a leftover of NodeLocal DNSCache: untracked for good, so without an instance nobody answers"
 	case has("notrack"):
-		return "untracked for good: when no instance is attached they bypass kube-proxy, and nobody answers"
+		return "untracked for good, so that they bypass kube-proxy: where no DNS server of this node listens at the address nobody answers"
+	case has(nft.EffectZone):
+		return "puts these packets into a conntrack zone, which tracks them whatever rules of NOTRACK say"
 	case f.NodeCache:
 		return "a leftover of NodeLocal DNSCache, harmless by itself"
 	case has("accept"):

@@ -15,7 +15,7 @@ import (
 func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 	p := &page{colour: colour}
 	if len(r.Instances) == 0 {
-		p.title("no instance", "no table of ours: DNS is tracked and goes where kube-proxy sends it")
+		p.title("no instance", r.withoutInstance())
 	}
 	for _, i := range r.Instances {
 		p.instance(i)
@@ -49,6 +49,25 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 	}
 	_, err := io.WriteString(out, p.String())
 	return err
+}
+
+// withoutInstance says what becomes of DNS where there is no table of ours.
+func (r *rulesReport) withoutInstance() string {
+	var addrs []string
+	for _, f := range r.Foreign {
+		if !slices.Contains(f.Effects, "notrack") {
+			continue
+		}
+		for _, e := range f.Endpoints {
+			if a := e.Address.String(); !slices.Contains(addrs, a) {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	if len(addrs) > 0 {
+		return "no table of ours; rules of others untrack DNS to " + strings.Join(addrs, ", ") + ", see below"
+	}
+	return "no table of ours: DNS is tracked and goes where kube-proxy sends it"
 }
 
 // page is text in blocks: a title and lines of a name and a value.

@@ -51,6 +51,7 @@ type fakeNode struct {
 	foreign   []nft.ForeignRule
 	accept    []nft.AcceptRule
 	devices   []hostaddr.Device
+	servers   []netip.Addr // DNS servers besides ours
 	sockets   []*fakeSocket
 	err       error // of reading the tables
 	late      bool  // an instance starts after the first reading
@@ -79,6 +80,8 @@ func (n *fakeNode) RemoveFailover() error {
 	n.removed = append(n.removed, "failover")
 	return nil
 }
+
+func (n *fakeNode) Servers() ([]netip.Addr, error) { return n.servers, nil }
 
 func (n *fakeNode) AcceptRules() ([]nft.AcceptRule, error) { return n.accept, nil }
 
@@ -284,6 +287,22 @@ func TestRulesShow(t *testing.T) {
 			}
 			golden(t, tc.golden, out)
 		})
+	}
+}
+
+// Rules of others untrack DNS to a server of this node that is none of ours.
+func TestRulesShowOfOthersAlone(t *testing.T) {
+	node := &fakeNode{
+		servers: []netip.Addr{netip.MustParseAddr("169.254.10.11")},
+		foreign: []nft.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
+	}
+	out, code, err := runRules(t, node, "show")
+	if code != 0 || strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "rules of others untrack DNS to 169.254.10.11") {
+		t.Errorf("%d, %v\n%s", code, err, out)
+	}
+	node.foreign[0].Effects = []string{nft.EffectZone}
+	if out, _, _ := runRules(t, node, "show"); !strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "which tracks them whatever") {
+		t.Errorf("a zone:\n%s", out)
 	}
 }
 

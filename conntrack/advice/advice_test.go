@@ -151,6 +151,10 @@ func TestRules(t *testing.T) {
 			m.Listeners = []netip.Addr{kubeDNS}
 			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: kubeDNS, Entries: 500, Unreplied: 3}}
 		}, "notrack-missing", Warning, []string{"neither direction"}},
+		{"a zone undoes the rules", func(m *Measurements) {
+			m.Listeners, m.Notrack = []netip.Addr{kubeDNS}, []Notrack{{Address: kubeDNS, Queries: true, Responses: true, Zone: "chain c of table inet z (ct zone set)"}}
+			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: kubeDNS, Entries: 500, Unreplied: 3}}
+		}, "notrack-missing", Warning, []string{"conntrack zone", "chain c of table inet z", "pass DNS to the address"}},
 		{"the cache is passed by", func(m *Measurements) {
 			m.Listeners = []netip.Addr{kubeDNS}
 			m.Table.DNS.Servers = []summary.Server{{Asked: kubeDNS, Address: pod1, Entries: 500, Unreplied: 3}}

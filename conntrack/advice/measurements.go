@@ -79,6 +79,9 @@ type Notrack struct {
 	// Detached: a Trackless has rules for the address, but lets its queries
 	// pass to kube-dns for now.
 	Detached bool
+	// Zone names a rule that puts the queries into a conntrack zone, which tracks
+	// them whatever is untracked before; empty if there is none.
+	Zone string
 }
 
 // SavedTable is a statement about a table of Trackless in a file of nft.

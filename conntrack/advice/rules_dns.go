@@ -111,12 +111,26 @@ func trackedNevertheless(m *Measurements, s summary.Server) Finding {
 			fmt.Sprintf("%s entries, answered by %s; packets were tracked within the last %s", thousands(s.Entries), s.Address, m.Interval),
 			"the rules in force untrack both directions",
 		},
-		Remedy: []string{
+		Remedy: m.zoneFirst(s.Asked,
 			"a rule that assigns a zone undoes NOTRACK, also one that comes after it: look for `ct zone set` in nft list ruleset and for CT --zone in iptables-save -t raw",
 			"if packets come in elsewhere, on another device or address, they may not meet the rules: trackless rules show",
-		},
+		),
 		Risk: "none in looking",
 	}
+}
+
+// zoneFirst is the remedy for queries that are tracked: where a rule puts them into
+// a zone, no rule of NOTRACK helps.
+func (m *Measurements) zoneFirst(a netip.Addr, remedy ...string) []string {
+	for _, n := range m.Notrack {
+		if n.Address == a && n.Zone != "" {
+			return []string{
+				fmt.Sprintf("a rule puts these queries into a conntrack zone, which tracks them whatever NOTRACK says: %s", n.Zone),
+				"let that rule pass DNS to the address: trackless rules show",
+			}
+		}
+	}
+	return remedy
 }
 
 func notrackMissing(m *Measurements) []Finding {
@@ -139,7 +153,7 @@ func notrackMissing(m *Measurements) []Finding {
 				Severity: Warning,
 				Title:    fmt.Sprintf("queries to %s pass the cache on this node by", s.Asked),
 				Evidence: []string{fmt.Sprintf("%s entries: a DNS server listens on %s, but destination NAT sends the queries to %s before they reach it", thousands(s.Entries), s.Asked, s.Address)},
-				Remedy:   []string{"the rules that keep these queries untracked are missing: trackless rules show"},
+				Remedy:   m.zoneFirst(s.Asked, "the rules that keep these queries untracked are missing: trackless rules show"),
 				Risk:     "none",
 			})
 		case s.Unreplied < s.Entries:
@@ -147,9 +161,9 @@ func notrackMissing(m *Measurements) []Finding {
 				Severity: Warning,
 				Title:    fmt.Sprintf("DNS to %s on this node is tracked", s.Asked),
 				Evidence: []string{fmt.Sprintf("%s entries, %s of them answered: neither direction is exempt from tracking", thousands(s.Entries), thousands(s.Entries-s.Unreplied))},
-				Remedy: []string{
+				Remedy: m.zoneFirst(s.Asked,
 					"add NOTRACK rules for both directions in raw prerouting and output, as Trackless does by itself: trackless rules show",
-				},
+				),
 				Risk: "with rules for one direction only answers are lost: see notrack-one-sided",
 			})
 		}
@@ -220,10 +234,10 @@ func notrackOneSided(m *Measurements) []Finding {
 				Severity: Warning,
 				Title:    fmt.Sprintf("queries to %s are tracked, the answers are not", s.Asked),
 				Evidence: []string{fmt.Sprintf("%s entries to the DNS server on this node, none with an answer", thousands(s.Entries))},
-				Remedy: []string{
+				Remedy: m.zoneFirst(s.Asked,
 					"add the missing NOTRACK rules for destination port 53 in raw prerouting and output: trackless rules show",
-					"if clients get no answers the server is at fault, not the rules: dig @" + s.Asked.String(),
-				},
+					"if clients get no answers the server is at fault, not the rules: dig @"+s.Asked.String(),
+				),
 				Risk: "none",
 			})
 		}

@@ -24,7 +24,7 @@ func Backends() []string { return []string{NFTables, IPTablesLegacy, IPTablesNFT
 // the programs' own tables beside ours.
 var onIPTables = []string{
 	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader",
-	"address-deleted", "iptables-flush", "iptables-restore", "node-cache-killed",
+	"address-deleted", "iptables-flush", "iptables-restore", "foreign-zone", "node-cache-killed",
 	"input-drop", "policy-drop", "policy-drop-ufw", "policy-drop-legacy", "firewalld",
 }
 
@@ -121,10 +121,11 @@ func (s *Scene) holds(backend string) error {
 // xtables reports whether the case is played on one of the iptables backends.
 func (c *Case) xtables() bool { return strings.HasPrefix(c.Backend, "iptables") }
 
-// takesRules reports whether the fault takes rules of this backend away. Others
-// can flush those of iptables, and until they are back what is sent is tracked.
+// takesRules reports whether the fault takes rules of this backend away, or what
+// they do. Others can flush those of iptables, and until they are back what is sent
+// is tracked; and a zone undoes NOTRACK whoever says it.
 func (c *Case) takesRules() bool {
-	return c.xtables() && slices.Contains([]string{"iptables-flush", "iptables-restore"}, c.Name)
+	return c.Name == "foreign-zone" || c.xtables() && slices.Contains([]string{"iptables-flush", "iptables-restore"}, c.Name)
 }
 
 // directive is the notrack directive of the Corefile.

@@ -75,6 +75,7 @@ func rules() []*Case {
 			},
 		},
 	}
+	cases = append(cases, foreignZone())
 	for _, change := range []struct{ from, to proxyMode }{
 		{proxyNFTables, proxyIPTablesLegacy},
 		{proxyIPTablesLegacy, proxyIPTablesNFT},

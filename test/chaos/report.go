@@ -23,6 +23,7 @@ const (
 	FailEntries   FailureKind = "entries"   // untracked DNS left connection tracking entries
 	FailLeftover  FailureKind = "leftover"  // rules, links, addresses or routes differ from before
 	FailLapse     FailureKind = "lapse"     // the lease lapsed
+	FailClaim     FailureKind = "claim"     // what it says of itself is not true
 	FailRun       FailureKind = "run"       // the case could not be played to its end
 )
 

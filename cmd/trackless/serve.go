@@ -179,6 +179,7 @@ func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc, recent io.Writer) erro
 	clog.SetOutput(io.MultiWriter(os.Stdout, recent))
 	log.SetFlags(0)
 
+	keepOpcodes()
 	if err := dnsserver.SetDirectives(directives); err != nil {
 		return fmt.Errorf("plugin list: %w", err)
 	}

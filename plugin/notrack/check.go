@@ -60,7 +60,33 @@ type checker struct {
 	// tracked reports whether a conntrack entry stands for a query, and in
 	// which zone, and removes it.
 	tracked func(client, server netip.AddrPort) (zone uint16, found bool, err error)
+
+	// mostly returns how many queries of others were tracked although the address
+	// is attached since then, if these are most of them; nil knows of none.
+	mostly func(a netip.Addr, since time.Time) uint64
+	steady map[netip.Addr]steadiness // of the looks at the effect
 }
+
+// steadiness is the time for which an address was looked at without a pause, as it
+// is while it is attached.
+type steadiness struct{ since, last time.Time }
+
+// looked notes a look and returns since when there was no pause.
+func (c *checker) looked(a netip.Addr, now time.Time) time.Time {
+	s := c.steady[a]
+	if now.Sub(s.last) > steadyPause {
+		s.since = now
+	}
+	s.last = now
+	if c.steady == nil {
+		c.steady = map[netip.Addr]steadiness{}
+	}
+	c.steady[a] = s
+	return s.since
+}
+
+// steadyPause is longer than the time between two looks on a busy machine.
+const steadyPause = 5 * time.Second
 
 // pool holds the source ports for checks of one address.
 type pool struct {
@@ -250,6 +276,7 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 	if !ok {
 		return nil
 	}
+	since := c.looked(a, time.Now())
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	conn := c.pools[a].effect
@@ -272,6 +299,11 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 		return errTracked
 	case err != nil:
 		return fmt.Errorf("a query from this node to %s was not answered: %w", e, err)
+	case c.mostly == nil:
+		return nil
+	}
+	if n := c.mostly(a, since); n > 0 {
+		return fmt.Errorf("what this node asks leaves no entry, but %d others that asked lately did: rules that meet pods alone track their queries", n)
 	}
 	return nil
 }

@@ -104,7 +104,9 @@ func (p *contract) begin(config *configuration) error {
 			return err
 		}
 	}
-	if err := p.keeper.Load().PrepareOn(b, config.plan, newChecker(config, p.zones.tracked)); err != nil {
+	checker := newChecker(config, p.zones.tracked)
+	checker.mostly = p.table.mostlyTracked
+	if err := p.keeper.Load().PrepareOn(b, config.plan, checker); err != nil {
 		return err
 	}
 	p.watch.follow(b)

@@ -41,6 +41,43 @@ type walk struct {
 
 	// idle is why the kernel tracks nothing, empty where it does.
 	idle string
+
+	// since is when the walk before it was, zero for none, and arrived how many
+	// queries had come to us by now. mostly has the listen addresses of whose
+	// queries since then most were tracked, and how many.
+	since   time.Time
+	arrived uint64
+	mostly  map[netip.Addr]uint64
+}
+
+// fewTracked is up to how many flows prove nothing.
+const fewTracked = 3
+
+// judge finds the addresses of whose queries most were tracked since the walk before:
+// rules of others may do that to what pods ask, and not to what we ask ourselves.
+func (w *walk) judge(before *walk, fresh map[netip.Addr]uint64) {
+	if before == nil {
+		return
+	}
+	w.since = before.at
+	for a, n := range fresh {
+		if n >= fewTracked && 2*n > w.arrived-before.arrived {
+			if w.mostly == nil {
+				w.mostly = map[netip.Addr]uint64{}
+			}
+			w.mostly[a] = n
+		}
+	}
+}
+
+// mostlyTracked returns how many flows to an address were tracked between the last
+// two walks, if these are most of them and the address was as it is now since
+// before.
+func (t *table) mostlyTracked(a netip.Addr, since time.Time) uint64 {
+	if w := t.last.Load(); w != nil && !w.since.Before(since) {
+		return w.mostly[a]
+	}
+	return 0
 }
 
 // watch walks the table until ctx ends.
@@ -83,7 +120,7 @@ const (
 )
 
 func (t *table) walk(ctx context.Context) (*walk, error) {
-	w := &walk{at: time.Now()}
+	w := &walk{at: time.Now(), arrived: process.served.arrived.Load()}
 	limits, err := conntrack.ReadLimits("")
 	if errors.Is(err, conntrack.ErrUnavailable) {
 		w.idle = idleNotLoaded
@@ -109,7 +146,14 @@ func (t *table) walk(ctx context.Context) (*walk, error) {
 			return w, nil
 		}
 	}
-	w.entries, err = t.view.Load().count(ctx, conn)
+	before := t.last.Load()
+	window := time.Duration(0)
+	if before != nil {
+		window = w.at.Sub(before.at)
+	}
+	var fresh map[netip.Addr]uint64
+	w.entries, fresh, err = t.view.Load().count(ctx, conn, window)
+	w.judge(before, fresh)
 	return w, err
 }
 

@@ -76,7 +76,7 @@ func TestDNSRoles(t *testing.T) {
 			clear(here.known)
 			c := tableCount{
 				view: view, origins: here, entries: dnsEntries{},
-				bypass: map[netip.Addr]dnsEntries{}, servers: map[netip.Addr]bool{},
+				bypass: map[netip.Addr]dnsEntries{}, servers: map[netip.Addr]bool{}, fresh: map[netip.Addr]uint64{},
 			}
 			for _, f := range tt.flows {
 				dst := netip.MustParseAddrPort(f.dst)

@@ -7,11 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
 )
@@ -49,15 +51,22 @@ func newTableView(config *configuration, pairs []nft.FailoverPair) *tableView {
 }
 
 // count walks the table once for each port and protocol. The kernel leaves out
-// what is not to it (since Linux 5.8).
-func (v *tableView) count(ctx context.Context, conn *conntrack.Conn) (dnsEntries, error) {
+// what is not to it (since Linux 5.8). The second result is by listen address the
+// number of UDP flows of this node and its pods of which a packet came within the
+// window.
+func (v *tableView) count(ctx context.Context, conn *conntrack.Conn, window time.Duration) (dnsEntries, map[netip.Addr]uint64, error) {
 	origins, err := readOrigins(v.uplinks)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	timeouts, err := ledger.ReadTimeouts("/proc")
+	if err != nil {
+		return nil, nil, err
 	}
 	c := tableCount{
 		view: v, origins: origins, entries: dnsEntries{},
 		bypass: map[netip.Addr]dnsEntries{}, servers: map[netip.Addr]bool{},
+		timeouts: timeouts, window: window, fresh: map[netip.Addr]uint64{},
 	}
 	for _, port := range v.ports {
 		for _, proto := range []conntrack.Protocol{conntrack.UDP, conntrack.TCP} {
@@ -69,11 +78,11 @@ func (v *tableView) count(ctx context.Context, conn *conntrack.Conn) (dnsEntries
 				return ctx.Err()
 			})
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 	}
-	return c.total(), nil
+	return c.total(), c.fresh, nil
 }
 
 // tableCount is a count under way.
@@ -86,6 +95,10 @@ type tableCount struct {
 	// that answered.
 	bypass  map[netip.Addr]dnsEntries
 	servers map[netip.Addr]bool
+
+	timeouts ledger.Timeouts
+	window   time.Duration
+	fresh    map[netip.Addr]uint64
 }
 
 // maxServers bounds what tableCount keeps of a table that somebody fills.
@@ -100,6 +113,9 @@ func (c *tableCount) add(e *conntrack.Entry) {
 	switch {
 	case failedOver || c.view.listen[iptables.Endpoint{Addr: o.Dst, Port: o.DstPort, Proto: iptables.Proto(o.Proto)}]:
 		c.entries[classOf(roleClient, o.Src, o.Proto)]++
+		if !failedOver && c.isFresh(e) {
+			c.fresh[o.Dst]++
+		}
 	case c.view.upstreams[o.Destination()] && c.origins.own[o.Src]:
 		c.entries[classOf(roleUpstream, o.Src, o.Proto)]++
 	case o.DstPort == dnsPort && c.origins.here(o.Src):
@@ -108,6 +124,22 @@ func (c *tableCount) add(e *conntrack.Entry) {
 		}
 		c.bypass[o.Src][classOf(roleBypass, o.Src, o.Proto)]++
 	}
+}
+
+// isFresh reports whether a packet of this node or of its pods came over the flow
+// within the window: the kernel gives it its full time again with each.
+func (c *tableCount) isFresh(e *conntrack.Entry) bool {
+	o := &e.Original
+	if o.Proto != conntrack.UDP || o.Src == o.Dst || !c.origins.here(o.Src) {
+		return false // of those to itself the node's are checks of ours
+	}
+	full := c.timeouts.UDP
+	if e.Status&conntrack.StatusAssured != 0 {
+		full = c.timeouts.UDPStream
+	}
+	// What is left is rounded down to whole seconds.
+	since := full - e.Timeout
+	return since >= 0 && since <= c.window
 }
 
 // total adds up. What a DNS server asks on its own account, as kube-dns does, is

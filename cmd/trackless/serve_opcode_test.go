@@ -16,9 +16,12 @@ func TestAnswersKeepTheOpcode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	started, done := make(chan struct{}), make(chan error, 1)
+	started, done := make(chan struct{}), make(chan struct{})
 	server := &dns.Server{PacketConn: conn, NotifyStartedFunc: func() { close(started) }}
-	go func() { done <- server.ActivateAndServe() }()
+	go func() {
+		_ = server.ActivateAndServe()
+		close(done)
+	}()
 	<-started
 	dns.DefaultMsgAcceptFunc = before
 	t.Cleanup(func() {

@@ -253,8 +253,8 @@ func TestForeignRules(t *testing.T) {
 			after:  []string{"ip link del d1"},
 			want: []found{
 				{"inet y here ingress 0", "drop", v4[:1], false, "meta nfproto ipv4 ip daddr 10.96.0.10 meta l4proto tcp th dport 53 drop"},
-				{"netdev x here ingress 0", "drop", v4[1:], false, "meta protocol ip ip daddr 10.96.0.10 meta l4proto udp th dport 53 drop"},
-				{"bridge z c prerouting 0", "drop", v4[1:], false, "meta protocol ip ip daddr 10.96.0.10 meta l4proto udp th dport 53 drop"},
+				{"netdev x here ingress 0", "drop", v4[1:], false, "meta protocol 0x0800 ip daddr 10.96.0.10 meta l4proto udp th dport 53 drop"},
+				{"bridge z c prerouting 0", "drop", v4[1:], false, "meta protocol 0x0800 ip daddr 10.96.0.10 meta l4proto udp th dport 53 drop"},
 			},
 		},
 		{

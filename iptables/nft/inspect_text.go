@@ -175,7 +175,7 @@ func metaField(key uint32) ruleField {
 			return "ipv4"
 		}}
 	case unix.NFT_META_PROTOCOL:
-		return ruleField{name: "meta protocol", show: etherTypeText}
+		return ruleField{name: "meta protocol"}
 	case unix.NFT_META_L4PROTO:
 		return ruleField{name: "meta l4proto", show: protocolText}
 	case unix.NFT_META_IIFNAME:
@@ -243,16 +243,6 @@ func protocolText(b []byte) string {
 		return names[b[0]]
 	}
 	return decimalText(b)
-}
-
-func etherTypeText(b []byte) string {
-	switch hex.EncodeToString(b) {
-	case "0800":
-		return "ip"
-	case "86dd":
-		return "ip6"
-	}
-	return "0x" + hex.EncodeToString(b)
 }
 
 func decimalText(b []byte) string {

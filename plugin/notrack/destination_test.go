@@ -38,8 +38,11 @@ func TestDestination(t *testing.T) {
 				seen <- to
 				_ = w.WriteMsg(new(dns.Msg).SetReply(r))
 			})}
-			done := make(chan error, 1)
-			go func() { done <- server.ActivateAndServe() }()
+			done := make(chan struct{})
+			go func() {
+				_ = server.ActivateAndServe()
+				close(done)
+			}()
 			t.Cleanup(func() {
 				_ = conn.Close()
 				<-done
@@ -72,8 +75,11 @@ func BenchmarkDestination(b *testing.B) {
 	}
 	writers := make(chan dns.ResponseWriter, 1)
 	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, _ *dns.Msg) { writers <- w })}
-	done := make(chan error, 1)
-	go func() { done <- server.ActivateAndServe() }()
+	done := make(chan struct{})
+	go func() {
+		_ = server.ActivateAndServe()
+		close(done)
+	}()
 	defer func() {
 		_ = conn.Close()
 		<-done

@@ -221,7 +221,7 @@ func TestWitnesses(t *testing.T) {
 		return out
 	}
 	kubeDNS := netip.MustParseAddr("10.96.0.10")
-	there := func(a netip.AddrPort) (bool, error) { return true, nil }
+	there := func(netip.AddrPort) (bool, error) { return true, nil }
 	for _, tc := range []struct {
 		name    string
 		listen  []iptables.Endpoint

@@ -32,7 +32,10 @@ type target struct {
 func refuseItself(c *caddy.Controller, b block) error {
 	corefile := loadedCorefile()
 	blocks, err := caddyfile.Parse(corefile.Path, strings.NewReader(corefile.Contents), nil)
-	if err != nil || c.ServerBlockIndex >= len(blocks) {
+	if err != nil {
+		return err
+	}
+	if c.ServerBlockIndex >= len(blocks) {
 		return nil // nothing is started
 	}
 	everywhere := slices.ContainsFunc(dnsserver.GetConfig(c).ListenHosts, isWildcard)

@@ -33,7 +33,7 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 		if err != nil {
 			continue
 		}
-		if at := transportAddress(own); !listen[at] && !(at.Addr().IsUnspecified() && ports[at.Port()]) {
+		if at := transportAddress(own); !listen[at] && (!at.Addr().IsUnspecified() || !ports[at.Port()]) {
 			continue
 		}
 		if _, connected := peerName(fd); connected {

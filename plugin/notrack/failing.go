@@ -50,7 +50,14 @@ type failures struct {
 // failedMiss is a question and the way that it took.
 type failedMiss struct {
 	next     plugin.Handler
-	question *dns.Msg
+	question dns.Question
+}
+
+// query asks the question anew.
+func (m failedMiss) query() *dns.Msg {
+	q := new(dns.Msg).SetQuestion(m.question.Name, m.question.Qtype)
+	q.Question[0].Qclass = m.question.Qclass
+	return q
 }
 
 const (
@@ -82,9 +89,15 @@ const (
 
 // serve passes a miss to f and notes what becomes of it.
 func (f *failing) serve(ctx context.Context, q miss, serve func(context.Context, miss) (int, error)) (int, error) {
+	if len(q.r.Question) != 1 {
+		return serve(ctx, q)
+	}
 	w := &outcomeWriter{ResponseWriter: q.w}
 	q.w = w
-	pending := time.AfterFunc(pendingFor, func() { f.failed(q) })
+	// Plugins may write into the query while it is under way.
+	question := q.r.Question[0]
+	failed := func() { f.failed(q.block, failedMiss{q.next, question}) }
+	pending := time.AfterFunc(pendingFor, failed)
 	rcode, err := serve(ctx, q)
 	pending.Stop()
 	switch {
@@ -92,7 +105,7 @@ func (f *failing) serve(ctx context.Context, q miss, serve func(context.Context,
 		f.answered(q.block)
 	case ctx.Err() != nil: // nobody waits for it any more
 	case w.written.Load() || rcode == dns.RcodeServerFailure:
-		f.failed(q)
+		failed()
 	}
 	return rcode, err
 }
@@ -126,30 +139,27 @@ func (f *failing) answered(block *dnsserver.Config) {
 }
 
 // failed notes that a miss was not answered.
-func (f *failing) failed(q miss) {
-	if len(q.r.Question) != 1 {
-		return
-	}
+func (f *failing) failed(block *dnsserver.Config, m failedMiss) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.poke == nil {
 		return // nobody looks
 	}
-	s := f.blocks[q.block]
+	s := f.blocks[block]
 	if s == nil {
 		s = &failures{}
-		f.blocks[q.block] = s
+		f.blocks[block] = s
 	}
 	if s.back {
 		return
 	}
-	same := func(m failedMiss) bool { return m.question.Question[0].Name == q.r.Question[0].Name }
+	same := func(have failedMiss) bool { return have.question.Name == m.question.Name }
 	if len(s.asked) < failedNames && !slices.ContainsFunc(s.asked, same) {
 		if len(s.asked) == 0 {
 			s.since = time.Now()
 			f.suspects.Add(1)
 		}
-		s.asked = append(s.asked, failedMiss{q.next, q.r.Copy()})
+		s.asked = append(s.asked, m)
 	}
 	if s.due(time.Now()) {
 		f.poke()
@@ -215,7 +225,7 @@ func (f *failing) look(ctx context.Context, w ways) (changed bool) {
 		f.mu.Lock()
 		if s.back {
 			given[block] = true
-			why = fmt.Errorf("misses fail of which the cluster's DNS answers the same questions, as %s", asked[0].question.Question[0].Name)
+			why = fmt.Errorf("misses fail of which the cluster's DNS answers the same questions, as %s", asked[0].question.Name)
 		}
 		f.mu.Unlock()
 	}
@@ -314,7 +324,7 @@ func askOwn(ctx context.Context, q failedMiss) error {
 	done := make(chan error, 1)
 	go func() {
 		w := &insideWriter{}
-		rcode, err := q.next.ServeDNS(ctx, w, q.question.Copy())
+		rcode, err := q.next.ServeDNS(ctx, w, q.query())
 		switch {
 		case err == nil && w.answer == nil:
 			err = fmt.Errorf("no answer, %s", dns.RcodeToString[rcode])
@@ -355,9 +365,9 @@ func (m *misses) waysOf(config *configuration, leads func(netip.AddrPort) (bool,
 	}
 	return ways{
 		witness: func(ctx context.Context, q failedMiss) error {
-			return ask(ctx, m.witnesses(config, leads, instead), q.question)
+			return ask(ctx, m.witnesses(config, leads, instead), q.query())
 		},
-		asPod: func(ctx context.Context, q failedMiss) error { return ask(ctx, config.clusterDNS(instead), q.question) },
+		asPod: func(ctx context.Context, q failedMiss) error { return ask(ctx, config.clusterDNS(instead), q.query()) },
 		own:   askOwn,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,13 +24,13 @@ type failingNode struct {
 	t     *testing.T
 	f     failing
 	block dnsserver.Config
-	names int
+	names atomic.Int64
 
 	own     func() (rcode int, err error) // what the block's upstreams do
 	takes   time.Duration                 // and for how long
 	cluster error                         // what the cluster's DNS does
 	pods    error                         // and once queries are given back
-	asked   int                           // questions to the cluster
+	asked   atomic.Int64                  // questions to the cluster
 }
 
 func newFailingNode(t *testing.T) *failingNode {
@@ -56,8 +57,8 @@ func (n *failingNode) next() plugin.Handler {
 
 // miss asks for a name; an empty one is a new one.
 func (n *failingNode) miss(ctx context.Context, name string) {
-	if n.names++; name == "" {
-		name = fmt.Sprintf("n%d.example.org.", n.names)
+	if i := n.names.Add(1); name == "" {
+		name = fmt.Sprintf("n%d.example.org.", i)
 	}
 	q := miss{&n.block, n.next(), dnstest.NewRecorder(&test.ResponseWriter{}), new(dns.Msg).SetQuestion(name, dns.TypeA)}
 	_, _ = n.f.serve(ctx, q, func(ctx context.Context, q miss) (int, error) { return q.pass(ctx) })
@@ -73,7 +74,7 @@ func (n *failingNode) misses(count int, name string) {
 
 func (n *failingNode) look() {
 	n.f.look(n.t.Context(), ways{
-		witness: func(context.Context, failedMiss) error { n.asked++; return n.cluster },
+		witness: func(context.Context, failedMiss) error { n.asked.Add(1); return n.cluster },
 		asPod:   func(context.Context, failedMiss) error { return n.pods },
 		own:     askOwn,
 	})
@@ -204,9 +205,9 @@ func TestFailingMissesWithoutAnybodyElse(t *testing.T) {
 		if took := n.rounds(); took > 2*lostInterval {
 			t.Errorf("given back to nobody for %s", took)
 		}
-		asked := n.asked
+		asked := n.asked.Load()
 		n.misses(3, "")
-		if n.look(); n.back() || n.asked != asked {
+		if n.look(); n.back() || n.asked.Load() != asked {
 			t.Error("tried again at once")
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -215,20 +216,20 @@ func TestEffectIsExplained(t *testing.T) {
 func TestDetachedIsExplained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, k := newNode()
-		asked := 0
+		var asked atomic.Int64
 		k.cfg.Kernel.Explain = func(netip.Addr) string {
-			asked++
+			asked.Add(1)
 			return "chain x sets a zone"
 		}
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { clear(n.answers) })
 		settle(complainAfter / 2)
-		if asked != 0 {
-			t.Errorf("the rules of others were read %d times for a lapse that may be over soon", asked)
+		if asked.Load() != 0 {
+			t.Errorf("the rules of others were read %d times for a lapse that may be over soon", asked.Load())
 		}
 		settle(4 * complainAfter)
-		if reason := k.Standing().Reason; asked != 1 || reason == nil || !strings.Contains(reason.Error(), "no answer; chain x sets a zone") {
-			t.Errorf("asked %d times, reason %v", asked, reason)
+		if reason := k.Standing().Reason; asked.Load() != 1 || reason == nil || !strings.Contains(reason.Error(), "no answer; chain x sets a zone") {
+			t.Errorf("asked %d times, reason %v", asked.Load(), reason)
 		}
 		if strings.Count(n.logs(), "still detached") != 1 {
 			t.Errorf("log %s", n.logs())

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -25,11 +26,14 @@ type Watcher struct {
 }
 
 // routeGroups are the multicast groups of rtnetlink(7) that concern the listen
-// addresses and the uplinks.
+// addresses and the uplinks. With a rule routes of another table are used, and a
+// nexthop object takes its routes to another device, of which these say nothing.
 var routeGroups = []uint32{
 	unix.RTNLGRP_LINK,
 	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	unix.RTNLGRP_NEXTHOP,
 }
 
 // Watch starts to watch until Close.
@@ -41,7 +45,11 @@ func Watch(cfg Config) (*Watcher, error) {
 	}
 	w.conns = append(w.conns, route)
 	for _, g := range routeGroups {
-		if err := route.JoinGroup(g); err != nil {
+		err := route.JoinGroup(g)
+		if g == unix.RTNLGRP_NEXTHOP && errors.Is(err, unix.EINVAL) {
+			continue // Linux before 5.3 has no such objects
+		}
+		if err != nil {
 			w.Close()
 			return nil, fmt.Errorf("watch links and addresses: %w", err)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // withTable runs f on a connection to the kernel's table. Where the kernel has
@@ -95,31 +96,20 @@ func purgeReversed(endpoints []iptables.Endpoint) error {
 	})
 }
 
-// uplinks returns the devices that carry a default route.
+// uplinks returns the devices by which routes lead to the rest of the world.
 func uplinks() ([]string, error) {
-	routes, err := listRoutes()
+	routes, err := route.List(0)
 	if err != nil {
 		return nil, err
 	}
-	indexes := map[uint32]bool{}
-	for _, r := range routes {
-		if r.DstLength != 0 || r.Type != unix.RTN_UNICAST || r.Table != unix.RT_TABLE_MAIN {
-			continue
-		}
-		if r.Attributes.OutIface != 0 {
-			indexes[r.Attributes.OutIface] = true
-		}
-		for _, hop := range r.Attributes.Multipath {
-			indexes[hop.Hop.IfIndex] = true
-		}
-	}
+	indexes := route.Uplinks(routes)
 	links, err := listLinks()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, l := range links {
-		if indexes[l.Index] {
+		if slices.Contains(indexes, l.Index) {
 			out = append(out, l.Attributes.Name)
 		}
 	}

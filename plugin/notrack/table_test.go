@@ -3,11 +3,15 @@ package notrack
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"testing"
+
+	"github.com/jsimonetti/rtnetlink/v2"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 func TestDNSRoles(t *testing.T) {
@@ -32,7 +36,7 @@ func TestDNSRoles(t *testing.T) {
 	here := origins{
 		own:   map[netip.Addr]bool{netip.MustParseAddr(node): true},
 		known: map[netip.Addr]bool{},
-		routes: []route{
+		routes: []destination{
 			{netip.MustParsePrefix("10.244.0.0/24"), true},
 			{netip.MustParsePrefix("fd00:244::/64"), true},
 			{netip.MustParsePrefix("10.244.0.0/16"), false},
@@ -93,6 +97,37 @@ func TestDNSRoles(t *testing.T) {
 				t.Errorf("%v, want %v", got, tt.want)
 			}
 		})
+	}
+}
+
+// A pod of this node is directly behind a device of a kind that pods have. What
+// comes from elsewhere, however its route is written, is no bypass of this node.
+func TestDestinations(t *testing.T) {
+	const veth, uplink, wireguard = 7, 8, 9
+	links := []rtnetlink.LinkMessage{
+		{Index: veth, Attributes: &rtnetlink.LinkAttributes{Name: "pod0", Info: &rtnetlink.LinkInfo{Kind: "veth"}}},
+		{Index: uplink, Attributes: &rtnetlink.LinkAttributes{Name: "eth0", Info: &rtnetlink.LinkInfo{Kind: "veth"}}},
+		{Index: wireguard, Attributes: &rtnetlink.LinkAttributes{Name: "wg0", Info: &rtnetlink.LinkInfo{Kind: "wireguard"}}},
+		{Index: 1, Attributes: &rtnetlink.LinkAttributes{Name: "lo"}},
+	}
+	devices := podDevices(links, []string{"eth0"})
+	to := netip.MustParsePrefix("10.244.3.0/24")
+	for _, tc := range []struct {
+		name  string
+		route route.Route
+		want  []destination
+	}{
+		{"behind a veth", route.Route{To: to, Table: route.Main, Hops: []route.Hop{{Device: veth}}}, []destination{{to, true}}},
+		{"by a gateway behind it", route.Route{To: to, Table: route.Main, Hops: []route.Hop{{Device: veth, Away: true}}}, []destination{{to, false}}},
+		{"behind the uplink", route.Route{To: to, Table: route.Main, Hops: []route.Hop{{Device: uplink}}}, []destination{{to, false}}},
+		{"behind a tunnel", route.Route{To: to, Table: route.Main, Hops: []route.Hop{{Device: wireguard}}}, []destination{{to, false}}},
+		{"behind either of two", route.Route{To: to, Table: route.Main, Hops: []route.Hop{{Device: veth}, {Device: uplink}}}, []destination{{to, false}}},
+		{"by a nexthop object that is gone", route.Route{To: to, Table: route.Main}, []destination{{to, false}}},
+		{"of another table", route.Route{To: to, Table: 100, Hops: []route.Hop{{Device: veth}}}, nil},
+	} {
+		if got := destinations([]route.Route{tc.route}, devices); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
+		}
 	}
 }
 

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 const dnsPort = 53
@@ -159,13 +159,14 @@ func (c *tableCount) total() dnsEntries {
 // origins tells whether an address is of this node or of one of its pods.
 type origins struct {
 	own    map[netip.Addr]bool
-	routes []route // the longest prefix first
+	routes []destination // the longest prefix first
 	known  map[netip.Addr]bool
 }
 
-// route is a route of the main table; local if it leads, without a gateway, to
-// something behind a device of this node that is no uplink: to its pods.
-type route struct {
+// destination is where a route of the main table leads; local if that is directly
+// behind a device of this node, of a kind behind which pods are, that is no
+// uplink: to its pods.
+type destination struct {
 	to    netip.Prefix
 	local bool
 }
@@ -180,15 +181,15 @@ func (s *origins) here(a netip.Addr) bool {
 	if known || len(s.known) >= maxServers {
 		return local
 	}
-	if i := slices.IndexFunc(s.routes, func(r route) bool { return r.to.Contains(a) }); i >= 0 {
+	if i := slices.IndexFunc(s.routes, func(d destination) bool { return d.to.Contains(a) }); i >= 0 {
 		local = s.routes[i].local
 	}
 	s.known[a] = local
 	return local
 }
 
-// readOrigins reads addresses and routes. With no uplinks given they are the
-// devices with a default route.
+// readOrigins reads addresses and routes. With no uplinks given they are those
+// that the routes tell.
 func readOrigins(named []string) (origins, error) {
 	s := origins{own: map[netip.Addr]bool{}, known: map[netip.Addr]bool{}}
 	addrs, err := net.InterfaceAddrs()
@@ -209,38 +210,33 @@ func readOrigins(named []string) (origins, error) {
 	if err != nil {
 		return s, err
 	}
-	isUplink := map[uint32]bool{}
-	for _, l := range links {
-		isUplink[l.Index] = slices.Contains(named, l.Attributes.Name)
-	}
-	routes, err := listRoutes()
+	routes, err := route.List(0)
 	if err != nil {
 		return s, err
 	}
-	for _, r := range routes {
-		dst, ok := netip.AddrFromSlice(r.Attributes.Dst)
-		if !ok || r.Type != unix.RTN_UNICAST || r.Table != unix.RT_TABLE_MAIN {
-			continue
-		}
-		s.routes = append(s.routes, route{
-			to:    netip.PrefixFrom(dst.Unmap(), int(r.DstLength)),
-			local: r.Attributes.Gateway == nil && len(r.Attributes.Multipath) == 0 && !isUplink[r.Attributes.OutIface],
-		})
-	}
-	slices.SortFunc(s.routes, func(a, b route) int { return cmp.Compare(b.to.Bits(), a.to.Bits()) })
+	s.routes = destinations(routes, podDevices(links, named))
 	return s, nil
 }
 
-// listRoutes returns the routes of this network namespace.
-func listRoutes() ([]rtnetlink.RouteMessage, error) {
-	conn, err := rtnetlink.Dial(nil)
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+// podDevices returns the indexes of the devices behind which pods may be.
+func podDevices(links []rtnetlink.LinkMessage, uplinks []string) map[uint32]bool {
+	out := map[uint32]bool{}
+	for _, l := range links {
+		a := l.Attributes
+		out[l.Index] = a.Info != nil && slices.Contains(podKinds, a.Info.Kind) && !slices.Contains(uplinks, a.Name)
 	}
-	defer conn.Close()
-	routes, err := conn.Route.List()
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
+	return out
+}
+
+// destinations are those of the main table, the longest prefix first.
+func destinations(routes []route.Route, podDevices map[uint32]bool) (out []destination) {
+	for _, r := range routes {
+		if r.Table != route.Main {
+			continue
+		}
+		elsewhere := func(h route.Hop) bool { return !podDevices[h.Device] }
+		out = append(out, destination{to: r.To, local: r.Direct() && !slices.ContainsFunc(r.Hops, elsewhere)})
 	}
-	return routes, nil
+	slices.SortStableFunc(out, func(a, b destination) int { return cmp.Compare(b.to.Bits(), a.to.Bits()) })
+	return out
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/route"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
@@ -211,19 +212,20 @@ var podKinds = []string{"veth", "bridge", "netkit", "macvlan", "ipvlan", "tun", 
 // clientsByDevice returns an address for each network to which a route leads, by
 // the index of the device.
 func clientsByDevice() (map[uint32][]netip.Addr, error) {
-	routes, err := listRoutes()
+	routes, err := route.List(0)
 	if err != nil {
 		return nil, err
 	}
 	out := map[uint32][]netip.Addr{}
-	for _, route := range routes {
-		dst, ok := netip.AddrFromSlice(route.Attributes.Dst)
-		if !ok || route.Type != unix.RTN_UNICAST || route.Attributes.OutIface == 0 || dst.IsLinkLocalUnicast() || dst.IsMulticast() {
+	for _, r := range routes {
+		if r.To.Bits() == 0 || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() {
 			continue
 		}
-		client := inside(netip.PrefixFrom(dst, int(route.DstLength)))
-		if i := route.Attributes.OutIface; !slices.Contains(out[i], client) {
-			out[i] = append(out[i], client)
+		client := inside(r.To)
+		for _, h := range r.Hops {
+			if !slices.Contains(out[h.Device], client) {
+				out[h.Device] = append(out[h.Device], client)
+			}
 		}
 	}
 	for i := range out {

@@ -69,7 +69,7 @@ type Kernel struct {
 	// Unowned returns those of the addresses that no Service owns.
 	Unowned func([]netip.Addr) []netip.Addr
 	// Refresh brings up to date what is not the Keeper's, at every sync.
-	Refresh func() error
+	Refresh func(Rules) error
 	// MakeWay lets untracked DNS pass the filter chains of others. It returns
 	// for each address to which it does not pass what is in its way and what
 	// can be done, and whether anything passes now that did not before. It is

@@ -588,7 +588,7 @@ func TestEffectOfALapse(t *testing.T) {
 func TestSyncsAreTimed(t *testing.T) {
 	inBubble(t, "each of them", func(t *testing.T, n *node, k *Keeper) {
 		k.cfg.Sync = 10 * time.Second
-		k.cfg.Kernel.Refresh = func() error {
+		k.cfg.Kernel.Refresh = func(Rules) error {
 			time.Sleep(300 * time.Millisecond)
 			return nil
 		}

@@ -443,7 +443,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		err = k.install(w.backend, w, k.next)
 	}
 	if err == nil && k.cfg.Kernel.Refresh != nil {
-		err = k.cfg.Kernel.Refresh()
+		err = k.cfg.Kernel.Refresh(r)
 	}
 	if err != nil {
 		k.cfg.Log.Warningf("bring the rules up to date: %v", err)

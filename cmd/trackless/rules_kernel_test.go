@@ -56,7 +56,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 		plan.Listen = append(plan.Listen, dnsEndpoints(a, nil)...)
 	}
 	if err := errors.Join(addresses.Ensure(listen), backend.Install(iptables.Rules{Plan: plan.Normalize()}), backend.Attach(),
-		nft.InstallFailover(nft.Config{NetNS: ns}, []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}})); err != nil {
+		nft.InstallFailover(nft.Config{NetNS: ns}, []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}}, nft.Outside{})); err != nil {
 		t.Fatal(err)
 	}
 	socket, err := control.Listen(filepath.Join(t.TempDir(), "control.sock"), instance{backend})

@@ -59,7 +59,7 @@ COMMIT
 	isUnsupported("instances", err)
 	isUnsupported("failover", InstallFailover(cfg, []FailoverPair{{
 		Listen: netip.MustParseAddr("169.254.20.10"), Service: netip.MustParseAddr("10.96.0.10"), Ports: []uint16{53},
-	}}))
+	}}, Outside{}))
 	if f, err := ReadFailover(cfg); err != nil || f.Present {
 		t.Errorf("the failover table: %+v, %v", f, err)
 	}

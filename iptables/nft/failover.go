@@ -22,7 +22,7 @@ const FailoverTable = TablePrefix + "failover"
 
 // failoverComment names the format of the table in its user data, where `nft
 // list` shows it. It changes when the rules for the same pairs do.
-const failoverComment = "trackless failover 1"
+const failoverComment = "trackless failover 2"
 
 // Failover is what the kernel holds.
 type Failover struct {
@@ -38,21 +38,25 @@ type Failover struct {
 	// Pairs are read from the rules that rewrite queries, normalized.
 	Pairs []FailoverPair
 
+	// Outside are those whom the table does not serve, normalized.
+	Outside Outside
+
 	// Counters hold the packets rewritten since the content last changed:
 	// queries to the Service and responses back. They stand still while the
 	// queries are untracked.
 	Counters iptables.Counters
 }
 
-// InstallFailover makes the table hold exactly these pairs, in one transaction:
-// no packet meets a half of it. Where it does so already nothing is sent, and
-// the ruleset's generation stays. No pairs means no table.
+// InstallFailover makes the table hold exactly these pairs, for everybody but
+// those outside, in one transaction: no packet meets a half of it. Where it does
+// so already nothing is sent, and the ruleset's generation stays. No pairs means
+// no table.
 //
 // The kernel needs conntrack zones, NAT in the inet family (Linux 5.2) and the
 // route hook; an [iptables.UnsupportedError] says if it has not. Counters start
 // again at 0 when the content changes, and responses that are under way from a
 // Service that is no longer in a pair are lost.
-func InstallFailover(cfg Config, pairs []FailoverPair) (err error) {
+func InstallFailover(cfg Config, pairs []FailoverPair, outside Outside) (err error) {
 	pairs, err = normalizeFailover(pairs)
 	if err != nil {
 		return err
@@ -66,7 +70,7 @@ func InstallFailover(cfg Config, pairs []FailoverPair) (err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 
-	want := failoverChains(pairs)
+	want := failoverChains(pairs, outside.normalize())
 	have, err := dumpFailover(conn)
 	if err != nil {
 		return err
@@ -113,8 +117,8 @@ func ReadFailover(cfg Config) (_ Failover, err error) {
 	if err != nil || !have.present {
 		return Failover{}, err
 	}
-	f := Failover{Present: true, Pairs: have.pairs(), Counters: have.counters}
-	f.Intact = len(f.Pairs) > 0 && have.is(failoverChains(f.Pairs))
+	f := Failover{Present: true, Pairs: have.pairs(), Outside: have.outside(), Counters: have.counters}
+	f.Intact = len(f.Pairs) > 0 && have.is(failoverChains(f.Pairs, f.Outside))
 	return f, nil
 }
 
@@ -127,10 +131,11 @@ func failoverTransaction(chains []failoverChain) (transaction, error) {
 		}
 		accept := nftables.ChainPolicyAccept
 		for _, chain := range chains {
-			c.AddChain(&nftables.Chain{
-				Table: table, Name: chain.name, Type: chain.kind,
-				Hooknum: chain.hook, Priority: nftables.ChainPriorityRef(chain.priority), Policy: &accept,
-			})
+			added := &nftables.Chain{Table: table, Name: chain.name}
+			if chain.hook != nil {
+				added.Type, added.Hooknum, added.Priority, added.Policy = chain.kind, chain.hook, nftables.ChainPriorityRef(chain.priority), &accept
+			}
+			c.AddChain(added)
 		}
 		return nil
 	})

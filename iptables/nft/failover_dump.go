@@ -142,7 +142,10 @@ func (d *failoverDump) is(want []failoverChain) bool {
 		return false
 	}
 	for _, chain := range want {
-		shape := chainShape{string(chain.kind), uint32(*chain.hook), int32(chain.priority), uint32(nftables.ChainPolicyAccept)}
+		var shape chainShape
+		if chain.hook != nil {
+			shape = chainShape{string(chain.kind), uint32(*chain.hook), int32(chain.priority), uint32(nftables.ChainPolicyAccept)}
+		}
 		have := d.rules[chain.name]
 		if d.chains[chain.name] != shape || len(have) != len(chain.rules) {
 			return false
@@ -217,10 +220,10 @@ func (d *failoverDump) pairs() []FailoverPair {
 	return out
 }
 
-// exprValue returns the constant in a cmp or immediate expression, nil if there
-// is none.
+// exprValue returns the constant in a cmp or immediate expression, and the mask of
+// a bitwise one; nil if there is none.
 func exprValue(e netlink.Attribute) []byte {
-	at := map[string]uint16{"cmp": unix.NFTA_CMP_DATA, "immediate": unix.NFTA_IMMEDIATE_DATA}
+	at := map[string]uint16{"cmp": unix.NFTA_CMP_DATA, "immediate": unix.NFTA_IMMEDIATE_DATA, "bitwise": unix.NFTA_BITWISE_MASK}
 	outer, err := attributes(e.Data)
 	if err != nil {
 		return nil

@@ -7,10 +7,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// PrintFailover writes the table that InstallFailover makes of the pairs as
-// nft syntax, as `nft list table inet trackless-failover` shows it, packet
+// PrintFailover writes the table that InstallFailover makes as nft syntax, as `nft list table inet trackless-failover` shows it, packet
 // counts aside. Pairs for which there can be no table print as nothing.
-func PrintFailover(pairs []FailoverPair) string {
+func PrintFailover(pairs []FailoverPair, outside Outside) string {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil || len(pairs) == 0 {
 		return ""
@@ -23,8 +22,11 @@ func PrintFailover(pairs []FailoverPair) string {
 		}
 		fmt.Fprintf(&b, "\tcounter %s {\n\t\tpackets 0 bytes 0\n\t}\n", failoverCounter(k))
 	}
-	for _, chain := range failoverChains(pairs) {
-		fmt.Fprintf(&b, "\n\tchain %s {\n\t\ttype %s hook %s priority %s; policy accept;\n", chain.name, chain.kind, chain.hookName, chain.prints)
+	for _, chain := range failoverChains(pairs, outside.normalize()) {
+		fmt.Fprintf(&b, "\n\tchain %s {\n", chain.name)
+		if chain.hook != nil {
+			fmt.Fprintf(&b, "\t\ttype %s hook %s priority %s; policy accept;\n", chain.kind, chain.hookName, chain.prints)
+		}
 		for _, rule := range chain.rules {
 			fmt.Fprintf(&b, "\t\t%s\n", rule.text)
 		}

@@ -16,7 +16,8 @@ import (
 // DNS, and its response the client:
 //
 //	query     raw (-300)   no NOTRACK rule takes it, else it is accepted here
-//	          -290         destination = Service, zone = 53
+//	          -290         dropped if it comes from outside, else
+//	                       destination = Service, zone = 53
 //	          conntrack    an entry for the Service, in that zone
 //	          -100         kube-proxy's DNAT to an endpoint, as for any client
 //	          100, 101     kube-proxy's masquerade, or else ours: what the node
@@ -34,11 +35,11 @@ const (
 	failoverResponsePriority = 300  // behind the reversal of NAT, at 100
 )
 
-// failoverChain is one base chain of the table.
+// failoverChain is one chain of the table.
 type failoverChain struct {
 	name     string
 	kind     nftables.ChainType
-	hook     *nftables.ChainHook
+	hook     *nftables.ChainHook // nil: no base chain
 	hookName string
 	priority nftables.ChainPriority
 	prints   string // the priority as nft prints it
@@ -51,9 +52,9 @@ type failoverRule struct {
 	text  string
 }
 
-// failoverChains is the whole content for normalized pairs, less the counters.
-func failoverChains(pairs []FailoverPair) []failoverChain {
-	queries := []failoverRule{untrackedAccept()}
+// failoverChains is the whole content for what is normalized, less the counters.
+func failoverChains(pairs []FailoverPair, outside Outside) (chains []failoverChain) {
+	var queries []failoverRule
 	var responses, strays, masquerades []failoverRule
 	for i, p := range pairs {
 		zone := failoverZone(pairs, i)
@@ -66,15 +67,19 @@ func failoverChains(pairs []FailoverPair) []failoverChain {
 		strays = append(strays, dropInvalid(p))
 		masquerades = append(masquerades, masqueradeListen(p, zone))
 	}
-	return []failoverChain{
-		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, "prerouting", failoverRewritePriority, "raw + 10", queries},
+	untracked := []failoverRule{untrackedAccept()}
+	if len(outside.Uplinks) > 0 {
+		chains = append(chains, failoverChain{name: outsideChain, rules: outside.rules(pairs)})
+	}
+	return append(chains, []failoverChain{
+		{"prerouting", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, "prerouting", failoverRewritePriority, "raw + 10", slices.Concat(untracked, outside.lead(), queries)},
 		// A route chain looks the route up again for the new destination.
-		{"output", nftables.ChainTypeRoute, nftables.ChainHookOutput, "output", failoverRewritePriority, "raw + 10", queries},
+		{"output", nftables.ChainTypeRoute, nftables.ChainHookOutput, "output", failoverRewritePriority, "raw + 10", slices.Concat(untracked, queries)},
 		// A response to the node itself passes input, all others postrouting.
 		{"input", nftables.ChainTypeFilter, nftables.ChainHookInput, "input", failoverResponsePriority, "300", responses},
 		{"postrouting", nftables.ChainTypeFilter, nftables.ChainHookPostrouting, "postrouting", failoverResponsePriority, "300", slices.Concat(responses, strays)},
 		{"masquerading", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, "postrouting", failoverMasqPriority, "srcnat + 1", masquerades},
-	}
+	}...)
 }
 
 // untrackedAccept ends the chain for what a NOTRACK rule has taken.
@@ -88,11 +93,7 @@ func untrackedAccept() failoverRule {
 func rewriteQuery(p FailoverPair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
 	ip := ipHeaderOf(p.Listen)
 	key := iptables.CounterKey{Direction: iptables.Query, Family: iptables.FamilyOf(p.Listen), Proto: proto}
-	var r failoverRule
-	r.add("", ip.isFamily()...)
-	r.add(sprintf("%s daddr %s", ip.name, p.Listen), ip.load(ip.daddr), equals(p.Listen.AsSlice()))
-	r.add("", protoIs(proto)...)
-	r.add(sprintf("%s dport %d", proto, port), loadPort(2), equals(binary.BigEndian.AppendUint16(nil, port)))
+	r := queryTo(p.Listen, proto, port)
 	r.add(sprintf("counter name %q", failoverCounter(key)), counter(failoverCounter(key)))
 	r.add(sprintf("ct original zone set %d", zone), immediate(hostOrder(zone)), setOriginalZone())
 	r.add(sprintf("%s daddr set %s", ip.name, p.Service), immediate(p.Service.AsSlice()), ip.write(ip.daddr))

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -72,25 +73,37 @@ func generation(t *testing.T, cfg Config) uint32 {
 }
 
 var failoverCases = []struct {
-	name  string
-	pairs []FailoverPair
+	name    string
+	pairs   []FailoverPair
+	outside Outside
 }{
-	{"IPv4", []FailoverPair{pair4}},
-	{"IPv6", []FailoverPair{pair6}},
-	{"both families", []FailoverPair{pair4, pair6}},
-	{"several ports", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53, 5353)}},
-	{"two addresses of one Service", []FailoverPair{pair4, pair("169.254.20.11", "10.96.0.10")}},
-	{"two Services by port", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53), pair("169.254.20.10", "10.96.0.99", 54)}},
+	{"IPv4", []FailoverPair{pair4}, Outside{}},
+	{"IPv6", []FailoverPair{pair6}, Outside{}},
+	{"both families", []FailoverPair{pair4, pair6}, Outside{}},
+	{"several ports", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53, 5353)}, Outside{}},
+	{"two addresses of one Service", []FailoverPair{pair4, pair("169.254.20.11", "10.96.0.10")}, Outside{}},
+	{"two Services by port", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53), pair("169.254.20.10", "10.96.0.99", 54)}, Outside{}},
+	{"uplinks", []FailoverPair{pair4, pair6}, Outside{Uplinks: []string{"eth1", "eth0", "eth1"}}},
+	{"uplinks with sources", []FailoverPair{pair4, pair6}, Outside{Uplinks: []string{"br0"}, Sources: prefixes(
+		"10.244.0.0/16", "10.8.0.0/13", "192.0.2.7/32", "fd00:244::/32", "fd00:8::/45", "2001:db8::1/128")}},
+	{"a whole family", []FailoverPair{pair4, pair6}, Outside{Uplinks: []string{"br0"}, Sources: prefixes("0.0.0.0/0")}},
+}
+
+func prefixes(texts ...string) (out []netip.Prefix) {
+	for _, text := range texts {
+		out = append(out, netip.MustParsePrefix(text))
+	}
+	return out
 }
 
 func TestPrintFailoverIsWhatTheKernelHolds(t *testing.T) {
 	for _, tc := range failoverCases {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			if err := InstallFailover(cfg, tc.pairs); err != nil {
+			if err := InstallFailover(cfg, tc.pairs, tc.outside); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(PrintFailover(tc.pairs), listedFailover(t)); diff != "" {
+			if diff := cmp.Diff(PrintFailover(tc.pairs, tc.outside), listedFailover(t)); diff != "" {
 				t.Errorf("printed and kernel differ (-printed +kernel):\n%s", diff)
 			}
 		})
@@ -103,7 +116,7 @@ func TestNFTTakesThePrintedTable(t *testing.T) {
 	for _, tc := range failoverCases {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			testns.Run(t, "nft", "-f", tempFile(t, PrintFailover(tc.pairs)))
+			testns.Run(t, "nft", "-f", tempFile(t, PrintFailover(tc.pairs, tc.outside)))
 			got, err := ReadFailover(cfg)
 			if err != nil {
 				t.Fatal(err)
@@ -114,6 +127,9 @@ func TestNFTTakesThePrintedTable(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, got.Pairs, sameAddrs); diff != "" || !got.Intact {
 				t.Errorf("Intact = %t, pairs (-want +got):\n%s", got.Intact, diff)
+			}
+			if want := tc.outside.normalize(); !reflect.DeepEqual(got.Outside, want) {
+				t.Errorf("outside is %v, want %v", got.Outside, want)
 			}
 		})
 	}
@@ -132,7 +148,7 @@ func TestInstallFailoverAgainChangesNothing(t *testing.T) {
 	for _, tc := range failoverCases {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			if err := InstallFailover(cfg, tc.pairs); err != nil {
+			if err := InstallFailover(cfg, tc.pairs, tc.outside); err != nil {
 				t.Fatal(err)
 			}
 			before := generation(t, cfg)
@@ -140,7 +156,7 @@ func TestInstallFailoverAgainChangesNothing(t *testing.T) {
 			for _, p := range tc.pairs {
 				shuffled = append([]FailoverPair{p}, shuffled...)
 			}
-			if err := InstallFailover(cfg, shuffled); err != nil {
+			if err := InstallFailover(cfg, shuffled, tc.outside); err != nil {
 				t.Fatal(err)
 			}
 			if after := generation(t, cfg); after != before {
@@ -163,6 +179,8 @@ func TestInstallFailoverRepairs(t *testing.T) {
 		{"a rule is replaced by one that differs in a value", "flush chain %[1]s masquerading; add rule %[1]s masquerading ct original zone 53 ip saddr 169.254.20.11 masquerade fully-random"},
 		{"a rule is replaced by one without a flag", "flush chain %[1]s masquerading; add rule %[1]s masquerading ct original zone 53 ip saddr 169.254.20.10 masquerade"},
 		{"a rule gets one more expression", "flush chain %[1]s masquerading; add rule %[1]s masquerading ct original zone 53 ip saddr 169.254.20.10 counter masquerade fully-random"},
+		{"the rule about an uplink goes", "flush chain %s prerouting"},
+		{"those outside are let in", "insert rule %s outside accept"},
 		{"a set is added", "add set %s foreign { type ipv4_addr; }"},
 		{"a counter is added", "add counter %s foreign"},
 		{"the table sleeps", "add table %s { flags dormant; }"},
@@ -172,8 +190,8 @@ func TestInstallFailoverRepairs(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			pairs := []FailoverPair{pair4}
-			if err := InstallFailover(cfg, pairs); err != nil {
+			pairs, outside := []FailoverPair{pair4}, Outside{Uplinks: []string{"eth0"}}
+			if err := InstallFailover(cfg, pairs, outside); err != nil {
 				t.Fatal(err)
 			}
 			command := strings.NewReplacer("%s", "inet "+FailoverTable, "%[1]s", "inet "+FailoverTable).Replace(tc.nft)
@@ -181,10 +199,10 @@ func TestInstallFailoverRepairs(t *testing.T) {
 			if got, err := ReadFailover(cfg); err != nil || got.Intact {
 				t.Fatalf("after %q: Intact = %t, %v", command, got.Intact, err)
 			}
-			if err := InstallFailover(cfg, pairs); err != nil {
+			if err := InstallFailover(cfg, pairs, outside); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(PrintFailover(pairs), listedFailover(t)); diff != "" {
+			if diff := cmp.Diff(PrintFailover(pairs, outside), listedFailover(t)); diff != "" {
 				t.Errorf("not repaired (-want +kernel):\n%s", diff)
 			}
 		})
@@ -193,19 +211,20 @@ func TestInstallFailoverRepairs(t *testing.T) {
 
 func TestInstallFailoverReplacesThePairs(t *testing.T) {
 	cfg := failoverNS(t)
-	for _, pairs := range [][]FailoverPair{
+	for i, pairs := range [][]FailoverPair{
 		{pair4, pair6},
 		{pair("169.254.20.10", "10.96.0.11")},
 		{pair6},
 	} {
-		if err := InstallFailover(cfg, pairs); err != nil {
+		outside := Outside{Uplinks: []string{"eth0", "eth1", "eth2"}[i:]}
+		if err := InstallFailover(cfg, pairs, outside); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(PrintFailover(pairs), listedFailover(t)); diff != "" {
+		if diff := cmp.Diff(PrintFailover(pairs, outside), listedFailover(t)); diff != "" {
 			t.Errorf("not replaced (-want +kernel):\n%s", diff)
 		}
 	}
-	if err := InstallFailover(cfg, nil); err != nil {
+	if err := InstallFailover(cfg, nil, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	if out := testns.Run(t, "nft", "list", "ruleset"); out != "" {
@@ -221,7 +240,7 @@ func TestFailoverOutlivesItsMakerAndIsRemoved(t *testing.T) {
 	if err := RemoveFailover(cfg); err != nil {
 		t.Errorf("remove without a table: %v", err)
 	}
-	if err := InstallFailover(cfg, []FailoverPair{pair4}); err != nil {
+	if err := InstallFailover(cfg, []FailoverPair{pair4}, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	// The socket that made it is closed by now.
@@ -238,7 +257,7 @@ func TestFailoverOutlivesItsMakerAndIsRemoved(t *testing.T) {
 
 func TestFailoverTableIsNoInstance(t *testing.T) {
 	b := newBackend(t)
-	if err := InstallFailover(b.cfg, []FailoverPair{pair4}); err != nil {
+	if err := InstallFailover(b.cfg, []FailoverPair{pair4}, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Install(iptables.Rules{Plan: dnsPlan("169.254.20.10")}); err != nil {
@@ -266,7 +285,7 @@ func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 	if err := tx.commit(conn); err != nil {
 		t.Fatal(err)
 	}
-	err = InstallFailover(cfg, []FailoverPair{pair4})
+	err = InstallFailover(cfg, []FailoverPair{pair4}, Outside{})
 	if !errors.Is(err, iptables.ErrPermission) || !strings.Contains(err.Error(), FailoverTable) {
 		t.Errorf("install over an owned table: %v", err)
 	}
@@ -295,11 +314,11 @@ func TestFailoverPairsThatCannotBe(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			// A dial that fails the test: nothing may be asked of the kernel.
 			cfg := Config{dial: func() (*netlink.Conn, error) { return nil, errors.New("dialed") }}
-			err := InstallFailover(cfg, tc.pairs)
+			err := InstallFailover(cfg, tc.pairs, Outside{})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("InstallFailover = %v; want an error with %q", err, tc.want)
 			}
-			if got := PrintFailover(tc.pairs); got != "" {
+			if got := PrintFailover(tc.pairs, Outside{}); got != "" {
 				t.Errorf("PrintFailover printed a table that cannot be:\n%s", got)
 			}
 		})

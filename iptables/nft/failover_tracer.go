@@ -53,16 +53,16 @@ func (r FailoverResult) String() string {
 // TraceFailover sends a packet through one chain of the table that
 // InstallFailover makes of the pairs: prerouting, output, input, postrouting or
 // masquerading. It runs the very expressions that the kernel would be given.
-func TraceFailover(pairs []FailoverPair, chain string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
+func TraceFailover(pairs []FailoverPair, outside Outside, chain string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil {
 		return FailoverResult{}, err
 	}
-	return traceFailover(failoverChains(pairs), chain, p, ct)
+	return traceFailover(failoverChains(pairs, outside.normalize()), chain, p, ct)
 }
 
 func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
-	m := machine{proto: p.Proto, ct: ct, out: FailoverResult{Tracking: ct}}
+	m := machine{proto: p.Proto, device: p.Device, ct: ct, out: FailoverResult{Tracking: ct}}
 	if p.Dst.Addr().Is4() {
 		m.network, m.saddr, m.daddr = make([]byte, 20), 12, 16
 	} else {
@@ -71,18 +71,8 @@ func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tr
 	copy(m.network[m.saddr:], p.Src.Addr().AsSlice())
 	copy(m.network[m.daddr:], p.Dst.Addr().AsSlice())
 	m.transport = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, p.Src.Port()), p.Dst.Port())
-	for _, c := range chains {
-		if c.name != name {
-			continue
-		}
-		for _, r := range c.rules {
-			if err := m.rule(r); err != nil {
-				return FailoverResult{}, fmt.Errorf("chain %s, rule %q: %w", name, r.text, err)
-			}
-			if m.ended {
-				break
-			}
-		}
+	if err := m.walk(chains, name); err != nil {
+		return FailoverResult{}, err
 	}
 	src, _ := netip.AddrFromSlice(m.network[m.saddr:m.daddr])
 	dst, _ := netip.AddrFromSlice(m.network[m.daddr : 2*m.daddr-m.saddr])
@@ -91,16 +81,46 @@ func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tr
 	return m.out, nil
 }
 
+// walk runs a chain, and those that it jumps to.
+func (m *machine) walk(chains []failoverChain, name string) error {
+	for _, c := range chains {
+		if c.name != name {
+			continue
+		}
+		for _, r := range c.rules {
+			m.jump = ""
+			err := m.rule(r)
+			if err != nil {
+				return fmt.Errorf("chain %s, rule %q: %w", name, r.text, err)
+			}
+			if m.jump != "" {
+				err = m.walk(chains, m.jump)
+			}
+			if m.returned {
+				m.returned = false
+				return nil
+			}
+			if err != nil || m.ended {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // machine is the part of the kernel's nf_tables machine (nft_do_chain of
 // net/netfilter/nf_tables_core.c) that the failover table needs.
 type machine struct {
 	network, transport []byte
 	saddr, daddr       int // offsets in network
 	proto              iptables.Proto
+	device             string
 	ct                 Tracking
 
 	register []byte // NFT_REG_1
 	ended    bool   // by a verdict
+	jump     string // where the last rule leads
+	returned bool   // to the chain before
 	out      FailoverResult
 }
 
@@ -174,6 +194,8 @@ func (m *machine) meta(key uint32) error {
 		}
 	case unix.NFT_META_L4PROTO:
 		m.register = []byte{byte(m.proto)}
+	case unix.NFT_META_IIFNAME:
+		m.register = deviceKey(m.device)
 	default:
 		return fmt.Errorf("meta key %d is not known here", key)
 	}
@@ -238,8 +260,16 @@ func (m *machine) immediate(data []byte) error {
 	if err != nil {
 		return err
 	}
-	const nfDrop = 0 // NF_DROP of linux/netfilter.h
-	m.ended, m.out.Dropped = true, be32(verdict[unix.NFTA_VERDICT_CODE]) == nfDrop
+	switch expr.VerdictKind(int32(be32(verdict[unix.NFTA_VERDICT_CODE]))) {
+	case expr.VerdictJump:
+		m.jump = text(verdict[unix.NFTA_VERDICT_CHAIN])
+	case expr.VerdictReturn:
+		m.returned = true
+	case expr.VerdictDrop:
+		m.ended, m.out.Dropped = true, true
+	default:
+		m.ended = true
+	}
 	return nil
 }
 

@@ -43,7 +43,7 @@ func newFailoverNode(t *testing.T) *failoverNode {
 			testns.Run(t, "ip", "neighbour", "replace", addr(via[0]), "lladdr", "02:00:00:00:00:99", "dev", via[1])
 		}
 	}
-	if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs()); err != nil {
+	if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs(), failoverOutside()); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -123,12 +123,20 @@ func (n *failoverNode) traceFailoverRow(t *testing.T, f iptables.Family, row, po
 		send = []string{tc.chain + " " + device + " " + tc.packet}
 	}
 	_, p := tracetest.ReadPacket(f, strings.Fields("prerouting x "+withPort(tc.packet, port)))
-	// What the packet may become: everything that some row wants.
+	// What the packet may become: everything that some row wants, of this client
+	// as well.
 	outcomes := []string{"unchanged"}
 	unchanged := fmt.Sprintf("rewritten %s > %s zone %d", p.Src, p.Dst, tc.ct.Zone)
 	for _, other := range failoverTraces {
-		if o := failoverWant(f, other.want, port); strings.HasPrefix(o, "rewritten") && o != unchanged && !slices.Contains(outcomes, o) {
-			outcomes = append(outcomes, o)
+		words := strings.Fields(failoverWant(f, other.want, port))
+		if words[0] != "rewritten" {
+			continue
+		}
+		for _, source := range []string{words[1], p.Src.String()} {
+			words[1] = source
+			if o := strings.Join(words, " "); o != unchanged && !slices.Contains(outcomes, o) {
+				outcomes = append(outcomes, o)
+			}
 		}
 	}
 	testns.Run(t, "nft", "-f", tempFile(t, failoverObserver(f, chain, p, tc.ct, outcomes)))
@@ -190,7 +198,7 @@ func TestFailoverKernelWithoutARule(t *testing.T) {
 			if !found {
 				continue // TestEveryFailoverRuleHasARow fails
 			}
-			if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs()); err != nil {
+			if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs(), failoverOutside()); err != nil {
 				t.Fatal(err)
 			}
 			// The library cannot read these rules back.

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +33,14 @@ var failoverTraces = []struct {
 	{"a query that is untracked", "prerouting", "udp pod:C > local:53", Tracking{Untracked: true}, nil, "untracked"},
 	{"another port", "prerouting", "udp pod:C > local:54", Tracking{}, nil, "tracked"},
 	{"a query to the Service", "prerouting", "udp pod:C > vip:53", Tracking{}, nil, "tracked"},
+
+	{"a query from outside", "prerouting", "udp outside:C > local:53", Tracking{}, []string{"prerouting uplink2 udp outside:C > local:53"}, "dropped"},
+	{"a query from outside over TCP", "prerouting", "tcp[S] outside:C > local:53", Tracking{}, []string{"prerouting uplink2 tcp[S] outside:C > local:53"}, "dropped"},
+	{"a query from outside to the second address", "prerouting", "udp outside:C > local2:53", Tracking{}, []string{"prerouting uplink2 udp outside:C > local2:53"}, "dropped"},
+	{"a query from outside to it over TCP", "prerouting", "tcp[S] outside:C > local2:53", Tracking{}, []string{"prerouting uplink2 tcp[S] outside:C > local2:53"}, "dropped"},
+	{"a query over an uplink from whom we serve", "prerouting", "udp pod:C > local:53", Tracking{}, []string{"prerouting uplink2 udp pod:C > local:53"}, "rewritten pod:C > vip:53 zone 53"},
+	{"another port, from outside", "prerouting", "udp outside:C > local:54", Tracking{}, []string{"prerouting uplink2 udp outside:C > local:54"}, "tracked"},
+	{"a query from outside to the Service", "prerouting", "udp outside:C > vip:53", Tracking{}, []string{"prerouting uplink2 udp outside:C > vip:53"}, "tracked"},
 
 	{"a query of the node", "output", "udp local:C > local:53", Tracking{}, nil, "rewritten local:C > vip:53 zone 53"},
 	{"a query of the node over TCP", "output", "tcp[S] node:C > local:53", Tracking{}, nil, "rewritten node:C > vip:53 zone 53"},
@@ -96,6 +105,15 @@ func failoverTracePairs() []FailoverPair {
 	return out
 }
 
+// failoverOutside is what comes in over uplink2, but for the pods.
+func failoverOutside() Outside {
+	o := Outside{Uplinks: []string{"uplink2"}}
+	for _, f := range families {
+		o.Sources = append(o.Sources, netip.MustParsePrefix(tracetest.Name(f, "pods")))
+	}
+	return o
+}
+
 // withPort names the client's port of a row.
 func withPort(text string, port int) string {
 	return strings.ReplaceAll(text, ":C", fmt.Sprintf(":%d", port))
@@ -113,7 +131,11 @@ func failoverWant(f iptables.Family, want string, port int) string {
 func mustTraceFailover(t *testing.T, chains []failoverChain, f iptables.Family, row, port int) string {
 	t.Helper()
 	tc := failoverTraces[row]
-	_, p := tracetest.ReadPacket(f, strings.Fields("prerouting pod0 "+withPort(tc.packet, port)))
+	device := "pod0"
+	if n := len(tc.send); n > 0 {
+		device = strings.Fields(tc.send[n-1])[1]
+	}
+	_, p := tracetest.ReadPacket(f, strings.Fields("prerouting "+device+" "+withPort(tc.packet, port)))
 	got, err := traceFailover(chains, tc.chain, p, tc.ct)
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +152,7 @@ func allFailoverChains(t *testing.T) []failoverChain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return failoverChains(pairs)
+	return failoverChains(pairs, failoverOutside().normalize())
 }
 
 func TestFailoverTwinTraces(t *testing.T) {

@@ -161,14 +161,14 @@ func (p *contract) whatIsServed(listen []iptables.Endpoint) iptables.Served {
 }
 
 // refresh brings up to date, at every sync, what nobody announces.
-func (p *contract) refresh() error {
+func (p *contract) refresh(r iptables.Rules) error {
 	timeouts, err := ledger.ReadTimeouts("/proc")
 	if err == nil {
 		p.ledger.SetTimeouts(timeouts)
 	}
 	p.misses.poke()
 	if pairs := p.failoverPairs(); len(pairs) > 0 {
-		return nft.InstallFailover(nft.Config{}, pairs)
+		return nft.InstallFailover(nft.Config{}, pairs, nft.Outside{Uplinks: r.Uplinks, Sources: r.Plan.Sources})
 	}
 	return nil
 }
@@ -188,7 +188,13 @@ func (p *contract) failover(config *configuration) error {
 		log.Warning(missing)
 	}
 	p.pairs.Store(&pairs)
-	if err := p.refresh(); err != nil {
+	r := iptables.Rules{Plan: config.plan}
+	names, err := uplinksOf(config.plan)
+	if err == nil {
+		r.Uplinks = names
+		err = p.refresh(r)
+	}
+	if err != nil {
 		var unsupported *iptables.UnsupportedError
 		if errors.As(err, &unsupported) {
 			log.Warningf("no failover for link-local addresses: %v", err)
@@ -222,15 +228,12 @@ func checkNames(plan iptables.Plan) error {
 // checkUplinks refuses a bridge that is an uplink unless sources tell pods from
 // the rest of the world behind it.
 func checkUplinks(plan iptables.Plan) error {
-	if plan.AnySource || len(plan.Sources) > 0 {
+	if len(plan.Sources) > 0 {
 		return nil
 	}
-	names := plan.Uplinks
-	if len(names) == 0 {
-		var err error
-		if names, err = uplinks(); err != nil {
-			return err
-		}
+	names, err := uplinksOf(plan)
+	if err != nil {
+		return err
 	}
 	bridge, err := bridgedUplink(names)
 	if err != nil {

@@ -13,6 +13,17 @@ func BridgedUplink() (string, error) {
 	return bridgedUplink(names)
 }
 
+// uplinksOf returns the devices from which a plan serves nobody but its sources.
+func uplinksOf(plan iptables.Plan) ([]string, error) {
+	switch {
+	case plan.AnySource:
+		return nil, nil
+	case len(plan.Uplinks) > 0:
+		return plan.Uplinks, nil
+	}
+	return uplinks()
+}
+
 // followUplinks returns the uplinks as they are now. A start with a bridge among
 // them is refused; one that becomes an uplink while we run is told of, once.
 func (p *contract) followUplinks(plan iptables.Plan) ([]string, error) {

@@ -107,7 +107,7 @@ func (n node) failover() nft.Config { return nft.Config{NetNS: n.Namespace.FD()}
 
 func (n node) install(pairs []nft.FailoverPair) {
 	n.t.Helper()
-	if err := nft.InstallFailover(n.failover(), pairs); err != nil {
+	if err := nft.InstallFailover(n.failover(), pairs, nft.Outside{}); err != nil {
 		n.t.Fatal(err)
 	}
 }

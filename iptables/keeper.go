@@ -19,6 +19,10 @@ type Addresses interface {
 	Ensure([]netip.Addr) error
 	// Missing returns those that Ensure would have to add.
 	Missing([]netip.Addr) ([]netip.Addr, error)
+	// Down reports whether somebody has set the link down that carries them, and
+	// SetUp sets it up again. Addresses and routes go with a link that is down.
+	Down() (bool, error)
+	SetUp() error
 	// PreferSource sees to it that flows of this node to the addresses do not
 	// have these as their source, for they come and go. Ensure does so too;
 	// what the node's other addresses are may change.

@@ -29,6 +29,7 @@ type node struct {
 	slow      time.Duration // how long each renewal takes
 	installed Rules
 	missing   []netip.Addr
+	down      bool
 	absent    bool
 	logged    []string // warnings
 	told      []string // the rest
@@ -96,7 +97,17 @@ func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
 }
 func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", addressList(keep)) }
 func (a addresses) PreferSource() error             { return nil }
-func (a addresses) Remove() error                   { return a.do("remove-addresses") }
+func (a addresses) Down() (bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.down, nil
+}
+func (a addresses) SetUp() error {
+	err := a.do("set up")
+	a.set(func() { a.down = err != nil })
+	return err
+}
+func (a addresses) Remove() error { return a.do("remove-addresses") }
 
 type checker struct{ *node }
 
@@ -775,6 +786,26 @@ func TestRepairs(t *testing.T) {
 		n.expect(t, "install 10.96.0.10 leases=1")
 		if diff := cmp.Diff(map[string]uint64{RepairAddress: 1, RepairRules: 1}, k.Stats().Repairs); diff != "" {
 			t.Errorf("repairs (-want +got):\n%s", diff)
+		}
+	})
+	inBubble(t, "of a link that is set down, before its addresses", func(t *testing.T, n *node, k *Keeper) {
+		changes := make(chan Change, 1)
+		k.cfg.Changes = changes
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.down, n.missing = true, []netip.Addr{clusterIP} })
+		changes <- Change{}
+		settle(time.Millisecond)
+		n.expect(t, "set up", "ensure 10.96.0.10")
+		if diff := cmp.Diff(map[string]uint64{RepairLink: 1, RepairAddress: 1}, k.Stats().Repairs); diff != "" {
+			t.Errorf("repairs (-want +got):\n%s", diff)
+		}
+		for range 10 {
+			n.set(func() { n.down = true })
+			changes <- Change{Who: "rival (pid 18)"}
+			settle(time.Second)
+		}
+		if got := k.Stats().Repairs[RepairLink]; got != 3 {
+			t.Errorf("set up %d times within ten seconds, want 3", got)
 		}
 	})
 	inBubble(t, "of several addresses that go one after the other", func(t *testing.T, n *node, k *Keeper) {

@@ -389,6 +389,7 @@ func (k *Keeper) heldSince(a netip.Addr, began time.Time, lease time.Duration) b
 // Reasons of repairs, as the metric's label has them.
 const (
 	RepairAddress = "address"
+	RepairLink    = "link"
 	RepairRules   = "rules"
 )
 
@@ -410,6 +411,10 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		return
 	}
 	defer k.synced(time.Now())
+	// First the link: what is put on one that is down is of no use.
+	if down, err := k.cfg.Addresses.Down(); err == nil && down && k.mayRepair("the link", c) {
+		k.repaired(RepairLink, "the link", c, k.cfg.Addresses.SetUp())
+	}
 	missing, err := k.cfg.Addresses.Missing(w.plan.Addresses())
 	if err == nil {
 		// One by one: that somebody else holds one of them keeps nobody from

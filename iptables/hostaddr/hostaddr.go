@@ -98,12 +98,18 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 		if err != nil {
 			return err
 		}
-		names, err = conn.linkNames()
-		if err != nil {
+		if err = conn.readLinks(); err != nil {
+			return err
+		}
+		names = conn.names
+	}
+	index := indexOf(names, h.device)
+	if !conn.up[index] {
+		// One that is up needs no capability.
+		if err := conn.setUp(index, h.device); err != nil {
 			return err
 		}
 	}
-	index := indexOf(names, h.device)
 	var added []netip.Addr
 	defer func() {
 		if err == nil {
@@ -161,6 +167,34 @@ func (h *Host) Missing(addrs []netip.Addr) ([]netip.Addr, error) {
 		}
 	}
 	return out, nil
+}
+
+// Down reports whether the device of the addresses is down. It is of nobody's
+// doing but somebody else's: Ensure sets it up.
+func (h *Host) Down() (bool, error) {
+	if h.device == "" {
+		return false, nil
+	}
+	conn, err := h.look()
+	if err != nil {
+		return false, err
+	}
+	defer conn.close()
+	index := indexOf(conn.names, h.device)
+	return index != 0 && !conn.up[index], nil
+}
+
+// SetUp sets the device of the addresses up. The kernel has taken the IPv6
+// addresses away with it, and the routes of both families; it brings back its
+// own to IPv4 addresses, the rest is for Ensure and PreferSource.
+func (h *Host) SetUp() error {
+	conn, err := h.look()
+	if err != nil {
+		return err
+	}
+	defer conn.close()
+	clear(h.rerouted) // by ourselves, before it went down
+	return conn.setUp(indexOf(conn.names, h.device), h.device)
 }
 
 // Release removes the addresses that we hold and that are not in keep.
@@ -241,7 +275,7 @@ func (h *Host) findDevice(conn *conn, names map[uint32]string) (created bool, er
 		// A dummy of this name was made for this purpose, by us or by
 		// Kubernetes' node-cache; anything else is somebody's own.
 		h.device, h.ours = h.link, kind == h.cfg.kind
-		return false, conn.setUp(index, h.link)
+		return false, nil
 	}
 	err = conn.createLink(h.link, h.cfg.kind)
 	switch {
@@ -301,6 +335,7 @@ type conn struct {
 	// What was there when look was called.
 	present []address
 	names   map[uint32]string // of links, by index
+	up      map[uint32]bool   // set up, whether or not there is a carrier
 }
 
 // look opens a connection and reads addresses and links.
@@ -310,7 +345,7 @@ func (h *Host) look() (*conn, error) {
 		return nil, err
 	}
 	if c.present, err = c.addresses(); err == nil {
-		c.names, err = c.linkNames()
+		err = c.readLinks()
 	}
 	if err != nil {
 		c.close()
@@ -337,18 +372,18 @@ func (c *conn) close() {
 	_ = c.raw.Close()
 }
 
-func (c *conn) linkNames() (map[uint32]string, error) {
+func (c *conn) readLinks() error {
 	links, err := c.rt.Link.List()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return fmt.Errorf("list links: %w", err)
 	}
-	names := make(map[uint32]string, len(links))
+	c.names, c.up = make(map[uint32]string, len(links)), make(map[uint32]bool, len(links))
 	for _, l := range links {
 		if l.Attributes != nil {
-			names[l.Index] = l.Attributes.Name
+			c.names[l.Index], c.up[l.Index] = l.Attributes.Name, l.Flags&unix.IFF_UP != 0
 		}
 	}
-	return names, nil
+	return nil
 }
 
 func (c *conn) linkKind(index uint32) (string, error) {
@@ -375,12 +410,7 @@ func (c *conn) createLink(name, kind string) error {
 	return err
 }
 
-// setUp sets a link up that is not: one that is there as it shall be needs no
-// capability.
 func (c *conn) setUp(index uint32, name string) error {
-	if l, err := c.rt.Link.Get(index); err == nil && l.Flags&unix.IFF_UP != 0 {
-		return nil
-	}
 	err := c.rt.Link.Set(&rtnetlink.LinkMessage{
 		Family: unix.AF_UNSPEC, Index: index, Flags: unix.IFF_UP, Change: unix.IFF_UP,
 	})

@@ -342,3 +342,73 @@ func TestLeftoversAreFoundByTheirRoutes(t *testing.T) {
 		t.Errorf("left behind:\n%s", diff)
 	}
 }
+
+// Somebody sets down what carries the addresses. The kernel takes IPv6 addresses
+// and all routes away with it and does not bring them back.
+func TestALinkThatIsSetDown(t *testing.T) {
+	for _, kind := range []string{"bridge", "nosuchkind"} {
+		t.Run(kind, func(t *testing.T) {
+			h := newHostOnANode(t, kind)
+			before := routes(t)
+			if err := h.Ensure(all); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the second time at once
+				if down, err := h.Down(); down || err != nil {
+					t.Fatalf("down %t, %v before anybody set it down", down, err)
+				}
+				testns.Run(t, "ip", "link", "set", h.Device(), "down")
+				if down, err := h.Down(); !down || err != nil {
+					t.Fatalf("down %t, %v after it was set down", down, err)
+				}
+				if err := h.SetUp(); err != nil {
+					t.Fatal(err)
+				}
+				missing, err := h.Missing(all)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(h.Ensure(missing), h.PreferSource()); err != nil {
+					t.Fatal(err)
+				}
+				expectSources(t, "192.0.2.7", "2001:db8::7")
+				for _, a := range all {
+					server, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 53)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					client, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, err = client.Write([]byte("query"))
+					if err == nil {
+						err = server.SetReadDeadline(time.Now().Add(time.Minute))
+					}
+					if err == nil {
+						_, err = server.Read(make([]byte, 16))
+					}
+					if err := errors.Join(err, client.Close(), server.Close()); err != nil {
+						t.Errorf("the node's own query to %s: %v", a, err)
+					}
+				}
+			}
+			// A start finds it down as well.
+			testns.Run(t, "ip", "link", "set", h.Device(), "down")
+			next := New(h.cfg, DefaultLink)
+			if err := next.Ensure(all); err != nil {
+				t.Fatal(err)
+			}
+			if down, err := next.Down(); down || err != nil {
+				t.Errorf("down %t, %v after a start", down, err)
+			}
+			expectSources(t, "192.0.2.7", "2001:db8::7")
+			if err := next.Remove(); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(before, routes(t)); diff != "" {
+				t.Errorf("left behind:\n%s", diff)
+			}
+		})
+	}
+}

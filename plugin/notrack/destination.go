@@ -24,7 +24,7 @@ func addressed(w dns.ResponseWriter) dns.ResponseWriter {
 	if !ok || !local.IP.IsUnspecified() {
 		return w
 	}
-	to, ok := destination(w)
+	to, ok := destinationOf(w)
 	if !ok {
 		return w
 	}
@@ -41,7 +41,7 @@ func (w *addressedWriter) LocalAddr() net.Addr { return w.local }
 
 // destination returns the address to which a query over UDP was sent. It looks through
 // the writers that plugins put around that of the server.
-func destination(w dns.ResponseWriter) (netip.Addr, bool) {
+func destinationOf(w dns.ResponseWriter) (netip.Addr, bool) {
 	for v := reflect.ValueOf(w); v.Kind() == reflect.Pointer && !v.IsNil(); {
 		fields := fieldsOf(v.Type())
 		switch {

@@ -99,7 +99,7 @@ func BenchmarkDestination(b *testing.B) {
 	w := <-writers
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, ok := destination(w); !ok {
+		if _, ok := destinationOf(w); !ok {
 			b.Fatal("not found")
 		}
 	}

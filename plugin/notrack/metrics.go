@@ -28,7 +28,7 @@ var (
 	packetsDesc  = desc(directive, "packets_total", "Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.", "direction", "family", "proto")
 	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, whether the kernel removes the rules when the process dies, and why this backend was chosen.", "backend", "table", "owned", "reason")
 	lapsesDesc   = desc(directive, "lease_lapses_total", "Leases that ran out although this process meant to hold them.")
-	repairsDesc  = desc(directive, "repairs_total", "Rules and addresses that others took away and that were put back.", "reason")
+	repairsDesc  = desc(directive, "repairs_total", "Rules, addresses and links that others took away or set down, and that were put back.", "reason")
 	syncDesc     = desc(directive, "sync_duration_seconds", "Time to hold rules, addresses, uplinks and timeouts against what they should be, and to put right what is not, at each `sync` and each change that is announced.")
 	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", "proto", "family")
 	errorDesc    = desc(directive, "entries_avoided_error", "Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.")
@@ -115,7 +115,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	stats := keeper.Stats()
 	counter(ch, lapsesDesc, float64(stats.Lapses))
-	for _, reason := range []string{iptables.RepairAddress, iptables.RepairRules} {
+	for _, reason := range []string{iptables.RepairAddress, iptables.RepairLink, iptables.RepairRules} {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
 	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)

@@ -60,6 +60,8 @@ type stubAddresses struct{ *stubNode }
 
 func (stubAddresses) Ensure([]netip.Addr) error                  { return nil }
 func (stubAddresses) Missing([]netip.Addr) ([]netip.Addr, error) { return nil, nil }
+func (stubAddresses) Down() (bool, error)                        { return false, nil }
+func (stubAddresses) SetUp() error                               { return nil }
 func (stubAddresses) PreferSource() error                        { return nil }
 func (stubAddresses) Release([]netip.Addr) error                 { return nil }
 func (a stubAddresses) Remove() error                            { return a.do("remove addresses") }

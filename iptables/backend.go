@@ -156,11 +156,12 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 type HeldError struct {
 	Prefix    netip.Prefix // as it is held
 	Interface string
+	What      string // what the address is there
+	Remedy    string
 }
 
 func (e *HeldError) Error() string {
-	return fmt.Sprintf("address %s is held by interface %s of this host: listen on another address, remove it with `ip address del %s dev %s`, or use `interface none` if %s is meant to carry it",
-		e.Prefix.Addr(), e.Interface, e.Prefix, e.Interface, e.Interface)
+	return fmt.Sprintf("address %s is held by interface %s of this host: %s; %s", e.Prefix.Addr(), e.Interface, e.What, e.Remedy)
 }
 
 // ErrBusy is matched by errors that are over as soon as another program gives

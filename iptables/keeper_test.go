@@ -824,7 +824,7 @@ func TestRepairs(t *testing.T) {
 		changes := make(chan Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10", "169.254.20.10"), n)
-		held := &HeldError{Prefix: netip.PrefixFrom(clusterIP, 32), Interface: "spare"}
+		held := &HeldError{Prefix: netip.PrefixFrom(clusterIP, 32), Interface: "spare", What: "it is somebody's", Remedy: "ask him"}
 		n.set(func() { n.missing, n.fail["ensure 10.96.0.10"] = []netip.Addr{clusterIP, linkLocal}, held })
 		for range 10 {
 			changes <- Change{}

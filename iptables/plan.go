@@ -184,6 +184,8 @@ func (p Plan) Validate() error {
 			return fmt.Errorf("%s: write the IPv4 address %s", e.Addr, e.Addr.Unmap())
 		case e.Addr.Zone() != "":
 			return fmt.Errorf("%s: an IPv6 address with a zone cannot be put on %s; use a unique local address", e.Addr, linkName(p.Link))
+		case e.Addr.Is6() && e.Addr.IsLinkLocalUnicast():
+			return fmt.Errorf("%s: an IPv6 link-local address is reached from its own link alone, and no pod is on that of the listen addresses; use a unique local address, such as fd00:169:254:20::10", e.Addr)
 		case e.Addr.IsMulticast():
 			return fmt.Errorf("%s: a multicast address cannot be a listen address", e.Addr)
 		case e.Port == 0:

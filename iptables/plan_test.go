@@ -56,6 +56,7 @@ func TestValidate(t *testing.T) {
 		{"IPv6 wildcard", planFor("::"), "wildcard"},
 		{"IPv4 in IPv6", planFor("::ffff:10.96.0.10"), "write the IPv4 address 10.96.0.10"},
 		{"zone", planFor("fe80::1%eth0"), "with a zone"},
+		{"link-local of IPv6", planFor("fe80::10"), "reached from its own link alone"},
 		{"multicast", planFor("224.0.0.251"), "multicast"},
 		{"port 0", Plan{Listen: []Endpoint{at("10.96.0.10", 0, UDP)}}, "port 0"},
 		{"protocol", Plan{Listen: []Endpoint{at("10.96.0.10", 53, 132)}}, "only udp and tcp"},

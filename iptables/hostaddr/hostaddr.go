@@ -41,6 +41,12 @@ type Config struct {
 	// Keep leaves link and addresses where they are when Remove is called.
 	Keep bool
 
+	// Others returns the number of other instances on this node. Nil means that
+	// this cannot be known, and nothing that one left elsewhere is taken over.
+	Others func() (int, error)
+	// Log, if not nil, is told of what is taken over.
+	Log func(format string, args ...any)
+
 	// kind is the type of link to create; tests on kernels without dummy use
 	// another one.
 	kind string
@@ -76,20 +82,21 @@ func (h *Host) Link() string { return h.link }
 func (h *Host) Device() string { return h.device }
 
 // Ensure adds the addresses that are not there yet. Addresses on the link, or
-// left on lo by an earlier instance, are taken over. It fails, and changes
-// nothing, if another interface holds one of them.
+// left on lo or under another name by an earlier instance, are taken over. It
+// fails, and changes nothing, if another interface holds one of them, or if one is
+// an address by which this node is known.
 func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 	conn, err := h.look()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
+	if err := h.settle(conn, addrs); err != nil {
+		return err
+	}
 	present, names := conn.present, conn.names
 	if h.link == "" {
 		return allPresent(addrs, present)
-	}
-	if err := h.conflicts(addrs, present, names); err != nil {
-		return err
 	}
 
 	createdLink := false
@@ -137,7 +144,7 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 		_, _ = conn.preferSource(index, a, addrs)
 		if !slices.ContainsFunc(present, func(p address) bool { return p.addr == a && p.index == index }) {
 			if err := conn.addAddress(index, a); err != nil {
-				return errors.Join(fmt.Errorf("add address %s to %s: %w", a, h.device, explain(err)), conn.deleteRoutes(index, a))
+				return errors.Join(fmt.Errorf("add address %s to %s: %w", a, h.device, explainAdd(h.device, a, err)), conn.deleteRoutes(index, a))
 			}
 			added = append(added, a)
 		}
@@ -248,21 +255,6 @@ func (h *Host) Remove() error {
 	}
 	h.device, h.ours = "", false
 	return err
-}
-
-// conflicts reports an address that an interface of someone else holds.
-func (h *Host) conflicts(addrs []netip.Addr, present []address, names map[uint32]string) error {
-	for _, p := range present {
-		if !slices.Contains(addrs, p.addr) || onLoopbackAlways(p.addr) {
-			continue
-		}
-		name := names[p.index]
-		if name == h.link || name == h.device || name == loopback && p.ours() {
-			continue
-		}
-		return &iptables.HeldError{Prefix: p.prefix(), Interface: name}
-	}
-	return nil
 }
 
 // findDevice decides where the addresses go and reports whether it made a link.

@@ -124,7 +124,7 @@ func (p *contract) open(config *configuration, b backend) error {
 	}
 	p.keeper.Store(iptables.NewKeeper(iptables.Config{
 		Backend:   b,
-		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep}, config.plan.Link),
+		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Others: otherInstances, Log: log.Infof}, config.plan.Link),
 		Log:       log,
 		Served:    p.whatIsServed,
 		Yield:     yield,

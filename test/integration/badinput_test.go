@@ -48,6 +48,7 @@ func TestBadInput(t *testing.T) {
 		prepare func(t *testing.T, node *lab.Node)
 		change  func(*exec.Cmd)
 		want    []string
+		lies    []string // bad advice
 	}{
 		{
 			name: "unknown option",
@@ -81,7 +82,33 @@ func TestBadInput(t *testing.T) {
 				run(t, node.Namespace, "ip", "link", "add", "kube-ipvs0", "type", "bridge")
 				run(t, node.Namespace, "ip", "address", "add", "10.96.0.10/32", "dev", "kube-ipvs0")
 			},
-			want: []string{"line 4", "10.96.0.10 is held by interface kube-ipvs0", "ip address del", "interface none"},
+			want: []string{"line 4", "10.96.0.10 is held by interface kube-ipvs0", "kube-proxy in IPVS mode", "169.254.20.10", "kube-proxy --cleanup"},
+			lies: []string{"ip address del", "interface none"},
+		},
+		{
+			name: "the node's own address",
+			text: corefile(steady, "", netip.MustParseAddr("192.0.2.10")),
+			want: []string{"line 4", "192.0.2.10 is held by interface uplink", "of this node itself", "169.254.20.10"},
+			lies: []string{"ip address del", "interface none"},
+		},
+		{
+			name: "the gateway of the pods, interface none",
+			text: corefile(notrackWith("interface none"), "", netip.MustParseAddr("10.244.0.1")),
+			want: []string{"line 4", "10.244.0.1 is held by interface veth", "the gateway of what is behind veth"},
+			lies: []string{"ip address del"},
+		},
+		{
+			name: "IPv6 disabled",
+			text: corefile(steady, "", lab.ClusterDNS6),
+			prepare: func(t *testing.T, node *lab.Node) {
+				run(t, node.Namespace, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+			},
+			want: []string{"line 4", "add address fd00:10:96::a", "IPv6 is disabled", "net.ipv6.conf.all.disable_ipv6"},
+		},
+		{
+			name: "an IPv6 link-local address",
+			text: corefile(steady, "", netip.MustParseAddr("fe80::10")),
+			want: []string{"Corefile:", "fe80::10: an IPv6 link-local address", "fd00:169:254:20::10"},
 		},
 		{
 			name: "no CAP_NET_ADMIN",
@@ -133,6 +160,11 @@ func TestBadInput(t *testing.T) {
 			for _, want := range tc.want {
 				if !strings.Contains(output, want) {
 					t.Errorf("the output does not say %q:\n%s", want, output)
+				}
+			}
+			for _, lie := range tc.lies {
+				if strings.Contains(output, lie) {
+					t.Errorf("the output says %q:\n%s", lie, output)
 				}
 			}
 			if diff := cmp.Diff(before, state(t, node)); diff != "" {

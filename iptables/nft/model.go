@@ -311,6 +311,59 @@ func (s onLo) text(rule) string {
 	return `iif "lo"`
 }
 
+// whole matches packets of a family that are no fragments and, in IPv4, have no
+// options. Of IPv6 the kernel looks at neither before the packets have arrived.
+type whole iptables.Family
+
+func (s whole) exprs(*ruleset) []expr.Any {
+	out := isFamily(iptables.Family(s))
+	if iptables.Family(s) == iptables.IPv6 {
+		return out
+	}
+	masked := func(offset uint32, mask, want []byte) []expr.Any {
+		n := uint32(len(mask))
+		return []expr.Any{
+			&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: n},
+			&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: n, Mask: mask, Xor: make([]byte, n)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: want},
+		}
+	}
+	out = append(out, masked(0, []byte{0x0f}, []byte{5})...)
+	return append(out, masked(6, []byte{0x3f, 0xff}, []byte{0, 0})...)
+}
+
+func (s whole) text(rule) string {
+	if iptables.Family(s) == iptables.IPv6 {
+		return "meta nfproto ipv6"
+	}
+	return "ip hdrlength 5 ip frag-off & 16383 == 0"
+}
+
+// toUs matches what was sent to the device's own link-layer address.
+type toUs struct{}
+
+func (toUs) exprs(*ruleset) []expr.Any {
+	const packetHost = 0 // PACKET_HOST of linux/if_packet.h
+	return metaIs(expr.MetaKeyPKTTYPE, []byte{packetHost})
+}
+
+func (toUs) text(rule) string { return "meta pkttype host" }
+
+// routesBack matches packets whose source is reached through the device by which
+// they came, and is no broadcast address.
+type routesBack struct{}
+
+func (routesBack) exprs(*ruleset) []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: unix.NFT_REG_1, ResultOIF: true, FlagSADDR: true, FlagIIF: true},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
+		&expr.Fib{Register: unix.NFT_REG_1, ResultADDRTYPE: true, FlagSADDR: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: nativeUint32(unix.RTN_UNICAST)},
+	}
+}
+
+func (routesBack) text(rule) string { return "fib saddr . iif oif != 0 fib saddr type unicast" }
+
 // ofClass matches a family and a protocol.
 type ofClass struct {
 	family iptables.Family

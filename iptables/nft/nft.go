@@ -172,6 +172,16 @@ func (b *Backend) endLease(c *nftables.Conn, addrs []netip.Addr) error {
 // create makes the table with everything in it in one transaction: owned where
 // the kernel can, else as an ordinary table.
 func (b *Backend) create(r iptables.Rules) error {
+	err := b.createOnce(r)
+	if errors.Is(err, unix.ENOENT) && !b.rs.noFIB {
+		// No such expression, which CONFIG_NFT_FIB_INET brings.
+		b.rs.noFIB = true
+		err = b.createOnce(r)
+	}
+	return err
+}
+
+func (b *Backend) createOnce(r iptables.Rules) error {
 	contents := b.rs.contents(r)
 	tx, err := encode(func(c *nftables.Conn) error {
 		if err := b.rs.build(c, r.Plan); err != nil {

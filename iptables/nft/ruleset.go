@@ -48,7 +48,7 @@ func chains(lease time.Duration, dryRun bool) []chain {
 			c.rules = append(c.rules, rule{notrack{}})
 		}
 		if !dryRun && d == iptables.Query {
-			c.rules = append(c.rules, rule{put{0, []field{inDevice}, askedSet, true, askedFor}})
+			c.rules = append(c.rules, asked(iptables.IPv4), asked(iptables.IPv6))
 		}
 		for _, k := range iptables.CounterKeys() {
 			if k.Direction == d {
@@ -112,6 +112,19 @@ const (
 	askedFor   = iptables.LostFor
 	arrivedFor = askedFor + 200*time.Millisecond
 )
+
+// asked notes the device of a query that nobody but a rule of the node can keep from
+// arriving. Of what its client may forge the kernel drops behind our rules a source
+// that does not route back through the device (a martian one, or by rp_filter),
+// IP options that it does not like, fragments of which no more come, and, if asked
+// to, what was broadcast. Where a query arrived lately there is nothing to note.
+func asked(f iptables.Family) rule {
+	return rule{
+		in{f, []field{inDevice}, arrivedSet, true},
+		whole(f), toUs{}, routesBack{},
+		put{f, []field{inDevice}, askedSet, true, askedFor},
+	}
+}
 
 // arrived notes behind everybody's filter rules by which devices queries come.
 func arrived() chain {
@@ -213,6 +226,18 @@ func counterName(k iptables.CounterKey) string {
 type ruleset struct {
 	table *nftables.Table
 	sets  map[string]*nftables.Set
+	noFIB bool // the kernel has no nft_fib_inet: nobody notes who asked
+}
+
+func (rs *ruleset) chains(p iptables.Plan) []chain {
+	all := chains(p.Lease, p.DryRun)
+	if !rs.noFIB {
+		return all
+	}
+	for i := range all {
+		all[i].rules = slices.DeleteFunc(all[i].rules, func(r rule) bool { return slices.Contains(r, statement(routesBack{})) })
+	}
+	return all
 }
 
 func newRuleset(name string) *ruleset { return newRulesetOf(name, setKinds) }
@@ -248,7 +273,7 @@ func (rs *ruleset) build(c *nftables.Conn, p iptables.Plan) error {
 	for _, k := range iptables.CounterKeys() {
 		c.AddObj(&nftables.NamedObj{Table: rs.table, Name: counterName(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 	}
-	rs.addChains(c, chains(p.Lease, p.DryRun))
+	rs.addChains(c, rs.chains(p))
 	return nil
 }
 
@@ -266,7 +291,7 @@ func (rs *ruleset) addSets(c *nftables.Conn, kinds []setKind) error {
 // rebuild replaces the rules of one variant by those of another. Sets and
 // counters stay.
 func (rs *ruleset) rebuild(c *nftables.Conn, old, p iptables.Plan) {
-	former := chains(old.Lease, old.DryRun)
+	former := rs.chains(old)
 	for _, ch := range former {
 		c.FlushChain(&nftables.Chain{Table: rs.table, Name: ch.name})
 	}
@@ -274,7 +299,7 @@ func (rs *ruleset) rebuild(c *nftables.Conn, old, p iptables.Plan) {
 	for _, ch := range former {
 		c.DelChain(&nftables.Chain{Table: rs.table, Name: ch.name})
 	}
-	rs.addChains(c, chains(p.Lease, p.DryRun))
+	rs.addChains(c, rs.chains(p))
 }
 
 func (rs *ruleset) addChains(c *nftables.Conn, all []chain) {

@@ -280,6 +280,13 @@ func (s onLo) run(t *tracer, p iptables.Packet) step {
 	return proceed(p.Device == "lo" && t.hook == iptables.Hook(s))
 }
 
+// The packets of a trace are whole, to us, and from where their source is.
+func (s whole) run(_ *tracer, p iptables.Packet) step {
+	return proceed(iptables.FamilyOf(p.Dst.Addr()) == iptables.Family(s))
+}
+func (toUs) run(*tracer, iptables.Packet) step       { return step{} }
+func (routesBack) run(*tracer, iptables.Packet) step { return step{} }
+
 func (s ofClass) run(_ *tracer, p iptables.Packet) step {
 	return proceed(p.Proto == s.proto && iptables.FamilyOf(p.Dst.Addr()) == s.family)
 }

@@ -157,18 +157,24 @@ func (n *Node) Inject(t *testing.T, h iptables.Hook, p iptables.Packet) {
 }
 
 func (n *Node) arrive(p iptables.Packet) error {
-	near, far := n.Links[p.Device], n.Links[p.Device+"p"]
-	if p.Device == "lo" {
-		far = near
+	return n.Deliver(p.Device, n.Links[p.Device].HardwareAddr, Wire(p))
+}
+
+// Deliver makes a packet, whatever is in it, come in over a device, sent to a
+// link-layer address.
+func (n *Node) Deliver(device string, to net.HardwareAddr, packet []byte) error {
+	far := n.Links[device+"p"]
+	if device == "lo" {
+		far = n.Links[device]
 	}
 	ethertype := uint16(unix.ETH_P_IP)
-	if p.Dst.Addr().Is6() {
+	if packet[0]>>4 == 6 {
 		ethertype = unix.ETH_P_IPV6
 	}
 	inNetworkOrder := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, ethertype))
-	to := &unix.SockaddrLinklayer{Protocol: inNetworkOrder, Ifindex: far.Index, Halen: 6}
-	copy(to.Addr[:], near.HardwareAddr)
-	return unix.Sendto(n.frames, wire(p), 0, to)
+	addr := &unix.SockaddrLinklayer{Protocol: inNetworkOrder, Ifindex: far.Index, Halen: 6}
+	copy(addr.Addr[:], to)
+	return unix.Sendto(n.frames, packet, 0, addr)
 }
 
 func leave(p iptables.Packet) error {
@@ -181,15 +187,15 @@ func leave(p iptables.Packet) error {
 	if err != nil {
 		return err
 	}
-	err = unix.Sendto(fd, wire(p), 0, to)
+	err = unix.Sendto(fd, Wire(p), 0, to)
 	if errors.Is(err, unix.EPERM) {
 		err = nil // the observer, or a rule, dropped it
 	}
 	return errors.Join(err, unix.Close(fd))
 }
 
-// wire encodes a packet with an empty payload.
-func wire(p iptables.Packet) []byte {
+// Wire encodes a packet with an empty payload.
+func Wire(p iptables.Packet) []byte {
 	const udpLen, tcpLen = 8, 20
 	segment := make([]byte, udpLen)
 	sum := 6
@@ -209,7 +215,7 @@ func wire(p iptables.Packet) []byte {
 	binary.BigEndian.PutUint16(segment[0:], p.Src.Port())
 	binary.BigEndian.PutUint16(segment[2:], p.Dst.Port())
 	pseudo := slices.Concat(p.Src.Addr().AsSlice(), p.Dst.Addr().AsSlice(), []byte{0, byte(p.Proto), 0, byte(len(segment))})
-	binary.BigEndian.PutUint16(segment[sum:], internetChecksum(append(pseudo, segment...)))
+	binary.BigEndian.PutUint16(segment[sum:], Checksum(append(pseudo, segment...)))
 
 	const hops = 64
 	if p.Dst.Addr().Is6() {
@@ -224,12 +230,12 @@ func wire(p iptables.Packet) []byte {
 	binary.BigEndian.PutUint16(header[2:], uint16(20+len(segment)))
 	header[8], header[9] = hops, byte(p.Proto)
 	header = slices.Concat(header, p.Src.Addr().AsSlice(), p.Dst.Addr().AsSlice())
-	binary.BigEndian.PutUint16(header[10:], internetChecksum(header))
+	binary.BigEndian.PutUint16(header[10:], Checksum(header))
 	return append(header, segment...)
 }
 
-// internetChecksum is that of RFC 1071.
-func internetChecksum(b []byte) uint16 {
+// Checksum is that of RFC 1071.
+func Checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(b[i:]))

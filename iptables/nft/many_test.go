@@ -44,7 +44,7 @@ func TestManyConnections(t *testing.T) {
 		{"exempt only", 5_000, (*Backend).ExemptOnly, exemptSet, func(n int) bool { return n == 5_000 }},
 		{"more than there is room for", 70_000, (*Backend).Exempt, exemptSet, func(n int) bool { return n >= 30_000 }},
 		{"held", 5_000, (*Backend).Detach, heldSet, func(n int) bool { return n == 5_000 }},
-		{"more held than there is room for", 70_000, (*Backend).Detach, heldSet, func(int) bool { return true }},
+		{"more held than there is room for", 70_000, (*Backend).Detach, heldSet, func(n int) bool { return n >= 30_000 }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBackend(t)
@@ -70,6 +70,43 @@ func TestManyConnections(t *testing.T) {
 			}
 			if detached := tc.set.name == heldSet.name; detached != (len(live) == 0) {
 				t.Errorf("live: %v", live)
+			}
+		})
+	}
+}
+
+// Packets have filled a set. The connections that are known take the place of what
+// is in it.
+func TestAFullSetTakesWhatIsKnown(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		set  setKind
+		give func(*Backend, []iptables.Connection) error
+	}{
+		{"held", heldSet, (*Backend).Detach},
+		{"exempt", exemptSet, (*Backend).Exempt},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBackend(t)
+			if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}); err != nil {
+				t.Fatal(err)
+			}
+			of := func(first, n int) (conns []iptables.Connection) {
+				for i := range n {
+					conns = append(conns, iptables.Connection{Client: nthClient(first + i), Listen: netip.MustParseAddrPort("10.96.0.10:53")})
+				}
+				return conns
+			}
+			if err := b.change("fill", func(c *nftables.Conn) error { return b.addConnections(c, tc.set, of(0, setSize), false) }); err != nil {
+				t.Fatal(err)
+			}
+			known := of(setSize, 300)
+			if err := tc.give(b, known); err != nil {
+				t.Fatal(err)
+			}
+			if n := elements(t, b, tc.set, iptables.IPv4); n != len(known) {
+				t.Errorf("%d connections are in the set, want the %d that are known", n, len(known))
 			}
 		})
 	}

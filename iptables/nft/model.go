@@ -65,6 +65,8 @@ var (
 	checkSet   = setKind{name: "check", key: []field{saddr, l4proto, sport}}
 	exemptSet  = setKind{name: "exempt", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
 	heldSet    = setKind{name: "held", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
+	openingSet = setKind{name: "opening", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
+	closingSet = setKind{name: "closing", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
 	drainSet   = setKind{name: "draining", key: []field{daddr}}
 	unownedSet = setKind{name: "unowned", key: []field{daddr}}
 	sourceSet  = setKind{name: "sources", key: []field{saddr}, ranges: true}
@@ -75,7 +77,7 @@ var (
 )
 
 var setKinds = []setKind{
-	listenSet, liveSet, leaseSet, checkSet, exemptSet, heldSet, drainSet, unownedSet, sourceSet, uplinkSet,
+	listenSet, liveSet, leaseSet, checkSet, exemptSet, heldSet, openingSet, closingSet, drainSet, unownedSet, sourceSet, uplinkSet,
 	askedSet, arrivedSet, asideSet,
 }
 
@@ -378,39 +380,61 @@ func (s ofClass) text(rule) string {
 	return fmt.Sprintf("meta nfproto %s meta l4proto %s", s.family, s.proto)
 }
 
-// tcpFlags matches TCP segments of which, among SYN and ACK, exactly the given
-// flags are set.
-type tcpFlags struct{ syn, ack bool }
+// tcpFlags matches TCP segments by those of their flags that are in the mask:
+// exactly the wanted ones are set, or any.
+type tcpFlags struct {
+	mask, want byte
+	any        bool
+}
 
+// Flags of the TCP header (RFC 9293 3.1).
 const (
+	tcpFIN = 0x01
 	tcpSYN = 0x02
+	tcpRST = 0x04
 	tcpACK = 0x10
 )
 
-func (s tcpFlags) bits() byte {
-	var b byte
-	if s.syn {
-		b |= tcpSYN
-	}
-	if s.ack {
-		b |= tcpACK
-	}
-	return b
-}
+// The kinds of segments that begin and end connections, and all others.
+var (
+	isSYN    = tcpFlags{mask: tcpSYN | tcpACK, want: tcpSYN}
+	isSYNACK = tcpFlags{mask: tcpSYN | tcpACK, want: tcpSYN | tcpACK}
+	isReset  = tcpFlags{mask: tcpRST, any: true}
+	isEnd    = tcpFlags{mask: tcpFIN | tcpRST, any: true}
+	isMiddle = tcpFlags{mask: tcpFIN | tcpSYN | tcpRST}
+)
 
 func (s tcpFlags) exprs(*ruleset) []expr.Any {
+	op := expr.CmpOpEq
+	if s.any {
+		op = expr.CmpOpNeq
+	}
 	return append(metaIs(expr.MetaKeyL4PROTO, []byte{byte(iptables.TCP)}),
 		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 1, Mask: []byte{tcpSYN | tcpACK}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: []byte{s.bits()}},
+		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 1, Mask: []byte{s.mask}, Xor: []byte{0}},
+		&expr.Cmp{Op: op, Register: unix.NFT_REG_1, Data: []byte{s.want}},
 	)
 }
 
 func (s tcpFlags) text(rule) string {
-	if s.ack {
-		return "tcp flags syn,ack / syn,ack"
+	switch {
+	case s.any:
+		return "tcp flags " + flagNames(s.mask)
+	case s.want == 0:
+		return "tcp flags ! " + flagNames(s.mask)
 	}
-	return "tcp flags syn / syn,ack"
+	return "tcp flags " + flagNames(s.want) + " / " + flagNames(s.mask)
+}
+
+// flagNames lists flags as nft does.
+func flagNames(flags byte) string {
+	var names []string
+	for i, name := range []string{"fin", "syn", "rst", "psh", "ack"} {
+		if flags&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ",")
 }
 
 // The remaining statements end a rule or act on the packet.

@@ -240,16 +240,16 @@ func (b *Backend) Detach(held []iptables.Connection) error {
 	if !b.installed() {
 		return nil
 	}
-	err := b.detach(held)
+	err := b.withConnections(held, false, b.detach)
 	if err != nil && len(held) > 0 {
-		return b.detach(nil)
+		return b.detach(nil, false)
 	}
 	return err
 }
 
-func (b *Backend) detach(held []iptables.Connection) error {
+func (b *Backend) detach(held []iptables.Connection, only bool) error {
 	return b.change("stop untracking queries", func(c *nftables.Conn) error {
-		if err := b.addConnections(c, heldSet, held); err != nil {
+		if err := b.addConnections(c, heldSet, held, only); err != nil {
 			return err
 		}
 		for _, f := range families {
@@ -276,32 +276,39 @@ func (b *Backend) Exempt(conns []iptables.Connection) error {
 	if len(conns) == 0 {
 		return nil
 	}
-	return b.exempt(conns, false)
+	return b.withConnections(conns, false, b.exempt)
 }
 
 // ExemptOnly implements [iptables.Backend], in one transaction.
-func (b *Backend) ExemptOnly(conns []iptables.Connection) error { return b.exempt(conns, true) }
+func (b *Backend) ExemptOnly(conns []iptables.Connection) error {
+	return b.withConnections(conns, true, b.exempt)
+}
 
-// exempt names as many of the connections as there is room for: one that is left
-// out is reset when it goes on, which is no reason to leave all others as well.
 func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
+	return b.change("exempt connections", func(c *nftables.Conn) error {
+		return b.addConnections(c, exemptSet, conns, only)
+	})
+}
+
+// withConnections gives a set connections, in the place of what it holds if only. A
+// set that packets have filled holds nothing that is worth more than connections
+// that are known; of more than there is room for as many are given as fit: one that
+// is left out is reset when it goes on, which is no reason to leave all others as
+// well.
+func (b *Backend) withConnections(conns []iptables.Connection, only bool, give func(conns []iptables.Connection, only bool) error) error {
 	for {
-		err := b.change("exempt connections", func(c *nftables.Conn) error {
-			for _, f := range families {
-				if only {
-					c.FlushSet(b.rs.set(exemptSet, f))
-				}
-			}
-			return b.addConnections(c, exemptSet, conns)
-		})
-		if !errors.Is(err, unix.ENFILE) || len(conns) == 0 {
+		err := give(conns, only)
+		switch {
+		case !errors.Is(err, unix.ENFILE) || only && len(conns) == 0:
 			return err
+		case only:
+			conns = conns[:len(conns)/2]
 		}
-		conns = conns[:len(conns)/2]
+		only = true
 	}
 }
 
-func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptables.Connection) error {
+func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptables.Connection, only bool) error {
 	elements := map[iptables.Family][]nftables.SetElement{}
 	for _, conn := range conns {
 		f := iptables.FamilyOf(conn.Listen.Addr())
@@ -310,8 +317,12 @@ func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptable
 			Timeout: connectionTimeout,
 		})
 	}
-	for f, all := range elements {
-		if err := addElements(c, b.rs.set(kind, f), all); err != nil {
+	for _, f := range families {
+		set := b.rs.set(kind, f)
+		if only {
+			c.FlushSet(set)
+		}
+		if err := addElements(c, set, elements[f]); err != nil {
 			return err
 		}
 	}

@@ -20,6 +20,8 @@ import (
 //	check    source addresses and ports of our own checks
 //	exempt   TCP connections that are tracked and stay so until they end
 //	held     TCP connections that our listeners hold
+//	opening  TCP connections that our listeners have agreed to, for a moment
+//	closing  TCP connections of ours that have ended, for a moment
 //	draining listen addresses whose connections we keep after a detach
 //	unowned  listen addresses that no Service owns
 //	sources  who is served although an uplink brings it
@@ -37,7 +39,17 @@ var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
 
 // Timeouts of what packets put into sets. Every packet of the connection sets
 // them anew; DNS servers close idle connections much earlier (RFC 7766 6.2.3).
-const connectionTimeout = 10 * time.Minute
+//
+// Whoever can send a SYN can send as many as a set has room for. So a connection
+// that has only begun is noted for as long as its handshake takes, apart from those
+// that are in use, which the kernel makes of a handshake that was ended; and one
+// that has ended for as long as its last segments take.
+const (
+	connectionTimeout = 10 * time.Minute
+	openingTimeout    = 2 * time.Second // a SYN-ACK is sent again after 1 s (RFC 6298)
+	closingTimeout    = 10 * time.Second
+	begunTimeout      = 10 * time.Second // of one that will be tracked: its next segment may take a second SYN
+)
 
 // chains of one variant of the ruleset.
 func chains(lease time.Duration, dryRun bool) []chain {
@@ -140,7 +152,7 @@ func arrived() chain {
 func aside(f iptables.Family) []rule {
 	by := in{f, []field{inDevice}, asideSet, false}
 	return []rule{
-		{by, tcpFlags{syn: true}, put{f, tuple, exemptSet, true, connectionTimeout}},
+		{by, isSYN, put{f, tuple, exemptSet, true, begunTimeout}},
 		{by, accept{}},
 	}
 }
@@ -172,12 +184,12 @@ func arriving(f iptables.Family) chain {
 		// an address that no Service owns is nobody's business out there.
 		append(foreign(f), in{f, []field{daddr}, unownedSet, false}, drop{}),
 		append(foreign(f), accept{}),
-	}, append(aside(f), queryRules(f, goToChain("queries"))...)...)}
+	}, queryRules(f, aside(f), goToChain("queries"))...)}
 }
 
 // leaving decides about the node's own queries in output.
 func leaving(f iptables.Family) chain {
-	return chain{name: fmt.Sprintf("leaving%d", f), rules: queryRules(f, notrack{}, accept{})}
+	return chain{name: fmt.Sprintf("leaving%d", f), rules: queryRules(f, nil, notrack{}, accept{})}
 }
 
 // tuple is the key of TCP connections as queries have it, and as the responses
@@ -187,27 +199,42 @@ var (
 	reversedTuple = []field{daddr, l4proto, dport, saddr, sport}
 )
 
-func queryRules(f iptables.Family, untrack ...statement) []rule {
-	return []rule{
+// queryRules decide about queries; tracked are rules about those that stay tracked
+// whether or not we are attached.
+func queryRules(f iptables.Family, tracked []rule, untrack ...statement) []rule {
+	out := []rule{
+		// A client's reset is the last that is heard of a connection. A forged one
+		// does nothing: the kernel answers it, and the connection is held again.
+		ended(f, tuple, isReset),
 		// Tracked before we attached: kube-proxy rewrites it until it ends.
 		{in{f, tuple, exemptSet, false}, put{f, tuple, exemptSet, true, connectionTimeout}, accept{}},
-		append(rule{in{f, []field{daddr}, liveSet, false}}, untrack...),
-		// Not live, but the connection is ours: it stays so during the drain. A
-		// lapse does not count as one: a process that hangs gives up its
-		// connections with the rest, and the cluster's DNS resets them at once.
-		append(rule{in{f, []field{daddr}, drainSet, false}, in{f, tuple, heldSet, false}}, untrack...),
-		// A connection that will be tracked, since nothing above took it.
-		{tcpFlags{syn: true}, put{f, tuple, exemptSet, true, connectionTimeout}},
 	}
+	out = append(out, tracked...)
+	out = append(out, append(rule{in{f, []field{daddr}, liveSet, false}}, untrack...))
+	// Not live, but the connection is ours: it stays so during the drain. A
+	// lapse does not count as one: a process that hangs gives up its
+	// connections with the rest, and the cluster's DNS resets them at once.
+	for _, set := range []setKind{heldSet, openingSet, closingSet} {
+		out = append(out, append(rule{in{f, []field{daddr}, drainSet, false}, in{f, tuple, set, false}}, untrack...))
+	}
+	// A connection that will be tracked, since nothing above took it.
+	return append(out, rule{isSYN, put{f, tuple, exemptSet, true, begunTimeout}})
+}
+
+// ended notes the end of a connection that we hold.
+func ended(f iptables.Family, key []field, segment tcpFlags) rule {
+	return rule{segment, in{f, key, heldSet, false}, take{f, key, heldSet}, put{f, key, closingSet, true, closingTimeout}}
 }
 
 // answering untracks and counts responses, and notes connections that we hold.
 func answering(f iptables.Family) chain {
 	return chain{name: fmt.Sprintf("answering%d", f), rules: []rule{
 		// One that answers here is none that is tracked, although the rules above
-		// may have taken it for one: another instance untracks it.
-		{tcpFlags{syn: true, ack: true}, put{f, reversedTuple, heldSet, true, connectionTimeout}, take{f, reversedTuple, exemptSet}},
-		{in{f, reversedTuple, heldSet, false}, put{f, reversedTuple, heldSet, true, connectionTimeout}},
+		// may have taken it for one: another instance untracks it. Its port may
+		// have been that of one before it.
+		{isSYNACK, take{f, reversedTuple, exemptSet}, take{f, reversedTuple, closingSet}, put{f, reversedTuple, openingSet, true, openingTimeout}},
+		ended(f, reversedTuple, isEnd),
+		{isMiddle, in{f, reversedTuple, closingSet, true}, put{f, reversedTuple, heldSet, true, connectionTimeout}},
 		{goToChain("responses")},
 	}}
 }

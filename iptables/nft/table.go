@@ -25,7 +25,7 @@ const (
 )
 
 // tableFormat changes when the contents of a table do.
-const tableFormat = 1
+const tableFormat = 2
 
 // Owner is the process that made a table.
 type Owner = owner.Owner

@@ -292,7 +292,16 @@ func (s ofClass) run(_ *tracer, p iptables.Packet) step {
 }
 
 func (s tcpFlags) run(_ *tracer, p iptables.Packet) step {
-	return proceed(p.Proto == iptables.TCP && p.SYN == s.syn && p.ACK == s.ack)
+	flags := byte(0)
+	for _, f := range []struct {
+		set bool
+		bit byte
+	}{{p.FIN, tcpFIN}, {p.SYN, tcpSYN}, {p.RST, tcpRST}, {p.ACK, tcpACK}} {
+		if f.set {
+			flags |= f.bit
+		}
+	}
+	return proceed(p.Proto == iptables.TCP && (flags&s.mask == s.want) != s.any)
 }
 
 func (notrack) run(t *tracer, _ iptables.Packet) step {

@@ -45,6 +45,7 @@ const (
 	ipsetAttrIP2     = 20
 
 	ipsetErrBusy = unix.Errno(4100) // IPSET_ERR_BUSY: a rule refers to the set
+	ipsetErrFull = unix.Errno(4352) // IPSET_ERR_HASH_FULL
 )
 
 // Types of sets; the first revision of each has all that is used here.

@@ -25,8 +25,8 @@ func Print(r iptables.Rules) string {
 		if f == iptables.IPv6 {
 			restore, family = "ip6tables-restore", "inet6"
 		}
-		for _, set := range []string{rs.exemptSet(f), rs.heldSet(f)} {
-			fmt.Fprintf(&b, "# ipset create %s %s family %s timeout %s\n", set, setOfTuples, family, seconds(connectionTimeout))
+		for _, s := range rs.connectionSets(f) {
+			fmt.Fprintf(&b, "# ipset create %s %s family %s timeout %s\n", s.name, setOfTuples, family, seconds(s.timeout))
 		}
 		fmt.Fprintf(&b, "# ipset create %s %s family %s\n", rs.drainSet(f), setOfAddresses, family)
 		fmt.Fprintf(&b, "# %s --noflush\n*raw\n:%s ACCEPT [0:0]\n:%s ACCEPT [0:0]\n", restore, preroutingChain, outputChain)

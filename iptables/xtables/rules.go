@@ -29,7 +29,8 @@ import (
 //	ANSWERING  responses; those over lo pass the next chain on their way
 //	LOCAL      answers to lease probes renew the lease, those to checks are
 //	           untracked in every state
-//	REPLYING   connections that we hold are noted; untracked and counted
+//	REPLYING   connections that we agree to, hold or end are noted; untracked and
+//	           counted
 //	QUERIES, RESPONSES  count by protocol and are never emptied
 //
 // Packets that are no DNS pass one rule for each endpoint and direction.
@@ -68,8 +69,14 @@ var countingChains = []string{queriesChain, responsesChain}
 
 // connectionTimeout is how long a connection is remembered; every packet of it
 // sets the time anew. DNS servers close idle connections much earlier (RFC 7766
-// 6.2.3).
-const connectionTimeout = 10 * time.Minute
+// 6.2.3). One that has only begun, or has ended, is remembered for a moment: whoever
+// can send a SYN can send as many as a set has room for.
+const (
+	connectionTimeout = 10 * time.Minute
+	openingTimeout    = 2 * time.Second // a SYN-ACK is sent again after 1 s (RFC 6298)
+	closingTimeout    = 10 * time.Second
+	begunTimeout      = 10 * time.Second // of one that will be tracked: its next segment may take a second SYN
+)
 
 // features are what the rules can be made of.
 type features struct {
@@ -115,7 +122,27 @@ func (rs *ruleset) jump(chain string) string {
 func (rs *ruleset) liveSet(f iptables.Family) string   { return rs.set("live", f) }
 func (rs *ruleset) exemptSet(f iptables.Family) string { return rs.set("exempt", f) }
 func (rs *ruleset) heldSet(f iptables.Family) string   { return rs.set("held", f) }
-func (rs *ruleset) drainSet(f iptables.Family) string  { return rs.set("draining", f) }
+func (rs *ruleset) openingSet(f iptables.Family) string {
+	return rs.set("opening", f)
+}
+func (rs *ruleset) closingSet(f iptables.Family) string {
+	return rs.set("closing", f)
+}
+func (rs *ruleset) drainSet(f iptables.Family) string { return rs.set("draining", f) }
+
+// connectionSet is a set of TCP connections.
+type connectionSet struct {
+	name    string
+	timeout time.Duration
+}
+
+func (rs *ruleset) connectionSets(f iptables.Family) []connectionSet {
+	return []connectionSet{
+		{rs.exemptSet(f), connectionTimeout}, {rs.heldSet(f), connectionTimeout},
+		{rs.openingSet(f), openingTimeout}, {rs.closingSet(f), closingTimeout},
+	}
+}
+
 func (rs *ruleset) set(name string, f iptables.Family) string {
 	return fmt.Sprintf("%s%s-%s%d", setPrefix, rs.id, name, f)
 }
@@ -190,14 +217,21 @@ func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 	add(answeringChain, rs.to(replyingChain))
 	add(localChain, rs.to(replyingChain))
 	if rs.features.ipset {
-		// A connection that we hold is noted as our SYN-ACK leaves, and kept in
-		// mind by whatever else of it does. It is not tracked: its SYN may have
-		// come to us because another instance untracked it.
-		note := rule("-j SET --add-set", rs.heldSet(f), "dst,dst,src --exist --timeout", seconds(connectionTimeout))
-		const both = "SYN,ACK"
-		add(replyingChain, "-p tcp -m tcp --tcp-flags", both, both, note)
-		add(replyingChain, "-p tcp -m tcp --tcp-flags", both, both, "-j SET --del-set", rs.exemptSet(f), "dst,dst,src")
-		add(replyingChain, "-p tcp -m set --match-set", rs.heldSet(f), "dst,dst,src", note)
+		// A connection is noted for a moment as our SYN-ACK leaves, and as held by
+		// whatever else of it does until it ends. It is not tracked: its SYN may
+		// have come to us because another instance untracked it. Its port may have
+		// been that of one before it.
+		const tuple, agreed = "dst,dst,src", "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK"
+		add(replyingChain, agreed, "-j SET --add-set", rs.openingSet(f), tuple, "--exist --timeout", seconds(openingTimeout))
+		add(replyingChain, agreed, "-j SET --del-set", rs.exemptSet(f), tuple)
+		add(replyingChain, agreed, "-j SET --del-set", rs.closingSet(f), tuple)
+		for _, flag := range []string{"FIN", "RST"} {
+			for _, r := range rs.ended(f, flag, tuple) {
+				add(replyingChain, r)
+			}
+		}
+		add(replyingChain, "-p tcp -m tcp --tcp-flags FIN,SYN,RST NONE -m set ! --match-set", rs.closingSet(f), tuple,
+			"-j SET --add-set", rs.heldSet(f), tuple, "--exist --timeout", seconds(connectionTimeout))
 	}
 	add(replyingChain, notrack)
 	add(replyingChain, rs.to(responsesChain))
@@ -219,17 +253,31 @@ func (rs *ruleset) arriving(f iptables.Family, add func(string, ...string), outs
 	add(arrivingChain, served)
 }
 
+// ended are the rules that note the end of a connection that we hold.
+func (rs *ruleset) ended(f iptables.Family, flag, tuple string) []string {
+	of := rule("-p tcp -m tcp --tcp-flags", flag, flag, "-m set --match-set", rs.heldSet(f), tuple)
+	return []string{
+		rule(of, "-j SET --add-set", rs.closingSet(f), tuple, "--exist --timeout", seconds(closingTimeout)),
+		rule(of, "-j SET --del-set", rs.heldSet(f), tuple),
+	}
+}
+
 // query decides about a query that may be untracked.
 func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 	add := func(words ...string) { out = append(out, rule(words...)) }
 	tuple := func(c iptables.Connection) string {
 		return fmt.Sprintf("-s %s -d %s -p tcp -m tcp --sport %d --dport %d", c.Client.Addr(), c.Listen.Addr(), c.Client.Port(), c.Listen.Port())
 	}
-	// Tracked before we attached: kube-proxy rewrites it until it ends.
-	note := rule("-j SET --add-set", rs.exemptSet(f), "src,src,dst --exist --timeout", seconds(connectionTimeout))
+	note := func(d time.Duration) string {
+		return rule("-j SET --add-set", rs.exemptSet(f), "src,src,dst --exist --timeout", seconds(d))
+	}
 	if rs.features.ipset {
+		// A client's reset is the last that is heard of a connection. A forged one
+		// does nothing: the kernel answers it, and the connection is held again.
+		out = append(out, rs.ended(f, "RST", "src,src,dst")...)
+		// Tracked before we attached: kube-proxy rewrites it until it ends.
 		known := rule("-p tcp -m set --match-set", rs.exemptSet(f), "src,src,dst")
-		add(known, note)
+		add(known, note(connectionTimeout))
 		add(known, "-j RETURN")
 	}
 	for _, c := range rs.exempt {
@@ -248,7 +296,9 @@ func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 	// Not live, but the connection is ours: it stays so during the drain. A
 	// lapse does not count as one.
 	if rs.features.ipset {
-		add("-p tcp -m set --match-set", rs.drainSet(f), "dst -m set --match-set", rs.heldSet(f), "src,src,dst", untrack)
+		for _, set := range []string{rs.heldSet(f), rs.openingSet(f), rs.closingSet(f)} {
+			add("-p tcp -m set --match-set", rs.drainSet(f), "dst -m set --match-set", set, "src,src,dst", untrack)
+		}
 	}
 	for _, c := range rs.held {
 		if iptables.FamilyOf(c.Listen.Addr()) == f && rs.draining {
@@ -258,7 +308,7 @@ func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 	if rs.features.ipset {
 		// A connection that will be tracked, since nothing above took it, nor
 		// another instance before us.
-		add("-p tcp -m tcp --tcp-flags SYN,ACK SYN -m conntrack ! --ctstate UNTRACKED", note)
+		add("-p tcp -m tcp --tcp-flags SYN,ACK SYN -m conntrack ! --ctstate UNTRACKED", note(begunTimeout))
 	}
 	return out
 }

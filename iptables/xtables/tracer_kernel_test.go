@@ -71,7 +71,7 @@ func (b kernelTrace) elements(t *testing.T, each func(*sets, string, element) er
 	out := map[elementKey]element{}
 	err := withSets(func(s *sets) error {
 		for _, f := range b.families {
-			for kind, set := range map[string]string{"exempt": b.rs.exemptSet(f), "held": b.rs.heldSet(f), "live": b.rs.liveSet(f)} {
+			for kind, set := range map[string]string{"exempt": b.rs.exemptSet(f), "held": b.rs.heldSet(f), "opening": b.rs.openingSet(f), "closing": b.rs.closingSet(f), "live": b.rs.liveSet(f)} {
 				if kind == "live" && b.rs.features.recent {
 					continue
 				}
@@ -211,20 +211,29 @@ func TestKernelWithoutARule(t *testing.T) {
 		{arrivingChain, "1", "checks are untracked in every state"},
 		{arrivingChain, "2", "an uplink: passed on, or dropped where no Service takes it"},
 		{foreignChain, "1", "an uplink: passed on, or dropped where no Service takes it"},
-		{queryingChain, "1", "connections that are tracked already"},
-		{queryingChain, "2", "connections that are tracked already"},
-		{queryingChain, "3", "attached until detached"},
-		{queryingChain, "4", "a connection through the drain, from a pod"},
-		{queryingChain, "5", "installed: connections that begin are noted"},
+		{queryingChain, "1", "a connection that its client resets"},
+		{queryingChain, "2", "a connection that its client resets"},
+		{queryingChain, "3", "connections that are tracked already"},
+		{queryingChain, "4", "connections that are tracked already"},
+		{queryingChain, "5", "attached until detached"},
+		{queryingChain, "6", "a connection from before the rules were put back"},
+		{queryingChain, "7", "a handshake that ends in the drain"},
+		{queryingChain, "8", "a connection that we end"},
+		{queryingChain, "9", "installed: connections that begin are noted"},
 		{takeChain, "1", "attached until detached"},
 		{takeChain, "2", "attached until detached"},
 		{outChain, "1", "attached until detached"},
 		{leavingChain, "1", "checks are untracked in every state"},
 		{answeringChain, "1", "only the answer to the lease probe renews"},
 		{localChain, "1", "only the answer to the lease probe renews"},
-		{replyingChain, "1", "a connection through the drain, from a pod"},
+		{replyingChain, "1", "a handshake that ends in the drain"},
 		{replyingChain, "2", "a connection that another instance untracks"},
-		{replyingChain, "3", "a connection through the drain, from a pod"},
+		{replyingChain, "3", "the port of a connection that has ended"},
+		{replyingChain, "4", "a connection that we end"},
+		{replyingChain, "5", "a connection that we end"},
+		{replyingChain, "6", "a connection that we end"},
+		{replyingChain, "7", "a connection that we end"},
+		{replyingChain, "8", "a connection through the drain, from a pod"},
 		{untrackChain, "1", "checks are untracked in every state"},
 		{queriesChain, "1", "attached until detached"},
 		{responsesChain, "1", "installed: late responses are untracked"},

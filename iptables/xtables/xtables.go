@@ -32,7 +32,7 @@ import (
 const Lease = time.Second
 
 // format changes when what the chains hold does.
-const format = 1
+const format = 2
 
 // Config says which programs are run. They run in the network namespace of the
 // calling thread.
@@ -294,10 +294,9 @@ func (b *Backend) createSets(f iptables.Family) error {
 		return nil
 	}
 	return withSets(func(s *sets) error {
-		errs := []error{
-			s.create(b.rs.exemptSet(f), setOfTuples, f, connectionTimeout),
-			s.create(b.rs.heldSet(f), setOfTuples, f, connectionTimeout),
-			s.create(b.rs.drainSet(f), setOfAddresses, f, 0),
+		errs := []error{s.create(b.rs.drainSet(f), setOfAddresses, f, 0)}
+		for _, set := range b.rs.connectionSets(f) {
+			errs = append(errs, s.create(set.name, setOfTuples, f, set.timeout))
 		}
 		if !b.rs.features.recent {
 			errs = append(errs, s.create(b.rs.liveSet(f), setOfAddresses, f, b.rs.lease))
@@ -462,10 +461,7 @@ func (b *Backend) Detach(held []iptables.Connection) error {
 	addrs := b.rs.rules.Plan.Addresses()
 	if b.rs.features.ipset {
 		err := withSets(func(s *sets) error {
-			var errs []error
-			for _, c := range held {
-				errs = append(errs, s.add(b.rs.heldSet(iptables.FamilyOf(c.Listen.Addr())), tupleOf(c)))
-			}
+			errs := []error{b.give(s, held, b.rs.heldSet)}
 			for _, a := range addrs {
 				errs = append(errs, s.add(b.rs.drainSet(iptables.FamilyOf(a)), element{addr: a}))
 			}
@@ -514,19 +510,43 @@ func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
 	}
 	return b.counted(withSets(func(s *sets) error {
 		if only {
-			for _, f := range b.families {
-				if err := s.flush(b.rs.exemptSet(f)); err != nil {
-					return err
-				}
-			}
-		}
-		for _, c := range conns {
-			if err := s.add(b.rs.exemptSet(iptables.FamilyOf(c.Listen.Addr())), tupleOf(c)); err != nil {
+			if err := b.flush(s, b.rs.exemptSet); err != nil {
 				return err
 			}
 		}
-		return nil
+		return b.give(s, conns, b.rs.exemptSet)
 	}))
+}
+
+func (b *Backend) flush(s *sets, set func(iptables.Family) string) error {
+	for _, f := range b.families {
+		if err := s.flush(set(f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give puts connections into the sets. Those that packets have filled hold nothing
+// that is worth more than connections that are known; of more than there is room
+// for as many are given as fit.
+func (b *Backend) give(s *sets, conns []iptables.Connection, set func(iptables.Family) string) error {
+	flushed := false
+	for i := 0; i < len(conns); i++ {
+		err := s.add(set(iptables.FamilyOf(conns[i].Listen.Addr())), tupleOf(conns[i]))
+		switch {
+		case errors.Is(err, ipsetErrFull) && !flushed:
+			if err := b.flush(s, set); err != nil {
+				return err
+			}
+			flushed, i = true, -1
+		case errors.Is(err, ipsetErrFull):
+			// the other family's set may have room
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // Remove implements [iptables.Backend].
@@ -554,8 +574,11 @@ func (b *Backend) removeFamily(f iptables.Family, wait time.Duration) error {
 		return err
 	}
 	return withSets(func(s *sets) error {
-		return errors.Join(
-			s.destroy(b.rs.liveSet(f)), s.destroy(b.rs.exemptSet(f)), s.destroy(b.rs.heldSet(f)), s.destroy(b.rs.drainSet(f)))
+		errs := []error{s.destroy(b.rs.liveSet(f)), s.destroy(b.rs.drainSet(f))}
+		for _, set := range b.rs.connectionSets(f) {
+			errs = append(errs, s.destroy(set.name))
+		}
+		return errors.Join(errs...)
 	})
 }
 

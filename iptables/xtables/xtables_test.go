@@ -297,3 +297,50 @@ func TestAFailureChangesNothing(t *testing.T) {
 		}
 	})
 }
+
+// Packets have filled a set. The connections that are known take the place of what
+// is in it.
+func TestAFullSetTakesWhatIsKnown(t *testing.T) {
+	testns.Enter(t)
+	testns.Program(t, "iptables-"+string(NFT))
+	b := newBackend(t, Config{Variant: NFT})
+	if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}); err != nil {
+		t.Fatal(err)
+	}
+	if !b.rs.features.ipset {
+		testns.Skip(t, "ip_set")
+	}
+	of := func(first, n int) (conns []iptables.Connection) {
+		for i := first; i < first+n; i++ {
+			client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(i >> 16), byte(i >> 8)}), 1024+uint16(i&0xff))
+			conns = append(conns, iptables.Connection{Client: client, Listen: netip.MustParseAddrPort("10.96.0.10:53")})
+		}
+		return conns
+	}
+	held := b.rs.heldSet(iptables.IPv4)
+	err := withSets(func(s *sets) error {
+		for _, c := range of(0, setSize) {
+			if err := s.add(held, tupleOf(c)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := of(setSize, 300)
+	if err := b.Detach(known); err != nil {
+		t.Fatal(err)
+	}
+	err = withSets(func(s *sets) error {
+		elements, err := s.list(held)
+		if len(elements) != len(known) {
+			t.Errorf("%d connections are in the set, want the %d that are known", len(elements), len(known))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -177,7 +177,7 @@ func state(t *testing.T, node *lab.Node) string {
 }
 
 // noted are the elements that packets put into sets of ours.
-var noted = regexp.MustCompile(`(?s)(set (?:exempt|held|asked|arrived|aside)\d? \{[^}]*?)\n\t\telements = \{[^}]*\}`)
+var noted = regexp.MustCompile(`(?s)(set (?:exempt|held|opening|closing|asked|arrived|aside)\d? \{[^}]*?)\n\t\telements = \{[^}]*\}`)
 
 // patience is how long a thing that takes a moment may take on a machine that
 // has other things to do.

@@ -208,6 +208,12 @@ func Wire(p iptables.Packet) []byte {
 		if p.ACK {
 			segment[13] |= 0x10
 		}
+		if p.FIN {
+			segment[13] |= 0x01
+		}
+		if p.RST {
+			segment[13] |= 0x04
+		}
 		binary.BigEndian.PutUint16(segment[14:], 65535) // window
 	} else {
 		binary.BigEndian.PutUint16(segment[4:], udpLen)

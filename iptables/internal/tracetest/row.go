@@ -32,6 +32,8 @@ func ReadPacket(f iptables.Family, words []string) (iptables.Hook, iptables.Pack
 		Proto:  map[string]iptables.Proto{"udp": iptables.UDP, "tcp": iptables.TCP}[proto],
 		SYN:    strings.Contains(flags, "S"),
 		ACK:    strings.Contains(flags, "A"),
+		FIN:    strings.Contains(flags, "F"),
+		RST:    strings.Contains(flags, "R"),
 		Device: words[1],
 		Src:    AddrPort(f, words[3]),
 		Dst:    AddrPort(f, words[5]),

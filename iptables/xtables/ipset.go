@@ -107,12 +107,12 @@ func (s *sets) request(cmd int, flags netlink.HeaderFlags, set string, attrs ...
 }
 
 // create makes a set unless it is there.
-func (s *sets) create(set, typeName string, f iptables.Family, timeout time.Duration) error {
+func (s *sets) create(set, typeName string, f iptables.Family, timeout time.Duration, room uint32) error {
 	family := byte(unix.NFPROTO_IPV4)
 	if f == iptables.IPv6 {
 		family = unix.NFPROTO_IPV6
 	}
-	options := []netlink.Attribute{inNetworkOrder(ipsetAttrMaxElem, setSize)}
+	options := []netlink.Attribute{inNetworkOrder(ipsetAttrMaxElem, room)}
 	if timeout > 0 {
 		options = append(options, inNetworkOrder(ipsetAttrTimeout, uint32(timeout/time.Second)))
 	}

@@ -31,7 +31,7 @@ func (p *program) probe(id string) (has features, err error) {
 	}
 	set := setPrefix + id + "-probe"
 	err = withSets(func(s *sets) error {
-		if err := s.create(set, setOfTuples, p.family, connectionTimeout); err != nil {
+		if err := s.create(set, setOfTuples, p.family, connectionTimeout, setSize); err != nil {
 			return nil //nolint:nilerr // a kernel without ip_set, which has says
 		}
 		has.ipset, err = try(

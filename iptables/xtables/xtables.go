@@ -47,6 +47,7 @@ type Config struct {
 
 	lease   time.Duration // of tests
 	lacking features      // taken for missing, by tests
+	room    uint32        // in each set; of tests
 }
 
 // Backend implements [iptables.Backend] with chains in the raw tables. Its
@@ -81,6 +82,9 @@ func New(cfg Config) (*Backend, error) {
 	}
 	if cfg.lease == 0 {
 		cfg.lease = Lease
+	}
+	if cfg.room == 0 {
+		cfg.room = setSize
 	}
 	if cfg.Count == nil {
 		cfg.Count = func(string) {}
@@ -294,12 +298,12 @@ func (b *Backend) createSets(f iptables.Family) error {
 		return nil
 	}
 	return withSets(func(s *sets) error {
-		errs := []error{s.create(b.rs.drainSet(f), setOfAddresses, f, 0)}
+		errs := []error{s.create(b.rs.drainSet(f), setOfAddresses, f, 0, b.cfg.room)}
 		for _, set := range b.rs.connectionSets(f) {
-			errs = append(errs, s.create(set.name, setOfTuples, f, set.timeout))
+			errs = append(errs, s.create(set.name, setOfTuples, f, set.timeout, b.cfg.room))
 		}
 		if !b.rs.features.recent {
-			errs = append(errs, s.create(b.rs.liveSet(f), setOfAddresses, f, b.rs.lease))
+			errs = append(errs, s.create(b.rs.liveSet(f), setOfAddresses, f, b.rs.lease, b.cfg.room))
 		}
 		return errors.Join(errs...)
 	})

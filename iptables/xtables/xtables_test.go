@@ -303,7 +303,8 @@ func TestAFailureChangesNothing(t *testing.T) {
 func TestAFullSetTakesWhatIsKnown(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-"+string(NFT))
-	b := newBackend(t, Config{Variant: NFT})
+	const room = 512
+	b := newBackend(t, Config{Variant: NFT, room: room})
 	if err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")}); err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +320,7 @@ func TestAFullSetTakesWhatIsKnown(t *testing.T) {
 	}
 	held := b.rs.heldSet(iptables.IPv4)
 	err := withSets(func(s *sets) error {
-		for _, c := range of(0, setSize) {
+		for _, c := range of(0, room) {
 			if err := s.add(held, tupleOf(c)); err != nil {
 				return err
 			}
@@ -329,7 +330,7 @@ func TestAFullSetTakesWhatIsKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := of(setSize, 300)
+	known := of(room, 300)
 	if err := b.Detach(known); err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func Backends() []string { return []string{NFTables, IPTablesLegacy, IPTablesNFT
 // the programs' own tables beside ours.
 var onIPTables = []string{
 	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader",
-	"address-deleted", "iptables-flush", "iptables-restore", "foreign-zone", "node-cache-killed",
+	"address-deleted", "link-down", "forged-martian", "syn-flood", "iptables-flush", "iptables-restore", "foreign-zone", "node-cache-killed",
 	"input-drop", "policy-drop", "policy-drop-ufw", "policy-drop-legacy", "firewalld",
 }
 

@@ -26,7 +26,7 @@ const outage = 1200 * time.Millisecond
 
 // Cases are all faults, in the order of the table.
 func Cases() []*Case {
-	return slices.Concat(deaths(), hangs(), rules(), firewalls(), links(), predecessors())
+	return slices.Concat(deaths(), hangs(), rules(), firewalls(), links(), forgeries(), predecessors())
 }
 
 // deaths are the ways to end and to begin.

@@ -41,6 +41,29 @@ func links() []*Case {
 			},
 		},
 		{
+			Name: "link-down", Fault: "the link set down", Bar: bar,
+			Prepare: standInLink,
+			Undo: func(s *Scene) error {
+				// A link that stood in is not notrack's to delete.
+				if err := runAll(s.Node.Namespace, "ip link show dev "+linkName); err != nil {
+					return nil
+				}
+				return runAll(s.Node.Namespace, "ip link delete "+linkName)
+			},
+			Sabotage: Sabotage{
+				What: "the repair of the link", Fails: FailLost,
+				Server: func(s *Scene) error {
+					if err := withoutKeeper(leaveRules)(s); err != nil {
+						return err
+					}
+					return s.moveAddresses("lo", linkName)
+				},
+			},
+			Play: func(s *Scene) error {
+				return s.disturb("set down", func() error { return runAll(s.Node.Namespace, "ip link set "+linkName+" down") })
+			},
+		},
+		{
 			Name: "address-deleted", Fault: "the addresses deleted", Bar: bar,
 			Sabotage: unrepaired("the repair of the addresses"),
 			Play: func(s *Scene) error {

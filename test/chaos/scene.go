@@ -70,6 +70,9 @@ type Case struct {
 	// Prepare runs after that dump and before the server starts.
 	Prepare func(*Scene) error
 
+	// Warm runs when the server is attached and before the load begins.
+	Warm func(*Scene) error
+
 	// Play plays the case. It begins in a steady phase in which trackless
 	// answers (kube-dns if LateStart).
 	Play func(*Scene) error
@@ -116,6 +119,9 @@ type Scene struct {
 	result    *Result
 	servers   []*lab.Server
 	cleanups  []func() error
+
+	extra  []lab.Stream   // clients besides those of every case
+	forger *lab.Namespace // a pod that sends what it wants
 }
 
 // Run plays the case once.
@@ -171,7 +177,12 @@ func (s *Scene) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	s.timeline.Streams = s.loadStreams()
+	if s.Warm != nil {
+		if err := s.Warm(s); err != nil {
+			return errors.Join(fmt.Errorf("before the load: %w", err), s.outputs())
+		}
+	}
+	s.timeline.Streams = append(s.loadStreams(), s.extra...)
 	s.timeline.RulesGone = s.takesRules()
 	s.streams = lab.StartStreams(s.timeline.Streams, 0)
 	playErr := s.play(first)

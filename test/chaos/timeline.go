@@ -182,14 +182,20 @@ func (t *Timeline) judgePhase(result *Result, index int, tally *tally, answered 
 	}
 	var never []string
 	for s, stream := range t.Streams {
-		// A connection from before the phase may take all queries of its client.
-		if answered[s] == 0 && stream.Kind != lab.LongTCP && (phase.Only == nil || phase.Only(stream)) {
+		// A connection from before the phase may take all queries of its client,
+		// and one that asks seldom may not have asked.
+		if answered[s] == 0 && stream.Kind != lab.LongTCP && (phase.Only == nil || phase.Only(stream)) && !asksSeldom(stream, phase) {
 			never = append(never, describe(stream))
 		}
 	}
 	if len(never) > 0 {
 		result.fail(FailResponder, "%s: %d clients were never answered by %s; the first %s", phase.Name, len(never), phase.Want, never[0])
 	}
+}
+
+// asksSeldom reports whether a client need not ask in a phase.
+func asksSeldom(stream lab.Stream, phase Phase) bool {
+	return stream.Rate > 0 && phase.To.Sub(phase.From).Seconds() < 2/stream.Rate
 }
 
 func (t *tally) add(sent *lab.Sent, phase Phase, stream lab.Stream) {

@@ -42,6 +42,7 @@ func TestJudge(t *testing.T) {
 		kind    lab.StreamKind
 		bar     time.Duration
 		only    func(lab.Stream) bool
+		rate    float64
 		queries []lab.Sent
 		fails   []FailureKind
 		recover time.Duration
@@ -142,13 +143,17 @@ func TestJudge(t *testing.T) {
 			fails:   []FailureKind{FailResponder},
 		},
 		{
+			name: "one that asks seldom need not have asked", bar: bar, rate: 1,
+			queries: []lab.Sent{answered(500, us)},
+		},
+		{
 			name: "others may be answered by anybody", bar: bar,
 			only:    func(s lab.Stream) bool { return s.Target != target },
 			queries: []lab.Sent{answered(500, us), answered(1500, us)},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			stream := lab.Stream{Kind: tt.kind, From: new(lab.Namespace), Target: target}
+			stream := lab.Stream{Kind: tt.kind, From: new(lab.Namespace), Target: target, Rate: tt.rate}
 			phases := takeoverPhases(tt.bar)
 			phases[2].Only = tt.only
 			timeline := Timeline{Streams: []lab.Stream{stream}, Queries: [][]lab.Sent{tt.queries}, Phases: phases}

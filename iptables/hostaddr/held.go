@@ -104,7 +104,8 @@ func (h *Host) takeAway(conn *conn, index uint32, addrs []netip.Addr) error {
 		return err
 	}
 	other := func(p address) bool {
-		return p.index == index && !p.ours() && !slices.Contains(addrs, p.addr) && !(p.addr.Is6() && p.addr.IsLinkLocalUnicast())
+		kernels := p.addr.Is6() && p.addr.IsLinkLocalUnicast()
+		return p.index == index && !p.ours() && !slices.Contains(addrs, p.addr) && !kernels
 	}
 	if kind == h.cfg.kind && !slices.ContainsFunc(conn.present, other) {
 		if err := conn.deleteLink(index); err != nil && !errors.Is(err, unix.ENODEV) {

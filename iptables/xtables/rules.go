@@ -221,7 +221,8 @@ func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 		// whatever else of it does until it ends. It is not tracked: its SYN may
 		// have come to us because another instance untracked it. Its port may have
 		// been that of one before it.
-		const tuple, agreed = "dst,dst,src", "-p tcp -m tcp --tcp-flags SYN,ACK SYN,ACK"
+		const tuple, both = "dst,dst,src", "SYN,ACK"
+		agreed := rule("-p tcp -m tcp --tcp-flags", both, both)
 		add(replyingChain, agreed, "-j SET --add-set", rs.openingSet(f), tuple, "--exist --timeout", seconds(openingTimeout))
 		add(replyingChain, agreed, "-j SET --del-set", rs.exemptSet(f), tuple)
 		add(replyingChain, agreed, "-j SET --del-set", rs.closingSet(f), tuple)

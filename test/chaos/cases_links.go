@@ -45,8 +45,9 @@ func links() []*Case {
 			Prepare: standInLink,
 			Undo: func(s *Scene) error {
 				// A link that stood in is not notrack's to delete.
-				if err := runAll(s.Node.Namespace, "ip link show dev "+linkName); err != nil {
-					return nil
+				links, err := run(s.Node.Namespace, "", "ip", "-br", "link")
+				if err != nil || !strings.Contains(links, linkName) {
+					return err
 				}
 				return runAll(s.Node.Namespace, "ip link delete "+linkName)
 			},

@@ -54,17 +54,20 @@ func (h *Host) settle(conn *conn, addrs []netip.Addr) error {
 // gateway: the source of what it sends, or an address with a network behind it.
 // What a link made to carry listen addresses holds is neither.
 func (h *Host) nodesOwn(conn *conn, p address) (bool, error) {
-	if usual, ok := conn.usualSource(p.addr); ok && usual == p.addr && !p.ours() {
+	kind, err := conn.linkKind(p.index)
+	if err != nil || p.ours() || kind == h.cfg.kind && conn.names[p.index] == h.link {
+		return false, err
+	}
+	if usual, ok := conn.usualSource(p.addr); ok && usual == p.addr {
 		return true, nil
 	}
 	if conn.names[p.index] == loopback {
 		return false, nil
 	}
-	kind, err := conn.linkKind(p.index)
 	if int(p.bits) < p.addr.BitLen() {
-		return kind != h.cfg.kind, err
+		return kind != h.cfg.kind, nil
 	}
-	return slices.Contains(nodeKinds, kind), err
+	return slices.Contains(nodeKinds, kind), nil
 }
 
 // nodeKinds are the kinds of devices on which even an address without a network is

@@ -105,7 +105,7 @@ func TestAFullSetTakesWhatIsKnown(t *testing.T) {
 			if err := tc.give(b, known); err != nil {
 				t.Fatal(err)
 			}
-			if n := elements(t, b, tc.set, iptables.IPv4); n != len(known) {
+			if n := elements(t, b.cfg, b.rs.set(tc.set, iptables.IPv4)); n != len(known) {
 				t.Errorf("%d connections are in the set, want the %d that are known", n, len(known))
 			}
 		})

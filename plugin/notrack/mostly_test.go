@@ -38,7 +38,7 @@ func TestFreshFlows(t *testing.T) {
 			view: view, entries: dnsEntries{}, servers: map[netip.Addr]bool{},
 			origins: origins{
 				own: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.10"): true, listen: true}, known: map[netip.Addr]bool{},
-				routes: []route{{netip.MustParsePrefix("10.244.0.0/24"), true}},
+				routes: []destination{{netip.MustParsePrefix("10.244.0.0/24"), true}},
 			},
 			timeouts: ledger.DefaultTimeouts, window: 10 * time.Second, fresh: map[netip.Addr]uint64{},
 		}

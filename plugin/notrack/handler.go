@@ -31,8 +31,14 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	}
 	process.served.arrived.Add(1)
 	defer process.served.answered.Add(1)
-	if proto == unix.IPPROTO_TCP {
+	switch proto {
+	case unix.IPPROTO_TCP:
 		process.served.overTCP.Add(1)
+	case unix.IPPROTO_UDP:
+		if !process.misses.underWay.take(client.Addr()) {
+			return dns.RcodeSuccess, nil // no answer
+		}
+		defer process.misses.underWay.done(client.Addr())
 	}
 	if !process.covers(server.Addr()) {
 		return n.serve(ctx, w, r, client, server, proto)

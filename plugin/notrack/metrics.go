@@ -33,6 +33,7 @@ var (
 	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", "proto", "family")
 	errorDesc    = desc(directive, "entries_avoided_error", "Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.")
 	flowsDesc    = desc(directive, "flows_avoided_total", "Conntrack entries that DNS to the listen addresses would have made.", "proto", "family")
+	shedDesc     = desc(directive, "shed_total", "Queries for which there was no room: dropped unanswered since their client had too many under way, or answered REFUSED since too many wait for an upstream.", "how")
 	entriesDesc  = desc(conntrackSubsystem, "entries", "Entries in the connection tracking table of this network namespace (nf_conntrack_count).")
 	limitDesc    = desc(conntrackSubsystem, "entries_limit", "Entries at which the kernel drops new flows (nf_conntrack_max), 0 where there is no limit.")
 	bucketsDesc  = desc(conntrackSubsystem, "buckets", "Buckets of the hash that all network namespaces share (nf_conntrack_buckets).")
@@ -70,7 +71,7 @@ func init() {
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		attachedDesc, dryRunDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc, syncDesc,
-		avoidedDesc, errorDesc, flowsDesc, entriesDesc, limitDesc, bucketsDesc,
+		avoidedDesc, errorDesc, flowsDesc, shedDesc, entriesDesc, limitDesc, bucketsDesc,
 		trackingDesc, dnsDesc, walkedDesc, intervalDesc, walkCPUDesc,
 	} {
 		ch <- d
@@ -119,6 +120,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
 	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)
+	u := &c.process.misses.underWay
+	counter(ch, shedDesc, float64(u.shed.Load()), "dropped")
+	counter(ch, shedDesc, float64(u.refused.Load()), "refused")
 	c.collectLedger(ch)
 	c.collectTable(ch)
 	c.collectKernel(ch)

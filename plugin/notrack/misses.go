@@ -14,9 +14,7 @@ import (
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
-	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/forward"
-	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/legacy"
@@ -38,8 +36,12 @@ type misses struct {
 	end  context.CancelFunc
 	done chan struct{}
 
+	underWay underWay
+
 	mu      sync.Mutex
 	waiting []chan struct{} // for the look that comes
+	rest    time.Time       // no look begins before
+	took    time.Duration   // the last one
 	seen    map[netip.Addr]bool
 	given   bool
 	failure string // said last
@@ -72,6 +74,7 @@ func (m *misses) follow(config *configuration, k *iptables.Keeper, instead func(
 		<-m.done
 		m.end = nil
 		m.failing.end()
+		m.letGo()
 	}
 	if k == nil || config.plan.DryRun {
 		if k != nil && m.given {
@@ -96,6 +99,16 @@ func (m *misses) follow(config *configuration, k *iptables.Keeper, instead func(
 	m.poke()
 }
 
+// letGo ends the waits for a look that does not come.
+func (m *misses) letGo() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.waiting {
+		close(w)
+	}
+	m.waiting, m.rest, m.took = nil, time.Time{}, 0
+}
+
 // poke asks for a look soon.
 func (m *misses) poke() {
 	m.mu.Lock()
@@ -110,13 +123,21 @@ func (m *misses) pokeLocked() {
 	}
 }
 
-// look asks for one and returns a channel that is closed after it.
-func (m *misses) look() <-chan struct{} {
+// maxWaiting is how many misses that have failed may wait for a look at once. One
+// look serves them all, and the others fail as they would without us.
+const maxWaiting = 64
+
+// look asks for one and returns a channel that is closed after it. It returns nil
+// where the look would not be over within the given time, or too many wait.
+func (m *misses) look(within time.Duration) <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.pokeLocked()
+	if len(m.waiting) >= maxWaiting || time.Until(m.rest)+m.took > within {
+		return nil
+	}
 	looked := make(chan struct{})
 	m.waiting = append(m.waiting, looked)
-	m.pokeLocked()
 	return looked
 }
 
@@ -146,6 +167,10 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 		began := time.Now()
 		m.decide(config, k, instead)
 		took := time.Since(began)
+		rest := looksShare * took
+		m.mu.Lock()
+		m.took, m.rest = took, time.Now().Add(rest)
+		m.mu.Unlock()
 		for _, w := range waiting {
 			close(w)
 		}
@@ -155,7 +180,7 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(looksShare * took):
+		case <-time.After(rest):
 		}
 	}
 }
@@ -357,58 +382,4 @@ func (p *contract) instead(a netip.Addr) netip.Addr {
 		}
 	}
 	return netip.Addr{}
-}
-
-// slow is how long a miss may take before we look whether its Service is gone.
-// The kernel announces most changes of rules, but not those of legacy iptables.
-const slow = 250 * time.Millisecond
-
-// lookTimeout bounds the wait for a look, which large rules put off.
-const lookTimeout = 2 * time.Second
-
-// missRounds is how often a miss is tried while what is known changes.
-const missRounds = 3
-
-// serveMiss passes a miss on, or asks the cluster's DNS if the Service of the
-// block is gone, and does so again if that changed meanwhile.
-func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
-	for range missRounds {
-		l := m.now.Load()
-		if l == nil {
-			return q.pass(ctx)
-		}
-		if l.blocks[q.block] {
-			if err := m.askCluster(ctx, q, l); err == nil {
-				return dns.RcodeSuccess, nil
-			}
-		}
-		if rcode, err = m.passUntil(ctx, q, l); err == nil || plugin.ClientWrite(rcode) || ctx.Err() != nil {
-			return rcode, err
-		}
-		if m.now.Load() == l {
-			// A Service that is gone may also refuse at once.
-			select {
-			case <-m.look():
-			case <-time.After(lookTimeout):
-			case <-ctx.Done():
-			}
-		}
-		if m.now.Load() == l {
-			return rcode, err
-		}
-	}
-	return rcode, err
-}
-
-// passUntil passes a miss on and gives up when its Service is found to be gone.
-func (m *misses) passUntil(ctx context.Context, q miss, l *loss) (int, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(l.ctx, func() {
-		if now := m.now.Load(); now != nil && now.blocks[q.block] {
-			cancel()
-		}
-	})()
-	defer time.AfterFunc(slow, m.poke).Stop()
-	return q.pass(ctx)
 }

@@ -3,11 +3,16 @@ package notrack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
@@ -190,6 +195,77 @@ func TestMissesOfALostService(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One look serves all who wait, and waiting is bounded in number and in time.
+func TestFailedMissesWaitForALook(t *testing.T) {
+	broken := errors.New("read udp 10.96.0.99:53: connection refused")
+	for _, tc := range []struct {
+		name  string
+		rcode int
+		rest  time.Duration // until the next look
+		took  time.Duration // the last look
+		wait  int           // of 200 that fail at once, those that wait
+		looks bool
+	}{
+		{"the upstream refuses at once", dns.RcodeServerFailure, 0, time.Millisecond, maxWaiting, true},
+		{"a look is due in a moment", dns.RcodeServerFailure, 100 * time.Millisecond, 2 * time.Millisecond, maxWaiting, true},
+		{"large rules put looks off", dns.RcodeServerFailure, 5 * time.Second, 100 * time.Millisecond, 0, true},
+		{"a look takes seconds", dns.RcodeServerFailure, 0, 2 * time.Second, 0, true},
+		{"refused by a plugin, as by max_concurrent", dns.RcodeRefused, 0, time.Millisecond, 0, false},
+		{"malformed", dns.RcodeFormatError, 0, time.Millisecond, 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var m misses
+				m.know(&loss{})
+				m.pipe = make(chan struct{}, 1)
+				m.rest, m.took = time.Now().Add(tc.rest), tc.took
+				next := plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return tc.rcode, broken })
+				began := time.Now()
+				var waited atomic.Int64
+				var all sync.WaitGroup
+				for i := range 200 {
+					all.Go(func() {
+						w := &writer{remote: udp(fmt.Sprintf("10.244.0.%d:40212", i%8)), local: udp("127.0.0.1:53")}
+						query := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
+						if rcode, err := m.serveMiss(t.Context(), miss{&dnsserver.Config{}, next, w, query}); rcode != tc.rcode || !errors.Is(err, broken) {
+							t.Errorf("%d %v", rcode, err)
+						}
+						if time.Since(began) > 0 {
+							waited.Add(1)
+						}
+					})
+				}
+				synctest.Wait()
+				if len(m.pipe) > 0 != tc.looks {
+					t.Errorf("looks: %t", !tc.looks)
+				}
+				time.Sleep(tc.rest + time.Millisecond)
+				m.letGo() // the look is over
+				all.Wait()
+				time.Sleep(4 * slow)
+				if got := int(waited.Load()); got != tc.wait {
+					t.Errorf("%d waited, want %d", got, tc.wait)
+				}
+				if time.Since(began) > tc.rest+5*slow {
+					t.Errorf("it took %s", time.Since(began))
+				}
+			})
+		})
+	}
+}
+
+// Nobody looks, and those who wait do not wait for ever.
+func TestWaitsForALookEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var m misses
+		began := time.Now()
+		m.awaitLook(t.Context())
+		if took := time.Since(began); took != lookPatience {
+			t.Errorf("waited for %s", took)
+		}
+	})
 }
 
 // What we ask of the cluster may come back to us, by the rules of another

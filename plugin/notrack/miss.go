@@ -1,0 +1,92 @@
+package notrack
+
+import (
+	"context"
+	"time"
+
+	"github.com/coredns/coredns/plugin"
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// slow is how long a miss has taken, or at most twice as long, when we look
+	// whether its Service is gone. The kernel announces most changes of rules, but
+	// not those of legacy iptables.
+	slow = 125 * time.Millisecond
+
+	// lookPatience is how long a miss that has failed waits for a look. Large rules
+	// put looks off for longer; such a miss fails at once.
+	lookPatience = 500 * time.Millisecond
+
+	// missRounds is how often a miss is tried while what is known changes.
+	missRounds = 3
+)
+
+// serveMiss passes a miss on, or asks the cluster's DNS if the Service of the
+// block is gone, and does so again if that changed meanwhile.
+func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
+	client, _, proto := addresses(q.w)
+	end, err := m.underWay.begin(client.Addr(), proto == unix.IPPROTO_UDP, m.slowMiss)
+	if err != nil {
+		return dns.RcodeRefused, plugin.Error(directive, err)
+	}
+	defer end()
+	for range missRounds {
+		l := m.now.Load()
+		if l == nil {
+			return q.pass(ctx)
+		}
+		if l.blocks[q.block] {
+			if err := m.askCluster(ctx, q, l); err == nil {
+				return dns.RcodeSuccess, nil
+			}
+		}
+		if rcode, err = m.passUntil(ctx, q, l); err == nil || rcode != dns.RcodeServerFailure || ctx.Err() != nil {
+			// Answered; or refused by a plugin, which knows nothing of Services; or
+			// nobody waits for an answer any more.
+			return rcode, err
+		}
+		if m.now.Load() == l {
+			// A Service that is gone may also refuse at once.
+			m.awaitLook(ctx)
+		}
+		if m.now.Load() == l {
+			return rcode, err
+		}
+	}
+	return rcode, err
+}
+
+// slowMiss asks for a look if misses go to a Service.
+func (m *misses) slowMiss() {
+	if m.now.Load() != nil {
+		m.poke()
+	}
+}
+
+func (m *misses) awaitLook(ctx context.Context) {
+	looked := m.look(lookPatience)
+	if looked == nil {
+		return
+	}
+	patience := time.NewTimer(lookPatience)
+	defer patience.Stop()
+	select {
+	case <-looked:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+}
+
+// passUntil passes a miss on and gives up when its Service is found to be gone.
+func (m *misses) passUntil(ctx context.Context, q miss, l *loss) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.ctx, func() {
+		if now := m.now.Load(); now != nil && now.blocks[q.block] {
+			cancel()
+		}
+	})()
+	return q.pass(ctx)
+}

@@ -1,0 +1,164 @@
+package notrack
+
+import (
+	"errors"
+	"hash/maphash"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// underWay bounds the queries that are here at once. CoreDNS starts a goroutine
+// for every packet that it reads, and each holds memory until it ends: without a
+// bound one client that asks for names that nobody has asked for before has the
+// kernel kill us, and all others wait behind it. The zero value is ready.
+//
+// A query is either busy, or it is a miss that waits for an upstream. No client may
+// have all of either. Nothing here locks: a lock for which hundreds of goroutines
+// wait is handed from one to the next at the pace of the scheduler.
+type underWay struct {
+	busy, misses shares
+	shed         atomic.Uint64 // queries that were dropped
+	refused      atomic.Uint64 // misses that were
+
+	watching, late atomic.Bool // goroutines are waited for; they run late
+
+	// Misses are counted in two generations. The former are those that have been
+	// under way for at least the time slow; when none of them is left the present
+	// ones become the former.
+	generations [2]atomic.Int32
+	former      atomic.Int32 // 0 or 1
+	ticking     atomic.Bool
+}
+
+const (
+	// queryMemory is what a query costs while it is under way: a goroutine with its
+	// stack, two messages, the writers of the plugins, and for a miss a socket.
+	queryMemory = 64 << 10
+
+	// The bounds of the number of queries under way, whatever the memory limit.
+	minUnderWay = 256
+	maxUnderWay = 16384
+
+	// clientShare is the part of all misses under way, and of all busy queries, that
+	// one client may have. Busy queries may be twice as many as misses: they have no
+	// socket.
+	clientShare = 2
+	busyShare   = 2
+
+	// clientBusy is how many busy queries one client may have while goroutines run
+	// late: so few that the others need not wait for them. Without that they may
+	// all wait for the answer to one of them.
+	clientBusy = 256
+
+	// latePause is a time to sleep, and lateBy by how much more the sleep takes when
+	// goroutines run late.
+	latePause = 5 * time.Millisecond
+	lateBy    = 15 * time.Millisecond
+)
+
+var (
+	errTooManyMisses = errors.New("more queries wait for an upstream than the memory limit allows: it is slow or silent, or somebody asks for very many names")
+	errGreedyClient  = errors.New("this client waits for half of all answers that may be waited for: it asks for very many names, or the upstream is slow or silent")
+)
+
+// queryLimit is how many queries may be busy, and how many misses under way, where
+// the Go runtime may use so many bytes (package runtime/debug, SetMemoryLimit).
+func queryLimit(memory int64) int32 {
+	return int32(min(max(memory/queryMemory, minUnderWay), maxUnderWay))
+}
+
+// memoryLimit is that of the process. It is set before the first query comes.
+var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) })
+
+// take notes a query that came over UDP, until done. It reports false for one to be
+// dropped, as the kernel drops what does not fit into a socket's buffer.
+func (u *underWay) take(client netip.Addr) bool {
+	limit := busyShare * queryLimit(memoryLimit())
+	all, own := u.busy.add(client, 1)
+	if own > clientBusy && u.watching.CompareAndSwap(false, true) {
+		go u.watch()
+	}
+	if all <= limit && own <= limit/clientShare && (own <= clientBusy || !u.late.Load()) {
+		return true
+	}
+	u.busy.add(client, -1)
+	u.shed.Add(1)
+	return false
+}
+
+// watch finds out whether goroutines run late, while very many queries are busy.
+func (u *underWay) watch() {
+	for u.busy.all.Load() > clientBusy/2 {
+		began := time.Now()
+		time.Sleep(latePause)
+		u.late.Store(time.Since(began) > latePause+lateBy)
+	}
+	u.late.Store(false)
+	u.watching.Store(false)
+}
+
+// done is for a query that was taken.
+func (u *underWay) done(client netip.Addr) { u.busy.add(client, -1) }
+
+// begin notes a miss, until end is called. One that was taken is not busy meanwhile.
+// It fails where there are too many. While misses are under way that began some
+// time ago, late is called now and then.
+func (u *underWay) begin(client netip.Addr, taken bool, late func()) (end func(), err error) {
+	limit := queryLimit(memoryLimit())
+	all, own := u.misses.add(client, 1)
+	if all > limit || own > limit/clientShare {
+		u.misses.add(client, -1)
+		u.refused.Add(1)
+		if all > limit {
+			return nil, errTooManyMisses
+		}
+		return nil, errGreedyClient
+	}
+	if taken {
+		u.busy.add(client, -1)
+	}
+	generation := &u.generations[1-u.former.Load()]
+	generation.Add(1)
+	if u.ticking.CompareAndSwap(false, true) {
+		time.AfterFunc(slow, func() { u.tick(late) })
+	}
+	return func() {
+		generation.Add(-1)
+		u.misses.add(client, -1)
+		if taken {
+			u.busy.add(client, 1)
+		}
+	}, nil
+}
+
+// tick runs once in the time slow while there are misses.
+func (u *underWay) tick(late func()) {
+	former := u.former.Load()
+	if u.generations[former].Load() > 0 {
+		late()
+	} else {
+		u.former.Store(1 - former)
+	}
+	if u.misses.all.Load() > 0 {
+		time.AfterFunc(slow, func() { u.tick(late) })
+		return
+	}
+	u.ticking.Store(false) // a miss that begins just now waits for the next one's
+}
+
+// shares counts queries, in all and by client. Two of very many clients may by
+// chance share a counter.
+type shares struct {
+	all      atomic.Int32
+	byClient [1024]atomic.Int32
+}
+
+var shareSeed = maphash.MakeSeed()
+
+func (s *shares) add(client netip.Addr, n int32) (all, own int32) {
+	slot := maphash.Comparable(shareSeed, client) % uint64(len(s.byClient))
+	return s.all.Add(n), s.byClient[slot].Add(n)
+}

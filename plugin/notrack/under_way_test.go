@@ -1,0 +1,192 @@
+package notrack
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestQueryLimit(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		memory int64
+		want   int32
+	}{
+		{"no limit", math.MaxInt64, 16384},
+		{"a container of 128 MiB", 80 << 20, 1280},
+		{"hardly any memory", 1 << 20, 256},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := queryLimit(tc.memory); got != tc.want {
+				t.Errorf("%d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+// flooder returns a client and one that does not share its counters.
+func flooder(u *underWay) (flooder, other netip.Addr) {
+	flooder = netip.MustParseAddr("10.244.0.1")
+	u.busy.add(flooder, 1)
+	defer u.busy.add(flooder, -1)
+	for other = flooder.Next(); ; other = other.Next() {
+		_, own := u.busy.add(other, 1)
+		u.busy.add(other, -1)
+		if own == 1 {
+			return flooder, other
+		}
+	}
+}
+
+func TestMissesUnderWayAreBounded(t *testing.T) {
+	var u underWay
+	limit := int(queryLimit(memoryLimit()))
+	greedy, other := flooder(&u)
+	begin := func(client netip.Addr, n int) (ends []func(), err error) {
+		for range n {
+			end, err := u.begin(client, false, func() {})
+			if err != nil {
+				return ends, err
+			}
+			ends = append(ends, end)
+		}
+		return ends, nil
+	}
+	first, err := begin(greedy, limit)
+	if !errors.Is(err, errGreedyClient) || len(first) != limit/2 {
+		t.Fatalf("one client has %d misses of %d under way: %v", len(first), limit, err)
+	}
+	second, err := begin(other, limit/2)
+	if err != nil {
+		t.Fatalf("another client may have no miss: %v", err)
+	}
+	if _, err := begin(netip.MustParseAddr("fd00::1"), 1); !errors.Is(err, errTooManyMisses) {
+		t.Errorf("one more than the memory limit allows: %v", err)
+	}
+	for _, end := range append(first, second...) {
+		end()
+	}
+	if _, err := begin(greedy, limit/2); err != nil {
+		t.Errorf("after all have ended: %v", err)
+	}
+}
+
+func TestBusyQueriesAreBounded(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		late    bool
+		waiting int // of the greedy client's queries, misses that wait for an upstream
+		want    int
+	}{
+		{"goroutines run in time", false, 0, int(queryLimit(memoryLimit()))},
+		{"goroutines run late", true, 0, clientBusy},
+		{"misses that wait are not busy", true, 100, clientBusy + 100},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var u underWay
+			u.late.Store(tc.late)
+			u.watching.Store(true) // so that nobody finds out otherwise
+			greedy, other := flooder(&u)
+			taken := 0
+			for range tc.waiting {
+				if !u.take(greedy) {
+					t.Fatal("not taken")
+				}
+				taken++
+				if _, err := u.begin(greedy, true, func() {}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for u.take(greedy) {
+				taken++
+			}
+			if taken != tc.want || u.shed.Load() != 1 {
+				t.Errorf("%d taken and %d dropped, want %d and 1", taken, u.shed.Load(), tc.want)
+			}
+			if !u.take(other) {
+				t.Error("another client's query was dropped")
+			}
+			u.done(greedy)
+			if !u.take(greedy) {
+				t.Error("dropped although one has ended")
+			}
+		})
+	}
+}
+
+func TestLateGoroutinesAreNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u underWay
+		greedy, _ := flooder(&u)
+		for range clientBusy + 1 {
+			u.take(greedy)
+		}
+		if !u.watching.Load() {
+			t.Fatal("nobody looks")
+		}
+		time.Sleep(time.Second)
+		if u.late.Load() {
+			t.Error("late where nothing is")
+		}
+		for range clientBusy + 1 {
+			u.done(greedy)
+		}
+		time.Sleep(time.Second)
+		if u.watching.Load() {
+			t.Error("looked for although nothing is busy")
+		}
+	})
+}
+
+func TestMissesThatTakeLongAreNoticed(t *testing.T) {
+	for _, tc := range []struct {
+		takes time.Duration
+		want  bool
+	}{
+		{slow / 2, false},
+		{slow - time.Millisecond, false},
+		{2 * slow, true},
+		{time.Second, true},
+	} {
+		t.Run(fmt.Sprint(tc.takes), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var u underWay
+				var noticed atomic.Int32
+				client := netip.MustParseAddr("10.244.0.1")
+				for range 20 { // one after the other, so that some are always under way
+					end, err := u.begin(client, false, func() { noticed.Add(1) })
+					if err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(tc.takes)
+					end()
+				}
+				time.Sleep(4 * slow)
+				if (noticed.Load() > 0) != tc.want {
+					t.Errorf("noticed %d times", noticed.Load())
+				}
+				if u.ticking.Load() {
+					t.Error("it ticks on although nothing is under way")
+				}
+			})
+		})
+	}
+}
+
+func BenchmarkTake(b *testing.B) {
+	var u underWay
+	client := netip.MustParseAddr("10.244.0.1")
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if u.take(client) {
+				u.done(client)
+			}
+		}
+	})
+}

@@ -35,7 +35,7 @@ type Addresses interface {
 
 // Checker finds out whether this process, and nobody else, answers. Its methods
 // are called by one goroutine at a time, save for Check and Renew, which run
-// for different addresses at once.
+// for different addresses at once, and at the same time.
 type Checker interface {
 	// Reserve binds the transport addresses from which the given listen
 	// addresses are checked, and keeps them until Close. The addresses are on
@@ -44,9 +44,9 @@ type Checker interface {
 	// Check asks every listening socket of ours at one endpoint, and through
 	// what lies behind it. It returns nil if this process answered each time.
 	Check(context.Context, Endpoint) error
-	// Renew sends a lease probe to the address and returns nil if this process
+	// Renew sends a lease probe to the address and returns when this process
 	// answered; the answer has renewed the lease then.
-	Renew(context.Context, netip.Addr) error
+	Renew(context.Context, netip.Addr) (time.Time, error)
 	// Effect asks from a port that no rule names, as any client would. It
 	// returns nil if this process answered and no conntrack entry was left.
 	Effect(context.Context, netip.Addr) error
@@ -673,7 +673,7 @@ func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 		if r.err != nil {
 			return fmt.Errorf("%s: lease probe: %w", r.addr, r.err)
 		}
-		w.renewed[r.addr] = r.began
+		w.renewed[r.addr] = r.answered
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type node struct {
 	looks     int
 	stopped   time.Duration // how long the next renewal takes
 	slow      time.Duration // how long each renewal takes
+	slowCheck time.Duration // how long each check takes
 	installed Rules
 	missing   []netip.Addr
 	down      bool
@@ -115,7 +116,7 @@ func (c checker) Reserve(addrs []netip.Addr) ([]Check, []Lease, error) {
 	return make([]Check, len(addrs)), make([]Lease, len(addrs)), c.do("reserve %s", addressList(addrs))
 }
 
-func (c checker) Renew(_ context.Context, a netip.Addr) error {
+func (c checker) Renew(_ context.Context, a netip.Addr) (time.Time, error) {
 	c.mu.Lock()
 	stopped := c.stopped + c.slow
 	c.stopped = 0
@@ -124,10 +125,10 @@ func (c checker) Renew(_ context.Context, a netip.Addr) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.fail["renew"]; err != nil {
-		return err
+		return time.Now(), err
 	}
 	c.renewed[a]++
-	return nil
+	return time.Now(), nil
 }
 
 func (c checker) Effect(context.Context, netip.Addr) error {
@@ -138,6 +139,10 @@ func (c checker) Effect(context.Context, netip.Addr) error {
 }
 
 func (c checker) Check(_ context.Context, e Endpoint) error {
+	c.mu.Lock()
+	slow := c.slowCheck
+	c.mu.Unlock()
+	time.Sleep(slow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.answers[e] {
@@ -447,6 +452,27 @@ func TestLease(t *testing.T) {
 		settle(10 * time.Second)
 		if k.Stats().Lapses != 0 {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, n.logs())
+		}
+	})
+	inBubble(t, "checks and probes that take their time do not add up", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, two, n)
+		n.set(func() { n.slow, n.slowCheck = 800*time.Millisecond, 400*time.Millisecond })
+		settle(10 * time.Second)
+		if k.Stats().Lapses != 0 {
+			t.Errorf("%d lapses, log %q", k.Stats().Lapses, n.logs())
+		}
+	})
+	inBubble(t, "checks of long ago say nothing", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, two, n)
+		n.set(func() { n.slowCheck = 5 * time.Second })
+		settle(time.Second)
+		n.set(func() {
+			clear(n.answers)
+			clear(n.renewed)
+		})
+		settle(20 * time.Second)
+		if got := n.renewals(clusterIP); got != 0 {
+			t.Errorf("%d renewals after checks that took longer than a lease and were not answered", got)
 		}
 	})
 	inBubble(t, "flapping that goes on is left alone most of the time", func(t *testing.T, n *node, k *Keeper) {
@@ -931,7 +957,7 @@ func TestStopInEveryState(t *testing.T) {
 			settle(3 * time.Second)
 			n.set(func() { n.slow = 500 * time.Millisecond })
 			n.answer(p)
-			settle(300 * time.Millisecond)
+			settle(500 * time.Millisecond)
 		}, []string{"detach", "yield 2", "close-checks", "remove-rules"}},
 		{"dry-run", func(t *testing.T, n *node, k *Keeper) {
 			dry := p

@@ -58,14 +58,19 @@ func every(ctx context.Context, interval time.Duration, changes <-chan Change, f
 // it ran out.
 type holder struct {
 	lease   time.Duration
-	renewed map[netip.Addr]time.Time // when the probe left: the lease lasts from its answer on
+	renewed map[netip.Addr]time.Time // when the probe was answered: the lease lasts from then on
 	failed  map[netip.Addr]error     // why the last round did not renew it
 	down    map[netip.Addr]bool      // out of lease, and said so; or not to be held
 	flap    flap
+
+	// What the checks of the last round found, by address, and when they ended.
+	checks  map[netip.Addr]error
+	checked time.Time
 }
 
 func newHolder(w *watch) *holder {
-	h := &holder{lease: w.plan.Lease, renewed: w.renewed, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}}
+	// The plan attached when its checks were answered.
+	h := &holder{lease: w.plan.Lease, renewed: w.renewed, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}, checked: time.Now()}
 	for _, a := range w.plan.Addresses() {
 		h.down[a] = w.plan.Lease > 0 && h.renewed[a].IsZero() // not taken yet
 	}
@@ -81,20 +86,45 @@ func (h *holder) giveUp(addrs []netip.Addr) {
 	h.flap = flap{}
 }
 
-// renew runs one round of checks and renews the lease of each address whose
-// endpoints all answered. A round that comes too late finds the lease gone:
-// that is a lapse, whatever the reason, and three in a minute make us wait.
+// mayRenew reports whether the lease of an address may be renewed: the last round
+// of checks was answered, and not too long ago.
+func (h *holder) mayRenew(a netip.Addr, now time.Time) bool {
+	if h.down[a] && h.flap.hold(now) {
+		return false
+	}
+	return h.checks[a] == nil && (h.lease == 0 || now.Sub(h.checked) <= h.lease)
+}
+
+// renew runs one round: checks, and at the same time lease probes to the addresses
+// whose endpoints all answered the checks of the round before. One after the other
+// they would take twice as long, which listeners that cannot keep up do not leave
+// us. A round that comes too late finds the lease gone: that is a lapse, whatever
+// the reason, and three in a minute make us wait.
 func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
+	var due []netip.Addr
+	if !w.plan.DryRun && !k.given.back() {
+		blocked := k.blockedOf(w.plan)
+		for _, a := range w.plan.Addresses() {
+			if blocked[a] == nil && h.mayRenew(a, time.Now()) {
+				due = append(due, a)
+			}
+		}
+	}
+	var renewals []renewal
+	var wg sync.WaitGroup
+	wg.Go(func() { renewals = k.renewAll(ctx, w, due) })
 	failed := checkAll(ctx, w)
+	wg.Wait()
 	if ctx.Err() != nil {
 		return
 	}
+	h.checks, h.checked = failed, time.Now()
 	if w.plan.DryRun || k.given.back() {
 		h.giveUp(w.plan.Addresses())
 		return
 	}
 	blocked := k.blockedOf(w.plan)
-	var live, due []netip.Addr
+	var live []netip.Addr
 	episode := false // several addresses that lapse at once have one reason
 	lapsed := func(a netip.Addr, now time.Time, why error) {
 		late := now.Sub(h.renewed[a])
@@ -118,35 +148,24 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 			h.down[a], h.failed[a] = true, blocked[a]
 			continue
 		}
-		lapsed(a, time.Now(), because(failed[a], h.failed[a]))
-		h.failed[a] = failed[a]
-		if failed[a] != nil {
+		i := slices.IndexFunc(renewals, func(r renewal) bool { return r.addr == a })
+		if i < 0 || renewals[i].err != nil {
+			why := failed[a]
+			if i >= 0 {
+				why = fmt.Errorf("the lease probe was not answered: %w", renewals[i].err)
+			}
+			lapsed(a, time.Now(), because(why, h.failed[a]))
+			h.failed[a] = why
 			if !h.down[a] {
 				live = append(live, a)
 			}
 			continue
 		}
-		if h.down[a] && h.flap.hold(time.Now()) {
-			continue
-		}
-		due = append(due, a)
-	}
-	for _, r := range k.renewAll(ctx, w, due) {
-		a, began := r.addr, r.began
-		if r.err != nil {
-			h.failed[a] = fmt.Errorf("the lease probe was not answered: %w", r.err)
-			if !h.down[a] {
-				live = append(live, a)
-			}
-			continue
-		}
-		if lapsed(a, r.ended, because()); r.ended.Sub(began) > h.lease {
-			began = r.ended // we were stopped while the probe was under way
-		}
+		lapsed(a, renewals[i].answered, because(h.failed[a]))
 		if h.down[a] {
 			k.cfg.Log.Infof("%s: attached again", a)
 		}
-		h.renewed[a], h.down[a], h.failed[a] = began, false, nil
+		h.renewed[a], h.down[a], h.failed[a] = renewals[i].answered, false, failed[a]
 		live = append(live, a)
 	}
 	k.facts.Lock()
@@ -175,9 +194,9 @@ func because(reasons ...error) error {
 
 // renewal is what became of a lease probe.
 type renewal struct {
-	addr         netip.Addr
-	began, ended time.Time
-	err          error
+	addr     netip.Addr
+	answered time.Time
+	err      error
 }
 
 // renewAll renews the leases of all the addresses at once: a probe that has to find
@@ -192,12 +211,11 @@ func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []r
 	for i, a := range addrs {
 		wg.Go(func() {
 			began := time.Now()
-			err := k.renewOne(ctx, w, a)
-			ended := time.Now()
+			answered, err := k.renewOne(ctx, w, a)
 			if err == nil {
-				k.leased(a, began, ended, w.plan.Lease)
+				k.leased(a, began, time.Now(), w.plan.Lease)
 			}
-			out[i] = renewal{a, began, ended, err}
+			out[i] = renewal{a, answered, err}
 		})
 	}
 	wg.Wait()
@@ -206,25 +224,26 @@ func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []r
 
 // renewOne takes the lease of an address again, unless the way to it was found
 // blocked since the round began.
-func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) error {
+func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) (time.Time, error) {
+	now := time.Now()
 	if w.plan.Lease > 0 {
 		if why := k.blockedOf(w.plan)[a]; why != nil {
-			return why
+			return now, why
 		}
 		return w.checker.Renew(ctx, a)
 	}
 	if k.Covers(a) {
-		return nil
+		return now, nil
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return now, ctx.Err()
 	}
 	if why := k.blockedOf(w.plan)[a]; why != nil {
-		return why
+		return now, why
 	}
-	return w.backend.Attach()
+	return now, w.backend.Attach()
 }
 
 // flap tells a lapse that happens from one that keeps happening, as under CPU

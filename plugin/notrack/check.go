@@ -33,7 +33,7 @@ const (
 )
 
 const (
-	// checkTimeout bounds one check; it goes over lo.
+	// checkTimeout bounds one check; it goes over lo. See busyTimeout.
 	checkTimeout = 250 * time.Millisecond
 
 	// renewTimeout bounds one try of a lease probe: another instance does not
@@ -65,6 +65,9 @@ type checker struct {
 	// is attached since then, if these are most of them; nil knows of none.
 	mostly func(a netip.Addr, since time.Time) uint64
 	steady map[netip.Addr]steadiness // of the looks at the effect
+
+	// progress counts queries that were answered.
+	progress func() uint64
 }
 
 // steadiness is the time for which an address was looked at without a pause, as it
@@ -103,7 +106,7 @@ type pool struct {
 var _ iptables.Checker = (*checker)(nil)
 
 func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (uint16, bool, error)) *checker {
-	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked}
+	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked, progress: progress}
 }
 
 // Reserve implements [iptables.Checker].
@@ -139,7 +142,14 @@ func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Leas
 
 func (p *pool) fill(a netip.Addr) error {
 	listen := func() (*net.UDPConn, error) {
-		return net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+		if err != nil {
+			return nil, err
+		}
+		if err := stamp(conn); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
 	}
 	for len(p.udp) < poolSize {
 		conn, err := listen()
@@ -226,10 +236,11 @@ func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
 // ask sends one check from one port of the pool and returns which of our
 // sockets it came to.
 func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port int) (socket string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	ctx, cancel := c.patience(ctx)
 	defer cancel()
 	if e.Proto == iptables.UDP {
-		return c.askUDP(ctx, e, p.udp[port], checkLabel)
+		socket, _, err = c.askUDP(ctx, e, p.udp[port], checkLabel)
+		return socket, err
 	}
 	return c.askTCP(ctx, e, p.tcp[port].port)
 }
@@ -237,33 +248,41 @@ func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port in
 // Renew implements [iptables.Checker]. Where another instance comes or goes the
 // port that was answered last may lead elsewhere. The others are tried all at
 // once then: one after the other could outlast the lease.
-func (c *checker) Renew(ctx context.Context, a netip.Addr) error {
+func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err error) {
 	p := c.pools[a]
 	e, ok := c.leaseEndpoint(a)
 	if !ok {
-		return fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
+		return at, fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
 	}
-	ask := func(port int) error {
-		ctx, cancel := context.WithTimeout(ctx, renewTimeout)
-		defer cancel()
-		_, err := c.askUDP(ctx, e, p.lease[port], leaseLabel)
-		return err
+	first, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	if _, at, err = c.askUDP(first, e, p.lease[p.last], leaseLabel); err == nil || ctx.Err() != nil {
+		return at, err
 	}
-	err := ask(p.last)
-	if err == nil || ctx.Err() != nil {
-		return err
+	all, cancel := c.patience(ctx)
+	defer cancel()
+	type renewed struct {
+		port int
+		at   time.Time
 	}
-	errs := make([]error, leasePool)
+	answered := make(chan renewed, leasePool)
 	var wg sync.WaitGroup
 	for port := range leasePool {
-		wg.Go(func() { errs[port] = ask(port) })
+		wg.Go(func() {
+			if _, at, err := c.askUDP(all, e, p.lease[port], leaseLabel); err == nil {
+				answered <- renewed{port, at}
+				cancel()
+			}
+		})
 	}
 	wg.Wait()
-	if port := slices.Index(errs, nil); port >= 0 {
-		p.last = port
-		return nil
+	select {
+	case r := <-answered:
+		p.last = r.port
+		return r.at, nil
+	default:
+		return at, err
 	}
-	return err
 }
 
 // errTracked says that a query left a conntrack entry although the rules are
@@ -277,10 +296,10 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 		return nil
 	}
 	since := c.looked(a, time.Now())
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	ctx, cancel := c.patience(ctx)
 	defer cancel()
 	conn := c.pools[a].effect
-	_, err := c.askUDP(ctx, e, conn, checkLabel)
+	_, _, err := c.askUDP(ctx, e, conn, checkLabel)
 	if errors.Is(err, errNotOurs) {
 		// Of several instances on this node any may answer; what matters is
 		// that the query was not tracked.
@@ -318,10 +337,7 @@ func (c *checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16
 	if zone == "" {
 		return "", nil // not plain DNS: that it accepts connections has to do
 	}
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return "", err
-	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) })()
 	co, query := &dns.Conn{Conn: conn}, c.config.query(checkLabel, zone)
 	if err := co.WriteMsg(query); err != nil {
 		return "", err
@@ -331,35 +347,6 @@ func (c *checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16
 		return "", err
 	}
 	return c.config.answeredBy(query, answer)
-}
-
-func (c *checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, label string) (string, error) {
-	deadline, _ := ctx.Deadline()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return "", err
-	}
-	query := c.config.query(label, c.config.zones[e])
-	packed, err := query.Pack()
-	if err != nil {
-		return "", err
-	}
-	if _, err := conn.WriteToUDPAddrPort(packed, e.AddrPort()); err != nil {
-		return "", err
-	}
-	buf := make([]byte, dns.MinMsgSize)
-	for {
-		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			return "", err
-		}
-		answer := new(dns.Msg)
-		// A late answer to an earlier check, or one from another endpoint,
-		// is no answer to this one.
-		if from.Port() != e.Port || answer.Unpack(buf[:n]) != nil || answer.Id != query.Id {
-			continue
-		}
-		return c.config.answeredBy(query, answer)
-	}
 }
 
 // dialTCP connects from a port that bindTCP holds. The connection is reset at

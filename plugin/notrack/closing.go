@@ -6,7 +6,6 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
@@ -19,22 +18,24 @@ import (
 // The end of the connection leaves in the same segment as the answer. A client
 // that has read the answer can see that there will be no other, and whatever it
 // sends after that it sends over a connection of its own.
-func (n *NoTrack) serveLast(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
-	fd, ok := connection(server, client)
-	if !ok || n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] == "" {
+func (n *NoTrack) serveLast(ctx context.Context, w *tcpWriter, r *dns.Msg) (int, error) {
+	fd, ok := connection(w.server, w.client)
+	if !ok || n.config.zones[iptables.Endpoint{Addr: w.server.Addr(), Port: w.server.Port(), Proto: iptables.TCP}] == "" {
 		// Not the socket itself (proxy protocol), or not framed by the DNS
 		// server (HTTPS, gRPC, TLS): the listener closes it.
-		return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
+		return n.serveNext(ctx, w, r)
 	}
 	// The descriptor stays open until we close it: its only reader is the
 	// goroutine that we run in.
 	cork(fd, 1)
-	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
-	if unread(fd) > 0 || !plugin.ClientWrite(rcode) {
-		cork(fd, 0) // another query waits; or the server has yet to write the answer
-		return rcode, err
+	rcode, err := n.serveNext(ctx, w, r)
+	switch {
+	case w.closed: // it could not be written to
+	case unread(fd) > 0:
+		cork(fd, 0) // another query waits
+	default:
+		_ = w.Close() // what could not be sent is lost either way
 	}
-	_ = w.Close() // what could not be sent is lost either way
 	return rcode, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -20,15 +21,9 @@ import (
 // lets what happens in between happen before the answer.
 func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().(*net.TCPAddr).AddrPort()
 	n := &NoTrack{
-		config: &configuration{block: block{zones: map[iptables.Endpoint]string{
-			{Addr: addr.Addr(), Port: addr.Port(), Proto: iptables.TCP}: ".",
-		}}},
+		block:  &dnsserver.Config{},
+		config: &configuration{block: block{zones: map[iptables.Endpoint]string{}}},
 		Next: plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 			before()
 			if !plugin.ClientWrite(rcode) {
@@ -37,14 +32,25 @@ func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 			return rcode, w.WriteMsg(new(dns.Msg).SetReply(r))
 		}),
 	}
-	s := &dns.Server{Listener: l, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
+	return connectionTo(t, func(w dns.ResponseWriter, r *dns.Msg) {
 		client, server, _ := addresses(w)
-		if rcode, _ := n.serveLast(t.Context(), w, r, client, server); !plugin.ClientWrite(rcode) {
-			_ = w.WriteMsg(new(dns.Msg).SetRcode(r, rcode)) // as CoreDNS's server does
+		n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] = "."
+		if rcode, err := n.serveLast(t.Context(), n.newTCPWriter(w, client, server), r); !plugin.ClientWrite(rcode) {
+			t.Errorf("%d %v: CoreDNS's server would answer once more", rcode, err)
 		}
-	})}
+	})
+}
+
+// connectionTo is a TCP connection to a DNS server.
+func connectionTo(t *testing.T, handler dns.HandlerFunc) net.Conn {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &dns.Server{Listener: l, Handler: handler}
 	go func() { _ = s.ActivateAndServe() }()
-	conn, err := net.Dial("tcp", addr.String())
+	conn, err := net.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,20 +136,27 @@ func TestQueriesThatWaitInTheConnectionAreAnswered(t *testing.T) {
 	}
 }
 
-func TestConnectionOutlastsAnAnswerOfTheServer(t *testing.T) {
+func TestErrorBringsTheEndOfTheConnection(t *testing.T) {
 	t.Parallel()
 	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
 	ask(t, conn, 1)
 	if rcode := answered(t, conn, 1).Rcode; rcode != dns.RcodeServerFailure {
 		t.Errorf("rcode %s", dns.RcodeToString[rcode])
 	}
-	ask(t, conn, 2)
-	answered(t, conn, 2)
+	if !hungUp(t, conn) {
+		t.Error("not closed behind an answer that no plugin gave")
+	}
+}
+
+// heldConnection is one that its server keeps open.
+func heldConnection(t *testing.T) net.Conn {
+	t.Helper()
+	return connectionTo(t, func(w dns.ResponseWriter, r *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetReply(r)) })
 }
 
 func TestConnectionsAreListed(t *testing.T) {
 	t.Parallel()
-	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+	conn := heldConnection(t)
 	ask(t, conn, 1)
 	answered(t, conn, 1)
 	server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()

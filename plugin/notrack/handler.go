@@ -34,30 +34,43 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	switch proto {
 	case unix.IPPROTO_TCP:
 		process.served.overTCP.Add(1)
+		return n.serveTCP(ctx, n.newTCPWriter(w, client, server), r)
 	case unix.IPPROTO_UDP:
 		if !process.misses.underWay.take(client.Addr()) {
 			return dns.RcodeSuccess, nil // no answer
 		}
 		defer process.misses.underWay.done(client.Addr())
 	}
-	if !process.covers(server.Addr()) {
-		return n.serve(ctx, w, r, client, server, proto)
-	}
-	query := process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
-	rcode, err := n.serve(ctx, w, r, client, server, proto)
-	query.Response()
-	return rcode, err
+	query := n.note(client, server, proto)
+	defer query.Response()
+	return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
 }
 
-// serve passes a query on, and closes its TCP connection behind the answer where
-// the next query is better asked over another one.
-func (n *NoTrack) serve(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort, proto uint8) (int, error) {
-	if proto == unix.IPPROTO_TCP {
-		if k := process.keeper.Load(); n.config.leaving.Load() || k != nil && k.Released() {
-			return n.serveLast(ctx, w, r, client, server)
-		}
+// note tells the ledger of a query to an address that is untracked.
+func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pending {
+	if !process.covers(server.Addr()) {
+		return ledger.Pending{}
 	}
-	return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
+	return process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
+}
+
+// serveTCP passes a query on, and closes its connection behind the answer where
+// the next query is better asked over another one.
+func (n *NoTrack) serveTCP(ctx context.Context, w *tcpWriter, r *dns.Msg) (int, error) {
+	query := n.note(w.client, w.server, unix.IPPROTO_TCP)
+	defer query.Response()
+	serve := n.serveNext
+	if k := process.keeper.Load(); n.config.leaving.Load() || k != nil && k.Released() {
+		serve = n.serveLast
+	}
+	return serve(ctx, w, r)
+}
+
+// serveNext passes a query over TCP on.
+func (n *NoTrack) serveNext(ctx context.Context, w *tcpWriter, r *dns.Msg) (int, error) {
+	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
+	w.answerError(r, rcode)
+	return dns.RcodeSuccess, err
 }
 
 // answerProbe answers what this load asks of itself, through `cache` if the

@@ -112,7 +112,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			counter(ch, packetsDesc, float64(counters[k]), k.Direction.String(), k.Family.String(), k.Proto.String())
 		}
 	} else {
-		log.Warningf("packet counters are missing from this scrape: %v", err)
+		limited.Warningf("scrape-packets", "packet counters are missing from this scrape: %v", err)
 	}
 	stats := keeper.Stats()
 	counter(ch, lapsesDesc, float64(stats.Lapses))
@@ -160,7 +160,7 @@ func (c *collector) collectKernel(ch chan<- prometheus.Metric) {
 		return
 	}
 	if err != nil {
-		log.Warningf("the kernel's conntrack counters are missing from this scrape: %v", err)
+		limited.Warningf("scrape-kernel", "the kernel's conntrack counters are missing from this scrape: %v", err)
 		return
 	}
 	for name, value := range c.kernel.update(stats) {

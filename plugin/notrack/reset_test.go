@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -28,7 +27,7 @@ func TestConnectionsAreReset(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			// A server that leaves the connection open behind its answer.
-			conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+			conn := heldConnection(t)
 			ask(t, conn, 1)
 			answered(t, conn, 1)
 			server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
@@ -50,7 +49,7 @@ func TestConnectionsAreReset(t *testing.T) {
 // The number of a descriptor may be another file's by the time it is used.
 func TestAnotherFileIsNotReset(t *testing.T) {
 	t.Parallel()
-	conn := releasedServer(t, dns.RcodeServerFailure, func() {})
+	conn := heldConnection(t)
 	ask(t, conn, 1)
 	answered(t, conn, 1)
 	server, client := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()

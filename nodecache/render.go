@@ -31,6 +31,15 @@ const (
 // stubTTL is how long answers for stub domains are cached, in seconds.
 const stubTTL = 30
 
+// stubErrors logs the first failure of a kind and then their number: while a name
+// server is away there is one for each query.
+const stubErrors = `    errors {
+        consolidate 10s "timeout" error show_first
+        consolidate 10s "refused" error show_first
+        consolidate 10s "." error show_first
+    }
+`
+
 // ErrNoUpstream says that the template forwards to a Service that is not known.
 var ErrNoUpstream = errors.New("no ClusterIP is known")
 
@@ -64,8 +73,8 @@ func (o *Options) Render(template []byte, k KubeDNS, upstream netip.Addr, port u
 	var b strings.Builder
 	b.WriteString(text)
 	for _, domain := range sortedKeys(k.StubDomains) {
-		fmt.Fprintf(&b, "\n%s:%d {\n    errors\n    cache %d\n    bind %s\n    forward . %s\n}\n",
-			domain, port, stubTTL, addressList(o.LocalIPs), strings.Join(k.StubDomains[domain], " "))
+		fmt.Fprintf(&b, "\n%s:%d {\n%s    cache %d\n    bind %s\n    forward . %s\n}\n",
+			domain, port, stubErrors, stubTTL, addressList(o.LocalIPs), strings.Join(k.StubDomains[domain], " "))
 	}
 	return b.String(), nil
 }

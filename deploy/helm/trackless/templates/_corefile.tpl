@@ -28,7 +28,11 @@
 {{- define "trackless.block" -}}
 {{- $v := .root.Values }}
 {{ .zones }} {
-    errors
+    errors {
+        consolidate 10s "timeout" error show_first
+        consolidate 10s "refused" error show_first
+        consolidate 10s "." error show_first
+    }
 {{- if ne $v.mode "cilium" }}
     bind {{ include "trackless.listen" .root }}
     {{- include "trackless.notrack" .root | nindent 4 }}

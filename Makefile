@@ -7,8 +7,10 @@ SHELL := /bin/bash
 TOOLS     := $(CURDIR)/.tools
 GOLANGCI_VERSION  := v2.15.0
 VULNCHECK_VERSION := v1.9.0
+COREDNS_VERSION   := v1.15.0
 GOLANGCI  := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)
+COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)
 
 # program:package, as Debian names them. Trackless itself runs none of them;
 # tests compare with what they say.
@@ -22,6 +24,7 @@ FUZZTIME ?= 10m
 LAB_FLAGS ?=
 CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
+FLOOD_FLAGS ?=
 E2E_FLAGS ?=
 CHART_FLAGS ?=
 VM_FLAGS ?=
@@ -87,6 +90,10 @@ test-chaos: deps build ## play every fault under load, with and without what it 
 .PHONY: test-ledger
 test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 5 minutes)
 	TRACKLESS_BINARY=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
+
+.PHONY: test-flood
+test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node, beside CoreDNS (root, 3 minutes)
+	go run ./test/flood -program bin/trackless -coredns $(COREDNS) $(FLOOD_FLAGS)
 
 .PHONY: monitoring
 monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring
@@ -171,3 +178,7 @@ $(GOLANGCI):
 $(VULNCHECK):
 	GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(VULNCHECK_VERSION)
 	mv $(TOOLS)/govulncheck $@
+
+$(COREDNS):
+	GOBIN=$(TOOLS) CGO_ENABLED=0 go install -ldflags "-s -w" github.com/coredns/coredns@$(COREDNS_VERSION)
+	mv $(TOOLS)/coredns $@

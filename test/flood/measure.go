@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/internal/testcgroup"
+	"github.com/trackless-dns/trackless/lab"
+)
+
+const (
+	metricsAddress = "127.0.0.1:9253"
+	dnsPort        = 53
+
+	floodPorts = 1024
+	cachedRate = 200         // queries a second of the other pod
+	patience   = time.Second // of the other pod
+	afterwards = 4 * time.Second
+	sampling   = 50 * time.Millisecond
+)
+
+// server is a program under test.
+type server struct {
+	name, program string
+	notrack       bool // it has the directive
+}
+
+// measurement is one flood.
+type measurement struct {
+	server
+	upstream string
+	rate     int
+	last     time.Duration
+
+	node    *lab.Node
+	group   *testcgroup.Group
+	running *lab.Server
+	log     string
+}
+
+func (m *measurement) run(ctx context.Context) (r *result, err error) {
+	directory, err := os.MkdirTemp("", "trackless-flood-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
+	if m.group, err = testcgroup.New(containerMiB << 20); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.group.Close()) }()
+	if m.node, err = lab.NewNode(ctx, lab.Options{Program: m.labProgram(), WithoutIPv6: true}); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.node.Close()) }()
+	if err := m.serve(ctx, directory); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, m.running.Kill()) }()
+	return m.flood(ctx)
+}
+
+// labProgram serves kube-dns: any trackless does.
+func (m *measurement) labProgram() string {
+	if m.notrack {
+		return m.program
+	}
+	return tracklessBeside
+}
+
+// tracklessBeside is the trackless that serves the labs of other programs.
+var tracklessBeside string
+
+// serve starts the program inside the cgroup, from its first page on.
+func (m *measurement) serve(ctx context.Context, directory string) (err error) {
+	m.log = filepath.Join(directory, "log")
+	arguments := `"$@"`
+	if !m.notrack {
+		arguments = `-conf "$3"` // of: serve -conf FILE -control SOCKET
+	}
+	script := filepath.Join(directory, "start")
+	if err := m.group.Script(script, fmt.Sprintf("exec %s %s >%s 2>&1", m.program, arguments, m.log)); err != nil {
+		return err
+	}
+	if !m.notrack {
+		if err := m.untrack(); err != nil {
+			return err
+		}
+	}
+	if m.running, err = m.node.Namespace.StartServer(m.name, script, m.corefile()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if m.notrack {
+		err = m.running.AwaitAttached(ctx, metricsAddress)
+	} else {
+		err = m.running.AwaitAnswer(ctx, m.node.Namespace, lab.UDP, lab.ClusterDNS4, lab.Trackless)
+	}
+	if err != nil {
+		text, _ := os.ReadFile(m.log)
+		return errors.Join(fmt.Errorf("%w\n%s", err, text), m.running.Kill())
+	}
+	return nil
+}
+
+// corefile is that of our manifests, for one address. CoreDNS lacks a directive.
+func (m *measurement) corefile() string {
+	notrack := ""
+	if m.notrack {
+		notrack = "    notrack\n"
+	}
+	return fmt.Sprintf(`.:53 {
+    errors {
+        consolidate 10s "timeout" error show_first
+        consolidate 10s "refused" error show_first
+        consolidate 10s "." error show_first
+    }
+    bind %s
+%s    cache {
+        success 9984 60
+        denial 9984 5
+    }
+    forward . %s
+    prometheus %s
+}
+`, lab.ClusterDNS4, notrack, lab.UpstreamDNS4, metricsAddress)
+}
+
+// untrack does for a program without the directive what its absence leaves out,
+// for good.
+func (m *measurement) untrack() error {
+	const hook = "chain %[2]s { type filter hook %[2]s priority raw; ip daddr %[1]s udp dport 53 notrack; ip saddr %[1]s udp sport 53 notrack; }\n"
+	rules := "table ip untrack {\n"
+	for _, name := range []string{"prerouting", "output"} {
+		rules += fmt.Sprintf(hook, lab.ClusterDNS4, name)
+	}
+	return m.node.Namespace.Do(func() error {
+		for _, command := range [][]string{
+			{"ip", "address", "add", lab.ClusterDNS4.String() + "/32", "dev", "lo", "scope", "host"},
+			{"nft", "-f", "-"},
+		} {
+			cmd := exec.Command(command[0], command[1:]...)
+			cmd.Stdin = strings.NewReader(rules + "}\n")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, out)
+			}
+		}
+		return nil
+	})
+}
+
+// flood plays it: the other pod's names become cached, the upstream changes, the
+// flood comes and goes.
+func (m *measurement) flood(ctx context.Context) (*result, error) {
+	cached := lab.StartStreams([]lab.Stream{{
+		Kind: lab.FreshPort, From: m.node.Pods[1].Namespace, Target: lab.ClusterDNS4, Rate: cachedRate,
+	}}, patience)
+	stopCached := sync.OnceValues(cached.Stop)
+	defer func() { _, _ = stopCached() }()
+	time.Sleep(time.Second)
+	if err := m.node.KubeDNS.Kill(); err != nil {
+		return nil, err
+	}
+	up, err := openUpstream(m.node.DNSPod, m.upstream)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = up.close() }()
+
+	r := &result{Server: m.name, Upstream: m.upstream}
+	watched, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	var watching sync.WaitGroup
+	watching.Go(func() { m.watch(watched, r) })
+
+	flood := &lab.Flood{From: m.node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: m.rate, Ports: floodPorts}
+	began := time.Now()
+	if err := flood.Start(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-time.After(m.last):
+	case <-ctx.Done():
+	}
+	var floodErr error
+	r.Flood, floodErr = flood.Stop()
+	ended := time.Now()
+	select {
+	case <-time.After(afterwards):
+	case <-ctx.Done():
+	}
+	queries, err := stopCached()
+	stopWatch()
+	watching.Wait()
+	if err := errors.Join(floodErr, err, ctx.Err()); err != nil {
+		return nil, err
+	}
+	r.count(queries[0], began, ended)
+	if err := m.take(ctx, r); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// count adds what became of the other pod's queries.
+func (r *result) count(sent []lab.Sent, began, ended time.Time) {
+	var latencies []time.Duration
+	for _, s := range sent {
+		lost := s.By != lab.Trackless
+		switch {
+		case s.At.Before(began):
+		case s.At.Before(ended):
+			r.Queries++
+			if !lost {
+				r.Answers++
+				latencies = append(latencies, s.Latency)
+			}
+		case lost:
+			r.RecoveredMS = s.At.Sub(ended).Milliseconds()
+		}
+	}
+	r.LostPercent = 100 * float64(r.Queries-r.Answers) / float64(max(r.Queries, 1))
+	if slices.Sort(latencies); len(latencies) > 0 {
+		r.P90MS = float64(latencies[len(latencies)*9/10].Microseconds()) / 1000
+	}
+}
+
+// take notes what is known only when the flood is over.
+func (m *measurement) take(ctx context.Context, r *result) error {
+	if info, err := os.Stat(m.log); err == nil {
+		r.LogBytes = int(info.Size())
+	}
+	killed, err := m.group.Killed()
+	if err != nil {
+		return err
+	}
+	if r.Killed = killed > 0; r.Killed {
+		r.RecoveredMS = -1
+		return nil
+	}
+	if !m.notrack {
+		return nil
+	}
+	metrics, err := m.running.Metrics(ctx, metricsAddress)
+	if err != nil {
+		return err
+	}
+	lapses, there := metrics.Sum("coredns_notrack_lease_lapses_total")
+	if !there {
+		return errors.New("there is no metric coredns_notrack_lease_lapses_total")
+	}
+	r.Lapses = int(lapses)
+	return nil
+}
+
+// watch notes the highest of what goes up and down until the context ends.
+func (m *measurement) watch(ctx context.Context, r *result) {
+	table, err := conntrack.Dial(&conntrack.Config{NetNS: m.node.Namespace.FD()})
+	if err != nil {
+		return
+	}
+	defer func() { _ = table.Close() }()
+	filter := conntrack.Filter{
+		Protocols: []conntrack.Protocol{conntrack.UDP},
+		DstPorts:  []conntrack.PortRange{{First: dnsPort, Last: dnsPort}},
+	}
+	tick := time.NewTicker(sampling)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		r.PeakMiB = max(r.PeakMiB, resident(m.running.PID()))
+		if n%10 != 0 {
+			continue
+		}
+		entries := 0
+		if err := table.Dump(filter, func(e *conntrack.Entry) error {
+			if e.Original.Dst == lab.ClusterDNS4 {
+				entries++
+			}
+			return nil
+		}); err == nil {
+			r.Entries = max(r.Entries, entries)
+		}
+		scrape, cancel := context.WithTimeout(ctx, time.Second)
+		if metrics, err := m.running.Metrics(scrape, metricsAddress); err == nil {
+			if n, ok := metrics.Sum("go_goroutines"); ok {
+				r.Goroutines = max(r.Goroutines, int(n))
+			}
+		}
+		cancel()
+	}
+}
+
+// resident is the most that was resident of a process, in MiB (proc_pid_status(5), VmHWM).
+func resident(pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+			if err == nil {
+				return float64(kb) / 1024
+			}
+		}
+	}
+	return 0
+}

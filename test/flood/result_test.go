@@ -1,0 +1,58 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+)
+
+func TestJudge(t *testing.T) {
+	good := result{LostPercent: 20, PeakMiB: 100, RecoveredMS: 50}
+	for _, tc := range []struct {
+		name   string
+		change func(r *result)
+		stock  *result
+		want   string
+	}{
+		{"all is well", func(*result) {}, &result{LostPercent: 20}, ""},
+		{"alone", func(r *result) { r.LostPercent = 90 }, nil, ""},
+		{"killed", func(r *result) { r.Killed = true }, nil, "killed"},
+		{"too much memory", func(r *result) { r.PeakMiB = 111 }, nil, "111 MiB"},
+		{"a lapse", func(r *result) { r.Lapses = 1 }, nil, "lapsed 1"},
+		{"slow to recover", func(r *result) { r.RecoveredMS = 1500 }, nil, "1500 ms after"},
+		{"worse than CoreDNS", func(*result) {}, &result{LostPercent: 10}, "with CoreDNS 10.0 %"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := good
+			tc.change(&r)
+			r.judge(tc.stock)
+			got := strings.Join(r.Failures, "; ")
+			if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+				t.Errorf("failures %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestCount(t *testing.T) {
+	began := time.Now()
+	ended := began.Add(10 * time.Second)
+	at := func(after time.Duration, latency time.Duration) lab.Sent {
+		s := lab.Sent{At: began.Add(after), Latency: latency, By: lab.Trackless}
+		if latency == 0 {
+			s.By, s.Loss = "", "timeout"
+		}
+		return s
+	}
+	var r result
+	r.count([]lab.Sent{
+		at(-time.Second, 0), // before the flood
+		at(time.Second, time.Millisecond), at(2*time.Second, 3*time.Millisecond), at(3*time.Second, 0), at(4*time.Second, 0),
+		at(10*time.Second+200*time.Millisecond, 0), at(11*time.Second, time.Millisecond),
+	}, began, ended)
+	if r.Queries != 4 || r.Answers != 2 || r.LostPercent != 50 || r.P90MS != 3 || r.RecoveredMS != 200 {
+		t.Errorf("%+v", r)
+	}
+}

@@ -23,7 +23,7 @@ func Backends() []string { return []string{NFTables, IPTablesLegacy, IPTablesNFT
 // too: those in which the backends differ, and the firewalls, whose rules stand in
 // the programs' own tables beside ours.
 var onIPTables = []string{
-	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader",
+	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader", "flood", "deaf-tcp",
 	"address-deleted", "link-down", "forged-martian", "syn-flood", "iptables-flush", "iptables-restore", "foreign-zone", "node-cache-killed",
 	"input-drop", "policy-drop", "policy-drop-ufw", "policy-drop-legacy", "firewalld",
 }

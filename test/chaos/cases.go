@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -26,7 +27,7 @@ const outage = 1200 * time.Millisecond
 
 // Cases are all faults, in the order of the table.
 func Cases() []*Case {
-	return slices.Concat(deaths(), hangs(), rules(), firewalls(), links(), forgeries(), predecessors())
+	return slices.Concat(deaths(), hangs(), floods(), rules(), firewalls(), links(), forgeries(), predecessors())
 }
 
 // deaths are the ways to end and to begin.
@@ -48,7 +49,7 @@ func deaths() []*Case {
 		},
 		{
 			Name: "oom", Fault: "OOM kill by a cgroup limit", Bar: "at most 1.5 s of queries, restart 0 lost",
-			Faulty: true, ResidentMiB: 64, Lacking: lackingMemoryCgroup,
+			Faulty: true, ResidentMiB: 64, Lacking: testcgroup.Lacking,
 			Sabotage: rulesStay,
 			Play: func(s *Scene) error {
 				if err := s.limitMemory(s.Server, 256<<20); err != nil {

@@ -1,277 +1,124 @@
 package chaos
 
 import (
-	"encoding/binary"
-	"errors"
+	"context"
 	"fmt"
-	"net"
-	"net/netip"
-	"os"
-	"slices"
 	"strings"
+	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
 )
 
-// forgeries are what a pod can send that has CAP_NET_RAW, as pods have by default.
-func forgeries() []*Case {
+const (
+	// A container as our manifests make one, and a flood that it must survive.
+	containerMiB = 128
+	floodRate    = 10_000 // queries a second
+	floodPorts   = 512
+	floodLasts   = 4 * time.Second
+
+	// deafClients do not read, deafTimeout is how long a write to them may take.
+	deafClients = 50
+	deafTimeout = time.Second
+)
+
+// floods are what one client does to all others.
+func floods() []*Case {
 	return []*Case{
 		{
-			Name: "forged-martian", Fault: "a pod on a bridge sends queries with martian sources", Bar: "0 lost, the other pods of the bridge served by the cache",
-			Prime: bridgedPods,
+			Name: "flood", Fault: "10,000 cold names a second for 4 s from one pod, upstream dead, 128 MiB",
+			Bar:      "lost only while it lasts, no lapse of the lease, not killed",
+			LimitMiB: containerMiB, Lacking: testcgroup.Lacking,
 			Sabotage: Sabotage{
-				What: "the look at where the source of a query is", Fails: FailResponder,
-				Server: withoutKeeper(credulousTable),
+				What:  "the bound of the queries under way, which follows from the memory limit",
+				Fails: FailKilled, Server: withoutMemoryLimit,
 			},
-			Play: func(s *Scene) error {
-				if err := s.Fault("forged", noLoss); err != nil {
-					return err
-				}
-				stop := s.forge(martianInterval, func(i int) []byte {
-					return ipv4(unix.IPPROTO_UDP, martians[i%len(martians)], lab.ClusterDNS4, udpQuery)
-				})
-				s.Steady("sources forged", lab.Trackless, 4*time.Second)
-				if err := stop(); err != nil {
-					return err
-				}
-				return s.proveTakeover()
-			},
+			Play: playFlood,
 		},
 		{
-			Name: "syn-flood", Fault: "110,000 SYNs from one pod, then connections, then SIGTERM", Bar: "0 lost",
-			Prime: bridgedPods,
-			Warm:  (*Scene).floodWithSYNs,
+			Name: "deaf-tcp", Fault: "50 TCP clients that ask and do not read", Bar: "0 lost, no lapse of the lease, their connections closed",
+			WriteTimeout: deafTimeout.String(),
 			Sabotage: Sabotage{
-				What: "the drain of the connections that the server holds", Fails: FailLost,
-				Apply: trackConnections,
+				What:  "the deadline of writes to TCP clients",
+				Fails: FailHeld, Server: withoutWriteTimeout,
 			},
-			Play: func(s *Scene) error { return s.proveTakeover() },
+			Play: playDeaf,
 		},
 	}
 }
 
-// The bridge with its pods, of which one asks seldom and the other forges.
-const (
-	bridgeLink      = "cni0"
-	bridgeGateway   = "10.244.1.1"
-	martianInterval = 50 * time.Millisecond
-
-	// quietRate is so low that there are moments in which nobody behind the
-	// bridge asks: the fault is about these.
-	quietRate = 0.7
-)
-
-var (
-	quietPod  = netip.MustParseAddr("10.244.1.20")
-	forgerPod = netip.MustParseAddr("10.244.1.21")
-)
-
-// martians are sources that the kernel drops behind the raw hook: loopback, an
-// address of the node, a listen address, and a broadcast address.
-var martians = []netip.Addr{
-	netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr(bridgeGateway), lab.ClusterDNS4, netip.MustParseAddr("10.244.1.255"),
-}
-
-// bridgedPods puts two pods behind a bridge of the node, as most CNIs do.
-func bridgedPods(s *Scene) error {
-	node := s.Node.Namespace
-	if err := runAll(node, "ip link add "+bridgeLink+" type bridge", "ip link set "+bridgeLink+" up", "ip address add "+bridgeGateway+"/24 dev "+bridgeLink); err != nil {
+func playFlood(s *Scene) error {
+	flood := &lab.Flood{From: s.Node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: floodRate, Ports: floodPorts}
+	if err := s.Node.KubeDNS.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	pods := make([]*lab.Namespace, 2)
-	for i, addr := range []netip.Addr{quietPod, forgerPod} {
-		pod, err := lab.NewNamespace("bridged-" + addr.String())
-		if err != nil {
-			return err
-		}
-		s.cleanups = append(s.cleanups, pod.Close)
-		port := fmt.Sprintf("port%d", i)
-		err = firstError(
-			func() error {
-				return runAll(node,
-					fmt.Sprintf("ip link add %s type veth peer name eth0 netns /proc/%d/fd/%d", port, os.Getpid(), pod.FD()),
-					"ip link set "+port+" master "+bridgeLink, "ip link set "+port+" up")
-			},
-			func() error {
-				return runAll(pod, "ip link set eth0 up", fmt.Sprintf("ip address add %s/24 dev eth0", addr), "ip route add default via "+bridgeGateway)
-			},
-		)
-		if err != nil {
-			return err
-		}
-		pods[i] = pod
-	}
-	s.forger = pods[1]
-	s.extra = []lab.Stream{{Kind: lab.FreshPort, From: pods[0], Target: lab.ClusterDNS4, Rate: quietRate}}
-	return nil
-}
-
-// forge sends a frame of the forger at each interval until stop is called.
-func (s *Scene) forge(interval time.Duration, packet func(i int) []byte) (stop func() error) {
-	done, result := make(chan struct{}), make(chan error, 1)
-	go func() {
-		result <- s.fromForger(func(send func([]byte) error) error {
-			ticker := time.NewTicker(interval)
-			defer ticker.Stop()
-			for i := 0; ; i++ {
-				select {
-				case <-done:
-					return nil
-				case <-ticker.C:
-				}
-				if err := send(packet(i)); err != nil {
-					return err
-				}
-			}
-		})
-	}()
-	return func() error {
-		close(done)
-		return <-result
-	}
-}
-
-// A flood of as many SYNs as fill a set of the rules, and more.
-const (
-	floodSYNs  = 110_000
-	floodBatch = 400 // each floodPause: 20,000 SYNs a second
-	floodPause = 20 * time.Millisecond
-)
-
-// floodWithSYNs begins connections that nobody goes on with.
-func (s *Scene) floodWithSYNs() error {
-	// The forger's own kernel would reset what it knows nothing of.
-	if _, err := run(s.forger, "table ip silent {\n\tchain input { type filter hook input priority 0; meta l4proto tcp drop; }\n}\n", "nft", "-f", "-"); err != nil {
+	if err := s.Fault("flooded", floodLasts+time.Second); err != nil {
 		return err
 	}
-	targets := []netip.Addr{lab.ClusterDNS4, lab.LinkLocalDNS4}
-	return s.fromForger(func(send func([]byte) error) error {
-		ticker := time.NewTicker(floodPause)
-		defer ticker.Stop()
-		for i := range floodSYNs {
-			if i%floodBatch == 0 {
-				<-ticker.C
-			}
-			port := uint16(1024 + i/len(targets))
-			if err := send(ipv4(unix.IPPROTO_TCP, forgerPod, targets[i%len(targets)], tcpSYN(port))); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// fromForger calls fn with a function that sends a packet of any content to the
-// node, as the forger's link sends it.
-func (s *Scene) fromForger(fn func(send func([]byte) error) error) error {
-	var mac net.HardwareAddr
-	err := s.Node.Namespace.Do(func() error {
-		link, err := net.InterfaceByName(bridgeLink)
-		if err == nil {
-			mac = link.HardwareAddr
-		}
+	if err := flood.Start(); err != nil {
 		return err
-	})
+	}
+	s.Let(floodLasts)
+	_, err := flood.Stop()
+	if err := firstError(func() error { return err }, func() error { return s.Node.KubeDNS.Signal(syscall.SIGCONT) }); err != nil {
+		return err
+	}
+	killed, err := s.container.Killed()
 	if err != nil {
 		return err
 	}
-	return s.forger.Do(func() (err error) {
-		link, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, unix.Close(fd)) }()
-		to := &unix.SockaddrLinklayer{Protocol: networkOrder(unix.ETH_P_IP), Ifindex: link.Index, Halen: uint8(len(mac))}
-		copy(to.Addr[:], mac)
-		return fn(func(packet []byte) error {
-			for {
-				err := unix.Sendto(fd, packet, 0, to)
-				if !errors.Is(err, unix.ENOBUFS) {
-					return err
-				}
-				time.Sleep(time.Millisecond)
-			}
-		})
-	})
-}
-
-func networkOrder(v uint16) uint16 {
-	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
-}
-
-// ipv4 is a packet without options; the checksum of what it carries is filled in
-// where TCP has it.
-func ipv4(proto byte, src, dst netip.Addr, payload []byte) []byte {
-	payload = slices.Clone(payload)
-	if proto == unix.IPPROTO_TCP {
-		pseudo := slices.Concat(src.AsSlice(), dst.AsSlice(), []byte{0, proto, 0, byte(len(payload))}, payload)
-		binary.BigEndian.PutUint16(payload[16:], checksum(pseudo))
+	if killed > 0 {
+		s.result.fail(FailKilled, "the kernel has killed trackless for want of memory")
+		return nil
 	}
-	header := slices.Concat([]byte{4<<4 | 5, 0, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0}, src.AsSlice(), dst.AsSlice())
-	binary.BigEndian.PutUint16(header[2:], uint16(len(header)+len(payload)))
-	binary.BigEndian.PutUint16(header[10:], checksum(header))
-	return append(header, payload...)
-}
-
-// udpQuery asks for nothing, from port 4000, and leaves the checksum out.
-var udpQuery = []byte{4000 >> 8, 4000 & 0xff, 0, 53, 0, 8, 0, 0}
-
-// tcpSYN begins a connection to port 53.
-func tcpSYN(port uint16) []byte {
-	segment := make([]byte, 20)
-	binary.BigEndian.PutUint16(segment, port)
-	segment[3] = 53
-	segment[12], segment[13] = 5<<4, 0x02
-	binary.BigEndian.PutUint16(segment[14:], 65535) // window
-	return segment
-}
-
-// checksum is that of RFC 1071, of an even number of bytes.
-func checksum(b []byte) uint16 {
-	var sum uint32
-	for i := 0; i+1 < len(b); i += 2 {
-		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	if err := s.noLapses(); err != nil {
+		return err
 	}
-	for sum > 0xffff {
-		sum = sum>>16 + sum&0xffff
-	}
-	return ^uint16(sum)
+	s.Let(floodLasts + time.Second)
+	s.Steady("after", lab.Trackless, outage)
+	return s.proveTakeover()
 }
 
-// credulousTable untracks for good, but for devices from which a martian came: it
-// takes these for devices whose queries are lost.
-func credulousTable(s *Scene) error {
-	table := strings.Replace(plainTable(), "\tchain prerouting {\n\t\ttype filter hook prerouting priority raw; policy accept;\n",
-		`	set aside {
-		type ifname
-		flags dynamic,timeout
+func playDeaf(s *Scene) error {
+	if err := s.Fault("not read", noLoss); err != nil {
+		return err
 	}
-	chain prerouting {
-		type filter hook prerouting priority raw; policy accept;
-		iifname != "lo" ip saddr 127.0.0.0/8 update @aside { iifname timeout 1m }
-		iifname @aside accept
-`, 1)
-	_, err := run(s.Node.Namespace, table, "nft", "-f", "-")
-	return err
+	deaf, err := lab.NewDeaf(s.Node.Pods[0].Namespace, lab.ClusterDNS4, deafClients)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = deaf.Close() }()
+	// Each answer has the time; those that fit into the buffers took none.
+	for deadline := time.Now().Add(deafTimeout + patience/2); deaf.Held() > 0 && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
+	}
+	if held := deaf.Held(); held > 0 {
+		s.result.fail(FailHeld, "%d of %d connections are held", held, deafClients)
+	}
+	if err := s.noLapses(); err != nil {
+		return err
+	}
+	s.Steady("after", lab.Trackless, outage)
+	return s.proveTakeover()
 }
 
-// trackConnections makes conntrack track the segments of connections, whoever has
-// untracked them: a zone undoes that.
-func trackConnections(s *Scene) error {
-	_, err := run(s.Node.Namespace, fmt.Sprintf(`table inet tracking {
-	chain prerouting {
-		type filter hook prerouting priority -299; policy accept;
-		ip daddr { %s } tcp dport 53 ct zone set 1
-		ip6 daddr { %s } tcp dport 53 ct zone set 1
-	}
+// withoutMemoryLimit serves in the same container, which it knows nothing of.
+func withoutMemoryLimit(s *Scene) error {
+	s.environment = "GOMEMLIMIT=off"
+	return s.serveInstead(s.corefile(true, metricsAddress))
 }
-`, joined(false), joined(true)), "nft", "-f", "-")
-	return err
+
+func withoutWriteTimeout(s *Scene) error {
+	timeout := fmt.Sprintf("write %s\n", deafTimeout)
+	return s.serveInstead(strings.Replace(s.corefile(true, metricsAddress), timeout, "write 1h\n", 1))
+}
+
+func (s *Scene) serveInstead(corefile string) (err error) {
+	if s.Server, err = s.launch(corefile); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+	defer cancel()
+	return s.Server.AwaitAttached(ctx, metricsAddress)
 }

@@ -237,6 +237,14 @@ func playForeignTransaction(s *Scene) error {
 	if s.sabotaged {
 		return nil
 	}
+	if err := s.noLapses(); err != nil {
+		return err
+	}
+	return s.proveTakeover()
+}
+
+// noLapses looks whether the lease has lapsed.
+func (s *Scene) noLapses() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	metrics, err := s.Server.Metrics(ctx, metricsAddress)
@@ -250,7 +258,7 @@ func playForeignTransaction(s *Scene) error {
 	case lapsed > 0:
 		s.result.fail(FailLapse, "the lease lapsed %g times", lapsed)
 	}
-	return s.proveTakeover()
+	return nil
 }
 
 // firstError runs the steps until one fails.

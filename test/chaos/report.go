@@ -24,6 +24,8 @@ const (
 	FailLeftover  FailureKind = "leftover"  // rules, links, addresses or routes differ from before
 	FailLapse     FailureKind = "lapse"     // the lease lapsed
 	FailClaim     FailureKind = "claim"     // what it says of itself is not true
+	FailHeld      FailureKind = "held"      // connections were held for clients that do not read
+	FailKilled    FailureKind = "killed"    // the kernel ended trackless for want of memory
 	FailRun       FailureKind = "run"       // the case could not be played to its end
 )
 

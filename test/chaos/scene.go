@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -56,6 +57,13 @@ type Case struct {
 	// many megabytes resident.
 	Faulty      bool
 	ResidentMiB int
+
+	// LimitMiB, if not 0, is the memory limit of the container in which the server
+	// runs.
+	LimitMiB int
+
+	// WriteTimeout, if not "", is that of the directive timeouts.
+	WriteTimeout string
 
 	// LateStart begins the load before the server is started.
 	LateStart bool
@@ -120,8 +128,10 @@ type Scene struct {
 	servers   []*lab.Server
 	cleanups  []func() error
 
-	extra  []lab.Stream   // clients besides those of every case
-	forger *lab.Namespace // a pod that sends what it wants
+	extra       []lab.Stream      // clients besides those of every case
+	forger      *lab.Namespace    // a pod that sends what it wants
+	container   *testcgroup.Group // that of LimitMiB
+	environment string            // VARIABLE=VALUE for the server in it
 }
 
 // Run plays the case once.
@@ -323,6 +333,11 @@ func (s *Scene) launch(corefile string) (*lab.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.LimitMiB > 0 {
+		if path, err = s.contain(path); err != nil {
+			return nil, err
+		}
+	}
 	server, err := s.Node.Namespace.StartServer("trackless", path, corefile)
 	if err != nil {
 		return nil, err
@@ -337,6 +352,9 @@ func (s *Scene) corefile(notrack bool, metrics string) string {
 	var options strings.Builder
 	if notrack {
 		options.WriteString(s.directive())
+	}
+	if s.WriteTimeout != "" {
+		fmt.Fprintf(&options, "    timeouts {\n        write %s\n    }\n", s.WriteTimeout)
 	}
 	if s.Faulty {
 		fmt.Fprintf(&options, "    fault %s %d\n", faultAddress, s.ResidentMiB)

@@ -2,7 +2,9 @@ package cache
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -29,15 +31,6 @@ const (
 	maxWaiters = 16384
 	// maxRefreshes is how many refreshes may be under way at a time.
 	maxRefreshes = 256
-
-	// minPatience and maxPatience bound how long a query waits for the response
-	// to another before one asks anew: a few times as long as the upstream
-	// usually takes. Long enough for a resolver that has to ask others, and short
-	// enough for clients that give up after a second.
-	minPatience = 100 * time.Millisecond
-	maxPatience = 200 * time.Millisecond
-	// usualTimes is how many times its usual time the upstream may take.
-	usualTimes = 4
 )
 
 // outcome is what came of a query upstream, for those who waited for it.
@@ -71,20 +64,30 @@ type class struct {
 }
 
 // flights are the answers that are being asked for, by key. The zero value is
-// ready.
+// ready. Many cold names at a time must not queue for one lock.
 type flights struct {
+	shards    [64]flightShard
+	waiters   atomic.Int64
+	order     atomic.Uint64 // of attempts and waiters, as they come
+	responses responses
+}
+
+// flightShard has a part of the keys.
+type flightShard struct {
 	mu      sync.Mutex
+	all     *flights
 	byKey   map[string]*flight
-	waiters int
-	order   uint64 // of attempts and waiters, as they come
-
 	private map[privateKey]time.Time // until when it is of no use to wait for the answer
+}
 
-	usual time.Duration // time to a response, on average; 0: not known yet
+var shardSeed = maphash.MakeSeed()
 
-	silent bool   // queries have failed since the last response
-	heard  uint64 // order of the last response
-	back   uint64 // order of the response that ended the last silence
+// lock returns the part that has the key, locked.
+func (f *flights) lock(key wire.Key) *flightShard {
+	s := &f.shards[maphash.Bytes(shardSeed, key)%uint64(len(f.shards))]
+	s.mu.Lock()
+	s.all = f
+	return s
 }
 
 // privateKey is an answer for a class of queries.
@@ -97,18 +100,18 @@ const (
 	// privateTime is how long queries whose response was for one of them only are
 	// not held back for another, which would end in all of them asking at once.
 	privateTime = 10 * time.Second
-	// maxPrivate bounds how many such answers are remembered.
-	maxPrivate = 4096
+	// maxPrivate bounds how many such answers a shard remembers.
+	maxPrivate = 64
 )
 
 // flight is an answer that is being asked for: the attempts to get it, and those
 // who wait for it. A flight that is over has no more use for its attempts.
 type flight struct {
-	of      *flights
+	of      *flightShard
 	key     string
 	over    bool
 	outcome *outcome      // what everybody gets; nil: everybody asks alone
-	event   chan struct{} // closed when an attempt has ended
+	event   chan struct{} // closed when an attempt has ended; nil: nobody waits for that
 	asking  int           // attempts under way
 	waiting int
 	looked  int // how many who were about to wait had a closer look taken at them
@@ -145,72 +148,63 @@ type waiter struct {
 
 // lead begins to ask for an answer, or returns nil if it is asked for already.
 func (f *flights) lead(key wire.Key, c class) *attempt {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.byKey[string(key)] != nil {
+	s := f.lock(key)
+	defer s.mu.Unlock()
+	if s.byKey[string(key)] != nil {
 		return nil
 	}
-	return f.open(key).begin(c)
+	return s.open(key).begin(c)
 }
 
 // join begins to ask for an answer, or waits for it if it is asked for already.
 // It returns neither if too many wait, or that would be of no use. Waiters must call
 // wait or leave.
 func (f *flights) join(key wire.Key, c class) (*attempt, *waiter) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	fl := f.byKey[string(key)]
+	s := f.lock(key)
+	defer s.mu.Unlock()
+	fl := s.byKey[string(key)]
 	switch {
-	case f.isPrivate(key, c):
+	case s.isPrivate(key, c):
 		return nil, nil
 	case fl == nil:
-		return f.open(key).begin(c), nil
-	case f.waiters >= maxWaiters:
+		return s.open(key).begin(c), nil
+	case f.waiters.Add(1) > maxWaiters:
+		f.waiters.Add(-1)
 		return nil, nil
 	}
-	f.order++
-	f.waiters++
-	w := &waiter{flight: fl, state: fl.state(c), since: time.Now(), order: f.order}
+	w := &waiter{flight: fl, state: fl.state(c), since: time.Now(), order: f.order.Add(1)}
 	fl.waiting++
 	w.state.waiting++
 	return nil, w
 }
 
-func (f *flights) isPrivate(key wire.Key, c class) bool {
-	if len(f.private) == 0 {
+func (s *flightShard) isPrivate(key wire.Key, c class) bool {
+	if len(s.private) == 0 {
 		return false
 	}
 	k := privateKey{string(key), c}
-	until, ok := f.private[k]
+	until, ok := s.private[k]
 	if ok && time.Now().After(until) {
-		delete(f.private, k)
+		delete(s.private, k)
 		return false
 	}
 	return ok
 }
 
-func (f *flights) notePrivate(k privateKey) {
-	if f.private == nil || len(f.private) >= maxPrivate {
-		f.private = make(map[privateKey]time.Time)
+func (s *flightShard) notePrivate(k privateKey) {
+	if s.private == nil || len(s.private) >= maxPrivate {
+		s.private = make(map[privateKey]time.Time)
 	}
-	f.private[k] = time.Now().Add(privateTime)
+	s.private[k] = time.Now().Add(privateTime)
 }
 
-func (f *flights) open(key wire.Key) *flight {
-	if f.byKey == nil {
-		f.byKey = make(map[string]*flight)
+func (s *flightShard) open(key wire.Key) *flight {
+	if s.byKey == nil {
+		s.byKey = make(map[string]*flight)
 	}
-	fl := &flight{of: f, key: string(key), event: make(chan struct{})}
-	f.byKey[fl.key] = fl
+	fl := &flight{of: s, key: string(key)}
+	s.byKey[fl.key] = fl
 	return fl
-}
-
-// patience is how long to wait before somebody asks anew.
-func (f *flights) patience() time.Duration {
-	if f.usual == 0 {
-		return maxPatience
-	}
-	return min(max(usualTimes*f.usual, minPatience), maxPatience)
 }
 
 func (fl *flight) state(c class) *classState {
@@ -225,11 +219,10 @@ func (fl *flight) state(c class) *classState {
 }
 
 func (fl *flight) begin(c class) *attempt {
-	fl.of.order++
 	fl.asking++
 	s := fl.state(c)
 	s.began = time.Now()
-	return &attempt{flight: fl, state: s, order: fl.of.order, sharers: s.waiting}
+	return &attempt{flight: fl, state: s, order: fl.of.all.order.Add(1), sharers: s.waiting}
 }
 
 // closeLook reports whether a closer look is to be taken at the waiter: at the
@@ -246,7 +239,7 @@ func (w *waiter) closeLook() bool {
 func (w *waiter) leave() {
 	w.flight.of.mu.Lock()
 	defer w.flight.of.mu.Unlock()
-	w.flight.of.waiters--
+	w.flight.of.all.waiters.Add(-1)
 	w.flight.waiting--
 	w.state.waiting--
 	w.flight.forgetUnused()
@@ -255,12 +248,12 @@ func (w *waiter) leave() {
 // wait returns what came of asking, or nil if the caller had better ask alone. It
 // calls askAnew, which must not block, with an attempt to be made for all who wait.
 func (w *waiter) wait(ctx context.Context, askAnew func(*attempt)) (*outcome, error) {
-	f := w.flight.of
+	s := w.flight.of
 	timer := time.NewTimer(maxPatience)
 	defer timer.Stop()
 	defer w.leave()
 	for {
-		f.mu.Lock()
+		s.mu.Lock()
 		out, over := w.outcome()
 		due := w.due()
 		var a *attempt
@@ -268,8 +261,11 @@ func (w *waiter) wait(ctx context.Context, askAnew func(*attempt)) (*outcome, er
 			a = w.flight.begin(w.state.class)
 			w.attempt = a
 		}
+		if w.flight.event == nil {
+			w.flight.event = make(chan struct{})
+		}
 		event := w.flight.event
-		f.mu.Unlock()
+		s.mu.Unlock()
 		switch {
 		case over:
 			return out, nil
@@ -327,7 +323,7 @@ func (w *waiter) due() time.Duration {
 	if since.IsZero() {
 		since = w.since
 	}
-	return fl.of.patience() - time.Since(since)
+	return fl.of.all.responses.patience() - time.Since(since)
 }
 
 // forever is longer than any query takes.
@@ -336,9 +332,9 @@ const forever = time.Hour
 // settle tells those who wait what came of the attempt.
 func (a *attempt) settle(out *outcome) {
 	fl := a.flight
-	f := fl.of
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	s := fl.of
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if a.outcome != nil {
 		return
 	}
@@ -350,14 +346,16 @@ func (a *attempt) settle(out *outcome) {
 		fl.end(out)
 	case !out.failed:
 		if out.answered && fl.waiting > 0 {
-			f.notePrivate(privateKey{fl.key, a.state.class})
+			s.notePrivate(privateKey{fl.key, a.state.class})
 		}
 		fl.end(nil)
 	case out != gone && a.order > a.state.order:
 		a.state.failure, a.state.order = out, a.order
 	}
-	close(fl.event)
-	fl.event = make(chan struct{})
+	if fl.event != nil {
+		close(fl.event)
+		fl.event = nil
+	}
 	fl.forgetUnused()
 }
 
@@ -386,52 +384,12 @@ func (fl *flight) forget() {
 // abandon has the answers that are being asked for asked for anew by who comes
 // next.
 func (f *flights) abandon() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.byKey = nil
-}
-
-// sent is when a query was sent upstream.
-type sent struct {
-	order uint64
-	at    time.Time
-}
-
-// sends notes that a query is sent upstream.
-func (f *flights) sends() sent {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.order++
-	return sent{f.order, time.Now()}
-}
-
-// hears notes that the upstream responded to a query.
-func (f *flights) hears(q sent) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	took := time.Since(q.at)
-	if f.usual == 0 {
-		f.usual = took
-	} else {
-		f.usual += (took - f.usual) / 8
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.mu.Lock()
+		s.byKey = nil
+		s.mu.Unlock()
 	}
-	f.order++
-	f.heard = f.order
-	if f.silent {
-		f.silent = false
-		f.back = f.order
-	}
-}
-
-// misses notes that the upstream did not respond to a query, and reports whether a
-// silence has ended since it was sent.
-func (f *flights) misses(q sent) (back bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.heard < q.order {
-		f.silent = true
-	}
-	return f.back > q.order
 }
 
 // semaphore bounds what is under way.

@@ -321,8 +321,8 @@ func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
 func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	r = r.Copy()
 	r.AuthenticatedData = true
-	w.sent = c.flights.sends()
+	w.sent = c.flights.responses.sends()
 	code, err := plugin.NextOrFailure(c.Name(), c.Next, markUnderWay(ctx), w, r)
-	w.back = w.unanswered(code, err) && c.flights.misses(w.sent)
+	w.back = w.unanswered(code, err) && c.flights.responses.misses(w.sent)
 	return code, err
 }

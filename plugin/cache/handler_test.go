@@ -453,9 +453,7 @@ func TestPanicUpstreamFreesWaiters(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if len(c.flights.byKey) != 0 || c.flights.waiters != 0 {
-			t.Errorf("%d flights and %d waiters left", len(c.flights.byKey), c.flights.waiters)
-		}
+		noFlights(t, c)
 	})
 }
 

@@ -78,7 +78,7 @@ func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *respond
 func (w *responder) WriteMsg(res *dns.Msg) error {
 	w.out.refreshed = false
 	if res != nil {
-		w.cache.flights.hears(w.sent)
+		w.cache.flights.responses.hears(w.sent)
 	}
 	client := w.ResponseWriter
 	if w.replaceStale {

@@ -64,9 +64,9 @@ var mutants = []mutant{
 	{"stale answers have TTL 0 whatever is configured", "refresh.go", "if c.staleTTL > 0 {", "if false {"},
 	{"verify waits without limit", "refresh.go", "timer := time.NewTimer(limit)", "timer := time.NewTimer(100 * limit)"},
 	{"verify serves the stale answer", "refresh.go", "if served, code, err := c.verify(ctx, q); served {", "if served, code, err := c.verify(ctx, q); served && err != nil {"},
-	{"refreshes of one answer run side by side", "flight.go", "if f.byKey[string(key)] != nil {\n\t\treturn nil\n\t}\n\treturn f.open(key).begin(c)", "return f.open(key).begin(c)"},
+	{"refreshes of one answer run side by side", "flight.go", "if s.byKey[string(key)] != nil {\n\t\treturn nil\n\t}\n\treturn s.open(key).begin(c)", "return s.open(key).begin(c)"},
 	{"a response for one client is shared", "flight.go", "case !out.failed:\n\t\tfl.end(nil)", "case !out.failed:\n\t\tfl.end(out)"},
-	{"a lost query is waited for", "flight.go", "maxPatience = 200 * time.Millisecond", "maxPatience = 200 * time.Second"},
+	{"a lost query is waited for", "responses.go", "maxPatience = 200 * time.Millisecond", "maxPatience = 200 * time.Second"},
 }
 
 // TestMutants puts each fault into the cache and expects TestSameAsStock to

@@ -1,0 +1,71 @@
+package cache
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// minPatience and maxPatience bound how long a query waits for the response
+	// to another before it is asked anew: a few times as long as the upstream
+	// usually takes. Long enough for a resolver that has to ask others, and short
+	// enough for clients that give up after a second.
+	minPatience = 100 * time.Millisecond
+	maxPatience = 200 * time.Millisecond
+	// usualTimes is how many times its usual time the upstream may take.
+	usualTimes = 4
+)
+
+// responses is what is known of the upstream by its responses: how long they
+// take, and whether there are any. The zero value knows nothing.
+type responses struct {
+	usual atomic.Int64 // nanoseconds to a response, on average; 0: not known yet
+
+	count  atomic.Uint64 // of queries and responses, as they come
+	silent atomic.Bool   // queries have failed since the last response
+	heard  atomic.Uint64 // the count at the last response
+	back   atomic.Uint64 // the count at the response that ended the last silence
+}
+
+// patience is how long to wait before somebody asks anew.
+func (r *responses) patience() time.Duration {
+	usual := time.Duration(r.usual.Load())
+	if usual == 0 {
+		return maxPatience
+	}
+	return min(max(usualTimes*usual, minPatience), maxPatience)
+}
+
+// sent is when a query was sent upstream.
+type sent struct {
+	count uint64
+	at    time.Time
+}
+
+// sends notes that a query is sent upstream.
+func (r *responses) sends() sent { return sent{r.count.Add(1), time.Now()} }
+
+// hears notes that the upstream responded to a query. Of two that are heard at
+// once one may not count in the average.
+func (r *responses) hears(q sent) {
+	took := int64(time.Since(q.at))
+	if usual := r.usual.Load(); usual == 0 {
+		r.usual.Store(took)
+	} else {
+		r.usual.Store(usual + (took-usual)/8)
+	}
+	now := r.count.Add(1)
+	r.heard.Store(now)
+	if r.silent.CompareAndSwap(true, false) {
+		r.back.Store(now)
+	}
+}
+
+// misses notes that the upstream did not respond to a query, and reports whether a
+// silence has ended since it was sent.
+func (r *responses) misses(q sent) (back bool) {
+	if r.heard.Load() < q.count {
+		r.silent.Store(true)
+	}
+	return r.back.Load() > q.count
+}

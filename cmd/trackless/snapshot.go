@@ -114,7 +114,7 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 	toFile := o.output != "-" && o.output != ""
 	if toFile {
 		if err := canWrite(o.output); err != nil {
-			return &exitError{exitFailure, orToStandardOutput("snapshot", err)}
+			return &exitError{exitFailure, orToStandardOutput("snapshot", fmt.Errorf("--output: %w", err))}
 		}
 	}
 	return o.netns.do(func() error {
@@ -159,8 +159,10 @@ func canWrite(path string) error {
 	}
 	f, err := createBeside(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; make the directory first, or name another file", err)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w; %s is no directory, name another file", err, filepath.Dir(path))
 	case err != nil:
 		return err
 	}

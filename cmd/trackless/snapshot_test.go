@@ -241,7 +241,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		says string
 	}{
 		{"snapshot --window 0", exitFailure, "snapshot: write /dev/full: no space left"},
-		{"snapshot --window 0 -o " + file, exitFailure, "snapshot: write " + file + ": no such file"},
+		{"snapshot --window 0 -o " + file, exitFailure, "snapshot: --output: write " + file + ": no such file"},
 		// As a read-only root, said before the node was watched for an hour.
 		{"snapshot --window 1h -o /sys/x.json", exitFailure, "`kubectl exec POD -- trackless snapshot -o - > FILE`"},
 		{"support-bundle --window 1h -o /sys/x.tar.gz", exitFailure, "`kubectl exec POD -- trackless support-bundle -o - > FILE`"},

@@ -111,7 +111,7 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if o.output != "-" {
 		// The name that it will have is not known yet; its folder is.
 		if err := canWrite(cmp.Or(o.output, "trackless-support")); err != nil {
-			return &exitError{exitFailure, orToStandardOutput("support-bundle", err)}
+			return &exitError{exitFailure, orToStandardOutput("support-bundle", fmt.Errorf("--output: %w", err))}
 		}
 	}
 	b := collect(ctx, o, errs)

@@ -28,7 +28,7 @@ func lookForService(a netip.Addr, is *bool) func(header, entriesFrom) error {
 			return err
 		}
 		for _, to := range offsets {
-			there := false
+			var there bool
 			if *is, there, err = destines(from(max(to-headSize, 0)), a, true); there || err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,7 +172,10 @@ func noFlights(t *testing.T, c *Cache) {
 	t.Helper()
 	n := 0
 	for i := range c.flights.shards {
-		n += len(c.flights.shards[i].byKey)
+		s := &c.flights.shards[i]
+		s.mu.Lock()
+		n += len(s.byKey)
+		s.mu.Unlock()
 	}
 	if waiters := c.flights.waiters.Load(); n != 0 || waiters != 0 {
 		t.Errorf("%d flights and %d waiters left", n, waiters)
@@ -248,10 +252,9 @@ func TestLostPacket(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				up := replies(nil, anA)
 				answer := up.f
-				lose := false
+				var lose atomic.Bool
 				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-					if lose {
-						lose = false
+					if lose.CompareAndSwap(true, false) {
 						time.Sleep(2 * time.Second)
 						return dns.RcodeServerFailure, errTest
 					}
@@ -265,7 +268,7 @@ func TestLostPacket(t *testing.T) {
 					}
 				}
 				up.reset()
-				lose = true
+				lose.Store(true)
 				var wg sync.WaitGroup
 				wg.Go(func() {
 					if m := ask(t, c, question(www, nil)); m == nil || len(m.Answer) != 1 {
@@ -341,9 +344,11 @@ func TestUpstreamComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := replies(nil, anA)
 		answer := up.f
-		away := true
+		var away atomic.Bool
+		away.Store(true)
 		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-			if away {
+			// A name that never works is no outage.
+			if away.Load() || strings.HasPrefix(r.Question[0].Name, "broken") {
 				time.Sleep(5 * time.Second)
 				return dns.RcodeServerFailure, errTest
 			}
@@ -368,19 +373,11 @@ func TestUpstreamComesBack(t *testing.T) {
 			}
 		})
 		time.Sleep(3 * time.Second)
-		away = false
+		away.Store(false)
 		if got, _ := serve(www); got != "NOERROR" {
 			t.Errorf("got %s from an upstream that is back", got)
 		}
 		wg.Wait()
-		// A name that never works is no outage.
-		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-			if strings.HasPrefix(r.Question[0].Name, "broken") {
-				time.Sleep(5 * time.Second)
-				return dns.RcodeServerFailure, errTest
-			}
-			return answer(ctx, w, r)
-		}
 		up.reset()
 		wg.Go(func() { _, _ = serve("broken.example.org.") })
 		time.Sleep(time.Second)

@@ -86,9 +86,9 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 		}
 		return c.verifyNow(ctx, q, a)
 	}
-	out, a, err := c.coalesced(ctx, q, c.verifyAnew)
-	if err != nil {
-		return false, 0, nil
+	out, a, _ := c.coalesced(ctx, q, c.verifyAnew)
+	if ctx.Err() != nil {
+		return false, 0, nil // nobody is there to be told
 	}
 	if out == nil {
 		return c.verifyNow(ctx, q, a)
@@ -141,6 +141,9 @@ func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration)
 	out := b.w.out
 	if !out.refreshed || !out.answered {
 		return false, 0, nil
+	}
+	if out.shared {
+		out.private = nil // what is stored ages
 	}
 	if !c.keepttl {
 		out.ttl -= min(out.ttl, uint32(c.now().Sub(start)/time.Second))

@@ -209,13 +209,18 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	for _, section := range []*[]dns.RR{&res.Answer, &res.Ns, &res.Extra} {
 		*section = withTTL(*section, ttl)
 	}
-	a, err := wire.Pack(res)
-	w.out.answered, w.out.answer, w.out.ttl = true, a, ttl
-	w.out.wildcard = w.wildcard()
+	w.out.answered, w.out.ttl, w.out.wildcard = true, ttl, w.wildcard()
 	if storable && !mine {
 		w.counters.drops.Inc()
 	}
-	storable = storable && mine && !subnet && err == nil
+	storable = storable && mine && !subnet
+	var a wire.Answer
+	if storable {
+		var err error
+		a, err = wire.Pack(res)
+		storable = err == nil
+	}
+	w.out.answer = a
 	w.out.shared = storable && w.store(key, kindOf(t), &store.Entry{
 		Stored:    c.engine.Store().Time(now),
 		TTL:       ttl,

@@ -139,7 +139,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("header of %+v is not that of %v", q, m)
 		}
 		var bits Bits
-		do := false
+		var do bool
 		if opt != nil {
 			if do = opt.Do(); do {
 				bits |= DO

@@ -48,15 +48,17 @@ const (
 	clientShare = 2
 	busyShare   = 2
 
-	// clientBusy is how many busy queries one client may have while goroutines run
-	// late: so few that the others need not wait for them. Without that they may
-	// all wait for the answer to one of them.
-	clientBusy = 256
+	// clientHere is how many queries one client may have here while goroutines run
+	// late, busy and misses: so few that the others need not wait for them. Without
+	// that they may all wait for the answer to one of them.
+	clientHere = 64
 
 	// latePause is a time to sleep, and lateBy by how much more the sleep takes when
 	// goroutines run late.
 	latePause = 5 * time.Millisecond
-	lateBy    = 15 * time.Millisecond
+	lateBy    = 3 * time.Millisecond
+	// lateFor is how long after that they count as late.
+	lateFor = 100 * time.Millisecond
 )
 
 var (
@@ -78,10 +80,11 @@ var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) 
 func (u *underWay) take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
-	if own > clientBusy && u.watching.CompareAndSwap(false, true) {
+	greedy := own+u.misses.of(client) > clientHere
+	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
 	}
-	if all <= limit && own <= limit/clientShare && (own <= clientBusy || !u.late.Load()) {
+	if all <= limit && own <= limit/clientShare && (!greedy || !u.late.Load()) {
 		return true
 	}
 	u.busy.add(client, -1)
@@ -91,10 +94,15 @@ func (u *underWay) take(client netip.Addr) bool {
 
 // watch finds out whether goroutines run late, while very many queries are busy.
 func (u *underWay) watch() {
-	for u.busy.all.Load() > clientBusy/2 {
+	var last time.Time // when they ran late
+	for u.busy.all.Load()+u.misses.all.Load() > clientHere/2 || time.Since(last) < lateFor {
 		began := time.Now()
 		time.Sleep(latePause)
-		u.late.Store(time.Since(began) > latePause+lateBy)
+		now := time.Now()
+		if now.Sub(began) > latePause+lateBy {
+			last = now
+		}
+		u.late.Store(now.Sub(last) < lateFor)
 	}
 	u.late.Store(false)
 	u.watching.Store(false)
@@ -157,6 +165,10 @@ type shares struct {
 }
 
 var shareSeed = maphash.MakeSeed()
+
+func (s *shares) of(client netip.Addr) int32 {
+	return s.byClient[maphash.Comparable(shareSeed, client)%uint64(len(s.byClient))].Load()
+}
 
 func (s *shares) add(client netip.Addr, n int32) (all, own int32) {
 	slot := maphash.Comparable(shareSeed, client) % uint64(len(s.byClient))

@@ -84,8 +84,9 @@ func TestBusyQueriesAreBounded(t *testing.T) {
 		want    int
 	}{
 		{"goroutines run in time", false, 0, int(queryLimit(memoryLimit()))},
-		{"goroutines run late", true, 0, clientBusy},
-		{"misses that wait are not busy", true, 100, clientBusy + 100},
+		{"goroutines run late", true, 0, clientHere},
+		{"misses that wait are not busy", false, 100, int(queryLimit(memoryLimit())) + 100},
+		{"but count while goroutines run late", true, 40, clientHere},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var u underWay
@@ -123,7 +124,7 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u underWay
 		greedy, _ := flooder(&u)
-		for range clientBusy + 1 {
+		for range clientHere + 1 {
 			u.take(greedy)
 		}
 		if !u.watching.Load() {
@@ -133,7 +134,7 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 		if u.late.Load() {
 			t.Error("late where nothing is")
 		}
-		for range clientBusy + 1 {
+		for range clientHere + 1 {
 			u.done(greedy)
 		}
 		time.Sleep(time.Second)

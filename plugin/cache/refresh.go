@@ -86,10 +86,8 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 		}
 		return c.verifyNow(ctx, q, a)
 	}
+	// That the client has gone whoever is asked next sees, too.
 	out, a, _ := c.coalesced(ctx, q, c.verifyAnew)
-	if ctx.Err() != nil {
-		return false, 0, nil // nobody is there to be told
-	}
 	if out == nil {
 		return c.verifyNow(ctx, q, a)
 	}

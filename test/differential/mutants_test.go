@@ -65,8 +65,8 @@ var mutants = []mutant{
 	{"verify waits without limit", "refresh.go", "timer := time.NewTimer(limit)", "timer := time.NewTimer(100 * limit)"},
 	{"verify serves the stale answer", "refresh.go", "if served, code, err := c.verify(ctx, q); served {", "if served, code, err := c.verify(ctx, q); served && err != nil {"},
 	{"refreshes of one answer run side by side", "flight.go", "if s.byKey[string(key)] != nil {\n\t\treturn nil\n\t}\n\treturn s.open(key).begin(c)", "return s.open(key).begin(c)"},
-	{"a response for one client is shared", "flight.go", "case !out.failed:\n\t\tfl.end(nil)", "case !out.failed:\n\t\tfl.end(out)"},
-	{"a lost query is waited for", "responses.go", "maxPatience = 200 * time.Millisecond", "maxPatience = 200 * time.Second"},
+	{"a response for one client is shared", "flight.go", "fl.end(nil)", "fl.end(out)"},
+	{"a lost query is waited for", "responses.go", "return min(max(usualTimes*usual, minPatience), maxPatience)", "return time.Hour"},
 }
 
 // TestMutants puts each fault into the cache and expects TestSameAsStock to

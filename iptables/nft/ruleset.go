@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -305,7 +306,13 @@ func (rs *ruleset) build(c *nftables.Conn, p iptables.Plan) error {
 	return nil
 }
 
+// setNumbers is held where sets are added: the library numbers those of all
+// connections together and does not lock.
+var setNumbers sync.Mutex
+
 func (rs *ruleset) addSets(c *nftables.Conn, kinds []setKind) error {
+	setNumbers.Lock()
+	defer setNumbers.Unlock()
 	for _, k := range kinds {
 		for _, f := range k.families() {
 			if err := c.AddSet(rs.set(k, f), nil); err != nil {

@@ -15,6 +15,7 @@ import (
 func TestInstances(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
+	ownLock(t)
 	plan := dnsPlan("10.96.0.10", "fd00::a")
 	var tables []string
 	var attached *Backend // that of the nft binaries

@@ -115,7 +115,11 @@ type flight struct {
 	asking  int           // attempts under way
 	waiting int
 	looked  int // how many who were about to wait had a closer look taken at them
-	classes []*classState
+
+	// Most flights have one class and one attempt, which need no memory of their own.
+	class   classState
+	others  []*classState
+	attempt attempt
 }
 
 // classState is what is known of a class of queries in a flight.
@@ -133,7 +137,8 @@ type attempt struct {
 	flight  *flight
 	state   *classState
 	order   uint64
-	outcome *outcome // once it is settled
+	settled bool
+	outcome *outcome // once it is settled, if somebody waits for it
 	sharers int      // how many of its class have waited since before it
 }
 
@@ -153,7 +158,7 @@ func (f *flights) lead(key wire.Key, c class) *attempt {
 	if s.byKey[string(key)] != nil {
 		return nil
 	}
-	return s.open(key).begin(c)
+	return s.open(key, c).begin(c)
 }
 
 // join begins to ask for an answer, or waits for it if it is asked for already.
@@ -167,7 +172,7 @@ func (f *flights) join(key wire.Key, c class) (*attempt, *waiter) {
 	case s.isPrivate(key, c):
 		return nil, nil
 	case fl == nil:
-		return s.open(key).begin(c), nil
+		return s.open(key, c).begin(c), nil
 	case f.waiters.Add(1) > maxWaiters:
 		f.waiters.Add(-1)
 		return nil, nil
@@ -198,23 +203,26 @@ func (s *flightShard) notePrivate(k privateKey) {
 	s.private[k] = time.Now().Add(privateTime)
 }
 
-func (s *flightShard) open(key wire.Key) *flight {
+func (s *flightShard) open(key wire.Key, c class) *flight {
 	if s.byKey == nil {
 		s.byKey = make(map[string]*flight)
 	}
-	fl := &flight{of: s, key: string(key)}
+	fl := &flight{of: s, key: string(key), class: classState{class: c}}
 	s.byKey[fl.key] = fl
 	return fl
 }
 
 func (fl *flight) state(c class) *classState {
-	for _, s := range fl.classes {
+	if fl.class.class == c {
+		return &fl.class
+	}
+	for _, s := range fl.others {
 		if s.class == c {
 			return s
 		}
 	}
 	s := &classState{class: c}
-	fl.classes = append(fl.classes, s)
+	fl.others = append(fl.others, s)
 	return s
 }
 
@@ -222,7 +230,12 @@ func (fl *flight) begin(c class) *attempt {
 	fl.asking++
 	s := fl.state(c)
 	s.began = time.Now()
-	return &attempt{flight: fl, state: s, order: fl.of.all.order.Add(1), sharers: s.waiting}
+	a := &fl.attempt
+	if a.flight != nil {
+		a = new(attempt)
+	}
+	*a = attempt{flight: fl, state: s, order: fl.of.all.order.Add(1), sharers: s.waiting}
+	return a
 }
 
 // closeLook reports whether a closer look is to be taken at the waiter: at the
@@ -292,7 +305,7 @@ func (w *waiter) outcome() (out *outcome, over bool) {
 		out := *fl.outcome
 		out.private = nil
 		return &out, true
-	case a != nil && a.outcome != nil:
+	case a != nil && a.settled:
 		// Made for this query, it is its own whatever it is.
 		if a.outcome.partial {
 			return nil, true
@@ -330,26 +343,32 @@ func (w *waiter) due() time.Duration {
 const forever = time.Hour
 
 // settle tells those who wait what came of the attempt.
-func (a *attempt) settle(out *outcome) {
+func (a *attempt) settle(what outcome) {
 	fl := a.flight
 	s := fl.of
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a.outcome != nil {
+	if a.settled {
 		return
 	}
-	a.outcome = out
+	a.settled = true
 	fl.asking--
+	var out *outcome
+	if fl.waiting > 0 {
+		out = new(outcome)
+		*out = what
+	}
+	a.outcome = out
 	switch {
 	case fl.over:
-	case out.shared:
+	case what.shared:
 		fl.end(out)
-	case !out.failed:
-		if out.answered && fl.waiting > 0 {
+	case !what.failed:
+		if what.answered && fl.waiting > 0 {
 			s.notePrivate(privateKey{fl.key, a.state.class})
 		}
 		fl.end(nil)
-	case out != gone && a.order > a.state.order:
+	case !what.partial && a.order > a.state.order:
 		a.state.failure, a.state.order = out, a.order
 	}
 	if fl.event != nil {
@@ -361,7 +380,7 @@ func (a *attempt) settle(out *outcome) {
 
 // gone is the outcome of attempts that nobody can learn from: the client left, or
 // a plugin panicked.
-var gone = &outcome{failed: true, partial: true}
+var gone = outcome{failed: true, partial: true}
 
 // end ends the flight, so that who comes next looks into the cache first.
 func (fl *flight) end(out *outcome) {

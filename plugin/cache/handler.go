@@ -194,7 +194,7 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 	}
 	if c.foundMeanwhile(q) {
 		if a != nil {
-			a.settle(&outcome{}) // those who wait find it too
+			a.settle(outcome{}) // those who wait find it too
 		}
 		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 	}

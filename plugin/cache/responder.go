@@ -129,7 +129,7 @@ func (w *responder) settle(code int, err error) error {
 		err = fmt.Errorf("%w (for %d more queries too, which waited for the same answer)", err, n)
 	}
 	out.err = err
-	w.attempt.settle(&out)
+	w.attempt.settle(out)
 	return err
 }
 

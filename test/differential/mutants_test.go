@@ -64,7 +64,7 @@ var mutants = []mutant{
 	{"stale answers have TTL 0 whatever is configured", "refresh.go", "if c.staleTTL > 0 {", "if false {"},
 	{"verify waits without limit", "refresh.go", "timer := time.NewTimer(limit)", "timer := time.NewTimer(100 * limit)"},
 	{"verify serves the stale answer", "refresh.go", "if served, code, err := c.verify(ctx, q); served {", "if served, code, err := c.verify(ctx, q); served && err != nil {"},
-	{"refreshes of one answer run side by side", "flight.go", "if s.byKey[string(key)] != nil {\n\t\treturn nil\n\t}\n\treturn s.open(key).begin(c)", "return s.open(key).begin(c)"},
+	{"refreshes of one answer run side by side", "flight.go", "if s.byKey[string(key)] != nil {\n\t\treturn nil\n\t}\n\treturn s.open(key, c).begin(c)", "return s.open(key, c).begin(c)"},
 	{"a response for one client is shared", "flight.go", "fl.end(nil)", "fl.end(out)"},
 	{"a lost query is waited for", "responses.go", "return min(max(usualTimes*usual, minPatience), maxPatience)", "return time.Hour"},
 }

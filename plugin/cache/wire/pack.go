@@ -86,14 +86,21 @@ type packer struct {
 // letter case, whatever the case of the question in the reply.
 func (p *packer) useQuestion(name string, wire []byte) {
 	p.qname = name
-	off := 0
-	for i := 0; wire[off] != 0; i++ {
-		alias := "\x01" + strconv.Itoa(i) + "."
-		p.aliases = append(p.aliases, alias)
-		p.names[alias] = headerLen + off
+	off, n := 0, 0
+	for ; wire[off] != 0; n++ {
+		p.names[standIns[n]] = headerLen + off
 		off += 1 + int(wire[off])
 	}
+	p.aliases = standIns[:n]
 }
+
+// standIns are a name for each label that a name can have (RFC 1035 section 3.1).
+var standIns = func() (names [MaxName / 2]string) {
+	for i := range names {
+		names[i] = "\x01" + strconv.Itoa(i) + "."
+	}
+	return names
+}()
 
 // alias returns the stand-in for an owner name.
 func (p *packer) alias(owner string) (string, bool) {

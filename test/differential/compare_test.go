@@ -90,6 +90,7 @@ type story struct {
 	replies      [2][]script.Reply
 	calls        [2][]script.Call
 	seen         tally
+	waits        bool // the name is set aside since somebody waited for another's query
 }
 
 // difference is where the two part.
@@ -118,7 +119,7 @@ func (s *story) compare() error {
 		stock, ours := s.replies[0][i], s.replies[1][i]
 		if aside >= 0 && max(stock.Got, ours.Got) >= aside {
 			s.seen["set aside"]++
-			if stock.Asked <= aside && ours.Got-stock.Got > slack(stock) && !s.ownLoss(ours) {
+			if s.waits && stock.Asked <= aside && ours.Got-stock.Got > slack(stock) && !s.ownLoss(ours) {
 				return fmt.Errorf("%s at %v: answered at %v, %v after stock\n%s", ours.Query, ours.Asked, ours.Got, ours.Got-stock.Got, s.history(aside))
 			}
 			continue
@@ -129,7 +130,7 @@ func (s *story) compare() error {
 			if row := explain(d); row != nil {
 				s.seen[row.name]++
 				if row.state {
-					aside = stock.Asked
+					aside, s.waits = stock.Asked, row.name == rowUnderWay
 					s.seen["names set aside"]++
 				}
 				continue
@@ -211,6 +212,7 @@ func (s *story) compareCalls() (time.Duration, error) {
 		}
 		s.seen[row.name]++
 		s.seen["names set aside"]++
+		s.waits = row.name == rowUnderWay
 		return d.at, nil
 	}
 	return -1, nil

@@ -26,6 +26,7 @@ const (
 	rowOwnerCase    = "owner names are spelled as the client spelled the question"
 	rowQuestionCase = "the question comes back as the client spelled it, whatever the upstream makes of it"
 	rowCoalesced    = "identical queries under way at the same time are asked upstream once"
+	rowUnderWay     = "a query that comes while the same one is under way gets its response"
 	rowDisplaced    = "a verified positive answer displaces the stale denial"
 	rowTransport    = "a refresh goes upstream over the client's transport"
 )
@@ -36,7 +37,7 @@ var differences = []row{
 	{name: rowCoalesced, source: "kubernetes/dns#387, coredns#2879"},
 	{name: rowTransport, source: "deckhouse#2413"},
 	{
-		name: "a query that comes while the same one is under way gets its response", source: "kubernetes/dns#387, coredns#2879", state: true,
+		name: rowUnderWay, source: "kubernetes/dns#387, coredns#2879", state: true,
 		explains: func(d *difference) bool { return d.underWay() || d.answeredMeanwhile() },
 	},
 	{

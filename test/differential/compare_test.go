@@ -144,7 +144,7 @@ func (s *story) compare() error {
 // ownLoss reports whether a query upstream after the client's own was lost, too.
 func (s *story) ownLoss(r script.Reply) bool {
 	return slices.ContainsFunc(s.calls[1], func(c script.Call) bool {
-		return c.Key == r.Key && c.What == "timeout" && c.At > r.Asked && c.Done <= r.Got
+		return c.Key == r.Key && c.What == "timeout" && c.At > r.Asked && c.At < r.Got
 	})
 }
 

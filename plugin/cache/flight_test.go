@@ -482,18 +482,25 @@ func TestQueryOfAQuery(t *testing.T) {
 	})
 }
 
-// TestComesOfUs has a row for each kind of client.
-func TestComesOfUs(t *testing.T) {
+// ownSockets returns a server and a client of it, both of this process.
+func ownSockets(t *testing.T) (server, client *net.UDPConn) {
+	t.Helper()
 	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
-	udp, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
+	t.Cleanup(func() { _ = server.Close() })
+	client, err = net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer udp.Close()
+	t.Cleanup(func() { _ = client.Close() })
+	return server, client
+}
+
+// TestComesOfUs has a row for each kind of client.
+func TestComesOfUs(t *testing.T) {
+	server, udp := ownSockets(t)
 	ours := udp.LocalAddr().(*net.UDPAddr)
 	gone, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
 	if err != nil {
@@ -533,16 +540,7 @@ func TestComesOfUs(t *testing.T) {
 // TestServerThatIsOurselves: a query that comes back over the network does not
 // wait for itself, however many others do.
 func TestServerThatIsOurselves(t *testing.T) {
-	server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	upstream, err := net.DialUDP("udp", nil, server.LocalAddr().(*net.UDPAddr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer upstream.Close()
+	server, upstream := ownSockets(t)
 	for _, tc := range []struct {
 		name   string
 		client net.Addr

@@ -4,13 +4,20 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
+# The Go that go.mod names, for every target: the go command takes it from the
+# module proxy where the machine has another one. By hand, `go build` works with
+# any Go since the line `go` of go.mod; `make GOTOOLCHAIN=local` does, too.
+export GOTOOLCHAIN := $(shell sed -n 's/^toolchain //p' go.mod)
+
+# Tools are named by what they were built from: a linter built with an older Go
+# refuses to read code for a newer one.
 TOOLS     := $(CURDIR)/.tools
 GOLANGCI_VERSION  := v2.15.0
 VULNCHECK_VERSION := v1.9.0
 COREDNS_VERSION   := v1.15.0
-GOLANGCI  := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
-VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)
-COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)
+GOLANGCI  := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)-$(GOTOOLCHAIN)
+VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)-$(GOTOOLCHAIN)
+COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)-$(GOTOOLCHAIN)
 
 # program:package, as Debian names them. Trackless itself runs none of them;
 # tests compare with what they say.
@@ -37,7 +44,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## install what the other targets need (Debian packages, Go modules)
+deps: ## install what the other targets need (Debian packages, Go itself, Go modules)
 	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing+=" $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -47,6 +54,7 @@ deps: ## install what the other targets need (Debian packages, Go modules)
 		fi; \
 	fi
 	@go mod download
+	@cd $(IMAGES) && go mod download
 
 .PHONY: build
 build: ## build bin/trackless, a static binary
@@ -109,9 +117,11 @@ e2e: PROGRAMS += openssl:openssl nsenter:util-linux
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
 	go test -tags e2e -count 1 -timeout 30m -v ./test/e2e $(E2E_FLAGS)
 
+# The cluster's programs are built by the machine's own Go; they are not what is
+# tested.
 .PHONY: test-chart
 test-chart: deps ## what the chart and the overlays render, and which values they refuse; with the programs of `make e2e`
-	test/e2e/cluster/build.sh
+	GOTOOLCHAIN= test/e2e/cluster/build.sh
 	go test -tags e2e ./test/e2e/chart $(if $(CHART_FLAGS),-args $(CHART_FLAGS))
 
 # Programs that go into the machine, besides those that other tests need.

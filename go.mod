@@ -2,6 +2,8 @@ module github.com/trackless-dns/trackless
 
 go 1.26.0
 
+toolchain go1.27.4
+
 require (
 	github.com/coredns/caddy v1.1.4
 	github.com/coredns/coredns v1.15.0

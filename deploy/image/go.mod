@@ -2,6 +2,8 @@ module github.com/trackless-dns/trackless/deploy/image
 
 go 1.26.0
 
+toolchain go1.27.4
+
 require (
 	github.com/distribution/reference v0.6.0
 	github.com/google/go-containerregistry v0.22.1

@@ -159,6 +159,40 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// The kernel counts a failed insertion as drop, too: whoever shows or alerts on
+// drop beside insert_failed takes it off, as doctor does.
+func TestFailedInsertionsCountOnce(t *testing.T) {
+	var rules struct{ Groups []group }
+	parse(t, "rules.yaml", &rules)
+	exprs := map[string]string{}
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			exprs["rule "+r.Record+r.Alert] = r.Expr
+		}
+	}
+	for _, r := range rows {
+		for _, p := range r.panels {
+			for _, q := range p.queries {
+				exprs["panel "+p.title+", "+q.legend] = q.expr
+			}
+		}
+	}
+	const drop, failed = "coredns_conntrack_drop_total", "coredns_conntrack_insert_failed_total"
+	found := 0
+	for name, expr := range exprs {
+		if !strings.Contains(expr, drop) {
+			continue
+		}
+		found++
+		if !strings.Contains(expr, failed) {
+			t.Errorf("%s takes %s without %s off: %s", name, drop, failed, expr)
+		}
+	}
+	if found < 2 {
+		t.Errorf("%d expressions use %s; want the alert and the panel", found, drop)
+	}
+}
+
 // Grafana moves panels that overlap, and shows one of those with the same number.
 func TestDashboardLayout(t *testing.T) {
 	var titles []string

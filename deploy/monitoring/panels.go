@@ -59,9 +59,9 @@ var rows = []row{
 		},
 		{
 			title: "What the kernel loses", width: 8, unit: unitPerSecond,
-			description: "drop: no room. early_drop: evicted to make room. insert_failed: lost the race of two packets of a flow, which counts as drop, too. chain_toolong: no room in the hash bucket.",
+			description: "drop: no entry could be made, for want of room or memory. The kernel's counter includes insert_failed, which is taken off here. early_drop: evicted to make room. insert_failed: another entry has the same tuple; what that means on this kernel: docs/conntrack.md. chain_toolong: no room in the hash bucket.",
 			queries: []query{
-				{`sum by (instance) (` + rate("coredns_conntrack_drop_total") + `)`, "drop {{instance}}"},
+				{`sum by (instance) (clamp_min(` + rate("coredns_conntrack_drop_total") + ` - ` + rate("coredns_conntrack_insert_failed_total") + `, 0))`, "drop {{instance}}"},
 				{`sum by (instance) (` + rate("coredns_conntrack_early_drop_total") + `)`, "early_drop {{instance}}"},
 				{`sum by (instance) (` + rate("coredns_conntrack_insert_failed_total") + `)`, "insert_failed {{instance}}"},
 				{`sum by (instance) (` + rate("coredns_conntrack_chain_toolong_total") + `)`, "chain_toolong {{instance}}"},

@@ -90,16 +90,23 @@ func anchor(heading string) string {
 	}, strings.TrimSpace(docLink.ReplaceAllString(heading, "]")))
 }
 
+// blob is where the tree is read on the web. Pages that are read elsewhere, as
+// the chart's, link there.
+const blob = "https://github.com/trackless-dns/trackless/blob/main/"
+
 // brokenLinks lists the links of a page to files or anchors that are not there.
 func brokenLinks(pages map[string]docPage, name string, exists func(string) bool) []string {
 	var broken []string
 	for _, m := range docLink.FindAllStringSubmatch(pages[name].text, -1) {
 		target, fragment, _ := strings.Cut(m[1], "#")
-		if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+		file, ours := strings.CutPrefix(target, blob)
+		switch {
+		case ours:
+		case strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:"):
 			continue
-		}
-		file := name
-		if target != "" {
+		case target == "":
+			file = name
+		default:
 			file = path.Join(path.Dir(name), target)
 		}
 		linked, isPage := pages[file]
@@ -134,6 +141,8 @@ func TestBrokenLinks(t *testing.T) {
 		{"heading", "(other.md#names-and-answers-2)", ""},
 		{"heading of the same page", "(#here)", ""},
 		{"elsewhere", "(https://example.com/x#y)", ""},
+		{"on the web", "(" + blob + "docs/other.md#names-and-answers-2)", ""},
+		{"no file on the web", "(" + blob + "gone.md)", blob + "gone.md: no such file"},
 		{"no file", "(gone.md)", "gone.md: no such file"},
 		{"no heading", "(other.md#gone)", "other.md#gone: no such heading"},
 		{"no heading in the same page", "(#gone)", "#gone: no such heading"},

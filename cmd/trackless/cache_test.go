@@ -10,7 +10,6 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -90,8 +89,8 @@ func TestCache(t *testing.T) {
 	empty := newSocket("/run/trackless/control-4.sock", 4, "trackless-d")
 	hung := newSocket("/run/trackless/control-5.sock", 5, "trackless-e")
 	hung.statusErr = context.DeadlineExceeded
-	mute := iptables.Instance{Table: "trackless-mute", Owner: nft.Owner{PID: 6, LocalPID: 6, Life: owner.Alive}}
-	dead := iptables.Instance{Table: "trackless-dead", Owner: nft.Owner{PID: 7, Life: owner.Dead}}
+	mute := iptables.Instance{Table: "trackless-mute", Owner: owner.Owner{PID: 6, LocalPID: 6, Life: owner.Alive}}
+	dead := iptables.Instance{Table: "trackless-dead", Owner: owner.Owner{PID: 7, Life: owner.Dead}}
 	first := aCache("/run/trackless/control.sock", 1)
 	for _, tc := range []struct {
 		name    string

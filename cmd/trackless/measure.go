@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // measureOptions say what doctor and tune look at.
@@ -212,7 +213,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.miss(m.measureNotrack())
 	m.KubeProxies, err = host.KubeProxies(o.root, threadProc)
 	m.miss(err)
-	m.SavedTables = host.SavedTables(o.root, nft.TablePrefix)
+	m.SavedTables = host.SavedTables(o.root, owner.TablePrefix)
 	links, err := linkNames()
 	m.miss(err)
 	m.Datapath = host.Datapath(o.root, links)

@@ -188,7 +188,7 @@ func localPIDs(instances []iptables.Instance) []int {
 }
 
 // ownerName says whose a table is, for sentences.
-func ownerName(o nft.Owner) string {
+func ownerName(o owner.Owner) string {
 	switch {
 	case o.LocalPID != 0 && o.LocalPID != o.PID:
 		return fmt.Sprintf("pid %d (pid %d in its container)", o.LocalPID, o.PID)

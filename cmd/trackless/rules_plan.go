@@ -16,6 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
@@ -39,7 +40,7 @@ const rulesPlanExample = `  trackless rules plan -conf /etc/coredns/Corefile
   trackless rules plan -conf Corefile --output json | jq -r '.listen[].address'`
 
 // planTable stands for the name of an instance's table.
-const planTable = nft.TablePrefix + "plan"
+const planTable = owner.TablePrefix + "plan"
 
 type rulesPlanOptions struct {
 	conf   string
@@ -219,7 +220,7 @@ func planText(p iptables.Plan, format string) string {
 		}
 	}
 	if format == "nft" {
-		fmt.Fprintf(&b, "# The table; an address joins the live set while it answers. Instead of %q the name has a random id of the instance:\n", strings.TrimPrefix(planTable, nft.TablePrefix))
+		fmt.Fprintf(&b, "# The table; an address joins the live set while it answers. Instead of %q the name has a random id of the instance:\n", strings.TrimPrefix(planTable, owner.TablePrefix))
 	} else {
 		fmt.Fprintf(&b, "# The raw tables; queries are untracked while an address has answered within a second. Instead of %q the names have a random id of the instance:\n", xtables.PlanID)
 	}

@@ -218,7 +218,7 @@ func (r *remover) failover(user string) error {
 	if err != nil || !f.Present {
 		return err
 	}
-	t := removal{Kind: "failover table", Name: "inet " + nft.FailoverTable}
+	t := removal{Kind: "failover table", Name: "inet " + owner.FailoverTable}
 	if user != "" {
 		r.inUse(t, user)
 		return nil

@@ -146,7 +146,7 @@ type ownerReport struct {
 	Command    string     `json:"command,omitempty"`
 	AgeSeconds int64      `json:"age_seconds,omitempty"`
 
-	owner nft.Owner
+	owner owner.Owner
 }
 
 type endpointReport struct {
@@ -363,7 +363,7 @@ func reportFailover(f nft.Failover) *failoverReport {
 	if !f.Present {
 		return nil
 	}
-	r := &failoverReport{Table: nft.FailoverTable, Intact: f.Intact, Pairs: []pairReport{}, Packets: reportPackets(f.Counters)}
+	r := &failoverReport{Table: owner.FailoverTable, Intact: f.Intact, Pairs: []pairReport{}, Packets: reportPackets(f.Counters)}
 	for _, p := range f.Pairs {
 		ports := p.Ports
 		if len(ports) == 0 {

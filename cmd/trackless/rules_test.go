@@ -62,7 +62,7 @@ type fakeNode struct {
 func (n *fakeNode) Instances() ([]iptables.Instance, error) {
 	n.readings++
 	if n.late && n.readings == 2 {
-		n.instances = append(n.instances, iptables.Instance{Backend: "nftables", Table: "trackless-late", Owned: true, Owner: nft.Owner{Life: owner.Alive}})
+		n.instances = append(n.instances, iptables.Instance{Backend: "nftables", Table: "trackless-late", Owned: true, Owner: owner.Owner{Life: owner.Alive}})
 	}
 	return slices.Clone(n.instances), n.err
 }
@@ -184,7 +184,7 @@ func living(table string, pid int) iptables.Instance {
 	return iptables.Instance{
 		Backend: "nftables",
 		Table:   table, Owned: true,
-		Owner:  nft.Owner{PID: pid, LocalPID: pid, Life: owner.Alive, Command: "trackless"},
+		Owner:  owner.Owner{PID: pid, LocalPID: pid, Life: owner.Alive, Command: "trackless"},
 		Listen: dnsEndpoints(clusterIP, nil), Live: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{},
 	}
 }
@@ -196,11 +196,11 @@ func chains(i iptables.Instance) iptables.Instance {
 }
 
 func dead(table string) iptables.Instance {
-	return iptables.Instance{Backend: "nftables", Table: table, Owner: nft.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
+	return iptables.Instance{Backend: "nftables", Table: table, Owner: owner.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
 }
 
 func unseen(table string) iptables.Instance {
-	return iptables.Instance{Backend: "nftables", Table: table, Owner: nft.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
+	return iptables.Instance{Backend: "nftables", Table: table, Owner: owner.Owner{PID: 1, Life: owner.Unknown}, Packets: iptables.Counters{}}
 }
 
 func dummyWith(addrs ...hostaddr.Address) hostaddr.Device {

@@ -35,7 +35,7 @@ func withoutNFTables() Config {
 // iptables-legacy are found all the same.
 func TestKernelWithoutNFTables(t *testing.T) {
 	testns.Enter(t)
-	feed(t, `*filter
+	testns.Feed(t, `*filter
 :INPUT DROP [0:0]
 -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
 -A INPUT -p udp -m udp --dport 53 -m comment --comment "trackless 1: untracked DNS" -d 10.96.0.11/32 -m conntrack --ctstate UNTRACKED -j ACCEPT
@@ -69,7 +69,7 @@ COMMIT
 	if _, err := Generation(cfg); err != nil {
 		t.Errorf("generation: %v", err)
 	}
-	if got, err := Obstacles(cfg, endpoints, podDevices); err != nil || len(got) == 0 || !got[0].Legacy {
+	if got, err := Obstacles(cfg, endpoints, []Device{{Name: "veth0", Index: 7}}); err != nil || len(got) == 0 || !got[0].Legacy {
 		t.Errorf("obstacles: %v, %v", got, err)
 	}
 	if got, err := ForeignRules(cfg, endpoints); err != nil || len(got) != 1 || !got[0].Legacy {

@@ -2,7 +2,6 @@ package nft
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -43,12 +42,8 @@ type AcceptRule struct {
 // Arguments gives the rule as arguments of iptables, the chain not among them.
 func (r AcceptRule) Arguments() []string { return acceptRule{r.Endpoint, r.Direction}.arguments() }
 
-// acceptRule is what the rule asks for: a query to an endpoint or a response
-// from it.
-type acceptRule struct {
-	endpoint  iptables.Endpoint
-	direction iptables.Direction
-}
+// acceptRule is what the rule asks for.
+type acceptRule traffic
 
 func ruleOf(o Obstacle) acceptRule { return acceptRule{o.Endpoint, o.Direction} }
 
@@ -152,7 +147,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 				return err
 			}
 			for _, r := range former {
-				if r.is(ruleOf(o)) {
+				if meetsAll(r, traffic(ruleOf(o))) {
 					if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.handle}); err != nil {
 						return err
 					}
@@ -166,13 +161,6 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 		return err
 	}
 	return explain("accept untracked DNS in table filter", tx.commit(conn))
-}
-
-// is reports whether a rule of ours is this one.
-func (r dumpedRule) is(a acceptRule) bool {
-	w := &way{in: &netDevice{}, out: &netDevice{}, anyClient: true}
-	o := evaluate(r, probe{a.endpoint, a.direction, w}, func(string) ([]element, error) { return nil, nil })
-	return o.matches == always
 }
 
 func isAcceptRule(r dumpedRule) bool { return strings.HasPrefix(r.comment, acceptTag) }
@@ -217,48 +205,13 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 			add(chain, false, rules)
 		}
 		for _, c := range legacyChains {
-			if table, _ := c.legacy(); table == "filter" && c.family == family {
+			if table, _ := legacyTable(c); table == "filter" && c.family == family {
 				add(c.name, true, s.rules[chainID{family, c.table, c.name}])
 			}
 		}
 	}
 	slices.SortStableFunc(out, func(a, b AcceptRule) int { return cmp.Compare(a.Family, b.Family) })
 	return out, nil
-}
-
-// asks reads what a rule of ours asks for, whether we wrote it or iptables has
-// written it anew.
-func asks(r dumpedRule) (a acceptRule) {
-	var at expression
-	for _, e := range r.exprs {
-		switch e.name {
-		case "payload":
-			at = e
-		case "match":
-			if info := e.attrs[unix.NFTA_MATCH_INFO]; (e.extension() == "udp" || e.extension() == "tcp") && len(info) >= 8 {
-				ports := 0
-				if a.direction == iptables.Query {
-					ports = 4
-				}
-				a.endpoint.Port = binary.NativeEndian.Uint16(info[ports:])
-			}
-		case "cmp":
-			value := e.value(unix.NFTA_CMP_DATA)
-			switch len(value) {
-			case 1:
-				a.endpoint.Proto = iptables.Proto(value[0])
-			case 2:
-				a.endpoint.Port = binary.BigEndian.Uint16(value)
-			case 4, 16:
-				a.endpoint.Addr, _ = netip.AddrFromSlice(value)
-				a.direction = iptables.Query
-				if offset := at.number(unix.NFTA_PAYLOAD_OFFSET); offset == 12 || offset == 8 {
-					a.direction = iptables.Response
-				}
-			}
-		}
-	}
-	return a
 }
 
 // RemoveAcceptRule deletes an accept rule of ours from nf_tables. One that is

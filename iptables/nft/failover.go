@@ -12,13 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
-
-// FailoverTable is the name of the standing table that answers for listen
-// addresses no Service owns while nobody untracks their queries. All instances
-// share it and it outlives them: it belongs to no process, changes nothing
-// while a NOTRACK rule takes the packets, and goes with [RemoveFailover].
-const FailoverTable = TablePrefix + "failover"
 
 // failoverComment names the format of the table in its user data, where `nft
 // list` shows it. It changes when the rules for the same pairs do.
@@ -64,7 +59,7 @@ func InstallFailover(cfg Config, pairs []FailoverPair, outside Outside) (err err
 	if len(pairs) == 0 {
 		return RemoveFailover(cfg)
 	}
-	conn, err := cfg.dialFailover()
+	conn, err := dialFailover(cfg)
 	if err != nil {
 		return err
 	}
@@ -82,12 +77,12 @@ func InstallFailover(cfg Config, pairs []FailoverPair, outside Outside) (err err
 	if err != nil {
 		return err
 	}
-	return explainFailover("install table inet "+FailoverTable, tx.commit(conn))
+	return explainFailover("install table inet "+owner.FailoverTable, tx.commit(conn))
 }
 
 // RemoveFailover deletes the table. That there is none is no error.
 func RemoveFailover(cfg Config) (err error) {
-	conn, err := cfg.dialFailover()
+	conn, err := dialFailover(cfg)
 	if err != nil {
 		return err
 	}
@@ -100,12 +95,12 @@ func RemoveFailover(cfg Config) (err error) {
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return explainFailover("delete table inet "+FailoverTable, err)
+	return explainFailover("delete table inet "+owner.FailoverTable, err)
 }
 
 // ReadFailover reads the table. That there is none is no error.
 func ReadFailover(cfg Config) (_ Failover, err error) {
-	conn, err := cfg.dialFailover()
+	conn, err := dialFailover(cfg)
 	if err != nil {
 		return Failover{}, err
 	}
@@ -124,7 +119,7 @@ func ReadFailover(cfg Config) (_ Failover, err error) {
 
 // failoverTransaction replaces the table by one with these chains.
 func failoverTransaction(chains []failoverChain) (transaction, error) {
-	table := &nftables.Table{Name: FailoverTable, Family: nftables.TableFamilyINet}
+	table := &nftables.Table{Name: owner.FailoverTable, Family: nftables.TableFamilyINet}
 	tx, err := encode(func(c *nftables.Conn) error {
 		for _, k := range iptables.CounterKeys() {
 			c.AddObj(&nftables.NamedObj{Table: table, Name: failoverCounter(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
@@ -164,7 +159,7 @@ func failoverTransaction(chains []failoverChain) (transaction, error) {
 }
 
 func failoverTableName(attr uint16) netlink.Attribute {
-	return netlink.Attribute{Type: attr, Data: append([]byte(FailoverTable), 0)}
+	return netlink.Attribute{Type: attr, Data: append([]byte(owner.FailoverTable), 0)}
 }
 
 // failoverCounter gives for example "query-ipv4-udp".
@@ -172,7 +167,7 @@ func failoverCounter(k iptables.CounterKey) string {
 	return fmt.Sprintf("%s-%s-%s", k.Direction, k.Family, k.Proto)
 }
 
-func (cfg Config) dialFailover() (*netlink.Conn, error) {
+func dialFailover(cfg Config) (*netlink.Conn, error) {
 	if cfg.dial != nil {
 		return cfg.dial()
 	}

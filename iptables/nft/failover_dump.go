@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // failoverDump is the table as the kernel dumps it. The zero value is none.
@@ -41,7 +42,7 @@ func dumpFailover(conn *netlink.Conn) (failoverDump, error) {
 		return failoverDump{}, nil // also where it goes while it is read
 	}
 	if err != nil {
-		return failoverDump{}, explainFailover("read table inet "+FailoverTable, err)
+		return failoverDump{}, explainFailover("read table inet "+owner.FailoverTable, err)
 	}
 	return d, nil
 }
@@ -80,7 +81,7 @@ func (d *failoverDump) read(conn *netlink.Conn) error {
 				return err
 			}
 			// Not every kind of dump knows the filter.
-			if text(attrs[part.table]) != FailoverTable {
+			if text(attrs[part.table]) != owner.FailoverTable {
 				continue
 			}
 			if err := part.take(attrs); err != nil {
@@ -255,10 +256,3 @@ func attributes(data []byte) (attributeMap, error) {
 }
 
 func text(attr []byte) string { return strings.TrimSuffix(string(attr), "\x00") }
-
-func be32(attr []byte) uint32 {
-	if len(attr) != 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(attr)
-}

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // PrintFailover writes the table that InstallFailover makes as nft syntax, as `nft list table inet trackless-failover` shows it, packet
@@ -15,7 +16,7 @@ func PrintFailover(pairs []FailoverPair, outside Outside) string {
 		return ""
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n\tcomment %q\n", FailoverTable, failoverComment)
+	fmt.Fprintf(&b, "table inet %s {\n\tcomment %q\n", owner.FailoverTable, failoverComment)
 	for i, k := range iptables.CounterKeys() {
 		if i > 0 {
 			b.WriteString("\n")

@@ -39,14 +39,14 @@ func failoverNS(t *testing.T) Config {
 
 func listedFailover(t *testing.T) string {
 	t.Helper()
-	out := testns.Run(t, "nft", "list", "table", "inet", FailoverTable)
+	out := testns.Run(t, "nft", "list", "table", "inet", owner.FailoverTable)
 	return regexp.MustCompile(`packets \d+ bytes \d+`).ReplaceAllString(out, "packets 0 bytes 0")
 }
 
 // generation is the number of the ruleset, which every transaction raises.
 func generation(t *testing.T, cfg Config) uint32 {
 	t.Helper()
-	conn, err := cfg.dialFailover()
+	conn, err := dialFailover(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestInstallFailoverRepairs(t *testing.T) {
 			if err := InstallFailover(cfg, pairs, outside); err != nil {
 				t.Fatal(err)
 			}
-			command := strings.NewReplacer("%s", "inet "+FailoverTable, "%[1]s", "inet "+FailoverTable).Replace(tc.nft)
+			command := strings.NewReplacer("%s", "inet "+owner.FailoverTable, "%[1]s", "inet "+owner.FailoverTable).Replace(tc.nft)
 			testns.Run(t, "nft", command)
 			if got, err := ReadFailover(cfg); err != nil || got.Intact {
 				t.Fatalf("after %q: Intact = %t, %v", command, got.Intact, err)
@@ -256,37 +256,48 @@ func TestFailoverOutlivesItsMakerAndIsRemoved(t *testing.T) {
 }
 
 func TestFailoverTableIsNoInstance(t *testing.T) {
-	b := newBackend(t)
-	if err := InstallFailover(b.cfg, []FailoverPair{pair4}, Outside{}); err != nil {
+	cfg := failoverNS(t)
+	b, err := New(cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Install(iptables.Rules{Plan: dnsPlan("169.254.20.10")}); err != nil {
+	t.Cleanup(func() {
+		if err := b.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := InstallFailover(cfg, []FailoverPair{pair4}, Outside{}); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := Instances(b.cfg); len(all) != 1 || err != nil {
+	if err := b.Install(iptables.Rules{Plan: iptables.Plan{Listen: []iptables.Endpoint{
+		{Addr: pair4.Listen, Port: 53, Proto: iptables.UDP}, {Addr: pair4.Listen, Port: 53, Proto: iptables.TCP},
+	}}.Normalize()}); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := Instances(cfg); len(all) != 1 || err != nil {
 		t.Errorf("Instances() = %v, %v; want our own alone", all, err)
 	}
-	if got, err := ReadFailover(b.cfg); err != nil || !got.Intact {
+	if got, err := ReadFailover(cfg); err != nil || !got.Intact {
 		t.Errorf("the start of an instance changed the failover table: %+v, %v", got, err)
 	}
 }
 
 func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 	cfg := failoverNS(t)
-	conn, err := cfg.dialFailover()
+	conn, err := dialFailover(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	var tx transaction
-	if err := tx.newTable(FailoverTable, owner.Self(tableFormat), flagTableOwner); err != nil {
+	if err := tx.newTable(owner.FailoverTable, owner.Self(2), flagTableOwner); err != nil {
 		t.Fatal(err)
 	}
 	if err := tx.commit(conn); err != nil {
 		t.Fatal(err)
 	}
 	err = InstallFailover(cfg, []FailoverPair{pair4}, Outside{})
-	if !errors.Is(err, iptables.ErrPermission) || !strings.Contains(err.Error(), FailoverTable) {
+	if !errors.Is(err, iptables.ErrPermission) || !strings.Contains(err.Error(), owner.FailoverTable) {
 		t.Errorf("install over an owned table: %v", err)
 	}
 	if err := RemoveFailover(cfg); !errors.Is(err, iptables.ErrPermission) {

@@ -11,6 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 type failoverNode struct{ *tracetest.Node }
@@ -202,12 +203,12 @@ func TestFailoverKernelWithoutARule(t *testing.T) {
 				t.Fatal(err)
 			}
 			// The library cannot read these rules back.
-			listed := testns.Run(t, "nft", "-a", "list", "chain", "inet", FailoverTable, chain.name)
+			listed := testns.Run(t, "nft", "-a", "list", "chain", "inet", owner.FailoverTable, chain.name)
 			handles := regexp.MustCompile(`(?m)^\t\t.* # handle (\d+)$`).FindAllStringSubmatch(listed, -1)
 			if len(handles) != len(chain.rules) {
 				t.Fatalf("%d rules are listed, want %d:\n%s", len(handles), len(chain.rules), listed)
 			}
-			testns.Run(t, "nft", "delete", "rule", "inet", FailoverTable, chain.name, "handle", handles[r][1])
+			testns.Run(t, "nft", "delete", "rule", "inet", owner.FailoverTable, chain.name, "handle", handles[r][1])
 			if got := n.traceFailoverRow(t, f, row, port); got != want {
 				t.Errorf("without chain %s: %s\n%s, %s: the twin gives %s and the kernel %s", chain.name, rule.text, f, failoverTraces[row].name, want, got)
 			}

@@ -33,7 +33,7 @@ func Instances(cfg Config) ([]iptables.Instance, error) {
 	}
 	var out []iptables.Instance
 	for _, t := range all {
-		if !t.instance() {
+		if !instanceTable(t) {
 			continue
 		}
 		i, err := readInstance(conn, t)
@@ -78,7 +78,7 @@ func RemoveStale(cfg Config) (removed []string, err error) {
 // there is no error. The kernel refuses to delete an owned table of another
 // process.
 func RemoveTable(cfg Config, name string) error {
-	if !strings.HasPrefix(name, TablePrefix) {
+	if !strings.HasPrefix(name, owner.TablePrefix) {
 		return fmt.Errorf("nftables: table inet %s is not ours", name)
 	}
 	conn, err := inspectConn(cfg)
@@ -99,17 +99,9 @@ func RemoveTable(cfg Config, name string) error {
 	return nil
 }
 
-// instance reports whether the table is that of an instance.
-func (t tableHeader) instance() bool {
+// instanceTable reports whether the table is that of an instance.
+func instanceTable(t tableHeader) bool {
 	return t.family == nftables.TableFamilyINet && isInstance(t.name)
-}
-
-func inspectConn(cfg Config) (*netlink.Conn, error) {
-	if cfg.dial != nil {
-		return cfg.dial()
-	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
-	return conn, explain("open a netfilter netlink socket", err)
 }
 
 func readInstance(conn *netlink.Conn, t tableHeader) (iptables.Instance, error) {

@@ -139,3 +139,14 @@ func isDormant(conn *netlink.Conn, family nftables.TableFamily, name string) (bo
 		return t.family == family && t.name == name && t.flags&flagTableDormant != 0
 	}), nil
 }
+
+// Hooks (include/uapi/linux/netfilter.h) as inet, ip and ip6 number them; the
+// ingress hook of inet has a number of its own and is netdev's only one.
+const (
+	hookPrerouting  = 0
+	hookInput       = 1
+	hookOutput      = 3
+	hookPostrouting = 4
+	hookInetIngress = 5
+	hookNetdev      = 0
+)

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"strings"
 	"testing"
@@ -21,7 +22,7 @@ const dropFilter = `table ip filter { FLAGS
 func TestObstaclesOfADormantTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
-	feed(t, strings.Replace(dropFilter, "FLAGS", "flags dormant;", 1), "nft", "-f", "-")
+	testns.Feed(t, strings.Replace(dropFilter, "FLAGS", "flags dormant;", 1), "nft", "-f", "-")
 	if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
 		t.Errorf("a dormant table: %v", got)
 	}
@@ -55,7 +56,7 @@ func TestObstacleOfAnOwnedTable(t *testing.T) {
 	}
 	if err := tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
 		{Type: unix.NFTA_TABLE_NAME, Data: []byte("filter\x00")},
-		{Type: unix.NFTA_TABLE_FLAGS, Data: word(flagTableOwner)},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, flagTableOwner)},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -76,32 +77,6 @@ func TestObstacleOfAnOwnedTable(t *testing.T) {
 	for _, o := range found {
 		if !o.Owned || o.Amendable() {
 			t.Errorf("%s: owned %t, amendable %t", o, o.Owned, o.Amendable())
-		}
-	}
-}
-
-// A Service whose table is dormant leads nowhere.
-func TestServiceOfADormantTable(t *testing.T) {
-	cfg := Config{NetNS: int(testns.Enter(t))}
-	rules := `table ip kube-proxy { FLAGS
-	set cluster-ips { type ipv4_addr; elements = { 10.96.0.99 } }
-	chain service-ABC-kube-system/kube-dns/udp/dns { accept; }
-	map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; elements = { 10.96.0.99 . udp . 53 : goto service-ABC-kube-system/kube-dns/udp/dns } }
-}`
-	for _, tc := range []struct {
-		name, flags string
-		want        bool
-	}{{"awake", "", true}, {"dormant", "flags dormant;", false}} {
-		feed(t, "table ip kube-proxy\ndelete table ip kube-proxy\n"+strings.Replace(rules, "FLAGS", tc.flags, 1), "nft", "-f", "-")
-		service := netip.MustParseAddrPort("10.96.0.99:53")
-		if got, err := IsService(cfg, service.Addr()); err != nil || got != tc.want {
-			t.Errorf("%s: a Service: %t, %v", tc.name, got, err)
-		}
-		if got, err := HasEndpoints(cfg, service); err != nil || got != tc.want {
-			t.Errorf("%s: with endpoints: %t, %v", tc.name, got, err)
-		}
-		if got, err := ServiceAddresses(cfg, "kube-system/kube-dns"); err != nil || len(got) == 1 != tc.want {
-			t.Errorf("%s: addresses %v, %v", tc.name, got, err)
 		}
 	}
 }

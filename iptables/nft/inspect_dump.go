@@ -338,3 +338,62 @@ func HasChain(cfg Config, f iptables.Family, table string, is func(chain string)
 	}
 	return found, explain("list chains", err)
 }
+
+// Verdicts: include/uapi/linux/netfilter.h and enum nft_verdicts.
+const (
+	verdictDrop   = 0
+	verdictAccept = 1
+	verdictQueue  = 3
+	verdictJump   = -3
+	verdictGoto   = -4
+	verdictReturn = -5
+)
+
+// From include/uapi/linux/netfilter/nf_tables.h.
+const (
+	attrTableUserdata    = 6 // NFTA_TABLE_USERDATA, since Linux 5.10
+	flagTableOwner       = 2 // NFT_TABLE_F_OWNER, since Linux 5.12
+	udataTableCommentTLV = 0 // NFTNL_UDATA_TABLE_COMMENT of libnftnl: nft shows it as the comment
+)
+
+// String writes a verdict as nft does.
+func (v verdict) String() string {
+	switch v.code {
+	case verdictDrop:
+		return "drop"
+	case verdictAccept:
+		return "accept"
+	case verdictQueue:
+		return "queue"
+	case verdictJump:
+		return "jump " + v.chain
+	case verdictGoto:
+		return "goto " + v.chain
+	case verdictReturn:
+		return "return"
+	}
+	return fmt.Sprintf("[verdict %d]", v.code)
+}
+
+// final reports whether the verdict decides about the packet.
+func (v verdict) final() bool {
+	return v.code == verdictDrop || v.code == verdictAccept || v.code == verdictQueue
+}
+
+func familyName(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	case nftables.TableFamilyNetdev:
+		return "netdev"
+	case nftables.TableFamilyBridge:
+		return "bridge"
+	case nftables.TableFamilyARP:
+		return "arp"
+	}
+	return "family"
+}

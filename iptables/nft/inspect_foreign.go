@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // ForeignRule is a rule of somebody else that concerns the DNS of this node
@@ -42,23 +43,9 @@ type ForeignRule struct {
 	Text string
 }
 
-// nodeCacheComment starts the comment of node-cache's rules (kubernetes/dns,
-// cmd/node-cache/app/cache_app.go).
-const nodeCacheComment = "NodeLocal DNS Cache:"
-
 // conntrackPriority is NF_IP_PRI_CONNTRACK: what stands before it can keep a
 // packet from our rules, or do their work.
 const conntrackPriority = -200
-
-// Hooks (include/uapi/linux/netfilter.h) as inet, ip and ip6 number them; the
-// ingress hook of inet has a number of its own and is netdev's only one.
-const (
-	hookPrerouting  = 0
-	hookInput       = 1
-	hookOutput      = 3
-	hookInetIngress = 5
-	hookNetdev      = 0
-)
 
 // ForeignRules finds the rules of other tables that concern the endpoints:
 // those in the base chains of prerouting, output and ingress before conntrack
@@ -88,10 +75,10 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 		return nil, err
 	}
 	for _, c := range append(chains, others...) {
-		if strings.HasPrefix(c.table, TablePrefix) {
+		if strings.HasPrefix(c.table, owner.TablePrefix) {
 			continue
 		}
-		hook, before := c.beforeConntrack()
+		hook, before := beforeConntrack(c)
 		switch {
 		case before:
 			err = s.base(c, hook, endpoints)
@@ -107,7 +94,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 
 // beforeConntrack names the hook of a base chain that is looked at, "" for the
 // others, and tells whether its rules can come in our way.
-func (c chainHeader) beforeConntrack() (hook string, before bool) {
+func beforeConntrack(c chainHeader) (hook string, before bool) {
 	switch c.family {
 	case nftables.TableFamilyNetdev:
 		// Its second hook, egress, comes after everything of ours.
@@ -137,7 +124,7 @@ func (c chainHeader) beforeConntrack() (hook string, before bool) {
 
 // reach is how certainly a packet comes to a base chain: some see only what
 // certain devices bring.
-func (c chainHeader) reach() certainty {
+func reach(c chainHeader) certainty {
 	if c.atDevices() || c.family == nftables.TableFamilyBridge {
 		return maybe
 	}
@@ -220,7 +207,7 @@ func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint)
 				continue
 			}
 			w := walk{search: s, base: c, hook: hook, probe: p}
-			reached := c.reach()
+			reached := reach(c)
 			ended, err := w.chain(c.name, reached, 0)
 			if err != nil {
 				return err
@@ -235,7 +222,7 @@ func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint)
 
 // leftovers finds the rules of node-cache in the base chain of its tables.
 func (s *search) leftovers(c chainHeader, hook string) error {
-	if table, _ := c.legacy(); table != "raw" && table != "filter" {
+	if table, _ := legacyTable(c); table != "raw" && table != "filter" {
 		return nil
 	}
 	rules, err := s.rulesOf(chainID{c.family, c.table, c.name})
@@ -344,11 +331,6 @@ func (w *walk) chain(name string, reached certainty, depth int) (ended certainty
 	return ended, nil
 }
 
-// final reports whether the verdict decides about the packet.
-func (v verdict) final() bool {
-	return v.code == verdictDrop || v.code == verdictAccept || v.code == verdictQueue
-}
-
 // add notes that a rule meets the probe.
 func (w *walk) add(chain string, r dumpedRule, o outcome, reached certainty) *foundRule {
 	key := foundKey{chainID{w.base.family, w.base.table, chain}, w.base.name, r.handle}
@@ -358,7 +340,7 @@ func (w *walk) add(chain string, r dumpedRule, o outcome, reached certainty) *fo
 		if o.verdict != nil && o.verdict.final() {
 			effects = append(slices.Clone(effects), o.verdict.String())
 		}
-		table, isLegacy := w.base.legacy()
+		table, isLegacy := legacyTable(w.base)
 		f = &foundRule{ForeignRule: ForeignRule{
 			Family: familyName(w.base.family), Table: table, Chain: chain, Legacy: isLegacy,
 			Hook: w.hook, Priority: int(w.base.priority), Handle: r.handle, Effects: effects,
@@ -395,22 +377,4 @@ func ruleFamily(r dumpedRule, family nftables.TableFamily) iptables.Family {
 		}
 	}
 	return iptables.IPv4
-}
-
-func familyName(f nftables.TableFamily) string {
-	switch f {
-	case nftables.TableFamilyINet:
-		return "inet"
-	case nftables.TableFamilyIPv4:
-		return "ip"
-	case nftables.TableFamilyIPv6:
-		return "ip6"
-	case nftables.TableFamilyNetdev:
-		return "netdev"
-	case nftables.TableFamilyBridge:
-		return "bridge"
-	case nftables.TableFamilyARP:
-		return "arp"
-	}
-	return "family"
 }

@@ -16,16 +16,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Verdicts: include/uapi/linux/netfilter.h and enum nft_verdicts.
-const (
-	verdictDrop   = 0
-	verdictAccept = 1
-	verdictQueue  = 3
-	verdictJump   = -3
-	verdictGoto   = -4
-	verdictReturn = -5
-)
-
 // certainty tells whether a condition holds for a packet of which only some
 // fields are known.
 type certainty uint8

@@ -320,22 +320,3 @@ func stateText(info []byte) string {
 	}
 	return "ct state " + not + strings.Join(words, ",")
 }
-
-// String writes a verdict as nft does.
-func (v verdict) String() string {
-	switch v.code {
-	case verdictDrop:
-		return "drop"
-	case verdictAccept:
-		return "accept"
-	case verdictQueue:
-		return "queue"
-	case verdictJump:
-		return "jump " + v.chain
-	case verdictGoto:
-		return "goto " + v.chain
-	case verdictReturn:
-		return "return"
-	}
-	return fmt.Sprintf("[verdict %d]", v.code)
-}

@@ -73,7 +73,7 @@ func TestMemoryOfOthersRules(t *testing.T) {
 	}{{"iptables-legacy-restore", 4 << 20}, {"iptables-nft-restore", 0}} {
 		t.Run(tc.program, func(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
-			feed(t, manyForeignRules(rules), tc.program)
+			testns.Feed(t, manyForeignRules(rules), tc.program)
 			began := time.Now()
 			before := resetPeak(t)
 			obstacles, err := Obstacles(cfg, endpoints, podDevices)

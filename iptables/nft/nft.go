@@ -9,7 +9,6 @@ package nft
 
 import (
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -25,16 +24,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
-
-// Config says where the rules go. The zero value means this process's own
-// network namespace.
-type Config struct {
-	// NetNS is a file descriptor of a network namespace; 0 is our own.
-	NetNS int
-
-	// dial replaces the netlink socket in tests.
-	dial func() (*netlink.Conn, error)
-}
 
 // Backend implements [iptables.Backend] with one table of this process.
 // Its methods may be called from any goroutine.
@@ -65,7 +54,7 @@ func New(cfg Config) (*Backend, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, err
 	}
-	b := &Backend{cfg: cfg, rs: newRuleset(TablePrefix + hex.EncodeToString(id[:])), total: iptables.Counters{}}
+	b := &Backend{cfg: cfg, rs: newRuleset(owner.TablePrefix + hex.EncodeToString(id[:])), total: iptables.Counters{}}
 	conn, err := cfg.dial()
 	if err != nil {
 		return nil, explain("open a netfilter netlink socket", err)
@@ -485,22 +474,3 @@ func (b *Backend) counters() (iptables.Counters, error) {
 	}
 	return out, nil
 }
-
-// explain turns the kernel's answer into a sentence with a remedy.
-func explain(what string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("nftables: %s: %w (%w)", what, err, iptables.ErrPermission)
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
-		return fmt.Errorf("nftables: %s: %w", what, &iptables.UnsupportedError{
-			Feature: "nf_tables",
-			Remedy:  "load it with `modprobe nf_tables`, or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
-			Err:     err,
-		})
-	}
-	return fmt.Errorf("nftables: %s: %w", what, err)
-}
-
-func nativeUint32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 func endpoint(addr string, port uint16, proto iptables.Proto) iptables.Endpoint {
@@ -189,7 +190,7 @@ func TestTheTableGoesWithItsSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.setup = false
-	if got := testns.Run(t, "nft", "list", "tables"); strings.Contains(got, TablePrefix) {
+	if got := testns.Run(t, "nft", "list", "tables"); strings.Contains(got, owner.TablePrefix) {
 		t.Errorf("left behind: %s", got)
 	}
 }

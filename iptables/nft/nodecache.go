@@ -179,7 +179,7 @@ func nodeCacheRule(table string, r dumpedRule) (iptables.Endpoint, bool) {
 	}
 	it := asks(r)
 	e := it.endpoint
-	if !e.Addr.IsValid() || e.Port == 0 || e.Proto == 0 || !r.is(it) {
+	if !e.Addr.IsValid() || e.Port == 0 || e.Proto == 0 || !meetsAll(r, it) {
 		return e, false
 	}
 	for _, other := range []iptables.Endpoint{
@@ -187,7 +187,7 @@ func nodeCacheRule(table string, r dumpedRule) (iptables.Endpoint, bool) {
 		{Addr: e.Addr, Port: e.Port + 1, Proto: e.Proto}, {Addr: e.Addr, Port: e.Port - 1, Proto: e.Proto},
 		{Addr: e.Addr, Port: e.Port, Proto: iptables.UDP ^ iptables.TCP ^ e.Proto},
 	} {
-		if other.Addr.IsValid() && r.is(acceptRule{other, it.direction}) {
+		if other.Addr.IsValid() && meetsAll(r, traffic{other, it.direction}) {
 			return e, false
 		}
 	}
@@ -215,3 +215,7 @@ func listening(at netip.AddrPort) bool {
 	}
 	return false
 }
+
+// nodeCacheComment starts the comment of node-cache's rules (kubernetes/dns,
+// cmd/node-cache/app/cache_app.go).
+const nodeCacheComment = "NodeLocal DNS Cache:"

@@ -64,7 +64,7 @@ func asNodeCache(t *testing.T, variant string, times int, addrs ...string) {
 		a := netip.MustParseAddr(text)
 		raw, filter := nodeCacheRules(a, "8080")
 		lines := slices.Concat([]string{"*raw"}, slices.Repeat(raw, times), []string{"COMMIT", "*filter"}, slices.Repeat(filter, times), []string{"COMMIT\n"})
-		feed(t, strings.Join(lines, "\n"), programOf[iptables.FamilyOf(a)]+"-"+variant+"-restore", "--noflush")
+		testns.Feed(t, strings.Join(lines, "\n"), programOf[iptables.FamilyOf(a)]+"-"+variant+"-restore", "--noflush")
 	}
 }
 
@@ -119,7 +119,7 @@ COMMIT
 
 func TestNodeCacheIsAdopted(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant string) {
-		feed(t, othersRules, "iptables-"+variant+"-restore", "-c")
+		testns.Feed(t, othersRules, "iptables-"+variant+"-restore", "-c")
 		before := everything(t, variant)
 		asNodeCache(t, variant, 1, "169.254.20.10", "fd00::a")
 		if n := strings.Count(everything(t, variant), "NodeLocal DNS Cache") - strings.Count(before, "NodeLocal DNS Cache"); n != 24 {
@@ -177,7 +177,7 @@ func TestNodeCacheInPart(t *testing.T) {
 		raw, filter := nodeCacheRules(netip.MustParseAddr("169.254.20.10"), "8080")
 		for table, rules := range map[string][]string{"raw": raw, "filter": filter} {
 			for _, rule := range rules {
-				feed(t, "*"+table+"\n"+rule+"\nCOMMIT\n", "iptables-"+variant+"-restore", "--noflush")
+				testns.Feed(t, "*"+table+"\n"+rule+"\nCOMMIT\n", "iptables-"+variant+"-restore", "--noflush")
 				if n, err := adopt(t, "169.254.20.10"); n != 1 || err != nil || everything(t, variant) != "" {
 					t.Errorf("%s: %d rules are deleted, %v", rule, n, err)
 				}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // Device is a device by which clients reach this node, or lo.
@@ -73,9 +74,6 @@ func (o Obstacle) String() string {
 	return fmt.Sprintf("chain %s of table %s %s%s drops untracked DNS (%s) for %s", o.Chain, o.Family, o.Table, program, o.By, strings.Join(o.Devices, " "))
 }
 
-// hookPostrouting is that of inet, ip and ip6.
-const hookPostrouting = 4
-
 // Obstacles runs an untracked query from each device to each endpoint, and the
 // response to it, through the chains of others behind conntrack: those of
 // nf_tables and those of iptables-legacy. What a chain certainly drops is
@@ -98,7 +96,7 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 	}
 	var out []Obstacle
 	for _, c := range append(chains, others...) {
-		hook, passed := c.passedUntracked()
+		hook, passed := passedUntracked(c)
 		if !passed {
 			continue
 		}
@@ -117,13 +115,13 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 
 // passedUntracked names the hook of a base chain that untracked DNS passes after
 // it was untracked.
-func (c chainHeader) passedUntracked() (hook string, passed bool) {
+func passedUntracked(c chainHeader) (hook string, passed bool) {
 	switch c.family {
 	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
 	default:
 		return "", false
 	}
-	if c.kind == "nat" || strings.HasPrefix(c.table, TablePrefix) {
+	if c.kind == "nat" || strings.HasPrefix(c.table, owner.TablePrefix) {
 		return "", false
 	}
 	behind := c.priority > int32(*nftables.ChainPriorityRaw)
@@ -148,7 +146,7 @@ func (s *search) obstacles(c chainHeader, hook string, endpoints []iptables.Endp
 			continue
 		}
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
-			table, isLegacy := c.legacy()
+			table, isLegacy := legacyTable(c)
 			o := Obstacle{
 				Family: familyName(c.family), Table: table, Chain: c.name, Legacy: isLegacy, Hook: hook, Priority: int(c.priority),
 				Endpoint: e, Direction: d, Owned: c.owned,

@@ -3,7 +3,6 @@ package nft
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -13,17 +12,6 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 )
-
-// feed gives a program a text.
-func feed(t *testing.T, text, program string, args ...string) {
-	t.Helper()
-	testns.Program(t, program)
-	cmd := exec.Command(program, args...)
-	cmd.Stdin = strings.NewReader(text)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", program, err, out)
-	}
-}
 
 // podDevices are lo, a pod behind a device of its own, a bridge with pods, and a
 // device behind which nobody is known.
@@ -154,7 +142,7 @@ func TestObstacles(t *testing.T) {
 		for _, variant := range []string{"nft", "legacy"} {
 			t.Run(tc.name+", "+variant, func(t *testing.T) {
 				cfg := Config{NetNS: int(testns.Enter(t))}
-				feed(t, tc.rules, "iptables-"+variant+"-restore")
+				testns.Feed(t, tc.rules, "iptables-"+variant+"-restore")
 				if diff := cmp.Diff(tc.want, obstacleLines(t, cfg, dnsOverUDP, podDevices)); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
@@ -214,7 +202,7 @@ func TestObstaclesOfNFT(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
-			feed(t, tc.rules, "nft", "-f", "-")
+			testns.Feed(t, tc.rules, "nft", "-f", "-")
 			if diff := cmp.Diff(tc.want, obstacleLines(t, cfg, dnsOverUDP, podDevices)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
@@ -232,7 +220,7 @@ func TestAccept(t *testing.T) {
 	for _, tc := range dropHosts {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
-			feed(t, tc.rules, "iptables-nft-restore")
+			testns.Feed(t, tc.rules, "iptables-nft-restore")
 			before := testns.Run(t, "iptables-nft", "-S")
 			makeWay(t, cfg, endpoints)
 			listed := testns.Run(t, "iptables-nft", "-S")
@@ -257,7 +245,7 @@ func TestAccept(t *testing.T) {
 			}
 			testns.Run(t, "nft", "list", "ruleset")
 			// What iptables-save writes, iptables-restore reads.
-			feed(t, testns.Run(t, "iptables-nft-save"), "iptables-nft-restore")
+			testns.Feed(t, testns.Run(t, "iptables-nft-save"), "iptables-nft-restore")
 			if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
 				t.Errorf("after a restore of what was saved: %v", got)
 			}
@@ -299,7 +287,7 @@ func makeWay(t *testing.T, cfg Config, endpoints []iptables.Endpoint) {
 func TestAcceptAgain(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 53, Proto: iptables.TCP}}
-	feed(t, "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", "ip6tables-nft-restore")
+	testns.Feed(t, "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", "ip6tables-nft-restore")
 	makeWay(t, cfg, endpoints)
 	testns.Run(t, "ip6tables-nft", "-I", "INPUT", "-j", "DROP")
 	makeWay(t, cfg, endpoints)

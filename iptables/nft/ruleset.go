@@ -37,8 +37,6 @@ import (
 // what the node sends to itself passes both hooks. A packet that is no DNS
 // costs two set lookups per hook.
 
-var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
-
 // Timeouts of what packets put into sets. Every packet of the connection sets
 // them anew; DNS servers close idle connections much earlier (RFC 7766 6.2.3).
 //
@@ -464,11 +462,4 @@ func tupleKey(proto iptables.Proto, src, dst netip.AddrPort) []byte {
 	key := append(addrKey(src.Addr()), protoPortKey(proto, src.Port())...)
 	key = append(key, addrKey(dst.Addr())...)
 	return append(key, byte(dst.Port()>>8), byte(dst.Port()), 0, 0)
-}
-
-// deviceKey is the key of uplinks: a device name padded to IFNAMSIZ.
-func deviceKey(name string) []byte {
-	key := make([]byte, 16)
-	copy(key, name)
-	return key
 }

@@ -12,34 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// TablePrefix starts the name of every table of ours; a random instance id
-// follows. Two instances on one node never share a table, so that the end of
-// one never takes the rules of the other with it.
-const TablePrefix = "trackless-"
-
-// From include/uapi/linux/netfilter/nf_tables.h.
-const (
-	attrTableUserdata    = 6 // NFTA_TABLE_USERDATA, since Linux 5.10
-	flagTableOwner       = 2 // NFT_TABLE_F_OWNER, since Linux 5.12
-	udataTableCommentTLV = 0 // NFTNL_UDATA_TABLE_COMMENT of libnftnl: nft shows it as the comment
-)
-
 // tableFormat changes when the contents of a table do.
 const tableFormat = 2
-
-// Owner is the process that made a table.
-type Owner = owner.Owner
-
-// newTable queues the creation of our table in front of a transaction. It must
-// not exist yet.
-func (tx *transaction) newTable(name string, m owner.Mark, flags uint32) error {
-	comment := userdata.AppendString(nil, udataTableCommentTLV, m.String())
-	return tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
-		{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(name), 0)},
-		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, flags)},
-		{Type: attrTableUserdata, Data: comment},
-	})
-}
 
 // Table is a table of a Trackless instance on this host.
 type Table struct {
@@ -53,7 +27,7 @@ type Table struct {
 // isInstance reports whether a table is the one of an instance: the failover
 // table belongs to none, and that for upstreams is a second one.
 func isInstance(name string) bool {
-	return strings.HasPrefix(name, TablePrefix) && name != FailoverTable && !strings.HasPrefix(name, UpstreamPrefix)
+	return strings.HasPrefix(name, owner.TablePrefix) && name != owner.FailoverTable && !strings.HasPrefix(name, owner.UpstreamPrefix)
 }
 
 // Tables lists the tables of all Trackless instances.

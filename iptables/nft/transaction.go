@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +11,11 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // A transaction is one nf_tables batch, encoded by google/nftables and sent on
@@ -184,5 +188,13 @@ func messageName(m netlink.Message) string {
 	return fmt.Sprintf("nf_tables message %d", int(m.Header.Type)&0xff)
 }
 
-// isOverrun reports that announcements were lost for want of buffer space.
-func isOverrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }
+// newTable queues the creation of our table in front of a transaction. It must
+// not exist yet.
+func (tx *transaction) newTable(name string, m owner.Mark, flags uint32) error {
+	comment := userdata.AppendString(nil, udataTableCommentTLV, m.String())
+	return tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
+		{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(name), 0)},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, flags)},
+		{Type: attrTableUserdata, Data: comment},
+	})
+}

@@ -16,9 +16,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// UpstreamPrefix starts the names of tables for upstreams; a random id follows.
-const UpstreamPrefix = TablePrefix + "upstream-"
-
 // upstreamTimeout is how long the answer to a packet may take. Each packet to
 // the upstream sets it anew.
 const upstreamTimeout = time.Minute
@@ -92,7 +89,7 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 	if _, err := rand.Read(id[:]); err != nil {
 		return err
 	}
-	u.rs = newRulesetOf(UpstreamPrefix+hex.EncodeToString(id[:]), upstreamKinds)
+	u.rs = newRulesetOf(owner.UpstreamPrefix+hex.EncodeToString(id[:]), upstreamKinds)
 	contents := u.contents(endpoints)
 	tx, err := encode(func(c *nftables.Conn) error {
 		if err := u.rs.addSets(c, upstreamKinds); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // upstreamSteps are packets in order, with names for addresses: node is this
@@ -132,7 +133,7 @@ func TestUpstreamsInTheKernel(t *testing.T) {
 	defer u.Close()
 	rules := list("ruleset")
 	for _, want := range []string{
-		"table inet " + UpstreamPrefix, "flags owner", "10.244.0.3 . udp . 53", "10.244.0.3 . tcp . 53", "fd00:244::3 . udp . 53",
+		"table inet " + owner.UpstreamPrefix, "flags owner", "10.244.0.3 . udp . 53", "10.244.0.3 . tcp . 53", "fd00:244::3 . udp . 53",
 		"ip daddr . meta l4proto . th dport @upstream4 update @expected4 { ip daddr . meta l4proto . th dport . ip saddr . th sport timeout 1m } notrack accept",
 		"ip6 saddr . meta l4proto . th sport . ip6 daddr . th dport @expected6 notrack accept",
 		"type filter hook output priority raw", "type filter hook prerouting priority raw",

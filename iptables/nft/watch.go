@@ -150,3 +150,6 @@ func (w *Watcher) Close() {
 	}
 	w.done.Wait()
 }
+
+// isOverrun reports that announcements were lost for want of buffer space.
+func isOverrun(err error) bool { return errors.Is(err, unix.ENOBUFS) }

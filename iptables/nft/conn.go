@@ -1,0 +1,65 @@
+package nft
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// Config says where the rules go. The zero value means this process's own
+// network namespace.
+type Config struct {
+	// NetNS is a file descriptor of a network namespace; 0 is our own.
+	NetNS int
+
+	// dial replaces the netlink socket in tests.
+	dial func() (*netlink.Conn, error)
+}
+
+// explain turns the kernel's answer into a sentence with a remedy.
+func explain(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("nftables: %s: %w (%w)", what, err, iptables.ErrPermission)
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("nftables: %s: %w", what, &iptables.UnsupportedError{
+			Feature: "nf_tables",
+			Remedy:  "load it with `modprobe nf_tables`, or use a kernel with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET",
+			Err:     err,
+		})
+	}
+	return fmt.Errorf("nftables: %s: %w", what, err)
+}
+
+func nativeUint32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+
+func inspectConn(cfg Config) (*netlink.Conn, error) {
+	if cfg.dial != nil {
+		return cfg.dial()
+	}
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	return conn, explain("open a netfilter netlink socket", err)
+}
+
+var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
+
+// deviceKey is the key of uplinks: a device name padded to IFNAMSIZ.
+func deviceKey(name string) []byte {
+	key := make([]byte, 16)
+	copy(key, name)
+	return key
+}
+
+func be32(attr []byte) uint32 {
+	if len(attr) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(attr)
+}

@@ -1,0 +1,67 @@
+package nft
+
+import (
+	"strings"
+
+	"github.com/google/nftables"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
+)
+
+// legacySuffix tells a table of iptables-legacy from one of the same name in
+// nf_tables. No table of nf_tables can have such a name.
+const legacySuffix = " (iptables-legacy)"
+
+// legacyPriorities are those of the tables' hooks (include/uapi/linux/netfilter_ipv4.h).
+// The table nat is left out: what is not tracked does not pass it.
+var legacyPriorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0, "security": 50}
+
+// addLegacy reads the legacy tables and puts their rules beside those of
+// nf_tables, as iptables-nft would have written them.
+func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
+	var out []chainHeader
+	for _, f := range families {
+		names, err := legacy.Names(legacy.Config{NetNS: cfg.NetNS}, f)
+		if err != nil {
+			return nil, err
+		}
+		family := nftables.TableFamilyIPv4
+		if f == iptables.IPv6 {
+			family = nftables.TableFamilyIPv6
+		}
+		for _, name := range names {
+			priority, known := legacyPriorities[name]
+			if !known {
+				continue
+			}
+			t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, name, func(_ string, r legacy.Rule) bool {
+				return s.wanted(family, legacyRule(r))
+			})
+			if err != nil {
+				return nil, err
+			}
+			if !found {
+				continue
+			}
+			for _, c := range t.Chains {
+				id := chainID{family, name + legacySuffix, c.Name}
+				s.rules[id] = legacyRules(c)
+				if c.Base {
+					header := chainHeader{family: family, table: id.table, name: c.Name, kind: "filter", hook: c.Hook, priority: priority, policy: verdictAccept}
+					if c.Policy == legacy.Drop {
+						header.policy = verdictDrop
+					}
+					out = append(out, header)
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// legacyTable reports whether the chain is one of iptables-legacy, and the name of
+// its table there.
+func legacyTable(c chainHeader) (table string, is bool) {
+	return strings.CutSuffix(c.table, legacySuffix)
+}

@@ -1,0 +1,123 @@
+package nft
+
+import (
+	"slices"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// verdicts are the ways in which a chain may end for a packet.
+type verdicts uint8
+
+const (
+	mayAccept verdicts = 1 << iota
+	mayDrop
+	mayGoOn
+)
+
+// passage is the way of one probe through one base chain, which is looked at for
+// how it ends only.
+type passage struct {
+	*search
+	family chainID // of the table; its name is not used
+	probe  probe
+	drop   dropped // the last rule that may drop
+}
+
+// dropped names a rule that drops.
+type dropped struct {
+	chain, text string
+}
+
+func (p *passage) elements(set string) ([]element, error) {
+	w := walk{search: p.search, base: chainHeader{family: p.family.family, table: p.family.table}}
+	return w.elements(set)
+}
+
+// base returns how the base chain may end: not by going on.
+func (p *passage) base(c chainHeader) (verdicts, error) {
+	v, err := p.chain(c.name, 0)
+	if err != nil || v&mayGoOn == 0 {
+		return v, err
+	}
+	v &^= mayGoOn
+	if c.policy == verdictDrop {
+		p.note(c.name, "policy drop")
+		return v | mayDrop, nil
+	}
+	return v | mayAccept, nil
+}
+
+func (p *passage) chain(name string, depth int) (verdicts, error) {
+	if depth > maxJumps {
+		return mayGoOn, nil
+	}
+	rules, err := p.relevant(name)
+	if err != nil {
+		return 0, err
+	}
+	var found verdicts
+	for _, r := range rules {
+		o := evaluate(r, p.probe, p.elements)
+		if o.matches == never || o.verdict == nil {
+			continue
+		}
+		var v verdicts
+		switch o.verdict.code {
+		case verdictJump, verdictGoto:
+			if v, err = p.chain(o.verdict.chain, depth+1); err != nil {
+				return 0, err
+			}
+			if o.verdict.code == verdictJump && v&mayGoOn != 0 {
+				found |= v &^ mayGoOn
+				continue
+			}
+		case verdictReturn:
+			v = mayGoOn
+		case verdictDrop:
+			p.note(name, ruleText(r, p.probe.family() == iptables.IPv6))
+			v = mayDrop
+		default: // accepted, or decided by a program
+			v = mayAccept
+		}
+		found |= v
+		if o.matches == always {
+			return found, nil
+		}
+	}
+	return found | mayGoOn, nil
+}
+
+func (p *passage) note(chain, text string) { p.drop = dropped{chain, text} }
+
+// relevantKey names what a chain's rules were sifted for.
+type relevantKey struct {
+	chainID
+	endpoint  iptables.Endpoint
+	direction iptables.Direction
+	hook      uint32
+	local     bool
+}
+
+// relevant returns the rules of a chain that meet the packet by some device and
+// from some client, so that a host with hundreds of devices does not pay for
+// every rule with each of them.
+func (p *passage) relevant(chain string) ([]dumpedRule, error) {
+	w := p.probe.way
+	id := chainID{p.family.family, p.family.table, chain}
+	key := relevantKey{id, p.probe.endpoint, p.probe.direction, w.hook, w.local}
+	if rules, ok := p.sifted[key]; ok {
+		return rules, nil
+	}
+	rules, err := p.rulesOf(id)
+	if err != nil {
+		return nil, err
+	}
+	anybody := p.probe
+	anybody.way = &way{hook: w.hook, local: w.local, anyClient: true}
+	rules = slices.DeleteFunc(slices.Clone(rules), func(r dumpedRule) bool {
+		return evaluate(r, anybody, p.elements).matches == never
+	})
+	p.sifted[key] = rules
+	return rules, nil
+}

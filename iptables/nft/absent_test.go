@@ -16,7 +16,7 @@ import (
 // withoutNFTables answers as a kernel without nf_tables does: a question is
 // invalid (nfnetlink_rcv_msg), a batch is not supported (nfnetlink_rcv_batch).
 func withoutNFTables() Config {
-	return Config{dial: func() (*netlink.Conn, error) {
+	return Config{Socket: func() (*netlink.Conn, error) {
 		return nltest.Dial(func(req []netlink.Message) ([]netlink.Message, error) {
 			if len(req) == 0 {
 				return nil, nil

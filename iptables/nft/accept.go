@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // AcceptComment tags our accept rules in the chains of iptables. The number is
@@ -127,12 +128,12 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 	if len(obstacles) == 0 {
 		return nil
 	}
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		for _, o := range obstacles {
 			if !o.Amendable() || o.Legacy {
 				return fmt.Errorf("no rule of ours may stand in chain %s %s %s", o.Family, o.Table, o.Chain)
@@ -148,7 +149,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 			}
 			for _, r := range former {
 				if meetsAll(r, traffic(ruleOf(o))) {
-					if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.handle}); err != nil {
+					if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.Handle}); err != nil {
 						return err
 					}
 				}
@@ -160,39 +161,39 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 	if err != nil {
 		return err
 	}
-	return explain("accept untracked DNS in table filter", tx.commit(conn))
+	return nfnl.Explain("accept untracked DNS in table filter", tx.Commit(conn))
 }
 
-func isAcceptRule(r dumpedRule) bool { return strings.HasPrefix(r.comment, acceptTag) }
+func isAcceptRule(r nfnl.Rule) bool { return strings.HasPrefix(r.Comment, acceptTag) }
 
 // acceptRules reads our rules of a chain.
-func acceptRules(conn *netlink.Conn, family nftables.TableFamily, chain string) ([]dumpedRule, error) {
-	rules, err := dumpRules(conn, family, "filter", chain, isAcceptRule)
-	if err != nil && !isAbsent(err) {
-		return nil, explain("read chain "+familyName(family)+" filter "+chain, err)
+func acceptRules(conn *netlink.Conn, family nftables.TableFamily, chain string) ([]nfnl.Rule, error) {
+	rules, err := nfnl.Rules(conn, family, "filter", chain, isAcceptRule)
+	if err != nil && !nfnl.IsAbsent(err) {
+		return nil, nfnl.Explain("read chain "+nfnl.FamilyName(family)+" filter "+chain, err)
 	}
 	return rules, nil
 }
 
 // AcceptRules finds our accept rules, those in legacy tables included.
 func AcceptRules(cfg Config) ([]AcceptRule, error) {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	var out []AcceptRule
-	s := newSearch(conn, func(_ nftables.TableFamily, r dumpedRule) bool { return isAcceptRule(r) })
+	s := newSearch(conn, func(_ nftables.TableFamily, r nfnl.Rule) bool { return isAcceptRule(r) })
 	legacyChains, err := s.addLegacy(cfg)
 	if err != nil {
 		return nil, err
 	}
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
-		add := func(chain string, isLegacy bool, rules []dumpedRule) {
+		add := func(chain string, isLegacy bool, rules []nfnl.Rule) {
 			for _, r := range rules {
 				asked := asks(r)
 				out = append(out, AcceptRule{
-					familyName(family), isLegacy, chain, r.handle, asked.endpoint, asked.direction,
+					nfnl.FamilyName(family), isLegacy, chain, r.Handle, asked.endpoint, asked.direction,
 					ruleText(r, family == nftables.TableFamilyIPv6),
 				})
 			}
@@ -205,8 +206,8 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 			add(chain, false, rules)
 		}
 		for _, c := range legacyChains {
-			if table, _ := legacyTable(c); table == "filter" && c.family == family {
-				add(c.name, true, s.rules[chainID{family, c.table, c.name}])
+			if table, _ := legacyTable(c); table == "filter" && c.Family == family {
+				add(c.Name, true, s.rules[chainID{family, c.Table, c.Name}])
 			}
 		}
 	}
@@ -224,19 +225,19 @@ func RemoveAcceptRule(cfg Config, r AcceptRule) error {
 	if r.Family == "ip6" {
 		table.Family = nftables.TableFamilyIPv6
 	}
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		return c.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: r.Chain}, Handle: r.Handle})
 	})
 	if err != nil {
 		return err
 	}
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if err := tx.commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
-		return explain("delete our rule from chain "+r.Family+" filter "+r.Chain, err)
+	if err := tx.Commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nfnl.Explain("delete our rule from chain "+r.Family+" filter "+r.Chain, err)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 var _ iptables.DeviceBackend = (*Backend)(nil)
@@ -19,7 +20,7 @@ func (b *Backend) Lost() ([]string, error) {
 	if !b.installed() {
 		return nil, nil
 	}
-	conn, err := inspectConn(b.cfg)
+	conn, err := nfnl.Dial(b.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -27,13 +28,13 @@ func (b *Backend) Lost() ([]string, error) {
 	// In this order: what asked before the first reading has arrived, or not,
 	// by the second.
 	began := time.Now()
-	asked, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
+	asked, err := nfnl.Elements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
 	if err != nil {
-		return nil, explain("read set "+askedSet.name, err)
+		return nil, nfnl.Explain("read set "+askedSet.name, err)
 	}
-	arrived, err := dumpElements(conn, nftables.TableFamilyINet, b.Table(), arrivedSet.name, nil)
+	arrived, err := nfnl.Elements(conn, nftables.TableFamilyINet, b.Table(), arrivedSet.name, nil)
 	if err != nil {
-		return nil, explain("read set "+arrivedSet.name, err)
+		return nil, nfnl.Explain("read set "+arrivedSet.name, err)
 	}
 	return lostOf(asked, arrived, time.Since(began)), nil
 }
@@ -41,13 +42,13 @@ func (b *Backend) Lost() ([]string, error) {
 // lostOf returns those that asked and did not arrive, if the readings of both
 // took so short that nothing can have been forgotten in between that is later
 // than what asked: we may have been stopped.
-func lostOf(asked, arrived []element, took time.Duration) (lost []string) {
+func lostOf(asked, arrived []nfnl.Element, took time.Duration) (lost []string) {
 	if took > (arrivedFor-askedFor)/2 {
 		return nil
 	}
 	for _, e := range asked {
-		there := slices.ContainsFunc(arrived, func(a element) bool { return slices.Equal(a.key, e.key) })
-		if name := strings.TrimRight(string(e.key), "\x00"); !there && name != "lo" {
+		there := slices.ContainsFunc(arrived, func(a nfnl.Element) bool { return slices.Equal(a.Key, e.Key) })
+		if name := strings.TrimRight(string(e.Key), "\x00"); !there && name != "lo" {
 			lost = append(lost, name)
 		}
 	}
@@ -58,6 +59,6 @@ func lostOf(asked, arrived []element, took time.Duration) (lost []string) {
 // SetAside leaves the queries that a device brings tracked for a time.
 func (b *Backend) SetAside(device string, d time.Duration) error {
 	return b.change("set "+device+" aside", func(c *nftables.Conn) error {
-		return addElements(c, b.rs.sets[asideSet.name], []nftables.SetElement{{Key: deviceKey(device), Timeout: d}})
+		return addElements(c, b.rs.sets[asideSet.name], []nftables.SetElement{{Key: nfnl.DeviceKey(device), Timeout: d}})
 	})
 }

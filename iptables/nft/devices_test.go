@@ -12,20 +12,21 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
 // What the sets hold is compared only if both were read in time.
 func TestLostOf(t *testing.T) {
-	of := func(names ...string) (out []element) {
+	of := func(names ...string) (out []nfnl.Element) {
 		for _, name := range names {
-			out = append(out, element{key: deviceKey(name)})
+			out = append(out, nfnl.Element{Key: nfnl.DeviceKey(name)})
 		}
 		return out
 	}
 	for _, tc := range []struct {
 		name           string
-		asked, arrived []element
+		asked, arrived []nfnl.Element
 		took           time.Duration
 		want           []string
 	}{
@@ -46,7 +47,7 @@ func TestLostOf(t *testing.T) {
 // A device whose queries are dropped behind our rules is found, another one and a
 // device that is set aside are not.
 func TestLost(t *testing.T) {
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		t.Run(f.String(), func(t *testing.T) {
 			n := tracetest.NewNode(t)
 			testns.Run(t, "nft", "delete", "table", "inet", "observer") // it drops what it has seen

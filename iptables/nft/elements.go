@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
+
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // elementsPerMessage keeps a list of elements, of 100 bytes at most, within the
@@ -45,7 +47,7 @@ func replaceAll(c *nftables.Conn, all []content) error {
 
 // readBack compares what the kernel holds with what it was given.
 func readBack(cfg Config, all []content) error {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return err
 	}
@@ -64,12 +66,12 @@ func (s content) readBack(conn *netlink.Conn) error {
 		missing[elementName(e.Key, e.IntervalEnd)] = true
 	}
 	want := len(missing)
-	_, err := dumpElements(conn, s.set.Table.Family, s.set.Table.Name, s.set.Name, func(e element) bool {
-		delete(missing, elementName(e.key, e.intervalEnd))
+	_, err := nfnl.Elements(conn, s.set.Table.Family, s.set.Table.Name, s.set.Name, func(e nfnl.Element) bool {
+		delete(missing, elementName(e.Key, e.IntervalEnd))
 		return false
 	})
 	if err != nil {
-		return explain("read set "+s.set.Name+" back", err)
+		return nfnl.Explain("read set "+s.set.Name+" back", err)
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("nftables: set %s of table %s holds %d of the %d elements that it was given, although the kernel refused none", s.set.Name, s.set.Table.Name, want-len(missing), want)

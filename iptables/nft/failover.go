@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -77,7 +78,7 @@ func InstallFailover(cfg Config, pairs []FailoverPair, outside Outside) (err err
 	if err != nil {
 		return err
 	}
-	return explainFailover("install table inet "+owner.FailoverTable, tx.commit(conn))
+	return explainFailover("install table inet "+owner.FailoverTable, tx.Commit(conn))
 }
 
 // RemoveFailover deletes the table. That there is none is no error.
@@ -87,11 +88,11 @@ func RemoveFailover(cfg Config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	var tx transaction
-	if err := tx.prepend(unix.NFT_MSG_DELTABLE, 0, []netlink.Attribute{failoverTableName(unix.NFTA_TABLE_NAME)}); err != nil {
+	var tx nfnl.Transaction
+	if err := tx.Prepend(unix.NFT_MSG_DELTABLE, 0, []netlink.Attribute{failoverTableName(unix.NFTA_TABLE_NAME)}); err != nil {
 		return err
 	}
-	err = tx.commit(conn)
+	err = tx.Commit(conn)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -106,7 +107,7 @@ func ReadFailover(cfg Config) (_ Failover, err error) {
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	have, err := dumpFailover(conn)
-	if isAbsent(err) {
+	if nfnl.IsAbsent(err) {
 		return Failover{}, nil
 	}
 	if err != nil || !have.present {
@@ -118,9 +119,9 @@ func ReadFailover(cfg Config) (_ Failover, err error) {
 }
 
 // failoverTransaction replaces the table by one with these chains.
-func failoverTransaction(chains []failoverChain) (transaction, error) {
+func failoverTransaction(chains []failoverChain) (nfnl.Transaction, error) {
 	table := &nftables.Table{Name: owner.FailoverTable, Family: nftables.TableFamilyINet}
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		for _, k := range iptables.CounterKeys() {
 			c.AddObj(&nftables.NamedObj{Table: table, Name: failoverCounter(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
 		}
@@ -143,18 +144,18 @@ func failoverTransaction(chains []failoverChain) (transaction, error) {
 			if err != nil {
 				return tx, err
 			}
-			tx.msgs = append(tx.msgs, m)
+			tx.Messages = append(tx.Messages, m)
 		}
 	}
 	// Adding the table before deleting it makes the deletion succeed where
 	// there is none. Without flags in it the first message changes nothing
 	// about one that is there (nf_tables_updtable).
 	name := failoverTableName(unix.NFTA_TABLE_NAME)
-	comment := netlink.Attribute{Type: attrTableUserdata, Data: userdata.AppendString(nil, udataTableCommentTLV, failoverComment)}
+	comment := netlink.Attribute{Type: nfnl.TableUserdata, Data: userdata.AppendString(nil, nfnl.TableComment, failoverComment)}
 	return tx, errors.Join(
-		tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{name, comment}),
-		tx.prepend(unix.NFT_MSG_DELTABLE, 0, []netlink.Attribute{name}),
-		tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create, []netlink.Attribute{name}),
+		tx.Prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{name, comment}),
+		tx.Prepend(unix.NFT_MSG_DELTABLE, 0, []netlink.Attribute{name}),
+		tx.Prepend(unix.NFT_MSG_NEWTABLE, netlink.Create, []netlink.Attribute{name}),
 	)
 }
 
@@ -168,8 +169,8 @@ func failoverCounter(k iptables.CounterKey) string {
 }
 
 func dialFailover(cfg Config) (*netlink.Conn, error) {
-	if cfg.dial != nil {
-		return cfg.dial()
+	if cfg.Socket != nil {
+		return cfg.Socket()
 	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -65,9 +66,9 @@ func (d *failoverDump) read(conn *netlink.Conn) error {
 		if err != nil {
 			return err
 		}
-		replies, err := ask(conn, netlink.Message{
-			Header: netlink.Header{Type: nftMessage(part.msg), Flags: netlink.Request | part.flags},
-			Data:   append(nfgenmsg(nftables.TableFamilyINet, 0), filter...),
+		replies, err := nfnl.Ask(conn, netlink.Message{
+			Header: netlink.Header{Type: nfnl.MessageType(part.msg), Flags: netlink.Request | part.flags},
+			Data:   append(nfnl.Header(nftables.TableFamilyINet, 0), filter...),
 		})
 		if err != nil {
 			return err
@@ -94,8 +95,8 @@ func (d *failoverDump) read(conn *netlink.Conn) error {
 
 func (d *failoverDump) takeTable(t attributeMap) error {
 	d.present = true
-	d.flags = be32(t[unix.NFTA_TABLE_FLAGS])
-	d.comment, _ = userdata.GetString(t[attrTableUserdata], udataTableCommentTLV)
+	d.flags = nfnl.Uint32(t[unix.NFTA_TABLE_FLAGS])
+	d.comment, _ = userdata.GetString(t[nfnl.TableUserdata], nfnl.TableComment)
 	return nil
 }
 
@@ -103,9 +104,9 @@ func (d *failoverDump) takeChain(c attributeMap) error {
 	hook, err := attributes(c[unix.NFTA_CHAIN_HOOK])
 	d.chains[text(c[unix.NFTA_CHAIN_NAME])] = chainShape{
 		kind:     text(c[unix.NFTA_CHAIN_TYPE]),
-		hook:     be32(hook[unix.NFTA_HOOK_HOOKNUM]),
-		priority: int32(be32(hook[unix.NFTA_HOOK_PRIORITY])),
-		policy:   be32(c[unix.NFTA_CHAIN_POLICY]),
+		hook:     nfnl.Uint32(hook[unix.NFTA_HOOK_HOOKNUM]),
+		priority: int32(nfnl.Uint32(hook[unix.NFTA_HOOK_PRIORITY])),
+		policy:   nfnl.Uint32(c[unix.NFTA_CHAIN_POLICY]),
 	}
 	return err
 }
@@ -118,7 +119,7 @@ func (d *failoverDump) takeRule(r attributeMap) error {
 
 func (d *failoverDump) takeObject(o attributeMap) error {
 	for _, k := range iptables.CounterKeys() {
-		if be32(o[unix.NFTA_OBJ_TYPE]) != unix.NFT_OBJECT_COUNTER || text(o[unix.NFTA_OBJ_NAME]) != failoverCounter(k) {
+		if nfnl.Uint32(o[unix.NFTA_OBJ_TYPE]) != unix.NFT_OBJECT_COUNTER || text(o[unix.NFTA_OBJ_NAME]) != failoverCounter(k) {
 			continue
 		}
 		data, err := attributes(o[unix.NFTA_OBJ_DATA])

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // failoverExpr is one expression of a rule: the attributes of struct nft_expr
@@ -161,9 +162,9 @@ func (r failoverRule) message(chain string) (netlink.Message, error) {
 	}
 	return netlink.Message{
 		Header: netlink.Header{
-			Type:  nftMessage(unix.NFT_MSG_NEWRULE),
+			Type:  nfnl.MessageType(unix.NFT_MSG_NEWRULE),
 			Flags: netlink.Request | netlink.Acknowledge | netlink.Create | netlink.Append,
 		},
-		Data: append(nfgenmsg(nftables.TableFamilyINet, 0), data...),
+		Data: append(nfnl.Header(nftables.TableFamilyINet, 0), data...),
 	}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // Outside is whom the failover table does not serve: what comes in over an uplink,
@@ -44,7 +45,7 @@ func (o Outside) normalize() Outside {
 func (o Outside) lead() (out []failoverRule) {
 	for _, device := range o.Uplinks {
 		var r failoverRule
-		r.add(sprintf("iifname %q", device), library(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1}), equals(deviceKey(device)))
+		r.add(sprintf("iifname %q", device), library(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1}), equals(nfnl.DeviceKey(device)))
 		r.add("jump "+outsideChain, library(&expr.Verdict{Kind: expr.VerdictJump, Chain: outsideChain}))
 		out = append(out, r)
 	}

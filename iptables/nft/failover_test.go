@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -52,8 +53,8 @@ func generation(t *testing.T, cfg Config) uint32 {
 	}
 	defer conn.Close()
 	replies, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: nftMessage(unix.NFT_MSG_GETGEN), Flags: netlink.Request},
-		Data:   nfgenmsg(nftables.TableFamilyUnspecified, 0),
+		Header: netlink.Header{Type: nfnl.MessageType(unix.NFT_MSG_GETGEN), Flags: netlink.Request},
+		Data:   nfnl.Header(nftables.TableFamilyUnspecified, 0),
 	})
 	if err != nil || len(replies) != 1 {
 		t.Fatalf("read the generation: %d replies, %v", len(replies), err)
@@ -289,11 +290,11 @@ func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	var tx transaction
-	if err := tx.newTable(owner.FailoverTable, owner.Self(2), flagTableOwner); err != nil {
+	var tx nfnl.Transaction
+	if err := tx.NewTable(owner.FailoverTable, owner.Self(2), nfnl.TableFlagOwner); err != nil {
 		t.Fatal(err)
 	}
-	if err := tx.commit(conn); err != nil {
+	if err := tx.Commit(conn); err != nil {
 		t.Fatal(err)
 	}
 	err = InstallFailover(cfg, []FailoverPair{pair4}, Outside{})
@@ -324,7 +325,7 @@ func TestFailoverPairsThatCannotBe(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			// A dial that fails the test: nothing may be asked of the kernel.
-			cfg := Config{dial: func() (*netlink.Conn, error) { return nil, errors.New("dialed") }}
+			cfg := Config{Socket: func() (*netlink.Conn, error) { return nil, errors.New("dialed") }}
 			err := InstallFailover(cfg, tc.pairs, Outside{})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("InstallFailover = %v; want an error with %q", err, tc.want)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // Tracking is what conntrack says of a packet. The zero value is a packet in the
@@ -155,9 +156,9 @@ func (m *machine) rule(r failoverRule) error {
 func (m *machine) run(name string, data attributeMap) (goOn bool, err error) {
 	switch name {
 	case "meta":
-		return true, m.meta(be32(data[unix.NFTA_META_KEY]))
+		return true, m.meta(nfnl.Uint32(data[unix.NFTA_META_KEY]))
 	case "ct":
-		return true, m.conntrack(be32(data[unix.NFTA_CT_KEY]), data[unix.NFTA_CT_SREG] != nil)
+		return true, m.conntrack(nfnl.Uint32(data[unix.NFTA_CT_KEY]), data[unix.NFTA_CT_SREG] != nil)
 	case "payload":
 		return true, m.payload(data)
 	case "bitwise":
@@ -172,7 +173,7 @@ func (m *machine) run(name string, data attributeMap) (goOn bool, err error) {
 	case "cmp":
 		value, err := dataValue(data[unix.NFTA_CMP_DATA])
 		equal := bytes.Equal(value, m.register)
-		return equal == (be32(data[unix.NFTA_CMP_OP]) == unix.NFT_CMP_EQ), err
+		return equal == (nfnl.Uint32(data[unix.NFTA_CMP_OP]) == unix.NFT_CMP_EQ), err
 	case "immediate":
 		return true, m.immediate(data[unix.NFTA_IMMEDIATE_DATA])
 	case "objref":
@@ -195,7 +196,7 @@ func (m *machine) meta(key uint32) error {
 	case unix.NFT_META_L4PROTO:
 		m.register = []byte{byte(m.proto)}
 	case unix.NFT_META_IIFNAME:
-		m.register = deviceKey(m.device)
+		m.register = nfnl.DeviceKey(m.device)
 	default:
 		return fmt.Errorf("meta key %d is not known here", key)
 	}
@@ -230,10 +231,10 @@ func (m *machine) conntrack(key uint32, set bool) error {
 
 func (m *machine) payload(data attributeMap) error {
 	header := m.network
-	if be32(data[unix.NFTA_PAYLOAD_BASE]) == unix.NFT_PAYLOAD_TRANSPORT_HEADER {
+	if nfnl.Uint32(data[unix.NFTA_PAYLOAD_BASE]) == unix.NFT_PAYLOAD_TRANSPORT_HEADER {
 		header = m.transport
 	}
-	offset, length := int(be32(data[unix.NFTA_PAYLOAD_OFFSET])), int(be32(data[unix.NFTA_PAYLOAD_LEN]))
+	offset, length := int(nfnl.Uint32(data[unix.NFTA_PAYLOAD_OFFSET])), int(nfnl.Uint32(data[unix.NFTA_PAYLOAD_LEN]))
 	if offset+length > len(header) {
 		return fmt.Errorf("no bytes %d to %d in a header of %d", offset, offset+length, len(header))
 	}
@@ -260,7 +261,7 @@ func (m *machine) immediate(data []byte) error {
 	if err != nil {
 		return err
 	}
-	switch expr.VerdictKind(int32(be32(verdict[unix.NFTA_VERDICT_CODE]))) {
+	switch expr.VerdictKind(int32(nfnl.Uint32(verdict[unix.NFTA_VERDICT_CODE]))) {
 	case expr.VerdictJump:
 		m.jump = text(verdict[unix.NFTA_VERDICT_CHAIN])
 	case expr.VerdictReturn:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -30,7 +31,7 @@ func newFailoverNode(t *testing.T) *failoverNode {
 	}
 	n.Links["dns0"], n.Links["dns0p"] = n.Links["uplink"], n.Links["uplinkp"]
 	testns.Run(t, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.dns0.rp_filter=0", "net.ipv4.conf.pod0.rp_filter=0")
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		bits, nodad := "/32", []string{}
 		if f == iptables.IPv6 {
 			bits, nodad = "/128", []string{"nodad"}
@@ -179,7 +180,7 @@ func (n *failoverNode) traceFailoverRow(t *testing.T, f iptables.Family, row, po
 func TestFailoverKernelTraces(t *testing.T) {
 	n := newFailoverNode(t)
 	port := 4000
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for i, tc := range failoverTraces {
 			port++
 			if got, want := n.traceFailoverRow(t, f, i, port), failoverWant(f, tc.want, port); got != want {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
@@ -97,7 +98,7 @@ func init() {
 
 func failoverTracePairs() []FailoverPair {
 	var out []FailoverPair
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for _, listen := range []string{"local", "local2"} {
 			out = append(out, FailoverPair{Listen: tracetest.Addr(f, listen), Service: tracetest.Addr(f, "vip")})
 		}
@@ -108,7 +109,7 @@ func failoverTracePairs() []FailoverPair {
 // failoverOutside is what comes in over uplink2, but for the pods.
 func failoverOutside() Outside {
 	o := Outside{Uplinks: []string{"uplink2"}}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		o.Sources = append(o.Sources, netip.MustParsePrefix(tracetest.Name(f, "pods")))
 	}
 	return o
@@ -157,7 +158,7 @@ func allFailoverChains(t *testing.T) []failoverChain {
 
 func TestFailoverTwinTraces(t *testing.T) {
 	chains := allFailoverChains(t)
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for i, tc := range failoverTraces {
 			if got, want := mustTraceFailover(t, chains, f, i, 4000), failoverWant(f, tc.want, 4000); got != want {
 				t.Errorf("%s, %s: %s, want %s", f, tc.name, got, want)
@@ -172,7 +173,7 @@ func withoutFailoverRule(t *testing.T, chain, rule, port int) (f iptables.Family
 	t.Helper()
 	chains := allFailoverChains(t)
 	chains[chain].rules = slices.Delete(slices.Clone(chains[chain].rules), rule, rule+1)
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for i, tc := range failoverTraces {
 			if got := mustTraceFailover(t, chains, f, i, port); got != failoverWant(f, tc.want, port) {
 				return f, i, got, true

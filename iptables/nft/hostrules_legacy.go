@@ -6,6 +6,7 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
@@ -19,9 +20,9 @@ var legacyPriorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0
 
 // addLegacy reads the legacy tables and puts their rules beside those of
 // nf_tables, as iptables-nft would have written them.
-func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
-	var out []chainHeader
-	for _, f := range families {
+func (s *search) addLegacy(cfg Config) ([]nfnl.BaseChain, error) {
+	var out []nfnl.BaseChain
+	for _, f := range nfnl.Families {
 		names, err := legacy.Names(legacy.Config{NetNS: cfg.NetNS}, f)
 		if err != nil {
 			return nil, err
@@ -48,9 +49,9 @@ func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
 				id := chainID{family, name + legacySuffix, c.Name}
 				s.rules[id] = legacyRules(c)
 				if c.Base {
-					header := chainHeader{family: family, table: id.table, name: c.Name, kind: "filter", hook: c.Hook, priority: priority, policy: verdictAccept}
+					header := nfnl.BaseChain{Family: family, Table: id.table, Name: c.Name, Kind: "filter", Hook: c.Hook, Priority: priority, Policy: nfnl.VerdictAccept}
 					if c.Policy == legacy.Drop {
-						header.policy = verdictDrop
+						header.Policy = nfnl.VerdictDrop
 					}
 					out = append(out, header)
 				}
@@ -62,6 +63,6 @@ func (s *search) addLegacy(cfg Config) ([]chainHeader, error) {
 
 // legacyTable reports whether the chain is one of iptables-legacy, and the name of
 // its table there.
-func legacyTable(c chainHeader) (table string, is bool) {
-	return strings.CutSuffix(c.table, legacySuffix)
+func legacyTable(c nfnl.BaseChain) (table string, is bool) {
+	return strings.CutSuffix(c.Table, legacySuffix)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -22,14 +23,14 @@ import (
 // reading of nf_tables does; a kernel without nf_tables is an
 // [iptables.UnsupportedError].
 func Instances(cfg Config) ([]iptables.Instance, error) {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	all, err := dumpTables(conn)
+	all, err := nfnl.Tables(conn)
 	if err != nil {
-		return nil, explain("list tables", err)
+		return nil, nfnl.Explain("list tables", err)
 	}
 	var out []iptables.Instance
 	for _, t := range all {
@@ -38,7 +39,7 @@ func Instances(cfg Config) ([]iptables.Instance, error) {
 		}
 		i, err := readInstance(conn, t)
 		if err != nil {
-			return nil, explain("read table inet "+t.name, err)
+			return nil, nfnl.Explain("read table inet "+t.Name, err)
 		}
 		out = append(out, i)
 	}
@@ -49,16 +50,16 @@ func Instances(cfg Config) ([]iptables.Instance, error) {
 // RemoveStale deletes the tables of instances whose process is certainly gone and
 // that the kernel has not removed, and returns their names.
 func RemoveStale(cfg Config) (removed []string, err error) {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
 	all, err := tables(conn)
 	if err := errors.Join(err, conn.Close()); err != nil {
-		if isAbsent(err) {
+		if nfnl.IsAbsent(err) {
 			return nil, nil // a kernel without nf_tables has none
 		}
-		return nil, explain("list tables", err)
+		return nil, nfnl.Explain("list tables", err)
 	}
 	var errs []error
 	for _, t := range all {
@@ -81,61 +82,61 @@ func RemoveTable(cfg Config, name string) error {
 	if !strings.HasPrefix(name, owner.TablePrefix) {
 		return fmt.Errorf("nftables: table inet %s is not ours", name)
 	}
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if err := tx.commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
-		return explain("delete table inet "+name, err)
+	if err := tx.Commit(conn); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nfnl.Explain("delete table inet "+name, err)
 	}
 	return nil
 }
 
 // instanceTable reports whether the table is that of an instance.
-func instanceTable(t tableHeader) bool {
-	return t.family == nftables.TableFamilyINet && isInstance(t.name)
+func instanceTable(t nfnl.Table) bool {
+	return t.Family == nftables.TableFamilyINet && isInstance(t.Name)
 }
 
-func readInstance(conn *netlink.Conn, t tableHeader) (iptables.Instance, error) {
-	i := iptables.Instance{Backend: "nftables", Table: t.name, Owned: t.flags&flagTableOwner != 0, Packets: iptables.Counters{}}
-	who, _ := owner.Parse(t.comment)
+func readInstance(conn *netlink.Conn, t nfnl.Table) (iptables.Instance, error) {
+	i := iptables.Instance{Backend: "nftables", Table: t.Name, Owned: t.Flags&nfnl.TableFlagOwner != 0, Packets: iptables.Counters{}}
+	who, _ := owner.Parse(t.Comment)
 	i.Owner = who.Find()
 	if i.Owned {
 		// The kernel removes an owned table when its socket is closed, so
 		// somebody holds that socket, whatever can be seen from here.
 		i.Owner.Life = owner.Alive
 	}
-	for _, f := range families {
-		listen, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("listen%d", f), nil)
+	for _, f := range nfnl.Families {
+		listen, err := nfnl.Elements(conn, t.Family, t.Name, fmt.Sprintf("listen%d", f), nil)
 		if err != nil {
 			return i, err
 		}
-		live, err := dumpElements(conn, t.family, t.name, fmt.Sprintf("live%d", f), nil)
+		live, err := nfnl.Elements(conn, t.Family, t.Name, fmt.Sprintf("live%d", f), nil)
 		if err != nil {
 			return i, err
 		}
 		for _, e := range listen {
-			endpoint, ok := endpointOf(e.key)
+			endpoint, ok := endpointOf(e.Key)
 			if !ok {
 				continue
 			}
 			i.Listen = append(i.Listen, endpoint)
-			if slices.ContainsFunc(live, func(l element) bool { return covers(l.key, endpoint) }) {
+			if slices.ContainsFunc(live, func(l nfnl.Element) bool { return covers(l.Key, endpoint) }) {
 				i.Live = append(i.Live, endpoint)
 			}
 		}
 	}
 	slices.SortFunc(i.Listen, iptables.Endpoint.Compare)
 	slices.SortFunc(i.Live, iptables.Endpoint.Compare)
-	counts, err := dumpCounters(conn, t.family, t.name)
+	counts, err := nfnl.Counters(conn, t.Family, t.Name)
 	if err != nil {
 		return i, err
 	}

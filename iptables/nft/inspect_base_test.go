@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 const dropFilter = `table ip filter { FLAGS
@@ -44,7 +45,7 @@ func TestObstacleOfAnOwnedTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
 	policy := nftables.ChainPolicyDrop
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		c.AddChain(&nftables.Chain{
 			Table: table, Name: "INPUT", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput,
 			Priority: nftables.ChainPriorityFilter, Policy: &policy,
@@ -54,20 +55,20 @@ func TestObstacleOfAnOwnedTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
+	if err := tx.Prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
 		{Type: unix.NFTA_TABLE_NAME, Data: []byte("filter\x00")},
-		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, flagTableOwner)},
+		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, nfnl.TableFlagOwner)},
 	}); err != nil {
 		t.Fatal(err)
 	}
 	// The table is in the family of its chain.
-	tx.msgs[0].Data[0] = byte(table.Family)
+	tx.Messages[0].Data[0] = byte(table.Family)
 	other, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = other.Close() }()
-	if err := tx.commit(other); err != nil {
+	if err := tx.Commit(other); err != nil {
 		t.Fatal(err)
 	}
 	found, err := Obstacles(cfg, []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, podDevices)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -53,29 +54,29 @@ const conntrackPriority = -200
 // It reads what nf_tables holds, so also the tables of iptables-nft, and the
 // tables of iptables-legacy, but no BPF programs. It needs CAP_NET_ADMIN.
 func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, error) {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	chains, err := activeChains(cfg, conn)
-	if err != nil && !isAbsent(err) {
-		return nil, explain("list chains", err)
+	chains, err := nfnl.ActiveChains(cfg, conn)
+	if err != nil && !nfnl.IsAbsent(err) {
+		return nil, nfnl.Explain("list chains", err)
 	}
 	var probes []probe
 	for _, e := range endpoints {
 		probes = append(probes, probe{endpoint: e, direction: iptables.Query}, probe{endpoint: e, direction: iptables.Response})
 	}
 	meets := mayMeet(probes)
-	s := newSearch(conn, func(f nftables.TableFamily, r dumpedRule) bool {
-		return strings.HasPrefix(r.comment, nodeCacheComment) || meets(f, r)
+	s := newSearch(conn, func(f nftables.TableFamily, r nfnl.Rule) bool {
+		return strings.HasPrefix(r.Comment, nodeCacheComment) || meets(f, r)
 	})
 	others, err := s.addLegacy(cfg)
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range append(chains, others...) {
-		if strings.HasPrefix(c.table, owner.TablePrefix) {
+		if strings.HasPrefix(c.Table, owner.TablePrefix) {
 			continue
 		}
 		hook, before := beforeConntrack(c)
@@ -86,7 +87,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 			err = s.leftovers(c, hook)
 		}
 		if err != nil {
-			return nil, explain("read chain "+familyName(c.family)+" "+c.table+" "+c.name, err)
+			return nil, nfnl.Explain("read chain "+nfnl.FamilyName(c.Family)+" "+c.Table+" "+c.Name, err)
 		}
 	}
 	return s.list(), nil
@@ -94,28 +95,28 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 
 // beforeConntrack names the hook of a base chain that is looked at, "" for the
 // others, and tells whether its rules can come in our way.
-func beforeConntrack(c chainHeader) (hook string, before bool) {
-	switch c.family {
+func beforeConntrack(c nfnl.BaseChain) (hook string, before bool) {
+	switch c.Family {
 	case nftables.TableFamilyNetdev:
 		// Its second hook, egress, comes after everything of ours.
-		if c.hook == hookNetdev {
+		if c.Hook == nfnl.HookNetdev {
 			return "ingress", true
 		}
 	case nftables.TableFamilyBridge:
 		// What a bridge of this node takes in passes here first. Its other
 		// hooks come behind, or concern what this node does not see.
-		if c.hook == hookPrerouting {
+		if c.Hook == nfnl.HookPrerouting {
 			return "prerouting", true
 		}
 	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
-		switch c.hook {
-		case hookPrerouting:
-			return "prerouting", c.priority < conntrackPriority
-		case hookOutput:
-			return "output", c.priority < conntrackPriority
-		case hookInput:
+		switch c.Hook {
+		case nfnl.HookPrerouting:
+			return "prerouting", c.Priority < conntrackPriority
+		case nfnl.HookOutput:
+			return "output", c.Priority < conntrackPriority
+		case nfnl.HookInput:
 			return "input", false
-		case hookInetIngress:
+		case nfnl.HookInetIngress:
 			return "ingress", true
 		}
 	}
@@ -124,8 +125,8 @@ func beforeConntrack(c chainHeader) (hook string, before bool) {
 
 // reach is how certainly a packet comes to a base chain: some see only what
 // certain devices bring.
-func reach(c chainHeader) certainty {
-	if c.atDevices() || c.family == nftables.TableFamilyBridge {
+func reach(c nfnl.BaseChain) certainty {
+	if c.AtDevices() || c.Family == nftables.TableFamilyBridge {
 		return maybe
 	}
 	return always
@@ -179,41 +180,41 @@ type search struct {
 	conn *netlink.Conn
 	// wanted are the rules that are kept of a table of a family: other programs
 	// may have a great many more.
-	wanted func(nftables.TableFamily, dumpedRule) bool
+	wanted func(nftables.TableFamily, nfnl.Rule) bool
 
-	rules map[chainID][]dumpedRule
-	sets  map[chainID][]element
+	rules map[chainID][]nfnl.Rule
+	sets  map[chainID][]nfnl.Element
 	// sifted are the rules of chains that meet one kind of packet.
-	sifted map[relevantKey][]dumpedRule
+	sifted map[relevantKey][]nfnl.Rule
 	found  map[foundKey]*foundRule
 }
 
-func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, dumpedRule) bool) *search {
+func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, nfnl.Rule) bool) *search {
 	return &search{
-		conn: conn, wanted: wanted, rules: map[chainID][]dumpedRule{}, sets: map[chainID][]element{},
-		sifted: map[relevantKey][]dumpedRule{}, found: map[foundKey]*foundRule{},
+		conn: conn, wanted: wanted, rules: map[chainID][]nfnl.Rule{}, sets: map[chainID][]nfnl.Element{},
+		sifted: map[relevantKey][]nfnl.Rule{}, found: map[foundKey]*foundRule{},
 	}
 }
 
 // base runs a query to and a response from each endpoint through a base chain.
-func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint) error {
+func (s *search) base(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoint) error {
 	if err := s.leftovers(c, hook); err != nil {
 		return err
 	}
 	for _, e := range endpoints {
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
 			p := probe{endpoint: e, direction: d}
-			if !p.passes(c.family) {
+			if !p.passes(c.Family) {
 				continue
 			}
 			w := walk{search: s, base: c, hook: hook, probe: p}
 			reached := reach(c)
-			ended, err := w.chain(c.name, reached, 0)
+			ended, err := w.chain(c.Name, reached, 0)
 			if err != nil {
 				return err
 			}
-			if c.policy == verdictDrop && ended != always {
-				w.add(c.name, dumpedRule{}, outcome{matches: always, verdict: &verdict{code: verdictDrop}}, min(reached, always-ended))
+			if c.Policy == nfnl.VerdictDrop && ended != always {
+				w.add(c.Name, nfnl.Rule{}, outcome{matches: always, verdict: &nfnl.Verdict{Code: nfnl.VerdictDrop}}, min(reached, always-ended))
 			}
 		}
 	}
@@ -221,28 +222,28 @@ func (s *search) base(c chainHeader, hook string, endpoints []iptables.Endpoint)
 }
 
 // leftovers finds the rules of node-cache in the base chain of its tables.
-func (s *search) leftovers(c chainHeader, hook string) error {
+func (s *search) leftovers(c nfnl.BaseChain, hook string) error {
 	if table, _ := legacyTable(c); table != "raw" && table != "filter" {
 		return nil
 	}
-	rules, err := s.rulesOf(chainID{c.family, c.table, c.name})
+	rules, err := s.rulesOf(chainID{c.Family, c.Table, c.Name})
 	if err != nil {
 		return err
 	}
 	w := walk{search: s, base: c, hook: hook}
 	for _, r := range rules {
-		if strings.HasPrefix(r.comment, nodeCacheComment) {
-			w.add(c.name, r, unconditional(r, w.elements), always).NodeCache = true
+		if strings.HasPrefix(r.Comment, nodeCacheComment) {
+			w.add(c.Name, r, unconditional(r, w.elements), always).NodeCache = true
 		}
 	}
 	return nil
 }
 
-func (s *search) rulesOf(id chainID) ([]dumpedRule, error) {
+func (s *search) rulesOf(id chainID) ([]nfnl.Rule, error) {
 	if rules, ok := s.rules[id]; ok {
 		return rules, nil
 	}
-	rules, err := dumpRules(s.conn, id.family, id.table, id.name, func(r dumpedRule) bool { return s.wanted(id.family, r) })
+	rules, err := nfnl.Rules(s.conn, id.family, id.table, id.name, func(r nfnl.Rule) bool { return s.wanted(id.family, r) })
 	s.rules[id] = rules
 	return rules, err
 }
@@ -262,17 +263,17 @@ func (s *search) list() []ForeignRule {
 // walk is the way of one probe through one base chain.
 type walk struct {
 	*search
-	base  chainHeader
+	base  nfnl.BaseChain
 	hook  string
 	probe probe
 }
 
-func (w *walk) elements(set string) ([]element, error) {
-	id := chainID{w.base.family, w.base.table, set}
+func (w *walk) elements(set string) ([]nfnl.Element, error) {
+	id := chainID{w.base.Family, w.base.Table, set}
 	if elements, ok := w.sets[id]; ok {
 		return elements, nil
 	}
-	elements, err := dumpElements(w.conn, id.family, id.table, id.name, nil)
+	elements, err := nfnl.Elements(w.conn, id.family, id.table, id.name, nil)
 	if err == nil {
 		w.sets[id] = elements
 	}
@@ -292,33 +293,33 @@ func (w *walk) chain(name string, reached certainty, depth int) (ended certainty
 	if depth > maxJumps {
 		return never, nil
 	}
-	rules, err := w.rulesOf(chainID{w.base.family, w.base.table, name})
+	rules, err := w.rulesOf(chainID{w.base.Family, w.base.Table, name})
 	if err != nil {
 		return never, err
 	}
 	for _, r := range rules {
 		o := evaluate(r, w.probe, w.elements)
-		if o.matches == never || o.verdict != nil && strings.HasPrefix(o.verdict.chain, ourChains) {
+		if o.matches == never || o.verdict != nil && strings.HasPrefix(o.verdict.Chain, ourChains) {
 			continue
 		}
 		here := min(reached, o.matches)
-		if len(o.effects) > 0 || o.verdict != nil && o.verdict.final() {
+		if len(o.effects) > 0 || o.verdict != nil && o.verdict.Final() {
 			w.add(name, r, o, reached)
 		}
 		if o.verdict == nil {
 			continue
 		}
-		switch o.verdict.code {
-		case verdictJump, verdictGoto:
-			below, err := w.chain(o.verdict.chain, here, depth+1)
+		switch o.verdict.Code {
+		case nfnl.VerdictJump, nfnl.VerdictGoto:
+			below, err := w.chain(o.verdict.Chain, here, depth+1)
 			if err != nil {
 				return never, err
 			}
 			ended = max(ended, min(below, o.matches))
-			if o.matches == always && (below == always || o.verdict.code == verdictGoto) {
+			if o.matches == always && (below == always || o.verdict.Code == nfnl.VerdictGoto) {
 				return ended, nil
 			}
-		case verdictReturn:
+		case nfnl.VerdictReturn:
 			if o.matches == always {
 				return ended, nil
 			}
@@ -332,21 +333,21 @@ func (w *walk) chain(name string, reached certainty, depth int) (ended certainty
 }
 
 // add notes that a rule meets the probe.
-func (w *walk) add(chain string, r dumpedRule, o outcome, reached certainty) *foundRule {
-	key := foundKey{chainID{w.base.family, w.base.table, chain}, w.base.name, r.handle}
+func (w *walk) add(chain string, r nfnl.Rule, o outcome, reached certainty) *foundRule {
+	key := foundKey{chainID{w.base.Family, w.base.Table, chain}, w.base.Name, r.Handle}
 	f := w.found[key]
 	if f == nil {
 		effects := o.effects
-		if o.verdict != nil && o.verdict.final() {
+		if o.verdict != nil && o.verdict.Final() {
 			effects = append(slices.Clone(effects), o.verdict.String())
 		}
 		table, isLegacy := legacyTable(w.base)
 		f = &foundRule{ForeignRule: ForeignRule{
-			Family: familyName(w.base.family), Table: table, Chain: chain, Legacy: isLegacy,
-			Hook: w.hook, Priority: int(w.base.priority), Handle: r.handle, Effects: effects,
-			Text: ruleText(r, ruleFamily(r, w.base.family) == iptables.IPv6),
+			Family: nfnl.FamilyName(w.base.Family), Table: table, Chain: chain, Legacy: isLegacy,
+			Hook: w.hook, Priority: int(w.base.Priority), Handle: r.Handle, Effects: effects,
+			Text: ruleText(r, ruleFamily(r, w.base.Family) == iptables.IPv6),
 		}}
-		if r.handle == 0 {
+		if r.Handle == 0 {
 			f.Text = "policy drop"
 		}
 		w.found[key] = f
@@ -359,7 +360,7 @@ func (w *walk) add(chain string, r dumpedRule, o outcome, reached certainty) *fo
 
 // ruleFamily is the IP version whose header a rule reads: that of the table,
 // or in a table of both the one that the rule asks for.
-func ruleFamily(r dumpedRule, family nftables.TableFamily) iptables.Family {
+func ruleFamily(r nfnl.Rule, family nftables.TableFamily) iptables.Family {
 	switch family {
 	case nftables.TableFamilyIPv4:
 		return iptables.IPv4
@@ -367,12 +368,12 @@ func ruleFamily(r dumpedRule, family nftables.TableFamily) iptables.Family {
 		return iptables.IPv6
 	}
 	// nft puts the comparison right behind what it compares.
-	for i, e := range r.exprs[:max(len(r.exprs)-1, 0)] {
-		value := r.exprs[i+1].value(unix.NFTA_CMP_DATA)
+	for i, e := range r.Exprs[:max(len(r.Exprs)-1, 0)] {
+		value := r.Exprs[i+1].Value(unix.NFTA_CMP_DATA)
 		switch {
-		case e.name != "meta" || r.exprs[i+1].name != "cmp":
-		case e.number(unix.NFTA_META_KEY) == unix.NFT_META_NFPROTO && slices.Equal(value, []byte{unix.NFPROTO_IPV6}),
-			e.number(unix.NFTA_META_KEY) == unix.NFT_META_PROTOCOL && slices.Equal(value, []byte{0x86, 0xdd}):
+		case e.Name != "meta" || r.Exprs[i+1].Name != "cmp":
+		case e.Number(unix.NFTA_META_KEY) == unix.NFT_META_NFPROTO && slices.Equal(value, []byte{unix.NFPROTO_IPV6}),
+			e.Number(unix.NFTA_META_KEY) == unix.NFT_META_PROTOCOL && slices.Equal(value, []byte{0x86, 0xdd}):
 			return iptables.IPv6
 		}
 	}

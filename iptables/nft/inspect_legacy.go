@@ -6,24 +6,25 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-func legacyRules(c legacy.Chain) []dumpedRule {
-	var out []dumpedRule
+func legacyRules(c legacy.Chain) []nfnl.Rule {
+	var out []nfnl.Rule
 	for _, r := range c.Rules {
 		out = append(out, legacyRule(r))
 	}
 	return out
 }
 
-func legacyRule(r legacy.Rule) dumpedRule {
-	return dumpedRule{handle: uint64(r.Place), comment: r.Comment(), exprs: legacyExprs(r)}
+func legacyRule(r legacy.Rule) nfnl.Rule {
+	return nfnl.Rule{Handle: uint64(r.Place), Comment: r.Comment(), Exprs: legacyExprs(r)}
 }
 
 // legacyExprs writes a rule with the expressions of nf_tables.
-func legacyExprs(r legacy.Rule) []expression {
-	var out []expression
+func legacyExprs(r legacy.Rule) []nfnl.Expression {
+	var out []nfnl.Expression
 	out = append(out, deviceExprs(unix.NFT_META_IIFNAME, r.Input)...)
 	out = append(out, deviceExprs(unix.NFT_META_OIFNAME, r.Output)...)
 	out = append(out, addressExprs(r.Source, false)...)
@@ -32,39 +33,39 @@ func legacyExprs(r legacy.Rule) []expression {
 		out = append(out, metaExpr(unix.NFT_META_L4PROTO), cmpExpr(r.NotProto, []byte{r.Proto}))
 	}
 	if r.Fragment || r.NotFragment {
-		out = append(out, expression{name: "fragment"}) // may hold for a response
+		out = append(out, nfnl.Expression{Name: "fragment"}) // may hold for a response
 	}
 	for _, m := range r.Matches {
-		out = append(out, expression{"match", map[uint16][]byte{
+		out = append(out, nfnl.Expression{Name: "match", Attrs: map[uint16][]byte{
 			unix.NFTA_MATCH_NAME: []byte(m.Name), unix.NFTA_MATCH_REV: word(uint32(m.Revision)), unix.NFTA_MATCH_INFO: m.Info,
 		}})
 	}
 	switch {
 	case r.Verdict != nil:
-		out = append(out, expression{"immediate", map[uint16][]byte{
+		out = append(out, nfnl.Expression{Name: "immediate", Attrs: map[uint16][]byte{
 			unix.NFTA_IMMEDIATE_DREG: word(unix.NFT_REG_VERDICT),
 			unix.NFTA_IMMEDIATE_DATA: nested(unix.NFTA_DATA_VERDICT, verdictData(*r.Verdict)),
 		}})
 	case r.Target.Name != "":
-		out = append(out, expression{"target", map[uint16][]byte{
+		out = append(out, nfnl.Expression{Name: "target", Attrs: map[uint16][]byte{
 			unix.NFTA_TARGET_NAME: []byte(r.Target.Name), unix.NFTA_TARGET_REV: word(uint32(r.Target.Revision)), unix.NFTA_TARGET_INFO: r.Target.Info,
 		}})
 	}
 	return out
 }
 
-func deviceExprs(key uint32, d legacy.Interface) []expression {
+func deviceExprs(key uint32, d legacy.Interface) []nfnl.Expression {
 	if d.Name == "" && !d.Not {
 		return nil
 	}
-	name := deviceKey(d.Name)
+	name := nfnl.DeviceKey(d.Name)
 	if d.Prefix {
 		name = name[:len(d.Name)]
 	}
-	return []expression{metaExpr(key), cmpExpr(d.Not, name)}
+	return []nfnl.Expression{metaExpr(key), cmpExpr(d.Not, name)}
 }
 
-func addressExprs(m legacy.Masked, destination bool) []expression {
+func addressExprs(m legacy.Masked, destination bool) []nfnl.Expression {
 	if !m.Addr.IsValid() {
 		return nil
 	}
@@ -77,16 +78,16 @@ func addressExprs(m legacy.Masked, destination bool) []expression {
 		offset += length
 	}
 	reg := word(unix.NFT_REG_1)
-	load := expression{"payload", map[uint16][]byte{
+	load := nfnl.Expression{Name: "payload", Attrs: map[uint16][]byte{
 		unix.NFTA_PAYLOAD_DREG: reg, unix.NFTA_PAYLOAD_BASE: word(unix.NFT_PAYLOAD_NETWORK_HEADER),
 		unix.NFTA_PAYLOAD_OFFSET: word(uint32(offset)), unix.NFTA_PAYLOAD_LEN: word(uint32(length)),
 	}}
 	if m.Whole() {
-		return []expression{load, cmpExpr(m.Not, m.Addr.AsSlice())}
+		return []nfnl.Expression{load, cmpExpr(m.Not, m.Addr.AsSlice())}
 	}
-	return []expression{
+	return []nfnl.Expression{
 		load,
-		{"bitwise", map[uint16][]byte{
+		{Name: "bitwise", Attrs: map[uint16][]byte{
 			unix.NFTA_BITWISE_SREG: reg, unix.NFTA_BITWISE_DREG: reg, unix.NFTA_BITWISE_LEN: word(uint32(length)),
 			unix.NFTA_BITWISE_MASK: nested(unix.NFTA_DATA_VALUE, m.Mask.AsSlice()),
 			unix.NFTA_BITWISE_XOR:  nested(unix.NFTA_DATA_VALUE, make([]byte, length)),
@@ -95,24 +96,24 @@ func addressExprs(m legacy.Masked, destination bool) []expression {
 	}
 }
 
-func metaExpr(key uint32) expression {
-	return expression{"meta", map[uint16][]byte{unix.NFTA_META_KEY: word(key), unix.NFTA_META_DREG: word(unix.NFT_REG_1)}}
+func metaExpr(key uint32) nfnl.Expression {
+	return nfnl.Expression{Name: "meta", Attrs: map[uint16][]byte{unix.NFTA_META_KEY: word(key), unix.NFTA_META_DREG: word(unix.NFT_REG_1)}}
 }
 
-func cmpExpr(not bool, value []byte) expression {
+func cmpExpr(not bool, value []byte) nfnl.Expression {
 	op := uint32(unix.NFT_CMP_EQ)
 	if not {
 		op = unix.NFT_CMP_NEQ
 	}
-	return expression{"cmp", map[uint16][]byte{
+	return nfnl.Expression{Name: "cmp", Attrs: map[uint16][]byte{
 		unix.NFTA_CMP_SREG: word(unix.NFT_REG_1), unix.NFTA_CMP_OP: word(op), unix.NFTA_CMP_DATA: nested(unix.NFTA_DATA_VALUE, value),
 	}}
 }
 
 func verdictData(v legacy.Verdict) []byte {
 	code := map[legacy.VerdictCode]int32{
-		legacy.Accept: verdictAccept, legacy.Drop: verdictDrop, legacy.Queue: verdictQueue,
-		legacy.Return: verdictReturn, legacy.Jump: verdictJump, legacy.Goto: verdictGoto,
+		legacy.Accept: nfnl.VerdictAccept, legacy.Drop: nfnl.VerdictDrop, legacy.Queue: nfnl.VerdictQueue,
+		legacy.Return: nfnl.VerdictReturn, legacy.Jump: nfnl.VerdictJump, legacy.Goto: nfnl.VerdictGoto,
 	}[v.Code]
 	return append(nested(unix.NFTA_VERDICT_CODE, word(uint32(code))), nested(unix.NFTA_VERDICT_CHAIN, []byte(v.Chain))...)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // certainty tells whether a condition holds for a packet of which only some
@@ -56,9 +57,9 @@ func (p probe) passes(f nftables.TableFamily) bool {
 
 // mayMeet picks the rules that meet one of the packets, or may do so for all that
 // is known without the sets.
-func mayMeet(probes []probe) func(nftables.TableFamily, dumpedRule) bool {
-	unread := func(string) ([]element, error) { return nil, errors.New("not read") }
-	return func(f nftables.TableFamily, r dumpedRule) bool {
+func mayMeet(probes []probe) func(nftables.TableFamily, nfnl.Rule) bool {
+	unread := func(string) ([]nfnl.Element, error) { return nil, errors.New("not read") }
+	return func(f nftables.TableFamily, r nfnl.Rule) bool {
 		return slices.ContainsFunc(probes, func(p probe) bool {
 			return p.passes(f) && evaluate(r, p, unread).matches != never
 		})
@@ -176,19 +177,19 @@ func (r *registers) other(register uint32, length int) bool {
 // outcome is what a rule does to a probe.
 type outcome struct {
 	matches certainty
-	effects []string // notrack and what else is done to the packet
-	verdict *verdict // nil: go on with the next rule
+	effects []string      // notrack and what else is done to the packet
+	verdict *nfnl.Verdict // nil: go on with the next rule
 }
 
 // elementsOf reads a set that a rule looks into.
-type elementsOf func(set string) ([]element, error)
+type elementsOf func(set string) ([]nfnl.Element, error)
 
 // evaluate runs a rule on a probe, as nft_do_chain does. What it does not know
 // makes the outcome uncertain, never wrong.
-func evaluate(r dumpedRule, p probe, sets elementsOf) outcome {
+func evaluate(r nfnl.Rule, p probe, sets elementsOf) outcome {
 	out := outcome{matches: always}
 	var regs registers
-	for _, e := range r.exprs {
+	for _, e := range r.Exprs {
 		if out.matches == never {
 			return out
 		}
@@ -198,10 +199,10 @@ func evaluate(r dumpedRule, p probe, sets elementsOf) outcome {
 }
 
 // unconditional is what a rule does to the packets that it matches.
-func unconditional(r dumpedRule, sets elementsOf) outcome {
+func unconditional(r nfnl.Rule, sets elementsOf) outcome {
 	var out outcome
 	var regs registers
-	for _, e := range r.exprs {
+	for _, e := range r.Exprs {
 		out.step(e, probe{}, &regs, sets)
 	}
 	out.matches = always
@@ -210,15 +211,15 @@ func unconditional(r dumpedRule, sets elementsOf) outcome {
 
 func (o *outcome) require(c certainty) { o.matches = min(o.matches, c) }
 
-func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) {
-	switch e.name {
+func (o *outcome) step(e nfnl.Expression, p probe, regs *registers, sets elementsOf) {
+	switch e.Name {
 	case "payload":
-		if e.has(unix.NFTA_PAYLOAD_SREG) {
+		if e.Has(unix.NFTA_PAYLOAD_SREG) {
 			o.effects = append(o.effects, "rewrites the packet")
 			return
 		}
-		length := int(e.number(unix.NFTA_PAYLOAD_LEN))
-		base, offset, dreg := e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_DREG)
+		length := int(e.Number(unix.NFTA_PAYLOAD_LEN))
+		base, offset, dreg := e.Number(unix.NFTA_PAYLOAD_BASE), e.Number(unix.NFTA_PAYLOAD_OFFSET), e.Number(unix.NFTA_PAYLOAD_DREG)
 		regs.store(dreg, p.field(base, offset, length), length)
 		if p.otherEnd(base, offset, length) {
 			regs.hold(dreg, length)
@@ -227,44 +228,44 @@ func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) 
 			regs.holdClient(dreg, length, place)
 		}
 	case "meta":
-		if e.has(unix.NFTA_META_DREG) {
-			regs.store(e.number(unix.NFTA_META_DREG), p.meta(e.number(unix.NFTA_META_KEY)), 4)
+		if e.Has(unix.NFTA_META_DREG) {
+			regs.store(e.Number(unix.NFTA_META_DREG), p.meta(e.Number(unix.NFTA_META_KEY)), 4)
 		}
 	case "cmp":
-		want := e.value(unix.NFTA_CMP_DATA)
-		op := e.number(unix.NFTA_CMP_OP)
-		got, ok := regs.load(e.number(unix.NFTA_CMP_SREG), len(want))
+		want := e.Value(unix.NFTA_CMP_DATA)
+		op := e.Number(unix.NFTA_CMP_OP)
+		got, ok := regs.load(e.Number(unix.NFTA_CMP_SREG), len(want))
 		switch {
 		case ok:
 			o.require(certain(compares(bytes.Compare(got, want), op)))
-		case op == unix.NFT_CMP_EQ && regs.other(e.number(unix.NFTA_CMP_SREG), len(want)):
+		case op == unix.NFT_CMP_EQ && regs.other(e.Number(unix.NFTA_CMP_SREG), len(want)):
 			o.require(never)
-		case op == unix.NFT_CMP_EQ && regs.isClient(e.number(unix.NFTA_CMP_SREG), len(want)) &&
-			!regs.equalsClient(e.number(unix.NFTA_CMP_SREG), want, p):
+		case op == unix.NFT_CMP_EQ && regs.isClient(e.Number(unix.NFTA_CMP_SREG), len(want)) &&
+			!regs.equalsClient(e.Number(unix.NFTA_CMP_SREG), want, p):
 			o.require(never)
 		default:
 			o.require(maybe)
 		}
 	case "range":
-		from, to := e.value(unix.NFTA_RANGE_FROM_DATA), e.value(unix.NFTA_RANGE_TO_DATA)
-		got, ok := regs.load(e.number(unix.NFTA_RANGE_SREG), len(from))
+		from, to := e.Value(unix.NFTA_RANGE_FROM_DATA), e.Value(unix.NFTA_RANGE_TO_DATA)
+		got, ok := regs.load(e.Number(unix.NFTA_RANGE_SREG), len(from))
 		if !ok {
 			o.require(maybe)
 			return
 		}
 		inside := bytes.Compare(got, from) >= 0 && bytes.Compare(got, to) <= 0
-		o.require(certain(inside == (e.number(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_EQ)))
+		o.require(certain(inside == (e.Number(unix.NFTA_RANGE_OP) == unix.NFT_RANGE_EQ)))
 	case "bitwise":
 		bitwise(e, regs)
 	case "lookup":
 		o.lookup(e, regs, sets)
 	case "immediate":
-		if e.number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
-			v := readVerdict(attributesOf(e.attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT])
+		if e.Number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
+			v := nfnl.ReadVerdict(nfnl.Attributes(e.Attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT])
 			o.verdict = &v
 			return
 		}
-		regs.store(e.number(unix.NFTA_IMMEDIATE_DREG), e.value(unix.NFTA_IMMEDIATE_DATA), 0)
+		regs.store(e.Number(unix.NFTA_IMMEDIATE_DREG), e.Value(unix.NFTA_IMMEDIATE_DATA), 0)
 	case "notrack":
 		o.effects = append(o.effects, "notrack")
 	case "match":
@@ -272,29 +273,29 @@ func (o *outcome) step(e expression, p probe, regs *registers, sets elementsOf) 
 	case "target":
 		o.target(e)
 	case "reject":
-		o.verdict = &verdict{code: verdictDrop}
+		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictDrop}
 	case "queue":
-		o.verdict = &verdict{code: verdictQueue}
+		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
 	case "tproxy", "dup", "fwd", "nat", "redir", "masq", "synproxy":
-		o.effects = append(o.effects, e.name)
+		o.effects = append(o.effects, e.Name)
 	case "ct":
-		if e.has(unix.NFTA_CT_SREG) {
+		if e.Has(unix.NFTA_CT_SREG) {
 			o.effects = append(o.effects, ctEffect(e))
 			return
 		}
 		if p.way != nil {
 			// nft_ct_get_eval: a packet without an entry has a state and
 			// nothing else.
-			if e.number(unix.NFTA_CT_KEY) != unix.NFT_CT_STATE {
+			if e.Number(unix.NFTA_CT_KEY) != unix.NFT_CT_STATE {
 				o.require(never)
 				return
 			}
-			regs.store(e.number(unix.NFTA_CT_DREG), nativeUint32(stateUntracked), 0)
+			regs.store(e.Number(unix.NFTA_CT_DREG), nfnl.NativeUint32(stateUntracked), 0)
 			return
 		}
-		regs.store(e.number(unix.NFTA_CT_DREG), nil, 16)
+		regs.store(e.Number(unix.NFTA_CT_DREG), nil, 16)
 	case "fib":
-		regs.store(e.number(unix.NFTA_FIB_DREG), p.fib(e), 16)
+		regs.store(e.Number(unix.NFTA_FIB_DREG), p.fib(e), 16)
 	case "counter", "objref", "log", "dynset":
 		// They match everything and change nothing of the packet.
 	default:
@@ -417,11 +418,11 @@ func compares(order int, op uint32) bool {
 }
 
 // bitwise is (source & mask) ^ xor, which prefixes are compared with.
-func bitwise(e expression, regs *registers) {
+func bitwise(e nfnl.Expression, regs *registers) {
 	const bitwiseOp = 6 // NFTA_BITWISE_OP, since Linux 5.6; 0 is the boolean one
-	mask, xor := e.value(unix.NFTA_BITWISE_MASK), e.value(unix.NFTA_BITWISE_XOR)
-	sreg, dreg := e.number(unix.NFTA_BITWISE_SREG), e.number(unix.NFTA_BITWISE_DREG)
-	if sreg == dreg && len(xor) == len(mask) && e.number(bitwiseOp) == 0 && regs.isClient(sreg, len(mask)) &&
+	mask, xor := e.Value(unix.NFTA_BITWISE_MASK), e.Value(unix.NFTA_BITWISE_XOR)
+	sreg, dreg := e.Number(unix.NFTA_BITWISE_SREG), e.Number(unix.NFTA_BITWISE_DREG)
+	if sreg == dreg && len(xor) == len(mask) && e.Number(bitwiseOp) == 0 && regs.isClient(sreg, len(mask)) &&
 		!slices.ContainsFunc(xor, func(b byte) bool { return b != 0 }) {
 		for i, b := range mask {
 			regs[regs.at(sreg)+i].value &= b
@@ -429,8 +430,8 @@ func bitwise(e expression, regs *registers) {
 		return
 	}
 	got, ok := regs.load(sreg, len(mask))
-	if !ok || len(xor) != len(mask) || e.number(bitwiseOp) != 0 {
-		regs.store(dreg, nil, int(e.number(unix.NFTA_BITWISE_LEN)))
+	if !ok || len(xor) != len(mask) || e.Number(bitwiseOp) != 0 {
+		regs.store(dreg, nil, int(e.Number(unix.NFTA_BITWISE_LEN)))
 		return
 	}
 	for i := range got {
@@ -439,38 +440,38 @@ func bitwise(e expression, regs *registers) {
 	regs.store(dreg, got, 0)
 }
 
-func (o *outcome) lookup(e expression, regs *registers, sets elementsOf) {
-	dreg := e.has(unix.NFTA_LOOKUP_DREG)
-	elements, err := sets(e.set())
-	found, c := (*element)(nil), maybe
+func (o *outcome) lookup(e nfnl.Expression, regs *registers, sets elementsOf) {
+	dreg := e.Has(unix.NFTA_LOOKUP_DREG)
+	elements, err := sets(e.SetName())
+	found, c := (*nfnl.Element)(nil), maybe
 	if err == nil {
-		found, c = find(elements, e.number(unix.NFTA_LOOKUP_SREG), regs)
+		found, c = find(elements, e.Number(unix.NFTA_LOOKUP_SREG), regs)
 	}
-	if e.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
+	if e.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
 		c = always - c
 	}
 	o.require(c)
 	switch {
 	case !dreg:
 	case found == nil:
-		regs.store(e.number(unix.NFTA_LOOKUP_DREG), nil, 16)
-	case found.verdict != nil:
-		o.verdict = found.verdict
+		regs.store(e.Number(unix.NFTA_LOOKUP_DREG), nil, 16)
+	case found.Verdict != nil:
+		o.verdict = found.Verdict
 	default:
-		regs.store(e.number(unix.NFTA_LOOKUP_DREG), found.value, 0)
+		regs.store(e.Number(unix.NFTA_LOOKUP_DREG), found.Value, 0)
 	}
 }
 
 // find looks for the key that starts in a register.
-func find(elements []element, register uint32, regs *registers) (*element, certainty) {
+func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Element, certainty) {
 	if len(elements) == 0 {
 		return nil, never
 	}
 	length := 0
 	for _, e := range elements {
-		length = max(length, len(e.key))
+		length = max(length, len(e.Key))
 	}
-	intervals := slices.ContainsFunc(elements, func(e element) bool { return e.keyEnd != nil || e.intervalEnd })
+	intervals := slices.ContainsFunc(elements, func(e nfnl.Element) bool { return e.KeyEnd != nil || e.IntervalEnd })
 	key, ok := regs.load(register, length)
 	switch {
 	case !ok && !intervals && regs.other(register, length):
@@ -478,11 +479,11 @@ func find(elements []element, register uint32, regs *registers) (*element, certa
 	case !ok:
 		return nil, maybe
 	}
-	if slices.ContainsFunc(elements, func(e element) bool { return e.keyEnd != nil }) {
+	if slices.ContainsFunc(elements, func(e nfnl.Element) bool { return e.KeyEnd != nil }) {
 		// A range in every part of a concatenation.
 		best := never
 		for i, e := range elements {
-			switch within(key, e.key, e.keyEnd) {
+			switch within(key, e.Key, e.KeyEnd) {
 			case always:
 				return &elements[i], always
 			case maybe:
@@ -491,30 +492,30 @@ func find(elements []element, register uint32, regs *registers) (*element, certa
 		}
 		return nil, best
 	}
-	if slices.ContainsFunc(elements, func(e element) bool { return e.intervalEnd }) {
+	if slices.ContainsFunc(elements, func(e nfnl.Element) bool { return e.IntervalEnd }) {
 		// Intervals are sorted starts and, where something is left out behind
 		// them, ends.
-		var last *element
-		sorted := slices.SortedFunc(slices.Values(elements), func(a, b element) int {
-			if order := bytes.Compare(a.key, b.key); order != 0 || a.intervalEnd == b.intervalEnd {
+		var last *nfnl.Element
+		sorted := slices.SortedFunc(slices.Values(elements), func(a, b nfnl.Element) int {
+			if order := bytes.Compare(a.Key, b.Key); order != 0 || a.IntervalEnd == b.IntervalEnd {
 				return order
-			} else if a.intervalEnd {
+			} else if a.IntervalEnd {
 				return -1 // one interval ends where the next one starts
 			}
 			return 1
 		})
 		for i := range sorted {
-			if bytes.Compare(sorted[i].key, key) <= 0 {
+			if bytes.Compare(sorted[i].Key, key) <= 0 {
 				last = &sorted[i]
 			}
 		}
-		if last == nil || last.intervalEnd {
+		if last == nil || last.IntervalEnd {
 			return nil, never
 		}
 		return last, always
 	}
 	for i, e := range elements {
-		if bytes.Equal(e.key, key) {
+		if bytes.Equal(e.Key, key) {
 			return &elements[i], always
 		}
 	}
@@ -542,17 +543,17 @@ func within(key, from, to []byte) certainty {
 
 // matches evaluates an extension of iptables (xt_tcpudp.h; ports in host byte
 // order).
-func matches(e expression, p probe) certainty {
-	info := e.attrs[unix.NFTA_MATCH_INFO]
-	switch name := e.extension(); name {
+func matches(e nfnl.Expression, p probe) certainty {
+	info := e.Attrs[unix.NFTA_MATCH_INFO]
+	switch name := e.Extension(); name {
 	case "comment":
 		return always
 	case "conntrack", "state":
 		return p.matchesState(info)
 	case "addrtype":
-		return p.matchesAddressType(e.number(unix.NFTA_MATCH_REV), info)
+		return p.matchesAddressType(e.Number(unix.NFTA_MATCH_REV), info)
 	case "multiport":
-		return p.matchesPorts(e.number(unix.NFTA_MATCH_REV), info)
+		return p.matchesPorts(e.Number(unix.NFTA_MATCH_REV), info)
 	case "udp", "tcp":
 		invert := 8
 		if name == "tcp" {
@@ -584,9 +585,9 @@ func matches(e expression, p probe) certainty {
 }
 
 // target is what an extension of iptables does to the packet.
-func (o *outcome) target(e expression) {
-	info := e.attrs[unix.NFTA_TARGET_INFO]
-	switch name := e.extension(); name {
+func (o *outcome) target(e nfnl.Expression) {
+	info := e.Attrs[unix.NFTA_TARGET_INFO]
+	switch name := e.Extension(); name {
 	case "NOTRACK":
 		o.effects = append(o.effects, "notrack")
 	case "CT":
@@ -601,9 +602,9 @@ func (o *outcome) target(e expression) {
 		}
 	case "LOG", "NFLOG", "TRACE":
 	case "REJECT":
-		o.verdict = &verdict{code: verdictDrop}
+		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictDrop}
 	case "NFQUEUE":
-		o.verdict = &verdict{code: verdictQueue}
+		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
 	case "":
 	default:
 		o.effects = append(o.effects, name)
@@ -616,8 +617,8 @@ func (o *outcome) target(e expression) {
 const EffectZone = "ct zone set"
 
 // ctEffect names what nft's `ct … set` does.
-func ctEffect(e expression) string {
-	if e.number(unix.NFTA_CT_KEY) == unix.NFT_CT_ZONE {
+func ctEffect(e nfnl.Expression) string {
+	if e.Number(unix.NFTA_CT_KEY) == unix.NFT_CT_ZONE {
 		return EffectZone
 	}
 	return "ct set"

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // verdicts are the ways in which a chain may end for a packet.
@@ -29,20 +30,20 @@ type dropped struct {
 	chain, text string
 }
 
-func (p *passage) elements(set string) ([]element, error) {
-	w := walk{search: p.search, base: chainHeader{family: p.family.family, table: p.family.table}}
+func (p *passage) elements(set string) ([]nfnl.Element, error) {
+	w := walk{search: p.search, base: nfnl.BaseChain{Family: p.family.family, Table: p.family.table}}
 	return w.elements(set)
 }
 
 // base returns how the base chain may end: not by going on.
-func (p *passage) base(c chainHeader) (verdicts, error) {
-	v, err := p.chain(c.name, 0)
+func (p *passage) base(c nfnl.BaseChain) (verdicts, error) {
+	v, err := p.chain(c.Name, 0)
 	if err != nil || v&mayGoOn == 0 {
 		return v, err
 	}
 	v &^= mayGoOn
-	if c.policy == verdictDrop {
-		p.note(c.name, "policy drop")
+	if c.Policy == nfnl.VerdictDrop {
+		p.note(c.Name, "policy drop")
 		return v | mayDrop, nil
 	}
 	return v | mayAccept, nil
@@ -63,18 +64,18 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 			continue
 		}
 		var v verdicts
-		switch o.verdict.code {
-		case verdictJump, verdictGoto:
-			if v, err = p.chain(o.verdict.chain, depth+1); err != nil {
+		switch o.verdict.Code {
+		case nfnl.VerdictJump, nfnl.VerdictGoto:
+			if v, err = p.chain(o.verdict.Chain, depth+1); err != nil {
 				return 0, err
 			}
-			if o.verdict.code == verdictJump && v&mayGoOn != 0 {
+			if o.verdict.Code == nfnl.VerdictJump && v&mayGoOn != 0 {
 				found |= v &^ mayGoOn
 				continue
 			}
-		case verdictReturn:
+		case nfnl.VerdictReturn:
 			v = mayGoOn
-		case verdictDrop:
+		case nfnl.VerdictDrop:
 			p.note(name, ruleText(r, p.probe.family() == iptables.IPv6))
 			v = mayDrop
 		default: // accepted, or decided by a program
@@ -102,7 +103,7 @@ type relevantKey struct {
 // relevant returns the rules of a chain that meet the packet by some device and
 // from some client, so that a host with hundreds of devices does not pay for
 // every rule with each of them.
-func (p *passage) relevant(chain string) ([]dumpedRule, error) {
+func (p *passage) relevant(chain string) ([]nfnl.Rule, error) {
 	w := p.probe.way
 	id := chainID{p.family.family, p.family.table, chain}
 	key := relevantKey{id, p.probe.endpoint, p.probe.direction, w.hook, w.local}
@@ -115,7 +116,7 @@ func (p *passage) relevant(chain string) ([]dumpedRule, error) {
 	}
 	anybody := p.probe
 	anybody.way = &way{hook: w.hook, local: w.local, anyClient: true}
-	rules = slices.DeleteFunc(slices.Clone(rules), func(r dumpedRule) bool {
+	rules = slices.DeleteFunc(slices.Clone(rules), func(r nfnl.Rule) bool {
 		return evaluate(r, anybody, p.elements).matches == never
 	})
 	p.sifted[key] = rules

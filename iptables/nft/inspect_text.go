@@ -9,18 +9,20 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // ruleText writes a rule for people, in the syntax of nft where it has one. An
 // expression that is not known is named in brackets, so that no condition is
 // passed over in silence.
-func ruleText(r dumpedRule, v6 bool) string {
+func ruleText(r nfnl.Rule, v6 bool) string {
 	t := ruleWriter{v6: v6, field: map[uint32]ruleField{}}
-	for _, e := range r.exprs {
+	for _, e := range r.Exprs {
 		t.add(e)
 	}
-	if r.comment != "" {
-		t.words = append(t.words, "comment "+strconv.Quote(r.comment))
+	if r.Comment != "" {
+		t.words = append(t.words, "comment "+strconv.Quote(r.Comment))
 	}
 	return strings.Join(t.words, " ")
 }
@@ -42,22 +44,22 @@ func (t *ruleWriter) say(format string, args ...any) {
 	t.words = append(t.words, fmt.Sprintf(format, args...))
 }
 
-func (t *ruleWriter) add(e expression) {
-	switch e.name {
+func (t *ruleWriter) add(e nfnl.Expression) {
+	switch e.Name {
 	case "payload":
-		if e.has(unix.NFTA_PAYLOAD_SREG) {
+		if e.Has(unix.NFTA_PAYLOAD_SREG) {
 			t.say("[writes payload]")
 			return
 		}
-		t.field[e.number(unix.NFTA_PAYLOAD_DREG)] = t.payload(e)
+		t.field[e.Number(unix.NFTA_PAYLOAD_DREG)] = t.payload(e)
 	case "meta":
-		if !e.has(unix.NFTA_META_DREG) {
+		if !e.Has(unix.NFTA_META_DREG) {
 			t.say("[meta set]")
 			return
 		}
-		t.field[e.number(unix.NFTA_META_DREG)] = metaField(e.number(unix.NFTA_META_KEY))
+		t.field[e.Number(unix.NFTA_META_DREG)] = metaField(e.Number(unix.NFTA_META_KEY))
 	case "ct":
-		if !e.has(unix.NFTA_CT_DREG) {
+		if !e.Has(unix.NFTA_CT_DREG) {
 			if effect := ctEffect(e); effect == EffectZone {
 				t.say("%s", effect)
 			} else {
@@ -65,36 +67,36 @@ func (t *ruleWriter) add(e expression) {
 			}
 			return
 		}
-		t.field[e.number(unix.NFTA_CT_DREG)] = ctField(e.number(unix.NFTA_CT_KEY))
+		t.field[e.Number(unix.NFTA_CT_DREG)] = ctField(e.Number(unix.NFTA_CT_KEY))
 	case "bitwise":
-		f := t.field[e.number(unix.NFTA_BITWISE_SREG)]
-		f.mask = e.value(unix.NFTA_BITWISE_MASK)
-		t.field[e.number(unix.NFTA_BITWISE_DREG)] = f
+		f := t.field[e.Number(unix.NFTA_BITWISE_SREG)]
+		f.mask = e.Value(unix.NFTA_BITWISE_MASK)
+		t.field[e.Number(unix.NFTA_BITWISE_DREG)] = f
 	case "cmp":
-		t.compare(t.field[e.number(unix.NFTA_CMP_SREG)], e)
+		t.compare(t.field[e.Number(unix.NFTA_CMP_SREG)], e)
 	case "range":
-		f := t.field[e.number(unix.NFTA_RANGE_SREG)]
+		f := t.field[e.Number(unix.NFTA_RANGE_SREG)]
 		not := ""
-		if e.number(unix.NFTA_RANGE_OP) != unix.NFT_RANGE_EQ {
+		if e.Number(unix.NFTA_RANGE_OP) != unix.NFT_RANGE_EQ {
 			not = "!= "
 		}
-		t.say("%s %s%s-%s", f.named(), not, f.value(e.value(unix.NFTA_RANGE_FROM_DATA)), f.value(e.value(unix.NFTA_RANGE_TO_DATA)))
+		t.say("%s %s%s-%s", f.named(), not, f.value(e.Value(unix.NFTA_RANGE_FROM_DATA)), f.value(e.Value(unix.NFTA_RANGE_TO_DATA)))
 	case "lookup":
 		not := ""
-		if e.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
+		if e.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
 			not = "!= "
 		}
-		t.say("%s %s@%s", t.field[e.number(unix.NFTA_LOOKUP_SREG)].named(), not, e.set())
+		t.say("%s %s@%s", t.field[e.Number(unix.NFTA_LOOKUP_SREG)].named(), not, e.SetName())
 	case "immediate":
-		if e.number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
-			t.say("%s", readVerdict(attributesOf(e.attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT]))
+		if e.Number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
+			t.say("%s", nfnl.ReadVerdict(nfnl.Attributes(e.Attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT]))
 		}
 	case "match":
 		t.match(e)
 	case "target":
-		t.say("%s", e.extension())
-		if e.extension() == "CT" {
-			notrack, zone := ctTarget(e.attrs[unix.NFTA_TARGET_INFO])
+		t.say("%s", e.Extension())
+		if e.Extension() == "CT" {
+			notrack, zone := ctTarget(e.Attrs[unix.NFTA_TARGET_INFO])
 			if notrack {
 				zone = "--notrack"
 			}
@@ -104,14 +106,14 @@ func (t *ruleWriter) add(e expression) {
 		}
 	case "counter":
 	case "notrack", "reject", "queue", "log", "tproxy":
-		t.say("%s", e.name)
+		t.say("%s", e.Name)
 	default:
-		t.say("[%s]", e.name)
+		t.say("[%s]", e.Name)
 	}
 }
 
-func (t *ruleWriter) compare(f ruleField, e expression) {
-	data := e.value(unix.NFTA_CMP_DATA)
+func (t *ruleWriter) compare(f ruleField, e nfnl.Expression) {
+	data := e.Value(unix.NFTA_CMP_DATA)
 	// nft leaves out what follows from the field that comes next.
 	if f.name == "meta nfproto" || f.name == "meta l4proto" {
 		t.say("%s %s", f.name, f.value(data))
@@ -119,7 +121,7 @@ func (t *ruleWriter) compare(f ruleField, e expression) {
 	}
 	op := map[uint32]string{
 		unix.NFT_CMP_NEQ: "!= ", unix.NFT_CMP_LT: "< ", unix.NFT_CMP_LTE: "<= ", unix.NFT_CMP_GT: "> ", unix.NFT_CMP_GTE: ">= ",
-	}[e.number(unix.NFTA_CMP_OP)]
+	}[e.Number(unix.NFTA_CMP_OP)]
 	if f.mask != nil && strings.HasSuffix(f.name, "addr") {
 		t.say("%s %s%s/%d", f.named(), op, f.value(data), ones(f.mask))
 		return
@@ -131,8 +133,8 @@ func (t *ruleWriter) compare(f ruleField, e expression) {
 	t.say("%s %s%s", f.named(), op, f.value(data))
 }
 
-func (t *ruleWriter) payload(e expression) ruleField {
-	base, offset, length := e.number(unix.NFTA_PAYLOAD_BASE), e.number(unix.NFTA_PAYLOAD_OFFSET), e.number(unix.NFTA_PAYLOAD_LEN)
+func (t *ruleWriter) payload(e nfnl.Expression) ruleField {
+	base, offset, length := e.Number(unix.NFTA_PAYLOAD_BASE), e.Number(unix.NFTA_PAYLOAD_OFFSET), e.Number(unix.NFTA_PAYLOAD_LEN)
 	switch base {
 	case unix.NFT_PAYLOAD_NETWORK_HEADER:
 		// A prefix on a byte boundary is compared without a mask, by a
@@ -270,8 +272,8 @@ func quotedText(b []byte) string {
 }
 
 // match writes an extension of iptables.
-func (t *ruleWriter) match(e expression) {
-	name, info := e.extension(), e.attrs[unix.NFTA_MATCH_INFO]
+func (t *ruleWriter) match(e nfnl.Expression) {
+	name, info := e.Extension(), e.Attrs[unix.NFTA_MATCH_INFO]
 	switch {
 	case name == "comment":
 	case (name == "udp" || name == "tcp") && len(info) >= 9:

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // traffic is the queries to an endpoint, or the responses from it.
@@ -16,22 +17,22 @@ type traffic struct {
 }
 
 // meetsAll reports whether a rule meets all of the traffic.
-func meetsAll(r dumpedRule, a traffic) bool {
+func meetsAll(r nfnl.Rule, a traffic) bool {
 	w := &way{in: &netDevice{}, out: &netDevice{}, anyClient: true}
-	o := evaluate(r, probe{a.endpoint, a.direction, w}, func(string) ([]element, error) { return nil, nil })
+	o := evaluate(r, probe{a.endpoint, a.direction, w}, func(string) ([]nfnl.Element, error) { return nil, nil })
 	return o.matches == always
 }
 
 // asks reads what a rule of ours asks for, whether we wrote it or iptables has
 // written it anew.
-func asks(r dumpedRule) (a traffic) {
-	var at expression
-	for _, e := range r.exprs {
-		switch e.name {
+func asks(r nfnl.Rule) (a traffic) {
+	var at nfnl.Expression
+	for _, e := range r.Exprs {
+		switch e.Name {
 		case "payload":
 			at = e
 		case "match":
-			if info := e.attrs[unix.NFTA_MATCH_INFO]; (e.extension() == "udp" || e.extension() == "tcp") && len(info) >= 8 {
+			if info := e.Attrs[unix.NFTA_MATCH_INFO]; (e.Extension() == "udp" || e.Extension() == "tcp") && len(info) >= 8 {
 				ports := 0
 				if a.direction == iptables.Query {
 					ports = 4
@@ -39,7 +40,7 @@ func asks(r dumpedRule) (a traffic) {
 				a.endpoint.Port = binary.NativeEndian.Uint16(info[ports:])
 			}
 		case "cmp":
-			value := e.value(unix.NFTA_CMP_DATA)
+			value := e.Value(unix.NFTA_CMP_DATA)
 			switch len(value) {
 			case 1:
 				a.endpoint.Proto = iptables.Proto(value[0])
@@ -48,7 +49,7 @@ func asks(r dumpedRule) (a traffic) {
 			case 4, 16:
 				a.endpoint.Addr, _ = netip.AddrFromSlice(value)
 				a.direction = iptables.Query
-				if offset := at.number(unix.NFTA_PAYLOAD_OFFSET); offset == 12 || offset == 8 {
+				if offset := at.Number(unix.NFTA_PAYLOAD_OFFSET); offset == 12 || offset == 8 {
 					a.direction = iptables.Response
 				}
 			}

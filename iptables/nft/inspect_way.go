@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // way is where an untracked packet is on its way through this node.
@@ -50,26 +51,26 @@ func (p probe) device(key uint32) []byte {
 	}
 	switch key {
 	case unix.NFT_META_IIFNAME:
-		return deviceKey(p.way.in.name)
+		return nfnl.DeviceKey(p.way.in.name)
 	case unix.NFT_META_OIFNAME:
-		return deviceKey(p.way.out.name)
+		return nfnl.DeviceKey(p.way.out.name)
 	case unix.NFT_META_IIF:
-		return nativeUint32(p.way.in.index)
+		return nfnl.NativeUint32(p.way.in.index)
 	case unix.NFT_META_OIF:
-		return nativeUint32(p.way.out.index)
+		return nfnl.NativeUint32(p.way.out.index)
 	}
 	return nil
 }
 
 // fib is the type of the destination's address, if that is all that is asked
 // for: what arrives for us is local.
-func (p probe) fib(e expression) []byte {
+func (p probe) fib(e nfnl.Expression) []byte {
 	const daddr = unix.NFTA_FIB_F_DADDR
-	if p.way == nil || !p.way.local || e.number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
-		e.number(unix.NFTA_FIB_FLAGS)&^unix.NFTA_FIB_F_PRESENT != daddr {
+	if p.way == nil || !p.way.local || e.Number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
+		e.Number(unix.NFTA_FIB_FLAGS)&^unix.NFTA_FIB_F_PRESENT != daddr {
 		return nil
 	}
-	return nativeUint32(unix.RTN_LOCAL)
+	return nfnl.NativeUint32(unix.RTN_LOCAL)
 }
 
 // matchesState evaluates xt_conntrack and xt_state for an untracked packet.

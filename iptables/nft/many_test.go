@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // elements counts what the kernel holds in a set.
@@ -169,7 +170,7 @@ func TestManyUpstreams(t *testing.T) {
 		if err := u.Set(endpoints); err != nil {
 			t.Fatalf("%d endpoints: %v", n, err)
 		}
-		for _, f := range families {
+		for _, f := range nfnl.Families {
 			if got := elements(t, u.Config, u.rs.set(upstreamSet, f)); got != 2*n {
 				t.Errorf("%d endpoints: %s has %d elements, want %d", n, upstreamSet.instance(f), got, 2*n)
 			}
@@ -201,10 +202,10 @@ func TestEncodeRefusesWhatWraps(t *testing.T) {
 		all = append(all, nftables.SetElement{Key: endpointKey(iptables.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Port: 53, Proto: iptables.UDP})})
 	}
 	set := rs.set(upstreamSet, iptables.IPv4)
-	if _, err := encode(func(c *nftables.Conn) error { return c.SetAddElements(set, all) }); err == nil {
+	if _, err := nfnl.Encode(func(c *nftables.Conn) error { return c.SetAddElements(set, all) }); err == nil {
 		t.Error("one message for 3,000 elements is no error")
 	}
-	if _, err := encode(func(c *nftables.Conn) error { return addElements(c, set, all) }); err != nil {
+	if _, err := nfnl.Encode(func(c *nftables.Conn) error { return addElements(c, set, all) }); err != nil {
 		t.Error(err)
 	}
 }

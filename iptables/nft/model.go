@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // The ruleset is a value: chains of rules, each a list of statements. A
@@ -94,9 +95,9 @@ func (k setKind) instance(f iptables.Family) string {
 
 func (k setKind) families() []iptables.Family {
 	if k.any {
-		return families[:1]
+		return nfnl.Families[:1]
 	}
-	return families
+	return nfnl.Families
 }
 
 // datatype is the kernel's type of the key.
@@ -303,7 +304,7 @@ func (s onLo) exprs(*ruleset) []expr.Any {
 	if iptables.Hook(s) == iptables.Output {
 		key = expr.MetaKeyOIF
 	}
-	return metaIs(key, nativeUint32(1))
+	return metaIs(key, nfnl.NativeUint32(1))
 }
 
 func (s onLo) text(rule) string {
@@ -360,7 +361,7 @@ func (routesBack) exprs(*ruleset) []expr.Any {
 		&expr.Fib{Register: unix.NFT_REG_1, ResultOIF: true, FlagSADDR: true, FlagIIF: true},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: unix.NFT_REG_1, Data: make([]byte, 4)},
 		&expr.Fib{Register: unix.NFT_REG_1, ResultADDRTYPE: true, FlagSADDR: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: nativeUint32(unix.RTN_UNICAST)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: unix.NFT_REG_1, Data: nfnl.NativeUint32(unix.RTN_UNICAST)},
 	}
 }
 

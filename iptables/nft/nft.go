@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -45,8 +46,8 @@ var _ iptables.Backend = (*Backend)(nil)
 // kernel is not changed. It fails with an [iptables.UnsupportedError] where the
 // kernel has no nf_tables.
 func New(cfg Config) (*Backend, error) {
-	if cfg.dial == nil {
-		cfg.dial = func() (*netlink.Conn, error) {
+	if cfg.Socket == nil {
+		cfg.Socket = func() (*netlink.Conn, error) {
 			return netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 		}
 	}
@@ -55,12 +56,12 @@ func New(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{cfg: cfg, rs: newRuleset(owner.TablePrefix + hex.EncodeToString(id[:])), total: iptables.Counters{}}
-	conn, err := cfg.dial()
+	conn, err := cfg.Socket()
 	if err != nil {
-		return nil, explain("open a netfilter netlink socket", err)
+		return nil, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	if _, err := tables(conn); err != nil {
-		return nil, errors.Join(explain("list tables", err), conn.Close())
+		return nil, errors.Join(nfnl.Explain("list tables", err), conn.Close())
 	}
 	return b, conn.Close()
 }
@@ -117,7 +118,7 @@ func (b *Backend) Install(r iptables.Rules) error {
 		return nil
 	}
 	contents := b.rs.contents(r)
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		if r.Plan.Lease != b.rules.Plan.Lease || r.Plan.DryRun != b.rules.Plan.DryRun {
 			b.rs.rebuild(c, b.rules.Plan, r.Plan)
 		}
@@ -129,8 +130,8 @@ func (b *Backend) Install(r iptables.Rules) error {
 	if err != nil {
 		return err
 	}
-	if err := tx.commit(b.conn); err != nil {
-		return explain("change table "+b.Table(), err)
+	if err := tx.Commit(b.conn); err != nil {
+		return nfnl.Explain("change table "+b.Table(), err)
 	}
 	b.rules = r
 	return readBack(b.cfg, contents)
@@ -172,7 +173,7 @@ func (b *Backend) create(r iptables.Rules) error {
 
 func (b *Backend) createOnce(r iptables.Rules) error {
 	contents := b.rs.contents(r)
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		if err := b.rs.build(c, r.Plan); err != nil {
 			return err
 		}
@@ -181,27 +182,27 @@ func (b *Backend) createOnce(r iptables.Rules) error {
 	if err != nil {
 		return err
 	}
-	conn, err := b.cfg.dial()
+	conn, err := b.cfg.Socket()
 	if err != nil {
-		return explain("open a netfilter netlink socket", err)
+		return nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	owned := tx
-	owned.msgs = slices.Clone(tx.msgs)
-	if err := owned.newTable(b.Table(), owner.Self(tableFormat), flagTableOwner); err != nil {
+	owned.Messages = slices.Clone(tx.Messages)
+	if err := owned.NewTable(b.Table(), owner.Self(tableFormat), nfnl.TableFlagOwner); err != nil {
 		return errors.Join(err, conn.Close())
 	}
 	b.owned = true
-	err = owned.commit(conn)
+	err = owned.Commit(conn)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		// Linux before 5.12 knows no owner flag (nf_tables_newtable).
-		if err := tx.newTable(b.Table(), owner.Self(tableFormat), 0); err != nil {
+		if err := tx.NewTable(b.Table(), owner.Self(tableFormat), 0); err != nil {
 			return errors.Join(err, conn.Close())
 		}
 		b.owned = false
-		err = tx.commit(conn)
+		err = tx.Commit(conn)
 	}
 	if err != nil {
-		return errors.Join(explain("add table inet "+b.Table(), err), conn.Close())
+		return errors.Join(nfnl.Explain("add table inet "+b.Table(), err), conn.Close())
 	}
 	b.conn, b.setup = conn, true
 	if err := b.removeStale(); err != nil {
@@ -241,7 +242,7 @@ func (b *Backend) detach(held []iptables.Connection, only bool) error {
 		if err := b.addConnections(c, heldSet, held, only); err != nil {
 			return err
 		}
-		for _, f := range families {
+		for _, f := range nfnl.Families {
 			c.FlushSet(b.rs.set(liveSet, f))
 			c.FlushSet(b.rs.set(leaseSet, f))
 		}
@@ -306,7 +307,7 @@ func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptable
 			Timeout: connectionTimeout,
 		})
 	}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		set := b.rs.set(kind, f)
 		if only {
 			c.FlushSet(set)
@@ -331,12 +332,12 @@ func (b *Backend) change(what string, build func(*nftables.Conn) error) error {
 	if !b.setup {
 		return fmt.Errorf("%s: no plan is installed", what)
 	}
-	tx, err := encode(build)
+	tx, err := nfnl.Encode(build)
 	if err != nil {
 		return err
 	}
-	if err := tx.commit(b.conn); err != nil {
-		return explain(what+" in table "+b.Table(), err)
+	if err := tx.Commit(b.conn); err != nil {
+		return nfnl.Explain(what+" in table "+b.Table(), err)
 	}
 	return nil
 }
@@ -350,14 +351,14 @@ func (b *Backend) Present() (bool, error) {
 }
 
 func (b *Backend) present() (bool, error) {
-	conn, err := b.cfg.dial()
+	conn, err := b.cfg.Socket()
 	if err != nil {
-		return false, explain("open a netfilter netlink socket", err)
+		return false, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	defer conn.Close()
 	all, err := tables(conn)
 	if err != nil {
-		return false, explain("list tables", err)
+		return false, nfnl.Explain("list tables", err)
 	}
 	return slices.ContainsFunc(all, func(t Table) bool { return t.Name == b.Table() }), nil
 }
@@ -369,13 +370,13 @@ func (b *Backend) Live() ([]netip.Addr, error) {
 	}
 	conn, err := nftables.New(nftables.WithNetNSFd(b.cfg.NetNS))
 	if err != nil {
-		return nil, explain("open a netfilter netlink socket", err)
+		return nil, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	var out []netip.Addr
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		elements, err := conn.GetSetElements(b.rs.set(liveSet, f))
 		if err != nil {
-			return nil, explain("read set "+liveSet.instance(f), err)
+			return nil, nfnl.Explain("read set "+liveSet.instance(f), err)
 		}
 		for _, e := range elements {
 			if a, ok := netip.AddrFromSlice(e.Key); ok {
@@ -403,15 +404,15 @@ func (b *Backend) Remove() error {
 }
 
 func (b *Backend) deleteTable(name string) error {
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if err := tx.commit(b.conn); err != nil {
-		return explain("delete table inet "+name, err)
+	if err := tx.Commit(b.conn); err != nil {
+		return nfnl.Explain("delete table inet "+name, err)
 	}
 	return nil
 }
@@ -453,11 +454,11 @@ func (b *Backend) counters() (iptables.Counters, error) {
 	// on which a commit may be waiting for its answers.
 	conn, err := nftables.New(nftables.WithNetNSFd(b.cfg.NetNS))
 	if err != nil {
-		return nil, explain("open a netfilter netlink socket", err)
+		return nil, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	objs, err := conn.GetNamedObjects(b.rs.table)
 	if err != nil {
-		return nil, explain("read the counters of table "+b.Table(), err)
+		return nil, nfnl.Explain("read the counters of table "+b.Table(), err)
 	}
 	byName := map[string]uint64{}
 	for _, o := range objs {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
@@ -38,7 +39,7 @@ var nodeCacheChains = map[string][]string{
 // Rules are told by their comment, chain, target and shape.
 func AdoptNodeCache(cfg Config, addrs []netip.Addr) (deleted int, err error) {
 	heard := map[iptables.Endpoint]bool{}
-	gone := func(table string, r dumpedRule) bool {
+	gone := func(table string, r nfnl.Rule) bool {
 		e, ok := nodeCacheRule(table, r)
 		if !ok || slices.Contains(addrs, e.Addr) {
 			return ok
@@ -51,12 +52,12 @@ func AdoptNodeCache(cfg Config, addrs []netip.Addr) (deleted int, err error) {
 	}
 	var errs []error
 	for _, table := range []string{"raw", "filter"} {
-		for _, f := range families {
-			n, err := deleteRules(cfg, f, table, func(r dumpedRule) bool { return gone(table, r) })
+		for _, f := range nfnl.Families {
+			n, err := deleteRules(cfg, f, table, func(r nfnl.Rule) bool { return gone(table, r) })
 			deleted += n
 			errs = append(errs, err)
 			n, err = legacy.Delete(legacy.Config{NetNS: cfg.NetNS}, f, table, func(chain string, r legacy.Rule) bool {
-				return slices.Contains(nodeCacheChains[table], chain) && gone(table, dumpedRule{comment: r.Comment(), exprs: legacyExprs(r)})
+				return slices.Contains(nodeCacheChains[table], chain) && gone(table, nfnl.Rule{Comment: r.Comment(), Exprs: legacyExprs(r)})
 			})
 			deleted += n
 			errs = append(errs, err)
@@ -74,7 +75,7 @@ func FixedByNodeCache(cfg Config, addrs []netip.Addr) (map[netip.Addr]error, err
 		return nil, nil
 	}
 	out := map[netip.Addr]error{}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, "raw", func(_ string, r legacy.Rule) bool {
 			return r.Comment() == nodeCacheSkip
 		})
@@ -90,7 +91,7 @@ func FixedByNodeCache(cfg Config, addrs []netip.Addr) (map[netip.Addr]error, err
 				continue
 			}
 			for _, r := range chain.Rules {
-				e, ok := nodeCacheRule("raw", dumpedRule{comment: r.Comment(), exprs: legacyExprs(r)})
+				e, ok := nodeCacheRule("raw", nfnl.Rule{Comment: r.Comment(), Exprs: legacyExprs(r)})
 				if ok && slices.Contains(addrs, e.Addr) && out[e.Addr] == nil {
 					out[e.Addr] = fixedError(f, missing)
 				}
@@ -106,7 +107,7 @@ func fixedError(f iptables.Family, missing error) error {
 }
 
 // deleteRules deletes rules from the chains of node-cache in a table of nf_tables.
-func deleteRules(cfg Config, f iptables.Family, name string, gone func(dumpedRule) bool) (deleted int, err error) {
+func deleteRules(cfg Config, f iptables.Family, name string, gone func(nfnl.Rule) bool) (deleted int, err error) {
 	table := &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4}
 	if f == iptables.IPv6 {
 		table.Family = nftables.TableFamilyIPv6
@@ -118,12 +119,12 @@ func deleteRules(cfg Config, f iptables.Family, name string, gone func(dumpedRul
 			deleted += n
 			switch {
 			case err == nil:
-			case isAbsent(err):
+			case nfnl.IsAbsent(err):
 				return deleted, nil
 			case errors.Is(err, unix.ENOENT) && tries < 10:
 				continue // somebody else has deleted one of them meanwhile
 			default:
-				return deleted, explain("delete rules of node-cache from chain "+familyName(table.Family)+" "+table.Name+" "+name, err)
+				return deleted, nfnl.Explain("delete rules of node-cache from chain "+nfnl.FamilyName(table.Family)+" "+table.Name+" "+name, err)
 			}
 			break
 		}
@@ -132,28 +133,28 @@ func deleteRules(cfg Config, f iptables.Family, name string, gone func(dumpedRul
 }
 
 // deleteFrom has a socket of its own: after a refusal answers may be left in one.
-func deleteFrom(cfg Config, chain *nftables.Chain, gone func(dumpedRule) bool) (deleted int, err error) {
-	conn, err := inspectConn(cfg)
+func deleteFrom(cfg Config, chain *nftables.Chain, gone func(nfnl.Rule) bool) (deleted int, err error) {
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	rules, err := dumpRules(conn, chain.Table.Family, chain.Table.Name, chain.Name, gone)
+	rules, err := nfnl.Rules(conn, chain.Table.Family, chain.Table.Name, chain.Name, gone)
 	if err != nil {
 		return 0, err
 	}
 	// The answers to one batch have to find room in the socket.
 	for part := range slices.Chunk(rules, 64) {
-		tx, err := encode(func(c *nftables.Conn) error {
+		tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 			for _, r := range part {
-				if err := c.DelRule(&nftables.Rule{Table: chain.Table, Chain: chain, Handle: r.handle}); err != nil {
+				if err := c.DelRule(&nftables.Rule{Table: chain.Table, Chain: chain, Handle: r.Handle}); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 		if err == nil {
-			err = tx.commit(conn)
+			err = tx.Commit(conn)
 		}
 		if err != nil {
 			return deleted, err
@@ -166,15 +167,15 @@ func deleteFrom(cfg Config, chain *nftables.Chain, gone func(dumpedRule) bool) (
 // nodeCacheRule reports whether a rule is one of node-cache's, and of which
 // endpoint: it has the comment and does what the comment says to all packets to, or
 // from, one address, port and protocol, and to no others.
-func nodeCacheRule(table string, r dumpedRule) (iptables.Endpoint, bool) {
+func nodeCacheRule(table string, r nfnl.Rule) (iptables.Endpoint, bool) {
 	want := map[string]string{"raw": nodeCacheSkip, "filter": nodeCacheAllow}[table]
-	if r.comment != want {
+	if r.Comment != want {
 		return iptables.Endpoint{}, false
 	}
-	does := unconditional(r, func(string) ([]element, error) { return nil, nil })
+	does := unconditional(r, func(string) ([]nfnl.Element, error) { return nil, nil })
 	switch {
 	case table == "raw" && (does.verdict != nil || !slices.Equal(does.effects, []string{"notrack"})),
-		table == "filter" && (does.verdict == nil || does.verdict.code != verdictAccept || len(does.effects) > 0):
+		table == "filter" && (does.verdict == nil || does.verdict.Code != nfnl.VerdictAccept || len(does.effects) > 0):
 		return iptables.Endpoint{}, false
 	}
 	it := asks(r)

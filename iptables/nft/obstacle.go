@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -80,15 +81,15 @@ func (o Obstacle) String() string {
 // returned; where it depends on something that is not known here, such as a
 // mark or a rate, it is taken to let the packet pass. It needs CAP_NET_ADMIN.
 func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
 	s := newSearch(conn, mayMeet(probesOf(endpoints, devices)))
-	chains, err := activeChains(cfg, conn)
-	if err != nil && !isAbsent(err) {
-		return nil, explain("list chains", err)
+	chains, err := nfnl.ActiveChains(cfg, conn)
+	if err != nil && !nfnl.IsAbsent(err) {
+		return nil, nfnl.Explain("list chains", err)
 	}
 	others, err := s.addLegacy(cfg)
 	if err != nil {
@@ -102,7 +103,7 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 		}
 		found, err := s.obstacles(c, hook, endpoints, devices)
 		if err != nil {
-			return nil, explain("read chain "+familyName(c.family)+" "+c.table+" "+c.name, err)
+			return nil, nfnl.Explain("read chain "+nfnl.FamilyName(c.Family)+" "+c.Table+" "+c.Name, err)
 		}
 		out = append(out, found...)
 	}
@@ -115,41 +116,41 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 
 // passedUntracked names the hook of a base chain that untracked DNS passes after
 // it was untracked.
-func passedUntracked(c chainHeader) (hook string, passed bool) {
-	switch c.family {
+func passedUntracked(c nfnl.BaseChain) (hook string, passed bool) {
+	switch c.Family {
 	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
 	default:
 		return "", false
 	}
-	if c.kind == "nat" || strings.HasPrefix(c.table, owner.TablePrefix) {
+	if c.Kind == "nat" || strings.HasPrefix(c.Table, owner.TablePrefix) {
 		return "", false
 	}
-	behind := c.priority > int32(*nftables.ChainPriorityRaw)
-	switch c.hook {
-	case hookPrerouting:
+	behind := c.Priority > int32(*nftables.ChainPriorityRaw)
+	switch c.Hook {
+	case nfnl.HookPrerouting:
 		return "prerouting", behind
-	case hookInput:
+	case nfnl.HookInput:
 		return "input", true
-	case hookOutput:
+	case nfnl.HookOutput:
 		return "output", behind
-	case hookPostrouting:
+	case nfnl.HookPostrouting:
 		return "postrouting", true
 	}
 	return "", false
 }
 
 // obstacles runs all probes through one base chain.
-func (s *search) obstacles(c chainHeader, hook string, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
+func (s *search) obstacles(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
 	var out []Obstacle
 	for _, e := range endpoints {
-		if !(probe{endpoint: e}).passes(c.family) {
+		if !(probe{endpoint: e}).passes(c.Family) {
 			continue
 		}
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
 			table, isLegacy := legacyTable(c)
 			o := Obstacle{
-				Family: familyName(c.family), Table: table, Chain: c.name, Legacy: isLegacy, Hook: hook, Priority: int(c.priority),
-				Endpoint: e, Direction: d, Owned: c.owned,
+				Family: nfnl.FamilyName(c.Family), Table: table, Chain: c.Name, Legacy: isLegacy, Hook: hook, Priority: int(c.Priority),
+				Endpoint: e, Direction: d, Owned: c.Owned,
 			}
 			for _, device := range devices {
 				by, err := s.dropped(c, probe{endpoint: e, direction: d}, device)
@@ -198,9 +199,9 @@ func (d Device) clientsOf(f iptables.Family) []netip.Addr {
 
 // dropped returns what drops the packets between a device and us in the chain,
 // for at least one of the clients there; empty if nothing certainly does.
-func (s *search) dropped(c chainHeader, p probe, device Device) (string, error) {
+func (s *search) dropped(c nfnl.BaseChain, p probe, device Device) (string, error) {
 	lo := device.Name == "lo"
-	arrives := c.hook == hookPrerouting || c.hook == hookInput
+	arrives := c.Hook == nfnl.HookPrerouting || c.Hook == nfnl.HookInput
 	if !lo && arrives != (p.direction == iptables.Query) {
 		return "", nil // it takes another way
 	}
@@ -211,17 +212,17 @@ func (s *search) dropped(c chainHeader, p probe, device Device) (string, error) 
 	}
 	there, none := &netDevice{device.Name, device.Index}, &netDevice{}
 	for _, client := range clients {
-		w := &way{hook: c.hook, in: there, out: none, client: client, local: arrives || lo}
+		w := &way{hook: c.Hook, in: there, out: none, client: client, local: arrives || lo}
 		if !arrives {
 			w.in, w.out = none, there
 		}
 		p.way = w
-		way := passage{search: s, family: chainID{family: c.family, table: c.table}, probe: p}
+		way := passage{search: s, family: chainID{family: c.Family, table: c.Table}, probe: p}
 		switch v, err := way.base(c); {
 		case err != nil:
 			return "", err
 		case v != mayDrop:
-		case way.drop.chain != c.name:
+		case way.drop.chain != c.Name:
 			return way.drop.chain + ": " + way.drop.text, nil
 		default:
 			return way.drop.text, nil
@@ -233,18 +234,18 @@ func (s *search) dropped(c chainHeader, p probe, device Device) (string, error) 
 // Generation is the number of the ruleset of nf_tables: it changes with every
 // transaction.
 func Generation(cfg Config) (uint32, error) {
-	conn, err := inspectConn(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	msgs, err := dump(conn, unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified)
-	if err != nil && !isAbsent(err) {
-		return 0, explain("read the generation", err)
+	msgs, err := nfnl.Dump(conn, unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified)
+	if err != nil && !nfnl.IsAbsent(err) {
+		return 0, nfnl.Explain("read the generation", err)
 	}
 	for _, m := range msgs {
-		if id := attributesOf(m[4:])[unix.NFTA_GEN_ID]; len(id) == 4 {
-			return be32(id), nil
+		if id := nfnl.Attributes(m[4:])[unix.NFTA_GEN_ID]; len(id) == 4 {
+			return nfnl.Uint32(id), nil
 		}
 	}
 	return 0, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/expr"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // The ruleset. Sets, for each family (their names end in 4 or 6):
@@ -77,7 +78,7 @@ func chains(lease time.Duration, dryRun bool) []chain {
 		// are untracked, or kube-proxy would have somebody else answer them.
 		out := []chain{count("queries", iptables.Query)}
 		pre.rules = append(pre.rules, rule{onLo(prerouting), accept{}})
-		for _, f := range families {
+		for _, f := range nfnl.Families {
 			counting := chain{name: fmt.Sprintf("arriving%d", f), rules: []rule{
 				append(foreign(f), accept{}),
 				{goToChain("queries")},
@@ -92,10 +93,10 @@ func chains(lease time.Duration, dryRun bool) []chain {
 		return append(out, pre, post)
 	}
 	out := []chain{count("queries", iptables.Query), count("responses", iptables.Response)}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		out = append(out, arriving(f), leaving(f), answering(f))
 	}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		if lease > 0 {
 			post.rules = append(post.rules, rule{
 				onLo(output), in{f, leaseSet.key, leaseSet, false},
@@ -142,7 +143,7 @@ func asked(f iptables.Family) rule {
 func arrived() chain {
 	input := iptables.Input
 	c := chain{name: "arrived", hook: &input}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		c.rules = append(c.rules, rule{in{f, listenSet.key, listenSet, false}, put{f, []field{inDevice}, arrivedSet, true, arrivedFor}, accept{}})
 	}
 	return c
@@ -415,7 +416,7 @@ func staticElements(r iptables.Rules) map[string][][]byte {
 	}
 	if !r.Plan.AnySource {
 		for _, device := range r.Uplinks {
-			out[uplinkSet.name] = append(out[uplinkSet.name], deviceKey(device))
+			out[uplinkSet.name] = append(out[uplinkSet.name], nfnl.DeviceKey(device))
 		}
 	}
 	return out

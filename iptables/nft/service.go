@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // IsService reports whether kube-proxy's rules rewrite packets to the address:
@@ -25,7 +26,7 @@ func IsService(cfg Config, a netip.Addr) (bool, error) {
 	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 	if err != nil {
-		return false, explain("open a netfilter netlink socket", err)
+		return false, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	defer conn.Close()
 	inSet, err := mentions(conn, unix.NFT_MSG_GETSETELEM, family, a,
@@ -54,10 +55,10 @@ func HasEndpoints(cfg Config, service netip.AddrPort) (bool, error) {
 	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 	if err != nil {
-		return false, explain("open a netfilter netlink socket", err)
+		return false, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	defer conn.Close()
-	asleep, err := isDormant(conn, family, "kube-proxy")
+	asleep, err := nfnl.IsDormant(conn, family, "kube-proxy")
 	if err != nil {
 		return false, err
 	}
@@ -94,8 +95,8 @@ func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPo
 		return false, err
 	}
 	_, err = conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: nftMessage(unix.NFT_MSG_GETSETELEM), Flags: netlink.Request},
-		Data:   append(nfgenmsg(family, 0), attrs...),
+		Header: netlink.Header{Type: nfnl.MessageType(unix.NFT_MSG_GETSETELEM), Flags: netlink.Request},
+		Data:   append(nfnl.Header(family, 0), attrs...),
 	})
 	switch {
 	case err == nil:
@@ -103,7 +104,7 @@ func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPo
 	case errors.Is(err, unix.ENOENT):
 		return false, nil
 	}
-	return false, explain("look for "+service.String()+" in kube-proxy's rules", err)
+	return false, nfnl.Explain("look for "+service.String()+" in kube-proxy's rules", err)
 }
 
 // mentions reports whether a dump of elements or rules has the address as a
@@ -111,7 +112,7 @@ func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPo
 // the extensions that iptables-nft puts into its rules. What is not there, or in a
 // dormant table, mentions nothing.
 func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.Addr, table string, in netlink.Attribute) (bool, error) {
-	if asleep, err := isDormant(conn, family, table); asleep || err != nil {
+	if asleep, err := nfnl.IsDormant(conn, family, table); asleep || err != nil {
 		return false, err
 	}
 	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: a.AsSlice()}})
@@ -119,9 +120,9 @@ func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.
 		return false, err
 	}
 	found := false
-	err = each(conn, msg, family, func(data []byte) bool {
+	err = nfnl.Each(conn, msg, family, func(data []byte) bool {
 		found = bytes.Contains(data, value)
 		return !found
 	}, named(unix.NFTA_RULE_TABLE, table), in) // the same number for rules and for elements
-	return found && err == nil, explain("look for "+a.String()+" in kube-proxy's rules", err)
+	return found && err == nil, nfnl.Explain("look for "+a.String()+" in kube-proxy's rules", err)
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // ServiceAddresses returns the ClusterIPs of a Service, named NAMESPACE/NAME, as
@@ -23,7 +25,7 @@ import (
 func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
 	if err != nil {
-		return nil, explain("open a netfilter netlink socket", err)
+		return nil, nfnl.Explain("open a netfilter netlink socket", err)
 	}
 	defer conn.Close()
 	var out []netip.AddrPort
@@ -33,7 +35,7 @@ func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 			found, err = unlessDormant(conn, family, "nat", service, serviceRules)
 		}
 		if err != nil {
-			return nil, explain("read the addresses of "+service+" from kube-proxy's rules", err)
+			return nil, nfnl.Explain("read the addresses of "+service+" from kube-proxy's rules", err)
 		}
 		slices.SortFunc(found, netip.AddrPort.Compare)
 		out = append(out, slices.Compact(found)...)
@@ -45,7 +47,7 @@ func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 func unlessDormant(conn *netlink.Conn, family nftables.TableFamily, table, service string,
 	read func(*netlink.Conn, nftables.TableFamily, string) ([]netip.AddrPort, error),
 ) ([]netip.AddrPort, error) {
-	if asleep, err := isDormant(conn, family, table); asleep || err != nil {
+	if asleep, err := nfnl.IsDormant(conn, family, table); asleep || err != nil {
 		return nil, err
 	}
 	return read(conn, family, service)
@@ -53,18 +55,18 @@ func unlessDormant(conn *netlink.Conn, family nftables.TableFamily, table, servi
 
 // serviceIPs looks into kube-proxy's table of nftables mode.
 func serviceIPs(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
-	elements, err := dumpElements(conn, family, "kube-proxy", "service-ips", func(e element) bool {
-		return e.verdict != nil && isChainOf(e.verdict.chain, service)
+	elements, err := nfnl.Elements(conn, family, "kube-proxy", "service-ips", func(e nfnl.Element) bool {
+		return e.Verdict != nil && isChainOf(e.Verdict.Chain, service)
 	})
 	var out []netip.AddrPort
 	for _, e := range elements {
 		// address . protocol . port, each padded to 32 bits
-		n := len(e.key) - 8
+		n := len(e.Key) - 8
 		if n < 4 {
 			continue
 		}
-		if a, ok := netip.AddrFromSlice(e.key[:n]); ok {
-			out = append(out, netip.AddrPortFrom(a, binary.BigEndian.Uint16(e.key[n+4:])))
+		if a, ok := netip.AddrFromSlice(e.Key[:n]); ok {
+			out = append(out, netip.AddrPortFrom(a, binary.BigEndian.Uint16(e.Key[n+4:])))
 		}
 	}
 	return out, err
@@ -81,17 +83,17 @@ func isChainOf(chain, service string) bool {
 // serviceRules looks into the rules of iptables mode.
 func serviceRules(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
 	const dns = 53
-	rules, err := dumpRules(conn, family, "nat", "KUBE-SERVICES", func(r dumpedRule) bool {
-		return strings.HasPrefix(r.comment, service+":") && strings.HasSuffix(r.comment, " cluster IP")
+	rules, err := nfnl.Rules(conn, family, "nat", "KUBE-SERVICES", func(r nfnl.Rule) bool {
+		return strings.HasPrefix(r.Comment, service+":") && strings.HasSuffix(r.Comment, " cluster IP")
 	})
 	var out []netip.AddrPort
 	for _, r := range rules {
-		for _, e := range r.exprs {
+		for _, e := range r.Exprs {
 			// The only comparison with something as long as an address.
-			if e.name != "cmp" {
+			if e.Name != "cmp" {
 				continue
 			}
-			a, ok := netip.AddrFromSlice(e.value(unix.NFTA_CMP_DATA))
+			a, ok := netip.AddrFromSlice(e.Value(unix.NFTA_CMP_DATA))
 			if ok && (family == nftables.TableFamilyIPv4) == a.Is4() {
 				out = append(out, netip.AddrPortFrom(a, dns))
 			}

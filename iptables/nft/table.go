@@ -9,6 +9,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -32,16 +33,16 @@ func isInstance(name string) bool {
 
 // Tables lists the tables of all Trackless instances.
 func tables(conn *netlink.Conn) ([]Table, error) {
-	replies, err := ask(conn, netlink.Message{
-		Header: netlink.Header{Type: nftMessage(unix.NFT_MSG_GETTABLE), Flags: netlink.Request | netlink.Dump},
-		Data:   nfgenmsg(nftables.TableFamilyINet, 0),
+	replies, err := nfnl.Ask(conn, netlink.Message{
+		Header: netlink.Header{Type: nfnl.MessageType(unix.NFT_MSG_GETTABLE), Flags: netlink.Request | netlink.Dump},
+		Data:   nfnl.Header(nftables.TableFamilyINet, 0),
 	})
 	if err != nil {
 		return nil, err
 	}
 	var out []Table
 	for _, m := range replies {
-		if len(m.Data) < 4 || m.Header.Type != nftMessage(unix.NFT_MSG_NEWTABLE) {
+		if len(m.Data) < 4 || m.Header.Type != nfnl.MessageType(unix.NFT_MSG_NEWTABLE) {
 			continue
 		}
 		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
@@ -55,9 +56,9 @@ func tables(conn *netlink.Conn) ([]Table, error) {
 			case unix.NFTA_TABLE_NAME:
 				t.Name = ad.String()
 			case unix.NFTA_TABLE_FLAGS:
-				t.Owned = ad.Uint32()&flagTableOwner != 0
-			case attrTableUserdata:
-				if comment, ok := userdata.GetString(ad.Bytes(), udataTableCommentTLV); ok {
+				t.Owned = ad.Uint32()&nfnl.TableFlagOwner != 0
+			case nfnl.TableUserdata:
+				if comment, ok := userdata.GetString(ad.Bytes(), nfnl.TableComment); ok {
 					t.owner, t.known = owner.Parse(comment)
 				}
 			}

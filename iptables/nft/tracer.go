@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // Result says what became of a packet at one hook.
@@ -56,7 +57,7 @@ func (t *Twin) Install(r iptables.Rules) error {
 			t.elements[name][string(k)] = time.Time{}
 		}
 	}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for key := range t.elements[liveSet.instance(f)] {
 			if _, stays := addrIn(r.Plan.Addresses(), key); !stays {
 				delete(t.elements[liveSet.instance(f)], key)
@@ -86,7 +87,7 @@ func (t *Twin) Attach() error {
 // Detach implements [iptables.Backend].
 func (t *Twin) Detach(held []iptables.Connection) error {
 	t.putConnections(heldSet, held)
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		delete(t.elements, liveSet.instance(f))
 		delete(t.elements, leaseSet.instance(f))
 	}
@@ -119,7 +120,7 @@ func (t *Twin) putConnections(kind setKind, conns []iptables.Connection) {
 
 // ExemptOnly implements [iptables.Backend].
 func (t *Twin) ExemptOnly(conns []iptables.Connection) error {
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		delete(t.elements, exemptSet.instance(f))
 	}
 	return t.Exempt(conns)
@@ -130,7 +131,7 @@ func (*Twin) Lost() ([]string, error) { return nil, nil }
 
 // SetAside implements [iptables.DeviceBackend].
 func (t *Twin) SetAside(device string, d time.Duration) error {
-	t.put(asideSet.name, string(deviceKey(device)), time.Now().Add(d))
+	t.put(asideSet.name, string(nfnl.DeviceKey(device)), time.Now().Add(d))
 	return nil
 }
 
@@ -233,7 +234,7 @@ func (t *tracer) key(f iptables.Family, fields []field, p iptables.Packet) (stri
 		case l4proto:
 			key = append(key, byte(p.Proto), 0, 0, 0)
 		case inDevice:
-			key = append(key, deviceKey(p.Device)...)
+			key = append(key, nfnl.DeviceKey(p.Device)...)
 		}
 	}
 	return string(key), true

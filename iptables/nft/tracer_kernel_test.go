@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/nftables"
 
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
@@ -59,7 +60,7 @@ func (b kernelTrace) expiries(t *testing.T) map[traceElement]expiry {
 
 func TestKernelTraces(t *testing.T) {
 	node := tracetest.NewNode(t)
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for _, tc := range traceTable {
 			b := newKernelTrace(t, node)
 			got := tracetest.Row(t, f, tc, b, nil)

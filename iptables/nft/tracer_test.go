@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
@@ -89,7 +90,7 @@ func tracedSets() []setKind {
 }
 
 func TestTwinTraces(t *testing.T) {
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for _, tc := range traceTable {
 			t.Run(fmt.Sprintf("%s/%s", f, tc.Name), func(t *testing.T) {
 				for _, d := range tracetest.Differing(tc, tracetest.Row(t, f, tc, twinTrace{NewTwin()}, nil)) {
@@ -179,7 +180,7 @@ func (id ruleID) without(lease time.Duration, dryRun bool) []chain {
 // only.
 func (id ruleID) biting(t *testing.T) (in iptables.Family, shortest tracetest.Case, given []string) {
 	t.Helper()
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		for _, tc := range traceTable {
 			if !id.hits(f, tc) || slices.ContainsFunc(tc.Steps, func(s tracetest.Step) bool { return s.Do == "expire" }) {
 				continue

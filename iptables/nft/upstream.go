@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -36,7 +37,7 @@ var (
 func upstreamChains() []chain {
 	prerouting, output := iptables.Prerouting, iptables.Output
 	pre, post := chain{name: "prerouting", hook: &prerouting}, chain{name: "output", hook: &output}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		pre.rules = append(pre.rules, rule{in{f, tuple, expectedSet, false}, notrack{}, accept{}})
 		post.rules = append(post.rules, rule{
 			in{f, upstreamSet.key, upstreamSet, false},
@@ -71,11 +72,11 @@ func (u *Upstreams) Set(endpoints []iptables.Endpoint) error {
 		return u.create(endpoints)
 	}
 	contents := u.contents(endpoints)
-	tx, err := encode(func(c *nftables.Conn) error { return replaceAll(c, contents) })
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error { return replaceAll(c, contents) })
 	if err != nil {
 		return err
 	}
-	if err := tx.commit(u.conn); err != nil {
+	if err := tx.Commit(u.conn); err != nil {
 		return explainUpstream("change table inet "+u.rs.table.Name, err)
 	}
 	return readBack(u.Config, contents)
@@ -91,7 +92,7 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 	}
 	u.rs = newRulesetOf(owner.UpstreamPrefix+hex.EncodeToString(id[:]), upstreamKinds)
 	contents := u.contents(endpoints)
-	tx, err := encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		if err := u.rs.addSets(c, upstreamKinds); err != nil {
 			return err
 		}
@@ -101,14 +102,14 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	if err := tx.newTable(u.rs.table.Name, owner.Self(tableFormat), flagTableOwner); err != nil {
+	if err := tx.NewTable(u.rs.table.Name, owner.Self(tableFormat), nfnl.TableFlagOwner); err != nil {
 		return err
 	}
-	conn, err := inspectConn(u.Config)
+	conn, err := nfnl.Dial(u.Config)
 	if err != nil {
 		return err
 	}
-	if err := tx.commit(conn); err != nil {
+	if err := tx.Commit(conn); err != nil {
 		return errors.Join(explainUpstream("add table inet "+u.rs.table.Name, err), conn.Close())
 	}
 	u.conn = conn
@@ -121,7 +122,7 @@ func (u *Upstreams) contents(endpoints []iptables.Endpoint) (all []content) {
 		f := iptables.FamilyOf(e.Addr)
 		elements[f] = append(elements[f], nftables.SetElement{Key: endpointKey(e)})
 	}
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		all = append(all, content{u.rs.set(upstreamSet, f), elements[f]})
 	}
 	return all
@@ -143,5 +144,5 @@ func explainUpstream(what string, err error) error {
 			Feature: "owned tables in nf_tables", Remedy: "they came with Linux 5.12", Err: err,
 		})
 	}
-	return explain(what, err)
+	return nfnl.Explain(what, err)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -61,7 +62,7 @@ func upstreamPacket(t *testing.T, f iptables.Family, text string) iptables.Packe
 func upstreamEndpoints(t *testing.T) []iptables.Endpoint {
 	t.Helper()
 	var out []iptables.Endpoint
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		ap := upstreamPacket(t, f, "udp kubedns:53 > node:1").Src
 		for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
 			out = append(out, iptables.Endpoint{Addr: ap.Addr(), Port: ap.Port(), Proto: proto})
@@ -83,7 +84,7 @@ func upstreamTwin(t *testing.T, all []chain) *Twin {
 }
 
 func TestUpstreamTraces(t *testing.T) {
-	for _, f := range families {
+	for _, f := range nfnl.Families {
 		twin := upstreamTwin(t, upstreamChains())
 		for _, s := range upstreamSteps {
 			if got := twin.Trace(s.hook, upstreamPacket(t, f, s.p)).String(); got != s.want {
@@ -100,7 +101,7 @@ func TestEveryUpstreamRuleHasAStep(t *testing.T) {
 			all := upstreamChains()
 			all[c].rules = append(append([]rule{}, all[c].rules[:r]...), all[c].rules[r+1:]...)
 			bites := false
-			for _, f := range families {
+			for _, f := range nfnl.Families {
 				twin := upstreamTwin(t, all)
 				for _, s := range upstreamSteps {
 					bites = bites || twin.Trace(s.hook, upstreamPacket(t, f, s.p)).String() != s.want

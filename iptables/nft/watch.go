@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
 // A Watcher announces changes of rules, links, addresses and routes. The death
@@ -62,13 +63,13 @@ func Watch(cfg Config) (*Watcher, error) {
 	w.conns = append(w.conns, rules)
 	// A foreign transaction of 100,000 rules announces each of them; only the
 	// new generation at its end matters here.
-	if err := rules.SetBPF(onlyType(nftMessage(unix.NFT_MSG_NEWGEN))); err != nil {
+	if err := rules.SetBPF(onlyType(nfnl.MessageType(unix.NFT_MSG_NEWGEN))); err != nil {
 		w.Close()
 		return nil, fmt.Errorf("watch rules: %w", err)
 	}
 	if err := rules.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		w.Close()
-		return nil, explain("watch rules", err)
+		return nil, nfnl.Explain("watch rules", err)
 	}
 	w.done.Go(func() { w.receive(route, func(netlink.Message) iptables.Change { return iptables.Change{} }) })
 	w.done.Go(func() { w.receive(rules, generationBy) })

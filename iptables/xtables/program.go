@@ -16,8 +16,8 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/legacy"
-	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
 // Variant tells which of the two kinds of iptables programs is meant: rules of
@@ -164,7 +164,7 @@ func variantInUse() Variant {
 // hasChain asks the kernel for a chain in a table, or with an empty name in any.
 func hasChain(v Variant, f iptables.Family, table string, is func(string) bool) (bool, error) {
 	if v == NFT {
-		return nft.HasChain(nft.Config{}, f, table, is)
+		return nfnl.HasChain(nfnl.Config{}, f, table, is)
 	}
 	tables := []string{table}
 	if table == "" {

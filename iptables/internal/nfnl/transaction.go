@@ -1,4 +1,4 @@
-package nft
+package nfnl
 
 import (
 	"encoding/binary"
@@ -18,20 +18,20 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// A transaction is one nf_tables batch, encoded by google/nftables and sent on
+// A Transaction is one nf_tables batch, encoded by google/nftables and sent on
 // a socket of our own. The library cannot express what our table needs (table
 // flags and user data, DESIGN of an owned table), so its encoding is captured
 // before it leaves and amended.
-type transaction struct {
-	msgs []netlink.Message // between and without the batch's begin and end
+type Transaction struct {
+	Messages []netlink.Message // between and without the batch's begin and end
 }
 
-// encode collects the messages that build queues on a connection which is
+// Encode collects the messages that build queues on a connection which is
 // never sent anywhere.
-func encode(build func(*nftables.Conn) error) (transaction, error) {
-	var tx transaction
+func Encode(build func(*nftables.Conn) error) (Transaction, error) {
+	var tx Transaction
 	conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
-		tx.msgs = append(tx.msgs, req...)
+		tx.Messages = append(tx.Messages, req...)
 		return nil, io.EOF
 	}))
 	if err != nil {
@@ -43,44 +43,44 @@ func encode(build func(*nftables.Conn) error) (transaction, error) {
 	if err := conn.Flush(); err != nil {
 		return tx, err
 	}
-	tx.msgs = slices.DeleteFunc(tx.msgs, func(m netlink.Message) bool {
+	tx.Messages = slices.DeleteFunc(tx.Messages, func(m netlink.Message) bool {
 		return m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END
 	})
-	for i := range tx.msgs {
+	for i := range tx.Messages {
 		// Nothing of ours is as long as the longest attribute; what is has lost its
 		// length (struct nlattr has 16 bits for it).
-		if m := tx.msgs[i]; len(m.Data) > math.MaxUint16 {
+		if m := tx.Messages[i]; len(m.Data) > math.MaxUint16 {
 			return tx, fmt.Errorf("nftables: %s: a message of %d bytes, of which an attribute holds 65,535 at most", messageName(m), len(m.Data))
 		}
 		// The answer we want to each message is an acknowledgement and no
 		// echo; the sending socket sets sequence and port id.
-		h := &tx.msgs[i].Header
+		h := &tx.Messages[i].Header
 		h.Sequence, h.PID = 0, 0
 		h.Flags = h.Flags&^netlink.Echo | netlink.Acknowledge
 	}
 	return tx, nil
 }
 
-// nftMessage returns the header type of an nf_tables message.
-func nftMessage(msg int) netlink.HeaderType {
+// MessageType returns the header type of an nf_tables message.
+func MessageType(msg int) netlink.HeaderType {
 	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | msg)
 }
 
-// nfgenmsg is struct nfgenmsg of linux/netfilter/nfnetlink.h: family, version
+// Header is struct nfgenmsg of linux/netfilter/nfnetlink.h: family, version
 // and a resource id in network byte order.
-func nfgenmsg(family nftables.TableFamily, resource uint16) []byte {
+func Header(family nftables.TableFamily, resource uint16) []byte {
 	return []byte{byte(family), unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}
 }
 
-// prepend puts a message of our own encoding at the front.
-func (tx *transaction) prepend(msg int, flags netlink.HeaderFlags, attrs []netlink.Attribute) error {
+// Prepend puts a message of our own encoding at the front.
+func (tx *Transaction) Prepend(msg int, flags netlink.HeaderFlags, attrs []netlink.Attribute) error {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
 		return err
 	}
-	tx.msgs = slices.Insert(tx.msgs, 0, netlink.Message{
-		Header: netlink.Header{Type: nftMessage(msg), Flags: netlink.Request | netlink.Acknowledge | flags},
-		Data:   append(nfgenmsg(nftables.TableFamilyINet, 0), data...),
+	tx.Messages = slices.Insert(tx.Messages, 0, netlink.Message{
+		Header: netlink.Header{Type: MessageType(msg), Flags: netlink.Request | netlink.Acknowledge | flags},
+		Data:   append(Header(nftables.TableFamilyINet, 0), data...),
 	})
 	return nil
 }
@@ -90,12 +90,12 @@ func (tx *transaction) prepend(msg int, flags netlink.HeaderFlags, attrs []netli
 // seconds.
 const commitTimeout = 30 * time.Second
 
-// commit sends the batch and waits until the kernel has taken or refused it as
+// Commit sends the batch and waits until the kernel has taken or refused it as
 // a whole. The error names the first message that the kernel refused.
-func (tx transaction) commit(conn *netlink.Conn) error {
-	batch := make([]netlink.Message, 0, len(tx.msgs)+2)
+func (tx Transaction) Commit(conn *netlink.Conn) error {
+	batch := make([]netlink.Message, 0, len(tx.Messages)+2)
 	batch = append(batch, batchMarker(unix.NFNL_MSG_BATCH_BEGIN))
-	batch = append(batch, tx.msgs...)
+	batch = append(batch, tx.Messages...)
 	batch = append(batch, batchMarker(unix.NFNL_MSG_BATCH_END))
 	if err := conn.SetReadDeadline(time.Now().Add(commitTimeout)); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (tx transaction) commit(conn *netlink.Conn) error {
 	// nfnetlink answers each message in order, refused or not; only an error
 	// about the batch itself comes alone.
 	var refused error
-	for i, m := range tx.msgs {
+	for i, m := range tx.Messages {
 		_, err := conn.Receive()
 		if err == nil {
 			continue
@@ -165,7 +165,7 @@ func endsBatch(err error) bool {
 func batchMarker(msg int) netlink.Message {
 	return netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(msg), Flags: netlink.Request},
-		Data:   nfgenmsg(nftables.TableFamilyUnspecified, unix.NFNL_SUBSYS_NFTABLES),
+		Data:   Header(nftables.TableFamilyUnspecified, unix.NFNL_SUBSYS_NFTABLES),
 	}
 }
 
@@ -188,13 +188,13 @@ func messageName(m netlink.Message) string {
 	return fmt.Sprintf("nf_tables message %d", int(m.Header.Type)&0xff)
 }
 
-// newTable queues the creation of our table in front of a transaction. It must
+// NewTable queues the creation of our table in front of a transaction. It must
 // not exist yet.
-func (tx *transaction) newTable(name string, m owner.Mark, flags uint32) error {
-	comment := userdata.AppendString(nil, udataTableCommentTLV, m.String())
-	return tx.prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
+func (tx *Transaction) NewTable(name string, m owner.Mark, flags uint32) error {
+	comment := userdata.AppendString(nil, TableComment, m.String())
+	return tx.Prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
 		{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(name), 0)},
 		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, flags)},
-		{Type: attrTableUserdata, Data: comment},
+		{Type: TableUserdata, Data: comment},
 	})
 }

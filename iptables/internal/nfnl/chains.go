@@ -1,4 +1,4 @@
-package nft
+package nfnl
 
 import (
 	"slices"
@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	flagTableDormant = 1 // NFT_TABLE_F_DORMANT
+	tableFlagDormant = 1 // NFT_TABLE_F_DORMANT
 
 	attrHookDevs     = 4 // NFTA_HOOK_DEVS, since Linux 5.5
 	attrDeviceName   = 1 // NFTA_DEVICE_NAME
@@ -24,58 +24,58 @@ type tableID struct {
 	name   string
 }
 
-// activeChains reads the base chains through which packets pass at the moment.
+// ActiveChains reads the base chains through which packets pass at the moment.
 // Those of a dormant table are left out, since the kernel has unhooked them, and so
 // are those at devices of which there is none now: the kernel keeps their rules and
 // hooks them when one comes. Either makes the ruleset another generation, or the
 // devices others.
-func activeChains(cfg Config, conn *netlink.Conn) ([]chainHeader, error) {
-	tables, err := dumpTables(conn)
+func ActiveChains(cfg Config, conn *netlink.Conn) ([]BaseChain, error) {
+	tables, err := Tables(conn)
 	if err != nil {
 		return nil, err
 	}
 	flags := map[tableID]uint32{}
 	for _, t := range tables {
-		flags[tableID{t.family, t.name}] = t.flags
+		flags[tableID{t.Family, t.Name}] = t.Flags
 	}
-	chains, err := dumpBaseChains(conn)
+	chains, err := baseChains(conn)
 	if err != nil {
 		return nil, err
 	}
 	var devices []string
-	if slices.ContainsFunc(chains, chainHeader.atDevices) {
+	if slices.ContainsFunc(chains, BaseChain.AtDevices) {
 		if devices, err = deviceNames(cfg); err != nil {
 			return nil, err
 		}
 	}
-	var out []chainHeader
+	var out []BaseChain
 	for _, c := range chains {
-		of := flags[tableID{c.family, c.table}]
+		of := flags[tableID{c.Family, c.Table}]
 		switch {
-		case of&flagTableDormant != 0:
-		case c.atDevices() && !slices.ContainsFunc(devices, c.hooks):
+		case of&tableFlagDormant != 0:
+		case c.AtDevices() && !slices.ContainsFunc(devices, c.hooks):
 		default:
-			c.owned = of&flagTableOwner != 0
+			c.Owned = of&TableFlagOwner != 0
 			out = append(out, c)
 		}
 	}
 	return out, nil
 }
 
-// atDevices reports whether a base chain is hooked at devices, so that it sees
+// AtDevices reports whether a base chain is hooked at devices, so that it sees
 // what these bring and nothing else.
-func (c chainHeader) atDevices() bool {
-	switch c.family {
+func (c BaseChain) AtDevices() bool {
+	switch c.Family {
 	case nftables.TableFamilyNetdev:
 		return true
 	case nftables.TableFamilyINet:
-		return c.hook == hookInetIngress
+		return c.Hook == HookInetIngress
 	}
 	return false
 }
 
 // hooks reports whether a device is one of those that a chain is hooked at.
-func (c chainHeader) hooks(device string) bool {
+func (c BaseChain) hooks(device string) bool {
 	return slices.ContainsFunc(c.devices, func(name string) bool {
 		prefix, is := strings.CutSuffix(name, "*")
 		return name == device || is && strings.HasPrefix(device, prefix)
@@ -128,25 +128,25 @@ func deviceNames(cfg Config) ([]string, error) {
 	return out, nil
 }
 
-// isDormant reports whether a table is there and dormant, so that whatever stands
+// IsDormant reports whether a table is there and dormant, so that whatever stands
 // in it meets no packet.
-func isDormant(conn *netlink.Conn, family nftables.TableFamily, name string) (bool, error) {
-	tables, err := dumpTables(conn)
-	if err != nil && !isAbsent(err) {
-		return false, explain("list tables", err)
+func IsDormant(conn *netlink.Conn, family nftables.TableFamily, name string) (bool, error) {
+	tables, err := Tables(conn)
+	if err != nil && !IsAbsent(err) {
+		return false, Explain("list tables", err)
 	}
-	return slices.ContainsFunc(tables, func(t tableHeader) bool {
-		return t.family == family && t.name == name && t.flags&flagTableDormant != 0
+	return slices.ContainsFunc(tables, func(t Table) bool {
+		return t.Family == family && t.Name == name && t.Flags&tableFlagDormant != 0
 	}), nil
 }
 
 // Hooks (include/uapi/linux/netfilter.h) as inet, ip and ip6 number them; the
 // ingress hook of inet has a number of its own and is netdev's only one.
 const (
-	hookPrerouting  = 0
-	hookInput       = 1
-	hookOutput      = 3
-	hookPostrouting = 4
-	hookInetIngress = 5
-	hookNetdev      = 0
+	HookPrerouting  = 0
+	HookInput       = 1
+	HookOutput      = 3
+	HookPostrouting = 4
+	HookInetIngress = 5
+	HookNetdev      = 0
 )

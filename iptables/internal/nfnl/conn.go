@@ -1,4 +1,4 @@
-package nft
+package nfnl
 
 import (
 	"encoding/binary"
@@ -17,12 +17,12 @@ type Config struct {
 	// NetNS is a file descriptor of a network namespace; 0 is our own.
 	NetNS int
 
-	// dial replaces the netlink socket in tests.
-	dial func() (*netlink.Conn, error)
+	// Socket replaces the netlink socket in tests.
+	Socket func() (*netlink.Conn, error)
 }
 
-// explain turns the kernel's answer into a sentence with a remedy.
-func explain(what string, err error) error {
+// Explain turns the kernel's answer into a sentence with a remedy.
+func Explain(what string, err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -38,26 +38,30 @@ func explain(what string, err error) error {
 	return fmt.Errorf("nftables: %s: %w", what, err)
 }
 
-func nativeUint32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+// NativeUint32 encodes 32 bits in the byte order of this machine.
+func NativeUint32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
 
-func inspectConn(cfg Config) (*netlink.Conn, error) {
-	if cfg.dial != nil {
-		return cfg.dial()
+// Dial opens a netfilter netlink socket.
+func Dial(cfg Config) (*netlink.Conn, error) {
+	if cfg.Socket != nil {
+		return cfg.Socket()
 	}
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
-	return conn, explain("open a netfilter netlink socket", err)
+	return conn, Explain("open a netfilter netlink socket", err)
 }
 
-var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
+// Families are both, in the order in which they are worked through.
+var Families = []iptables.Family{iptables.IPv4, iptables.IPv6}
 
-// deviceKey is the key of uplinks: a device name padded to IFNAMSIZ.
-func deviceKey(name string) []byte {
+// DeviceKey is the key of uplinks: a device name padded to IFNAMSIZ.
+func DeviceKey(name string) []byte {
 	key := make([]byte, 16)
 	copy(key, name)
 	return key
 }
 
-func be32(attr []byte) uint32 {
+// Uint32 reads a 32-bit attribute in network byte order; 0 if it has another length.
+func Uint32(attr []byte) uint32 {
 	if len(attr) != 4 {
 		return 0
 	}

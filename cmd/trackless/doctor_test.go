@@ -20,7 +20,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // hostRoot is this machine's root with a kernel log of its own: other tests may
@@ -439,7 +439,7 @@ func TestDoctorKnowsTrackless(t *testing.T) {
 	s := &sick{t: t, ns: ns}
 	s.run("nft", trackEverything)
 	s.dns(0)
-	rules, err := nft.New(nft.Config{NetNS: ns.FD()})
+	rules, err := nftables.New(nftables.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -471,7 +471,7 @@ func TestDoctorFindsASavedRuleset(t *testing.T) {
 	t.Parallel()
 	ns, path := nodeTable(t)
 	s := &sick{t: t, ns: ns}
-	rules, err := nft.New(nft.Config{NetNS: ns.FD()})
+	rules, err := nftables.New(nftables.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)
 	}

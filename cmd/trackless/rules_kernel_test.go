@@ -17,11 +17,12 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // instance is a running one as far as rules go: a backend whose rules are
 // switched over a control socket.
-type instance struct{ backend *nft.Backend }
+type instance struct{ backend *nftables.Backend }
 
 func (i instance) Status() control.Status {
 	return control.Status{Backend: "nftables", Table: i.backend.Table(), State: "attached"}
@@ -44,7 +45,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 	empty := nodeState(t)
 
 	// A running instance, with what it needs.
-	backend, err := nft.New(nft.Config{NetNS: ns})
+	backend, err := nftables.New(nftables.Config{NetNS: ns})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
@@ -64,7 +65,7 @@ func (kernelNode) NetNamespace() uint64            { return control.Self().NetNa
 
 // Instances are those of both backends, also where the kernel has no nf_tables.
 func (kernelNode) Instances() ([]iptables.Instance, error) {
-	tables, err := nft.Instances(nft.Config{})
+	tables, err := nftables.Instances(nftables.Config{})
 	chains, chainsErr := xtables.Instances()
 	return append(tables, chains...), errors.Join(err, chainsErr)
 }
@@ -73,7 +74,7 @@ func (kernelNode) RemoveTable(i iptables.Instance) error {
 	if i.Backend == "iptables" {
 		return xtables.RemoveInstance(i.Table)
 	}
-	return nft.RemoveTable(nft.Config{}, i.Table)
+	return nftables.RemoveTable(nftables.Config{}, i.Table)
 }
 
 func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 	"github.com/trackless-dns/trackless/plugin/notrack"
@@ -232,7 +232,7 @@ func planRulesText(p iptables.Plan, format string) string {
 	case len(p.Listen) == 0:
 		return ""
 	case format == "nft":
-		return nft.Print(planTable, iptables.Rules{Plan: p})
+		return nftables.Print(planTable, iptables.Rules{Plan: p})
 	}
 	return xtables.Print(iptables.Rules{Plan: p})
 }

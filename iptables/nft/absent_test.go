@@ -11,6 +11,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // withoutNFTables answers as a kernel without nf_tables does: a question is
@@ -53,9 +54,9 @@ COMMIT
 			t.Errorf("%s: %v, want that it is not supported", what, err)
 		}
 	}
-	_, err := New(cfg)
+	_, err := nftables.New(cfg)
 	isUnsupported("a backend", err)
-	_, err = Instances(cfg)
+	_, err = nftables.Instances(cfg)
 	isUnsupported("instances", err)
 	isUnsupported("failover", InstallFailover(cfg, []FailoverPair{{
 		Listen: netip.MustParseAddr("169.254.20.10"), Service: netip.MustParseAddr("10.96.0.10"), Ports: []uint16{53},
@@ -63,7 +64,7 @@ COMMIT
 	if f, err := ReadFailover(cfg); err != nil || f.Present {
 		t.Errorf("the failover table: %+v, %v", f, err)
 	}
-	if removed, err := RemoveStale(cfg); err != nil || len(removed) > 0 {
+	if removed, err := nftables.RemoveStale(cfg); err != nil || len(removed) > 0 {
 		t.Errorf("stale tables: %v, %v", removed, err)
 	}
 	if _, err := Generation(cfg); err != nil {

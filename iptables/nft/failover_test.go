@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
+	backend "github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -258,7 +259,7 @@ func TestFailoverOutlivesItsMakerAndIsRemoved(t *testing.T) {
 
 func TestFailoverTableIsNoInstance(t *testing.T) {
 	cfg := failoverNS(t)
-	b, err := New(cfg)
+	b, err := backend.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,7 +276,7 @@ func TestFailoverTableIsNoInstance(t *testing.T) {
 	}}.Normalize()}); err != nil {
 		t.Fatal(err)
 	}
-	if all, err := Instances(cfg); len(all) != 1 || err != nil {
+	if all, err := backend.Instances(cfg); len(all) != 1 || err != nil {
 		t.Errorf("Instances() = %v, %v; want our own alone", all, err)
 	}
 	if got, err := ReadFailover(cfg); err != nil || !got.Intact {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 func endpointAt(addr string, port uint16, proto iptables.Proto) iptables.Endpoint {
@@ -190,7 +191,7 @@ func TestForeignRules(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			testns.Program(t, "nft")
 			cfg := Config{NetNS: int(testns.Enter(t))}
-			b, err := New(cfg)
+			b, err := nftables.New(cfg)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
@@ -53,12 +54,12 @@ type backend interface {
 }
 
 var (
-	_ backend = (*nft.Backend)(nil)
+	_ backend = (*nftables.Backend)(nil)
 	_ backend = (*xtables.Backend)(nil)
 )
 
 // openNFT opens the nftables backend; tests make it fail.
-var openNFT = func() (*nft.Backend, error) { return nft.New(nft.Config{}) }
+var openNFT = func() (*nftables.Backend, error) { return nftables.New(nftables.Config{}) }
 
 // inForce is the keeper's backend; nil without a keeper.
 func (p *contract) inForce() backend {
@@ -126,7 +127,7 @@ func (c *configuration) serves(b backend) bool {
 func (c *configuration) fit(b backend) error {
 	x, ok := b.(*xtables.Backend)
 	if !ok {
-		if c.plan.Lease == 0 && !c.plan.DryRun && !nft.CanOwn() {
+		if c.plan.Lease == 0 && !c.plan.DryRun && !nftables.CanOwn() {
 			return errors.New("lease off: this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process; drop the option")
 		}
 		return nil
@@ -194,7 +195,7 @@ func (a *adopter) adopt(addrs []netip.Addr) (changed bool, err error) {
 
 func adoptAll(addrs []netip.Addr) (changed bool, err error) {
 	stale, err := xtables.RemoveStale()
-	tables, tablesErr := nft.RemoveStale(nft.Config{})
+	tables, tablesErr := nftables.RemoveStale(nftables.Config{})
 	if stale = append(stale, tables...); len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
 	}
@@ -207,7 +208,7 @@ func adoptAll(addrs []netip.Addr) (changed bool, err error) {
 
 // otherInstances counts those of either backend on this node.
 func otherInstances() (int, error) {
-	tables, err := nft.Instances(nft.Config{})
+	tables, err := nftables.Instances(nftables.Config{})
 	var unsupported *iptables.UnsupportedError
 	if err != nil && !errors.As(err, &unsupported) {
 		return 0, err
@@ -226,12 +227,12 @@ func otherInstances() (int, error) {
 type watch struct {
 	changes chan iptables.Change
 	cancel  context.CancelFunc
-	kernel  *nft.Watcher
+	kernel  *nftables.Watcher
 	done    sync.WaitGroup
 }
 
 func startWatch() (*watch, error) {
-	kernel, err := nft.Watch(nft.Config{})
+	kernel, err := nftables.Watch(nftables.Config{})
 	if err != nil {
 		return nil, err
 	}

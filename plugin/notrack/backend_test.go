@@ -7,7 +7,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
@@ -15,7 +15,7 @@ import (
 func withoutNFTables(t *testing.T) {
 	real := openNFT
 	t.Cleanup(func() { openNFT = real })
-	openNFT = func() (*nft.Backend, error) {
+	openNFT = func() (*nftables.Backend, error) {
 		return nil, &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("not supported")}
 	}
 }

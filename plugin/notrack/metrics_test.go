@@ -17,7 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // procWith makes a proc whose table has the given count and limit.
@@ -48,7 +48,7 @@ func (noAddresses) Remove() error                              { return nil }
 
 func TestMetrics(t *testing.T) {
 	ns := testns.Enter(t)
-	backend, err := nft.New(nft.Config{NetNS: int(ns)})
+	backend, err := nftables.New(nftables.Config{NetNS: int(ns)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // upstreams are the servers to which queries of ours are not tracked either.
@@ -15,7 +15,7 @@ type upstreams struct {
 	wanted  map[any][]netip.AddrPort
 	on      bool // the Corefile in force has a notrack block that untracks
 	set     []iptables.Endpoint
-	table   nft.Upstreams
+	table   nftables.Upstreams
 	refused string // said last
 }
 

@@ -38,7 +38,7 @@ var Cases = []Case{
 	},
 	{
 		Name: "owned-table", What: "the owned table: held, renewed, closed to others, gone with its socket; firewalls; failover table",
-		Package: "iptables/nft", Skip: long,
+		Package: "iptables/nftables", Skip: long,
 	},
 	{
 		Name: "xtables", What: "both kinds of iptables binaries: rules, lease, lock, repair, leftovers",
@@ -75,7 +75,7 @@ var Cases = []Case{
 	},
 	{
 		Name: "nftables-trace", What: "every kind of packet through the nftables rules, with and without each rule",
-		Package: "iptables/nft", Tests: traces,
+		Package: "iptables/nftables", Tests: traces,
 	},
 	{
 		Name: "iptables-trace", What: "the same with iptables rules, of both kinds of binaries",

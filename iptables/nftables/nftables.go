@@ -1,11 +1,11 @@
-// Package nft is the nftables backend: rules over netlink, no binary needed.
+// Package nftables is the nftables backend: rules over netlink, no binary needed.
 //
 // The table is owned (NFT_TABLE_F_OWNER, Linux 5.12): it belongs to one netlink
 // socket of this process, nobody else can change or flush it, and the kernel
 // removes it when the socket is closed, however the process dies. On older
 // kernels it is an ordinary table, which outlives a killed process; the next
 // start removes it.
-package nft
+package nftables
 
 import (
 	"crypto/rand"

@@ -13,6 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -84,7 +85,7 @@ func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, err
 // Servers are those that listen on this node, and the Service of kube-dns.
 func (kernelNode) Servers() ([]netip.Addr, error) {
 	addrs, err := dnsListeners()
-	services, _ := nft.ServiceAddresses(nft.Config{}, "kube-system/kube-dns") // where it can be read
+	services, _ := kubeproxy.ServiceAddresses(kubeproxy.Config{}, "kube-system/kube-dns") // where it can be read
 	for _, s := range services {
 		if !slices.Contains(addrs, s.Addr()) {
 			addrs = append(addrs, s.Addr())

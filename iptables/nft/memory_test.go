@@ -11,6 +11,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
@@ -89,7 +90,7 @@ func TestMemoryOfOthersRules(t *testing.T) {
 				want bool
 			}{{"10.96.0.10", true}, {"10.96.0.11", false}} {
 				a := netip.MustParseAddr(service.addr)
-				is, err := IsService(cfg, a)
+				is, err := kubeproxy.IsService(cfg, a)
 				if err == nil && !is {
 					is, err = legacy.IsService(legacy.Config{NetNS: cfg.NetNS}, a)
 				}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/route"
@@ -182,7 +183,7 @@ func (s *services) names(a netip.Addr) bool {
 		return true
 	}
 	for _, named := range []func(netip.Addr) (bool, error){
-		func(a netip.Addr) (bool, error) { return nft.IsService(nft.Config{}, a) },
+		func(a netip.Addr) (bool, error) { return kubeproxy.IsService(kubeproxy.Config{}, a) },
 		func(a netip.Addr) (bool, error) { return legacy.IsService(legacy.Config{}, a) },
 	} {
 		switch is, err := named(a); {

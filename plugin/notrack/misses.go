@@ -17,8 +17,8 @@ import (
 	"github.com/coredns/coredns/plugin/forward"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/legacy"
-	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
 // LookAtUpstreams has notrack look whether the Service is there that misses go to:
@@ -348,7 +348,7 @@ func upstreamsOf(block *dnsserver.Config) []upstreamGroup {
 
 // hasEndpoints asks all the kinds of rules that kube-proxy may have made.
 func hasEndpoints(service netip.AddrPort) (bool, error) {
-	there, err := nft.HasEndpoints(nft.Config{}, service)
+	there, err := kubeproxy.HasEndpoints(kubeproxy.Config{}, service)
 	if there {
 		return true, nil
 	}

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/kubeapi"
 )
 
@@ -79,7 +79,7 @@ func newFollower(what string, found Found) *follower {
 	return &follower{
 		what: what, found: found,
 		inCluster: func() (kubeapi.Config, error) { return kubeapi.InCluster("/") },
-		rules:     func() ([]netip.AddrPort, error) { return nft.ServiceAddresses(nft.Config{}, what) },
+		rules:     func() ([]netip.AddrPort, error) { return kubeproxy.ServiceAddresses(kubeproxy.Config{}, what) },
 	}
 }
 

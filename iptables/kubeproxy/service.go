@@ -1,4 +1,4 @@
-package nft
+package kubeproxy
 
 import (
 	"bytes"

@@ -15,8 +15,8 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
@@ -57,7 +57,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 		plan.Listen = append(plan.Listen, dnsEndpoints(a, nil)...)
 	}
 	if err := errors.Join(addresses.Ensure(listen), backend.Install(iptables.Rules{Plan: plan.Normalize()}), backend.Attach(),
-		nft.InstallFailover(nft.Config{NetNS: ns}, []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}}, nft.Outside{})); err != nil {
+		failover.Install(failover.Config{NetNS: ns}, []failover.Pair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}}, failover.Outside{})); err != nil {
 		t.Fatal(err)
 	}
 	socket, err := control.Listen(filepath.Join(t.TempDir(), "control.sock"), instance{backend})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/nft"
@@ -25,7 +26,7 @@ type rulesNode interface {
 	Instances() ([]iptables.Instance, error)
 	// RemoveTable removes what the kernel holds of an instance.
 	RemoveTable(iptables.Instance) error
-	Failover() (nft.Failover, error)
+	Failover() (failover.State, error)
 	RemoveFailover() error
 	Foreign([]iptables.Endpoint) ([]nft.ForeignRule, error)
 	// Servers are addresses of DNS servers that pods of this node may ask, ours
@@ -59,10 +60,10 @@ type controlSocket interface {
 // kernelNode is the node on which we run.
 type kernelNode struct{}
 
-func (kernelNode) Failover() (nft.Failover, error) { return nft.ReadFailover(nft.Config{}) }
-func (kernelNode) RemoveFailover() error           { return nft.RemoveFailover(nft.Config{}) }
-func (kernelNode) RemoveLink(name string) error    { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
-func (kernelNode) NetNamespace() uint64            { return control.Self().NetNamespace }
+func (kernelNode) Failover() (failover.State, error) { return failover.Read(failover.Config{}) }
+func (kernelNode) RemoveFailover() error             { return failover.Remove(failover.Config{}) }
+func (kernelNode) RemoveLink(name string) error      { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
+func (kernelNode) NetNamespace() uint64              { return control.Self().NetNamespace }
 
 // Instances are those of both backends, also where the kernel has no nf_tables.
 func (kernelNode) Instances() ([]iptables.Instance, error) {

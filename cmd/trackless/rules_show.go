@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -359,7 +360,7 @@ func reportPackets(c iptables.Counters) []packetsReport {
 	return out
 }
 
-func reportFailover(f nft.Failover) *failoverReport {
+func reportFailover(f failover.State) *failoverReport {
 	if !f.Present {
 		return nil
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -47,7 +48,7 @@ func golden(t *testing.T, name, got string) {
 // fakeNode is a node in memory.
 type fakeNode struct {
 	instances []iptables.Instance
-	failover  nft.Failover
+	failover  failover.State
 	foreign   []nft.ForeignRule
 	accept    []nft.AcceptRule
 	devices   []hostaddr.Device
@@ -74,7 +75,7 @@ func (n *fakeNode) RemoveTable(i iptables.Instance) error {
 	return nil
 }
 
-func (n *fakeNode) Failover() (nft.Failover, error) { return n.failover, nil }
+func (n *fakeNode) Failover() (failover.State, error) { return n.failover, nil }
 
 func (n *fakeNode) RemoveFailover() error {
 	n.removed = append(n.removed, "failover")
@@ -248,8 +249,8 @@ func fullNode() *fakeNode {
 	byHand.status.State, byHand.status.ByHand, byHand.status.Reason = "draining", true, "2 queries are being answered"
 	return &fakeNode{
 		instances: []iptables.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},
-		failover: nft.Failover{Present: true, Intact: true,
-			Pairs:    []nft.FailoverPair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
+		failover: failover.State{Present: true, Intact: true,
+			Pairs:    []failover.Pair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
 			Counters: iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.TCP}: 3}},
 		foreign: []nft.ForeignRule{
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Hook: "prerouting", Priority: -300, Handle: 4, Effects: []string{"notrack"},
@@ -351,7 +352,7 @@ func TestRulesRemove(t *testing.T) {
 	mixed := dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: linkLocal})
 	lo := hostaddr.Device{Name: "lo", Addresses: []hostaddr.Address{{Addr: clusterIP, Marked: true}, {Addr: clusterV6}}}
 	eth := hostaddr.Device{Name: "eth0", Addresses: []hostaddr.Address{{Addr: clusterIP}}}
-	failover := nft.Failover{Present: true}
+	failover := failover.State{Present: true}
 	for _, tc := range []struct {
 		name string
 		node fakeNode

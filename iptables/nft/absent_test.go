@@ -11,6 +11,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
@@ -58,10 +59,10 @@ COMMIT
 	isUnsupported("a backend", err)
 	_, err = nftables.Instances(cfg)
 	isUnsupported("instances", err)
-	isUnsupported("failover", InstallFailover(cfg, []FailoverPair{{
+	isUnsupported("failover", failover.Install(cfg, []failover.Pair{{
 		Listen: netip.MustParseAddr("169.254.20.10"), Service: netip.MustParseAddr("10.96.0.10"), Ports: []uint16{53},
-	}}, Outside{}))
-	if f, err := ReadFailover(cfg); err != nil || f.Present {
+	}}, failover.Outside{}))
+	if f, err := failover.Read(cfg); err != nil || f.Present {
 		t.Errorf("the failover table: %+v, %v", f, err)
 	}
 	if removed, err := nftables.RemoveStale(cfg); err != nil || len(removed) > 0 {

@@ -13,7 +13,7 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
 
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/failover"
 )
 
 // failoverPairs says where queries to the listen addresses that no Service owns
@@ -21,7 +21,7 @@ import (
 // which a Service owns: it stays when Trackless is uninstalled. Without one it is
 // the forward target of a notrack block, if that is a Service address. The second
 // result says why an address has none.
-func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pairs []nft.FailoverPair, missing error) {
+func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pairs []failover.Pair, missing error) {
 	if config.failover == failoverOff {
 		return nil, nil
 	}
@@ -46,7 +46,7 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 			without = append(without, listen.String())
 			continue
 		}
-		pair := nft.FailoverPair{Listen: listen, Service: targets[i]}
+		pair := failover.Pair{Listen: listen, Service: targets[i]}
 		for _, e := range config.plan.Listen {
 			if e.Addr == listen && !slices.Contains(pair.Ports, e.Port) {
 				pair.Ports = append(pair.Ports, e.Port)

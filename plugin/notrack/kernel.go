@@ -17,9 +17,9 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/legacy"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/route"
 )
 
@@ -44,7 +44,7 @@ func withTable(f func(*conntrack.Conn) error) error {
 // trackedConnections returns the TCP connections to the endpoints that stand in
 // the table. Those that went through the failover table stand there under the
 // Service's address.
-func trackedConnections(endpoints []iptables.Endpoint, pairs []nft.FailoverPair) ([]iptables.Connection, error) {
+func trackedConnections(endpoints []iptables.Endpoint, pairs []failover.Pair) ([]iptables.Connection, error) {
 	var out []iptables.Connection
 	err := withTable(func(conn *conntrack.Conn) error {
 		return conn.Dump(conntrack.Filter{Protocols: []conntrack.Protocol{unix.IPPROTO_TCP}}, func(e *conntrack.Entry) error {
@@ -53,7 +53,7 @@ func trackedConnections(endpoints []iptables.Endpoint, pairs []nft.FailoverPair)
 				return nil
 			}
 			listen := iptables.Endpoint{Addr: o.Dst, Port: o.DstPort, Proto: iptables.TCP}
-			if l, ok := nft.FailoverListen(pairs, o.Zone, listen.AddrPort()); ok {
+			if l, ok := failover.ListenOf(pairs, o.Zone, listen.AddrPort()); ok {
 				listen.Addr = l.Addr()
 			}
 			if slices.Contains(endpoints, listen) {
@@ -216,8 +216,8 @@ func (s *services) owns(a netip.Addr) bool {
 // failsOver reports whether the failover table rewrites queries to the address:
 // they are answered although no Service owns it.
 func failsOver(a netip.Addr) bool {
-	f, err := nft.ReadFailover(nft.Config{})
-	return err == nil && slices.ContainsFunc(f.Pairs, func(p nft.FailoverPair) bool { return p.Listen == a })
+	f, err := failover.Read(failover.Config{})
+	return err == nil && slices.ContainsFunc(f.Pairs, func(p failover.Pair) bool { return p.Listen == a })
 }
 
 // unowned returns the addresses that no Service owns.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/nft"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -23,7 +23,7 @@ var log = clog.NewWithPlugin(directive)
 // loaded: a reload replaces configurations, not the rules.
 type contract struct {
 	keeper  atomic.Pointer[iptables.Keeper] // nil without a notrack block
-	pairs   atomic.Pointer[[]nft.FailoverPair]
+	pairs   atomic.Pointer[[]failover.Pair]
 	served  counters
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
@@ -168,12 +168,12 @@ func (p *contract) refresh(r iptables.Rules) error {
 	}
 	p.misses.poke()
 	if pairs := p.failoverPairs(); len(pairs) > 0 {
-		return nft.InstallFailover(nft.Config{}, pairs, nft.Outside{Uplinks: r.Uplinks, Sources: r.Plan.Sources})
+		return failover.Install(failover.Config{}, pairs, failover.Outside{Uplinks: r.Uplinks, Sources: r.Plan.Sources})
 	}
 	return nil
 }
 
-func (p *contract) failoverPairs() []nft.FailoverPair {
+func (p *contract) failoverPairs() []failover.Pair {
 	if pairs := p.pairs.Load(); pairs != nil {
 		return *pairs
 	}

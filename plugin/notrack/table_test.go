@@ -10,7 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/route"
 )
 
@@ -29,7 +29,7 @@ func TestDNSRoles(t *testing.T) {
 			netip.MustParseAddrPort("10.96.0.99:53"): true,
 			netip.MustParseAddrPort("1.1.1.1:853"):   true,
 		},
-		pairs: []nft.FailoverPair{{
+		pairs: []failover.Pair{{
 			Listen: netip.MustParseAddr("169.254.20.10"), Service: netip.MustParseAddr("10.96.0.53"), Ports: []uint16{53},
 		}},
 	}
@@ -59,7 +59,7 @@ func TestDNSRoles(t *testing.T) {
 		{"and another node", []flow{{proto: 17, src: elsewhere, dst: "10.96.0.10:53"}}, udp(roleClient)},
 		{"TCP over IPv6", []flow{{proto: 6, src: "fd00:244::b", dst: "[fd00:10:96::a]:53"}}, dnsEntries{{roleClient, iptables.TCP, iptables.IPv6}: 1}},
 		{"TLS to a listen address", []flow{{proto: 6, src: pod, dst: "10.96.0.10:853"}}, dnsEntries{{roleClient, iptables.TCP, iptables.IPv4}: 1}},
-		{"over the failover table", []flow{{proto: 17, src: pod, dst: "10.96.0.53:53", zone: nft.FailoverZone}}, udp(roleClient)},
+		{"over the failover table", []flow{{proto: 17, src: pod, dst: "10.96.0.53:53", zone: failover.Zone}}, udp(roleClient)},
 		{"we ask the upstream", []flow{{proto: 17, src: node, dst: "10.96.0.99:53"}}, udp(roleUpstream)},
 		{"over TLS", []flow{{proto: 6, src: node, dst: "1.1.1.1:853"}}, dnsEntries{{roleUpstream, iptables.TCP, iptables.IPv4}: 1}},
 		{"a pod asks the upstream itself", []flow{{proto: 17, src: pod, dst: "10.96.0.99:53"}}, udp(roleBypass)},

@@ -14,7 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/route"
 )
 
@@ -24,12 +24,12 @@ const dnsPort = 53
 type tableView struct {
 	listen    map[iptables.Endpoint]bool
 	upstreams map[netip.AddrPort]bool
-	pairs     []nft.FailoverPair
+	pairs     []failover.Pair
 	ports     []uint16 // of all of these, and 53
 	uplinks   []string // those that the Corefile names, else the default routes'
 }
 
-func newTableView(config *configuration, pairs []nft.FailoverPair) *tableView {
+func newTableView(config *configuration, pairs []failover.Pair) *tableView {
 	v := &tableView{
 		listen:    map[iptables.Endpoint]bool{},
 		upstreams: map[netip.AddrPort]bool{},
@@ -109,7 +109,7 @@ func (c *tableCount) add(e *conntrack.Entry) {
 	if o.DstPort == dnsPort && e.Status&conntrack.StatusSeenReply != 0 && len(c.servers) < maxServers {
 		c.servers[e.Reply.Src] = true
 	}
-	_, failedOver := nft.FailoverListen(c.view.pairs, o.Zone, o.Destination())
+	_, failedOver := failover.ListenOf(c.view.pairs, o.Zone, o.Destination())
 	switch {
 	case failedOver || c.view.listen[iptables.Endpoint{Addr: o.Dst, Port: o.DstPort, Proto: iptables.Proto(o.Proto)}]:
 		c.entries[classOf(roleClient, o.Src, o.Proto)]++

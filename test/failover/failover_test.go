@@ -14,7 +14,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/labtest"
 )
@@ -73,7 +73,7 @@ func (n node) ownZone() {
 				n.t.Errorf("entry with a listen address where others must answer: %+v / %+v", e.Original, e.Reply)
 			}
 		}
-		asked, ok := nft.FailoverListen(pairs(n.ClusterDNS()...), e.Original.Zone, e.Original.Destination())
+		asked, ok := failover.ListenOf(pairs(n.ClusterDNS()...), e.Original.Zone, e.Original.Destination())
 		if !ok {
 			return
 		}
@@ -133,7 +133,7 @@ func TestDirectUseOfTheServiceIsLeftAlone(t *testing.T) {
 func TestTwoAddressesOfOneService(t *testing.T) {
 	n := newNode(t, lab.Options{})
 	second := netip.MustParseAddr("169.254.20.11")
-	n.install(append(pairs(n.ClusterDNS()...), nft.FailoverPair{Listen: second, Service: lab.ClusterDNS4}))
+	n.install(append(pairs(n.ClusterDNS()...), failover.Pair{Listen: second, Service: lab.ClusterDNS4}))
 	for _, from := range []*lab.Namespace{n.Pods[0].Namespace, n.Namespace} {
 		socket := n.socket(from, false)
 		for range 5 {

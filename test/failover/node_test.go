@@ -16,6 +16,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/labtest"
@@ -30,14 +31,14 @@ var (
 )
 
 // pairs lead to the kube-dns Service.
-func pairs(services ...netip.Addr) []nft.FailoverPair {
-	var out []nft.FailoverPair
+func pairs(services ...netip.Addr) []failover.Pair {
+	var out []failover.Pair
 	for _, service := range services {
 		addr := listen4
 		if service.Is6() {
 			addr = listen6
 		}
-		out = append(out, nft.FailoverPair{Listen: addr, Service: service})
+		out = append(out, failover.Pair{Listen: addr, Service: service})
 	}
 	return out
 }
@@ -105,9 +106,9 @@ func (n node) command(stdin, name string, args ...string) string {
 
 func (n node) failover() nft.Config { return nft.Config{NetNS: n.Namespace.FD()} }
 
-func (n node) install(pairs []nft.FailoverPair) {
+func (n node) install(pairs []failover.Pair) {
 	n.t.Helper()
-	if err := nft.InstallFailover(n.failover(), pairs, nft.Outside{}); err != nil {
+	if err := failover.Install(n.failover(), pairs, failover.Outside{}); err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -126,7 +127,7 @@ func (n node) noLeaks() {
 // the given directions.
 func (n node) rewritten(directions ...iptables.Direction) (packets uint64) {
 	n.t.Helper()
-	f, err := nft.ReadFailover(n.failover())
+	f, err := failover.Read(n.failover())
 	if err != nil {
 		n.t.Fatal(err)
 	}

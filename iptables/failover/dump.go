@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"encoding/binary"
@@ -197,8 +197,8 @@ func sameType(a netlink.Attribute) func(netlink.Attribute) bool {
 
 // pairs reads the pairs from the rules that rewrite queries. What does not look
 // like one is skipped: is tells whether the table holds anything else.
-func (d *failoverDump) pairs() []FailoverPair {
-	var out []FailoverPair
+func (d *failoverDump) pairs() []Pair {
+	var out []Pair
 	for _, rule := range d.rules["prerouting"] {
 		exprs, err := netlink.UnmarshalAttributes(rule)
 		if err != nil || len(exprs) != queryRuleExprs {
@@ -207,7 +207,7 @@ func (d *failoverDump) pairs() []FailoverPair {
 		listen, _ := netip.AddrFromSlice(exprValue(exprs[queryRuleListen]))
 		service, _ := netip.AddrFromSlice(exprValue(exprs[queryRuleService]))
 		port := exprValue(exprs[queryRulePort])
-		pair := FailoverPair{Listen: listen, Service: service}
+		pair := Pair{Listen: listen, Service: service}
 		if len(port) == 2 {
 			pair.Ports = []uint16{binary.BigEndian.Uint16(port)}
 		}

@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"encoding/binary"
@@ -23,8 +23,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-func pair(listen, service string, ports ...uint16) FailoverPair {
-	return FailoverPair{Listen: netip.MustParseAddr(listen), Service: netip.MustParseAddr(service), Ports: ports}
+func pair(listen, service string, ports ...uint16) Pair {
+	return Pair{Listen: netip.MustParseAddr(listen), Service: netip.MustParseAddr(service), Ports: ports}
 }
 
 var (
@@ -76,19 +76,19 @@ func generation(t *testing.T, cfg Config) uint32 {
 
 var failoverCases = []struct {
 	name    string
-	pairs   []FailoverPair
+	pairs   []Pair
 	outside Outside
 }{
-	{"IPv4", []FailoverPair{pair4}, Outside{}},
-	{"IPv6", []FailoverPair{pair6}, Outside{}},
-	{"both families", []FailoverPair{pair4, pair6}, Outside{}},
-	{"several ports", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53, 5353)}, Outside{}},
-	{"two addresses of one Service", []FailoverPair{pair4, pair("169.254.20.11", "10.96.0.10")}, Outside{}},
-	{"two Services by port", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 53), pair("169.254.20.10", "10.96.0.99", 54)}, Outside{}},
-	{"uplinks", []FailoverPair{pair4, pair6}, Outside{Uplinks: []string{"eth1", "eth0", "eth1"}}},
-	{"uplinks with sources", []FailoverPair{pair4, pair6}, Outside{Uplinks: []string{"br0"}, Sources: prefixes(
+	{"IPv4", []Pair{pair4}, Outside{}},
+	{"IPv6", []Pair{pair6}, Outside{}},
+	{"both families", []Pair{pair4, pair6}, Outside{}},
+	{"several ports", []Pair{pair("169.254.20.10", "10.96.0.10", 53, 5353)}, Outside{}},
+	{"two addresses of one Service", []Pair{pair4, pair("169.254.20.11", "10.96.0.10")}, Outside{}},
+	{"two Services by port", []Pair{pair("169.254.20.10", "10.96.0.10", 53), pair("169.254.20.10", "10.96.0.99", 54)}, Outside{}},
+	{"uplinks", []Pair{pair4, pair6}, Outside{Uplinks: []string{"eth1", "eth0", "eth1"}}},
+	{"uplinks with sources", []Pair{pair4, pair6}, Outside{Uplinks: []string{"br0"}, Sources: prefixes(
 		"10.244.0.0/16", "10.8.0.0/13", "192.0.2.7/32", "fd00:244::/32", "fd00:8::/45", "2001:db8::1/128")}},
-	{"a whole family", []FailoverPair{pair4, pair6}, Outside{Uplinks: []string{"br0"}, Sources: prefixes("0.0.0.0/0")}},
+	{"a whole family", []Pair{pair4, pair6}, Outside{Uplinks: []string{"br0"}, Sources: prefixes("0.0.0.0/0")}},
 }
 
 func prefixes(texts ...string) (out []netip.Prefix) {
@@ -102,10 +102,10 @@ func TestPrintFailoverIsWhatTheKernelHolds(t *testing.T) {
 	for _, tc := range failoverCases {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			if err := InstallFailover(cfg, tc.pairs, tc.outside); err != nil {
+			if err := Install(cfg, tc.pairs, tc.outside); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(PrintFailover(tc.pairs, tc.outside), listedFailover(t)); diff != "" {
+			if diff := cmp.Diff(Print(tc.pairs, tc.outside), listedFailover(t)); diff != "" {
 				t.Errorf("printed and kernel differ (-printed +kernel):\n%s", diff)
 			}
 		})
@@ -118,8 +118,8 @@ func TestNFTTakesThePrintedTable(t *testing.T) {
 	for _, tc := range failoverCases {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			testns.Run(t, "nft", "-f", tempFile(t, PrintFailover(tc.pairs, tc.outside)))
-			got, err := ReadFailover(cfg)
+			testns.Run(t, "nft", "-f", tempFile(t, Print(tc.pairs, tc.outside)))
+			got, err := Read(cfg)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,15 +150,15 @@ func TestInstallFailoverAgainChangesNothing(t *testing.T) {
 	for _, tc := range failoverCases {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			if err := InstallFailover(cfg, tc.pairs, tc.outside); err != nil {
+			if err := Install(cfg, tc.pairs, tc.outside); err != nil {
 				t.Fatal(err)
 			}
 			before := generation(t, cfg)
-			shuffled := []FailoverPair{}
+			shuffled := []Pair{}
 			for _, p := range tc.pairs {
-				shuffled = append([]FailoverPair{p}, shuffled...)
+				shuffled = append([]Pair{p}, shuffled...)
 			}
-			if err := InstallFailover(cfg, shuffled, tc.outside); err != nil {
+			if err := Install(cfg, shuffled, tc.outside); err != nil {
 				t.Fatal(err)
 			}
 			if after := generation(t, cfg); after != before {
@@ -192,19 +192,19 @@ func TestInstallFailoverRepairs(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := failoverNS(t)
-			pairs, outside := []FailoverPair{pair4}, Outside{Uplinks: []string{"eth0"}}
-			if err := InstallFailover(cfg, pairs, outside); err != nil {
+			pairs, outside := []Pair{pair4}, Outside{Uplinks: []string{"eth0"}}
+			if err := Install(cfg, pairs, outside); err != nil {
 				t.Fatal(err)
 			}
 			command := strings.NewReplacer("%s", "inet "+owner.FailoverTable, "%[1]s", "inet "+owner.FailoverTable).Replace(tc.nft)
 			testns.Run(t, "nft", command)
-			if got, err := ReadFailover(cfg); err != nil || got.Intact {
+			if got, err := Read(cfg); err != nil || got.Intact {
 				t.Fatalf("after %q: Intact = %t, %v", command, got.Intact, err)
 			}
-			if err := InstallFailover(cfg, pairs, outside); err != nil {
+			if err := Install(cfg, pairs, outside); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(PrintFailover(pairs, outside), listedFailover(t)); diff != "" {
+			if diff := cmp.Diff(Print(pairs, outside), listedFailover(t)); diff != "" {
 				t.Errorf("not repaired (-want +kernel):\n%s", diff)
 			}
 		})
@@ -213,20 +213,20 @@ func TestInstallFailoverRepairs(t *testing.T) {
 
 func TestInstallFailoverReplacesThePairs(t *testing.T) {
 	cfg := failoverNS(t)
-	for i, pairs := range [][]FailoverPair{
+	for i, pairs := range [][]Pair{
 		{pair4, pair6},
 		{pair("169.254.20.10", "10.96.0.11")},
 		{pair6},
 	} {
 		outside := Outside{Uplinks: []string{"eth0", "eth1", "eth2"}[i:]}
-		if err := InstallFailover(cfg, pairs, outside); err != nil {
+		if err := Install(cfg, pairs, outside); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(PrintFailover(pairs, outside), listedFailover(t)); diff != "" {
+		if diff := cmp.Diff(Print(pairs, outside), listedFailover(t)); diff != "" {
 			t.Errorf("not replaced (-want +kernel):\n%s", diff)
 		}
 	}
-	if err := InstallFailover(cfg, nil, Outside{}); err != nil {
+	if err := Install(cfg, nil, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	if out := testns.Run(t, "nft", "list", "ruleset"); out != "" {
@@ -236,20 +236,20 @@ func TestInstallFailoverReplacesThePairs(t *testing.T) {
 
 func TestFailoverOutlivesItsMakerAndIsRemoved(t *testing.T) {
 	cfg := failoverNS(t)
-	if got, err := ReadFailover(cfg); err != nil || got.Present {
-		t.Fatalf("ReadFailover without a table = %+v, %v", got, err)
+	if got, err := Read(cfg); err != nil || got.Present {
+		t.Fatalf("Read without a table = %+v, %v", got, err)
 	}
-	if err := RemoveFailover(cfg); err != nil {
+	if err := Remove(cfg); err != nil {
 		t.Errorf("remove without a table: %v", err)
 	}
-	if err := InstallFailover(cfg, []FailoverPair{pair4}, Outside{}); err != nil {
+	if err := Install(cfg, []Pair{pair4}, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	// The socket that made it is closed by now.
-	if got, err := ReadFailover(cfg); err != nil || !got.Present || !got.Intact {
-		t.Fatalf("ReadFailover = %+v, %v", got, err)
+	if got, err := Read(cfg); err != nil || !got.Present || !got.Intact {
+		t.Fatalf("Read = %+v, %v", got, err)
 	}
-	if err := RemoveFailover(cfg); err != nil {
+	if err := Remove(cfg); err != nil {
 		t.Fatal(err)
 	}
 	if out := testns.Run(t, "nft", "list", "ruleset"); out != "" {
@@ -268,7 +268,7 @@ func TestFailoverTableIsNoInstance(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := InstallFailover(cfg, []FailoverPair{pair4}, Outside{}); err != nil {
+	if err := Install(cfg, []Pair{pair4}, Outside{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Install(iptables.Rules{Plan: iptables.Plan{Listen: []iptables.Endpoint{
@@ -279,7 +279,7 @@ func TestFailoverTableIsNoInstance(t *testing.T) {
 	if all, err := backend.Instances(cfg); len(all) != 1 || err != nil {
 		t.Errorf("Instances() = %v, %v; want our own alone", all, err)
 	}
-	if got, err := ReadFailover(cfg); err != nil || !got.Intact {
+	if got, err := Read(cfg); err != nil || !got.Intact {
 		t.Errorf("the start of an instance changed the failover table: %+v, %v", got, err)
 	}
 }
@@ -298,11 +298,11 @@ func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 	if err := tx.Commit(conn); err != nil {
 		t.Fatal(err)
 	}
-	err = InstallFailover(cfg, []FailoverPair{pair4}, Outside{})
+	err = Install(cfg, []Pair{pair4}, Outside{})
 	if !errors.Is(err, iptables.ErrPermission) || !strings.Contains(err.Error(), owner.FailoverTable) {
 		t.Errorf("install over an owned table: %v", err)
 	}
-	if err := RemoveFailover(cfg); !errors.Is(err, iptables.ErrPermission) {
+	if err := Remove(cfg); !errors.Is(err, iptables.ErrPermission) {
 		t.Errorf("remove an owned table: %v", err)
 	}
 }
@@ -310,36 +310,36 @@ func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 func TestFailoverPairsThatCannotBe(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
-		pairs []FailoverPair
+		pairs []Pair
 		want  string
 	}{
-		{"nothing", []FailoverPair{{}}, "not an IP address"},
-		{"mixed families", []FailoverPair{pair("169.254.20.10", "fd00:10:96::a")}, "same family"},
-		{"to itself", []FailoverPair{pair("10.96.0.10", "10.96.0.10")}, "kube-proxy serves it"},
-		{"mapped", []FailoverPair{pair("::ffff:169.254.20.10", "10.96.0.10")}, "write the IPv4 address 169.254.20.10"},
-		{"zone", []FailoverPair{pair("fe80::1%lo", "fd00:10:96::a")}, "fe80::1%lo is not an address"},
-		{"wildcard", []FailoverPair{pair("0.0.0.0", "10.96.0.10")}, "0.0.0.0 is not an address"},
-		{"multicast", []FailoverPair{pair("169.254.20.10", "224.0.0.251")}, "224.0.0.251 is not an address"},
-		{"port 0", []FailoverPair{pair("169.254.20.10", "10.96.0.10", 0)}, "port 0"},
-		{"two Services for one port", []FailoverPair{pair4, pair("169.254.20.10", "10.96.0.99")}, "both 10.96.0.10 and 10.96.0.99"},
-		{"chained", []FailoverPair{pair4, pair("10.96.0.10", "10.96.0.99")}, "another pair has it"},
+		{"nothing", []Pair{{}}, "not an IP address"},
+		{"mixed families", []Pair{pair("169.254.20.10", "fd00:10:96::a")}, "same family"},
+		{"to itself", []Pair{pair("10.96.0.10", "10.96.0.10")}, "kube-proxy serves it"},
+		{"mapped", []Pair{pair("::ffff:169.254.20.10", "10.96.0.10")}, "write the IPv4 address 169.254.20.10"},
+		{"zone", []Pair{pair("fe80::1%lo", "fd00:10:96::a")}, "fe80::1%lo is not an address"},
+		{"wildcard", []Pair{pair("0.0.0.0", "10.96.0.10")}, "0.0.0.0 is not an address"},
+		{"multicast", []Pair{pair("169.254.20.10", "224.0.0.251")}, "224.0.0.251 is not an address"},
+		{"port 0", []Pair{pair("169.254.20.10", "10.96.0.10", 0)}, "port 0"},
+		{"two Services for one port", []Pair{pair4, pair("169.254.20.10", "10.96.0.99")}, "both 10.96.0.10 and 10.96.0.99"},
+		{"chained", []Pair{pair4, pair("10.96.0.10", "10.96.0.99")}, "another pair has it"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			// A dial that fails the test: nothing may be asked of the kernel.
 			cfg := Config{Socket: func() (*netlink.Conn, error) { return nil, errors.New("dialed") }}
-			err := InstallFailover(cfg, tc.pairs, Outside{})
+			err := Install(cfg, tc.pairs, Outside{})
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("InstallFailover = %v; want an error with %q", err, tc.want)
+				t.Errorf("Install = %v; want an error with %q", err, tc.want)
 			}
-			if got := PrintFailover(tc.pairs, Outside{}); got != "" {
-				t.Errorf("PrintFailover printed a table that cannot be:\n%s", got)
+			if got := Print(tc.pairs, Outside{}); got != "" {
+				t.Errorf("Print printed a table that cannot be:\n%s", got)
 			}
 		})
 	}
 }
 
 func TestFailoverListen(t *testing.T) {
-	pairs := []FailoverPair{pair6, pair4, pair("169.254.20.11", "10.96.0.10", 53, 5353), pair("169.254.20.12", "10.96.0.99")}
+	pairs := []Pair{pair6, pair4, pair("169.254.20.11", "10.96.0.10", 53, 5353), pair("169.254.20.12", "10.96.0.99")}
 	for _, tc := range []struct {
 		name string
 		zone uint16
@@ -358,9 +358,9 @@ func TestFailoverListen(t *testing.T) {
 		{"the listen address itself", 53, "169.254.20.10:53", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got, ok := FailoverListen(pairs, tc.zone, netip.MustParseAddrPort(tc.dst))
+			got, ok := ListenOf(pairs, tc.zone, netip.MustParseAddrPort(tc.dst))
 			if text := got.String(); ok != (tc.want != "") || ok && text != tc.want {
-				t.Errorf("FailoverListen(%d, %s) = %s, %t; want %q", tc.zone, tc.dst, text, ok, tc.want)
+				t.Errorf("ListenOf(%d, %s) = %s, %t; want %q", tc.zone, tc.dst, text, ok, tc.want)
 			}
 		})
 	}

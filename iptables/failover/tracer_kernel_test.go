@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"fmt"
@@ -45,7 +45,7 @@ func newFailoverNode(t *testing.T) *failoverNode {
 			testns.Run(t, "ip", "neighbour", "replace", addr(via[0]), "lladdr", "02:00:00:00:00:99", "dev", via[1])
 		}
 	}
-	if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs(), failoverOutside()); err != nil {
+	if err := Install(Config{NetNS: n.NetNS}, failoverTracePairs(), failoverOutside()); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -200,7 +200,7 @@ func TestFailoverKernelWithoutARule(t *testing.T) {
 			if !found {
 				continue // TestEveryFailoverRuleHasARow fails
 			}
-			if err := InstallFailover(Config{NetNS: n.NetNS}, failoverTracePairs(), failoverOutside()); err != nil {
+			if err := Install(Config{NetNS: n.NetNS}, failoverTracePairs(), failoverOutside()); err != nil {
 				t.Fatal(err)
 			}
 			// The library cannot read these rules back.

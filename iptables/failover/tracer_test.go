@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"fmt"
@@ -96,11 +96,11 @@ func init() {
 	tracetest.Names["node"] = [2]string{"10.9.0.1", "fd00:9::1"}
 }
 
-func failoverTracePairs() []FailoverPair {
-	var out []FailoverPair
+func failoverTracePairs() []Pair {
+	var out []Pair
 	for _, f := range nfnl.Families {
 		for _, listen := range []string{"local", "local2"} {
-			out = append(out, FailoverPair{Listen: tracetest.Addr(f, listen), Service: tracetest.Addr(f, "vip")})
+			out = append(out, Pair{Listen: tracetest.Addr(f, listen), Service: tracetest.Addr(f, "vip")})
 		}
 	}
 	return out

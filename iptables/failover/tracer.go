@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"bytes"
@@ -24,8 +24,8 @@ type Tracking struct {
 	Zone      uint16 // of the flow's original direction
 }
 
-// FailoverResult is what a chain of the failover table made of a packet.
-type FailoverResult struct {
+// Result is what a chain of the failover table made of a packet.
+type Result struct {
 	Src, Dst    netip.AddrPort
 	Tracking    Tracking
 	Masqueraded bool
@@ -37,7 +37,7 @@ type FailoverResult struct {
 
 // String gives the word that tests use, and where the packet goes or comes from
 // if that was rewritten.
-func (r FailoverResult) String() string {
+func (r Result) String() string {
 	switch {
 	case r.Dropped:
 		return "dropped"
@@ -51,19 +51,19 @@ func (r FailoverResult) String() string {
 	return "tracked"
 }
 
-// TraceFailover sends a packet through one chain of the table that
-// InstallFailover makes of the pairs: prerouting, output, input, postrouting or
+// Trace sends a packet through one chain of the table that
+// Install makes of the pairs: prerouting, output, input, postrouting or
 // masquerading. It runs the very expressions that the kernel would be given.
-func TraceFailover(pairs []FailoverPair, outside Outside, chain string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
+func Trace(pairs []Pair, outside Outside, chain string, p iptables.Packet, ct Tracking) (Result, error) {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil {
-		return FailoverResult{}, err
+		return Result{}, err
 	}
 	return traceFailover(failoverChains(pairs, outside.normalize()), chain, p, ct)
 }
 
-func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tracking) (FailoverResult, error) {
-	m := machine{proto: p.Proto, device: p.Device, ct: ct, out: FailoverResult{Tracking: ct}}
+func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tracking) (Result, error) {
+	m := machine{proto: p.Proto, device: p.Device, ct: ct, out: Result{Tracking: ct}}
 	if p.Dst.Addr().Is4() {
 		m.network, m.saddr, m.daddr = make([]byte, 20), 12, 16
 	} else {
@@ -73,7 +73,7 @@ func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tr
 	copy(m.network[m.daddr:], p.Dst.Addr().AsSlice())
 	m.transport = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, p.Src.Port()), p.Dst.Port())
 	if err := m.walk(chains, name); err != nil {
-		return FailoverResult{}, err
+		return Result{}, err
 	}
 	src, _ := netip.AddrFromSlice(m.network[m.saddr:m.daddr])
 	dst, _ := netip.AddrFromSlice(m.network[m.daddr : 2*m.daddr-m.saddr])
@@ -122,7 +122,7 @@ type machine struct {
 	ended    bool   // by a verdict
 	jump     string // where the last rule leads
 	returned bool   // to the chain before
-	out      FailoverResult
+	out      Result
 }
 
 // rule runs a rule up to the first expression that does not match.

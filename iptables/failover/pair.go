@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"cmp"
@@ -7,19 +7,19 @@ import (
 	"slices"
 )
 
-// FailoverZone is the conntrack zone of rewritten queries, in their original
+// Zone is the conntrack zone of rewritten queries, in their original
 // direction; responses are in the default zone. It keeps them apart from flows
 // of the same client and port that go to the Service directly: without it a
 // response could not be told to belong to the one or the other. Further listen
 // addresses of the same Service take the zones after it.
-const FailoverZone = 53
+const Zone = 53
 
 // dnsPort is the port of pairs that name none.
 const dnsPort = 53
 
-// FailoverPair says where queries to a listen address go while nobody untracks
+// Pair says where queries to a listen address go while nobody untracks
 // them. UDP and TCP are meant both.
-type FailoverPair struct {
+type Pair struct {
 	// Listen is an address that no Service owns, of either family.
 	Listen netip.Addr
 
@@ -32,7 +32,7 @@ type FailoverPair struct {
 }
 
 // Validate reports the first thing for which no rule can be made.
-func (p FailoverPair) Validate() error {
+func (p Pair) Validate() error {
 	for _, a := range []netip.Addr{p.Listen, p.Service} {
 		switch {
 		case !a.IsValid():
@@ -54,12 +54,12 @@ func (p FailoverPair) Validate() error {
 	return nil
 }
 
-// FailoverListen maps the original tuple of a tracked flow back to what the
+// ListenOf maps the original tuple of a tracked flow back to what the
 // client asked: a query to a listen address stands in conntrack under the
 // Service's address, in a zone of its own (conntrack's zone of the original
 // direction). The source is the client's in both. ok is false for every other
 // flow, also for one that asked the Service directly.
-func FailoverListen(pairs []FailoverPair, zone uint16, dst netip.AddrPort) (listen netip.AddrPort, ok bool) {
+func ListenOf(pairs []Pair, zone uint16, dst netip.AddrPort) (listen netip.AddrPort, ok bool) {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil {
 		return netip.AddrPort{}, false
@@ -74,8 +74,8 @@ func FailoverListen(pairs []FailoverPair, zone uint16, dst netip.AddrPort) (list
 
 // failoverZone is the zone of the i-th of normalized pairs: no two pairs with
 // the same Service share one, since a response shows only Service and zone.
-func failoverZone(pairs []FailoverPair, i int) uint16 {
-	zone := uint16(FailoverZone)
+func failoverZone(pairs []Pair, i int) uint16 {
+	zone := uint16(Zone)
 	for _, p := range pairs[:i] {
 		if p.Service == pairs[i].Service {
 			zone++
@@ -86,14 +86,14 @@ func failoverZone(pairs []FailoverPair, i int) uint16 {
 
 // normalizeFailover validates the pairs and returns them sorted, each pair of
 // addresses once, with sorted ports.
-func normalizeFailover(pairs []FailoverPair) ([]FailoverPair, error) {
+func normalizeFailover(pairs []Pair) ([]Pair, error) {
 	type endpoint struct {
 		listen netip.Addr
 		port   uint16
 	}
 	service := map[endpoint]netip.Addr{}
 	services := map[netip.Addr]bool{}
-	var out []FailoverPair
+	var out []Pair
 	for _, p := range pairs {
 		if err := p.Validate(); err != nil {
 			return nil, err
@@ -110,9 +110,9 @@ func normalizeFailover(pairs []FailoverPair) ([]FailoverPair, error) {
 			}
 			service[e] = p.Service
 		}
-		same := slices.IndexFunc(out, func(o FailoverPair) bool { return o.Listen == p.Listen && o.Service == p.Service })
+		same := slices.IndexFunc(out, func(o Pair) bool { return o.Listen == p.Listen && o.Service == p.Service })
 		if same < 0 {
-			out = append(out, FailoverPair{Listen: p.Listen, Service: p.Service, Ports: ports})
+			out = append(out, Pair{Listen: p.Listen, Service: p.Service, Ports: ports})
 		} else {
 			out[same].Ports = append(out[same].Ports, ports...)
 		}
@@ -124,7 +124,7 @@ func normalizeFailover(pairs []FailoverPair) ([]FailoverPair, error) {
 			return nil, fmt.Errorf("failover from %s: another pair has it as its Service address", out[i].Listen)
 		}
 	}
-	slices.SortFunc(out, func(a, b FailoverPair) int {
+	slices.SortFunc(out, func(a, b Pair) int {
 		return cmp.Or(a.Listen.Compare(b.Listen), a.Service.Compare(b.Service))
 	})
 	return out, nil

@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"errors"
@@ -20,19 +20,19 @@ import (
 // list` shows it. It changes when the rules for the same pairs do.
 const failoverComment = "trackless failover 2"
 
-// Failover is what the kernel holds.
-type Failover struct {
+// State is what the kernel holds.
+type State struct {
 	// Present tells whether there is a table of that name; the rest is empty
 	// otherwise.
 	Present bool
 
-	// Intact tells whether the table is exactly the one that InstallFailover
+	// Intact tells whether the table is exactly the one that Install
 	// makes of Pairs. If not, someone else changed it, or another version of
 	// Trackless wrote it.
 	Intact bool
 
 	// Pairs are read from the rules that rewrite queries, normalized.
-	Pairs []FailoverPair
+	Pairs []Pair
 
 	// Outside are those whom the table does not serve, normalized.
 	Outside Outside
@@ -43,7 +43,7 @@ type Failover struct {
 	Counters iptables.Counters
 }
 
-// InstallFailover makes the table hold exactly these pairs, for everybody but
+// Install makes the table hold exactly these pairs, for everybody but
 // those outside, in one transaction: no packet meets a half of it. Where it does
 // so already nothing is sent, and the ruleset's generation stays. No pairs means
 // no table.
@@ -52,13 +52,13 @@ type Failover struct {
 // route hook; an [iptables.UnsupportedError] says if it has not. Counters start
 // again at 0 when the content changes, and responses that are under way from a
 // Service that is no longer in a pair are lost.
-func InstallFailover(cfg Config, pairs []FailoverPair, outside Outside) (err error) {
+func Install(cfg Config, pairs []Pair, outside Outside) (err error) {
 	pairs, err = normalizeFailover(pairs)
 	if err != nil {
 		return err
 	}
 	if len(pairs) == 0 {
-		return RemoveFailover(cfg)
+		return Remove(cfg)
 	}
 	conn, err := dialFailover(cfg)
 	if err != nil {
@@ -81,8 +81,8 @@ func InstallFailover(cfg Config, pairs []FailoverPair, outside Outside) (err err
 	return explainFailover("install table inet "+owner.FailoverTable, tx.Commit(conn))
 }
 
-// RemoveFailover deletes the table. That there is none is no error.
-func RemoveFailover(cfg Config) (err error) {
+// Remove deletes the table. That there is none is no error.
+func Remove(cfg Config) (err error) {
 	conn, err := dialFailover(cfg)
 	if err != nil {
 		return err
@@ -99,21 +99,21 @@ func RemoveFailover(cfg Config) (err error) {
 	return explainFailover("delete table inet "+owner.FailoverTable, err)
 }
 
-// ReadFailover reads the table. That there is none is no error.
-func ReadFailover(cfg Config) (_ Failover, err error) {
+// Read reads the table. That there is none is no error.
+func Read(cfg Config) (_ State, err error) {
 	conn, err := dialFailover(cfg)
 	if err != nil {
-		return Failover{}, err
+		return State{}, err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	have, err := dumpFailover(conn)
 	if nfnl.IsAbsent(err) {
-		return Failover{}, nil
+		return State{}, nil
 	}
 	if err != nil || !have.present {
-		return Failover{}, err
+		return State{}, err
 	}
-	f := Failover{Present: true, Pairs: have.pairs(), Outside: have.outside(), Counters: have.counters}
+	f := State{Present: true, Pairs: have.pairs(), Outside: have.outside(), Counters: have.counters}
 	f.Intact = len(f.Pairs) > 0 && have.is(failoverChains(f.Pairs, f.Outside))
 	return f, nil
 }

@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"encoding/binary"

@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// PrintFailover writes the table that InstallFailover makes as nft syntax, as `nft list table inet trackless-failover` shows it, packet
+// Print writes the table that Install makes as nft syntax, as `nft list table inet trackless-failover` shows it, packet
 // counts aside. Pairs for which there can be no table print as nothing.
-func PrintFailover(pairs []FailoverPair, outside Outside) string {
+func Print(pairs []Pair, outside Outside) string {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil || len(pairs) == 0 {
 		return ""

@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"encoding/binary"
@@ -53,7 +53,7 @@ func (o Outside) lead() (out []failoverRule) {
 }
 
 // rules are those of the chain.
-func (o Outside) rules(pairs []FailoverPair) (out []failoverRule) {
+func (o Outside) rules(pairs []Pair) (out []failoverRule) {
 	for _, p := range o.Sources {
 		var r failoverRule
 		text, exprs := sourceIs(p)

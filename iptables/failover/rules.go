@@ -1,4 +1,4 @@
-package nft
+package failover
 
 import (
 	"encoding/binary"
@@ -53,7 +53,7 @@ type failoverRule struct {
 }
 
 // failoverChains is the whole content for what is normalized, less the counters.
-func failoverChains(pairs []FailoverPair, outside Outside) (chains []failoverChain) {
+func failoverChains(pairs []Pair, outside Outside) (chains []failoverChain) {
 	var queries []failoverRule
 	var responses, strays, masquerades []failoverRule
 	for i, p := range pairs {
@@ -90,7 +90,7 @@ func untrackedAccept() failoverRule {
 	return r
 }
 
-func rewriteQuery(p FailoverPair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
+func rewriteQuery(p Pair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
 	ip := ipHeaderOf(p.Listen)
 	key := iptables.CounterKey{Direction: iptables.Query, Family: iptables.FamilyOf(p.Listen), Proto: proto}
 	r := queryTo(p.Listen, proto, port)
@@ -115,7 +115,7 @@ const (
 // computed that sum: the device checked no checksum. Such a response is dropped
 // (Udp6InCsumErrors), unless net.netfilter.nf_conntrack_checksum is 0. Packets
 // of veths, and of devices that check, are not affected.
-func rewriteResponse(p FailoverPair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
+func rewriteResponse(p Pair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
 	const directionReply = 1 // IP_CT_DIR_REPLY of nf_conntrack_tuple_common.h
 	ip := ipHeaderOf(p.Listen)
 	key := iptables.CounterKey{Direction: iptables.Response, Family: iptables.FamilyOf(p.Listen), Proto: proto}
@@ -134,7 +134,7 @@ func rewriteResponse(p FailoverPair, zone uint16, proto iptables.Proto, port uin
 // dropInvalid keeps what the node itself sends and conntrack refuses, such as a
 // reset of a connection that we held when we died, from leaving the node: it is
 // rewritten, but no NAT gives it a source or a destination that exists.
-func dropInvalid(p FailoverPair) failoverRule {
+func dropInvalid(p Pair) failoverRule {
 	ip := ipHeaderOf(p.Listen)
 	var r failoverRule
 	r.add("ct state invalid", stateIs(expr.CtStateBitINVALID)...)
@@ -145,7 +145,7 @@ func dropInvalid(p FailoverPair) failoverRule {
 	return r
 }
 
-func masqueradeListen(p FailoverPair, zone uint16) failoverRule {
+func masqueradeListen(p Pair, zone uint16) failoverRule {
 	ip := ipHeaderOf(p.Listen)
 	var r failoverRule
 	r.add(sprintf("ct original zone %d", zone), loadOriginalZone(), equals(hostOrder(zone)))

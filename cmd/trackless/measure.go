@@ -18,6 +18,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -277,7 +278,7 @@ func (m *measuredHost) measureNotrack() error {
 			if !slices.Contains(r.Concerns, e) {
 				continue
 			}
-			if slices.Contains(r.Effects, nft.EffectZone) && slices.Contains(r.Directions, iptables.Query) {
+			if slices.Contains(r.Effects, evaluator.EffectZone) && slices.Contains(r.Directions, iptables.Query) {
 				n.Zone = fmt.Sprintf("chain %s of table %s %s (%s)", r.Chain, r.Family, r.Table, r.Text)
 			}
 			if slices.Contains(r.Effects, "notrack") {

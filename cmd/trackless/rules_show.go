@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -407,7 +408,7 @@ func foreignMeaning(f nft.ForeignRule) string {
 		return "a leftover of NodeLocal DNSCache: untracked for good, so without an instance nobody answers"
 	case has("notrack"):
 		return "untracked for good, so that they bypass kube-proxy: where no DNS server of this node listens at the address nobody answers"
-	case has(nft.EffectZone):
+	case has(evaluator.EffectZone):
 		return "puts these packets into a conntrack zone, which tracks them whatever rules of NOTRACK say"
 	case f.NodeCache:
 		return "a leftover of NodeLocal DNSCache, harmless by itself"

@@ -22,6 +22,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -301,7 +302,7 @@ func TestRulesShowOfOthersAlone(t *testing.T) {
 	if code != 0 || strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "rules of others untrack DNS to 169.254.10.11") {
 		t.Errorf("%d, %v\n%s", code, err, out)
 	}
-	node.foreign[0].Effects = []string{nft.EffectZone}
+	node.foreign[0].Effects = []string{evaluator.EffectZone}
 	if out, _, _ := runRules(t, node, "show"); !strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "which tracks them whatever") {
 		t.Errorf("a zone:\n%s", out)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
@@ -44,11 +45,11 @@ type AcceptRule struct {
 func (r AcceptRule) Arguments() []string { return acceptRule{r.Endpoint, r.Direction}.arguments() }
 
 // acceptRule is what the rule asks for.
-type acceptRule traffic
+type acceptRule evaluator.Traffic
 
 func ruleOf(o Obstacle) acceptRule { return acceptRule{o.Endpoint, o.Direction} }
 
-func (r acceptRule) v6() bool { return r.endpoint.Addr.Is6() }
+func (r acceptRule) v6() bool { return r.Endpoint.Addr.Is6() }
 
 // iptables gives the rule in the words of iptables.
 func (r acceptRule) iptables() string {
@@ -61,10 +62,10 @@ func (o Obstacle) Arguments() []string { return ruleOf(o).arguments() }
 
 func (r acceptRule) arguments() []string {
 	side, port := "-d", "--dport"
-	if r.direction == iptables.Response {
+	if r.Direction == iptables.Response {
 		side, port = "-s", "--sport"
 	}
-	e := r.endpoint
+	e := r.Endpoint
 	return []string{
 		side, netip.PrefixFrom(e.Addr, e.Addr.BitLen()).String(), "-p", e.Proto.String(), "-m", e.Proto.String(), port, fmt.Sprint(e.Port),
 		"-m", "conntrack", "--ctstate", "UNTRACKED", "-m", "comment", "--comment", AcceptComment, "-j", "ACCEPT",
@@ -77,10 +78,10 @@ func (r acceptRule) nft() string {
 	if r.v6() {
 		family = "ip6"
 	}
-	if r.direction == iptables.Response {
+	if r.Direction == iptables.Response {
 		side, port = "saddr", "sport"
 	}
-	e := r.endpoint
+	e := r.Endpoint
 	return fmt.Sprintf("%s %s %s %s %s %d ct state untracked accept", family, side, e.Addr, e.Proto, port, e.Port)
 }
 
@@ -88,14 +89,14 @@ func (r acceptRule) nft() string {
 // itself would do as well for the kernel, but iptables 1.8.9 refuses to list a
 // chain in which it finds one that it does not write.
 func (r acceptRule) exprs() []expr.Any {
-	e := r.endpoint
+	e := r.Endpoint
 	offset := uint32(12)
 	if r.v6() {
 		offset = 8
 	}
 	ports, any := [2]uint16{e.Port, e.Port}, [2]uint16{0, 0xffff}
 	from, to := any, ports
-	if r.direction == iptables.Query {
+	if r.Direction == iptables.Query {
 		offset += uint32(e.Addr.BitLen() / 8)
 	} else {
 		from, to = ports, any
@@ -148,7 +149,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 				return err
 			}
 			for _, r := range former {
-				if meetsAll(r, traffic(ruleOf(o))) {
+				if evaluator.MeetsAll(r, evaluator.Traffic(ruleOf(o))) {
 					if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.Handle}); err != nil {
 						return err
 					}
@@ -191,10 +192,10 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 		add := func(chain string, isLegacy bool, rules []nfnl.Rule) {
 			for _, r := range rules {
-				asked := asks(r)
+				asked := evaluator.AsksFor(r)
 				out = append(out, AcceptRule{
-					nfnl.FamilyName(family), isLegacy, chain, r.Handle, asked.endpoint, asked.direction,
-					ruleText(r, family == nftables.TableFamilyIPv6),
+					nfnl.FamilyName(family), isLegacy, chain, r.Handle, asked.Endpoint, asked.Direction,
+					evaluator.RuleText(r, family == nftables.TableFamilyIPv6),
 				})
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
@@ -37,7 +38,7 @@ func (s *search) addLegacy(cfg Config) ([]nfnl.BaseChain, error) {
 				continue
 			}
 			t, found, err := legacy.Read(legacy.Config{NetNS: cfg.NetNS}, f, name, func(_ string, r legacy.Rule) bool {
-				return s.wanted(family, legacyRule(r))
+				return s.wanted(family, evaluator.LegacyRule(r))
 			})
 			if err != nil {
 				return nil, err
@@ -47,7 +48,7 @@ func (s *search) addLegacy(cfg Config) ([]nfnl.BaseChain, error) {
 			}
 			for _, c := range t.Chains {
 				id := chainID{family, name + legacySuffix, c.Name}
-				s.rules[id] = legacyRules(c)
+				s.rules[id] = evaluator.LegacyRules(c)
 				if c.Base {
 					header := nfnl.BaseChain{Family: family, Table: id.table, Name: c.Name, Kind: "filter", Hook: c.Hook, Priority: priority, Policy: nfnl.VerdictAccept}
 					if c.Policy == legacy.Drop {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -63,11 +64,11 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 	if err != nil && !nfnl.IsAbsent(err) {
 		return nil, nfnl.Explain("list chains", err)
 	}
-	var probes []probe
+	var probes []evaluator.Probe
 	for _, e := range endpoints {
-		probes = append(probes, probe{endpoint: e, direction: iptables.Query}, probe{endpoint: e, direction: iptables.Response})
+		probes = append(probes, evaluator.Probe{Endpoint: e, Direction: iptables.Query}, evaluator.Probe{Endpoint: e, Direction: iptables.Response})
 	}
-	meets := mayMeet(probes)
+	meets := evaluator.MayMeet(probes)
 	s := newSearch(conn, func(f nftables.TableFamily, r nfnl.Rule) bool {
 		return strings.HasPrefix(r.Comment, nodeCacheComment) || meets(f, r)
 	})
@@ -125,11 +126,11 @@ func beforeConntrack(c nfnl.BaseChain) (hook string, before bool) {
 
 // reach is how certainly a packet comes to a base chain: some see only what
 // certain devices bring.
-func reach(c nfnl.BaseChain) certainty {
+func reach(c nfnl.BaseChain) evaluator.Certainty {
 	if c.AtDevices() || c.Family == nftables.TableFamilyBridge {
-		return maybe
+		return evaluator.Maybe
 	}
-	return always
+	return evaluator.Always
 }
 
 // chainID names a chain, or a set, of a table.
@@ -151,7 +152,7 @@ type foundRule struct {
 }
 
 type hit struct {
-	probe
+	evaluator.Probe
 	certain bool
 }
 
@@ -163,11 +164,11 @@ func (f *foundRule) finish() ForeignRule {
 		if h.certain != f.Certain {
 			continue
 		}
-		if !slices.Contains(f.Concerns, h.endpoint) {
-			f.Concerns = append(f.Concerns, h.endpoint)
+		if !slices.Contains(f.Concerns, h.Endpoint) {
+			f.Concerns = append(f.Concerns, h.Endpoint)
 		}
-		if !slices.Contains(f.Directions, h.direction) {
-			f.Directions = append(f.Directions, h.direction)
+		if !slices.Contains(f.Directions, h.Direction) {
+			f.Directions = append(f.Directions, h.Direction)
 		}
 	}
 	slices.SortFunc(f.Concerns, iptables.Endpoint.Compare)
@@ -203,8 +204,8 @@ func (s *search) base(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoi
 	}
 	for _, e := range endpoints {
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
-			p := probe{endpoint: e, direction: d}
-			if !p.passes(c.Family) {
+			p := evaluator.Probe{Endpoint: e, Direction: d}
+			if !p.Passes(c.Family) {
 				continue
 			}
 			w := walk{search: s, base: c, hook: hook, probe: p}
@@ -213,8 +214,8 @@ func (s *search) base(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoi
 			if err != nil {
 				return err
 			}
-			if c.Policy == nfnl.VerdictDrop && ended != always {
-				w.add(c.Name, nfnl.Rule{}, outcome{matches: always, verdict: &nfnl.Verdict{Code: nfnl.VerdictDrop}}, min(reached, always-ended))
+			if c.Policy == nfnl.VerdictDrop && ended != evaluator.Always {
+				w.add(c.Name, nfnl.Rule{}, evaluator.Outcome{Matches: evaluator.Always, Verdict: &nfnl.Verdict{Code: nfnl.VerdictDrop}}, min(reached, evaluator.Always-ended))
 			}
 		}
 	}
@@ -233,7 +234,7 @@ func (s *search) leftovers(c nfnl.BaseChain, hook string) error {
 	w := walk{search: s, base: c, hook: hook}
 	for _, r := range rules {
 		if strings.HasPrefix(r.Comment, nodeCacheComment) {
-			w.add(c.Name, r, unconditional(r, w.elements), always).NodeCache = true
+			w.add(c.Name, r, evaluator.Unconditional(r, w.elements), evaluator.Always).NodeCache = true
 		}
 	}
 	return nil
@@ -265,7 +266,7 @@ type walk struct {
 	*search
 	base  nfnl.BaseChain
 	hook  string
-	probe probe
+	probe evaluator.Probe
 }
 
 func (w *walk) elements(set string) ([]nfnl.Element, error) {
@@ -289,42 +290,42 @@ const maxJumps = 16
 
 // chain follows the probe and reports how certainly the way through the base
 // chain ends here.
-func (w *walk) chain(name string, reached certainty, depth int) (ended certainty, err error) {
+func (w *walk) chain(name string, reached evaluator.Certainty, depth int) (ended evaluator.Certainty, err error) {
 	if depth > maxJumps {
-		return never, nil
+		return evaluator.Never, nil
 	}
 	rules, err := w.rulesOf(chainID{w.base.Family, w.base.Table, name})
 	if err != nil {
-		return never, err
+		return evaluator.Never, err
 	}
 	for _, r := range rules {
-		o := evaluate(r, w.probe, w.elements)
-		if o.matches == never || o.verdict != nil && strings.HasPrefix(o.verdict.Chain, ourChains) {
+		o := evaluator.Evaluate(r, w.probe, w.elements)
+		if o.Matches == evaluator.Never || o.Verdict != nil && strings.HasPrefix(o.Verdict.Chain, ourChains) {
 			continue
 		}
-		here := min(reached, o.matches)
-		if len(o.effects) > 0 || o.verdict != nil && o.verdict.Final() {
+		here := min(reached, o.Matches)
+		if len(o.Effects) > 0 || o.Verdict != nil && o.Verdict.Final() {
 			w.add(name, r, o, reached)
 		}
-		if o.verdict == nil {
+		if o.Verdict == nil {
 			continue
 		}
-		switch o.verdict.Code {
+		switch o.Verdict.Code {
 		case nfnl.VerdictJump, nfnl.VerdictGoto:
-			below, err := w.chain(o.verdict.Chain, here, depth+1)
+			below, err := w.chain(o.Verdict.Chain, here, depth+1)
 			if err != nil {
-				return never, err
+				return evaluator.Never, err
 			}
-			ended = max(ended, min(below, o.matches))
-			if o.matches == always && (below == always || o.verdict.Code == nfnl.VerdictGoto) {
+			ended = max(ended, min(below, o.Matches))
+			if o.Matches == evaluator.Always && (below == evaluator.Always || o.Verdict.Code == nfnl.VerdictGoto) {
 				return ended, nil
 			}
 		case nfnl.VerdictReturn:
-			if o.matches == always {
+			if o.Matches == evaluator.Always {
 				return ended, nil
 			}
 		default:
-			if ended = max(ended, o.matches); o.matches == always {
+			if ended = max(ended, o.Matches); o.Matches == evaluator.Always {
 				return ended, nil
 			}
 		}
@@ -333,27 +334,27 @@ func (w *walk) chain(name string, reached certainty, depth int) (ended certainty
 }
 
 // add notes that a rule meets the probe.
-func (w *walk) add(chain string, r nfnl.Rule, o outcome, reached certainty) *foundRule {
+func (w *walk) add(chain string, r nfnl.Rule, o evaluator.Outcome, reached evaluator.Certainty) *foundRule {
 	key := foundKey{chainID{w.base.Family, w.base.Table, chain}, w.base.Name, r.Handle}
 	f := w.found[key]
 	if f == nil {
-		effects := o.effects
-		if o.verdict != nil && o.verdict.Final() {
-			effects = append(slices.Clone(effects), o.verdict.String())
+		effects := o.Effects
+		if o.Verdict != nil && o.Verdict.Final() {
+			effects = append(slices.Clone(effects), o.Verdict.String())
 		}
 		table, isLegacy := legacyTable(w.base)
 		f = &foundRule{ForeignRule: ForeignRule{
 			Family: nfnl.FamilyName(w.base.Family), Table: table, Chain: chain, Legacy: isLegacy,
 			Hook: w.hook, Priority: int(w.base.Priority), Handle: r.Handle, Effects: effects,
-			Text: ruleText(r, ruleFamily(r, w.base.Family) == iptables.IPv6),
+			Text: evaluator.RuleText(r, ruleFamily(r, w.base.Family) == iptables.IPv6),
 		}}
 		if r.Handle == 0 {
 			f.Text = "policy drop"
 		}
 		w.found[key] = f
 	}
-	if w.probe.endpoint.Addr.IsValid() {
-		f.hits = append(f.hits, hit{w.probe, min(reached, o.matches) == always})
+	if w.probe.Endpoint.Addr.IsValid() {
+		f.hits = append(f.hits, hit{w.probe, min(reached, o.Matches) == evaluator.Always})
 	}
 	return f
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
@@ -21,7 +22,7 @@ const (
 type passage struct {
 	*search
 	family chainID // of the table; its name is not used
-	probe  probe
+	probe  evaluator.Probe
 	drop   dropped // the last rule that may drop
 }
 
@@ -59,30 +60,30 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 	}
 	var found verdicts
 	for _, r := range rules {
-		o := evaluate(r, p.probe, p.elements)
-		if o.matches == never || o.verdict == nil {
+		o := evaluator.Evaluate(r, p.probe, p.elements)
+		if o.Matches == evaluator.Never || o.Verdict == nil {
 			continue
 		}
 		var v verdicts
-		switch o.verdict.Code {
+		switch o.Verdict.Code {
 		case nfnl.VerdictJump, nfnl.VerdictGoto:
-			if v, err = p.chain(o.verdict.Chain, depth+1); err != nil {
+			if v, err = p.chain(o.Verdict.Chain, depth+1); err != nil {
 				return 0, err
 			}
-			if o.verdict.Code == nfnl.VerdictJump && v&mayGoOn != 0 {
+			if o.Verdict.Code == nfnl.VerdictJump && v&mayGoOn != 0 {
 				found |= v &^ mayGoOn
 				continue
 			}
 		case nfnl.VerdictReturn:
 			v = mayGoOn
 		case nfnl.VerdictDrop:
-			p.note(name, ruleText(r, p.probe.family() == iptables.IPv6))
+			p.note(name, evaluator.RuleText(r, p.probe.Family() == iptables.IPv6))
 			v = mayDrop
 		default: // accepted, or decided by a program
 			v = mayAccept
 		}
 		found |= v
-		if o.matches == always {
+		if o.Matches == evaluator.Always {
 			return found, nil
 		}
 	}
@@ -104,9 +105,9 @@ type relevantKey struct {
 // from some client, so that a host with hundreds of devices does not pay for
 // every rule with each of them.
 func (p *passage) relevant(chain string) ([]nfnl.Rule, error) {
-	w := p.probe.way
+	w := p.probe.Way
 	id := chainID{p.family.family, p.family.table, chain}
-	key := relevantKey{id, p.probe.endpoint, p.probe.direction, w.hook, w.local}
+	key := relevantKey{id, p.probe.Endpoint, p.probe.Direction, w.Hook, w.Local}
 	if rules, ok := p.sifted[key]; ok {
 		return rules, nil
 	}
@@ -115,9 +116,9 @@ func (p *passage) relevant(chain string) ([]nfnl.Rule, error) {
 		return nil, err
 	}
 	anybody := p.probe
-	anybody.way = &way{hook: w.hook, local: w.local, anyClient: true}
+	anybody.Way = &evaluator.Way{Hook: w.Hook, Local: w.Local, AnyClient: true}
 	rules = slices.DeleteFunc(slices.Clone(rules), func(r nfnl.Rule) bool {
-		return evaluate(r, anybody, p.elements).matches == never
+		return evaluator.Evaluate(r, anybody, p.elements).Matches == evaluator.Never
 	})
 	p.sifted[key] = rules
 	return rules, nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
@@ -57,7 +58,7 @@ func AdoptNodeCache(cfg Config, addrs []netip.Addr) (deleted int, err error) {
 			deleted += n
 			errs = append(errs, err)
 			n, err = legacy.Delete(legacy.Config{NetNS: cfg.NetNS}, f, table, func(chain string, r legacy.Rule) bool {
-				return slices.Contains(nodeCacheChains[table], chain) && gone(table, nfnl.Rule{Comment: r.Comment(), Exprs: legacyExprs(r)})
+				return slices.Contains(nodeCacheChains[table], chain) && gone(table, nfnl.Rule{Comment: r.Comment(), Exprs: evaluator.LegacyExpressions(r)})
 			})
 			deleted += n
 			errs = append(errs, err)
@@ -91,7 +92,7 @@ func FixedByNodeCache(cfg Config, addrs []netip.Addr) (map[netip.Addr]error, err
 				continue
 			}
 			for _, r := range chain.Rules {
-				e, ok := nodeCacheRule("raw", nfnl.Rule{Comment: r.Comment(), Exprs: legacyExprs(r)})
+				e, ok := nodeCacheRule("raw", nfnl.Rule{Comment: r.Comment(), Exprs: evaluator.LegacyExpressions(r)})
 				if ok && slices.Contains(addrs, e.Addr) && out[e.Addr] == nil {
 					out[e.Addr] = fixedError(f, missing)
 				}
@@ -172,15 +173,15 @@ func nodeCacheRule(table string, r nfnl.Rule) (iptables.Endpoint, bool) {
 	if r.Comment != want {
 		return iptables.Endpoint{}, false
 	}
-	does := unconditional(r, func(string) ([]nfnl.Element, error) { return nil, nil })
+	does := evaluator.Unconditional(r, func(string) ([]nfnl.Element, error) { return nil, nil })
 	switch {
-	case table == "raw" && (does.verdict != nil || !slices.Equal(does.effects, []string{"notrack"})),
-		table == "filter" && (does.verdict == nil || does.verdict.Code != nfnl.VerdictAccept || len(does.effects) > 0):
+	case table == "raw" && (does.Verdict != nil || !slices.Equal(does.Effects, []string{"notrack"})),
+		table == "filter" && (does.Verdict == nil || does.Verdict.Code != nfnl.VerdictAccept || len(does.Effects) > 0):
 		return iptables.Endpoint{}, false
 	}
-	it := asks(r)
-	e := it.endpoint
-	if !e.Addr.IsValid() || e.Port == 0 || e.Proto == 0 || !meetsAll(r, it) {
+	it := evaluator.AsksFor(r)
+	e := it.Endpoint
+	if !e.Addr.IsValid() || e.Port == 0 || e.Proto == 0 || !evaluator.MeetsAll(r, it) {
 		return e, false
 	}
 	for _, other := range []iptables.Endpoint{
@@ -188,7 +189,7 @@ func nodeCacheRule(table string, r nfnl.Rule) (iptables.Endpoint, bool) {
 		{Addr: e.Addr, Port: e.Port + 1, Proto: e.Proto}, {Addr: e.Addr, Port: e.Port - 1, Proto: e.Proto},
 		{Addr: e.Addr, Port: e.Port, Proto: iptables.UDP ^ iptables.TCP ^ e.Proto},
 	} {
-		if other.Addr.IsValid() && meetsAll(r, traffic{other, it.direction}) {
+		if other.Addr.IsValid() && evaluator.MeetsAll(r, evaluator.Traffic{Endpoint: other, Direction: it.Direction}) {
 			return e, false
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -86,7 +87,7 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 		return nil, err
 	}
 	defer conn.Close()
-	s := newSearch(conn, mayMeet(probesOf(endpoints, devices)))
+	s := newSearch(conn, evaluator.MayMeet(probesOf(endpoints, devices)))
 	chains, err := nfnl.ActiveChains(cfg, conn)
 	if err != nil && !nfnl.IsAbsent(err) {
 		return nil, nfnl.Explain("list chains", err)
@@ -143,7 +144,7 @@ func passedUntracked(c nfnl.BaseChain) (hook string, passed bool) {
 func (s *search) obstacles(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
 	var out []Obstacle
 	for _, e := range endpoints {
-		if !(probe{endpoint: e}).passes(c.Family) {
+		if !(evaluator.Probe{Endpoint: e}).Passes(c.Family) {
 			continue
 		}
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
@@ -153,7 +154,7 @@ func (s *search) obstacles(c nfnl.BaseChain, hook string, endpoints []iptables.E
 				Endpoint: e, Direction: d, Owned: c.Owned,
 			}
 			for _, device := range devices {
-				by, err := s.dropped(c, probe{endpoint: e, direction: d}, device)
+				by, err := s.dropped(c, evaluator.Probe{Endpoint: e, Direction: d}, device)
 				if err != nil {
 					return nil, err
 				}
@@ -170,7 +171,7 @@ func (s *search) obstacles(c nfnl.BaseChain, hook string, endpoints []iptables.E
 }
 
 // probesOf are the packets of any client at any device.
-func probesOf(endpoints []iptables.Endpoint, devices []Device) (out []probe) {
+func probesOf(endpoints []iptables.Endpoint, devices []Device) (out []evaluator.Probe) {
 	for _, e := range endpoints {
 		clients := []netip.Addr{e.Addr} // over lo
 		for _, d := range devices {
@@ -181,7 +182,7 @@ func probesOf(endpoints []iptables.Endpoint, devices []Device) (out []probe) {
 		slices.SortFunc(clients, netip.Addr.Compare)
 		clients = slices.Compact(clients)
 		for _, direction := range []iptables.Direction{iptables.Query, iptables.Response} {
-			out = append(out, probe{e, direction, &way{anyClient: true, clients: clients}})
+			out = append(out, evaluator.Probe{Endpoint: e, Direction: direction, Way: &evaluator.Way{AnyClient: true, Clients: clients}})
 		}
 	}
 	return out
@@ -199,24 +200,24 @@ func (d Device) clientsOf(f iptables.Family) []netip.Addr {
 
 // dropped returns what drops the packets between a device and us in the chain,
 // for at least one of the clients there; empty if nothing certainly does.
-func (s *search) dropped(c nfnl.BaseChain, p probe, device Device) (string, error) {
+func (s *search) dropped(c nfnl.BaseChain, p evaluator.Probe, device Device) (string, error) {
 	lo := device.Name == "lo"
 	arrives := c.Hook == nfnl.HookPrerouting || c.Hook == nfnl.HookInput
-	if !lo && arrives != (p.direction == iptables.Query) {
+	if !lo && arrives != (p.Direction == iptables.Query) {
 		return "", nil // it takes another way
 	}
-	clients := device.clientsOf(p.family())
+	clients := device.clientsOf(p.Family())
 	if lo {
 		// The node asks an address of its own from this very address.
-		clients = []netip.Addr{p.endpoint.Addr}
+		clients = []netip.Addr{p.Endpoint.Addr}
 	}
-	there, none := &netDevice{device.Name, device.Index}, &netDevice{}
+	there, none := &evaluator.Device{Name: device.Name, Index: device.Index}, &evaluator.Device{}
 	for _, client := range clients {
-		w := &way{hook: c.Hook, in: there, out: none, client: client, local: arrives || lo}
+		w := &evaluator.Way{Hook: c.Hook, In: there, Out: none, Client: client, Local: arrives || lo}
 		if !arrives {
-			w.in, w.out = none, there
+			w.In, w.Out = none, there
 		}
-		p.way = w
+		p.Way = w
 		way := passage{search: s, family: chainID{family: c.Family, table: c.Table}, probe: p}
 		switch v, err := way.base(c); {
 		case err != nil:

@@ -1,4 +1,4 @@
-package nft
+package evaluator
 
 import (
 	"encoding/binary"
@@ -10,20 +10,22 @@ import (
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-func legacyRules(c legacy.Chain) []nfnl.Rule {
+// LegacyRules writes the rules of a legacy chain with the expressions of nf_tables.
+func LegacyRules(c legacy.Chain) []nfnl.Rule {
 	var out []nfnl.Rule
 	for _, r := range c.Rules {
-		out = append(out, legacyRule(r))
+		out = append(out, LegacyRule(r))
 	}
 	return out
 }
 
-func legacyRule(r legacy.Rule) nfnl.Rule {
-	return nfnl.Rule{Handle: uint64(r.Place), Comment: r.Comment(), Exprs: legacyExprs(r)}
+// LegacyRule writes a legacy rule with the expressions of nf_tables.
+func LegacyRule(r legacy.Rule) nfnl.Rule {
+	return nfnl.Rule{Handle: uint64(r.Place), Comment: r.Comment(), Exprs: LegacyExpressions(r)}
 }
 
-// legacyExprs writes a rule with the expressions of nf_tables.
-func legacyExprs(r legacy.Rule) []nfnl.Expression {
+// LegacyExpressions writes a rule with the expressions of nf_tables.
+func LegacyExpressions(r legacy.Rule) []nfnl.Expression {
 	var out []nfnl.Expression
 	out = append(out, deviceExprs(unix.NFT_META_IIFNAME, r.Input)...)
 	out = append(out, deviceExprs(unix.NFT_META_OIFNAME, r.Output)...)

@@ -1,4 +1,4 @@
-package nft
+package evaluator
 
 import (
 	"encoding/binary"
@@ -13,10 +13,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// ruleText writes a rule for people, in the syntax of nft where it has one. An
+// RuleText writes a rule for people, in the syntax of nft where it has one. An
 // expression that is not known is named in brackets, so that no condition is
 // passed over in silence.
-func ruleText(r nfnl.Rule, v6 bool) string {
+func RuleText(r nfnl.Rule, v6 bool) string {
 	t := ruleWriter{v6: v6, field: map[uint32]ruleField{}}
 	for _, e := range r.Exprs {
 		t.add(e)

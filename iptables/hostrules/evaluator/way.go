@@ -1,4 +1,4 @@
-package nft
+package evaluator
 
 import (
 	"encoding/binary"
@@ -10,63 +10,63 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// way is where an untracked packet is on its way through this node.
-type way struct {
-	// hook is where it is; in and out are the devices that the hook knows, nil
+// Way is where an untracked packet is on its way through this node.
+type Way struct {
+	// Hook is where it is; In and Out are the devices that the hook knows, nil
 	// if only the kind of way is known.
-	hook    uint32
-	in, out *netDevice
-	// client is the address of the end that is not ours; invalid, it is
-	// nobody's in particular, or with anyClient any.
-	client    netip.Addr
-	anyClient bool
-	// clients are all that anyClient stands for, where they are known; an invalid
+	Hook    uint32
+	In, Out *Device
+	// Client is the address of the end that is not ours; invalid, it is
+	// nobody's in particular, or with AnyClient any.
+	Client    netip.Addr
+	AnyClient bool
+	// Clients are all that AnyClient stands for, where they are known; an invalid
 	// address among them is nobody's in particular.
-	clients []netip.Addr
-	// local tells that the packet is for this node itself.
-	local bool
+	Clients []netip.Addr
+	// Local tells that the packet is for this node itself.
+	Local bool
 }
 
-// netDevice is a device by name and index; the zero value is none.
-type netDevice struct {
-	name  string
-	index uint32
+// Device is a device by name and index; the zero value is none.
+type Device struct {
+	Name  string
+	Index uint32
 }
 
 // stateUntracked is NF_CT_STATE_UNTRACKED_BIT.
 const stateUntracked = 1 << 6
 
-func (p probe) client() netip.Addr {
-	if p.way == nil {
+func (p Probe) client() netip.Addr {
+	if p.Way == nil {
 		return netip.Addr{}
 	}
-	return p.way.client
+	return p.Way.Client
 }
 
 // device is what the kernel knows of the devices: that of a hook that has none
 // is without name and number (nft_meta_get_eval).
-func (p probe) device(key uint32) []byte {
-	if p.way == nil || p.way.in == nil || p.way.out == nil {
+func (p Probe) device(key uint32) []byte {
+	if p.Way == nil || p.Way.In == nil || p.Way.Out == nil {
 		return nil
 	}
 	switch key {
 	case unix.NFT_META_IIFNAME:
-		return nfnl.DeviceKey(p.way.in.name)
+		return nfnl.DeviceKey(p.Way.In.Name)
 	case unix.NFT_META_OIFNAME:
-		return nfnl.DeviceKey(p.way.out.name)
+		return nfnl.DeviceKey(p.Way.Out.Name)
 	case unix.NFT_META_IIF:
-		return nfnl.NativeUint32(p.way.in.index)
+		return nfnl.NativeUint32(p.Way.In.Index)
 	case unix.NFT_META_OIF:
-		return nfnl.NativeUint32(p.way.out.index)
+		return nfnl.NativeUint32(p.Way.Out.Index)
 	}
 	return nil
 }
 
 // fib is the type of the destination's address, if that is all that is asked
 // for: what arrives for us is local.
-func (p probe) fib(e nfnl.Expression) []byte {
+func (p Probe) fib(e nfnl.Expression) []byte {
 	const daddr = unix.NFTA_FIB_F_DADDR
-	if p.way == nil || !p.way.local || e.Number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
+	if p.Way == nil || !p.Way.Local || e.Number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
 		e.Number(unix.NFTA_FIB_FLAGS)&^unix.NFTA_FIB_F_PRESENT != daddr {
 		return nil
 	}
@@ -74,9 +74,9 @@ func (p probe) fib(e nfnl.Expression) []byte {
 }
 
 // matchesState evaluates xt_conntrack and xt_state for an untracked packet.
-func (p probe) matchesState(info []byte) certainty {
-	if p.way == nil {
-		return maybe
+func (p Probe) matchesState(info []byte) Certainty {
+	if p.Way == nil {
+		return Maybe
 	}
 	// struct xt_state_info is a mask of 32 bits.
 	const xtStateUntracked = 1 << 6 // IP_CT_NUMBER + 1
@@ -87,10 +87,10 @@ func (p probe) matchesState(info []byte) certainty {
 	// what asks for anything else only.
 	const stateIsUntracked = 1 << 8
 	if len(info) < xtConntrackSize {
-		return maybe
+		return Maybe
 	}
 	if binary.NativeEndian.Uint16(info[xtConntrackMatch:])&xtConntrackState == 0 {
-		return never
+		return Never
 	}
 	mask, inverted, _ := matchedStates(info)
 	return certain(mask&stateIsUntracked != 0 != inverted)
@@ -122,7 +122,7 @@ func matchedStates(info []byte) (mask uint16, inverted, only bool) {
 
 // matchesAddressType evaluates xt_addrtype where it asks whether the packet is
 // for this node.
-func (p probe) matchesAddressType(revision uint32, info []byte) certainty {
+func (p Probe) matchesAddressType(revision uint32, info []byte) Certainty {
 	// struct xt_addrtype_info_v1: masks of types for source and destination,
 	// and flags; revision 0 has a word each for their inversion.
 	const (
@@ -130,8 +130,8 @@ func (p probe) matchesAddressType(revision uint32, info []byte) certainty {
 		invertDst = 1 << 1
 		otherFlag = ^uint32(1<<0 | invertDst) // limits to a device
 	)
-	if p.way == nil || !p.way.local || len(info) < 8 || binary.NativeEndian.Uint16(info) != 0 {
-		return maybe
+	if p.Way == nil || !p.Way.Local || len(info) < 8 || binary.NativeEndian.Uint16(info) != 0 {
+		return Maybe
 	}
 	inside := binary.NativeEndian.Uint16(info[2:])&local != 0
 	flags := binary.NativeEndian.Uint32(info[4:])
@@ -141,26 +141,26 @@ func (p probe) matchesAddressType(revision uint32, info []byte) certainty {
 	case revision == 1 && flags&otherFlag == 0:
 		return certain(inside != (flags&invertDst != 0))
 	}
-	return maybe
+	return Maybe
 }
 
 // matchesPorts evaluates xt_multiport as far as it asks for our end's port.
-func (p probe) matchesPorts(revision uint32, info []byte) certainty {
+func (p Probe) matchesPorts(revision uint32, info []byte) Certainty {
 	// struct xt_multiport_v1: flags, count, 15 ports, 15 marks that the next
 	// port ends a range, and whether all is inverted.
 	const (
 		source, destination      = 0, 1
 		ports, ranges, invertion = 2, 32, 47
 	)
-	if p.way == nil || revision != 1 || len(info) <= invertion {
-		return maybe
+	if p.Way == nil || revision != 1 || len(info) <= invertion {
+		return Maybe
 	}
 	asked, ours := info[0], byte(source)
-	if p.direction == iptables.Query {
+	if p.Direction == iptables.Query {
 		ours = destination
 	}
 	if asked != ours {
-		return maybe
+		return Maybe
 	}
 	inside := false
 	for i := 0; i < min(int(info[1]), 15); i++ {
@@ -170,7 +170,7 @@ func (p probe) matchesPorts(revision uint32, info []byte) certainty {
 			i++
 			to = binary.NativeEndian.Uint16(info[ports+2*i:])
 		}
-		inside = inside || p.endpoint.Port >= from && p.endpoint.Port <= to
+		inside = inside || p.Endpoint.Port >= from && p.Endpoint.Port <= to
 	}
 	return certain(inside != (info[invertion] != 0))
 }

@@ -1,4 +1,4 @@
-package nft
+package evaluator
 
 import (
 	"bytes"
@@ -17,51 +17,53 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// certainty tells whether a condition holds for a packet of which only some
+// Certainty tells whether a condition holds for a packet of which only some
 // fields are known.
-type certainty uint8
+type Certainty uint8
 
 const (
-	never certainty = iota
-	maybe
-	always
+	// Never, Maybe and Always are in this order: min is "and", max is "or".
+	Never Certainty = iota
+	Maybe
+	Always
 )
 
-func certain(b bool) certainty {
+func certain(b bool) Certainty {
 	if b {
-		return always
+		return Always
 	}
-	return never
+	return Never
 }
 
-// probe is a packet of which family, protocol and one end are known: a query
+// Probe is a packet of which family, protocol and one end are known: a query
 // to an endpoint, or a response from it.
-type probe struct {
-	endpoint  iptables.Endpoint
-	direction iptables.Direction
-	way       *way // nil: before conntrack, by any device
+type Probe struct {
+	Endpoint  iptables.Endpoint
+	Direction iptables.Direction
+	Way       *Way // nil: before conntrack, by any device
 }
 
-func (p probe) family() iptables.Family { return iptables.FamilyOf(p.endpoint.Addr) }
+// Family is the IP version of the packet.
+func (p Probe) Family() iptables.Family { return iptables.FamilyOf(p.Endpoint.Addr) }
 
-// passes reports whether chains of a table of the family see the packet.
-func (p probe) passes(f nftables.TableFamily) bool {
+// Passes reports whether chains of a table of the family see the packet.
+func (p Probe) Passes(f nftables.TableFamily) bool {
 	switch f {
 	case nftables.TableFamilyIPv4:
-		return p.family() == iptables.IPv4
+		return p.Family() == iptables.IPv4
 	case nftables.TableFamilyIPv6:
-		return p.family() == iptables.IPv6
+		return p.Family() == iptables.IPv6
 	}
 	return true
 }
 
-// mayMeet picks the rules that meet one of the packets, or may do so for all that
+// MayMeet picks the rules that meet one of the packets, or may do so for all that
 // is known without the sets.
-func mayMeet(probes []probe) func(nftables.TableFamily, nfnl.Rule) bool {
+func MayMeet(probes []Probe) func(nftables.TableFamily, nfnl.Rule) bool {
 	unread := func(string) ([]nfnl.Element, error) { return nil, errors.New("not read") }
 	return func(f nftables.TableFamily, r nfnl.Rule) bool {
-		return slices.ContainsFunc(probes, func(p probe) bool {
-			return p.passes(f) && evaluate(r, p, unread).matches != never
+		return slices.ContainsFunc(probes, func(p Probe) bool {
+			return p.Passes(f) && Evaluate(r, p, unread).Matches != Never
 		})
 	}
 }
@@ -147,9 +149,9 @@ func (r *registers) isClient(register uint32, length int) bool {
 
 // equalsClient reports whether bytes that are a client's may be the wanted ones
 // for one of the packet's clients.
-func (r *registers) equalsClient(register uint32, want []byte, p probe) bool {
+func (r *registers) equalsClient(register uint32, want []byte, p Probe) bool {
 	held := r[r.at(register):][:len(want)]
-	return slices.ContainsFunc(p.way.clients, func(a netip.Addr) bool {
+	return slices.ContainsFunc(p.Way.Clients, func(a netip.Addr) bool {
 		address := a.AsSlice()
 		whole := true
 		for i, b := range held {
@@ -159,7 +161,7 @@ func (r *registers) equalsClient(register uint32, want []byte, p probe) bool {
 			whole = whole && b.value == 0xff
 		}
 		// A whole address is never that of nobody in particular.
-		return a.IsValid() || !whole || len(want) < p.endpoint.Addr.BitLen()/8
+		return a.IsValid() || !whole || len(want) < p.Endpoint.Addr.BitLen()/8
 	})
 }
 
@@ -174,23 +176,23 @@ func (r *registers) other(register uint32, length int) bool {
 	return false
 }
 
-// outcome is what a rule does to a probe.
-type outcome struct {
-	matches certainty
-	effects []string      // notrack and what else is done to the packet
-	verdict *nfnl.Verdict // nil: go on with the next rule
+// Outcome is what a rule does to a probe.
+type Outcome struct {
+	Matches Certainty
+	Effects []string      // notrack and what else is done to the packet
+	Verdict *nfnl.Verdict // nil: go on with the next rule
 }
 
-// elementsOf reads a set that a rule looks into.
-type elementsOf func(set string) ([]nfnl.Element, error)
+// ElementsOf reads a set that a rule looks into.
+type ElementsOf func(set string) ([]nfnl.Element, error)
 
-// evaluate runs a rule on a probe, as nft_do_chain does. What it does not know
+// Evaluate runs a rule on a probe, as nft_do_chain does. What it does not know
 // makes the outcome uncertain, never wrong.
-func evaluate(r nfnl.Rule, p probe, sets elementsOf) outcome {
-	out := outcome{matches: always}
+func Evaluate(r nfnl.Rule, p Probe, sets ElementsOf) Outcome {
+	out := Outcome{Matches: Always}
 	var regs registers
 	for _, e := range r.Exprs {
-		if out.matches == never {
+		if out.Matches == Never {
 			return out
 		}
 		out.step(e, p, &regs, sets)
@@ -198,24 +200,24 @@ func evaluate(r nfnl.Rule, p probe, sets elementsOf) outcome {
 	return out
 }
 
-// unconditional is what a rule does to the packets that it matches.
-func unconditional(r nfnl.Rule, sets elementsOf) outcome {
-	var out outcome
+// Unconditional is what a rule does to the packets that it matches.
+func Unconditional(r nfnl.Rule, sets ElementsOf) Outcome {
+	var out Outcome
 	var regs registers
 	for _, e := range r.Exprs {
-		out.step(e, probe{}, &regs, sets)
+		out.step(e, Probe{}, &regs, sets)
 	}
-	out.matches = always
+	out.Matches = Always
 	return out
 }
 
-func (o *outcome) require(c certainty) { o.matches = min(o.matches, c) }
+func (o *Outcome) require(c Certainty) { o.Matches = min(o.Matches, c) }
 
-func (o *outcome) step(e nfnl.Expression, p probe, regs *registers, sets elementsOf) {
+func (o *Outcome) step(e nfnl.Expression, p Probe, regs *registers, sets ElementsOf) {
 	switch e.Name {
 	case "payload":
 		if e.Has(unix.NFTA_PAYLOAD_SREG) {
-			o.effects = append(o.effects, "rewrites the packet")
+			o.Effects = append(o.Effects, "rewrites the packet")
 			return
 		}
 		length := int(e.Number(unix.NFTA_PAYLOAD_LEN))
@@ -239,18 +241,18 @@ func (o *outcome) step(e nfnl.Expression, p probe, regs *registers, sets element
 		case ok:
 			o.require(certain(compares(bytes.Compare(got, want), op)))
 		case op == unix.NFT_CMP_EQ && regs.other(e.Number(unix.NFTA_CMP_SREG), len(want)):
-			o.require(never)
+			o.require(Never)
 		case op == unix.NFT_CMP_EQ && regs.isClient(e.Number(unix.NFTA_CMP_SREG), len(want)) &&
 			!regs.equalsClient(e.Number(unix.NFTA_CMP_SREG), want, p):
-			o.require(never)
+			o.require(Never)
 		default:
-			o.require(maybe)
+			o.require(Maybe)
 		}
 	case "range":
 		from, to := e.Value(unix.NFTA_RANGE_FROM_DATA), e.Value(unix.NFTA_RANGE_TO_DATA)
 		got, ok := regs.load(e.Number(unix.NFTA_RANGE_SREG), len(from))
 		if !ok {
-			o.require(maybe)
+			o.require(Maybe)
 			return
 		}
 		inside := bytes.Compare(got, from) >= 0 && bytes.Compare(got, to) <= 0
@@ -262,32 +264,32 @@ func (o *outcome) step(e nfnl.Expression, p probe, regs *registers, sets element
 	case "immediate":
 		if e.Number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
 			v := nfnl.ReadVerdict(nfnl.Attributes(e.Attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT])
-			o.verdict = &v
+			o.Verdict = &v
 			return
 		}
 		regs.store(e.Number(unix.NFTA_IMMEDIATE_DREG), e.Value(unix.NFTA_IMMEDIATE_DATA), 0)
 	case "notrack":
-		o.effects = append(o.effects, "notrack")
+		o.Effects = append(o.Effects, "notrack")
 	case "match":
 		o.require(matches(e, p))
 	case "target":
 		o.target(e)
 	case "reject":
-		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictDrop}
+		o.Verdict = &nfnl.Verdict{Code: nfnl.VerdictDrop}
 	case "queue":
-		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
+		o.Verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
 	case "tproxy", "dup", "fwd", "nat", "redir", "masq", "synproxy":
-		o.effects = append(o.effects, e.Name)
+		o.Effects = append(o.Effects, e.Name)
 	case "ct":
 		if e.Has(unix.NFTA_CT_SREG) {
-			o.effects = append(o.effects, ctEffect(e))
+			o.Effects = append(o.Effects, ctEffect(e))
 			return
 		}
-		if p.way != nil {
+		if p.Way != nil {
 			// nft_ct_get_eval: a packet without an entry has a state and
 			// nothing else.
 			if e.Number(unix.NFTA_CT_KEY) != unix.NFT_CT_STATE {
-				o.require(never)
+				o.require(Never)
 				return
 			}
 			regs.store(e.Number(unix.NFTA_CT_DREG), nfnl.NativeUint32(stateUntracked), 0)
@@ -301,13 +303,13 @@ func (o *outcome) step(e nfnl.Expression, p probe, regs *registers, sets element
 	default:
 		// limit, quota, exthdr, socket and what is to come: they may
 		// not match, and what they load is not known.
-		o.require(maybe)
+		o.require(Maybe)
 		*regs = registers{}
 	}
 }
 
 // field is a part of a header, nil if it is not known.
-func (p probe) field(base, offset uint32, length int) []byte {
+func (p Probe) field(base, offset uint32, length int) []byte {
 	var header [64]byte
 	var known [64]bool
 	put := func(at int, value ...byte) {
@@ -315,25 +317,25 @@ func (p probe) field(base, offset uint32, length int) []byte {
 			header[at+i], known[at+i] = b, true
 		}
 	}
-	e := p.endpoint
+	e := p.Endpoint
 	switch base {
 	case unix.NFT_PAYLOAD_NETWORK_HEADER:
 		ends := 12
-		if p.family() == iptables.IPv6 {
+		if p.Family() == iptables.IPv6 {
 			put(6, byte(e.Proto))
 			ends = 8
 		} else {
 			put(9, byte(e.Proto))
 		}
 		source, destination := e.Addr, p.client()
-		if p.direction == iptables.Query {
+		if p.Direction == iptables.Query {
 			source, destination = destination, source
 		}
 		put(ends, source.AsSlice()...)
 		put(ends+e.Addr.BitLen()/8, destination.AsSlice()...)
 	case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
 		at := 0
-		if p.direction == iptables.Query {
+		if p.Direction == iptables.Query {
 			at = 2
 		}
 		put(at, binary.BigEndian.AppendUint16(nil, e.Port)...)
@@ -347,17 +349,17 @@ func (p probe) field(base, offset uint32, length int) []byte {
 
 // otherEnd reports whether a part of a header is the whole address or port of
 // the end that is not ours, and nobody's in particular.
-func (p probe) otherEnd(base, offset uint32, length int) bool {
-	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.way != nil && (p.way.anyClient || p.way.client.IsValid()) {
+func (p Probe) otherEnd(base, offset uint32, length int) bool {
+	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.Way != nil && (p.Way.AnyClient || p.Way.Client.IsValid()) {
 		return false
 	}
-	toOther := p.direction == iptables.Response
+	toOther := p.Direction == iptables.Response
 	switch {
 	case base == unix.NFT_PAYLOAD_TRANSPORT_HEADER && length == 2:
 		return toOther && offset == 2 || !toOther && offset == 0
-	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.family() == iptables.IPv4 && length == 4:
+	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.Family() == iptables.IPv4 && length == 4:
 		return toOther && offset == 16 || !toOther && offset == 12
-	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.family() == iptables.IPv6 && length == 16:
+	case base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.Family() == iptables.IPv6 && length == 16:
 		return toOther && offset == 24 || !toOther && offset == 8
 	}
 	return false
@@ -365,16 +367,16 @@ func (p probe) otherEnd(base, offset uint32, length int) bool {
 
 // clientAt reports whether a part of a header is one of the address of a client,
 // of whom several are known, and where it begins in it.
-func (p probe) clientAt(base, offset uint32, length int) (place int, is bool) {
-	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || p.way == nil || !p.way.anyClient || len(p.way.clients) == 0 {
+func (p Probe) clientAt(base, offset uint32, length int) (place int, is bool) {
+	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || p.Way == nil || !p.Way.AnyClient || len(p.Way.Clients) == 0 {
 		return 0, false
 	}
 	size, source := net.IPv4len, 12
-	if p.family() == iptables.IPv6 {
+	if p.Family() == iptables.IPv6 {
 		size, source = net.IPv6len, 8
 	}
 	begins := source
-	if p.direction == iptables.Response {
+	if p.Direction == iptables.Response {
 		begins += size
 	}
 	place = int(offset) - begins
@@ -382,8 +384,8 @@ func (p probe) clientAt(base, offset uint32, length int) (place int, is bool) {
 }
 
 // meta is what the kernel knows of the packet beside its headers.
-func (p probe) meta(key uint32) []byte {
-	v6 := p.family() == iptables.IPv6
+func (p Probe) meta(key uint32) []byte {
+	v6 := p.Family() == iptables.IPv6
 	switch key {
 	case unix.NFT_META_NFPROTO:
 		if v6 {
@@ -391,7 +393,7 @@ func (p probe) meta(key uint32) []byte {
 		}
 		return []byte{unix.NFPROTO_IPV4}
 	case unix.NFT_META_L4PROTO:
-		return []byte{byte(p.endpoint.Proto)}
+		return []byte{byte(p.Endpoint.Proto)}
 	case unix.NFT_META_PROTOCOL:
 		if v6 {
 			return []byte{0x86, 0xdd}
@@ -440,15 +442,15 @@ func bitwise(e nfnl.Expression, regs *registers) {
 	regs.store(dreg, got, 0)
 }
 
-func (o *outcome) lookup(e nfnl.Expression, regs *registers, sets elementsOf) {
+func (o *Outcome) lookup(e nfnl.Expression, regs *registers, sets ElementsOf) {
 	dreg := e.Has(unix.NFTA_LOOKUP_DREG)
 	elements, err := sets(e.SetName())
-	found, c := (*nfnl.Element)(nil), maybe
+	found, c := (*nfnl.Element)(nil), Maybe
 	if err == nil {
 		found, c = find(elements, e.Number(unix.NFTA_LOOKUP_SREG), regs)
 	}
 	if e.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
-		c = always - c
+		c = Always - c
 	}
 	o.require(c)
 	switch {
@@ -456,16 +458,16 @@ func (o *outcome) lookup(e nfnl.Expression, regs *registers, sets elementsOf) {
 	case found == nil:
 		regs.store(e.Number(unix.NFTA_LOOKUP_DREG), nil, 16)
 	case found.Verdict != nil:
-		o.verdict = found.Verdict
+		o.Verdict = found.Verdict
 	default:
 		regs.store(e.Number(unix.NFTA_LOOKUP_DREG), found.Value, 0)
 	}
 }
 
 // find looks for the key that starts in a register.
-func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Element, certainty) {
+func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Element, Certainty) {
 	if len(elements) == 0 {
-		return nil, never
+		return nil, Never
 	}
 	length := 0
 	for _, e := range elements {
@@ -475,19 +477,19 @@ func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Elem
 	key, ok := regs.load(register, length)
 	switch {
 	case !ok && !intervals && regs.other(register, length):
-		return nil, never
+		return nil, Never
 	case !ok:
-		return nil, maybe
+		return nil, Maybe
 	}
 	if slices.ContainsFunc(elements, func(e nfnl.Element) bool { return e.KeyEnd != nil }) {
 		// A range in every part of a concatenation.
-		best := never
+		best := Never
 		for i, e := range elements {
 			switch within(key, e.Key, e.KeyEnd) {
-			case always:
-				return &elements[i], always
-			case maybe:
-				best = maybe
+			case Always:
+				return &elements[i], Always
+			case Maybe:
+				best = Maybe
 			}
 		}
 		return nil, best
@@ -510,44 +512,44 @@ func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Elem
 			}
 		}
 		if last == nil || last.IntervalEnd {
-			return nil, never
+			return nil, Never
 		}
-		return last, always
+		return last, Always
 	}
 	for i, e := range elements {
 		if bytes.Equal(e.Key, key) {
-			return &elements[i], always
+			return &elements[i], Always
 		}
 	}
-	return nil, never
+	return nil, Never
 }
 
 // within compares 32 bits at a time. Where fields end within the key is not
 // known here, so a longer field that is inside only as a whole stays uncertain.
-func within(key, from, to []byte) certainty {
+func within(key, from, to []byte) Certainty {
 	if len(from) != len(key) || len(to) != len(key) {
-		return maybe
+		return Maybe
 	}
-	inside := always
+	inside := Always
 	for at := 0; at < len(key); at += 4 {
 		end := min(at+4, len(key))
 		if bytes.Compare(key[at:end], from[at:end]) < 0 || bytes.Compare(key[at:end], to[at:end]) > 0 {
-			inside = never
+			inside = Never
 		}
 	}
-	if inside == never && bytes.Compare(key, from) >= 0 && bytes.Compare(key, to) <= 0 {
-		return maybe
+	if inside == Never && bytes.Compare(key, from) >= 0 && bytes.Compare(key, to) <= 0 {
+		return Maybe
 	}
 	return inside
 }
 
 // matches evaluates an extension of iptables (xt_tcpudp.h; ports in host byte
 // order).
-func matches(e nfnl.Expression, p probe) certainty {
+func matches(e nfnl.Expression, p Probe) Certainty {
 	info := e.Attrs[unix.NFTA_MATCH_INFO]
 	switch name := e.Extension(); name {
 	case "comment":
-		return always
+		return Always
 	case "conntrack", "state":
 		return p.matchesState(info)
 	case "addrtype":
@@ -560,54 +562,54 @@ func matches(e nfnl.Expression, p probe) certainty {
 			invert = 11
 		}
 		if len(info) <= invert {
-			return maybe
+			return Maybe
 		}
-		if (name == "tcp") != (p.endpoint.Proto == iptables.TCP) {
-			return never
+		if (name == "tcp") != (p.Endpoint.Proto == iptables.TCP) {
+			return Never
 		}
 		at, flag := 0, byte(1)
-		if p.direction == iptables.Query {
+		if p.Direction == iptables.Query {
 			at, flag = 4, 2
 		}
 		port := func(at int) uint16 { return binary.NativeEndian.Uint16(info[at:]) }
-		inside := p.endpoint.Port >= port(at) && p.endpoint.Port <= port(at+2)
+		inside := p.Endpoint.Port >= port(at) && p.Endpoint.Port <= port(at+2)
 		if inside == (info[invert]&flag != 0) {
-			return never
+			return Never
 		}
 		// The other end's port is anything.
 		other := 4 - at
 		if port(other) != 0 || port(other+2) != 0xffff || info[invert]&^flag != 0 || name == "tcp" && info[9] != 0 {
-			return maybe
+			return Maybe
 		}
-		return always
+		return Always
 	}
-	return maybe
+	return Maybe
 }
 
 // target is what an extension of iptables does to the packet.
-func (o *outcome) target(e nfnl.Expression) {
+func (o *Outcome) target(e nfnl.Expression) {
 	info := e.Attrs[unix.NFTA_TARGET_INFO]
 	switch name := e.Extension(); name {
 	case "NOTRACK":
-		o.effects = append(o.effects, "notrack")
+		o.Effects = append(o.Effects, "notrack")
 	case "CT":
 		notrack, zone := ctTarget(info)
 		switch {
 		case notrack:
-			o.effects = append(o.effects, "notrack")
+			o.Effects = append(o.Effects, "notrack")
 		case zone != "":
-			o.effects = append(o.effects, EffectZone)
+			o.Effects = append(o.Effects, EffectZone)
 		default:
-			o.effects = append(o.effects, "ct set")
+			o.Effects = append(o.Effects, "ct set")
 		}
 	case "LOG", "NFLOG", "TRACE":
 	case "REJECT":
-		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictDrop}
+		o.Verdict = &nfnl.Verdict{Code: nfnl.VerdictDrop}
 	case "NFQUEUE":
-		o.verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
+		o.Verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
 	case "":
 	default:
-		o.effects = append(o.effects, name)
+		o.Effects = append(o.Effects, name)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
 // ForeignRule is a rule of somebody else that concerns the DNS of this node
@@ -70,7 +71,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 	}
 	meets := evaluator.MayMeet(probes)
 	s := newSearch(conn, func(f nftables.TableFamily, r nfnl.Rule) bool {
-		return strings.HasPrefix(r.Comment, nodeCacheComment) || meets(f, r)
+		return strings.HasPrefix(r.Comment, predecessor.NodeCacheComment) || meets(f, r)
 	})
 	others, err := s.addLegacy(cfg)
 	if err != nil {
@@ -233,7 +234,7 @@ func (s *search) leftovers(c nfnl.BaseChain, hook string) error {
 	}
 	w := walk{search: s, base: c, hook: hook}
 	for _, r := range rules {
-		if strings.HasPrefix(r.Comment, nodeCacheComment) {
+		if strings.HasPrefix(r.Comment, predecessor.NodeCacheComment) {
 			w.add(c.Name, r, evaluator.Unconditional(r, w.elements), evaluator.Always).NodeCache = true
 		}
 	}

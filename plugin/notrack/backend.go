@@ -15,9 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/iptables/predecessor"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
@@ -199,7 +199,7 @@ func adoptAll(addrs []netip.Addr) (changed bool, err error) {
 	if stale = append(stale, tables...); len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
 	}
-	n, adoptErr := nft.AdoptNodeCache(nft.Config{}, addrs)
+	n, adoptErr := predecessor.AdoptNodeCache(predecessor.Config{}, addrs)
 	if n > 0 {
 		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
 	}

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
 // inTheWay adds to what the filter chains of others do to the addresses what a
@@ -16,7 +16,7 @@ func inTheWay(m *wayMaker) func(iptables.Rules) (map[netip.Addr]error, bool) {
 		out := map[netip.Addr]error{}
 		blocked, cleared := m.makeWay(r)
 		maps.Copy(out, blocked)
-		fixed, err := nft.FixedByNodeCache(nft.Config{}, r.Plan.Addresses())
+		fixed, err := predecessor.FixedByNodeCache(predecessor.Config{}, r.Plan.Addresses())
 		if err != nil {
 			log.Debugf("what NodeLocal DNSCache left: %v", err)
 		}

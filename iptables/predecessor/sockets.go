@@ -1,4 +1,4 @@
-package nft
+package predecessor
 
 import (
 	"encoding/binary"

@@ -1,4 +1,4 @@
-package nft
+package predecessor
 
 import (
 	"errors"
@@ -20,8 +20,8 @@ import (
 // Comments of the rules of Kubernetes' node-cache (kubernetes/dns,
 // cmd/node-cache/app/cache_app.go), by what such a rule does.
 const (
-	nodeCacheSkip  = nodeCacheComment + " skip conntrack"
-	nodeCacheAllow = nodeCacheComment + " allow DNS traffic"
+	nodeCacheSkip  = NodeCacheComment + " skip conntrack"
+	nodeCacheAllow = NodeCacheComment + " allow DNS traffic"
 )
 
 // nodeCacheChains are where it puts them, by table.
@@ -104,7 +104,7 @@ func FixedByNodeCache(cfg Config, addrs []netip.Addr) (map[netip.Addr]error, err
 
 func fixedError(f iptables.Family, missing error) error {
 	program := map[iptables.Family]string{iptables.IPv4: "iptables-legacy", iptables.IPv6: "ip6tables-legacy"}[f]
-	return fmt.Errorf("%w: NodeLocal DNSCache left them in the legacy table raw, so that nobody answers while this process does not, and they cannot be deleted: %w (mount it into the container, as node-cache's manifest does; or, on the node or in the image flavour that has the iptables binaries, run `%s-save -c -t raw | grep -v %q | %[3]s-restore -c`)", iptables.ErrUntracked, missing, program, nodeCacheComment)
+	return fmt.Errorf("%w: NodeLocal DNSCache left them in the legacy table raw, so that nobody answers while this process does not, and they cannot be deleted: %w (mount it into the container, as node-cache's manifest does; or, on the node or in the image flavour that has the iptables binaries, run `%s-save -c -t raw | grep -v %q | %[3]s-restore -c`)", iptables.ErrUntracked, missing, program, NodeCacheComment)
 }
 
 // deleteRules deletes rules from the chains of node-cache in a table of nf_tables.
@@ -218,6 +218,6 @@ func listening(at netip.AddrPort) bool {
 	return false
 }
 
-// nodeCacheComment starts the comment of node-cache's rules (kubernetes/dns,
+// NodeCacheComment starts the comment of node-cache's rules (kubernetes/dns,
 // cmd/node-cache/app/cache_app.go).
-const nodeCacheComment = "NodeLocal DNS Cache:"
+const NodeCacheComment = "NodeLocal DNS Cache:"

@@ -1,0 +1,6 @@
+package predecessor
+
+import "github.com/trackless-dns/trackless/iptables/internal/nfnl"
+
+// Config says in which network namespace.
+type Config = nfnl.Config

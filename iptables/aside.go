@@ -24,7 +24,7 @@ const LostFor = 300 * time.Millisecond
 
 const (
 	// deviceInterval is the time between two looks at the devices. What the
-	// looks compare lives for a few of them, see package nft.
+	// looks compare lives for a few of them, see package nftables.
 	deviceInterval = 100 * time.Millisecond
 
 	// asideWait is how long a device is set aside at first. Its queries are

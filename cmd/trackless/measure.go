@@ -18,8 +18,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -261,7 +260,7 @@ func (m *measuredHost) measureNotrack() error {
 	if err != nil && !errors.As(err, &unsupported) { // without nf_tables there are none in it
 		return err
 	}
-	foreign, err := nft.ForeignRules(nft.Config{}, endpoints)
+	foreign, err := hostrules.ForeignRules(hostrules.Config{}, endpoints)
 	if err != nil {
 		return err
 	}
@@ -278,7 +277,7 @@ func (m *measuredHost) measureNotrack() error {
 			if !slices.Contains(r.Concerns, e) {
 				continue
 			}
-			if slices.Contains(r.Effects, evaluator.EffectZone) && slices.Contains(r.Directions, iptables.Query) {
+			if slices.Contains(r.Effects, hostrules.EffectZone) && slices.Contains(r.Directions, iptables.Query) {
 				n.Zone = fmt.Sprintf("chain %s of table %s %s (%s)", r.Chain, r.Family, r.Table, r.Text)
 			}
 			if slices.Contains(r.Effects, "notrack") {

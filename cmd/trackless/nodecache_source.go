@@ -18,7 +18,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/nodecache"
 	"github.com/trackless-dns/trackless/plugin/notrack"
@@ -158,7 +158,7 @@ func (n *nodeCacheSource) asksItself(upstream netip.Addr) error {
 // mayChangeRules reports whether the process may do what -setupiptables asks for.
 // Without the capability node-cache logs that, counts it and serves all the same.
 func (n *nodeCacheSource) mayChangeRules() bool {
-	_, err := nft.Generation(nft.Config{})
+	_, err := hostrules.Generation(hostrules.Config{})
 	if !errors.Is(err, iptables.ErrPermission) {
 		return true
 	}

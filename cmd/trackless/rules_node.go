@@ -14,8 +14,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/xtables"
@@ -28,13 +28,13 @@ type rulesNode interface {
 	RemoveTable(iptables.Instance) error
 	Failover() (failover.State, error)
 	RemoveFailover() error
-	Foreign([]iptables.Endpoint) ([]nft.ForeignRule, error)
+	Foreign([]iptables.Endpoint) ([]hostrules.ForeignRule, error)
 	// Servers are addresses of DNS servers that pods of this node may ask, ours
 	// or others'.
 	Servers() ([]netip.Addr, error)
 	// AcceptRules are ours in the filter chains of the host.
-	AcceptRules() ([]nft.AcceptRule, error)
-	RemoveAcceptRule(nft.AcceptRule) error
+	AcceptRules() ([]hostrules.AcceptRule, error)
+	RemoveAcceptRule(hostrules.AcceptRule) error
 	Devices(link string, addrs []netip.Addr) ([]hostaddr.Device, error)
 	RemoveLink(name string) error
 	RemoveAddress(device string, a netip.Addr) error
@@ -79,8 +79,8 @@ func (kernelNode) RemoveTable(i iptables.Instance) error {
 	return nftables.RemoveTable(nftables.Config{}, i.Table)
 }
 
-func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
-	return nft.ForeignRules(nft.Config{}, endpoints)
+func (kernelNode) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ForeignRule, error) {
+	return hostrules.ForeignRules(hostrules.Config{}, endpoints)
 }
 
 // Servers are those that listen on this node, and the Service of kube-dns.
@@ -95,13 +95,15 @@ func (kernelNode) Servers() ([]netip.Addr, error) {
 	return addrs, err
 }
 
-func (kernelNode) AcceptRules() ([]nft.AcceptRule, error) { return nft.AcceptRules(nft.Config{}) }
+func (kernelNode) AcceptRules() ([]hostrules.AcceptRule, error) {
+	return hostrules.AcceptRules(hostrules.Config{})
+}
 
-func (kernelNode) RemoveAcceptRule(r nft.AcceptRule) error {
+func (kernelNode) RemoveAcceptRule(r hostrules.AcceptRule) error {
 	if r.Legacy {
 		return xtables.RemoveLegacy(r.Family == "ip6", r.Chain, r.Arguments())
 	}
-	return nft.RemoveAcceptRule(nft.Config{}, r)
+	return hostrules.RemoveAcceptRule(hostrules.Config{}, r)
 }
 
 func (kernelNode) Devices(link string, addrs []netip.Addr) ([]hostaddr.Device, error) {

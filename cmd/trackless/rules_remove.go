@@ -12,7 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -244,7 +244,7 @@ func (r *remover) acceptRules(user string) error {
 }
 
 // acceptRuleName gives for example "ip filter INPUT query udp 10.96.0.10:53".
-func acceptRuleName(r nft.AcceptRule) string {
+func acceptRuleName(r hostrules.AcceptRule) string {
 	program := ""
 	if r.Legacy {
 		program = " (iptables-legacy)"

@@ -15,8 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -384,7 +383,7 @@ func reportDevice(d hostaddr.Device) deviceReport {
 	return r
 }
 
-func reportForeign(f nft.ForeignRule) foreignReport {
+func reportForeign(f hostrules.ForeignRule) foreignReport {
 	r := foreignReport{
 		Family: f.Family, Table: f.Table, Chain: f.Chain, Legacy: f.Legacy, Hook: f.Hook, Priority: f.Priority, Handle: f.Handle,
 		Rule: f.Text, Effects: f.Effects, Meaning: foreignMeaning(f), Certain: f.Certain, NodeCache: f.NodeCache,
@@ -397,7 +396,7 @@ func reportForeign(f nft.ForeignRule) foreignReport {
 }
 
 // foreignMeaning says what a rule does to DNS, the gravest effect first.
-func foreignMeaning(f nft.ForeignRule) string {
+func foreignMeaning(f hostrules.ForeignRule) string {
 	has := func(effect string) bool { return slices.Contains(f.Effects, effect) }
 	switch {
 	case has("drop"):
@@ -408,7 +407,7 @@ func foreignMeaning(f nft.ForeignRule) string {
 		return "a leftover of NodeLocal DNSCache: untracked for good, so without an instance nobody answers"
 	case has("notrack"):
 		return "untracked for good, so that they bypass kube-proxy: where no DNS server of this node listens at the address nobody answers"
-	case has(evaluator.EffectZone):
+	case has(hostrules.EffectZone):
 		return "puts these packets into a conntrack zone, which tracks them whatever rules of NOTRACK say"
 	case f.NodeCache:
 		return "a leftover of NodeLocal DNSCache, harmless by itself"

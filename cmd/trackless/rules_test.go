@@ -22,8 +22,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/hostrules/evaluator"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -50,8 +49,8 @@ func golden(t *testing.T, name, got string) {
 type fakeNode struct {
 	instances []iptables.Instance
 	failover  failover.State
-	foreign   []nft.ForeignRule
-	accept    []nft.AcceptRule
+	foreign   []hostrules.ForeignRule
+	accept    []hostrules.AcceptRule
 	devices   []hostaddr.Device
 	servers   []netip.Addr // DNS servers besides ours
 	sockets   []*fakeSocket
@@ -85,15 +84,15 @@ func (n *fakeNode) RemoveFailover() error {
 
 func (n *fakeNode) Servers() ([]netip.Addr, error) { return n.servers, nil }
 
-func (n *fakeNode) AcceptRules() ([]nft.AcceptRule, error) { return n.accept, nil }
+func (n *fakeNode) AcceptRules() ([]hostrules.AcceptRule, error) { return n.accept, nil }
 
-func (n *fakeNode) RemoveAcceptRule(r nft.AcceptRule) error {
+func (n *fakeNode) RemoveAcceptRule(r hostrules.AcceptRule) error {
 	n.removed = append(n.removed, acceptRuleName(r))
 	return nil
 }
 
-func (n *fakeNode) Foreign(endpoints []iptables.Endpoint) ([]nft.ForeignRule, error) {
-	var out []nft.ForeignRule
+func (n *fakeNode) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ForeignRule, error) {
+	var out []hostrules.ForeignRule
 	for _, f := range n.foreign {
 		f.Concerns = slices.DeleteFunc(slices.Clone(endpoints), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
 		out = append(out, f)
@@ -230,7 +229,7 @@ func runRules(t *testing.T, node rulesNode, args ...string) (string, int, error)
 }
 
 // acceptRule is one of ours in a host's chain.
-var acceptRule = nft.AcceptRule{
+var acceptRule = hostrules.AcceptRule{
 	Family: "ip", Legacy: true, Chain: "INPUT", Handle: 1, Endpoint: iptables.Endpoint{Addr: clusterIP, Port: 53, Proto: iptables.UDP},
 	Direction: iptables.Query, Text: `ip daddr 10.96.0.10 meta l4proto udp th dport 53 ct state untracked accept comment "trackless 1: untracked DNS"`,
 }
@@ -253,7 +252,7 @@ func fullNode() *fakeNode {
 		failover: failover.State{Present: true, Intact: true,
 			Pairs:    []failover.Pair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
 			Counters: iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.TCP}: 3}},
-		foreign: []nft.ForeignRule{
+		foreign: []hostrules.ForeignRule{
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Hook: "prerouting", Priority: -300, Handle: 4, Effects: []string{"notrack"},
 				Certain: true, Directions: []iptables.Direction{iptables.Query}, Text: "ip daddr 10.96.0.10 meta l4proto udp th dport 53 CT"},
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Legacy: true, Hook: "prerouting", Priority: -300, Handle: 2, Effects: []string{"accept"},
@@ -262,7 +261,7 @@ func fullNode() *fakeNode {
 				Directions: []iptables.Direction{iptables.Query, iptables.Response}, Text: "policy drop"},
 		},
 		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: clusterV6})},
-		accept:  []nft.AcceptRule{acceptRule},
+		accept:  []hostrules.AcceptRule{acceptRule},
 		sockets: []*fakeSocket{socket, byHand},
 	}
 }
@@ -296,13 +295,13 @@ func TestRulesShow(t *testing.T) {
 func TestRulesShowOfOthersAlone(t *testing.T) {
 	node := &fakeNode{
 		servers: []netip.Addr{netip.MustParseAddr("169.254.10.11")},
-		foreign: []nft.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
+		foreign: []hostrules.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
 	}
 	out, code, err := runRules(t, node, "show")
 	if code != 0 || strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "rules of others untrack DNS to 169.254.10.11") {
 		t.Errorf("%d, %v\n%s", code, err, out)
 	}
-	node.foreign[0].Effects = []string{evaluator.EffectZone}
+	node.foreign[0].Effects = []string{hostrules.EffectZone}
 	if out, _, _ := runRules(t, node, "show"); !strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "which tracks them whatever") {
 		t.Errorf("a zone:\n%s", out)
 	}
@@ -366,7 +365,7 @@ func TestRulesRemove(t *testing.T) {
 		{name: "nothing there", out: []string{"nothing of ours is on this node"}},
 		{
 			name: "all of a dead instance",
-			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, accept: []nft.AcceptRule{acceptRule}, devices: []hostaddr.Device{ours}},
+			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, accept: []hostrules.AcceptRule{acceptRule}, devices: []hostaddr.Device{ours}},
 			want: []string{"table trackless-a", "failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "link nodelocaldns"},
 			out: []string{"removed: table inet trackless-a: its owner, pid 11, is dead", "removed: failover table inet trackless-failover",
 				"removed: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "removed: link nodelocaldns"},

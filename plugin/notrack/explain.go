@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/nft"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 )
 
 // explain names what of others may defeat our rules for the address: rules that
@@ -23,7 +23,7 @@ func explain(a netip.Addr) string {
 	for _, p := range []iptables.Proto{iptables.UDP, iptables.TCP} {
 		endpoints = append(endpoints, iptables.Endpoint{Addr: a, Port: 53, Proto: p})
 	}
-	rules, err := nft.ForeignRules(nft.Config{}, endpoints)
+	rules, err := hostrules.ForeignRules(hostrules.Config{}, endpoints)
 	if err != nil {
 		found = append(found, fmt.Sprintf("the rules of others cannot be read: %v", err))
 	}
@@ -43,7 +43,7 @@ func explain(a netip.Addr) string {
 // maxCauses bounds a line of the log.
 const maxCauses = 3
 
-func ruleCause(r nft.ForeignRule) string {
+func ruleCause(r hostrules.ForeignRule) string {
 	program, may := "", ""
 	if r.Legacy {
 		program = " of iptables-legacy"

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/legacy"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/iptables/route"
 	"github.com/trackless-dns/trackless/iptables/xtables"
 )
@@ -31,7 +31,7 @@ type wayMaker struct {
 type wayFacts struct {
 	generation uint32
 	legacy     bool
-	devices    []nft.Device
+	devices    []hostrules.Device
 	rules      iptables.Rules
 }
 
@@ -42,7 +42,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) (blocked map[netip.Addr]error, clea
 	if err == nil && !facts.legacy && reflect.DeepEqual(facts, m.seen) {
 		return m.blocked, false
 	}
-	var left []nft.Obstacle
+	var left []hostrules.Obstacle
 	var refused error
 	if err == nil {
 		left, cleared, refused, err = m.clear(&facts)
@@ -70,7 +70,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) (blocked map[netip.Addr]error, clea
 }
 
 // obstacleError names what is in the way and what can be done.
-func obstacleError(o nft.Obstacle, refused error) error {
+func obstacleError(o hostrules.Obstacle, refused error) error {
 	if o.Amendable() && refused != nil {
 		return fmt.Errorf("%s; no rule of ours could be added: %w; let it pass with `%s`", o, refused, o.Remedy())
 	}
@@ -84,16 +84,16 @@ func obstacleError(o nft.Obstacle, refused error) error {
 // whether rules were added, and why one could not be. Somebody may change his rules meanwhile, as
 // those who write them for one family after the other do: it looks again until
 // there is nothing left to add.
-func (m *wayMaker) clear(facts *wayFacts) (left []nft.Obstacle, added bool, refused, err error) {
+func (m *wayMaker) clear(facts *wayFacts) (left []hostrules.Obstacle, added bool, refused, err error) {
 	for {
 		// Before the look: what is changed after it is not seen yet.
-		if facts.generation, err = nft.Generation(nft.Config{}); err != nil {
+		if facts.generation, err = hostrules.Generation(hostrules.Config{}); err != nil {
 			return nil, added, refused, err
 		}
 		if left, err = obstacles(*facts); err != nil {
 			return nil, added, refused, err
 		}
-		ours := slices.DeleteFunc(slices.Clone(left), func(o nft.Obstacle) bool { return !o.Amendable() })
+		ours := slices.DeleteFunc(slices.Clone(left), func(o hostrules.Obstacle) bool { return !o.Amendable() })
 		if len(ours) == 0 || refused != nil {
 			return left, added, refused, nil
 		}
@@ -108,9 +108,9 @@ func (m *wayMaker) clear(facts *wayFacts) (left []nft.Obstacle, added bool, refu
 }
 
 // accept puts a rule into each chain of iptables.
-func accept(obstacles []nft.Obstacle) error {
+func accept(obstacles []hostrules.Obstacle) error {
 	var errs []error
-	var native []nft.Obstacle
+	var native []hostrules.Obstacle
 	for _, o := range obstacles {
 		if !o.Legacy {
 			native = append(native, o)
@@ -118,7 +118,7 @@ func accept(obstacles []nft.Obstacle) error {
 		}
 		errs = append(errs, xtables.AcceptLegacy(o.Endpoint.Addr.Is6(), o.Chain, o.Arguments()))
 	}
-	errs = append(errs, nft.Accept(nft.Config{}, native))
+	errs = append(errs, hostrules.Accept(hostrules.Config{}, native))
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 	if len(errs) == 0 {
 		return nil
@@ -141,13 +141,13 @@ func (m *wayMaker) mayAdd() error {
 
 // obstacles are those of clients at the endpoints that we serve, and of the node
 // at the others.
-func obstacles(facts wayFacts) ([]nft.Obstacle, error) {
-	served, err := nft.Obstacles(nft.Config{}, facts.rules.Plan.Listen, facts.devices)
+func obstacles(facts wayFacts) ([]hostrules.Obstacle, error) {
+	served, err := hostrules.Obstacles(hostrules.Config{}, facts.rules.Plan.Listen, facts.devices)
 	if err != nil || len(facts.rules.Plan.Untrack) == 0 {
 		return served, err
 	}
-	lo := slices.DeleteFunc(slices.Clone(facts.devices), func(d nft.Device) bool { return d.Name != "lo" })
-	other, err := nft.Obstacles(nft.Config{}, facts.rules.Plan.Untrack, lo)
+	lo := slices.DeleteFunc(slices.Clone(facts.devices), func(d hostrules.Device) bool { return d.Name != "lo" })
+	other, err := hostrules.Obstacles(hostrules.Config{}, facts.rules.Plan.Untrack, lo)
 	return append(served, other...), err
 }
 
@@ -164,14 +164,14 @@ func readWayFacts(r iptables.Rules) (facts wayFacts, err error) {
 		}
 		facts.legacy = facts.legacy || len(names) > 0
 	}
-	facts.generation, err = nft.Generation(nft.Config{})
+	facts.generation, err = hostrules.Generation(hostrules.Config{})
 	return facts, err
 }
 
 // clientDevices are lo and the devices by which pods are reached: those that are
 // no uplinks, are up, are no port of another device, and are of a kind behind
 // which pods are.
-func clientDevices(r iptables.Rules) ([]nft.Device, error) {
+func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
 	links, err := listLinks()
 	if err != nil {
 		return nil, err
@@ -180,10 +180,10 @@ func clientDevices(r iptables.Rules) ([]nft.Device, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []nft.Device
+	var out []hostrules.Device
 	for _, l := range links {
 		a := l.Attributes
-		d := nft.Device{Name: a.Name, Index: l.Index, Clients: clients[l.Index]}
+		d := hostrules.Device{Name: a.Name, Index: l.Index, Clients: clients[l.Index]}
 		switch {
 		case a.Name == "lo":
 			d.Clients = nil
@@ -201,7 +201,7 @@ func clientDevices(r iptables.Rules) ([]nft.Device, error) {
 		}
 		out = append(out, d)
 	}
-	slices.SortFunc(out, func(a, b nft.Device) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b hostrules.Device) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 

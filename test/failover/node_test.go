@@ -17,7 +17,6 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
-	"github.com/trackless-dns/trackless/iptables/nft"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/labtest"
 )
@@ -104,7 +103,7 @@ func (n node) command(stdin, name string, args ...string) string {
 	return string(out)
 }
 
-func (n node) failover() nft.Config { return nft.Config{NetNS: n.Namespace.FD()} }
+func (n node) failover() failover.Config { return failover.Config{NetNS: n.Namespace.FD()} }
 
 func (n node) install(pairs []failover.Pair) {
 	n.t.Helper()

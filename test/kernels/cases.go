@@ -37,8 +37,28 @@ var Cases = []Case{
 		Package: "iptables/hostaddr",
 	},
 	{
-		Name: "owned-table", What: "the owned table: held, renewed, closed to others, gone with its socket; firewalls; failover table",
+		Name: "owned-table", What: "the owned table: held, renewed, closed to others, gone with its socket",
 		Package: "iptables/nftables", Skip: long,
+	},
+	{
+		Name: "without-nftables", What: "a kernel without nf_tables: nothing is there, and legacy rules are found",
+		Package: "iptables/internal/nfnl",
+	},
+	{
+		Name: "failover-table", What: "the failover table: installed, repaired, replaced, removed",
+		Package: "iptables/failover", Skip: long,
+	},
+	{
+		Name: "firewalls", What: "rules of others before conntrack and in the way, and our accept rules",
+		Package: "iptables/hostrules",
+	},
+	{
+		Name: "leftovers", What: "node-cache's rules, of nf_tables and legacy, deleted",
+		Package: "iptables/predecessor",
+	},
+	{
+		Name: "services", What: "Services looked up in kube-proxy's rules",
+		Package: "iptables/kubeproxy",
 	},
 	{
 		Name: "xtables", What: "both kinds of iptables binaries: rules, lease, lock, repair, leftovers",
@@ -76,6 +96,10 @@ var Cases = []Case{
 	{
 		Name: "nftables-trace", What: "every kind of packet through the nftables rules, with and without each rule",
 		Package: "iptables/nftables", Tests: traces,
+	},
+	{
+		Name: "failover-trace", What: "every kind of packet through the failover table, with and without each rule",
+		Package: "iptables/failover", Tests: traces,
 	},
 	{
 		Name: "iptables-trace", What: "the same with iptables rules, of both kinds of binaries",

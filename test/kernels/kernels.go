@@ -14,7 +14,6 @@ package kernels
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -34,8 +33,9 @@ type Case struct {
 	Tests, Skip string
 }
 
-// Binary is the name of the case's test binary, as go test -c gives it.
-func (c Case) Binary() string { return path.Base(c.Package) + ".test" }
+// Binary is the name of the case's test binary: the package's path, since two
+// packages may have the same last word.
+func (c Case) Binary() string { return strings.ReplaceAll(c.Package, "/", "-") + ".test" }
 
 // Select returns the cases of the given names, or an error that lists those that
 // there are.

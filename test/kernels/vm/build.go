@@ -14,17 +14,18 @@ import (
 // build compiles the machine's first process, the program under test and the
 // tests, static and for the machine's processor, into a folder.
 func build(ctx context.Context, source, to string, cases []kernels.Case) error {
-	var packages []string
-	for _, c := range cases {
-		packages = append(packages, "./"+c.Package)
-	}
-	slices.Sort(packages)
-	packages = slices.Compact(packages)
-	for _, args := range [][]string{
+	commands := [][]string{
 		{"build", "-o", filepath.Join(to, "guest"), "./test/kernels/guest"},
 		{"build", "-o", filepath.Join(to, "trackless"), "./cmd/trackless"},
-		append([]string{"test", "-c", "-tags", "kernels", "-o", to + string(filepath.Separator)}, packages...),
-	} {
+	}
+	built := map[string]bool{}
+	for _, c := range cases {
+		if !built[c.Package] {
+			built[c.Package] = true
+			commands = append(commands, []string{"test", "-c", "-tags", "kernels", "-o", filepath.Join(to, c.Binary()), "./" + c.Package})
+		}
+	}
+	for _, args := range commands {
 		args = slices.Insert(args, 1, "-ldflags", "-s -w")
 		cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "10", "go"}, args...)...)
 		cmd.Dir = source

@@ -1,4 +1,4 @@
-package nft
+package hostrules
 
 import "github.com/trackless-dns/trackless/iptables/internal/nfnl"
 

@@ -1,4 +1,4 @@
-package nft
+package hostrules
 
 import (
 	"cmp"
@@ -45,6 +45,10 @@ type ForeignRule struct {
 	// Text is the rule.
 	Text string
 }
+
+// EffectZone is the effect of a rule that puts packets into a zone of connection
+// tracking.
+const EffectZone = evaluator.EffectZone
 
 // conntrackPriority is NF_IP_PRI_CONNTRACK: what stands before it can keep a
 // packet from our rules, or do their work.

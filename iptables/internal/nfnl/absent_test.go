@@ -1,4 +1,4 @@
-package nft
+package nfnl_test
 
 import (
 	"errors"
@@ -12,13 +12,15 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
+	"github.com/trackless-dns/trackless/iptables/hostrules"
+	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // withoutNFTables answers as a kernel without nf_tables does: a question is
 // invalid (nfnetlink_rcv_msg), a batch is not supported (nfnetlink_rcv_batch).
-func withoutNFTables() Config {
-	return Config{Socket: func() (*netlink.Conn, error) {
+func withoutNFTables() nfnl.Config {
+	return nfnl.Config{Socket: func() (*netlink.Conn, error) {
 		return nltest.Dial(func(req []netlink.Message) ([]netlink.Message, error) {
 			if len(req) == 0 {
 				return nil, nil
@@ -68,16 +70,16 @@ COMMIT
 	if removed, err := nftables.RemoveStale(cfg); err != nil || len(removed) > 0 {
 		t.Errorf("stale tables: %v, %v", removed, err)
 	}
-	if _, err := Generation(cfg); err != nil {
+	if _, err := hostrules.Generation(cfg); err != nil {
 		t.Errorf("generation: %v", err)
 	}
-	if got, err := Obstacles(cfg, endpoints, []Device{{Name: "veth0", Index: 7}}); err != nil || len(got) == 0 || !got[0].Legacy {
+	if got, err := hostrules.Obstacles(cfg, endpoints, []hostrules.Device{{Name: "veth0", Index: 7}}); err != nil || len(got) == 0 || !got[0].Legacy {
 		t.Errorf("obstacles: %v, %v", got, err)
 	}
-	if got, err := ForeignRules(cfg, endpoints); err != nil || len(got) != 1 || !got[0].Legacy {
+	if got, err := hostrules.ForeignRules(cfg, endpoints); err != nil || len(got) != 1 || !got[0].Legacy {
 		t.Errorf("foreign rules: %v, %v", got, err)
 	}
-	if got, err := AcceptRules(cfg); err != nil || len(got) != 1 || !got[0].Legacy {
+	if got, err := hostrules.AcceptRules(cfg); err != nil || len(got) != 1 || !got[0].Legacy {
 		t.Errorf("accept rules: %v, %v", got, err)
 	}
 }

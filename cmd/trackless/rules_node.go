@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
@@ -18,7 +19,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // rulesNode is what `trackless rules` needs of a node.
@@ -68,13 +68,13 @@ func (kernelNode) NetNamespace() uint64              { return control.Self().Net
 // Instances are those of both backends, also where the kernel has no nf_tables.
 func (kernelNode) Instances() ([]iptables.Instance, error) {
 	tables, err := nftables.Instances(nftables.Config{})
-	chains, chainsErr := xtables.Instances()
+	chains, chainsErr := binaries.Instances()
 	return append(tables, chains...), errors.Join(err, chainsErr)
 }
 
 func (kernelNode) RemoveTable(i iptables.Instance) error {
 	if i.Backend == "iptables" {
-		return xtables.RemoveInstance(i.Table)
+		return binaries.RemoveInstance(i.Table)
 	}
 	return nftables.RemoveTable(nftables.Config{}, i.Table)
 }
@@ -101,7 +101,7 @@ func (kernelNode) AcceptRules() ([]hostrules.AcceptRule, error) {
 
 func (kernelNode) RemoveAcceptRule(r hostrules.AcceptRule) error {
 	if r.Legacy {
-		return xtables.RemoveLegacy(r.Family == "ip6", r.Chain, r.Arguments())
+		return binaries.RemoveLegacy(r.Family == "ip6", r.Chain, r.Arguments())
 	}
 	return hostrules.RemoveAcceptRule(hostrules.Config{}, r)
 }

@@ -15,9 +15,9 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
@@ -222,7 +222,7 @@ func planText(p iptables.Plan, format string) string {
 	if format == "nft" {
 		fmt.Fprintf(&b, "# The table; an address joins the live set while it answers. Instead of %q the name has a random id of the instance:\n", strings.TrimPrefix(planTable, owner.TablePrefix))
 	} else {
-		fmt.Fprintf(&b, "# The raw tables; queries are untracked while an address has answered within a second. Instead of %q the names have a random id of the instance:\n", xtables.PlanID)
+		fmt.Fprintf(&b, "# The raw tables; queries are untracked while an address has answered within a second. Instead of %q the names have a random id of the instance:\n", binaries.PlanID)
 	}
 	return b.String() + planRulesText(p, format)
 }
@@ -234,5 +234,5 @@ func planRulesText(p iptables.Plan, format string) string {
 	case format == "nft":
 		return nftables.Print(planTable, iptables.Rules{Plan: p})
 	}
-	return xtables.Print(iptables.Rules{Plan: p})
+	return binaries.Print(iptables.Rules{Plan: p})
 }

@@ -91,7 +91,7 @@ func TestRulesPlanErrors(t *testing.T) {
 }
 
 // What plan prints is what nft reads, and it makes the same of it. For the
-// format of iptables-save, package xtables proves that.
+// format of iptables-save, package binaries proves that.
 func TestThePlanIsReadByNFT(t *testing.T) {
 	testns.Program(t, "nft")
 	testns.Enter(t)

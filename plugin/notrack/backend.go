@@ -15,10 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/predecessor"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // SetupErrors counts failures to change the node, under the name that node-cache
@@ -55,7 +55,7 @@ type backend interface {
 
 var (
 	_ backend = (*nftables.Backend)(nil)
-	_ backend = (*xtables.Backend)(nil)
+	_ backend = (*binaries.Backend)(nil)
 )
 
 // openNFT opens the nftables backend; tests make it fail.
@@ -95,7 +95,7 @@ func choose(config *configuration) (b backend, why string, err error) {
 }
 
 func newXTables(config *configuration) (backend, error) {
-	b, err := xtables.New(xtables.Config{
+	b, err := binaries.New(binaries.Config{
 		Variant: config.variant,
 		Count:   func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
 	})
@@ -107,10 +107,10 @@ func newXTables(config *configuration) (backend, error) {
 
 // serves reports whether a backend is one that the configuration asks for.
 func (c *configuration) serves(b backend) bool {
-	x, isXTables := b.(*xtables.Backend)
+	x, isXTables := b.(*binaries.Backend)
 	switch c.backend {
 	case backendIPTables:
-		return isXTables && (c.variant == xtables.Auto || c.variant == x.Variant())
+		return isXTables && (c.variant == binaries.Auto || c.variant == x.Variant())
 	case backendNFTables:
 		return !isXTables
 	}
@@ -125,7 +125,7 @@ func (c *configuration) serves(b backend) bool {
 // fit adapts the plan to what the backend can do on this kernel, and says what
 // is lost.
 func (c *configuration) fit(b backend) error {
-	x, ok := b.(*xtables.Backend)
+	x, ok := b.(*binaries.Backend)
 	if !ok {
 		if c.plan.Lease == 0 && !c.plan.DryRun && !nftables.CanOwn() {
 			return errors.New("lease off: this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process; drop the option")
@@ -150,7 +150,7 @@ func (c *configuration) fit(b backend) error {
 // announce says once which backend was chosen, why, and what it cannot promise.
 func (p *contract) announce(b backend, why string) {
 	p.reasons.Store(b, why)
-	switch x, ok := b.(*xtables.Backend); {
+	switch x, ok := b.(*binaries.Backend); {
 	case ok:
 		log.Infof("backend %s (%s binaries), since %s: chains %s-* in the raw tables; after a SIGKILL the lease ends the rules within a second, and the chains stay, inert, until the next start", b.Name(), x.Variant(), why, b.Table())
 	case b.Owned():
@@ -194,7 +194,7 @@ func (a *adopter) adopt(addrs []netip.Addr) (changed bool, err error) {
 }
 
 func adoptAll(addrs []netip.Addr) (changed bool, err error) {
-	stale, err := xtables.RemoveStale()
+	stale, err := binaries.RemoveStale()
 	tables, tablesErr := nftables.RemoveStale(nftables.Config{})
 	if stale = append(stale, tables...); len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
@@ -213,7 +213,7 @@ func otherInstances() (int, error) {
 	if err != nil && !errors.As(err, &unsupported) {
 		return 0, err
 	}
-	n, err := xtables.Others()
+	n, err := binaries.Others()
 	for _, t := range tables {
 		if t.Owner.Life != owner.Dead && !t.Owner.IsSelf() {
 			n++
@@ -243,7 +243,7 @@ func startWatch() (*watch, error) {
 // instead of those of the one before.
 func (w *watch) follow(b backend) {
 	w.unfollow()
-	x, ok := b.(*xtables.Backend)
+	x, ok := b.(*binaries.Backend)
 	if !ok {
 		return
 	}
@@ -273,16 +273,16 @@ func (w *watch) close() {
 }
 
 // parseBackend reads `backend NAME [legacy|nft]`.
-func parseBackend(args []string) (name string, v xtables.Variant, err error) {
+func parseBackend(args []string) (name string, v binaries.Variant, err error) {
 	const usage = "use auto, nftables, iptables, iptables legacy or iptables nft"
 	if len(args) == 0 {
 		return "", v, fmt.Errorf("backend takes a value: %s", usage)
 	}
 	switch name = args[0]; {
 	case len(args) == 1 && slices.Contains([]string{backendAuto, backendNFTables, backendIPTables}, name):
-		return name, xtables.Auto, nil
+		return name, binaries.Auto, nil
 	case len(args) == 2 && name == backendIPTables:
-		for _, v := range []xtables.Variant{xtables.Legacy, xtables.NFT} {
+		for _, v := range []binaries.Variant{binaries.Legacy, binaries.NFT} {
 			if args[1] == string(v) {
 				return name, v, nil
 			}

@@ -7,8 +7,8 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // withoutNFTables makes this kernel one without nf_tables.
@@ -26,7 +26,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 	for _, tc := range []struct {
 		name      string
 		backend   string
-		variant   xtables.Variant
+		variant   binaries.Variant
 		noNFT     bool
 		noProgram bool
 		want, why string // an error if want is empty
@@ -37,7 +37,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 		{name: "nftables", backend: backendNFTables, want: "nftables", why: "the Corefile says so"},
 		{name: "nftables falls back to nothing", backend: backendNFTables, noNFT: true, why: "no nf_tables"},
 		{name: "iptables", backend: backendIPTables, want: "iptables", why: "the Corefile says so"},
-		{name: "iptables legacy", backend: backendIPTables, variant: xtables.Legacy, want: "iptables", why: "the Corefile says so"},
+		{name: "iptables legacy", backend: backendIPTables, variant: binaries.Legacy, want: "iptables", why: "the Corefile says so"},
 		{name: "iptables without programs", backend: backendIPTables, noProgram: true, why: "install iptables"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 			if err != nil || b.Name() != tc.want || why != tc.why {
 				t.Fatalf("%v since %q, error %v", b, why, err)
 			}
-			if x, ok := b.(*xtables.Backend); ok && tc.variant != xtables.Auto && x.Variant() != tc.variant {
+			if x, ok := b.(*binaries.Backend); ok && tc.variant != binaries.Auto && x.Variant() != tc.variant {
 				t.Errorf("variant %s", x.Variant())
 			}
 			if !config.serves(b) {
@@ -75,7 +75,7 @@ func TestWhenAReloadChangesTheBackend(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	legacy, err := xtables.New(xtables.Config{Variant: xtables.Legacy})
+	legacy, err := binaries.New(binaries.Config{Variant: binaries.Legacy})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,17 +83,17 @@ func TestWhenAReloadChangesTheBackend(t *testing.T) {
 		name    string
 		inForce backend
 		backend string
-		variant xtables.Variant
+		variant binaries.Variant
 		stays   bool
 	}{
-		{"nftables, auto", native, backendAuto, xtables.Auto, true},
-		{"nftables, nftables", native, backendNFTables, xtables.Auto, true},
-		{"nftables, iptables", native, backendIPTables, xtables.Auto, false},
-		{"legacy, auto", legacy, backendAuto, xtables.Auto, false},
-		{"legacy, iptables", legacy, backendIPTables, xtables.Auto, true},
-		{"legacy, iptables legacy", legacy, backendIPTables, xtables.Legacy, true},
-		{"legacy, iptables nft", legacy, backendIPTables, xtables.NFT, false},
-		{"legacy, nftables", legacy, backendNFTables, xtables.Auto, false},
+		{"nftables, auto", native, backendAuto, binaries.Auto, true},
+		{"nftables, nftables", native, backendNFTables, binaries.Auto, true},
+		{"nftables, iptables", native, backendIPTables, binaries.Auto, false},
+		{"legacy, auto", legacy, backendAuto, binaries.Auto, false},
+		{"legacy, iptables", legacy, backendIPTables, binaries.Auto, true},
+		{"legacy, iptables legacy", legacy, backendIPTables, binaries.Legacy, true},
+		{"legacy, iptables nft", legacy, backendIPTables, binaries.NFT, false},
+		{"legacy, nftables", legacy, backendNFTables, binaries.Auto, false},
 	} {
 		config := &configuration{block: block{backend: tc.backend, variant: tc.variant}}
 		if got := config.serves(tc.inForce); got != tc.stays {

@@ -23,8 +23,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // NoTrack is the handler of one server block. It answers this process's own
@@ -45,7 +45,7 @@ const directive = "notrack"
 type block struct {
 	plan     iptables.Plan
 	backend  string
-	variant  xtables.Variant // of the programs of backend iptables
+	variant  binaries.Variant // of the programs of backend iptables
 	failover string
 	sync     time.Duration
 	keep     bool

@@ -17,8 +17,8 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 func init() {
@@ -134,8 +134,8 @@ func parse(c *caddy.Controller) (block, error) {
 	if err := b.listen(c, addrs); err != nil {
 		return b, err
 	}
-	if b.backend == backendIPTables && b.plan.Lease != xtables.Lease && !b.plan.DryRun {
-		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", xtables.Lease)
+	if b.backend == backendIPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
+		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", binaries.Lease)
 	}
 	b.plan = b.plan.Normalize()
 	if err := b.plan.Validate(); err != nil {

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/route"
-	"github.com/trackless-dns/trackless/iptables/xtables"
 )
 
 // wayMaker lets untracked DNS pass the filter chains of the host. It is used by
@@ -116,7 +116,7 @@ func accept(obstacles []hostrules.Obstacle) error {
 			native = append(native, o)
 			continue
 		}
-		errs = append(errs, xtables.AcceptLegacy(o.Endpoint.Addr.Is6(), o.Chain, o.Arguments()))
+		errs = append(errs, binaries.AcceptLegacy(o.Endpoint.Addr.Is6(), o.Chain, o.Arguments()))
 	}
 	errs = append(errs, hostrules.Accept(hostrules.Config{}, native))
 	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })

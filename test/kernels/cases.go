@@ -62,7 +62,7 @@ var Cases = []Case{
 	},
 	{
 		Name: "xtables", What: "both kinds of iptables binaries: rules, lease, lock, repair, leftovers",
-		Package: "iptables/xtables", Skip: long,
+		Package: "iptables/binaries", Skip: long,
 	},
 	{
 		Name: "legacy-read", What: "legacy tables read through the sockopt interface",
@@ -103,6 +103,6 @@ var Cases = []Case{
 	},
 	{
 		Name: "iptables-trace", What: "the same with iptables rules, of both kinds of binaries",
-		Package: "iptables/xtables", Tests: traces,
+		Package: "iptables/binaries", Tests: traces,
 	},
 }

@@ -1,5 +1,4 @@
-// Package xtables works through the iptables binaries.
-package xtables
+package binaries
 
 import (
 	"errors"

@@ -1,4 +1,4 @@
-// Package xtables is the iptables backend: NOTRACK rules in the raw table, put
+// Package binaries is the iptables backend: NOTRACK rules in the raw table, put
 // there by iptables-restore, of either variant (legacy or nft).
 //
 // Nothing binds such rules to a process, and a killed one leaves them behind.
@@ -10,7 +10,7 @@
 // TCP connections, those that are tracked when we attach and those that we hold
 // when we detach, are noted by rules in sets of ip_set. What a kernel lacks is
 // said by [Backend.Lost].
-package xtables
+package binaries
 
 import (
 	"crypto/rand"

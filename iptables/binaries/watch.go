@@ -1,4 +1,4 @@
-package xtables
+package binaries
 
 import (
 	"context"

@@ -53,7 +53,7 @@ func newFailoverNode(t *testing.T) *failoverNode {
 
 // failoverObserver counts one packet directly before a chain and behind it, by
 // what may have become of it.
-func failoverObserver(f iptables.Family, chain failoverChain, p iptables.Packet, ct Tracking, outcomes []string) string {
+func failoverObserver(f iptables.Family, chain failoverChain, p tracetest.Packet, ct Tracking, outcomes []string) string {
 	ip := "ip"
 	if f == iptables.IPv6 {
 		ip = "ip6"

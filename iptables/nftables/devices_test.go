@@ -57,8 +57,8 @@ func TestLost(t *testing.T) {
 			if err := errors.Join(b.Install(rules), b.Attach()); err != nil {
 				t.Fatal(err)
 			}
-			from := func(device, client string) iptables.Packet {
-				return iptables.Packet{Proto: iptables.UDP, Device: device, Src: tracetest.AddrPort(f, client), Dst: tracetest.AddrPort(f, "vip:53")}
+			from := func(device, client string) tracetest.Packet {
+				return tracetest.Packet{Proto: iptables.UDP, Device: device, Src: tracetest.AddrPort(f, client), Dst: tracetest.AddrPort(f, "vip:53")}
 			}
 			ask := func() []string {
 				n.Inject(t, iptables.Prerouting, from("pod0", "pod:4000"))
@@ -148,7 +148,7 @@ func TestForgedLossIsNoEvidence(t *testing.T) {
 		// As if a rule that nobody understands dropped all queries.
 		testns.Run(t, "nft", "add table inet x; add chain inet x c { type filter hook prerouting priority -299; policy drop; }")
 		packet := func(device string, source netip.Addr) []byte {
-			return tracetest.Wire(iptables.Packet{Proto: iptables.UDP, Device: device, Src: netip.AddrPortFrom(source, 4000), Dst: tracetest.AddrPort(f, "vip:53")})
+			return tracetest.Wire(tracetest.Packet{Proto: iptables.UDP, Device: device, Src: netip.AddrPortFrom(source, 4000), Dst: tracetest.AddrPort(f, "vip:53")})
 		}
 		forged := packet("pod0", source)
 		if tc.mangle != nil {

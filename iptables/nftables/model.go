@@ -14,20 +14,12 @@ import (
 )
 
 // The ruleset is a value: chains of rules, each a list of statements. A
-// statement knows how the kernel's expressions are made of it, how nft prints
-// it, and what it does to a packet, so that transaction, printer and tracer
-// cannot drift apart.
+// statement knows how the kernel's expressions are made of it and how nft prints
+// it, and tests teach it what it does to a packet, so that transaction, printer
+// and tracer cannot drift apart.
 type statement interface {
 	exprs(rs *ruleset) []expr.Any
 	text(r rule) string
-	run(t *tracer, p iptables.Packet) step
-}
-
-// step is what a statement does to the walk of a packet through a rule.
-type step struct {
-	mismatch bool   // the rule does not apply
-	verdict  string // accept, drop, or empty
-	jump     string // goto this chain
 }
 
 type rule []statement

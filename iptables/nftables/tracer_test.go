@@ -60,7 +60,7 @@ func watch(t *testing.T, b interface {
 // twinTrace lets the twin take part in the table.
 type twinTrace struct{ *Twin }
 
-func (b twinTrace) Send(_ *testing.T, h iptables.Hook, p iptables.Packet) string {
+func (b twinTrace) Send(_ *testing.T, h iptables.Hook, p tracetest.Packet) string {
 	return b.Trace(h, p).String()
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
+	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -41,7 +42,7 @@ var upstreamNames = map[string][2]string{
 	"kubedns": {"10.244.0.3", "fd00:244::3"}, "other": {"10.244.0.11", "fd00:244::11"},
 }
 
-func upstreamPacket(t *testing.T, f iptables.Family, text string) iptables.Packet {
+func upstreamPacket(t *testing.T, f iptables.Family, text string) tracetest.Packet {
 	t.Helper()
 	words := strings.Fields(text)
 	at := func(word string) netip.AddrPort {
@@ -52,7 +53,7 @@ func upstreamPacket(t *testing.T, f iptables.Family, text string) iptables.Packe
 		}
 		return netip.MustParseAddrPort(addr + ":" + port)
 	}
-	p := iptables.Packet{Proto: iptables.UDP, Src: at(words[1]), Dst: at(words[3])}
+	p := tracetest.Packet{Proto: iptables.UDP, Src: at(words[1]), Dst: at(words[3])}
 	if words[0] == "tcp" {
 		p.Proto, p.ACK = iptables.TCP, true
 	}

@@ -95,7 +95,7 @@ func NewNode(t *testing.T) *Node {
 
 // Send makes a packet pass a hook and says what became of it: untracked,
 // tracked or dropped.
-func (n *Node) Send(t *testing.T, h iptables.Hook, p iptables.Packet) string {
+func (n *Node) Send(t *testing.T, h iptables.Hook, p Packet) string {
 	t.Helper()
 	before := n.Counted(t)
 	n.Inject(t, h, p)
@@ -143,7 +143,7 @@ func (n *Node) Counted(t *testing.T) map[string]uint64 {
 // Inject makes a packet pass a hook: in prerouting it comes in over the device
 // as a frame, whatever it says of itself; through output it is sent from a raw
 // socket, and the routes must lead to the device.
-func (n *Node) Inject(t *testing.T, h iptables.Hook, p iptables.Packet) {
+func (n *Node) Inject(t *testing.T, h iptables.Hook, p Packet) {
 	t.Helper()
 	var err error
 	if h == iptables.Prerouting {
@@ -156,7 +156,7 @@ func (n *Node) Inject(t *testing.T, h iptables.Hook, p iptables.Packet) {
 	}
 }
 
-func (n *Node) arrive(p iptables.Packet) error {
+func (n *Node) arrive(p Packet) error {
 	return n.Deliver(p.Device, n.Links[p.Device].HardwareAddr, Wire(p))
 }
 
@@ -177,7 +177,7 @@ func (n *Node) Deliver(device string, to net.HardwareAddr, packet []byte) error 
 	return unix.Sendto(n.frames, packet, 0, addr)
 }
 
-func leave(p iptables.Packet) error {
+func leave(p Packet) error {
 	family, to := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Addr: [4]byte(p.Dst.Addr().AsSlice()[:4])})
 	if p.Dst.Addr().Is6() {
 		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: p.Dst.Addr().As16()}
@@ -195,7 +195,7 @@ func leave(p iptables.Packet) error {
 }
 
 // Wire encodes a packet with an empty payload.
-func Wire(p iptables.Packet) []byte {
+func Wire(p Packet) []byte {
 	const udpLen, tcpLen = 8, 20
 	segment := make([]byte, udpLen)
 	sum := 6

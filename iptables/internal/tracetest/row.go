@@ -15,7 +15,7 @@ import (
 type Backend interface {
 	iptables.Backend
 	// Send gives the verdict on one packet.
-	Send(t *testing.T, h iptables.Hook, p iptables.Packet) string
+	Send(t *testing.T, h iptables.Hook, p Packet) string
 	// Watch looks at the sets that packets fill. What it returns lists, sorted
 	// and as often as there are elements, the names of those in which an
 	// element was put or renewed since, with a plus before them, and of those
@@ -25,10 +25,10 @@ type Backend interface {
 }
 
 // ReadPacket reads the words of a step that is a packet.
-func ReadPacket(f iptables.Family, words []string) (iptables.Hook, iptables.Packet) {
+func ReadPacket(f iptables.Family, words []string) (iptables.Hook, Packet) {
 	hook := map[string]iptables.Hook{"prerouting": iptables.Prerouting, "output": iptables.Output}[words[0]]
 	proto, flags, _ := strings.Cut(words[2], "[")
-	return hook, iptables.Packet{
+	return hook, Packet{
 		Proto:  map[string]iptables.Proto{"udp": iptables.UDP, "tcp": iptables.TCP}[proto],
 		SYN:    strings.Contains(flags, "S"),
 		ACK:    strings.Contains(flags, "A"),
@@ -98,7 +98,7 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 }
 
 // observe sends a packet and describes what it did.
-func observe(t *testing.T, f iptables.Family, b Backend, h iptables.Hook, p iptables.Packet, want string) string {
+func observe(t *testing.T, f iptables.Family, b Backend, h iptables.Hook, p Packet, want string) string {
 	t.Helper()
 	changes := b.Watch(t)
 	countersBefore, err := b.Counters()

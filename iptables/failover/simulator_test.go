@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
+	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
 // Tracking is what conntrack says of a packet. The zero value is a packet in the
@@ -51,18 +52,10 @@ func (r Result) String() string {
 	return "tracked"
 }
 
-// Trace sends a packet through one chain of the table that
-// Install makes of the pairs: prerouting, output, input, postrouting or
-// masquerading. It runs the very expressions that the kernel would be given.
-func Trace(pairs []Pair, outside Outside, chain string, p iptables.Packet, ct Tracking) (Result, error) {
-	pairs, err := normalizeFailover(pairs)
-	if err != nil {
-		return Result{}, err
-	}
-	return traceFailover(failoverChains(pairs, outside.normalize()), chain, p, ct)
-}
-
-func traceFailover(chains []failoverChain, name string, p iptables.Packet, ct Tracking) (Result, error) {
+// traceFailover sends a packet through one chain of the table: prerouting, output,
+// input, postrouting or masquerading. It runs the very expressions that the kernel
+// would be given.
+func traceFailover(chains []failoverChain, name string, p tracetest.Packet, ct Tracking) (Result, error) {
 	m := machine{proto: p.Proto, device: p.Device, ct: ct, out: Result{Tracking: ct}}
 	if p.Dst.Addr().Is4() {
 		m.network, m.saddr, m.daddr = make([]byte, 20), 12, 16

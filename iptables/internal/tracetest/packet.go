@@ -1,13 +1,15 @@
-package iptables
+package tracetest
 
 import (
 	"fmt"
 	"net/netip"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // Packet is what a tracer sends through rules, at one hook.
 type Packet struct {
-	Proto              Proto
+	Proto              iptables.Proto
 	Src, Dst           netip.AddrPort
 	SYN, ACK, FIN, RST bool   // of a TCP segment
 	Device             string // input device in prerouting, output device in output

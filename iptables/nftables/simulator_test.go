@@ -6,6 +6,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
+	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
 // Result says what became of a packet at one hook.
@@ -172,7 +173,7 @@ func (t *Twin) contains(set, key string) bool {
 }
 
 // Trace sends a packet through the rules of one hook.
-func (t *Twin) Trace(h iptables.Hook, p iptables.Packet) Result {
+func (t *Twin) Trace(h iptables.Hook, p tracetest.Packet) Result {
 	if !t.present {
 		return Result{}
 	}
@@ -190,7 +191,7 @@ chains:
 	rules:
 		for _, r := range current.rules {
 			for _, s := range r {
-				o := s.run(&walk, p)
+				o := s.(traced).run(&walk, p)
 				switch {
 				case o.mismatch:
 					continue rules
@@ -207,6 +208,18 @@ chains:
 	}
 }
 
+// traced is a statement of which the tracer knows what it does to a packet.
+type traced interface {
+	run(t *tracer, p tracetest.Packet) step
+}
+
+// step is what a statement does to the walk of a packet through a rule.
+type step struct {
+	mismatch bool   // the rule does not apply
+	verdict  string // accept, drop, or empty
+	jump     string // goto this chain
+}
+
 // tracer is one walk of a packet.
 type tracer struct {
 	twin   *Twin
@@ -216,7 +229,7 @@ type tracer struct {
 
 // key builds the key that the kernel would look up, or reports that a packet
 // of another family is meant.
-func (t *tracer) key(f iptables.Family, fields []field, p iptables.Packet) (string, bool) {
+func (t *tracer) key(f iptables.Family, fields []field, p tracetest.Packet) (string, bool) {
 	if fields[0] != inDevice && iptables.FamilyOf(p.Dst.Addr()) != f {
 		return "", false
 	}
@@ -242,7 +255,7 @@ func (t *tracer) key(f iptables.Family, fields []field, p iptables.Packet) (stri
 
 func proceed(ok bool) step { return step{mismatch: !ok} }
 
-func (s in) run(t *tracer, p iptables.Packet) step {
+func (s in) run(t *tracer, p tracetest.Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if !ok {
 		return proceed(false)
@@ -257,7 +270,7 @@ func (s in) run(t *tracer, p iptables.Packet) step {
 	return proceed(t.twin.contains(s.set.instance(s.family), key) != s.not)
 }
 
-func (s put) run(t *tracer, p iptables.Packet) step {
+func (s put) run(t *tracer, p tracetest.Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if !ok {
 		return proceed(false)
@@ -269,7 +282,7 @@ func (s put) run(t *tracer, p iptables.Packet) step {
 	return step{}
 }
 
-func (s take) run(t *tracer, p iptables.Packet) step {
+func (s take) run(t *tracer, p tracetest.Packet) step {
 	key, ok := t.key(s.family, s.fields, p)
 	if ok {
 		delete(t.twin.elements[s.set.instance(s.family)], key)
@@ -277,22 +290,22 @@ func (s take) run(t *tracer, p iptables.Packet) step {
 	return proceed(ok)
 }
 
-func (s onLo) run(t *tracer, p iptables.Packet) step {
+func (s onLo) run(t *tracer, p tracetest.Packet) step {
 	return proceed(p.Device == "lo" && t.hook == iptables.Hook(s))
 }
 
 // The packets of a trace are whole, to us, and from where their source is.
-func (s whole) run(_ *tracer, p iptables.Packet) step {
+func (s whole) run(_ *tracer, p tracetest.Packet) step {
 	return proceed(iptables.FamilyOf(p.Dst.Addr()) == iptables.Family(s))
 }
-func (toUs) run(*tracer, iptables.Packet) step       { return step{} }
-func (routesBack) run(*tracer, iptables.Packet) step { return step{} }
+func (toUs) run(*tracer, tracetest.Packet) step       { return step{} }
+func (routesBack) run(*tracer, tracetest.Packet) step { return step{} }
 
-func (s ofClass) run(_ *tracer, p iptables.Packet) step {
+func (s ofClass) run(_ *tracer, p tracetest.Packet) step {
 	return proceed(p.Proto == s.proto && iptables.FamilyOf(p.Dst.Addr()) == s.family)
 }
 
-func (s tcpFlags) run(_ *tracer, p iptables.Packet) step {
+func (s tcpFlags) run(_ *tracer, p tracetest.Packet) step {
 	flags := byte(0)
 	for _, f := range []struct {
 		set bool
@@ -305,16 +318,16 @@ func (s tcpFlags) run(_ *tracer, p iptables.Packet) step {
 	return proceed(p.Proto == iptables.TCP && (flags&s.mask == s.want) != s.any)
 }
 
-func (notrack) run(t *tracer, _ iptables.Packet) step {
+func (notrack) run(t *tracer, _ tracetest.Packet) step {
 	t.result.Untracked = true
 	return step{}
 }
 
-func (accept) run(*tracer, iptables.Packet) step      { return step{verdict: "accept"} }
-func (drop) run(*tracer, iptables.Packet) step        { return step{verdict: "drop"} }
-func (s goToChain) run(*tracer, iptables.Packet) step { return step{jump: string(s)} }
+func (accept) run(*tracer, tracetest.Packet) step      { return step{verdict: "accept"} }
+func (drop) run(*tracer, tracetest.Packet) step        { return step{verdict: "drop"} }
+func (s goToChain) run(*tracer, tracetest.Packet) step { return step{jump: string(s)} }
 
-func (s count) run(t *tracer, _ iptables.Packet) step {
+func (s count) run(t *tracer, _ tracetest.Packet) step {
 	t.twin.counters[iptables.CounterKey(s)]++
 	return step{}
 }

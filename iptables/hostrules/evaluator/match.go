@@ -21,8 +21,8 @@ import (
 // fields are known.
 type Certainty uint8
 
+// In this order min is "and", and max is "or".
 const (
-	// Never, Maybe and Always are in this order: min is "and", max is "or".
 	Never Certainty = iota
 	Maybe
 	Always

@@ -10,55 +10,21 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/nodestate"
 	"github.com/trackless-dns/trackless/lab"
 )
 
-// A Dump is the configuration of a node as the usual programs show it, by the
-// command that shows it, without counters, ages and dates.
-type Dump map[string]string
-
-// dumpCommands show everything that trackless could leave behind. The legacy
-// tables are read where there are any: asking makes none.
-var dumpCommands = []string{
-	"nft list ruleset",
-	"iptables-save",
-	"ip6tables-save",
-	"iptables-legacy-save",
-	"ip6tables-legacy-save",
-	"ip address show",
-	"ip route show table all",
-	"ip -6 route show table all",
-	"ip rule show",
-	"ip -6 rule show",
-}
-
-// volatile is what differs from one moment to the next without meaning
-// anything.
-var volatile = []struct {
-	pattern *regexp.Regexp
-	replace string
-}{
-	{regexp.MustCompile(`(?m)^# .*\n`), ""},                            // iptables-save: program, date
-	{regexp.MustCompile(`\[\d+:\d+\]`), "[0:0]"},                       // iptables-save: counters
-	{regexp.MustCompile(`packets \d+ bytes \d+`), "packets 0 bytes 0"}, // nft: counters
-	{regexp.MustCompile(` expires [0-9a-z]+`), ""},                     // nft, ip: ages
-}
+// A Dump is the configuration of a node as the usual programs show it.
+type Dump nodestate.State
 
 // TakeDump reads the configuration of the namespace.
-func TakeDump(ns *lab.Namespace) (Dump, error) {
-	dump := Dump{}
-	for _, command := range dumpCommands {
-		words := strings.Fields(command)
-		out, err := run(ns, "", words[0], words[1:]...)
-		if err != nil {
-			return nil, err
-		}
-		for _, v := range volatile {
-			out = v.pattern.ReplaceAllString(out, v.replace)
-		}
-		dump[command] = out
-	}
-	return dump, nil
+func TakeDump(ns *lab.Namespace) (dump Dump, err error) {
+	err = ns.Do(func() error {
+		state, err := nodestate.Read()
+		dump = Dump(state)
+		return err
+	})
+	return dump, err
 }
 
 // unsettled is what `ip address` shows of a link whose carrier, or of an
@@ -134,7 +100,9 @@ var exceptInert = Exception{"after an unclean death, on iptables, inert rules", 
 	if command == "nft list ruleset" {
 		output = nftChains.ReplaceAllString(output, "")
 	}
-	return removeLines(output, func(line string) bool { return strings.Contains(line, "TRACKLESS-") })
+	return removeLines(output, func(line string) bool {
+		return strings.Contains(line, "TRACKLESS-") || strings.HasPrefix(line, "trackless-") // chains, sets
+	})
 }}
 
 // nftChains matches a chain of ours as nft lists it, with the empty line before.
@@ -201,50 +169,18 @@ func removeLines(text string, drop func(line string) bool) string {
 // Compare adds to the result what differs from the dump taken before, and
 // returns the names of the exceptions that were made use of.
 func (before Dump) Compare(now Dump, exceptions []Exception, when string, result *Result) (used []string) {
-	for _, command := range dumpCommands {
-		output := now[command]
+	without := nodestate.State(now).Without(func(command, output string) string {
 		for _, exception := range exceptions {
-			without := exception.remove(command, output)
-			if without != output && !slices.Contains(used, exception.Name) {
+			less := exception.remove(command, output)
+			if less != output && !slices.Contains(used, exception.Name) {
 				used = append(used, exception.Name)
 			}
-			output = without
+			output = less
 		}
-		if difference := diff(before[command], output); difference != "" {
-			result.fail(FailLeftover, "%s, `%s` differs from before:\n%s", when, command, difference)
-		}
+		return output
+	})
+	if difference := nodestate.State(before).Diff(without); difference != "" {
+		result.fail(FailLeftover, "%s, the node differs from before:\n%s", when, difference)
 	}
 	return used
-}
-
-// diff lists the lines that only one of the texts has, "" if there are none
-// and the order is the same.
-func diff(before, now string) string {
-	if before == now {
-		return ""
-	}
-	count := map[string]int{}
-	for line := range strings.Lines(before) {
-		count[line]--
-	}
-	for line := range strings.Lines(now) {
-		count[line]++
-	}
-	var b strings.Builder
-	for line := range strings.Lines(before) {
-		if count[line] < 0 {
-			count[line]++
-			b.WriteString("- " + line)
-		}
-	}
-	for line := range strings.Lines(now) {
-		if count[line] > 0 {
-			count[line]--
-			b.WriteString("+ " + line)
-		}
-	}
-	if b.Len() == 0 {
-		return "(the same lines in another order)"
-	}
-	return strings.TrimSuffix(b.String(), "\n")
 }

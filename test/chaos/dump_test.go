@@ -19,7 +19,7 @@ func TestExceptions(t *testing.T) {
 			exceptions: exceptionsDead, differs: true},
 		{name: "something of others is gone", command: "ip rule show", before: "0: from all lookup local\n",
 			exceptions: exceptionsDead, differs: true},
-		{name: "the order changed", command: "iptables-save", before: "-A a\n-A b\n", now: "-A b\n-A a\n", differs: true},
+		{name: "the order changed", command: "iptables-nft-save", before: "-A a\n-A b\n", now: "-A b\n-A a\n", differs: true},
 		{
 			name: "the failover table", command: "nft list ruleset",
 			before:     "table ip a {\n\tchain b {\n\t}\n}\n",
@@ -31,7 +31,7 @@ func TestExceptions(t *testing.T) {
 			now: "table inet trackless-failover {\n}\n", differs: true,
 		},
 		{
-			name: "an accept rule", command: "iptables-save",
+			name: "an accept rule", command: "iptables-nft-save",
 			before:     "*filter\nCOMMIT\n",
 			now:        "*filter\n-A INPUT -p udp -m comment --comment \"trackless\" -j ACCEPT\nCOMMIT\n",
 			exceptions: exceptionsStopped, used: []string{exceptAccept.Name},

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 func needNode(t *testing.T) {
 	t.Helper()
 	testns.Root(t)
-	for _, program := range []string{"nft", "ip", "iptables-save", "iptables-legacy-save"} {
+	for _, program := range []string{"nft", "ip", "iptables-nft-save", "iptables-legacy-save"} {
 		testns.Program(t, program)
 	}
 	if !lab.HasIPv6() {

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/lab"
@@ -167,7 +166,7 @@ func TestBadInput(t *testing.T) {
 					t.Errorf("the output says %q:\n%s", lie, output)
 				}
 			}
-			if diff := cmp.Diff(before, state(t, node)); diff != "" {
+			if diff := before.Diff(state(t, node)); diff != "" {
 				t.Errorf("left behind:\n%s", diff)
 			}
 		})
@@ -213,7 +212,7 @@ func TestBadReload(t *testing.T) {
 				t.Errorf("the log does not say %q:\n%s", tc.want, server.Output())
 			}
 			eventually(t, "a refused reload leaves the node as it was", func() error {
-				if diff := cmp.Diff(before, state(t, node)); diff != "" {
+				if diff := before.Diff(state(t, node)); diff != "" {
 					return errors.New(diff)
 				}
 				return nil
@@ -274,7 +273,7 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "everything goes with the last notrack block", func() error {
-		if diff := cmp.Diff(before, state(t, node)); diff != "" {
+		if diff := before.Diff(state(t, node)); diff != "" {
 			return fmt.Errorf("left:\n%s", diff)
 		}
 		return nil

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/nodestate"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 )
@@ -165,15 +166,29 @@ func verb(t *testing.T, args ...string) *exec.Cmd {
 // stays when the process goes.
 var failoverTable = regexp.MustCompile(`(?ms)^table inet trackless-failover \{.*?^\}\n`)
 
-// state is what a start may change on a node and has to take back: rules, links
-// and addresses.
-func state(t *testing.T, node *lab.Node) string {
+// state is what a start may change on a node and has to take back: rules, sets,
+// links, addresses and routes. It leaves out the failover table.
+func state(t *testing.T, node *lab.Node) nodestate.State {
 	t.Helper()
-	ruleset := failoverTable.ReplaceAllString(run(t, node.Namespace, "nft", "-s", "list", "ruleset"), "")
-	return noted.ReplaceAllString(ruleset, "$1") +
-		run(t, node.Namespace, "ip", "-o", "address") +
-		run(t, node.Namespace, "ip", "-br", "link") +
-		run(t, node.Namespace, "ip", "route", "show", "table", "all")
+	return wholeState(t, node).Without(func(command, output string) string {
+		if command != "nft list ruleset" {
+			return output
+		}
+		return noted.ReplaceAllString(failoverTable.ReplaceAllString(output, ""), "$1")
+	})
+}
+
+// wholeState is all that is configured on a node.
+func wholeState(t *testing.T, node *lab.Node) (out nodestate.State) {
+	t.Helper()
+	err := node.Namespace.Do(func() (err error) {
+		out, err = nodestate.Read()
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // noted are the elements that packets put into sets of ours.

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -190,7 +189,7 @@ func TestNodeCacheIsReplaced(t *testing.T) {
 	if err := child.Stop(patience); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, state(t, node)); diff != "" {
+	if diff := before.Diff(state(t, node)); diff != "" {
 		t.Errorf("left behind (-before +after):\n%s", diff)
 	}
 	answeredBy(t, node, lab.KubeDNS, nodeCacheAddresses...) // link-local by the failover table

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/lab"
@@ -239,7 +238,7 @@ func TestABridgedUplinkNeedsSources(t *testing.T) {
 			if status != 1 || !strings.Contains(output, "br0 is a bridge") || !strings.Contains(output, "sources CIDR") {
 				t.Errorf("status %d, want 1 and a word about br0 and sources:\n%s", status, output)
 			}
-			if diff := cmp.Diff(before, state(t, node)); diff != "" {
+			if diff := before.Diff(state(t, node)); diff != "" {
 				t.Errorf("left behind:\n%s", diff)
 			}
 		})

@@ -27,3 +27,12 @@ type Instance struct {
 
 // Attached reports whether the queries to all endpoints are untracked.
 func (i Instance) Attached() bool { return len(i.Live) > 0 && len(i.Live) == len(i.Listen) }
+
+// Name says what the kernel holds of the instance, for example "table inet
+// trackless-1a2b3c4d".
+func (i Instance) Name() string {
+	if i.Backend == "iptables" {
+		return "chains " + i.Table + "-*"
+	}
+	return "table inet " + i.Table
+}

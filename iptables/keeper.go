@@ -27,9 +27,14 @@ type Addresses interface {
 	// have these as their source, for they come and go. Ensure does so too;
 	// what the node's other addresses are may change.
 	PreferSource() error
-	// Release removes those of ours that are not in keep.
+	// Release gives up those of ours that are not in keep. Like Remove it leaves
+	// what others on this node ask for.
 	Release(keep []netip.Addr) error
-	// Remove releases all of them, and the link if it is ours.
+	// Left returns the addresses that others left, that are not in keep and for
+	// which nobody asks; Clear takes them away.
+	Left(keep []netip.Addr) ([]netip.Addr, error)
+	Clear([]netip.Addr) error
+	// Remove gives up all of ours, and takes along what others left.
 	Remove() error
 }
 
@@ -83,9 +88,8 @@ type Kernel struct {
 	// whether that was anything. It is called once DNS to them is untracked by
 	// our own rules, and at every sync.
 	Adopt func([]netip.Addr) (bool, error)
-	// Others returns the number of other Trackless instances on this node,
-	// which tells whether the link is still needed.
-	Others func() (int, error)
+	// Claims returns who else on this node asks for which addresses.
+	Claims func() (Claims, error)
 	// Explain names what of somebody else defeats the rules for the address, or
 	// returns the empty string.
 	Explain func(netip.Addr) string
@@ -130,8 +134,8 @@ type Config struct {
 
 	// Yield makes our listeners at the endpoints leave what comes from now on to
 	// those of another instance; they still answer what has come. It is called
-	// at a stop while there is another instance, whose rules go on bringing
-	// queries here. Nil means that they cannot.
+	// at a stop for those at which another instance listens, whose rules go on
+	// bringing queries here. Nil means that they cannot.
 	Yield func([]Endpoint) error
 
 	// Reset resets the TCP connections that our listeners hold at the endpoints
@@ -233,6 +237,7 @@ type Keeper struct {
 	closed  bool
 	bare    bool // the rules name no leases, since the queries are given back
 	fights  map[string]*fight
+	left    map[netip.Addr]time.Time // what others left, since when we know
 
 	installed map[Backend]Rules
 	retired   Counters // of backends that were given up
@@ -282,7 +287,7 @@ func NewKeeper(cfg Config) *Keeper {
 		cfg.Served = func([]Endpoint) Served { return Served{} }
 	}
 	return &Keeper{
-		cfg: cfg, fights: map[string]*fight{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
+		cfg: cfg, fights: map[string]*fight{}, left: map[netip.Addr]time.Time{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
 		tenures:   map[netip.Addr]tenure{},
 		installed: map[Backend]Rules{}, retired: Counters{}, probing: make(chan struct{}, 1),
 	}
@@ -774,22 +779,17 @@ func (k *Keeper) anyHeld() bool {
 
 // yield hands what another instance's rules bring here over to that instance.
 func (k *Keeper) yield(listen []Endpoint) error {
-	if k.cfg.Yield == nil || len(listen) == 0 {
+	if k.cfg.Yield == nil || len(listen) == 0 || k.cfg.Kernel.Claims == nil {
 		return nil
 	}
-	others, err := k.others()
-	if err != nil || others == 0 {
+	claims, err := k.cfg.Kernel.Claims()
+	if err != nil {
 		return err
 	}
-	return k.cfg.Yield(listen)
-}
-
-// others returns the number of other instances on this node.
-func (k *Keeper) others() (int, error) {
-	if k.cfg.Kernel.Others == nil {
-		return 0, nil
+	if listen = claims.Serving(listen); len(listen) == 0 {
+		return nil
 	}
-	return k.cfg.Kernel.Others()
+	return k.cfg.Yield(listen)
 }
 
 // detach takes a backend's query rules away.
@@ -848,7 +848,7 @@ func (k *Keeper) Released() bool { return k.released.Load() }
 
 // Close takes the rules and then the addresses away; after it the Keeper is of
 // no more use. Detach comes before it, and the listeners stop between the two.
-// Link and addresses stay if another instance on this node needs them.
+// What another instance on this node asks for stays.
 func (k *Keeper) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -872,17 +872,10 @@ func (k *Keeper) Close() error {
 	return errors.Join(err, k.remove(b))
 }
 
+// remove takes the rules away first: from then on nobody takes our addresses for
+// asked for.
 func (k *Keeper) remove(b Backend) error {
-	err := b.Remove()
-	others, countErr := k.others()
-	if countErr != nil {
-		return errors.Join(err, countErr)
-	}
-	if others > 0 {
-		k.cfg.Log.Infof("the listen addresses stay: %d other instance(s) on this node use them", others)
-		return err
-	}
-	return errors.Join(err, k.cfg.Addresses.Remove())
+	return errors.Join(b.Remove(), k.cfg.Addresses.Remove())
 }
 
 // Backend returns the backend in force.

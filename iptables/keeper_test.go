@@ -22,7 +22,8 @@ type node struct {
 	log       []string
 	answers   map[Endpoint]bool
 	fail      map[string]error // by the change, or the first word of it
-	others    int
+	others    []string         // what another instance listens on
+	left      []netip.Addr     // what others left on the node
 	renewed   map[netip.Addr]int
 	looks     int
 	stopped   time.Duration // how long the next renewal takes
@@ -98,6 +99,18 @@ func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
 }
 func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", addressList(keep)) }
 func (a addresses) PreferSource() error             { return nil }
+func (a addresses) Left([]netip.Addr) ([]netip.Addr, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.left), nil
+}
+func (a addresses) Clear(addrs []netip.Addr) error {
+	err := a.do("clear %s", addressList(addrs))
+	a.set(func() {
+		a.left = slices.DeleteFunc(a.left, func(l netip.Addr) bool { return slices.Contains(addrs, l) })
+	})
+	return err
+}
 func (a addresses) Down() (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -182,7 +195,14 @@ func (n *node) takeLog() []string {
 
 func newNode() (*node, *Keeper) {
 	n := &node{answers: map[Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
-	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Others: func() (int, error) { return n.others, nil }}})
+	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Claims: n.claims}})
+}
+
+func (n *node) claims() (Claims, error) {
+	if len(n.others) == 0 {
+		return Claims{}, nil
+	}
+	return NewClaims([]Instance{{Listen: planFor(n.others...).Listen}}, nil), nil
 }
 
 func planFor(addrs ...string) Plan {
@@ -900,11 +920,12 @@ func TestRepairs(t *testing.T) {
 func TestStop(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		others int
+		others []string
 		want   []string
 	}{
-		{"alone on the node", 0, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
-		{"another instance needs the addresses", 1, []string{"detach", "yield 2", "close-checks", "remove-rules"}},
+		{"alone on the node", nil, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
+		{"another instance listens there", []string{"10.96.0.10"}, []string{"detach", "yield 2", "close-checks", "remove-rules", "remove-addresses"}},
+		{"another instance listens elsewhere", []string{"169.254.20.10"}, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, planFor("10.96.0.10"), n)
@@ -939,18 +960,18 @@ func TestStopInEveryState(t *testing.T) {
 		begin func(t *testing.T, n *node, k *Keeper)
 		want  []string
 	}{
-		{"before the listeners answer", prepare, []string{"close-checks", "remove-rules", "yield 2", "remove-rules"}},
+		{"before the listeners answer", prepare, []string{"close-checks", "remove-rules", "remove-addresses", "yield 2", "remove-rules", "remove-addresses"}},
 		{"detached by hand", func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, p, n)
 			if err := k.DetachByHand(); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		}, []string{"yield 2", "close-checks", "remove-rules", "remove-addresses"}},
 		{"out of lease", func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, p, n)
 			n.set(func() { clear(n.answers) })
 			settle(3 * time.Second)
-		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		}, []string{"yield 2", "close-checks", "remove-rules", "remove-addresses"}},
 		{"out of lease, with a probe under way", func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, p, n)
 			n.set(func() { clear(n.answers) })
@@ -958,7 +979,7 @@ func TestStopInEveryState(t *testing.T) {
 			n.set(func() { n.slow = 500 * time.Millisecond })
 			n.answer(p)
 			settle(500 * time.Millisecond)
-		}, []string{"detach", "yield 2", "close-checks", "remove-rules"}},
+		}, []string{"detach", "yield 2", "close-checks", "remove-rules", "remove-addresses"}},
 		{"dry-run", func(t *testing.T, n *node, k *Keeper) {
 			dry := p
 			dry.DryRun = true
@@ -968,21 +989,21 @@ func TestStopInEveryState(t *testing.T) {
 			}
 			k.Commit()
 			settle(time.Second)
-		}, []string{"yield 2", "close-checks", "remove-rules"}},
+		}, []string{"yield 2", "close-checks", "remove-rules", "remove-addresses"}},
 		{"a reload waits for its listeners", func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, p, n)
 			n.set(func() { clear(n.answers) })
 			prepare(t, n, k)
-		}, []string{"close-checks", "install 10.96.0.10 leases=1", "keep 10.96.0.10", "detach", "yield 4", "close-checks", "remove-rules"}},
+		}, []string{"close-checks", "install 10.96.0.10 leases=1", "keep 10.96.0.10", "detach", "yield 4", "close-checks", "remove-rules", "remove-addresses"}},
 		{"while it stops already", func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, p, n)
 			if err := k.Detach(); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"close-checks", "remove-rules"}},
+		}, []string{"close-checks", "remove-rules", "remove-addresses"}},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
-			n.others = 1
+			n.others = []string{"10.96.0.10"}
 			k.cfg.Yield = func(listen []Endpoint) error { return n.do("yield %d", len(listen)) }
 			tc.begin(t, n, k)
 			n.takeLog()
@@ -995,6 +1016,42 @@ func TestStopInEveryState(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What others left goes when nobody has asked for it for a sync: one that starts puts
+// its addresses on the node before its rules ask for them.
+func TestWhatOthersLeftGoes(t *testing.T) {
+	linkLocal := netip.MustParseAddr("169.254.20.10")
+	inBubble(t, "left for good", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.left = []netip.Addr{linkLocal} })
+		settle(k.cfg.Sync + time.Second)
+		n.expect(t)
+		settle(k.cfg.Sync)
+		n.expect(t, "clear 169.254.20.10")
+		settle(3 * k.cfg.Sync)
+		n.expect(t)
+	})
+	inBubble(t, "asked for soon after", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		for range 5 {
+			n.set(func() { n.left = []netip.Addr{linkLocal} })
+			settle(k.cfg.Sync)
+			n.set(func() { n.left = nil })
+			settle(k.cfg.Sync)
+		}
+		n.expect(t)
+	})
+	inBubble(t, "the next configuration asks for it", func(t *testing.T, n *node, k *Keeper) {
+		attached(t, k, planFor("10.96.0.10"), n)
+		n.set(func() { n.left = []netip.Addr{linkLocal} })
+		if err := k.Prepare(planFor("10.96.0.10", "169.254.20.10"), checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		n.takeLog()
+		settle(3 * k.cfg.Sync)
+		n.expect(t)
+	})
 }
 
 func TestDrainEndsEarlyAndIsBounded(t *testing.T) {

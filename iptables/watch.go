@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -463,6 +464,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 		return
 	}
 	k.adopt(w)
+	k.clearLeft(w)
 	if err == nil && !reflect.DeepEqual(r, k.installed[w.backend]) {
 		err = k.install(w.backend, w, k.next)
 	}
@@ -471,6 +473,37 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	}
 	if err != nil {
 		k.cfg.Log.Warningf("bring the rules up to date: %v", err)
+	}
+}
+
+// clearLeft takes away addresses for which nobody asks any more: those of an
+// instance that was killed, or of a version that left all of them to us. One that
+// starts puts its addresses on the node a moment before its rules ask for them, so
+// only those go that nobody has asked for since the sync before.
+func (k *Keeper) clearLeft(w *watch) {
+	left, err := k.cfg.Addresses.Left(w.plan.Addresses())
+	if k.next != nil {
+		left = slices.DeleteFunc(left, func(a netip.Addr) bool { return slices.Contains(k.next.plan.Addresses(), a) })
+	}
+	now := time.Now()
+	maps.DeleteFunc(k.left, func(a netip.Addr, _ time.Time) bool { return !slices.Contains(left, a) })
+	var due []netip.Addr
+	for _, a := range left {
+		since, known := k.left[a]
+		if !known {
+			k.left[a] = now
+		} else if now.Sub(since) >= k.cfg.Sync {
+			due = append(due, a)
+			delete(k.left, a)
+		}
+	}
+	if err == nil && len(due) > 0 {
+		if err = k.cfg.Addresses.Clear(due); err == nil {
+			k.cfg.Log.Infof("took away %s, which another instance left and nobody asks for", addressList(due))
+		}
+	}
+	if err != nil {
+		k.cfg.Log.Warningf("take away the addresses that another instance left: %v", err)
 	}
 }
 

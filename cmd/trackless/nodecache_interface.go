@@ -11,6 +11,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/nodecache"
+	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 // nodeCacheInterface puts the addresses on the node where notrack does not, and
@@ -31,7 +32,7 @@ type nodeCacheInterface struct {
 func newNodeCacheInterface(o *nodecache.Options, e *nodeCacheErrors) *nodeCacheInterface {
 	return &nodeCacheInterface{
 		addrs: o.LocalIPs, every: o.SyncInterval, errors: e,
-		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown}, o.InterfaceName),
+		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown, Claims: notrack.Claims, Log: clog.Infof}, o.InterfaceName),
 	}
 }
 

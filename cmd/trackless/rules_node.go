@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/control"
@@ -28,10 +29,14 @@ type rulesNode interface {
 	RemoveTable(iptables.Instance) error
 	Failover() (failover.State, error)
 	RemoveFailover() error
+	// KeepFailover leaves these pairs of it.
+	KeepFailover([]failover.Pair, failover.Outside) error
 	Foreign([]iptables.Endpoint) ([]hostrules.ForeignRule, error)
 	// Servers are addresses of DNS servers that pods of this node may ask, ours
 	// or others'.
 	Servers() ([]netip.Addr, error)
+	// OtherListeners are addresses at which anybody listens for DNS.
+	OtherListeners() ([]netip.Addr, error)
 	// AcceptRules are ours in the filter chains of the host.
 	AcceptRules() ([]hostrules.AcceptRule, error)
 	RemoveAcceptRule(hostrules.AcceptRule) error
@@ -62,8 +67,12 @@ type kernelNode struct{}
 
 func (kernelNode) Failover() (failover.State, error) { return failover.Read(failover.Config{}) }
 func (kernelNode) RemoveFailover() error             { return failover.Remove(failover.Config{}) }
-func (kernelNode) RemoveLink(name string) error      { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
-func (kernelNode) NetNamespace() uint64              { return control.Self().NetNamespace }
+func (kernelNode) KeepFailover(pairs []failover.Pair, outside failover.Outside) error {
+	return failover.Install(failover.Config{}, pairs, outside)
+}
+func (kernelNode) OtherListeners() ([]netip.Addr, error) { return host.OtherListeners(threadProc) }
+func (kernelNode) RemoveLink(name string) error          { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
+func (kernelNode) NetNamespace() uint64                  { return control.Self().NetNamespace }
 
 // Instances are those of both backends, also where the kernel has no nf_tables.
 func (kernelNode) Instances() ([]iptables.Instance, error) {

@@ -11,18 +11,21 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 const rulesRemoveHelp = `Take away everything of Trackless that has no living owner: tables that a dead
-instance left (kernels before 5.12 do not bind them to their process), and, when
-no instance is left on the node, the failover table, our accept rules in filter
-chains of the host, the link and the addresses.
+instance left (kernels before 5.12 do not bind them to their process), and, for
+each listen address that no instance on the node asks for any more, its part of
+the failover table, our accept rules in filter chains of the host, the address
+and, with its last address, the link.
 
 What a running instance uses stays, and the command fails and names its pid: end
-the instance first (SIGTERM takes away everything but the failover table), or
+the instance first (SIGTERM takes away all that it alone asks for, but for its
+part of the failover table and accept rules), or
 hand DNS back with "trackless rules detach". No option overrides that. What is
 not certainly ours stays too and is named: tables whose owner lives in a
 container that cannot be seen from here, and addresses without our mark, which
@@ -79,7 +82,7 @@ const (
 
 // removal is the JSON of one thing that is or was there.
 type removal struct {
-	Kind   string `json:"kind"` // table, chains, failover table, accept rule, link or address
+	Kind   string `json:"kind"` // table, chains, failover table, failover pair, accept rule, link or address
 	Name   string `json:"name"`
 	Device string `json:"device,omitempty"` // of an address
 	Action string `json:"action"`
@@ -132,28 +135,29 @@ func (r *remover) run() error {
 	if err != nil {
 		return err
 	}
-	var gone []iptables.Instance
-	user := "" // of link, addresses and failover table
+	var gone, stay []iptables.Instance
 	for _, i := range instances {
 		if r.table(i) {
 			gone = append(gone, i)
 		} else {
-			user = instanceName(i)
+			stay = append(stay, i)
 		}
 	}
-	if user == "" && !r.o.dryRun {
+	if len(stay) == 0 && !r.o.dryRun {
 		// One may have started meanwhile.
-		if instances, err = r.instances(); err != nil {
+		if stay, err = r.instances(); err != nil {
 			return err
 		}
-		for _, i := range instances {
-			user = instanceName(i)
-		}
 	}
-	if err := r.failover(user); err != nil {
+	servers, err := r.node.OtherListeners()
+	if err != nil {
 		return err
 	}
-	if err := r.acceptRules(user); err != nil {
+	claims := iptables.NewClaims(stay, servers)
+	if err := r.failover(claims); err != nil {
+		return err
+	}
+	if err := r.acceptRules(claims); err != nil {
 		return err
 	}
 	var listen []iptables.Endpoint
@@ -165,7 +169,7 @@ func (r *remover) run() error {
 		return err
 	}
 	for _, d := range devices {
-		r.device(d, user)
+		r.device(d, claims)
 	}
 	return nil
 }
@@ -184,7 +188,7 @@ func (r *remover) instances() ([]iptables.Instance, error) {
 // is out of the way.
 func (r *remover) table(i iptables.Instance) bool {
 	t := removal{}
-	t.Kind, t.Name, _ = strings.Cut(instanceName(i), " ")
+	t.Kind, t.Name, _ = strings.Cut(i.Name(), " ")
 	switch {
 	case i.Owner.Life == owner.Alive && i.Owner.LocalPID != 0:
 		t.Reason = fmt.Sprintf("%s is alive; end it with `kill %d`, or hand DNS back with `trackless rules detach --pid %[2]d`", ownerName(i.Owner), i.Owner.LocalPID)
@@ -205,36 +209,52 @@ func (r *remover) table(i iptables.Instance) bool {
 	return false
 }
 
-// instanceName says what the kernel holds of an instance.
-func instanceName(i iptables.Instance) string {
-	if i.Backend == "iptables" {
-		return "chains " + i.Table + "-*"
-	}
-	return "table inet " + i.Table
-}
-
-func (r *remover) failover(user string) error {
+// failover removes the table, or those of its pairs that no instance has a use for.
+func (r *remover) failover(claims iptables.Claims) error {
 	f, err := r.node.Failover()
 	if err != nil || !f.Present {
 		return err
 	}
 	t := removal{Kind: "failover table", Name: "inet " + owner.FailoverTable}
-	if user != "" {
-		r.inUse(t, user)
+	used, unused := usedPairs(f, claims)
+	switch {
+	case len(used) > 0:
+		r.inUse(t, claims.Instance(used[0].Listen))
+	case len(f.Pairs) == 0 && claims.Any() != "": // changed by somebody
+		r.inUse(t, claims.Any())
+		return nil
+	default:
+		r.remove(t, r.node.RemoveFailover)
 		return nil
 	}
-	r.remove(t, r.node.RemoveFailover)
+	for _, p := range unused {
+		pair := removal{Kind: "failover pair", Name: fmt.Sprintf("%s to %s", p.Listen, p.Service)}
+		r.remove(pair, func() error { return r.node.KeepFailover(used, f.Outside) })
+	}
 	return nil
 }
 
-func (r *remover) acceptRules(user string) error {
+// usedPairs splits the pairs of the failover table into those whose address an
+// instance serves and the others, which stand for pods that were forgotten.
+func usedPairs(f failover.State, claims iptables.Claims) (used, unused []failover.Pair) {
+	for _, p := range f.Pairs {
+		if claims.Instance(p.Listen) != "" {
+			used = append(used, p)
+		} else {
+			unused = append(unused, p)
+		}
+	}
+	return used, unused
+}
+
+func (r *remover) acceptRules(claims iptables.Claims) error {
 	rules, err := r.node.AcceptRules()
 	if err != nil {
 		return err
 	}
 	for _, rule := range rules {
 		t := removal{Kind: "accept rule", Name: acceptRuleName(rule)}
-		if user != "" {
+		if user := claims.Instance(rule.Endpoint.Addr); user != "" {
 			r.inUse(t, user)
 			continue
 		}
@@ -252,22 +272,22 @@ func acceptRuleName(r hostrules.AcceptRule) string {
 	return fmt.Sprintf("%s filter%s %s %s %s", r.Family, program, r.Chain, r.Direction, r.Endpoint)
 }
 
-func (r *remover) device(d hostaddr.Device, user string) {
-	whole, ours, doubtful := d.Leftovers()
+func (r *remover) device(d hostaddr.Device, claims iptables.Claims) {
+	whole, ours, doubtful := d.Leftovers(claims)
+	asked := slices.DeleteFunc(slices.Clone(d.Addresses), func(a hostaddr.Address) bool { return claims.Of(a.Addr) == "" })
 	link := removal{Kind: "link", Name: d.Name}
 	switch {
-	case user != "":
-		if d.Link {
-			r.inUse(link, user)
-			return
-		}
-		for _, a := range ours {
-			r.inUse(removal{Kind: "address", Name: a.String(), Device: d.Name}, user)
-		}
-		return
-	case whole || d.Link && r.o.force:
+	case whole || d.Link && len(asked) == 0 && r.o.force:
 		r.remove(link, func() error { return r.node.RemoveLink(d.Name) })
 		return
+	case d.Link && len(asked) > 0:
+		r.inUse(link, claims.Of(asked[0].Addr))
+	default:
+		for _, a := range asked {
+			if a.Marked {
+				r.inUse(removal{Kind: "address", Name: a.Addr.String(), Device: d.Name}, claims.Of(a.Addr))
+			}
+		}
 	}
 	if d.Name == "lo" && r.o.force {
 		// An address of a dead instance's table.

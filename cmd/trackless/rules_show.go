@@ -21,8 +21,8 @@ import (
 
 const rulesShowHelp = `Show what is in place on this node: the table of every instance with its owner,
 age and packet counts, the failover table, our accept rules in filter chains
-that would drop untracked DNS, the link and its addresses, and the rules of
-others that meet DNS to the listen addresses, or to other DNS servers of this
+that would drop untracked DNS, the link and its addresses (as "left over" those
+that "rules remove" would take away), and the rules of others that meet DNS to the listen addresses, or to other DNS servers of this
 node, before conntrack sees it, with what they do to it.
 
 Rules of others are found in nf_tables, which holds those of nft and of
@@ -184,12 +184,17 @@ type acceptReport struct {
 	Endpoint  endpointReport `json:"endpoint"`
 	Direction string         `json:"direction"`
 	Rule      string         `json:"rule"`
+	// InUse: an instance serves the endpoint. If not, `rules remove` takes it away.
+	InUse bool `json:"in_use"`
 }
 
 type pairReport struct {
 	Listen  netip.Addr `json:"listen"`
 	Service netip.Addr `json:"service"`
 	Ports   []uint16   `json:"ports"`
+	// InUse: an instance serves Listen. If not, it stands for pods that still ask
+	// there, and `rules remove` takes it away.
+	InUse bool `json:"in_use"`
 }
 
 type deviceReport struct {
@@ -204,6 +209,9 @@ type addressReport struct {
 	Address netip.Addr `json:"address"`
 	// Ours: it carries our mark.
 	Ours bool `json:"ours"`
+	// InUse: somebody asks for it. If not, and it is ours, `rules remove` takes it
+	// away.
+	InUse bool `json:"in_use"`
 }
 
 type foreignReport struct {
@@ -251,7 +259,12 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 	if err != nil {
 		return nil, err
 	}
-	r.Failover = reportFailover(failover)
+	servers, err := node.OtherListeners()
+	if err != nil {
+		return nil, err
+	}
+	claims := iptables.NewClaims(instances, servers)
+	r.Failover = reportFailover(failover, claims)
 	for _, p := range failover.Pairs {
 		endpoints = append(endpoints, dnsEndpoints(p.Listen, p.Ports)...)
 	}
@@ -261,7 +274,7 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 	}
 	for _, a := range accept {
 		e := endpointReport{Address: a.Endpoint.Addr, Port: a.Endpoint.Port, Protocol: a.Endpoint.Proto.String()}
-		r.Accept = append(r.Accept, acceptReport{a.Family, a.Legacy, a.Chain, e, a.Direction.String(), a.Text})
+		r.Accept = append(r.Accept, acceptReport{a.Family, a.Legacy, a.Chain, e, a.Direction.String(), a.Text, claims.Instance(a.Endpoint.Addr) != ""})
 	}
 
 	devices, err := node.Devices(o.link, addressesOf(endpoints))
@@ -269,7 +282,7 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 		return nil, err
 	}
 	for _, d := range devices {
-		r.Devices = append(r.Devices, reportDevice(d))
+		r.Devices = append(r.Devices, reportDevice(d, claims))
 		for _, a := range d.Addresses {
 			if d.Link || a.Marked {
 				endpoints = append(endpoints, dnsEndpoints(a.Addr, nil)...)
@@ -277,7 +290,7 @@ func readRules(ctx context.Context, node rulesNode, o rulesShowOptions) (*rulesR
 		}
 	}
 
-	servers, err := node.Servers()
+	servers, err = node.Servers()
 	if err != nil {
 		r.Notes = append(r.Notes, "other DNS servers of this node are not known: "+err.Error())
 	}
@@ -360,7 +373,8 @@ func reportPackets(c iptables.Counters) []packetsReport {
 	return out
 }
 
-func reportFailover(f failover.State) *failoverReport {
+func reportFailover(f failover.State, claims iptables.Claims) *failoverReport {
+	used, _ := usedPairs(f, claims)
 	if !f.Present {
 		return nil
 	}
@@ -370,15 +384,15 @@ func reportFailover(f failover.State) *failoverReport {
 		if len(ports) == 0 {
 			ports = []uint16{53}
 		}
-		r.Pairs = append(r.Pairs, pairReport{p.Listen, p.Service, ports})
+		r.Pairs = append(r.Pairs, pairReport{p.Listen, p.Service, ports, slices.ContainsFunc(used, func(u failover.Pair) bool { return u.Listen == p.Listen })})
 	}
 	return r
 }
 
-func reportDevice(d hostaddr.Device) deviceReport {
+func reportDevice(d hostaddr.Device, claims iptables.Claims) deviceReport {
 	r := deviceReport{Name: d.Name, Kind: d.Kind, Link: d.Link, Addresses: []addressReport{}}
 	for _, a := range d.Addresses {
-		r.Addresses = append(r.Addresses, addressReport{a.Addr, a.Marked})
+		r.Addresses = append(r.Addresses, addressReport{a.Addr, a.Marked, claims.Of(a.Addr) != ""})
 	}
 	return r
 }

@@ -27,7 +27,11 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 		}
 		p.title("table inet "+f.Table, state)
 		for _, pair := range f.Pairs {
-			p.line("failover", fmt.Sprintf("%s to %s, port %s", pair.Listen, pair.Service, joined(pair.Ports)))
+			text := fmt.Sprintf("%s to %s, port %s", pair.Listen, pair.Service, joined(pair.Ports))
+			if !pair.InUse {
+				text += "; no instance serves it: it stands for pods that ask there still (`trackless rules remove` takes it away)"
+			}
+			p.line("failover", text)
 		}
 		p.packets(f.Packets)
 	}
@@ -166,16 +170,22 @@ func (p *page) device(d deviceReport) {
 		what = "the link for the listen addresses"
 	}
 	p.title(kind+" "+d.Name, what)
-	var ours, others []string
+	var ours, leftOver, others []string
 	for _, a := range d.Addresses {
-		if a.Ours {
-			ours = append(ours, a.Address.String())
-		} else {
+		switch {
+		case !a.Ours:
 			others = append(others, a.Address.String())
+		case a.InUse:
+			ours = append(ours, a.Address.String())
+		default:
+			leftOver = append(leftOver, a.Address.String())
 		}
 	}
 	if len(ours) > 0 {
 		p.line("ours", strings.Join(ours, ", "))
+	}
+	if len(leftOver) > 0 {
+		p.line("left over", strings.Join(leftOver, ", ")+": nobody asks for it any more (`trackless rules remove` takes it away)")
 	}
 	if len(others) > 0 {
 		p.line("not marked", strings.Join(others, ", "))
@@ -187,7 +197,11 @@ func (p *page) accept(a acceptReport) {
 	if a.Legacy {
 		where += " of iptables-legacy"
 	}
-	p.title("accept rule in "+where, "ours")
+	state := "ours"
+	if !a.InUse {
+		state = "left over: no instance serves the endpoint (`trackless rules remove` takes it away)"
+	}
+	p.title("accept rule in "+where, state)
 	p.line("rule", a.Rule)
 	p.line("so", fmt.Sprintf("untracked, a %s is not dropped there: %s", a.Direction, a.Endpoint))
 }

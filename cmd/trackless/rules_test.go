@@ -53,6 +53,7 @@ type fakeNode struct {
 	accept    []hostrules.AcceptRule
 	devices   []hostaddr.Device
 	servers   []netip.Addr // DNS servers besides ours
+	listeners []netip.Addr // of anybody, ours as well
 	sockets   []*fakeSocket
 	err       error // of reading the tables
 	late      bool  // an instance starts after the first reading
@@ -81,6 +82,13 @@ func (n *fakeNode) RemoveFailover() error {
 	n.removed = append(n.removed, "failover")
 	return nil
 }
+
+func (n *fakeNode) KeepFailover(pairs []failover.Pair, _ failover.Outside) error {
+	n.removed = append(n.removed, fmt.Sprintf("failover but %v", pairs))
+	return nil
+}
+
+func (n *fakeNode) OtherListeners() ([]netip.Addr, error) { return n.listeners, nil }
 
 func (n *fakeNode) Servers() ([]netip.Addr, error) { return n.servers, nil }
 
@@ -234,6 +242,30 @@ var acceptRule = hostrules.AcceptRule{
 	Direction: iptables.Query, Text: `ip daddr 10.96.0.10 meta l4proto udp th dport 53 ct state untracked accept comment "trackless 1: untracked DNS"`,
 }
 
+// acceptRuleAt is one in a chain of nf_tables.
+func acceptRuleAt(a netip.Addr) hostrules.AcceptRule {
+	r := acceptRule
+	r.Legacy, r.Endpoint.Addr = false, a
+	return r
+}
+
+// pairs is a failover table for the addresses.
+func pairs(listen ...netip.Addr) failover.State {
+	f := failover.State{Present: true, Intact: true}
+	for _, a := range listen {
+		f.Pairs = append(f.Pairs, failover.Pair{Listen: a, Service: netip.MustParseAddr("10.96.0.99")})
+	}
+	return f
+}
+
+func loWith(addrs ...netip.Addr) hostaddr.Device {
+	lo := hostaddr.Device{Name: "lo"}
+	for _, a := range addrs {
+		lo.Addresses = append(lo.Addresses, hostaddr.Address{Addr: a, Marked: true})
+	}
+	return lo
+}
+
 func fullNode() *fakeNode {
 	first := living("trackless-0a1b2c3d", 4711)
 	first.Listen = slices.Concat(dnsEndpoints(linkLocal, nil), first.Listen)
@@ -266,6 +298,16 @@ func fullNode() *fakeNode {
 	}
 }
 
+// leftOverNode has an instance that serves the ClusterIP alone, and what one left that
+// served a link-local address as well.
+func leftOverNode() *fakeNode {
+	return &fakeNode{
+		instances: []iptables.Instance{living("trackless-0a1b2c3d", 4711)}, failover: pairs(linkLocal),
+		accept:  []hostrules.AcceptRule{acceptRuleAt(linkLocal)},
+		devices: []hostaddr.Device{loWith(linkLocal, clusterIP)},
+	}
+}
+
 func TestRulesShow(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -275,6 +317,7 @@ func TestRulesShow(t *testing.T) {
 	}{
 		{"text", fullNode(), []string{"show"}, "rules-show.txt"},
 		{"json", fullNode(), []string{"show", "--output", "json"}, "rules-show.json"},
+		{"left over", leftOverNode(), []string{"show"}, "rules-show-left.txt"},
 		{"empty text", &fakeNode{}, []string{"show"}, "rules-show-empty.txt"},
 		{"empty json", &fakeNode{}, []string{"show", "-o", "json"}, "rules-show-empty.json"},
 	} {
@@ -389,6 +432,35 @@ func TestRulesRemove(t *testing.T) {
 			out: []string{"left: table inet trackless-b: pid 4711 is alive; end it with `kill 4711`", "left: failover table",
 				"left: link nodelocaldns: table inet trackless-b is in use", "left: address 10.96.0.10 on lo"},
 			code: exitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+		},
+		{
+			name: "what a living instance does not ask for",
+			node: fakeNode{
+				instances: []iptables.Instance{living("trackless-b", 4711)}, failover: pairs(linkLocal),
+				accept:  []hostrules.AcceptRule{acceptRule, acceptRuleAt(linkLocal)},
+				devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: linkLocal, Marked: true}, hostaddr.Address{Addr: clusterIP, Marked: true}), loWith(linkLocal)},
+			},
+			want: []string{"failover", "ip filter INPUT query udp 169.254.20.10:53", "address nodelocaldns 169.254.20.10", "address lo 169.254.20.10"},
+			out:  []string{"left: link nodelocaldns: table inet trackless-b is in use", "left: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53"},
+			code: exitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+		},
+		{
+			name: "pairs of the failover table that a living instance does not ask for",
+			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}, failover: pairs(linkLocal, clusterIP)},
+			want: []string{"failover but [{10.96.0.10 10.96.0.99 []}]"},
+			out:  []string{"left: failover table inet trackless-failover: table inet trackless-b is in use", "removed: failover pair 169.254.20.10 to 10.96.0.99"},
+			code: exitFailure, err: "table inet trackless-b stays",
+		},
+		{
+			name: "node-cache has taken the addresses over, and has no use for our rules",
+			node: fakeNode{listeners: []netip.Addr{linkLocal, clusterIP}, failover: pairs(linkLocal), accept: []hostrules.AcceptRule{acceptRule}, devices: []hostaddr.Device{mixed}},
+			want: []string{"failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53"},
+			out:  []string{"left: link nodelocaldns: a DNS server that listens there and is no instance of Trackless is in use"},
+		},
+		{
+			name: "force takes no address from a server that listens there",
+			node: fakeNode{listeners: []netip.Addr{clusterIP}, devices: []hostaddr.Device{mixed, loWith(clusterIP)}},
+			args: []string{"--force"},
 		},
 		{
 			name: "force does not override a living instance",

@@ -65,6 +65,28 @@ func Kernel(root string) [2]int {
 // cache for its pods. A socket on the wildcard address is one at each of the
 // addresses held, which this node has for a cache, and at no other.
 func Listeners(proc string, held ...netip.Addr) ([]netip.Addr, error) {
+	return listeners(proc, func(uint64) bool { return true }, held)
+}
+
+// OtherListeners are those of other processes, without sockets on the wildcard
+// address.
+func OtherListeners(proc string) ([]netip.Addr, error) {
+	own := map[string]bool{}
+	names, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		return nil, fmt.Errorf("listening sockets: %w", err)
+	}
+	for _, name := range names {
+		// A file that was closed meanwhile is none of them.
+		if what, err := os.Readlink(name); err == nil {
+			own[what] = true
+		}
+	}
+	return listeners(proc, func(inode uint64) bool { return !own[fmt.Sprintf("socket:[%d]", inode)] }, nil)
+}
+
+// listeners takes the sockets into account whose inode counts.
+func listeners(proc string, counts func(inode uint64) bool, held []netip.Addr) ([]netip.Addr, error) {
 	fs, err := procfs.NewFS(proc)
 	if err != nil {
 		return nil, fmt.Errorf("listening sockets: %w", err)
@@ -80,7 +102,7 @@ func Listeners(proc string, held ...netip.Addr) ([]netip.Addr, error) {
 	var list []netip.Addr
 	for _, line := range slices.Concat(v4, v6) {
 		addr, ok := netip.AddrFromSlice(line.LocalAddr)
-		if !ok || line.LocalPort != dnsPort || addr.IsLoopback() {
+		if !ok || line.LocalPort != dnsPort || addr.IsLoopback() || !counts(line.Inode) {
 			continue
 		}
 		at := []netip.Addr{addr.Unmap()}

@@ -69,18 +69,6 @@ func instances() ([]instance, error) {
 	return out, err
 }
 
-// Others counts the instances that may live, but for those of this process.
-func Others() (int, error) {
-	all, err := instances()
-	self, n := owner.Self(format), 0
-	for _, i := range all {
-		if i.mark != self && !i.dead() {
-			n++
-		}
-	}
-	return n, err
-}
-
 // RemoveInstance deletes the chains and sets of an instance that is no more.
 func RemoveInstance(table string) error {
 	id, ok := strings.CutPrefix(table, chainPrefix)

@@ -75,8 +75,8 @@ func (h *Host) nodesOwn(conn *conn, p address) (bool, error) {
 var nodeKinds = []string{"", "veth", "netkit", "bond", "team", "vlan", "ipip", "sit", "ip6tnl", "gre", "ip6gre", "vxlan", "geneve", "wireguard"}
 
 // leftBehind reports whether an instance that is gone left the address: one with
-// another name for its link, or Kubernetes' node-cache. It fails while an instance
-// runs that may need it.
+// another name for its link, or Kubernetes' node-cache. It fails while somebody
+// asks for it.
 func (h *Host) leftBehind(conn *conn, p address) (bool, error) {
 	name := conn.names[p.index]
 	kind, err := conn.linkKind(p.index)
@@ -84,43 +84,44 @@ func (h *Host) leftBehind(conn *conn, p address) (bool, error) {
 		return false, err
 	}
 	// Linux before 5.18 keeps no mark, and node-cache makes none.
-	if h.cfg.Others == nil || !p.ours() && (name != DefaultLink || kind != h.cfg.kind) {
+	if h.cfg.Claims == nil || !p.ours() && (name != DefaultLink || kind != h.cfg.kind) {
 		return false, nil
 	}
-	others, err := h.cfg.Others()
+	claims, err := h.cfg.Claims()
 	if err != nil {
 		return false, err
 	}
-	if others > 0 {
-		return false, held(p, name, "another instance of Trackless runs that has it there",
+	if who := claims.Of(p.addr); who != "" {
+		return false, held(p, name, "another instance of Trackless runs that has it there ("+who+")",
 			"wait until that one has stopped, or give this one the same `interface` (in node-cache mode -interfacename)")
 	}
 	return true, nil
 }
 
 // takeAway removes addresses from a device that an instance left, and with the last
-// of them the link if it was made to carry them.
+// of them the link if it was made to carry them. Somebody may ask for others that it
+// carries.
 func (h *Host) takeAway(conn *conn, index uint32, addrs []netip.Addr) error {
 	name := conn.names[index]
 	kind, err := conn.linkKind(index)
 	if err != nil {
 		return err
 	}
+	claims, err := h.cfg.Claims()
+	if err != nil {
+		return err
+	}
 	other := func(p address) bool {
 		kernels := p.addr.Is6() && p.addr.IsLinkLocalUnicast()
-		return p.index == index && !p.ours() && !slices.Contains(addrs, p.addr) && !kernels
+		return p.index == index && (!p.ours() || claims.Of(p.addr) != "") && !slices.Contains(addrs, p.addr) && !kernels
 	}
 	if kind == h.cfg.kind && !slices.ContainsFunc(conn.present, other) {
 		if err := conn.deleteLink(index); err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("delete link %s, which an instance left that is gone: %w", name, explain(err))
 		}
 		delete(conn.names, index)
-	} else {
-		for _, a := range addrs {
-			if err := errors.Join(conn.deleteAddress(index, a), conn.deleteRoutes(index, a)); err != nil {
-				return fmt.Errorf("remove address %s from %s, where an instance left it that is gone: %w", a, name, explain(err))
-			}
-		}
+	} else if err := conn.remove(name, addrs); err != nil {
+		return fmt.Errorf("take over what an instance left that is gone: %w", err)
 	}
 	conn.present = slices.DeleteFunc(conn.present, func(p address) bool { return p.index == index && slices.Contains(addrs, p.addr) })
 	if h.cfg.Log != nil {

@@ -45,7 +45,7 @@ func TestAddressesThatOthersNeed(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			h := newHost(t, "bridge")
 			h = New(h.cfg, tc.link)
-			h.cfg.Others = func() (int, error) { return 0, nil }
+			h.cfg.Claims = asked()
 			play(t, tc.script)
 			before := snapshot(t)
 			err := h.Ensure([]netip.Addr{netip.MustParseAddr(tc.addr)})
@@ -72,15 +72,16 @@ func TestAddressesThatOthersNeed(t *testing.T) {
 // its own.
 func TestALinkLeftUnderAnotherName(t *testing.T) {
 	for _, tc := range []struct {
-		name   string
-		left   string // commands besides what an instance did
-		others int
-		want   string // of the error; empty: taken over
-		stays  string // what stays on the old link, if that does
+		name  string
+		left  string       // commands besides what an instance did
+		asked []netip.Addr // by another instance
+		want  string       // of the error; empty: taken over
+		stays string       // what stays on the old link, if that does
 	}{
 		{name: "as it was left"},
 		{name: "with somebody else's address", left: "ip address add 192.0.2.9/32 dev oldname", stays: "192.0.2.9"},
-		{name: "another instance runs", others: 1, want: "another instance of Trackless runs"},
+		{name: "another instance asks for one of them", asked: []netip.Addr{clusterIP}, want: "another instance of Trackless runs"},
+		{name: "another instance asks for another one", left: "ip address add 192.0.2.9/32 dev oldname", asked: []netip.Addr{netip.MustParseAddr("192.0.2.9")}, stays: "192.0.2.9"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dead := newHost(t, "bridge")
@@ -92,7 +93,7 @@ func TestALinkLeftUnderAnotherName(t *testing.T) {
 			play(t, tc.left)
 			found := snapshot(t)
 			next := New(dead.cfg, "newname")
-			next.cfg.Others = func() (int, error) { return tc.others, nil }
+			next.cfg.Claims = asked(tc.asked...)
 			said := 0
 			next.cfg.Log = func(string, ...any) { said++ }
 			err := next.Ensure(all)
@@ -132,7 +133,7 @@ func TestALinkLeftUnderAnotherName(t *testing.T) {
 func TestNodeCachesLinkIsTakenOver(t *testing.T) {
 	h := newHost(t, "bridge")
 	h = New(h.cfg, "dns0")
-	h.cfg.Others = func() (int, error) { return 0, nil }
+	h.cfg.Claims = asked()
 	play(t, `ip link add nodelocaldns type bridge
 		ip address add 169.254.20.10/32 dev nodelocaldns
 		ip address add 10.96.0.10/32 dev nodelocaldns`)

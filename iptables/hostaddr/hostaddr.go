@@ -41,10 +41,11 @@ type Config struct {
 	// Keep leaves link and addresses where they are when Remove is called.
 	Keep bool
 
-	// Others returns the number of other instances on this node. Nil means that
-	// this cannot be known, and nothing that one left elsewhere is taken over.
-	Others func() (int, error)
-	// Log, if not nil, is told of what is taken over.
+	// Claims returns who else on this node asks for which addresses. Nil means that
+	// this cannot be known: nothing that an instance left elsewhere is taken over,
+	// and what this one holds is nobody else's.
+	Claims func() (iptables.Claims, error)
+	// Log, if not nil, is told of what is taken over, and of what stays for others.
 	Log func(format string, args ...any)
 
 	// kind is the type of link to create; tests on kernels without dummy use
@@ -53,7 +54,7 @@ type Config struct {
 }
 
 // Host holds the listen addresses of one process on this node. Its methods are
-// not safe for concurrent use.
+// not safe for concurrent use. See release.go for how they go.
 type Host struct {
 	cfg  Config
 	link string
@@ -202,59 +203,6 @@ func (h *Host) SetUp() error {
 	defer conn.close()
 	clear(h.rerouted) // by ourselves, before it went down
 	return conn.setUp(indexOf(conn.names, h.device), h.device)
-}
-
-// Release removes the addresses that we hold and that are not in keep.
-func (h *Host) Release(keep []netip.Addr) error {
-	if h.device == "" {
-		return nil
-	}
-	conn, err := h.look()
-	if err != nil {
-		return err
-	}
-	defer conn.close()
-	names := conn.names
-	index := indexOf(names, h.device)
-	if index == 0 {
-		h.held = nil
-		return nil
-	}
-	var errs []error
-	h.held = slices.DeleteFunc(h.held, func(a netip.Addr) bool {
-		if slices.Contains(keep, a) {
-			return false
-		}
-		if err := conn.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			errs = append(errs, fmt.Errorf("remove address %s from %s: %w", a, h.device, explain(err)))
-		}
-		// The kernel looks for its own route and leaves ours.
-		errs = append(errs, conn.deleteRoutes(index, a))
-		return true
-	})
-	return errors.Join(errs...)
-}
-
-// Remove takes the addresses away, and the link if it is ours.
-func (h *Host) Remove() error {
-	if h.cfg.Keep {
-		return nil
-	}
-	err := h.Release(nil)
-	if h.ours {
-		conn, lookErr := h.look()
-		if lookErr != nil {
-			return errors.Join(err, lookErr)
-		}
-		defer conn.close()
-		if index := indexOf(conn.names, h.device); index != 0 {
-			if delErr := conn.deleteLink(index); delErr != nil {
-				err = errors.Join(err, fmt.Errorf("delete link %s: %w", h.device, explain(delErr)))
-			}
-		}
-	}
-	h.device, h.ours = "", false
-	return err
 }
 
 // findDevice decides where the addresses go and reports whether it made a link.

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // Device is an interface of this host that carries listen addresses.
@@ -76,18 +78,23 @@ func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 	return out, nil
 }
 
-// Leftovers splits what a device carries, when no instance runs any more, into
-// what is ours and what may be somebody else's. link tells that the device goes
-// as a whole: nothing on it is in doubt.
-func (d Device) Leftovers() (link bool, ours, doubtful []netip.Addr) {
+// Leftovers splits what a device carries and nobody asks for into what is ours and
+// what may be somebody else's. link tells that the device goes as a whole: nothing
+// on it is asked for or in doubt.
+func (d Device) Leftovers(claims iptables.Claims) (link bool, ours, doubtful []netip.Addr) {
+	link = d.Link
 	for _, a := range d.Addresses {
-		if a.Marked {
+		switch {
+		case claims.Of(a.Addr) != "":
+			link = false
+		case a.Marked:
 			ours = append(ours, a.Addr)
-		} else {
+		default:
+			link = false
 			doubtful = append(doubtful, a.Addr)
 		}
 	}
-	return d.Link && len(doubtful) == 0, ours, doubtful
+	return link, ours, doubtful
 }
 
 // RemoveLink deletes a link with all its addresses. One that is not there is no
@@ -125,15 +132,5 @@ func RemoveAddress(cfg Config, device string, a netip.Addr) error {
 		return err
 	}
 	defer conn.close()
-	index := indexOf(conn.names, device)
-	if index == 0 {
-		return nil
-	}
-	if err := conn.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return fmt.Errorf("remove address %s from %s: %w", a, device, explain(err))
-	}
-	if err := conn.deleteRoutes(index, a); err != nil {
-		return fmt.Errorf("remove the local route to %s: %w", a, explain(err))
-	}
-	return nil
+	return conn.remove(device, []netip.Addr{a})
 }

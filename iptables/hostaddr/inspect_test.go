@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 func TestInspectTellsOursFromOthers(t *testing.T) {
@@ -57,7 +58,7 @@ func TestInspectTellsOursFromOthers(t *testing.T) {
 			if diff := cmp.Diff(tc.want, got, byAddr); diff != "" {
 				t.Fatalf("(-want +got):\n%s", diff)
 			}
-			link, ours, doubtful := got[0].Leftovers()
+			link, ours, doubtful := got[0].Leftovers(iptables.Claims{})
 			if link != tc.link || !cmp.Equal(doubtful, tc.doubtful, byAddr) || len(ours) != len(all) {
 				t.Errorf("link %v, ours %v, doubtful %v", link, ours, doubtful)
 			}

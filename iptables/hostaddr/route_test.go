@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // newHostOnANode is newHost on a node with addresses and default routes.
@@ -329,7 +330,7 @@ func TestLeftoversAreFoundByTheirRoutes(t *testing.T) {
 	if err != nil || len(devices) != 1 || len(devices[0].Addresses) != len(all) {
 		t.Fatalf("found %v, %v; want lo with %v", devices, err, all)
 	}
-	_, ours, doubtful := devices[0].Leftovers()
+	_, ours, doubtful := devices[0].Leftovers(iptables.Claims{})
 	if len(doubtful) > 0 {
 		t.Errorf("%v are in doubt", doubtful)
 	}

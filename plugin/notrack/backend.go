@@ -17,7 +17,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
-	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
@@ -204,22 +203,6 @@ func adoptAll(addrs []netip.Addr) (changed bool, err error) {
 		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
 	}
 	return n > 0, errors.Join(err, tablesErr, adoptErr)
-}
-
-// otherInstances counts those of either backend on this node.
-func otherInstances() (int, error) {
-	tables, err := nftables.Instances(nftables.Config{})
-	var unsupported *iptables.UnsupportedError
-	if err != nil && !errors.As(err, &unsupported) {
-		return 0, err
-	}
-	n, err := binaries.Others()
-	for _, t := range tables {
-		if t.Owner.Life != owner.Dead && !t.Owner.IsSelf() {
-			n++
-		}
-	}
-	return n, err
 }
 
 // watch announces changes of the node to the keeper: those that the kernel tells

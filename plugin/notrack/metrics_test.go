@@ -41,6 +41,8 @@ type noAddresses struct{}
 func (noAddresses) Ensure([]netip.Addr) error                  { return nil }
 func (noAddresses) Missing([]netip.Addr) ([]netip.Addr, error) { return nil, nil }
 func (noAddresses) Release([]netip.Addr) error                 { return nil }
+func (noAddresses) Left([]netip.Addr) ([]netip.Addr, error)    { return nil, nil }
+func (noAddresses) Clear([]netip.Addr) error                   { return nil }
 func (noAddresses) Down() (bool, error)                        { return false, nil }
 func (noAddresses) SetUp() error                               { return nil }
 func (noAddresses) PreferSource() error                        { return nil }

@@ -124,7 +124,7 @@ func (p *contract) open(config *configuration, b backend) error {
 	}
 	p.keeper.Store(iptables.NewKeeper(iptables.Config{
 		Backend:   b,
-		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Others: otherInstances, Log: log.Infof}, config.plan.Link),
+		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: Claims, Log: log.Infof}, config.plan.Link),
 		Log:       log,
 		Served:    p.whatIsServed,
 		Yield:     yield,
@@ -142,7 +142,7 @@ func (p *contract) open(config *configuration, b backend) error {
 			Refresh: p.refresh,
 			MakeWay: inTheWay(new(wayMaker)),
 			Adopt:   new(adopter).adopt,
-			Others:  otherInstances,
+			Claims:  Claims,
 			Explain: explain,
 		},
 	}))

@@ -66,6 +66,8 @@ func (stubAddresses) Down() (bool, error)                        { return false,
 func (stubAddresses) SetUp() error                               { return nil }
 func (stubAddresses) PreferSource() error                        { return nil }
 func (stubAddresses) Release([]netip.Addr) error                 { return nil }
+func (stubAddresses) Left([]netip.Addr) ([]netip.Addr, error)    { return nil, nil }
+func (stubAddresses) Clear([]netip.Addr) error                   { return nil }
 func (a stubAddresses) Remove() error                            { return a.do("remove addresses") }
 
 func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {

@@ -60,6 +60,28 @@ func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pa
 	return pairs, missing
 }
 
+// standing are the pairs that the table is to have: our own, and those that it has
+// for addresses of others. These may be served by an instance beside us, or by one
+// before us whose pods still ask there; `trackless rules remove` ends that. Where
+// somebody has taken the whole table away, last is what it had.
+func standing(own []failover.Pair, table failover.State, last []failover.Pair) []failover.Pair {
+	others := table.Pairs
+	if !table.Present {
+		others = last
+	}
+	out := slices.Clone(own)
+	for _, p := range others {
+		// What was a listen address may be that of a Service by now, and the other
+		// way round: no table can have both.
+		if !slices.ContainsFunc(own, func(o failover.Pair) bool {
+			return p.Listen == o.Listen || p.Listen == o.Service || p.Service == o.Listen
+		}) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // forwardTargets are the addresses to which the notrack blocks of the running
 // load forward, in the order of the Corefile: those of `forward`, and those that
 // `upstream` falls back to.

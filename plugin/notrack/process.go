@@ -23,7 +23,8 @@ var log = clog.NewWithPlugin(directive)
 // loaded: a reload replaces configurations, not the rules.
 type contract struct {
 	keeper  atomic.Pointer[iptables.Keeper] // nil without a notrack block
-	pairs   atomic.Pointer[[]failover.Pair]
+	pairs   atomic.Pointer[[]failover.Pair] // of our own addresses
+	stands  atomic.Pointer[[]failover.Pair] // all that the table holds, as far as known
 	served  counters
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
@@ -133,7 +134,7 @@ func (p *contract) open(config *configuration, b backend) error {
 		Changes:   p.watch.changes,
 		Kernel: iptables.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
-				return trackedConnections(endpoints, p.failoverPairs())
+				return trackedConnections(endpoints, p.standingPairs())
 			},
 			Held:    connections,
 			Purge:   purgeReversed,
@@ -167,15 +168,27 @@ func (p *contract) refresh(r iptables.Rules) error {
 		p.ledger.SetTimeouts(timeouts)
 	}
 	p.misses.poke()
-	if pairs := p.failoverPairs(); len(pairs) > 0 {
-		return failover.Install(failover.Config{}, pairs, failover.Outside{Uplinks: r.Uplinks, Sources: r.Plan.Sources})
+	own := p.failoverPairs()
+	if len(own) == 0 {
+		return nil // the table, if there is one, is another's
 	}
-	return nil
+	table, err := failover.Read(failover.Config{})
+	if err != nil {
+		return err
+	}
+	pairs := standing(own, table, p.standingPairs())
+	p.stands.Store(&pairs)
+	return failover.Install(failover.Config{}, pairs, failover.Outside{Uplinks: r.Uplinks, Sources: r.Plan.Sources})
 }
 
-func (p *contract) failoverPairs() []failover.Pair {
-	if pairs := p.pairs.Load(); pairs != nil {
-		return *pairs
+func (p *contract) failoverPairs() []failover.Pair { return pairsIn(&p.pairs) }
+
+// standingPairs are those of the table, other instances' among them.
+func (p *contract) standingPairs() []failover.Pair { return pairsIn(&p.stands) }
+
+func pairsIn(pairs *atomic.Pointer[[]failover.Pair]) []failover.Pair {
+	if p := pairs.Load(); p != nil {
+		return *p
 	}
 	return nil
 }
@@ -199,6 +212,7 @@ func (p *contract) failover(config *configuration) error {
 		if errors.As(err, &unsupported) {
 			log.Warningf("no failover for link-local addresses: %v", err)
 			p.pairs.Store(nil)
+			p.stands.Store(nil)
 			return nil
 		}
 		return errors.Join(err, p.keeper.Load().Rollback())

@@ -193,16 +193,22 @@ func (a *adopter) adopt(addrs []netip.Addr) (changed bool, err error) {
 }
 
 func adoptAll(addrs []netip.Addr) (changed bool, err error) {
+	err = removeStale()
+	n, adoptErr := predecessor.AdoptNodeCache(predecessor.Config{}, addrs)
+	if n > 0 {
+		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
+	}
+	return n > 0, errors.Join(err, adoptErr)
+}
+
+// removeStale takes away the rules of instances that are certainly dead.
+func removeStale() error {
 	stale, err := binaries.RemoveStale()
 	tables, tablesErr := nftables.RemoveStale(nftables.Config{})
 	if stale = append(stale, tables...); len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
 	}
-	n, adoptErr := predecessor.AdoptNodeCache(predecessor.Config{}, addrs)
-	if n > 0 {
-		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
-	}
-	return n > 0, errors.Join(err, tablesErr, adoptErr)
+	return errors.Join(err, tablesErr)
 }
 
 // watch announces changes of the node to the keeper: those that the kernel tells

@@ -349,7 +349,8 @@ func (p *contract) exit() {
 			}
 		}
 	}
-	if err := k.Close(); err != nil {
+	// One may have been killed beside us since the last look.
+	if err := errors.Join(k.Close(), removeStale()); err != nil {
 		log.Errorf("stop: %v", err)
 	}
 	p.misses.follow(nil, nil, nil)

@@ -1,0 +1,105 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/trackless-dns/trackless/internal/nodestate"
+	"github.com/trackless-dns/trackless/internal/thread"
+)
+
+// nodeState is all that is configured on a node.
+func nodeState(t *testing.T, node string) (state nodestate.State) {
+	t.Helper()
+	err := thread.Elsewhere(func() error {
+		ns, err := netns.GetFromName("k8-" + node)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			return err
+		}
+		state, err = nodestate.Read()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("read the state of %s: %v", node, err)
+	}
+	return state
+}
+
+var failoverTable = regexp.MustCompile(`(?ms)^table inet trackless-failover \{.*?^\}\n`)
+
+// withoutFailover leaves out the table that is to stay.
+func withoutFailover(_, output string) string { return failoverTable.ReplaceAllString(output, "") }
+
+// asBefore fails unless a node is as it was, once kube-proxy has caught up.
+func asBefore(t *testing.T, before map[string]nodestate.State, less func(command, output string) string) {
+	t.Helper()
+	for _, node := range nodes {
+		eventually(t, node+" is as before", 2*time.Minute, func() error {
+			now := nodeState(t, node)
+			if less != nil {
+				now = now.Without(less)
+			}
+			if diff := before[node].Diff(now); diff != "" {
+				return errors.New(diff)
+			}
+			return nil
+		})
+	}
+}
+
+// TestModeAndImageChange changes mode and image in one upgrade, uninstalls as
+// docs/uninstall.md says, and finds the nodes as they were.
+func TestModeAndImageChange(t *testing.T) {
+	const otherTag = "e2e-next"
+	for _, node := range nodes {
+		err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", "/run/k8-"+node+"/containerd.sock", "-n", "k8s.io",
+			"images", "tag", "--force", image, "local.invalid/trackless:"+otherTag)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := map[string]nodestate.State{}
+	for _, node := range nodes {
+		before[node] = nodeState(t, node)
+	}
+
+	uninstalled(t)
+	install(t, "mode=both")
+	serves(t, linkLocal, clusterDNS)
+	for _, node := range nodes {
+		if before[node].Diff(nodeState(t, node)) == "" {
+			t.Fatalf("an installation changes nothing on %s", node)
+		}
+	}
+
+	install(t, "mode=cluster-ip,image.tag="+otherTag)
+	serves(t, clusterDNS)
+	resolves(t, linkLocal) // pods that ask there still, by the failover table
+	for _, node := range nodes {
+		if addrs := lab.inNode(t, node, "ip", "-o", "address"); regexp.MustCompile(` ` + regexp.QuoteMeta(linkLocal) + `/`).MatchString(addrs) {
+			t.Errorf("after the upgrade %s is still on %s:\n%s", linkLocal, node, addrs)
+		}
+	}
+
+	if out, err := helm(t.Context(), "uninstall", "trackless", "--wait", "--timeout=2m"); err != nil {
+		t.Fatalf("helm uninstall: %v\n%s", err, out)
+	}
+	asBefore(t, before, withoutFailover)
+	resolves(t, linkLocal)
+
+	for _, node := range nodes {
+		lab.rulesRemove(t, node)
+	}
+	asBefore(t, before, nil)
+}

@@ -83,12 +83,7 @@ func TestWhoLeavesTakesWhatNobodyElseAsksFor(t *testing.T) {
 			before := wholeState(t, node)
 			var servers []*lab.Server
 			for n, spec := range tc.starts {
-				server, err := node.Serve(spec.corefile(n))
-				if err != nil {
-					t.Fatal(err)
-				}
-				awaitAttached(t, server, metricsOf(n))
-				servers = append(servers, server)
+				servers = append(servers, startBeside(t, node, spec, n))
 			}
 			for i, n := range tc.ends {
 				var err error
@@ -104,20 +99,7 @@ func TestWhoLeavesTakesWhatNobodyElseAsksFor(t *testing.T) {
 				for _, m := range tc.ends[i+1:] {
 					asked = append(asked, tc.starts[m].listen...)
 				}
-				same := func() error {
-					got := onNode(t, node)
-					for _, a := range got {
-						if !slices.Contains(asked, a) {
-							return fmt.Errorf("%s is on the node still", a)
-						}
-					}
-					for _, a := range asked {
-						if !slices.Contains(got, a) {
-							t.Fatalf("%s is gone, which one that stays needs", a)
-						}
-					}
-					return nil
-				}
+				same := func() error { return sameAddresses(onNode(t, node), asked) }
 				if i < tc.killed {
 					eventually(t, "what a killed instance left is gone", same)
 				} else if err := same(); err != nil {
@@ -151,4 +133,115 @@ func asUninstalled(t *testing.T, node *lab.Node, before nodestate.State) {
 	if diff := before.Diff(wholeState(t, node)); diff != "" {
 		t.Errorf("left behind after `rules remove`:\n%s", diff)
 	}
+}
+
+// A reload that drops an address takes it away, unless another instance serves it.
+func TestReloadTakesWhatNobodyElseAsksFor(t *testing.T) {
+	both := instanceSpec{listen: []netip.Addr{lab.LinkLocalDNS4, lab.ClusterDNS4}}
+	clusterIP := instanceSpec{listen: []netip.Addr{lab.ClusterDNS4}}
+	for _, tc := range []struct {
+		name  string
+		other bool // instance with both addresses
+	}{{"alone", false}, {"another serves it", true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			node := newNode(t)
+			before := wholeState(t, node)
+			server := startBeside(t, node, both, 0)
+			var other *lab.Server
+			if tc.other {
+				other = startBeside(t, node, both, 1)
+			}
+			if err := server.Reload(clusterIP.corefile(0)); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the reload is through", func() error {
+				page, err := server.Metrics(t.Context(), metricsOf(0))
+				if err == nil && len(page["coredns_notrack_attached"].GetMetric()) != 1 {
+					err = fmt.Errorf("%v", page["coredns_notrack_attached"])
+				}
+				return err
+			})
+			want := clusterIP.listen
+			if tc.other {
+				want = both.listen
+				answeredBy(t, node, lab.Trackless, both.listen...)
+			}
+			eventually(t, "addresses after the reload", func() error { return sameAddresses(onNode(t, node), want) })
+			if tc.other {
+				if err := other.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if err := sameAddresses(onNode(t, node), clusterIP.listen); err != nil {
+					t.Errorf("after the other one's end: %v", err)
+				}
+			}
+			if err := server.Close(); err != nil {
+				t.Fatal(err)
+			}
+			asUninstalled(t, node, before)
+		})
+	}
+}
+
+// A server that is none of ours has come to listen at an address, as node-cache does
+// before Trackless is uninstalled: it keeps that address.
+func TestAnotherServerKeepsItsAddress(t *testing.T) {
+	t.Parallel()
+	node := newNode(t)
+	before := wholeState(t, node)
+	server := startBeside(t, node, instanceSpec{listen: listenAddresses(node)}, 0)
+	other, err := node.Serve(fmt.Sprintf(".:53 {\nbind %s\nforward . %s\n}\n", lab.LinkLocalDNS4, lab.UpstreamDNS4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other server listens", func() error {
+		pids := runOn(t, node, "ss", "-lunpH", "src", lab.LinkLocalDNS4.String()+":53")
+		if !strings.Contains(pids, fmt.Sprintf("pid=%d,", other.PID())) {
+			return fmt.Errorf("pid %d is not among\n%s", other.PID(), pids)
+		}
+		return nil
+	})
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"the end of Trackless", "`rules remove`"} {
+		if err := sameAddresses(onNode(t, node), []netip.Addr{lab.LinkLocalDNS4}); err != nil {
+			t.Errorf("after %s: %v", what, err)
+		}
+		if out, status := trackless(t, node, "rules", "remove"); status != 0 {
+			t.Errorf("rules remove: status %d\n%s", status, out)
+		}
+	}
+	answeredBy(t, node, lab.KubeDNS, lab.LinkLocalDNS4) // which it forwards to; the failover table is gone
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, status := trackless(t, node, "rules", "remove"); status != 0 {
+		t.Errorf("rules remove: status %d\n%s", status, out)
+	}
+	if diff := before.Diff(wholeState(t, node)); diff != "" {
+		t.Errorf("left behind:\n%s", diff)
+	}
+}
+
+// startBeside starts the n-th instance and waits until it is attached.
+func startBeside(t *testing.T, node *lab.Node, spec instanceSpec, n int) *lab.Server {
+	t.Helper()
+	server, err := node.Serve(spec.corefile(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitAttached(t, server, metricsOf(n))
+	return server
+}
+
+func sameAddresses(got, want []netip.Addr) error {
+	got, want = slices.Clone(got), slices.Clone(want)
+	slices.SortFunc(got, netip.Addr.Compare)
+	slices.SortFunc(want, netip.Addr.Compare)
+	if want = slices.Compact(want); !slices.Equal(got, want) {
+		return fmt.Errorf("%v are on the node, want %v", got, want)
+	}
+	return nil
 }

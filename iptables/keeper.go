@@ -332,6 +332,9 @@ func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
 		n.late, err = true, nil
 	}
 	if err == nil {
+		err = k.ensureAgain(n.plan)
+	}
+	if err == nil {
 		err = k.purge(n.plan)
 	}
 	if err != nil {
@@ -489,7 +492,17 @@ func (k *Keeper) installLate(ctx context.Context, n *watch) error {
 		return err
 	}
 	n.late = false
-	return nil
+	return k.ensureAgain(n.plan)
+}
+
+// ensureAgain puts back addresses that an instance took along which ended meanwhile:
+// it could not see that we ask for them before our rules said so.
+func (k *Keeper) ensureAgain(p Plan) error {
+	missing, err := k.cfg.Addresses.Missing(p.Addresses())
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	return k.cfg.Addresses.Ensure(p.Addresses())
 }
 
 // checkAll runs one round of checks, for all addresses at once, and returns

@@ -18,23 +18,24 @@ import (
 // node is a fake of what a Keeper works on: kernel, links and listeners. It
 // records every change in order.
 type node struct {
-	mu        sync.Mutex
-	log       []string
-	answers   map[Endpoint]bool
-	fail      map[string]error // by the change, or the first word of it
-	others    []string         // what another instance listens on
-	left      []netip.Addr     // what others left on the node
-	renewed   map[netip.Addr]int
-	looks     int
-	stopped   time.Duration // how long the next renewal takes
-	slow      time.Duration // how long each renewal takes
-	slowCheck time.Duration // how long each check takes
-	installed Rules
-	missing   []netip.Addr
-	down      bool
-	absent    bool
-	logged    []string // warnings
-	told      []string // the rest
+	mu             sync.Mutex
+	log            []string
+	answers        map[Endpoint]bool
+	fail           map[string]error // by the change, or the first word of it
+	others         []string         // what another instance listens on
+	left           []netip.Addr     // what others left on the node
+	renewed        map[netip.Addr]int
+	looks          int
+	stopped        time.Duration // how long the next renewal takes
+	slow           time.Duration // how long each renewal takes
+	slowCheck      time.Duration // how long each check takes
+	installed      Rules
+	missing        []netip.Addr
+	takenAtInstall []netip.Addr // missing from then on
+	down           bool
+	absent         bool
+	logged         []string // warnings
+	told           []string // the rest
 }
 
 func (n *node) do(format string, args ...any) error {
@@ -57,6 +58,7 @@ func (n *node) Install(r Rules) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.installed, n.absent = r, false
+	n.missing, n.takenAtInstall = append(n.missing, n.takenAtInstall...), nil
 	return err
 }
 func (n *node) Exempt(c []Connection) error { return n.do("exempt %d", len(c)) }
@@ -1051,6 +1053,18 @@ func TestWhatOthersLeftGoes(t *testing.T) {
 		n.takeLog()
 		settle(3 * k.cfg.Sync)
 		n.expect(t)
+	})
+}
+
+// An instance that ends while another one starts does not see yet that this one asks
+// for the addresses, and takes them along.
+func TestAddressesThatGoDuringAStart(t *testing.T) {
+	inBubble(t, "put back", func(t *testing.T, n *node, k *Keeper) {
+		n.set(func() { n.takenAtInstall = []netip.Addr{netip.MustParseAddr("10.96.0.10")} })
+		if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err != nil {
+			t.Fatal(err)
+		}
+		n.expect(t, "ensure 10.96.0.10", "reserve 10.96.0.10", "install 10.96.0.10 leases=1", "ensure 10.96.0.10")
 	})
 }
 

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -80,6 +81,38 @@ func TestListeners(t *testing.T) {
 		want := []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("fd00::a")}
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("Listeners() = %v, %v; want %v", got, err, want)
+		}
+	})
+}
+
+// A socket of our own is none of others'.
+func TestOtherListeners(t *testing.T) {
+	t.Parallel()
+	ns := testns.New(t)
+	ns.Do(func() {
+		if out, err := exec.Command("ip", "addr", "add", "169.254.20.10/32", "dev", "lo").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		c, err := net.ListenPacket("udp4", "169.254.20.10:53")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := OtherListeners("/proc/thread-self"); len(got) > 0 || err != nil {
+			t.Errorf("our own: %v, %v", got, err)
+		}
+		f, err := c.(*net.UDPConn).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := exec.Command("sleep", "60") // has what it inherits
+		other.ExtraFiles = []*os.File{f}
+		if err := errors.Join(other.Start(), f.Close(), c.Close()); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+		want := []netip.Addr{netip.MustParseAddr("169.254.20.10")}
+		if got, err := OtherListeners("/proc/thread-self"); err != nil || !slices.Equal(got, want) {
+			t.Errorf("another process's: %v, %v; want %v", got, err, want)
 		}
 	})
 }

@@ -103,6 +103,10 @@ test-ledger: deps build ## what Trackless says it saves beside conntrack -L of t
 test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node, beside CoreDNS (root, 3 minutes)
 	go run ./test/flood -program bin/trackless -coredns $(COREDNS) $(FLOOD_FLAGS)
 
+.PHONY: test-throttle
+test-throttle: deps build ## a steady load under a CPU limit of 100m, with and without notrack (root, 4 minutes)
+	go run ./test/flood -program bin/trackless -cpu 100 $(THROTTLE_FLAGS)
+
 .PHONY: monitoring
 monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring
 	go run ./deploy/monitoring

@@ -25,7 +25,7 @@ func TestScriptRunsInTheGroup(t *testing.T) {
 		{"more than the limit", 200, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			g, err := New(64 << 20)
+			g, err := New(Limits{Memory: 64 << 20})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -46,5 +46,33 @@ func TestScriptRunsInTheGroup(t *testing.T) {
 				t.Errorf("%d killed, %v", killed, err)
 			}
 		})
+	}
+}
+
+func TestProcessorTimeIsBounded(t *testing.T) {
+	t.Parallel()
+	testns.Root(t)
+	if lacking := Lacking(); lacking != "" {
+		testns.Skip(t, "%s", lacking)
+	}
+	g, err := New(Limits{CPU: Period / 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	script := filepath.Join(t.TempDir(), "script")
+	// More than a tenth of any time.
+	if err := g.Script(script, "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(script).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if periods, throttled, err := g.Throttled(); err != nil || throttled == 0 || throttled > periods {
+		t.Errorf("throttled in %d of %d periods, %v", throttled, periods, err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 // memoryGroup makes a group with a limit in bytes for what its processes touch,
 // and no swap. It goes with the scene.
 func (s *Scene) memoryGroup(limit int) (*testcgroup.Group, error) {
-	group, err := testcgroup.New(limit)
+	group, err := testcgroup.New(testcgroup.Limits{Memory: limit})
 	if err != nil {
 		return nil, err
 	}

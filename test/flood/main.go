@@ -4,17 +4,22 @@
 // The same is done to CoreDNS with the same Corefile, each in a container of
 // 128 MiB.
 //
+// With -cpu it measures a steady load of cached names under a CPU limit instead: with
+// notrack, and of the same program without it, which is the bar.
+//
 // It needs root and changes nothing outside the network namespaces that it makes,
-// but for a memory cgroup. It exits with 0 if Trackless keeps what is asked of
+// but for control groups. It exits with 0 if Trackless keeps what is asked of
 // it, 1 if it does not, and 2 if that could not be found out.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,55 +42,95 @@ func main() {
 	}
 }
 
-func run() (kept bool, err error) {
-	output := flag.String("output", "table", "what goes to standard output: `table|json`")
-	only := flag.String("only", "", "flood with these upstreams only, `kinds` separated by commas: "+strings.Join(kinds(), ", "))
-	trackless := flag.String("program", "bin/trackless", "the trackless `binary` under test")
-	coredns := flag.String("coredns", "", "the coredns `binary` beside it; empty leaves that out")
-	last := flag.Duration("time", 12*time.Second, "how long each flood lasts, a `duration` of at most a minute")
-	rate := flag.Int("rate", 20_000, "`queries` a second of the flood")
+// options are the flags.
+type options struct {
+	output, only, program, coredns string
+	last                           time.Duration
+	rate, rounds                   int
+	cpu                            int
+	logs                           bool
+}
+
+func parse() options {
+	var o options
+	flag.StringVar(&o.output, "output", "table", "what goes to standard output: `table|json`")
+	flag.StringVar(&o.only, "only", "", "flood with these upstreams only, `kinds` separated by commas: "+strings.Join(kinds(), ", "))
+	flag.StringVar(&o.program, "program", "bin/trackless", "the trackless `binary` under test")
+	flag.StringVar(&o.coredns, "coredns", "", "the coredns `binary` beside it; empty leaves that out")
+	flag.DurationVar(&o.last, "time", 0, "how long each load lasts, a `duration` of at most two minutes (default 12s; 60s with -cpu)")
+	flag.IntVar(&o.rate, "rate", 0, "`queries` a second (default 20000; 2000 with -cpu)")
+	flag.IntVar(&o.cpu, "cpu", 0, "in place of floods a steady load under this CPU limit, in `thousandths` of a processor, with and without notrack")
+	flag.IntVar(&o.rounds, "rounds", 1, "`how often` the load of -cpu is repeated")
+	flag.BoolVar(&o.logs, "logs", false, "write what the servers of -cpu log to standard error")
 	flag.Parse()
-	if flag.NArg() > 0 || *output != "table" && *output != "json" || *last <= 0 || *last > time.Minute {
+	last, rate := 12*time.Second, 20_000
+	if o.cpu > 0 {
+		last, rate = time.Minute, 2000
+	}
+	o.last, o.rate = cmp.Or(o.last, last), cmp.Or(o.rate, rate)
+	if flag.NArg() > 0 || o.output != "table" && o.output != "json" || o.last < 0 || o.last > 2*time.Minute || o.rate < 0 || o.cpu < 0 || o.rounds < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	chosen := kinds()
-	if *only != "" {
-		chosen = strings.Split(*only, ",")
-	}
-	for _, kind := range chosen {
-		if !slices.Contains(kinds(), kind) {
-			return false, fmt.Errorf("no upstream is called %q; there are %s", kind, strings.Join(kinds(), ", "))
-		}
-	}
+	return o
+}
+
+func run() (kept bool, err error) {
+	o := parse()
 	if lacking := testcgroup.Lacking(); lacking != "" {
 		return false, errors.New(lacking)
 	}
-	servers := []server{{name: "trackless", program: *trackless, notrack: true}}
-	if *coredns != "" {
-		servers = append(servers, server{name: "coredns", program: *coredns})
-	}
-	for i := range servers {
-		if servers[i].program, err = filepath.Abs(servers[i].program); err != nil {
+	for _, program := range []*string{&o.program, &o.coredns} {
+		if *program == "" {
+			continue
+		}
+		if *program, err = filepath.Abs(*program); err != nil {
 			return false, err
 		}
 	}
-	tracklessBeside = servers[0].program
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	name, results := "floods", any(nil)
+	if o.cpu > 0 {
+		name = "throttled"
+		results, kept, err = throttle(ctx, o)
+	} else {
+		results, kept, err = flood(ctx, o)
+	}
+	if err == nil && o.output == "json" {
+		encoder := json.NewEncoder(os.Stdout)
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(map[string]any{"kept": kept, name: results})
+	}
+	return kept, err
+}
 
-	kept = true
-	var results []*result
-	if *output == "table" {
+// flood measures all floods that are asked for.
+func flood(ctx context.Context, o options) (results []*result, kept bool, err error) {
+	chosen := kinds()
+	if o.only != "" {
+		chosen = strings.Split(o.only, ",")
+	}
+	for _, kind := range chosen {
+		if !slices.Contains(kinds(), kind) {
+			return nil, false, fmt.Errorf("no upstream is called %q; there are %s", kind, strings.Join(kinds(), ", "))
+		}
+	}
+	servers := []server{{name: "trackless", program: o.program, notrack: true, backend: "auto"}}
+	if o.coredns != "" {
+		servers = append(servers, server{name: "coredns", program: o.coredns})
+	}
+	if o.output == "table" {
 		writeHead(os.Stdout)
 	}
+	kept = true
 	for _, kind := range chosen {
 		var stock *result
 		for _, s := range slices.Backward(servers) { // CoreDNS first: it is the bar
-			m := measurement{server: s, upstream: kind, rate: *rate, last: *last}
+			m := measurement{contained: &contained{server: s, lab: o.program}, upstream: kind, rate: o.rate, last: o.last}
 			r, err := m.run(ctx)
 			if err != nil {
-				return false, fmt.Errorf("%s, upstream %s: %w", s.name, kind, err)
+				return nil, false, fmt.Errorf("%s, upstream %s: %w", s.name, kind, err)
 			}
 			if s.notrack {
 				r.judge(stock)
@@ -93,16 +138,56 @@ func run() (kept bool, err error) {
 			} else {
 				stock = r
 			}
-			if *output == "table" {
+			if o.output == "table" {
 				r.write(os.Stdout)
 			}
 			results = append(results, r)
 		}
 	}
-	if *output == "json" {
-		encoder := json.NewEncoder(os.Stdout)
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(map[string]any{"kept": kept, "floods": results})
+	return results, kept, nil
+}
+
+// throttle measures the steady load under a CPU limit, with each backend after the
+// same server without the directive, which is the bar.
+func throttle(ctx context.Context, o options) (results []*throttledResult, kept bool, err error) {
+	servers := []server{
+		{name: "without notrack", program: o.program},
+		{name: "nftables", program: o.program, notrack: true, backend: "nftables"},
+		{name: "iptables", program: o.program, notrack: true, backend: "iptables"},
 	}
-	return kept, err
+	if o.output == "table" {
+		writeThrottledHead(os.Stdout)
+	}
+	var logs io.Writer
+	if o.logs {
+		logs = os.Stderr
+	}
+	kept = true
+	for range o.rounds {
+		var bare *throttledResult
+		for _, s := range servers {
+			if o.only != "" && s.notrack && !slices.Contains(strings.Split(o.only, ","), s.name) {
+				continue
+			}
+			t := throttled{
+				contained: &contained{server: s, lab: o.program},
+				quota:     testcgroup.Period * time.Duration(o.cpu) / 1000, rate: o.rate, last: o.last,
+			}
+			r, err := t.run(ctx, logs)
+			if err != nil {
+				return nil, false, fmt.Errorf("%s, under a CPU limit of %dm: %w", s.name, o.cpu, err)
+			}
+			if s.notrack {
+				r.judge(bare)
+				kept = kept && len(r.Failures) == 0
+			} else {
+				bare = r
+			}
+			if o.output == "table" {
+				r.write(os.Stdout)
+			}
+			results = append(results, r)
+		}
+	}
+	return results, kept, nil
 }

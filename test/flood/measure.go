@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,134 +27,21 @@ const (
 	sampling   = 50 * time.Millisecond
 )
 
-// server is a program under test.
-type server struct {
-	name, program string
-	notrack       bool // it has the directive
-}
-
 // measurement is one flood.
 type measurement struct {
-	server
+	*contained
 	upstream string
 	rate     int
 	last     time.Duration
-
-	node    *lab.Node
-	group   *testcgroup.Group
-	running *lab.Server
-	log     string
 }
 
 func (m *measurement) run(ctx context.Context) (r *result, err error) {
-	directory, err := os.MkdirTemp("", "trackless-flood-")
-	if err != nil {
+	m.contained.limits = testcgroup.Limits{Memory: containerMiB << 20}
+	if err := m.open(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(directory)) }()
-	if m.group, err = testcgroup.New(containerMiB << 20); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, m.group.Close()) }()
-	if m.node, err = lab.NewNode(ctx, lab.Options{Program: m.labProgram(), WithoutIPv6: true}); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, m.node.Close()) }()
-	if err := m.serve(ctx, directory); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, m.running.Kill()) }()
+	defer func() { err = errors.Join(err, m.close()) }()
 	return m.flood(ctx)
-}
-
-// labProgram serves kube-dns: any trackless does.
-func (m *measurement) labProgram() string {
-	if m.notrack {
-		return m.program
-	}
-	return tracklessBeside
-}
-
-// tracklessBeside is the trackless that serves the labs of other programs.
-var tracklessBeside string
-
-// serve starts the program inside the cgroup, from its first page on.
-func (m *measurement) serve(ctx context.Context, directory string) (err error) {
-	m.log = filepath.Join(directory, "log")
-	arguments := `"$@"`
-	if !m.notrack {
-		arguments = `-conf "$3"` // of: serve -conf FILE -control SOCKET
-	}
-	script := filepath.Join(directory, "start")
-	if err := m.group.Script(script, fmt.Sprintf("exec %s %s >%s 2>&1", m.program, arguments, m.log)); err != nil {
-		return err
-	}
-	if !m.notrack {
-		if err := m.untrack(); err != nil {
-			return err
-		}
-	}
-	if m.running, err = m.node.Namespace.StartServer(m.name, script, m.corefile()); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if m.notrack {
-		err = m.running.AwaitAttached(ctx, metricsAddress)
-	} else {
-		err = m.running.AwaitAnswer(ctx, m.node.Namespace, lab.UDP, lab.ClusterDNS4, lab.Trackless)
-	}
-	if err != nil {
-		text, _ := os.ReadFile(m.log)
-		return errors.Join(fmt.Errorf("%w\n%s", err, text), m.running.Kill())
-	}
-	return nil
-}
-
-// corefile is that of our manifests, for one address. CoreDNS lacks a directive.
-func (m *measurement) corefile() string {
-	notrack := ""
-	if m.notrack {
-		notrack = "    notrack\n"
-	}
-	return fmt.Sprintf(`.:53 {
-    errors {
-        consolidate 10s "timeout" error show_first
-        consolidate 10s "refused" error show_first
-        consolidate 10s "." error show_first
-    }
-    bind %s
-%s    cache {
-        success 9984 60
-        denial 9984 5
-    }
-    forward . %s
-    prometheus %s
-}
-`, lab.ClusterDNS4, notrack, lab.UpstreamDNS4, metricsAddress)
-}
-
-// untrack does for a program without the directive what its absence leaves out,
-// for good.
-func (m *measurement) untrack() error {
-	const hook = "chain %[2]s { type filter hook %[2]s priority raw; ip daddr %[1]s udp dport 53 notrack; ip saddr %[1]s udp sport 53 notrack; }\n"
-	rules := "table ip untrack {\n"
-	for _, name := range []string{"prerouting", "output"} {
-		rules += fmt.Sprintf(hook, lab.ClusterDNS4, name)
-	}
-	return m.node.Namespace.Do(func() error {
-		for _, command := range [][]string{
-			{"ip", "address", "add", lab.ClusterDNS4.String() + "/32", "dev", "lo", "scope", "host"},
-			{"nft", "-f", "-"},
-		} {
-			cmd := exec.Command(command[0], command[1:]...)
-			cmd.Stdin = strings.NewReader(rules + "}\n")
-			if out, err := cmd.CombinedOutput(); err != nil {
-				return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, out)
-			}
-		}
-		return nil
-	})
 }
 
 // flood plays it: the other pod's names become cached, the upstream changes, the
@@ -251,16 +136,8 @@ func (m *measurement) take(ctx context.Context, r *result) error {
 	if !m.notrack {
 		return nil
 	}
-	metrics, err := m.running.Metrics(ctx, metricsAddress)
-	if err != nil {
-		return err
-	}
-	lapses, there := metrics.Sum("coredns_notrack_lease_lapses_total")
-	if !there {
-		return errors.New("there is no metric coredns_notrack_lease_lapses_total")
-	}
-	r.Lapses = int(lapses)
-	return nil
+	r.Lapses, err = m.lapses(ctx)
+	return err
 }
 
 // watch notes the highest of what goes up and down until the context ends.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,52 @@ func TestCount(t *testing.T) {
 		at(10*time.Second+200*time.Millisecond, 0), at(11*time.Second, time.Millisecond),
 	}, began, ended)
 	if r.Queries != 4 || r.Answers != 2 || r.LostPercent != 50 || r.P90MS != 3 || r.RecoveredMS != 200 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestJudgeThrottled(t *testing.T) {
+	good := throttledResult{LostPercent: 2, Seconds: 60}
+	for _, tc := range []struct {
+		name   string
+		change func(r *throttledResult)
+		want   string
+	}{
+		{"as much as the bare server", func(*throttledResult) {}, ""},
+		{"a lapse", func(r *throttledResult) { r.Lapses = 1 }, ""},
+		{"two lapses in a minute", func(r *throttledResult) { r.Lapses = 2 }, "lapsed 2 times"},
+		{"two lapses in two", func(r *throttledResult) { r.Lapses, r.Seconds = 2, 120 }, ""},
+		{"more than the bare server", func(r *throttledResult) { r.LostPercent = 3.5 }, "without notrack 2.00 %"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := good
+			tc.change(&r)
+			r.judge(&throttledResult{LostPercent: 2})
+			got := strings.Join(r.Failures, "; ")
+			if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
+				t.Errorf("failures %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestCountThrottled(t *testing.T) {
+	began := time.Now()
+	at := func(after, latency time.Duration, by lab.Responder) lab.Sent {
+		s := lab.Sent{At: began.Add(after), Latency: latency, By: by}
+		if by == "" {
+			s.Loss = "timeout"
+		}
+		return s
+	}
+	var r throttledResult
+	r.count(nil)
+	r.count([]lab.Sent{
+		at(1500*time.Millisecond, time.Millisecond, lab.KubeDNS), at(0, 2*time.Millisecond, lab.Trackless),
+		at(100*time.Millisecond, 0, ""), at(2*time.Second, 3*time.Millisecond, lab.Trackless),
+	})
+	if r.Queries != 4 || r.Lost != 1 || r.LostPercent != 25 || r.ElsewherePercent != 25 || r.P50MS != 2 ||
+		!slices.Equal(r.LostBySecond, []int{1, 0, 0}) || !slices.Equal(r.ElsewhereBySecond, []int{0, 1, 0}) {
 		t.Errorf("%+v", r)
 	}
 }

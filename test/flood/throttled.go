@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/trackless-dns/trackless/internal/testcgroup"
+	"github.com/trackless-dns/trackless/lab"
+)
+
+// What is asked of Trackless under a CPU limit.
+const (
+	// lapsesPerMinute is how often the lease may run out.
+	lapsesPerMinute = 1.0
+
+	// lostNoise is by how many percent of all queries two runs of the same server
+	// under the same limit differ.
+	lostNoise = 1.0
+)
+
+// throttled is a server under a CPU limit and a steady load of cached names.
+type throttled struct {
+	*contained
+	quota time.Duration
+	rate  int
+	last  time.Duration
+}
+
+// A throttledResult is what became of the load. Its JSON form is stable.
+type throttledResult struct {
+	Server string `json:"server"`
+
+	Queries     int     `json:"queries"`
+	Lost        int     `json:"lost"`
+	LostPercent float64 `json:"lost_percent"`
+
+	// ElsewherePercent is how many of the queries kube-dns answered.
+	ElsewherePercent float64 `json:"elsewhere_percent"`
+
+	// LostBySecond is how many of the queries of each second were lost, and
+	// ElsewhereBySecond how many of them kube-dns answered.
+	LostBySecond      []int `json:"lost_by_second"`
+	ElsewhereBySecond []int `json:"elsewhere_by_second"`
+
+	P50MS float64 `json:"p50_ms"`
+	P90MS float64 `json:"p90_ms"`
+
+	// ThrottledPercent is in how many of the periods in which the server wanted
+	// processor time it used up its limit.
+	ThrottledPercent float64 `json:"throttled_percent"`
+
+	// MilliCPU is the processor time that the server took, in thousandths of a
+	// processor.
+	MilliCPU float64 `json:"milli_cpu"`
+
+	// Lapses are leases that ran out. Not of a server without the directive.
+	Lapses int `json:"lapses"`
+
+	Seconds     float64 `json:"seconds"`
+	LoadAverage string  `json:"load_average"`
+
+	Failures []string `json:"failures,omitempty"`
+}
+
+func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult, err error) {
+	t.contained.limits = testcgroup.Limits{CPU: t.quota}
+	if err := t.open(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.close()) }()
+	if logs != nil {
+		defer func() {
+			text, _ := os.ReadFile(t.log)
+			_, _ = logs.Write(text)
+		}()
+	}
+	periods, without, err := t.group.Throttled()
+	if err != nil {
+		return nil, err
+	}
+	usedBefore, began := processorTime(t.running.PID()), time.Now()
+	// One client in each pod, as many as there are.
+	var streams []lab.Stream
+	for _, pod := range t.node.Pods {
+		streams = append(streams, lab.Stream{
+			Kind: lab.FreshPort, From: pod.Namespace, Target: lab.ClusterDNS4, Rate: float64(t.rate) / float64(len(t.node.Pods)),
+		})
+	}
+	load := lab.StartStreams(streams, patience)
+	select {
+	case <-time.After(t.last):
+	case <-ctx.Done():
+	}
+	used := processorTime(t.running.PID()) - usedBefore
+	r = &throttledResult{Server: t.name, Seconds: t.last.Seconds(), MilliCPU: 1000 * used.Seconds() / time.Since(began).Seconds()}
+	sent, err := load.Stop()
+	if err := errors.Join(err, ctx.Err()); err != nil {
+		return nil, err
+	}
+	r.count(slices.Concat(sent...))
+	if asked := int(float64(t.rate) * t.last.Seconds()); r.Queries < asked*9/10 {
+		return nil, fmt.Errorf("this machine is too busy: %d queries were sent, it should have been %d", r.Queries, asked)
+	}
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		r.LoadAverage, _, _ = strings.Cut(string(text), " ")
+	}
+	all, throttled, err := t.group.Throttled()
+	if err != nil {
+		return nil, err
+	}
+	r.ThrottledPercent = percent(throttled-without, all-periods)
+	if t.notrack {
+		r.Lapses, err = t.lapses(ctx)
+	}
+	return r, err
+}
+
+// processorTime is that of a process so far (proc_pid_stat(5), utime and stime in
+// ticks of a hundredth of a second).
+func processorTime(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, behindName, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(behindName)
+	if len(fields) < 13 {
+		return 0
+	}
+	ticks := 0
+	for _, field := range fields[11:13] {
+		if n, err := strconv.Atoi(field); err == nil {
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
+
+// count adds what became of the queries.
+func (r *throttledResult) count(sent []lab.Sent) {
+	var latencies []time.Duration
+	elsewhere := 0
+	if len(sent) == 0 {
+		return
+	}
+	began := slices.MinFunc(sent, func(a, b lab.Sent) int { return a.At.Compare(b.At) }).At
+	for _, s := range sent {
+		second := int(s.At.Sub(began).Seconds())
+		for len(r.LostBySecond) <= second {
+			r.LostBySecond, r.ElsewhereBySecond = append(r.LostBySecond, 0), append(r.ElsewhereBySecond, 0)
+		}
+		if r.Queries++; s.Loss != "" {
+			r.Lost++
+			r.LostBySecond[second]++
+			continue
+		}
+		latencies = append(latencies, s.Latency)
+		if s.By == lab.KubeDNS {
+			elsewhere++
+			r.ElsewhereBySecond[second]++
+		}
+	}
+	r.LostPercent, r.ElsewherePercent = percent(r.Lost, r.Queries), percent(elsewhere, r.Queries)
+	if slices.Sort(latencies); len(latencies) > 0 {
+		r.P50MS = float64(latencies[len(latencies)/2].Microseconds()) / 1000
+		r.P90MS = float64(latencies[len(latencies)*9/10].Microseconds()) / 1000
+	}
+}
+
+func percent(part, whole int) float64 { return 100 * float64(part) / float64(max(whole, 1)) }
+
+// judge notes what Trackless did not keep. bare is what became of the load at the
+// same server without the directive.
+func (r *throttledResult) judge(bare *throttledResult) {
+	fail := func(format string, args ...any) { r.Failures = append(r.Failures, fmt.Sprintf(format, args...)) }
+	if most := lapsesPerMinute * max(r.Seconds/60, 1); float64(r.Lapses) > most {
+		fail("the lease lapsed %d times in %.0f s, at most %.0f may be", r.Lapses, r.Seconds, most)
+	}
+	if r.LostPercent > bare.LostPercent+lostNoise {
+		fail("%.2f %% of the queries were lost, without notrack %.2f %%", r.LostPercent, bare.LostPercent)
+	}
+}
+
+const throttledFormat = "%-20s %9s %7s %8s %10s %9s %9s %6s %10s %7s %6s\n"
+
+func writeThrottledHead(out io.Writer) {
+	fmt.Fprintf(out, throttledFormat, "server", "queries", "lost", "lost", "kube-dns", "p50", "p90", "CPU", "throttled", "lapses", "load")
+}
+
+func (r *throttledResult) write(out io.Writer) {
+	fmt.Fprintf(out, throttledFormat, r.Server, fmt.Sprint(r.Queries), fmt.Sprint(r.Lost), fmt.Sprintf("%.2f %%", r.LostPercent), fmt.Sprintf("%.1f %%", r.ElsewherePercent),
+		fmt.Sprintf("%.1f ms", r.P50MS), fmt.Sprintf("%.1f ms", r.P90MS), fmt.Sprintf("%.0fm", r.MilliCPU), fmt.Sprintf("%.0f %%", r.ThrottledPercent), fmt.Sprint(r.Lapses), r.LoadAverage)
+	for _, f := range r.Failures {
+		fmt.Fprintf(out, "    %s\n", f)
+	}
+}

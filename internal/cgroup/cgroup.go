@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,35 +15,54 @@ import (
 // (Documentation/admin-guide/cgroup-v2.rst, memory.max) and version 1
 // (cgroup-v1/memory.rst, memory.limit_in_bytes).
 func MemoryLimit(root string) int64 {
-	groups, err := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
-	if err != nil {
-		return 0
-	}
 	limit := int64(0)
-	for line := range strings.Lines(string(groups)) {
+	for _, g := range groups(root, "memory") {
+		file := "memory.limit_in_bytes"
+		if g.v2 {
+			file = "memory.max"
+		}
+		if l := readLimit(filepath.Join(g.path, file)); l > 0 && (limit == 0 || l < limit) {
+			limit = l
+		}
+	}
+	return limit
+}
+
+// group is a control group that the process is in.
+type group struct {
+	path string
+	v2   bool
+}
+
+// groups lists those in which a controller may bound the process, the innermost
+// first. Some of them may not be there.
+func groups(root, controller string) (out []group) {
+	text, err := os.ReadFile(filepath.Join(root, "proc/self/cgroup"))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
 		// hierarchy:controllers:path; version 2 has no controllers.
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(parts) != 3 {
 			continue
 		}
-		mount, file := "sys/fs/cgroup", "memory.max"
-		if parts[1] != "" {
-			if !strings.Contains(","+parts[1]+",", ",memory,") {
+		mount, v2 := "sys/fs/cgroup", parts[1] == ""
+		if !v2 {
+			if !slices.Contains(strings.Split(parts[1], ","), controller) {
 				continue
 			}
-			mount, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+			mount = filepath.Join(mount, controller)
 		}
 		// Inside a container the mount may start at the container's own group.
 		for dir := parts[2]; ; dir = filepath.Dir(dir) {
-			if l := readLimit(filepath.Join(root, mount, dir, file)); l > 0 && (limit == 0 || l < limit) {
-				limit = l
-			}
+			out = append(out, group{filepath.Join(root, mount, dir), v2})
 			if dir == "/" || dir == "." {
 				break
 			}
 		}
 	}
-	return limit
+	return out
 }
 
 // readLimit reads a limit in octets, 0 for none. Version 1 says none by a

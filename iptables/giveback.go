@@ -85,8 +85,8 @@ func (k *Keeper) giveBack(before bool) error {
 	return nil
 }
 
-// AttachByHand ends what DetachByHand began and returns when queries are
-// untracked again. If the context ends before, the keeper goes on trying.
+// AttachByHand ends what DetachByHand began, and a wait after lapses, and returns when
+// queries are untracked again. If the context ends before, the keeper goes on trying.
 func (k *Keeper) AttachByHand(ctx context.Context) error {
 	if err := k.attachByHand(); err != nil {
 		return err
@@ -116,11 +116,13 @@ func (k *Keeper) attachByHand() error {
 	case k.leaving:
 		return errLeaving
 	case !k.given.byHand.Load():
+		k.endWait()
 		return nil
 	}
 	if err := k.takeBack(k.given.useless.Load() == nil); err != nil {
 		return err
 	}
+	k.endWait()
 	k.given.byHand.Store(false) // last, since what answers is taken for attached from here on
 	k.cfg.Log.Infof("to be attached again, by hand")
 	return nil

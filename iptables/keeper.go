@@ -93,6 +93,9 @@ type Kernel struct {
 	// Explain names what of somebody else defeats the rules for the address, or
 	// returns the empty string.
 	Explain func(netip.Addr) string
+	// Load is asked once a second what the kernel has made of this process and of
+	// the queries to the endpoints.
+	Load func([]Endpoint) Load
 }
 
 // State is where the contract stands.
@@ -257,6 +260,14 @@ type Keeper struct {
 	cleared time.Time            // when MakeWay last let something pass
 	aside   error                // which devices are left to the cluster
 	cause   string               // what of others may be why we are not attached
+
+	// What lapses have taught outlasts the plan under which they happened.
+	learned   backoff
+	waitsFor  error  // why it waits, or waited last
+	overloads uint64 // how often queries were given up to a CPU limit
+
+	looking  sync.Mutex // held for a look at the load
+	pressure pressure
 
 	// probing holds a token while lease probes are under way.
 	probing chan struct{}
@@ -567,7 +578,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 	k.current, k.next = n, nil
 	k.publish()
 	k.forgetOthers(n.plan)
-	if !n.plan.DryRun && !k.given.back() {
+	if !n.plan.DryRun && !k.given.back() && k.waiting() == nobody {
 		k.setState(Attached)
 		blocked := k.blockedOf(n.plan)
 		k.cover(slices.DeleteFunc(n.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil }))
@@ -592,7 +603,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 		k.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
 	case k.given.byHand.Load():
 		k.cfg.Log.Infof("ready, and still detached by hand: DNS to %s goes to the cluster until it is attached by hand", addressList(n.plan.Addresses()))
-	case k.given.back():
+	case k.given.back() || k.waiting() != nobody:
 		k.cfg.Log.Infof("ready, and DNS to %s goes to the cluster still: %v", addressList(n.plan.Addresses()), k.Standing().Reason)
 	default:
 		k.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addressList(n.plan.Addresses()), n.backend.Name())
@@ -680,7 +691,7 @@ func (k *Keeper) exemptOnly(n *watch) error {
 // makeLive untracks the queries of a plan that has answered.
 func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 	switch {
-	case w.plan.DryRun || k.given.back():
+	case w.plan.DryRun || k.given.back() || k.waiting() != nobody:
 		return nil
 	case w.plan.Lease == 0:
 		return w.backend.Attach()
@@ -979,6 +990,9 @@ func (k *Keeper) Status() map[netip.Addr]bool {
 type Stats struct {
 	// Lapses is how often a lease ran out although we meant to hold it.
 	Lapses uint64
+	// Overloads is how often the queries were given to the cluster's DNS before a
+	// lease ran out, since too many were lost to a CPU limit.
+	Overloads uint64
 	// Repairs is how often something of ours was put back, by what it was.
 	Repairs map[string]uint64
 	// Syncs is how often all was held against what it should be, at Config.Sync
@@ -991,7 +1005,7 @@ type Stats struct {
 func (k *Keeper) Stats() Stats {
 	k.facts.Lock()
 	defer k.facts.Unlock()
-	return Stats{Lapses: k.lapses.Load(), Repairs: maps.Clone(k.repairs), Syncs: k.syncs, SyncTime: k.took}
+	return Stats{Lapses: k.lapses.Load(), Overloads: k.overloads, Repairs: maps.Clone(k.repairs), Syncs: k.syncs, SyncTime: k.took}
 }
 
 // Standing is how a Keeper sees itself.
@@ -1001,6 +1015,13 @@ type Standing struct {
 	ByHand bool      // detached by hand, until attached by hand
 	DryRun bool      // the plan in force untracks nothing
 	Reason error     // why it is not attached, or attached without effect; nil if all is well
+	Wait   Wait      // after lapses
+}
+
+// Wait is a time for which queries are left to the cluster's DNS after lapses.
+type Wait struct {
+	Until time.Time // zero: there is none
+	Cause Cause     // of the last lapse
 }
 
 // Standing returns how things are, without waiting for a change under way.
@@ -1019,11 +1040,15 @@ func (k *Keeper) Standing() Standing {
 	if reason == nil {
 		reason = k.aside
 	}
+	var wait Wait
+	if k.learned.waits(time.Now()) {
+		wait, reason = Wait{k.learned.until, k.learned.cause}, k.waitsFor
+	}
 	if why := k.given.useless.Load(); why != nil {
 		reason = *why
 	}
 	dryRun := len(k.status) > 0 && k.status[0] != nil && k.status[0].plan.DryRun
-	return Standing{State: k.state, Since: k.since, ByHand: k.given.byHand.Load(), DryRun: dryRun, Reason: reason}
+	return Standing{State: k.state, Since: k.since, ByHand: k.given.byHand.Load(), DryRun: dryRun, Reason: reason, Wait: wait}
 }
 
 func addressList(addrs []netip.Addr) string {

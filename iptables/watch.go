@@ -31,11 +31,12 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
 	})
 	wg.Go(func() { k.watchDevices(ctx, w) })
+	wg.Go(func() { every(ctx, lookInterval, nil, func(Change) { k.lookAtLoad(ctx, w) }) })
 	interval := w.plan.Lease / 5
 	if interval == 0 {
 		interval = lessLease
 	}
-	h := newHolder(w)
+	h := newHolder(w, k.waiting() != nobody)
 	every(ctx, interval, nil, func(Change) { k.renew(ctx, w, h) })
 }
 
@@ -62,35 +63,33 @@ type holder struct {
 	renewed map[netip.Addr]time.Time // when the probe was answered: the lease lasts from then on
 	failed  map[netip.Addr]error     // why the last round did not renew it
 	down    map[netip.Addr]bool      // out of lease, and said so; or not to be held
-	flap    flap
+	lapsed  time.Time                // when one ran out last that was not the consequence of another
 
 	// What the checks of the last round found, by address, and when they ended.
 	checks  map[netip.Addr]error
 	checked time.Time
 }
 
-func newHolder(w *watch) *holder {
+func newHolder(w *watch, waiting bool) *holder {
 	// The plan attached when its checks were answered.
 	h := &holder{lease: w.plan.Lease, renewed: w.renewed, failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}, checked: time.Now()}
 	for _, a := range w.plan.Addresses() {
-		h.down[a] = w.plan.Lease > 0 && h.renewed[a].IsZero() // not taken yet
+		h.down[a] = waiting || w.plan.Lease > 0 && h.renewed[a].IsZero() // not taken yet
 	}
 	return h
 }
 
-// giveUp is for what is not to be held for the time being: that is no lapse, nor
-// does what was before count when it is to be held again.
+// giveUp is for what is not to be held for the time being: that is no lapse.
 func (h *holder) giveUp(addrs []netip.Addr) {
 	for _, a := range addrs {
 		h.down[a], h.failed[a] = true, nil
 	}
-	h.flap = flap{}
 }
 
 // mayRenew reports whether the lease of an address may be renewed: the last round
 // of checks was answered, and not too long ago.
-func (h *holder) mayRenew(a netip.Addr, now time.Time) bool {
-	if h.down[a] && h.flap.hold(now) {
+func (h *holder) mayRenew(a netip.Addr, now time.Time, waiting waiters) bool {
+	if waiting == everybody || h.down[a] && waiting == lapsedOnes {
 		return false
 	}
 	return h.checks[a] == nil && (h.lease == 0 || now.Sub(h.checked) <= h.lease)
@@ -99,14 +98,13 @@ func (h *holder) mayRenew(a netip.Addr, now time.Time) bool {
 // renew runs one round: checks, and at the same time lease probes to the addresses
 // whose endpoints all answered the checks of the round before. One after the other
 // they would take twice as long, which listeners that cannot keep up do not leave
-// us. A round that comes too late finds the lease gone: that is a lapse, whatever
-// the reason, and three in a minute make us wait.
+// us.
 func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 	var due []netip.Addr
 	if !w.plan.DryRun && !k.given.back() {
-		blocked := k.blockedOf(w.plan)
+		blocked, waiting := k.blockedOf(w.plan), k.waiting()
 		for _, a := range w.plan.Addresses() {
-			if blocked[a] == nil && h.mayRenew(a, time.Now()) {
+			if blocked[a] == nil && h.mayRenew(a, time.Now(), waiting) {
 				due = append(due, a)
 			}
 		}
@@ -124,23 +122,55 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		h.giveUp(w.plan.Addresses())
 		return
 	}
-	blocked := k.blockedOf(w.plan)
-	var live []netip.Addr
-	episode := false // several addresses that lapse at once have one reason
+	var r round
+	if k.waiting() == everybody {
+		h.giveUp(w.plan.Addresses())
+	} else if r = k.judge(w, h, renewals); len(r.lapsed) > 0 {
+		k.lapse(w, h, &r)
+	}
+	if len(r.again) > 0 {
+		k.cfg.Log.Infof("%s: attached again", addressList(r.again))
+	}
+	k.facts.Lock()
+	defer k.facts.Unlock()
+	if ctx.Err() != nil || k.given.back() {
+		return
+	}
+	k.cover(r.live)
+	k.reason = firstError(h.failed)
+	if len(r.live) > 0 {
+		k.enter(Attached)
+	} else {
+		k.enter(Detached)
+	}
+}
+
+// round is what became of the leases in one round.
+type round struct {
+	live   []netip.Addr // held
+	again  []netip.Addr // of these those that were not
+	lapsed []lapse
+}
+
+// lapse is a lease that ran out.
+type lapse struct {
+	addr netip.Addr
+	late time.Duration // since it was renewed
+	why  error
+}
+
+// judge looks which leases were renewed. A probe that was answered too late has taken
+// the lease anew: that is a lapse, whatever the reason.
+func (k *Keeper) judge(w *watch, h *holder, renewals []renewal) (r round) {
 	lapsed := func(a netip.Addr, now time.Time, why error) {
 		late := now.Sub(h.renewed[a])
 		if h.lease == 0 || late <= h.lease || h.down[a] {
 			return
 		}
 		h.down[a] = true
-		k.lapses.Add(1)
-		if !episode {
-			episode = true
-			h.flap.lapsed(now)
-		}
-		k.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed): %v; DNS went to the cluster",
-			a, late.Round(time.Millisecond), why)
+		r.lapsed = append(r.lapsed, lapse{a, late, why})
 	}
+	blocked := k.blockedOf(w.plan)
 	for _, a := range w.plan.Addresses() {
 		if blocked[a] != nil {
 			if !h.down[a] || h.failed[a] == nil || h.failed[a].Error() != blocked[a].Error() {
@@ -151,36 +181,25 @@ func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
 		}
 		i := slices.IndexFunc(renewals, func(r renewal) bool { return r.addr == a })
 		if i < 0 || renewals[i].err != nil {
-			why := failed[a]
+			why := h.checks[a]
 			if i >= 0 {
 				why = fmt.Errorf("the lease probe was not answered: %w", renewals[i].err)
 			}
 			lapsed(a, time.Now(), because(why, h.failed[a]))
 			h.failed[a] = why
 			if !h.down[a] {
-				live = append(live, a)
+				r.live = append(r.live, a)
 			}
 			continue
 		}
 		lapsed(a, renewals[i].answered, because(h.failed[a]))
 		if h.down[a] {
-			k.cfg.Log.Infof("%s: attached again", a)
+			r.again = append(r.again, a)
 		}
-		h.renewed[a], h.down[a], h.failed[a] = renewals[i].answered, false, failed[a]
-		live = append(live, a)
+		h.renewed[a], h.down[a], h.failed[a] = renewals[i].answered, false, h.checks[a]
+		r.live = append(r.live, a)
 	}
-	k.facts.Lock()
-	defer k.facts.Unlock()
-	if ctx.Err() != nil || k.given.back() {
-		return
-	}
-	k.cover(live)
-	k.reason = firstError(h.failed)
-	if len(live) > 0 {
-		k.enter(Attached)
-	} else {
-		k.enter(Detached)
-	}
+	return r
 }
 
 // because returns the first reason there is.
@@ -223,13 +242,19 @@ func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []r
 	return out
 }
 
+// errWaits says that queries were given to the cluster's DNS since a round began.
+var errWaits = errors.New("queries are left to the cluster's DNS")
+
 // renewOne takes the lease of an address again, unless the way to it was found
-// blocked since the round began.
+// blocked since the round began, or the queries were given to the cluster's DNS.
 func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) (time.Time, error) {
 	now := time.Now()
 	if w.plan.Lease > 0 {
 		if why := k.blockedOf(w.plan)[a]; why != nil {
 			return now, why
+		}
+		if k.waiting() == everybody {
+			return now, errWaits
 		}
 		return w.checker.Renew(ctx, a)
 	}
@@ -244,40 +269,11 @@ func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) (time.Tim
 	if why := k.blockedOf(w.plan)[a]; why != nil {
 		return now, why
 	}
+	if k.waiting() == everybody {
+		return now, errWaits
+	}
 	return now, w.backend.Attach()
 }
-
-// flap tells a lapse that happens from one that keeps happening, as under CPU
-// throttling: after three in a minute the lease is not taken again for a while,
-// longer each time, so that clients are not sent to and fro. Only a minute without
-// a lapse, after the wait, ends that.
-type flap struct {
-	recent []time.Time // lapses, before there is a wait
-	wait   time.Duration
-	until  time.Time
-}
-
-const (
-	flapLimit   = 3
-	flapWindow  = time.Minute
-	flapWait    = 5 * time.Second
-	flapMaxWait = time.Minute
-)
-
-func (f *flap) lapsed(now time.Time) {
-	if f.wait > 0 && now.Sub(f.until) <= flapWindow {
-		f.wait = min(2*f.wait, flapMaxWait)
-		f.until = now.Add(f.wait)
-		return
-	}
-	f.wait = 0
-	f.recent = slices.DeleteFunc(append(f.recent, now), func(t time.Time) bool { return now.Sub(t) > flapWindow })
-	if len(f.recent) == flapLimit {
-		f.recent, f.wait, f.until = nil, flapWait, now.Add(flapWait)
-	}
-}
-
-func (f *flap) hold(now time.Time) bool { return now.Before(f.until) }
 
 // lookAtEffect asks as any client would, and says once when that goes wrong
 // and once when it goes right again. Others are to blame only if it goes wrong
@@ -457,7 +453,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
 	present, presentErr := w.backend.Present()
 	if presentErr == nil && !present && k.mayRepair("the table", c) {
 		err := k.install(w.backend, w, k.next)
-		if err == nil && w.plan.Lease == 0 && !k.given.back() && !w.plan.DryRun && len(k.blockedOf(w.plan)) == 0 {
+		if err == nil && w.plan.Lease == 0 && !k.given.back() && k.waiting() == nobody && !w.plan.DryRun && len(k.blockedOf(w.plan)) == 0 {
 			err = w.backend.Attach()
 		}
 		k.repaired(RepairRules, "the table", c, err)

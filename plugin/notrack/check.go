@@ -37,8 +37,10 @@ const (
 	checkTimeout = 250 * time.Millisecond
 
 	// renewTimeout bounds one try of a lease probe: another instance does not
-	// answer it, and other ports are tried.
-	renewTimeout = 100 * time.Millisecond
+	// answer it, and other ports are tried. A process that a CPU limit stops for most
+	// of each 100 ms needs renewThrottled.
+	renewTimeout   = 100 * time.Millisecond
+	renewThrottled = 300 * time.Millisecond
 
 	// poolSize is the number of source ports for checks of each address and
 	// protocol, and leasePool that for lease probes. With SO_REUSEPORT the
@@ -66,8 +68,10 @@ type checker struct {
 	mostly func(a netip.Addr, since time.Time) uint64
 	steady map[netip.Addr]steadiness // of the looks at the effect
 
-	// progress counts queries that were answered.
-	progress func() uint64
+	// progress counts queries that were answered, and throttled tells whether a CPU
+	// limit was used up a moment ago.
+	progress  func() uint64
+	throttled func() bool
 }
 
 // steadiness is the time for which an address was looked at without a pause, as it
@@ -106,7 +110,7 @@ type pool struct {
 var _ iptables.Checker = (*checker)(nil)
 
 func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (uint16, bool, error)) *checker {
-	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked, progress: progress}
+	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked, progress: progress, throttled: throttled}
 }
 
 // Reserve implements [iptables.Checker].
@@ -254,7 +258,7 @@ func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	if !ok {
 		return at, fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
 	}
-	first, cancel := context.WithTimeout(ctx, renewTimeout)
+	first, cancel := context.WithTimeout(ctx, c.renewTimeout())
 	defer cancel()
 	if _, at, err = c.askUDP(first, e, p.lease[p.last], leaseLabel); err == nil || ctx.Err() != nil {
 		return at, err
@@ -283,6 +287,13 @@ func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	default:
 		return at, err
 	}
+}
+
+func (c *checker) renewTimeout() time.Duration {
+	if c.throttled() {
+		return renewThrottled
+	}
+	return renewTimeout
 }
 
 // errTracked says that a query left a conntrack entry although the rules are

@@ -30,6 +30,9 @@ const (
 // progress counts the queries that were answered, over all listeners.
 func progress() uint64 { return process.served.answered.Load() - process.misses.underWay.shed.Load() }
 
+// throttled tells whether a CPU limit was used up a moment ago.
+func throttled() bool { return process.misses.underWay.limit.lately(time.Now()) }
+
 // patience bounds a check.
 func (c *checker) patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, busyTimeout)

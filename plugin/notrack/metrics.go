@@ -28,6 +28,8 @@ var (
 	packetsDesc  = desc(directive, "packets_total", "Packets untracked by the rules; what this node sends to itself passes two hooks and counts once.", "direction", "family", "proto")
 	backendDesc  = desc(directive, "backend_info", "The backend in force, its table, whether the kernel removes the rules when the process dies, and why this backend was chosen.", "backend", "table", "owned", "reason")
 	lapsesDesc   = desc(directive, "lease_lapses_total", "Leases that ran out although this process meant to hold them.")
+	overloadDesc = desc(directive, "overloads_total", "Times that queries were given to the cluster's DNS, before a lease ran out, since too many were lost to the CPU limit of this process.")
+	waitDesc     = desc(directive, "wait_seconds", "Time for which queries are still left to the cluster's DNS after lapses, by the cause of the last lapse; 0 where there is no wait.", "cause")
 	repairsDesc  = desc(directive, "repairs_total", "Rules, addresses and links that others took away or set down, and that were put back.", "reason")
 	syncDesc     = desc(directive, "sync_duration_seconds", "Time to hold rules, addresses, uplinks and timeouts against what they should be, and to put right what is not, at each `sync` and each change that is announced.")
 	avoidedDesc  = desc(directive, "entries_avoided", "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", "proto", "family")
@@ -70,7 +72,7 @@ func init() {
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		attachedDesc, dryRunDesc, packetsDesc, backendDesc, lapsesDesc, repairsDesc, syncDesc,
+		attachedDesc, dryRunDesc, packetsDesc, backendDesc, lapsesDesc, overloadDesc, waitDesc, repairsDesc, syncDesc,
 		avoidedDesc, errorDesc, flowsDesc, shedDesc, entriesDesc, limitDesc, bucketsDesc,
 		trackingDesc, dnsDesc, walkedDesc, intervalDesc, walkCPUDesc,
 	} {
@@ -99,8 +101,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(ch, attachedDesc, value, addr.String())
 	}
-	dryRun := 0.0
-	if keeper.Standing().DryRun {
+	dryRun, standing := 0.0, keeper.Standing()
+	if standing.DryRun {
 		dryRun = 1
 	}
 	gauge(ch, dryRunDesc, dryRun)
@@ -116,6 +118,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	stats := keeper.Stats()
 	counter(ch, lapsesDesc, float64(stats.Lapses))
+	counter(ch, overloadDesc, float64(stats.Overloads))
+	for _, cause := range iptables.Causes() {
+		wait := 0.0
+		if cause == standing.Wait.Cause && !standing.Wait.Until.IsZero() {
+			wait = max(0, time.Until(standing.Wait.Until).Seconds())
+		}
+		gauge(ch, waitDesc, wait, cause.String())
+	}
 	for _, reason := range []string{iptables.RepairAddress, iptables.RepairLink, iptables.RepairRules} {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}

@@ -145,6 +145,7 @@ func (p *contract) open(config *configuration, b backend) error {
 			Adopt:   new(adopter).adopt,
 			Claims:  Claims,
 			Explain: explain,
+			Load:    p.load,
 		},
 	}))
 	return nil

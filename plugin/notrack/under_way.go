@@ -25,6 +25,8 @@ type underWay struct {
 
 	watching, late atomic.Bool // goroutines are waited for; they run late
 
+	limit throttling
+
 	// Misses are counted in two generations. The former are those that have been
 	// under way for at least the time slow; when none of them is left the present
 	// ones become the former.
@@ -53,6 +55,10 @@ const (
 	// that they may all wait for the answer to one of them.
 	clientHere = 64
 
+	// clientThrottled is the same while a CPU limit is used up. All goroutines run late
+	// then: as many queries as these come from one busy client in the rest of a period.
+	clientThrottled = 256
+
 	// latePause is a time to sleep, and lateBy by how much more the sleep takes when
 	// goroutines run late.
 	latePause = 5 * time.Millisecond
@@ -80,7 +86,7 @@ var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) 
 func (u *underWay) take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
-	greedy := own+u.misses.of(client) > clientHere
+	greedy := own+u.misses.of(client) > u.clientMay()
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
 	}
@@ -92,6 +98,14 @@ func (u *underWay) take(client netip.Addr) bool {
 	return false
 }
 
+// clientMay is how many queries one client may have here while goroutines run late.
+func (u *underWay) clientMay() int32 {
+	if u.limit.lately(time.Now()) {
+		return clientThrottled
+	}
+	return clientHere
+}
+
 // watch finds out whether goroutines run late, while very many queries are busy.
 func (u *underWay) watch() {
 	var last time.Time // when they ran late
@@ -101,6 +115,7 @@ func (u *underWay) watch() {
 		now := time.Now()
 		if now.Sub(began) > latePause+lateBy {
 			last = now
+			u.limit.look()
 		}
 		u.late.Store(now.Sub(last) < lateFor)
 	}

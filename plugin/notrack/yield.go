@@ -19,11 +19,30 @@ func yield(endpoints []iptables.Endpoint) error { return yieldSockets(descriptor
 // the kernel chooses none that is connected (reuseport_select_sock_by_hash,
 // Linux 5.4). What is in its queue can still be read, and answered with sendmsg.
 func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
+	var errs []error
+	for _, s := range listeningUDP(fds, endpoints) {
+		if reuse, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil || reuse == 0 {
+			continue
+		}
+		if err := unix.Connect(s.fd, s.own); err != nil {
+			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: %w", transportAddress(s.own), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// listeningSocket is one that takes queries over UDP, and its own address.
+type listeningSocket struct {
+	fd  int
+	own unix.Sockaddr
+}
+
+// listeningUDP returns those of the sockets that listen at the endpoints over UDP.
+func listeningUDP(fds []int, endpoints []iptables.Endpoint) (out []listeningSocket) {
 	listen, ports := transportAddresses(endpoints, iptables.UDP), map[uint16]bool{}
 	for at := range listen {
 		ports[at.Port()] = true
 	}
-	var errs []error
 	for _, fd := range fds {
 		t, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 		if err != nil || t != unix.SOCK_DGRAM {
@@ -36,15 +55,9 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 		if at := transportAddress(own); !listen[at] && (!at.Addr().IsUnspecified() || !ports[at.Port()]) {
 			continue
 		}
-		if _, connected := peerName(fd); connected {
-			continue
-		}
-		if reuse, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil || reuse == 0 {
-			continue
-		}
-		if err := unix.Connect(fd, own); err != nil {
-			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: %w", transportAddress(own), err))
+		if _, connected := peerName(fd); !connected {
+			out = append(out, listeningSocket{fd, own})
 		}
 	}
-	return errors.Join(errs...)
+	return out
 }

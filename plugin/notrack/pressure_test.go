@@ -1,0 +1,121 @@
+package notrack
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/cgroup"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+func TestThrottledLately(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u underWay
+		var used time.Duration
+		u.limit.read = func() cgroup.CPU { return cgroup.CPU{Limit: 0.1, Throttled: used} }
+		for _, step := range []struct {
+			name  string
+			after time.Duration
+			used  time.Duration
+			want  bool
+		}{
+			{"at first", 0, 0, false},
+			{"used up", time.Second, 100 * time.Millisecond, true},
+			{"not since", throttledFor / 2, 0, true},
+			{"not for long", throttledFor, 0, false},
+			{"again", 0, 100 * time.Millisecond, true},
+		} {
+			time.Sleep(step.after)
+			used += step.used
+			if cpu := u.limit.look(); cpu.Throttled != used {
+				t.Fatalf("%s: %+v", step.name, cpu)
+			}
+			want := map[bool]int32{true: clientThrottled, false: clientHere}[step.want]
+			if got := u.clientMay(); u.limit.lately(time.Now()) != step.want || got != want {
+				t.Errorf("%s: one client may have %d queries here, want %d", step.name, got, want)
+			}
+		}
+	})
+}
+
+func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
+	t.Parallel()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetReadBuffer(1); err != nil { // the kernel's least
+		t.Fatal(err)
+	}
+	client, err := net.DialUDP("udp4", nil, conn.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	endpoints := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}}
+	dropped := func() (n uint64) {
+		if err := raw.Control(func(fd uintptr) {
+			sockets := listeningUDP([]int{int(fd)}, endpoints)
+			if len(sockets) != 1 {
+				t.Fatalf("%d sockets listen at %s", len(sockets), at)
+			}
+			n = droppedAt(sockets[0].fd)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := dropped(); n != 0 {
+		t.Fatalf("%d dropped of none", n)
+	}
+	const packets = 100
+	for range packets {
+		if _, err := client.Write(make([]byte, 512)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := uint64(0)
+	for buf := make([]byte, 512); conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)) == nil; read++ {
+		if _, _, err := conn.ReadFromUDPAddrPort(buf); err != nil {
+			break
+		}
+	}
+	if n := dropped(); n == 0 || n+read != packets {
+		t.Errorf("%d dropped and %d read of %d", n, read, packets)
+	}
+}
+
+func TestOtherSocketsAreNoListeners(t *testing.T) {
+	t.Parallel()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	file, err := conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	port := udpPort(conn)
+	elsewhere := []iptables.Endpoint{{Addr: netip.MustParseAddr("127.0.0.1"), Port: port + 1, Proto: iptables.UDP}}
+	here := []iptables.Endpoint{{Addr: netip.MustParseAddr("127.0.0.1"), Port: port, Proto: iptables.UDP}}
+	fds := []int{int(file.Fd()), unix.Stdin}
+	if got := listeningUDP(fds, elsewhere); len(got) != 0 {
+		t.Errorf("%d listen elsewhere", len(got))
+	}
+	if got := listeningUDP(fds, here); len(got) != 1 {
+		t.Errorf("%d listen here, want one", len(got))
+	}
+}

@@ -27,6 +27,10 @@ const (
 	// looks compare lives for a few of them, see package nftables.
 	deviceInterval = 100 * time.Millisecond
 
+	// throttledLooks is of how many intervals two have a look while a CPU limit is used
+	// up: one to suspect, one to confirm.
+	throttledLooks = 10
+
 	// asideWait is how long a device is set aside at first. Its queries are
 	// lost for less than a second each time that it is tried again.
 	asideWait    = time.Minute
@@ -137,5 +141,11 @@ func (k *Keeper) watchDevices(ctx context.Context, w *watch) {
 		return
 	}
 	a := &asides{wait: map[string]time.Duration{}, until: map[string]time.Time{}}
-	every(ctx, deviceInterval, nil, func(Change) { k.lookAtDevices(ctx, w, s, a) })
+	n := 0
+	every(ctx, deviceInterval, nil, func(Change) {
+		// Looks read sets of the kernel, for which a CPU limit leaves no time.
+		if n++; n%throttledLooks < 2 || !k.throttled() {
+			k.lookAtDevices(ctx, w, s, a)
+		}
+	})
 }

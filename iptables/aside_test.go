@@ -17,11 +17,13 @@ type lossy struct {
 	backend
 	lost  []string
 	aside []string
+	asked int // for the lost ones
 }
 
 func (l *lossy) Lost() ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.asked++
 	return l.lost, nil
 }
 
@@ -138,5 +140,35 @@ func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
 		if k.Covers(clusterIP) || !strings.Contains(n.logs(), "10.96.0.10: detached, DNS goes to the cluster: a chain drops") {
 			t.Errorf("covered: %v, log %s", k.Status(), n.logs())
 		}
+	})
+}
+
+func TestDevicesAreLookedAtLessUnderALimit(t *testing.T) {
+	inBubble(t, "and a device that loses its queries is set aside in time", func(t *testing.T, n *node, k *Keeper) {
+		b, l := &lossy{backend: backend{n}}, underLimit(k)
+		k.cfg.Backend = b
+		attached(t, k, planFor("10.96.0.10"), n)
+		asked := func() (looks int) {
+			settle(10 * time.Second)
+			n.set(func() { looks, b.asked = b.asked, 0 })
+			return looks
+		}
+		asked()
+		if got := asked(); got < 95 {
+			t.Errorf("%d looks in 10 s", got)
+		}
+		l.set(second{throttled: time.Second, arrived: 100})
+		settle(time.Second)
+		asked()
+		if got := asked(); got < 15 || got > 25 {
+			t.Errorf("%d looks in 10 s under a limit, want 20", got)
+		}
+		n.set(func() { b.lost = []string{"veth1"} })
+		settle(1500 * time.Millisecond)
+		n.set(func() {
+			if len(b.aside) != 1 || b.aside[0] != "veth1 for 1m0s" {
+				t.Errorf("set aside: %q", b.aside)
+			}
+		})
 	})
 }

@@ -75,6 +75,13 @@ func (k *Keeper) feelPressure(p Plan) pressure {
 	return k.pressure
 }
 
+// throttled reports whether the CPU limit was used up between the last two looks.
+func (k *Keeper) throttled() bool {
+	k.looking.Lock()
+	defer k.looking.Unlock()
+	return k.pressure.cause() == Throttled
+}
+
 // lapse is for leases that ran out. Those of a moment later come from the same.
 func (k *Keeper) lapse(w *watch, h *holder, r *round) {
 	k.lapses.Add(uint64(len(r.lapsed)))

@@ -6,12 +6,12 @@ import "time"
 type Cause uint8
 
 const (
-	// Unanswered: checks or lease probes were not answered. The process was stopped,
+	// Unanswered says that checks or lease probes were not answered. The process was stopped,
 	// or something in it hangs.
 	Unanswered Cause = iota
-	// Starved: the process was ready to run, and others had the processors.
+	// Starved says that the process was ready to run, and others had the processors.
 	Starved
-	// Throttled: the process used up the CPU limit of its control group.
+	// Throttled says that the process used up the CPU limit of its control group.
 	Throttled
 )
 

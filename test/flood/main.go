@@ -90,13 +90,11 @@ func run() (kept bool, err error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	name, results := "floods", any(nil)
+	name, measure := "floods", flood
 	if o.cpu > 0 {
-		name = "throttled"
-		results, kept, err = throttle(ctx, o)
-	} else {
-		results, kept, err = flood(ctx, o)
+		name, measure = "throttled", throttle
 	}
+	results, kept, err := measure(ctx, o)
 	if err == nil && o.output == "json" {
 		encoder := json.NewEncoder(os.Stdout)
 		encoder.SetIndent("", "  ")
@@ -106,7 +104,7 @@ func run() (kept bool, err error) {
 }
 
 // flood measures all floods that are asked for.
-func flood(ctx context.Context, o options) (results []*result, kept bool, err error) {
+func flood(ctx context.Context, o options) (results []any, kept bool, err error) {
 	chosen := kinds()
 	if o.only != "" {
 		chosen = strings.Split(o.only, ",")
@@ -149,7 +147,7 @@ func flood(ctx context.Context, o options) (results []*result, kept bool, err er
 
 // throttle measures the steady load under a CPU limit, with each backend after the
 // same server without the directive, which is the bar.
-func throttle(ctx context.Context, o options) (results []*throttledResult, kept bool, err error) {
+func throttle(ctx context.Context, o options) (results []any, kept bool, err error) {
 	servers := []server{
 		{name: "without notrack", program: o.program},
 		{name: "nftables", program: o.program, notrack: true, backend: "nftables"},

@@ -36,7 +36,7 @@ type measurement struct {
 }
 
 func (m *measurement) run(ctx context.Context) (r *result, err error) {
-	m.contained.limits = testcgroup.Limits{Memory: containerMiB << 20}
+	m.limits = testcgroup.Limits{Memory: containerMiB << 20}
 	if err := m.open(ctx); err != nil {
 		return nil, err
 	}

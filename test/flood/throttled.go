@@ -70,7 +70,7 @@ type throttledResult struct {
 }
 
 func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult, err error) {
-	t.contained.limits = testcgroup.Limits{CPU: t.quota}
+	t.limits = testcgroup.Limits{CPU: t.quota}
 	if err := t.open(ctx); err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult
 			Kind: lab.FreshPort, From: pod.Namespace, Target: lab.ClusterDNS4, Rate: float64(t.rate) / float64(len(t.node.Pods)),
 		})
 	}
-	load := lab.StartStreams(streams, patience)
+	load := lab.StartStreams(streams, 0)
 	select {
 	case <-time.After(t.last):
 	case <-ctx.Done():

@@ -81,9 +81,10 @@ var rows = []row{
 		},
 		{
 			title: "Lease lapses and repairs", width: 8, unit: unitCount, bars: true,
-			description: "Lapses: too slow to answer. Repairs: rules and addresses that others took away.",
+			description: "Lapses: too slow to answer. Overloads: queries given away, too many were lost to a CPU limit. Repairs: rules and addresses that others took away.",
 			queries: []query{
 				{`sum by (instance) (` + increase("coredns_notrack_lease_lapses_total") + `)`, "lapses {{instance}}"},
+				{`sum by (instance) (` + increase("coredns_notrack_overloads_total") + `)`, "overloads {{instance}}"},
 				{`sum by (instance, reason) (` + increase("coredns_notrack_repairs_total") + `)`, "{{reason}} {{instance}}"},
 			},
 		},

@@ -56,8 +56,9 @@ const (
 	clientHere = 64
 
 	// clientThrottled is the same while a CPU limit is used up. All goroutines run late
-	// then: as many queries as these come from one busy client in the rest of a period.
-	clientThrottled = 256
+	// then, and what waits is answered late: that so many wait for long has another
+	// consequence, see package iptables.
+	clientThrottled = 1024
 
 	// latePause is a time to sleep, and lateBy by how much more the sleep takes when
 	// goroutines run late.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/early"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
@@ -30,6 +31,8 @@ An instance that knowingly untracks nothing is ready too: one that was detached
 by hand, in a dry run, or whose Corefile has no notrack block. Otherwise a
 rollout would wait for ever.
 
+With --wait one probe sees a pod through its start: the next one may come late.
+
 Exit status: 0 ready, 1 not ready or nobody answers, 2 wrong command line.`
 
 const probeLiveHelp = `Ask whether the instance is alive: its process answers, and a query that needs no
@@ -40,18 +43,16 @@ a restart mends.
 Exit status: 0 alive, 1 not alive or nobody answers, 2 wrong command line.`
 
 const probeExample = `  trackless probe ready
+  trackless probe ready --wait
   trackless probe ready --name kubernetes.default.svc.example.org. --timeout 3s
   trackless probe live --socket /run/trackless/control.sock`
-
-// defaultProbeName is answered in every cluster that has the usual domain; where
-// it has another, the answer is that there is no such name.
-const defaultProbeName = "kubernetes.default.svc.cluster.local."
 
 type probeOptions struct {
 	verb    string
 	output  string
 	socket  string
 	name    string
+	wait    bool
 	timeout time.Duration
 }
 
@@ -92,7 +93,8 @@ func probeVerb(verb, short, long string) *cobra.Command {
 	cmd.Flags().StringVar(&o.socket, "socket", "", "control socket of the instance (default: the one of this container)")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 4*time.Second, "how long to wait; less than the probe's timeoutSeconds")
 	if verb == "ready" {
-		cmd.Flags().StringVar(&o.name, "name", defaultProbeName, "name that has to be answered")
+		cmd.Flags().StringVar(&o.name, "name", early.Name, "name that has to be answered")
+		cmd.Flags().BoolVar(&o.wait, "wait", false, "ask again until it is ready or the timeout is over")
 	}
 	return cmd
 }
@@ -106,23 +108,21 @@ type probeReport struct {
 	PID    int    `json:"pid,omitempty"`
 }
 
+// askAgain is how long --wait waits between two questions.
+const askAgain = 100 * time.Millisecond
+
 func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))
 	defer cancel()
-	report := probeReport{Probe: o.verb}
-	client, err := ownInstance(ctx, o.socket)
-	if err == nil {
-		report.Socket = client.Socket()
-		var h control.Health
-		if o.verb == "ready" {
-			h, err = client.Ready(ctx, o.name)
-		} else {
-			h, err = client.Live(ctx)
+	report := o.ask(ctx)
+	for again := time.NewTicker(askAgain); o.wait && !report.OK && ctx.Err() == nil; {
+		select {
+		case <-again.C:
+			if next := o.ask(ctx); next.OK || ctx.Err() == nil {
+				report = next // otherwise the one before says more
+			}
+		case <-ctx.Done():
 		}
-		report.OK, report.Detail, report.PID = h.OK, h.Detail, h.Process.PID
-	}
-	if err != nil {
-		report.OK, report.Detail = false, err.Error()
 	}
 	if o.output == "json" {
 		if err := writeJSON(out, report); err != nil {
@@ -138,6 +138,26 @@ func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
 		}
 	}
 	return nil
+}
+
+// ask asks once.
+func (o probeOptions) ask(ctx context.Context) probeReport {
+	report := probeReport{Probe: o.verb}
+	client, err := ownInstance(ctx, o.socket)
+	if err == nil {
+		report.Socket = client.Socket()
+		var h control.Health
+		if o.verb == "ready" {
+			h, err = client.Ready(ctx, o.name)
+		} else {
+			h, err = client.Live(ctx)
+		}
+		report.OK, report.Detail, report.PID = h.OK, h.Detail, h.Process.PID
+	}
+	if err != nil {
+		report.OK, report.Detail = false, err.Error()
+	}
+	return report
 }
 
 // ownInstance finds the instance that is meant: the one of the named socket, else

@@ -3,11 +3,14 @@ package integration
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -157,5 +160,56 @@ func TestProbeUsage(t *testing.T) {
 		if status, _, complaint := probed(t, node, args...); status != 2 || complaint == "" {
 			t.Errorf("%v: status %d, %q", args, status, complaint)
 		}
+	}
+}
+
+// inContainer runs a script as a pod's container does on the node: with its own
+// processes and its own /run, which is where instances listen.
+func inContainer(t *testing.T, node *lab.Node, corefile, script string) (out string, err error) {
+	t.Helper()
+	testns.Program(t, "unshare")
+	path := filepath.Join(t.TempDir(), "Corefile")
+	if err := os.WriteFile(path, []byte(corefile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec", `
+		mount -t tmpfs none /run
+		"$0" serve -conf "$1" >/run/log 2>&1 &
+		program=$0
+		`+script, program, path)
+	err = node.Namespace.Do(func() error {
+		b, err := cmd.CombinedOutput()
+		out = string(b)
+		return err
+	})
+	return out, err
+}
+
+// The probes that the manifests have are over before the packages of CoreDNS, which
+// take most of the time, are initialised.
+func TestProbesComeBeforeTheProgram(t *testing.T) {
+	t.Parallel()
+	node := newNode(t)
+	corefile := corefile(steady, "", lab.ClusterDNS4)
+	const (
+		wait  = `"$program" probe ready --wait --timeout 20s; `
+		trace = `GODEBUG=inittrace=1 ` // a line for each package
+	)
+	for _, tc := range []struct{ name, script, says string }{
+		{"waits for the start", wait, "ready: kubernetes.default.svc.cluster.local. is answered"},
+		{"ready", wait + trace + `"$program" probe ready --wait`, "ready: kubernetes.default.svc.cluster.local. is answered"},
+		{"live", wait + trace + `"$program" probe live`, "live: it answers"},
+		{"knowingly detached", wait + `"$program" rules detach; ` + trace + `"$program" probe ready`, "ready: detached by hand"},
+		{"nobody, which the whole program explains", `kill -9 $!; wait $! || :; "$program" probe live || :`, "not live: no instance answers: nobody listens at"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			out, err := inContainer(t, node, corefile, tc.script)
+			if err != nil || !strings.Contains(out, tc.says) {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			if strings.Contains(tc.script, trace) != strings.Contains(out, "init syscall ") || strings.Contains(out, "init github.com/coredns/coredns") {
+				t.Errorf("initialised first are:\n%s", out)
+			}
+		})
 	}
 }

@@ -65,6 +65,8 @@ type Cache struct {
 	engine    *engine.Engine
 	flights   flights
 	refreshes semaphore
+	knocks    semaphore
+	errors    *errorLimit
 	counters  countersByServer
 	stop      chan struct{}
 	stopOnce  sync.Once
@@ -103,6 +105,8 @@ func New() *Cache {
 		duration:   time.Minute,
 		percentage: 10,
 		refreshes:  newSemaphore(maxRefreshes),
+		knocks:     newSemaphore(maxKnocks),
+		errors:     &reported,
 		now:        time.Now,
 	}
 }

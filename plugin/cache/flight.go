@@ -29,6 +29,9 @@ const (
 	// maxWaiters is how many queries may wait for others at a time. More go
 	// upstream themselves, so that waiting costs a bounded amount of memory.
 	maxWaiters = 16384
+	// maxAsking is how many attempts may be under way for an answer at a time. Where
+	// so many are not responded to no other is.
+	maxAsking = 4
 	// maxRefreshes is how many refreshes may be under way at a time.
 	maxRefreshes = 256
 )
@@ -330,6 +333,8 @@ func (w *waiter) due() time.Duration {
 		return forever
 	case fl.asking == 0:
 		return 0
+	case fl.asking >= maxAsking:
+		return forever // until one of them has ended
 	}
 	// A client that repeats its query has waited before.
 	since := s.began

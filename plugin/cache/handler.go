@@ -51,9 +51,10 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 
 	now := c.now()
 	f := &q.found
-	if !c.engine.Lookup(q.key, now, f) {
+	if !c.engine.Lookup(q.key, now, f) || c.isOver(f) {
 		q.counters.misses.Inc()
-		return c.miss(ctx, q)
+		code, err := c.miss(ctx, q)
+		return code, c.errors.pass(err)
 	}
 	q.counters.hits[kindIndex(f.Kind)].Inc()
 	if f.Stale() {
@@ -202,13 +203,9 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 }
 
 // foundMeanwhile reports whether another query has got the answer since this one
-// missed. A failure is none: it may be of that query only.
+// missed.
 func (c *Cache) foundMeanwhile(q *query) bool {
-	if !c.engine.Lookup(q.key, c.now(), &q.found) || q.found.Stale() {
-		return false
-	}
-	rcode := q.found.Answer.Flags.Rcode()
-	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError
+	return c.engine.Lookup(q.key, c.now(), &q.found) && !q.found.Stale() && !isFailure(&q.found)
 }
 
 // coalesced returns what another query got, or an attempt if the query is the
@@ -294,6 +291,9 @@ func (c *Cache) fetch(ctx context.Context, q *query, a *attempt) (int, error) {
 	return code, w.conclude(ctx, q.r, code, err)
 }
 
+// againPatience is how long a query that has failed waits for another response.
+const againPatience = time.Second
+
 // again asks again for a query that has failed, in the background, if the upstream
 // was away then and is back, as others have found. It returns nil if that brings
 // no response soon.
@@ -303,7 +303,7 @@ func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
 	}
 	b := c.background(ctx, q, nil)
 	go b.run(func() { _, _ = c.ask(b.ctx, b.w, b.r) })
-	timer := time.NewTimer(maxPatience)
+	timer := time.NewTimer(againPatience)
 	defer timer.Stop()
 	select {
 	case <-b.done:
@@ -314,15 +314,4 @@ func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
 	case <-ctx.Done():
 	}
 	return nil
-}
-
-// ask passes the query on. It asks for the AD bit, which the cache keeps for
-// clients that want it.
-func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
-	r = r.Copy()
-	r.AuthenticatedData = true
-	w.sent = c.flights.responses.sends()
-	code, err := plugin.NextOrFailure(c.Name(), c.Next, markUnderWay(ctx), w, r)
-	w.back = w.unanswered(code, err) && c.flights.responses.misses(w.sent)
-	return code, err
 }

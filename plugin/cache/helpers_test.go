@@ -18,6 +18,7 @@ func newCache(t testing.TB, next plugin.Handler, edit func(*Cache)) *Cache {
 	c := New()
 	c.Next = next
 	c.size = 1 << 20
+	c.errors = new(errorLimit)
 	if edit != nil {
 		edit(c)
 	}

@@ -215,13 +215,16 @@ func (b *background) run(ask func()) {
 	if a := b.w.attempt; a != nil {
 		defer a.settle(gone)
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			vars.Panic.Inc()
-			log.Errorf("Recovered from panic in a query for %q in the background: %v\n%s", b.w.question.Name, r, debug.Stack())
-		}
-	}()
+	defer recovered(b.w.question.Name)
 	ask()
+}
+
+// recovered is deferred where the server does not catch the panic of a plugin.
+func recovered(name string) {
+	if r := recover(); r != nil {
+		vars.Panic.Inc()
+		log.Errorf("Recovered from panic in a query for %q in the background: %v\n%s", name, r, debug.Stack())
+	}
 }
 
 func (b *background) askWhole() {

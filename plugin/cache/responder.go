@@ -145,8 +145,9 @@ func (w *responder) conclude(ctx context.Context, r *dns.Msg, code int, err erro
 		if ctx.Err() != nil {
 			return err // a client that went away says nothing about the name
 		}
-		// That TCP fails says nothing to the many who ask over UDP.
-		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) {
+		// That TCP fails says nothing to the many who ask over UDP, and what was asked
+		// before the upstream came back says nothing of now.
+		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) && !w.back {
 			w.storeFailure(r)
 		}
 	}

@@ -16,15 +16,20 @@ const (
 	usualTimes = 4
 )
 
+// lull is how long nothing is heard of the upstream before that says something.
+const lull = 500 * time.Millisecond
+
 // responses is what is known of the upstream by its responses: how long they
 // take, and whether there are any. The zero value knows nothing.
 type responses struct {
 	usual atomic.Int64 // nanoseconds to a response, on average; 0: not known yet
 
-	count  atomic.Uint64 // of queries and responses, as they come
-	silent atomic.Bool   // queries have failed since the last response
-	heard  atomic.Uint64 // the count at the last response
-	back   atomic.Uint64 // the count at the response that ended the last silence
+	count   atomic.Uint64             // of queries and responses, as they come
+	silent  atomic.Bool               // queries have failed since the last response
+	unheard atomic.Pointer[time.Time] // when the first query since the last response was sent
+	heard   atomic.Uint64             // the count at the last response
+	back    atomic.Uint64             // the count at the response that ended the last silence
+	backAt  atomic.Pointer[time.Time] // when that was
 }
 
 // patience is how long to wait before somebody asks anew.
@@ -43,29 +48,53 @@ type sent struct {
 }
 
 // sends notes that a query is sent upstream.
-func (r *responses) sends() sent { return sent{r.count.Add(1), time.Now()} }
+func (r *responses) sends() sent {
+	s := sent{r.count.Add(1), time.Now()}
+	if r.unheard.Load() == nil {
+		at := s.at
+		r.unheard.CompareAndSwap(nil, &at)
+	}
+	return s
+}
 
 // hears notes that the upstream responded to a query. Of two that are heard at
 // once one may not count in the average.
 func (r *responses) hears(q sent) {
-	took := int64(time.Since(q.at))
+	now := time.Now()
+	took := now.Sub(q.at)
 	if usual := r.usual.Load(); usual == 0 {
-		r.usual.Store(took)
+		r.usual.Store(int64(took))
 	} else {
-		r.usual.Store(usual + (took-usual)/8)
+		r.usual.Store(usual + (int64(took)-usual)/8)
 	}
-	now := r.count.Add(1)
-	r.heard.Store(now)
-	if r.silent.CompareAndSwap(true, false) {
-		r.back.Store(now)
+	count := r.count.Add(1)
+	r.heard.Store(count)
+	first := r.unheard.Swap(nil)
+	// Who asks last and is answered first shows that others have been lost.
+	lost := first != nil && now.Sub(*first) > lull && took < now.Sub(*first)/2
+	if r.silent.Swap(false) || lost {
+		r.backAt.Store(&now)
+		r.back.Store(count)
 	}
 }
 
 // misses notes that the upstream did not respond to a query, and reports whether a
 // silence has ended since it was sent.
 func (r *responses) misses(q sent) (back bool) {
-	if r.heard.Load() < q.count {
+	if r.isSilent(q) {
 		r.silent.Store(true)
 	}
-	return r.back.Load() > q.count
+	return r.isBack(q)
+}
+
+// isSilent reports whether nothing was heard since the query was sent.
+func (r *responses) isSilent(q sent) bool { return r.heard.Load() < q.count }
+
+// isBack reports whether a silence has ended since the query was sent.
+func (r *responses) isBack(q sent) bool { return r.back.Load() > q.count }
+
+// isBackSince is isBack for a time.
+func (r *responses) isBackSince(t time.Time) bool {
+	at := r.backAt.Load()
+	return at != nil && at.After(t)
 }

@@ -1,0 +1,173 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// boot is an upstream to which no packet gets for some time. What is sent meanwhile
+// never arrives, as a connection that conntrack knows from before kube-proxy had its
+// rules.
+type boot struct {
+	upstream
+	backAt time.Time
+	silent func(ctx context.Context) error // what becomes of a query that does not arrive
+}
+
+var (
+	errTimeout = errors.New("i/o timeout")
+	errRefused = errors.New("connection refused")
+)
+
+// pendingDial is a TCP or TLS connection of forward that does not come about.
+func pendingDial(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(30 * time.Second):
+	}
+	return errTimeout
+}
+
+// pendingRead is a UDP query of forward: it does not heed the context.
+func pendingRead(context.Context) error {
+	time.Sleep(2 * time.Second)
+	return errTimeout
+}
+
+func refused(context.Context) error { return errRefused }
+
+// slowlyRefused is an upstream that is known to be dead after a while, as by the ICMP
+// of a router for a neighbour that does not answer.
+func slowlyRefused(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(3 * time.Second):
+	}
+	return errRefused
+}
+
+// TestBoot: for nine seconds the upstream is away. A second after it answers a direct
+// query nobody gets a failure any more, and nobody waits longer for an answer than the
+// row says; all the while the log stays readable.
+func TestBoot(t *testing.T) {
+	const away = 9 * time.Second
+	for _, tc := range []struct {
+		name   string
+		silent func(context.Context) error
+		rate   int // lookups a second
+		waits  time.Duration
+	}{
+		{"dials that are pending", pendingDial, 250, time.Second},
+		{"dials that are pending, a few clients", pendingDial, 1, knockAfter + lookInterval},
+		{"queries that vanish", pendingRead, 250, 2 * time.Second},
+		{"queries that vanish, a few clients", pendingRead, 1, 2 * time.Second},
+		{"connections that are refused", refused, 250, time.Second},
+		{"connections that are refused after a while", slowlyRefused, 250, time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := &boot{backAt: time.Now().Add(away), silent: tc.silent}
+				answer := replies(nil, anA).f
+				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+					if time.Now().Before(up.backAt) {
+						return dns.RcodeServerFailure, up.silent(ctx)
+					}
+					time.Sleep(time.Millisecond)
+					return answer(ctx, w, r)
+				}
+				c := newCache(t, up, func(c *Cache) { c.size = 8 << 20 })
+				b := &booted{cache: c, backAt: up.backAt, lines: map[time.Duration]int{}}
+				for i := range int(13*time.Second) * tc.rate / int(time.Second) {
+					name := fmt.Sprintf("new-%d.example.org.", i)
+					if i%2 == 0 {
+						name = fmt.Sprintf("hot-%d.example.org.", i/2%20)
+					}
+					b.clients.Go(func() { b.lookup(name) })
+					time.Sleep(time.Second / time.Duration(tc.rate))
+				}
+				b.clients.Wait()
+				if len(b.failed) > 0 && slices.Max(b.failed) > time.Second {
+					t.Errorf("the last failure comes %s after the upstream", slices.Max(b.failed))
+				}
+				if b.waited > tc.waits+10*time.Millisecond {
+					t.Errorf("an answer comes %s after upstream and query", b.waited)
+				}
+				for second, lines := range b.lines {
+					if lines > 10 {
+						t.Errorf("%d lines of log in second %s", lines, second)
+					}
+				}
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
+// booted are the clients of TestBoot.
+type booted struct {
+	cache   *Cache
+	backAt  time.Time
+	clients sync.WaitGroup
+
+	mu     sync.Mutex
+	failed []time.Duration // when, after the upstream was back
+	waited time.Duration   // the longest since then
+	lines  map[time.Duration]int
+}
+
+// lookup asks up to twice, as glibc does.
+func (b *booted) lookup(name string) {
+	for range 2 {
+		sent := time.Now()
+		w := &client{}
+		code, err := b.cache.ServeDNS(context.Background(), w, question(name, nil))
+		if len(w.got) > 0 {
+			code = w.got[0].Rcode
+		}
+		now := time.Now()
+		b.mu.Lock()
+		if err != nil {
+			b.lines[now.Sub(b.backAt).Truncate(time.Second)]++
+		}
+		if code == dns.RcodeServerFailure {
+			b.failed = append(b.failed, now.Sub(b.backAt))
+		} else if b.backAt.After(sent) {
+			b.waited = max(b.waited, now.Sub(b.backAt))
+		} else {
+			b.waited = max(b.waited, now.Sub(sent))
+		}
+		b.mu.Unlock()
+		if code != dns.RcodeServerFailure {
+			return
+		}
+	}
+}
+
+func TestErrorLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var l errorLimit
+		var got []string
+		for range 20 {
+			if err := l.pass(errTest); err != nil {
+				got = append(got, err.Error())
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		want := []string{errTest.Error(), errTest.Error(), errTest.Error(), errTest.Error(),
+			errTest.Error() + " (and 6 more queries that failed before this one)", errTest.Error(), errTest.Error(), errTest.Error()}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if err := l.pass(nil); err != nil {
+			t.Errorf("no error is %v", err)
+		}
+	})
+}

@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -69,6 +71,13 @@ func (c *Child) Signal(signal os.Signal) error {
 // most 64 KiB.
 func (c *Child) Output() string { return c.output.String() }
 
+// Lines are the times at which the child wrote lines, at most the first 10,000.
+func (c *Child) Lines() []time.Time {
+	c.output.mu.Lock()
+	defer c.output.mu.Unlock()
+	return slices.Clone(c.output.lines)
+}
+
 // Stop asks the child to end, waits for that at most the given time, and then
 // kills it. A child that ended by itself, was killed by Stop, or ended with a
 // status other than 0 is an error, with its last output.
@@ -122,11 +131,20 @@ type tail struct {
 	mu    sync.Mutex
 	limit int
 	kept  []byte
+	lines []time.Time
 }
+
+// maxLines is of how many lines the time is kept.
+const maxLines = 10_000
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for range bytes.Count(p, []byte("\n")) {
+		if len(t.lines) < maxLines {
+			t.lines = append(t.lines, time.Now())
+		}
+	}
 	t.kept = append(t.kept, p...)
 	if excess := len(t.kept) - t.limit; excess > 0 {
 		t.kept = append(t.kept[:0], t.kept[excess:]...)

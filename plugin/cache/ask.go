@@ -26,6 +26,9 @@ import (
 const (
 	askTimeout = 5 * time.Second
 
+	// maxAsks is how often a query is sent at most.
+	maxAsks = 3
+
 	// lookInterval is how often a query that waits looks at what others have heard.
 	lookInterval = 500 * time.Millisecond
 
@@ -42,22 +45,22 @@ const (
 func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	limited, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	for {
-		code, gaveUp, err := c.askOnce(limited, w, r)
+	for asks := 1; ; asks++ {
+		code, gaveUp, err := c.askOnce(limited, w, r, asks < maxAsks)
 		if !gaveUp || limited.Err() != nil || c.has(w.key) {
 			return code, err
 		}
 	}
 }
 
-// askOnce passes the query on. It reports whether it gave up since the upstream is
-// back. The context ends what waits for a connection; CoreDNS's forward does not
+// askOnce passes the query on. It reports whether it gave up, if it may, since the
+// upstream is back. The context ends what waits for a connection; CoreDNS's forward does not
 // heed it while it waits for a response, two seconds.
-func (c *Cache) askOnce(ctx context.Context, w *responder, r *dns.Msg) (code int, gaveUp bool, err error) {
+func (c *Cache) askOnce(ctx context.Context, w *responder, r *dns.Msg, mayGiveUp bool) (code int, gaveUp bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w.sent = c.flights.responses.sends()
-	look := &looker{cache: c, sent: w.sent, giveUp: cancel, ctx: ctx, question: w.question, local: w.LocalAddr(), tcp: overTCP(w.RemoteAddr())}
+	look := &looker{cache: c, sent: w.sent, giveUp: cancel, mayGiveUp: mayGiveUp, ctx: ctx, question: w.question, local: w.LocalAddr(), tcp: overTCP(w.RemoteAddr())}
 	look.timer.Store(time.AfterFunc(lookInterval, look.look))
 	defer look.stop() // also where a plugin panics
 	code, err = c.passDown(ctx, w, r)
@@ -77,13 +80,14 @@ func (c *Cache) passDown(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 // looker looks at what others have heard while a query is under way. Of that query it
 // knows no more than nobody changes.
 type looker struct {
-	cache    *Cache
-	sent     sent
-	giveUp   context.CancelFunc
-	ctx      context.Context
-	question dns.Question
-	local    net.Addr
-	tcp      bool
+	cache     *Cache
+	sent      sent
+	giveUp    context.CancelFunc
+	mayGiveUp bool
+	ctx       context.Context
+	question  dns.Question
+	local     net.Addr
+	tcp       bool
 
 	timer  atomic.Pointer[time.Timer]
 	over   atomic.Bool
@@ -99,7 +103,7 @@ func (l *looker) look() {
 	}
 	switch {
 	case l.over.Load():
-	case known.isBack(l.sent):
+	case l.mayGiveUp && known.isBack(l.sent):
 		l.gaveUp.Store(true)
 		l.giveUp()
 	default:

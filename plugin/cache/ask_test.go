@@ -19,7 +19,6 @@ import (
 type boot struct {
 	upstream
 	backAt time.Time
-	silent func(ctx context.Context) error // what becomes of a query that does not arrive
 }
 
 var (
@@ -28,7 +27,7 @@ var (
 )
 
 // pendingDial is a TCP or TLS connection of forward that does not come about.
-func pendingDial(ctx context.Context) error {
+func (*boot) pendingDial(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-time.After(30 * time.Second):
@@ -36,17 +35,32 @@ func pendingDial(ctx context.Context) error {
 	return errTimeout
 }
 
+// lateDial is a connection whose handshake is repeated, as the kernel does: after one
+// second, and two, and four.
+func (b *boot) lateDial(ctx context.Context) error {
+	for wait := time.Second; ; wait *= 2 {
+		select {
+		case <-ctx.Done():
+			return errTimeout
+		case <-time.After(wait):
+		}
+		if !time.Now().Before(b.backAt) {
+			return nil
+		}
+	}
+}
+
 // pendingRead is a UDP query of forward: it does not heed the context.
-func pendingRead(context.Context) error {
+func (*boot) pendingRead(context.Context) error {
 	time.Sleep(2 * time.Second)
 	return errTimeout
 }
 
-func refused(context.Context) error { return errRefused }
+func (*boot) refused(context.Context) error { return errRefused }
 
 // slowlyRefused is an upstream that is known to be dead after a while, as by the ICMP
 // of a router for a neighbour that does not answer.
-func slowlyRefused(ctx context.Context) error {
+func (*boot) slowlyRefused(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-time.After(3 * time.Second):
@@ -61,24 +75,27 @@ func TestBoot(t *testing.T) {
 	const away = 9 * time.Second
 	for _, tc := range []struct {
 		name   string
-		silent func(context.Context) error
-		rate   int // lookups a second
+		silent func(*boot, context.Context) error // what becomes of a query that does not arrive
+		rate   int                                // lookups a second
 		waits  time.Duration
 	}{
-		{"dials that are pending", pendingDial, 250, time.Second},
-		{"dials that are pending, a few clients", pendingDial, 1, knockAfter + lookInterval},
-		{"queries that vanish", pendingRead, 250, 2 * time.Second},
-		{"queries that vanish, a few clients", pendingRead, 1, 2 * time.Second},
-		{"connections that are refused", refused, 250, time.Second},
-		{"connections that are refused after a while", slowlyRefused, 250, time.Second},
+		{"dials that are pending", (*boot).pendingDial, 250, time.Second},
+		{"dials that are pending, a few clients", (*boot).pendingDial, 1, knockAfter + lookInterval},
+		{"queries that vanish", (*boot).pendingRead, 250, 2 * time.Second},
+		{"queries that vanish, a few clients", (*boot).pendingRead, 1, 2 * time.Second},
+		{"dials that come about late", (*boot).lateDial, 250, time.Second},
+		{"connections that are refused", (*boot).refused, 250, time.Second},
+		{"connections that are refused after a while", (*boot).slowlyRefused, 250, time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				up := &boot{backAt: time.Now().Add(away), silent: tc.silent}
+				up := &boot{backAt: time.Now().Add(away)}
 				answer := replies(nil, anA).f
 				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 					if time.Now().Before(up.backAt) {
-						return dns.RcodeServerFailure, up.silent(ctx)
+						if err := tc.silent(up, ctx); err != nil {
+							return dns.RcodeServerFailure, err
+						}
 					}
 					time.Sleep(time.Millisecond)
 					return answer(ctx, w, r)

@@ -16,7 +16,8 @@ const (
 	usualTimes = 4
 )
 
-// lull is how long nothing is heard of the upstream before that says something.
+// lull is how long nothing is heard of an upstream that is asked before that says
+// something; of a slow one, a few times as long as it usually takes.
 const lull = 500 * time.Millisecond
 
 // responses is what is known of the upstream by its responses: how long they
@@ -61,18 +62,17 @@ func (r *responses) sends() sent {
 // once one may not count in the average.
 func (r *responses) hears(q sent) {
 	now := time.Now()
-	took := now.Sub(q.at)
-	if usual := r.usual.Load(); usual == 0 {
-		r.usual.Store(int64(took))
+	took, usual := int64(now.Sub(q.at)), r.usual.Load()
+	if usual == 0 {
+		r.usual.Store(took)
 	} else {
-		r.usual.Store(usual + (int64(took)-usual)/8)
+		r.usual.Store(usual + (took-usual)/8)
 	}
 	count := r.count.Add(1)
 	r.heard.Store(count)
 	first := r.unheard.Swap(nil)
-	// Who asks last and is answered first shows that others have been lost.
-	lost := first != nil && now.Sub(*first) > lull && took < now.Sub(*first)/2
-	if r.silent.Swap(false) || lost {
+	wasQuiet := first != nil && now.Sub(*first) > max(lull, usualTimes*time.Duration(usual))
+	if r.silent.Swap(false) || wasQuiet {
 		r.backAt.Store(&now)
 		r.back.Store(count)
 	}

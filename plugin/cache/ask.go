@@ -15,9 +15,9 @@ import (
 )
 
 // An upstream that was away comes back, as after a boot, when kube-proxy has its
-// rules. What was asked before is of no use then: no packet of it has arrived, and
-// conntrack keeps a connection that was begun without the rules away from them. A
-// dial takes up to half a minute to find that out. So:
+// rules. What was asked before is of no use then: no packet of it has arrived. A
+// handshake is repeated after one, three, seven and fifteen seconds only, not always
+// with the new rules, and a dial takes up to half a minute to find that out. So:
 //
 //   - A query waits for five seconds at most. Clients do not wait longer.
 //   - When others have been answered who asked later, it is asked anew, over a new

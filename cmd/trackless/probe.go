@@ -109,7 +109,7 @@ type probeReport struct {
 }
 
 // askAgain is how long --wait waits between two questions.
-const askAgain = 100 * time.Millisecond
+const askAgain = 250 * time.Millisecond
 
 func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))

@@ -197,7 +197,7 @@ func TestProbesComeBeforeTheProgram(t *testing.T) {
 	)
 	for _, tc := range []struct{ name, script, says string }{
 		{"waits for the start", wait, "ready: kubernetes.default.svc.cluster.local. is answered"},
-		{"ready", wait + trace + `"$program" probe ready --wait`, "ready: kubernetes.default.svc.cluster.local. is answered"},
+		{"ready", wait + trace + `"$program" probe ready --wait --timeout 15s`, "ready: kubernetes.default.svc.cluster.local. is answered"},
 		{"live", wait + trace + `"$program" probe live`, "live: it answers"},
 		{"knowingly detached", wait + `"$program" rules detach; ` + trace + `"$program" probe ready`, "ready: detached by hand"},
 		{"nobody, which the whole program explains", `kill -9 $!; wait $! || :; "$program" probe live || :`, "not live: no instance answers: nobody listens at"},

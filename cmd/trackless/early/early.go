@@ -40,7 +40,7 @@ func request(args string) string {
 	switch args {
 	case "probe\x00live\x00":
 		return "live"
-	case "probe\x00ready\x00", "probe\x00ready\x00--wait\x00":
+	case "probe\x00ready\x00", "probe\x00ready\x00--wait\x00--timeout\x0015s\x00":
 		return "ready?name=" + Name
 	}
 	return ""
@@ -54,7 +54,8 @@ func init() {
 	}
 	verb, _, _ := cut(question, "?")
 	answer, err := ask(question)
-	if err == syscall.EAGAIN { // the instance hangs, and has no answer for the verb either
+	_, _, waits := cut(args, "--wait")
+	if err == syscall.EAGAIN && !waits { // it hangs, and has no answer for the verb either
 		write(2, "trackless: not "+verb+": control socket "+Directory+File+": no answer within 4s\n")
 		syscall.Exit(1)
 	}

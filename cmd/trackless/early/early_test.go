@@ -45,7 +45,7 @@ func TestRequest(t *testing.T) {
 	}{
 		{[]string{"probe", "live"}, "live"},
 		{[]string{"probe", "ready"}, "ready?name=" + Name},
-		{[]string{"probe", "ready", "--wait"}, "ready?name=" + Name},
+		{[]string{"probe", "ready", "--wait", "--timeout", "15s"}, "ready?name=" + Name},
 		{[]string{"probe", "live", "--socket", "x"}, ""},
 		{[]string{"probe ready"}, ""},
 		{[]string{"serve"}, ""},

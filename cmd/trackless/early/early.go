@@ -5,21 +5,25 @@
 // ten times as long as that, all of it in the pod's control group, several times a
 // minute. Go initialises packages in the order of their import paths, each as soon as
 // those that it imports are ready (Go specification, "Program initialization"). This
-// one imports syscall alone, so that its turn comes before nearly all others, and ends
+// one imports syscall and what that imports itself, so that its turn comes before nearly all others, and ends
 // the process once the instance has said that all is well. Whatever else happens is
 // left to the verb `probe`, which does the same and explains more.
 package early
 
-import "syscall"
+import (
+	"errors"
+	"syscall"
+)
 
 const (
 	// Name is the default of --name: it is answered in every cluster that has the
 	// usual domain; where it has another, the answer is that there is no such name.
 	Name = "kubernetes.default.svc.cluster.local."
 
-	// Directory and File are those of control.DefaultPath.
+	// Directory is that of control.DefaultPath.
 	Directory = "/run/trackless/"
-	File      = "control.sock"
+	// File is the rest of it.
+	File = "control.sock"
 
 	// patience is the default of --timeout in seconds.
 	patience = 4
@@ -55,7 +59,7 @@ func init() {
 	verb, _, _ := cut(question, "?")
 	answer, err := ask(question)
 	_, _, waits := cut(args, "--wait")
-	if err == syscall.EAGAIN && !waits { // it hangs, and has no answer for the verb either
+	if errors.Is(err, syscall.EAGAIN) && !waits { // it hangs, and has no answer for the verb either
 		write(2, "trackless: not "+verb+": control socket "+Directory+File+": no answer within 4s\n")
 		syscall.Exit(1)
 	}
@@ -165,7 +169,7 @@ func readAll(fd int) (string, error) {
 	for len(all) < maxRead {
 		n, err := syscall.Read(fd, buffer)
 		switch {
-		case err == syscall.EINTR:
+		case errors.Is(err, syscall.EINTR):
 			continue
 		case err != nil || n == 0:
 			return string(all), err

@@ -2,10 +2,10 @@
 // there.
 //
 // A probe asks its instance for one line. To initialise the packages of CoreDNS takes
-// ten times as long as that, all of it in the pod's control group, several times a
-// minute. Go initialises packages in the order of their import paths, each as soon as
-// those that it imports are ready (Go specification, "Program initialization"). This
-// one imports syscall and what that imports itself, so that its turn comes before nearly all others, and ends
+// ten times as long as that, all of it in the pod's control group. Go initialises
+// packages in the order of their import paths, each as soon as those that it imports
+// are ready (Go specification, "Program initialization"). This one imports syscall and
+// what that imports itself, so that its turn comes before nearly all others, and ends
 // the process once the instance has said that all is well. Whatever else happens is
 // left to the verb `probe`, which does the same and explains more.
 package early

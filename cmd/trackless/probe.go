@@ -68,6 +68,7 @@ func probeCommand() *cobra.Command {
 	cmd.AddCommand(
 		probeVerb("ready", "Whether it answers and its rules are in force", probeReadyHelp),
 		probeVerb("live", "Whether it answers at all", probeLiveHelp),
+		probeDNSCommand(),
 	)
 	return cmd
 }

@@ -28,6 +28,7 @@ func TestWrongInput(t *testing.T) {
 		{"completion nonsense", exitUsage, []string{`"nonsense"`, "bash, fish, powershell and zsh"}},
 		{"completion bash extra", exitUsage, []string{`"extra"`, "completion bash --help"}},
 		{"probe nonsense", exitUsage, []string{`"nonsense"`, "probe --help"}},
+		{"probe dns", exitUsage, []string{"it takes one name, not 0", "probe dns --help"}},
 		{"rules nonsense", exitUsage, []string{`"nonsense"`, "rules --help"}},
 		{"version extra", exitUsage, []string{`"extra"`, "version --help"}},
 		{"snapshot --nonsense", exitUsage, []string{"--nonsense", "snapshot --help"}},

@@ -67,6 +67,9 @@ var releases = []struct {
 	{"cilium", []string{"--set", "mode=cilium"}},
 	{"iptables", []string{"--set", "notrack.backend=iptables,notrack.xtablesLock=true,image.tag=iptables"}},
 	{"monitoring", []string{"-f", "testdata/monitoring.values.yaml", "--api-versions", "monitoring.coreos.com/v1/PodMonitor", "--api-versions", "monitoring.coreos.com/v1/PrometheusRule"}},
+	{"names", []string{"-f", "testdata/names.values.yaml"}},
+	{"tls", []string{"-f", "testdata/tls.values.yaml", "--api-versions", "monitoring.coreos.com/v1/PodMonitor"}},
+	{"ca-of-the-node", []string{"-f", "testdata/ca-of-the-node.values.yaml"}},
 	{"own-corefile", []string{"-f", "testdata/own-corefile.values.yaml", "--namespace", "elsewhere"}},
 }
 
@@ -161,7 +164,7 @@ func TestBadValues(t *testing.T) {
 		{"misspelt inner key", "notrack.leese=1s", "additional properties 'leese' not allowed"},
 		{"mode", "mode=clusterip", "at '/mode': value must be one of 'cluster-ip', 'link-local', 'both', 'cilium'"},
 		{"pull policy", "image.pullPolicy=Sometimes", "at '/image/pullPolicy': value must be one of"},
-		{"no repository", "image.repository=", "at '/image/repository': minLength"},
+		{"no repository", "image.repository=", "at '/image/repository': '' does not match pattern"},
 		{"address", "linkLocal={169.254.20}", "at '/linkLocal/0': '169.254.20' is not valid ipv4"},
 		{"no address", "linkLocal=null,mode=both", "linkLocal is empty, and mode is both"},
 		{"kube-dns address", "kubeDNS.addresses={kube-dns}", "'kube-dns' is not valid ipv6"},
@@ -190,18 +193,84 @@ func TestBadValues(t *testing.T) {
 		{"mount without a path", "extraVolumeMounts[0].name=certs", "at '/extraVolumeMounts/0': missing property 'mountPath'"},
 		{"PodMonitor without the operator", "metrics.podMonitor.enabled=true", "metrics.podMonitor.enabled is true, and the cluster knows no PodMonitor"},
 		{"PrometheusRule without the operator", "metrics.prometheusRule.enabled=true", "metrics.prometheusRule.enabled is true, and the cluster knows no PrometheusRule"},
+		{"digest", "image.digest=sha256:abc", "at '/image/digest': 'sha256:abc' does not match pattern"},
+		{"digest in the tag", "image.tag=1@sha256:abc", "at '/image/tag'"},
+		{"tag in the repository", "image.repository=ghcr.io/x@sha256:abc", "at '/image/repository'"},
+		{"name", "fullnameOverride=Node_DNS", "at '/fullnameOverride': 'Node_DNS' does not match pattern"},
+		{"short name", "nameOverride=a/b", "at '/nameOverride': 'a/b' does not match pattern"},
+		{"namespace", "namespaceOverride=kube.system", "at '/namespaceOverride': 'kube.system' does not match pattern"},
+		{"label", "commonLabels.team=a b", "at '/commonLabels/team': 'a b' does not match pattern"},
+		{"label that is no text", "podLabels.a=1", "at '/podLabels/a': got number, want string"},
+		{"annotation that is no text", "annotations.a=true", "at '/annotations/a': got boolean, want string"},
+		{"account's annotation", "serviceAccount.annotations.a=1", "at '/serviceAccount/annotations/a': got number, want string"},
+		{"variable without a name", "extraEnv[0].value=x", "at '/extraEnv/0': missing property 'name'"},
+		{"variable of ours", "extraEnv[0].name=NODE_NAME", "at '/extraEnv/0/name'"},
+		{"lifecycle", "lifecycle.preStart.exec.command={x}", "at '/lifecycle': additional properties 'preStart' not allowed"},
+		{"resources", "resources.limit.memory=1Gi", "at '/resources': additional properties 'limit' not allowed"},
+		{"update", "updateStrategy.rollingUpdate.maxSurge=one", "at '/updateStrategy/rollingUpdate/maxSurge'"},
+		{"affinity", "affinity.node=x", "at '/affinity': additional properties 'node' not allowed"},
+		{"toleration", "tolerations[0].effect=Never", "at '/tolerations/0/effect': value must be one of"},
+		{"name to test", "helmTest.name=a b", "at '/helmTest/name': 'a b' does not match pattern"},
+		{"server's scheme", "external.servers={http://192.0.2.1}", "at '/external/servers/0'"},
+		{"TLS without an authority", "external.servers={tls://192.0.2.1}", "external.servers has tls://192.0.2.1, and no authority is trusted"},
+		{"authority without TLS", "external.servers={192.0.2.1},external.tls.ca.secret=ca", "external.tls is set, and no server in external.servers is asked over TLS"},
+		{"two authorities", "external.servers={tls://192.0.2.1},external.tls.ca.secret=ca,external.tls.ca.hostPath=/etc/ca", "external.tls.ca.secret and external.tls.ca.hostPath are set"},
+		{"authority's path", "external.tls.ca.hostPath=etc/ca", "at '/external/tls/ca/hostPath': 'etc/ca' does not match pattern"},
+		{"authority's Secret", "external.tls.ca.secret=A_B", "at '/external/tls/ca/secret': 'A_B' does not match pattern"},
+		{"misspelt authority", "external.tls.ca.configmap=ca", "at '/external/tls/ca': additional properties 'configmap' not allowed"},
+		{"server name", "external.tls.serverName=a b", "at '/external/tls/serverName': 'a b' does not match pattern"},
+		{"DoH with a path", "external.servers={https://192.0.2.1/dns-query},external.tls.ca.secret=ca", "external.servers has https://192.0.2.1/dns-query: leave out the path"},
+		{"DoH with a name", "external.servers={https://192.0.2.1%dns.example},external.tls.ca.secret=ca", "goes into external.tls.serverName"},
+		{"two names", "external.servers={tls://192.0.2.1%dns.example},external.tls.ca.secret=ca,external.tls.serverName=other.example", "give the name in one of the two"},
+		{"sixteen servers", "external.servers={1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16}", "at '/external/servers': maxItems: got 16, want 15"},
+		{"metrics over TLS", "metrics.tls=true", "at '/metrics/tls': got boolean, want object"},
+		{"clients without TLS", "metrics.tls.clientCA.secret=ca", "metrics.tls.clientCA.secret is set and metrics.tls.secret is not"},
+		{"two authorities of clients", "metrics.tls.secret=m,metrics.tls.clientCA.secret=ca,metrics.tls.clientCA.configMap=ca", "metrics.tls.clientCA.secret and metrics.tls.clientCA.configMap are set"},
+		{"PodMonitor's TLS", "metrics.podMonitor.tlsConfig.caFile=x", "at '/metrics/podMonitor/tlsConfig': additional properties 'caFile' not allowed"},
 		{"failover", "notrack.failover=kube-dns", "value must be one of '', 'auto', 'off'"},
+		{"failover to itself", "kubeDNS.addresses={10.43.0.10},notrack.failover=10.43.0.10", "notrack.failover is 10.43.0.10, which is in kubeDNS.addresses"},
 		{"sources", "notrack.sources={10.0.0.1}", "at '/notrack/sources/0': '10.0.0.1' does not match pattern"},
 		{"port", "metrics.port=99999", "at '/metrics/port': maximum: got 99,999, want 65,535"},
 		{"interval", "metrics.podMonitor.interval=30", "at '/metrics/podMonitor/interval': got number, want string"},
 		{"drain", "terminationGracePeriodSeconds=1", "at '/terminationGracePeriodSeconds': minimum: got 1, want 10"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
 			_, complaints, err := template(t, "--set", tc.set)
 			if err == nil || !strings.Contains(complaints, tc.want) {
 				t.Errorf("--set %s: error %v, and it says %q; want %q", tc.set, err, complaints, tc.want)
 			}
 		})
+	}
+}
+
+// TestPodMonitorTLS: Prometheus has to know how to check the certificate, and the
+// operator drops a PodMonitor that does not say it without a word.
+func TestPodMonitorTLS(t *testing.T) {
+	for _, tc := range []struct{ name, set, want string }{
+		{"nothing checks the certificate", "metrics.tls.secret=page", "metrics.tls.secret is page, and metrics.podMonitor.tlsConfig does not say how"},
+		{"there is no certificate", "metrics.podMonitor.tlsConfig.serverName=page", "metrics.podMonitor.tlsConfig is set and metrics.tls.secret is not"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, complaints, err := template(t, "--api-versions", "monitoring.coreos.com/v1/PodMonitor", "--set", "metrics.podMonitor.enabled=true", "--set", tc.set)
+			if err == nil || !strings.Contains(complaints, tc.want) {
+				t.Errorf("error %v, and it says %q; want %q", err, complaints, tc.want)
+			}
+		})
+	}
+}
+
+// TestNobodySelectsTheTest: as a pod of the DaemonSet that of `helm test` would be
+// adopted, and asked by the Service of metrics and Cilium's policy.
+func TestNobodySelectsTheTest(t *testing.T) {
+	out, complaints, err := template(t, "--set", "mode=cilium,nameOverride=dns,commonLabels.app\\.kubernetes\\.io/name=dns")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, complaints)
+	}
+	selected := object(t, out, "DaemonSet")["spec"].(map[string]any)["selector"].(map[string]any)["matchLabels"].(map[string]any)
+	labels := object(t, out, "Pod")["metadata"].(map[string]any)["labels"].(map[string]any)
+	if selected["app.kubernetes.io/name"] != "dns" || labels["app.kubernetes.io/name"] == "dns" {
+		t.Errorf("the pod of `helm test` has the labels %v, and the DaemonSet selects %v", labels, selected)
 	}
 }
 

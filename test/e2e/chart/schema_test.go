@@ -190,6 +190,22 @@ func pod(t *testing.T, manifest string) installed {
 			in.Pod = template["spec"].(map[string]any)
 			container := in.Pod["containers"].([]any)[0].(map[string]any)
 			delete(container, "imagePullPolicy")
+			// With kustomize whoever applies it says where the image is.
+			container["image"] = strings.TrimPrefix(container["image"].(string), "ghcr.io/")
+		}
+	}
+}
+
+// object returns the first of a kind, and fails the test if there is none.
+func object(t *testing.T, manifest, kind string) map[string]any {
+	t.Helper()
+	for d := yaml.NewDecoder(strings.NewReader(manifest)); ; {
+		var o map[string]any
+		if err := d.Decode(&o); err != nil {
+			t.Fatalf("no %s: %v", kind, err)
+		}
+		if o["kind"] == kind {
+			return o
 		}
 	}
 }

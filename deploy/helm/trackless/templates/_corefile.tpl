@@ -60,8 +60,17 @@
         force_tcp
 {{- end }}
         max_concurrent {{ int $v.upstream.maxConcurrent }}
+{{- if and (not .kubeDNS) (include "trackless.tlsServers" .root) }}
+        {{- include "trackless.forwardTLS" .root }}
+{{- end }}
     }
+{{- if $v.metrics.tls.secret }}
+    prometheus :{{ int $v.metrics.port }} {
+        tls /etc/coredns/metrics.yaml
+    }
+{{- else }}
     prometheus :{{ int $v.metrics.port }}
+{{- end }}
 {{- with $v.extraPlugins }}
     {{- . | trim | nindent 4 }}
 {{- end }}
@@ -84,8 +93,11 @@
 {{- fail (printf "notrack.lease is %s, and with notrack.backend iptables it can be 1s only: xt_recent counts whole seconds" $n.lease) }}
 {{- end }}
 {{- $failover := $n.failover }}
+{{- if and $failover (has .Values.mode (list "cluster-ip" "both")) (has $failover .Values.kubeDNS.addresses) }}
+{{- fail (printf "notrack.failover is %s, which is in kubeDNS.addresses and listened on in mode %s: kube-proxy serves it while nobody listens, so leave the value empty, or name another address for link-local ones" $failover .Values.mode) }}
+{{- end }}
 {{- /* kube-dns itself: it stays when the chart is uninstalled. */}}
-{{- if and (not $failover) (eq .Values.mode "link-local") (or .Values.kubeDNS.addresses (eq .Release.Namespace .Values.kubeDNS.namespace)) }}
+{{- if and (not $failover) (eq .Values.mode "link-local") (or .Values.kubeDNS.addresses (eq (include "trackless.namespace" .) .Values.kubeDNS.namespace)) }}
 {{- $failover = first .Values.kubeDNS.addresses | default (include "trackless.serviceHost" .Values.kubeDNS.service) }}
 {{- end -}}
 notrack {

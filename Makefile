@@ -111,6 +111,10 @@ test-throttle: deps build ## a steady load under a CPU limit of 100m, with and w
 monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring
 	go run ./deploy/monitoring
 
+.PHONY: chart
+chart: ## write the tables of values in the chart's README from values.yaml and its schema
+	go run ./deploy/helm/readme
+
 .PHONY: test-monitoring
 test-monitoring: PROGRAMS += prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter
 test-monitoring: deps ## every query of dashboard and alerts against a real Prometheus, under load and faults (root, 2 minutes)

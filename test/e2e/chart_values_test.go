@@ -44,7 +44,8 @@ func inControlPlane(t *testing.T, fn func() error) error {
 	})
 }
 
-// resolverOverTLS answers below tls.example on port 853, and counts its queries.
+// resolverOverTLS answers below example.org on port 853, with another address than
+// the resolver of kube-dns, and counts its queries.
 func resolverOverTLS(t *testing.T, certificate tls.Certificate) *atomic.Int64 {
 	t.Helper()
 	var listener net.Listener
@@ -60,7 +61,7 @@ func resolverOverTLS(t *testing.T, certificate tls.Certificate) *atomic.Int64 {
 		queries.Add(1)
 		m := new(dns.Msg).SetReply(query)
 		switch q := query.Question[0]; {
-		case !dns.IsSubDomain("tls.example.", q.Name):
+		case !dns.IsSubDomain("example.org.", q.Name):
 			m.Rcode = dns.RcodeNameError
 		case q.Qtype == dns.TypeA:
 			m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: q.Qclass, Ttl: 30}, A: net.IPv4(192, 0, 2, 90)})
@@ -152,7 +153,7 @@ func TestChartValues(t *testing.T) {
 	})
 	t.Run("resolver over TLS", func(t *testing.T) {
 		for i, node := range nodes {
-			name := fmt.Sprintf("www%d.tls.example", i)
+			name := fmt.Sprintf("www%d.example.org", i)
 			eventually(t, node+" asks for "+name, 30*time.Second, func() error {
 				got, err := lab.ask(t.Context(), node, clusterDNS, "udp", name, "kubernetes.default.svc.cluster.local")
 				if err != nil {

@@ -7,7 +7,7 @@
 # quarter of an hour.
 set -euo pipefail
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
-export GOBIN=$BIN CGO_ENABLED=0 GOFLAGS="-mod=mod -buildvcs=false -trimpath"
+export GOBIN=$BIN CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false -trimpath"
 
 have() { local p; for p; do [ -x "$BIN/$p" ] || return 1; done; }
 

@@ -36,6 +36,14 @@ E2E_FLAGS ?=
 CHART_FLAGS ?=
 VM_FLAGS ?=
 
+# The folders of all modules but the one at the top, whose dependencies are not
+# the product's. Nobody has to list a new one.
+MODULES := $(patsubst ./%/go.mod,%,$(sort $(shell find . -mindepth 2 -name go.mod -not -path '*/testdata/*' -not -path './.*' -not -path './bin/*')))
+# Kubernetes takes ten minutes to compile, and vet and linters ask for that: of
+# these modules only their own packages are type-checked.
+NOT_COMPILED := test/e2e/cluster/hyper
+COMPILED := $(filter-out $(NOT_COMPILED),$(MODULES))
+
 # A privileged test may not skip where it can run.
 export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
 
@@ -80,7 +88,7 @@ lab: deps build ## before and after on this machine: conntrack entries through k
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces
 	go test -timeout 20m ./...
-	cd $(IMAGES) && go test ./...
+	@set -e; for module in $(COMPILED); do echo "go test in $$module"; (cd $$module && go test ./...); done
 
 # The page is a thing of the browser: it is measured in one. Without chromium
 # `make test` leaves that out.
@@ -121,7 +129,7 @@ test-monitoring: deps ## every query of dashboard and alerts against a real Prom
 	go test -tags monitoring -count 1 -timeout 10m -v ./test/monitoring
 
 .PHONY: e2e
-e2e: PROGRAMS += openssl:openssl nsenter:util-linux
+e2e: PROGRAMS += openssl:openssl nsenter:util-linux sysctl:procps git:git
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
 	go test -tags e2e -count 1 -timeout 30m -v ./test/e2e $(E2E_FLAGS)
 
@@ -143,12 +151,20 @@ check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, f
 	go mod tidy -diff
 	go vet -tags chaos,e2e,kernels,monitoring ./...
 	$(GOLANGCI) run ./...
-	cd $(IMAGES) && go mod tidy -diff && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
+	@$(MAKE) --no-print-directory check-modules
 	promtool check rules deploy/monitoring/rules.yaml
 	promtool test rules deploy/monitoring/rules_test.yaml
 	go test -race -short -timeout 20m ./...
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 	$(MAKE) --no-print-directory vulncheck
+
+# What check does to the module at the top, done to the others.
+.PHONY: check-modules
+check-modules: $(GOLANGCI)
+	@set -e; for module in $(MODULES); do echo "go mod tidy -diff in $$module"; (cd $$module && go mod tidy -diff); done
+	@set -e; for module in $(COMPILED); do echo "go vet, golangci-lint in $$module"; \
+		(cd $$module && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...); done
+	cd test/typecheck && go run . $(addprefix $(CURDIR)/,$(NOT_COMPILED))
 
 .PHONY: vulncheck
 vulncheck: $(VULNCHECK)

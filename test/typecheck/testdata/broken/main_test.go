@@ -1,0 +1,7 @@
+package main
+
+import "testing"
+
+func TestMissing(*testing.T) {
+	missing()
+}

@@ -27,7 +27,7 @@ func overlay(t *testing.T, name string) string {
 	k := `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../../../../deploy/kustomize/overlays/` + name + `]
-images: [{name: trackless-dns/trackless, newName: local.invalid/trackless, newTag: e2e}]
+images: [{name: ghcr.io/trackless-dns/trackless, newName: local.invalid/trackless, newTag: e2e}]
 `
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(k), 0o644); err != nil {
 		t.Fatal(err)

@@ -28,6 +28,7 @@ const (
 type cluster struct {
 	scripts string // the directory with up.sh
 	home    string // the directory with the binaries
+	program string // trackless, as it is in the image
 }
 
 func (c *cluster) stop() {
@@ -214,20 +215,28 @@ func eventually(t *testing.T, what string, within time.Duration, f func() error)
 }
 
 // rulesRemove runs `trackless rules remove` on the node as docs/uninstall.md
-// says, after the last Trackless is gone.
+// says, after the last Trackless is gone. Cleanups may call it.
 func (c *cluster) rulesRemove(t *testing.T, node string) {
 	t.Helper()
-	const container = "remove"
-	c.must(t, "-n", namespace, "debug", "node/"+node, "--profile=netadmin", "--image="+image, "--container="+container, "--", "/trackless", "rules", "remove")
-	out := c.must(t, "-n", namespace, "get", "pods", "--field-selector=spec.nodeName="+node, "-o", "name")
+	ctx, cancel := testContext()
+	defer cancel()
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := c.kubectl(ctx, append([]string{"-n", namespace}, args...)...)
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return out
+	}
+	kubectl("debug", "node/"+node, "--profile=netadmin", "--image="+image, "--container=remove", "--", "/trackless", "rules", "remove")
+	out := kubectl("get", "pods", "--field-selector=spec.nodeName="+node, "-o", "name")
 	i := strings.Index(out, "pod/node-debugger-")
 	if i < 0 {
 		t.Fatalf("no debugging pod among:\n%s", out)
 	}
 	pod, _, _ := strings.Cut(out[i:], "\n")
-	defer c.must(t, "-n", namespace, "delete", pod, "--now")
-	if out, err := c.kubectl(t.Context(), "-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=60s"); err != nil {
-		logs, _ := c.kubectl(t.Context(), "-n", namespace, "logs", pod)
-		t.Fatalf("%v\n%s%s", err, out, logs)
+	if out, err := c.kubectl(ctx, "-n", namespace, "wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=60s"); err != nil {
+		t.Errorf("%v\n%s%s", err, out, kubectl("logs", pod))
 	}
+	kubectl("delete", pod, "--now")
 }

@@ -12,6 +12,8 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/test/e2e/docs"
 )
 
 var keep = flag.Bool("keep", false, "use a cluster that is up, and leave it up at the end; cluster/down.sh takes it down")
@@ -75,12 +77,25 @@ func startCluster(ctx context.Context) (*cluster, error) {
 	if err != nil {
 		return c, err
 	}
+	released, err := docs.Image("../..")
+	if err != nil {
+		return c, err
+	}
 	for _, node := range nodes {
+		images := []string{"-a", "/run/k8-" + node + "/containerd.sock", "-n", "k8s.io", "images"}
 		for _, tar := range tars {
-			if err := command(ctx, filepath.Join(c.home, "bin/ctr"), "-a", "/run/k8-"+node+"/containerd.sock", "-n", "k8s.io", "images", "import", "--local", tar); err != nil {
+			if err := command(ctx, filepath.Join(c.home, "bin/ctr"), append(images, "import", "--local", tar)...); err != nil {
 				return c, err
 			}
 		}
+		// As if it had been pulled from where the pages say.
+		if err := command(ctx, filepath.Join(c.home, "bin/ctr"), append(images, "tag", "--force", image, released, stockName)...); err != nil {
+			return c, err
+		}
+	}
+	c.program = filepath.Join(c.home, "run/trackless")
+	if err := command(ctx, "install", "-m", "755", filepath.Join(images, "trackless"), c.program); err != nil {
+		return c, err
 	}
 	for _, args := range [][]string{
 		{"apply", "-f", "testdata/workload.yaml"},

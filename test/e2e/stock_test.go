@@ -17,7 +17,7 @@ var stockImage = regexp.MustCompile(`(?m)^(\s+image: ).*k8s-dns-node-cache:.*$`)
 
 // stock returns Kubernetes' own nodelocaldns.yaml, from its Go module, with
 // the image replaced and the variables that its installation replaces.
-func stock(t *testing.T) string {
+func stock(t *testing.T, image string) string {
 	t.Helper()
 	cmd := exec.Command("go", "mod", "download", "-json", "k8s.io/kubernetes")
 	cmd.Dir = "cluster/hyper" // whose go.mod says which version
@@ -47,7 +47,7 @@ func stock(t *testing.T) string {
 // TestStockManifest is the promise to users of NodeLocal DNSCache: one line
 // changes, and everything holds.
 func TestStockManifest(t *testing.T) {
-	manifest := stock(t)
+	manifest := stock(t, image)
 	apply(t, manifest)
 	rolledOut(t, "node-local-dns")
 	serves(t, linkLocal, clusterDNS)

@@ -32,7 +32,7 @@ func TestUpstreamMoves(t *testing.T) {
 		manifest                 func(*testing.T) string
 	}{
 		{"kustomize", "trackless", "10.96.77.1", func(t *testing.T) string { return overlay(t, "cluster-ip") }},
-		{"stock manifest", "node-local-dns", "10.96.77.2", stock},
+		{"stock manifest", "node-local-dns", "10.96.77.2", func(t *testing.T) string { return stock(t, image) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			apply(t, tc.manifest(t))

@@ -56,7 +56,7 @@ deps: ## install what the other targets need (Debian packages, Go itself, Go mod
 	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing+=" $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $$missing; \
 		else \
 			echo "make deps: not installed:$$missing. Tests that compare with them will skip; install them as root." >&2; \
 		fi; \
@@ -129,7 +129,7 @@ test-monitoring: deps ## every query of dashboard and alerts against a real Prom
 	go test -tags monitoring -count 1 -timeout 10m -v ./test/monitoring
 
 .PHONY: e2e
-e2e: PROGRAMS += openssl:openssl nsenter:util-linux sysctl:procps git:git
+e2e: PROGRAMS += openssl:openssl nsenter:util-linux sysctl:procps git:git jq:jq
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
 	go test -tags e2e -count 1 -timeout 30m -v ./test/e2e $(E2E_FLAGS)
 

@@ -11,6 +11,7 @@ export PATH=$BIN:$PATH
 KUBERNETES=v1.37.2
 CP_NS=k8-cp CP_IP=172.31.77.1
 NODES="n1 n2"
+# What up.sh does not do without.
 PROGRAMS="hyper containerd containerd-shim-runc-v2 ctr runc bridge host-local loopback portmap coredns helm kubeconform"
 
 in_ns() { local ns=$1; shift; nsenter --net=/run/netns/"$ns" "$@"; }

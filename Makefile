@@ -131,7 +131,7 @@ test-monitoring: deps ## every query of dashboard and alerts against a real Prom
 .PHONY: e2e
 e2e: PROGRAMS += openssl:openssl nsenter:util-linux sysctl:procps git:git jq:jq
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
-	go test -tags e2e -count 1 -timeout 30m -v ./test/e2e $(E2E_FLAGS)
+	go test -tags e2e -count 1 -timeout 45m -v ./test/e2e $(E2E_FLAGS)
 
 # The cluster's programs are built by the machine's own Go; they are not what is
 # tested.

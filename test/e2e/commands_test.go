@@ -269,9 +269,12 @@ func (r *reader) start(t *testing.T) {
 func (r *reader) types(t *testing.T, block docs.Block) {
 	t.Helper()
 	script := block.Text
-	if block.Endless {
+	switch {
+	case block.Endless:
 		// 124 is what timeout says of a command that it ended.
 		script = fmt.Sprintf("timeout --signal=INT --kill-after=10 3 bash -euo pipefail -c %s || [ $? = 124 ]\n", quote(block.Text))
+	case block.MayFail != "":
+		script = fmt.Sprintf("bash -euo pipefail -c %s || [ $? = 1 ]\n", quote(block.Text))
 	}
 	r.run(t, block.String(), script)
 }

@@ -6,6 +6,7 @@
 //
 //	<!-- run on: STATE -->        one of States
 //	<!-- run until interrupted --> it ends with Ctrl-C
+//	<!-- run, may fail: REASON --> exit status 1 is an answer too
 //	<!-- not run: REASON -->
 package docs
 
@@ -46,6 +47,7 @@ type Block struct {
 
 	State   string // in which it begins, or "" where the block above it ended
 	NotRun  string // why it cannot be run
+	MayFail string // why exit status 1 is as good as 0
 	Endless bool   // ends by Ctrl-C only
 }
 
@@ -143,7 +145,7 @@ func Read(root, page string) ([]Block, error) {
 var (
 	heading = regexp.MustCompile(`^#+ +(.+)$`)
 	fence   = regexp.MustCompile("^( *)(~~~+|```+) *([^ ]*)$")
-	comment = regexp.MustCompile(`^ *<!-- *(run on|run until interrupted|not run)(?:: *(.*?))? *-->$`)
+	comment = regexp.MustCompile(`^ *<!-- *(run on|run until interrupted|run, may fail|not run)(?:: *(.*?))? *-->$`)
 )
 
 func parse(page, text string) ([]Block, error) {
@@ -175,6 +177,8 @@ func parse(page, text string) ([]Block, error) {
 				pending.State = m[2]
 			case "not run":
 				pending.NotRun = m[2]
+			case "run, may fail":
+				pending.MayFail = m[2]
 			}
 			if (m[2] == "") != pending.Endless {
 				return nil, fmt.Errorf("%s:%d: %q: a state or a reason is missing, or one too many", page, i+1, line)

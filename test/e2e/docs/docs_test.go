@@ -148,6 +148,8 @@ func TestParse(t *testing.T) {
 			[]Block{{Page: "p", Line: 3, Language: "sh", NotRun: "no systemd", Text: "x\n"}}, ""},
 		{"endless", "<!-- run until interrupted -->\n~~~ sh\nx\n~~~",
 			[]Block{{Page: "p", Line: 2, Language: "sh", Endless: true, Text: "x\n"}}, ""},
+		{"may fail", "<!-- run, may fail: no is an answer -->\n~~~ sh\nx\n~~~",
+			[]Block{{Page: "p", Line: 2, Language: "sh", MayFail: "no is an answer", Text: "x\n"}}, ""},
 		{"no reason", "<!-- not run: -->\n~~~ sh\nx\n~~~", nil, "p:1: "},
 		{"no block", "<!-- not run: x -->\nText\n~~~ sh\nx\n~~~", nil, "no block follows"},
 		{"open", "~~~ sh\nx\n", nil, "not closed"},

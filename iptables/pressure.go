@@ -56,9 +56,9 @@ const (
 	toleratedLoss = 0.02
 	lossBudget    = 0.2
 
-	// longestBacklog is how long queries may wait for a processor. So long the buffer
-	// of a listener holds what comes meanwhile, and a lease probe waits among them.
-	longestBacklog = 250 * time.Millisecond
+	// longestBacklog is how long queries may wait for a processor. A lease probe waits
+	// among them, and the buffers of the listeners overflow meanwhile.
+	longestBacklog = 500 * time.Millisecond
 )
 
 // note takes a look. It reports whether the CPU limit is another than before.

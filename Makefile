@@ -23,10 +23,21 @@ COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)-$(GOTOOLCHAIN)
 # tests compare with what they say.
 PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils promtool:prometheus
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+# RELEASE and REGISTRY. A build between releases says so: 0.1.0+3.gHASH is three
+# commits after v0.1.0, 0.1.0-dev+gHASH comes before it. Sources without git, or
+# without its history, are those of the release.
+include deploy/release.env
+VERSION ?= $(shell deploy/version/describe.sh $(RELEASE))
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || ! git rev-parse HEAD >/dev/null 2>&1 || echo -dirty)
+CREATED := $(shell TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo 1970-01-01T00:00:00Z)
+LDFLAGS = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+# The same sources give the same bytes: no paths, no state of the checkout, and
+# no setting of this machine that the go command would write into the binary.
+PRODUCT := CGO_ENABLED=0 GOOS=linux GOFLAGS= GOEXPERIMENT= GOAMD64=v1 GOARM64=v8.0 GOARM=7 GOPPC64=power8
+PRODUCT_FLAGS = -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
+# The architectures of an image, as GOARCH; arm is arm/v7.
 ARCHS ?= amd64 arm64
-IMAGE ?= trackless-dns/trackless
+IMAGE ?= $(REGISTRY)/trackless
 FUZZTIME ?= 10m
 LAB_FLAGS ?=
 CHAOS_FLAGS ?=
@@ -62,11 +73,11 @@ deps: ## install what the other targets need (Debian packages, Go itself, Go mod
 		fi; \
 	fi
 	@go mod download
-	@cd $(IMAGES) && go mod download
+	@for module in $(COMPILED); do (cd $$module && go mod download) || exit; done
 
 .PHONY: build
 build: ## build bin/trackless, a static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/trackless ./cmd/trackless
+	CGO_ENABLED=0 go build $(PRODUCT_FLAGS) -o bin/trackless ./cmd/trackless
 
 # The module that writes images; its dependencies are not the product's.
 IMAGES := deploy/image
@@ -74,12 +85,14 @@ IMAGES := deploy/image
 .PHONY: image
 image: ## write bin/image/trackless-ARCH.tar for containerd and Docker, and trackless.tar with all of ARCHS
 	@set -e; for arch in $(ARCHS); do \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -ldflags "$(LDFLAGS)" -o bin/image/trackless-$$arch ./cmd/trackless; \
+		$(PRODUCT) GOARCH=$$arch go build $(PRODUCT_FLAGS) -o bin/image/trackless-$$arch ./cmd/trackless; \
 	done
-	@cd $(IMAGES) && go run . -o $(CURDIR)/bin/image -ref $(IMAGE) -version $(VERSION) \
-		-revision "$$(git rev-parse HEAD 2>/dev/null)" \
-		-created "$$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo 1970-01-01T00:00:00Z)" \
+	@cd $(IMAGES) && go run . -o $(CURDIR)/bin/image -ref $(IMAGE) -version $(VERSION) -revision "$(COMMIT)" -created $(CREATED) \
 		$(foreach arch,$(ARCHS),$(arch)=$(CURDIR)/bin/image/trackless-$(arch))
+
+.PHONY: set-version
+set-version: ## set the version of the next release everywhere: make set-version RELEASE=X.Y.Z
+	go run ./deploy/version $(RELEASE)
 
 .PHONY: lab
 lab: deps build ## before and after on this machine: conntrack entries through kube-proxy and through Trackless (root)

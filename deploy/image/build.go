@@ -7,7 +7,10 @@ import (
 	"debug/elf"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -27,10 +30,19 @@ type Build struct {
 }
 
 // machines are the architectures that images are made for, as OCI (GOARCH)
-// names them, with the ELF machine of their binaries.
-var machines = map[string]elf.Machine{
-	"amd64": elf.EM_X86_64,
-	"arm64": elf.EM_AARCH64,
+// names them, with the ELF machine and byte order of their binaries. arm is
+// arm/v7, the oldest with 64-bit atomic instructions.
+var machines = map[string]struct {
+	machine elf.Machine
+	order   elf.Data
+	variant string
+}{
+	"amd64":   {elf.EM_X86_64, elf.ELFDATA2LSB, ""},
+	"arm64":   {elf.EM_AARCH64, elf.ELFDATA2LSB, ""},
+	"arm":     {elf.EM_ARM, elf.ELFDATA2LSB, "v7"},
+	"ppc64le": {elf.EM_PPC64, elf.ELFDATA2LSB, ""},
+	"riscv64": {elf.EM_RISCV, elf.ELFDATA2LSB, ""},
+	"s390x":   {elf.EM_S390, elf.ELFDATA2MSB, ""},
 }
 
 // Image returns an image that holds the binary and nothing else: no shell, no
@@ -61,6 +73,7 @@ func (b Build) Image(arch, binary string) (v1.Image, error) {
 	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	image, err = mutate.ConfigFile(image, &v1.ConfigFile{
 		Architecture: arch,
+		Variant:      machines[arch].variant,
 		OS:           "linux",
 		Created:      v1.Time{Time: b.Created},
 		RootFS:       v1.RootFS{Type: "layers"},
@@ -154,9 +167,9 @@ func (b Build) rootFS(program []byte) ([]byte, error) {
 }
 
 func checkBinary(arch, binary string) error {
-	machine, ok := machines[arch]
+	want, ok := machines[arch]
 	if !ok {
-		return fmt.Errorf("architecture %q: images are made for amd64 and arm64", arch)
+		return fmt.Errorf("architecture %q: images are made for %s", arch, strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
 	}
 	file, err := os.Open(binary)
 	if err != nil {
@@ -167,7 +180,7 @@ func checkBinary(arch, binary string) error {
 	if err != nil {
 		return fmt.Errorf("binary for %s: %s is no ELF binary: %w", arch, binary, err)
 	}
-	if f.Machine != machine {
+	if f.Machine != want.machine || f.Data != want.order {
 		return fmt.Errorf("binary for %s: %s is built for %s", arch, binary, f.Machine)
 	}
 	for _, p := range f.Progs {

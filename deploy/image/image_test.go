@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -102,7 +101,7 @@ func write(t *testing.T, args ...string) string {
 func TestRealImage(t *testing.T) {
 	arch := runtime.GOARCH
 	binary := compile(t, "../../cmd/trackless", arch, false)
-	dir := write(t, "-version", "1.2.3+build", "-revision", "abc", "-created", "2026-02-03T04:05:06Z", arch+"="+binary)
+	dir := write(t, "-ref", "trackless-dns/trackless", "-version", "1.2.3+build", "-revision", "abc", "-created", "2026-02-03T04:05:06Z", arch+"="+binary)
 	files := open(t, filepath.Join(dir, "trackless-"+arch+".tar"))
 
 	index := decode[v1.IndexManifest](t, files, "index.json")
@@ -177,9 +176,9 @@ func TestRealImage(t *testing.T) {
 	t.Logf("image: %.1f MB on disk, %.1f MB to pull", float64(size)/1e6, float64(len(files[blobPath(manifest.Layers[0].Digest)]))/1e6)
 }
 
-func TestBothArchitectures(t *testing.T) {
+func TestSeveralArchitectures(t *testing.T) {
 	var args []string
-	for _, arch := range []string{"amd64", "arm64"} {
+	for _, arch := range []string{"amd64", "arm64", "arm", "s390x"} {
 		args = append(args, arch+"="+compile(t, "testdata/empty", arch, false))
 	}
 	args = append([]string{"-version", "v1", "-ref", "example.invalid/trackless"}, args...)
@@ -201,14 +200,14 @@ func TestBothArchitectures(t *testing.T) {
 		if config.Architecture != m.Platform.Architecture {
 			t.Errorf("the index calls an image %s that is for %s", m.Platform.Architecture, config.Architecture)
 		}
-		got = append(got, fmt.Sprint(m.Platform))
+		got = append(got, m.Platform.String())
 	}
-	if want := []string{"linux/amd64", "linux/arm64"}; !slices.Equal(got, want) {
+	if want := []string{"linux/amd64", "linux/arm64", "linux/arm/v7", "linux/s390x"}; !slices.Equal(got, want) {
 		t.Errorf("platforms %v, want %v", got, want)
 	}
 
 	again := write(t, args...)
-	for _, name := range []string{"trackless.tar", "trackless-amd64.tar", "trackless-arm64.tar"} {
+	for _, name := range []string{"trackless.tar", "trackless-amd64.tar", "trackless-arm.tar"} {
 		a, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -230,22 +229,24 @@ func TestRefusals(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	const ref = "-ref=example.invalid/trackless"
 	for _, tc := range []struct {
 		name string
 		args []string
 		want string
 	}{
 		{"no version", []string{"amd64=" + amd64}, "-version is missing"},
-		{"no binary", []string{"-version", "v1"}, "no binary"},
-		{"not a pair", []string{"-version", "v1", amd64}, "is not ARCH=FILE"},
-		{"unknown architecture", []string{"-version", "v1", "riscv64=" + amd64}, "made for amd64 and arm64"},
-		{"other architecture", []string{"-version", "v1", "arm64=" + amd64}, "is built for EM_X86_64"},
-		{"dynamic", []string{"-version", "v1", "amd64=" + dynamic}, "build it with CGO_ENABLED=0"},
-		{"no program", []string{"-version", "v1", "amd64=" + script}, "is no ELF binary"},
-		{"missing file", []string{"-version", "v1", "amd64=/nowhere"}, "no such file"},
+		{"no name", []string{"-version", "v1", "amd64=" + amd64}, "-ref is missing"},
+		{"no binary", []string{"-version", "v1", ref}, "no binary"},
+		{"not a pair", []string{"-version", "v1", ref, amd64}, "is not ARCH=FILE"},
+		{"unknown architecture", []string{"-version", "v1", ref, "sparc64=" + amd64}, "made for amd64, arm, arm64, ppc64le, riscv64, s390x"},
+		{"other architecture", []string{"-version", "v1", ref, "arm64=" + amd64}, "is built for EM_X86_64"},
+		{"dynamic", []string{"-version", "v1", ref, "amd64=" + dynamic}, "build it with CGO_ENABLED=0"},
+		{"no program", []string{"-version", "v1", ref, "amd64=" + script}, "is no ELF binary"},
+		{"missing file", []string{"-version", "v1", ref, "amd64=/nowhere"}, "no such file"},
 		{"bad reference", []string{"-version", "v1", "-ref", "UPPER", "amd64=" + amd64}, "must be lowercase"},
-		{"bad time", []string{"-version", "v1", "-created", "yesterday", "amd64=" + amd64}, "-created"},
-		{"bad version", []string{"-version", "a b", "amd64=" + amd64}, "cannot be a tag"},
+		{"bad time", []string{"-version", "v1", ref, "-created", "yesterday", "amd64=" + amd64}, "-created"},
+		{"bad version", []string{"-version", "a b", ref, "amd64=" + amd64}, "cannot be a tag"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			err := run(append([]string{"-o", t.TempDir()}, tc.args...), io.Discard)

@@ -54,7 +54,7 @@ func run(args []string, out io.Writer) error {
 	fs.StringVar(&created, "created", "1970-01-01T00:00:00Z", "`time` of that commit (RFC 3339), the creation time in the image")
 	fs.StringVar(&build.Program, "program", "trackless", "`name` of the binary in the image; the end-to-end tests put other programs into theirs")
 	fs.StringVar(&build.Link, "link", "node-cache", "`name` of a link to it, which is the entry point; with none it is the binary")
-	fs.StringVar(&name, "ref", "trackless-dns/trackless", "`name` under which the image is imported")
+	fs.StringVar(&name, "ref", "", "`name` under which the image is imported, such as ghcr.io/trackless-dns/trackless")
 	fs.StringVar(&dir, "o", ".", "`directory` to write to")
 	fs.Usage = func() {
 		fmt.Fprint(fs.Output(), help)
@@ -65,6 +65,9 @@ func run(args []string, out io.Writer) error {
 	}
 	if build.Version == "" {
 		return errors.New("-version is missing")
+	}
+	if name == "" {
+		return errors.New("-ref is missing")
 	}
 	if fs.NArg() == 0 {
 		return errors.New("no binary; name one as ARCH=FILE, for example amd64=bin/trackless")

@@ -73,6 +73,7 @@ func rootCommand() *cobra.Command {
 		Long: `Trackless is a DNS cache for every node, built on CoreDNS. It keeps the DNS of
 pods and of the node itself out of the kernel's connection tracking table and
 shows with numbers what that saves.`,
+		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          unknownVerb,
@@ -80,6 +81,7 @@ shows with numbers what that saves.`,
 	}
 	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), cacheCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
 		snapshotCommand(), compareCommand(), supportCommand(), versionCommand())
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(helpCommand())
 	strictCompletion(root)

@@ -30,6 +30,7 @@ func TestWrongInput(t *testing.T) {
 		{"probe nonsense", exitUsage, []string{`"nonsense"`, "probe --help"}},
 		{"probe dns", exitUsage, []string{"it takes one name, not 0", "probe dns --help"}},
 		{"rules nonsense", exitUsage, []string{`"nonsense"`, "rules --help"}},
+		{"version -o xml", exitUsage, []string{"--output is table or json", `"xml"`}},
 		{"version extra", exitUsage, []string{`"extra"`, "version --help"}},
 		{"snapshot --nonsense", exitUsage, []string{"--nonsense", "snapshot --help"}},
 		{"snapshot --window", exitUsage, []string{"--window", "value is missing", "500ms"}},

@@ -11,8 +11,56 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the Makefile with -ldflags "-X main.version=...".
-var version = "development"
+// version and commit are set by the Makefile with -ldflags "-X main.version=...".
+var (
+	version = "development"
+	commit  = ""
+)
+
+// versions is what `trackless version` tells: what was built, of which sources,
+// and with what.
+type versions struct {
+	Version  string `json:"version"`
+	Commit   string `json:"commit"` // "unknown" where the build had no git
+	CoreDNS  string `json:"coredns"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+func builtFrom() versions {
+	v := versions{
+		Version:  version,
+		Commit:   commit,
+		CoreDNS:  coreDNSVersion(),
+		Go:       runtime.Version(),
+		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && v.Commit == "" {
+		v.Commit = commitOf(info)
+	}
+	if v.Commit == "" {
+		v.Commit = "unknown"
+	}
+	return v
+}
+
+// commitOf is the commit that the go command has written into the binary, of
+// `go install` and `go build` without the Makefile.
+func commitOf(info *debug.BuildInfo) string {
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	revision := settings["vcs.revision"]
+	if revision != "" && settings["vcs.modified"] == "true" {
+		return revision + "-dirty"
+	}
+	return revision
+}
+
+func (v versions) String() string {
+	return fmt.Sprintf("trackless %s (commit %s, CoreDNS %s, %s, %s)", v.Version, v.Commit, v.CoreDNS, v.Go, v.Platform)
+}
 
 // coreDNSVersion is that of the module this binary was linked with.
 func coreDNSVersion() string {
@@ -32,10 +80,7 @@ func coreDNSVersion() string {
 	return "unknown"
 }
 
-func versionString() string {
-	return fmt.Sprintf("trackless %s (CoreDNS %s, %s, %s/%s)",
-		version, coreDNSVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
+func versionString() string { return builtFrom().String() }
 
 // buildInfo tells Trackless from other CoreDNS, which export the same names:
 // the cluster's DNS behind it, for one. coredns_build_info has CoreDNS's version.
@@ -47,12 +92,22 @@ var buildInfo = promauto.NewGaugeVec(prometheus.GaugeOpts{
 }, []string{"version", "goversion"})
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "version",
-		Short: "Print the versions of Trackless, CoreDNS and Go",
+		Short: "Print the versions of Trackless, CoreDNS and Go, and the commit",
 		Args:  noArgs,
-		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintln(cmd.OutOrStdout(), versionString())
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return fmt.Errorf("version: --output is table or json, not %q", output)
+			}
+			if output == "json" {
+				return writeJSON(cmd.OutOrStdout(), builtFrom())
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionString())
+			return err
 		},
 	}
+	outputFlag(cmd, &output)
+	return cmd
 }

@@ -79,7 +79,8 @@ deps: ## install what the other targets need (Debian packages, Go itself, Go mod
 build: ## build bin/trackless, a static binary
 	CGO_ENABLED=0 go build $(PRODUCT_FLAGS) -o bin/trackless ./cmd/trackless
 
-# The module that writes images; its dependencies are not the product's.
+# The modules that write images and releases; their dependencies are not the
+# product's.
 IMAGES := deploy/image
 
 .PHONY: image
@@ -89,6 +90,38 @@ image: ## write bin/image/trackless-ARCH.tar for containerd and Docker, and trac
 	done
 	@cd $(IMAGES) && go run . -o $(CURDIR)/bin/image -ref $(IMAGE) -version $(VERSION) -revision "$(COMMIT)" -created $(CREATED) \
 		$(foreach arch,$(ARCHS),$(arch)=$(CURDIR)/bin/image/trackless-$(arch))
+
+# What `make release` builds for. deploy/image knows more: arm, ppc64le, riscv64
+# and s390x.
+RELEASE_ARCHS ?= amd64 arm64
+RELEASE_DIR ?= $(CURDIR)/bin/release/$(RELEASE)
+RELEASE_WORK := $(CURDIR)/bin/release/work
+
+.PHONY: release
+release: VERSION := $(RELEASE)
+release: ## write a release into bin/release/VERSION: images, programs, chart, manifests, SBOM, provenance, licenses, checksums
+	@[ -n "$(DIRTY)" ] || git diff --quiet HEAD || { echo "make release: files are changed and not committed, so that no commit has what would be released; commit or stash them, or set DIRTY=1 for a rehearsal" >&2; exit 1; }
+	@git describe --tags --exact-match --match v$(RELEASE) >/dev/null 2>&1 || echo "make release: a rehearsal, since this commit is not tagged v$(RELEASE)" >&2
+	@rm -rf $(RELEASE_DIR) $(RELEASE_WORK)
+	@set -e; for arch in $(RELEASE_ARCHS); do \
+		$(PRODUCT) GOARCH=$$arch go build $(PRODUCT_FLAGS) -o $(RELEASE_WORK)/$$arch/trackless ./cmd/trackless; \
+	done
+	@cd $(IMAGES) && go run . -o $(RELEASE_WORK) -ref $(REGISTRY)/trackless -version $(RELEASE) -revision $(COMMIT) -created $(CREATED) \
+		$(foreach arch,$(RELEASE_ARCHS),$(arch)=$(RELEASE_WORK)/$(arch)/trackless)
+	@cd deploy/release && go run . -o $(RELEASE_DIR) -source $(CURDIR) -images $(RELEASE_WORK) \
+		-registry $(REGISTRY) -version $(RELEASE) -commit $(COMMIT) -created $(CREATED) \
+		$(foreach arch,$(RELEASE_ARCHS),$(arch)=$(RELEASE_WORK)/$(arch)/trackless)
+	@rm -rf $(RELEASE_WORK)
+
+# A second checkout elsewhere, and a build cache of its own: nothing but the
+# commit is the same.
+.PHONY: release-check
+release-check: release ## make the same release in another folder, with nothing built before, and compare the bytes
+	@set -e; other=$$(mktemp -d); \
+	trap 'git worktree remove --force "$$other/trackless"; rm -rf "$$other"' EXIT; \
+	git worktree add --quiet --detach "$$other/trackless" HEAD; \
+	GOCACHE=$$other/cache $(MAKE) --no-print-directory -C "$$other/trackless" release RELEASE_DIR="$$other/release" RELEASE_ARCHS="$(RELEASE_ARCHS)"; \
+	diff -r $(RELEASE_DIR) "$$other/release" && echo "make release-check: the same bytes"
 
 .PHONY: set-version
 set-version: ## set the version of the next release everywhere: make set-version RELEASE=X.Y.Z

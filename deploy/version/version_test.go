@@ -127,7 +127,7 @@ func TestOneToolchain(t *testing.T) {
 	t.Parallel()
 	line := regexp.MustCompile(`(?m)^toolchain (.*)$`)
 	want := ""
-	for _, module := range []string{".", "deploy/image"} {
+	for _, module := range []string{".", "deploy/image", "deploy/release"} {
 		b, err := os.ReadFile(filepath.Join(root, module, "go.mod"))
 		if err != nil {
 			t.Fatal(err)

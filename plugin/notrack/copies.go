@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"time"
+	"unsafe"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -108,8 +109,8 @@ func receive(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, id uin
 	}
 }
 
-// timespecSize is the size of struct timespec on machines of 64 bits.
-const timespecSize = 16
+// timespecSize is the size of struct timespec: two words of the machine.
+const timespecSize = int(unsafe.Sizeof(unix.Timespec{}))
 
 // stamp has the kernel say when packets of a socket came in, which a process that
 // waits for a processor does not know.
@@ -133,9 +134,16 @@ func receivedAt(control []byte) time.Time {
 			continue
 		}
 		// By the clock on the wall, which somebody may set.
-		seconds, nanoseconds := binary.NativeEndian.Uint64(m.Data), binary.NativeEndian.Uint64(m.Data[8:])
-		age := now.Sub(time.Unix(int64(seconds), int64(nanoseconds)))
+		age := now.Sub(time.Unix(word(m.Data), word(m.Data[timespecSize/2:])))
 		return now.Add(-min(max(age, 0), busyTimeout))
 	}
 	return now
+}
+
+// word reads a long of the kernel.
+func word(b []byte) int64 {
+	if timespecSize/2 == 4 {
+		return int64(int32(binary.NativeEndian.Uint32(b)))
+	}
+	return int64(binary.NativeEndian.Uint64(b))
 }

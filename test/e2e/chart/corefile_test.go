@@ -135,7 +135,7 @@ func serve(t *testing.T, addresses []string, args ...string) *serving {
 		}
 	})
 	// It prints its version once its Corefile is loaded and its listeners are there.
-	for deadline := time.Now().Add(patience); !strings.Contains(s.log.String(), "(CoreDNS "); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !strings.Contains(s.log.String(), "CoreDNS v"); time.Sleep(10 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			ended <- nil

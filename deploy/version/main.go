@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,10 +27,42 @@ type place struct {
 var places = []place{
 	{"deploy/helm/trackless/Chart.yaml", regexp.MustCompile(`(?m)^version: (.*)$`), release.version},
 	{"deploy/helm/trackless/Chart.yaml", regexp.MustCompile(`(?m)^appVersion: "?([^"\n]*)"?$`), release.version},
+	{"deploy/helm/trackless/Chart.yaml", regexp.MustCompile(`(?m)^      image: .*:([^:\n]*)$`), release.version},
 	{"deploy/helm/trackless/values.yaml", regexp.MustCompile(`(?m)^  repository: (.*)$`), release.image},
 	{"deploy/kustomize/base/kustomization.yaml", regexp.MustCompile(`(?m)^  - name: (.*/trackless)$`), release.image},
 	{"deploy/kustomize/base/kustomization.yaml", regexp.MustCompile(`(?m)^    newTag: (.*)$`), release.version},
 	{"deploy/kustomize/base/daemonset.yaml", regexp.MustCompile(`(?m)^ +image: (.*/trackless)$`), release.image},
+}
+
+// inPage is where a page names the version that a reader is to take: an image, the
+// chart, a file of a release, a tag of the sources.
+var inPage = regexp.MustCompile(`(?:\btrackless[:-]|--version |\bref=v|--branch v)(\d+\.\d+\.\d+(?:-(?:alpha|beta|rc)(?:\.?\d+)?)?)\b`)
+
+// allPlaces are places, and the pages that name the version.
+func allPlaces(root string) ([]place, error) {
+	all := slices.Clone(places)
+	err := filepath.WalkDir(filepath.Join(root, "docs"), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".md" {
+			return err
+		}
+		page, err := filepath.Rel(root, path)
+		if err == nil {
+			all, err = addPage(all, root, page)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return addPage(all, root, "README.md")
+}
+
+func addPage(all []place, root, page string) ([]place, error) {
+	b, err := os.ReadFile(filepath.Join(root, page))
+	if err == nil && inPage.Match(b) {
+		all = append(all, place{page, inPage, release.version})
+	}
+	return all, err
 }
 
 // release is what release.env says.
@@ -67,8 +101,12 @@ func disagreements(root string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	all, err := allPlaces(root)
+	if err != nil {
+		return nil, err
+	}
 	var bad []string
-	for _, p := range places {
+	for _, p := range all {
 		b, err := os.ReadFile(filepath.Join(root, p.file))
 		if err != nil {
 			return nil, err
@@ -104,7 +142,11 @@ func set(root, version string) error {
 	if err != nil {
 		return err
 	}
-	for _, p := range places {
+	all, err := allPlaces(root)
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
 		if err := p.write(root, r); err != nil {
 			return err
 		}

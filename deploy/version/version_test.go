@@ -77,7 +77,11 @@ func TestOneRegistry(t *testing.T) {
 func TestSet(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	for _, file := range append([]string{source}, files()...) {
+	all, err := allPlaces(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append([]string{source}, files(all)...) {
 		b, err := os.ReadFile(filepath.Join(root, file))
 		if err != nil {
 			t.Fatal(err)
@@ -113,12 +117,12 @@ func TestSet(t *testing.T) {
 	}
 }
 
-func files() []string {
-	var all []string
-	for _, p := range places {
-		all = append(all, p.file)
+func files(all []place) []string {
+	var names []string
+	for _, p := range all {
+		names = append(names, p.file)
 	}
-	return all
+	return names
 }
 
 // One Go release builds every module; a module that names none would be built

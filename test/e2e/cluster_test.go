@@ -29,7 +29,12 @@ type cluster struct {
 	scripts string // the directory with up.sh
 	home    string // the directory with the binaries
 	program string // trackless, as it is in the image
+
+	released bool // releaseFolder was called
 }
+
+// containerdSocket is where the containerd of a node listens.
+func containerdSocket(node string) string { return "/run/k8-" + node + "/containerd.sock" }
 
 func (c *cluster) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
@@ -179,7 +184,7 @@ func (c *cluster) containerPID(t *testing.T, node, name string) int {
 	t.Helper()
 	ctr := func(args ...string) string {
 		out, err := exec.CommandContext(t.Context(), filepath.Join(c.home, "bin/ctr"),
-			append([]string{"-a", "/run/k8-" + node + "/containerd.sock", "-n", "k8s.io"}, args...)...).CombinedOutput()
+			append([]string{"-a", containerdSocket(node), "-n", "k8s.io"}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("ctr %v on %s: %v\n%s", args, node, err, out)
 		}

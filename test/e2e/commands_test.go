@@ -116,6 +116,16 @@ var states = map[string]func(*testing.T, *reader){
 		apply(t, secondInstance(t))
 		rolledOut(t, "nodelocaldns-second")
 	},
+	"release folder": func(t *testing.T, r *reader) {
+		folder := releaseFolder(t)
+		manifest, err := os.ReadFile(filepath.Join(folder, "trackless-cluster-ip.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		repository, version, _ := pinnedImage(t, string(manifest))
+		importRelease(t, folder, repository, version)
+		r.run(t, "a shell in the folder", "cd "+quote(folder))
+	},
 	"host": func(*testing.T, *reader) {},
 	"host with Trackless": func(t *testing.T, r *reader) {
 		r.does(t, "docs/install.md", "A plain host")
@@ -137,6 +147,7 @@ var outcomes = map[string]func(*testing.T){
 	"README.md: Run it on Kubernetes": func(t *testing.T) { rolledOut(t, "trackless"); serves(t, clusterDNS) },
 	"docs/install.md: Kustomize":      func(t *testing.T) { rolledOut(t, "trackless"); serves(t, clusterDNS) },
 	"docs/install.md: Chart":          func(t *testing.T) { rolledOut(t, "trackless"); serves(t, clusterDNS) },
+	"docs/install.md: From a release": func(t *testing.T) { rolledOut(t, "trackless"); serves(t, clusterDNS) },
 	"docs/migrate.md: The image only": func(t *testing.T) {
 		image := lab.must(t, "-n", namespace, "get", "daemonset", "node-local-dns", "-o", "jsonpath={.spec.template.spec.containers[0].image}")
 		if !strings.HasPrefix(image, docs.Repository+":") {
@@ -258,6 +269,7 @@ func (r *reader) start(t *testing.T) {
 		"WORK="+r.work, "OUT="+filepath.Join(r.work, "out"),
 		"PATH="+filepath.Join(lab.home, "bin")+":/usr/local/bin:"+os.Getenv("PATH")+":"+filepath.Join(r.work, "programs"),
 		"KUBECONFIG="+filepath.Join(lab.home, "run/admin.kubeconfig"),
+		"CONTAINERD_ADDRESS="+containerdSocket("n1"),
 		"KUBECACHEDIR="+filepath.Join(r.work, "kube"),
 		"HELM_CACHE_HOME="+filepath.Join(r.work, "helm"), "HELM_CONFIG_HOME="+filepath.Join(r.work, "helm"), "HELM_DATA_HOME="+filepath.Join(r.work, "helm"),
 		"GIT_CONFIG_COUNT=2",

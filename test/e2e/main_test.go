@@ -82,7 +82,7 @@ func startCluster(ctx context.Context) (*cluster, error) {
 		return c, err
 	}
 	for _, node := range nodes {
-		images := []string{"-a", "/run/k8-" + node + "/containerd.sock", "-n", "k8s.io", "images"}
+		images := []string{"-a", containerdSocket(node), "-n", "k8s.io", "images"}
 		for _, tar := range tars {
 			if err := command(ctx, filepath.Join(c.home, "bin/ctr"), append(images, "import", "--local", tar)...); err != nil {
 				return c, err

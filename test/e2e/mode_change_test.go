@@ -63,7 +63,7 @@ func asBefore(t *testing.T, before map[string]nodestate.State, less func(command
 func TestModeAndImageChange(t *testing.T) {
 	const otherTag = "e2e-next"
 	for _, node := range nodes {
-		err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", "/run/k8-"+node+"/containerd.sock", "-n", "k8s.io",
+		err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", containerdSocket(node), "-n", "k8s.io",
 			"images", "tag", "--force", image, "local.invalid/trackless:"+otherTag)
 		if err != nil {
 			t.Fatal(err)

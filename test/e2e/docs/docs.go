@@ -33,6 +33,7 @@ var States = map[string]string{
 	"NodeLocal DNSCache":                  "Kubernetes' nodelocaldns.yaml",
 	"NodeLocal DNSCache, our image":       "the same, with the image changed as docs/migrate.md does",
 	"NodeLocal DNSCache, second instance": "kubespray's nodelocaldns-second with its hook, and our image",
+	"release folder":                      "the folder of `make release` is the current one, and nodes have its image, as from the registry",
 	"host":                                "a host without Kubernetes",
 	"host with Trackless":                 "the same, as docs/install.md sets it up",
 }

@@ -266,7 +266,8 @@ type Keeper struct {
 	waitsFor  error  // why it waits, or waited last
 	overloads uint64 // how often queries were given up to a CPU limit
 
-	looking  sync.Mutex // held for a look at the load
+	looking  sync.Mutex             // held for a look at the load
+	crowded  atomic.Pointer[func()] // looks at it for the attached plan
 	pressure pressure
 
 	// probing holds a token while lease probes are under way.
@@ -690,6 +691,7 @@ func (k *Keeper) exemptOnly(n *watch) error {
 
 // makeLive untracks the queries of a plan that has answered.
 func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
+	k.feelPressure(w.plan) // before the queries of a busy node come all at once
 	switch {
 	case w.plan.DryRun || k.given.back() || k.waiting() != nobody:
 		return nil

@@ -37,11 +37,25 @@ func (k *Keeper) endWait() {
 	k.learned, k.waitsFor = backoff{}, nil
 }
 
+// Crowded is for a query that finds many others before it: it looks at the load in
+// the place of the keeper's own goroutines, which have their turn after them. It does
+// not wait for those who change what is attached.
+func (k *Keeper) Crowded() {
+	if look := k.crowded.Load(); look != nil {
+		(*look)()
+	}
+}
+
 // lookAtLoad gives all queries to the cluster's DNS if too many are lost here to a CPU
 // limit. In its own time the lease would run out, and they would be lost until then.
-func (k *Keeper) lookAtLoad(ctx context.Context, w *watch) {
+// lock takes the lock, or reports that it could not.
+func (k *Keeper) lookAtLoad(ctx context.Context, w *watch, lock func() bool) {
 	p := k.feelPressure(w.plan)
-	if !p.overloaded() || w.plan.DryRun || k.State() != Attached || k.waiting() == everybody || ctx.Err() != nil {
+	if !k.mayLeave(ctx, w, p) || !lock() {
+		return
+	}
+	defer k.mu.Unlock()
+	if !k.mayLeave(ctx, w, p) || k.current != w {
 		return
 	}
 	addrs := w.plan.Addresses()
@@ -49,14 +63,15 @@ func (k *Keeper) lookAtLoad(ctx context.Context, w *watch) {
 	k.facts.Lock()
 	k.overloads++
 	k.facts.Unlock()
+	k.yieldTo(w, addrs)
 	part, backlog := p.lost()
 	k.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
 		addressList(addrs), wait, 100*part, backlog.Round(time.Millisecond), p.explain())
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if ctx.Err() == nil && k.current == w {
-		k.yieldTo(w, addrs)
-	}
+}
+
+// mayLeave reports whether the load is a reason to leave what is attached.
+func (k *Keeper) mayLeave(ctx context.Context, w *watch, p pressure) bool {
+	return p.overloaded() && !w.plan.DryRun && k.State() == Attached && k.waiting() != everybody && ctx.Err() == nil
 }
 
 // feelPressure looks at the load, if it is time to, and returns what the last two

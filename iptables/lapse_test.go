@@ -31,6 +31,7 @@ func (l *limited) advance() Load {
 		l.load.Throttled += time.Duration(part * float64(l.now.throttled))
 		l.load.Starved += time.Duration(part * float64(l.now.starved))
 		l.load.Arrived, l.load.Dropped, l.load.Waiting = l.load.Arrived+times(l.now.arrived), l.load.Dropped+times(l.now.dropped), l.now.waiting
+		l.load.Queued = l.now.queued
 	}
 	l.last = time.Now()
 	return l.load
@@ -47,6 +48,43 @@ var losing = second{throttled: time.Second, arrived: 1400, dropped: 600}
 
 func TestOverload(t *testing.T) {
 	two := planFor("10.96.0.10", "169.254.20.10")
+	inBubble(t, "the load is looked at before the first query comes", func(t *testing.T, n *node, k *Keeper) {
+		first := -1 // the number of renewals at the first look
+		k.cfg.Kernel.Load = func([]Endpoint) Load {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			if first < 0 {
+				first = n.renewed[clusterIP]
+			}
+			return Load{Limit: 0.1}
+		}
+		attached(t, k, two, n)
+		if first != 0 {
+			t.Errorf("%d renewals before the first look", first)
+		}
+	})
+	inBubble(t, "a query that waits among many gives them away", func(t *testing.T, n *node, k *Keeper) {
+		l := underLimit(k)
+		attached(t, k, two, n)
+		lastLook := func() time.Duration {
+			k.looking.Lock()
+			defer k.looking.Unlock()
+			return time.Since(k.pressure.last.at)
+		}
+		for lastLook() > time.Millisecond {
+			time.Sleep(time.Millisecond)
+		}
+		l.set(second{throttled: time.Second, arrived: 1000, queued: 2000})
+		time.Sleep(lookInterval * 3 / 4) // the keeper's own look comes later
+		k.Crowded()
+		if k.Stats().Overloads != 1 || k.Covers(clusterIP) {
+			t.Error("not given away")
+		}
+		k.Crowded()
+		if n := k.Stats().Overloads; n != 1 {
+			t.Errorf("given away %d times", n)
+		}
+	})
 	inBubble(t, "queries are given to the cluster's DNS before the lease runs out", func(t *testing.T, n *node, k *Keeper) {
 		l := underLimit(k)
 		attached(t, k, two, n)

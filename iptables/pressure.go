@@ -18,8 +18,10 @@ type Load struct {
 	// that of those for which there was no room. The latter is counted only under a
 	// limit.
 	Arrived, Dropped uint64
-	// Waiting is how many of the queries that arrived wait for a processor now.
-	Waiting uint64
+	// Waiting is how many of the queries that arrived wait for a processor now, and
+	// Queued about how many are in the buffers of the listeners. The latter is counted
+	// only under a limit, too.
+	Waiting, Queued uint64
 }
 
 // pressure tells from two looks at the load what happened between them. The zero
@@ -95,7 +97,7 @@ func (p *pressure) lost() (part float64, backlog time.Duration) {
 	}
 	part = float64(dropped+behind) / float64(arrived+dropped)
 	served := max(float64(arrived)-float64(to.Waiting)+float64(from.Waiting), 1)
-	return part, time.Duration(float64(to.Waiting) / served * float64(p.elapsed()))
+	return part, time.Duration(float64(to.Waiting+to.Queued) / served * float64(p.elapsed()))
 }
 
 // rise is by how much a counter has gone up. Sockets that are closed take theirs

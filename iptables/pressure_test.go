@@ -10,7 +10,7 @@ import (
 type second struct {
 	throttled, starved time.Duration
 	arrived, dropped   uint64
-	waiting            uint64 // at its end
+	waiting, queued    uint64 // at its end
 }
 
 func TestPressure(t *testing.T) {
@@ -39,6 +39,8 @@ func TestPressure(t *testing.T) {
 		{"with pauses it begins anew", append(repeat(4, second{throttled: all, arrived: 1900, dropped: 100}),
 			append([]second{{throttled: all, arrived: 1000}}, repeat(4, second{throttled: all, arrived: 1900, dropped: 100})...)...), Throttled, false},
 		{"nothing is dropped, and they wait for long", []second{{throttled: all, arrived: 1000, waiting: 400}}, Throttled, true},
+		{"nor read for long", []second{{throttled: all, arrived: 1000, queued: 600}}, Throttled, true},
+		{"some are not read yet", []second{{throttled: all, arrived: 1000, queued: 300}}, Throttled, false},
 		{"a flood without a limit", repeat(10, second{arrived: 1000, dropped: 9000}), Unanswered, false},
 		{"a flood on a busy node", repeat(10, second{starved: all, arrived: 1000, dropped: 9000}), Starved, false},
 		{"throttled now and then", repeat(10, second{throttled: all / 4, arrived: 1000, dropped: 500}), Unanswered, false},
@@ -53,7 +55,7 @@ func TestPressure(t *testing.T) {
 			}
 			for _, s := range tc.seconds {
 				now = now.Add(time.Second)
-				l = Load{l.Limit, l.Throttled + s.throttled, l.Starved + s.starved, l.Arrived + s.arrived, l.Dropped + s.dropped, s.waiting}
+				l = Load{l.Limit, l.Throttled + s.throttled, l.Starved + s.starved, l.Arrived + s.arrived, l.Dropped + s.dropped, s.waiting, s.queued}
 				if p.note(now, l) {
 					t.Fatal("the limit is said to have changed")
 				}

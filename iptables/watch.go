@@ -31,7 +31,14 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
 	})
 	wg.Go(func() { k.watchDevices(ctx, w) })
-	wg.Go(func() { every(ctx, lookInterval, nil, func(Change) { k.lookAtLoad(ctx, w) }) })
+	crowded := func() { k.lookAtLoad(ctx, w, k.mu.TryLock) }
+	k.crowded.Store(&crowded)
+	defer k.crowded.CompareAndSwap(&crowded, nil)
+	wg.Go(func() {
+		every(ctx, lookInterval, nil, func(Change) {
+			k.lookAtLoad(ctx, w, func() bool { k.mu.Lock(); return true })
+		})
+	})
 	interval := w.plan.Lease / 5
 	if interval == 0 {
 		interval = lessLease

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Limits are those of a group; zero leaves out a limit.
@@ -216,14 +218,23 @@ func (g *Group) Throttled() (periods, throttled int, err error) {
 	return periods, throttled, err
 }
 
-// Close removes the group. Its last process must have ended.
+// Close removes the group. Its processes must be about to end: what a program that was
+// killed had started may take a moment, a limit on its processor time included.
 func (g *Group) Close() error {
 	var errs []error
+	deadline := time.Now().Add(ending)
 	for _, path := range g.paths {
-		errs = append(errs, os.Remove(path))
+		err := os.Remove(path)
+		for ; errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); err = os.Remove(path) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
+
+// ending is how long Close waits for processes to end.
+const ending = 10 * time.Second
 
 // Script writes a shell script to the file that joins the group and then runs the
 // command, such as `exec program "$@"`: so the program is in the group from its

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/internal/cgroup"
+	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -70,7 +71,7 @@ func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 			if len(sockets) != 1 {
 				t.Fatalf("%d sockets listen at %s", len(sockets), at)
 			}
-			n = droppedAt(sockets[0].fd)
+			_, n = bufferOf(sockets[0].fd)
 		}); err != nil {
 			t.Fatal(err)
 		}
@@ -94,6 +95,47 @@ func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 	if n := dropped(); n == 0 || n+read != packets {
 		t.Errorf("%d dropped and %d read of %d", n, read, packets)
 	}
+}
+
+// Under a CPU limit a listener's buffer holds what comes until the queries are given
+// away.
+func TestListenersAreEnlarged(t *testing.T) {
+	testns.Root(t)
+	t.Parallel()
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	client, err := net.DialUDP("udp4", nil, conn.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	control := func(f func(fd int)) {
+		if err := raw.Control(func(fd uintptr) { f(int(fd)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	control(func(fd int) { err = enlarge(fd) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	const packets = 2000
+	for range packets {
+		if _, err := client.Write(make([]byte, 64)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	control(func(fd int) {
+		if queued, dropped := bufferOf(fd); dropped != 0 || queued < packets/4 || queued > packets*4 {
+			t.Errorf("%d queued and %d dropped of %d", queued, dropped, packets)
+		}
+	})
 }
 
 func TestOtherSocketsAreNoListeners(t *testing.T) {

@@ -57,6 +57,11 @@ func init() {
 	// SIGTERM, before them at SIGINT, alone at SIGQUIT; `trackless serve` runs
 	// it when a start failed.
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.exit)
+	process.misses.underWay.crowded = func() {
+		if k := process.keeper.Load(); k != nil {
+			k.Crowded()
+		}
+	}
 }
 
 // covers reports whether DNS to the address is untracked, as far as its effect is

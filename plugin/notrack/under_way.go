@@ -27,6 +27,10 @@ type underWay struct {
 
 	limit throttling
 
+	// crowded is called, if it is set, by a query for which many others wait: while
+	// they do, goroutines that wait for a timer run as late as they.
+	crowded func()
+
 	// Misses are counted in two generations. The former are those that have been
 	// under way for at least the time slow; when none of them is left the present
 	// ones become the former.
@@ -64,6 +68,9 @@ const (
 	// goroutines run late.
 	latePause = 5 * time.Millisecond
 	lateBy    = 3 * time.Millisecond
+	// crowd is at how many busy queries, and at each multiple of that, crowded is called.
+	crowd = 64
+
 	// lateFor is how long after that they count as late.
 	lateFor = 100 * time.Millisecond
 )
@@ -90,6 +97,9 @@ func (u *underWay) take(client netip.Addr) bool {
 	greedy := own+u.misses.of(client) > u.clientMay()
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
+	}
+	if all%crowd == 0 && u.crowded != nil {
+		u.crowded()
 	}
 	if all <= limit && own <= limit/clientShare && (!greedy || !u.late.Load()) {
 		return true

@@ -45,6 +45,12 @@ const (
 func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	limited, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	if w.question.Qtype == dns.TypeHINFO {
+		// CoreDNS's loop takes a query that it sees for the third time for a loop, and
+		// ends the process. It asks for HINFO, and again by itself.
+		w.sent = c.flights.responses.sends()
+		return c.passDown(limited, w, r)
+	}
 	for asks := 1; ; asks++ {
 		code, gaveUp, err := c.askOnce(limited, w, r, asks < maxAsks)
 		if !gaveUp || limited.Err() != nil || c.has(w.key) {

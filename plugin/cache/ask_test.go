@@ -168,6 +168,55 @@ func (b *booted) lookup(name string) {
 	}
 }
 
+// CoreDNS's loop asks for a name of its own at the start, again and again while there
+// is no response, and takes three queries for one of its own for a loop: whatever is
+// asked anew here must not be among them.
+func TestLoopIsAskedOnce(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		silent func(*boot, context.Context) error
+	}{
+		{"dials that are pending", (*boot).pendingDial},
+		{"queries that vanish", (*boot).pendingRead},
+		{"connections that are refused after a while", (*boot).slowlyRefused},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				up := &boot{backAt: time.Now().Add(9 * time.Second)}
+				var mu sync.Mutex
+				seen := 0
+				answer := replies(nil, anA).f
+				up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+					if r.Question[0].Qtype == dns.TypeHINFO {
+						mu.Lock()
+						if seen++; seen > 2 {
+							t.Errorf("seen for the third time %s before the upstream is there", time.Until(up.backAt))
+						}
+						mu.Unlock()
+					}
+					if time.Now().Before(up.backAt) {
+						return dns.RcodeServerFailure, tc.silent(up, ctx)
+					}
+					return answer(ctx, w, r)
+				}
+				c := newCache(t, up, nil)
+				var asked sync.WaitGroup
+				for range 4 {
+					m := new(dns.Msg).SetQuestion("123.456.", dns.TypeHINFO)
+					asked.Go(func() { _, _ = c.ServeDNS(context.Background(), &client{}, m) })
+					time.Sleep(2 * time.Second) // the client gives up, and counts anew
+					mu.Lock()
+					seen = 0
+					mu.Unlock()
+					time.Sleep(time.Second)
+				}
+				asked.Wait()
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
 func TestErrorLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l errorLimit

@@ -21,6 +21,9 @@ import (
 type Archive struct {
 	Ref    reference.NamedTagged
 	Images []v1.Image
+	// ByDigest: containerd takes the image under NAME@DIGEST as well, which is what
+	// a node looks for that was asked for a digest.
+	ByDigest bool
 }
 
 // dockerImage is an entry of manifest.json (moby image-spec v1.2, "Combined
@@ -63,8 +66,8 @@ func (a Archive) WriteTo(out io.Writer) (int64, error) {
 	return counted.n, w.tar.Close()
 }
 
-// index returns index.json. It names one descriptor: the image, or an index of
-// the images of all architectures, which is written as a blob.
+// index returns index.json. It describes the image, or an index of the images of all
+// architectures, which is written as a blob; with ByDigest under both names.
 func (a Archive) index(w *blobWriter) ([]byte, error) {
 	names := map[string]string{
 		"io.containerd.image.name":          a.Ref.String(),
@@ -92,7 +95,16 @@ func (a Archive) index(w *blobWriter) ([]byte, error) {
 		add.Add = all
 	}
 	add.Annotations = names
-	top := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), add)
+	adds := []mutate.IndexAddendum{add}
+	if a.ByDigest {
+		digest, err := add.Add.Digest()
+		if err != nil {
+			return nil, err
+		}
+		add.Annotations = map[string]string{"io.containerd.image.name": a.Ref.Name() + "@" + digest.String()}
+		adds = append(adds, add)
+	}
+	top := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), adds...)
 	return top.RawManifest()
 }
 

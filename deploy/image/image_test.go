@@ -192,6 +192,12 @@ func TestSeveralArchitectures(t *testing.T) {
 	if got, want := top.Manifests[0].Annotations["io.containerd.image.name"], "example.invalid/trackless:v1"; got != want {
 		t.Errorf("name %s, want %s", got, want)
 	}
+	if len(top.Manifests) != 2 || top.Manifests[1].Digest != top.Manifests[0].Digest {
+		t.Fatalf("index.json has %+v, want one image under two names", top.Manifests)
+	}
+	if got, want := top.Manifests[1].Annotations["io.containerd.image.name"], "example.invalid/trackless@"+top.Manifests[0].Digest.String(); got != want {
+		t.Errorf("name %s, want %s", got, want)
+	}
 	all := decode[v1.IndexManifest](t, files, blobPath(top.Manifests[0].Digest))
 	var got []string
 	for _, m := range all.Manifests {

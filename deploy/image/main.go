@@ -27,7 +27,8 @@ Usage:
 
 For every architecture it writes DIR/PROGRAM-ARCH.tar, which containerd,
 Docker and Podman import, and for all of them DIR/PROGRAM.tar, an OCI image
-layout with an index, for registries. The same input gives the same bytes.
+layout with an index, for registries, and for containerd under the name with
+the tag and under that with the digest. The same input gives the same bytes.
 
 Flags:
 `
@@ -97,7 +98,7 @@ func run(args []string, out io.Writer) error {
 			return err
 		}
 	}
-	return writeFile(filepath.Join(dir, build.Program+".tar"), Archive{Ref: ref, Images: images}, out)
+	return writeFile(filepath.Join(dir, build.Program+".tar"), Archive{Ref: ref, Images: images, ByDigest: true}, out)
 }
 
 // imageRef completes a name as Docker and containerd complete it, with the

@@ -56,8 +56,12 @@ func imageDigest(path string) (string, error) {
 		if err := json.NewDecoder(tr).Decode(&index); err != nil {
 			return "", fmt.Errorf("%s: index.json: %w", path, err)
 		}
-		if len(index.Manifests) != 1 {
-			return "", fmt.Errorf("%s: index.json has %d images, not 1", path, len(index.Manifests))
+		digests := map[string]bool{}
+		for _, m := range index.Manifests {
+			digests[m.Digest] = true
+		}
+		if len(digests) != 1 {
+			return "", fmt.Errorf("%s: index.json has %d images, not 1", path, len(digests))
 		}
 		return index.Manifests[0].Digest, nil
 	}

@@ -238,7 +238,7 @@ func goLicense(version string) (Dependency, error) {
 
 // licenseReport is a table of what is linked, and below it every text, those
 // that many have in common once.
-func licenseReport(r Release, deps []Dependency) ([]byte, error) {
+func licenseReport(r Release, deps []Dependency) []byte {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "What trackless %s is linked from, and under which licenses. The sources of each\nmodule are at https://proxy.golang.org/MODULE/@v/VERSION.zip.\n\n", r.Version)
 	type group struct {
@@ -262,5 +262,5 @@ func licenseReport(r Release, deps []Dependency) ([]byte, error) {
 		g := groups[key]
 		fmt.Fprintf(&out, "\n%s\n%s\n\n%s\n", strings.Repeat("=", 78), strings.Join(g.users, "\n"), bytes.TrimSpace(g.contents))
 	}
-	return out.Bytes(), nil
+	return out.Bytes()
 }

@@ -127,10 +127,7 @@ func (r Release) write(images string) error {
 	if err != nil {
 		return err
 	}
-	report, err := licenseReport(r, deps)
-	if err != nil {
-		return err
-	}
+	report := licenseReport(r, deps)
 	if err := r.file("THIRD-PARTY-LICENSES.txt", report); err != nil {
 		return err
 	}

@@ -122,8 +122,8 @@ var states = map[string]func(*testing.T, *reader){
 		if err != nil {
 			t.Fatal(err)
 		}
-		repository, version, _ := pinnedImage(t, string(manifest))
-		importRelease(t, folder, repository, version)
+		version, _ := pinnedImage(t, string(manifest))
+		importRelease(t, folder, version)
 		r.run(t, "a shell in the folder", "cd "+quote(folder))
 	},
 	"host": func(*testing.T, *reader) {},

@@ -28,24 +28,24 @@ func releaseFolder(t *testing.T) string {
 }
 
 // pinnedImage is what the manifests of a release ask for: NAME:VERSION@DIGEST.
-func pinnedImage(t *testing.T, manifest string) (repository, version, digest string) {
+func pinnedImage(t *testing.T, manifest string) (version, digest string) {
 	t.Helper()
 	_, pinned, found := strings.Cut(manifest, " image: ")
 	pinned, _, _ = strings.Cut(pinned, "\n")
 	name, digest, hasDigest := strings.Cut(pinned, "@")
-	repository, version, hasTag := strings.Cut(name, ":")
+	_, version, hasTag := strings.Cut(name, ":")
 	if !found || !hasDigest || !hasTag {
 		t.Fatalf("the manifest's image is %q, want NAME:VERSION@DIGEST", pinned)
 	}
-	return repository, version, digest
+	return version, digest
 }
 
 // importRelease gives the nodes the image of a release folder, as a registry would.
-func importRelease(t *testing.T, folder, repository, version string) {
+func importRelease(t *testing.T, folder, version string) {
 	t.Helper()
 	for _, node := range nodes {
 		if err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", containerdSocket(node), "-n", "k8s.io",
-			"images", "import", "--digests", "--base-name", repository, filepath.Join(folder, "trackless-"+version+"-image.tar")); err != nil {
+			"images", "import", filepath.Join(folder, "trackless-"+version+"-image.tar")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -60,8 +60,8 @@ func TestRelease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	repository, version, digest := pinnedImage(t, string(manifest))
-	importRelease(t, folder, repository, version)
+	version, digest := pinnedImage(t, string(manifest))
+	importRelease(t, folder, version)
 
 	apply(t, string(manifest)) // kubectl apply -f trackless-cluster-ip.yaml
 	rolledOut(t, "trackless")

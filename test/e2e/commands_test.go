@@ -125,6 +125,7 @@ var states = map[string]func(*testing.T, *reader){
 		version, _ := pinnedImage(t, string(manifest))
 		importRelease(t, folder, version)
 		r.run(t, "a shell in the folder", "cd "+quote(folder))
+		t.Cleanup(func() { r.run(t, "a shell in the tree", "cd "+quote(r.tree)) })
 	},
 	"host": func(*testing.T, *reader) {},
 	"host with Trackless": func(t *testing.T, r *reader) {

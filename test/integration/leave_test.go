@@ -45,6 +45,9 @@ var otherLinkLocal = netip.MustParseAddr("169.254.20.11")
 // Whoever leaves takes along what none of those that stay asks for, and the last one
 // leaves the failover table alone, which `rules remove` takes away.
 func TestWhoLeavesTakesWhatNobodyElseAsksFor(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the program under test is not the race detector's")
+	}
 	cluster4, linkLocal, cluster6 := lab.ClusterDNS4, lab.LinkLocalDNS4, lab.ClusterDNS6
 	both := instanceSpec{listen: []netip.Addr{linkLocal, cluster4, cluster6}}
 	clusterIP := instanceSpec{listen: []netip.Addr{cluster4}}

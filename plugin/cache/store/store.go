@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"hash/maphash"
+	"math"
 	"math/bits"
 	"runtime"
 	"sync/atomic"
@@ -14,8 +15,8 @@ import (
 const (
 	// MinBytes is the smallest budget that holds answers of every size.
 	MinBytes = 512 << 10
-	// MaxBytes is the largest budget.
-	MaxBytes = maxShards * (maxMemory / 2)
+	// MaxBytes is the largest budget; on 32-bit machines it is what an int holds.
+	MaxBytes = min(maxShards*(maxMemory/2), math.MaxInt-1)
 
 	minShard  = 256 << 10
 	maxShards = 1024

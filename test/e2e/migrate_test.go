@@ -7,6 +7,7 @@ import "testing"
 // TestMigrate goes the way of docs/migrate.md, from the stock manifest with our
 // image to the chart, under load.
 func TestMigrate(t *testing.T) {
+	t.Cleanup(func() { withoutRules(t) })
 	before := stock(t, image)
 	apply(t, before)
 	rolledOut(t, "node-local-dns")

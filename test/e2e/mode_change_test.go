@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,8 +71,17 @@ func TestModeAndImageChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() { withoutRules(t) })
 	before := map[string]nodestate.State{}
 	for _, node := range nodes {
+		eventually(t, "kube-proxy of "+node+" has forgotten the Services of tests before", time.Minute, func() error {
+			for _, save := range []string{"nft list ruleset", "iptables-save"} {
+				if out := lab.inNode(t, node, strings.Fields(save)...); strings.Contains(out, "kube-dns-upstream") || strings.Contains(out, "trackless") {
+					return fmt.Errorf("%s has them", save)
+				}
+			}
+			return nil
+		})
 		before[node] = nodeState(t, node)
 	}
 

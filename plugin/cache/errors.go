@@ -30,7 +30,7 @@ func (l *errorLimit) pass(err error) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.since) >= time.Second {
+	if now := time.Now(); now.Sub(l.since) >= time.Second || now.Before(l.since) { // the latter where tests have a clock each
 		l.since, l.passed = now, 0
 	}
 	if l.passed == maxErrors {

@@ -28,6 +28,7 @@ const (
 	rowCoalesced    = "identical queries under way at the same time are asked upstream once"
 	rowUnderWay     = "a query that comes while the same one is under way gets its response"
 	rowDisplaced    = "a verified positive answer displaces the stale denial"
+	rowErrors       = "four errors of queries are reported in a second"
 	rowTransport    = "a refresh goes upstream over the client's transport"
 )
 
@@ -35,6 +36,7 @@ var differences = []row{
 	{name: rowOwnerCase, source: "RFC 1035 section 2.3.3; a compression pointer to the question"},
 	{name: rowQuestionCase, source: "draft-vixie-dnsext-dns0x20"},
 	{name: rowCoalesced, source: "kubernetes/dns#387, coredns#2879"},
+	{name: rowErrors, source: "of many names that fail, the log stays readable"},
 	{name: rowTransport, source: "deckhouse#2413"},
 	{
 		name: rowUnderWay, source: "kubernetes/dns#387, coredns#2879", state: true,

@@ -94,7 +94,8 @@ var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) 
 func (u *underWay) take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
-	greedy := own+u.misses.of(client) > u.clientMay()
+	here := own + u.misses.of(client)
+	greedy := here > clientHere && here > u.clientMay() // the clock is read for few
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
 	}

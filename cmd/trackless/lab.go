@@ -77,8 +77,8 @@ func (o labOptions) check() error {
 	if !slices.Contains(lab.Scenarios(), lab.Scenario(o.scenario)) {
 		return fmt.Errorf("lab: no scenario is called %q; there are %v", o.scenario, lab.Scenarios())
 	}
-	if o.output != "table" && o.output != "json" {
-		return fmt.Errorf("lab: --output is table or json, not %q", o.output)
+	if err := checkOutput("lab", o.output); err != nil {
+		return err
 	}
 	if o.queries < 0 || o.queries > lab.MaxQueries {
 		return fmt.Errorf("lab: --queries is from 1 to %d, not %d", lab.MaxQueries, o.queries)

@@ -81,8 +81,8 @@ func probeVerb(verb, short, long string) *cobra.Command {
 		Long:  long,
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !slices.Contains([]string{"table", "json"}, o.output) {
-				return &exitError{exitUsage, fmt.Errorf("probe %s: --output is table or json, not %q", verb, o.output)}
+			if err := checkOutput("probe "+verb, o.output); err != nil {
+				return err
 			}
 			if o.timeout <= 0 {
 				return &exitError{exitUsage, fmt.Errorf("probe %s: --timeout is more than 0, not %s", verb, o.timeout)}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -87,8 +86,8 @@ func runProbeDNS(ctx context.Context, o probeDNSOptions, out io.Writer) error {
 	usage := func(format string, args ...any) error {
 		return &exitError{exitUsage, fmt.Errorf("probe dns: "+format, args...)}
 	}
-	if !slices.Contains([]string{"table", "json"}, o.output) {
-		return usage("--output is table or json, not %q", o.output)
+	if err := checkOutput("probe dns", o.output); err != nil {
+		return err
 	}
 	if o.timeout <= 0 {
 		return usage("--timeout is more than 0, not %s", o.timeout)

@@ -51,15 +51,16 @@ func outputFlag(cmd *cobra.Command, output *string) {
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func checkOutput(verb, output string) error {
-	return oneOf(verb, "--output", output, "table", "json")
+// checkOutput refuses what outputFlag does not offer.
+func checkOutput(command, output string) error {
+	return oneOf(command, "--output", output, "table", "json")
 }
 
-func oneOf(verb, flag, value string, allowed ...string) error {
+func oneOf(command, flag, value string, allowed ...string) error {
 	if slices.Contains(allowed, value) {
 		return nil
 	}
-	return &exitError{exitUsage, fmt.Errorf("rules %s: %s is %s, not %q", verb, flag, strings.Join(allowed, " or "), value)}
+	return &exitError{exitUsage, fmt.Errorf("%s: %s is %s, not %q", command, flag, strings.Join(allowed, " or "), value)}
 }
 
 // rulesError gives a failure of the node its exit status, and the verb whose

@@ -133,11 +133,11 @@ func completePlan(cmd *cobra.Command, args []string, toComplete string) ([]strin
 
 func planRules(o rulesPlanOptions, out io.Writer) error {
 	if o.format != "" {
-		if err := oneOf("plan", "--format", o.format, "nft", "iptables-save"); err != nil {
+		if err := oneOf("rules plan", "--format", o.format, "nft", "iptables-save"); err != nil {
 			return err
 		}
 	}
-	if err := checkOutput("plan", o.output); err != nil {
+	if err := checkOutput("rules plan", o.output); err != nil {
 		return err
 	}
 	plan, backend, err := readPlan(o)

@@ -56,7 +56,7 @@ func rulesRemoveCommand(node func() rulesNode) *cobra.Command {
 		Example: rulesRemoveExample,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput("remove", o.output); err != nil {
+			if err := checkOutput("rules remove", o.output); err != nil {
 				return err
 			}
 			if err := checkInterface("remove", o.link); err != nil {

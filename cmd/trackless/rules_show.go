@@ -59,7 +59,7 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 		Example: rulesShowExample,
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput("show", o.output); err != nil {
+			if err := checkOutput("rules show", o.output); err != nil {
 				return err
 			}
 			if err := checkInterface("show", o.link); err != nil {
@@ -374,7 +374,6 @@ func reportPackets(c iptables.Counters) []packetsReport {
 }
 
 func reportFailover(f failover.State, claims iptables.Claims) *failoverReport {
-	used, _ := usedPairs(f, claims)
 	if !f.Present {
 		return nil
 	}
@@ -384,7 +383,7 @@ func reportFailover(f failover.State, claims iptables.Claims) *failoverReport {
 		if len(ports) == 0 {
 			ports = []uint16{53}
 		}
-		r.Pairs = append(r.Pairs, pairReport{p.Listen, p.Service, ports, slices.ContainsFunc(used, func(u failover.Pair) bool { return u.Listen == p.Listen })})
+		r.Pairs = append(r.Pairs, pairReport{p.Listen, p.Service, ports, claims.Instance(p.Listen) != ""})
 	}
 	return r
 }

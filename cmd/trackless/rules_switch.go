@@ -92,7 +92,7 @@ func pidFlag(cmd *cobra.Command, node func() rulesNode, pid *int) {
 }
 
 func (o rulesSwitchOptions) check() error {
-	if err := checkOutput(o.verb, o.output); err != nil {
+	if err := checkOutput("rules "+o.verb, o.output); err != nil {
 		return err
 	}
 	switch {

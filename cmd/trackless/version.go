@@ -98,8 +98,8 @@ func versionCommand() *cobra.Command {
 		Short: "Print the versions of Trackless, CoreDNS and Go, and the commit",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return fmt.Errorf("version: --output is table or json, not %q", output)
+			if err := checkOutput("version", output); err != nil {
+				return err
 			}
 			if output == "json" {
 				return writeJSON(cmd.OutOrStdout(), builtFrom())

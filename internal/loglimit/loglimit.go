@@ -23,21 +23,42 @@ type Limiter struct {
 	log Logger
 
 	mu    sync.Mutex
-	kinds map[string]*kind
+	kinds map[string]*Budget
 }
 
-type kind struct {
-	last time.Time
-	held int
+// A Budget lets some events of each interval pass, and counts the others. The zero
+// value is ready, and its method safe for concurrent use.
+type Budget struct {
+	mu     sync.Mutex
+	since  time.Time
+	passed int // since then
+	held   int // since the last that passed
+}
+
+// Take reports whether an event may pass, where most may in the time every; held is
+// how many did not since the last one.
+func (b *Budget) Take(now time.Time, most int, every time.Duration) (held int, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if age := now.Sub(b.since); age >= every || age < 0 { // the latter where tests have a clock each
+		b.since, b.passed = now, 0
+	}
+	if b.passed == most {
+		b.held++
+		return 0, false
+	}
+	held = b.held
+	b.passed, b.held = b.passed+1, 0
+	return held, true
 }
 
 // New returns a Limiter that writes to the log.
-func New(log Logger) *Limiter { return &Limiter{log: log, kinds: map[string]*kind{}} }
+func New(log Logger) *Limiter { return &Limiter{log: log, kinds: map[string]*Budget{}} }
 
 // Warningf writes a line, unless one of its kind was written a moment ago. There
 // are few kinds, and they are constants.
 func (l *Limiter) Warningf(of, format string, args ...any) {
-	held, ok := l.due(of, time.Now())
+	held, ok := l.budget(of).Take(time.Now(), 1, Interval)
 	switch {
 	case !ok:
 	case held > 0:
@@ -47,19 +68,13 @@ func (l *Limiter) Warningf(of, format string, args ...any) {
 	}
 }
 
-func (l *Limiter) due(of string, now time.Time) (held int, ok bool) {
+func (l *Limiter) budget(of string) *Budget {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	k := l.kinds[of]
-	if k == nil {
-		k = &kind{}
-		l.kinds[of] = k
+	b := l.kinds[of]
+	if b == nil {
+		b = &Budget{}
+		l.kinds[of] = b
 	}
-	if !k.last.IsZero() && now.Sub(k.last) < Interval {
-		k.held++
-		return 0, false
-	}
-	held = k.held
-	k.last, k.held = now, 0
-	return held, true
+	return b
 }

@@ -53,7 +53,8 @@ func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) 
 	}
 	for asks := 1; ; asks++ {
 		code, gaveUp, err := c.askOnce(limited, w, r, asks < maxAsks)
-		if !gaveUp || limited.Err() != nil || c.has(w.key) {
+		var f engine.Found
+		if !gaveUp || limited.Err() != nil || c.found(w.key, &f) {
 			return code, err
 		}
 	}
@@ -149,16 +150,14 @@ func (e ear) WriteMsg(m *dns.Msg) error {
 // Write implements dns.ResponseWriter.
 func (ear) Write(buf []byte) (int, error) { return len(buf), nil }
 
-// has reports whether there is a fresh answer that is no failure.
-func (c *Cache) has(key wire.Key) bool {
-	var f engine.Found
-	return c.engine.Lookup(key, c.now(), &f) && !f.Stale() && !isFailure(&f)
-}
-
-// isFailure reports whether what was found is one: it may be of one query only.
-func isFailure(f *engine.Found) bool {
+// found reports whether another query has got the answer meanwhile, which is then in
+// f. A failure is none: it may be of that query only.
+func (c *Cache) found(key wire.Key, f *engine.Found) bool {
+	if !c.engine.Lookup(key, c.now(), f) || f.Stale() {
+		return false
+	}
 	rcode := f.Answer.Flags.Rcode()
-	return rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError
+	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError
 }
 
 // isOver reports whether what was found is a failure of which no upstream spoke, and

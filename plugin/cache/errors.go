@@ -2,8 +2,9 @@ package cache
 
 import (
 	"fmt"
-	"sync"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/loglimit"
 )
 
 // maxErrors is how many errors of queries are reported in a second: while an upstream
@@ -12,12 +13,7 @@ import (
 const maxErrors = 4
 
 // errorLimit holds errors back. The zero value is ready.
-type errorLimit struct {
-	mu     sync.Mutex
-	since  time.Time
-	passed int // since then
-	held   int // since the last that passed
-}
+type errorLimit struct{ budget loglimit.Budget }
 
 // reported is for all caches: they write into one log.
 var reported errorLimit
@@ -28,19 +24,12 @@ func (l *errorLimit) pass(err error) error {
 	if err == nil {
 		return nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.since) >= time.Second || now.Before(l.since) { // the latter where tests have a clock each
-		l.since, l.passed = now, 0
-	}
-	if l.passed == maxErrors {
-		l.held++
+	held, ok := l.budget.Take(time.Now(), maxErrors, time.Second)
+	switch {
+	case !ok:
 		return nil
-	}
-	l.passed++
-	if l.held > 0 {
-		err = fmt.Errorf("%w (and %d more queries that failed before this one)", err, l.held)
-		l.held = 0
+	case held > 0:
+		return fmt.Errorf("%w (and %d more queries that failed before this one)", err, held)
 	}
 	return err
 }

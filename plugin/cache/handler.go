@@ -193,19 +193,13 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 	case a != nil:
 		defer a.settle(gone)
 	}
-	if c.foundMeanwhile(q) {
+	if c.found(q.key, &q.found) {
 		if a != nil {
 			a.settle(outcome{}) // those who wait find it too
 		}
 		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 	}
 	return c.fetch(ctx, q, a)
-}
-
-// foundMeanwhile reports whether another query has got the answer since this one
-// missed.
-func (c *Cache) foundMeanwhile(q *query) bool {
-	return c.engine.Lookup(q.key, c.now(), &q.found) && !q.found.Stale() && !isFailure(&q.found)
 }
 
 // coalesced returns what another query got, or an attempt if the query is the
@@ -281,7 +275,7 @@ func (c *Cache) fetch(ctx context.Context, q *query, a *attempt) (int, error) {
 	w.ResponseWriter = q.w
 	code, err := c.ask(ctx, w, q.r)
 	if w.unanswered(code, err) && ctx.Err() == nil {
-		if c.foundMeanwhile(q) {
+		if c.found(q.key, &q.found) {
 			return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 		}
 		if out := c.again(ctx, q, w.back); out != nil {

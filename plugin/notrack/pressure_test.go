@@ -44,16 +44,15 @@ func TestThrottledLately(t *testing.T) {
 	})
 }
 
-func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
-	t.Parallel()
+// listening is a socket that listens on loopback, a client that sends packets to it,
+// and access to its descriptor.
+func listening(t *testing.T) (conn *net.UDPConn, send func(packets, size int), control func(func(fd int))) {
+	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetReadBuffer(1); err != nil { // the kernel's least
-		t.Fatal(err)
-	}
 	client, err := net.DialUDP("udp4", nil, conn.LocalAddr().(*net.UDPAddr))
 	if err != nil {
 		t.Fatal(err)
@@ -63,29 +62,44 @@ func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	send = func(packets, size int) {
+		for range packets {
+			if _, err := client.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	control = func(f func(fd int)) {
+		if err := raw.Control(func(fd uintptr) { f(int(fd)) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return conn, send, control
+}
+
+func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
+	t.Parallel()
+	conn, send, control := listening(t)
+	if err := conn.SetReadBuffer(1); err != nil { // the kernel's least
+		t.Fatal(err)
+	}
 	at := unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	endpoints := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}}
 	dropped := func() (n uint64) {
-		if err := raw.Control(func(fd uintptr) {
-			sockets := listeningUDP([]int{int(fd)}, endpoints)
+		control(func(fd int) {
+			sockets := listeningUDP([]int{fd}, endpoints)
 			if len(sockets) != 1 {
 				t.Fatalf("%d sockets listen at %s", len(sockets), at)
 			}
 			_, n = bufferOf(sockets[0].fd)
-		}); err != nil {
-			t.Fatal(err)
-		}
+		})
 		return n
 	}
 	if n := dropped(); n != 0 {
 		t.Fatalf("%d dropped of none", n)
 	}
 	const packets = 100
-	for range packets {
-		if _, err := client.Write(make([]byte, 512)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	send(packets, 512)
 	read := uint64(0)
 	for buf := make([]byte, 512); conn.SetReadDeadline(time.Now().Add(50*time.Millisecond)) == nil; read++ {
 		if _, _, err := conn.ReadFromUDPAddrPort(buf); err != nil {
@@ -102,35 +116,14 @@ func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 func TestListenersAreEnlarged(t *testing.T) {
 	testns.Root(t)
 	t.Parallel()
-	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	client, err := net.DialUDP("udp4", nil, conn.LocalAddr().(*net.UDPAddr))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = client.Close() })
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	control := func(f func(fd int)) {
-		if err := raw.Control(func(fd uintptr) { f(int(fd)) }); err != nil {
+	_, send, control := listening(t)
+	control(func(fd int) {
+		if err := enlarge(fd); err != nil {
 			t.Fatal(err)
 		}
-	}
-	control(func(fd int) { err = enlarge(fd) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	const packets = 2000
-	for range packets {
-		if _, err := client.Write(make([]byte, 64)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	send(packets, 64)
 	control(func(fd int) {
 		if queued, dropped := bufferOf(fd); dropped != 0 || queued < packets/4 || queued > packets*4 {
 			t.Errorf("%d queued and %d dropped of %d", queued, dropped, packets)

@@ -117,13 +117,7 @@ var states = map[string]func(*testing.T, *reader){
 		rolledOut(t, "nodelocaldns-second")
 	},
 	"release folder": func(t *testing.T, r *reader) {
-		folder := releaseFolder(t)
-		manifest, err := os.ReadFile(filepath.Join(folder, "trackless-cluster-ip.yaml"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		version, _ := pinnedImage(t, string(manifest))
-		importRelease(t, folder, version)
+		folder, _, _, _ := releaseOnNodes(t)
 		r.run(t, "a shell in the folder", "cd "+quote(folder))
 		t.Cleanup(func() { r.run(t, "a shell in the tree", "cd "+quote(r.tree)) })
 	},

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
 const (
@@ -63,15 +65,18 @@ func groupCPU(t *testing.T, group string) time.Duration {
 }
 
 // processCPU is the CPU time of all threads of a process, those that have ended
-// included (proc_pid_stat(5), fields 14 and 15), in clock ticks of 10 ms.
+// included.
 func processCPU(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	_, rest, _ := strings.Cut(readFile(t, fmt.Sprintf("/proc/%d/stat", pid)), ") ")
-	fields := strings.Fields(rest) // from field 3 on
-	if len(fields) < 13 {
-		t.Fatalf("no CPU time of process %d in %q", pid, rest)
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return time.Duration(number(t, fields[11])+number(t, fields[12])) * 10 * time.Millisecond
+	stat, err := p.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(stat.CPUTime() * float64(time.Second))
 }
 
 func readFile(t *testing.T, path string) string {

@@ -27,9 +27,17 @@ func releaseFolder(t *testing.T) string {
 	return folder
 }
 
-// pinnedImage is what the manifests of a release ask for: NAME:VERSION@DIGEST.
-func pinnedImage(t *testing.T, manifest string) (version, digest string) {
+// releaseOnNodes gives the nodes the image of the release folder, as a registry would,
+// and returns a manifest of the folder with the version and the digest that it asks
+// for: NAME:VERSION@DIGEST.
+func releaseOnNodes(t *testing.T) (folder, manifest, version, digest string) {
 	t.Helper()
+	folder = releaseFolder(t)
+	text, err := os.ReadFile(filepath.Join(folder, "trackless-cluster-ip.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest = string(text)
 	_, pinned, found := strings.Cut(manifest, " image: ")
 	pinned, _, _ = strings.Cut(pinned, "\n")
 	name, digest, hasDigest := strings.Cut(pinned, "@")
@@ -37,33 +45,22 @@ func pinnedImage(t *testing.T, manifest string) (version, digest string) {
 	if !found || !hasDigest || !hasTag {
 		t.Fatalf("the manifest's image is %q, want NAME:VERSION@DIGEST", pinned)
 	}
-	return version, digest
-}
-
-// importRelease gives the nodes the image of a release folder, as a registry would.
-func importRelease(t *testing.T, folder, version string) {
-	t.Helper()
 	for _, node := range nodes {
 		if err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", containerdSocket(node), "-n", "k8s.io",
 			"images", "import", filepath.Join(folder, "trackless-"+version+"-image.tar")); err != nil {
 			t.Fatal(err)
 		}
 	}
+	return folder, manifest, version, digest
 }
 
 // TestRelease installs from the folder that `make release` writes, as
 // docs/install.md says, on nodes that reach no registry: nothing else of the
 // sources is used.
 func TestRelease(t *testing.T) {
-	folder := releaseFolder(t)
-	manifest, err := os.ReadFile(filepath.Join(folder, "trackless-cluster-ip.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	version, digest := pinnedImage(t, string(manifest))
-	importRelease(t, folder, version)
+	folder, manifest, version, digest := releaseOnNodes(t)
 
-	apply(t, string(manifest)) // kubectl apply -f trackless-cluster-ip.yaml
+	apply(t, manifest) // kubectl apply -f trackless-cluster-ip.yaml
 	rolledOut(t, "trackless")
 	serves(t, clusterDNS)
 	if got := lab.must(t, "-n", namespace, "exec", tracklessPod(t, "n1"), "--", "trackless", "version"); !strings.HasPrefix(got, "trackless "+version+" (commit ") {
@@ -72,7 +69,7 @@ func TestRelease(t *testing.T) {
 	if got := lab.must(t, "-n", namespace, "get", "pods", "-l", ours[0], "-o", "jsonpath={.items[*].status.containerStatuses[*].imageID}"); !strings.Contains(got, digest) {
 		t.Errorf("the pods run %s, want %s", got, digest)
 	}
-	remove(t, string(manifest))
+	remove(t, manifest)
 	nothingLeft(t)
 
 	// The packed chart is the one of the sources.

@@ -7,9 +7,10 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
@@ -122,25 +123,17 @@ func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult
 	return r, err
 }
 
-// processorTime is that of a process so far (proc_pid_stat(5), utime and stime in
-// ticks of a hundredth of a second).
+// processorTime is that of a process so far, 0 if it is gone.
 func processorTime(pid int) time.Duration {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return 0
 	}
-	_, behindName, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(behindName)
-	if len(fields) < 13 {
+	stat, err := p.Stat()
+	if err != nil {
 		return 0
 	}
-	ticks := 0
-	for _, field := range fields[11:13] {
-		if n, err := strconv.Atoi(field); err == nil {
-			ticks += n
-		}
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return time.Duration(stat.CPUTime() * float64(time.Second))
 }
 
 // count adds what became of the queries.

@@ -2,13 +2,8 @@ package integration
 
 import (
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
-	"math/big"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +17,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/internal/testcert"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -69,7 +65,7 @@ func TestBoot(t *testing.T) {
 			text = strings.Replace(text, "{$CA}", serveTLS(t, node, strings.Contains(text, "tls://")), 1)
 			server := serveInCluster(t, node, text)
 			eventually(t, "it is attached", func() error {
-				if out := server.Output(); !strings.Contains(out, "] plugin/notrack: attached: DNS to") && !strings.Contains(out, addressesOf(listen)+": attached again") {
+				if out := server.Output(); !strings.Contains(out, "] plugin/notrack: attached: DNS to") && !strings.Contains(out, allAgain) {
 					return errNotYet{out}
 				}
 				return nil
@@ -120,15 +116,8 @@ func TestBoot(t *testing.T) {
 	}
 }
 
-// addressesOf is how the log names several addresses.
-func addressesOf(addrs []netip.Addr) string {
-	sorted := slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
-	var names []string
-	for _, a := range sorted {
-		names = append(names, a.String())
-	}
-	return strings.Join(names, " ")
-}
+// allAgain is the line of log that both listen addresses are attached again.
+var allAgain = fmt.Sprintf("%s %s: attached again", lab.ClusterDNS4, lab.LinkLocalDNS4)
 
 // dnsPod is the address of kube-dns's pod.
 var dnsPod = netip.MustParseAddr("10.244.0.53")
@@ -219,17 +208,9 @@ func serveTLS(t *testing.T, node *lab.Node, wanted bool) string {
 	if !wanted {
 		return ""
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"dns.test"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	authority := testcert.New(t, "boot")
 	file := filepath.Join(t.TempDir(), "ca.crt")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate}), 0o600); err != nil {
+	if err := os.WriteFile(file, authority.PEM, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	server := &dns.Server{Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
@@ -242,7 +223,7 @@ func serveTLS(t *testing.T, node *lab.Node, wanted bool) string {
 		if err != nil {
 			return err
 		}
-		server.Listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{certificate}, PrivateKey: key}}})
+		server.Listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{authority.KeyPair(t, "dns.test")}})
 		return nil
 	}); err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package integration
 import (
 	"cmp"
 	"crypto/tls"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -65,7 +64,7 @@ func TestBoot(t *testing.T) {
 			text = strings.Replace(text, "{$CA}", serveTLS(t, node, strings.Contains(text, "tls://")), 1)
 			server := serveInCluster(t, node, text)
 			eventually(t, "it is attached", func() error {
-				if out := server.Output(); !strings.Contains(out, "] plugin/notrack: attached: DNS to") && !strings.Contains(out, allAgain) {
+				if out := server.Output(); !strings.Contains(out, "] plugin/notrack: attached: DNS to") && !attachedAgain(out, listen...) {
 					return errNotYet{out}
 				}
 				return nil
@@ -115,9 +114,6 @@ func TestBoot(t *testing.T) {
 		})
 	}
 }
-
-// allAgain is the line of log that both listen addresses are attached again.
-var allAgain = fmt.Sprintf("%s %s: attached again", lab.ClusterDNS4, lab.LinkLocalDNS4)
 
 // dnsPod is the address of kube-dns's pod.
 var dnsPod = netip.MustParseAddr("10.244.0.53")

@@ -217,12 +217,10 @@ func TestAHangFallsBackAndComesBack(t *testing.T) {
 	// of addresses, also for those lapses that the machine may add.
 	for _, addr := range listenAddresses(node) {
 		eventually(t, "the log tells of an end", func() error {
-			for line := range strings.Lines(server.Output()) {
-				if strings.Contains(line, addr.String()) && strings.Contains(line, ": attached again") {
-					return nil
-				}
+			if out := server.Output(); !attachedAgain(out, addr) {
+				return errNotYet{out}
 			}
-			return errNotYet{server.Output()}
+			return nil
 		})
 		out := false
 		for line := range strings.Lines(server.Output()) {
@@ -262,4 +260,19 @@ func TestAnAddressTakenAwayIsPutBack(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// attachedAgain reports whether the log says so of each of the addresses, of which
+// several may stand in a line.
+func attachedAgain(log string, addrs ...netip.Addr) bool {
+	for _, addr := range addrs {
+		said := false
+		for line := range strings.Lines(log) {
+			said = said || strings.Contains(line, addr.String()) && strings.Contains(line, ": attached again")
+		}
+		if !said {
+			return false
+		}
+	}
+	return true
 }

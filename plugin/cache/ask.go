@@ -2,7 +2,10 @@ package cache
 
 import (
 	"context"
+	"maps"
 	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,8 +23,8 @@ import (
 // with the new rules, and a dial takes up to half a minute to find that out. So:
 //
 //   - A query waits for five seconds at most. Clients do not wait longer.
-//   - When others have been answered who asked later, it is asked anew, over a new
-//     connection.
+//   - As soon as another query has been answered that was sent later, it is asked
+//     anew, over a new connection, a few at a time (type slowStart).
 //   - While nothing is heard at all, a few of those who wait knock.
 const (
 	askTimeout = 5 * time.Second
@@ -51,12 +54,28 @@ func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) 
 		w.sent = c.flights.responses.sends()
 		return c.passDown(limited, w, r)
 	}
+	code, err := dns.RcodeServerFailure, plugin.Error(c.Name(), context.Canceled)
+	patience := newPatience
+	if w.ResponseWriter == nil {
+		patience = askTimeout // it is asked beside another, or before anybody asks
+	}
 	for asks := 1; ; asks++ {
-		code, gaveUp, err := c.askOnce(limited, w, r, asks < maxAsks)
-		var f engine.Found
-		if !gaveUp || limited.Err() != nil || c.found(w.key, &f) {
+		leave, ok := c.flights.responses.start.enter(limited, patience)
+		if !ok {
 			return code, err
 		}
+		var f engine.Found
+		if asks > 1 && c.found(w.key, &f) {
+			leave(false)
+			return code, err
+		}
+		var gaveUp bool
+		code, gaveUp, err = c.askOnce(limited, w, r, asks < maxAsks)
+		leave(!w.unanswered(code, err))
+		if !gaveUp || limited.Err() != nil {
+			return code, err
+		}
+		patience = askTimeout
 	}
 }
 
@@ -68,8 +87,9 @@ func (c *Cache) askOnce(ctx context.Context, w *responder, r *dns.Msg, mayGiveUp
 	defer cancel()
 	w.sent = c.flights.responses.sends()
 	look := &looker{cache: c, sent: w.sent, giveUp: cancel, mayGiveUp: mayGiveUp, ctx: ctx, question: w.question, local: w.LocalAddr(), tcp: overTCP(w.RemoteAddr())}
-	look.timer.Store(time.AfterFunc(lookInterval, look.look))
-	defer look.stop() // also where a plugin panics
+	look.timer = time.AfterFunc(forever, look.look)
+	look.timer.Reset(lookInterval) // not before look can use it
+	defer look.stop()              // also where a plugin panics
 	code, err = c.passDown(ctx, w, r)
 	failed := w.unanswered(code, err)
 	w.back = failed && c.flights.responses.misses(w.sent)
@@ -96,32 +116,74 @@ type looker struct {
 	local     net.Addr
 	tcp       bool
 
-	timer  atomic.Pointer[time.Timer]
+	timer  *time.Timer
 	over   atomic.Bool
 	gaveUp atomic.Bool
+	added  atomic.Bool // to the lookers that are told when the upstream is back
 }
 
 // look runs in a goroutine of its own.
 func (l *looker) look() {
 	known := &l.cache.flights.responses
+	if l.mayGiveUp {
+		known.slow.add(l)
+	}
 	if time.Since(l.sent.at) >= knockAfter && !known.isBack(l.sent) && known.isSilent(l.sent) && l.cache.knocks.tryAcquire() {
 		l.knock()
 		l.cache.knocks.release()
 	}
-	switch {
-	case l.over.Load():
-	case l.mayGiveUp && known.isBack(l.sent):
+	if l.check(); !l.over.Load() {
+		l.timer.Reset(lookInterval)
+	}
+}
+
+// check ends the query if the upstream is back.
+func (l *looker) check() {
+	if l.mayGiveUp && l.cache.flights.responses.isBack(l.sent) && !l.over.Swap(true) {
 		l.gaveUp.Store(true)
 		l.giveUp()
-	default:
-		l.timer.Load().Reset(lookInterval)
 	}
 }
 
 func (l *looker) stop() {
 	l.over.Store(true)
-	if t := l.timer.Load(); t != nil {
-		t.Stop()
+	if looked := !l.timer.Stop() || l.added.Load(); looked {
+		l.cache.flights.responses.slow.remove(l)
+	}
+}
+
+// lookers are those of queries that take long. The zero value is ready.
+type lookers struct {
+	mu  sync.Mutex
+	all map[*looker]struct{}
+}
+
+func (s *lookers) add(l *looker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.over.Load() {
+		return
+	}
+	if s.all == nil {
+		s.all = make(map[*looker]struct{})
+	}
+	s.all[l] = struct{}{}
+	l.added.Store(true)
+}
+
+func (s *lookers) remove(l *looker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, l)
+}
+
+// check has all of them look whether the upstream is back.
+func (s *lookers) check() {
+	s.mu.Lock()
+	all := slices.Collect(maps.Keys(s.all))
+	s.mu.Unlock()
+	for _, l := range all {
+		l.check()
 	}
 }
 
@@ -131,7 +193,7 @@ func (l *looker) knock() {
 	defer cancel()
 	r := new(dns.Msg).SetQuestion(l.question.Name, l.question.Qtype)
 	r.Question[0].Qclass = l.question.Qclass
-	w := &responder{cache: l.cache, local: l.local, remote: anyAddr(l.tcp), sent: l.cache.flights.responses.sends()}
+	w := &responder{cache: l.cache, local: l.local, remote: anyAddr(l.tcp), asking: l.cache.asking(ctx), sent: l.cache.flights.responses.sends()}
 	defer recovered(l.question.Name)
 	_, _ = l.cache.passDown(ctx, ear{w}, r)
 }
@@ -142,7 +204,7 @@ type ear struct{ *responder }
 // WriteMsg implements dns.ResponseWriter.
 func (e ear) WriteMsg(m *dns.Msg) error {
 	if m != nil {
-		e.cache.flights.responses.hears(e.sent)
+		e.hears()
 	}
 	return nil
 }

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/miekg/dns"
 )
 
@@ -166,6 +168,51 @@ func (b *booted) lookup(name string) {
 			return
 		}
 	}
+}
+
+// TestBootBesideLocalAnswers: while the upstream is away the process goes on answering
+// some names itself. That must not have the others asked anew: they are asked few times,
+// and then it is too early.
+func TestBootBesideLocalAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &boot{backAt: time.Now().Add(4 * time.Second)}
+		asked := 0
+		answer := replies(nil, anA).f
+		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			if strings.HasPrefix(r.Question[0].Name, "local") {
+				return answer(ctx, w, r)
+			}
+			up.mu.Lock()
+			asked++
+			up.mu.Unlock()
+			metadata.SetValueFunc(ctx, "forward/upstream", func() string { return "192.0.2.53:53" })
+			if time.Now().Before(up.backAt) {
+				return dns.RcodeServerFailure, up.pendingDial(ctx)
+			}
+			return answer(ctx, w, r)
+		}
+		c := newCache(t, up, func(c *Cache) { c.hearsAll = false })
+		var clients sync.WaitGroup
+		w := &client{}
+		clients.Go(func() { _, _ = c.ServeDNS(context.Background(), w, question("example.org.", nil)) })
+		for i := range 10 {
+			time.Sleep(300 * time.Millisecond)
+			if _, err := c.ServeDNS(context.Background(), &client{}, question(fmt.Sprintf("local-%d.example.org.", i), nil)); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(900 * time.Millisecond)
+		if asked > 2 { // and it knocks once
+			t.Errorf("asked %d times of an upstream that is away", asked)
+		}
+		_, _ = c.ServeDNS(context.Background(), &client{}, question("another.example.org.", nil))
+		time.Sleep(200 * time.Millisecond)
+		if len(w.got) != 1 || w.got[0].Rcode != dns.RcodeSuccess {
+			t.Errorf("no answer although another has one: %v", w.got)
+		}
+		clients.Wait()
+		time.Sleep(time.Minute)
+	})
 }
 
 // CoreDNS's loop asks for a name of its own at the start, again and again while there

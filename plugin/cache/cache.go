@@ -15,6 +15,7 @@ package cache
 import (
 	"context"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"time"
 
@@ -71,6 +72,8 @@ type Cache struct {
 	stop      chan struct{}
 	stopOnce  sync.Once
 	instance  *perInstance
+	hearsAll  bool // the plugin that forwards does not say whom it asks
+	waits     func(client net.Addr) (end func())
 	opened    int // ordinal number of its opening in this process
 
 	now func() time.Time
@@ -107,12 +110,18 @@ func New() *Cache {
 		refreshes:  newSemaphore(maxRefreshes),
 		knocks:     newSemaphore(maxKnocks),
 		errors:     &reported,
+		waits:      func(net.Addr) func() { return func() {} },
 		now:        time.Now,
 	}
 }
 
 // Name implements plugin.Handler.
 func (c *Cache) Name() string { return "cache" }
+
+// OnWait has waits called for each query that begins to wait for the response to
+// another, and end when it does no longer. It must be called before the first query
+// comes.
+func (c *Cache) OnWait(waits func(client net.Addr) (end func())) { c.waits = waits }
 
 // Open reserves the memory of the cache. Close gives it back. A cache that is not
 // open passes every query on.

@@ -78,7 +78,7 @@ func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *respond
 func (w *responder) WriteMsg(res *dns.Msg) error {
 	w.out.refreshed = false
 	if res != nil {
-		w.cache.flights.responses.hears(w.sent)
+		w.hears()
 	}
 	client := w.ResponseWriter
 	if w.replaceStale {
@@ -108,6 +108,14 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 	// Before the client is written to, which may take its time.
 	_ = w.settle(dns.RcodeSuccess, nil)
 	return client.WriteMsg(res)
+}
+
+// hears notes a response. What a plugin of this process answers says nothing of the
+// upstream: a file of hosts, or the check of our own address, which comes each second.
+func (w *responder) hears() {
+	if w.cache.hearsAll || w.asking.asked().From != "" {
+		w.cache.flights.responses.hears(w.sent)
+	}
 }
 
 // unanswered reports whether the query failed with code and err, and without a

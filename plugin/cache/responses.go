@@ -31,6 +31,8 @@ type responses struct {
 	heard   atomic.Uint64             // the count at the last response
 	back    atomic.Uint64             // the count at the response that ended the last silence
 	backAt  atomic.Pointer[time.Time] // when that was
+	slow    lookers                   // of queries that would rather be asked anew then
+	start   slowStart
 }
 
 // patience is how long to wait before somebody asks anew.
@@ -75,6 +77,8 @@ func (r *responses) hears(q sent) {
 	if r.silent.Swap(false) || wasQuiet {
 		r.backAt.Store(&now)
 		r.back.Store(count)
+		r.start.begin()
+		go r.slow.check()
 	}
 }
 

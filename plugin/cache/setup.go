@@ -40,6 +40,7 @@ func setup(controller *caddy.Controller) error {
 	controller.OnStartup(func() error {
 		c.viewLabel = cfg.ViewName
 		c.keys = controller.ServerBlockKeys
+		c.hearsAll = cfg.Handler("grpc") != nil
 		c.bind = slices.DeleteFunc(slices.Clone(cfg.ListenHosts), func(host string) bool { return host == "" })
 		for _, h := range cfg.Handlers() {
 			b, ok := h.(ZoneBypasser)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 )
@@ -62,6 +63,7 @@ func (m *misses) askCluster(ctx context.Context, q miss, l *loss) error {
 			network = "tcp"
 		case err == nil:
 			answer.Id = q.r.Id
+			metadata.SetValueFunc(ctx, "upstream/address", service.String)
 			return q.w.WriteMsg(answer)
 		default:
 			// At once only if there was a wait.

@@ -217,6 +217,7 @@ func (c *Cache) coalesced(ctx context.Context, q *query, askAnew func(context.Co
 		w.leave()
 		return nil, nil, nil
 	}
+	defer c.waits(q.w.RemoteAddr())()
 	out, err := w.wait(ctx, func(a *attempt) { askAnew(ctx, q, a) })
 	return out, nil, err
 }

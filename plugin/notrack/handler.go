@@ -73,6 +73,26 @@ func (n *NoTrack) serveNext(ctx context.Context, w *tcpWriter, r *dns.Msg) (int,
 	return dns.RcodeSuccess, err
 }
 
+// waiter is a plugin that holds queries back for the answer to another: `cache`.
+type waiter interface {
+	OnWait(waits func(client net.Addr) (end func()))
+}
+
+// follow has the caches of a load say which queries only wait.
+func (u *underWay) follow(config *configuration) {
+	for _, n := range config.everyHandler() {
+		if cache, ok := n.block.Handler("cache").(waiter); ok {
+			cache.OnWait(func(client net.Addr) (end func()) {
+				// Over TCP it is not counted.
+				if udp, ok := client.(*net.UDPAddr); ok {
+					return u.wait(udp.AddrPort().Addr().Unmap())
+				}
+				return func() {}
+			})
+		}
+	}
+}
+
 // answerProbe answers what this load asks of itself, through `cache` if the
 // block has one, so that a cache that hangs is found out.
 func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, p probe) (int, error) {

@@ -67,13 +67,7 @@ func (c controlled) Live(ctx context.Context) error {
 }
 
 func (c *configuration) askInside(ctx context.Context) error {
-	c.mu.Lock()
-	handlers := make([]*NoTrack, 0, len(c.handlers))
-	for _, n := range c.handlers {
-		handlers = append(handlers, n)
-	}
-	c.mu.Unlock()
-	for _, n := range handlers {
+	for _, n := range c.everyHandler() {
 		query := c.query(checkLabel, ".")
 		w := &insideWriter{}
 		if _, err := n.answerProbe(ctx, w, query, probe{check: true, own: true}); err != nil {

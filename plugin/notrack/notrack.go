@@ -12,6 +12,7 @@ package notrack
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,6 +86,13 @@ func (c *configuration) made(n *NoTrack) {
 		c.handlers = map[*dnsserver.Config]*NoTrack{}
 	}
 	c.handlers[n.block] = n
+}
+
+// everyHandler is one handler of each block.
+func (c *configuration) everyHandler() []*NoTrack {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.handlers))
 }
 
 // askedServers are the servers that checks have come to: those of plain DNS.

@@ -85,6 +85,7 @@ func (p *contract) start(config *configuration) error {
 	config.corefile = loadedCorefile()
 	p.serving.Store(config)
 	p.upstreams.follow(config)
+	p.misses.underWay.follow(config)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()
 	p.misses.follow(config, p.keeper.Load(), p.instead)

@@ -15,11 +15,13 @@ import (
 // bound one client that asks for names that nobody has asked for before has the
 // kernel kill us, and all others wait behind it. The zero value is ready.
 //
-// A query is either busy, or it is a miss that waits for an upstream. No client may
-// have all of either. Nothing here locks: a lock for which hundreds of goroutines
+// A query is either busy, or it is a miss that waits for an upstream. Some of the busy
+// ones only wait, in the cache, for the answer to another. No client may have all of
+// either. Nothing here locks: a lock for which hundreds of goroutines
 // wait is handed from one to the next at the pace of the scheduler.
 type underWay struct {
 	busy, misses shares
+	waiting      shares        // of the busy ones, those that wait for another query
 	shed         atomic.Uint64 // queries that were dropped
 	refused      atomic.Uint64 // misses that were
 
@@ -30,6 +32,12 @@ type underWay struct {
 	// crowded is called, if it is set, by a query for which many others wait: while
 	// they do, goroutines that wait for a timer run as late as they.
 	crowded func()
+
+	// begun are the misses, and the queries that wait, that began to lately: in two
+	// windows of the time beginWindow, the present one by the count of windows. Windows change while
+	// goroutines are waited for.
+	begun   [2]shares
+	windows atomic.Uint32
 
 	// Misses are counted in two generations. The former are those that have been
 	// under way for at least the time slow; when none of them is left the present
@@ -55,8 +63,10 @@ const (
 	busyShare   = 2
 
 	// clientHere is how many queries one client may have here while goroutines run
-	// late, busy and misses: so few that the others need not wait for them. Without
-	// that they may all wait for the answer to one of them.
+	// late: so few that the others need not wait for them. Without that they may all
+	// wait for the answer to one of them. What has waited for some time, for an upstream
+	// or for another query, needs no processor, and does not count: an upstream that is
+	// away makes no client greedy.
 	clientHere = 64
 
 	// clientThrottled is the same while a CPU limit is used up. All goroutines run late
@@ -73,6 +83,10 @@ const (
 
 	// lateFor is how long after that they count as late.
 	lateFor = 100 * time.Millisecond
+
+	// beginWindow is the least time for which a query counts as one that began to wait
+	// lately: with clientHere, 640 of a client may begin in a second.
+	beginWindow = 50 * time.Millisecond
 )
 
 var (
@@ -94,7 +108,7 @@ var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) 
 func (u *underWay) take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
-	here := own + u.misses.of(client)
+	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client)
 	greedy := here > clientHere && here > u.clientMay() // the clock is read for few
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
@@ -121,6 +135,9 @@ func (u *underWay) clientMay() int32 {
 // watch finds out whether goroutines run late, while very many queries are busy.
 func (u *underWay) watch() {
 	var last time.Time // when they ran late
+	u.nextWindow()
+	u.nextWindow()
+	window := time.Now()
 	for u.busy.all.Load()+u.misses.all.Load() > clientHere/2 || time.Since(last) < lateFor {
 		began := time.Now()
 		time.Sleep(latePause)
@@ -130,9 +147,20 @@ func (u *underWay) watch() {
 			u.limit.look()
 		}
 		u.late.Store(now.Sub(last) < lateFor)
+		if now.Sub(window) >= beginWindow {
+			window = now
+			u.nextWindow()
+		}
 	}
 	u.late.Store(false)
 	u.watching.Store(false)
+}
+
+// nextWindow forgets the misses that began before the present window.
+func (u *underWay) nextWindow() {
+	next := u.windows.Load() + 1
+	u.begun[next%2].clear()
+	u.windows.Store(next)
 }
 
 // done is for a query that was taken.
@@ -155,6 +183,7 @@ func (u *underWay) begin(client netip.Addr, taken bool, late func()) (end func()
 	if taken {
 		u.busy.add(client, -1)
 	}
+	lately := u.begins(client)
 	generation := &u.generations[1-u.former.Load()]
 	generation.Add(1)
 	if u.ticking.CompareAndSwap(false, true) {
@@ -162,11 +191,34 @@ func (u *underWay) begin(client netip.Addr, taken bool, late func()) (end func()
 	}
 	return func() {
 		generation.Add(-1)
+		lately()
 		u.misses.add(client, -1)
 		if taken {
 			u.busy.add(client, 1)
 		}
 	}, nil
+}
+
+// wait notes that a query that was taken waits for another, until end is called.
+func (u *underWay) wait(client netip.Addr) (end func()) {
+	u.waiting.add(client, 1)
+	lately := u.begins(client)
+	return func() {
+		lately()
+		u.waiting.add(client, -1)
+	}
+}
+
+// begins counts a query among those that began to wait lately, until end is called or
+// that is some time ago.
+func (u *underWay) begins(client netip.Addr) (end func()) {
+	window := u.windows.Load()
+	u.begun[window%2].add(client, 1)
+	return func() {
+		if u.windows.Load()-window < 2 {
+			u.begun[window%2].add(client, -1)
+		}
+	}
 }
 
 // tick runs once in the time slow while there are misses.
@@ -200,4 +252,11 @@ func (s *shares) of(client netip.Addr) int32 {
 func (s *shares) add(client netip.Addr, n int32) (all, own int32) {
 	slot := maphash.Comparable(shareSeed, client) % uint64(len(s.byClient))
 	return s.all.Add(n), s.byClient[slot].Add(n)
+}
+
+func (s *shares) clear() {
+	s.all.Store(0)
+	for i := range s.byClient {
+		s.byClient[i].Store(0)
+	}
 }

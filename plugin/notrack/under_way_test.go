@@ -144,6 +144,46 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 	})
 }
 
+// An upstream that is away has every client's misses wait. That is no reason to drop
+// the next query, even where goroutines run late.
+func TestWaitingMakesNoClientGreedy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u underWay
+		client, _ := flooder(&u)
+		var ends []func()
+		for range 4 * clientHere {
+			if !u.take(client) {
+				t.Fatal("dropped where nothing is late")
+			}
+			end, err := u.begin(client, true, func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ends = append(ends, end)
+		}
+		time.Sleep(3 * lateFor)
+		u.late.Store(true)
+		taken := 0
+		for u.take(client) {
+			taken++
+		}
+		if taken != clientHere {
+			t.Errorf("%d queries are taken beside those that wait, want %d", taken, clientHere)
+		}
+		for _, end := range ends {
+			end()
+			u.done(client)
+		}
+		for range taken {
+			u.done(client)
+		}
+		time.Sleep(3 * lateFor)
+		if all := u.begun[0].all.Load() + u.begun[1].all.Load(); all != 0 {
+			t.Errorf("%d misses are counted that nobody waits for", all)
+		}
+	})
+}
+
 func TestMissesThatTakeLongAreNoticed(t *testing.T) {
 	for _, tc := range []struct {
 		takes time.Duration

@@ -145,8 +145,7 @@ test-page: deps ## open the page of trackless compare in Chromium: wide, narrow,
 
 .PHONY: test-chaos
 test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
-	TRACKLESS_BINARY=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json \
-		$(if $(shell grep -l 'chaos:begin' README.md),-update-readme README.md) $(CHAOS_FLAGS)
+	TRACKLESS_BINARY=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json -update-page docs/chaos.md $(CHAOS_FLAGS)
 	TRACKLESS_BINARY=$(CURDIR)/bin/trackless go test -tags chaos -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
 
 .PHONY: test-ledger

@@ -175,7 +175,7 @@ func WriteJSON(out io.Writer, results []*Result) error {
 	}{results})
 }
 
-// Markdown is the table of the results as it stands in the README.
+// Markdown is the table of the results as it stands in docs/chaos.md.
 func Markdown(results []*Result) string {
 	var b strings.Builder
 	b.WriteString("| backend | fault | queries | lost | recovered in | entries left | bar |\n")
@@ -194,14 +194,14 @@ func Markdown(results []*Result) string {
 	return b.String()
 }
 
-// The markers between which the table stands in the README.
+// The markers between which the table stands in the page.
 const (
-	readmeBegin = "<!-- chaos:begin, written by `make test-chaos` -->"
-	readmeEnd   = "<!-- chaos:end -->"
+	pageBegin = "<!-- chaos:begin, written by `make test-chaos` -->"
+	pageEnd   = "<!-- chaos:end -->"
 )
 
-// UpdateReadme puts the table between the markers of the file.
-func UpdateReadme(path string, results []*Result) error {
+// UpdatePage puts the table between the markers of the file.
+func UpdatePage(path string, results []*Result) error {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -214,10 +214,10 @@ func UpdateReadme(path string, results []*Result) error {
 }
 
 func replaceBetween(text, table string) (string, error) {
-	before, rest, begun := strings.Cut(text, readmeBegin)
-	_, after, ended := strings.Cut(rest, readmeEnd)
+	before, rest, begun := strings.Cut(text, pageBegin)
+	_, after, ended := strings.Cut(rest, pageEnd)
 	if !begun || !ended {
-		return "", errors.New("the table has no place there: put the lines\n" + readmeBegin + "\n" + readmeEnd + "\nwhere it belongs")
+		return "", errors.New("the table has no place there: put the lines\n" + pageBegin + "\n" + pageEnd + "\nwhere it belongs")
 	}
-	return before + readmeBegin + "\n" + table + readmeEnd + after, nil
+	return before + pageBegin + "\n" + table + pageEnd + after, nil
 }

@@ -29,8 +29,8 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
-func TestUpdateReadme(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "README.md")
+func TestUpdatePage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "chaos.md")
 	write := func(text string) {
 		t.Helper()
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -38,19 +38,19 @@ func TestUpdateReadme(t *testing.T) {
 		}
 	}
 	write("# Before\n")
-	if err := UpdateReadme(path, sampleResults); err == nil || !strings.Contains(err.Error(), readmeBegin) {
-		t.Errorf("a README without a place for the table: %v; want an error that names the markers", err)
+	if err := UpdatePage(path, sampleResults); err == nil || !strings.Contains(err.Error(), pageBegin) {
+		t.Errorf("a page without a place for the table: %v; want an error that names the markers", err)
 	}
-	write("# Before\n" + readmeBegin + "\nold\n" + readmeEnd + "\n# After\n")
+	write("# Before\n" + pageBegin + "\nold\n" + pageEnd + "\n# After\n")
 	for range 2 { // the second time changes nothing
-		if err := UpdateReadme(path, sampleResults); err != nil {
+		if err := UpdatePage(path, sampleResults); err != nil {
 			t.Fatal(err)
 		}
 		got, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := "# Before\n" + readmeBegin + "\n" + sampleTable + readmeEnd + "\n# After\n"; string(got) != want {
+		if want := "# Before\n" + pageBegin + "\n" + sampleTable + pageEnd + "\n# After\n"; string(got) != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}
 	}

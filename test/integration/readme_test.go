@@ -13,13 +13,14 @@ import (
 
 var corefileBlock = regexp.MustCompile("(?ms)^~~~ corefile\n(.*?)^~~~$")
 
-// TestReadmeCorefiles starts every Corefile that a README shows, and stops it.
+// TestReadmeCorefiles starts every Corefile that a README of a plugin, or docs/serve.md,
+// shows, and stops it.
 func TestReadmeCorefiles(t *testing.T) {
 	files, err := filepath.Glob("../../plugin/*/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	files = append(files, "../../README.md")
+	files = append(files, "../../docs/serve.md")
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {

@@ -30,7 +30,7 @@ func main() {
 func run() (ok bool, err error) {
 	output := flag.String("output", "table", "what goes to standard output: `table|json`")
 	report := flag.String("report", "", "also write the results as JSON to the `file`")
-	readme := flag.String("update-readme", "", "put the table between its markers in the `file`")
+	page := flag.String("update-page", "", "put the table between its markers in the `file`")
 	only := flag.String("only", "", "play these faults only, `names` separated by commas")
 	backends := flag.String("backends", strings.Join(chaos.Backends(), ","), "play them on these backends, `names` separated by commas")
 	sabotage := flag.Bool("sabotage", true, "play each fault a second time with what it tests taken away: it must fail")
@@ -82,8 +82,8 @@ func run() (ok bool, err error) {
 			return false, err
 		}
 	}
-	if *readme != "" {
-		return ok, chaos.UpdateReadme(*readme, results)
+	if *page != "" {
+		return ok, chaos.UpdatePage(*page, results)
 	}
 	return ok, nil
 }

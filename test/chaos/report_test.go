@@ -56,6 +56,18 @@ func TestUpdatePage(t *testing.T) {
 	}
 }
 
+// The page has a place for the table, so that a matrix of a quarter of an hour
+// does not end in an error.
+func TestPageHasPlace(t *testing.T) {
+	text, err := os.ReadFile("../../docs/chaos.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replaceBetween(string(text), sampleTable); err != nil {
+		t.Errorf("docs/chaos.md: %v", err)
+	}
+}
+
 func TestLines(t *testing.T) {
 	var b strings.Builder
 	for _, result := range sampleResults {

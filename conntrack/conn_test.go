@@ -196,22 +196,6 @@ func TestStats(t *testing.T) {
 	}
 }
 
-func TestReadLimitsOfThisMachine(t *testing.T) {
-	l, err := conntrack.ReadLimits("")
-	if errors.Is(err, conntrack.ErrUnavailable) {
-		testns.Skip(t, "%v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if l.Max == 0 || l.Buckets == 0 {
-		t.Errorf("%+v", l)
-	}
-	if _, err := conntrack.ReadLimits(t.TempDir()); !errors.Is(err, conntrack.ErrUnavailable) {
-		t.Errorf("empty proc: %v, want ErrUnavailable", err)
-	}
-}
-
 // sendStrayACK sends one TCP segment that belongs to no connection over lo.
 func sendStrayACK(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_TCP)

@@ -1,6 +1,6 @@
 // Package conntrack reads the kernel's connection tracking table: its entries,
-// the events that change them, the counters that say what was dropped, and the
-// limits that decide when it is full.
+// the events that change them, and the counters that say what was
+// dropped. Its limits and other settings are in package sysctl below.
 //
 // The table is streamed. A node may hold a million entries, and the process
 // that looks at them is often the one that has least memory to spare, so
@@ -12,8 +12,8 @@
 //
 // What needs which privilege: everything over ctnetlink (entries, events,
 // expectations, [Conn.Count]) needs CAP_NET_ADMIN in the user namespace that
-// owns the network namespace. [ReadLimits], and [Conn.Stats] where the kernel
-// has /proc/net/stat/nf_conntrack, need none.
+// owns the network namespace. [ReadStats], where the kernel has
+// /proc/net/stat/nf_conntrack, needs none.
 //
 // The package knows nothing of DNS beyond its port number, and nothing of
 // CoreDNS.

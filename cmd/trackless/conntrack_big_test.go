@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/testns"
 )
 
@@ -151,7 +152,7 @@ func TestBigTable(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	ns := testns.New(t)
-	limits, err := conntrack.ReadLimits("")
+	limits, err := sysctl.ReadLimits("")
 	if err != nil || limits.Max < bigTable+1000 {
 		testns.Skip(t, "nf_conntrack_max %d leaves no room for %d entries (%v)", limits.Max, bigTable, err)
 	}

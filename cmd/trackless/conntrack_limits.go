@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 const limitsHelp = `Show every limit and timeout of connection tracking: its value, the kernel's
@@ -44,14 +44,14 @@ func conntrackLimitsCommand() *cobra.Command {
 
 // limitsReport is the JSON of limits; its names do not change.
 type limitsReport struct {
-	Entries  uint64              `json:"entries"`
-	Settings []conntrack.Setting `json:"settings"`
-	Memory   conntrack.Memory    `json:"memory"`
+	Entries  uint64           `json:"entries"`
+	Settings []sysctl.Setting `json:"settings"`
+	Memory   sysctl.Memory    `json:"memory"`
 	// NowBytes and LimitBytes are what the table takes now and when full.
 	NowBytes   uint64 `json:"now_bytes"`
 	LimitBytes uint64 `json:"limit_bytes"`
 	// Hashsize are the places that set the module's parameter hashsize.
-	Hashsize []conntrack.SettingFile `json:"hashsize_files,omitempty"`
+	Hashsize []sysctl.SettingFile `json:"hashsize_files,omitempty"`
 }
 
 func conntrackLimits(o limitsOptions, out io.Writer) error {
@@ -74,15 +74,15 @@ func conntrackLimits(o limitsOptions, out io.Writer) error {
 }
 
 func readLimits(root string) (*limitsReport, error) {
-	settings, err := conntrack.ReadSettings(root)
+	settings, err := sysctl.ReadSettings(root)
 	if err != nil {
 		return nil, err
 	}
-	limits, err := conntrack.ReadLimits(filepath.Join(root, "proc"))
+	limits, err := sysctl.ReadLimits(filepath.Join(root, "proc"))
 	if err != nil {
 		return nil, err
 	}
-	r := &limitsReport{Entries: limits.Count, Settings: settings, Memory: conntrack.ReadMemory(root), Hashsize: conntrack.HashsizeFiles(root)}
+	r := &limitsReport{Entries: limits.Count, Settings: settings, Memory: sysctl.ReadMemory(root), Hashsize: sysctl.HashsizeFiles(root)}
 	r.NowBytes = r.Memory.Table(limits.Count, limits.Buckets)
 	r.LimitBytes = r.Memory.Table(limits.Max, limits.Buckets)
 	return r, nil
@@ -91,7 +91,7 @@ func readLimits(root string) (*limitsReport, error) {
 func writeLimits(out io.Writer, r *limitsReport) error {
 	var b bytes.Buffer
 	whenFull := byteSize(r.LimitBytes) + " when full"
-	if limit, ok := conntrack.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {
+	if limit, ok := sysctl.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {
 		whenFull = "no limit (nf_conntrack_max is 0)"
 	}
 	width := terminalWidth(out)
@@ -116,19 +116,19 @@ func writeLimits(out io.Writer, r *limitsReport) error {
 }
 
 // shownValue is the value of a setting, with what it means where it is no number.
-func shownValue(s conntrack.Setting) string {
+func shownValue(s sysctl.Setting) string {
 	if isLimit(s) && s.Value == 0 {
 		return "0 (no limit)"
 	}
 	return settingValue(s.Unit, s.Value)
 }
 
-func isLimit(s conntrack.Setting) bool { return strings.HasSuffix(s.Name, ".nf_conntrack_max") }
+func isLimit(s sysctl.Setting) bool { return strings.HasSuffix(s.Name, ".nf_conntrack_max") }
 
 // settingValue writes a value with its unit.
-func settingValue(u conntrack.Unit, v uint64) string {
+func settingValue(u sysctl.Unit, v uint64) string {
 	switch u {
-	case conntrack.UnitSeconds:
+	case sysctl.UnitSeconds:
 		switch {
 		case v >= 86400 && v%86400 == 0:
 			return fmt.Sprintf("%d (%d d)", v, v/86400)
@@ -136,7 +136,7 @@ func settingValue(u conntrack.Unit, v uint64) string {
 			return fmt.Sprintf("%d (%d h)", v, v/3600)
 		}
 		return fmt.Sprintf("%d s", v)
-	case conntrack.UnitBytes:
+	case sysctl.UnitBytes:
 		return byteSize(v)
 	}
 	return strconv.FormatUint(v, 10)
@@ -144,7 +144,7 @@ func settingValue(u conntrack.Unit, v uint64) string {
 
 // setBy says which file wins at boot, and which field of kube-proxy's
 // configuration after it.
-func setBy(s conntrack.Setting) string {
+func setBy(s sysctl.Setting) string {
 	who := "-"
 	if n := len(s.Files); n > 0 {
 		who = fmt.Sprintf("%s:%d", s.Files[n-1].Path, s.Files[n-1].Line)
@@ -155,13 +155,13 @@ func setBy(s conntrack.Setting) string {
 	return who
 }
 
-func settingCost(s conntrack.Setting, m conntrack.Memory) string {
+func settingCost(s sysctl.Setting, m sysctl.Memory) string {
 	switch s.Unit {
-	case conntrack.UnitEntries:
+	case sysctl.UnitEntries:
 		if isLimit(s) && s.Value > 0 {
 			return fmt.Sprintf(" [%s when reached]", byteSize(m.Table(s.Value, 0)))
 		}
-	case conntrack.UnitBuckets:
+	case sysctl.UnitBuckets:
 		return fmt.Sprintf(" [%s always]", byteSize(m.Table(0, s.Value)))
 	}
 	return ""

@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 const statsHelp = `Show what is in the connection tracking table: how full it is, protocols and
@@ -61,7 +62,7 @@ type tableReport struct {
 	Buckets     uint64  `json:"buckets"`
 
 	Memory struct {
-		conntrack.Memory
+		sysctl.Memory
 		NowBytes   uint64 `json:"now_bytes"`
 		LimitBytes uint64 `json:"limit_bytes"`
 	} `json:"memory"`
@@ -109,13 +110,13 @@ func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 // namespace. What cannot be read without privileges is left out and named; then
 // the report comes with an error.
 func readTable(f conntrack.Filter, top int, errs io.Writer) (*tableReport, error) {
-	limits, err := conntrack.ReadLimits("")
+	limits, err := sysctl.ReadLimits("")
 	if err != nil {
 		return nil, cannotLook(err)
 	}
 	r := &tableReport{Time: time.Now().UTC(), Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets}
 	r.FillPercent = percent(r.Entries, r.Limit)
-	r.Memory.Memory = conntrack.ReadMemory("")
+	r.Memory.Memory = sysctl.ReadMemory("")
 	r.Memory.NowBytes = r.Memory.Table(r.Entries, r.Buckets)
 	r.Memory.LimitBytes = r.Memory.Table(r.Limit, r.Buckets)
 
@@ -152,8 +153,8 @@ func readTable(f conntrack.Filter, top int, errs io.Writer) (*tableReport, error
 // nil if the table could not be read at all.
 func summarise(c *conntrack.Conn, f conntrack.Filter, expected uint64, top int, errs io.Writer) (*summary.Summary, error) {
 	var established time.Duration
-	if settings, err := conntrack.ReadSettings(""); err == nil {
-		if v, ok := conntrack.SettingValue(settings, "nf_conntrack_tcp_timeout_established"); ok {
+	if settings, err := sysctl.ReadSettings(""); err == nil {
+		if v, ok := sysctl.SettingValue(settings, "nf_conntrack_tcp_timeout_established"); ok {
 			established = time.Duration(v) * time.Second
 		}
 	}

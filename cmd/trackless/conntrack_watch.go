@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 const watchHelp = `Show the entries as they are made, changed and destroyed, until interrupted.
@@ -137,11 +138,11 @@ func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) er
 
 // warnAboutEvents says why nothing will come, or not everything.
 func warnAboutEvents(errs io.Writer) {
-	settings, err := conntrack.ReadSettings("")
+	settings, err := sysctl.ReadSettings("")
 	if err != nil {
 		return
 	}
-	if v, ok := conntrack.SettingValue(settings, "nf_conntrack_events"); ok && v == 0 {
+	if v, ok := sysctl.SettingValue(settings, "nf_conntrack_events"); ok && v == 0 {
 		_, _ = fmt.Fprintln(errs, "trackless: net.netfilter.nf_conntrack_events is 0: the kernel sends no events; set it to 1 or 2")
 	}
 }

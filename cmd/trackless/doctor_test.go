@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
@@ -282,7 +283,7 @@ func TestDoctorOnAFullTable(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills tables: left out with -short")
 	}
-	limits, err := conntrack.ReadLimits("")
+	limits, err := sysctl.ReadLimits("")
 	if err != nil || limits.Max > 1<<19 {
 		testns.Skip(t, "a limit of %d takes too long to reach (%v)", limits.Max, err)
 	}

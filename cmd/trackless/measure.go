@@ -16,6 +16,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
@@ -47,17 +48,17 @@ func (m *measuredHost) miss(err error) {
 func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHost, error) {
 	start := time.Now()
 	proc := filepath.Join(o.root, "proc")
-	limits, err := conntrack.ReadLimits(proc)
+	limits, err := sysctl.ReadLimits(proc)
 	if err != nil {
 		return nil, cannotLook(err)
 	}
-	settings, err := conntrack.ReadSettings(o.root)
+	settings, err := sysctl.ReadSettings(o.root)
 	if err != nil {
 		return nil, cannotLook(err)
 	}
 	m := &measuredHost{Measurements: advice.Measurements{
 		Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets,
-		Memory: conntrack.ReadMemory(o.root), Settings: settings,
+		Memory: sysctl.ReadMemory(o.root), Settings: settings,
 	}}
 	m.Kernel = host.Kernel(o.root)
 	m.MemoryTotal, err = host.MemTotal(o.root)
@@ -84,7 +85,7 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 			return nil, err
 		}
 		m.Interval = time.Since(start).Round(time.Millisecond)
-		limits, err := conntrack.ReadLimits(proc)
+		limits, err := sysctl.ReadLimits(proc)
 		if err != nil {
 			return nil, cannotLook(err)
 		}

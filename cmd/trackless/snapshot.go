@@ -20,6 +20,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 const snapshotHelp = `Write down what is in the connection tracking table of this node, how much of it
@@ -208,7 +209,7 @@ func writeFile(path string, mode os.FileMode, write func(io.Writer) error) (err 
 // snapshot is nil if there is no table to look at; an error beside it says that
 // the entries could not be read.
 func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snapshot.Snapshot, error) {
-	if _, err := conntrack.ReadLimits(""); err != nil {
+	if _, err := sysctl.ReadLimits(""); err != nil {
 		return nil, cannotLook(err)
 	}
 	s := &snapshot.Snapshot{
@@ -222,7 +223,7 @@ func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snap
 		}
 	}
 	missing(readNode(s, o.node))
-	settings, err := conntrack.ReadSettings("/")
+	settings, err := sysctl.ReadSettings("/")
 	missing(err)
 	s.Settings = map[string]uint64{}
 	for _, setting := range settings {

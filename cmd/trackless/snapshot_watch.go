@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
@@ -42,7 +43,7 @@ const (
 	walkPause = 9
 )
 
-func startWatch(o snapshotOptions, settings []conntrack.Setting) (*tableWatch, error) {
+func startWatch(o snapshotOptions, settings []sysctl.Setting) (*tableWatch, error) {
 	w := &tableWatch{window: o.window, missed: map[string]bool{}}
 	var err error
 	if w.conn, err = conntrack.Dial(nil); err != nil {
@@ -110,7 +111,7 @@ func (w *tableWatch) stats() []conntrack.CPUStats {
 
 func (w *tableWatch) sample(ctx context.Context) {
 	now := time.Now()
-	limits, err := conntrack.ReadLimits("")
+	limits, err := sysctl.ReadLimits("")
 	if err != nil {
 		w.miss("a sample", err)
 		return
@@ -205,8 +206,8 @@ type eventCount struct {
 	done     chan struct{}
 }
 
-func countEvents(settings []conntrack.Setting) (*eventCount, error) {
-	if v, ok := conntrack.SettingValue(settings, "nf_conntrack_events"); ok && v == 0 {
+func countEvents(settings []sysctl.Setting) (*eventCount, error) {
+	if v, ok := sysctl.SettingValue(settings, "nf_conntrack_events"); ok && v == 0 {
 		return nil, errors.New("net.netfilter.nf_conntrack_events is 0: the kernel tells nobody of them")
 	}
 	l, err := conntrack.Listen(nil, conntrack.EventNew)

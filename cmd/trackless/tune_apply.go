@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 const (
@@ -266,7 +266,7 @@ func readTuned(root, name string) (string, error) {
 
 func writeTuned(root, name, value string) error {
 	if name != hashsizeName {
-		return conntrack.WriteSetting(root, name, value)
+		return sysctl.WriteSetting(root, name, value)
 	}
 	if err := os.WriteFile(tunedPath(root, name), []byte(value+"\n"), 0o644); err != nil {
 		return fmt.Errorf("tune: set the hash to %s buckets: %w", value, err)

@@ -8,15 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 // quiet is a healthy node: no rule finds anything in it.
 func quiet() *Measurements {
 	return &Measurements{
 		Entries: 20_000, Limit: 262_144, Buckets: 262_144, MemoryTotal: 16 << 30,
-		Memory:   conntrack.Memory{EntryBytes: 256, ExtensionBytes: 128, BucketBytes: 8, Source: "slabinfo"},
+		Memory:   sysctl.Memory{EntryBytes: 256, ExtensionBytes: 128, BucketBytes: 8, Source: "slabinfo"},
 		Interval: time.Second, Growth: 3,
 		Settings: settings("nf_conntrack_tcp_timeout_established", 86400, "nf_conntrack_tcp_timeout_time_wait", 120),
 		Table: &summary.Summary{
@@ -27,10 +27,10 @@ func quiet() *Measurements {
 	}
 }
 
-func settings(pairs ...any) []conntrack.Setting {
-	var list []conntrack.Setting
+func settings(pairs ...any) []sysctl.Setting {
+	var list []sysctl.Setting
 	for i := 0; i < len(pairs); i += 2 {
-		list = append(list, conntrack.Setting{Name: "net.netfilter." + pairs[i].(string), Value: uint64(pairs[i+1].(int))})
+		list = append(list, sysctl.Setting{Name: "net.netfilter." + pairs[i].(string), Value: uint64(pairs[i+1].(int))})
 	}
 	return list
 }
@@ -223,23 +223,23 @@ func TestRules(t *testing.T) {
 			[]string{"could not be read", "to 262,144 (maxPerCore 32,768 x 8 CPUs of the node, at least min 131,072)", "lowers a higher one too before Kubernetes 1.37", "tcp_timeout_established to 24h0m0s", "tcp_timeout_close_wait to 1h0m0s"}},
 		{"kube-proxy against a file", func(m *Measurements) {
 			m.KubeProxies = []KubeProxy{{Path: "/var/lib/kube-proxy/config.conf", UDPTimeout: ptr(10 * time.Second), TCPBeLiberal: ptr(true), MaxPerCore: ptr(int64(0))}}
-			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "3600"}}
+			m.Settings[0].Files = []sysctl.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "3600"}}
 		}, "kube-proxy", Warning, []string{"/etc/sysctl.d/90.conf:3 asks for 1h0m0s", "udp_timeout to 10s", "tcp_be_liberal to 1", "config.conf"}},
 		{"kube-proxy agrees with a file", func(m *Measurements) {
 			m.KubeProxies = []KubeProxy{{}}
-			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "86400"}}
+			m.Settings[0].Files = []sysctl.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "86400"}}
 		}, "kube-proxy", Info, nil},
 		{"kube-proxy lowers a file's limit", func(m *Measurements) {
 			m.KubeProxies = []KubeProxy{{NodeCPUs: 2, Since: 30, Before: 36}}
-			m.Settings = append(m.Settings, conntrack.Setting{Name: "net.netfilter.nf_conntrack_max", Value: 1_000_000, Files: []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 1, Value: "1000000"}}})
+			m.Settings = append(m.Settings, sysctl.Setting{Name: "net.netfilter.nf_conntrack_max", Value: 1_000_000, Files: []sysctl.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 1, Value: "1000000"}}})
 		}, "kube-proxy", Warning, []string{"90.conf:1 asks for 1,000,000: lost", "lowers a higher one"}},
 		{"kube-proxy 1.37 leaves a file's higher limit", func(m *Measurements) {
 			m.KubeProxies = []KubeProxy{{NodeCPUs: 2, Since: 37}}
-			m.Settings = append(m.Settings, conntrack.Setting{Name: "net.netfilter.nf_conntrack_max", Value: 1_000_000, Files: []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 1, Value: "1000000"}}})
+			m.Settings = append(m.Settings, sysctl.Setting{Name: "net.netfilter.nf_conntrack_max", Value: 1_000_000, Files: []sysctl.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 1, Value: "1000000"}}})
 		}, "kube-proxy", Info, []string{"leaves a higher one"}},
 		{"k3s against a file", func(m *Measurements) {
 			m.KubeProxies = []KubeProxy{{Distribution: K3s, TCPEstablishedTimeout: ptr(99 * time.Second)}}
-			m.Settings[0].Files = []conntrack.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "7200"}}
+			m.Settings[0].Files = []sysctl.SettingFile{{Path: "/etc/sysctl.d/90.conf", Line: 3, Value: "7200"}}
 		}, "kube-proxy", Warning, []string{"kube-proxy, inside k3s, overrides", "to 1m39s", "asks for 2h0m0s", "/etc/rancher/k3s/config.yaml"}},
 		{"the kube-proxy of k0s", func(m *Measurements) { m.KubeProxies = []KubeProxy{{Distribution: K0s}} }, "kube-proxy", Info, []string{"k0s.yaml"}},
 		{"RKE2 sets it, its kube-proxy does not", func(m *Measurements) {

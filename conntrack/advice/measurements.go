@@ -7,15 +7,16 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 // Measurements are what is known of a host. What could not be measured is left
 // at its zero value, and no rule finds anything in it.
 type Measurements struct {
-	// Entries, Limit and Buckets are conntrack.Limits; a Limit of 0 is none.
+	// Entries, Limit and Buckets are sysctl.Limits; a Limit of 0 is none.
 	Entries, Limit, Buckets uint64
 	// Memory is the size of an entry; MemoryTotal the machine's memory in bytes.
-	Memory      conntrack.Memory
+	Memory      sysctl.Memory
 	MemoryTotal uint64
 
 	// Kernel is the version of Linux as {major, minor}, zero if not known.
@@ -29,7 +30,7 @@ type Measurements struct {
 	// Total are the kernel's counters at the second look.
 	Total conntrack.CPUStats
 
-	Settings []conntrack.Setting
+	Settings []sysctl.Setting
 	Table    *summary.Summary
 
 	Log *KernelLog
@@ -113,7 +114,7 @@ func valueOr[T any](p *T, def T) T {
 
 // setting returns a setting's value by its name below net.netfilter.
 func (m *Measurements) setting(name string) (uint64, bool) {
-	return conntrack.SettingValue(m.Settings, name)
+	return sysctl.SettingValue(m.Settings, name)
 }
 
 // entriesOf writes how many entries there are of how many.

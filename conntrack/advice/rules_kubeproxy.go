@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 // kubeProxy tells what each kube-proxy sets, and where that contradicts the
@@ -90,7 +90,7 @@ func limitBounds(m *Measurements, k *KubeProxy) string {
 }
 
 // fromFiles returns what the sysctl files set a setting to, and the file that wins.
-func fromFiles(settings []conntrack.Setting, name string) (uint64, conntrack.SettingFile, bool) {
+func fromFiles(settings []sysctl.Setting, name string) (uint64, sysctl.SettingFile, bool) {
 	for _, s := range settings {
 		if s.Name != "net.netfilter."+name || len(s.Files) == 0 {
 			continue
@@ -99,7 +99,7 @@ func fromFiles(settings []conntrack.Setting, name string) (uint64, conntrack.Set
 		v, err := strconv.ParseUint(last.Value, 10, 64)
 		return v, last, err == nil
 	}
-	return 0, conntrack.SettingFile{}, false
+	return 0, sysctl.SettingFile{}, false
 }
 
 // settingText writes a value of kube-proxy's with its unit.

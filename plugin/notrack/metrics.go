@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -85,7 +86,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	if limits, err := conntrack.ReadLimits(c.procRoot); err == nil {
+	if limits, err := sysctl.ReadLimits(c.procRoot); err == nil {
 		gauge(ch, entriesDesc, float64(limits.Count))
 		gauge(ch, limitDesc, float64(limits.Max))
 		gauge(ch, bucketsDesc, float64(limits.Buckets))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/host"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -121,7 +122,7 @@ const (
 
 func (t *table) walk(ctx context.Context) (*walk, error) {
 	w := &walk{at: time.Now(), arrived: process.served.arrived.Load()}
-	limits, err := conntrack.ReadLimits("")
+	limits, err := sysctl.ReadLimits("")
 	if errors.Is(err, conntrack.ErrUnavailable) {
 		w.idle = idleNotLoaded
 		return w, nil

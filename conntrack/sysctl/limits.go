@@ -1,6 +1,7 @@
-package conntrack
+package sysctl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/trackless-dns/trackless/conntrack"
 )
 
 // Limits are the size of the table and how full it is, from the sysctls
@@ -26,7 +29,7 @@ type Limits struct {
 
 // ReadLimits reads the limits below procRoot ("/proc" if empty). Where
 // connection tracking is not loaded the error satisfies
-// errors.Is(err, ErrUnavailable). No privileges are needed.
+// errors.Is(err, conntrack.ErrUnavailable). No privileges are needed.
 func ReadLimits(procRoot string) (Limits, error) {
 	var l Limits
 	for _, s := range []struct {
@@ -48,10 +51,11 @@ func ReadLimits(procRoot string) (Limits, error) {
 
 // readSysctl reads one number below net.netfilter.
 func readSysctl(root, name string) (uint64, error) {
-	path := filepath.Join(procRoot(root), "sys/net/netfilter", name)
+	root = cmp.Or(root, "/proc")
+	path := filepath.Join(root, "sys/net/netfilter", name)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("conntrack: read net.netfilter.%s: %w (connection tracking is not loaded, or %s is not proc)", name, ErrUnavailable, procRoot(root))
+		return 0, fmt.Errorf("conntrack: read net.netfilter.%s: %w (connection tracking is not loaded, or %s is not proc)", name, conntrack.ErrUnavailable, root)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("conntrack: read net.netfilter.%s: %w", name, err)

@@ -1,14 +1,20 @@
-package conntrack
+// Package sysctl reads and writes the settings of connection tracking: their
+// values, what sets them at boot, the limits that they give the table, and the
+// memory that it takes.
+package sysctl
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/trackless-dns/trackless/conntrack"
 )
 
 // A Setting is one knob of connection tracking: a sysctl below net.netfilter,
@@ -105,7 +111,7 @@ var knownSettings = []knownSetting{
 
 // ReadSettings reads every setting that this kernel has, below root ("/" if
 // empty): values from root/proc, files from root/etc, root/run and root/usr/lib.
-// Without connection tracking the error satisfies errors.Is(err, ErrUnavailable).
+// Without connection tracking the error satisfies errors.Is(err, conntrack.ErrUnavailable).
 func ReadSettings(root string) ([]Setting, error) {
 	if root == "" {
 		root = "/"
@@ -118,7 +124,7 @@ func ReadSettings(root string) ([]Setting, error) {
 	settings := make([]Setting, 0, len(knownSettings))
 	for _, k := range knownSettings {
 		v, err := readSysctl(proc, k.name)
-		if errors.Is(err, ErrUnavailable) {
+		if errors.Is(err, conntrack.ErrUnavailable) {
 			continue // of another kernel version
 		}
 		if err != nil {
@@ -239,7 +245,7 @@ func dropIns(root, name string) []string {
 		}
 	}
 	paths := make([]string, 0, len(byName))
-	for _, name := range sortedKeys(byName) {
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		paths = append(paths, byName[name])
 	}
 	return paths
@@ -325,7 +331,7 @@ func WriteSetting(root, name, value string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("conntrack: set %s: %w (only root on the host may; in a container /proc/sys is read-only)", name, err)
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("conntrack: set %s: %w", name, ErrUnavailable)
+		return fmt.Errorf("conntrack: set %s: %w", name, conntrack.ErrUnavailable)
 	case err != nil:
 		return fmt.Errorf("conntrack: set %s to %s: %w", name, value, err)
 	}

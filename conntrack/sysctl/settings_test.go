@@ -1,4 +1,4 @@
-package conntrack_test
+package sysctl_test
 
 import (
 	"errors"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
 // plant writes files below a new root.
@@ -44,7 +45,7 @@ func TestReadSettings(t *testing.T) {
 		"usr/lib/sysctl.d/10-est.conf":      "net.netfilter.nf_conntrack_tcp_timeout_established = 86400\n",
 		"usr/local/lib/sysctl.d/nothing.md": "",
 	})
-	settings, err := conntrack.ReadSettings(root)
+	settings, err := sysctl.ReadSettings(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestReadSettings(t *testing.T) {
 	if limit.Value != 131072 || limit.Default == nil || *limit.Default != 262144 || limit.KubeProxy == "" {
 		t.Errorf("limit %+v", limit)
 	}
-	want := []conntrack.SettingFile{
+	want := []sysctl.SettingFile{
 		{Path: "/etc/sysctl.d/10-early.conf", Line: 3, Value: "300"},
 		{Path: "/usr/lib/sysctl.d/50-vendor.conf", Line: 1, Value: "100"},
 		{Path: "/etc/sysctl.conf", Line: 1, Value: "500"},
@@ -63,10 +64,10 @@ func TestReadSettings(t *testing.T) {
 	if !slices.Equal(limit.Files, want) {
 		t.Errorf("files %+v\nwant  %+v", limit.Files, want)
 	}
-	if v, ok := conntrack.SettingValue(settings, "nf_conntrack_expect_max"); !ok || v != 1024 || *settings[2].Default != 1024 {
+	if v, ok := sysctl.SettingValue(settings, "nf_conntrack_expect_max"); !ok || v != 1024 || *settings[2].Default != 1024 {
 		t.Errorf("expectations %+v", settings[2])
 	}
-	if _, err := conntrack.ReadSettings(t.TempDir()); !errors.Is(err, conntrack.ErrUnavailable) {
+	if _, err := sysctl.ReadSettings(t.TempDir()); !errors.Is(err, conntrack.ErrUnavailable) {
 		t.Errorf("without connection tracking: %v, want ErrUnavailable", err)
 	}
 }
@@ -83,7 +84,7 @@ func TestSettingAliases(t *testing.T) {
 		{"with slashes", "net/netfilter/nf_conntrack_max", "-net/nf_conntrack_max"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			settings, err := conntrack.ReadSettings(plant(t, map[string]string{
+			settings, err := sysctl.ReadSettings(plant(t, map[string]string{
 				netfilter + "nf_conntrack_max": "1\n",
 				"etc/sysctl.d/10-a.conf":       test.first + " = 111\n",
 				"etc/sysctl.d/90-b.conf":       test.last + " = 222\n",
@@ -91,7 +92,7 @@ func TestSettingAliases(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := []conntrack.SettingFile{{Path: "/etc/sysctl.d/10-a.conf", Line: 1, Value: "111"}, {Path: "/etc/sysctl.d/90-b.conf", Line: 1, Value: "222"}}
+			want := []sysctl.SettingFile{{Path: "/etc/sysctl.d/10-a.conf", Line: 1, Value: "111"}, {Path: "/etc/sysctl.d/90-b.conf", Line: 1, Value: "222"}}
 			if !slices.Equal(settings[0].Files, want) {
 				t.Errorf("files %+v, want %+v", settings[0].Files, want)
 			}
@@ -102,7 +103,7 @@ func TestSettingAliases(t *testing.T) {
 // The hash is sized when the module is loaded, by files in the order of their
 // names, and again by sysctl.
 func TestBucketFiles(t *testing.T) {
-	settings, err := conntrack.ReadSettings(plant(t, map[string]string{
+	settings, err := sysctl.ReadSettings(plant(t, map[string]string{
 		netfilter + "nf_conntrack_max":        "1\n",
 		netfilter + "nf_conntrack_buckets":    "1\n",
 		"etc/modprobe.d/10-a.conf":            "options nf_conntrack hashsize=1\n",
@@ -117,7 +118,7 @@ func TestBucketFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []conntrack.SettingFile{
+	want := []sysctl.SettingFile{
 		{Path: "/etc/modprobe.d/10-a.conf", Line: 1, Value: "1"},
 		{Path: "/usr/lib/modprobe.d/90-b.conf", Line: 2, Value: "2"},
 		{Path: "/etc/sysctl.d/10-buckets.conf", Line: 1, Value: "3"},
@@ -138,7 +139,7 @@ func TestDefaultLimitByMemory(t *testing.T) {
 		{"64 MB", "MemTotal: 65536 kB\n", 1024},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			settings, err := conntrack.ReadSettings(plant(t, map[string]string{
+			settings, err := sysctl.ReadSettings(plant(t, map[string]string{
 				netfilter + "nf_conntrack_max": "1", "proc/meminfo": test.meminfo,
 			}))
 			if err != nil {
@@ -165,7 +166,7 @@ func TestReadMemory(t *testing.T) {
 		{"neither", nil, 256, "typical"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			m := conntrack.ReadMemory(plant(t, test.files))
+			m := sysctl.ReadMemory(plant(t, test.files))
 			if m.EntryBytes != test.want || m.Source != test.from {
 				t.Errorf("%+v, want %d from %s", m, test.want, test.from)
 			}
@@ -173,61 +174,5 @@ func TestReadMemory(t *testing.T) {
 				t.Errorf("Table(10, 4) = %d", got)
 			}
 		})
-	}
-}
-
-func TestReadStats(t *testing.T) {
-	root := plant(t, map[string]string{"net/stat/nf_conntrack": "" +
-		"entries  clashres found new invalid ignore delete chainlength insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart\n" +
-		"00000005  00000001 00000002 00000000 00000003 00000000 00000000 00000004 00000005 00000006 00000007 00000008 00000009  00000000 00000000 00000000 0000000a\n" +
-		"00000005  00000001 00000000 00000000 00000000 00000000 00000000 00000000 00000000 00000010 00000000 00000000 00000000  00000000 00000000 00000000 00000000\n"})
-	stats, err := conntrack.ReadStats(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(stats) != 2 || stats[1].CPU != 1 {
-		t.Fatalf("%+v", stats)
-	}
-	want := conntrack.CPUStats{
-		CPU: -1, ClashResolve: 2, Found: 2, Invalid: 3, ChainTooLong: 4, Insert: 5, InsertFailed: 0x16, Drop: 7, EarlyDrop: 8, Error: 9, SearchRestart: 10,
-	}
-	if sum := conntrack.Sum(stats); sum != want {
-		t.Errorf("sum %+v, want %+v", sum, want)
-	}
-	counters := want.Counters()
-	if counters[0].Name != "drop" || counters[0].Value != 7 || !counters[0].Loss {
-		t.Errorf("first counter %+v", counters[0])
-	}
-	if lost := want.Lost(); lost != 0x16+8+4 { // drop is in insert_failed
-		t.Errorf("%d lost", lost)
-	}
-	if _, err := conntrack.ReadStats(t.TempDir()); !errors.Is(err, conntrack.ErrUnavailable) {
-		t.Errorf("without the file: %v, want ErrUnavailable", err)
-	}
-	bad := plant(t, map[string]string{"net/stat/nf_conntrack": "entries found\n01\n"})
-	if _, err := conntrack.ReadStats(bad); err == nil {
-		t.Error("a line with too few columns was accepted")
-	}
-}
-
-// Both ways to the counters must agree on this kernel.
-func TestReadStatsEqualsNetlink(t *testing.T) {
-	t.Parallel()
-	c, ns := dial(t)
-	var proc []conntrack.CPUStats
-	var err error
-	ns.Do(func() { proc, err = conntrack.ReadStats("/proc/thread-self") })
-	if errors.Is(err, conntrack.ErrUnavailable) {
-		t.Skip("this kernel has no /proc/net/stat/nf_conntrack")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	netlink, err := c.Stats()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(proc, netlink) {
-		t.Errorf("proc %+v\nnetlink %+v", proc, netlink)
 	}
 }

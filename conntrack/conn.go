@@ -10,6 +10,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/ti-mo/netfilter"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
 )
 
 // Config says which table Dial opens. The zero Config, like a nil one, is the
@@ -34,13 +36,13 @@ type Conn struct {
 	proc string
 
 	dumpMu  sync.Mutex
-	dump    transport
+	dump    nfnetlink.Transport
 	dumpBuf []byte
 	decoder decoder
 	entry   Entry
 
 	requestMu  sync.Mutex
-	request    transport
+	request    nfnetlink.Transport
 	requestBuf []byte
 }
 
@@ -51,11 +53,11 @@ func Dial(cfg *Config) (*Conn, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	dump, err := dialNetlink(cfg)
+	dump, err := nfnetlink.Dial(cfg.NetNS)
 	if err != nil {
 		return nil, opError("open a netlink socket", err)
 	}
-	req, err := dialNetlink(cfg)
+	req, err := nfnetlink.Dial(cfg.NetNS)
 	if err != nil {
 		_ = dump.Close()
 		return nil, opError("open a netlink socket", err)
@@ -63,13 +65,13 @@ func Dial(cfg *Config) (*Conn, error) {
 	return newConn(dump, req, cfg.ProcRoot), nil
 }
 
-func newConn(dump, req transport, proc string) *Conn {
+func newConn(dump, req nfnetlink.Transport, proc string) *Conn {
 	return &Conn{
 		proc:       procRoot(proc),
 		dump:       dump,
-		dumpBuf:    make([]byte, receiveBufferSize),
+		dumpBuf:    make([]byte, nfnetlink.ReceiveBufferSize),
 		request:    req,
-		requestBuf: make([]byte, receiveBufferSize),
+		requestBuf: make([]byte, nfnetlink.ReceiveBufferSize),
 	}
 }
 
@@ -78,11 +80,30 @@ func (c *Conn) Close() error {
 	return errors.Join(c.dump.Close(), c.request.Close())
 }
 
+// Message types of the subsystem NFNL_SUBSYS_CTNETLINK (enum cntl_msg_types).
+const (
+	msgNew         = 0
+	msgGet         = 1
+	msgDelete      = 2
+	msgGetStatsCPU = 4
+	msgGetStats    = 5
+)
+
+// request builds a ctnetlink request.
+func request(typ netfilter.MessageType, family Family, flags netlink.HeaderFlags, attributes ...netfilter.Attribute) (netlink.Message, error) {
+	return netfilter.MarshalNetlink(netfilter.Header{
+		SubsystemID: netfilter.NFSubsysCTNetlink,
+		MessageType: typ,
+		Family:      netfilter.ProtoFamily(family),
+		Flags:       netlink.Request | flags,
+	}, attributes)
+}
+
 // short makes a request that is answered in few messages.
-func (c *Conn) short(req netlink.Message, handle func(message) error) error {
+func (c *Conn) short(req netlink.Message, handle func(nfnetlink.Message) error) error {
 	c.requestMu.Lock()
 	defer c.requestMu.Unlock()
-	_, err := exchange(c.request, c.requestBuf, req, handle)
+	_, err := nfnetlink.Exchange(c.request, c.requestBuf, req, handle)
 	return err
 }
 
@@ -100,21 +121,21 @@ func (c *Conn) Count() (entries, limit uint32, err error) {
 	if err != nil {
 		return 0, 0, opError("count", err)
 	}
-	err = c.short(req, func(m message) error {
-		if len(m.data) < nfGenLen {
-			return errMalformed
+	err = c.short(req, func(m nfnetlink.Message) error {
+		if len(m.Data) < nfnetlink.GenHeaderLen {
+			return nfnetlink.ErrMalformed
 		}
-		a := attrs{rest: m.data[nfGenLen:]}
-		for typ, v, ok := a.next(); ok; typ, v, ok = a.next() {
+		a := attrsOf(m.Data[nfnetlink.GenHeaderLen:])
+		for typ, v, ok := a.Next(); ok; typ, v, ok = a.Next() {
 			switch typ {
 			case ctaStatsGlobalEntries:
-				entries = a.be32(v)
+				entries = a.BE32(v)
 			case ctaStatsGlobalMaxEntries:
-				limit = a.be32(v)
+				limit = a.BE32(v)
 			}
 		}
-		if a.bad {
-			return errMalformed
+		if a.Bad {
+			return nfnetlink.ErrMalformed
 		}
 		return nil
 	})
@@ -136,12 +157,12 @@ func (c *Conn) Get(t *Tuple) (Entry, error) {
 		return Entry{}, opError(op, err)
 	}
 	var e Entry
-	err = c.short(req, func(m message) error {
-		if len(m.data) < nfGenLen {
-			return errMalformed
+	err = c.short(req, func(m nfnetlink.Message) error {
+		if len(m.Data) < nfnetlink.GenHeaderLen {
+			return nfnetlink.ErrMalformed
 		}
 		var d decoder
-		return d.entry(m.data[nfGenLen:], &e)
+		return d.entry(m.Data[nfnetlink.GenHeaderLen:], &e)
 	})
 	if errors.Is(err, unix.ENOENT) {
 		err = ErrNotFound

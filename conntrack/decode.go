@@ -1,14 +1,10 @@
 package conntrack
 
 import (
-	"encoding/binary"
-	"errors"
-	"net/netip"
 	"time"
-)
 
-// errMalformed is what a message gets that no kernel sends.
-var errMalformed = errors.New("malformed ctnetlink message")
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
+)
 
 // Attribute types, from linux/netfilter/nfnetlink_conntrack.h.
 const (
@@ -86,90 +82,11 @@ const (
 	ctaFilterReplyFlags = 2
 )
 
-// attrs walks netlink attributes (RFC 3549 section 2.3.2.2) without copying.
-// A value that is malformed ends the walk with bad set.
-type attrs struct {
-	rest []byte
-	bad  bool
-}
+// attrs walks the attributes of an entry.
+type attrs struct{ nfnetlink.Attributes }
 
-const (
-	attrHeaderLen = 4
-	attrTypeMask  = 0x3fff // without NLA_F_NESTED and NLA_F_NET_BYTEORDER
-)
-
-// next returns the type and payload of the next attribute; ok is false at the end.
-func (a *attrs) next() (typ uint16, value []byte, ok bool) {
-	if len(a.rest) == 0 {
-		return 0, nil, false
-	}
-	if len(a.rest) < attrHeaderLen {
-		a.bad = true
-		return 0, nil, false
-	}
-	length := int(binary.NativeEndian.Uint16(a.rest))
-	typ = binary.NativeEndian.Uint16(a.rest[2:]) & attrTypeMask
-	if length < attrHeaderLen || length > len(a.rest) {
-		a.bad = true
-		return 0, nil, false
-	}
-	value = a.rest[attrHeaderLen:length]
-	a.rest = a.rest[min(align4(length), len(a.rest)):]
-	return typ, value, true
-}
-
-func align4(n int) int { return (n + 3) &^ 3 }
-
-// The integer readers report a payload of the wrong size through bad, so that
-// the caller checks once for a whole message.
-
-func (a *attrs) u8(b []byte) uint8 {
-	if len(b) != 1 {
-		a.bad = true
-		return 0
-	}
-	return b[0]
-}
-
-func (a *attrs) be16(b []byte) uint16 {
-	if len(b) != 2 {
-		a.bad = true
-		return 0
-	}
-	return binary.BigEndian.Uint16(b)
-}
-
-func (a *attrs) be32(b []byte) uint32 {
-	if len(b) != 4 {
-		a.bad = true
-		return 0
-	}
-	return binary.BigEndian.Uint32(b)
-}
-
-func (a *attrs) be64(b []byte) uint64 {
-	if len(b) != 8 {
-		a.bad = true
-		return 0
-	}
-	return binary.BigEndian.Uint64(b)
-}
-
-func (a *attrs) addr4(b []byte) netip.Addr {
-	if len(b) != 4 {
-		a.bad = true
-		return netip.Addr{}
-	}
-	return netip.AddrFrom4([4]byte(b))
-}
-
-func (a *attrs) addr6(b []byte) netip.Addr {
-	if len(b) != 16 {
-		a.bad = true
-		return netip.Addr{}
-	}
-	return netip.AddrFrom16([16]byte(b))
-}
+// attrsOf starts a walk over b.
+func attrsOf(b []byte) attrs { return attrs{nfnetlink.Attributes{Rest: b}} }
 
 // A decoder turns messages into entries. It interns the few names that recur
 // (helpers, security contexts), so that decoding allocates nothing once it has
@@ -202,9 +119,9 @@ func (d *decoder) name(b []byte) string {
 // nfgenmsg) into e, which is reset first.
 func (d *decoder) entry(b []byte, e *Entry) error {
 	*e = Entry{}
-	a := attrs{rest: b}
+	a := attrsOf(b)
 	for {
-		typ, v, ok := a.next()
+		typ, v, ok := a.Next()
 		if !ok {
 			break
 		}
@@ -221,22 +138,22 @@ func (d *decoder) entry(b []byte, e *Entry) error {
 			a.tuple(v, &e.Master)
 			e.fields |= FieldMaster
 		case ctaStatus:
-			e.Status = Status(a.be32(v))
+			e.Status = Status(a.BE32(v))
 			e.fields |= FieldStatus
 		case ctaTimeout:
-			e.Timeout = time.Duration(a.be32(v)) * time.Second
+			e.Timeout = time.Duration(a.BE32(v)) * time.Second
 			e.fields |= FieldTimeout
 		case ctaMark:
-			e.Mark = a.be32(v)
+			e.Mark = a.BE32(v)
 			e.fields |= FieldMark
 		case ctaUse:
-			e.Use = a.be32(v)
+			e.Use = a.BE32(v)
 			e.fields |= FieldUse
 		case ctaID:
-			e.ID = a.be32(v)
+			e.ID = a.BE32(v)
 			e.fields |= FieldID
 		case ctaZone:
-			e.Zone = a.be16(v)
+			e.Zone = a.BE16(v)
 			e.fields |= FieldZone
 		case ctaProtoinfo:
 			a.protoinfo(v, e)
@@ -251,18 +168,18 @@ func (d *decoder) entry(b []byte, e *Entry) error {
 		case ctaTimestamp:
 			a.timestamp(v, e)
 		case ctaHelp:
-			if name := a.nestedString(v, ctaHelpName); name != nil {
+			if name := a.NestedString(v, ctaHelpName); name != nil {
 				e.Helper = d.name(name)
 				e.fields |= FieldHelper
 			}
 		case ctaSecctx:
-			if name := a.nestedString(v, ctaSecctxName); name != nil {
+			if name := a.NestedString(v, ctaSecctxName); name != nil {
 				e.Secctx = d.name(name)
 				e.fields |= FieldSecctx
 			}
 		case ctaLabels:
 			if len(v) > len(e.Labels) {
-				a.bad = true
+				a.Bad = true
 			}
 			copy(e.Labels[:], v)
 			e.fields |= FieldLabels
@@ -272,8 +189,8 @@ func (d *decoder) entry(b []byte, e *Entry) error {
 			e.fields |= FieldSynproxy
 		}
 	}
-	if a.bad {
-		return errMalformed
+	if a.Bad {
+		return nfnetlink.ErrMalformed
 	}
 	return nil
 }
@@ -281,9 +198,9 @@ func (d *decoder) entry(b []byte, e *Entry) error {
 // tuple decodes a nested tuple into t and reports whether it names a zone.
 func (a *attrs) tuple(b []byte, t *Tuple) (zoned bool) {
 	*t = Tuple{}
-	parts := attrs{rest: b}
+	parts := attrsOf(b)
 	for {
-		typ, v, ok := parts.next()
+		typ, v, ok := parts.Next()
 		if !ok {
 			break
 		}
@@ -293,64 +210,64 @@ func (a *attrs) tuple(b []byte, t *Tuple) (zoned bool) {
 		case ctaTupleProto:
 			parts.tupleProto(v, t)
 		case ctaTupleZone:
-			t.Zone = parts.be16(v)
+			t.Zone = parts.BE16(v)
 			zoned = true
 		}
 	}
-	a.bad = a.bad || parts.bad
+	a.Bad = a.Bad || parts.Bad
 	return zoned
 }
 
 func (a *attrs) tupleIP(b []byte, t *Tuple) {
-	ip := attrs{rest: b}
+	ip := attrsOf(b)
 	for {
-		typ, v, ok := ip.next()
+		typ, v, ok := ip.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaIPv4Src:
-			t.Src = ip.addr4(v)
+			t.Src = ip.Addr4(v)
 		case ctaIPv4Dst:
-			t.Dst = ip.addr4(v)
+			t.Dst = ip.Addr4(v)
 		case ctaIPv6Src:
-			t.Src = ip.addr6(v)
+			t.Src = ip.Addr6(v)
 		case ctaIPv6Dst:
-			t.Dst = ip.addr6(v)
+			t.Dst = ip.Addr6(v)
 		}
 	}
-	a.bad = a.bad || ip.bad
+	a.Bad = a.Bad || ip.Bad
 }
 
 func (a *attrs) tupleProto(b []byte, t *Tuple) {
-	proto := attrs{rest: b}
+	proto := attrsOf(b)
 	for {
-		typ, v, ok := proto.next()
+		typ, v, ok := proto.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaProtoNum:
-			t.Proto = Protocol(proto.u8(v))
+			t.Proto = Protocol(proto.U8(v))
 		case ctaProtoSrcPort:
-			t.SrcPort = proto.be16(v)
+			t.SrcPort = proto.BE16(v)
 		case ctaProtoDstPort:
-			t.DstPort = proto.be16(v)
+			t.DstPort = proto.BE16(v)
 		case ctaProtoICMPID, ctaProtoICMPv6ID:
-			t.ICMPID = proto.be16(v)
+			t.ICMPID = proto.BE16(v)
 		case ctaProtoICMPType, ctaProtoICMPv6Type:
-			t.ICMPType = proto.u8(v)
+			t.ICMPType = proto.U8(v)
 		case ctaProtoICMPCode, ctaProtoICMPv6Code:
-			t.ICMPCode = proto.u8(v)
+			t.ICMPCode = proto.U8(v)
 		}
 	}
-	a.bad = a.bad || proto.bad
+	a.Bad = a.Bad || proto.Bad
 }
 
 func (a *attrs) protoinfo(b []byte, e *Entry) {
-	info := attrs{rest: b}
+	info := attrsOf(b)
 	for {
-		typ, v, ok := info.next()
+		typ, v, ok := info.Next()
 		if !ok {
 			break
 		}
@@ -363,27 +280,27 @@ func (a *attrs) protoinfo(b []byte, e *Entry) {
 			info.dccp(v, e)
 		}
 	}
-	a.bad = a.bad || info.bad
+	a.Bad = a.Bad || info.Bad
 }
 
 func (a *attrs) tcp(b []byte, e *Entry) {
-	tcp := attrs{rest: b}
+	tcp := attrsOf(b)
 	for {
-		typ, v, ok := tcp.next()
+		typ, v, ok := tcp.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaTCPState:
-			e.TCP.State = TCPState(tcp.u8(v))
+			e.TCP.State = TCPState(tcp.U8(v))
 			e.fields |= FieldTCP
 		case ctaTCPWScaleOriginal:
-			e.TCP.OriginalWindowScale = tcp.u8(v)
+			e.TCP.OriginalWindowScale = tcp.U8(v)
 		case ctaTCPWScaleReply:
-			e.TCP.ReplyWindowScale = tcp.u8(v)
+			e.TCP.ReplyWindowScale = tcp.U8(v)
 		case ctaTCPFlagsOriginal, ctaTCPFlagsReply:
 			if len(v) != 2 { // struct nf_ct_tcp_flags{flags, mask}
-				tcp.bad = true
+				tcp.Bad = true
 				continue
 			}
 			if typ == ctaTCPFlagsOriginal {
@@ -393,103 +310,85 @@ func (a *attrs) tcp(b []byte, e *Entry) {
 			}
 		}
 	}
-	a.bad = a.bad || tcp.bad
+	a.Bad = a.Bad || tcp.Bad
 }
 
 func (a *attrs) sctp(b []byte, e *Entry) {
-	sctp := attrs{rest: b}
+	sctp := attrsOf(b)
 	for {
-		typ, v, ok := sctp.next()
+		typ, v, ok := sctp.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaSCTPState:
-			e.SCTP.State = SCTPState(sctp.u8(v))
+			e.SCTP.State = SCTPState(sctp.U8(v))
 			e.fields |= FieldSCTP
 		case ctaSCTPVTagOriginal:
-			e.SCTP.OriginalVTag = sctp.be32(v)
+			e.SCTP.OriginalVTag = sctp.BE32(v)
 		case ctaSCTPVTagReply:
-			e.SCTP.ReplyVTag = sctp.be32(v)
+			e.SCTP.ReplyVTag = sctp.BE32(v)
 		}
 	}
-	a.bad = a.bad || sctp.bad
+	a.Bad = a.Bad || sctp.Bad
 }
 
 func (a *attrs) dccp(b []byte, e *Entry) {
-	dccp := attrs{rest: b}
+	dccp := attrsOf(b)
 	for {
-		typ, v, ok := dccp.next()
+		typ, v, ok := dccp.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaDCCPState:
-			e.DCCP.State = DCCPState(dccp.u8(v))
+			e.DCCP.State = DCCPState(dccp.U8(v))
 			e.fields |= FieldDCCP
 		case ctaDCCPRole:
-			e.DCCP.Role = dccp.u8(v)
+			e.DCCP.Role = dccp.U8(v)
 		}
 	}
-	a.bad = a.bad || dccp.bad
+	a.Bad = a.Bad || dccp.Bad
 }
 
 // counters decodes one direction's counters and reports whether both were there.
 func (a *attrs) counters(b []byte, c *Counters) bool {
 	var packets, bytes bool
-	counters := attrs{rest: b}
+	counters := attrsOf(b)
 	for {
-		typ, v, ok := counters.next()
+		typ, v, ok := counters.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaCountersPackets:
-			c.Packets, packets = counters.be64(v), true
+			c.Packets, packets = counters.BE64(v), true
 		case ctaCountersBytes:
-			c.Bytes, bytes = counters.be64(v), true
+			c.Bytes, bytes = counters.BE64(v), true
 		case ctaCounters32Packets:
-			c.Packets, packets = uint64(counters.be32(v)), true
+			c.Packets, packets = uint64(counters.BE32(v)), true
 		case ctaCounters32Bytes:
-			c.Bytes, bytes = uint64(counters.be32(v)), true
+			c.Bytes, bytes = uint64(counters.BE32(v)), true
 		}
 	}
-	a.bad = a.bad || counters.bad
+	a.Bad = a.Bad || counters.Bad
 	return packets && bytes
 }
 
 func (a *attrs) timestamp(b []byte, e *Entry) {
-	stamps := attrs{rest: b}
+	stamps := attrsOf(b)
 	for {
-		typ, v, ok := stamps.next()
+		typ, v, ok := stamps.Next()
 		if !ok {
 			break
 		}
 		switch typ {
 		case ctaTimestampStart:
-			e.Start = time.Unix(0, int64(stamps.be64(v)))
+			e.Start = time.Unix(0, int64(stamps.BE64(v)))
 			e.fields |= FieldTimestamp
 		case ctaTimestampStop:
-			e.Stop = time.Unix(0, int64(stamps.be64(v)))
+			e.Stop = time.Unix(0, int64(stamps.BE64(v)))
 		}
 	}
-	a.bad = a.bad || stamps.bad
-}
-
-// nestedString returns the payload of the attribute want inside b, nil if it
-// is not there.
-func (a *attrs) nestedString(b []byte, want uint16) []byte {
-	nested := attrs{rest: b}
-	var found []byte
-	for {
-		typ, v, ok := nested.next()
-		if !ok {
-			break
-		}
-		if typ == want {
-			found = v
-		}
-	}
-	a.bad = a.bad || nested.bad
-	return found
+	a.Bad = a.Bad || stamps.Bad
 }

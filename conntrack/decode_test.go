@@ -13,6 +13,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/ti-mo/netfilter"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
 )
 
 // fullEntry returns the attributes of an entry with everything in it.
@@ -137,18 +139,18 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("decoded twice: %+v %v, then %+v %v", e, err, again, err2)
 		}
 		_ = d.expectation(b, &x)
-		if len(b) >= nfGenLen {
+		if len(b) >= nfnetlink.GenHeaderLen {
 			_, _ = decodeStats(b)
 		}
 		for rest := b; len(rest) > 0; {
-			m, next, err := nextMessage(rest)
+			m, next, err := nfnetlink.NextMessage(rest)
 			if err != nil {
 				break
 			}
 			if len(next) >= len(rest) {
 				t.Fatal("no progress")
 			}
-			_ = m.kernelError()
+			_ = m.KernelError()
 			rest = next
 		}
 		// Whatever was decoded can be asked about and shown.
@@ -171,7 +173,7 @@ func (k *fakeKernel) Send(m netlink.Message) (netlink.Message, error) {
 	return m, nil
 }
 
-func (k *fakeKernel) receive(b []byte) (int, error) {
+func (k *fakeKernel) Receive(b []byte) (int, error) {
 	if k.onRead != nil {
 		k.onRead()
 	}
@@ -187,13 +189,13 @@ func (k *fakeKernel) Close() error { return nil }
 
 // raw builds one netlink message.
 func raw(typ, flags uint16, seq uint32, data ...byte) []byte {
-	b := binary.NativeEndian.AppendUint32(nil, uint32(headerLen+len(data)))
+	b := binary.NativeEndian.AppendUint32(nil, uint32(nfnetlink.HeaderLen+len(data)))
 	b = binary.NativeEndian.AppendUint16(b, typ)
 	b = binary.NativeEndian.AppendUint16(b, flags)
 	b = binary.NativeEndian.AppendUint32(b, seq)
 	b = append(b, 0, 0, 0, 0)
 	b = append(b, data...)
-	return append(b, make([]byte, align4(len(b))-len(b))...)
+	return append(b, make([]byte, nfnetlink.Align4(len(b))-len(b))...)
 }
 
 func errno(e unix.Errno) []byte {
@@ -206,8 +208,8 @@ func TestDumpAnswers(t *testing.T) {
 	done := raw(unix.NLMSG_DONE, unix.NLM_F_MULTI, 1, 0, 0, 0, 0)
 	// An acknowledgement with the kernel's own words: errno, the request's
 	// header (capped), then the attribute.
-	words := append(errno(unix.EINVAL), make([]byte, headerLen)...)
-	words = append(words, 12, 0, msgErrText, 0)
+	words := append(errno(unix.EINVAL), make([]byte, nfnetlink.HeaderLen)...)
+	words = append(words, 12, 0, nfnetlink.MsgErrText, 0)
 	words = append(words, "no way\x00\x00"...)
 
 	for _, test := range []struct {
@@ -223,13 +225,13 @@ func TestDumpAnswers(t *testing.T) {
 		{"answers to somebody else", [][]byte{raw(newEntry, 2, 77, entry...), raw(newEntry, 2, 1, entry...), done}, 1, nil, ""},
 		{"interrupted", [][]byte{raw(newEntry, 2|unix.NLM_F_DUMP_INTR, 1, entry...), done}, 1, ErrInterrupted, "missing or repeated"},
 		{"interrupted at the end", [][]byte{raw(unix.NLMSG_DONE, 2|unix.NLM_F_DUMP_INTR, 1, 0, 0, 0, 0)}, 0, ErrInterrupted, ""},
-		{"no privilege", [][]byte{raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EPERM), make([]byte, headerLen)...)...)}, 0, os.ErrPermission, "needs CAP_NET_ADMIN"},
-		{"no ctnetlink", [][]byte{raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EOPNOTSUPP), make([]byte, headerLen)...)...)}, 0, ErrUnavailable, "nf_conntrack_netlink"},
+		{"no privilege", [][]byte{raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EPERM), make([]byte, nfnetlink.HeaderLen)...)...)}, 0, os.ErrPermission, "needs CAP_NET_ADMIN"},
+		{"no ctnetlink", [][]byte{raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EOPNOTSUPP), make([]byte, nfnetlink.HeaderLen)...)...)}, 0, ErrUnavailable, "nf_conntrack_netlink"},
 		{"the kernel's words", [][]byte{raw(unix.NLMSG_ERROR, unix.NLM_F_CAPPED|unix.NLM_F_ACK_TLVS, 1, words...)}, 0, unix.EINVAL, "no way"},
 		{"error at the end", [][]byte{raw(newEntry, 2, 1, entry...), raw(unix.NLMSG_DONE, 2, 1, errno(unix.ENOMEM)...)}, 1, unix.ENOMEM, ""},
-		{"malformed entry", [][]byte{raw(newEntry, 2, 1, 2, 0, 0, 0, 3, 0, 1, 0), done}, 0, errMalformed, ""},
-		{"malformed message", [][]byte{{1, 2, 3}}, 0, errMalformed, ""},
-		{"length beyond the datagram", [][]byte{raw(newEntry, 2, 1, entry...)[:100]}, 0, errMalformed, ""},
+		{"malformed entry", [][]byte{raw(newEntry, 2, 1, 2, 0, 0, 0, 3, 0, 1, 0), done}, 0, nfnetlink.ErrMalformed, ""},
+		{"malformed message", [][]byte{{1, 2, 3}}, 0, nfnetlink.ErrMalformed, ""},
+		{"length beyond the datagram", [][]byte{raw(newEntry, 2, 1, entry...)[:100]}, 0, nfnetlink.ErrMalformed, ""},
 		{"silence", nil, 0, os.ErrDeadlineExceeded, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -278,7 +280,7 @@ func TestDumpNoticesResize(t *testing.T) {
 
 // A kernel without ctnetlink calls every request to it invalid.
 func TestNoSubsystem(t *testing.T) {
-	invalid := raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EINVAL), make([]byte, headerLen)...)...)
+	invalid := raw(unix.NLMSG_ERROR, 0, 1, append(errno(unix.EINVAL), make([]byte, nfnetlink.HeaderLen)...)...)
 	c := newConn(&fakeKernel{}, &fakeKernel{answers: [][]byte{invalid}}, t.TempDir())
 	if _, _, err := c.Count(); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Count() = %v, want ErrUnavailable", err)

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 
 	"github.com/mdlayher/netlink"
+
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
 )
 
 // Dump calls fn with every entry that f selects, as the kernel sends them: in
@@ -27,11 +29,11 @@ func (c *Conn) Dump(f Filter, fn func(*Entry) error) error {
 
 	match := f.matcher()
 	var fnErr error // not from the kernel: returned as it is
-	handle := func(m message) error {
-		if len(m.data) < nfGenLen {
-			return errMalformed
+	handle := func(m nfnetlink.Message) error {
+		if len(m.Data) < nfnetlink.GenHeaderLen {
+			return nfnetlink.ErrMalformed
 		}
-		if err := c.decoder.entry(m.data[nfGenLen:], &c.entry); err != nil {
+		if err := c.decoder.entry(m.Data[nfnetlink.GenHeaderLen:], &c.entry); err != nil {
 			return err
 		}
 		if !match(&c.entry) {
@@ -48,7 +50,7 @@ func (c *Conn) Dump(f Filter, fn func(*Entry) error) error {
 		if err != nil {
 			return opError("dump", err)
 		}
-		broken, err := exchange(c.dump, c.dumpBuf, req, handle)
+		broken, err := nfnetlink.Exchange(c.dump, c.dumpBuf, req, handle)
 		if fnErr != nil {
 			return fnErr
 		}

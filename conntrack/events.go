@@ -9,6 +9,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/ti-mo/netfilter"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
 )
 
 // EventType says what happened to an entry.
@@ -43,7 +45,7 @@ const eventBufferSize = 8 << 20
 // A Listener receives the events of one namespace. It is not safe for
 // concurrent use, except for Close and SetReadDeadline.
 type Listener struct {
-	sock    *netlinkSocket
+	sock    *nfnetlink.Socket
 	buf     []byte
 	decoder decoder
 	entry   Entry
@@ -57,7 +59,7 @@ func Listen(cfg *Config, types ...EventType) (*Listener, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	sock, err := dialNetlink(cfg)
+	sock, err := nfnetlink.Dial(cfg.NetNS)
 	if err != nil {
 		return nil, opError("open a netlink socket", err)
 	}
@@ -75,7 +77,7 @@ func Listen(cfg *Config, types ...EventType) (*Listener, error) {
 			return nil, opError(fmt.Sprintf("listen for %s events", t), err)
 		}
 	}
-	return &Listener{sock: sock, buf: make([]byte, receiveBufferSize)}, nil
+	return &Listener{sock: sock, buf: make([]byte, nfnetlink.ReceiveBufferSize)}, nil
 }
 
 // SetReadDeadline makes a Receive that waits at time t return an error for
@@ -93,7 +95,7 @@ func (l *Listener) Close() error { return l.sock.Close() }
 // Entry is reused when fn returns. An update carries the parts that changed and
 // the tuples, a destroy event no timeout: see Entry.Has.
 func (l *Listener) Receive(fn func(EventType, *Entry) error) error {
-	n, err := l.sock.receive(l.buf)
+	n, err := l.sock.Receive(l.buf)
 	if errors.Is(err, unix.ENOBUFS) {
 		return opError("events", ErrOverrun)
 	}
@@ -101,21 +103,21 @@ func (l *Listener) Receive(fn func(EventType, *Entry) error) error {
 		return opError("events", err)
 	}
 	for rest := l.buf[:n]; len(rest) > 0; {
-		var m message
-		if m, rest, err = nextMessage(rest); err != nil {
+		var m nfnetlink.Message
+		if m, rest, err = nfnetlink.NextMessage(rest); err != nil {
 			return opError("events", err)
 		}
 		t, ok := eventType(m)
 		if !ok {
 			continue
 		}
-		if len(m.data) < nfGenLen {
-			return opError("events", errMalformed)
+		if len(m.Data) < nfnetlink.GenHeaderLen {
+			return opError("events", nfnetlink.ErrMalformed)
 		}
-		if err := l.decoder.entry(m.data[nfGenLen:], &l.entry); err != nil {
+		if err := l.decoder.entry(m.Data[nfnetlink.GenHeaderLen:], &l.entry); err != nil {
 			return opError("events", err)
 		}
-		l.entry.PortID = m.pid
+		l.entry.PortID = m.PortID
 		if err := fn(t, &l.entry); err != nil {
 			return err
 		}
@@ -125,13 +127,13 @@ func (l *Listener) Receive(fn func(EventType, *Entry) error) error {
 
 // eventType tells a new entry from an update as the kernel does, by the flags
 // (ctnetlink_conntrack_event).
-func eventType(m message) (EventType, bool) {
-	if m.typ>>8 != uint16(netfilter.NFSubsysCTNetlink) {
+func eventType(m nfnetlink.Message) (EventType, bool) {
+	if m.Type>>8 != uint16(netfilter.NFSubsysCTNetlink) {
 		return 0, false
 	}
-	switch m.typ & 0xff {
+	switch m.Type & 0xff {
 	case msgNew:
-		if m.flags&uint16(netlink.Create|netlink.Excl) != 0 {
+		if m.Flags&uint16(netlink.Create|netlink.Excl) != 0 {
 			return EventNew, true
 		}
 		return EventUpdate, true

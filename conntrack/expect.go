@@ -5,6 +5,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"github.com/ti-mo/netfilter"
+
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
 )
 
 // An Expectation is a flow that a helper foresees: when its first packet comes
@@ -55,11 +57,11 @@ func (c *Conn) DumpExpectations(fn func(*Expectation) error) error {
 	defer c.dumpMu.Unlock()
 	var x Expectation
 	var fnErr error
-	interrupted, err := exchange(c.dump, c.dumpBuf, req, func(m message) error {
-		if len(m.data) < nfGenLen {
-			return errMalformed
+	interrupted, err := nfnetlink.Exchange(c.dump, c.dumpBuf, req, func(m nfnetlink.Message) error {
+		if len(m.Data) < nfnetlink.GenHeaderLen {
+			return nfnetlink.ErrMalformed
 		}
-		if err := c.decoder.expectation(m.data[nfGenLen:], &x); err != nil {
+		if err := c.decoder.expectation(m.Data[nfnetlink.GenHeaderLen:], &x); err != nil {
 			return err
 		}
 		fnErr = fn(&x)
@@ -78,9 +80,9 @@ func (c *Conn) DumpExpectations(fn func(*Expectation) error) error {
 
 func (d *decoder) expectation(b []byte, x *Expectation) error {
 	*x = Expectation{}
-	a := attrs{rest: b}
+	a := attrsOf(b)
 	for {
-		typ, v, ok := a.next()
+		typ, v, ok := a.Next()
 		if !ok {
 			break
 		}
@@ -92,23 +94,23 @@ func (d *decoder) expectation(b []byte, x *Expectation) error {
 		case ctaExpectMask:
 			a.tuple(v, &x.Mask)
 		case ctaExpectTimeout:
-			x.Timeout = time.Duration(a.be32(v)) * time.Second
+			x.Timeout = time.Duration(a.BE32(v)) * time.Second
 		case ctaExpectID:
-			x.ID = a.be32(v)
+			x.ID = a.BE32(v)
 		case ctaExpectHelpName:
 			x.Helper = d.name(v)
 		case ctaExpectZone:
-			x.Zone = a.be16(v)
+			x.Zone = a.BE16(v)
 		case ctaExpectFlags:
-			x.Flags = a.be32(v)
+			x.Flags = a.BE32(v)
 		case ctaExpectClass:
-			x.Class = a.be32(v)
+			x.Class = a.BE32(v)
 		case ctaExpectFn:
 			x.Function = d.name(v)
 		}
 	}
-	if a.bad {
-		return errMalformed
+	if a.Bad {
+		return nfnetlink.ErrMalformed
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 
 	"github.com/mdlayher/netlink"
+
+	"github.com/trackless-dns/trackless/conntrack/internal/nfnetlink"
 )
 
 // CPUStats are the counters of one CPU since the namespace was made
@@ -86,11 +88,11 @@ func (c *Conn) Stats() ([]CPUStats, error) {
 		return nil, opError("statistics", err)
 	}
 	var stats []CPUStats
-	err = c.short(req, func(m message) error {
-		if len(m.data) < nfGenLen {
-			return errMalformed
+	err = c.short(req, func(m nfnetlink.Message) error {
+		if len(m.Data) < nfnetlink.GenHeaderLen {
+			return nfnetlink.ErrMalformed
 		}
-		s, err := decodeStats(m.data)
+		s, err := decodeStats(m.Data)
 		stats = append(stats, s)
 		return err
 	})
@@ -109,14 +111,14 @@ func decodeStats(b []byte) (CPUStats, error) {
 		7: &s.DeleteList, 8: &s.Insert, 9: &s.InsertFailed, 10: &s.Drop, 11: &s.EarlyDrop,
 		12: &s.Error, 13: &s.SearchRestart, 14: &s.ClashResolve, 15: &s.ChainTooLong,
 	}
-	a := attrs{rest: b[nfGenLen:]}
-	for typ, v, ok := a.next(); ok; typ, v, ok = a.next() {
+	a := attrsOf(b[nfnetlink.GenHeaderLen:])
+	for typ, v, ok := a.Next(); ok; typ, v, ok = a.Next() {
 		if int(typ) < len(counters) && counters[typ] != nil {
-			*counters[typ] = uint64(a.be32(v))
+			*counters[typ] = uint64(a.BE32(v))
 		}
 	}
-	if a.bad {
-		return s, errMalformed
+	if a.Bad {
+		return s, nfnetlink.ErrMalformed
 	}
 	return s, nil
 }

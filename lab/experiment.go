@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -54,21 +53,6 @@ const exhaustionQueries = 5_000
 // It is at a listen address, so that notrack can untrack it too: a full table
 // would refuse the scrapes otherwise.
 const serveMetrics = "169.254.20.10:9253"
-
-// Missing builds a small node and gives it up again, and returns an error that
-// says what this machine lacks for that, if anything.
-func Missing(options Options) error {
-	options.Pods, options.WithoutKubeDNS, options.WithoutKubeProxy = 1, true, false
-	node, err := NewNode(context.Background(), options)
-	if err != nil {
-		return err
-	}
-	watch, err := node.Watch(WatchOptions{})
-	if err == nil {
-		_, err = watch.Stop()
-	}
-	return errors.Join(err, node.Close())
-}
 
 // Run makes the experiment. An error means that it could not be made; whether
 // the promises held is in the report.
@@ -124,14 +108,14 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 	var cache *Server
 	if name == "after" {
 		step("starting trackless", 0, 0)
-		if cache, err = node.serveAttached(ctx, e.corefile(node)); err != nil {
+		if cache, err = node.ServeAttached(ctx, e.corefile(node), serveMetrics); err != nil {
 			return phase, err
 		}
 	}
 	if e.Scenario == Exhaustion {
 		if cache != nil {
 			step("warming the cache", 0, 0)
-			if err := node.Warm(ctx, load); err != nil {
+			if err := Warm(ctx, node, load); err != nil {
 				return phase, err
 			}
 		}
@@ -153,14 +137,14 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 
 // measure runs the load and notes what the table and the servers say about it.
 func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load Load, phase *Phase) error {
-	kubeDNSBefore, err := node.KubeDNS.queriesServed(ctx, kubeDNSMetrics)
+	kubeDNSBefore, err := queriesServed(ctx, node.KubeDNS, kubeDNSMetrics)
 	if err != nil {
 		return err
 	}
 	var cacheBefore int
 	avoided := avoidedPeak{cache: cache}
 	if cache != nil {
-		if cacheBefore, err = cache.queriesServed(ctx, serveMetrics); err != nil {
+		if cacheBefore, err = queriesServed(ctx, cache, serveMetrics); err != nil {
 			return err
 		}
 	}
@@ -168,7 +152,7 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 	if err != nil {
 		return err
 	}
-	result, loadErr := node.Run(ctx, load)
+	result, loadErr := Run(ctx, node, load)
 	figures, watchErr := watch.Stop()
 	if err := errors.Join(loadErr, watchErr, avoided.err); err != nil {
 		return err
@@ -178,7 +162,7 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 	phase.EntriesAvoidedPeak = avoided.peak
 
 	if cache != nil {
-		phase.CacheQueries, err = cache.queriesSince(ctx, serveMetrics, cacheBefore, phase.AnsweredBy[Trackless])
+		phase.CacheQueries, err = queriesSince(ctx, cache, serveMetrics, cacheBefore, phase.AnsweredBy[Trackless])
 		if err != nil {
 			return err
 		}
@@ -186,7 +170,7 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 	// What the cache asked for can only be told from below: the names that it
 	// had never seen.
 	upstream := max(phase.AnsweredBy[KubeDNS], phase.Misses-phase.MissesLost)
-	phase.UpstreamQueries, err = node.KubeDNS.queriesSince(ctx, kubeDNSMetrics, kubeDNSBefore, upstream)
+	phase.UpstreamQueries, err = queriesSince(ctx, node.KubeDNS, kubeDNSMetrics, kubeDNSBefore, upstream)
 	return err
 }
 
@@ -217,49 +201,9 @@ func (e Experiment) corefile(node *Node) string {
 `, joinAddrs(listen), ttl, UpstreamDNS4, serveMetrics)
 }
 
-// serveAttached starts the node's cache and returns when its rules are in
-// force at every listen address, with an empty table: what was recorded until
-// then, such as the scrapes that waited for it, is not what is measured.
-func (n *Node) serveAttached(ctx context.Context, corefile string) (*Server, error) {
-	server, err := n.Serve(corefile)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := server.AwaitAttached(ctx, serveMetrics); err != nil {
-		return nil, err
-	}
-	server.client.CloseIdleConnections()
-	return server, n.Flush()
-}
-
-// AwaitAttached waits until the server, whose prometheus directive names the
-// address, has its NOTRACK rules in force at all its listen addresses.
-func (s *Server) AwaitAttached(ctx context.Context, metrics string) error {
-	return s.await(ctx, "attached", func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-		defer cancel()
-		now, err := s.Metrics(ctx, metrics)
-		if err != nil {
-			return err
-		}
-		addresses := now["coredns_notrack_attached"].GetMetric()
-		if len(addresses) == 0 {
-			return errors.New("it shows no metric coredns_notrack_attached")
-		}
-		for _, address := range addresses {
-			if address.GetGauge().GetValue() != 1 {
-				return fmt.Errorf("not attached at %s", address.GetLabel())
-			}
-		}
-		return nil
-	})
-}
-
 // queriesServed is how many DNS queries the server has counted.
-func (s *Server) queriesServed(ctx context.Context, metrics string) (int, error) {
-	now, err := s.scrape(ctx, metrics)
+func queriesServed(ctx context.Context, s *Server, metrics string) (int, error) {
+	now, err := scrape(ctx, s, metrics)
 	if err != nil {
 		return 0, err
 	}
@@ -270,10 +214,10 @@ func (s *Server) queriesServed(ctx context.Context, metrics string) (int, error)
 // queriesSince is by how much the server's count of DNS queries has risen. A
 // query is counted when its answer has left, so a count that lacks some of those
 // which the server has answered is waited for.
-func (s *Server) queriesSince(ctx context.Context, metrics string, before, answered int) (int, error) {
+func queriesSince(ctx context.Context, s *Server, metrics string, before, answered int) (int, error) {
 	deadline := time.Now().Add(scrapeTimeout)
 	for {
-		now, err := s.queriesServed(ctx, metrics)
+		now, err := queriesServed(ctx, s, metrics)
 		// If some stay away the report says so.
 		if err != nil || now-before >= answered || time.Now().After(deadline) {
 			return now - before, err
@@ -293,7 +237,7 @@ func (a *avoidedPeak) sample(ctx context.Context, s *TableSample) {
 	if a.cache == nil || a.err != nil {
 		return
 	}
-	now, err := a.cache.scrape(ctx, serveMetrics)
+	now, err := scrape(ctx, a.cache, serveMetrics)
 	if errors.Is(err, context.Canceled) {
 		return // the watch is being stopped and takes one more sample
 	}
@@ -315,7 +259,7 @@ const (
 
 // scrape is Metrics with several tries: a connection that begins while the
 // lease has run out stays tracked, and a full table refuses it for good.
-func (s *Server) scrape(ctx context.Context, address string) (Metrics, error) {
+func scrape(ctx context.Context, s *Server, address string) (Metrics, error) {
 	deadline := time.Now().Add(scrapeTimeout)
 	for {
 		attempt, cancel := context.WithTimeout(ctx, scrapeAttempt)
@@ -334,11 +278,4 @@ func joinAddrs(addrs []netip.Addr) string {
 		texts[i] = addr.String()
 	}
 	return strings.Join(texts, " ")
-}
-
-// HasIPv6 reports whether this machine's kernel has IPv6 at all: not one that
-// was booted with ipv6.disable=1.
-func HasIPv6() bool {
-	_, err := os.Stat("/proc/sys/net/ipv6/conf/default/accept_dad")
-	return err == nil
 }

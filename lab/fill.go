@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,7 @@ func (n *Node) Fill(ctx context.Context, progress func(created, limit int)) (int
 		return 0, errors.New("fill the conntrack table: it has no limit (nf_conntrack_max is 0, or the kernel is older than 4.18 and does not say)")
 	case limit > MaxTableLimit:
 		return 0, fmt.Errorf("%w: its limit is %s, at most %s are filled (sysctl net.netfilter.nf_conntrack_max)",
-			ErrTableTooLarge, grouped(limit), grouped(MaxTableLimit))
+			ErrTableTooLarge, Grouped(limit), Grouped(MaxTableLimit))
 	}
 	var (
 		next, created atomic.Int64
@@ -88,7 +89,7 @@ func (n *Node) fill(ctx context.Context, limit int, next *atomic.Int64, created 
 	for ctx.Err() == nil {
 		number := next.Add(1)
 		if number > 2*int64(limit) {
-			return fmt.Errorf("the kernel took twice as many entries as its limit of %s", grouped(limit))
+			return fmt.Errorf("the kernel took twice as many entries as its limit of %s", Grouped(limit))
 		}
 		switch err := conn.Create(fillerEntry(uint32(number))); {
 		case errors.Is(err, unix.ENOMEM):
@@ -119,4 +120,17 @@ func fillerEntry(n uint32) *conntrack.Entry {
 		Timeout:  fillerTimeout,
 		Status:   conntrack.StatusSeenReply | conntrack.StatusAssured,
 	}
+}
+
+// Grouped writes a number with a comma at every thousand.
+func Grouped(n int) string {
+	digits := strconv.Itoa(n)
+	sign := ""
+	if n < 0 {
+		sign, digits = "-", digits[1:]
+	}
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return sign + digits
 }

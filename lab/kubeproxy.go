@@ -16,16 +16,23 @@ const kubeProxyTable = "kube-proxy"
 // endpoints), over netlink and without the nft binary. Only what concerns node
 // ports, load balancers and session affinity is empty or absent.
 type KubeProxy struct {
-	ns   *Namespace
-	ipv6 bool
+	netNS int    // a file descriptor of the node's network namespace
+	node  string // its name, for errors
+	ipv6  bool
+}
+
+// NewKubeProxy returns that of a node, whose network namespace is given as a file
+// descriptor, which must stay open, and by a name for errors.
+func NewKubeProxy(netNS int, node string, ipv6 bool) *KubeProxy {
+	return &KubeProxy{netNS: netNS, node: node, ipv6: ipv6}
 }
 
 // Apply replaces the rules by those for the given Services, in one
 // transaction: there is no moment without rules.
 func (p *KubeProxy) Apply(services ...Service) error {
-	conn, err := nftables.New(nftables.WithNetNSFd(p.ns.FD()))
+	conn, err := nftables.New(nftables.WithNetNSFd(p.netNS))
 	if err != nil {
-		return fmt.Errorf("open nftables in %s: %w", p.ns.name, err)
+		return fmt.Errorf("open nftables in %s: %w", p.node, err)
 	}
 	for _, family := range p.families() {
 		ruleset := &proxyRuleset{conn: conn, family: family, services: services}
@@ -35,7 +42,7 @@ func (p *KubeProxy) Apply(services ...Service) error {
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("install kube-proxy's rules in %s (does this kernel have nf_tables with nat, masq and reject?): %w",
-			p.ns.name, withRemedy(err))
+			p.node, withRemedy(err))
 	}
 	return nil
 }
@@ -43,15 +50,15 @@ func (p *KubeProxy) Apply(services ...Service) error {
 // Remove deletes the tables, as `kube-proxy --cleanup` does. Connection
 // tracking entries stay.
 func (p *KubeProxy) Remove() error {
-	conn, err := nftables.New(nftables.WithNetNSFd(p.ns.FD()))
+	conn, err := nftables.New(nftables.WithNetNSFd(p.netNS))
 	if err != nil {
-		return fmt.Errorf("open nftables in %s: %w", p.ns.name, err)
+		return fmt.Errorf("open nftables in %s: %w", p.node, err)
 	}
 	for _, family := range p.families() {
 		conn.DelTable(&nftables.Table{Name: kubeProxyTable, Family: family.table})
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("remove kube-proxy's tables from %s: %w", p.ns.name, withRemedy(err))
+		return fmt.Errorf("remove kube-proxy's tables from %s: %w", p.node, withRemedy(err))
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	dnsPort = 53
+	servicePort = 53
 
 	// masqueradeMark is the bit of the packet mark by which kube-proxy's nat
 	// chains tell its postrouting chain to masquerade.
@@ -165,7 +165,7 @@ func (r *proxyRuleset) serviceChain(service string, protocol byte, endpoint neti
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{protocol}},
 		&expr.Immediate{Register: reg1, Data: endpoint.AsSlice()},
-		&expr.Immediate{Register: reg2, Data: binaryutil.BigEndian.PutUint16(dnsPort)},
+		&expr.Immediate{Register: reg2, Data: binaryutil.BigEndian.PutUint16(servicePort)},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(r.family.table), RegAddrMin: reg1, RegProtoMin: reg2},
 	)
 	return chain
@@ -295,7 +295,7 @@ func goTo(key []byte, chain *nftables.Chain) nftables.SetElement {
 // protocolAndPort is the end of a concatenated key; each part takes a
 // register of 4 bytes.
 func protocolAndPort(protocol byte) []byte {
-	return []byte{protocol, 0, 0, 0, dnsPort >> 8, dnsPort & 0xff, 0, 0}
+	return []byte{protocol, 0, 0, 0, servicePort >> 8, servicePort & 0xff, 0, 0}
 }
 
 func destinationPort(register uint32) expr.Any {

@@ -13,10 +13,6 @@ import (
 const (
 	// MaxQueries bounds a load.
 	MaxQueries = 1_000_000
-
-	// defaultTimeout is what stub resolvers wait for a first answer
-	// (resolv.conf(5), timeout).
-	defaultTimeout = 5 * time.Second
 )
 
 // A Load is a bounded number of queries, the same ones in the same order for
@@ -117,7 +113,7 @@ func (l Load) withDefaults(node *Node) (Load, error) {
 		l.Rate = 2_000
 	}
 	if l.Timeout == 0 {
-		l.Timeout = defaultTimeout
+		l.Timeout = DefaultTimeout
 	}
 	if l.Outstanding == 0 {
 		l.Outstanding = 100

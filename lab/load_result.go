@@ -1,8 +1,11 @@
 package lab
 
 import (
+	"fmt"
+	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -90,4 +93,17 @@ func percentile(sorted []time.Duration, share float64) time.Duration {
 	}
 	rank := int(math.Ceil(share * float64(len(sorted))))
 	return sorted[max(rank, 1)-1]
+}
+
+// Losses lists the reasons of losses, most frequent first, after a colon.
+func Losses(lostTo map[string]int) string {
+	if len(lostTo) == 0 {
+		return ""
+	}
+	reasons := slices.Sorted(maps.Keys(lostTo))
+	slices.SortStableFunc(reasons, func(a, b string) int { return lostTo[b] - lostTo[a] })
+	for i, reason := range reasons {
+		reasons[i] = fmt.Sprintf("%s %s", Grouped(lostTo[reason]), reason)
+	}
+	return " (" + strings.Join(reasons, ", ") + ")"
 }

@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"runtime/debug"
 
@@ -125,12 +124,4 @@ func spawnLocked(fn func()) (done <-chan struct{}) {
 		fn()
 	}()
 	return ended
-}
-
-// withRemedy adds to a permission error what would have been needed.
-func withRemedy(err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%w (needs root: CAP_SYS_ADMIN and CAP_NET_ADMIN)", err)
-	}
-	return err
 }

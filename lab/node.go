@@ -137,7 +137,7 @@ func (n *Node) build(ctx context.Context, options Options) error {
 	if n.DNSPod, err = n.addPod(53, options.AddresslessVeths); err != nil {
 		return err
 	}
-	n.KubeProxy = &KubeProxy{ns: n.Namespace, ipv6: n.ipv6}
+	n.KubeProxy = NewKubeProxy(n.Namespace.FD(), n.Namespace.Name(), n.ipv6)
 	n.Services = n.services()
 	if !options.WithoutKubeProxy {
 		if err := n.KubeProxy.Apply(n.Services...); err != nil {
@@ -228,6 +228,24 @@ func (n *Node) Serve(corefile string) (*Server, error) {
 	}
 	n.closers = append(n.closers, server.abandon)
 	return server, nil
+}
+
+// ServeAttached starts the node's cache, whose prometheus directive names the
+// address, and returns when its rules are in
+// force at every listen address, with an empty table: what was recorded until
+// then, such as the scrapes that waited for it, is not what is measured.
+func (n *Node) ServeAttached(ctx context.Context, corefile, metrics string) (*Server, error) {
+	server, err := n.Serve(corefile)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := server.AwaitAttached(ctx, metrics); err != nil {
+		return nil, err
+	}
+	server.client.CloseIdleConnections()
+	return server, n.Flush()
 }
 
 func (n *Node) startKubeDNS(ctx context.Context) error {

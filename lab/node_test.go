@@ -218,7 +218,7 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 		Progress: func(int) { cancel(enough) },
 	}
 	begin := time.Now()
-	if _, err := node.Run(ctx, load); !errors.Is(err, enough) {
+	if _, err := lab.Run(ctx, node, load); !errors.Is(err, enough) {
 		t.Errorf("Run returned %v, want %v", err, enough)
 	}
 	if took := time.Since(begin); took > time.Minute {

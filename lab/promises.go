@@ -47,8 +47,8 @@ func (r *Report) steadyPromises() []Promise {
 		answeredBy("before_by_kube_dns", before, KubeDNS, before.UpstreamQueries),
 		{
 			Name:  "before_entries",
-			Text:  fmt.Sprintf("through kube-proxy at least %s entries for DNS pile up", grouped(expected)),
-			Found: grouped(before.DNSEntriesPeak) + " at peak",
+			Text:  fmt.Sprintf("through kube-proxy at least %s entries for DNS pile up", Grouped(expected)),
+			Found: Grouped(before.DNSEntriesPeak) + " at peak",
 			Kept:  before.DNSEntriesPeak >= expected,
 		},
 		allAnswered("after_answered", "through trackless every first attempt is answered", after),
@@ -58,7 +58,7 @@ func (r *Report) steadyPromises() []Promise {
 			Name: "entries_avoided",
 			Text: fmt.Sprintf("trackless knows within %.0f %% how many entries it avoids", avoidedTolerance*100),
 			Found: fmt.Sprintf("%s at peak, where the same load had %s",
-				grouped(after.EntriesAvoidedPeak), grouped(before.DNSEntriesPeak)),
+				Grouped(after.EntriesAvoidedPeak), Grouped(before.DNSEntriesPeak)),
 			Kept: math.Abs(float64(after.EntriesAvoidedPeak-before.DNSEntriesPeak)) <=
 				avoidedTolerance*float64(before.DNSEntriesPeak),
 		},
@@ -71,20 +71,20 @@ func (r *Report) exhaustionPromises() []Promise {
 		{
 			Name:  "table_full",
 			Text:  "the table of either node is full before the load begins",
-			Found: fmt.Sprintf("%s and %s entries of %s", grouped(before.EntriesPeak), grouped(after.EntriesPeak), grouped(r.TableLimit)),
+			Found: fmt.Sprintf("%s and %s entries of %s", Grouped(before.EntriesPeak), Grouped(after.EntriesPeak), Grouped(r.TableLimit)),
 			// A few entries may have timed out or been evicted by then.
 			Kept: min(before.EntriesPeak, after.EntriesPeak) >= r.TableLimit-r.TableLimit/100,
 		},
 		{
 			Name:  "before_lost",
 			Text:  "through kube-proxy the full table costs queries",
-			Found: fmt.Sprintf("%s of %s lost%s", grouped(before.Lost), grouped(before.Queries), because(before.LostTo)),
+			Found: fmt.Sprintf("%s of %s lost%s", Grouped(before.Lost), Grouped(before.Queries), Losses(before.LostTo)),
 			Kept:  before.Lost > 0,
 		},
 		{
 			Name:  "after_hits",
 			Text:  "through trackless no query for a cached name is lost",
-			Found: fmt.Sprintf("%s of %s lost", grouped(after.HitsLost), grouped(after.Hits)),
+			Found: fmt.Sprintf("%s of %s lost", Grouped(after.HitsLost), Grouped(after.Hits)),
 			Kept:  after.HitsLost == 0 && after.Hits > 0,
 		},
 		noDNSEntries(after),
@@ -94,7 +94,7 @@ func (r *Report) exhaustionPromises() []Promise {
 func allAnswered(name, text string, phase *Phase) Promise {
 	return Promise{
 		Name: name, Text: text,
-		Found: fmt.Sprintf("%s of %s%s", grouped(phase.Answered), grouped(phase.Queries), because(phase.LostTo)),
+		Found: fmt.Sprintf("%s of %s%s", Grouped(phase.Answered), Grouped(phase.Queries), Losses(phase.LostTo)),
 		Kept:  phase.Lost == 0 && phase.Answered == phase.Queries && phase.Queries > 0,
 	}
 }
@@ -105,7 +105,7 @@ func answeredBy(name string, phase *Phase, responder Responder, counted int) Pro
 	return Promise{
 		Name:  name,
 		Text:  fmt.Sprintf("every answer comes from %s", responder),
-		Found: fmt.Sprintf("%s of %s answers, and it counted %s queries", grouped(phase.AnsweredBy[responder]), grouped(phase.Answered), grouped(counted)),
+		Found: fmt.Sprintf("%s of %s answers, and it counted %s queries", Grouped(phase.AnsweredBy[responder]), Grouped(phase.Answered), Grouped(counted)),
 		Kept:  phase.Answered > 0 && phase.AnsweredBy[responder] == phase.Answered && counted >= phase.Answered,
 	}
 }
@@ -114,7 +114,7 @@ func noDNSEntries(phase *Phase) Promise {
 	return Promise{
 		Name:  "after_entries",
 		Text:  "through trackless no entry has a listen address in it",
-		Found: fmt.Sprintf("%s at peak, %s at the end", grouped(phase.DNSEntriesPeak), grouped(phase.DNSEntriesEnd)),
+		Found: fmt.Sprintf("%s at peak, %s at the end", Grouped(phase.DNSEntriesPeak), Grouped(phase.DNSEntriesEnd)),
 		Kept:  phase.DNSEntriesPeak == 0 && phase.DNSEntriesEnd == 0,
 	}
 }

@@ -23,6 +23,13 @@ const (
 	TCP Protocol = "tcp"
 )
 
+// DefaultTimeout is what stub resolvers wait for a first answer (resolv.conf(5),
+// timeout).
+const DefaultTimeout = 5 * time.Second
+
+// dnsPort is that of RFC 1035 section 4.2.
+const dnsPort = 53
+
 // attemptTimeout bounds one attempt where several are made.
 const attemptTimeout = time.Second
 
@@ -43,7 +50,7 @@ func (ns *Namespace) Query(ctx context.Context, protocol Protocol, server netip.
 	if err != nil {
 		return nil, fmt.Errorf("query %s from %s: %w", server, ns.name, err)
 	}
-	wire, err = exchange(ctx, fd, protocol, 0, netip.AddrPortFrom(server, dnsPort), wire, defaultTimeout)
+	wire, err = exchange(ctx, fd, protocol, 0, netip.AddrPortFrom(server, dnsPort), wire, DefaultTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("query %s from %s over %s: %w", server, ns.name, protocol, err)
 	}

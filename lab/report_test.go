@@ -189,17 +189,17 @@ func TestPhaseFields(t *testing.T) {
 
 func TestNumbers(t *testing.T) {
 	tests := []struct{ name, got, want string }{
-		{"small", grouped(999), "999"},
-		{"thousand", grouped(1000), "1,000"},
-		{"million", grouped(1234567), "1,234,567"},
-		{"negative", grouped(-1000), "-1,000"},
+		{"small", Grouped(999), "999"},
+		{"thousand", Grouped(1000), "1,000"},
+		{"million", Grouped(1234567), "1,234,567"},
+		{"negative", Grouped(-1000), "-1,000"},
 		{"tenths", tenths(1000.04), "1,000.0"},
 		{"tenths below one", tenths(0.06), "0.1"},
 		{"no time", micros(0), "-"},
 		{"microseconds", micros(999), "999 µs"},
 		{"milliseconds", micros(14949), "14.9 ms"},
-		{"most frequent reason first", because(map[string]int{"a": 1, "b": 2000, "c": 1}), " (2,000 b, 1 a, 1 c)"},
-		{"no reason", because(nil), ""},
+		{"most frequent reason first", Losses(map[string]int{"a": 1, "b": 2000, "c": 1}), " (2,000 b, 1 a, 1 c)"},
+		{"no reason", Losses(nil), ""},
 	}
 	for _, test := range tests {
 		if test.got != test.want {

@@ -26,33 +26,33 @@ const overdue = time.Second
 // when every query was answered or given up. That queries are lost is no error
 // but part of the result; an error means that the load could not be sent as
 // planned, or that the context ended.
-func (n *Node) Run(ctx context.Context, load Load) (*LoadResult, error) {
+func Run(ctx context.Context, n *Node, load Load) (*LoadResult, error) {
 	load, err := load.withDefaults(n)
 	if err != nil {
 		return nil, err
 	}
-	return n.send(ctx, load, load.plan(len(n.Pods)))
+	return send(ctx, n, load, load.plan(len(n.Pods)))
 }
 
 // Warm asks once for everything that the load asks for repeatedly, so that a
 // cache has it. That an answer is lost is an error.
-func (n *Node) Warm(ctx context.Context, load Load) error {
+func Warm(ctx context.Context, n *Node, load Load) error {
 	load, err := load.withDefaults(n)
 	if err != nil {
 		return err
 	}
 	load.Progress = nil
-	result, err := n.send(ctx, load, warmPlan(load))
+	result, err := send(ctx, n, load, warmPlan(load))
 	if err != nil {
 		return err
 	}
 	if figures := result.Figures(); figures.Lost > 0 {
-		return fmt.Errorf("warm the cache: %d of %d queries lost%s", figures.Lost, figures.Queries, because(figures.LostTo))
+		return fmt.Errorf("warm the cache: %d of %d queries lost%s", figures.Lost, figures.Queries, Losses(figures.LostTo))
 	}
 	return nil
 }
 
-func (n *Node) send(ctx context.Context, load Load, plan []plannedQuery) (*LoadResult, error) {
+func send(ctx context.Context, n *Node, load Load, plan []plannedQuery) (*LoadResult, error) {
 	run := &loadRun{
 		load:    load,
 		plan:    plan,

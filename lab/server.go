@@ -75,6 +75,29 @@ func (s *Server) abandon() error {
 	return err
 }
 
+// AwaitAttached waits until the server, whose prometheus directive names the
+// address, has its NOTRACK rules in force at all its listen addresses.
+func (s *Server) AwaitAttached(ctx context.Context, metrics string) error {
+	return s.await(ctx, "attached", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+		defer cancel()
+		now, err := s.Metrics(ctx, metrics)
+		if err != nil {
+			return err
+		}
+		addresses := now["coredns_notrack_attached"].GetMetric()
+		if len(addresses) == 0 {
+			return errors.New("it shows no metric coredns_notrack_attached")
+		}
+		for _, address := range addresses {
+			if address.GetGauge().GetValue() != 1 {
+				return fmt.Errorf("not attached at %s", address.GetLabel())
+			}
+		}
+		return nil
+	})
+}
+
 func (s *Server) writeCorefile(text string) error {
 	if err := s.corefile.Truncate(0); err != nil {
 		return fmt.Errorf("empty the Corefile in memory: %w", err)

@@ -105,7 +105,7 @@ type Streams struct {
 // lost after the timeout, 5 s if 0.
 func StartStreams(streams []Stream, timeout time.Duration) *Streams {
 	if timeout == 0 {
-		timeout = defaultTimeout
+		timeout = DefaultTimeout
 	}
 	s := &Streams{timeout: timeout, began: time.Now()}
 	s.stopped, s.stop = context.WithCancel(context.Background())

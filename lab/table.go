@@ -16,9 +16,9 @@ import (
 func (r *Report) WriteTable(out io.Writer, colour bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s queries from %d pods and the node itself, %s a second, seed %d, one attempt each\n",
-		grouped(r.Before.Queries), r.Pods, grouped(r.RatePerSecond), r.Seed)
+		Grouped(r.Before.Queries), r.Pods, Grouped(r.RatePerSecond), r.Seed)
 	if r.FillerEntries > 0 {
-		fmt.Fprintf(&b, "on a node whose conntrack table was filled to its limit of %s entries\n", grouped(r.TableLimit))
+		fmt.Fprintf(&b, "on a node whose conntrack table was filled to its limit of %s entries\n", Grouped(r.TableLimit))
 	}
 	b.WriteByte('\n')
 	writeColumns(&b, r.rows())
@@ -40,7 +40,7 @@ func (r *Report) WriteTable(out io.Writer, colour bool) error {
 func (r *Report) rows() [][3]string {
 	before, after := &r.Before, &r.After
 	number := func(text string, of func(*Phase) int) [3]string {
-		return [3]string{text, grouped(of(before)), grouped(of(after))}
+		return [3]string{text, Grouped(of(before)), Grouped(of(after))}
 	}
 	rows := [][3]string{
 		{"", "before", "after"},
@@ -64,7 +64,7 @@ func (r *Report) rows() [][3]string {
 		number("  to the upstream, peak", func(p *Phase) int { return p.UpstreamEntriesPeak }),
 		number("  to the upstream, end", func(p *Phase) int { return p.UpstreamEntriesEnd }),
 		{"DNS entries per 1,000 queries", tenths(before.EntriesPer1000Queries), tenths(after.EntriesPer1000Queries)},
-		{"entries avoided, peak", r.notAvoided(), grouped(after.EntriesAvoidedPeak)},
+		{"entries avoided, peak", r.notAvoided(), Grouped(after.EntriesAvoidedPeak)},
 		number("insert_failed", func(p *Phase) int { return int(p.InsertFailed) }),
 		number("drop", func(p *Phase) int { return int(p.Drop) }),
 		number("early_drop", func(p *Phase) int { return int(p.EarlyDrop) }),
@@ -80,7 +80,7 @@ func (r *Report) notAvoided() string {
 	if r.Scenario == Exhaustion {
 		return "-"
 	}
-	return "had " + grouped(r.Before.DNSEntriesPeak)
+	return "had " + Grouped(r.Before.DNSEntriesPeak)
 }
 
 // writeColumns writes the first column flush left, the others flush right.
@@ -108,20 +108,7 @@ func responders(p *Phase) string {
 	return strings.Join(texts, ", ")
 }
 
-// because lists the reasons of losses, most frequent first, after a colon.
-func because(lostTo map[string]int) string {
-	if len(lostTo) == 0 {
-		return ""
-	}
-	reasons := slices.Sorted(maps.Keys(lostTo))
-	slices.SortStableFunc(reasons, func(a, b string) int { return lostTo[b] - lostTo[a] })
-	for i, reason := range reasons {
-		reasons[i] = fmt.Sprintf("%s %s", grouped(lostTo[reason]), reason)
-	}
-	return " (" + strings.Join(reasons, ", ") + ")"
-}
-
-func share(part, of int) string { return grouped(part) + " of " + grouped(of) }
+func share(part, of int) string { return Grouped(part) + " of " + Grouped(of) }
 
 func tenths(value float64) string {
 	whole, fraction, _ := strings.Cut(strconv.FormatFloat(value, 'f', 1, 64), ".")
@@ -129,7 +116,7 @@ func tenths(value float64) string {
 	if err != nil {
 		return whole + "." + fraction
 	}
-	return grouped(n) + "." + fraction
+	return Grouped(n) + "." + fraction
 }
 
 func micros(us int64) string {
@@ -141,19 +128,6 @@ func micros(us int64) string {
 		return fmt.Sprintf("%d µs", us)
 	}
 	return fmt.Sprintf("%.1f ms", float64(us)/1000)
-}
-
-// grouped writes a number with a comma at every thousand.
-func grouped(n int) string {
-	digits := strconv.Itoa(n)
-	sign := ""
-	if n < 0 {
-		sign, digits = "-", digits[1:]
-	}
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return sign + digits
 }
 
 func paint(text, code string, colour bool) string {

@@ -29,7 +29,7 @@ func (n node) askInBackground(load lab.Load) *background {
 	load.Progress = func(over int) { b.over.Store(int64(over)) }
 	go func() {
 		defer close(b.done)
-		b.result, b.err = n.Run(n.t.Context(), load)
+		b.result, b.err = lab.Run(n.t.Context(), n.Node, load)
 	}()
 	return b
 }

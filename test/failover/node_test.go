@@ -200,7 +200,7 @@ func (n node) ask(load lab.Load) lab.Figures {
 	if len(load.Targets) == 0 {
 		load.Targets = listen
 	}
-	result, err := n.Run(n.t.Context(), load)
+	result, err := lab.Run(n.t.Context(), n.Node, load)
 	if err != nil {
 		n.t.Fatal(err)
 	}

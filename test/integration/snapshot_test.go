@@ -28,7 +28,7 @@ func takeSnapshot(t *testing.T, node *lab.Node, path string) *snapshot.Snapshot 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := node.Run(ctx, lab.Load{Queries: 60000, Rate: 600, Seed: 7})
+		_, err := lab.Run(ctx, node, lab.Load{Queries: 60000, Rate: 600, Seed: 7})
 		done <- err
 	}()
 	out, status := trackless(t, node, "snapshot", "--window", "5500ms", "-o", path)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/trackless-dns/trackless/lab/internal/privilege"
 )
 
 // A Child is a process started inside a namespace. It dies with this process,
@@ -48,7 +50,7 @@ func (ns *Namespace) Start(name string, cmd *exec.Cmd) (*Child, error) {
 	})
 	if err := <-started; err != nil {
 		<-child.done
-		return nil, fmt.Errorf("start %s in %s: %w", name, ns.name, withRemedy(err))
+		return nil, fmt.Errorf("start %s in %s: %w", name, ns.name, privilege.Explain(err))
 	}
 	return child, nil
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/jsimonetti/rtnetlink/v2/driver"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab/internal/privilege"
 )
 
 // linkEnd is one end of a veth.
@@ -162,7 +164,7 @@ func (end linkEnd) addNeighbour(addr netip.Addr, mac net.HardwareAddr) error {
 func (ns *Namespace) routing(fn func(*rtnetlink.Conn) error) (err error) {
 	conn, err := rtnetlink.Dial(&netlink.Config{NetNS: ns.FD()})
 	if err != nil {
-		return fmt.Errorf("open rtnetlink in %s: %w", ns.name, withRemedy(err))
+		return fmt.Errorf("open rtnetlink in %s: %w", ns.name, privilege.Explain(err))
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	return fn(conn)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 const (
@@ -131,7 +133,7 @@ func (l Load) withDefaults(node *Node) (Load, error) {
 		return l, fmt.Errorf("a load of %d queries a second: it must be positive", l.Rate)
 	case l.Outstanding < 1:
 		return l, fmt.Errorf("a load with %d queries on their way: it must be positive", l.Outstanding)
-	case !address(l.Targets, false).IsValid() && !address(l.Targets, true).IsValid():
+	case !kubeproxy.Address(l.Targets, false).IsValid() && !kubeproxy.Address(l.Targets, true).IsValid():
 		return l, errors.New("a load without a target address")
 	}
 	for _, share := range []float64{l.Mix.TCP, l.Mix.IPv6, l.Mix.FromNode, l.Mix.Unique + l.Mix.Absent} {
@@ -146,7 +148,7 @@ func (l Load) withDefaults(node *Node) (Load, error) {
 func (l Load) plan(pods int) []plannedQuery {
 	random := rand.New(rand.NewPCG(l.Seed, 0))
 	popular := rand.NewZipf(random, 1.1, 4, commonNames-1)
-	ipv4, ipv6 := address(l.Targets, false).IsValid(), address(l.Targets, true).IsValid()
+	ipv4, ipv6 := kubeproxy.Address(l.Targets, false).IsValid(), kubeproxy.Address(l.Targets, true).IsValid()
 	ports := make(map[portStream]*portWalk)
 	queries := make([]plannedQuery, l.Queries)
 	uniques := 0
@@ -185,7 +187,7 @@ func (l Load) plan(pods int) []plannedQuery {
 
 // warmPlan asks once for every repeated name, for both types, from one pod.
 func warmPlan(load Load) []plannedQuery {
-	ipv6 := !address(load.Targets, false).IsValid()
+	ipv6 := !kubeproxy.Address(load.Targets, false).IsValid()
 	var queries []plannedQuery
 	for _, names := range []struct {
 		class class

@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // testNode is enough of a node for a load to be planned.
@@ -18,7 +20,7 @@ func testNode(ipv6 bool) *Node {
 	if ipv6 {
 		targets = append(targets, ClusterDNS6)
 	}
-	return &Node{Pods: make([]*Pod, 2), Services: []Service{{ClusterIPs: targets}}}
+	return &Node{Pods: make([]*Pod, 2), Services: []kubeproxy.Service{{ClusterIPs: targets}}}
 }
 
 func planFor(t *testing.T, load Load, ipv6 bool) []plannedQuery {

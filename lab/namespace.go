@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab/internal/privilege"
 )
 
 // errExited is what Do returns when its function ended the goroutine instead
@@ -34,7 +36,7 @@ func NewNamespace(name string) (*Namespace, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make network namespace %s: %w", name, withRemedy(err))
+		return nil, fmt.Errorf("make network namespace %s: %w", name, privilege.Explain(err))
 	}
 	if err := ns.linkUp("lo"); err != nil {
 		return nil, errors.Join(err, ns.Close())
@@ -57,7 +59,7 @@ func (ns *Namespace) FD() int { return int(ns.handle) }
 func (ns *Namespace) Do(fn func() error) error {
 	return onThread(func() error {
 		if err := netns.Set(ns.handle); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", ns.name, withRemedy(err))
+			return fmt.Errorf("enter network namespace %s: %w", ns.name, privilege.Explain(err))
 		}
 		return fn()
 	})

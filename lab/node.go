@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // MaxPods is how many client pods a node can have. It keeps their addresses below that of kube-dns, 10.244.0.53.
@@ -57,10 +59,10 @@ type Node struct {
 	KubeDNS *Server
 
 	// KubeProxy writes the node's Service rules.
-	KubeProxy *KubeProxy
+	KubeProxy *kubeproxy.Proxy
 
 	// Services are those that kube-proxy was given.
-	Services []Service
+	Services []kubeproxy.Service
 
 	program string
 	ipv6    bool
@@ -137,7 +139,7 @@ func (n *Node) build(ctx context.Context, options Options) error {
 	if n.DNSPod, err = n.addPod(53, options.AddresslessVeths); err != nil {
 		return err
 	}
-	n.KubeProxy = NewKubeProxy(n.Namespace.FD(), n.Namespace.Name(), n.ipv6)
+	n.KubeProxy = kubeproxy.New(n.Namespace.FD(), n.Namespace.Name(), n.ipv6)
 	n.Services = n.services()
 	if !options.WithoutKubeProxy {
 		if err := n.KubeProxy.Apply(n.Services...); err != nil {
@@ -198,14 +200,14 @@ func (n *Node) addUplink() error {
 	return nil
 }
 
-func (n *Node) services() []Service {
+func (n *Node) services() []kubeproxy.Service {
 	vips := func(v4, v6 netip.Addr) []netip.Addr {
 		if n.ipv6 {
 			return []netip.Addr{v4, v6}
 		}
 		return []netip.Addr{v4}
 	}
-	return []Service{
+	return []kubeproxy.Service{
 		{Name: "kube-system/kube-dns", ClusterIPs: vips(ClusterDNS4, ClusterDNS6), Endpoints: n.DNSPod.Addrs},
 		{Name: "kube-system/kube-dns-upstream", ClusterIPs: vips(UpstreamDNS4, UpstreamDNS6), Endpoints: n.DNSPod.Addrs},
 	}

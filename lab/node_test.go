@@ -17,6 +17,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 	"github.com/trackless-dns/trackless/lab/labtest"
 )
 
@@ -122,9 +123,9 @@ func checkAnswer(t *testing.T, node *lab.Node, from *lab.Namespace, protocol lab
 func TestKubeProxyFollowsItsServices(t *testing.T) {
 	t.Parallel()
 	node := labtest.NewNode(t, lab.Options{})
-	withoutEndpoints := make([]lab.Service, len(node.Services))
+	withoutEndpoints := make([]kubeproxy.Service, len(node.Services))
 	for i, service := range node.Services {
-		withoutEndpoints[i] = lab.Service{Name: service.Name, ClusterIPs: service.ClusterIPs}
+		withoutEndpoints[i] = kubeproxy.Service{Name: service.Name, ClusterIPs: service.ClusterIPs}
 	}
 	unallocated := netip.MustParseAddr("10.96.0.77")
 	const unanswered = 300 * time.Millisecond

@@ -13,6 +13,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // maxOutstanding bounds the sockets a load has open at once, below what the
@@ -154,7 +156,7 @@ func (r *loadRun) ask(ctx context.Context, fd int, q plannedQuery, id uint16) at
 		r.fail(fmt.Errorf("pack the query for %s: %w", asked.text, err))
 		return attempt{}
 	}
-	server := netip.AddrPortFrom(address(r.load.Targets, q.ipv6), dnsPort)
+	server := netip.AddrPortFrom(kubeproxy.Address(r.load.Targets, q.ipv6), dnsPort)
 	begin := time.Now()
 	wire, err = exchange(ctx, fd, q.protocol, q.port, server, wire, r.load.Timeout)
 	latency := time.Since(begin)

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // A proxyMode is one of kube-proxy's.
@@ -65,7 +65,7 @@ COMMIT
 // proxyRules are kube-proxy's rules in iptables mode for the Services, as
 // `iptables-save` shows them on a node of v1.37 with the pod network
 // 10.244.0.0/16, less those for node ports.
-func proxyRules(services []lab.Service, ipv6 bool) string {
+func proxyRules(services []kubeproxy.Service, ipv6 bool) string {
 	podCIDR := "10.244.0.0/16"
 	if ipv6 {
 		podCIDR = "fd00:244::/64"

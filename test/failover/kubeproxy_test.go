@@ -8,19 +8,20 @@ import (
 	"testing"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // A proxy is a way to write a kube-proxy's rules on a node.
 type proxy struct {
 	name  string
-	apply func(n node, services ...lab.Service)
+	apply func(n node, services ...kubeproxy.Service)
 	clear func(n node)
 }
 
 var (
 	nftablesProxy = proxy{
 		name: "nftables",
-		apply: func(n node, services ...lab.Service) {
+		apply: func(n node, services ...kubeproxy.Service) {
 			n.t.Helper()
 			if err := n.KubeProxy.Apply(services...); err != nil {
 				n.t.Fatal(err)
@@ -57,7 +58,7 @@ func iptablesProxy(kind string, clusterCIDR bool) proxy {
 	}
 	return proxy{
 		name: "iptables-" + kind,
-		apply: func(n node, services ...lab.Service) {
+		apply: func(n node, services ...kubeproxy.Service) {
 			n.t.Helper()
 			restore(n, func(ipv6 bool) string { return iptablesRules(services, ipv6, clusterCIDR) })
 		},
@@ -71,7 +72,7 @@ func iptablesProxy(kind string, clusterCIDR bool) proxy {
 // iptablesRules are the rules that kube-proxy v1.37 writes for DNS Services in
 // iptables mode, in the form of iptables-restore: the chains for node ports and
 // load balancers, which are empty here, are left out.
-func iptablesRules(services []lab.Service, ipv6, clusterCIDR bool) string {
+func iptablesRules(services []kubeproxy.Service, ipv6, clusterCIDR bool) string {
 	pods, host := "10.244.0.0/16", 32
 	if ipv6 {
 		pods, host = "fd00:244::/64", 128
@@ -172,7 +173,7 @@ func TestTheServiceAddressChanges(t *testing.T) {
 	single.ask("the first address", lab.KubeDNS)
 
 	next := []netip.Addr{netip.MustParseAddr("10.96.0.20"), netip.MustParseAddr("fd00:10:96::14")}
-	moved := lab.Service{Name: "kube-system/kube-dns", ClusterIPs: next, Endpoints: n.DNSPod.Addrs}
+	moved := kubeproxy.Service{Name: "kube-system/kube-dns", ClusterIPs: next, Endpoints: n.DNSPod.Addrs}
 	during := n.askInBackground(mixed(2000))
 	during.await(300)
 	single.ask("still the first address", lab.KubeDNS)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testcert"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // bootFor is how long the upstream is away, TRACKLESS_BOOT or so long that a dial is
@@ -140,7 +141,7 @@ func servicesRefuse(t *testing.T, node *lab.Node) (back func()) {
 	return func() { applyServices(t, node, node.Services) }
 }
 
-func applyServices(t *testing.T, node *lab.Node, services []lab.Service) {
+func applyServices(t *testing.T, node *lab.Node, services []kubeproxy.Service) {
 	t.Helper()
 	if err := node.KubeProxy.Apply(services...); err != nil {
 		t.Fatal(err)

@@ -1,4 +1,5 @@
-package lab
+// Package privilege says what a refused call would have needed.
+package privilege
 
 import (
 	"errors"
@@ -8,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// withRemedy adds to a permission error what would have been needed.
-func withRemedy(err error) error {
+// Explain adds to a permission error what would have been needed.
+func Explain(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("%w (needs root: CAP_SYS_ADMIN and CAP_NET_ADMIN)", err)
 	}

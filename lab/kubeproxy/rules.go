@@ -1,4 +1,4 @@
-package lab
+package kubeproxy
 
 import (
 	"crypto/sha256"
@@ -62,8 +62,10 @@ type proxyRuleset struct {
 	err    error
 }
 
+// queue queues the table. A chain must exist before something jumps to it, so the
+// regular chains and the maps come before the base chains.
 func (r *proxyRuleset) queue() error {
-	table := &nftables.Table{Name: kubeProxyTable, Family: r.family.table}
+	table := &nftables.Table{Name: tableName, Family: r.family.table}
 	// Adding before deleting makes the deletion succeed where there is no
 	// table yet; all three are one transaction.
 	r.conn.AddTable(table)
@@ -74,19 +76,17 @@ func (r *proxyRuleset) queue() error {
 	hairpinKey := nftables.MustConcatSetType(r.family.addressType, r.family.addressType,
 		nftables.TypeInetProto, nftables.TypeInetService)
 
-	// A chain must exist before something jumps to it, so the regular chains
-	// and the maps come before the base chains.
 	reject := r.chain("reject-chain")
 	r.rule(reject, &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: r.portUnreachable()})
 
 	var clusterIPs, hairpins, noEndpoints, served []nftables.SetElement
 	for _, service := range r.services {
-		clusterIP := address(service.ClusterIPs, r.family.ipv6)
+		clusterIP := Address(service.ClusterIPs, r.family.ipv6)
 		if !clusterIP.IsValid() {
 			continue
 		}
 		clusterIPs = append(clusterIPs, nftables.SetElement{Key: clusterIP.AsSlice()})
-		endpoint := address(service.Endpoints, r.family.ipv6)
+		endpoint := Address(service.Endpoints, r.family.ipv6)
 		for _, protocol := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 			key := slices.Concat(clusterIP.AsSlice(), protocolAndPort(protocol))
 			if !endpoint.IsValid() {
@@ -121,6 +121,12 @@ func (r *proxyRuleset) queue() error {
 	r.rule(masquerading, masqueradeMarked()...)
 	r.rule(masquerading, r.masqueradeHairpins(hairpinSet)...)
 
+	r.baseChains(services, endpointsCheck, firewallCheck, clusterIPsCheck, masquerading)
+	return r.err
+}
+
+// baseChains hangs the chains into netfilter's hooks.
+func (r *proxyRuleset) baseChains(services, endpointsCheck, firewallCheck, clusterIPsCheck, masquerading *nftables.Chain) {
 	for _, base := range []struct {
 		name     string
 		kind     nftables.ChainType
@@ -149,7 +155,6 @@ func (r *proxyRuleset) queue() error {
 			r.rule(chain, jump...)
 		}
 	}
-	return r.err
 }
 
 // serviceChain is the chain of one Service port: DNAT to its endpoint.

@@ -1,4 +1,4 @@
-package lab
+package kubeproxy
 
 import "net/netip"
 
@@ -25,8 +25,8 @@ type Service struct {
 	Endpoints []netip.Addr
 }
 
-// address returns the one of addrs that is of the family, or the zero Addr.
-func address(addrs []netip.Addr, ipv6 bool) netip.Addr {
+// Address returns the one of addrs that is of the family, or the zero Addr.
+func Address(addrs []netip.Addr, ipv6 bool) netip.Addr {
 	for _, addr := range addrs {
 		if addr.Is6() == ipv6 {
 			return addr

@@ -1,35 +1,38 @@
-package lab
+// Package kubeproxy writes the Service rules of kube-proxy in nftables mode.
+package kubeproxy
 
 import (
 	"fmt"
 
 	"github.com/google/nftables"
+
+	"github.com/trackless-dns/trackless/lab/internal/privilege"
 )
 
-// kubeProxyTable is the name of kube-proxy's own table, one in each family.
-const kubeProxyTable = "kube-proxy"
+// tableName is the name of kube-proxy's own table, one in each family.
+const tableName = "kube-proxy"
 
-// A KubeProxy stands in for kube-proxy in nftables mode: it writes the tables
+// A Proxy stands in for kube-proxy in nftables mode: it writes the tables
 // that kube-proxy v1.37 writes for the same Services (verdict maps keyed by
 // address, protocol and port, a chain for each Service port, masquerade of
 // what comes from outside the pod network, rejects for Services without
 // endpoints), over netlink and without the nft binary. Only what concerns node
 // ports, load balancers and session affinity is empty or absent.
-type KubeProxy struct {
+type Proxy struct {
 	netNS int    // a file descriptor of the node's network namespace
 	node  string // its name, for errors
 	ipv6  bool
 }
 
-// NewKubeProxy returns that of a node, whose network namespace is given as a file
+// New returns the kube-proxy of a node, whose network namespace is given as a file
 // descriptor, which must stay open, and by a name for errors.
-func NewKubeProxy(netNS int, node string, ipv6 bool) *KubeProxy {
-	return &KubeProxy{netNS: netNS, node: node, ipv6: ipv6}
+func New(netNS int, node string, ipv6 bool) *Proxy {
+	return &Proxy{netNS: netNS, node: node, ipv6: ipv6}
 }
 
 // Apply replaces the rules by those for the given Services, in one
 // transaction: there is no moment without rules.
-func (p *KubeProxy) Apply(services ...Service) error {
+func (p *Proxy) Apply(services ...Service) error {
 	conn, err := nftables.New(nftables.WithNetNSFd(p.netNS))
 	if err != nil {
 		return fmt.Errorf("open nftables in %s: %w", p.node, err)
@@ -42,28 +45,28 @@ func (p *KubeProxy) Apply(services ...Service) error {
 	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("install kube-proxy's rules in %s (does this kernel have nf_tables with nat, masq and reject?): %w",
-			p.node, withRemedy(err))
+			p.node, privilege.Explain(err))
 	}
 	return nil
 }
 
 // Remove deletes the tables, as `kube-proxy --cleanup` does. Connection
 // tracking entries stay.
-func (p *KubeProxy) Remove() error {
+func (p *Proxy) Remove() error {
 	conn, err := nftables.New(nftables.WithNetNSFd(p.netNS))
 	if err != nil {
 		return fmt.Errorf("open nftables in %s: %w", p.node, err)
 	}
 	for _, family := range p.families() {
-		conn.DelTable(&nftables.Table{Name: kubeProxyTable, Family: family.table})
+		conn.DelTable(&nftables.Table{Name: tableName, Family: family.table})
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("remove kube-proxy's tables from %s: %w", p.node, withRemedy(err))
+		return fmt.Errorf("remove kube-proxy's tables from %s: %w", p.node, privilege.Explain(err))
 	}
 	return nil
 }
 
-func (p *KubeProxy) families() []proxyFamily {
+func (p *Proxy) families() []proxyFamily {
 	if p.ipv6 {
 		return []proxyFamily{proxyIPv4, proxyIPv6}
 	}

@@ -5,9 +5,9 @@
 // more pods on point-to-point veths, a kube-dns pod that runs a real CoreDNS
 // (this same program, as `trackless serve`), and kube-proxy's DNAT for the
 // cluster DNS Service as nftables rules of the shape kube-proxy writes. On it
-// one can start a node-local cache ([Node.Serve]), send a bounded, seeded load
-// ([Node.Run]) and watch the connection tracking table of the node
-// ([Node.Watch]).
+// one can start a node-local cache ([Node.Serve]) and watch the connection tracking
+// table of the node ([Node.Watch]). Package load sends a bounded, seeded load
+// through it, and package experiment measures that load with and without Trackless.
 //
 //	outside 192.0.2.1            pod-11 10.244.0.11   pod-12 10.244.0.12
 //	        │ uplink                    │ veth               │ veth

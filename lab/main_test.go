@@ -1,44 +1,9 @@
 package lab
 
 import (
-	"fmt"
-	"os"
 	"testing"
-	"time"
 
-	"go.uber.org/goleak"
+	"github.com/trackless-dns/trackless/internal/testns"
 )
 
-// After all tests no goroutine may be left, and no thread in another network
-// namespace than the one the process began in.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		// A thread that is done with its child takes a moment to end.
-		for deadline := time.Now().Add(30 * time.Second); code == 0 && len(strayThreads()) > 0; {
-			if time.Now().After(deadline) {
-				fmt.Fprintf(os.Stderr, "threads left in other network namespaces: %v\n", strayThreads())
-				code = 1
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-		os.Exit(code)
-	}))
-}
-
-// strayThreads lists the threads of this process that are in another network
-// namespace than the process as a whole.
-func strayThreads() []string {
-	home, err := os.Readlink("/proc/self/ns/net")
-	if err != nil {
-		return nil
-	}
-	tasks, _ := os.ReadDir("/proc/self/task")
-	var stray []string
-	for _, task := range tasks {
-		ns, err := os.Readlink("/proc/self/task/" + task.Name() + "/ns/net")
-		if err == nil && ns != home {
-			stray = append(stray, task.Name()+" in "+ns)
-		}
-	}
-	return stray
-}
+func TestMain(m *testing.M) { testns.Main(m) }

@@ -7,10 +7,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// kubeDNSTTL is the TTL of every record kube-dns serves, in seconds: an hour.
+// KubeDNSTTL is the TTL of every record kube-dns serves, in seconds: an hour.
 // A cache that caps TTLs below it, or has held a record for a second, shows by
 // that who answered, in every single answer and without changing the query.
-const kubeDNSTTL = 3600
+const KubeDNSTTL = 3600
 
 // A Responder is who answered a query.
 type Responder string
@@ -27,7 +27,7 @@ const (
 // whose `cache` caps TTLs below an hour, and it cannot tell anything of a
 // response without records, such as SERVFAIL.
 func Identify(response *dns.Msg) Responder {
-	lowest, records := uint32(kubeDNSTTL), 0
+	lowest, records := uint32(KubeDNSTTL), 0
 	for _, section := range [][]dns.RR{response.Answer, response.Ns} {
 		for _, rr := range section {
 			lowest = min(lowest, rr.Header().Ttl)
@@ -37,7 +37,7 @@ func Identify(response *dns.Msg) Responder {
 	switch {
 	case records == 0:
 		return Nobody
-	case lowest == kubeDNSTTL:
+	case lowest == KubeDNSTTL:
 		return KubeDNS
 	}
 	return Trackless
@@ -66,53 +66,53 @@ var kubeDNSCorefile = fmt.Sprintf(`.:53 {
         authority "cluster.local. %[2]d IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 %[2]d"
     }
 }
-`, zone, kubeDNSTTL, kubeDNSMetrics)
+`, zone, KubeDNSTTL, KubeDNSMetrics)
 
-// kubeDNSMetrics is where kube-dns serves its metrics, inside its pod.
-const kubeDNSMetrics = "127.0.0.1:9153"
+// KubeDNSMetrics is where kube-dns serves its metrics, inside its pod.
+const KubeDNSMetrics = "127.0.0.1:9153"
 
-// A name is a domain name and what kube-dns has for it: the zero addresses
+// A Name is a domain name and what kube-dns has for it: the zero addresses
 // stand for NXDOMAIN.
-type name struct {
-	text    string
-	a, aaaa netip.Addr
+type Name struct {
+	Text    string
+	A, AAAA netip.Addr
 }
 
 // hostCount is how many different names that exist hostName makes.
 const hostCount = 100 * 250 * 250
 
-// hostName returns the n-th name that exists, for n below hostCount.
-func hostName(n int) name {
+// HostName returns the n-th name that exists, for n below hostCount.
+func HostName(n int) Name {
 	a, b, c := 100+n/(250*250), n/250%250, n%250
-	return name{
-		text: fmt.Sprintf("svc-%d-%d-%d.%s", a, b, c, zone),
-		a:    netip.AddrFrom4([4]byte{10, byte(a), byte(b), byte(c)}),
+	return Name{
+		Text: fmt.Sprintf("svc-%d-%d-%d.%s", a, b, c, zone),
+		A:    netip.AddrFrom4([4]byte{10, byte(a), byte(b), byte(c)}),
 		// The digits of the name, read as hexadecimal: what the template does.
-		aaaa: netip.MustParseAddr(fmt.Sprintf("fd00:10:%d:%d::%d", a, b, c)),
+		AAAA: netip.MustParseAddr(fmt.Sprintf("fd00:10:%d:%d::%d", a, b, c)),
 	}
 }
 
-// absentName returns the n-th name that does not exist: a Service's full name
+// AbsentName returns the n-th name that does not exist: a Service's full name
 // with a search domain after it, which is what resolvers with ndots:5 ask.
-func absentName(n int) name {
-	return name{text: hostName(n).text + "svc.cluster.local."}
+func AbsentName(n int) Name {
+	return Name{Text: HostName(n).Text + "svc.cluster.local."}
 }
 
-// check returns an error unless the response is what kube-dns has for a
+// Check returns an error unless the response is what kube-dns has for a
 // question of the type about the name.
-func (n name) check(response *dns.Msg, qtype uint16) error {
-	want := n.a
+func (n Name) Check(response *dns.Msg, qtype uint16) error {
+	want := n.A
 	if qtype == dns.TypeAAAA {
-		want = n.aaaa
+		want = n.AAAA
 	}
 	if !want.IsValid() {
 		if response.Rcode != dns.RcodeNameError {
-			return fmt.Errorf("%s for %s, which does not exist", dns.RcodeToString[response.Rcode], n.text)
+			return fmt.Errorf("%s for %s, which does not exist", dns.RcodeToString[response.Rcode], n.Text)
 		}
 		return nil
 	}
 	if response.Rcode != dns.RcodeSuccess || len(response.Answer) != 1 {
-		return fmt.Errorf("%s with %d records for %s", dns.RcodeToString[response.Rcode], len(response.Answer), n.text)
+		return fmt.Errorf("%s with %d records for %s", dns.RcodeToString[response.Rcode], len(response.Answer), n.Text)
 	}
 	var got netip.Addr
 	switch rr := response.Answer[0].(type) {
@@ -122,7 +122,7 @@ func (n name) check(response *dns.Msg, qtype uint16) error {
 		got, _ = netip.AddrFromSlice(rr.AAAA)
 	}
 	if got != want {
-		return fmt.Errorf("%s has address %s in the answer, not %s", n.text, got, want)
+		return fmt.Errorf("%s has address %s in the answer, not %s", n.Text, got, want)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func TestDoReturnsToTheCaller(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, func() bool { return len(strayThreads()) == 0 })
+	eventually(t, func() bool { return len(testns.StrayThreads()) == 0 })
 }
 
 func TestChildRunsInsideAndApart(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/kubeproxy"
 	"github.com/trackless-dns/trackless/lab/labtest"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // service is a name that kube-dns has.
@@ -214,12 +215,12 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 	enough := errors.New("enough")
 	// An address that drops everything, so that queries are under way when
 	// the context ends, and would be for their whole ten minutes.
-	load := lab.Load{
+	queries := load.Load{
 		Queries: 100_000, Targets: []netip.Addr{netip.MustParseAddr("10.96.0.77")}, Timeout: 10 * time.Minute,
 		Progress: func(int) { cancel(enough) },
 	}
 	begin := time.Now()
-	if _, err := lab.Run(ctx, node, load); !errors.Is(err, enough) {
+	if _, err := load.Run(ctx, node, queries); !errors.Is(err, enough) {
 		t.Errorf("Run returned %v, want %v", err, enough)
 	}
 	if took := time.Since(begin); took > time.Minute {

@@ -27,8 +27,8 @@ const (
 // timeout).
 const DefaultTimeout = 5 * time.Second
 
-// dnsPort is that of RFC 1035 section 4.2.
-const dnsPort = 53
+// DNSPort is that of RFC 1035 section 4.2.
+const DNSPort = 53
 
 // attemptTimeout bounds one attempt where several are made.
 const attemptTimeout = time.Second
@@ -44,13 +44,13 @@ func (ns *Namespace) Query(ctx context.Context, protocol Protocol, server netip.
 	var fd int
 	err = ns.Do(func() error {
 		var err error
-		fd, err = openSocket(protocol, server.Is6())
+		fd, err = OpenSocket(protocol, server.Is6())
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("query %s from %s: %w", server, ns.name, err)
 	}
-	wire, err = exchange(ctx, fd, protocol, 0, netip.AddrPortFrom(server, dnsPort), wire, DefaultTimeout)
+	wire, err = Exchange(ctx, fd, protocol, 0, netip.AddrPortFrom(server, DNSPort), wire, DefaultTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("query %s from %s over %s: %w", server, ns.name, protocol, err)
 	}
@@ -71,8 +71,8 @@ func (s *Server) AwaitAnswer(ctx context.Context, from *Namespace, protocol Prot
 	return s.await(ctx, what, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 		defer cancel()
-		name := hostName(hostCount - 1)
-		query := new(dns.Msg).SetQuestion(name.text, dns.TypeA)
+		name := HostName(hostCount - 1)
+		query := new(dns.Msg).SetQuestion(name.Text, dns.TypeA)
 		response, err := from.Query(ctx, protocol, target, query)
 		if err != nil {
 			return err
@@ -84,9 +84,9 @@ func (s *Server) AwaitAnswer(ctx context.Context, from *Namespace, protocol Prot
 	})
 }
 
-// openSocket makes a non-blocking socket in the calling thread's network
+// OpenSocket makes a non-blocking socket in the calling thread's network
 // namespace.
-func openSocket(protocol Protocol, ipv6 bool) (int, error) {
+func OpenSocket(protocol Protocol, ipv6 bool) (int, error) {
 	family, kind := unix.AF_INET, unix.SOCK_DGRAM
 	if ipv6 {
 		family = unix.AF_INET6
@@ -101,15 +101,15 @@ func openSocket(protocol Protocol, ipv6 bool) (int, error) {
 	return fd, nil
 }
 
-// exchange sends the query to the server over the socket, from the given local
+// Exchange sends the query to the server over the socket, from the given local
 // port (0 lets the kernel choose), and returns what comes back with the same
 // message id within the timeout. It closes the socket.
-func exchange(ctx context.Context, fd int, protocol Protocol, port uint16, server netip.AddrPort, query []byte, timeout time.Duration) ([]byte, error) {
+func Exchange(ctx context.Context, fd int, protocol Protocol, port uint16, server netip.AddrPort, query []byte, timeout time.Duration) ([]byte, error) {
 	deadline := time.Now().Add(timeout)
 	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
 		deadline = d
 	}
-	if err := connect(fd, protocol, port, server); err != nil {
+	if err := Connect(fd, protocol, port, server); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
@@ -136,21 +136,23 @@ func exchange(ctx context.Context, fd int, protocol Protocol, port uint16, serve
 	return nil, err
 }
 
-func connect(fd int, protocol Protocol, port uint16, server netip.AddrPort) error {
+// Connect begins to connect a non-blocking socket to the server, from the given local
+// port (0 lets the kernel choose).
+func Connect(fd int, protocol Protocol, port uint16, server netip.AddrPort) error {
 	if port != 0 {
-		if err := bind(fd, port, protocol, server.Addr().Is6()); err != nil {
+		if err := Bind(fd, port, protocol, server.Addr().Is6()); err != nil {
 			return err
 		}
 	}
-	if err := unix.Connect(fd, sockaddr(server)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+	if err := unix.Connect(fd, Sockaddr(server)); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return os.NewSyscallError("connect", err)
 	}
 	return nil
 }
 
-// bind gives the socket its local port, or where another socket has it, one
+// Bind gives the socket its local port, or where another socket has it, one
 // that the kernel chooses.
-func bind(fd int, port uint16, protocol Protocol, ipv6 bool) error {
+func Bind(fd int, port uint16, protocol Protocol, ipv6 bool) error {
 	if protocol == TCP {
 		// A port whose last connection is in TIME-WAIT may be used again.
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
@@ -161,9 +163,9 @@ func bind(fd int, port uint16, protocol Protocol, ipv6 bool) error {
 	if ipv6 {
 		local = netip.IPv6Unspecified()
 	}
-	err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, port)))
+	err := unix.Bind(fd, Sockaddr(netip.AddrPortFrom(local, port)))
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(local, 0)))
+		err = unix.Bind(fd, Sockaddr(netip.AddrPortFrom(local, 0)))
 	}
 	if err != nil {
 		return os.NewSyscallError("bind", err)
@@ -202,7 +204,8 @@ func roundTrip(file *os.File, protocol Protocol, query []byte) ([]byte, error) {
 	}
 }
 
-func sockaddr(addr netip.AddrPort) unix.Sockaddr {
+// Sockaddr is the address as the kernel takes it.
+func Sockaddr(addr netip.AddrPort) unix.Sockaddr {
 	if addr.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(addr.Port()), Addr: addr.Addr().As4()}
 	}

@@ -39,24 +39,24 @@ func TestIdentify(t *testing.T) {
 }
 
 func TestNameCheck(t *testing.T) {
-	host, missing := hostName(0), absentName(0)
+	host, missing := HostName(0), AbsentName(0)
 	tests := []struct {
 		name   string
-		asked  name
+		asked  Name
 		qtype  uint16
 		rcode  int
 		answer []string
 		right  bool
 	}{
-		{"address", host, dns.TypeA, dns.RcodeSuccess, []string{host.text + " 30 IN A 10.100.0.0"}, true},
-		{"IPv6 address", host, dns.TypeAAAA, dns.RcodeSuccess, []string{host.text + " 30 IN AAAA fd00:10:100:0::0"}, true},
+		{"address", host, dns.TypeA, dns.RcodeSuccess, []string{host.Text + " 30 IN A 10.100.0.0"}, true},
+		{"IPv6 address", host, dns.TypeAAAA, dns.RcodeSuccess, []string{host.Text + " 30 IN AAAA fd00:10:100:0::0"}, true},
 		{"no such name", missing, dns.TypeA, dns.RcodeNameError, nil, true},
-		{"another address", host, dns.TypeA, dns.RcodeSuccess, []string{host.text + " 30 IN A 10.100.0.1"}, false},
-		{"the other type", host, dns.TypeAAAA, dns.RcodeSuccess, []string{host.text + " 30 IN A 10.100.0.0"}, false},
-		{"two addresses", host, dns.TypeA, dns.RcodeSuccess, []string{host.text + " 30 IN A 10.100.0.0", host.text + " 30 IN A 10.100.0.0"}, false},
+		{"another address", host, dns.TypeA, dns.RcodeSuccess, []string{host.Text + " 30 IN A 10.100.0.1"}, false},
+		{"the other type", host, dns.TypeAAAA, dns.RcodeSuccess, []string{host.Text + " 30 IN A 10.100.0.0"}, false},
+		{"two addresses", host, dns.TypeA, dns.RcodeSuccess, []string{host.Text + " 30 IN A 10.100.0.0", host.Text + " 30 IN A 10.100.0.0"}, false},
 		{"empty", host, dns.TypeA, dns.RcodeSuccess, nil, false},
 		{"failure", host, dns.TypeA, dns.RcodeServerFailure, nil, false},
-		{"an address for a missing name", missing, dns.TypeA, dns.RcodeSuccess, []string{missing.text + " 30 IN A 10.100.0.0"}, false},
+		{"an address for a missing name", missing, dns.TypeA, dns.RcodeSuccess, []string{missing.Text + " 30 IN A 10.100.0.0"}, false},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -64,7 +64,7 @@ func TestNameCheck(t *testing.T) {
 			for _, text := range test.answer {
 				response.Answer = append(response.Answer, record(t, text))
 			}
-			if err := test.asked.check(response, test.qtype); (err == nil) != test.right {
+			if err := test.asked.Check(response, test.qtype); (err == nil) != test.right {
 				t.Errorf("check returned %v", err)
 			}
 		})
@@ -75,13 +75,13 @@ func TestNamesDiffer(t *testing.T) {
 	seen := make(map[string]bool)
 	addresses := make(map[netip.Addr]bool)
 	for _, n := range []int{0, 1, 249, 250, 251, 62499, 62500, hostCount - 1} {
-		name := hostName(n)
-		if seen[name.text] || addresses[name.a] || addresses[name.aaaa] {
+		name := HostName(n)
+		if seen[name.Text] || addresses[name.A] || addresses[name.AAAA] {
 			t.Errorf("name %d, %v, is like an earlier one", n, name)
 		}
-		seen[name.text], addresses[name.a], addresses[name.aaaa] = true, true, true
-		if _, ok := dns.IsDomainName(name.text); !ok {
-			t.Errorf("name %d, %q, is not a domain name", n, name.text)
+		seen[name.Text], addresses[name.A], addresses[name.AAAA] = true, true, true
+		if _, ok := dns.IsDomainName(name.Text); !ok {
+			t.Errorf("name %d, %q, is not a domain name", n, name.Text)
 		}
 	}
 }

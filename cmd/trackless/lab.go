@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/experiment"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // exitInterrupted is that of a run that a signal ended, as shells have it.
@@ -63,7 +65,7 @@ func labCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.scenario, "scenario", string(lab.Steady), "what to measure: steady or exhaustion")
+	flags.StringVar(&o.scenario, "scenario", string(experiment.Steady), "what to measure: steady or exhaustion")
 	flags.IntVar(&o.queries, "queries", 0, "number of queries in each phase (default 20000; 5000 for exhaustion)")
 	flags.IntVar(&o.rate, "rate", 2000, "queries sent in a second")
 	flags.IntVar(&o.pods, "pods", 2, "number of client pods")
@@ -74,14 +76,14 @@ func labCommand() *cobra.Command {
 }
 
 func (o labOptions) check() error {
-	if !slices.Contains(lab.Scenarios(), lab.Scenario(o.scenario)) {
-		return fmt.Errorf("lab: no scenario is called %q; there are %v", o.scenario, lab.Scenarios())
+	if !slices.Contains(experiment.Scenarios(), experiment.Scenario(o.scenario)) {
+		return fmt.Errorf("lab: no scenario is called %q; there are %v", o.scenario, experiment.Scenarios())
 	}
 	if err := checkOutput("lab", o.output); err != nil {
 		return err
 	}
-	if o.queries < 0 || o.queries > lab.MaxQueries {
-		return fmt.Errorf("lab: --queries is from 1 to %d, not %d", lab.MaxQueries, o.queries)
+	if o.queries < 0 || o.queries > load.MaxQueries {
+		return fmt.Errorf("lab: --queries is from 1 to %d, not %d", load.MaxQueries, o.queries)
 	}
 	if o.pods < 1 || o.pods > lab.MaxPods {
 		return fmt.Errorf("lab: --pods is from 1 to %d, not %d", lab.MaxPods, o.pods)
@@ -104,10 +106,10 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 
-	experiment := lab.Experiment{
-		Scenario: lab.Scenario(o.scenario),
+	experiment := experiment.Experiment{
+		Scenario: experiment.Scenario(o.scenario),
 		Node:     lab.Options{Pods: o.pods, WithoutIPv6: !lab.HasIPv6()},
-		Load:     lab.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
+		Load:     load.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
 	}
 	if err := lab.Missing(experiment.Node); err != nil {
 		return &exitError{exitUsage, fmt.Errorf("this machine cannot run the lab: %w", err)}
@@ -147,7 +149,7 @@ func labError(ctx context.Context, err error) error {
 	return &exitError{exitFailure, err}
 }
 
-func writeReport(report *lab.Report, format string, out io.Writer) error {
+func writeReport(report *experiment.Report, format string, out io.Writer) error {
 	if format == "json" {
 		encoder := json.NewEncoder(out)
 		encoder.SetIndent("", "  ")
@@ -156,7 +158,7 @@ func writeReport(report *lab.Report, format string, out io.Writer) error {
 	return report.WriteTable(out, coloured(out))
 }
 
-func broken(report *lab.Report) []string {
+func broken(report *experiment.Report) []string {
 	var lines []string
 	for _, promise := range report.Promises {
 		if !promise.Kept {
@@ -171,7 +173,7 @@ type progressLine struct{ out io.Writer }
 
 const clearLine = "\r\x1b[K"
 
-func (l *progressLine) show(p lab.Progress) {
+func (l *progressLine) show(p experiment.Progress) {
 	text := p.Phase + ": " + p.Step
 	if p.Of > 0 {
 		text += fmt.Sprintf(" %d of %d", p.Done, p.Of)

@@ -6,12 +6,12 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/compare"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
-	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/experiment"
 )
 
 // compareLab makes of the two phases of a lab what `trackless compare` makes of
 // two snapshots.
-func compareLab(r *lab.Report) *compare.Comparison {
+func compareLab(r *experiment.Report) *compare.Comparison {
 	before, after := labSnapshot(r, &r.Before), labSnapshot(r, &r.After)
 	after.Rules = &snapshot.Rules{Instances: []snapshot.Instance{{Backend: "nftables", State: "attached", Version: version}}}
 	c := compare.Snapshots(before, after)
@@ -28,7 +28,7 @@ func compareLab(r *lab.Report) *compare.Comparison {
 }
 
 // labSnapshot is the node of a phase when its load was over.
-func labSnapshot(r *lab.Report, p *lab.Phase) *snapshot.Snapshot {
+func labSnapshot(r *experiment.Report, p *experiment.Phase) *snapshot.Snapshot {
 	s := &snapshot.Snapshot{
 		Schema: snapshot.Schema, Time: p.Ended,
 		Node:     snapshot.Node{Name: "lab"},
@@ -64,24 +64,24 @@ func labSnapshot(r *lab.Report, p *lab.Phase) *snapshot.Snapshot {
 	return s
 }
 
-func labFigures(r *lab.Report) []compare.Figure {
-	figure := func(id, title string, unit compare.Unit, of func(*lab.Phase) float64) compare.Figure {
+func labFigures(r *experiment.Report) []compare.Figure {
+	figure := func(id, title string, unit compare.Unit, of func(*experiment.Phase) float64) compare.Figure {
 		return compare.NewFigure("queries", id, title, unit, new(of(&r.Before)), new(of(&r.After)))
 	}
 	return []compare.Figure{
-		figure("queries", "Queries, one attempt each", compare.Queries, func(p *lab.Phase) float64 { return float64(p.Queries) }),
-		figure("answered", "Answered", compare.Queries, func(p *lab.Phase) float64 { return float64(p.Answered) }),
-		figure("lost", "Lost", compare.Queries, func(p *lab.Phase) float64 { return float64(p.Lost) }),
-		figure("p50_us", "Time to answer, median", compare.Microseconds, func(p *lab.Phase) float64 { return float64(p.P50) }),
-		figure("p99_us", "Time to answer, 99 of 100 within", compare.Microseconds, func(p *lab.Phase) float64 { return float64(p.P99) }),
-		figure("upstream_queries", "Queries that reached kube-dns", compare.Queries, func(p *lab.Phase) float64 { return float64(p.UpstreamQueries) }),
+		figure("queries", "Queries, one attempt each", compare.Queries, func(p *experiment.Phase) float64 { return float64(p.Queries) }),
+		figure("answered", "Answered", compare.Queries, func(p *experiment.Phase) float64 { return float64(p.Answered) }),
+		figure("lost", "Lost", compare.Queries, func(p *experiment.Phase) float64 { return float64(p.Lost) }),
+		figure("p50_us", "Time to answer, median", compare.Microseconds, func(p *experiment.Phase) float64 { return float64(p.P50) }),
+		figure("p99_us", "Time to answer, 99 of 100 within", compare.Microseconds, func(p *experiment.Phase) float64 { return float64(p.P99) }),
+		figure("upstream_queries", "Queries that reached kube-dns", compare.Queries, func(p *experiment.Phase) float64 { return float64(p.UpstreamQueries) }),
 	}
 }
 
 // labVerdict is that of the snapshots, except on a full table: there it counts
 // who gets an answer, since nobody gets an entry.
-func labVerdict(r *lab.Report, v compare.Verdict) compare.Verdict {
-	if r.Scenario == lab.Exhaustion {
+func labVerdict(r *experiment.Report, v compare.Verdict) compare.Verdict {
+	if r.Scenario == experiment.Exhaustion {
 		v.Outcome = compare.Unchanged
 		if r.After.Answered > r.Before.Answered {
 			v.Outcome = compare.Improved

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // Bars (DESIGN.md, guarantees 3 and 4; what a repair may take).
@@ -231,7 +232,7 @@ func hangs() []*Case {
 				if err := s.command("hold reader " + lab.ClusterDNS4.String()); err != nil {
 					return err
 				}
-				return s.hangAndRecover(func() error { return s.command("release reader") }, func(stream lab.Stream) bool {
+				return s.hangAndRecover(func() error { return s.command("release reader") }, func(stream clients.Stream) bool {
 					return stream.Target == lab.ClusterDNS4 && stream.Kind.Protocol() == lab.UDP
 				})
 			},
@@ -241,7 +242,7 @@ func hangs() []*Case {
 
 // hangAndRecover follows the beginning of a hang: kube-dns answers once the
 // bar is over, and the cache again, by itself, when the hang has ended.
-func (s *Scene) hangAndRecover(end func() error, only func(lab.Stream) bool) error {
+func (s *Scene) hangAndRecover(end func() error, only func(clients.Stream) bool) error {
 	s.Let(leaseBar)
 	s.steady(Phase{Name: "hung", Want: lab.KubeDNS, Only: only}, 3*time.Second-leaseBar)
 	if err := s.Fault("recovering", noLoss); err != nil {

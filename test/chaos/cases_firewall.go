@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // firewalls are hosts that let in what belongs to tracked flows only, as most
@@ -94,7 +95,7 @@ func firewalls() []*Case {
 					return err
 				}
 				s.Let(leaseBar)
-				s.steady(Phase{Name: "pods set aside", Want: lab.KubeDNS, Only: func(stream lab.Stream) bool { return stream.From != s.Node.Namespace }}, outage)
+				s.steady(Phase{Name: "pods set aside", Want: lab.KubeDNS, Only: func(stream clients.Stream) bool { return stream.From != s.Node.Namespace }}, outage)
 				return nil
 			},
 		},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 const (
@@ -49,7 +50,7 @@ func floods() []*Case {
 }
 
 func playFlood(s *Scene) error {
-	flood := &lab.Flood{From: s.Node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: floodRate, Ports: floodPorts}
+	flood := &clients.Flood{From: s.Node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: floodRate, Ports: floodPorts}
 	if err := s.Node.KubeDNS.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func playDeaf(s *Scene) error {
 	if err := s.Fault("not read", noLoss); err != nil {
 		return err
 	}
-	deaf, err := lab.NewDeaf(s.Node.Pods[0].Namespace, lab.ClusterDNS4, deafClients)
+	deaf, err := clients.NewDeaf(s.Node.Pods[0].Namespace, lab.ClusterDNS4, deafClients)
 	if err != nil {
 		return err
 	}

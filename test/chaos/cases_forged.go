@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // forgeries are what a pod can send that has CAP_NET_RAW, as pods have by default.
@@ -105,7 +106,7 @@ func bridgedPods(s *Scene) error {
 		pods[i] = pod
 	}
 	s.forger = pods[1]
-	s.extra = []lab.Stream{{Kind: lab.FreshPort, From: pods[0], Target: lab.ClusterDNS4, Rate: quietRate}}
+	s.extra = []clients.Stream{{Kind: clients.FreshPort, From: pods[0], Target: lab.ClusterDNS4, Rate: quietRate}}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // Connection tracking entries of DNS may be there afterwards for flows that
@@ -60,7 +61,7 @@ func (t *Timeline) trackedFlows(podOf func(*lab.Namespace) *lab.Pod) map[flowKey
 	return flows
 }
 
-func keyOf(stream lab.Stream, port uint16, podOf func(*lab.Namespace) *lab.Pod) flowKey {
+func keyOf(stream clients.Stream, port uint16, podOf func(*lab.Namespace) *lab.Pod) flowKey {
 	key := flowKey{protocol: conntrack.UDP, port: port, ipv6: stream.Target.Is6()}
 	if stream.Kind.Protocol() == lab.TCP {
 		key.protocol = conntrack.TCP

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // A FailureKind says which promise was broken.
@@ -80,7 +81,7 @@ type PhaseResult struct {
 
 // A ClientResult is what became of the queries of one stream.
 type ClientResult struct {
-	Kind       lab.StreamKind        `json:"kind"`
+	Kind       clients.StreamKind    `json:"kind"`
 	From       string                `json:"from"`
 	Target     netip.Addr            `json:"target"`
 	Queries    int                   `json:"queries"`
@@ -89,7 +90,7 @@ type ClientResult struct {
 	LostAt     []time.Time           `json:"lost_at,omitempty"`
 }
 
-func (c *ClientResult) add(sent *lab.Sent) {
+func (c *ClientResult) add(sent *clients.Sent) {
 	c.Queries++
 	if sent.Loss != "" {
 		c.Lost++

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // linkName is the link that notrack uses by default.
@@ -39,9 +40,9 @@ const (
 )
 
 // rateOf is the part of the load that clients of a kind send together.
-var rateOf = map[lab.StreamKind]float64{
-	lab.FreshPort: 0.4 * totalRate, lab.SinglePort: 0.3 * totalRate,
-	lab.ShortTCP: 0.1 * totalRate, lab.LongTCP: 0.2 * totalRate,
+var rateOf = map[clients.StreamKind]float64{
+	clients.FreshPort: 0.4 * totalRate, clients.SinglePort: 0.3 * totalRate,
+	clients.ShortTCP: 0.1 * totalRate, clients.LongTCP: 0.2 * totalRate,
 }
 
 // A Case is one fault and how it is played.
@@ -122,13 +123,13 @@ type Scene struct {
 
 	sabotaged bool
 	baseline  Dump
-	streams   *lab.Streams
+	streams   *clients.Streams
 	timeline  Timeline
 	result    *Result
 	servers   []*lab.Server
 	cleanups  []func() error
 
-	extra       []lab.Stream      // clients besides those of every case
+	extra       []clients.Stream  // clients besides those of every case
 	forger      *lab.Namespace    // a pod that sends what it wants
 	container   *testcgroup.Group // that of LimitMiB
 	environment string            // VARIABLE=VALUE for the server in it
@@ -194,7 +195,7 @@ func (s *Scene) run(ctx context.Context) (err error) {
 	}
 	s.timeline.Streams = append(s.loadStreams(), s.extra...)
 	s.timeline.RulesGone = s.takesRules()
-	s.streams = lab.StartStreams(s.timeline.Streams, 0)
+	s.streams = clients.StartStreams(s.timeline.Streams, 0)
 	playErr := s.play(first)
 	s.closePhase(time.Now())
 	queries, err := s.streams.Stop()
@@ -378,7 +379,7 @@ func (s *Scene) corefile(notrack bool, metrics string) string {
 
 // loadStreams are clients of every kind from two pods and the node to every
 // listen address.
-func (s *Scene) loadStreams() []lab.Stream {
+func (s *Scene) loadStreams() []clients.Stream {
 	origins := []*lab.Namespace{s.Node.Namespace}
 	for _, pod := range s.Node.Pods {
 		origins = append(origins, pod.Namespace)
@@ -387,11 +388,11 @@ func (s *Scene) loadStreams() []lab.Stream {
 	if s.sabotaged && s.Sabotage.Instead != "" {
 		targets = s.Node.ClusterDNS()
 	}
-	var streams []lab.Stream
-	for _, kind := range lab.StreamKinds() {
+	var streams []clients.Stream
+	for _, kind := range clients.StreamKinds() {
 		for _, target := range targets {
 			for _, origin := range origins {
-				streams = append(streams, lab.Stream{
+				streams = append(streams, clients.Stream{
 					Kind: kind, From: origin, Target: target,
 					Rate: rateOf[kind] / float64(len(origins)*len(targets)),
 				})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // A Phase is a stretch of the load's time line.
@@ -21,7 +22,7 @@ type Phase struct {
 
 	// Only, if not nil, selects the streams of a steady phase that Want must
 	// answer. The others may be answered by anybody.
-	Only func(lab.Stream) bool
+	Only func(clients.Stream) bool
 
 	// Bar is how long after From a transition may lose queries; none may be
 	// lost at all if it is 0.
@@ -40,8 +41,8 @@ const (
 
 // A Timeline is the load of one case and its phases.
 type Timeline struct {
-	Streams []lab.Stream
-	Queries [][]lab.Sent // of each stream
+	Streams []clients.Stream
+	Queries [][]clients.Sent // of each stream
 	Phases  []Phase
 
 	// RulesGone: the faults of transitions take the rules away, so that what is
@@ -51,7 +52,7 @@ type Timeline struct {
 
 // phaseOf returns the index of the phase to which the query belongs, -1 if it
 // was sent before the first.
-func (t *Timeline) phaseOf(sent *lab.Sent) int {
+func (t *Timeline) phaseOf(sent *clients.Sent) int {
 	found := -1
 	for i, phase := range t.Phases {
 		if sent.At.Before(phase.From) {
@@ -71,7 +72,7 @@ func (t *Timeline) phaseOf(sent *lab.Sent) int {
 }
 
 // affected reports whether the query was lost or answered late.
-func affected(sent *lab.Sent) bool { return sent.Loss != "" || sent.Latency > lateAfter }
+func affected(sent *clients.Sent) bool { return sent.Loss != "" || sent.Latency > lateAfter }
 
 // takeover reports whether different responders stand before and after the
 // transition, so that either may have answered.
@@ -132,7 +133,7 @@ func (t *Timeline) Judge(result *Result) {
 			case sent.By == phase.Want:
 				answered[index][s]++
 			case phase.Only != nil && !phase.Only(stream):
-			case stream.Kind == lab.LongTCP && sent.Flow.Before(phase.From):
+			case stream.Kind == clients.LongTCP && sent.Flow.Before(phase.From):
 				// A connection stays with whom it was made to.
 			default:
 				wrong[index] = append(wrong[index], fmt.Sprintf("%s, by %s, at %s",
@@ -184,7 +185,7 @@ func (t *Timeline) judgePhase(result *Result, index int, tally *tally, answered 
 	for s, stream := range t.Streams {
 		// A connection from before the phase may take all queries of its client,
 		// and one that asks seldom may not have asked.
-		if answered[s] == 0 && stream.Kind != lab.LongTCP && (phase.Only == nil || phase.Only(stream)) && !asksSeldom(stream, phase) {
+		if answered[s] == 0 && stream.Kind != clients.LongTCP && (phase.Only == nil || phase.Only(stream)) && !asksSeldom(stream, phase) {
 			never = append(never, describe(stream))
 		}
 	}
@@ -194,11 +195,11 @@ func (t *Timeline) judgePhase(result *Result, index int, tally *tally, answered 
 }
 
 // asksSeldom reports whether a client need not ask in a phase.
-func asksSeldom(stream lab.Stream, phase Phase) bool {
+func asksSeldom(stream clients.Stream, phase Phase) bool {
 	return stream.Rate > 0 && phase.To.Sub(phase.From).Seconds() < 2/stream.Rate
 }
 
-func (t *tally) add(sent *lab.Sent, phase Phase, stream lab.Stream) {
+func (t *tally) add(sent *clients.Sent, phase Phase, stream clients.Stream) {
 	t.sent++
 	switch {
 	case sent.Loss != "":
@@ -221,7 +222,7 @@ func (t *tally) add(sent *lab.Sent, phase Phase, stream lab.Stream) {
 	}
 }
 
-func describe(stream lab.Stream) string {
+func describe(stream clients.Stream) string {
 	return fmt.Sprintf("%s from %s to %s", stream.Kind, stream.From.Name(), stream.Target)
 }
 

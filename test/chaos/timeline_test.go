@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 var (
@@ -17,12 +18,12 @@ var (
 func at(ms int) time.Time { return epoch.Add(time.Duration(ms) * time.Millisecond) }
 
 // answered is a query that was answered at once over a flow of its own.
-func answered(ms int, by lab.Responder) lab.Sent {
-	return lab.Sent{At: at(ms), Flow: at(ms), Latency: time.Millisecond, By: by, Port: uint16(1000 + ms)}
+func answered(ms int, by lab.Responder) clients.Sent {
+	return clients.Sent{At: at(ms), Flow: at(ms), Latency: time.Millisecond, By: by, Port: uint16(1000 + ms)}
 }
 
-func lost(ms int) lab.Sent {
-	return lab.Sent{At: at(ms), Flow: at(ms), Loss: "timeout", Port: uint16(1000 + ms)}
+func lost(ms int) clients.Sent {
+	return clients.Sent{At: at(ms), Flow: at(ms), Loss: "timeout", Port: uint16(1000 + ms)}
 }
 
 // takeoverPhases are a kill at 1000 ms with a bar of 100 ms.
@@ -39,50 +40,50 @@ func TestJudge(t *testing.T) {
 	const bar = 100 * time.Millisecond
 	for _, tt := range []struct {
 		name    string
-		kind    lab.StreamKind
+		kind    clients.StreamKind
 		bar     time.Duration
-		only    func(lab.Stream) bool
+		only    func(clients.Stream) bool
 		rate    float64
-		queries []lab.Sent
+		queries []clients.Sent
 		fails   []FailureKind
 		recover time.Duration
 	}{
 		{
 			name: "a clean takeover", bar: bar,
-			queries: []lab.Sent{answered(500, us), answered(1050, us), answered(1060, them), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), answered(1050, us), answered(1060, them), answered(1500, them)},
 		},
 		{
 			name: "losses within the bar", bar: bar,
-			queries: []lab.Sent{answered(500, us), lost(1010), lost(1090), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), lost(1010), lost(1090), answered(1500, them)},
 			recover: 90 * time.Millisecond,
 		},
 		{
 			name:    "one loss where none may be",
-			queries: []lab.Sent{answered(500, us), lost(1010), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), lost(1010), answered(1500, them)},
 			fails:   []FailureKind{FailLost}, recover: 10 * time.Millisecond,
 		},
 		{
 			name: "a query under way when the fault struck belongs to the fault", bar: bar,
-			queries: []lab.Sent{answered(500, us), lost(950), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), lost(950), answered(1500, them)},
 		},
 		{
 			name: "an earlier one does not", bar: bar,
-			queries: []lab.Sent{answered(500, us), lost(850), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), lost(850), answered(1500, them)},
 			fails:   []FailureKind{FailLost},
 		},
 		{
 			name: "losses go on after the bar", bar: bar,
-			queries: []lab.Sent{answered(500, us), lost(1010), lost(1400), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), lost(1010), lost(1400), answered(1500, them)},
 			fails:   []FailureKind{FailLost}, recover: 400 * time.Millisecond,
 		},
 		{
 			name: "a transition that outlasts its bar", bar: 50 * time.Millisecond,
-			queries: []lab.Sent{answered(500, us), lost(1080), answered(1500, them)},
+			queries: []clients.Sent{answered(500, us), lost(1080), answered(1500, them)},
 			fails:   []FailureKind{FailLost}, recover: 80 * time.Millisecond,
 		},
 		{
 			name: "a late answer is no recovery", bar: 50 * time.Millisecond,
-			queries: []lab.Sent{
+			queries: []clients.Sent{
 				answered(500, us),
 				{At: at(1080), Flow: at(1080), Latency: 2 * time.Second, By: us},
 				answered(1500, them),
@@ -90,8 +91,8 @@ func TestJudge(t *testing.T) {
 			fails: []FailureKind{FailLost}, recover: 80 * time.Millisecond,
 		},
 		{
-			name: "a late answer in a steady phase, on a connection from before", kind: lab.LongTCP, bar: bar,
-			queries: []lab.Sent{
+			name: "a late answer in a steady phase, on a connection from before", kind: clients.LongTCP, bar: bar,
+			queries: []clients.Sent{
 				answered(500, us),
 				{At: at(1200), Flow: at(500), Latency: 1500 * time.Millisecond, By: us},
 				answered(1500, them),
@@ -100,7 +101,7 @@ func TestJudge(t *testing.T) {
 		},
 		{
 			name: "a late answer to a query that was under way when the fault struck", bar: bar,
-			queries: []lab.Sent{
+			queries: []clients.Sent{
 				answered(500, us),
 				{At: at(950), Flow: at(950), Latency: 2 * time.Second, By: us},
 				answered(1500, them),
@@ -108,7 +109,7 @@ func TestJudge(t *testing.T) {
 		},
 		{
 			name: "a query that the kernel saw after the fault only", bar: bar,
-			queries: []lab.Sent{
+			queries: []clients.Sent{
 				answered(500, us),
 				{At: at(995), Flow: at(995), Latency: 10 * time.Millisecond, By: them},
 				answered(1500, them),
@@ -116,7 +117,7 @@ func TestJudge(t *testing.T) {
 		},
 		{
 			name: "one that was answered before it", bar: bar,
-			queries: []lab.Sent{
+			queries: []clients.Sent{
 				answered(500, us),
 				{At: at(980), Flow: at(980), Latency: 10 * time.Millisecond, By: them},
 				answered(1500, them),
@@ -125,38 +126,38 @@ func TestJudge(t *testing.T) {
 		},
 		{
 			name: "nobody took over", bar: bar,
-			queries: []lab.Sent{answered(500, us), answered(1050, us), answered(1500, us)},
+			queries: []clients.Sent{answered(500, us), answered(1050, us), answered(1500, us)},
 			fails:   []FailureKind{FailResponder, FailResponder},
 		},
 		{
 			name: "a phase in which the client was never answered", bar: bar,
-			queries: []lab.Sent{answered(500, us), answered(1050, them)},
+			queries: []clients.Sent{answered(500, us), answered(1050, them)},
 			fails:   []FailureKind{FailResponder},
 		},
 		{
-			name: "a connection stays with whom it was made to", kind: lab.LongTCP, bar: bar,
-			queries: []lab.Sent{answered(500, us), {At: at(1500), Flow: at(500), Latency: 1, By: us}},
+			name: "a connection stays with whom it was made to", kind: clients.LongTCP, bar: bar,
+			queries: []clients.Sent{answered(500, us), {At: at(1500), Flow: at(500), Latency: 1, By: us}},
 		},
 		{
-			name: "a new connection does not", kind: lab.LongTCP, bar: bar,
-			queries: []lab.Sent{answered(500, us), answered(1500, us)},
+			name: "a new connection does not", kind: clients.LongTCP, bar: bar,
+			queries: []clients.Sent{answered(500, us), answered(1500, us)},
 			fails:   []FailureKind{FailResponder},
 		},
 		{
 			name: "one that asks seldom need not have asked", bar: bar, rate: 1,
-			queries: []lab.Sent{answered(500, us)},
+			queries: []clients.Sent{answered(500, us)},
 		},
 		{
 			name: "others may be answered by anybody", bar: bar,
-			only:    func(s lab.Stream) bool { return s.Target != target },
-			queries: []lab.Sent{answered(500, us), answered(1500, us)},
+			only:    func(s clients.Stream) bool { return s.Target != target },
+			queries: []clients.Sent{answered(500, us), answered(1500, us)},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			stream := lab.Stream{Kind: tt.kind, From: new(lab.Namespace), Target: target, Rate: tt.rate}
+			stream := clients.Stream{Kind: tt.kind, From: new(lab.Namespace), Target: target, Rate: tt.rate}
 			phases := takeoverPhases(tt.bar)
 			phases[2].Only = tt.only
-			timeline := Timeline{Streams: []lab.Stream{stream}, Queries: [][]lab.Sent{tt.queries}, Phases: phases}
+			timeline := Timeline{Streams: []clients.Stream{stream}, Queries: [][]clients.Sent{tt.queries}, Phases: phases}
 			var result Result
 			timeline.Judge(&result)
 			var kinds []FailureKind
@@ -180,8 +181,8 @@ func TestTrackedFlows(t *testing.T) {
 	us, them := lab.Trackless, lab.KubeDNS
 	node := new(lab.Namespace)
 	timeline := Timeline{
-		Streams: []lab.Stream{{Kind: lab.FreshPort, From: node, Target: target}},
-		Queries: [][]lab.Sent{{
+		Streams: []clients.Stream{{Kind: clients.FreshPort, From: node, Target: target}},
+		Queries: [][]clients.Sent{{
 			answered(500, us), // nobody's business but ours
 			answered(900, us), // the last one before the takeover
 			answered(1050, us),

@@ -11,6 +11,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // background is a load that is being sent.
@@ -18,18 +19,18 @@ type background struct {
 	n      node
 	over   atomic.Int64  // queries that are answered or given up
 	done   chan struct{} // closed when all are
-	result *lab.LoadResult
+	result *load.Result
 	err    error
 }
 
 // askInBackground begins to send the load to the listen addresses.
-func (n node) askInBackground(load lab.Load) *background {
+func (n node) askInBackground(queries load.Load) *background {
 	b := &background{n: n, done: make(chan struct{})}
-	load.Targets = listen
-	load.Progress = func(over int) { b.over.Store(int64(over)) }
+	queries.Targets = listen
+	queries.Progress = func(over int) { b.over.Store(int64(over)) }
 	go func() {
 		defer close(b.done)
-		b.result, b.err = lab.Run(n.t.Context(), n.Node, load)
+		b.result, b.err = load.Run(n.t.Context(), n.Node, queries)
 	}()
 	return b
 }
@@ -51,7 +52,7 @@ func (b *background) isOver() bool {
 }
 
 // figures waits for the end of the load.
-func (b *background) figures() lab.Figures {
+func (b *background) figures() load.Figures {
 	b.n.t.Helper()
 	<-b.done
 	if b.err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/labtest"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // Where the listen addresses may be while nobody serves them.
@@ -235,17 +236,17 @@ func TestChecksums(t *testing.T) {
 		computeChecksums(t, n.Namespace, pod.HostLink)
 	}
 	n.install(pairs(n.ClusterDNS()...))
-	for _, load := range []struct {
+	for _, from := range []struct {
 		name    string
 		targets []netip.Addr
-		mix     lab.Mix
+		mix     load.Mix
 	}{
-		{"pods", listen, lab.Mix{TCP: 0.5, IPv6: 0.5}},
-		{"node, IPv4", listen[:1], lab.Mix{TCP: 0.5, FromNode: 1}},
-		{"node, IPv6", listen[1:], lab.Mix{TCP: 1, IPv6: 1, FromNode: 1}},
+		{"pods", listen, load.Mix{TCP: 0.5, IPv6: 0.5}},
+		{"node, IPv4", listen[:1], load.Mix{TCP: 0.5, FromNode: 1}},
+		{"node, IPv6", listen[1:], load.Mix{TCP: 1, IPv6: 1, FromNode: 1}},
 	} {
-		t.Run(load.name, func(t *testing.T) {
-			answeredBy(t, n.ask(lab.Load{Queries: 100, Rate: 1000, Targets: load.targets, Mix: &load.mix}), lab.KubeDNS)
+		t.Run(from.name, func(t *testing.T) {
+			answeredBy(t, n.ask(load.Load{Queries: 100, Rate: 1000, Targets: from.targets, Mix: &from.mix}), lab.KubeDNS)
 		})
 	}
 }

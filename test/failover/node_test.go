@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/labtest"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // The listen addresses of these tests. No Service of the lab owns them, and
@@ -195,12 +196,12 @@ var corefile = fmt.Sprintf(`.:53 {
 `, listen4, listen6, lab.UpstreamDNS4)
 
 // ask sends the load and returns what became of it.
-func (n node) ask(load lab.Load) lab.Figures {
+func (n node) ask(queries load.Load) load.Figures {
 	n.t.Helper()
-	if len(load.Targets) == 0 {
-		load.Targets = listen
+	if len(queries.Targets) == 0 {
+		queries.Targets = listen
 	}
-	result, err := lab.Run(n.t.Context(), n.Node, load)
+	result, err := load.Run(n.t.Context(), n.Node, queries)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -209,14 +210,14 @@ func (n node) ask(load lab.Load) lab.Figures {
 
 // mixed is a load of all kinds of clients in about equal parts: UDP and TCP,
 // IPv4 and IPv6, pods and the node.
-func mixed(queries int) lab.Load {
-	mix := lab.DefaultMix
+func mixed(queries int) load.Load {
+	mix := load.DefaultMix
 	mix.TCP, mix.IPv6, mix.FromNode = 0.4, 0.5, 0.4
-	return lab.Load{Queries: queries, Rate: 1000, Mix: &mix}
+	return load.Load{Queries: queries, Rate: 1000, Mix: &mix}
 }
 
 // answeredBy fails the test unless every query was answered by one responder.
-func answeredBy(t *testing.T, f lab.Figures, want lab.Responder) {
+func answeredBy(t *testing.T, f load.Figures, want lab.Responder) {
 	t.Helper()
 	if f.Lost > 0 || f.AnsweredBy[want] != f.Queries {
 		t.Errorf("%d of %d queries answered by %s, %d lost %v, answered by %v", f.AnsweredBy[want], f.Queries, want, f.Lost, f.LostTo, f.AnsweredBy)

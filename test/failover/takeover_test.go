@@ -7,6 +7,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 func TestInertWhileAttached(t *testing.T) {
@@ -53,7 +54,7 @@ func TestKillAndRestartUnderLoad(t *testing.T) {
 	single := n.singlePortClients()
 
 	var server *lab.Server
-	kill := func() lab.Figures {
+	kill := func() load.Figures {
 		server = n.serve()
 		single.ask("attached", lab.Trackless)
 		during := n.askInBackground(mixed(3000))
@@ -71,7 +72,7 @@ func TestKillAndRestartUnderLoad(t *testing.T) {
 		t.Errorf("%d queries lost to SIGKILL, more than %d", figures.Lost, maxLostAtKill)
 	}
 
-	restart := func() lab.Figures {
+	restart := func() load.Figures {
 		if err := server.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -98,7 +99,7 @@ func TestKillAndRestartUnderLoad(t *testing.T) {
 
 // underLoad makes a takeover, again if a busy machine took so long that the load
 // was not spread over both sides of it, and logs its figures.
-func underLoad(t *testing.T, what string, takeover func() lab.Figures) lab.Figures {
+func underLoad(t *testing.T, what string, takeover func() load.Figures) load.Figures {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
 		f := takeover()

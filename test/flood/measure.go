@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 const (
@@ -47,8 +48,8 @@ func (m *measurement) run(ctx context.Context) (r *result, err error) {
 // flood plays it: the other pod's names become cached, the upstream changes, the
 // flood comes and goes.
 func (m *measurement) flood(ctx context.Context) (*result, error) {
-	cached := lab.StartStreams([]lab.Stream{{
-		Kind: lab.FreshPort, From: m.node.Pods[1].Namespace, Target: lab.ClusterDNS4, Rate: cachedRate,
+	cached := clients.StartStreams([]clients.Stream{{
+		Kind: clients.FreshPort, From: m.node.Pods[1].Namespace, Target: lab.ClusterDNS4, Rate: cachedRate,
 	}}, patience)
 	stopCached := sync.OnceValues(cached.Stop)
 	defer func() { _, _ = stopCached() }()
@@ -68,7 +69,7 @@ func (m *measurement) flood(ctx context.Context) (*result, error) {
 	var watching sync.WaitGroup
 	watching.Go(func() { m.watch(watched, r) })
 
-	flood := &lab.Flood{From: m.node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: m.rate, Ports: floodPorts}
+	flood := &clients.Flood{From: m.node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: m.rate, Ports: floodPorts}
 	began := time.Now()
 	if err := flood.Start(); err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func (m *measurement) flood(ctx context.Context) (*result, error) {
 }
 
 // count adds what became of the other pod's queries.
-func (r *result) count(sent []lab.Sent, began, ended time.Time) {
+func (r *result) count(sent []clients.Sent, began, ended time.Time) {
 	var latencies []time.Duration
 	for _, s := range sent {
 		lost := s.By != lab.Trackless

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 func TestJudge(t *testing.T) {
@@ -40,15 +41,15 @@ func TestJudge(t *testing.T) {
 func TestCount(t *testing.T) {
 	began := time.Now()
 	ended := began.Add(10 * time.Second)
-	at := func(after time.Duration, latency time.Duration) lab.Sent {
-		s := lab.Sent{At: began.Add(after), Latency: latency, By: lab.Trackless}
+	at := func(after time.Duration, latency time.Duration) clients.Sent {
+		s := clients.Sent{At: began.Add(after), Latency: latency, By: lab.Trackless}
 		if latency == 0 {
 			s.By, s.Loss = "", "timeout"
 		}
 		return s
 	}
 	var r result
-	r.count([]lab.Sent{
+	r.count([]clients.Sent{
 		at(-time.Second, 0), // before the flood
 		at(time.Second, time.Millisecond), at(2*time.Second, 3*time.Millisecond), at(3*time.Second, 0), at(4*time.Second, 0),
 		at(10*time.Second+200*time.Millisecond, 0), at(11*time.Second, time.Millisecond),
@@ -85,8 +86,8 @@ func TestJudgeThrottled(t *testing.T) {
 
 func TestCountThrottled(t *testing.T) {
 	began := time.Now()
-	at := func(after, latency time.Duration, by lab.Responder) lab.Sent {
-		s := lab.Sent{At: began.Add(after), Latency: latency, By: by}
+	at := func(after, latency time.Duration, by lab.Responder) clients.Sent {
+		s := clients.Sent{At: began.Add(after), Latency: latency, By: by}
 		if by == "" {
 			s.Loss = "timeout"
 		}
@@ -94,7 +95,7 @@ func TestCountThrottled(t *testing.T) {
 	}
 	var r throttledResult
 	r.count(nil)
-	r.count([]lab.Sent{
+	r.count([]clients.Sent{
 		at(1500*time.Millisecond, time.Millisecond, lab.KubeDNS), at(0, 2*time.Millisecond, lab.Trackless),
 		at(100*time.Millisecond, 0, ""), at(2*time.Second, 3*time.Millisecond, lab.Trackless),
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // What is asked of Trackless under a CPU limit.
@@ -88,13 +89,13 @@ func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult
 	}
 	usedBefore, began := processorTime(t.running.PID()), time.Now()
 	// One client in each pod, as many as there are.
-	var streams []lab.Stream
+	var streams []clients.Stream
 	for _, pod := range t.node.Pods {
-		streams = append(streams, lab.Stream{
-			Kind: lab.FreshPort, From: pod.Namespace, Target: lab.ClusterDNS4, Rate: float64(t.rate) / float64(len(t.node.Pods)),
+		streams = append(streams, clients.Stream{
+			Kind: clients.FreshPort, From: pod.Namespace, Target: lab.ClusterDNS4, Rate: float64(t.rate) / float64(len(t.node.Pods)),
 		})
 	}
-	load := lab.StartStreams(streams, 0)
+	load := clients.StartStreams(streams, 0)
 	select {
 	case <-time.After(t.last):
 	case <-ctx.Done():
@@ -137,13 +138,13 @@ func processorTime(pid int) time.Duration {
 }
 
 // count adds what became of the queries.
-func (r *throttledResult) count(sent []lab.Sent) {
+func (r *throttledResult) count(sent []clients.Sent) {
 	var latencies []time.Duration
 	elsewhere := 0
 	if len(sent) == 0 {
 		return
 	}
-	began := slices.MinFunc(sent, func(a, b lab.Sent) int { return a.At.Compare(b.At) }).At
+	began := slices.MinFunc(sent, func(a, b clients.Sent) int { return a.At.Compare(b.At) }).At
 	for _, s := range sent {
 		second := int(s.At.Sub(began).Seconds())
 		for len(r.LostBySecond) <= second {

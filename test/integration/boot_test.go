@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testcert"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
@@ -72,9 +73,9 @@ func TestBoot(t *testing.T) {
 			})
 
 			began := time.Now()
-			var loads []*lab.Lookups
+			var loads []*clients.Lookups
 			for i, addr := range listen {
-				l := &lab.Lookups{From: node.Pods[i].Namespace, Target: addr, Rate: bootRate / len(listen)}
+				l := &clients.Lookups{From: node.Pods[i].Namespace, Target: addr, Rate: bootRate / len(listen)}
 				l.Start()
 				loads = append(loads, l)
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/compare"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // takeSnapshot runs `trackless snapshot` on the node while a load runs.
@@ -28,7 +29,7 @@ func takeSnapshot(t *testing.T, node *lab.Node, path string) *snapshot.Snapshot 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := lab.Run(ctx, node, lab.Load{Queries: 60000, Rate: 600, Seed: 7})
+		_, err := load.Run(ctx, node, load.Load{Queries: 60000, Rate: 600, Seed: 7})
 		done <- err
 	}()
 	out, status := trackless(t, node, "snapshot", "--window", "5500ms", "-o", path)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // The load lasts so long that entries of the shorter timeout expire while it
@@ -22,35 +23,35 @@ type load struct {
 
 // streams are clients of one kind, spread over pods, node and address families.
 type streams struct {
-	kind    lab.StreamKind
+	kind    clients.StreamKind
 	clients int
 	rate    float64 // queries a second of each
 }
 
 var loads = []load{
 	{"fresh-ports", "2,000 queries a second, each from a port of its own", []streams{
-		{lab.FreshPort, 24, 2000.0 / 24},
+		{clients.FreshPort, 24, 2000.0 / 24},
 	}},
 	{"reused-ports", "400 clients with a port each, at one query a second", []streams{
-		{lab.SinglePort, 400, 1},
+		{clients.SinglePort, 400, 1},
 	}},
 	{"mix-with-tcp", "fresh and reused ports, TCP connections of one question, of many, and idle ones", []streams{
-		{lab.FreshPort, 12, 50},
-		{lab.SinglePort, 120, 1},
-		{lab.ShortTCP, 12, 5},
-		{lab.LongTCP, 12, 4},    // closed by the server after so many queries
-		{lab.LongTCP, 48, 0.05}, // closed by the server as idle, and made anew
+		{clients.FreshPort, 12, 50},
+		{clients.SinglePort, 120, 1},
+		{clients.ShortTCP, 12, 5},
+		{clients.LongTCP, 12, 4},    // closed by the server after so many queries
+		{clients.LongTCP, 48, 0.05}, // closed by the server as idle, and made anew
 	}},
 }
 
 // on returns the streams for a node.
-func (l load) on(node *lab.Node) []lab.Stream {
+func (l load) on(node *lab.Node) []clients.Stream {
 	origins := []*lab.Namespace{node.Pods[0].Namespace, node.Pods[1].Namespace, node.Namespace}
 	targets := node.ClusterDNS()
-	var all []lab.Stream
+	var all []clients.Stream
 	for _, s := range l.streams {
 		for i := range s.clients {
-			all = append(all, lab.Stream{
+			all = append(all, clients.Stream{
 				Kind: s.kind, Rate: s.rate,
 				From:   origins[i%len(origins)],
 				Target: targets[i/len(origins)%len(targets)],

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 const (
@@ -73,9 +74,9 @@ func measure(ctx context.Context, program string, l load) (r *Result, err error)
 
 	r = &Result{Name: l.name, Load: l.what}
 	began := time.Now()
-	both := []*lab.Streams{lab.StartStreams(l.on(tracked), 0), lab.StartStreams(l.on(untracked), 0)}
+	both := []*clients.Streams{clients.StartStreams(l.on(tracked), 0), clients.StartStreams(l.on(untracked), 0)}
 	stopped := make(chan error, 1)
-	var sent [2][][]lab.Sent
+	var sent [2][][]clients.Sent
 	go func() {
 		select {
 		case <-time.After(loadTime):
@@ -98,7 +99,7 @@ func measure(ctx context.Context, program string, l load) (r *Result, err error)
 }
 
 // stopBoth ends both loads at the same time.
-func stopBoth(both []*lab.Streams, sent *[2][][]lab.Sent) error {
+func stopBoth(both []*clients.Streams, sent *[2][][]clients.Sent) error {
 	errs := make(chan error, len(both))
 	for i, s := range both {
 		go func() {

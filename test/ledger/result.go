@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // What is asked of the ledger.
@@ -103,7 +103,7 @@ type ConntrackL struct {
 }
 
 // compareSent finds out whether both nodes were sent the same at the same time.
-func (r *Result) compareSent(l load, began time.Time, sent [2][][]lab.Sent) {
+func (r *Result) compareSent(l load, began time.Time, sent [2][][]clients.Sent) {
 	for node := range sent {
 		for _, stream := range sent[node] {
 			r.Queries += len(stream)
@@ -167,7 +167,7 @@ func (t times) by(then time.Duration) int {
 // entries is how many there is cause for.
 func (c *course) entries(then time.Duration) int { return c.begun.by(then) - c.over.by(then) }
 
-func newCourse(l load, began time.Time, sent [][]lab.Sent) course {
+func newCourse(l load, began time.Time, sent [][]clients.Sent) course {
 	var c course
 	i := 0
 	for _, kind := range l.streams {
@@ -179,7 +179,7 @@ func newCourse(l load, began time.Time, sent [][]lab.Sent) course {
 					flow = s.Flow
 					c.begun = append(c.begun, s.At.Sub(began))
 				}
-				if kind.kind == lab.FreshPort {
+				if kind.kind == clients.FreshPort {
 					c.over = append(c.over, s.At.Add(s.Latency+udpTimeout).Sub(began))
 				}
 			}

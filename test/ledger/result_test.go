@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // agreeing is a result in which both are the same all the time.
@@ -62,18 +62,18 @@ func TestJudge(t *testing.T) {
 
 func TestCompareSent(t *testing.T) {
 	began := time.Now()
-	fresh := load{streams: []streams{{kind: lab.FreshPort, clients: 1}}}
-	stream := func(perSecond int, late time.Duration, loss string) [][]lab.Sent {
-		var sent []lab.Sent
+	fresh := load{streams: []streams{{kind: clients.FreshPort, clients: 1}}}
+	stream := func(perSecond int, late time.Duration, loss string) [][]clients.Sent {
+		var sent []clients.Sent
 		for i := range perSecond * int(loadTime/time.Second) {
 			at := began.Add(late + time.Duration(i)*time.Second/time.Duration(perSecond))
-			sent = append(sent, lab.Sent{At: at, Flow: at, Port: uint16(i), Loss: loss})
+			sent = append(sent, clients.Sent{At: at, Flow: at, Port: uint16(i), Loss: loss})
 		}
-		return [][]lab.Sent{sent}
+		return [][]clients.Sent{sent}
 	}
 	for _, tt := range []struct {
 		name   string
-		second [][]lab.Sent
+		second [][]clients.Sent
 		moved  float64 // all the time
 		skip   int
 		want   string
@@ -92,7 +92,7 @@ func TestCompareSent(t *testing.T) {
 				r.Seconds[i].Moved = tt.moved
 			}
 			r.Skipped = tt.skip
-			r.compareSent(fresh, began, [2][][]lab.Sent{stream(100, 0, ""), tt.second})
+			r.compareSent(fresh, began, [2][][]clients.Sent{stream(100, 0, ""), tt.second})
 			got := strings.Join(r.Disturbances, "; ")
 			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("%q, want %q", got, tt.want)
@@ -106,27 +106,27 @@ func TestCompareSent(t *testing.T) {
 func TestApart(t *testing.T) {
 	began := time.Now()
 	seconds := func(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-	ask := func(at, latency, flow float64) lab.Sent {
-		return lab.Sent{At: began.Add(seconds(at)), Latency: seconds(latency), Flow: began.Add(seconds(flow))}
+	ask := func(at, latency, flow float64) clients.Sent {
+		return clients.Sent{At: began.Add(seconds(at)), Latency: seconds(latency), Flow: began.Add(seconds(flow))}
 	}
 	for _, tt := range []struct {
 		name          string
-		kind          lab.StreamKind
-		first, second []lab.Sent
+		kind          clients.StreamKind
+		first, second []clients.Sent
 		want          map[int]int // by second, 0 in all others
 	}{
-		{"the same", lab.FreshPort, []lab.Sent{ask(20, 0, 20)}, []lab.Sent{ask(20, 0, 20)}, nil},
-		{"asked late", lab.FreshPort, []lab.Sent{ask(19.5, 0, 19.5)}, []lab.Sent{ask(20.5, 0, 20.5)}, map[int]int{20: -1, 50: 1}},
-		{"answered late", lab.FreshPort, []lab.Sent{ask(19.5, 0, 19.5)}, []lab.Sent{ask(19.5, 2, 19.5)}, map[int]int{50: 1, 51: 1}},
-		{"a port used again", lab.SinglePort,
-			[]lab.Sent{ask(5.5, 0, 5.5), ask(20.5, 0, 5.5)}, []lab.Sent{ask(6.5, 0, 6.5), ask(22.5, 0, 6.5)}, map[int]int{6: -1}},
-		{"a connection made anew", lab.LongTCP,
-			[]lab.Sent{ask(5.5, 0, 5.5), ask(20.5, 0, 20.5)}, []lab.Sent{ask(5.5, 0, 5.5), ask(22.5, 0, 22.5)}, map[int]int{21: -1, 22: -1}},
+		{"the same", clients.FreshPort, []clients.Sent{ask(20, 0, 20)}, []clients.Sent{ask(20, 0, 20)}, nil},
+		{"asked late", clients.FreshPort, []clients.Sent{ask(19.5, 0, 19.5)}, []clients.Sent{ask(20.5, 0, 20.5)}, map[int]int{20: -1, 50: 1}},
+		{"answered late", clients.FreshPort, []clients.Sent{ask(19.5, 0, 19.5)}, []clients.Sent{ask(19.5, 2, 19.5)}, map[int]int{50: 1, 51: 1}},
+		{"a port used again", clients.SinglePort,
+			[]clients.Sent{ask(5.5, 0, 5.5), ask(20.5, 0, 5.5)}, []clients.Sent{ask(6.5, 0, 6.5), ask(22.5, 0, 6.5)}, map[int]int{6: -1}},
+		{"a connection made anew", clients.LongTCP,
+			[]clients.Sent{ask(5.5, 0, 5.5), ask(20.5, 0, 20.5)}, []clients.Sent{ask(5.5, 0, 5.5), ask(22.5, 0, 22.5)}, map[int]int{21: -1, 22: -1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := agreeing()
 			l := load{streams: []streams{{kind: tt.kind, clients: 1}}}
-			r.compareSent(l, began, [2][][]lab.Sent{{tt.first}, {tt.second}})
+			r.compareSent(l, began, [2][][]clients.Sent{{tt.first}, {tt.second}})
 			for _, s := range r.Seconds {
 				if s.Apart != tt.want[s.Second] {
 					t.Errorf("second %d: %d apart, want %d", s.Second, s.Apart, tt.want[s.Second])

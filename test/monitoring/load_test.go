@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // corefile has a cache that is small enough to evict, and short-lived enough to
@@ -49,17 +50,17 @@ func corefile(node *lab.Node) string {
 // pods and the node; kube-dns past the cache; and ever new names.
 func startLoad(t *testing.T, node *lab.Node) {
 	t.Helper()
-	var streams []lab.Stream
+	var streams []clients.Stream
 	for _, from := range []*lab.Namespace{node.Pods[0].Namespace, node.Pods[1].Namespace, node.Namespace} {
 		for _, target := range node.ClusterDNS() {
 			streams = append(streams,
-				lab.Stream{Kind: lab.FreshPort, From: from, Target: target, Rate: 20},
-				lab.Stream{Kind: lab.ShortTCP, From: from, Target: target, Rate: 4})
+				clients.Stream{Kind: clients.FreshPort, From: from, Target: target, Rate: 20},
+				clients.Stream{Kind: clients.ShortTCP, From: from, Target: target, Rate: 4})
 		}
 	}
 	// Half of what is asked of Trackless, so that there is something to alert about.
-	streams = append(streams, lab.Stream{Kind: lab.FreshPort, From: node.Pods[0].Namespace, Target: lab.UpstreamDNS4, Rate: 160})
-	running := lab.StartStreams(streams, time.Second)
+	streams = append(streams, clients.Stream{Kind: clients.FreshPort, From: node.Pods[0].Namespace, Target: lab.UpstreamDNS4, Rate: 160})
+	running := clients.StartStreams(streams, time.Second)
 	t.Cleanup(func() {
 		if _, err := running.Stop(); err != nil {
 			t.Error(err)

@@ -1,4 +1,4 @@
-package lab
+package clients
 
 import (
 	"context"
@@ -11,12 +11,13 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // streamServer answers as kube-dns would, for the names that streams ask, in
 // a namespace of its own.
 type streamServer struct {
-	ns     *Namespace
+	ns     *lab.Namespace
 	addr   netip.Addr
 	ttl    atomic.Uint32
 	silent atomic.Bool
@@ -28,17 +29,17 @@ type streamServer struct {
 func startStreamServer(t *testing.T, closeAfter int) *streamServer {
 	t.Helper()
 	testns.Root(t)
-	ns, err := NewNamespace("streams")
+	ns, err := lab.NewNamespace("streams")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ns.Close() })
 	s := &streamServer{ns: ns, addr: netip.MustParseAddr("127.0.0.1"), closeAfter: closeAfter}
-	s.ttl.Store(kubeDNSTTL)
+	s.ttl.Store(lab.KubeDNSTTL)
 	var packets net.PacketConn
 	var listener net.Listener
 	err = ns.Do(func() (err error) {
-		at := netip.AddrPortFrom(s.addr, dnsPort)
+		at := netip.AddrPortFrom(s.addr, lab.DNSPort)
 		if packets, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); err == nil {
 			listener, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 		}
@@ -67,10 +68,10 @@ func (s *streamServer) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	response := new(dns.Msg).SetReply(query)
 	header := dns.RR_Header{Name: query.Question[0].Name, Rrtype: query.Question[0].Qtype, Class: dns.ClassINET, Ttl: s.ttl.Load()}
 	for n := range streamNames {
-		if asked := hostName(n); asked.text == header.Name {
-			response.Answer = []dns.RR{&dns.A{Hdr: header, A: asked.a.AsSlice()}}
+		if asked := lab.HostName(n); asked.Text == header.Name {
+			response.Answer = []dns.RR{&dns.A{Hdr: header, A: asked.A.AsSlice()}}
 			if header.Rrtype == dns.TypeAAAA {
-				response.Answer = []dns.RR{&dns.AAAA{Hdr: header, AAAA: asked.aaaa.AsSlice()}}
+				response.Answer = []dns.RR{&dns.AAAA{Hdr: header, AAAA: asked.AAAA.AsSlice()}}
 			}
 		}
 	}
@@ -85,7 +86,7 @@ func (s *streamServer) streams(rate float64) []Stream {
 	return streams
 }
 
-func awaitResponder(t *testing.T, streams *Streams, want Responder) {
+func awaitResponder(t *testing.T, streams *Streams, want lab.Responder) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -123,16 +124,16 @@ func TestStreamsKeepTheirFlows(t *testing.T) {
 	server := startStreamServer(t, 0)
 	plan := server.streams(50)
 	streams := StartStreams(plan, time.Minute)
-	awaitResponder(t, streams, KubeDNS)
+	awaitResponder(t, streams, lab.KubeDNS)
 	server.ttl.Store(5)
-	awaitResponder(t, streams, Trackless)
+	awaitResponder(t, streams, lab.Trackless)
 	queries, err := streams.Stop()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, stream := range plan {
 		ports, flows := map[uint16]bool{}, map[time.Time]bool{}
-		answers := map[Responder]int{}
+		answers := map[lab.Responder]int{}
 		for _, sent := range queries[i] {
 			if sent.Loss != "" {
 				t.Errorf("%s: lost: %s", stream.Kind, sent.Loss)
@@ -148,7 +149,7 @@ func TestStreamsKeepTheirFlows(t *testing.T) {
 			t.Errorf("%s: %d ports and %d flows for %d queries, want %d", stream.Kind, len(ports), len(flows), len(queries[i]), want)
 		}
 		// AwaitResponder waits for all but long connections.
-		if stream.Kind != LongTCP && (answers[KubeDNS] < settled || answers[Trackless] == 0) {
+		if stream.Kind != LongTCP && (answers[lab.KubeDNS] < settled || answers[lab.Trackless] == 0) {
 			t.Errorf("%s: answered %v", stream.Kind, answers)
 		}
 	}
@@ -197,7 +198,7 @@ func TestStreamsCountLosses(t *testing.T) {
 	streams := StartStreams(plan, 200*time.Millisecond)
 	awaitSent(t, streams, func(sent []*Sent) bool { return len(sent) > 0 && sent[0].Loss != "" && sent[0].Loss != underWay })
 	server.silent.Store(false)
-	awaitResponder(t, streams, KubeDNS)
+	awaitResponder(t, streams, lab.KubeDNS)
 	queries, err := streams.Stop()
 	if err != nil {
 		t.Fatal(err)

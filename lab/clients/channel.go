@@ -1,4 +1,4 @@
-package lab
+package clients
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // errClosed is what became of queries whose connection was closed before the
@@ -136,7 +138,7 @@ type connChannel struct {
 }
 
 func newConnChannel(fd int, port uint16, server netip.AddrPort, timeout time.Duration) *connChannel {
-	err := unix.Connect(fd, sockaddr(server))
+	err := unix.Connect(fd, lab.Sockaddr(server))
 	c := &connChannel{port: port, began: time.Now(), timeout: timeout, file: os.NewFile(uintptr(fd), "tcp")}
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		// No route, say: a connection on which every query is lost.

@@ -1,4 +1,8 @@
-package lab
+// Package clients asks a DNS server as programs in pods do, for as long as a test
+// lasts: at a steady rate ([Streams]), for names nobody asked for before ([Flood]),
+// over TCP without reading ([Deaf]), and as glibc's resolver does ([Lookups]). Only
+// tests use it.
+package clients
 
 import (
 	"context"
@@ -12,6 +16,9 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // A StreamKind is how a steady client asks.
@@ -40,18 +47,18 @@ const (
 func StreamKinds() []StreamKind { return []StreamKind{FreshPort, SinglePort, ShortTCP, LongTCP} }
 
 // Protocol is what carries the queries of the kind.
-func (k StreamKind) Protocol() Protocol {
+func (k StreamKind) Protocol() lab.Protocol {
 	if k == ShortTCP || k == LongTCP {
-		return TCP
+		return lab.TCP
 	}
-	return UDP
+	return lab.UDP
 }
 
 // A Stream is a client that asks at a steady rate, whatever becomes of its
 // queries. Each is a first and only attempt.
 type Stream struct {
 	Kind   StreamKind
-	From   *Namespace
+	From   *lab.Namespace
 	Target netip.Addr // port 53
 
 	// Rate is the number of queries a second.
@@ -67,7 +74,7 @@ type Sent struct {
 	Latency time.Duration
 
 	// By is who answered, "" if it was lost.
-	By Responder
+	By lab.Responder
 
 	// Loss says why there was no right answer within the time limit, "" if
 	// there was one.
@@ -105,19 +112,19 @@ type Streams struct {
 // lost after the timeout, 5 s if 0.
 func StartStreams(streams []Stream, timeout time.Duration) *Streams {
 	if timeout == 0 {
-		timeout = DefaultTimeout
+		timeout = lab.DefaultTimeout
 	}
 	s := &Streams{timeout: timeout, began: time.Now()}
 	s.stopped, s.stop = context.WithCancel(context.Background())
 	random := rand.New(rand.NewPCG(uint64(len(streams)), 53))
-	walks := make(map[streamPorts]*portWalk)
-	byOrigin := make(map[*Namespace][]*streamClient)
+	walks := make(map[streamPorts]*load.PortWalk)
+	byOrigin := make(map[*lab.Namespace][]*streamClient)
 	for i, stream := range streams {
 		key := streamPorts{stream.From, stream.Kind.Protocol(), stream.Target.Is6()}
 		if walks[key] == nil {
 			// The ports below the ephemeral range are nobody's on the node,
 			// and as good as any others in a pod.
-			walks[key] = newPortWalk(random, fromNode)
+			walks[key] = load.NewPortWalk(random, load.FromNode)
 		}
 		interval := time.Duration(float64(time.Second) / stream.Rate)
 		client := &streamClient{
@@ -142,8 +149,8 @@ func StartStreams(streams []Stream, timeout time.Duration) *Streams {
 
 // streamPorts tells apart which clients must not use the same local port.
 type streamPorts struct {
-	from     *Namespace
-	protocol Protocol
+	from     *lab.Namespace
+	protocol lab.Protocol
 	ipv6     bool
 }
 
@@ -175,7 +182,7 @@ const settled = 3
 // AwaitResponder waits until the last few queries of every stream, sent after
 // it was called, were answered by the given responder. Long connections are not
 // waited for: they may last.
-func (s *Streams) AwaitResponder(ctx context.Context, want Responder) error {
+func (s *Streams) AwaitResponder(ctx context.Context, want lab.Responder) error {
 	began := time.Now()
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
@@ -224,7 +231,7 @@ func (s *Streams) fail(err error) {
 type streamClient struct {
 	Stream
 	run      *Streams
-	ports    *portWalk
+	ports    *load.PortWalk
 	interval time.Duration
 	due      time.Time // used by the sender alone, as are number and channel
 	number   int
@@ -246,12 +253,12 @@ type channel interface {
 // ask sends one query. An error means that none could be sent.
 func (c *streamClient) ask() error {
 	c.number++
-	asked := hostName(c.number % streamNames)
+	asked := lab.HostName(c.number % streamNames)
 	qtype := dns.TypeA
 	if c.number/streamNames%2 == 1 {
 		qtype = dns.TypeAAAA
 	}
-	message := new(dns.Msg).SetQuestion(asked.text, qtype)
+	message := new(dns.Msg).SetQuestion(asked.Text, qtype)
 	message.Id = uint16(c.number)
 	query, err := message.Pack()
 	if err != nil {
@@ -278,8 +285,8 @@ func (c *streamClient) ask() error {
 		sent.At, sent.Port = time.Now(), port
 		sent.Flow = sent.At
 		c.run.waiting.Go(func() {
-			server := netip.AddrPortFrom(c.Target, dnsPort)
-			done(exchange(context.Background(), fd, c.Kind.Protocol(), 0, server, query, c.run.timeout))
+			server := netip.AddrPortFrom(c.Target, lab.DNSPort)
+			done(lab.Exchange(context.Background(), fd, c.Kind.Protocol(), 0, server, query, c.run.timeout))
 		})
 	default:
 		if c.channel == nil || !c.channel.usable() {
@@ -302,31 +309,31 @@ func (c *streamClient) ask() error {
 }
 
 // judgeAnswer says who answered rightly, or why it is a loss.
-func judgeAnswer(asked name, qtype uint16, wire []byte, err error) (by Responder, loss string) {
+func judgeAnswer(asked lab.Name, qtype uint16, wire []byte, err error) (by lab.Responder, loss string) {
 	if err != nil {
-		return "", reason(err)
+		return "", load.Reason(err)
 	}
 	response := new(dns.Msg)
 	if err := response.Unpack(wire); err != nil {
 		return "", "malformed response"
 	}
-	if err := asked.check(response, qtype); err != nil {
+	if err := asked.Check(response, qtype); err != nil {
 		if response.Rcode != dns.RcodeSuccess {
 			return "", dns.RcodeToString[response.Rcode]
 		}
 		return "", "wrong answer"
 	}
-	return Identify(response), ""
+	return lab.Identify(response), ""
 }
 
 // openBound makes a socket with a local port that no other socket of this
 // origin has had lately.
 func (c *streamClient) openBound() (fd int, port uint16, err error) {
-	fd, err = openSocket(c.Kind.Protocol(), c.Target.Is6())
+	fd, err = lab.OpenSocket(c.Kind.Protocol(), c.Target.Is6())
 	if err != nil {
 		return -1, 0, err
 	}
-	if err := bind(fd, c.ports.next(), c.Kind.Protocol(), c.Target.Is6()); err != nil {
+	if err := lab.Bind(fd, c.ports.Next(), c.Kind.Protocol(), c.Target.Is6()); err != nil {
 		return -1, 0, errors.Join(err, unix.Close(fd))
 	}
 	port, err = localPort(fd)
@@ -356,7 +363,7 @@ func (c *streamClient) open() error {
 	if err != nil {
 		return err
 	}
-	server := netip.AddrPortFrom(c.Target, dnsPort)
+	server := netip.AddrPortFrom(c.Target, lab.DNSPort)
 	if c.Kind == SinglePort {
 		c.channel, err = newPortChannel(fd, port, server, c.run.timeout)
 	} else {
@@ -375,7 +382,7 @@ func (c *streamClient) flow() (port uint16, began time.Time) {
 	return 0, time.Time{}
 }
 
-func (c *streamClient) settledOn(want Responder, began time.Time) bool {
+func (c *streamClient) settledOn(want lab.Responder, began time.Time) bool {
 	if c.Kind == LongTCP {
 		return true // its connection may outlast the takeover
 	}

@@ -1,4 +1,4 @@
-package lab
+package load
 
 import (
 	"fmt"
@@ -7,18 +7,20 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // attempt is what became of one query. The zero latency with a loss is a lost
 // one.
 type attempt struct {
 	latency time.Duration
-	by      Responder
+	by      lab.Responder
 	loss    string // why there was no right answer, "" if there was
 }
 
-// A LoadResult is what became of a load.
-type LoadResult struct {
+// A Result is what became of a load.
+type Result struct {
 	// Elapsed is the time from the first query to the end of the last.
 	Elapsed time.Duration
 
@@ -40,7 +42,7 @@ type Figures struct {
 	LostTo map[string]int
 
 	// AnsweredBy counts the answered ones by responder.
-	AnsweredBy map[Responder]int
+	AnsweredBy map[lab.Responder]int
 
 	// P50 and P99 are percentiles of the time from sending a query (or a SYN)
 	// to its answer, over the answered ones.
@@ -48,23 +50,23 @@ type Figures struct {
 }
 
 // Figures sum up the whole load.
-func (r *LoadResult) Figures() Figures {
+func (r *Result) Figures() Figures {
 	return r.figures(func(plannedQuery) bool { return true })
 }
 
 // Hits sum up the queries for names that are asked again and again, Misses
 // those for names that are asked once, which no cache can know.
-func (r *LoadResult) Hits() Figures {
+func (r *Result) Hits() Figures {
 	return r.figures(func(q plannedQuery) bool { return q.class != unique })
 }
 
 // Misses sum up the queries for names that are asked only once.
-func (r *LoadResult) Misses() Figures {
+func (r *Result) Misses() Figures {
 	return r.figures(func(q plannedQuery) bool { return q.class == unique })
 }
 
-func (r *LoadResult) figures(counts func(plannedQuery) bool) Figures {
-	f := Figures{LostTo: make(map[string]int), AnsweredBy: make(map[Responder]int)}
+func (r *Result) figures(counts func(plannedQuery) bool) Figures {
+	f := Figures{LostTo: make(map[string]int), AnsweredBy: make(map[lab.Responder]int)}
 	var latencies []time.Duration
 	for i, q := range r.plan {
 		if !counts(q) {
@@ -95,7 +97,8 @@ func percentile(sorted []time.Duration, share float64) time.Duration {
 	return sorted[max(rank, 1)-1]
 }
 
-// Losses lists the reasons of losses, most frequent first, after a colon.
+// Losses lists the reasons of losses, most frequent first, in brackets
+// after a space; it is empty without losses.
 func Losses(lostTo map[string]int) string {
 	if len(lostTo) == 0 {
 		return ""
@@ -103,7 +106,7 @@ func Losses(lostTo map[string]int) string {
 	reasons := slices.Sorted(maps.Keys(lostTo))
 	slices.SortStableFunc(reasons, func(a, b string) int { return lostTo[b] - lostTo[a] })
 	for i, reason := range reasons {
-		reasons[i] = fmt.Sprintf("%s %s", Grouped(lostTo[reason]), reason)
+		reasons[i] = fmt.Sprintf("%s %s", lab.Grouped(lostTo[reason]), reason)
 	}
 	return " (" + strings.Join(reasons, ", ") + ")"
 }

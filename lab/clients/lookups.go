@@ -1,4 +1,4 @@
-package lab
+package clients
 
 import (
 	"encoding/binary"
@@ -11,13 +11,15 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // Lookups are programs of a pod that look names up as glibc does: A and AAAA at
 // once over one socket, and both again when one of them fails or nothing has come
 // after the timeout (resolv.conf(5), options timeout and attempts).
 type Lookups struct {
-	From   *Namespace
+	From   *lab.Namespace
 	Target netip.Addr // port 53
 
 	// Rate is the number of queries a second. Half of the lookups are for one of a
@@ -38,7 +40,7 @@ type Lookups struct {
 // Outcome is what came of one query.
 type Outcome struct {
 	Sent, Ended time.Time
-	Protocol    Protocol
+	Protocol    lab.Protocol
 	Hot         bool // one of the few names
 
 	// Lost says why there was no response; Rcode is that of the response.
@@ -80,7 +82,7 @@ func (l *Lookups) fail(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.err == nil {
-		l.err = fmt.Errorf("look names up at %s from %s: %w", l.Target, l.From.name, err)
+		l.err = fmt.Errorf("look names up at %s from %s: %w", l.Target, l.From.Name(), err)
 	}
 }
 
@@ -94,17 +96,17 @@ func (l *Lookups) send() error {
 			return nil
 		case <-time.After(time.Until(l.began.Add(time.Duration(i) * interval))):
 		}
-		hot, protocol := i%2 == 0, UDP
+		hot, protocol := i%2 == 0, lab.UDP
 		if i/2%4 == 3 {
-			protocol = TCP
+			protocol = lab.TCP
 		}
-		name := hostName(hotNames + i)
+		name := lab.HostName(hotNames + i)
 		if hot {
-			name = hostName(i / 2 % hotNames)
+			name = lab.HostName(i / 2 % hotNames)
 		}
 		var sockets [lookupAttempts]int
 		for n := range sockets {
-			fd, err := openSocket(protocol, l.Target.Is6())
+			fd, err := lab.OpenSocket(protocol, l.Target.Is6())
 			if err != nil {
 				return err
 			}
@@ -117,7 +119,7 @@ func (l *Lookups) send() error {
 					_ = unix.Close(fd)
 					continue
 				}
-				done = l.attempt(fd, protocol, hot, name.text)
+				done = l.attempt(fd, protocol, hot, name.Text)
 			}
 		})
 	}
@@ -125,7 +127,7 @@ func (l *Lookups) send() error {
 
 // attempt asks for both addresses once and reports whether there is nothing left to
 // ask.
-func (l *Lookups) attempt(fd int, protocol Protocol, hot bool, name string) (done bool) {
+func (l *Lookups) attempt(fd int, protocol lab.Protocol, hot bool, name string) (done bool) {
 	sent := time.Now()
 	outcomes := make(map[uint16]*Outcome)
 	defer func() {
@@ -150,7 +152,7 @@ func (l *Lookups) attempt(fd int, protocol Protocol, hot bool, name string) (don
 		queries = append(queries, packed)
 		outcomes[q.Id] = &Outcome{Sent: sent, Protocol: protocol, Hot: hot, Lost: "no answer"}
 	}
-	err := connect(fd, protocol, 0, netip.AddrPortFrom(l.Target, dnsPort))
+	err := lab.Connect(fd, protocol, 0, netip.AddrPortFrom(l.Target, lab.DNSPort))
 	if err != nil {
 		_ = unix.Close(fd)
 		l.lost(outcomes, err)
@@ -163,7 +165,7 @@ func (l *Lookups) attempt(fd int, protocol Protocol, hot bool, name string) (don
 		return true
 	}
 	for _, q := range queries {
-		if protocol == TCP {
+		if protocol == lab.TCP {
 			q = append(binary.BigEndian.AppendUint16(nil, uint16(len(q))), q...)
 		}
 		if _, err := file.Write(q); err != nil {
@@ -194,9 +196,9 @@ func (l *Lookups) lost(outcomes map[uint16]*Outcome, err error) {
 	}
 }
 
-func readMessage(file *os.File, protocol Protocol) (*dns.Msg, error) {
+func readMessage(file *os.File, protocol lab.Protocol) (*dns.Msg, error) {
 	buffer := make([]byte, dns.MinMsgSize)
-	if protocol == TCP {
+	if protocol == lab.TCP {
 		var length [2]byte
 		if _, err := io.ReadFull(file, length[:]); err != nil {
 			return nil, err

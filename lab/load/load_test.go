@@ -1,4 +1,4 @@
-package lab
+package load
 
 import (
 	"math"
@@ -11,21 +11,22 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
 // testNode is enough of a node for a load to be planned.
-func testNode(ipv6 bool) *Node {
-	targets := []netip.Addr{ClusterDNS4}
+func testNode(ipv6 bool) *lab.Node {
+	targets := []netip.Addr{lab.ClusterDNS4}
 	if ipv6 {
-		targets = append(targets, ClusterDNS6)
+		targets = append(targets, lab.ClusterDNS6)
 	}
-	return &Node{Pods: make([]*Pod, 2), Services: []kubeproxy.Service{{ClusterIPs: targets}}}
+	return &lab.Node{Pods: make([]*lab.Pod, 2), Services: []kubeproxy.Service{{ClusterIPs: targets}}}
 }
 
 func planFor(t *testing.T, load Load, ipv6 bool) []plannedQuery {
 	t.Helper()
-	load, err := load.withDefaults(testNode(ipv6))
+	load, err := load.WithDefaults(testNode(ipv6))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,9 +77,9 @@ func TestPlanHasTheSharesOfItsMix(t *testing.T) {
 				}
 			}
 			for _, q := range planFor(t, Load{Queries: queries, Mix: &test.mix}, test.ipv6) {
-				add("tcp", q.protocol == TCP)
+				add("tcp", q.protocol == lab.TCP)
 				add("ipv6", q.ipv6)
-				add("node", q.origin == fromNode)
+				add("node", q.origin == FromNode)
 				add("unique", q.class == unique)
 				add("absent", q.class == absent)
 				add("aaaa", q.qtype == dns.TypeAAAA)
@@ -105,7 +106,7 @@ func TestPlanTakesEveryPortOnceBeforeAnyTwice(t *testing.T) {
 		}
 		seen[stream][q.port]++
 		low, high := uint16(32768), uint16(60999)
-		if q.origin == fromNode {
+		if q.origin == FromNode {
 			low, high = 10240, 32767
 		}
 		if q.port < low || q.port > high {
@@ -120,7 +121,7 @@ func TestPlanTakesEveryPortOnceBeforeAnyTwice(t *testing.T) {
 		for _, times := range ports {
 			least, most = min(least, times), max(most, times)
 		}
-		if size := len(newPortWalk(rand.New(rand.NewPCG(1, 1)), stream.origin).ports); len(ports) < size {
+		if size := len(NewPortWalk(rand.New(rand.NewPCG(1, 1)), stream.origin).ports); len(ports) < size {
 			least = 0
 		}
 		if most-least > 1 {
@@ -134,9 +135,9 @@ func TestPlanAsksUniqueNamesOnce(t *testing.T) {
 	repeated := make(map[string]bool)
 	for _, q := range planFor(t, Load{Queries: 20000}, true) {
 		if q.class == unique {
-			asked[q.name().text]++
+			asked[q.name().Text]++
 		} else {
-			repeated[q.name().text] = true
+			repeated[q.name().Text] = true
 		}
 	}
 	for name, times := range asked {
@@ -155,12 +156,12 @@ func TestWarmPlanCoversAllThatIsRepeated(t *testing.T) {
 		qtype uint16
 	}
 	warm := make(map[question]bool)
-	for _, q := range warmPlan(Load{Targets: []netip.Addr{ClusterDNS4}}) {
-		warm[question{q.name().text, q.qtype}] = true
+	for _, q := range warmPlan(Load{Targets: []netip.Addr{lab.ClusterDNS4}}) {
+		warm[question{q.name().Text, q.qtype}] = true
 	}
 	for _, q := range planFor(t, Load{Queries: 20000}, true) {
-		if is := warm[question{q.name().text, q.qtype}]; is != (q.class != unique) {
-			t.Fatalf("%s type %d: warm is %t, class is %d", q.name().text, q.qtype, is, q.class)
+		if is := warm[question{q.name().Text, q.qtype}]; is != (q.class != unique) {
+			t.Fatalf("%s type %d: warm is %t, class is %d", q.name().Text, q.qtype, is, q.class)
 		}
 	}
 }
@@ -181,12 +182,12 @@ func TestLoadOutOfBounds(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if _, err := test.load.withDefaults(testNode(true)); err == nil {
+			if _, err := test.load.WithDefaults(testNode(true)); err == nil {
 				t.Error("it was accepted")
 			}
 		})
 	}
-	if _, err := (Load{}).withDefaults(testNode(true)); err != nil {
+	if _, err := (Load{}).WithDefaults(testNode(true)); err != nil {
 		t.Errorf("the zero Load was refused: %v", err)
 	}
 }
@@ -225,12 +226,12 @@ func hundred() []time.Duration {
 }
 
 func TestLoadResultFigures(t *testing.T) {
-	result := LoadResult{
+	result := Result{
 		plan: []plannedQuery{{class: common}, {class: common}, {class: absent}, {class: unique}, {class: unique}},
 		attempts: []attempt{
-			{latency: 3 * time.Millisecond, by: Trackless},
-			{latency: 1 * time.Millisecond, by: Trackless},
-			{latency: 2 * time.Millisecond, by: KubeDNS},
+			{latency: 3 * time.Millisecond, by: lab.Trackless},
+			{latency: 1 * time.Millisecond, by: lab.Trackless},
+			{latency: 2 * time.Millisecond, by: lab.KubeDNS},
 			{loss: "timeout"},
 			{loss: "SERVFAIL"},
 		},
@@ -238,7 +239,7 @@ func TestLoadResultFigures(t *testing.T) {
 	want := Figures{
 		Queries: 5, Answered: 3, Lost: 2,
 		LostTo:     map[string]int{"timeout": 1, "SERVFAIL": 1},
-		AnsweredBy: map[Responder]int{Trackless: 2, KubeDNS: 1},
+		AnsweredBy: map[lab.Responder]int{lab.Trackless: 2, lab.KubeDNS: 1},
 		P50:        2 * time.Millisecond, P99: 3 * time.Millisecond,
 	}
 	if diff := cmp.Diff(want, result.Figures()); diff != "" {

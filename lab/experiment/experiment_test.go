@@ -1,23 +1,25 @@
-package lab_test
+package experiment_test
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/experiment"
 	"github.com/trackless-dns/trackless/lab/labtest"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
-func runExperiment(t *testing.T, experiment lab.Experiment) *lab.Report {
+func runExperiment(t *testing.T, e experiment.Experiment) *experiment.Report {
 	t.Helper()
 	labtest.Require(t)
-	experiment.Node.Program = labtest.Program(t)
-	experiment.Node.WithoutIPv6 = !lab.HasIPv6()
+	e.Node.Program = labtest.Program(t)
+	e.Node.WithoutIPv6 = !lab.HasIPv6()
 	steps := make(map[string]bool)
-	experiment.Progress = func(p lab.Progress) { steps[p.Phase+": "+p.Step] = true }
-	report, err := experiment.Run(t.Context())
+	e.Progress = func(p experiment.Progress) { steps[p.Phase+": "+p.Step] = true }
+	report, err := e.Run(t.Context())
 	for attempt := 1; err == nil && !report.Kept && attempt < 3; attempt++ { // a starved machine keeps no promise
-		report, err = experiment.Run(t.Context())
+		report, err = e.Run(t.Context())
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +47,7 @@ func runExperiment(t *testing.T, experiment lab.Experiment) *lab.Report {
 
 func TestSteady(t *testing.T) {
 	const queries = 2000
-	report := runExperiment(t, lab.Experiment{Load: lab.Load{Queries: queries}})
+	report := runExperiment(t, experiment.Experiment{Load: load.Load{Queries: queries}})
 	if got := report.Before.DNSEntriesPeak; got != queries {
 		t.Errorf("%d entries for %d queries, each from a port of its own", got, queries)
 	}
@@ -66,7 +68,7 @@ func TestExhaustion(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills two tables to the limit: some ten seconds")
 	}
-	report := runExperiment(t, lab.Experiment{Scenario: lab.Exhaustion, Load: lab.Load{Queries: 1000}})
+	report := runExperiment(t, experiment.Experiment{Scenario: experiment.Exhaustion, Load: load.Load{Queries: 1000}})
 	if report.Before.Drop == 0 {
 		t.Error("queries were lost, but the kernel counted no drop")
 	}
@@ -76,7 +78,7 @@ func TestExhaustion(t *testing.T) {
 }
 
 func TestUnknownScenario(t *testing.T) {
-	_, err := lab.Experiment{Scenario: "doom"}.Run(t.Context())
+	_, err := experiment.Experiment{Scenario: "doom"}.Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "doom") || !strings.Contains(err.Error(), "exhaustion") {
 		t.Errorf("error %v, want one that names the scenario and those that exist", err)
 	}

@@ -1,4 +1,4 @@
-package lab
+package clients
 
 import (
 	"encoding/binary"
@@ -9,6 +9,8 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // Deaf are TCP connections of a client that asks and reads no answer.
@@ -26,8 +28,8 @@ const (
 
 // NewDeaf opens connections from the namespace to port 53 of the target and sends
 // queries for names that exist over each, as many as the server takes.
-func NewDeaf(from *Namespace, target netip.Addr, connections int) (*Deaf, error) {
-	query, err := new(dns.Msg).SetQuestion(hostName(0).text, dns.TypeA).Pack()
+func NewDeaf(from *lab.Namespace, target netip.Addr, connections int) (*Deaf, error) {
+	query, err := new(dns.Msg).SetQuestion(lab.HostName(0).Text, dns.TypeA).Pack()
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +51,7 @@ func NewDeaf(from *Namespace, target netip.Addr, connections int) (*Deaf, error)
 }
 
 func (d *Deaf) open(target netip.Addr, framed []byte) error {
-	fd, err := openSocket(TCP, target.Is6())
+	fd, err := lab.OpenSocket(lab.TCP, target.Is6())
 	if err != nil {
 		return err
 	}
@@ -61,7 +63,7 @@ func (d *Deaf) open(target netip.Addr, framed []byte) error {
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return err
 	}
-	if err := unix.Connect(fd, sockaddr(netip.AddrPortFrom(target, dnsPort))); err != nil {
+	if err := unix.Connect(fd, lab.Sockaddr(netip.AddrPortFrom(target, lab.DNSPort))); err != nil {
 		return err
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {

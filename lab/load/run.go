@@ -1,4 +1,4 @@
-package lab
+package load
 
 import (
 	"context"
@@ -14,12 +14,13 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
-// maxOutstanding bounds the sockets a load has open at once, below what the
+// MaxOutstanding bounds the sockets a load has open at once, below what the
 // process may open.
-const maxOutstanding = 16384
+const MaxOutstanding = 16384
 
 // overdue is when a query stops to count as being on its way.
 const overdue = time.Second
@@ -28,8 +29,8 @@ const overdue = time.Second
 // when every query was answered or given up. That queries are lost is no error
 // but part of the result; an error means that the load could not be sent as
 // planned, or that the context ended.
-func Run(ctx context.Context, n *Node, load Load) (*LoadResult, error) {
-	load, err := load.withDefaults(n)
+func Run(ctx context.Context, n *lab.Node, load Load) (*Result, error) {
+	load, err := load.WithDefaults(n)
 	if err != nil {
 		return nil, err
 	}
@@ -38,8 +39,8 @@ func Run(ctx context.Context, n *Node, load Load) (*LoadResult, error) {
 
 // Warm asks once for everything that the load asks for repeatedly, so that a
 // cache has it. That an answer is lost is an error.
-func Warm(ctx context.Context, n *Node, load Load) error {
-	load, err := load.withDefaults(n)
+func Warm(ctx context.Context, n *lab.Node, load Load) error {
+	load, err := load.WithDefaults(n)
 	if err != nil {
 		return err
 	}
@@ -54,8 +55,8 @@ func Warm(ctx context.Context, n *Node, load Load) error {
 	return nil
 }
 
-func send(ctx context.Context, n *Node, load Load, plan []plannedQuery) (*LoadResult, error) {
-	run := &loadRun{
+func send(ctx context.Context, n *lab.Node, load Load, plan []plannedQuery) (*Result, error) {
+	run := &run{
 		load:    load,
 		plan:    plan,
 		open:    make(chan struct{}, socketBudget()),
@@ -69,9 +70,9 @@ func send(ctx context.Context, n *Node, load Load, plan []plannedQuery) (*LoadRe
 
 	stopProgress := run.reportProgress()
 	var senders sync.WaitGroup
-	for origin := fromNode; origin < len(n.Pods); origin++ {
+	for origin := FromNode; origin < len(n.Pods); origin++ {
 		ns := n.Namespace
-		if origin != fromNode {
+		if origin != FromNode {
 			ns = n.Pods[origin].Namespace
 		}
 		senders.Go(func() {
@@ -86,11 +87,11 @@ func send(ctx context.Context, n *Node, load Load, plan []plannedQuery) (*LoadRe
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("send DNS load: %w", err)
 	}
-	return &LoadResult{Elapsed: time.Since(run.started), plan: run.plan, attempts: run.attempts}, nil
+	return &Result{Elapsed: time.Since(run.started), plan: run.plan, attempts: run.attempts}, nil
 }
 
-// loadRun is a load on its way.
-type loadRun struct {
+// run is a load on its way.
+type run struct {
 	load     Load
 	plan     []plannedQuery
 	attempts []attempt // one for each query of the plan
@@ -106,7 +107,7 @@ type loadRun struct {
 // send sends the queries of one origin when they are due. It runs on a thread
 // inside the origin's namespace, since that is where a socket belongs that is
 // made there; who waits for the answer no longer matters.
-func (r *loadRun) send(ctx context.Context, origin int) error {
+func (r *run) send(ctx context.Context, origin int) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for i, q := range r.plan {
@@ -130,7 +131,7 @@ func (r *loadRun) send(ctx context.Context, origin int) error {
 			}
 		}
 		leaveSlot := sync.OnceFunc(func() { <-r.slots })
-		fd, err := openSocket(q.protocol, q.ipv6)
+		fd, err := lab.OpenSocket(q.protocol, q.ipv6)
 		if err != nil {
 			return err
 		}
@@ -147,40 +148,40 @@ func (r *loadRun) send(ctx context.Context, origin int) error {
 }
 
 // ask makes one attempt and closes its socket.
-func (r *loadRun) ask(ctx context.Context, fd int, q plannedQuery, id uint16) attempt {
+func (r *run) ask(ctx context.Context, fd int, q plannedQuery, id uint16) attempt {
 	asked := q.name()
-	query := new(dns.Msg).SetQuestion(asked.text, q.qtype)
+	query := new(dns.Msg).SetQuestion(asked.Text, q.qtype)
 	query.Id = id
 	wire, err := query.Pack()
 	if err != nil {
-		r.fail(fmt.Errorf("pack the query for %s: %w", asked.text, err))
+		r.fail(fmt.Errorf("pack the query for %s: %w", asked.Text, err))
 		return attempt{}
 	}
-	server := netip.AddrPortFrom(kubeproxy.Address(r.load.Targets, q.ipv6), dnsPort)
+	server := netip.AddrPortFrom(kubeproxy.Address(r.load.Targets, q.ipv6), lab.DNSPort)
 	begin := time.Now()
-	wire, err = exchange(ctx, fd, q.protocol, q.port, server, wire, r.load.Timeout)
+	wire, err = lab.Exchange(ctx, fd, q.protocol, q.port, server, wire, r.load.Timeout)
 	latency := time.Since(begin)
 	if err != nil {
 		if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
 			r.fail(err)
 		}
-		return attempt{loss: reason(err)}
+		return attempt{loss: Reason(err)}
 	}
 	response := new(dns.Msg)
 	if err := response.Unpack(wire); err != nil {
 		return attempt{loss: "malformed response"}
 	}
-	if err := asked.check(response, q.qtype); err != nil {
+	if err := asked.Check(response, q.qtype); err != nil {
 		if response.Rcode != dns.RcodeSuccess {
 			return attempt{loss: dns.RcodeToString[response.Rcode]}
 		}
 		return attempt{loss: "wrong answer"}
 	}
-	return attempt{latency: latency, by: Identify(response)}
+	return attempt{latency: latency, by: lab.Identify(response)}
 }
 
-// reason names a loss in few words, the same for all losses of a kind.
-func reason(err error) string {
+// Reason names a loss in few words, the same for all losses of a kind.
+func Reason(err error) string {
 	var errno syscall.Errno
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
@@ -192,7 +193,7 @@ func reason(err error) string {
 }
 
 // reportProgress calls Load.Progress until the returned function is called.
-func (r *loadRun) reportProgress() (stop func()) {
+func (r *run) reportProgress() (stop func()) {
 	if r.load.Progress == nil {
 		return func() {}
 	}
@@ -222,5 +223,5 @@ func socketBudget() int {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur < 2*reserve {
 		return reserve
 	}
-	return int(min(limit.Cur-reserve, maxOutstanding))
+	return int(min(limit.Cur-reserve, MaxOutstanding))
 }

@@ -1,4 +1,4 @@
-package lab
+package clients
 
 import (
 	"encoding/binary"
@@ -11,12 +11,14 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // A Flood is one client that asks without end for names that nobody has asked
 // for before, and does not care for answers.
 type Flood struct {
-	From   *Namespace
+	From   *lab.Namespace
 	Target netip.Addr // port 53, over UDP
 
 	// Rate is the number of queries a second, and Ports that of the source
@@ -42,10 +44,10 @@ func (f *Flood) Start() error {
 	var sockets []int
 	err := f.From.Do(func() error {
 		for range f.Ports {
-			fd, err := openSocket(UDP, f.Target.Is6())
+			fd, err := lab.OpenSocket(lab.UDP, f.Target.Is6())
 			if err == nil {
 				sockets = append(sockets, fd)
-				err = unix.Connect(fd, sockaddr(netip.AddrPortFrom(f.Target, dnsPort)))
+				err = unix.Connect(fd, lab.Sockaddr(netip.AddrPortFrom(f.Target, lab.DNSPort)))
 			}
 			if err != nil {
 				return fmt.Errorf("flood %s: %w", f.Target, err)

@@ -1,4 +1,4 @@
-package lab
+package experiment
 
 import (
 	"math"
@@ -6,6 +6,8 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // A Report is what an Experiment found: its JSON form is stable, fields may be
@@ -38,11 +40,11 @@ type Report struct {
 type Phase struct {
 	// Queries are first attempts, without retry, of 5 s each. Every one is
 	// either Answered or Lost; LostTo says why, AnsweredBy by whom.
-	Queries    int               `json:"queries"`
-	Answered   int               `json:"answered"`
-	Lost       int               `json:"lost"`
-	LostTo     map[string]int    `json:"lost_to"`
-	AnsweredBy map[Responder]int `json:"answered_by"`
+	Queries    int                   `json:"queries"`
+	Answered   int                   `json:"answered"`
+	Lost       int                   `json:"lost"`
+	LostTo     map[string]int        `json:"lost_to"`
+	AnsweredBy map[lab.Responder]int `json:"answered_by"`
 
 	// Hits are the queries for names that are asked repeatedly, Misses those
 	// for names that are asked once and that no cache can hold.
@@ -90,13 +92,13 @@ type Phase struct {
 	// Ended is when the load was over. Course is how the table was meanwhile,
 	// Table what was in it at the end, Counters how the kernel's counters grew.
 	Ended    time.Time           `json:"ended,omitzero"`
-	Course   []TableSample       `json:"course,omitempty"`
+	Course   []lab.TableSample   `json:"course,omitempty"`
 	Table    *summary.Summary    `json:"table,omitempty"`
 	Counters []conntrack.Counter `json:"counters,omitempty"`
 }
 
 // fillLoad takes over what became of the load.
-func (p *Phase) fillLoad(result *LoadResult) {
+func (p *Phase) fillLoad(result *load.Result) {
 	all, hits, misses := result.Figures(), result.Hits(), result.Misses()
 	p.Queries, p.Answered, p.Lost = all.Queries, all.Answered, all.Lost
 	p.LostTo, p.AnsweredBy = all.LostTo, all.AnsweredBy
@@ -107,7 +109,7 @@ func (p *Phase) fillLoad(result *LoadResult) {
 }
 
 // fillTable takes over what was seen of the table; the queries are known.
-func (p *Phase) fillTable(figures TableFigures) {
+func (p *Phase) fillTable(figures lab.TableFigures) {
 	p.EntriesPeak, p.EntriesEnd = figures.EntriesPeak, figures.EntriesEnd
 	p.DNSEntriesPeak, p.DNSEntriesEnd = figures.DNSEntriesPeak, figures.DNSEntriesEnd
 	p.UpstreamEntriesPeak, p.UpstreamEntriesEnd = figures.UpstreamEntriesPeak, figures.UpstreamEntriesEnd

@@ -1,4 +1,6 @@
-package lab
+// Package load sends a bounded, seeded load of DNS queries through a lab node and
+// says what became of each query.
+package load
 
 import (
 	"errors"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/kubeproxy"
 )
 
@@ -81,14 +84,14 @@ const (
 	commonNames = 200
 	absentNames = 50
 
-	// fromNode is the origin of queries that the node itself sends.
-	fromNode = -1
+	// FromNode is the origin of queries that the node itself sends.
+	FromNode = -1
 )
 
 // plannedQuery is one query of a load.
 type plannedQuery struct {
 	origin   int // index of the pod, or fromNode
-	protocol Protocol
+	protocol lab.Protocol
 	ipv6     bool
 	port     uint16 // source port
 	class    class
@@ -96,18 +99,18 @@ type plannedQuery struct {
 	qtype    uint16
 }
 
-func (q plannedQuery) name() name {
+func (q plannedQuery) name() lab.Name {
 	switch q.class {
 	case absent:
-		return absentName(q.number)
+		return lab.AbsentName(q.number)
 	case unique:
-		return hostName(commonNames + q.number)
+		return lab.HostName(commonNames + q.number)
 	}
-	return hostName(q.number)
+	return lab.HostName(q.number)
 }
 
-// withDefaults checks the load and fills in what was left out.
-func (l Load) withDefaults(node *Node) (Load, error) {
+// WithDefaults checks the load and fills in what was left out.
+func (l Load) WithDefaults(node *lab.Node) (Load, error) {
 	if l.Queries == 0 {
 		l.Queries = 20_000
 	}
@@ -115,7 +118,7 @@ func (l Load) withDefaults(node *Node) (Load, error) {
 		l.Rate = 2_000
 	}
 	if l.Timeout == 0 {
-		l.Timeout = DefaultTimeout
+		l.Timeout = lab.DefaultTimeout
 	}
 	if l.Outstanding == 0 {
 		l.Outstanding = 100
@@ -149,18 +152,18 @@ func (l Load) plan(pods int) []plannedQuery {
 	random := rand.New(rand.NewPCG(l.Seed, 0))
 	popular := rand.NewZipf(random, 1.1, 4, commonNames-1)
 	ipv4, ipv6 := kubeproxy.Address(l.Targets, false).IsValid(), kubeproxy.Address(l.Targets, true).IsValid()
-	ports := make(map[portStream]*portWalk)
+	ports := make(map[portStream]*PortWalk)
 	queries := make([]plannedQuery, l.Queries)
 	uniques := 0
 	for i := range queries {
 		q := &queries[i]
-		q.origin = fromNode
+		q.origin = FromNode
 		if random.Float64() >= l.Mix.FromNode {
 			q.origin = random.IntN(pods)
 		}
-		q.protocol = UDP
+		q.protocol = lab.UDP
 		if random.Float64() < l.Mix.TCP {
-			q.protocol = TCP
+			q.protocol = lab.TCP
 		}
 		q.ipv6 = random.Float64() < l.Mix.IPv6 && ipv6 || !ipv4
 		q.qtype = dns.TypeA
@@ -178,9 +181,9 @@ func (l Load) plan(pods int) []plannedQuery {
 		}
 		stream := portStream{q.origin, q.protocol, q.ipv6}
 		if ports[stream] == nil {
-			ports[stream] = newPortWalk(random, stream.origin)
+			ports[stream] = NewPortWalk(random, stream.origin)
 		}
-		q.port = ports[stream].next()
+		q.port = ports[stream].Next()
 	}
 	return queries
 }
@@ -196,7 +199,7 @@ func warmPlan(load Load) []plannedQuery {
 		for number := range names.count {
 			for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
 				queries = append(queries, plannedQuery{
-					protocol: UDP, ipv6: ipv6, class: names.class, number: number, qtype: qtype,
+					protocol: lab.UDP, ipv6: ipv6, class: names.class, number: number, qtype: qtype,
 				})
 			}
 		}
@@ -208,33 +211,33 @@ func warmPlan(load Load) []plannedQuery {
 // separately in each.
 type portStream struct {
 	origin   int
-	protocol Protocol
+	protocol lab.Protocol
 	ipv6     bool
 }
 
-// A portWalk visits all source ports of a stream in random order before it
+// A PortWalk visits all source ports of a stream in random order before it
 // uses one again.
-type portWalk struct {
+type PortWalk struct {
 	ports []uint16
 	at    int
 }
 
-// newPortWalk takes the pods' ports from Linux's default ephemeral range
+// NewPortWalk takes the pods' ports from Linux's default ephemeral range
 // (ip_local_port_range), 28,232 of them, and the node's own from below it,
 // where no other process of the node binds.
-func newPortWalk(random *rand.Rand, origin int) *portWalk {
+func NewPortWalk(random *rand.Rand, origin int) *PortWalk {
 	first, count := 32768, 28232
-	if origin == fromNode {
+	if origin == FromNode {
 		first, count = 10240, 32768-10240
 	}
-	walk := &portWalk{ports: make([]uint16, count)}
+	walk := &PortWalk{ports: make([]uint16, count)}
 	for i, offset := range random.Perm(count) {
 		walk.ports[i] = uint16(first + offset)
 	}
 	return walk
 }
 
-func (w *portWalk) next() uint16 {
+func (w *PortWalk) Next() uint16 {
 	port := w.ports[w.at]
 	w.at = (w.at + 1) % len(w.ports)
 	return port

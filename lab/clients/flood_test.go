@@ -1,4 +1,4 @@
-package lab
+package clients
 
 import (
 	"net"
@@ -10,13 +10,14 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // sink is a namespace in which a server listens on port 53 of the loopback.
-func sink(t *testing.T, listen func(at string) error) (*Namespace, netip.Addr) {
+func sink(t *testing.T, listen func(at string) error) (*lab.Namespace, netip.Addr) {
 	t.Helper()
 	testns.Root(t)
-	ns, err := NewNamespace("sink")
+	ns, err := lab.NewNamespace("sink")
 	if err != nil {
 		t.Fatal(err)
 	}

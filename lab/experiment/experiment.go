@@ -1,4 +1,7 @@
-package lab
+// Package experiment measures the same load with and without Trackless, each time
+// on a fresh node, and says whether what was promised held: what `trackless lab`
+// shows.
+package experiment
 
 import (
 	"context"
@@ -8,6 +11,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 // A Scenario is a kind of experiment.
@@ -30,8 +36,8 @@ func Scenarios() []Scenario { return []Scenario{Steady, Exhaustion} }
 // The zero Experiment is the steady scenario with 20,000 queries.
 type Experiment struct {
 	Scenario Scenario
-	Node     Options
-	Load     Load
+	Node     lab.Options
+	Load     load.Load
 
 	// Progress, if not nil, is called several times a second.
 	Progress func(Progress)
@@ -86,26 +92,26 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 		}
 	}
 	step("building a node", 0, 0)
-	node, err := NewNode(ctx, e.Node)
+	node, err := lab.NewNode(ctx, e.Node)
 	if err != nil {
 		return phase, err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	load, err := e.Load.withDefaults(node)
+	planned, err := e.Load.WithDefaults(node)
 	if err != nil {
 		return phase, err
 	}
 	if e.Scenario == Exhaustion && name == "before" {
 		// Hardly anything arrives, so there is nothing to overrun.
-		load.Outstanding = maxOutstanding
+		planned.Outstanding = load.MaxOutstanding
 	}
-	load.Progress = func(done int) { step("sending queries", done, load.Queries) }
-	report.Pods, report.RatePerSecond = len(node.Pods), load.Rate
+	planned.Progress = func(done int) { step("sending queries", done, planned.Queries) }
+	report.Pods, report.RatePerSecond = len(node.Pods), planned.Rate
 	if report.TableLimit, err = node.TableLimit(); err != nil {
 		return phase, err
 	}
 
-	var cache *Server
+	var cache *lab.Server
 	if name == "after" {
 		step("starting trackless", 0, 0)
 		if cache, err = node.ServeAttached(ctx, e.corefile(node), serveMetrics); err != nil {
@@ -115,7 +121,7 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 	if e.Scenario == Exhaustion {
 		if cache != nil {
 			step("warming the cache", 0, 0)
-			if err := Warm(ctx, node, load); err != nil {
+			if err := load.Warm(ctx, node, planned); err != nil {
 				return phase, err
 			}
 		}
@@ -125,7 +131,7 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 		}
 		report.FillerEntries = filled
 	}
-	if err := e.measure(ctx, node, cache, load, &phase); err != nil {
+	if err := e.measure(ctx, node, cache, planned, &phase); err != nil {
 		return phase, err
 	}
 	if cache != nil {
@@ -136,8 +142,8 @@ func (e Experiment) phase(ctx context.Context, name string, report *Report) (pha
 }
 
 // measure runs the load and notes what the table and the servers say about it.
-func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load Load, phase *Phase) error {
-	kubeDNSBefore, err := queriesServed(ctx, node.KubeDNS, kubeDNSMetrics)
+func (e Experiment) measure(ctx context.Context, node *lab.Node, cache *lab.Server, planned load.Load, phase *Phase) error {
+	kubeDNSBefore, err := queriesServed(ctx, node.KubeDNS, lab.KubeDNSMetrics)
 	if err != nil {
 		return err
 	}
@@ -148,11 +154,11 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 			return err
 		}
 	}
-	watch, err := node.Watch(WatchOptions{OnSample: avoided.sample})
+	watch, err := node.Watch(lab.WatchOptions{OnSample: avoided.sample})
 	if err != nil {
 		return err
 	}
-	result, loadErr := Run(ctx, node, load)
+	result, loadErr := load.Run(ctx, node, planned)
 	figures, watchErr := watch.Stop()
 	if err := errors.Join(loadErr, watchErr, avoided.err); err != nil {
 		return err
@@ -162,15 +168,15 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 	phase.EntriesAvoidedPeak = avoided.peak
 
 	if cache != nil {
-		phase.CacheQueries, err = queriesSince(ctx, cache, serveMetrics, cacheBefore, phase.AnsweredBy[Trackless])
+		phase.CacheQueries, err = queriesSince(ctx, cache, serveMetrics, cacheBefore, phase.AnsweredBy[lab.Trackless])
 		if err != nil {
 			return err
 		}
 	}
 	// What the cache asked for can only be told from below: the names that it
 	// had never seen.
-	upstream := max(phase.AnsweredBy[KubeDNS], phase.Misses-phase.MissesLost)
-	phase.UpstreamQueries, err = queriesSince(ctx, node.KubeDNS, kubeDNSMetrics, kubeDNSBefore, upstream)
+	upstream := max(phase.AnsweredBy[lab.KubeDNS], phase.Misses-phase.MissesLost)
+	phase.UpstreamQueries, err = queriesSince(ctx, node.KubeDNS, lab.KubeDNSMetrics, kubeDNSBefore, upstream)
 	return err
 }
 
@@ -178,12 +184,12 @@ func (e Experiment) measure(ctx context.Context, node *Node, cache *Server, load
 // until the end, so that what was cached before the table was full still is. The
 // lease is long: what is measured is DNS through Trackless, and a machine that
 // stalls for a second would send some of it to the cluster.
-func (e Experiment) corefile(node *Node) string {
+func (e Experiment) corefile(node *lab.Node) string {
 	ttl := 30
 	if e.Scenario == Exhaustion {
 		ttl = 300
 	}
-	listen := append([]netip.Addr{LinkLocalDNS4}, node.ClusterDNS()...)
+	listen := append([]netip.Addr{lab.LinkLocalDNS4}, node.ClusterDNS()...)
 	return fmt.Sprintf(`.:53 {
     errors
     bind %[1]s
@@ -198,11 +204,11 @@ func (e Experiment) corefile(node *Node) string {
     forward . %[3]s
     prometheus %[4]s
 }
-`, joinAddrs(listen), ttl, UpstreamDNS4, serveMetrics)
+`, joinAddrs(listen), ttl, lab.UpstreamDNS4, serveMetrics)
 }
 
 // queriesServed is how many DNS queries the server has counted.
-func queriesServed(ctx context.Context, s *Server, metrics string) (int, error) {
+func queriesServed(ctx context.Context, s *lab.Server, metrics string) (int, error) {
 	now, err := scrape(ctx, s, metrics)
 	if err != nil {
 		return 0, err
@@ -214,7 +220,7 @@ func queriesServed(ctx context.Context, s *Server, metrics string) (int, error) 
 // queriesSince is by how much the server's count of DNS queries has risen. A
 // query is counted when its answer has left, so a count that lacks some of those
 // which the server has answered is waited for.
-func queriesSince(ctx context.Context, s *Server, metrics string, before, answered int) (int, error) {
+func queriesSince(ctx context.Context, s *lab.Server, metrics string, before, answered int) (int, error) {
 	deadline := time.Now().Add(scrapeTimeout)
 	for {
 		now, err := queriesServed(ctx, s, metrics)
@@ -228,12 +234,12 @@ func queriesSince(ctx context.Context, s *Server, metrics string, before, answer
 
 // avoidedPeak follows the server's gauge of avoided entries.
 type avoidedPeak struct {
-	cache *Server
+	cache *lab.Server
 	peak  int
 	err   error
 }
 
-func (a *avoidedPeak) sample(ctx context.Context, s *TableSample) {
+func (a *avoidedPeak) sample(ctx context.Context, s *lab.TableSample) {
 	if a.cache == nil || a.err != nil {
 		return
 	}
@@ -259,7 +265,7 @@ const (
 
 // scrape is Metrics with several tries: a connection that begins while the
 // lease has run out stays tracked, and a full table refuses it for good.
-func scrape(ctx context.Context, s *Server, address string) (Metrics, error) {
+func scrape(ctx context.Context, s *lab.Server, address string) (lab.Metrics, error) {
 	deadline := time.Now().Add(scrapeTimeout)
 	for {
 		attempt, cancel := context.WithTimeout(ctx, scrapeAttempt)

@@ -1,4 +1,4 @@
-package lab
+package experiment
 
 import (
 	"fmt"
@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/trackless-dns/trackless/lab"
 )
 
 // WriteTable writes the report for people. Colour marks kept and broken
@@ -16,9 +18,9 @@ import (
 func (r *Report) WriteTable(out io.Writer, colour bool) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s queries from %d pods and the node itself, %s a second, seed %d, one attempt each\n",
-		Grouped(r.Before.Queries), r.Pods, Grouped(r.RatePerSecond), r.Seed)
+		lab.Grouped(r.Before.Queries), r.Pods, lab.Grouped(r.RatePerSecond), r.Seed)
 	if r.FillerEntries > 0 {
-		fmt.Fprintf(&b, "on a node whose conntrack table was filled to its limit of %s entries\n", Grouped(r.TableLimit))
+		fmt.Fprintf(&b, "on a node whose conntrack table was filled to its limit of %s entries\n", lab.Grouped(r.TableLimit))
 	}
 	b.WriteByte('\n')
 	writeColumns(&b, r.rows())
@@ -40,7 +42,7 @@ func (r *Report) WriteTable(out io.Writer, colour bool) error {
 func (r *Report) rows() [][3]string {
 	before, after := &r.Before, &r.After
 	number := func(text string, of func(*Phase) int) [3]string {
-		return [3]string{text, Grouped(of(before)), Grouped(of(after))}
+		return [3]string{text, lab.Grouped(of(before)), lab.Grouped(of(after))}
 	}
 	rows := [][3]string{
 		{"", "before", "after"},
@@ -64,7 +66,7 @@ func (r *Report) rows() [][3]string {
 		number("  to the upstream, peak", func(p *Phase) int { return p.UpstreamEntriesPeak }),
 		number("  to the upstream, end", func(p *Phase) int { return p.UpstreamEntriesEnd }),
 		{"DNS entries per 1,000 queries", tenths(before.EntriesPer1000Queries), tenths(after.EntriesPer1000Queries)},
-		{"entries avoided, peak", r.notAvoided(), Grouped(after.EntriesAvoidedPeak)},
+		{"entries avoided, peak", r.notAvoided(), lab.Grouped(after.EntriesAvoidedPeak)},
 		number("insert_failed", func(p *Phase) int { return int(p.InsertFailed) }),
 		number("drop", func(p *Phase) int { return int(p.Drop) }),
 		number("early_drop", func(p *Phase) int { return int(p.EarlyDrop) }),
@@ -80,7 +82,7 @@ func (r *Report) notAvoided() string {
 	if r.Scenario == Exhaustion {
 		return "-"
 	}
-	return "had " + Grouped(r.Before.DNSEntriesPeak)
+	return "had " + lab.Grouped(r.Before.DNSEntriesPeak)
 }
 
 // writeColumns writes the first column flush left, the others flush right.
@@ -108,7 +110,7 @@ func responders(p *Phase) string {
 	return strings.Join(texts, ", ")
 }
 
-func share(part, of int) string { return Grouped(part) + " of " + Grouped(of) }
+func share(part, of int) string { return lab.Grouped(part) + " of " + lab.Grouped(of) }
 
 func tenths(value float64) string {
 	whole, fraction, _ := strings.Cut(strconv.FormatFloat(value, 'f', 1, 64), ".")
@@ -116,7 +118,7 @@ func tenths(value float64) string {
 	if err != nil {
 		return whole + "." + fraction
 	}
-	return Grouped(n) + "." + fraction
+	return lab.Grouped(n) + "." + fraction
 }
 
 func micros(us int64) string {

@@ -1,4 +1,4 @@
-package lab
+package experiment
 
 import (
 	"bytes"
@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/load"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -20,14 +23,14 @@ func keptReport() *Report {
 		Scenario: Steady, Seed: 1, Pods: 2, RatePerSecond: 2000, TableLimit: 262144,
 		Before: Phase{
 			Queries: 20000, Answered: 20000,
-			LostTo: map[string]int{}, AnsweredBy: map[Responder]int{KubeDNS: 20000},
+			LostTo: map[string]int{}, AnsweredBy: map[lab.Responder]int{lab.KubeDNS: 20000},
 			Hits: 18000, Misses: 2000,
 			EntriesPeak: 20012, EntriesEnd: 20010, DNSEntriesPeak: 20002, DNSEntriesEnd: 20001,
 			EntriesPer1000Queries: 1000.1, P50: 325, P99: 14900, UpstreamQueries: 20000, DurationMS: 10004,
 		},
 		After: Phase{
 			Queries: 20000, Answered: 20000,
-			LostTo: map[string]int{}, AnsweredBy: map[Responder]int{Trackless: 20000},
+			LostTo: map[string]int{}, AnsweredBy: map[lab.Responder]int{lab.Trackless: 20000},
 			Hits: 18000, Misses: 2000,
 			EntriesPeak: 29, EntriesEnd: 28, UpstreamEntriesPeak: 27, UpstreamEntriesEnd: 26,
 			EntriesPer1000Queries: 1.35, EntriesAvoidedPeak: 19980, P50: 140, P99: 1200,
@@ -42,13 +45,13 @@ func keptExhaustion() *Report {
 		Scenario: Exhaustion, Seed: 1, Pods: 2, RatePerSecond: 2000, TableLimit: 262144, FillerEntries: 262140,
 		Before: Phase{
 			Queries: 5000, Lost: 5000,
-			LostTo: map[string]int{"timeout": 4531, "operation not permitted": 469}, AnsweredBy: map[Responder]int{},
+			LostTo: map[string]int{"timeout": 4531, "operation not permitted": 469}, AnsweredBy: map[lab.Responder]int{},
 			Hits: 4475, HitsLost: 4475, Misses: 525, MissesLost: 525,
 			EntriesPeak: 262144, EntriesEnd: 262144, Drop: 5900, DurationMS: 7500,
 		},
 		After: Phase{
 			Queries: 5000, Answered: 4897, Lost: 103,
-			LostTo: map[string]int{"SERVFAIL": 103}, AnsweredBy: map[Responder]int{Trackless: 4897},
+			LostTo: map[string]int{"SERVFAIL": 103}, AnsweredBy: map[lab.Responder]int{lab.Trackless: 4897},
 			Hits: 4475, Misses: 525, MissesLost: 103,
 			EntriesPeak: 262144, EntriesEnd: 262143, UpstreamEntriesPeak: 7, UpstreamEntriesEnd: 7,
 			EntriesPer1000Queries: 1.4, EntriesAvoidedPeak: 5000, Drop: 175, P50: 737, P99: 141100,
@@ -112,13 +115,13 @@ func TestPromises(t *testing.T) {
 		broken []string
 	}{
 		{"steady, all kept", keptReport, func(*Report) {}, nil},
-		{"a query lost before", keptReport, func(r *Report) { r.Before.Answered--; r.Before.Lost++; r.Before.AnsweredBy[KubeDNS]-- }, []string{"before_answered"}},
-		{"a query lost after", keptReport, func(r *Report) { r.After.Answered--; r.After.Lost++; r.After.AnsweredBy[Trackless]-- }, []string{"after_answered"}},
+		{"a query lost before", keptReport, func(r *Report) { r.Before.Answered--; r.Before.Lost++; r.Before.AnsweredBy[lab.KubeDNS]-- }, []string{"before_answered"}},
+		{"a query lost after", keptReport, func(r *Report) { r.After.Answered--; r.After.Lost++; r.After.AnsweredBy[lab.Trackless]-- }, []string{"after_answered"}},
 		{"nothing asked", keptReport, func(r *Report) { r.Before, r.After = Phase{}, Phase{} },
 			[]string{"before_answered", "before_by_kube_dns", "after_answered", "after_by_trackless"}},
-		{"trackless answered before", keptReport, func(r *Report) { r.Before.AnsweredBy[KubeDNS]--; r.Before.AnsweredBy[Trackless]++ },
+		{"trackless answered before", keptReport, func(r *Report) { r.Before.AnsweredBy[lab.KubeDNS]--; r.Before.AnsweredBy[lab.Trackless]++ },
 			[]string{"before_by_kube_dns"}},
-		{"kube-dns answered after", keptReport, func(r *Report) { r.After.AnsweredBy[Trackless]--; r.After.AnsweredBy[KubeDNS]++ },
+		{"kube-dns answered after", keptReport, func(r *Report) { r.After.AnsweredBy[lab.Trackless]--; r.After.AnsweredBy[lab.KubeDNS]++ },
 			[]string{"after_by_trackless"}},
 		{"kube-dns counted too few", keptReport, func(r *Report) { r.Before.UpstreamQueries = 19999 }, []string{"before_by_kube_dns"}},
 		{"trackless counted too few", keptReport, func(r *Report) { r.After.CacheQueries = 19999 }, []string{"after_by_trackless"}},
@@ -131,7 +134,7 @@ func TestPromises(t *testing.T) {
 		{"two percent off", keptReport, func(r *Report) { r.After.EntriesAvoidedPeak = 20402 }, nil},
 		{"a long run with a plateau", keptReport, func(r *Report) {
 			r.Before.Queries, r.Before.Answered, r.Before.UpstreamQueries = 500000, 500000, 500000
-			r.Before.AnsweredBy[KubeDNS], r.Before.DNSEntriesPeak, r.After.EntriesAvoidedPeak = 500000, 60000, 60000
+			r.Before.AnsweredBy[lab.KubeDNS], r.Before.DNSEntriesPeak, r.After.EntriesAvoidedPeak = 500000, 60000, 60000
 		}, nil},
 
 		{"exhaustion, all kept", keptExhaustion, func(*Report) {}, nil},
@@ -189,17 +192,17 @@ func TestPhaseFields(t *testing.T) {
 
 func TestNumbers(t *testing.T) {
 	tests := []struct{ name, got, want string }{
-		{"small", Grouped(999), "999"},
-		{"thousand", Grouped(1000), "1,000"},
-		{"million", Grouped(1234567), "1,234,567"},
-		{"negative", Grouped(-1000), "-1,000"},
+		{"small", lab.Grouped(999), "999"},
+		{"thousand", lab.Grouped(1000), "1,000"},
+		{"million", lab.Grouped(1234567), "1,234,567"},
+		{"negative", lab.Grouped(-1000), "-1,000"},
 		{"tenths", tenths(1000.04), "1,000.0"},
 		{"tenths below one", tenths(0.06), "0.1"},
 		{"no time", micros(0), "-"},
 		{"microseconds", micros(999), "999 µs"},
 		{"milliseconds", micros(14949), "14.9 ms"},
-		{"most frequent reason first", Losses(map[string]int{"a": 1, "b": 2000, "c": 1}), " (2,000 b, 1 a, 1 c)"},
-		{"no reason", Losses(nil), ""},
+		{"most frequent reason first", load.Losses(map[string]int{"a": 1, "b": 2000, "c": 1}), " (2,000 b, 1 a, 1 c)"},
+		{"no reason", load.Losses(nil), ""},
 	}
 	for _, test := range tests {
 		if test.got != test.want {

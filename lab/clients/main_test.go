@@ -1,0 +1,9 @@
+package clients
+
+import (
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+func TestMain(m *testing.M) { testns.Main(m) }

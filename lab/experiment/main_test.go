@@ -1,0 +1,9 @@
+package experiment_test
+
+import (
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+func TestMain(m *testing.M) { testns.Main(m) }

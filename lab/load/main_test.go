@@ -1,0 +1,9 @@
+package load
+
+import (
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+func TestMain(m *testing.M) { testns.Main(m) }

@@ -11,7 +11,7 @@ import (
 // firewalls are hosts that let in what belongs to tracked flows only, as most
 // firewalls are written.
 func firewalls() []*Case {
-	unaccepted := Sabotage{What: "accept rules for untracked DNS", Fails: FailLost, Server: withoutKeeper(leaveRules)}
+	unaccepted := Sabotage{What: "accept rules for untracked DNS", Fails: FailLost, Server: withoutReconciler(leaveRules)}
 	return []*Case{
 		{
 			Name: "input-drop", Fault: "`iptables-restore` of a set that drops untracked input", Bar: "at most 1 s of queries",
@@ -21,7 +21,7 @@ func firewalls() []*Case {
 			Undo:     func(s *Scene) error { return restore(s, emptySet) },
 			Sabotage: unaccepted,
 			Play: func(s *Scene) error {
-				return s.disturb("restored", func() error { return restore(s, droppingSet) })
+				return disturb(s, "restored", func() error { return restore(s, droppingSet) })
 			},
 		},
 		{
@@ -32,7 +32,7 @@ func firewalls() []*Case {
 			Undo:     func(s *Scene) error { return restore(s, emptySet) },
 			Sabotage: unaccepted,
 			Play: func(s *Scene) error {
-				return s.disturb("restored", func() error { return restore(s, kubeadmSet) })
+				return disturb(s, "restored", func() error { return restore(s, kubeadmSet) })
 			},
 		},
 		{
@@ -59,7 +59,7 @@ func firewalls() []*Case {
 				}
 				return runAll(s.Node.Namespace, "nft delete table inet firewalld")
 			},
-			Sabotage: Sabotage{What: "the look at the chains of others", Fails: FailLost, Server: withoutKeeper(leaveRules), Instead: lab.Trackless},
+			Sabotage: Sabotage{What: "the look at the chains of others", Fails: FailLost, Server: withoutReconciler(leaveRules), Instead: lab.Trackless},
 			Play: func(s *Scene) error {
 				if err := s.Fault("rejected", leaseBar); err != nil {
 					return err
@@ -86,7 +86,7 @@ func firewalls() []*Case {
 		{
 			Name: "hidden-drop", Fault: "untracked input of the pods dropped by a rule that no look at the rules understands", Bar: "at most 1.5 s of queries, then kube-dns",
 			Undo:     func(s *Scene) error { return runAll(s.Node.Namespace, "nft delete table inet hidden") },
-			Sabotage: Sabotage{What: "the look at what arrives from each device", Fails: FailLost, Server: withoutKeeper(leaveRules)},
+			Sabotage: Sabotage{What: "the look at what arrives from each device", Fails: FailLost, Server: withoutReconciler(leaveRules)},
 			Play: func(s *Scene) error {
 				if err := s.Fault("dropped", leaseBar); err != nil {
 					return err

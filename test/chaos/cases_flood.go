@@ -107,15 +107,15 @@ func playDeaf(s *Scene) error {
 // withoutMemoryLimit serves in the same container, which it knows nothing of.
 func withoutMemoryLimit(s *Scene) error {
 	s.environment = "GOMEMLIMIT=off"
-	return s.serveInstead(s.corefile(true, metricsAddress))
+	return serveInstead(s, s.corefile(true, metricsAddress))
 }
 
 func withoutWriteTimeout(s *Scene) error {
 	timeout := fmt.Sprintf("write %s\n", deafTimeout)
-	return s.serveInstead(strings.Replace(s.corefile(true, metricsAddress), timeout, "write 1h\n", 1))
+	return serveInstead(s, strings.Replace(s.corefile(true, metricsAddress), timeout, "write 1h\n", 1))
 }
 
-func (s *Scene) serveInstead(corefile string) (err error) {
+func serveInstead(s *Scene, corefile string) (err error) {
 	if s.Server, err = s.launch(corefile); err != nil {
 		return err
 	}

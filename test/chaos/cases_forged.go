@@ -25,13 +25,13 @@ func forgeries() []*Case {
 			Prime: bridgedPods,
 			Sabotage: Sabotage{
 				What: "the look at where the source of a query is", Fails: FailResponder,
-				Server: withoutKeeper(credulousTable),
+				Server: withoutReconciler(credulousTable),
 			},
 			Play: func(s *Scene) error {
 				if err := s.Fault("forged", noLoss); err != nil {
 					return err
 				}
-				stop := s.forge(martianInterval, func(i int) []byte {
+				stop := forge(s, martianInterval, func(i int) []byte {
 					return ipv4(unix.IPPROTO_UDP, martians[i%len(martians)], lab.ClusterDNS4, udpQuery)
 				})
 				s.Steady("sources forged", lab.Trackless, 4*time.Second)
@@ -44,7 +44,7 @@ func forgeries() []*Case {
 		{
 			Name: "syn-flood", Fault: "110,000 SYNs from one pod, then connections, then SIGTERM", Bar: "0 lost",
 			Prime: bridgedPods,
-			Warm:  (*Scene).floodWithSYNs,
+			Warm:  floodWithSYNs,
 			Sabotage: Sabotage{
 				What: "the drain of the connections that the server holds", Fails: FailLost,
 				Apply: trackConnections,
@@ -111,10 +111,10 @@ func bridgedPods(s *Scene) error {
 }
 
 // forge sends a frame of the forger at each interval until stop is called.
-func (s *Scene) forge(interval time.Duration, packet func(i int) []byte) (stop func() error) {
+func forge(s *Scene, interval time.Duration, packet func(i int) []byte) (stop func() error) {
 	done, result := make(chan struct{}), make(chan error, 1)
 	go func() {
-		result <- s.fromForger(func(send func([]byte) error) error {
+		result <- fromForger(s, func(send func([]byte) error) error {
 			ticker := time.NewTicker(interval)
 			defer ticker.Stop()
 			for i := 0; ; i++ {
@@ -143,13 +143,13 @@ const (
 )
 
 // floodWithSYNs begins connections that nobody goes on with.
-func (s *Scene) floodWithSYNs() error {
+func floodWithSYNs(s *Scene) error {
 	// The forger's own kernel would reset what it knows nothing of.
 	if _, err := run(s.forger, "table ip silent {\n\tchain input { type filter hook input priority 0; meta l4proto tcp drop; }\n}\n", "nft", "-f", "-"); err != nil {
 		return err
 	}
 	targets := []netip.Addr{lab.ClusterDNS4, lab.LinkLocalDNS4}
-	return s.fromForger(func(send func([]byte) error) error {
+	return fromForger(s, func(send func([]byte) error) error {
 		ticker := time.NewTicker(floodPause)
 		defer ticker.Stop()
 		for i := range floodSYNs {
@@ -167,7 +167,7 @@ func (s *Scene) floodWithSYNs() error {
 
 // fromForger calls fn with a function that sends a packet of any content to the
 // node, as the forger's link sends it.
-func (s *Scene) fromForger(fn func(send func([]byte) error) error) error {
+func fromForger(s *Scene, fn func(send func([]byte) error) error) error {
 	var mac net.HardwareAddr
 	err := s.Node.Namespace.Do(func() error {
 		link, err := net.InterfaceByName(bridgeLink)

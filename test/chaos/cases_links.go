@@ -1,11 +1,8 @@
 package chaos
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"strings"
 	"syscall"
 	"time"
@@ -21,7 +18,7 @@ import (
 func links() []*Case {
 	const bar = "at most 1 s of queries"
 	unrepaired := func(what string) Sabotage {
-		return Sabotage{What: what, Fails: FailLost, Server: withoutKeeper(leaveRules)}
+		return Sabotage{What: what, Fails: FailLost, Server: withoutReconciler(leaveRules)}
 	}
 	return []*Case{
 		{
@@ -30,14 +27,14 @@ func links() []*Case {
 			Sabotage: Sabotage{
 				What: "the repair of the link", Fails: FailLost,
 				Server: func(s *Scene) error {
-					if err := withoutKeeper(leaveRules)(s); err != nil {
+					if err := withoutReconciler(leaveRules)(s); err != nil {
 						return err
 					}
-					return s.moveAddresses("lo", linkName)
+					return moveAddresses(s, "lo", linkName)
 				},
 			},
 			Play: func(s *Scene) error {
-				return s.disturb("deleted", func() error { return runAll(s.Node.Namespace, "ip link delete "+linkName) })
+				return disturb(s, "deleted", func() error { return runAll(s.Node.Namespace, "ip link delete "+linkName) })
 			},
 		},
 		{
@@ -54,21 +51,21 @@ func links() []*Case {
 			Sabotage: Sabotage{
 				What: "the repair of the link", Fails: FailLost,
 				Server: func(s *Scene) error {
-					if err := withoutKeeper(leaveRules)(s); err != nil {
+					if err := withoutReconciler(leaveRules)(s); err != nil {
 						return err
 					}
-					return s.moveAddresses("lo", linkName)
+					return moveAddresses(s, "lo", linkName)
 				},
 			},
 			Play: func(s *Scene) error {
-				return s.disturb("set down", func() error { return runAll(s.Node.Namespace, "ip link set "+linkName+" down") })
+				return disturb(s, "set down", func() error { return runAll(s.Node.Namespace, "ip link set "+linkName+" down") })
 			},
 		},
 		{
 			Name: "address-deleted", Fault: "the addresses deleted", Bar: bar,
 			Sabotage: unrepaired("the repair of the addresses"),
 			Play: func(s *Scene) error {
-				return s.disturb("deleted", func() error { return takeAddresses(s) })
+				return disturb(s, "deleted", func() error { return takeAddresses(s) })
 			},
 		},
 		{
@@ -79,13 +76,13 @@ func links() []*Case {
 				if err := s.Fault("moved", repairBar); err != nil {
 					return err
 				}
-				if err := s.moveToSpareLink(); err != nil {
+				if err := moveToSpareLink(s); err != nil {
 					return err
 				}
 				s.Let(repairBar)
 				// They may be where they were put or where they belong.
 				s.Steady("elsewhere", lab.Trackless, 500*time.Millisecond)
-				return s.disturb("deleted there", func() error { return deleteSpareLink(s) })
+				return disturb(s, "deleted there", func() error { return deleteSpareLink(s) })
 			},
 		},
 		{
@@ -97,7 +94,7 @@ func links() []*Case {
 				if err := s.Fault("events lost", leaseBar); err != nil {
 					return err
 				}
-				if err := s.loseEvents(func() error { return takeAddresses(s) }); err != nil {
+				if err := loseEvents(s, func() error { return takeAddresses(s) }); err != nil {
 					return err
 				}
 				s.Let(leaseBar)
@@ -122,7 +119,7 @@ func standInLink(s *Scene) error {
 	return runAll(s.Node.Namespace, "ip link add "+linkName+" type ifb", "ip link set "+linkName+" up")
 }
 
-func (s *Scene) moveToSpareLink() error {
+func moveToSpareLink(s *Scene) error {
 	for _, addr := range listenAddresses {
 		if err := deleteAddress(s, addr); err != nil {
 			return err
@@ -134,7 +131,7 @@ func (s *Scene) moveToSpareLink() error {
 	return nil
 }
 
-func (s *Scene) moveAddresses(from, to string) error {
+func moveAddresses(s *Scene, from, to string) error {
 	if err := runAll(s.Node.Namespace, "ip link show dev "+to); err != nil {
 		// Where the kernel has dummy links it is notrack that makes it.
 		if err := runAll(s.Node.Namespace, "ip link add "+to+" type dummy", "ip link set "+to+" up"); err != nil {
@@ -163,7 +160,7 @@ const (
 // moment that is shorter than the lease, while more happens than its sockets
 // can hold. What is done at the end of that moment is among what is lost. A
 // socket that listens for the same events and is not read either bears witness.
-func (s *Scene) loseEvents(done func() error) (err error) {
+func loseEvents(s *Scene, done func() error) (err error) {
 	witness, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
 		NetNS: s.Node.Namespace.FD(), Groups: 1 << (unix.RTNLGRP_IPV4_IFADDR - 1),
 	})
@@ -199,34 +196,4 @@ func (s *Scene) loseEvents(done func() error) (err error) {
 			return fmt.Errorf("watch the events get lost: %w", err)
 		}
 	}
-}
-
-// linkOf finds the link that holds the address.
-func (s *Scene) linkOf(addr netip.Addr) (string, error) {
-	out, err := run(s.Node.Namespace, "", "ip", "-oneline", "address", "show", "to", addr.String())
-	if err != nil {
-		return "", err
-	}
-	fields := strings.Fields(out)
-	if len(fields) < 2 {
-		return "", fmt.Errorf("no link holds %s", addr)
-	}
-	return fields[1], nil
-}
-
-// dial connects from inside the node.
-func (s *Scene) dial(address string) (net.Conn, error) {
-	var conn net.Conn
-	err := s.Node.Namespace.Do(func() error {
-		var err error
-		conn, err = net.DialTimeout("tcp", address, patience)
-		return err
-	})
-	return conn, err
-}
-
-func (s *Scene) awaitAttached(server *lab.Server, metrics string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	return server.AwaitAttached(ctx, metrics)
 }

@@ -54,7 +54,7 @@ func predecessors() []*Case {
 				}
 				s.Let(adoptBar)
 				s.Steady("after", lab.Trackless, time.Second)
-				if err := s.noRulesOfNodeCache(); err != nil {
+				if err := noRulesOfNodeCache(s); err != nil {
 					s.result.fail(FailLeftover, "%v", err)
 				}
 				if err := s.reach("adopted"); err != nil {
@@ -119,7 +119,7 @@ func asNodeCache(s *Scene, verb string) error {
 	return nil
 }
 
-func (s *Scene) noRulesOfNodeCache() error {
+func noRulesOfNodeCache(s *Scene) error {
 	for _, program := range []string{"iptables-save", "ip6tables-save"} {
 		out, err := run(s.Node.Namespace, "", program)
 		if err != nil {

@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -22,10 +21,10 @@ func rules() []*Case {
 			},
 			Sabotage: Sabotage{
 				What:  "the ownership of the table",
-				Fails: FailResponder, Server: withoutKeeper(leaveRules),
+				Fails: FailResponder, Server: withoutReconciler(leaveRules),
 			},
 			Play: func(s *Scene) error {
-				return s.disturb("flushed", func() error {
+				return disturb(s, "flushed", func() error {
 					if err := runAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
 						return err
 					}
@@ -38,10 +37,10 @@ func rules() []*Case {
 			Prime: flushIPTables,
 			Sabotage: Sabotage{
 				What:  "rules of our own table instead of the raw table",
-				Fails: FailResponder, Server: withoutKeeper(plainIPTables),
+				Fails: FailResponder, Server: withoutReconciler(plainIPTables),
 			},
 			Play: func(s *Scene) error {
-				return s.disturb("flushed", func() error { return flushIPTables(s) })
+				return disturb(s, "flushed", func() error { return flushIPTables(s) })
 			},
 		},
 		{
@@ -52,10 +51,10 @@ func rules() []*Case {
 			Undo: func(s *Scene) error { return restore(s, emptySet) },
 			Sabotage: Sabotage{
 				What:  "rules of our own table instead of the raw table",
-				Fails: FailResponder, Server: withoutKeeper(plainIPTables),
+				Fails: FailResponder, Server: withoutReconciler(plainIPTables),
 			},
 			Play: func(s *Scene) error {
-				return s.disturb("restored", func() error { return restore(s, foreignSet) })
+				return disturb(s, "restored", func() error { return restore(s, foreignSet) })
 			},
 		},
 		{
@@ -63,7 +62,7 @@ func rules() []*Case {
 			Undo: func(s *Scene) error { return runAll(s.Node.Namespace, "nft delete table ip foreign") },
 			Sabotage: Sabotage{
 				What:  "the renewal of the lease in the packet path: it is renewed over netlink",
-				Fails: FailEntries, Server: withoutKeeper(leasedOverNetlink),
+				Fails: FailEntries, Server: withoutReconciler(leasedOverNetlink),
 			},
 			Play: playForeignTransaction,
 		},
@@ -71,7 +70,7 @@ func rules() []*Case {
 			Name: "kube-proxy-restart", Fault: "kube-proxy stopped with `--cleanup`, started again", Bar: "0 lost",
 			Sabotage: Sabotage{What: "trackless", Fails: FailLost, Server: nothing, Instead: lab.KubeDNS},
 			Play: func(s *Scene) error {
-				return s.switchProxy(proxyNFTables, proxyNFTables)
+				return switchProxy(s, proxyNFTables, proxyNFTables)
 			},
 		},
 	}
@@ -93,7 +92,7 @@ func rules() []*Case {
 					func() error { return s.applyProxy(change.from) },
 				)
 			},
-			Play: func(s *Scene) error { return s.switchProxy(change.from, change.to) },
+			Play: func(s *Scene) error { return switchProxy(s, change.from, change.to) },
 			Undo: func(s *Scene) error {
 				return firstError(
 					func() error { return s.removeProxy(change.to) },
@@ -107,7 +106,7 @@ func rules() []*Case {
 
 // disturb makes a fault that may cost a second and after which the cache
 // answers on, and shows then that kube-dns could take over.
-func (s *Scene) disturb(name string, fault func() error) error {
+func disturb(s *Scene, name string, fault func() error) error {
 	if err := s.Fault(name, repairBar); err != nil {
 		return err
 	}
@@ -121,7 +120,7 @@ func (s *Scene) disturb(name string, fault func() error) error {
 
 // switchProxy restarts kube-proxy, with a fifth of a second in which the node
 // has none of its rules.
-func (s *Scene) switchProxy(from, to proxyMode) error {
+func switchProxy(s *Scene, from, to proxyMode) error {
 	if err := s.Fault("kube-proxy away", noLoss); err != nil {
 		return err
 	}
@@ -241,32 +240,4 @@ func playForeignTransaction(s *Scene) error {
 		return err
 	}
 	return s.proveTakeover()
-}
-
-// noLapses looks whether the lease has lapsed.
-func (s *Scene) noLapses() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	metrics, err := s.Server.Metrics(ctx, metricsAddress)
-	if err != nil {
-		return err
-	}
-	const lapses = "coredns_notrack_lease_lapses_total"
-	switch lapsed, ok := metrics.Sum(lapses); {
-	case !ok:
-		s.result.fail(FailLapse, "there is no metric %s", lapses)
-	case lapsed > 0:
-		s.result.fail(FailLapse, "the lease lapsed %g times", lapsed)
-	}
-	return nil
-}
-
-// firstError runs the steps until one fails.
-func firstError(steps ...func() error) error {
-	for _, step := range steps {
-		if err := step(); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -25,7 +25,7 @@ func foreignZone() *Case {
 			}
 			return runAll(s.Node.Namespace, "nft delete table inet zone")
 		},
-		Sabotage: Sabotage{What: "the look at the effect", Fails: FailClaim, Server: withoutKeeper(leaveRules), Instead: lab.Trackless},
+		Sabotage: Sabotage{What: "the look at the effect", Fails: FailClaim, Server: withoutReconciler(leaveRules), Instead: lab.Trackless},
 		Play: func(s *Scene) error {
 			if err := s.Fault("zoned", zoneBar); err != nil {
 				return err
@@ -36,7 +36,7 @@ func foreignZone() *Case {
 			s.Let(zoneBar)
 			s.begin(Phase{Name: "tracked in a zone", Want: lab.KubeDNS}) // whoever serves in the case
 			time.Sleep(outage)
-			s.claimsNothing()
+			claimsNothing(s)
 			if s.sabotaged {
 				return nil
 			}
@@ -55,7 +55,7 @@ func foreignZone() *Case {
 
 // claimsNothing fails unless the metrics say within some looks at the effect that
 // no address is untracked.
-func (s *Scene) claimsNothing() {
+func claimsNothing(s *Scene) {
 	const attached = "coredns_notrack_attached"
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

@@ -69,16 +69,3 @@ func (m *Matrix) Run(ctx context.Context) (results []*Result, ok bool) {
 	}
 	return results, ok
 }
-
-// RunSabotaged plays the case with its sabotage. It returns nil if the case
-// failed as it must.
-func (c *Case) RunSabotaged(ctx context.Context, programs *Programs) error {
-	result := c.Run(ctx, programs, true)
-	switch {
-	case result.Skipped != "" || result.failedBy(c.Sabotage.Fails):
-		return nil
-	case result.Passed:
-		return fmt.Errorf("without %s the case passes: it proves nothing", c.Sabotage.What)
-	}
-	return fmt.Errorf("without %s the case should fail by %q, but: %v", c.Sabotage.What, c.Sabotage.Fails, result.Failures)
-}

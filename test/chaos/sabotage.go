@@ -60,9 +60,9 @@ var rulesStay = Sabotage{
 	Fails: FailLost, Apply: leaveRules,
 }
 
-// withoutKeeper serves with addresses and rules that the test puts there and
+// withoutReconciler serves with addresses and rules that the test puts there and
 // nobody looks after: the same cache without notrack.
-func withoutKeeper(rules func(*Scene) error) func(*Scene) error {
+func withoutReconciler(rules func(*Scene) error) func(*Scene) error {
 	return func(s *Scene) error {
 		if err := s.addAddresses(); err != nil {
 			return err

@@ -1,0 +1,101 @@
+package chaos
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
+)
+
+// hangs are the ways to be there and yet not answer.
+func hangs() []*Case {
+	const bar = "at most 1.5 s of queries, recovery 0 lost"
+	return []*Case{
+		{
+			Name: "sigstop", Fault: "SIGSTOP for 3 s, SIGCONT", Bar: bar,
+			Sabotage: rulesStay,
+			Play: func(s *Scene) error {
+				if err := s.Fault("stopped", leaseBar); err != nil {
+					return err
+				}
+				if err := s.Server.Signal(syscall.SIGSTOP); err != nil {
+					return err
+				}
+				return hangAndRecover(s, func() error { return s.Server.Signal(syscall.SIGCONT) }, nil)
+			},
+		},
+		{
+			Name: "deadlock", Fault: "deadlock: a lock held inside `cache`", Bar: bar,
+			Faulty: true,
+			// Nothing need be lost: those who waited are answered in the end.
+			Sabotage: Sabotage{What: rulesStay.What, Fails: FailResponder, Apply: leaveRules},
+			Play: func(s *Scene) error {
+				if err := s.Fault("deadlocked", leaseBar); err != nil {
+					return err
+				}
+				if err := command(s, "hold chain"); err != nil {
+					return err
+				}
+				return hangAndRecover(s, func() error { return command(s, "release chain") }, nil)
+			},
+		},
+		{
+			Name: "stuck-reader", Fault: "CoreDNS's reader of one listener stuck", Bar: bar,
+			Faulty: true, Sabotage: rulesStay,
+			Play: func(s *Scene) error {
+				if err := s.Fault("stuck", leaseBar); err != nil {
+					return err
+				}
+				if err := command(s, "hold reader "+lab.ClusterDNS4.String()); err != nil {
+					return err
+				}
+				return hangAndRecover(s, func() error { return command(s, "release reader") }, func(stream clients.Stream) bool {
+					return stream.Target == lab.ClusterDNS4 && stream.Kind.Protocol() == lab.UDP
+				})
+			},
+		},
+	}
+}
+
+// hangAndRecover follows the beginning of a hang: kube-dns answers once the
+// bar is over, and the cache again, by itself, when the hang has ended.
+func hangAndRecover(s *Scene, end func() error, only func(clients.Stream) bool) error {
+	s.Let(leaseBar)
+	s.steady(Phase{Name: "hung", Want: lab.KubeDNS, Only: only}, 3*time.Second-leaseBar)
+	if err := s.Fault("recovering", noLoss); err != nil {
+		return err
+	}
+	if err := end(); err != nil {
+		return err
+	}
+	s.Await(lab.Trackless)
+	s.Steady("after", lab.Trackless, 700*time.Millisecond)
+	return nil
+}
+
+// command tells the server's fault directive what to do.
+func command(s *Scene, command string) error {
+	conn, err := s.dial(faultAddress)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(conn, command); err != nil {
+		return err
+	}
+	reply := make([]byte, 512)
+	n, err := conn.Read(reply)
+	if err != nil {
+		return fmt.Errorf("%s: %w", command, err)
+	}
+	if answer := strings.TrimSpace(string(reply[:n])); answer != "ok" {
+		return fmt.Errorf("%s: %s", command, answer)
+	}
+	return nil
+}

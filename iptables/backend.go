@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Rules are everything that a backend keeps in the kernel for one instance.
@@ -70,6 +71,27 @@ type Backend interface {
 
 	// Counters reads the packet counters since Install was first called.
 	Counters() (Counters, error)
+}
+
+// DeviceBackend is a backend that sees which devices lose their queries on the way from
+// the rules to the listeners, and can leave these to the cluster's DNS.
+type DeviceBackend interface {
+	// Lost returns the devices from which queries were untracked within the
+	// last LostFor, of which none arrived. A caller that did not run for a
+	// while finds none.
+	Lost() ([]string, error)
+	// SetAside leaves the queries that a device brings tracked for a time.
+	SetAside(device string, d time.Duration) error
+}
+
+// LostFor is how long [DeviceBackend.Lost] remembers a query.
+const LostFor = 300 * time.Millisecond
+
+// Change is an announcement of the kernel that rules, links or addresses are not
+// what they were.
+type Change struct {
+	Who string // the process that changed them; empty where the kernel does not say
+	Own bool   // we did
 }
 
 // Check is the transport address from which this instance checks its own

@@ -13,10 +13,9 @@
 //
 // The absence of the rules is the fallback: without them the same packet is
 // tracked, rewritten and answered by the cluster's DNS. So the rules must not
-// outlive the process; [Keeper] and its backends see to that.
+// outlive the process; package reconcile and the backends see to that.
 //
 // A [Plan] is a pure value that says what has to be untracked; a [Backend]
-// turns it into the kernel's rules in one transaction; the [Keeper] owns the
-// state machine. The package knows nothing of DNS servers: what it takes to
-// be sure that somebody answers is handed in as a function.
+// turns it into the kernel's rules in one transaction. The package holds values
+// and interfaces; package reconcile decides when the rules are there.
 package iptables

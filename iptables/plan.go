@@ -139,7 +139,7 @@ type Plan struct {
 // cannot be joined.
 func (p Plan) Merge(o Plan) (Plan, error) {
 	if len(p.Listen) > 0 && len(o.Listen) > 0 && p.Link != o.Link {
-		return Plan{}, fmt.Errorf("interface %s conflicts with interface %s: one process has one link", linkName(o.Link), linkName(p.Link))
+		return Plan{}, fmt.Errorf("interface %s conflicts with interface %s: one process has one link", o.LinkName(), p.LinkName())
 	}
 	link := p.Link
 	if len(p.Listen) == 0 {
@@ -183,7 +183,7 @@ func (p Plan) Validate() error {
 		case e.Addr.Is4In6():
 			return fmt.Errorf("%s: write the IPv4 address %s", e.Addr, e.Addr.Unmap())
 		case e.Addr.Zone() != "":
-			return fmt.Errorf("%s: an IPv6 address with a zone cannot be put on %s; use a unique local address", e.Addr, linkName(p.Link))
+			return fmt.Errorf("%s: an IPv6 address with a zone cannot be put on %s; use a unique local address", e.Addr, p.LinkName())
 		case e.Addr.Is6() && e.Addr.IsLinkLocalUnicast():
 			return fmt.Errorf("%s: an IPv6 link-local address is reached from its own link alone, and no pod is on that of the listen addresses; use a unique local address, such as fd00:169:254:20::10", e.Addr)
 		case e.Addr.IsMulticast():
@@ -223,7 +223,7 @@ func (p Plan) Equal(o Plan) bool {
 // String prints the plan for logs and for people, one line per fact.
 func (p Plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "link     %s\n", linkName(p.Link))
+	fmt.Fprintf(&b, "link     %s\n", p.LinkName())
 	for _, a := range p.Addresses() {
 		fmt.Fprintf(&b, "address  %s\n", a)
 	}
@@ -251,9 +251,10 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-func linkName(link string) string {
-	if link == "" {
+// LinkName returns the link for people: "none" where the plan has none.
+func (p Plan) LinkName() string {
+	if p.Link == "" {
 		return "none"
 	}
-	return link
+	return p.Link
 }

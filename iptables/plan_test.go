@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -89,4 +90,14 @@ lease    1s
 	if diff := cmp.Diff(want, p.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+func planFor(addrs ...string) Plan {
+	p := Plan{Link: "nodelocaldns", Lease: time.Second}
+	for _, a := range addrs {
+		for _, proto := range []Proto{UDP, TCP} {
+			p.Listen = append(p.Listen, Endpoint{Addr: netip.MustParseAddr(a), Port: 53, Proto: proto})
+		}
+	}
+	return p.Normalize()
 }

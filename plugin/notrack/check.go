@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 // The first part of the names that checks and lease probes ask for; the id of
@@ -54,7 +55,7 @@ const (
 // errNotOurs says that someone else answered.
 var errNotOurs = errors.New("someone else answered")
 
-// checker implements [iptables.Checker] with real queries.
+// checker implements [reconcile.Checker] with real queries.
 type checker struct {
 	config *configuration
 	pools  map[netip.Addr]*pool
@@ -107,13 +108,13 @@ type pool struct {
 	last   int // the lease port that was answered last
 }
 
-var _ iptables.Checker = (*checker)(nil)
+var _ reconcile.Checker = (*checker)(nil)
 
 func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (uint16, bool, error)) *checker {
 	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked, progress: progress, throttled: throttled}
 }
 
-// Reserve implements [iptables.Checker].
+// Reserve implements [reconcile.Checker].
 func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
 	var checks []iptables.Check
 	var leases []iptables.Lease
@@ -197,7 +198,7 @@ func (c *checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
 	return iptables.Endpoint{}, false
 }
 
-// Check implements [iptables.Checker]. Each of our sockets at the endpoint is
+// Check implements [reconcile.Checker]. Each of our sockets at the endpoint is
 // asked through a port that is known to lead to it; when a port leads elsewhere
 // than before, as after another instance came or went, all are tried again.
 func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
@@ -249,7 +250,7 @@ func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port in
 	return c.askTCP(ctx, e, p.tcp[port].port)
 }
 
-// Renew implements [iptables.Checker]. Where another instance comes or goes the
+// Renew implements [reconcile.Checker]. Where another instance comes or goes the
 // port that was answered last may lead elsewhere. The others are tried all at
 // once then: one after the other could outlast the lease.
 func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err error) {
@@ -300,7 +301,7 @@ func (c *checker) renewTimeout() time.Duration {
 // there.
 var errTracked = errors.New("the query left a conntrack entry: rules at or before hook priority raw defeat ours (see `nft list ruleset`, `iptables -t raw -S`)")
 
-// Effect implements [iptables.Checker].
+// Effect implements [reconcile.Checker].
 func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 	e, ok := c.leaseEndpoint(a)
 	if !ok {
@@ -381,7 +382,7 @@ func dialTCP(ctx context.Context, e iptables.Endpoint, source uint16) (net.Conn,
 	return conn, nil
 }
 
-// Close implements [iptables.Checker].
+// Close implements [reconcile.Checker].
 func (c *checker) Close() error {
 	var errs []error
 	for a, p := range c.pools {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/coredns/caddy"
 
-	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 // Measured is this process's contract as the control socket shows it.
@@ -34,7 +34,7 @@ var errNoBlock = errors.New("the Corefile in force has no notrack block")
 
 // Status implements control.Controlled.
 func (c controlled) Status() control.Status {
-	s := control.Status{Version: c.version, State: iptables.Detached.String()}
+	s := control.Status{Version: c.version, State: reconcile.Detached.String()}
 	keeper, backend := c.process.keeper.Load(), c.process.inForce()
 	if keeper == nil || backend == nil {
 		s.Reason = errNoBlock.Error()

@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 const conntrackSubsystem = "conntrack"
@@ -120,14 +121,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	stats := keeper.Stats()
 	counter(ch, lapsesDesc, float64(stats.Lapses))
 	counter(ch, overloadDesc, float64(stats.Overloads))
-	for _, cause := range iptables.Causes() {
+	for _, cause := range reconcile.Causes() {
 		wait := 0.0
 		if cause == standing.Wait.Cause && !standing.Wait.Until.IsZero() {
 			wait = max(0, time.Until(standing.Wait.Until).Seconds())
 		}
 		gauge(ch, waitDesc, wait, cause.String())
 	}
-	for _, reason := range []string{iptables.RepairAddress, iptables.RepairLink, iptables.RepairRules} {
+	for _, reason := range []string{reconcile.RepairAddress, reconcile.RepairLink, reconcile.RepairRules} {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
 	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)

@@ -18,6 +18,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 // procWith makes a proc whose table has the given count and limit.
@@ -55,7 +56,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &contract{ledger: ledger.New(ledger.Config{})}
-	k := iptables.NewKeeper(iptables.Config{Backend: backend, Addresses: noAddresses{}, Log: log})
+	k := reconcile.NewKeeper(reconcile.Config{Backend: backend, Addresses: noAddresses{}, Log: log})
 	p.keeper.Store(k)
 	p.reasons.Store(iptables.Backend(backend), "this kernel has nf_tables")
 	t.Cleanup(func() {

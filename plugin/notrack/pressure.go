@@ -11,6 +11,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/cgroup"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 // throttling follows the CPU limit of this process. The zero value is ready.
@@ -45,12 +46,12 @@ func (t *throttling) lately(now time.Time) bool {
 
 func readCPULimit() cgroup.CPU { return cgroup.CPULimit("/") }
 
-// load implements [iptables.Kernel.Load].
-func (p *contract) load(endpoints []iptables.Endpoint) iptables.Load {
+// load implements [reconcile.Kernel.Load].
+func (p *contract) load(endpoints []iptables.Endpoint) reconcile.Load {
 	u := &p.misses.underWay
 	cpu := u.limit.look()
 	shed := u.shed.Load()
-	l := iptables.Load{Limit: cpu.Limit, Throttled: cpu.Throttled, Arrived: p.served.arrived.Load() - shed}
+	l := reconcile.Load{Limit: cpu.Limit, Throttled: cpu.Throttled, Arrived: p.served.arrived.Load() - shed}
 	if l.Limit == 0 {
 		// Under a limit this would tell of its pauses as well.
 		l.Starved = cgroup.Starved("/")

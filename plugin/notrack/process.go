@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -22,9 +23,9 @@ var log = clog.NewWithPlugin(directive)
 // contract is what this process holds of the node, whatever Corefile is
 // loaded: a reload replaces configurations, not the rules.
 type contract struct {
-	keeper  atomic.Pointer[iptables.Keeper] // nil without a notrack block
-	pairs   atomic.Pointer[[]failover.Pair] // of our own addresses
-	stands  atomic.Pointer[[]failover.Pair] // all that the table holds, as far as known
+	keeper  atomic.Pointer[reconcile.Keeper] // nil without a notrack block
+	pairs   atomic.Pointer[[]failover.Pair]  // of our own addresses
+	stands  atomic.Pointer[[]failover.Pair]  // all that the table holds, as far as known
 	served  counters
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
@@ -129,7 +130,7 @@ func (p *contract) open(config *configuration, b backend) error {
 	if p.watch, err = startWatch(); err != nil {
 		return err
 	}
-	p.keeper.Store(iptables.NewKeeper(iptables.Config{
+	p.keeper.Store(reconcile.NewKeeper(reconcile.Config{
 		Backend:   b,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: Claims, Log: log.Infof}, config.plan.Link),
 		Log:       log,
@@ -138,7 +139,7 @@ func (p *contract) open(config *configuration, b backend) error {
 		Reset:     resetConnections,
 		Sync:      config.sync,
 		Changes:   p.watch.changes,
-		Kernel: iptables.Kernel{
+		Kernel: reconcile.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
 				return trackedConnections(endpoints, p.standingPairs())
 			},
@@ -158,9 +159,9 @@ func (p *contract) open(config *configuration, b backend) error {
 }
 
 // whatIsServed tells a stop what to wait for.
-func (p *contract) whatIsServed(listen []iptables.Endpoint) iptables.Served {
+func (p *contract) whatIsServed(listen []iptables.Endpoint) reconcile.Served {
 	answered := p.served.answered.Load() // first, so that it is never more than arrived
-	return iptables.Served{
+	return reconcile.Served{
 		Answered:    answered,
 		Arrived:     p.served.arrived.Load(),
 		OverTCP:     p.served.overTCP.Load(),

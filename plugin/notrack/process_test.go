@@ -15,12 +15,13 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 // stubNode answers everything and notes what is taken away.
 type stubNode struct {
 	iptables.Backend // nil: what is not asked for here
-	iptables.Checker
+	reconcile.Checker
 
 	mu     sync.Mutex
 	log    []string
@@ -77,14 +78,14 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 				n := &stubNode{refuse: refused}
 				config := &configuration{}
 				p := &contract{current: config, ledger: ledger.New(ledger.Config{})}
-				k := iptables.NewKeeper(iptables.Config{Backend: stubBackend{n}, Addresses: stubAddresses{n}, Log: log})
+				k := reconcile.NewKeeper(reconcile.Config{Backend: stubBackend{n}, Addresses: stubAddresses{n}, Log: log})
 				p.keeper.Store(k)
 				plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, Lease: time.Second}
 				if err := k.Prepare(plan, n); err != nil {
 					t.Fatal(err)
 				}
 				k.Commit()
-				for k.State() != iptables.Attached {
+				for k.State() != reconcile.Attached {
 					time.Sleep(time.Millisecond)
 				}
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
 var _ control.Prober = controlled{}
@@ -43,7 +44,7 @@ func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 		return "dry-run: nothing is untracked", nil
 	case standing.Reason != nil:
 		return "", fmt.Errorf("the rules are not in force: %w", standing.Reason)
-	case standing.State != iptables.Attached:
+	case standing.State != reconcile.Attached:
 		return "", fmt.Errorf("the rules are not in force: %s", standing.State)
 	}
 	for a, attached := range keeper.Status() {

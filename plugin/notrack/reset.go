@@ -12,7 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// resetConnections implements [iptables.Config.Reset]. The client sees the reset
+// resetConnections implements [reconcile.Config.Reset]. The client sees the reset
 // as long as what leaves this node is not dropped as well.
 func resetConnections(endpoints []iptables.Endpoint, devices []string) error {
 	listen := transportAddresses(endpoints, iptables.TCP)

@@ -9,7 +9,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// yield implements [iptables.Config.Yield] for UDP: a listening socket that is
+// yield implements [reconcile.Config.Yield] for UDP: a listening socket that is
 // closed while packets still come takes what is in its queue along. TCP has
 // nothing of the kind; what a listener has accepted is closed behind an answer.
 func yield(endpoints []iptables.Endpoint) error { return yieldSockets(descriptors(), endpoints) }

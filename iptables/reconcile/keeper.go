@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // Addresses puts the plan's addresses on this node; package hostaddr does.
@@ -45,10 +47,10 @@ type Checker interface {
 	// Reserve binds the transport addresses from which the given listen
 	// addresses are checked, and keeps them until Close. The addresses are on
 	// this node by then.
-	Reserve([]netip.Addr) ([]Check, []Lease, error)
+	Reserve([]netip.Addr) ([]iptables.Check, []iptables.Lease, error)
 	// Check asks every listening socket of ours at one endpoint, and through
 	// what lies behind it. It returns nil if this process answered each time.
-	Check(context.Context, Endpoint) error
+	Check(context.Context, iptables.Endpoint) error
 	// Renew sends a lease probe to the address and returns when this process
 	// answered; the answer has renewed the lease then.
 	Renew(context.Context, netip.Addr) (time.Time, error)
@@ -64,38 +66,38 @@ type Checker interface {
 type Kernel struct {
 	// Connections returns the TCP connections to the endpoints that are
 	// tracked at the moment.
-	Connections func([]Endpoint) ([]Connection, error)
+	Connections func([]iptables.Endpoint) ([]iptables.Connection, error)
 	// Held returns the TCP connections that our listeners hold at the endpoints.
 	// The rules note their beginnings, but somebody may have taken the rules
 	// away since.
-	Held func([]Endpoint) []Connection
+	Held func([]iptables.Endpoint) []iptables.Connection
 	// Purge deletes entries whose original source is one of the endpoints:
 	// responses that were tracked as flows of their own.
-	Purge func([]Endpoint) error
+	Purge func([]iptables.Endpoint) error
 	// Uplinks returns the devices that carry a default route, for a plan that
 	// names none.
-	Uplinks func(Plan) ([]string, error)
+	Uplinks func(iptables.Plan) ([]string, error)
 	// Unowned returns those of the addresses that no Service owns.
 	Unowned func([]netip.Addr) []netip.Addr
 	// Refresh brings up to date what is not the Keeper's, at every sync.
-	Refresh func(Rules) error
+	Refresh func(iptables.Rules) error
 	// MakeWay lets untracked DNS pass the filter chains of others. It returns
 	// for each address to which it does not pass what is in its way and what
 	// can be done, and whether anything passes now that did not before. It is
 	// called by one goroutine at a time.
-	MakeWay func(Rules) (blocked map[netip.Addr]error, cleared bool)
+	MakeWay func(iptables.Rules) (blocked map[netip.Addr]error, cleared bool)
 	// Adopt takes away what a predecessor left for the addresses, and reports
 	// whether that was anything. It is called once DNS to them is untracked by
 	// our own rules, and at every sync.
 	Adopt func([]netip.Addr) (bool, error)
 	// Claims returns who else on this node asks for which addresses.
-	Claims func() (Claims, error)
+	Claims func() (iptables.Claims, error)
 	// Explain names what of somebody else defeats the rules for the address, or
 	// returns the empty string.
 	Explain func(netip.Addr) string
 	// Load is asked once a second what the kernel has made of this process and of
 	// the queries to the endpoints.
-	Load func([]Endpoint) Load
+	Load func([]iptables.Endpoint) Load
 }
 
 // State is where the contract stands.
@@ -130,7 +132,7 @@ type Logger interface {
 
 // Config is what a Keeper works with. Backend, Addresses and Log are required.
 type Config struct {
-	Backend   Backend
+	Backend   iptables.Backend
 	Addresses Addresses
 	Kernel    Kernel
 	Log       Logger
@@ -139,18 +141,18 @@ type Config struct {
 	// those of another instance; they still answer what has come. It is called
 	// at a stop for those at which another instance listens, whose rules go on
 	// bringing queries here. Nil means that they cannot.
-	Yield func([]Endpoint) error
+	Yield func([]iptables.Endpoint) error
 
 	// Reset resets the TCP connections that our listeners hold at the endpoints
 	// with clients behind the devices, or with all if these are nil. It is called
 	// when what they send is tracked from now on. The cluster's DNS knows nothing
 	// of such a connection and would reset it, but a client whose segments were
 	// lost waits longer each time before it sends another. Nil leaves it at that.
-	Reset func(listen []Endpoint, devices []string) error
+	Reset func(listen []iptables.Endpoint, devices []string) error
 
 	// Served tells what the listeners at the endpoints have done so far; nil
 	// means nothing. The drain ends when it is complete.
-	Served func([]Endpoint) Served
+	Served func([]iptables.Endpoint) Served
 
 	// Drain bounds the wait for answers; zero means 5 s, CoreDNS's longest
 	// time with an upstream.
@@ -162,7 +164,7 @@ type Config struct {
 
 	// Changes announces that somebody changed rules, links or addresses; nil
 	// means that only Sync finds out.
-	Changes <-chan Change
+	Changes <-chan iptables.Change
 }
 
 // Served is what the listeners have done so far.
@@ -174,13 +176,6 @@ type Served struct {
 	// Connections is the number of TCP connections that the listeners hold at
 	// the moment.
 	Connections int
-}
-
-// Change is an announcement of the kernel that rules, links or addresses are not
-// what they were.
-type Change struct {
-	Who string // the process that changed them; empty where the kernel does not say
-	Own bool   // we did
 }
 
 const (
@@ -242,8 +237,8 @@ type Keeper struct {
 	fights  map[string]*fight
 	left    map[netip.Addr]time.Time // what others left, since when we know
 
-	installed map[Backend]Rules
-	retired   Counters // of backends that were given up
+	installed map[iptables.Backend]iptables.Rules
+	retired   iptables.Counters // of backends that were given up
 
 	// facts is held for moments only.
 	facts   sync.Mutex
@@ -276,12 +271,12 @@ type Keeper struct {
 
 // watch is a plan and the goroutine that keeps it.
 type watch struct {
-	plan    Plan
-	backend Backend
+	plan    iptables.Plan
+	backend iptables.Backend
 	checker Checker
 	late    bool // its rules could not be installed yet
-	checks  []Check
-	leases  []Lease
+	checks  []iptables.Check
+	leases  []iptables.Lease
 	renewed map[netip.Addr]time.Time // when the first lease was taken
 	cancel  context.CancelFunc       // nil before the commit
 	done    chan struct{}
@@ -296,12 +291,12 @@ func NewKeeper(cfg Config) *Keeper {
 		cfg.Sync = 10 * time.Second
 	}
 	if cfg.Served == nil {
-		cfg.Served = func([]Endpoint) Served { return Served{} }
+		cfg.Served = func([]iptables.Endpoint) Served { return Served{} }
 	}
 	return &Keeper{
 		cfg: cfg, fights: map[string]*fight{}, left: map[netip.Addr]time.Time{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
 		tenures:   map[netip.Addr]tenure{},
-		installed: map[Backend]Rules{}, retired: Counters{}, probing: make(chan struct{}, 1),
+		installed: map[iptables.Backend]iptables.Rules{}, retired: iptables.Counters{}, probing: make(chan struct{}, 1),
 	}
 }
 
@@ -309,11 +304,11 @@ func NewKeeper(cfg Config) *Keeper {
 // the query rules of what is new. What is attached stays so. On an error the
 // node is as it was before. Rules that another program keeps us from installing
 // come as soon as it lets us, since the listeners can do without.
-func (k *Keeper) Prepare(p Plan, c Checker) error { return k.PrepareOn(k.Backend(), p, c) }
+func (k *Keeper) Prepare(p iptables.Plan, c Checker) error { return k.PrepareOn(k.Backend(), p, c) }
 
 // PrepareOn is Prepare with another backend. It takes over from the one in
 // force when the plan attaches: there is no moment without the rules of either.
-func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
+func (k *Keeper) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
@@ -323,7 +318,7 @@ func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
 		return errLeaving
 	}
 	if k.current != nil && p.Link != k.current.plan.Link {
-		return fmt.Errorf("interface %s: the interface cannot change from %s without a restart", linkName(p.Link), linkName(k.current.plan.Link))
+		return fmt.Errorf("interface %s: the interface cannot change from %s without a restart", p.LinkName(), k.current.plan.LinkName())
 	}
 	if k.next != nil {
 		// An earlier change that was neither committed nor rolled back.
@@ -339,7 +334,7 @@ func (k *Keeper) PrepareOn(b Backend, p Plan, c Checker) error {
 	if n.checks, n.leases, err = c.Reserve(p.Addresses()); err == nil {
 		err = k.install(b, k.current, n)
 	}
-	if errors.Is(err, ErrBusy) {
+	if errors.Is(err, iptables.ErrBusy) {
 		k.cfg.Log.Warningf("the rules come later: %v", err)
 		n.late, err = true, nil
 	}
@@ -385,7 +380,7 @@ func (k *Keeper) setReason(err error) {
 
 // install makes a backend's static rules those of the given plans together,
 // less those of another backend.
-func (k *Keeper) install(b Backend, ws ...*watch) error {
+func (k *Keeper) install(b iptables.Backend, ws ...*watch) error {
 	r, err := k.rules(b, ws...)
 	if err != nil {
 		return err
@@ -399,7 +394,7 @@ func (k *Keeper) install(b Backend, ws ...*watch) error {
 
 // rules are those of the given plans together; the last one's settings hold. A
 // nil watch asks for nothing, and one of another backend for nothing here.
-func (k *Keeper) rules(b Backend, ws ...*watch) (r Rules, err error) {
+func (k *Keeper) rules(b iptables.Backend, ws ...*watch) (r iptables.Rules, err error) {
 	for _, w := range ws {
 		if w == nil || w.backend != b {
 			continue
@@ -426,7 +421,7 @@ func (k *Keeper) rules(b Backend, ws ...*watch) (r Rules, err error) {
 	return r, nil
 }
 
-func (k *Keeper) purge(p Plan) error {
+func (k *Keeper) purge(p iptables.Plan) error {
 	if k.cfg.Kernel.Purge == nil {
 		return nil
 	}
@@ -509,7 +504,7 @@ func (k *Keeper) installLate(ctx context.Context, n *watch) error {
 
 // ensureAgain puts back addresses that an instance took along which ended meanwhile:
 // it could not see that we ask for them before our rules said so.
-func (k *Keeper) ensureAgain(p Plan) error {
+func (k *Keeper) ensureAgain(p iptables.Plan) error {
 	missing, err := k.cfg.Addresses.Missing(p.Addresses())
 	if err != nil || len(missing) == 0 {
 		return err
@@ -613,7 +608,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 }
 
 // forgetOthers drops what is known of addresses that are no longer served.
-func (k *Keeper) forgetOthers(p Plan) {
+func (k *Keeper) forgetOthers(p iptables.Plan) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	other := func(a netip.Addr) bool { return !slices.Contains(p.Addresses(), a) }
@@ -650,7 +645,7 @@ func (k *Keeper) adopt(w *watch) {
 func (k *Keeper) replaces(n *watch) bool { return k.current != nil && k.current.backend != n.backend }
 
 // giveUp removes the rules of a backend after which another has come.
-func (k *Keeper) giveUp(b Backend) error {
+func (k *Keeper) giveUp(b iptables.Backend) error {
 	err := b.Remove()
 	delete(k.installed, b)
 	counters, countErr := b.Counters()
@@ -742,7 +737,7 @@ func (k *Keeper) abandon() error {
 
 // restore makes the kernel's state that of the committed plan, after one on a
 // backend was given up.
-func (k *Keeper) restore(b Backend) error {
+func (k *Keeper) restore(b iptables.Backend) error {
 	if k.current == nil {
 		return k.remove(b)
 	}
@@ -804,7 +799,7 @@ func (k *Keeper) anyHeld() bool {
 }
 
 // yield hands what another instance's rules bring here over to that instance.
-func (k *Keeper) yield(listen []Endpoint) error {
+func (k *Keeper) yield(listen []iptables.Endpoint) error {
 	if k.cfg.Yield == nil || len(listen) == 0 || k.cfg.Kernel.Claims == nil {
 		return nil
 	}
@@ -819,8 +814,8 @@ func (k *Keeper) yield(listen []Endpoint) error {
 }
 
 // detach takes a backend's query rules away.
-func (k *Keeper) detach(b Backend) error {
-	var held []Connection
+func (k *Keeper) detach(b iptables.Backend) error {
+	var held []iptables.Connection
 	if k.cfg.Kernel.Held != nil {
 		held = k.cfg.Kernel.Held(k.listen())
 	}
@@ -856,7 +851,7 @@ func (k *Keeper) drain() bool {
 }
 
 // listen returns the endpoints of the plans in force.
-func (k *Keeper) listen() (all []Endpoint) {
+func (k *Keeper) listen() (all []iptables.Endpoint) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	for _, w := range k.status {
@@ -900,12 +895,12 @@ func (k *Keeper) Close() error {
 
 // remove takes the rules away first: from then on nobody takes our addresses for
 // asked for.
-func (k *Keeper) remove(b Backend) error {
+func (k *Keeper) remove(b iptables.Backend) error {
 	return errors.Join(b.Remove(), k.cfg.Addresses.Remove())
 }
 
 // Backend returns the backend in force.
-func (k *Keeper) Backend() Backend {
+func (k *Keeper) Backend() iptables.Backend {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	for _, w := range k.status {
@@ -917,7 +912,7 @@ func (k *Keeper) Backend() Backend {
 }
 
 // Counters returns the packet counters of all backends so far.
-func (k *Keeper) Counters() (Counters, error) {
+func (k *Keeper) Counters() (iptables.Counters, error) {
 	counters, err := k.Backend().Counters()
 	if err != nil {
 		return nil, err

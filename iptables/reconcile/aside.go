@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"context"
@@ -6,21 +6,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
-
-// DeviceBackend is a backend that sees which devices lose their queries on the way from
-// the rules to the listeners, and can leave these to the cluster's DNS.
-type DeviceBackend interface {
-	// Lost returns the devices from which queries were untracked within the
-	// last LostFor, of which none arrived. A caller that did not run for a
-	// while finds none.
-	Lost() ([]string, error)
-	// SetAside leaves the queries that a device brings tracked for a time.
-	SetAside(device string, d time.Duration) error
-}
-
-// LostFor is how long [DeviceBackend.Lost] remembers a query.
-const LostFor = 300 * time.Millisecond
 
 const (
 	// deviceInterval is the time between two looks at the devices. What the
@@ -48,7 +36,7 @@ type asides struct {
 // the chains are read to do may be wrong, or nothing that can be read: this is
 // what becomes of the packets. Whoever forbids a single pod to ask forbids it
 // kube-dns as well, so that it is nobody's loss.
-func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s DeviceBackend, a *asides) {
+func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s iptables.DeviceBackend, a *asides) {
 	lost, err := s.Lost()
 	if err != nil || ctx.Err() != nil {
 		return
@@ -70,17 +58,17 @@ func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s DeviceBackend, a
 
 // wayIsNew reports whether that queries are lost is about to end: the reason is
 // known, or was a moment ago.
-func (k *Keeper) wayIsNew(p Plan) bool {
+func (k *Keeper) wayIsNew(p iptables.Plan) bool {
 	if len(k.blockedOf(p)) > 0 {
 		return true
 	}
 	k.facts.Lock()
 	defer k.facts.Unlock()
-	return time.Since(k.cleared) < LostFor
+	return time.Since(k.cleared) < iptables.LostFor
 }
 
 // setAside gives the queries of the devices back to the cluster.
-func (k *Keeper) setAside(w *watch, s DeviceBackend, a *asides, devices []string) {
+func (k *Keeper) setAside(w *watch, s iptables.DeviceBackend, a *asides, devices []string) {
 	now := time.Now()
 	var done []string
 	for _, d := range devices {
@@ -136,13 +124,13 @@ func (k *Keeper) noteAside(a *asides) {
 
 // watchDevices looks at the devices until the context ends, if the backend can.
 func (k *Keeper) watchDevices(ctx context.Context, w *watch) {
-	s, can := w.backend.(DeviceBackend)
+	s, can := w.backend.(iptables.DeviceBackend)
 	if !can || w.plan.DryRun {
 		return
 	}
 	a := &asides{wait: map[string]time.Duration{}, until: map[string]time.Time{}}
 	n := 0
-	every(ctx, deviceInterval, nil, func(Change) {
+	every(ctx, deviceInterval, nil, func(iptables.Change) {
 		// Looks read sets of the kernel, for which a CPU limit leaves no time.
 		if n++; n%throttledLooks < 2 || !k.throttled() {
 			k.lookAtDevices(ctx, w, s, a)

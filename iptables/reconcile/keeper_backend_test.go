@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"fmt"
@@ -8,23 +8,25 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // other is a second backend of the same node.
 type other struct{ backend }
 
 func (o other) Name() string { return "other" }
-func (o other) Install(r Rules) error {
+func (o other) Install(r iptables.Rules) error {
 	return o.do("other-install %s", addressList(r.Plan.Addresses()))
 }
-func (o other) Exempt(c []Connection) error     { return o.do("other-exempt %d", len(c)) }
-func (o other) ExemptOnly(c []Connection) error { return o.do("other-exempt-only %d", len(c)) }
-func (o other) Attach() error                   { return o.do("other-attach") }
-func (o other) Remove() error                   { return o.do("other-remove-rules") }
+func (o other) Exempt(c []iptables.Connection) error     { return o.do("other-exempt %d", len(c)) }
+func (o other) ExemptOnly(c []iptables.Connection) error { return o.do("other-exempt-only %d", len(c)) }
+func (o other) Attach() error                            { return o.do("other-attach") }
+func (o other) Remove() error                            { return o.do("other-remove-rules") }
 
 func TestAnotherBackendTakesOver(t *testing.T) {
 	inBubble(t, "its rules attach before the former's go", func(t *testing.T, n *node, k *Keeper) {
-		k.cfg.Kernel.Connections = func([]Endpoint) ([]Connection, error) { return make([]Connection, 2), nil }
+		k.cfg.Kernel.Connections = func([]iptables.Endpoint) ([]iptables.Connection, error) { return make([]iptables.Connection, 2), nil }
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		renewed := n.renewals(clusterIP)
@@ -82,7 +84,7 @@ func TestAnotherProgramHoldsTheRules(t *testing.T) {
 	inBubble(t, "the start goes on, the rules come later", func(t *testing.T, n *node, k *Keeper) {
 		p := planFor("10.96.0.10")
 		n.answer(p)
-		n.set(func() { n.fail["install"] = fmt.Errorf("lock: %w", ErrBusy) })
+		n.set(func() { n.fail["install"] = fmt.Errorf("lock: %w", iptables.ErrBusy) })
 		if err := k.Prepare(p, checker{n}); err != nil {
 			t.Fatalf("the start fails: %v", err)
 		}
@@ -118,7 +120,7 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 			}
 			return left.Add(-1) == 0, nil
 		}
-		k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
+		k.cfg.Kernel.MakeWay = func(iptables.Rules) (map[netip.Addr]error, bool) {
 			ways.Add(1)
 			return nil, false
 		}

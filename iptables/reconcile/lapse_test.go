@@ -1,10 +1,12 @@
-package iptables
+package reconcile
 
 import (
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // limited is a process under a CPU limit: the seconds that it lives through.
@@ -39,7 +41,7 @@ func (l *limited) advance() Load {
 
 func underLimit(k *Keeper) *limited {
 	l := &limited{load: Load{Limit: 0.1}}
-	k.cfg.Kernel.Load = func([]Endpoint) Load { return l.advance() }
+	k.cfg.Kernel.Load = func([]iptables.Endpoint) Load { return l.advance() }
 	return l
 }
 
@@ -50,7 +52,7 @@ func TestOverload(t *testing.T) {
 	two := planFor("10.96.0.10", "169.254.20.10")
 	inBubble(t, "the load is looked at before the first query comes", func(t *testing.T, n *node, k *Keeper) {
 		first := -1 // the number of renewals at the first look
-		k.cfg.Kernel.Load = func([]Endpoint) Load {
+		k.cfg.Kernel.Load = func([]iptables.Endpoint) Load {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			if first < 0 {

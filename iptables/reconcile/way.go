@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // wayInterval is the time between two looks at the way while we are not
@@ -16,7 +18,7 @@ const wayInterval = time.Second
 // makeWay lets untracked DNS pass the filter chains of others and remembers for
 // which addresses of the plan that could not be done. Attached to these, we would
 // take queries that never arrive. The lock is held.
-func (k *Keeper) makeWay(r Rules) {
+func (k *Keeper) makeWay(r iptables.Rules) {
 	if k.cfg.Kernel.MakeWay == nil || r.Plan.DryRun {
 		return
 	}
@@ -62,7 +64,7 @@ func (k *Keeper) lookAtWayOf(ctx context.Context, w *watch) {
 
 // blockedOf returns why untracked DNS does not pass, by address. Without a lease
 // all addresses are live or none is.
-func (k *Keeper) blockedOf(p Plan) map[netip.Addr]error {
+func (k *Keeper) blockedOf(p iptables.Plan) map[netip.Addr]error {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	out := map[netip.Addr]error{}
@@ -78,7 +80,7 @@ func (k *Keeper) blockedOf(p Plan) map[netip.Addr]error {
 
 // obstructed takes the addresses to which the way is blocked out of the errors
 // of a round of checks, and returns what keeps a plan from being attached.
-func (k *Keeper) obstructed(p Plan, failed map[netip.Addr]error) error {
+func (k *Keeper) obstructed(p iptables.Plan, failed map[netip.Addr]error) error {
 	blocked := k.blockedOf(p)
 	if len(blocked) == len(p.Addresses()) {
 		return firstError(blocked)
@@ -91,8 +93,8 @@ func (k *Keeper) obstructed(p Plan, failed map[netip.Addr]error) error {
 
 // standBack gives the queries to addresses that are blocked back to the cluster
 // since nothing of them would arrive here. The lock is held.
-func (k *Keeper) standBack(p Plan, addrs []netip.Addr) error {
-	listen := slices.DeleteFunc(slices.Clone(p.Listen), func(e Endpoint) bool { return !slices.Contains(addrs, e.Addr) })
+func (k *Keeper) standBack(p iptables.Plan, addrs []netip.Addr) error {
+	listen := slices.DeleteFunc(slices.Clone(p.Listen), func(e iptables.Endpoint) bool { return !slices.Contains(addrs, e.Addr) })
 	if p.Lease == 0 {
 		k.uncover(p.Addresses())
 		return errors.Join(k.detach(k.Backend()), k.reset(listen, nil))
@@ -118,7 +120,7 @@ func (k *Keeper) uncover(addrs []netip.Addr) {
 }
 
 // reset ends connections from which nothing arrives any more.
-func (k *Keeper) reset(listen []Endpoint, devices []string) error {
+func (k *Keeper) reset(listen []iptables.Endpoint, devices []string) error {
 	if k.cfg.Reset == nil {
 		return nil
 	}
@@ -127,7 +129,7 @@ func (k *Keeper) reset(listen []Endpoint, devices []string) error {
 
 // whereTo says where DNS goes while that is in the way.
 func whereTo(why error) string {
-	if errors.Is(why, ErrUntracked) {
+	if errors.Is(why, iptables.ErrUntracked) {
 		return "DNS comes here all the same"
 	}
 	return "DNS goes to the cluster"

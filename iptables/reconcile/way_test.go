@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // obstructedNode gives the keeper's node a way that is blocked for some addresses.
@@ -23,7 +25,7 @@ func newObstructed(addrs ...string) (*obstructedNode, *Keeper) {
 	n, k := newNode()
 	o := &obstructedNode{node: n}
 	o.block(addrs...)
-	k.cfg.Kernel.MakeWay = func(Rules) (map[netip.Addr]error, bool) {
+	k.cfg.Kernel.MakeWay = func(iptables.Rules) (map[netip.Addr]error, bool) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.looks++
@@ -111,10 +113,10 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n, k := newObstructed()
-				changes := make(chan Change)
+				changes := make(chan iptables.Change)
 				k.cfg.Changes = changes
-				var reset []Endpoint
-				k.cfg.Reset = func(listen []Endpoint, devices []string) error {
+				var reset []iptables.Endpoint
+				k.cfg.Reset = func(listen []iptables.Endpoint, devices []string) error {
 					if devices != nil {
 						t.Errorf("only what is behind %v was reset", devices)
 					}
@@ -126,7 +128,7 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 				attached(t, k, p, n.node)
 				n.block(tc.blocked)
 				before := n.renewals(tc.blocked)
-				changes <- Change{Who: "somebody"}
+				changes <- iptables.Change{Who: "somebody"}
 				synctest.Wait() // at once, not when the lease has run out
 				if log := n.takeLog(); !slices.Equal(log, []string{tc.does}) {
 					t.Errorf("it does %q, want %q", log, tc.does)
@@ -152,7 +154,7 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 					t.Errorf("said %d times in %s", said, n.logs())
 				}
 				n.block()
-				changes <- Change{}
+				changes <- iptables.Change{}
 				settle(lessLease + 100*time.Millisecond)
 				if !k.Covers(netip.MustParseAddr("10.96.0.10")) {
 					t.Errorf("not attached again: %v", k.Standing().Reason)
@@ -167,7 +169,7 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 func TestStandBackWaitsForTheProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, k := newObstructed()
-		changes := make(chan Change)
+		changes := make(chan iptables.Change)
 		k.cfg.Changes = changes
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n.node)
@@ -179,7 +181,7 @@ func TestStandBackWaitsForTheProbe(t *testing.T) {
 		}
 		n.block("10.96.0.10")
 		before := n.renewals("10.96.0.10")
-		changes <- Change{}
+		changes <- iptables.Change{}
 		synctest.Wait()
 		if log := n.takeLog(); len(log) > 0 {
 			t.Errorf("with a probe under way it does %q", log)
@@ -246,7 +248,7 @@ func TestDetachedIsExplained(t *testing.T) {
 func TestWhereDNSGoes(t *testing.T) {
 	for want, why := range map[string]error{
 		"DNS goes to the cluster":     errors.New("a chain drops it"),
-		"DNS comes here all the same": fmt.Errorf("10.96.0.10: %w", ErrUntracked),
+		"DNS comes here all the same": fmt.Errorf("10.96.0.10: %w", iptables.ErrUntracked),
 	} {
 		if got := whereTo(why); got != want {
 			t.Errorf("%v: %s, want %s", why, got, want)

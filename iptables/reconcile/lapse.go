@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // waiters are the addresses whose queries are left to the cluster's DNS after lapses.
@@ -76,7 +78,7 @@ func (k *Keeper) mayLeave(ctx context.Context, w *watch, p pressure) bool {
 
 // feelPressure looks at the load, if it is time to, and returns what the last two
 // looks tell.
-func (k *Keeper) feelPressure(p Plan) pressure {
+func (k *Keeper) feelPressure(p iptables.Plan) pressure {
 	k.looking.Lock()
 	defer k.looking.Unlock()
 	if k.cfg.Kernel.Load == nil || time.Since(k.pressure.last.at) < k.pressure.interval()/2 {

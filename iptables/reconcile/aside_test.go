@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // lossy is a backend whose devices lose their queries as told.
@@ -41,7 +43,7 @@ func newLossy(t *testing.T) (n *node, k *Keeper, lose, expect func(...string)) {
 	n, k = newNode()
 	l := &lossy{backend: backend{n}}
 	k.cfg.Backend = l
-	k.cfg.Reset = func(listen []Endpoint, devices []string) error {
+	k.cfg.Reset = func(listen []iptables.Endpoint, devices []string) error {
 		n.set(func() { l.aside = append(l.aside, fmt.Sprintf("reset %v at %s", devices, listen[0].Addr)) })
 		return nil
 	}
@@ -114,14 +116,14 @@ func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
 		cleared := 0 // times that something passes anew
 		var blocked map[netip.Addr]error
 		k.mu.Lock()
-		k.cfg.Kernel.MakeWay = func(Rules) (b map[netip.Addr]error, anew bool) {
+		k.cfg.Kernel.MakeWay = func(iptables.Rules) (b map[netip.Addr]error, anew bool) {
 			n.set(func() { b, anew, cleared = blocked, cleared > 0, max(cleared-1, 0) })
 			return b, anew
 		}
 		k.mu.Unlock()
 		n.set(func() { cleared = 1 })
 		lose("veth1")
-		settle(LostFor) // that long they are remembered
+		settle(iptables.LostFor) // that long they are remembered
 		expect()
 		n.set(func() {
 			if cleared != 0 {

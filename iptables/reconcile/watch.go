@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // keep holds an attached plan until the context ends. Three things go on at
@@ -21,21 +23,21 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 	defer wg.Wait()
 	wg.Go(func() {
 		failing := map[netip.Addr]time.Time{}
-		every(ctx, effectInterval, nil, func(Change) {
+		every(ctx, effectInterval, nil, func(iptables.Change) {
 			k.lookAtEffect(ctx, w, failing)
 			k.lookForCause(ctx, w)
 		})
 	})
 	wg.Go(func() {
 		k.takeOver(ctx, w)
-		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c Change) { k.reconcile(ctx, w, c) })
+		every(ctx, k.cfg.Sync, k.cfg.Changes, func(c iptables.Change) { k.reconcile(ctx, w, c) })
 	})
 	wg.Go(func() { k.watchDevices(ctx, w) })
 	crowded := func() { k.lookAtLoad(ctx, w, k.mu.TryLock) }
 	k.crowded.Store(&crowded)
 	defer k.crowded.CompareAndSwap(&crowded, nil)
 	wg.Go(func() {
-		every(ctx, lookInterval, nil, func(Change) {
+		every(ctx, lookInterval, nil, func(iptables.Change) {
 			k.lookAtLoad(ctx, w, func() bool { k.mu.Lock(); return true })
 		})
 	})
@@ -44,11 +46,11 @@ func (k *Keeper) keep(ctx context.Context, w *watch) {
 		interval = lessLease
 	}
 	h := newHolder(w, k.waiting() != nobody)
-	every(ctx, interval, nil, func(Change) { k.renew(ctx, w, h) })
+	every(ctx, interval, nil, func(iptables.Change) { k.renew(ctx, w, h) })
 }
 
 // every calls f at each interval and at each change until the context ends.
-func every(ctx context.Context, interval time.Duration, changes <-chan Change, f func(Change)) {
+func every(ctx context.Context, interval time.Duration, changes <-chan iptables.Change, f func(iptables.Change)) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -56,7 +58,7 @@ func every(ctx context.Context, interval time.Duration, changes <-chan Change, f
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			f(Change{})
+			f(iptables.Change{})
 		case c := <-changes:
 			f(c)
 		}
@@ -427,7 +429,7 @@ func (k *Keeper) takeOver(ctx context.Context, w *watch) {
 }
 
 // reconcile puts back what others took away.
-func (k *Keeper) reconcile(ctx context.Context, w *watch, c Change) {
+func (k *Keeper) reconcile(ctx context.Context, w *watch, c iptables.Change) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() != nil || k.current != w {
@@ -520,9 +522,9 @@ func (k *Keeper) synced(began time.Time) {
 
 // repaired notes a repair, or says why it failed. That somebody else holds an
 // address is said once, and no part of a fight: nothing was changed.
-func (k *Keeper) repaired(what, name string, c Change, err error) {
+func (k *Keeper) repaired(what, name string, c iptables.Change, err error) {
 	f := k.fights[name]
-	var held *HeldError
+	var held *iptables.HeldError
 	switch {
 	case errors.As(err, &held):
 		if !f.held {
@@ -541,7 +543,7 @@ func (k *Keeper) repaired(what, name string, c Change, err error) {
 	f.recent, f.held = append(f.recent, time.Now()), false
 }
 
-func after(c Change) string {
+func after(c iptables.Change) string {
 	if c.Who == "" {
 		return ""
 	}
@@ -556,7 +558,7 @@ type fight struct {
 	held   bool // by somebody else, and said so
 }
 
-func (k *Keeper) mayRepair(what string, c Change) bool {
+func (k *Keeper) mayRepair(what string, c iptables.Change) bool {
 	f := k.fights[what]
 	if f == nil {
 		f = &fight{}

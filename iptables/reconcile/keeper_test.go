@@ -1,4 +1,4 @@
-package iptables
+package reconcile
 
 import (
 	"context"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // node is a fake of what a Keeper works on: kernel, links and listeners. It
@@ -20,7 +22,7 @@ import (
 type node struct {
 	mu             sync.Mutex
 	log            []string
-	answers        map[Endpoint]bool
+	answers        map[iptables.Endpoint]bool
 	fail           map[string]error // by the change, or the first word of it
 	others         []string         // what another instance listens on
 	left           []netip.Addr     // what others left on the node
@@ -29,7 +31,7 @@ type node struct {
 	stopped        time.Duration // how long the next renewal takes
 	slow           time.Duration // how long each renewal takes
 	slowCheck      time.Duration // how long each check takes
-	installed      Rules
+	installed      iptables.Rules
 	missing        []netip.Addr
 	takenAtInstall []netip.Addr // missing from then on
 	down           bool
@@ -53,7 +55,7 @@ func (n *node) do(format string, args ...any) error {
 }
 
 func (n *node) Name() string { return "fake" }
-func (n *node) Install(r Rules) error {
+func (n *node) Install(r iptables.Rules) error {
 	err := n.do("install %s leases=%d", addressList(r.Plan.Addresses()), len(r.Leases))
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -61,8 +63,8 @@ func (n *node) Install(r Rules) error {
 	n.missing, n.takenAtInstall = append(n.missing, n.takenAtInstall...), nil
 	return err
 }
-func (n *node) Exempt(c []Connection) error { return n.do("exempt %d", len(c)) }
-func (n *node) ExemptOnly(c []Connection) error {
+func (n *node) Exempt(c []iptables.Connection) error { return n.do("exempt %d", len(c)) }
+func (n *node) ExemptOnly(c []iptables.Connection) error {
 	return n.do("exempt only %d", len(c))
 }
 func (n *node) Present() (bool, error) {
@@ -70,13 +72,13 @@ func (n *node) Present() (bool, error) {
 	defer n.mu.Unlock()
 	return !n.absent, nil
 }
-func (n *node) Live() ([]netip.Addr, error) { return nil, nil }
-func (n *node) Attach() error               { return n.do("attach") }
-func (n *node) Detach([]Connection) error   { return n.do("detach") }
+func (n *node) Live() ([]netip.Addr, error)        { return nil, nil }
+func (n *node) Attach() error                      { return n.do("attach") }
+func (n *node) Detach([]iptables.Connection) error { return n.do("detach") }
 func (n *node) EndLease(addrs []netip.Addr) error {
 	return n.do("end lease %s", addressList(addrs))
 }
-func (n *node) Counters() (Counters, error) { return nil, nil }
+func (n *node) Counters() (iptables.Counters, error) { return nil, nil }
 
 type backend struct{ *node }
 
@@ -127,8 +129,8 @@ func (a addresses) Remove() error { return a.do("remove-addresses") }
 
 type checker struct{ *node }
 
-func (c checker) Reserve(addrs []netip.Addr) ([]Check, []Lease, error) {
-	return make([]Check, len(addrs)), make([]Lease, len(addrs)), c.do("reserve %s", addressList(addrs))
+func (c checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
+	return make([]iptables.Check, len(addrs)), make([]iptables.Lease, len(addrs)), c.do("reserve %s", addressList(addrs))
 }
 
 func (c checker) Renew(_ context.Context, a netip.Addr) (time.Time, error) {
@@ -153,7 +155,7 @@ func (c checker) Effect(context.Context, netip.Addr) error {
 	return c.fail["effect"]
 }
 
-func (c checker) Check(_ context.Context, e Endpoint) error {
+func (c checker) Check(_ context.Context, e iptables.Endpoint) error {
 	c.mu.Lock()
 	slow := c.slowCheck
 	c.mu.Unlock()
@@ -178,7 +180,7 @@ func (n *node) Warningf(format string, args ...any) {
 	n.logged = append(n.logged, fmt.Sprintf(format, args...))
 }
 
-func (n *node) answer(p Plan) {
+func (n *node) answer(p iptables.Plan) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, e := range p.Listen {
@@ -196,22 +198,22 @@ func (n *node) takeLog() []string {
 }
 
 func newNode() (*node, *Keeper) {
-	n := &node{answers: map[Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
+	n := &node{answers: map[iptables.Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
 	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Claims: n.claims}})
 }
 
-func (n *node) claims() (Claims, error) {
+func (n *node) claims() (iptables.Claims, error) {
 	if len(n.others) == 0 {
-		return Claims{}, nil
+		return iptables.Claims{}, nil
 	}
-	return NewClaims([]Instance{{Listen: planFor(n.others...).Listen}}, nil), nil
+	return iptables.NewClaims([]iptables.Instance{{Listen: planFor(n.others...).Listen}}, nil), nil
 }
 
-func planFor(addrs ...string) Plan {
-	p := Plan{Link: "nodelocaldns", Lease: time.Second}
+func planFor(addrs ...string) iptables.Plan {
+	p := iptables.Plan{Link: "nodelocaldns", Lease: time.Second}
 	for _, a := range addrs {
-		for _, proto := range []Proto{UDP, TCP} {
-			p.Listen = append(p.Listen, Endpoint{Addr: netip.MustParseAddr(a), Port: 53, Proto: proto})
+		for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
+			p.Listen = append(p.Listen, iptables.Endpoint{Addr: netip.MustParseAddr(a), Port: 53, Proto: proto})
 		}
 	}
 	return p.Normalize()
@@ -226,7 +228,7 @@ func (n *node) expect(t *testing.T, want ...string) {
 
 // attached brings a keeper to Attached and forgets how. The keeper is closed
 // at the end of the test.
-func attached(t *testing.T, k *Keeper, p Plan, n *node) {
+func attached(t *testing.T, k *Keeper, p iptables.Plan, n *node) {
 	t.Helper()
 	n.answer(p)
 	if err := k.Prepare(p, checker{n}); err != nil {
@@ -320,7 +322,9 @@ func TestAttach(t *testing.T) {
 		}
 	})
 	inBubble(t, "connections that are tracked are exempted before", func(t *testing.T, n *node, k *Keeper) {
-		k.cfg.Kernel.Connections = func(es []Endpoint) ([]Connection, error) { return make([]Connection, len(es)), nil }
+		k.cfg.Kernel.Connections = func(es []iptables.Endpoint) ([]iptables.Connection, error) {
+			return make([]iptables.Connection, len(es)), nil
+		}
 		p := planFor("10.96.0.10")
 		n.answer(p)
 		if err := k.Prepare(p, checker{n}); err != nil {
@@ -640,7 +644,7 @@ func TestEffectOfALapse(t *testing.T) {
 func TestSyncsAreTimed(t *testing.T) {
 	inBubble(t, "each of them", func(t *testing.T, n *node, k *Keeper) {
 		k.cfg.Sync = 10 * time.Second
-		k.cfg.Kernel.Refresh = func(Rules) error {
+		k.cfg.Kernel.Refresh = func(iptables.Rules) error {
 			time.Sleep(300 * time.Millisecond)
 			return nil
 		}
@@ -814,15 +818,15 @@ func TestByHand(t *testing.T) {
 
 func TestRepairs(t *testing.T) {
 	inBubble(t, "within a second of the announcement", func(t *testing.T, n *node, k *Keeper) {
-		changes := make(chan Change, 1)
+		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.missing = []netip.Addr{clusterIP} })
-		changes <- Change{}
+		changes <- iptables.Change{}
 		settle(time.Millisecond)
 		n.expect(t, "ensure 10.96.0.10")
 		n.set(func() { n.absent = true })
-		changes <- Change{Who: "nft (pid 17)"}
+		changes <- iptables.Change{Who: "nft (pid 17)"}
 		settle(time.Millisecond)
 		n.expect(t, "install 10.96.0.10 leases=1")
 		if diff := cmp.Diff(map[string]uint64{RepairAddress: 1, RepairRules: 1}, k.Stats().Repairs); diff != "" {
@@ -830,11 +834,11 @@ func TestRepairs(t *testing.T) {
 		}
 	})
 	inBubble(t, "of a link that is set down, before its addresses", func(t *testing.T, n *node, k *Keeper) {
-		changes := make(chan Change, 1)
+		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.down, n.missing = true, []netip.Addr{clusterIP} })
-		changes <- Change{}
+		changes <- iptables.Change{}
 		settle(time.Millisecond)
 		n.expect(t, "set up", "ensure 10.96.0.10")
 		if diff := cmp.Diff(map[string]uint64{RepairLink: 1, RepairAddress: 1}, k.Stats().Repairs); diff != "" {
@@ -842,7 +846,7 @@ func TestRepairs(t *testing.T) {
 		}
 		for range 10 {
 			n.set(func() { n.down = true })
-			changes <- Change{Who: "rival (pid 18)"}
+			changes <- iptables.Change{Who: "rival (pid 18)"}
 			settle(time.Second)
 		}
 		if got := k.Stats().Repairs[RepairLink]; got != 3 {
@@ -850,25 +854,25 @@ func TestRepairs(t *testing.T) {
 		}
 	})
 	inBubble(t, "of several addresses that go one after the other", func(t *testing.T, n *node, k *Keeper) {
-		changes := make(chan Change, 1)
+		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		p := planFor("10.96.0.10", "169.254.20.10", "fd00::a", "fd00::b")
 		attached(t, k, p, n)
 		for _, a := range p.Addresses() {
 			n.set(func() { n.missing = []netip.Addr{a} })
-			changes <- Change{}
+			changes <- iptables.Change{}
 			settle(time.Millisecond)
 			n.expect(t, "ensure "+a.String())
 		}
 	})
 	inBubble(t, "as soon as nobody else holds the address", func(t *testing.T, n *node, k *Keeper) {
-		changes := make(chan Change, 1)
+		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10", "169.254.20.10"), n)
-		held := &HeldError{Prefix: netip.PrefixFrom(clusterIP, 32), Interface: "spare", What: "it is somebody's", Remedy: "ask him"}
+		held := &iptables.HeldError{Prefix: netip.PrefixFrom(clusterIP, 32), Interface: "spare", What: "it is somebody's", Remedy: "ask him"}
 		n.set(func() { n.missing, n.fail["ensure 10.96.0.10"] = []netip.Addr{clusterIP, linkLocal}, held })
 		for range 10 {
-			changes <- Change{}
+			changes <- iptables.Change{}
 			settle(time.Millisecond)
 		}
 		if got := n.logs(); strings.Count(got, "interface spare") != 1 {
@@ -878,7 +882,7 @@ func TestRepairs(t *testing.T) {
 			t.Errorf("repairs, of the other address alone (-want +got):\n%s", diff)
 		}
 		n.set(func() { delete(n.fail, "ensure 10.96.0.10") })
-		changes <- Change{}
+		changes <- iptables.Change{}
 		settle(time.Millisecond)
 		if got := k.Stats().Repairs[RepairAddress]; got != 2 {
 			t.Errorf("%d repairs after the address was given up, want 2", got)
@@ -891,12 +895,12 @@ func TestRepairs(t *testing.T) {
 		n.expect(t, "install 10.96.0.10 leases=1")
 	})
 	inBubble(t, "never fights", func(t *testing.T, n *node, k *Keeper) {
-		changes := make(chan Change, 1)
+		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10"), n)
 		for range 10 {
 			n.set(func() { n.missing = []netip.Addr{clusterIP} })
-			changes <- Change{Who: "rival (pid 18)"}
+			changes <- iptables.Change{Who: "rival (pid 18)"}
 			settle(time.Second)
 		}
 		if got := k.Stats().Repairs[RepairAddress]; got != 3 {
@@ -925,7 +929,7 @@ func TestStop(t *testing.T) {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, planFor("10.96.0.10"), n)
 			n.others = tc.others
-			k.cfg.Yield = func(listen []Endpoint) error { return n.do("yield %d", len(listen)) }
+			k.cfg.Yield = func(listen []iptables.Endpoint) error { return n.do("yield %d", len(listen)) }
 			if err := errors.Join(k.Detach(), k.Close(), k.Close()); err != nil {
 				t.Fatal(err)
 			}
@@ -999,7 +1003,7 @@ func TestStopInEveryState(t *testing.T) {
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			n.others = []string{"10.96.0.10"}
-			k.cfg.Yield = func(listen []Endpoint) error { return n.do("yield %d", len(listen)) }
+			k.cfg.Yield = func(listen []iptables.Endpoint) error { return n.do("yield %d", len(listen)) }
 			tc.begin(t, n, k)
 			n.takeLog()
 			if err := errors.Join(k.Detach(), k.Close()); err != nil {
@@ -1097,7 +1101,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
 			attached(t, k, planFor("10.96.0.10"), n)
 			begin := time.Now()
-			k.cfg.Served = func([]Endpoint) Served { return tc.served(time.Since(begin)) }
+			k.cfg.Served = func([]iptables.Endpoint) Served { return tc.served(time.Since(begin)) }
 			if k.Released() {
 				t.Error("released while attached")
 			}
@@ -1115,7 +1119,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 	}
 	inBubble(t, "what never comes is not waited for twice", func(t *testing.T, n *node, k *Keeper) {
 		attached(t, k, planFor("10.96.0.10"), n)
-		k.cfg.Served = func([]Endpoint) Served { return Served{Arrived: 9, Answered: 8} }
+		k.cfg.Served = func([]iptables.Endpoint) Served { return Served{Arrived: 9, Answered: 8} }
 		begin := time.Now()
 		if err := errors.Join(k.Detach(), k.Detach()); err != nil {
 			t.Fatal(err)

@@ -36,7 +36,7 @@ type asides struct {
 // the chains are read to do may be wrong, or nothing that can be read: this is
 // what becomes of the packets. Whoever forbids a single pod to ask forbids it
 // kube-dns as well, so that it is nobody's loss.
-func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s iptables.DeviceBackend, a *asides) {
+func (k *Reconciler) lookAtDevices(ctx context.Context, w *watch, s iptables.DeviceBackend, a *asides) {
 	lost, err := s.Lost()
 	if err != nil || ctx.Err() != nil {
 		return
@@ -58,7 +58,7 @@ func (k *Keeper) lookAtDevices(ctx context.Context, w *watch, s iptables.DeviceB
 
 // wayIsNew reports whether that queries are lost is about to end: the reason is
 // known, or was a moment ago.
-func (k *Keeper) wayIsNew(p iptables.Plan) bool {
+func (k *Reconciler) wayIsNew(p iptables.Plan) bool {
 	if len(k.blockedOf(p)) > 0 {
 		return true
 	}
@@ -68,7 +68,7 @@ func (k *Keeper) wayIsNew(p iptables.Plan) bool {
 }
 
 // setAside gives the queries of the devices back to the cluster.
-func (k *Keeper) setAside(w *watch, s iptables.DeviceBackend, a *asides, devices []string) {
+func (k *Reconciler) setAside(w *watch, s iptables.DeviceBackend, a *asides, devices []string) {
 	now := time.Now()
 	var done []string
 	for _, d := range devices {
@@ -105,7 +105,7 @@ func (k *Keeper) setAside(w *watch, s iptables.DeviceBackend, a *asides, devices
 }
 
 // noteAside shows readers which devices are set aside at the moment.
-func (k *Keeper) noteAside(a *asides) {
+func (k *Reconciler) noteAside(a *asides) {
 	now := time.Now()
 	var aside []string
 	for d, until := range a.until {
@@ -123,7 +123,7 @@ func (k *Keeper) noteAside(a *asides) {
 }
 
 // watchDevices looks at the devices until the context ends, if the backend can.
-func (k *Keeper) watchDevices(ctx context.Context, w *watch) {
+func (k *Reconciler) watchDevices(ctx context.Context, w *watch) {
 	s, can := w.backend.(iptables.DeviceBackend)
 	if !can || w.plan.DryRun {
 		return

@@ -38,7 +38,7 @@ func (l *lossy) SetAside(device string, d time.Duration) error {
 
 // newLossy returns an attached keeper, and what lets devices lose their queries
 // and looks at what was done about it since.
-func newLossy(t *testing.T) (n *node, k *Keeper, lose, expect func(...string)) {
+func newLossy(t *testing.T) (n *node, k *Reconciler, lose, expect func(...string)) {
 	t.Helper()
 	n, k = newNode()
 	l := &lossy{backend: backend{n}}
@@ -146,7 +146,7 @@ func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
 }
 
 func TestDevicesAreLookedAtLessUnderALimit(t *testing.T) {
-	inBubble(t, "and a device that loses its queries is set aside in time", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "and a device that loses its queries is set aside in time", func(t *testing.T, n *node, k *Reconciler) {
 		b, l := &lossy{backend: backend{n}}, underLimit(k)
 		k.cfg.Backend = b
 		attached(t, k, planFor("10.96.0.10"), n)

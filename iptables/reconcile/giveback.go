@@ -22,7 +22,7 @@ var errLeaving = errors.New("this instance is stopping: its rules are being take
 // DetachByHand gives the queries back to the cluster's DNS and returns when the
 // queries that came before are answered. It lasts until AttachByHand or the end
 // of the process.
-func (k *Keeper) DetachByHand() error {
+func (k *Reconciler) DetachByHand() error {
 	if err := k.detachByHand(); err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func (k *Keeper) DetachByHand() error {
 	return nil
 }
 
-func (k *Keeper) detachByHand() error {
+func (k *Reconciler) detachByHand() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	before := k.given.back()
@@ -51,7 +51,7 @@ func (k *Keeper) detachByHand() error {
 // GiveBack gives the queries back to the cluster's DNS, since what came here
 // would not be answered. It lasts until TakeBack or the end of the process, also
 // over a change of plan. At a stop it does nothing: that gives them back as well.
-func (k *Keeper) GiveBack(why error) error {
+func (k *Reconciler) GiveBack(why error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	before := k.given.back()
@@ -68,7 +68,7 @@ func (k *Keeper) GiveBack(why error) error {
 
 // giveBack takes the query rules away, unless that has been done before. What
 // our listeners hold they still answer. The lock is held.
-func (k *Keeper) giveBack(before bool) error {
+func (k *Reconciler) giveBack(before bool) error {
 	if before {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (k *Keeper) giveBack(before bool) error {
 
 // AttachByHand ends what DetachByHand began, and a wait after lapses, and returns when
 // queries are untracked again. If the context ends before, the keeper goes on trying.
-func (k *Keeper) AttachByHand(ctx context.Context) error {
+func (k *Reconciler) AttachByHand(ctx context.Context) error {
 	if err := k.attachByHand(); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (k *Keeper) AttachByHand(ctx context.Context) error {
 	return nil
 }
 
-func (k *Keeper) attachByHand() error {
+func (k *Reconciler) attachByHand() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
@@ -130,7 +130,7 @@ func (k *Keeper) attachByHand() error {
 
 // TakeBack ends what GiveBack began. Queries are untracked again as soon as the
 // listeners answer.
-func (k *Keeper) TakeBack() error {
+func (k *Reconciler) TakeBack() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.leaving || k.given.useless.Load() == nil {
@@ -146,7 +146,7 @@ func (k *Keeper) TakeBack() error {
 
 // takeBack lets the lease be renewed again, if no other reason is left. The lock
 // is held.
-func (k *Keeper) takeBack(last bool) error {
+func (k *Reconciler) takeBack(last bool) error {
 	if !last {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 var errNoUpstream = errors.New("the upstream is gone")
 
 func TestGiveBack(t *testing.T) {
-	inBubble(t, "until it is taken back", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "until it is taken back", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		if err := errors.Join(k.GiveBack(errNoUpstream), k.GiveBack(errNoUpstream)); err != nil {
 			t.Fatal(err)
@@ -40,7 +40,7 @@ func TestGiveBack(t *testing.T) {
 			t.Errorf("%d lapses, the lease was given up", lapses)
 		}
 	})
-	inBubble(t, "both reasons must end", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "both reasons must end", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		if err := errors.Join(k.GiveBack(errNoUpstream), k.DetachByHand(), k.TakeBack()); err != nil {
 			t.Fatal(err)
@@ -55,7 +55,7 @@ func TestGiveBack(t *testing.T) {
 		}
 		n.expect(t, "install 10.96.0.10 leases=1")
 	})
-	inBubble(t, "lasts over a change of plan", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "lasts over a change of plan", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		if err := k.GiveBack(errNoUpstream); err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestGiveBack(t *testing.T) {
 			t.Errorf("not attached again: %v %v", k.Status(), k.Standing().Reason)
 		}
 	})
-	inBubble(t, "does not hinder the end", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "does not hinder the end", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		if err := errors.Join(k.GiveBack(errNoUpstream), k.Detach(), k.Close(), k.TakeBack()); err != nil {
 			t.Fatal(err)

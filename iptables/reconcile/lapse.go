@@ -20,7 +20,7 @@ const (
 	everybody          // one process answers for all, and it is throttled
 )
 
-func (k *Keeper) waiting() waiters {
+func (k *Reconciler) waiting() waiters {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	switch {
@@ -33,7 +33,7 @@ func (k *Keeper) waiting() waiters {
 }
 
 // endWait forgets what lapses have taught.
-func (k *Keeper) endWait() {
+func (k *Reconciler) endWait() {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.learned, k.waitsFor = backoff{}, nil
@@ -42,7 +42,7 @@ func (k *Keeper) endWait() {
 // Crowded is for a query that finds many others before it: it looks at the load in
 // the place of the keeper's own goroutines, which have their turn after them. It does
 // not wait for those who change what is attached.
-func (k *Keeper) Crowded() {
+func (k *Reconciler) Crowded() {
 	if look := k.crowded.Load(); look != nil {
 		(*look)()
 	}
@@ -51,7 +51,7 @@ func (k *Keeper) Crowded() {
 // lookAtLoad gives all queries to the cluster's DNS if too many are lost here to a CPU
 // limit. In its own time the lease would run out, and they would be lost until then.
 // lock takes the lock, or reports that it could not.
-func (k *Keeper) lookAtLoad(ctx context.Context, w *watch, lock func() bool) {
+func (k *Reconciler) lookAtLoad(ctx context.Context, w *watch, lock func() bool) {
 	p := k.feelPressure(w.plan)
 	if !k.mayLeave(ctx, w, p) || !lock() {
 		return
@@ -72,13 +72,13 @@ func (k *Keeper) lookAtLoad(ctx context.Context, w *watch, lock func() bool) {
 }
 
 // mayLeave reports whether the load is a reason to leave what is attached.
-func (k *Keeper) mayLeave(ctx context.Context, w *watch, p pressure) bool {
+func (k *Reconciler) mayLeave(ctx context.Context, w *watch, p pressure) bool {
 	return p.overloaded() && !w.plan.DryRun && k.State() == Attached && k.waiting() != everybody && ctx.Err() == nil
 }
 
 // feelPressure looks at the load, if it is time to, and returns what the last two
 // looks tell.
-func (k *Keeper) feelPressure(p iptables.Plan) pressure {
+func (k *Reconciler) feelPressure(p iptables.Plan) pressure {
 	k.looking.Lock()
 	defer k.looking.Unlock()
 	if k.cfg.Kernel.Load == nil || time.Since(k.pressure.last.at) < k.pressure.interval()/2 {
@@ -93,14 +93,14 @@ func (k *Keeper) feelPressure(p iptables.Plan) pressure {
 }
 
 // throttled reports whether the CPU limit was used up between the last two looks.
-func (k *Keeper) throttled() bool {
+func (k *Reconciler) throttled() bool {
 	k.looking.Lock()
 	defer k.looking.Unlock()
 	return k.pressure.cause() == Throttled
 }
 
 // lapse is for leases that ran out. Those of a moment later come from the same.
-func (k *Keeper) lapse(w *watch, h *holder, r *round) {
+func (k *Reconciler) lapse(w *watch, h *holder, r *round) {
 	k.lapses.Add(uint64(len(r.lapsed)))
 	var addrs []netip.Addr
 	worst := r.lapsed[0]
@@ -145,7 +145,7 @@ func (k *Keeper) lapse(w *watch, h *holder, r *round) {
 }
 
 // learn notes a lapse and returns for how long queries are left to the cluster's DNS.
-func (k *Keeper) learn(now time.Time, cause Cause, why error) time.Duration {
+func (k *Reconciler) learn(now time.Time, cause Cause, why error) time.Duration {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.learned.lapsed(now, cause)
@@ -155,7 +155,7 @@ func (k *Keeper) learn(now time.Time, cause Cause, why error) time.Duration {
 }
 
 // yieldTo leaves addresses to the cluster's DNS. The lock is held.
-func (k *Keeper) yieldTo(w *watch, addrs []netip.Addr) {
+func (k *Reconciler) yieldTo(w *watch, addrs []netip.Addr) {
 	if err := k.standBack(w.plan, addrs); err != nil {
 		k.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(addrs), err)
 	}

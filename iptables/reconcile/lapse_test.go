@@ -39,7 +39,7 @@ func (l *limited) advance() Load {
 	return l.load
 }
 
-func underLimit(k *Keeper) *limited {
+func underLimit(k *Reconciler) *limited {
 	l := &limited{load: Load{Limit: 0.1}}
 	k.cfg.Kernel.Load = func([]iptables.Endpoint) Load { return l.advance() }
 	return l
@@ -50,7 +50,7 @@ var losing = second{throttled: time.Second, arrived: 1400, dropped: 600}
 
 func TestOverload(t *testing.T) {
 	two := planFor("10.96.0.10", "169.254.20.10")
-	inBubble(t, "the load is looked at before the first query comes", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "the load is looked at before the first query comes", func(t *testing.T, n *node, k *Reconciler) {
 		first := -1 // the number of renewals at the first look
 		k.cfg.Kernel.Load = func([]iptables.Endpoint) Load {
 			n.mu.Lock()
@@ -65,7 +65,7 @@ func TestOverload(t *testing.T) {
 			t.Errorf("%d renewals before the first look", first)
 		}
 	})
-	inBubble(t, "a query that waits among many gives them away", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "a query that waits among many gives them away", func(t *testing.T, n *node, k *Reconciler) {
 		l := underLimit(k)
 		attached(t, k, two, n)
 		lastLook := func() time.Duration {
@@ -87,7 +87,7 @@ func TestOverload(t *testing.T) {
 			t.Errorf("given away %d times", n)
 		}
 	})
-	inBubble(t, "queries are given to the cluster's DNS before the lease runs out", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "queries are given to the cluster's DNS before the lease runs out", func(t *testing.T, n *node, k *Reconciler) {
 		l := underLimit(k)
 		attached(t, k, two, n)
 		settle(2 * time.Second)
@@ -117,7 +117,7 @@ func TestOverload(t *testing.T) {
 			t.Errorf("reason %v", s.Reason)
 		}
 	})
-	inBubble(t, "and taken again after waits that get longer", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "and taken again after waits that get longer", func(t *testing.T, n *node, k *Reconciler) {
 		l := underLimit(k)
 		attached(t, k, two, n)
 		for began := time.Now(); time.Since(began) < time.Hour; settle(time.Second) {
@@ -136,7 +136,7 @@ func TestOverload(t *testing.T) {
 			t.Errorf("not attached when the load was less: %+v", s)
 		}
 	})
-	inBubble(t, "slow is not lost", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "slow is not lost", func(t *testing.T, n *node, k *Reconciler) {
 		l := underLimit(k)
 		attached(t, k, two, n)
 		l.set(second{throttled: time.Second, arrived: 1000, waiting: 100})
@@ -145,7 +145,7 @@ func TestOverload(t *testing.T) {
 			t.Errorf("given away %d times", s.Overloads)
 		}
 	})
-	inBubble(t, "a reload forgets nothing", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "a reload forgets nothing", func(t *testing.T, n *node, k *Reconciler) {
 		l := underLimit(k)
 		attached(t, k, two, n)
 		l.set(losing)
@@ -168,7 +168,7 @@ func TestOverload(t *testing.T) {
 			t.Error("not attached after it")
 		}
 	})
-	inBubble(t, "nor does one without a lease attach", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "nor does one without a lease attach", func(t *testing.T, n *node, k *Reconciler) {
 		l := underLimit(k)
 		p := planFor("10.96.0.10")
 		p.Lease = 0
@@ -184,20 +184,20 @@ func TestOverload(t *testing.T) {
 	})
 	for _, end := range []struct {
 		name string
-		by   func(t *testing.T, k *Keeper, l *limited)
+		by   func(t *testing.T, k *Reconciler, l *limited)
 	}{
-		{"another limit ends the wait", func(_ *testing.T, _ *Keeper, l *limited) {
+		{"another limit ends the wait", func(_ *testing.T, _ *Reconciler, l *limited) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.load.Limit = 0.5
 		}},
-		{"so does a hand", func(t *testing.T, k *Keeper, _ *limited) {
+		{"so does a hand", func(t *testing.T, k *Reconciler, _ *limited) {
 			if err := k.AttachByHand(t.Context()); err != nil {
 				t.Error(err)
 			}
 		}},
 	} {
-		inBubble(t, end.name, func(t *testing.T, n *node, k *Keeper) {
+		inBubble(t, end.name, func(t *testing.T, n *node, k *Reconciler) {
 			l := underLimit(k)
 			attached(t, k, two, n)
 			l.set(losing)
@@ -227,7 +227,7 @@ func TestCauseOfALapse(t *testing.T) {
 		{"starved", second{starved: time.Second}, "others had the processors", 0},
 		{"stopped or hung", second{}, "no answer", 0},
 	} {
-		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Reconciler) {
 			l := underLimit(k)
 			attached(t, k, two, n)
 			l.set(tc.lives)

@@ -18,7 +18,7 @@ import (
 // once, since none may wait for another: the lease is renewed after each round
 // of checks that was answered; the effect is looked at; what others take away
 // is put back.
-func (k *Keeper) keep(ctx context.Context, w *watch) {
+func (k *Reconciler) keep(ctx context.Context, w *watch) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -108,7 +108,7 @@ func (h *holder) mayRenew(a netip.Addr, now time.Time, waiting waiters) bool {
 // whose endpoints all answered the checks of the round before. One after the other
 // they would take twice as long, which listeners that cannot keep up do not leave
 // us.
-func (k *Keeper) renew(ctx context.Context, w *watch, h *holder) {
+func (k *Reconciler) renew(ctx context.Context, w *watch, h *holder) {
 	var due []netip.Addr
 	if !w.plan.DryRun && !k.given.back() {
 		blocked, waiting := k.blockedOf(w.plan), k.waiting()
@@ -170,7 +170,7 @@ type lapse struct {
 
 // judge looks which leases were renewed. A probe that was answered too late has taken
 // the lease anew: that is a lapse, whatever the reason.
-func (k *Keeper) judge(w *watch, h *holder, renewals []renewal) (r round) {
+func (k *Reconciler) judge(w *watch, h *holder, renewals []renewal) (r round) {
 	lapsed := func(a netip.Addr, now time.Time, why error) {
 		late := now.Sub(h.renewed[a])
 		if h.lease == 0 || late <= h.lease || h.down[a] {
@@ -230,7 +230,7 @@ type renewal struct {
 
 // renewAll renews the leases of all the addresses at once: a probe that has to find
 // another port, as when another instance comes, must not cost the others theirs.
-func (k *Keeper) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []renewal {
+func (k *Reconciler) renewAll(ctx context.Context, w *watch, addrs []netip.Addr) []renewal {
 	if w.plan.Lease > 0 {
 		k.probing <- struct{}{}
 		defer func() { <-k.probing }()
@@ -256,7 +256,7 @@ var errWaits = errors.New("queries are left to the cluster's DNS")
 
 // renewOne takes the lease of an address again, unless the way to it was found
 // blocked since the round began, or the queries were given to the cluster's DNS.
-func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) (time.Time, error) {
+func (k *Reconciler) renewOne(ctx context.Context, w *watch, a netip.Addr) (time.Time, error) {
 	now := time.Now()
 	if w.plan.Lease > 0 {
 		if why := k.blockedOf(w.plan)[a]; why != nil {
@@ -288,7 +288,7 @@ func (k *Keeper) renewOne(ctx context.Context, w *watch, a netip.Addr) (time.Tim
 // and once when it goes right again. Others are to blame only if it goes wrong
 // twice while we hold the lease and go on to renew it: not for a lapse of ours, nor
 // when we hang. failing holds when a look first went wrong.
-func (k *Keeper) lookAtEffect(ctx context.Context, w *watch, failing map[netip.Addr]time.Time) {
+func (k *Reconciler) lookAtEffect(ctx context.Context, w *watch, failing map[netip.Addr]time.Time) {
 	for _, a := range w.plan.Addresses() {
 		if !k.Covers(a) {
 			delete(failing, a)
@@ -335,7 +335,7 @@ func (k *Keeper) lookAtEffect(ctx context.Context, w *watch, failing map[netip.A
 // lookForCause finds out, once for each time, what of others may keep our checks
 // from being answered. It reads all their rules, and so waits until a lapse that is
 // over by itself would be.
-func (k *Keeper) lookForCause(ctx context.Context, w *watch) {
+func (k *Reconciler) lookForCause(ctx context.Context, w *watch) {
 	k.facts.Lock()
 	down := k.state == Detached && k.reason != nil && !k.given.back()
 	due := down && k.cause == "" && time.Since(k.since) >= complainAfter && time.Since(k.since) < complainAfter+2*effectInterval
@@ -356,7 +356,7 @@ func (k *Keeper) lookForCause(ctx context.Context, w *watch) {
 }
 
 // findCause looks for what of others may be why a plan is not attached.
-func (k *Keeper) findCause(ctx context.Context, w *watch) {
+func (k *Reconciler) findCause(ctx context.Context, w *watch) {
 	addrs := w.plan.Addresses()
 	if k.cfg.Kernel.Explain == nil || len(addrs) == 0 || ctx.Err() != nil || len(k.blockedOf(w.plan)) > 0 {
 		return
@@ -364,7 +364,7 @@ func (k *Keeper) findCause(ctx context.Context, w *watch) {
 	k.setCause(k.cfg.Kernel.Explain(addrs[0]))
 }
 
-func (k *Keeper) setCause(why string) {
+func (k *Reconciler) setCause(why string) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.cause = why
@@ -372,7 +372,7 @@ func (k *Keeper) setCause(why string) {
 
 // forgetEffect is for an address whose rules are not in force, so that nothing is
 // known of their effect.
-func (k *Keeper) forgetEffect(a netip.Addr) {
+func (k *Reconciler) forgetEffect(a netip.Addr) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	delete(k.effect, a)
@@ -384,7 +384,7 @@ type tenure struct{ since, until time.Time }
 
 // leased notes that a lease probe, which left at one time, was answered at another.
 // The lease lasts from somewhere between the two on.
-func (k *Keeper) leased(a netip.Addr, began, ended time.Time, lease time.Duration) {
+func (k *Reconciler) leased(a netip.Addr, began, ended time.Time, lease time.Duration) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	t := k.tenures[a]
@@ -395,7 +395,7 @@ func (k *Keeper) leased(a netip.Addr, began, ended time.Time, lease time.Duratio
 }
 
 // held reports whether the lease of an address is known to be held now.
-func (k *Keeper) held(a netip.Addr) bool {
+func (k *Reconciler) held(a netip.Addr) bool {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	return time.Now().Before(k.tenures[a].until)
@@ -404,7 +404,7 @@ func (k *Keeper) held(a netip.Addr) bool {
 // heldSince reports whether the lease of an address was held from the given time
 // until now, and a lease probe that left after it was answered. If in doubt it
 // was not.
-func (k *Keeper) heldSince(a netip.Addr, began time.Time, lease time.Duration) bool {
+func (k *Reconciler) heldSince(a netip.Addr, began time.Time, lease time.Duration) bool {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	t := k.tenures[a]
@@ -420,7 +420,7 @@ const (
 
 // takeOver adopts what a predecessor left as soon as our own rules are in force. It
 // may be rules by the ten thousand, so the lease is renewed meanwhile.
-func (k *Keeper) takeOver(ctx context.Context, w *watch) {
+func (k *Reconciler) takeOver(ctx context.Context, w *watch) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil && k.current == w {
@@ -429,7 +429,7 @@ func (k *Keeper) takeOver(ctx context.Context, w *watch) {
 }
 
 // reconcile puts back what others took away.
-func (k *Keeper) reconcile(ctx context.Context, w *watch, c iptables.Change) {
+func (k *Reconciler) reconcile(ctx context.Context, w *watch, c iptables.Change) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() != nil || k.current != w {
@@ -485,7 +485,7 @@ func (k *Keeper) reconcile(ctx context.Context, w *watch, c iptables.Change) {
 // instance that was killed, or of a version that left all of them to us. One that
 // starts puts its addresses on the node a moment before its rules ask for them, so
 // only those go that nobody has asked for since the sync before.
-func (k *Keeper) clearLeft(w *watch) {
+func (k *Reconciler) clearLeft(w *watch) {
 	left, err := k.cfg.Addresses.Left(w.plan.Addresses())
 	if k.next != nil {
 		left = slices.DeleteFunc(left, func(a netip.Addr) bool { return slices.Contains(k.next.plan.Addresses(), a) })
@@ -513,7 +513,7 @@ func (k *Keeper) clearLeft(w *watch) {
 }
 
 // synced notes what reconcile took.
-func (k *Keeper) synced(began time.Time) {
+func (k *Reconciler) synced(began time.Time) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.syncs++
@@ -522,7 +522,7 @@ func (k *Keeper) synced(began time.Time) {
 
 // repaired notes a repair, or says why it failed. That somebody else holds an
 // address is said once, and no part of a fight: nothing was changed.
-func (k *Keeper) repaired(what, name string, c iptables.Change, err error) {
+func (k *Reconciler) repaired(what, name string, c iptables.Change, err error) {
 	f := k.fights[name]
 	var held *iptables.HeldError
 	switch {
@@ -558,7 +558,7 @@ type fight struct {
 	held   bool // by somebody else, and said so
 }
 
-func (k *Keeper) mayRepair(what string, c iptables.Change) bool {
+func (k *Reconciler) mayRepair(what string, c iptables.Change) bool {
 	f := k.fights[what]
 	if f == nil {
 		f = &fight{}

@@ -18,7 +18,7 @@ const wayInterval = time.Second
 // makeWay lets untracked DNS pass the filter chains of others and remembers for
 // which addresses of the plan that could not be done. Attached to these, we would
 // take queries that never arrive. The lock is held.
-func (k *Keeper) makeWay(r iptables.Rules) {
+func (k *Reconciler) makeWay(r iptables.Rules) {
 	if k.cfg.Kernel.MakeWay == nil || r.Plan.DryRun {
 		return
 	}
@@ -44,7 +44,7 @@ func (k *Keeper) makeWay(r iptables.Rules) {
 }
 
 // lookAtWay makes way for a plan that is prepared.
-func (k *Keeper) lookAtWay(ctx context.Context, n *watch) {
+func (k *Reconciler) lookAtWay(ctx context.Context, n *watch) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil && k.next == n {
@@ -54,7 +54,7 @@ func (k *Keeper) lookAtWay(ctx context.Context, n *watch) {
 
 // lookAtWayOf makes way for a plan that is in force. It waits for a look that is
 // under way.
-func (k *Keeper) lookAtWayOf(ctx context.Context, w *watch) {
+func (k *Reconciler) lookAtWayOf(ctx context.Context, w *watch) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() == nil && k.current == w {
@@ -64,7 +64,7 @@ func (k *Keeper) lookAtWayOf(ctx context.Context, w *watch) {
 
 // blockedOf returns why untracked DNS does not pass, by address. Without a lease
 // all addresses are live or none is.
-func (k *Keeper) blockedOf(p iptables.Plan) map[netip.Addr]error {
+func (k *Reconciler) blockedOf(p iptables.Plan) map[netip.Addr]error {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	out := map[netip.Addr]error{}
@@ -80,7 +80,7 @@ func (k *Keeper) blockedOf(p iptables.Plan) map[netip.Addr]error {
 
 // obstructed takes the addresses to which the way is blocked out of the errors
 // of a round of checks, and returns what keeps a plan from being attached.
-func (k *Keeper) obstructed(p iptables.Plan, failed map[netip.Addr]error) error {
+func (k *Reconciler) obstructed(p iptables.Plan, failed map[netip.Addr]error) error {
 	blocked := k.blockedOf(p)
 	if len(blocked) == len(p.Addresses()) {
 		return firstError(blocked)
@@ -93,7 +93,7 @@ func (k *Keeper) obstructed(p iptables.Plan, failed map[netip.Addr]error) error 
 
 // standBack gives the queries to addresses that are blocked back to the cluster
 // since nothing of them would arrive here. The lock is held.
-func (k *Keeper) standBack(p iptables.Plan, addrs []netip.Addr) error {
+func (k *Reconciler) standBack(p iptables.Plan, addrs []netip.Addr) error {
 	listen := slices.DeleteFunc(slices.Clone(p.Listen), func(e iptables.Endpoint) bool { return !slices.Contains(addrs, e.Addr) })
 	if p.Lease == 0 {
 		k.uncover(p.Addresses())
@@ -108,7 +108,7 @@ func (k *Keeper) standBack(p iptables.Plan, addrs []netip.Addr) error {
 }
 
 // uncover notes that the queries to addresses are given back.
-func (k *Keeper) uncover(addrs []netip.Addr) {
+func (k *Reconciler) uncover(addrs []netip.Addr) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	for _, a := range addrs {
@@ -120,7 +120,7 @@ func (k *Keeper) uncover(addrs []netip.Addr) {
 }
 
 // reset ends connections from which nothing arrives any more.
-func (k *Keeper) reset(listen []iptables.Endpoint, devices []string) error {
+func (k *Reconciler) reset(listen []iptables.Endpoint, devices []string) error {
 	if k.cfg.Reset == nil {
 		return nil
 	}
@@ -136,7 +136,7 @@ func whereTo(why error) string {
 }
 
 // explained adds to an error what of somebody else it comes from.
-func (k *Keeper) explained(ctx context.Context, a netip.Addr, err error) error {
+func (k *Reconciler) explained(ctx context.Context, a netip.Addr, err error) error {
 	if k.cfg.Kernel.Explain == nil || err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ type obstructedNode struct {
 	looks   int
 }
 
-func newObstructed(addrs ...string) (*obstructedNode, *Keeper) {
+func newObstructed(addrs ...string) (*obstructedNode, *Reconciler) {
 	n, k := newNode()
 	o := &obstructedNode{node: n}
 	o.block(addrs...)

@@ -68,7 +68,7 @@ type forwarder interface {
 
 // follow begins, or begins anew, with the configuration in force. A nil keeper
 // ends it.
-func (m *misses) follow(config *configuration, k *reconcile.Keeper, instead func(netip.Addr) netip.Addr) {
+func (m *misses) follow(config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
 	if m.end != nil {
 		m.end()
 		<-m.done
@@ -148,7 +148,7 @@ const looksShare = 50
 // lostInterval is the time between two looks while the queries are given back.
 const lostInterval = 2 * time.Second
 
-func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *configuration, k *reconcile.Keeper, instead func(netip.Addr) netip.Addr) {
+func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
 	for {
 		var again <-chan time.Time
 		if m.given { // so that no misses come, and nothing else may ask
@@ -186,7 +186,7 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 }
 
 // decide gives the queries back, or takes them back.
-func (m *misses) decide(config *configuration, k *reconcile.Keeper, instead func(netip.Addr) netip.Addr) {
+func (m *misses) decide(config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
 	l, why, err := m.judge(config, hasEndpoints, instead)
 	if err != nil {
 		if err.Error() != m.failure {

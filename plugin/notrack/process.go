@@ -23,9 +23,9 @@ var log = clog.NewWithPlugin(directive)
 // contract is what this process holds of the node, whatever Corefile is
 // loaded: a reload replaces configurations, not the rules.
 type contract struct {
-	keeper  atomic.Pointer[reconcile.Keeper] // nil without a notrack block
-	pairs   atomic.Pointer[[]failover.Pair]  // of our own addresses
-	stands  atomic.Pointer[[]failover.Pair]  // all that the table holds, as far as known
+	keeper  atomic.Pointer[reconcile.Reconciler] // nil without a notrack block
+	pairs   atomic.Pointer[[]failover.Pair]      // of our own addresses
+	stands  atomic.Pointer[[]failover.Pair]      // all that the table holds, as far as known
 	served  counters
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
@@ -130,7 +130,7 @@ func (p *contract) open(config *configuration, b backend) error {
 	if p.watch, err = startWatch(); err != nil {
 		return err
 	}
-	p.keeper.Store(reconcile.NewKeeper(reconcile.Config{
+	p.keeper.Store(reconcile.New(reconcile.Config{
 		Backend:   b,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: Claims, Log: log.Infof}, config.plan.Link),
 		Log:       log,

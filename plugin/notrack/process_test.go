@@ -78,7 +78,7 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 				n := &stubNode{refuse: refused}
 				config := &configuration{}
 				p := &contract{current: config, ledger: ledger.New(ledger.Config{})}
-				k := reconcile.NewKeeper(reconcile.Config{Backend: stubBackend{n}, Addresses: stubAddresses{n}, Log: log})
+				k := reconcile.New(reconcile.Config{Backend: stubBackend{n}, Addresses: stubAddresses{n}, Log: log})
 				p.keeper.Store(k)
 				plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, Lease: time.Second}
 				if err := k.Prepare(plan, n); err != nil {

@@ -61,7 +61,7 @@ type Checker interface {
 	Close() error
 }
 
-// Kernel is what a Keeper needs to know of the node. All of its functions may be
+// Kernel is what a Reconciler needs to know of the node. All of its functions may be
 // nil.
 type Kernel struct {
 	// Connections returns the TCP connections to the endpoints that are
@@ -79,7 +79,7 @@ type Kernel struct {
 	Uplinks func(iptables.Plan) ([]string, error)
 	// Unowned returns those of the addresses that no Service owns.
 	Unowned func([]netip.Addr) []netip.Addr
-	// Refresh brings up to date what is not the Keeper's, at every sync.
+	// Refresh brings up to date what is not the Reconciler's, at every sync.
 	Refresh func(iptables.Rules) error
 	// MakeWay lets untracked DNS pass the filter chains of others. It returns
 	// for each address to which it does not pass what is in its way and what
@@ -130,7 +130,7 @@ type Logger interface {
 	Warningf(format string, args ...any)
 }
 
-// Config is what a Keeper works with. Backend, Addresses and Log are required.
+// Config is what a Reconciler works with. Backend, Addresses and Log are required.
 type Config struct {
 	Backend   iptables.Backend
 	Addresses Addresses
@@ -204,14 +204,14 @@ const (
 	effectInterval = time.Second
 )
 
-// A Keeper owns the rules and addresses of one process. Its methods are safe
+// A Reconciler owns the rules and addresses of one process. Its methods are safe
 // for concurrent use; a method that changes the kernel waits for the one
 // before it.
 //
 // A change of plan has two halves, since the addresses must be there before
 // the listeners and the rules only after them: Prepare, then Commit, or
 // Rollback if the listeners could not be opened.
-type Keeper struct {
+type Reconciler struct {
 	cfg Config
 
 	// covered is what Covers reads for every query.
@@ -282,8 +282,8 @@ type watch struct {
 	done    chan struct{}
 }
 
-// NewKeeper returns a Keeper that holds nothing yet.
-func NewKeeper(cfg Config) *Keeper {
+// New returns a Reconciler that holds nothing yet.
+func New(cfg Config) *Reconciler {
 	if cfg.Drain == 0 {
 		cfg.Drain = 5 * time.Second
 	}
@@ -293,7 +293,7 @@ func NewKeeper(cfg Config) *Keeper {
 	if cfg.Served == nil {
 		cfg.Served = func([]iptables.Endpoint) Served { return Served{} }
 	}
-	return &Keeper{
+	return &Reconciler{
 		cfg: cfg, fights: map[string]*fight{}, left: map[netip.Addr]time.Time{}, since: time.Now(), repairs: map[string]uint64{}, effect: map[netip.Addr]error{},
 		tenures:   map[netip.Addr]tenure{},
 		installed: map[iptables.Backend]iptables.Rules{}, retired: iptables.Counters{}, probing: make(chan struct{}, 1),
@@ -304,11 +304,11 @@ func NewKeeper(cfg Config) *Keeper {
 // the query rules of what is new. What is attached stays so. On an error the
 // node is as it was before. Rules that another program keeps us from installing
 // come as soon as it lets us, since the listeners can do without.
-func (k *Keeper) Prepare(p iptables.Plan, c Checker) error { return k.PrepareOn(k.Backend(), p, c) }
+func (k *Reconciler) Prepare(p iptables.Plan, c Checker) error { return k.PrepareOn(k.Backend(), p, c) }
 
 // PrepareOn is Prepare with another backend. It takes over from the one in
 // force when the plan attaches: there is no moment without the rules of either.
-func (k *Keeper) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) error {
+func (k *Reconciler) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
@@ -353,26 +353,26 @@ func (k *Keeper) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) error
 }
 
 // publish shows readers which plans there are. The lock is held.
-func (k *Keeper) publish() {
+func (k *Reconciler) publish() {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.status = []*watch{k.current, k.next}
 }
 
-func (k *Keeper) setState(s State) {
+func (k *Reconciler) setState(s State) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.enter(s)
 }
 
 // enter changes the state. facts is held.
-func (k *Keeper) enter(s State) {
+func (k *Reconciler) enter(s State) {
 	if k.state != s {
 		k.state, k.since = s, time.Now()
 	}
 }
 
-func (k *Keeper) setReason(err error) {
+func (k *Reconciler) setReason(err error) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	k.reason = err
@@ -380,7 +380,7 @@ func (k *Keeper) setReason(err error) {
 
 // install makes a backend's static rules those of the given plans together,
 // less those of another backend.
-func (k *Keeper) install(b iptables.Backend, ws ...*watch) error {
+func (k *Reconciler) install(b iptables.Backend, ws ...*watch) error {
 	r, err := k.rules(b, ws...)
 	if err != nil {
 		return err
@@ -394,7 +394,7 @@ func (k *Keeper) install(b iptables.Backend, ws ...*watch) error {
 
 // rules are those of the given plans together; the last one's settings hold. A
 // nil watch asks for nothing, and one of another backend for nothing here.
-func (k *Keeper) rules(b iptables.Backend, ws ...*watch) (r iptables.Rules, err error) {
+func (k *Reconciler) rules(b iptables.Backend, ws ...*watch) (r iptables.Rules, err error) {
 	for _, w := range ws {
 		if w == nil || w.backend != b {
 			continue
@@ -421,7 +421,7 @@ func (k *Keeper) rules(b iptables.Backend, ws ...*watch) (r iptables.Rules, err 
 	return r, nil
 }
 
-func (k *Keeper) purge(p iptables.Plan) error {
+func (k *Reconciler) purge(p iptables.Plan) error {
 	if k.cfg.Kernel.Purge == nil {
 		return nil
 	}
@@ -430,7 +430,7 @@ func (k *Keeper) purge(p iptables.Plan) error {
 
 // Commit waits in the background until every listen endpoint of the prepared
 // plan answers, attaches then, and keeps it so.
-func (k *Keeper) Commit() {
+func (k *Reconciler) Commit() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.next == nil || k.next.cancel != nil {
@@ -450,7 +450,7 @@ func (k *Keeper) Commit() {
 
 // attachWhenAnswering checks all endpoints until each has answered, then
 // attaches, trying again if the kernel refuses. It reports whether it did.
-func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
+func (k *Reconciler) attachWhenAnswering(ctx context.Context, n *watch) bool {
 	complain := time.NewTimer(complainAfter)
 	defer complain.Stop()
 	poll := time.NewTicker(attachInterval)
@@ -489,7 +489,7 @@ func (k *Keeper) attachWhenAnswering(ctx context.Context, n *watch) bool {
 
 // installLate installs what Prepare could not. Without it our own checks are
 // rewritten like anybody's queries, and somebody else answers them.
-func (k *Keeper) installLate(ctx context.Context, n *watch) error {
+func (k *Reconciler) installLate(ctx context.Context, n *watch) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !n.late || ctx.Err() != nil || k.next != n {
@@ -504,7 +504,7 @@ func (k *Keeper) installLate(ctx context.Context, n *watch) error {
 
 // ensureAgain puts back addresses that an instance took along which ended meanwhile:
 // it could not see that we ask for them before our rules said so.
-func (k *Keeper) ensureAgain(p iptables.Plan) error {
+func (k *Reconciler) ensureAgain(p iptables.Plan) error {
 	missing, err := k.cfg.Addresses.Missing(p.Addresses())
 	if err != nil || len(missing) == 0 {
 		return err
@@ -550,7 +550,7 @@ func firstError(errs map[netip.Addr]error) error {
 
 // attach makes the prepared plan the committed one and untracks its queries.
 // It reports false if the plan was given up meanwhile.
-func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
+func (k *Reconciler) attach(ctx context.Context, n *watch) (bool, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if ctx.Err() != nil || k.next != n {
@@ -608,7 +608,7 @@ func (k *Keeper) attach(ctx context.Context, n *watch) (bool, error) {
 }
 
 // forgetOthers drops what is known of addresses that are no longer served.
-func (k *Keeper) forgetOthers(p iptables.Plan) {
+func (k *Reconciler) forgetOthers(p iptables.Plan) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	other := func(a netip.Addr) bool { return !slices.Contains(p.Addresses(), a) }
@@ -620,7 +620,7 @@ func (k *Keeper) forgetOthers(p iptables.Plan) {
 // untrackNothing ends what a plan before a dry run may have begun: addresses that
 // are live would be attached again as soon as the dry run is over, and responses
 // that left since its rules came have made entries.
-func (k *Keeper) untrackNothing(w *watch) error {
+func (k *Reconciler) untrackNothing(w *watch) error {
 	k.cover(nil)
 	k.setState(Detached)
 	return errors.Join(k.detach(w.backend), k.purge(w.plan))
@@ -628,7 +628,7 @@ func (k *Keeper) untrackNothing(w *watch) error {
 
 // adopt takes over what a predecessor left. It may have been what let untracked
 // DNS pass.
-func (k *Keeper) adopt(w *watch) {
+func (k *Reconciler) adopt(w *watch) {
 	if k.cfg.Kernel.Adopt == nil || k.State() != Attached {
 		return
 	}
@@ -642,10 +642,12 @@ func (k *Keeper) adopt(w *watch) {
 }
 
 // replaces reports whether a plan takes over from another backend.
-func (k *Keeper) replaces(n *watch) bool { return k.current != nil && k.current.backend != n.backend }
+func (k *Reconciler) replaces(n *watch) bool {
+	return k.current != nil && k.current.backend != n.backend
+}
 
 // giveUp removes the rules of a backend after which another has come.
-func (k *Keeper) giveUp(b iptables.Backend) error {
+func (k *Reconciler) giveUp(b iptables.Backend) error {
 	err := b.Remove()
 	delete(k.installed, b)
 	counters, countErr := b.Counters()
@@ -660,7 +662,7 @@ func (k *Keeper) giveUp(b iptables.Backend) error {
 // exempt lets TCP connections be that are tracked already. Those begun after
 // the rules were installed are noted by the rules themselves, so the time
 // between this look and the attach loses none.
-func (k *Keeper) exempt(n *watch) error {
+func (k *Reconciler) exempt(n *watch) error {
 	if k.cfg.Kernel.Connections == nil || k.current != nil && k.State() == Attached && !k.replaces(n) {
 		return nil
 	}
@@ -673,7 +675,7 @@ func (k *Keeper) exempt(n *watch) error {
 
 // exemptOnly makes a backend forget the connections that began while another
 // untracked them: only those that the kernel tracks are exempt.
-func (k *Keeper) exemptOnly(n *watch) error {
+func (k *Reconciler) exemptOnly(n *watch) error {
 	if k.cfg.Kernel.Connections == nil {
 		return nil
 	}
@@ -685,7 +687,7 @@ func (k *Keeper) exemptOnly(n *watch) error {
 }
 
 // makeLive untracks the queries of a plan that has answered.
-func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
+func (k *Reconciler) makeLive(ctx context.Context, w *watch) error {
 	k.feelPressure(w.plan) // before the queries of a busy node come all at once
 	switch {
 	case w.plan.DryRun || k.given.back() || k.waiting() != nobody:
@@ -706,7 +708,7 @@ func (k *Keeper) makeLive(ctx context.Context, w *watch) error {
 
 // retire ends the goroutine of a watch. The lock is held; the goroutine may be
 // waiting for it.
-func (k *Keeper) retire(w *watch) {
+func (k *Reconciler) retire(w *watch) {
 	if w.cancel == nil {
 		return
 	}
@@ -717,7 +719,7 @@ func (k *Keeper) retire(w *watch) {
 }
 
 // Rollback forgets the prepared plan and returns to the committed one.
-func (k *Keeper) Rollback() error {
+func (k *Reconciler) Rollback() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.next == nil {
@@ -727,7 +729,7 @@ func (k *Keeper) Rollback() error {
 }
 
 // abandon cancels the prepared change. The lock is held.
-func (k *Keeper) abandon() error {
+func (k *Reconciler) abandon() error {
 	n := k.next
 	k.next = nil
 	k.publish()
@@ -737,7 +739,7 @@ func (k *Keeper) abandon() error {
 
 // restore makes the kernel's state that of the committed plan, after one on a
 // backend was given up.
-func (k *Keeper) restore(b iptables.Backend) error {
+func (k *Reconciler) restore(b iptables.Backend) error {
 	if k.current == nil {
 		return k.remove(b)
 	}
@@ -751,7 +753,7 @@ func (k *Keeper) restore(b iptables.Backend) error {
 // Detach takes the query rules away for good and waits, bounded, until the queries
 // that came before have been answered. Responses, and TCP connections that our
 // listeners hold, stay untracked.
-func (k *Keeper) Detach() error {
+func (k *Reconciler) Detach() error {
 	k.mu.Lock()
 	err := k.leave()
 	k.mu.Unlock()
@@ -763,7 +765,7 @@ func (k *Keeper) Detach() error {
 
 // leave gives back what is attached. In every state another instance's rules may
 // bring queries to our listeners, and clients may ask over connections to them.
-func (k *Keeper) leave() error {
+func (k *Reconciler) leave() error {
 	if k.leaving {
 		return nil
 	}
@@ -787,7 +789,7 @@ func (k *Keeper) leave() error {
 
 // anyHeld reports whether a lease is held. While we are detached that is so if a
 // lease probe was answered and nothing followed from it, since we stopped then.
-func (k *Keeper) anyHeld() bool {
+func (k *Reconciler) anyHeld() bool {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	for _, t := range k.tenures {
@@ -799,7 +801,7 @@ func (k *Keeper) anyHeld() bool {
 }
 
 // yield hands what another instance's rules bring here over to that instance.
-func (k *Keeper) yield(listen []iptables.Endpoint) error {
+func (k *Reconciler) yield(listen []iptables.Endpoint) error {
 	if k.cfg.Yield == nil || len(listen) == 0 || k.cfg.Kernel.Claims == nil {
 		return nil
 	}
@@ -814,7 +816,7 @@ func (k *Keeper) yield(listen []iptables.Endpoint) error {
 }
 
 // detach takes a backend's query rules away.
-func (k *Keeper) detach(b iptables.Backend) error {
+func (k *Reconciler) detach(b iptables.Backend) error {
 	var held []iptables.Connection
 	if k.cfg.Kernel.Held != nil {
 		held = k.cfg.Kernel.Held(k.listen())
@@ -825,7 +827,7 @@ func (k *Keeper) detach(b iptables.Backend) error {
 // drain waits until all queries that came have been answered, and until no
 // client is about to send another one over a connection that we hold. It reports
 // false if it had to give up.
-func (k *Keeper) drain() bool {
+func (k *Reconciler) drain() bool {
 	listen := k.listen()
 	began := time.Now()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -851,7 +853,7 @@ func (k *Keeper) drain() bool {
 }
 
 // listen returns the endpoints of the plans in force.
-func (k *Keeper) listen() (all []iptables.Endpoint) {
+func (k *Reconciler) listen() (all []iptables.Endpoint) {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	for _, w := range k.status {
@@ -865,12 +867,12 @@ func (k *Keeper) listen() (all []iptables.Endpoint) {
 // Released reports whether the query rules were taken away on purpose, so that
 // a TCP connection is best closed when the query on it has been answered: its
 // client's next one finds the cluster's DNS. It takes no lock.
-func (k *Keeper) Released() bool { return k.released.Load() }
+func (k *Reconciler) Released() bool { return k.released.Load() }
 
-// Close takes the rules and then the addresses away; after it the Keeper is of
+// Close takes the rules and then the addresses away; after it the Reconciler is of
 // no more use. Detach comes before it, and the listeners stop between the two.
 // What another instance on this node asks for stays.
-func (k *Keeper) Close() error {
+func (k *Reconciler) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
@@ -895,12 +897,12 @@ func (k *Keeper) Close() error {
 
 // remove takes the rules away first: from then on nobody takes our addresses for
 // asked for.
-func (k *Keeper) remove(b iptables.Backend) error {
+func (k *Reconciler) remove(b iptables.Backend) error {
 	return errors.Join(b.Remove(), k.cfg.Addresses.Remove())
 }
 
 // Backend returns the backend in force.
-func (k *Keeper) Backend() iptables.Backend {
+func (k *Reconciler) Backend() iptables.Backend {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	for _, w := range k.status {
@@ -912,7 +914,7 @@ func (k *Keeper) Backend() iptables.Backend {
 }
 
 // Counters returns the packet counters of all backends so far.
-func (k *Keeper) Counters() (iptables.Counters, error) {
+func (k *Reconciler) Counters() (iptables.Counters, error) {
 	counters, err := k.Backend().Counters()
 	if err != nil {
 		return nil, err
@@ -926,30 +928,30 @@ func (k *Keeper) Counters() (iptables.Counters, error) {
 	return out, nil
 }
 
-func (k *Keeper) cover(addrs []netip.Addr) { k.covered.Store(&addrs) }
+func (k *Reconciler) cover(addrs []netip.Addr) { k.covered.Store(&addrs) }
 
 // Covers reports whether DNS between a client and this listen address is
 // untracked at the moment. It takes no lock.
-func (k *Keeper) Covers(a netip.Addr) bool {
+func (k *Reconciler) Covers(a netip.Addr) bool {
 	covered := k.covered.Load()
 	return covered != nil && slices.Contains(*covered, a)
 }
 
 // Untracks reports whether the rules for this listen address are in force and the
 // last look at their effect found nothing wrong. It takes no lock.
-func (k *Keeper) Untracks(a netip.Addr) bool {
+func (k *Reconciler) Untracks(a netip.Addr) bool {
 	defeated := k.defeated.Load()
 	return k.Covers(a) && (defeated == nil || !slices.Contains(*defeated, a))
 }
 
 // noteEffect remembers what a look at the effect found. facts is held.
-func (k *Keeper) noteEffect(a netip.Addr, err error) {
+func (k *Reconciler) noteEffect(a netip.Addr, err error) {
 	k.effect[a] = err
 	k.publishEffect()
 }
 
 // publishEffect shows it to Untracks. facts is held.
-func (k *Keeper) publishEffect() {
+func (k *Reconciler) publishEffect() {
 	var defeated []netip.Addr
 	for a, err := range k.effect {
 		if err != nil {
@@ -960,7 +962,7 @@ func (k *Keeper) publishEffect() {
 }
 
 // State returns where the contract stands.
-func (k *Keeper) State() State {
+func (k *Reconciler) State() State {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	return k.state
@@ -968,7 +970,7 @@ func (k *Keeper) State() State {
 
 // Status returns every listen address and whether DNS to it is untracked: the
 // rules are in force, and the last look at their effect found nothing wrong.
-func (k *Keeper) Status() map[netip.Addr]bool {
+func (k *Reconciler) Status() map[netip.Addr]bool {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	out := map[netip.Addr]bool{}
@@ -983,7 +985,7 @@ func (k *Keeper) Status() map[netip.Addr]bool {
 	return out
 }
 
-// Stats are counters of a Keeper since it was made.
+// Stats are counters of a Reconciler since it was made.
 type Stats struct {
 	// Lapses is how often a lease ran out although we meant to hold it.
 	Lapses uint64
@@ -999,13 +1001,13 @@ type Stats struct {
 }
 
 // Stats returns the counters.
-func (k *Keeper) Stats() Stats {
+func (k *Reconciler) Stats() Stats {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	return Stats{Lapses: k.lapses.Load(), Overloads: k.overloads, Repairs: maps.Clone(k.repairs), Syncs: k.syncs, SyncTime: k.took}
 }
 
-// Standing is how a Keeper sees itself.
+// Standing is how a Reconciler sees itself.
 type Standing struct {
 	State  State
 	Since  time.Time // State was entered
@@ -1022,7 +1024,7 @@ type Wait struct {
 }
 
 // Standing returns how things are, without waiting for a change under way.
-func (k *Keeper) Standing() Standing {
+func (k *Reconciler) Standing() Standing {
 	k.facts.Lock()
 	defer k.facts.Unlock()
 	reason := k.reason

@@ -17,7 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// node is a fake of what a Keeper works on: kernel, links and listeners. It
+// node is a fake of what a Reconciler works on: kernel, links and listeners. It
 // records every change in order.
 type node struct {
 	mu             sync.Mutex
@@ -197,9 +197,9 @@ func (n *node) takeLog() []string {
 	return log
 }
 
-func newNode() (*node, *Keeper) {
+func newNode() (*node, *Reconciler) {
 	n := &node{answers: map[iptables.Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
-	return n, NewKeeper(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Claims: n.claims}})
+	return n, New(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Claims: n.claims}})
 }
 
 func (n *node) claims() (iptables.Claims, error) {
@@ -228,7 +228,7 @@ func (n *node) expect(t *testing.T, want ...string) {
 
 // attached brings a keeper to Attached and forgets how. The keeper is closed
 // at the end of the test.
-func attached(t *testing.T, k *Keeper, p iptables.Plan, n *node) {
+func attached(t *testing.T, k *Reconciler, p iptables.Plan, n *node) {
 	t.Helper()
 	n.answer(p)
 	if err := k.Prepare(p, checker{n}); err != nil {
@@ -268,7 +268,7 @@ func (n *node) renewals(a netip.Addr) int {
 	return n.renewed[a]
 }
 
-func inBubble(t *testing.T, name string, f func(t *testing.T, n *node, k *Keeper)) {
+func inBubble(t *testing.T, name string, f func(t *testing.T, n *node, k *Reconciler)) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n, k := newNode()
@@ -283,7 +283,7 @@ var (
 )
 
 func TestAttach(t *testing.T) {
-	inBubble(t, "rules come after the listeners", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "rules come after the listeners", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		if err := k.Prepare(p, checker{n}); err != nil {
 			t.Fatal(err)
@@ -321,7 +321,7 @@ func TestAttach(t *testing.T) {
 			t.Error("Covers does not tell attached addresses from others")
 		}
 	})
-	inBubble(t, "connections that are tracked are exempted before", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "connections that are tracked are exempted before", func(t *testing.T, n *node, k *Reconciler) {
 		k.cfg.Kernel.Connections = func(es []iptables.Endpoint) ([]iptables.Connection, error) {
 			return make([]iptables.Connection, len(es)), nil
 		}
@@ -336,7 +336,7 @@ func TestAttach(t *testing.T) {
 		n.expect(t, "ensure 10.96.0.10", "reserve 10.96.0.10", "install 10.96.0.10 leases=1",
 			"install 10.96.0.10 leases=1", "exempt 2", "keep 10.96.0.10")
 	})
-	inBubble(t, "without a lease the backend attaches", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "without a lease the backend attaches", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		p.Lease = 0
 		n.answer(p)
@@ -352,7 +352,7 @@ func TestAttach(t *testing.T) {
 			t.Error("lease probes without a lease")
 		}
 	})
-	inBubble(t, "dry-run never attaches", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "dry-run never attaches", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		p.DryRun = true
 		n.answer(p)
@@ -366,7 +366,7 @@ func TestAttach(t *testing.T) {
 			t.Error("attached in dry-run")
 		}
 	})
-	inBubble(t, "a dry run ends what was attached before", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "a dry run ends what was attached before", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		p.DryRun = true
@@ -383,7 +383,7 @@ func TestAttach(t *testing.T) {
 			t.Error("the addresses stayed live, to be attached again as soon as the dry run is over")
 		}
 	})
-	inBubble(t, "is tried again when it fails", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "is tried again when it fails", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		n.answer(p)
 		n.set(func() { n.fail["renew"] = errors.New("no answer to the probe") })
@@ -415,7 +415,7 @@ func TestLease(t *testing.T) {
 			}
 		})
 	}
-	inBubble(t, "is renewed five times in its length", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "is renewed five times in its length", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, two, n)
 		before := n.renewals(clusterIP)
 		settle(10 * time.Second)
@@ -426,7 +426,7 @@ func TestLease(t *testing.T) {
 			t.Error("lapses although all was well")
 		}
 	})
-	inBubble(t, "one address that hangs loses its own lease only", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "one address that hangs loses its own lease only", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, two, n)
 		silence(n, clusterIP)
 		settle(400 * time.Millisecond)
@@ -447,7 +447,7 @@ func TestLease(t *testing.T) {
 			t.Error("not attached again by itself")
 		}
 	})
-	inBubble(t, "lapsed while the probe was under way", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "lapsed while the probe was under way", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.stopped = 3 * time.Second })
 		settle(4 * time.Second)
@@ -455,7 +455,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)
 		}
 	})
-	inBubble(t, "several addresses that lapse at once are one episode", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "several addresses that lapse at once are one episode", func(t *testing.T, n *node, k *Reconciler) {
 		four := planFor("10.96.0.10", "169.254.20.10", "fd00::a", "fd00::b")
 		attached(t, k, four, n)
 		n.set(func() { clear(n.answers) })
@@ -471,7 +471,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d lapses, want one for each address", got)
 		}
 	})
-	inBubble(t, "a probe that takes its time costs the other addresses nothing", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "a probe that takes its time costs the other addresses nothing", func(t *testing.T, n *node, k *Reconciler) {
 		eight := planFor("10.96.0.10", "10.96.0.11", "10.96.0.12", "10.96.0.13", "fd00::a", "fd00::b", "fd00::c", "fd00::d")
 		attached(t, k, eight, n)
 		n.set(func() { n.slow = 200 * time.Millisecond })
@@ -480,7 +480,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, n.logs())
 		}
 	})
-	inBubble(t, "checks and probes that take their time do not add up", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "checks and probes that take their time do not add up", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, two, n)
 		n.set(func() { n.slow, n.slowCheck = 800*time.Millisecond, 400*time.Millisecond })
 		settle(10 * time.Second)
@@ -488,7 +488,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, n.logs())
 		}
 	})
-	inBubble(t, "checks of long ago say nothing", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "checks of long ago say nothing", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, two, n)
 		n.set(func() { n.slowCheck = 5 * time.Second })
 		settle(time.Second)
@@ -501,7 +501,7 @@ func TestLease(t *testing.T) {
 			t.Errorf("%d renewals after checks that took longer than a lease and were not answered", got)
 		}
 	})
-	inBubble(t, "flapping that goes on is left alone most of the time", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "flapping that goes on is left alone most of the time", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		// Well whenever nothing is asked of it, out of lease as soon as it is.
@@ -530,7 +530,7 @@ func TestLease(t *testing.T) {
 			t.Error("one lapse after a long time without counts as flapping")
 		}
 	})
-	inBubble(t, "flapping waits longer each time", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "flapping waits longer each time", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, two, n)
 		for lapse, wait := range []time.Duration{0, againWait, 2 * againWait, 4 * againWait} {
 			silence(n, clusterIP)
@@ -552,7 +552,7 @@ func TestLease(t *testing.T) {
 }
 
 func TestEffect(t *testing.T) {
-	inBubble(t, "attached means that it works", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "attached means that it works", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
 		settle(10 * time.Second)
@@ -571,7 +571,7 @@ func TestEffect(t *testing.T) {
 }
 
 func TestEffectOfALapse(t *testing.T) {
-	inBubble(t, "is nobody else's fault", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "is nobody else's fault", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		// What renews the lease does not run, and so does not know yet.
 		n.set(func() { n.stopped = 4 * time.Second })
@@ -595,7 +595,7 @@ func TestEffectOfALapse(t *testing.T) {
 			t.Errorf("not told of foreign rules after a lapse: log %q", got)
 		}
 	})
-	inBubble(t, "nor is that we hang", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "nor is that we hang", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		p.Lease = 5 * time.Second
 		attached(t, k, p, n)
@@ -608,7 +608,7 @@ func TestEffectOfALapse(t *testing.T) {
 			t.Errorf("%d lapses, log %q", k.Stats().Lapses, got)
 		}
 	})
-	inBubble(t, "and what is not attached has none", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "and what is not attached has none", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
 		settle(3 * effectInterval)
@@ -623,7 +623,7 @@ func TestEffectOfALapse(t *testing.T) {
 			t.Errorf("reason while detached: %v", s.Reason)
 		}
 	})
-	inBubble(t, "nor what is served no longer", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "nor what is served no longer", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.fail["effect"] = errors.New("the query left an entry") })
 		settle(3 * effectInterval)
@@ -642,7 +642,7 @@ func TestEffectOfALapse(t *testing.T) {
 }
 
 func TestSyncsAreTimed(t *testing.T) {
-	inBubble(t, "each of them", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "each of them", func(t *testing.T, n *node, k *Reconciler) {
 		k.cfg.Sync = 10 * time.Second
 		k.cfg.Kernel.Refresh = func(iptables.Rules) error {
 			time.Sleep(300 * time.Millisecond)
@@ -658,7 +658,7 @@ func TestSyncsAreTimed(t *testing.T) {
 }
 
 func TestByHand(t *testing.T) {
-	inBubble(t, "detached until attached", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "detached until attached", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		if err := errors.Join(k.DetachByHand(), k.DetachByHand()); err != nil {
@@ -689,7 +689,7 @@ func TestByHand(t *testing.T) {
 			t.Errorf("a lease given up and taken again counts as lapsed: %d, log %q", k.Stats().Lapses, n.logs())
 		}
 	})
-	inBubble(t, "to and fro is no flapping", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "to and fro is no flapping", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		for range 6 {
 			if err := k.DetachByHand(); err != nil {
@@ -705,7 +705,7 @@ func TestByHand(t *testing.T) {
 			}
 		}
 	})
-	inBubble(t, "attached only when the listeners answer", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "attached only when the listeners answer", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		if err := k.DetachByHand(); err != nil {
@@ -724,7 +724,7 @@ func TestByHand(t *testing.T) {
 			t.Error("the keeper did not go on trying")
 		}
 	})
-	inBubble(t, "what the kernel refuses changes nothing", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "what the kernel refuses changes nothing", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		n.set(func() { n.fail["detach"] = errors.New("no memory") })
@@ -754,7 +754,7 @@ func TestByHand(t *testing.T) {
 		}
 		n.expect(t, "install 10.96.0.10 leases=1")
 	})
-	inBubble(t, "a reload leaves it so, and says so", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "a reload leaves it so, and says so", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		if err := k.DetachByHand(); err != nil {
@@ -781,7 +781,7 @@ func TestByHand(t *testing.T) {
 			t.Errorf("%d lapses", k.Stats().Lapses)
 		}
 	})
-	inBubble(t, "not in a dry run", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "not in a dry run", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		p.DryRun = true
 		n.answer(p)
@@ -795,7 +795,7 @@ func TestByHand(t *testing.T) {
 			t.Errorf("attach in a dry run: %v", err)
 		}
 	})
-	inBubble(t, "not while it stops", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "not while it stops", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		if err := k.DetachByHand(); err != nil {
 			t.Fatal(err)
@@ -817,7 +817,7 @@ func TestByHand(t *testing.T) {
 }
 
 func TestRepairs(t *testing.T) {
-	inBubble(t, "within a second of the announcement", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "within a second of the announcement", func(t *testing.T, n *node, k *Reconciler) {
 		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10"), n)
@@ -833,7 +833,7 @@ func TestRepairs(t *testing.T) {
 			t.Errorf("repairs (-want +got):\n%s", diff)
 		}
 	})
-	inBubble(t, "of a link that is set down, before its addresses", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "of a link that is set down, before its addresses", func(t *testing.T, n *node, k *Reconciler) {
 		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10"), n)
@@ -853,7 +853,7 @@ func TestRepairs(t *testing.T) {
 			t.Errorf("set up %d times within ten seconds, want 3", got)
 		}
 	})
-	inBubble(t, "of several addresses that go one after the other", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "of several addresses that go one after the other", func(t *testing.T, n *node, k *Reconciler) {
 		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		p := planFor("10.96.0.10", "169.254.20.10", "fd00::a", "fd00::b")
@@ -865,7 +865,7 @@ func TestRepairs(t *testing.T) {
 			n.expect(t, "ensure "+a.String())
 		}
 	})
-	inBubble(t, "as soon as nobody else holds the address", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "as soon as nobody else holds the address", func(t *testing.T, n *node, k *Reconciler) {
 		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10", "169.254.20.10"), n)
@@ -888,13 +888,13 @@ func TestRepairs(t *testing.T) {
 			t.Errorf("%d repairs after the address was given up, want 2", got)
 		}
 	})
-	inBubble(t, "found at the next sync if nobody says", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "found at the next sync if nobody says", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.absent = true })
 		settle(11 * time.Second)
 		n.expect(t, "install 10.96.0.10 leases=1")
 	})
-	inBubble(t, "never fights", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "never fights", func(t *testing.T, n *node, k *Reconciler) {
 		changes := make(chan iptables.Change, 1)
 		k.cfg.Changes = changes
 		attached(t, k, planFor("10.96.0.10"), n)
@@ -926,7 +926,7 @@ func TestStop(t *testing.T) {
 		{"another instance listens there", []string{"10.96.0.10"}, []string{"detach", "yield 2", "close-checks", "remove-rules", "remove-addresses"}},
 		{"another instance listens elsewhere", []string{"169.254.20.10"}, []string{"detach", "close-checks", "remove-rules", "remove-addresses"}},
 	} {
-		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, planFor("10.96.0.10"), n)
 			n.others = tc.others
 			k.cfg.Yield = func(listen []iptables.Endpoint) error { return n.do("yield %d", len(listen)) }
@@ -948,7 +948,7 @@ func TestStop(t *testing.T) {
 // ourselves.
 func TestStopInEveryState(t *testing.T) {
 	p := planFor("10.96.0.10")
-	prepare := func(t *testing.T, n *node, k *Keeper) {
+	prepare := func(t *testing.T, n *node, k *Reconciler) {
 		if err := k.Prepare(p, checker{n}); err != nil {
 			t.Fatal(err)
 		}
@@ -956,22 +956,22 @@ func TestStopInEveryState(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name  string
-		begin func(t *testing.T, n *node, k *Keeper)
+		begin func(t *testing.T, n *node, k *Reconciler)
 		want  []string
 	}{
 		{"before the listeners answer", prepare, []string{"close-checks", "remove-rules", "remove-addresses", "yield 2", "remove-rules", "remove-addresses"}},
-		{"detached by hand", func(t *testing.T, n *node, k *Keeper) {
+		{"detached by hand", func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, p, n)
 			if err := k.DetachByHand(); err != nil {
 				t.Fatal(err)
 			}
 		}, []string{"yield 2", "close-checks", "remove-rules", "remove-addresses"}},
-		{"out of lease", func(t *testing.T, n *node, k *Keeper) {
+		{"out of lease", func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, p, n)
 			n.set(func() { clear(n.answers) })
 			settle(3 * time.Second)
 		}, []string{"yield 2", "close-checks", "remove-rules", "remove-addresses"}},
-		{"out of lease, with a probe under way", func(t *testing.T, n *node, k *Keeper) {
+		{"out of lease, with a probe under way", func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, p, n)
 			n.set(func() { clear(n.answers) })
 			settle(3 * time.Second)
@@ -979,7 +979,7 @@ func TestStopInEveryState(t *testing.T) {
 			n.answer(p)
 			settle(500 * time.Millisecond)
 		}, []string{"detach", "yield 2", "close-checks", "remove-rules", "remove-addresses"}},
-		{"dry-run", func(t *testing.T, n *node, k *Keeper) {
+		{"dry-run", func(t *testing.T, n *node, k *Reconciler) {
 			dry := p
 			dry.DryRun = true
 			n.answer(p)
@@ -989,19 +989,19 @@ func TestStopInEveryState(t *testing.T) {
 			k.Commit()
 			settle(time.Second)
 		}, []string{"yield 2", "close-checks", "remove-rules", "remove-addresses"}},
-		{"a reload waits for its listeners", func(t *testing.T, n *node, k *Keeper) {
+		{"a reload waits for its listeners", func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, p, n)
 			n.set(func() { clear(n.answers) })
 			prepare(t, n, k)
 		}, []string{"close-checks", "install 10.96.0.10 leases=1", "keep 10.96.0.10", "detach", "yield 4", "close-checks", "remove-rules", "remove-addresses"}},
-		{"while it stops already", func(t *testing.T, n *node, k *Keeper) {
+		{"while it stops already", func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, p, n)
 			if err := k.Detach(); err != nil {
 				t.Fatal(err)
 			}
 		}, []string{"close-checks", "remove-rules", "remove-addresses"}},
 	} {
-		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Reconciler) {
 			n.others = []string{"10.96.0.10"}
 			k.cfg.Yield = func(listen []iptables.Endpoint) error { return n.do("yield %d", len(listen)) }
 			tc.begin(t, n, k)
@@ -1021,7 +1021,7 @@ func TestStopInEveryState(t *testing.T) {
 // its addresses on the node before its rules ask for them.
 func TestWhatOthersLeftGoes(t *testing.T) {
 	linkLocal := netip.MustParseAddr("169.254.20.10")
-	inBubble(t, "left for good", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "left for good", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.left = []netip.Addr{linkLocal} })
 		settle(k.cfg.Sync + time.Second)
@@ -1031,7 +1031,7 @@ func TestWhatOthersLeftGoes(t *testing.T) {
 		settle(3 * k.cfg.Sync)
 		n.expect(t)
 	})
-	inBubble(t, "asked for soon after", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "asked for soon after", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		for range 5 {
 			n.set(func() { n.left = []netip.Addr{linkLocal} })
@@ -1041,7 +1041,7 @@ func TestWhatOthersLeftGoes(t *testing.T) {
 		}
 		n.expect(t)
 	})
-	inBubble(t, "the next configuration asks for it", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "the next configuration asks for it", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		n.set(func() { n.left = []netip.Addr{linkLocal} })
 		if err := k.Prepare(planFor("10.96.0.10", "169.254.20.10"), checker{n}); err != nil {
@@ -1056,7 +1056,7 @@ func TestWhatOthersLeftGoes(t *testing.T) {
 // An instance that ends while another one starts does not see yet that this one asks
 // for the addresses, and takes them along.
 func TestAddressesThatGoDuringAStart(t *testing.T) {
-	inBubble(t, "put back", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "put back", func(t *testing.T, n *node, k *Reconciler) {
 		n.set(func() { n.takenAtInstall = []netip.Addr{netip.MustParseAddr("10.96.0.10")} })
 		if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err != nil {
 			t.Fatal(err)
@@ -1098,7 +1098,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 			return Served{Arrived: n, Answered: n, OverTCP: n, Connections: 1}
 		}, 2 * time.Second},
 	} {
-		inBubble(t, tc.name, func(t *testing.T, n *node, k *Keeper) {
+		inBubble(t, tc.name, func(t *testing.T, n *node, k *Reconciler) {
 			attached(t, k, planFor("10.96.0.10"), n)
 			begin := time.Now()
 			k.cfg.Served = func([]iptables.Endpoint) Served { return tc.served(time.Since(begin)) }
@@ -1117,7 +1117,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 			}
 		})
 	}
-	inBubble(t, "what never comes is not waited for twice", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "what never comes is not waited for twice", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
 		k.cfg.Served = func([]iptables.Endpoint) Served { return Served{Arrived: 9, Answered: 8} }
 		begin := time.Now()
@@ -1133,7 +1133,7 @@ func TestDrainEndsEarlyAndIsBounded(t *testing.T) {
 func TestReload(t *testing.T) {
 	old, next := planFor("10.96.0.10"), planFor("10.96.0.10", "169.254.20.10")
 
-	inBubble(t, "to more addresses", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "to more addresses", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, old, n)
 		if err := k.Prepare(next, checker{n}); err != nil {
 			t.Fatal(err)
@@ -1148,7 +1148,7 @@ func TestReload(t *testing.T) {
 			"install 10.96.0.10 169.254.20.10 leases=3",
 			"install 10.96.0.10 169.254.20.10 leases=2", "close-checks", "keep 10.96.0.10 169.254.20.10")
 	})
-	inBubble(t, "to other addresses: the old ones go last", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "to other addresses: the old ones go last", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, old, n)
 		other := planFor("169.254.20.10")
 		if err := k.Prepare(other, checker{n}); err != nil {
@@ -1160,7 +1160,7 @@ func TestReload(t *testing.T) {
 		settle(2 * attachInterval)
 		n.expect(t, "install 169.254.20.10 leases=1", "close-checks", "keep 169.254.20.10")
 	})
-	inBubble(t, "whose listeners cannot be opened", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "whose listeners cannot be opened", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, old, n)
 		if err := k.Prepare(next, checker{n}); err != nil {
 			t.Fatal(err)
@@ -1174,7 +1174,7 @@ func TestReload(t *testing.T) {
 			t.Errorf("state %s", k.State())
 		}
 	})
-	inBubble(t, "rolled back while its listeners are awaited", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "rolled back while its listeners are awaited", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, old, n)
 		if err := k.Prepare(next, checker{n}); err != nil {
 			t.Fatal(err)
@@ -1190,7 +1190,7 @@ func TestReload(t *testing.T) {
 			t.Error("a change that was rolled back was committed")
 		}
 	})
-	inBubble(t, "to another interface is refused", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "to another interface is refused", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, old, n)
 		moved := old
 		moved.Link = "dns0"
@@ -1223,7 +1223,7 @@ func TestAFailedPrepareLeavesNothing(t *testing.T) {
 }
 
 func TestCoversAllocatesNothing(t *testing.T) {
-	inBubble(t, "", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10", "fd00::a"), n)
 		a := netip.MustParseAddr("fd00::a")
 		if got := testing.AllocsPerRun(100, func() { k.Covers(a) }); got != 0 {

@@ -25,7 +25,7 @@ func (o other) Attach() error                            { return o.do("other-at
 func (o other) Remove() error                            { return o.do("other-remove-rules") }
 
 func TestAnotherBackendTakesOver(t *testing.T) {
-	inBubble(t, "its rules attach before the former's go", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "its rules attach before the former's go", func(t *testing.T, n *node, k *Reconciler) {
 		k.cfg.Kernel.Connections = func([]iptables.Endpoint) ([]iptables.Connection, error) { return make([]iptables.Connection, 2), nil }
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
@@ -49,7 +49,7 @@ func TestAnotherBackendTakesOver(t *testing.T) {
 			t.Errorf("%s, backend %s", k.State(), got)
 		}
 	})
-	inBubble(t, "one that is given up leaves the former's rules", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "one that is given up leaves the former's rules", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		if err := k.PrepareOn(other{backend{n}}, p, checker{n}); err != nil {
@@ -64,7 +64,7 @@ func TestAnotherBackendTakesOver(t *testing.T) {
 			t.Errorf("%s", k.State())
 		}
 	})
-	inBubble(t, "the end removes the rules of the one in force", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "the end removes the rules of the one in force", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		attached(t, k, p, n)
 		if err := k.PrepareOn(other{backend{n}}, p, checker{n}); err != nil {
@@ -81,7 +81,7 @@ func TestAnotherBackendTakesOver(t *testing.T) {
 }
 
 func TestAnotherProgramHoldsTheRules(t *testing.T) {
-	inBubble(t, "the start goes on, the rules come later", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "the start goes on, the rules come later", func(t *testing.T, n *node, k *Reconciler) {
 		p := planFor("10.96.0.10")
 		n.answer(p)
 		n.set(func() { n.fail["install"] = fmt.Errorf("lock: %w", iptables.ErrBusy) })
@@ -103,7 +103,7 @@ func TestAnotherProgramHoldsTheRules(t *testing.T) {
 			t.Errorf("%s after the lock was given back", k.State())
 		}
 	})
-	inBubble(t, "any other failure ends the start", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "any other failure ends the start", func(t *testing.T, n *node, k *Reconciler) {
 		n.set(func() { n.fail["install"] = fmt.Errorf("no raw table") })
 		if err := k.Prepare(planFor("10.96.0.10"), checker{n}); err == nil {
 			t.Error("no error")
@@ -112,7 +112,7 @@ func TestAnotherProgramHoldsTheRules(t *testing.T) {
 }
 
 func TestWhatAPredecessorLeft(t *testing.T) {
-	inBubble(t, "goes once our own rules are in force, and the way is looked at again", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "goes once our own rules are in force, and the way is looked at again", func(t *testing.T, n *node, k *Reconciler) {
 		var left, ways atomic.Int64
 		k.cfg.Kernel.Adopt = func(addrs []netip.Addr) (bool, error) {
 			if k.State() != Attached || len(addrs) != 1 {
@@ -146,7 +146,7 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 			t.Errorf("after two more syncs it was looked for %d times", -left.Load())
 		}
 	})
-	inBubble(t, "may be so much that to take it away lasts longer than the lease", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "may be so much that to take it away lasts longer than the lease", func(t *testing.T, n *node, k *Reconciler) {
 		k.cfg.Kernel.Adopt = func([]netip.Addr) (bool, error) {
 			time.Sleep(5 * time.Second)
 			return true, nil
@@ -167,7 +167,7 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 			t.Errorf("%d lapses", lapses)
 		}
 	})
-	inBubble(t, "stays for a dry run", func(t *testing.T, n *node, k *Keeper) {
+	inBubble(t, "stays for a dry run", func(t *testing.T, n *node, k *Reconciler) {
 		k.cfg.Kernel.Adopt = func([]netip.Addr) (bool, error) {
 			t.Error("it was taken away")
 			return false, nil

@@ -63,7 +63,12 @@ func (n *node) Install(r iptables.Rules) error {
 	n.missing, n.takenAtInstall = append(n.missing, n.takenAtInstall...), nil
 	return err
 }
-func (n *node) Exempt(c []iptables.Connection) error { return n.do("exempt %d", len(c)) }
+func (n *node) Exempt(c []iptables.Connection) error {
+	if len(c) == 0 {
+		return nil
+	}
+	return n.do("exempt %d", len(c))
+}
 func (n *node) ExemptOnly(c []iptables.Connection) error {
 	return n.do("exempt only %d", len(c))
 }
@@ -199,7 +204,29 @@ func (n *node) takeLog() []string {
 
 func newNode() (*node, *Reconciler) {
 	n := &node{answers: map[iptables.Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
-	return n, New(Config{Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: Kernel{Claims: n.claims}})
+	return n, New(Config{
+		Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: n.kernel(),
+		Yield:  func([]iptables.Endpoint) error { return nil },
+		Reset:  func([]iptables.Endpoint, []string) error { return nil },
+		Served: func([]iptables.Endpoint) Served { return Served{} },
+	})
+}
+
+// kernel is one in which there is nothing but what the node claims.
+func (n *node) kernel() Kernel {
+	return Kernel{
+		Connections: func([]iptables.Endpoint) ([]iptables.Connection, error) { return nil, nil },
+		Held:        func([]iptables.Endpoint) []iptables.Connection { return nil },
+		Purge:       func([]iptables.Endpoint) error { return nil },
+		Uplinks:     func(iptables.Plan) ([]string, error) { return nil, nil },
+		Unowned:     func([]netip.Addr) []netip.Addr { return nil },
+		Refresh:     func(iptables.Rules) error { return nil },
+		MakeWay:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
+		Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
+		Claims:      n.claims,
+		Explain:     func(netip.Addr) string { return "" },
+		Load:        func([]iptables.Endpoint) Load { return Load{} },
+	}
 }
 
 func (n *node) claims() (iptables.Claims, error) {

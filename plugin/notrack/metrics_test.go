@@ -56,7 +56,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &contract{ledger: ledger.New(ledger.Config{})}
-	k := reconcile.New(reconcile.Config{Backend: backend, Addresses: noAddresses{}, Log: log})
+	k := reconcile.New(stubConfig(backend, noAddresses{}))
 	p.keeper.Store(k)
 	p.reasons.Store(iptables.Backend(backend), "this kernel has nf_tables")
 	t.Cleanup(func() {

@@ -39,6 +39,7 @@ func (n *stubNode) do(what string) error {
 }
 
 func (n *stubNode) Install(iptables.Rules) error       { return nil }
+func (n *stubNode) Exempt([]iptables.Connection) error { return nil }
 func (n *stubNode) Detach([]iptables.Connection) error { return n.do("detach") }
 func (n *stubNode) Name() string                       { return "stub" }
 func (n *stubNode) Table() string                      { return "stub" }
@@ -71,6 +72,29 @@ func (stubAddresses) Left([]netip.Addr) ([]netip.Addr, error)    { return nil, n
 func (stubAddresses) Clear([]netip.Addr) error                   { return nil }
 func (a stubAddresses) Remove() error                            { return a.do("remove addresses") }
 
+// stubConfig is that of a reconciler on a node without anything of others.
+func stubConfig(b iptables.Backend, a reconcile.Addresses) reconcile.Config {
+	return reconcile.Config{
+		Backend: b, Addresses: a, Log: log,
+		Yield:  func([]iptables.Endpoint) error { return nil },
+		Reset:  func([]iptables.Endpoint, []string) error { return nil },
+		Served: func([]iptables.Endpoint) reconcile.Served { return reconcile.Served{} },
+		Kernel: reconcile.Kernel{
+			Connections: func([]iptables.Endpoint) ([]iptables.Connection, error) { return nil, nil },
+			Held:        func([]iptables.Endpoint) []iptables.Connection { return nil },
+			Purge:       func([]iptables.Endpoint) error { return nil },
+			Uplinks:     func(iptables.Plan) ([]string, error) { return nil, nil },
+			Unowned:     func([]netip.Addr) []netip.Addr { return nil },
+			Refresh:     func(iptables.Rules) error { return nil },
+			MakeWay:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
+			Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
+			Claims:      func() (iptables.Claims, error) { return iptables.Claims{}, nil },
+			Explain:     func(netip.Addr) string { return "" },
+			Load:        func([]iptables.Endpoint) reconcile.Load { return reconcile.Load{} },
+		},
+	}
+}
+
 func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 	for _, refused := range []string{"", "detach", "remove rules", "remove addresses"} {
 		t.Run("refused: "+refused, func(t *testing.T) {
@@ -78,7 +102,7 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 				n := &stubNode{refuse: refused}
 				config := &configuration{}
 				p := &contract{current: config, ledger: ledger.New(ledger.Config{})}
-				k := reconcile.New(reconcile.Config{Backend: stubBackend{n}, Addresses: stubAddresses{n}, Log: log})
+				k := reconcile.New(stubConfig(stubBackend{n}, stubAddresses{n}))
 				p.keeper.Store(k)
 				plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, Lease: time.Second}
 				if err := k.Prepare(plan, n); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
 // lossy is a backend whose devices lose their queries as told.
@@ -72,14 +73,13 @@ func TestDeviceIsSetAside(t *testing.T) {
 		expect()
 
 		lose("veth1")
-		k.facts.Lock()
-		k.blocked = map[netip.Addr]error{netip.MustParseAddr("10.96.0.10"): errors.New("a chain drops")}
-		k.facts.Unlock()
+		block := func(blocked map[netip.Addr]error) {
+			k.leases.tell(func(m *lease.Machine) { m.PathChecked(time.Now(), blocked, false) })
+		}
+		block(map[netip.Addr]error{netip.MustParseAddr("10.96.0.10"): errors.New("a chain drops")})
 		settle(3 * deviceInterval)
 		expect() // it is known why, and the lease runs out
-		k.facts.Lock()
-		k.blocked = nil
-		k.facts.Unlock()
+		block(nil)
 
 		lose()
 		settle(3 * deviceInterval)
@@ -93,7 +93,7 @@ func TestDeviceIsSetAside(t *testing.T) {
 			t.Errorf("log %s", n.logs())
 		}
 		lose()
-		settle(asideWait)
+		settle(quarantineWait)
 		if reason := k.Standing().Reason; reason != nil {
 			t.Errorf("reason %v", reason)
 		}

@@ -1,4 +1,4 @@
-package reconcile
+package lease
 
 import (
 	"fmt"
@@ -24,26 +24,26 @@ type Load struct {
 	Waiting, Queued uint64
 }
 
-// pressure tells from two looks at the load what happened between them. The zero
-// value has seen none.
-type pressure struct {
-	former, last look
-	excess       float64 // see overloaded
+// Pressure tells from two samples of the load what happened between them. The zero
+// value has none.
+type Pressure struct {
+	former, last sample
+	excess       float64 // see Overloaded
 
-	history []look // what was seen lately, the last included
+	history []sample // the latest, the last included
 }
 
-// look is the load at a time.
-type look struct {
+// sample is the load at a time.
+type sample struct {
 	at   time.Time
 	load Load
 }
 
 const (
-	// lookInterval is the time between two looks under a limit: some of its periods, and
-	// a part of a lease. Without a limit it is easyInterval.
-	lookInterval = 250 * time.Millisecond
-	easyInterval = time.Second
+	// SampleInterval is the time between two samples under a limit: some of its periods,
+	// and a part of a lease. Without a limit it is easyInterval.
+	SampleInterval = 250 * time.Millisecond
+	easyInterval   = time.Second
 
 	// lapseTakes is the least time in which a lease runs out.
 	lapseTakes = time.Second
@@ -63,20 +63,20 @@ const (
 	longestBacklog = 500 * time.Millisecond
 )
 
-// note takes a look. It reports whether the CPU limit is another than before.
-func (p *pressure) note(now time.Time, l Load) (limitChanged bool) {
+// Note takes a sample. It reports whether the CPU limit is another than before.
+func (p *Pressure) Note(now time.Time, l Load) (limitChanged bool) {
 	first := p.last.at.IsZero()
-	p.former, p.last = p.last, look{now, l}
+	p.former, p.last = p.last, sample{now, l}
 	p.history = append(p.history, p.last)
-	if n := len(p.history); n > int(2*lapseTakes/lookInterval) {
+	if n := len(p.history); n > int(2*lapseTakes/SampleInterval) {
 		p.history = slices.Clone(p.history[1:])
 	}
 	if first {
 		return false
 	}
-	lost, backlog := p.lost()
+	lost, backlog := p.Lost()
 	switch {
-	case p.cause() != Throttled || lost == 0 && backlog < longestBacklog:
+	case p.Cause() != Throttled || lost == 0 && backlog < longestBacklog:
 		p.excess = 0
 	case backlog >= longestBacklog:
 		p.excess = lossBudget
@@ -86,9 +86,9 @@ func (p *pressure) note(now time.Time, l Load) (limitChanged bool) {
 	return l.Limit != p.former.load.Limit
 }
 
-// lost is the part of the queries between the last two looks that was dropped, or
+// Lost is the part of the queries between the last two samples that was dropped, or
 // made those wait longer that come after them, and backlog how long these wait.
-func (p *pressure) lost() (part float64, backlog time.Duration) {
+func (p *Pressure) Lost() (part float64, backlog time.Duration) {
 	from, to := p.former.load, p.last.load
 	arrived, dropped := rise(from.Arrived, to.Arrived), rise(from.Dropped, to.Dropped)
 	behind := rise(from.Waiting, to.Waiting)
@@ -109,17 +109,23 @@ func rise(from, to uint64) uint64 {
 	return to - from
 }
 
-// interval is the time until the next look.
-func (p *pressure) interval() time.Duration {
+// Due reports whether it is time for the next sample.
+func (p *Pressure) Due(now time.Time) bool { return now.Sub(p.last.at) >= p.interval()/2 }
+
+// Limit is the CPU limit of the last sample.
+func (p *Pressure) Limit() float64 { return p.last.load.Limit }
+
+// interval is the time until the next sample.
+func (p *Pressure) interval() time.Duration {
 	if p.last.load.Limit > 0 {
-		return lookInterval
+		return SampleInterval
 	}
 	return easyInterval
 }
 
-// sinceLapse is what happened since a lease that runs out now was renewed.
-func (p *pressure) sinceLapse() pressure {
-	out := pressure{former: p.former, last: p.last}
+// SinceLapse is what happened since a lease that runs out now was renewed.
+func (p *Pressure) SinceLapse() Pressure {
+	out := Pressure{former: p.former, last: p.last}
 	for _, l := range p.history {
 		if p.last.at.Sub(l.at) >= lapseTakes {
 			out.former = l
@@ -128,16 +134,16 @@ func (p *pressure) sinceLapse() pressure {
 	return out
 }
 
-// overloaded reports whether so many queries are lost to the limit that the cluster's
+// Overloaded reports whether so many queries are lost to the limit that the cluster's
 // DNS had better answer them. Queries that are answered, only slowly, are no reason.
-func (p *pressure) overloaded() bool { return p.excess >= lossBudget }
+func (p *Pressure) Overloaded() bool { return p.excess >= lossBudget }
 
-// elapsed is the time between the last two looks.
-func (p *pressure) elapsed() time.Duration { return p.last.at.Sub(p.former.at) }
+// elapsed is the time between the last two samples.
+func (p *Pressure) elapsed() time.Duration { return p.last.at.Sub(p.former.at) }
 
-// cause is what kept the process from running between the last two looks. A process
+// Cause is what kept the process from running between the last two samples. A process
 // that is stopped is neither throttled nor ready to run.
-func (p *pressure) cause() Cause {
+func (p *Pressure) Cause() Cause {
 	elapsed := p.elapsed()
 	if p.former.at.IsZero() || elapsed <= 0 {
 		return Unanswered
@@ -152,15 +158,15 @@ func (p *pressure) cause() Cause {
 	return Unanswered
 }
 
-// explain says what the cause between the last two looks comes from and what can be
+// Explain says what the cause between the last two samples comes from and what can be
 // done, "" where nothing more is known.
-func (p *pressure) explain() string {
+func (p *Pressure) Explain() string {
 	elapsed := p.elapsed()
-	switch p.cause() {
+	switch p.Cause() {
 	case Throttled:
 		used := min(p.last.load.Throttled-p.former.load.Throttled, elapsed)
 		return fmt.Sprintf("this process used up its CPU limit of %s in %.0f %% of the last %s, and does not run in the rest of each period: raise the limit (resources.limits.cpu of its container), or take it away and keep the request",
-			milliCPU(p.last.load.Limit), 100*used.Seconds()/elapsed.Seconds(), elapsed.Round(100*time.Millisecond))
+			MilliCPU(p.last.load.Limit), 100*used.Seconds()/elapsed.Seconds(), elapsed.Round(100*time.Millisecond))
 	case Starved:
 		waited := min(p.last.load.Starved-p.former.load.Starved, elapsed)
 		return fmt.Sprintf("this process was ready to run for %s of the last %s and others had the processors: relieve the node, or raise the CPU request (resources.requests.cpu of its container)",
@@ -169,5 +175,5 @@ func (p *pressure) explain() string {
 	return ""
 }
 
-// milliCPU writes processors as Kubernetes does.
-func milliCPU(n float64) string { return fmt.Sprintf("%.0fm", 1000*n) }
+// MilliCPU writes processors as Kubernetes does.
+func MilliCPU(n float64) string { return fmt.Sprintf("%.0fm", 1000*n) }

@@ -1,4 +1,4 @@
-package reconcile
+package lease
 
 import (
 	"strings"
@@ -48,27 +48,27 @@ func TestPressure(t *testing.T) {
 		{"stopped while throttled", []second{{throttled: all, arrived: 500}, {}}, Unanswered, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var p pressure
+			var p Pressure
 			now, l := time.Now(), Load{Limit: 0.1, Arrived: 12345, Dropped: 678}
-			if p.note(now, l) || p.overloaded() || p.cause() != Unanswered || p.explain() != "" {
-				t.Fatal("one look tells something")
+			if p.Note(now, l) || p.Overloaded() || p.Cause() != Unanswered || p.Explain() != "" {
+				t.Fatal("one sample tells something")
 			}
 			for _, s := range tc.seconds {
 				now = now.Add(time.Second)
 				l = Load{l.Limit, l.Throttled + s.throttled, l.Starved + s.starved, l.Arrived + s.arrived, l.Dropped + s.dropped, s.waiting, s.queued}
-				if p.note(now, l) {
+				if p.Note(now, l) {
 					t.Fatal("the limit is said to have changed")
 				}
 			}
-			if p.cause() != tc.cause || p.overloaded() != tc.overloaded {
-				t.Errorf("%s, overloaded %t (%.2f); want %s, %t", p.cause(), p.overloaded(), p.excess, tc.cause, tc.overloaded)
+			if p.Cause() != tc.cause || p.Overloaded() != tc.overloaded {
+				t.Errorf("%s, overloaded %t (%.2f); want %s, %t", p.Cause(), p.Overloaded(), p.excess, tc.cause, tc.overloaded)
 			}
 			remedy := map[Cause]string{Throttled: "raise the limit", Starved: "relieve the node"}[tc.cause]
-			if got := p.explain(); (got == "") != (remedy == "") || !strings.Contains(got, remedy) {
+			if got := p.Explain(); (got == "") != (remedy == "") || !strings.Contains(got, remedy) {
 				t.Errorf("explained with %q, want %q", got, remedy)
 			}
 			l.Limit = 0.5
-			if !p.note(now.Add(time.Second), l) {
+			if !p.Note(now.Add(time.Second), l) {
 				t.Error("another limit was not noticed")
 			}
 		})

@@ -7,7 +7,23 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
+
+// The waits of package lease: after the second lapse, after the first by a CPU limit,
+// and the longest.
+const (
+	againWait     = 5 * time.Second
+	throttledWait = time.Minute
+	longestWait   = 16 * time.Minute
+)
+
+// second is what happens in one.
+type second struct {
+	throttled, starved time.Duration
+	arrived, dropped   uint64
+	waiting, queued    uint64 // at its end
+}
 
 // limited is a process under a CPU limit: the seconds that it lives through.
 type limited struct {
@@ -69,15 +85,15 @@ func TestOverload(t *testing.T) {
 		l := underLimit(k)
 		attached(t, k, two, n)
 		lastLook := func() time.Duration {
-			k.looking.Lock()
-			defer k.looking.Unlock()
-			return time.Since(k.pressure.last.at)
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return time.Since(l.last)
 		}
 		for lastLook() > time.Millisecond {
 			time.Sleep(time.Millisecond)
 		}
 		l.set(second{throttled: time.Second, arrived: 1000, queued: 2000})
-		time.Sleep(lookInterval * 3 / 4) // the keeper's own look comes later
+		time.Sleep(lease.SampleInterval * 3 / 4) // the keeper's own look comes later
 		k.Crowded()
 		if k.Stats().Overloads != 1 || k.Covers(clusterIP) {
 			t.Error("not given away")
@@ -110,7 +126,7 @@ func TestOverload(t *testing.T) {
 			t.Errorf("more than a line: %q", got)
 		}
 		s := k.Standing()
-		if s.Wait.Cause != Throttled || time.Until(s.Wait.Until) > throttledWait || time.Until(s.Wait.Until) < throttledWait-3*time.Second {
+		if s.Wait.Cause != lease.Throttled || time.Until(s.Wait.Until) > throttledWait || time.Until(s.Wait.Until) < throttledWait-3*time.Second {
 			t.Errorf("wait %+v", s.Wait)
 		}
 		if s.Reason == nil || !strings.Contains(s.Reason.Error(), "left to the cluster's DNS until") || !strings.Contains(s.Reason.Error(), "CPU limit of 100m") {

@@ -69,11 +69,11 @@ func TestAttachWaitsForTheWay(t *testing.T) {
 		if !strings.Contains(n.logs(), "filter_INPUT drops") {
 			t.Errorf("log %s", n.logs())
 		}
-		if limit := int(complainAfter/wayInterval) + 2; n.looks > limit {
+		if limit := int(complainAfter/pathInterval) + 2; n.looks > limit {
 			t.Errorf("%d looks in %s", n.looks, complainAfter)
 		}
 		n.block()
-		settle(wayInterval + 2*attachInterval)
+		settle(pathInterval + 2*attachInterval)
 		if k.State() != Attached {
 			t.Errorf("state %s with the way free: %v", k.State(), k.Standing().Reason)
 		}
@@ -176,7 +176,7 @@ func TestStandBackWaitsForTheProbe(t *testing.T) {
 		const under = 50 * time.Millisecond
 		n.set(func() { n.stopped = under })
 		settle(p.Lease/5 - 1) // just before the next probe, or within it
-		for len(k.probing) == 0 {
+		for len(k.probes.token) == 0 {
 			time.Sleep(time.Millisecond)
 		}
 		n.block("10.96.0.10")

@@ -1,0 +1,292 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+)
+
+const (
+	// lessLease is the time between two rounds without a lease.
+	lessLease = time.Second
+
+	// effectInterval is the time between two checks of the effect.
+	effectInterval = time.Second
+)
+
+// keep holds an attached plan until the context ends. Several things go on at
+// once, since none may wait for another: the lease is renewed after each round
+// of checks that was answered; the effect is checked; what others take away
+// is put back; devices and the load are watched.
+func (r *Reconciler) keep(ctx context.Context, s *serving) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		every(ctx, effectInterval, nil, func(iptables.Change) {
+			r.checkEffect(ctx, s)
+			r.checkCause(ctx, s)
+		})
+	})
+	wg.Go(func() {
+		r.takeOver(ctx, s)
+		every(ctx, r.cfg.Sync, r.cfg.Changes, func(c iptables.Change) { r.sync(ctx, s, c) })
+	})
+	wg.Go(func() { r.watchDevices(ctx, s) })
+	crowded := func() { r.checkLoad(ctx, s, r.mu.TryLock) }
+	r.crowded.Store(&crowded)
+	defer r.crowded.CompareAndSwap(&crowded, nil)
+	wg.Go(func() {
+		every(ctx, lease.SampleInterval, nil, func(iptables.Change) {
+			r.checkLoad(ctx, s, func() bool { r.mu.Lock(); return true })
+		})
+	})
+	interval := s.plan.Lease / 5
+	if interval == 0 {
+		interval = lessLease
+	}
+	every(ctx, interval, nil, func(iptables.Change) { r.renew(ctx, s) })
+}
+
+// every calls f at each interval and at each change until the context ends.
+func every(ctx context.Context, interval time.Duration, changes <-chan iptables.Change, f func(iptables.Change)) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			f(iptables.Change{})
+		case c := <-changes:
+			f(c)
+		}
+	}
+}
+
+// renew runs one round: checks, and at the same time lease probes to the addresses
+// whose endpoints all answered the checks of the round before. One after the other
+// they would take twice as long, which listeners that cannot keep up do not leave
+// us.
+func (r *Reconciler) renew(ctx context.Context, s *serving) {
+	due := asked(&r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
+	var renewals []lease.Renewal
+	var wg sync.WaitGroup
+	wg.Go(func() { renewals = r.renewAll(ctx, s, due) })
+	failed := s.checkAll(ctx)
+	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	var round *lease.Round
+	r.leases.tell(func(*lease.Machine) { round = s.hold.Ended(time.Now(), failed, renewals) })
+	for _, b := range round.Blocked {
+		r.cfg.Log.Warningf("%s: detached, %s: %v", b.Addr, whereTo(b.Why), b.Why)
+	}
+	if len(round.Lapsed) > 0 {
+		r.lapse(s, round)
+	}
+	if len(round.Again) > 0 {
+		r.cfg.Log.Infof("%s: attached again", addressList(round.Again))
+	}
+	r.leases.tell(func(*lease.Machine) {
+		if ctx.Err() == nil {
+			round.Settle(time.Now())
+		}
+	})
+}
+
+// lapse is for leases that ran out. Those of a moment later come from the same.
+func (r *Reconciler) lapse(s *serving, round *lease.Round) {
+	addrs := addressList(round.LapsedAddrs())
+	if round.First {
+		load := r.load.measure(s.plan, &r.leases)
+		load = load.SinceLapse()
+		worst := round.Worst()
+		why := worst.Why
+		if explained := load.Explain(); explained != "" {
+			why = fmt.Errorf("%w; %s", why, explained)
+		}
+		var wait time.Duration
+		r.leases.tell(func(*lease.Machine) { wait = round.Explain(time.Now(), load.Cause(), why) })
+		where := "went to the cluster"
+		if wait > 0 {
+			where = "goes to the cluster for " + wait.String()
+		}
+		r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", addrs, worst.Late.Round(time.Millisecond), where, why)
+	} else {
+		r.cfg.Log.Infof("%s: the lease ran out as well", addrs)
+	}
+	var yield []netip.Addr
+	r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
+	// Where somebody holds up the kernel, what was renewed too late runs out instead.
+	if len(yield) > 0 && r.mu.TryLock() {
+		r.yieldTo(s, yield)
+		r.mu.Unlock()
+	}
+}
+
+// yieldTo leaves addresses to the cluster's DNS. The lock is held.
+func (r *Reconciler) yieldTo(s *serving, addrs []netip.Addr) {
+	if err := r.standBack(s.plan, addrs); err != nil {
+		r.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(addrs), err)
+	}
+}
+
+// checkEffect asks as any client would, and says once when that goes wrong
+// and once when it goes right again.
+func (r *Reconciler) checkEffect(ctx context.Context, s *serving) {
+	for _, a := range s.plan.Addresses() {
+		var may bool
+		r.leases.tell(func(*lease.Machine) { may = s.hold.MayCheckEffect(time.Now(), a) })
+		if !may {
+			continue
+		}
+		began := time.Now()
+		err := s.checker.Effect(ctx, a)
+		if ctx.Err() != nil {
+			return
+		}
+		var effect lease.Effect
+		r.leases.tell(func(*lease.Machine) { effect = s.hold.EffectChecked(began, time.Now(), a, err) })
+		switch effect {
+		case lease.Restored:
+			r.cfg.Log.Infof("%s: the rules have their effect again", a)
+		case lease.Defeated:
+			if why := r.explain(ctx, a); why != "" {
+				err = fmt.Errorf("%w; %s", err, why)
+			}
+			r.leases.tell(func(*lease.Machine) { s.hold.EffectDefeated(a, err) })
+			r.cfg.Log.Warningf("%s: the rules are in force without effect: %v", a, err)
+		}
+	}
+}
+
+// checkCause finds out, once for each time, what of others may keep our checks
+// from being answered. It reads all their rules, and so waits until a lapse that is
+// over by itself would be.
+func (r *Reconciler) checkCause(ctx context.Context, s *serving) {
+	var due bool
+	r.leases.tell(func(m *lease.Machine) {
+		due = m.CauseIsDue(time.Now(), complainAfter, complainAfter+2*effectInterval)
+	})
+	if due && r.findCause(ctx, s) != "" {
+		r.cfg.Log.Warningf("still detached: %v", r.Standing().Reason)
+	}
+}
+
+// findCause looks for what of others may be why a plan is not attached.
+func (r *Reconciler) findCause(ctx context.Context, s *serving) (cause string) {
+	addrs := s.plan.Addresses()
+	if len(addrs) == 0 || len(r.blocked(s.plan)) > 0 {
+		return ""
+	}
+	cause = r.explain(ctx, addrs[0])
+	r.leases.tell(func(m *lease.Machine) { m.FoundCause(cause) })
+	return cause
+}
+
+// explain names what of others defeats the rules for an address, if it is known.
+func (r *Reconciler) explain(ctx context.Context, a netip.Addr) string {
+	if ctx.Err() != nil {
+		return ""
+	}
+	return r.cfg.Kernel.Explain(a)
+}
+
+// checkAll runs one round of checks, for all addresses at once, and returns
+// what went wrong by address.
+func (s *serving) checkAll(ctx context.Context) map[netip.Addr]error {
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		errs = map[netip.Addr]error{}
+	)
+	for _, a := range s.plan.Addresses() {
+		wg.Go(func() {
+			for _, e := range s.plan.Listen {
+				if e.Addr != a {
+					continue
+				}
+				if err := s.checker.Check(ctx, e); err != nil {
+					mu.Lock()
+					errs[a] = fmt.Errorf("%s does not answer: %w", e, err)
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+// prober sends lease probes.
+type prober struct {
+	token chan struct{} // held while lease probes are under way
+}
+
+// all sends probes to all the addresses at once: one that has to find another port,
+// as when another instance comes, must not cost the others their leases.
+func (p *prober) all(addrs []netip.Addr, probe func(netip.Addr) (time.Time, error)) []lease.Renewal {
+	out := make([]lease.Renewal, len(addrs))
+	var wg sync.WaitGroup
+	for i, a := range addrs {
+		wg.Go(func() {
+			answered, err := probe(a)
+			out[i] = lease.Renewal{Addr: a, Answered: answered, Err: err}
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// wait returns when no lease probe is under way.
+func (p *prober) wait() {
+	p.token <- struct{}{}
+	<-p.token
+}
+
+// renewAll renews the leases of addresses, or attaches them where there is no lease.
+func (r *Reconciler) renewAll(ctx context.Context, s *serving, addrs []netip.Addr) []lease.Renewal {
+	if s.plan.Lease == 0 {
+		return r.probes.all(addrs, func(a netip.Addr) (time.Time, error) { return time.Now(), r.attachAgain(ctx, s, a) })
+	}
+	r.probes.token <- struct{}{}
+	defer func() { <-r.probes.token }()
+	return r.probes.all(addrs, func(a netip.Addr) (time.Time, error) {
+		began := time.Now()
+		if err := r.mayProbe(s, a); err != nil {
+			return began, err
+		}
+		answered, err := s.checker.Renew(ctx, a)
+		if err == nil {
+			r.leases.tell(func(m *lease.Machine) { m.Probed(a, began, time.Now(), s.plan.Lease) })
+		}
+		return answered, err
+	})
+}
+
+// mayProbe returns nil unless the way to an address was found blocked since the round
+// began, or the queries were left to the cluster's DNS.
+func (r *Reconciler) mayProbe(s *serving, a netip.Addr) error {
+	return asked(&r.leases, func(m *lease.Machine) error { return m.MayProbe(time.Now(), s.plan, a) })
+}
+
+// attachAgain untracks the queries of a plan without a lease, unless they are.
+func (r *Reconciler) attachAgain(ctx context.Context, s *serving, a netip.Addr) error {
+	if r.Covers(a) {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := errors.Join(ctx.Err(), r.mayProbe(s, a)); err != nil {
+		return err
+	}
+	return s.backend.Attach()
+}

@@ -1,0 +1,74 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+)
+
+// loadMeter measures the load of the process.
+type loadMeter struct {
+	cfg      *Config
+	mu       sync.Mutex // held for a measurement
+	pressure lease.Pressure
+}
+
+// measure takes a sample of the load, if it is time to, and returns what the last two
+// tell. Another CPU limit makes the machine forget the lapses before.
+func (l *loadMeter) measure(p iptables.Plan, leases *machine) lease.Pressure {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.pressure.Due(time.Now()) {
+		return l.pressure
+	}
+	limit := l.pressure.Limit()
+	if l.pressure.Note(time.Now(), l.cfg.Kernel.Load(p.Listen)) {
+		l.cfg.Log.Infof("the CPU limit of this process has changed from %s to %s: the lapses before are forgotten", lease.MilliCPU(limit), lease.MilliCPU(l.pressure.Limit()))
+		leases.tell((*lease.Machine).EndWait)
+	}
+	return l.pressure
+}
+
+// throttled reports whether the CPU limit was used up between the last two samples.
+func (l *loadMeter) throttled() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pressure.Cause() == lease.Throttled
+}
+
+// Crowded is for a query that finds many others before it: it measures the load in
+// the place of the reconciler's own goroutines, which have their turn after them. It
+// does not wait for those who change what is attached.
+func (r *Reconciler) Crowded() {
+	if check := r.crowded.Load(); check != nil {
+		(*check)()
+	}
+}
+
+// checkLoad leaves all queries to the cluster's DNS if too many are lost here to a CPU
+// limit. In its own time the lease would run out, and they would be lost until then.
+// lock takes the lock, or reports that it could not.
+func (r *Reconciler) checkLoad(ctx context.Context, s *serving, lock func() bool) {
+	load := r.load.measure(s.plan, &r.leases)
+	if !load.Overloaded() || !r.mayYield(ctx, s) || !lock() {
+		return
+	}
+	defer r.mu.Unlock()
+	if !r.mayYield(ctx, s) || r.current != s {
+		return
+	}
+	var wait time.Duration
+	r.leases.tell(func(m *lease.Machine) { wait = m.Overloaded(time.Now(), errors.New(load.Explain())) })
+	r.yieldTo(s, s.plan.Addresses())
+	part, backlog := load.Lost()
+	r.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
+		addressList(s.plan.Addresses()), wait, 100*part, backlog.Round(time.Millisecond), load.Explain())
+}
+
+func (r *Reconciler) mayYield(ctx context.Context, s *serving) bool {
+	return ctx.Err() == nil && asked(&r.leases, func(m *lease.Machine) bool { return m.MayYield(time.Now(), s.plan) })
+}

@@ -26,14 +26,14 @@ const (
 // the query rules of what is new. What is attached stays so. On an error the
 // node is as it was before. If another program holds the lock of the rules, they
 // are retried until it releases it, since the listeners can do without.
+//
+// The plan is normalized, and Validate has nothing to say against it: whoever
+// reads the configuration sees to both, and can name the line.
 func (r *Reconciler) Prepare(p iptables.Plan, c Checker) error { return r.PrepareOn(r.Backend(), p, c) }
 
 // PrepareOn is Prepare with another backend. It takes over from the one in
 // force when the plan attaches: there is no moment without the rules of either.
 func (r *Reconciler) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) error {
-	if err := p.Validate(); err != nil {
-		return err
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving || r.closed {
@@ -51,7 +51,7 @@ func (r *Reconciler) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) e
 	if err := r.cfg.Addresses.Ensure(p.Addresses()); err != nil {
 		return err
 	}
-	n := &serving{plan: p.Normalize(), backend: b, checker: c}
+	n := &serving{plan: p, backend: b, checker: c}
 	if err := r.prepare(n); err != nil {
 		return errors.Join(err, c.Close(), r.restore(b))
 	}

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -32,6 +33,19 @@ type Rules struct {
 type Backend interface {
 	// Name is what `backend` in the Corefile calls it, for example "nftables".
 	Name() string
+
+	// Table is the name under which the rules are found: that of a table, or the
+	// beginning of the names of chains.
+	Table() string
+
+	// Owned reports whether the kernel removes the rules when this process dies.
+	// It is known once Install has succeeded.
+	Owned() bool
+
+	// Capabilities says what the backend can do on this node. What takes a probe of
+	// the kernel is probed once; an error that matches ErrBusy says that it could
+	// not be yet, and leaves the fields that say so unset.
+	Capabilities() (Capabilities, error)
 
 	// Install makes the static part equal to the rules in one transaction,
 	// whatever others have done to it since.
@@ -73,9 +87,36 @@ type Backend interface {
 	Counters() (Counters, error)
 }
 
-// DeviceBackend is a backend that sees which devices lose their queries on the way from
-// the rules to the listeners, and can leave these to the cluster's DNS.
-type DeviceBackend interface {
+// Capabilities are what a backend can do on this node besides what [Backend] asks of
+// all, and what it cannot.
+type Capabilities struct {
+	// Variant is that of the programs that the backend runs, legacy or nft. Empty:
+	// it runs none.
+	Variant string
+
+	// NeedsLease says why a plan without a lease would outlive a killed process.
+	// Empty: it would not, or Install refuses such a plan itself.
+	NeedsLease string
+
+	// NoLeases: nothing in this kernel ends rules after a time, so that only plans
+	// without a lease can be installed. It takes a probe.
+	NoLeases bool
+
+	// Lacks names the guarantees that this kernel takes away, one sentence each. It
+	// takes a probe.
+	Lacks []string
+
+	// Devices sees which devices lose their queries. Nil: the backend cannot.
+	Devices Devices
+
+	// Watch calls changed, until the context ends, when others have changed rules of
+	// which the kernel announces nothing. Nil: it announces all.
+	Watch func(ctx context.Context, changed func())
+}
+
+// Devices sees which devices lose their queries on the way from the rules to the
+// listeners, and can leave these to the cluster's DNS.
+type Devices interface {
 	// Lost returns the devices from which queries were untracked within the
 	// last LostFor, of which none arrived. A caller that did not run for a
 	// while finds none.
@@ -84,7 +125,7 @@ type DeviceBackend interface {
 	SetAside(device string, d time.Duration) error
 }
 
-// LostFor is how long [DeviceBackend.Lost] remembers a query.
+// LostFor is how long [Devices.Lost] remembers a query.
 const LostFor = 300 * time.Millisecond
 
 // Change is an announcement of the kernel that rules, links or addresses are not

@@ -116,38 +116,33 @@ func (b *Backend) Variant() Variant {
 	return Auto
 }
 
-// Leases reports whether rules can untrack for a time only. It is known once
-// Probe has succeeded.
-func (b *Backend) Leases() bool {
+// Capabilities implements [iptables.Backend].
+func (b *Backend) Capabilities() (iptables.Capabilities, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.rs.features.leases()
+	c := iptables.Capabilities{Variant: string(b.Variant()), Watch: b.watch}
+	if err := b.probe(); err != nil {
+		return c, err
+	}
+	c.NoLeases = !b.rs.features.leases()
+	c.Lacks = b.rs.features.lacks()
+	return c, nil
 }
 
-// Lost names the guarantees that this kernel's lack of matches takes away, one
-// sentence each. It is known once Probe has succeeded.
-func (b *Backend) Lost() (out []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	has := b.rs.features
-	if !has.leases() {
+// lacks names the guarantees that a kernel's lack of matches takes away, one
+// sentence each.
+func (f features) lacks() (out []string) {
+	if !f.leases() {
 		out = append(out, "this kernel has neither xt_recent nor ip_set with xt_set, so that nothing ends the query rules of a process that was killed or hangs: until it is back, its node has no DNS (load one of them with `modprobe xt_recent` or `modprobe ip_set xt_set`)")
 	}
-	if !has.ipset {
+	if !f.ipset {
 		out = append(out, "this kernel has no ip_set with xt_set, so that rules cannot note TCP connections: one that begins in the moment of attaching, or ends its handshake in that of detaching, may be reset (load them with `modprobe ip_set ip_set_hash_ipportip xt_set`)")
 	}
 	return out
 }
 
-// Probe finds out which matches the kernel has, once. Others' programs may hold
-// the lock; then the error matches [iptables.ErrBusy], and it can be called
-// again.
-func (b *Backend) Probe() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.probe()
-}
-
+// probe finds out which matches the kernel has, once. Others' programs may hold the
+// lock; then the error matches [iptables.ErrBusy], and it can be called again.
 func (b *Backend) probe() error {
 	if b.probed {
 		return nil

@@ -160,10 +160,10 @@ func TestLeasesThatAreRefused(t *testing.T) {
 	if err := without.Install(iptables.Rules{Plan: plan}); err != nil {
 		t.Error(err)
 	}
-	if got := strings.Join(without.Lost(), "\n"); !strings.Contains(got, "killed or hangs") || !strings.Contains(got, "TCP") {
+	if got := strings.Join(without.rs.features.lacks(), "\n"); !strings.Contains(got, "killed or hangs") || !strings.Contains(got, "TCP") {
 		t.Errorf("the losses are said as %q", got)
 	}
-	if got := b.Lost(); len(got) > 0 {
+	if got := b.rs.features.lacks(); len(got) > 0 {
 		t.Errorf("on this kernel nothing is lost, but %q", got)
 	}
 }
@@ -267,7 +267,7 @@ func TestAFailureChangesNothing(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v Variant) {
 		b := newBackend(t, Config{Variant: v})
 		before := saved(t, v)
-		if err := b.Probe(); err != nil {
+		if err := b.probe(); err != nil {
 			t.Fatal(err)
 		}
 		broken := *b.programs[iptables.IPv6]

@@ -51,10 +51,10 @@ func readInfo(f iptables.Family) (info tableInfo, err error) {
 	return info, nil
 }
 
-// Watch calls changed when others have changed the legacy raw tables that hold
+// watch calls changed when others have changed the legacy raw tables that hold
 // our rules, until the context ends. Changes of iptables-nft are announced by
 // the kernel, see package nftables.
-func (b *Backend) Watch(ctx context.Context, changed func()) {
+func (b *Backend) watch(ctx context.Context, changed func()) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	known := map[iptables.Family]tableInfo{}

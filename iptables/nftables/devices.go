@@ -11,7 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-var _ iptables.DeviceBackend = (*Backend)(nil)
+var _ iptables.Devices = (*Backend)(nil)
 
 // Lost returns the devices from which queries were untracked a moment ago, of
 // which none arrived behind the filter rules of the node: whatever drops them

@@ -66,9 +66,18 @@ func New(cfg Config) (*Backend, error) {
 	return b, conn.Close()
 }
 
-// CanOwn reports whether the running kernel binds tables to processes, which
+// Capabilities implements [iptables.Backend].
+func (b *Backend) Capabilities() (iptables.Capabilities, error) {
+	c := iptables.Capabilities{Devices: b}
+	if !canOwn() {
+		c.NeedsLease = "this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process"
+	}
+	return c, nil
+}
+
+// canOwn reports whether the running kernel binds tables to processes, which
 // came with Linux 5.12.
-func CanOwn() bool {
+func canOwn() bool {
 	var u unix.Utsname
 	if unix.Uname(&u) != nil {
 		return false

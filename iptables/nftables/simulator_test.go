@@ -49,6 +49,17 @@ func NewTwin() *Twin {
 // Name returns "twin".
 func (*Twin) Name() string { return "twin" }
 
+// Table implements [iptables.Backend].
+func (*Twin) Table() string { return "twin" }
+
+// Owned implements [iptables.Backend].
+func (*Twin) Owned() bool { return true }
+
+// Capabilities implements [iptables.Backend].
+func (t *Twin) Capabilities() (iptables.Capabilities, error) {
+	return iptables.Capabilities{Devices: t}, nil
+}
+
 // Install implements [iptables.Backend].
 func (t *Twin) Install(r iptables.Rules) error {
 	t.rules, t.present = r, true
@@ -127,10 +138,10 @@ func (t *Twin) ExemptOnly(conns []iptables.Connection) error {
 	return t.Exempt(conns)
 }
 
-// Lost implements [iptables.DeviceBackend]; a twin loses nothing.
+// Lost implements [iptables.Devices]; a twin loses nothing.
 func (*Twin) Lost() ([]string, error) { return nil, nil }
 
-// SetAside implements [iptables.DeviceBackend].
+// SetAside implements [iptables.Devices].
 func (t *Twin) SetAside(device string, d time.Duration) error {
 	t.put(asideSet.name, string(nfnl.DeviceKey(device)), time.Now().Add(d))
 	return nil

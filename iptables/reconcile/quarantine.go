@@ -80,10 +80,10 @@ func (q *quarantine) devices(now time.Time) (devices []string) {
 	return devices
 }
 
-// watchDevices checks the devices until the context ends, if the backend can.
+// watchDevices checks the devices until the context ends, if the backend sees them.
 func (r *Reconciler) watchDevices(ctx context.Context, s *serving) {
-	b, can := s.backend.(iptables.DeviceBackend)
-	if !can || s.plan.DryRun {
+	can, _ := s.backend.Capabilities() // Devices takes no probe
+	if can.Devices == nil || s.plan.DryRun {
 		return
 	}
 	q := newQuarantine()
@@ -91,7 +91,7 @@ func (r *Reconciler) watchDevices(ctx context.Context, s *serving) {
 	every(ctx, deviceInterval, nil, func(iptables.Change) {
 		// Checks read sets of the kernel, for which a CPU limit leaves no time.
 		if n++; n%throttledChecks < 2 || !r.load.throttled() {
-			r.checkDevices(ctx, s, b, q)
+			r.checkDevices(ctx, s, can.Devices, q)
 		}
 	})
 }
@@ -100,7 +100,7 @@ func (r *Reconciler) watchDevices(ctx context.Context, s *serving) {
 // the chains are read to do may be wrong, or nothing that can be read: this is
 // what becomes of the packets. Whoever forbids a single pod to ask forbids it
 // kube-dns as well, so that it is nobody's loss.
-func (r *Reconciler) checkDevices(ctx context.Context, s *serving, b iptables.DeviceBackend, q *quarantine) {
+func (r *Reconciler) checkDevices(ctx context.Context, s *serving, b iptables.Devices, q *quarantine) {
 	lost, err := b.Lost()
 	if err != nil || ctx.Err() != nil {
 		return
@@ -128,7 +128,7 @@ func (r *Reconciler) pathIsNew(p iptables.Plan) bool {
 }
 
 // quarantine leaves the queries of the devices to the cluster's DNS.
-func (r *Reconciler) quarantine(s *serving, b iptables.DeviceBackend, q *quarantine, devices []string) {
+func (r *Reconciler) quarantine(s *serving, b iptables.Devices, q *quarantine, devices []string) {
 	var done []string
 	for _, d := range devices {
 		now := time.Now()

@@ -23,6 +23,10 @@ type lossy struct {
 	asked int // for the lost ones
 }
 
+func (l *lossy) Capabilities() (iptables.Capabilities, error) {
+	return iptables.Capabilities{Devices: l}, nil
+}
+
 func (l *lossy) Lost() ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -54,7 +54,12 @@ func (n *node) do(format string, args ...any) error {
 	return nil
 }
 
-func (n *node) Name() string { return "fake" }
+func (n *node) Name() string  { return "fake" }
+func (n *node) Table() string { return "fake" }
+func (n *node) Owned() bool   { return true }
+func (n *node) Capabilities() (iptables.Capabilities, error) {
+	return iptables.Capabilities{}, nil
+}
 func (n *node) Install(r iptables.Rules) error {
 	err := n.do("install %s leases=%d", addressList(r.Plan.Addresses()), len(r.Leases))
 	n.mu.Lock()

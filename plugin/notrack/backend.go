@@ -43,35 +43,21 @@ const (
 	backendIPTables = "iptables"
 )
 
-// backend is what both backends can say of themselves.
-type backend interface {
-	iptables.Backend
-	// Table is the name under which its rules are found.
-	Table() string
-	// Owned tells that the kernel removes the rules when the process dies.
-	Owned() bool
-}
-
-var (
-	_ backend = (*nftables.Backend)(nil)
-	_ backend = (*binaries.Backend)(nil)
-)
-
 // openNFT opens the nftables backend; tests make it fail.
 var openNFT = func() (*nftables.Backend, error) { return nftables.New(nftables.Config{}) }
 
 // inForce is the keeper's backend; nil without a keeper.
-func (p *contract) inForce() backend {
+func (p *contract) inForce() iptables.Backend {
 	k := p.keeper.Load()
 	if k == nil {
 		return nil
 	}
-	return k.Backend().(backend)
+	return k.Backend()
 }
 
 // choose makes the backend that a configuration asks for and says why it is that
 // one. It changes nothing in the kernel.
-func choose(config *configuration) (b backend, why string, err error) {
+func choose(config *configuration) (b iptables.Backend, why string, err error) {
 	if config.backend == backendIPTables {
 		b, err := newXTables(config)
 		return b, "the Corefile says so", err
@@ -93,7 +79,7 @@ func choose(config *configuration) (b backend, why string, err error) {
 	return b, "this kernel has no " + unsupported.Feature, nil
 }
 
-func newXTables(config *configuration) (backend, error) {
+func newXTables(config *configuration) (iptables.Backend, error) {
 	b, err := binaries.New(binaries.Config{
 		Variant: config.variant,
 		Count:   func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
@@ -105,15 +91,12 @@ func newXTables(config *configuration) (backend, error) {
 }
 
 // serves reports whether a backend is one that the configuration asks for.
-func (c *configuration) serves(b backend) bool {
-	x, isXTables := b.(*binaries.Backend)
-	switch c.backend {
-	case backendIPTables:
-		return isXTables && (c.variant == binaries.Auto || c.variant == x.Variant())
-	case backendNFTables:
-		return !isXTables
+func (c *configuration) serves(b iptables.Backend) bool {
+	if c.backend != backendAuto {
+		can, _ := b.Capabilities() // Variant takes no probe
+		return c.backend == b.Name() && (c.variant == binaries.Auto || string(c.variant) == can.Variant)
 	}
-	if !isXTables {
+	if b.Name() == backendNFTables {
 		return true
 	}
 	// auto keeps iptables only where there is nothing better.
@@ -123,35 +106,32 @@ func (c *configuration) serves(b backend) bool {
 
 // fit adapts the plan to what the backend can do on this kernel, and says what
 // is lost.
-func (c *configuration) fit(b backend) error {
-	x, ok := b.(*binaries.Backend)
-	if !ok {
-		if c.plan.Lease == 0 && !c.plan.DryRun && !nftables.CanOwn() {
-			return errors.New("lease off: this kernel has no owned tables (they came with Linux 5.12), so that only a lease ends the rules of a killed process; drop the option")
-		}
-		return nil
-	}
-	if err := x.Probe(); err != nil {
+func (c *configuration) fit(b iptables.Backend) error {
+	can, err := b.Capabilities()
+	if err != nil {
 		if errors.Is(err, iptables.ErrBusy) {
 			return nil // Install finds out
 		}
 		return err
 	}
-	for _, lost := range x.Lost() {
-		log.Warning(lost)
+	if c.plan.Lease == 0 && !c.plan.DryRun && can.NeedsLease != "" {
+		return fmt.Errorf("lease off: %s; drop the option", can.NeedsLease)
 	}
-	if !x.Leases() {
+	for _, lacks := range can.Lacks {
+		log.Warning(lacks)
+	}
+	if can.NoLeases {
 		c.plan.Lease = 0
 	}
 	return nil
 }
 
 // announce says once which backend was chosen, why, and what it cannot promise.
-func (p *contract) announce(b backend, why string) {
+func (p *contract) announce(b iptables.Backend, why string) {
 	p.reasons.Store(b, why)
-	switch x, ok := b.(*binaries.Backend); {
-	case ok:
-		log.Infof("backend %s (%s binaries), since %s: chains %s-* in the raw tables; after a SIGKILL the lease ends the rules within a second, and the chains stay, inert, until the next start", b.Name(), x.Variant(), why, b.Table())
+	switch can, _ := b.Capabilities(); {
+	case can.Variant != "":
+		log.Infof("backend %s (%s binaries), since %s: chains %s-* in the raw tables; after a SIGKILL the lease ends the rules within a second, and the chains stay, inert, until the next start", b.Name(), can.Variant, why, b.Table())
 	case b.Owned():
 		log.Infof("backend %s, since %s: table inet %s, bound to the life of this process", b.Name(), why, b.Table())
 	default:
@@ -230,16 +210,19 @@ func startWatch() (*watch, error) {
 
 // follow looks at the tables of a backend that the kernel is silent about,
 // instead of those of the one before.
-func (w *watch) follow(b backend) {
+func (w *watch) follow(b iptables.Backend) {
 	w.unfollow()
-	x, ok := b.(*binaries.Backend)
-	if !ok {
+	if b == nil {
+		return
+	}
+	can, _ := b.Capabilities() // Watch takes no probe
+	if can.Watch == nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
 	w.done.Go(func() {
-		x.Watch(ctx, func() {
+		can.Watch(ctx, func() {
 			select {
 			case w.changes <- iptables.Change{}:
 			default:

@@ -58,8 +58,8 @@ func TestChoiceOfTheBackend(t *testing.T) {
 			if err != nil || b.Name() != tc.want || why != tc.why {
 				t.Fatalf("%v since %q, error %v", b, why, err)
 			}
-			if x, ok := b.(*binaries.Backend); ok && tc.variant != binaries.Auto && x.Variant() != tc.variant {
-				t.Errorf("variant %s", x.Variant())
+			if can, err := b.Capabilities(); err != nil || tc.variant != binaries.Auto && can.Variant != string(tc.variant) {
+				t.Errorf("variant %q, error %v", can.Variant, err)
 			}
 			if !config.serves(b) {
 				t.Error("the next load would choose another")
@@ -81,7 +81,7 @@ func TestWhenAReloadChangesTheBackend(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name    string
-		inForce backend
+		inForce iptables.Backend
 		backend string
 		variant binaries.Variant
 		stays   bool

@@ -125,7 +125,7 @@ func (p *contract) begin(config *configuration) error {
 }
 
 // open makes what lasts from the first load with notrack to the last.
-func (p *contract) open(config *configuration, b backend) error {
+func (p *contract) open(config *configuration, b iptables.Backend) error {
 	var err error
 	if p.watch, err = startWatch(); err != nil {
 		return err

@@ -44,7 +44,10 @@ func (n *stubNode) Detach([]iptables.Connection) error { return n.do("detach") }
 func (n *stubNode) Name() string                       { return "stub" }
 func (n *stubNode) Table() string                      { return "stub" }
 func (n *stubNode) Owned() bool                        { return true }
-func (n *stubNode) Present() (bool, error)             { return true, nil }
+func (n *stubNode) Capabilities() (iptables.Capabilities, error) {
+	return iptables.Capabilities{}, nil
+}
+func (n *stubNode) Present() (bool, error) { return true, nil }
 
 func (n *stubNode) Reserve([]netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
 	return nil, nil, nil

@@ -71,11 +71,11 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 		case "remove":
 			err = b.Remove()
 		case "aside":
-			d, can := b.(iptables.DeviceBackend)
-			if !can {
-				t.Fatalf("%s: the backend cannot", step.Do)
+			var can iptables.Capabilities
+			if can, err = b.Capabilities(); err != nil || can.Devices == nil {
+				t.Fatalf("%s: the backend cannot: %v", step.Do, err)
 			}
-			err = d.SetAside(words[1], Long)
+			err = can.Devices.SetAside(words[1], Long)
 		case "end":
 			err = b.EndLease([]netip.Addr{Addr(f, words[1])})
 		case "exempt":

@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
@@ -131,14 +132,14 @@ func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Leas
 			checks = append(checks, iptables.Check{Endpoint: iptables.Endpoint{Addr: a, Port: port, Proto: proto}})
 		}
 		for _, conn := range slices.Concat(p.udp, p.lease) {
-			check(iptables.UDP, udpPort(conn))
+			check(iptables.UDP, sockets.UDPPort(conn))
 		}
 		for _, b := range p.tcp {
 			check(iptables.TCP, b.port)
 		}
 		if e, ok := c.leaseEndpoint(a); ok {
 			for _, conn := range p.lease {
-				leases = append(leases, iptables.Lease{Source: netip.AddrPortFrom(a, udpPort(conn)), Listen: e.AddrPort()})
+				leases = append(leases, iptables.Lease{Source: netip.AddrPortFrom(a, sockets.UDPPort(conn)), Listen: e.AddrPort()})
 			}
 		}
 	}
@@ -320,7 +321,7 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 	if c.tracked == nil {
 		return err
 	}
-	zone, tracked, trackedErr := c.tracked(netip.AddrPortFrom(a, udpPort(conn)), e.AddrPort())
+	zone, tracked, trackedErr := c.tracked(netip.AddrPortFrom(a, sockets.UDPPort(conn)), e.AddrPort())
 	switch {
 	case trackedErr != nil:
 		return errors.Join(err, trackedErr)
@@ -367,7 +368,7 @@ func dialTCP(ctx context.Context, e iptables.Endpoint, source uint16) (net.Conn,
 	d := net.Dialer{
 		LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(e.Addr, source)),
 		Control: func(_, _ string, raw syscall.RawConn) error {
-			return onSocket(raw, func(fd int) error {
+			return sockets.Control(raw, func(fd int) error {
 				return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 			})
 		},
@@ -492,14 +493,4 @@ func bindTCP(a netip.Addr) (boundPort, error) {
 		return boundPort{}, errors.Join(err, unix.Close(fd))
 	}
 	return boundPort{fd: fd, port: port}, nil
-}
-
-func udpPort(conn *net.UDPConn) uint16 {
-	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-}
-
-func onSocket(raw syscall.RawConn, f func(fd int) error) error {
-	var inner error
-	err := raw.Control(func(fd uintptr) { inner = f(int(fd)) })
-	return errors.Join(err, inner)
 }

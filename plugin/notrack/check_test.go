@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -19,7 +20,7 @@ func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listen := unmap(server.LocalAddr().(*net.UDPAddr).AddrPort())
+	listen := sockets.Unmap(server.LocalAddr().(*net.UDPAddr).AddrPort())
 	e := iptables.Endpoint{Addr: listen.Addr(), Port: listen.Port(), Proto: iptables.UDP}
 	config := &configuration{id: "0123456789abcdef", block: block{
 		plan: iptables.Plan{Listen: []iptables.Endpoint{e}}, zones: map[iptables.Endpoint]string{e: "."},
@@ -57,10 +58,10 @@ func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
 			}
 		}
 	}()
-	ours <- udpPort(ports[0])
+	ours <- sockets.UDPPort(ports[0])
 	for _, at := range []int{0, leasePool - 1, leasePool - 1, 0, leasePool - 2} {
 		<-ours
-		ours <- udpPort(ports[at])
+		ours <- sockets.UDPPort(ports[at])
 		// One renewal has to find it within the default lease, of some that the
 		// machine may spoil: a try waits for 100 ms only.
 		var err error

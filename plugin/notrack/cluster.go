@@ -13,6 +13,8 @@ import (
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/agent/sockets"
 )
 
 // miss is a query that a server block passes on.
@@ -95,7 +97,7 @@ func (m *misses) askService(ctx context.Context, network string, service netip.A
 	}
 	defer conn.Close()
 	if local, ok := conn.LocalAddr().(*net.UDPAddr); ok {
-		ours := unmap(local.AddrPort())
+		ours := sockets.Unmap(local.AddrPort())
 		m.ours.Store(ours, true)
 		m.asking.Add(1)
 		defer m.ours.Delete(ours)

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -119,7 +120,7 @@ func stamp(conn *net.UDPConn) error {
 	if err != nil {
 		return err
 	}
-	return onSocket(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
+	return sockets.Control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1) })
 }
 
 // receivedAt is when a packet came in (socket(7), SO_TIMESTAMPNS), or now.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -34,7 +35,7 @@ func TestChecksOfABusyListener(t *testing.T) {
 				t.Fatal(err)
 			}
 			config := loaded(t)
-			e := iptables.Endpoint{Addr: local, Port: udpPort(server), Proto: iptables.UDP}
+			e := iptables.Endpoint{Addr: local, Port: sockets.UDPPort(server), Proto: iptables.UDP}
 			config.zones[e] = "."
 			var came, steps atomic.Uint64
 			done := make(chan struct{})

@@ -8,10 +8,14 @@ import (
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/internal/loglimit"
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // ServeDNS implements plugin.Handler.
@@ -34,7 +38,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	switch proto {
 	case unix.IPPROTO_TCP:
 		process.served.overTCP.Add(1)
-		return n.serveTCP(ctx, n.newTCPWriter(w, client, server), r)
+		return n.serveTCP(ctx, w, r, client, server)
 	case unix.IPPROTO_UDP:
 		if !process.misses.underWay.take(client.Addr()) {
 			return dns.RcodeSuccess, nil // no answer
@@ -54,23 +58,28 @@ func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pendin
 	return process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
 }
 
+// limited holds back lines of the log that clients can bring about.
+var limited = loglimit.New(log)
+
 // serveTCP passes a query on, and closes its connection behind the answer where
 // the next query is better asked over another one.
-func (n *NoTrack) serveTCP(ctx context.Context, w *tcpWriter, r *dns.Msg) (int, error) {
-	query := n.note(w.client, w.server, unix.IPPROTO_TCP)
+func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
+	query := n.note(client, server, unix.IPPROTO_TCP)
 	defer query.Response()
-	serve := n.serveNext
-	if k := process.keeper.Load(); n.config.leaving.Load() || k != nil && k.Released() {
-		serve = n.serveLast
+	tcp := sockets.NewWriter(w, client, server, n.block.WriteTimeout, limited)
+	serve := func() (int, error) {
+		rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, tcp, r)
+		answerError(tcp, r, rcode)
+		return dns.RcodeSuccess, err
 	}
-	return serve(ctx, w, r)
-}
-
-// serveNext passes a query over TCP on.
-func (n *NoTrack) serveNext(ctx context.Context, w *tcpWriter, r *dns.Msg) (int, error) {
-	rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
-	w.answerError(r, rcode)
-	return dns.RcodeSuccess, err
+	k := process.keeper.Load()
+	last := n.config.leaving.Load() || k != nil && k.Released()
+	// Without a zone it is not framed by the DNS server (HTTPS, gRPC, TLS), and the
+	// listener closes it.
+	if last && n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] != "" {
+		return tcp.ServeLast(serve)
+	}
+	return serve()
 }
 
 // waiter is a plugin that holds queries back for the answer to another: `cache`.
@@ -147,17 +156,25 @@ func addresses(w dns.ResponseWriter) (client, server netip.AddrPort, proto uint8
 		if !ok {
 			return
 		}
-		return unmap(remote.AddrPort()), unmap(local.AddrPort()), unix.IPPROTO_UDP
+		return sockets.Unmap(remote.AddrPort()), sockets.Unmap(local.AddrPort()), unix.IPPROTO_UDP
 	case *net.TCPAddr:
 		local, ok := w.LocalAddr().(*net.TCPAddr)
 		if !ok {
 			return
 		}
-		return unmap(remote.AddrPort()), unmap(local.AddrPort()), unix.IPPROTO_TCP
+		return sockets.Unmap(remote.AddrPort()), sockets.Unmap(local.AddrPort()), unix.IPPROTO_TCP
 	}
 	return
 }
 
-func unmap(ap netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+// answerError answers with a response code what no plugin has answered, which the
+// server would do without a deadline.
+func answerError(w dns.ResponseWriter, r *dns.Msg, rcode int) {
+	if plugin.ClientWrite(rcode) {
+		return
+	}
+	answer := new(dns.Msg).SetRcode(r, rcode)
+	state := request.Request{W: w, Req: r}
+	state.SizeAndDo(answer)
+	_ = w.WriteMsg(answer)
 }

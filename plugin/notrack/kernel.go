@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -250,7 +251,7 @@ func answersTracked(server netip.AddrPort) bool {
 		return false
 	}
 	_, err = conn.Read(make([]byte, dns.MaxMsgSize))
-	client := unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	client := sockets.Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
 	if _, _, err := process.zones.tracked(client, server); err != nil {
 		log.Debugf("delete the entry of a question to %s: %v", server, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -135,15 +136,15 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: Claims, Log: log.Infof}, config.plan.Link),
 		Log:       log,
 		Served:    p.whatIsServed,
-		Yield:     yield,
-		Reset:     resetConnections,
+		Yield:     sockets.LeaveToOthers,
+		Reset:     sockets.Reset,
 		Sync:      config.sync,
 		Changes:   p.watch.changes,
 		Kernel: reconcile.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
 				return trackedConnections(endpoints, p.standingPairs())
 			},
-			Held:    connections,
+			Held:    sockets.Connections,
 			Purge:   purgeReversed,
 			Uplinks: p.followUplinks,
 			Unowned: p.services.unowned,
@@ -165,7 +166,7 @@ func (p *contract) whatIsServed(listen []iptables.Endpoint) reconcile.Served {
 		Answered:    answered,
 		Arrived:     p.served.arrived.Load(),
 		OverTCP:     p.served.overTCP.Load(),
-		Connections: len(connections(listen)),
+		Connections: len(sockets.Connections(listen)),
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
@@ -79,7 +80,7 @@ func listeners() []netip.AddrPort {
 			if !ok {
 				continue
 			}
-			ap := unmap(local.AddrPort())
+			ap := sockets.Unmap(local.AddrPort())
 			switch ap.Addr() {
 			case netip.IPv4Unspecified():
 				ap = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port())
@@ -165,8 +166,8 @@ func askFrom(ctx context.Context, name string, server netip.AddrPort, seen *ques
 	if err != nil {
 		return 0, err
 	}
-	came := seen.expect(unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
-	defer seen.forget(unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
+	came := seen.expect(sockets.Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
+	defer seen.forget(sockets.Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
 	if _, err := conn.WriteToUDPAddrPort(packed, server); err != nil {
 		return 0, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 	"testing"
 	"time"
 
@@ -32,10 +31,11 @@ func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 			return rcode, w.WriteMsg(new(dns.Msg).SetReply(r))
 		}),
 	}
+	n.config.leaving.Store(true)
 	return connectionTo(t, func(w dns.ResponseWriter, r *dns.Msg) {
 		client, server, _ := addresses(w)
 		n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] = "."
-		if rcode, err := n.serveLast(t.Context(), n.newTCPWriter(w, client, server), r); !plugin.ClientWrite(rcode) {
+		if rcode, err := n.serveTCP(t.Context(), w, r, client, server); !plugin.ClientWrite(rcode) {
 			t.Errorf("%d %v: CoreDNS's server would answer once more", rcode, err)
 		}
 	})
@@ -145,29 +145,5 @@ func TestErrorBringsTheEndOfTheConnection(t *testing.T) {
 	}
 	if !hungUp(t, conn) {
 		t.Error("not closed behind an answer that no plugin gave")
-	}
-}
-
-// heldConnection is one that its server keeps open.
-func heldConnection(t *testing.T) net.Conn {
-	t.Helper()
-	return connectionTo(t, func(w dns.ResponseWriter, r *dns.Msg) { _ = w.WriteMsg(new(dns.Msg).SetReply(r)) })
-}
-
-func TestConnectionsAreListed(t *testing.T) {
-	t.Parallel()
-	conn := heldConnection(t)
-	ask(t, conn, 1)
-	answered(t, conn, 1)
-	server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-	at := func(proto iptables.Proto) []iptables.Endpoint {
-		return []iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: proto}}
-	}
-	want := []iptables.Connection{{Client: conn.LocalAddr().(*net.TCPAddr).AddrPort(), Listen: server}}
-	if got := connections(at(iptables.TCP)); !slices.Equal(got, want) {
-		t.Errorf("connections %v, want %v", got, want)
-	}
-	if got := connections(at(iptables.UDP)); len(got) != 0 {
-		t.Errorf("TCP connections %v at an endpoint for UDP", got)
 	}
 }

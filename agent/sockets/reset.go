@@ -1,4 +1,4 @@
-package notrack
+package sockets
 
 import (
 	"errors"
@@ -12,9 +12,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// resetConnections implements [reconcile.Config.Reset]. The client sees the reset
+// Reset implements [reconcile.Config.Reset]. The client sees the reset
 // as long as what leaves this node is not dropped as well.
-func resetConnections(endpoints []iptables.Endpoint, devices []string) error {
+func Reset(endpoints []iptables.Endpoint, devices []string) error {
 	listen := transportAddresses(endpoints, iptables.TCP)
 	leadsTo := map[netip.Addr]string{} // by client, the device
 	var errs []error

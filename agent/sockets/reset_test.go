@@ -1,4 +1,4 @@
-package notrack
+package sockets
 
 import (
 	"errors"
@@ -28,15 +28,12 @@ func TestConnectionsAreReset(t *testing.T) {
 			t.Parallel()
 			// A server that leaves the connection open behind its answer.
 			conn := heldConnection(t)
-			ask(t, conn, 1)
-			answered(t, conn, 1)
 			server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-			if err := resetConnections([]iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: tc.proto}}, tc.devices); err != nil {
+			if err := Reset([]iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: tc.proto}}, tc.devices); err != nil {
 				t.Fatal(err)
 			}
 			if !tc.resets {
-				ask(t, conn, 2)
-				answered(t, conn, 2)
+				query(t, conn)
 				return
 			}
 			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
@@ -50,8 +47,6 @@ func TestConnectionsAreReset(t *testing.T) {
 func TestAnotherFileIsNotReset(t *testing.T) {
 	t.Parallel()
 	conn := heldConnection(t)
-	ask(t, conn, 1)
-	answered(t, conn, 1)
 	server, client := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	fd, ok := connection(server, client)
 	if !ok {
@@ -61,6 +56,5 @@ func TestAnotherFileIsNotReset(t *testing.T) {
 	if err := resetConnection(fd, former); err != nil {
 		t.Fatal(err)
 	}
-	ask(t, conn, 2)
-	answered(t, conn, 2)
+	query(t, conn)
 }

@@ -1,4 +1,4 @@
-package notrack
+package sockets
 
 import (
 	"errors"
@@ -9,10 +9,12 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// yield implements [reconcile.Config.Yield] for UDP: a listening socket that is
+// LeaveToOthers implements [reconcile.Config.Yield] for UDP: a listening socket that is
 // closed while packets still come takes what is in its queue along. TCP has
 // nothing of the kind; what a listener has accepted is closed behind an answer.
-func yield(endpoints []iptables.Endpoint) error { return yieldSockets(descriptors(), endpoints) }
+func LeaveToOthers(endpoints []iptables.Endpoint) error {
+	return yieldSockets(descriptors(), endpoints)
+}
 
 // yieldSockets connects those of the sockets that listen at the endpoints to
 // themselves, since from there nothing ever comes. Of a group with SO_REUSEPORT

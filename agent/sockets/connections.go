@@ -1,43 +1,17 @@
-package notrack
+package sockets
 
 import (
-	"context"
+	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 
-	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
 )
-
-// serveLast answers a query and closes its TCP connection if no other one waits
-// in it, so that the client's next query finds the cluster's DNS.
-//
-// The end of the connection leaves in the same segment as the answer. A client
-// that has read the answer can see that there will be no other, and whatever it
-// sends after that it sends over a connection of its own.
-func (n *NoTrack) serveLast(ctx context.Context, w *tcpWriter, r *dns.Msg) (int, error) {
-	fd, ok := connection(w.server, w.client)
-	if !ok || n.config.zones[iptables.Endpoint{Addr: w.server.Addr(), Port: w.server.Port(), Proto: iptables.TCP}] == "" {
-		// Not the socket itself (proxy protocol), or not framed by the DNS
-		// server (HTTPS, gRPC, TLS): the listener closes it.
-		return n.serveNext(ctx, w, r)
-	}
-	// The descriptor stays open until we close it: its only reader is the
-	// goroutine that we run in.
-	cork(fd, 1)
-	rcode, err := n.serveNext(ctx, w, r)
-	switch {
-	case w.closed: // it could not be written to
-	case unread(fd) > 0:
-		cork(fd, 0) // another query waits
-	default:
-		_ = w.Close() // what could not be sent is lost either way
-	}
-	return rcode, err
-}
 
 // connection returns the descriptor of this process's TCP connection between
 // the two transport addresses. CoreDNS hands no handler the connection itself.
@@ -50,8 +24,8 @@ func connection(local, remote netip.AddrPort) (fd int, ok bool) {
 	return 0, false
 }
 
-// connections lists this process's TCP connections at the endpoints.
-func connections(endpoints []iptables.Endpoint) []iptables.Connection {
+// Connections lists this process's TCP connections at the endpoints.
+func Connections(endpoints []iptables.Endpoint) []iptables.Connection {
 	listen := transportAddresses(endpoints, iptables.TCP)
 	var out []iptables.Connection
 	for _, fd := range descriptors() {
@@ -139,4 +113,21 @@ func unread(fd int) int {
 		return 0
 	}
 	return n
+}
+
+// Unmap returns a transport address without the mapping of IPv4 into IPv6.
+func Unmap(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// UDPPort returns the port to which a socket is bound.
+func UDPPort(conn *net.UDPConn) uint16 {
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+}
+
+// Control calls f with the descriptor of a socket.
+func Control(raw syscall.RawConn, f func(fd int) error) error {
+	var inner error
+	err := raw.Control(func(fd uintptr) { inner = f(int(fd)) })
+	return errors.Join(err, inner)
 }

@@ -1,4 +1,4 @@
-package notrack
+package sockets
 
 import (
 	"context"
@@ -18,7 +18,7 @@ func listenTogether(t *testing.T, at string) (*net.UDPConn, int) {
 	t.Helper()
 	fd := -1
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return onSocket(raw, func(s int) error {
+		return Control(raw, func(s int) error {
 			fd = s
 			return unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
 		})
@@ -76,7 +76,7 @@ func TestYield(t *testing.T) {
 				}
 			}
 			for _, client := range after {
-				if fromFirst[unmap(client.LocalAddr().(*net.UDPAddr).AddrPort())] {
+				if fromFirst[Unmap(client.LocalAddr().(*net.UDPAddr).AddrPort())] {
 					t.Errorf("%s asked after the first had yielded, and was answered by it", client.LocalAddr())
 				}
 			}
@@ -103,7 +103,7 @@ func answerAll(t *testing.T, conn *net.UDPConn) map[netip.AddrPort]bool {
 	}
 	for {
 		waiting := false
-		if err := onSocket(raw, func(fd int) error { waiting = unread(fd) > 0; return nil }); err != nil {
+		if err := Control(raw, func(fd int) error { waiting = unread(fd) > 0; return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if !waiting {
@@ -116,6 +116,6 @@ func answerAll(t *testing.T, conn *net.UDPConn) map[netip.AddrPort]bool {
 		if _, _, err := conn.WriteMsgUDPAddrPort([]byte("answer"), nil, from); err != nil {
 			t.Fatal(err)
 		}
-		clients[unmap(from)] = true
+		clients[Unmap(from)] = true
 	}
 }

@@ -1,0 +1,62 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+const (
+	// roomUnderLimit is the size of a listener's buffer under a CPU limit, in bytes as
+	// the kernel counts them: some 2,700 queries. Those that come while the process
+	// does not run, and until kube-dns is asked in its place, wait there.
+	roomUnderLimit = 2 << 20
+
+	// bytesPerQuery is what the kernel counts for a query (truesize of a small packet
+	// from a veth, Linux 6.18, x86-64).
+	bytesPerQuery = 768
+)
+
+// Buffers returns about how many queries wait in the buffers of this process's
+// listeners at the endpoints, and for how many there was no room so far. It gives
+// those that are small the size that they need under a CPU limit, and returns an
+// error where that is not possible.
+func Buffers(endpoints []iptables.Endpoint) (queued, dropped uint64, err error) {
+	for _, s := range listeningUDP(descriptors(), endpoints) {
+		q, d := bufferOf(s.fd)
+		queued, dropped = queued+q, dropped+d
+		if e := enlarge(s.fd); e != nil && err == nil {
+			err = e
+		}
+	}
+	return queued, dropped, err
+}
+
+// enlarge gives a listener the buffer that it needs under a CPU limit.
+func enlarge(fd int) error {
+	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil || size >= roomUnderLimit {
+		return err
+	}
+	// The kernel doubles what is asked for (socket(7)).
+	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, roomUnderLimit/2)
+}
+
+// bufferOf is about how many queries are in a socket's buffer, and for how many there
+// was no room so far (SO_MEMINFO, since Linux 4.12; include/uapi/linux/sock_diag.h,
+// SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_DROPS).
+func bufferOf(fd int) (queued, dropped uint64) {
+	const words, allocated, drops = 9, 0, 8
+	var info [words * 4]byte
+	size := uint32(len(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 || size < uint32(len(info)) {
+		return 0, 0
+	}
+	word := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(info[i*4:])) }
+	return word(allocated) / bytesPerQuery, word(drops)
+}

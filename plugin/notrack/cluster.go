@@ -15,6 +15,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/agent/tuple"
 )
 
 // miss is a query that a server block passes on.
@@ -42,7 +43,7 @@ var errNobodyElse = errors.New("nobody else answers at this address")
 // kube-proxy leads us to kube-dns. What comes back to ourselves, since rules of
 // another instance bring it here, is dropped and tried again from another port.
 func (m *misses) askCluster(ctx context.Context, q miss, l *loss) error {
-	_, server, _ := addresses(q.w)
+	_, server, _ := tuple.Of(q.w)
 	service, ok := l.instead[server.Addr()]
 	if !ok { // a refresh, which is nobody's query
 		for _, service = range l.instead {

@@ -3,7 +3,6 @@ package notrack
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/agent/tuple"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/loglimit"
 	"github.com/trackless-dns/trackless/iptables"
@@ -20,8 +20,8 @@ import (
 
 // ServeDNS implements plugin.Handler.
 func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
-	w = addressed(w)
-	client, server, proto := addresses(w)
+	w = tuple.WithDestination(w)
+	client, server, proto := tuple.Of(w)
 	if len(r.Question) == 1 && client.Addr() == server.Addr() {
 		// From this node to itself: perhaps a check of ours. They end here,
 		// so that they enter neither metrics nor log.
@@ -139,32 +139,12 @@ func (*checkpoint) Name() string { return directive + "_checkpoint" }
 // ServeDNS implements plugin.Handler.
 func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	if len(r.Question) == 1 {
-		client, server, _ := addresses(w)
+		client, server, _ := tuple.Of(w)
 		if probe, ok := p.config.probeOf(r.Question[0].Name); ok && probe.own && client.Addr() == server.Addr() {
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
 	return process.misses.failing.serve(ctx, miss{p.block, p.Next, w, r}, process.misses.serveMiss)
-}
-
-// addresses returns the two ends of a query and the protocol between them as
-// conntrack's tuple has them; the zero values for other kinds of address.
-func addresses(w dns.ResponseWriter) (client, server netip.AddrPort, proto uint8) {
-	switch remote := w.RemoteAddr().(type) {
-	case *net.UDPAddr:
-		local, ok := w.LocalAddr().(*net.UDPAddr)
-		if !ok {
-			return
-		}
-		return sockets.Unmap(remote.AddrPort()), sockets.Unmap(local.AddrPort()), unix.IPPROTO_UDP
-	case *net.TCPAddr:
-		local, ok := w.LocalAddr().(*net.TCPAddr)
-		if !ok {
-			return
-		}
-		return sockets.Unmap(remote.AddrPort()), sockets.Unmap(local.AddrPort()), unix.IPPROTO_TCP
-	}
-	return
 }
 
 // answerError answers with a response code what no plugin has answered, which the

@@ -11,7 +11,6 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
 )
 
 // writer is a response writer between two given transport addresses.
@@ -130,27 +129,5 @@ func TestCheckNamesFit(t *testing.T) {
 				t.Errorf("%q in upper case: %+v, %v", name, p, ok)
 			}
 		}
-	}
-}
-
-func TestAddresses(t *testing.T) {
-	for _, tc := range []struct {
-		name          string
-		remote, local net.Addr
-		want          string
-		proto         uint8
-	}{
-		{"UDP", udp("10.244.0.11:4000"), udp("10.96.0.10:53"), "10.244.0.11:4000 10.96.0.10:53", unix.IPPROTO_UDP},
-		{"TCP", tcp("10.244.0.11:4000"), tcp("10.96.0.10:53"), "10.244.0.11:4000 10.96.0.10:53", unix.IPPROTO_TCP},
-		{"IPv6", udp("[fd00::1]:4000"), udp("[fd00::a]:53"), "[fd00::1]:4000 [fd00::a]:53", unix.IPPROTO_UDP},
-		{"IPv4 on a wildcard IPv6 socket", &net.UDPAddr{IP: net.ParseIP("10.244.0.11"), Port: 4000}, udp("10.96.0.10:53"), "10.244.0.11:4000 10.96.0.10:53", unix.IPPROTO_UDP},
-		{"neither", &net.UnixAddr{Name: "x"}, udp("10.96.0.10:53"), "invalid AddrPort invalid AddrPort", 0},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			client, server, proto := addresses(&writer{remote: tc.remote, local: tc.local})
-			if got := client.String() + " " + server.String(); got != tc.want || proto != tc.proto {
-				t.Errorf("got %s proto %d, want %s proto %d", got, proto, tc.want, tc.proto)
-			}
-		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/tuple"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -33,7 +34,7 @@ func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 	}
 	n.config.leaving.Store(true)
 	return connectionTo(t, func(w dns.ResponseWriter, r *dns.Msg) {
-		client, server, _ := addresses(w)
+		client, server, _ := tuple.Of(w)
 		n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] = "."
 		if rcode, err := n.serveTCP(t.Context(), w, r, client, server); !plugin.ClientWrite(rcode) {
 			t.Errorf("%d %v: CoreDNS's server would answer once more", rcode, err)

@@ -7,6 +7,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/agent/tuple"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 // serveMiss passes a miss on, or asks the cluster's DNS if the Service of the
 // block is gone, and does so again if that changed meanwhile.
 func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
-	client, _, proto := addresses(q.w)
+	client, _, proto := tuple.Of(q.w)
 	end, err := m.underWay.begin(client.Addr(), proto == unix.IPPROTO_UDP, m.slowMiss)
 	if err != nil {
 		return dns.RcodeRefused, plugin.Error(directive, err)

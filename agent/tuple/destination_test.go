@@ -1,4 +1,4 @@
-package notrack
+package tuple
 
 import (
 	"net"
@@ -33,8 +33,8 @@ func TestDestination(t *testing.T) {
 				t.Fatal(err)
 			}
 			server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
-				w = addressed(&wrapped{ResponseWriter: request.NewScrubWriter(r, w)})
-				_, to, _ := addresses(w)
+				w = WithDestination(&wrapped{ResponseWriter: request.NewScrubWriter(r, w)})
+				_, to, _ := Of(w)
 				seen <- to
 				_ = w.WriteMsg(new(dns.Msg).SetReply(r))
 			})}

@@ -1,4 +1,6 @@
-package notrack
+// Package tuple tells the two transport addresses of a query and the protocol
+// between them, as conntrack's tuple has them.
+package tuple
 
 import (
 	"encoding/binary"
@@ -9,7 +11,29 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/agent/sockets"
 )
+
+// Of returns the two ends of a query and the protocol between them as
+// conntrack's tuple has them; the zero values for other kinds of address.
+func Of(w dns.ResponseWriter) (client, server netip.AddrPort, proto uint8) {
+	switch remote := w.RemoteAddr().(type) {
+	case *net.UDPAddr:
+		local, ok := w.LocalAddr().(*net.UDPAddr)
+		if !ok {
+			return
+		}
+		return sockets.Unmap(remote.AddrPort()), sockets.Unmap(local.AddrPort()), unix.IPPROTO_UDP
+	case *net.TCPAddr:
+		local, ok := w.LocalAddr().(*net.TCPAddr)
+		if !ok {
+			return
+		}
+		return sockets.Unmap(remote.AddrPort()), sockets.Unmap(local.AddrPort()), unix.IPPROTO_TCP
+	}
+	return
+}
 
 // A socket on the wildcard address has no address of its own to tell what a query
 // was sent to. miekg/dns asks the kernel for it (IP_PKTINFO, IPV6_RECVPKTINFO), so
@@ -17,9 +41,9 @@ import (
 // nobody. Reading them by reflection is what is left: a DecorateReader would see
 // them, and CoreDNS sets none.
 
-// addressed gives the writer of a query over UDP the address to which the query was
+// WithDestination gives the writer of a query over UDP the address to which the query was
 // sent. Other writers are returned as they are.
-func addressed(w dns.ResponseWriter) dns.ResponseWriter {
+func WithDestination(w dns.ResponseWriter) dns.ResponseWriter {
 	local, ok := w.LocalAddr().(*net.UDPAddr)
 	if !ok || !local.IP.IsUnspecified() {
 		return w

@@ -17,11 +17,11 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/nodecache"
-	"github.com/trackless-dns/trackless/plugin/notrack"
 	"github.com/trackless-dns/trackless/plugin/upstream"
 )
 
@@ -71,7 +71,7 @@ func (n *nodeCacheSource) start() error {
 		n.options.SetupIPTables = false
 	}
 	if n.options.SetupIPTables {
-		bridge, err := notrack.BridgedUplink()
+		bridge, err := devices.BridgedUplink()
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package notrack
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/coredns/coredns/core/dnsserver"

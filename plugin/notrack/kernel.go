@@ -2,7 +2,6 @@ package notrack
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jsimonetti/rtnetlink/v2"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
@@ -21,7 +19,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/legacy"
-	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // withTable runs f on a connection to the kernel's table. Where the kernel has
@@ -96,77 +93,6 @@ func purgeReversed(endpoints []iptables.Endpoint) error {
 		}
 		return nil
 	})
-}
-
-// uplinks returns the devices by which routes lead to the rest of the world.
-func uplinks() ([]string, error) {
-	routes, err := route.List(0)
-	if err != nil {
-		return nil, err
-	}
-	indexes := route.Uplinks(routes)
-	links, err := listLinks()
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, l := range links {
-		if slices.Contains(indexes, l.Index) {
-			out = append(out, l.Attributes.Name)
-		}
-	}
-	slices.Sort(out)
-	return out, nil
-}
-
-// listLinks returns the links of this network namespace that have attributes.
-func listLinks() ([]rtnetlink.LinkMessage, error) {
-	conn, err := rtnetlink.Dial(nil)
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	defer conn.Close()
-	links, err := conn.Link.List()
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	return slices.DeleteFunc(links, func(l rtnetlink.LinkMessage) bool { return l.Attributes == nil }), nil
-}
-
-// bridgedUplink returns an uplink that is a bridge: pods may sit behind it as
-// well as the rest of the world, and only their addresses tell them apart.
-func bridgedUplink(names []string) (string, error) {
-	links, err := listLinks()
-	if err != nil {
-		return "", err
-	}
-	for _, l := range links {
-		a := l.Attributes
-		if a.Info != nil && a.Info.Kind == "bridge" && slices.Contains(names, a.Name) {
-			return a.Name, nil
-		}
-	}
-	return "", nil
-}
-
-// linkMasters returns every link with the one that it is a port of, empty for
-// none.
-func linkMasters() (map[string]string, error) {
-	links, err := listLinks()
-	if err != nil {
-		return nil, err
-	}
-	names, out := map[uint32]string{}, map[string]string{}
-	for _, l := range links {
-		names[l.Index] = l.Attributes.Name
-	}
-	for _, l := range links {
-		out[l.Attributes.Name] = ""
-		if master := l.Attributes.Master; master != nil {
-			out[l.Attributes.Name] = names[*master]
-		}
-	}
-	return out, nil
 }
 
 // services knows which addresses a Service owns. What it found out about a

@@ -11,6 +11,8 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent/devices"
+	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
@@ -44,7 +46,6 @@ type contract struct {
 	mu       sync.Mutex
 	accounts accounts
 	watch    *watch
-	bridge   string         // the uplink that became a bridge, of the keeper alone
 	current  *configuration // the last load that was started
 	stopping bool           // the shutdown callbacks have run
 }
@@ -95,7 +96,7 @@ func (p *contract) start(config *configuration) error {
 }
 
 func (p *contract) begin(config *configuration) error {
-	if err := errors.Join(checkNames(config.plan), checkUplinks(config.plan)); err != nil {
+	if err := devices.Check(config.plan, log); err != nil {
 		return err
 	}
 	b, why := p.inForce(), ""
@@ -131,6 +132,7 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 	if p.watch, err = startWatch(); err != nil {
 		return err
 	}
+	follower := &devices.Follower{Log: log}
 	p.keeper.Store(reconcile.New(reconcile.Config{
 		Backend:   b,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: Claims, Log: log.Infof}, config.plan.Link),
@@ -146,13 +148,13 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 			},
 			Held:    sockets.Connections,
 			Purge:   purgeReversed,
-			Uplinks: p.followUplinks,
+			Uplinks: follower.Uplinks,
 			Unowned: p.services.unowned,
 			Refresh: p.refresh,
-			MakeWay: inTheWay(new(wayMaker)),
+			MakeWay: (&firewall.Opener{Log: log}).Open,
 			Adopt:   new(adopter).adopt,
 			Claims:  Claims,
-			Explain: explain,
+			Explain: firewall.Explain,
 			Load:    p.load,
 		},
 	}))
@@ -211,7 +213,7 @@ func (p *contract) failover(config *configuration) error {
 	}
 	p.pairs.Store(&pairs)
 	r := iptables.Rules{Plan: config.plan}
-	names, err := uplinksOf(config.plan)
+	names, err := devices.UplinksOf(config.plan)
 	if err == nil {
 		r.Uplinks = names
 		err = p.refresh(r)
@@ -225,45 +227,6 @@ func (p *contract) failover(config *configuration) error {
 			return nil
 		}
 		return errors.Join(err, p.keeper.Load().Rollback())
-	}
-	return nil
-}
-
-// checkNames refuses uplinks by which no packet arrives: what comes in over the
-// port of a bridge or bond arrives by the latter, and would be served.
-func checkNames(plan iptables.Plan) error {
-	masters, err := linkMasters()
-	if err != nil {
-		return err
-	}
-	for _, name := range plan.Uplinks {
-		master, there := masters[name]
-		switch {
-		case !there:
-			log.Warningf("uplinks %s: there is no such interface now; whoever comes in over another one is served", name)
-		case master != "":
-			return fmt.Errorf("uplinks %s: it is a port of %s, by which its packets arrive: name %s instead", name, master, master)
-		}
-	}
-	return nil
-}
-
-// checkUplinks refuses a bridge that is an uplink unless sources tell pods from
-// the rest of the world behind it.
-func checkUplinks(plan iptables.Plan) error {
-	if len(plan.Sources) > 0 {
-		return nil
-	}
-	names, err := uplinksOf(plan)
-	if err != nil {
-		return err
-	}
-	bridge, err := bridgedUplink(names)
-	if err != nil {
-		return err
-	}
-	if bridge != "" {
-		return fmt.Errorf("the uplink %s is a bridge, and pods may be behind it as well as the rest of the world: say who is served with `sources CIDR...`", bridge)
 	}
 	return nil
 }

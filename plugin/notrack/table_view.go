@@ -11,6 +11,7 @@ import (
 
 	"github.com/jsimonetti/rtnetlink/v2"
 
+	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
@@ -202,11 +203,11 @@ func readOrigins(named []string) (origins, error) {
 		}
 	}
 	if len(named) == 0 {
-		if named, err = uplinks(); err != nil {
+		if named, err = devices.Uplinks(); err != nil {
 			return s, err
 		}
 	}
-	links, err := listLinks()
+	links, err := devices.List()
 	if err != nil {
 		return s, err
 	}
@@ -222,8 +223,7 @@ func readOrigins(named []string) (origins, error) {
 func podDevices(links []rtnetlink.LinkMessage, uplinks []string) map[uint32]bool {
 	out := map[uint32]bool{}
 	for _, l := range links {
-		a := l.Attributes
-		out[l.Index] = a.Info != nil && slices.Contains(podKinds, a.Info.Kind) && !slices.Contains(uplinks, a.Name)
+		out[l.Index] = devices.HasPods(l) && !slices.Contains(uplinks, l.Attributes.Name)
 	}
 	return out
 }

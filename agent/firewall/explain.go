@@ -1,4 +1,4 @@
-package notrack
+package firewall
 
 import (
 	"fmt"
@@ -10,14 +10,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 )
 
-// explain names what of others may defeat our rules for the address: rules that
+// Explain names what of others may defeat our rules for the address: rules that
 // meet its DNS before conntrack sees it, and eBPF programs through which packets
 // or sockets pass before any rule. It is empty if there are none.
-func explain(a netip.Addr) string {
+func Explain(a netip.Addr) string {
 	var found []string
 	var endpoints []iptables.Endpoint
 	for _, p := range []iptables.Proto{iptables.UDP, iptables.TCP} {
@@ -88,7 +89,7 @@ func programs(a netip.Addr) []string {
 			out = append(out, fmt.Sprintf("%d eBPF programs at the sockets of all processes, as a load balancer in place of kube-proxy has them", n))
 		}
 	}
-	links, err := listLinks()
+	links, err := devices.List()
 	if err != nil {
 		return out
 	}

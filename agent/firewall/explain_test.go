@@ -1,4 +1,4 @@
-package notrack
+package firewall
 
 import (
 	"net/netip"
@@ -37,7 +37,7 @@ func TestExplain(t *testing.T) {
 					t.Fatalf("%v\n%s", err, out)
 				}
 			}
-			got := explain(a)
+			got := Explain(a)
 			// Programs of the host's are named as well.
 			if strings.Contains(got, "chain ") != (tc.rules != "") {
 				t.Errorf("%q", got)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -28,7 +29,7 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 	for _, a := range []netip.Addr{left, other} {
 		rules.Plan.Listen = append(rules.Plan.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP})
 	}
-	look := inTheWay(new(wayMaker))
+	look := (&firewall.Opener{Log: log}).Open
 	if blocked, _ := look(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
 		t.Errorf("without the lock: %v", blocked)
 	}

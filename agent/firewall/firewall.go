@@ -1,8 +1,12 @@
-package notrack
+// Package firewall is about other programs' rules that keep untracked DNS from us or
+// have it tracked: chains of the host that drop it, and rules and programs that meet
+// it before ours do. Where it may it lets DNS pass, and names the others.
+package firewall
 
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -11,34 +15,53 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/devices"
+	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/legacy"
-	"github.com/trackless-dns/trackless/iptables/route"
+	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
-// wayMaker lets untracked DNS pass the filter chains of the host. It is used by
+// An Opener lets untracked DNS pass the filter chains of the host. It is used by
 // one goroutine at a time.
-type wayMaker struct {
-	seen    wayFacts
+type Opener struct {
+	Log logger.Logger
+
+	seen    chainFacts
 	blocked map[netip.Addr]error
 	added   []time.Time // when rules were put in place
 	failure string      // said last
 }
 
-// wayFacts are what the way depends on. Legacy tables change without a sign.
-type wayFacts struct {
+// chainFacts are what it depends on whether DNS passes. Legacy tables change without a sign.
+type chainFacts struct {
 	generation uint32
 	legacy     bool
 	devices    []hostrules.Device
 	rules      iptables.Rules
 }
 
-// makeWay returns by address what still drops untracked DNS, and whether accept
+// Open implements [iptables.Kernel.MakeWay]. To what the filter chains of others drop
+// it adds what a predecessor left and cannot be taken away: to say that queries can
+// be given back would not be true.
+func (m *Opener) Open(r iptables.Rules) (map[netip.Addr]error, bool) {
+	out := map[netip.Addr]error{}
+	blocked, cleared := m.openChains(r)
+	maps.Copy(out, blocked)
+	fixed, err := predecessor.FixedByNodeCache(predecessor.Config{}, r.Plan.Addresses())
+	if err != nil {
+		m.Log.Debugf("what NodeLocal DNSCache left: %v", err)
+	}
+	maps.Copy(out, fixed)
+	return out, cleared
+}
+
+// openChains returns by address what still drops untracked DNS, and whether accept
 // rules were added.
-func (m *wayMaker) makeWay(r iptables.Rules) (blocked map[netip.Addr]error, cleared bool) {
-	facts, err := readWayFacts(r)
+func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cleared bool) {
+	facts, err := readChainFacts(r)
 	if err == nil && !facts.legacy && reflect.DeepEqual(facts, m.seen) {
 		return m.blocked, false
 	}
@@ -51,7 +74,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) (blocked map[netip.Addr]error, clea
 		// What cannot be read may let everything pass; the checks and the
 		// packet counts tell.
 		if m.failure != err.Error() {
-			log.Warningf("whether the host's filter rules drop untracked DNS could not be found out: %v", err)
+			m.Log.Warningf("whether the host's filter rules drop untracked DNS could not be found out: %v", err)
 		}
 		m.failure = err.Error()
 		return m.blocked, cleared
@@ -64,7 +87,7 @@ func (m *wayMaker) makeWay(r iptables.Rules) (blocked map[netip.Addr]error, clea
 	}
 	m.seen = facts
 	if refused != nil {
-		m.seen = wayFacts{} // to be tried again
+		m.seen = chainFacts{} // to be tried again
 	}
 	return m.blocked, cleared
 }
@@ -80,11 +103,11 @@ func obstacleError(o hostrules.Obstacle, refused error) error {
 	return fmt.Errorf("%s; that chain is not ours to change: let it pass with `%s`, and likewise the other endpoints, protocols and directions", o, o.Remedy())
 }
 
-// clear adds the rules that the way needs and returns what is in the way still,
+// clear adds the rules that DNS needs to pass and returns what is in the way still,
 // whether rules were added, and why one could not be. Somebody may change his rules meanwhile, as
 // those who write them for one family after the other do: it looks again until
 // there is nothing left to add.
-func (m *wayMaker) clear(facts *wayFacts) (left []hostrules.Obstacle, added bool, refused, err error) {
+func (m *Opener) clear(facts *chainFacts) (left []hostrules.Obstacle, added bool, refused, err error) {
 	for {
 		// Before the look: what is changed after it is not seen yet.
 		if facts.generation, err = hostrules.Generation(hostrules.Config{}); err != nil {
@@ -102,7 +125,7 @@ func (m *wayMaker) clear(facts *wayFacts) (left []hostrules.Obstacle, added bool
 		}
 		if refused = accept(ours); refused == nil {
 			added = true
-			log.Infof("%s: %d accept rules for untracked DNS stand in the host's filter chains now (`trackless rules remove` takes them away)", ours[0], len(ours))
+			m.Log.Infof("%s: %d accept rules for untracked DNS stand in the host's filter chains now (`trackless rules remove` takes them away)", ours[0], len(ours))
 		}
 	}
 }
@@ -128,11 +151,11 @@ func accept(obstacles []hostrules.Obstacle) error {
 
 // Three times a minute, and whoever takes our rules away is left alone for the
 // rest of it.
-const wayAttempts = 3
+const attempts = 3
 
-func (m *wayMaker) mayAdd() error {
+func (m *Opener) mayAdd() error {
 	m.added = slices.DeleteFunc(m.added, func(t time.Time) bool { return time.Since(t) > time.Minute })
-	if len(m.added) >= wayAttempts {
+	if len(m.added) >= attempts {
 		return errors.New("rules of ours were added three times within a minute, and somebody takes them away or puts his own above them")
 	}
 	m.added = append(m.added, time.Now())
@@ -141,7 +164,7 @@ func (m *wayMaker) mayAdd() error {
 
 // obstacles are those of clients at the endpoints that we serve, and of the node
 // at the others.
-func obstacles(facts wayFacts) ([]hostrules.Obstacle, error) {
+func obstacles(facts chainFacts) ([]hostrules.Obstacle, error) {
 	served, err := hostrules.Obstacles(hostrules.Config{}, facts.rules.Plan.Listen, facts.devices)
 	if err != nil || len(facts.rules.Plan.Untrack) == 0 {
 		return served, err
@@ -151,7 +174,7 @@ func obstacles(facts wayFacts) ([]hostrules.Obstacle, error) {
 	return append(served, other...), err
 }
 
-func readWayFacts(r iptables.Rules) (facts wayFacts, err error) {
+func readChainFacts(r iptables.Rules) (facts chainFacts, err error) {
 	// Which checks and leases there are makes no difference.
 	facts.rules = iptables.Rules{Plan: r.Plan, Uplinks: r.Uplinks}
 	if facts.devices, err = clientDevices(r); err != nil {
@@ -172,11 +195,11 @@ func readWayFacts(r iptables.Rules) (facts wayFacts, err error) {
 // no uplinks, are up, are no port of another device, and are of a kind behind
 // which pods are.
 func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
-	links, err := listLinks()
+	links, err := devices.List()
 	if err != nil {
 		return nil, err
 	}
-	clients, err := clientsByDevice()
+	clients, err := devices.ClientsByDevice()
 	if err != nil {
 		return nil, err
 	}
@@ -187,13 +210,13 @@ func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
 		switch {
 		case a.Name == "lo":
 			d.Clients = nil
-		case l.Flags&unix.IFF_UP == 0 || a.Master != nil || a.Info == nil || !slices.Contains(podKinds, a.Info.Kind):
+		case l.Flags&unix.IFF_UP == 0 || a.Master != nil || !devices.HasPods(l):
 			continue
 		case slices.Contains(r.Uplinks, a.Name):
 			// Of those that it brings only these are served.
 			d.Clients = nil
 			for _, s := range r.Plan.Sources {
-				d.Clients = append(d.Clients, inside(s))
+				d.Clients = append(d.Clients, devices.Inside(s))
 			}
 			if len(d.Clients) == 0 {
 				continue
@@ -203,45 +226,4 @@ func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
 	}
 	slices.SortFunc(out, func(a, b hostrules.Device) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
-}
-
-// podKinds are the kinds of devices (rtnl_link_ops) behind which pods of this
-// node are; what tunnels bring comes from elsewhere.
-var podKinds = []string{"veth", "bridge", "netkit", "macvlan", "ipvlan", "tun", "openvswitch", "vrf"}
-
-// clientsByDevice returns an address for each network to which a route leads, by
-// the index of the device.
-func clientsByDevice() (map[uint32][]netip.Addr, error) {
-	routes, err := route.List(0)
-	if err != nil {
-		return nil, err
-	}
-	out := map[uint32][]netip.Addr{}
-	for _, r := range routes {
-		if r.To.Bits() == 0 || r.To.Addr().IsLinkLocalUnicast() || r.To.Addr().IsMulticast() {
-			continue
-		}
-		client := inside(r.To)
-		for _, h := range r.Hops {
-			if !slices.Contains(out[h.Device], client) {
-				out[h.Device] = append(out[h.Device], client)
-			}
-		}
-	}
-	for i := range out {
-		slices.SortFunc(out[i], netip.Addr.Compare)
-	}
-	return out, nil
-}
-
-// inside is an address of a network that is likely nobody special's: the third,
-// where there is one.
-func inside(p netip.Prefix) netip.Addr {
-	a := p.Masked().Addr()
-	for range 2 {
-		if next := a.Next(); p.Contains(next) {
-			a = next
-		}
-	}
-	return a
 }

@@ -21,7 +21,7 @@ type accounts struct {
 
 // keepAccounts begins, or goes on with another configuration.
 func (p *contract) keepAccounts(config *configuration) {
-	p.table.view.Store(newTableView(config, p.standingPairs()))
+	p.table.view.Store(newTableView(config, p.standing.Pairs()))
 	p.ledger.SetTCPIdle(config.idle)
 	a := &p.accounts
 	if a.stop == nil {

@@ -2,7 +2,6 @@ package notrack
 
 import (
 	"bytes"
-	"fmt"
 	"net/netip"
 	"os"
 	"path"
@@ -12,75 +11,7 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
 	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
-
-	"github.com/trackless-dns/trackless/iptables/failover"
 )
-
-// failoverPairs says where queries to the listen addresses that no Service owns
-// go while we are down. With `failover auto` that is another listen address,
-// which a Service owns: it stays when Trackless is uninstalled. Without one it is
-// the forward target of a notrack block, if that is a Service address. The second
-// result says why an address has none.
-func failoverPairs(config *configuration, s *services, targets []netip.Addr) (pairs []failover.Pair, missing error) {
-	if config.failover == failoverOff {
-		return nil, nil
-	}
-	if config.failover != failoverAuto {
-		target, err := netip.ParseAddr(config.failover)
-		if err != nil {
-			return nil, err // parse has refused it before
-		}
-		targets = []netip.Addr{target}
-	} else {
-		targets = slices.DeleteFunc(slices.Clone(targets), func(a netip.Addr) bool { return !s.names(a) })
-		owned := slices.DeleteFunc(config.plan.Addresses(), func(a netip.Addr) bool { return !s.owns(a) })
-		targets = append(owned, targets...)
-	}
-	var without []string
-	for _, listen := range s.unowned(config.plan.Addresses()) {
-		if listen.IsLoopback() {
-			continue
-		}
-		i := slices.IndexFunc(targets, func(a netip.Addr) bool { return a.Is4() == listen.Is4() })
-		if i < 0 {
-			without = append(without, listen.String())
-			continue
-		}
-		pair := failover.Pair{Listen: listen, Service: targets[i]}
-		for _, e := range config.plan.Listen {
-			if e.Addr == listen && !slices.Contains(pair.Ports, e.Port) {
-				pair.Ports = append(pair.Ports, e.Port)
-			}
-		}
-		pairs = append(pairs, pair)
-	}
-	if len(without) > 0 {
-		missing = fmt.Errorf("no failover for %s: no forward target of that family is known to be a Service address; while this process is down nobody answers there (name one with `failover ADDRESS`, or say `failover off`)", strings.Join(without, ", "))
-	}
-	return pairs, missing
-}
-
-// standing are the pairs that the table is to have: our own, and those that it has
-// for addresses of others. These may be served by an instance beside us, or by one
-// before us whose pods still ask there; `trackless rules remove` ends that. Where
-// somebody has taken the whole table away, last is what it had.
-func standing(own []failover.Pair, table failover.State, last []failover.Pair) []failover.Pair {
-	others := table.Pairs
-	if !table.Present {
-		others = last
-	}
-	out := slices.Clone(own)
-	for _, p := range others {
-		// What was a listen address may be that of a Service by now, and the other
-		// way round: no table can have both.
-		if !slices.ContainsFunc(own, func(o failover.Pair) bool {
-			return p.Listen == o.Listen || p.Listen == o.Service || p.Service == o.Listen
-		}) {
-			out = append(out, p)
-		}
-	}
-	return out
-}
 
 // forwardTargets are the addresses to which the notrack blocks of the running
 // load forward, in the order of the Corefile: those of `forward`, and those that

@@ -2,7 +2,6 @@ package notrack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -16,8 +15,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/forward"
 
-	"github.com/trackless-dns/trackless/iptables/kubeproxy"
-	"github.com/trackless-dns/trackless/iptables/legacy"
+	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
@@ -174,7 +172,7 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 		for _, w := range waiting {
 			close(w)
 		}
-		if m.failing.look(ctx, m.waysOf(config, hasEndpoints, instead)) {
+		if m.failing.look(ctx, m.waysOf(config, services.HasEndpoints, instead)) {
 			m.decide(config, k, instead)
 		}
 		select {
@@ -187,7 +185,7 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 
 // decide gives the queries back, or takes them back.
 func (m *misses) decide(config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
-	l, why, err := m.judge(config, hasEndpoints, instead)
+	l, why, err := m.judge(config, services.HasEndpoints, instead)
 	if err != nil {
 		if err.Error() != m.failure {
 			log.Warningf("whether the upstream Service is there could not be found out: %v", err)
@@ -293,12 +291,12 @@ func (g upstreamGroup) String() string {
 
 // lost reports whether a group has Services, and whether all of it were and are
 // none any more.
-func (m *misses) lost(g upstreamGroup, leads func(netip.AddrPort) (bool, error)) (services, lost bool, err error) {
+func (m *misses) lost(g upstreamGroup, leads func(netip.AddrPort) (bool, error)) (asks, lost bool, err error) {
 	if len(g.addrs) == 0 {
 		return g.service, g.service, nil
 	}
 	lost = true
-	environ := serviceHosts(os.Environ())
+	environ := services.ServiceHosts(os.Environ())
 	for _, a := range g.addrs {
 		there, err := leads(a)
 		if err != nil {
@@ -311,10 +309,10 @@ func (m *misses) lost(g upstreamGroup, leads func(netip.AddrPort) (bool, error))
 			m.seen[a.Addr()] = true
 		}
 		is := g.service || m.seen[a.Addr()] || slices.Contains(environ, a.Addr())
-		services = services || is
+		asks = asks || is
 		lost = lost && is && !there
 	}
-	return services, lost, nil
+	return asks, lost, nil
 }
 
 // upstreamsOf are those that a server block asks.
@@ -346,19 +344,6 @@ func upstreamsOf(block *dnsserver.Config) []upstreamGroup {
 	}
 }
 
-// hasEndpoints asks all the kinds of rules that kube-proxy may have made.
-func hasEndpoints(service netip.AddrPort) (bool, error) {
-	there, err := kubeproxy.HasEndpoints(kubeproxy.Config{}, service)
-	if there {
-		return true, nil
-	}
-	there, legacyErr := legacy.IsService(legacy.Config{}, service.Addr())
-	if there {
-		return true, nil
-	}
-	return false, errors.Join(err, legacyErr)
-}
-
 // handledBlocks are the blocks with a handler of ours.
 func (c *configuration) handledBlocks() []*dnsserver.Config {
 	c.mu.Lock()
@@ -368,18 +353,4 @@ func (c *configuration) handledBlocks() []*dnsserver.Config {
 		out = append(out, block)
 	}
 	return out
-}
-
-// instead returns the Service that answers for a listen address while queries
-// are given back: its owner, or that to which the failover table leads.
-func (p *contract) instead(a netip.Addr) netip.Addr {
-	if p.services.owns(a) {
-		return a
-	}
-	for _, pair := range p.failoverPairs() {
-		if pair.Listen == a {
-			return pair.Service
-		}
-	}
-	return netip.Addr{}
 }

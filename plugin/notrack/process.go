@@ -12,11 +12,12 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent/devices"
+	"github.com/trackless-dns/trackless/agent/entries"
 	"github.com/trackless-dns/trackless/agent/firewall"
+	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
@@ -27,8 +28,6 @@ var log = clog.NewWithPlugin(directive)
 // loaded: a reload replaces configurations, not the rules.
 type contract struct {
 	keeper  atomic.Pointer[reconcile.Reconciler] // nil without a notrack block
-	pairs   atomic.Pointer[[]failover.Pair]      // of our own addresses
-	stands  atomic.Pointer[[]failover.Pair]      // all that the table holds, as far as known
 	served  counters
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
@@ -38,9 +37,10 @@ type contract struct {
 	misses    misses
 	live      liveness
 	table     table
-	zones     zoneSearch
+	zones     entries.ZoneSearch
 
-	services services
+	services services.Services
+	standing services.Failover
 	reasons  sync.Map // why a backend was chosen, by backend
 
 	mu       sync.Mutex
@@ -56,6 +56,8 @@ type counters struct{ arrived, answered, overTCP atomic.Uint64 }
 var process = contract{ledger: ledger.New(ledger.Config{})}
 
 func init() {
+	process.services.Log, process.services.Tracked = log, process.zones.Tracked
+	process.standing.Services, process.standing.Log = &process.services, log
 	// The last step of a stop. caddy runs it after the shutdown callbacks at
 	// SIGTERM, before them at SIGINT, alone at SIGQUIT; `trackless serve` runs
 	// it when a start failed.
@@ -91,7 +93,7 @@ func (p *contract) start(config *configuration) error {
 	p.misses.underWay.follow(config)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()
-	p.misses.follow(config, p.keeper.Load(), p.instead)
+	p.misses.follow(config, p.keeper.Load(), p.standing.Instead)
 	return nil
 }
 
@@ -114,7 +116,7 @@ func (p *contract) begin(config *configuration) error {
 			return err
 		}
 	}
-	checker := newChecker(config, p.zones.tracked)
+	checker := newChecker(config, p.zones.Tracked)
 	checker.mostly = p.table.mostlyTracked
 	if err := p.keeper.Load().PrepareOn(b, config.plan, checker); err != nil {
 		return err
@@ -144,12 +146,12 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 		Changes:   p.watch.changes,
 		Kernel: reconcile.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
-				return trackedConnections(endpoints, p.standingPairs())
+				return entries.Connections(endpoints, p.standing.Pairs())
 			},
 			Held:    sockets.Connections,
-			Purge:   purgeReversed,
+			Purge:   entries.PurgeReversed,
 			Uplinks: follower.Uplinks,
-			Unowned: p.services.unowned,
+			Unowned: p.services.Unowned,
 			Refresh: p.refresh,
 			MakeWay: (&firewall.Opener{Log: log}).Open,
 			Adopt:   new(adopter).adopt,
@@ -179,39 +181,13 @@ func (p *contract) refresh(r iptables.Rules) error {
 		p.ledger.SetTimeouts(timeouts)
 	}
 	p.misses.poke()
-	own := p.failoverPairs()
-	if len(own) == 0 {
-		return nil // the table, if there is one, is another's
-	}
-	table, err := failover.Read(failover.Config{})
-	if err != nil {
-		return err
-	}
-	pairs := standing(own, table, p.standingPairs())
-	p.stands.Store(&pairs)
-	return failover.Install(failover.Config{}, pairs, failover.Outside{Uplinks: r.Uplinks, Sources: r.Plan.Sources})
-}
-
-func (p *contract) failoverPairs() []failover.Pair { return pairsIn(&p.pairs) }
-
-// standingPairs are those of the table, other instances' among them.
-func (p *contract) standingPairs() []failover.Pair { return pairsIn(&p.stands) }
-
-func pairsIn(pairs *atomic.Pointer[[]failover.Pair]) []failover.Pair {
-	if p := pairs.Load(); p != nil {
-		return *p
-	}
-	return nil
+	return p.standing.Install(r)
 }
 
 // failover puts the standing table in place. It stands back as soon as queries
 // are untracked.
 func (p *contract) failover(config *configuration) error {
-	pairs, missing := failoverPairs(config, &p.services, forwardTargets(config))
-	if missing != nil {
-		log.Warning(missing)
-	}
-	p.pairs.Store(&pairs)
+	p.standing.Choose(config.failover, config.plan, forwardTargets(config))
 	r := iptables.Rules{Plan: config.plan}
 	names, err := devices.UplinksOf(config.plan)
 	if err == nil {
@@ -222,8 +198,7 @@ func (p *contract) failover(config *configuration) error {
 		var unsupported *iptables.UnsupportedError
 		if errors.As(err, &unsupported) {
 			log.Warningf("no failover for link-local addresses: %v", err)
-			p.pairs.Store(nil)
-			p.stands.Store(nil)
+			p.standing.Forget()
 			return nil
 		}
 		return errors.Join(err, p.keeper.Load().Rollback())
@@ -260,7 +235,7 @@ func (p *contract) restartFailed(config *configuration) error {
 	err := p.keeper.Load().Rollback()
 	p.watch.follow(p.inForce())
 	err = errors.Join(err, p.failover(config))
-	p.misses.follow(config, p.keeper.Load(), p.instead)
+	p.misses.follow(config, p.keeper.Load(), p.standing.Instead)
 	return err
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
+	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
@@ -104,7 +105,7 @@ func parse(c *caddy.Controller) (block, error) {
 	b := block{
 		plan:     iptables.Plan{Link: hostaddr.DefaultLink, Lease: defaultLease},
 		backend:  backendAuto,
-		failover: failoverAuto,
+		failover: services.FailoverAuto,
 		sync:     defaultSync,
 		zones:    map[iptables.Endpoint]string{},
 	}
@@ -221,7 +222,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 		if err != nil {
 			return err
 		}
-		if v != failoverAuto && v != failoverOff {
+		if v != services.FailoverAuto && v != services.FailoverOff {
 			if _, err := netip.ParseAddr(v); err != nil {
 				return c.Errf("failover %q: want auto, off or the ClusterIP that answers when we are down", v)
 			}
@@ -265,8 +266,6 @@ func parseOption(c *caddy.Controller, b *block) error {
 const (
 	defaultLease = time.Second
 	defaultSync  = 10 * time.Second
-	failoverAuto = "auto"
-	failoverOff  = "off"
 )
 
 // parseLease bounds the lease: five rounds of checks must fit into it, and

@@ -1,4 +1,4 @@
-package notrack
+package services
 
 import (
 	"net/netip"

@@ -1,4 +1,4 @@
-package notrack
+package entries
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// zoneSearch finds out whether queries of our own were tracked, in whatever zone.
+// ZoneSearch finds out whether queries of our own were tracked, in whatever zone.
 // A rule of somebody else that sets one undoes NOTRACK, and the entry is found by
 // no look-up in the default zone.
 //
@@ -20,7 +20,7 @@ import (
 // take a walk through the whole table, which is put off so that walks take at most
 // one part in zoneShare of a processor: of a small table there is one each time, of
 // a million entries one in a quarter of a minute.
-type zoneSearch struct {
+type ZoneSearch struct {
 	mu    sync.Mutex
 	zones []uint16
 	next  time.Time // when the whole table may be walked again
@@ -31,9 +31,9 @@ const (
 	maxZones  = 16 // that are remembered, the last ones
 )
 
-// tracked returns the zone of the entry that stands for a UDP query, and deletes it:
+// Tracked returns the zone of the entry that stands for a UDP query, and deletes it:
 // it is our own question that made it.
-func (s *zoneSearch) tracked(client, server netip.AddrPort) (zone uint16, found bool, err error) {
+func (s *ZoneSearch) Tracked(client, server netip.AddrPort) (zone uint16, found bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err = withTable(func(conn *conntrack.Conn) error {
@@ -57,7 +57,7 @@ func (s *zoneSearch) tracked(client, server netip.AddrPort) (zone uint16, found 
 }
 
 // find is [conntrack.Conn.Find], and leaves the walk out when it is not due.
-func (s *zoneSearch) find(conn *conntrack.Conn, t *conntrack.Tuple) (conntrack.Entry, error) {
+func (s *ZoneSearch) find(conn *conntrack.Conn, t *conntrack.Tuple) (conntrack.Entry, error) {
 	began := time.Now()
 	if began.Before(s.next) {
 		return conn.FindIn(t, append([]uint16{0}, s.zones...)...)
@@ -67,7 +67,7 @@ func (s *zoneSearch) find(conn *conntrack.Conn, t *conntrack.Tuple) (conntrack.E
 	return e, err
 }
 
-func (s *zoneSearch) remember(zone uint16) {
+func (s *ZoneSearch) remember(zone uint16) {
 	if zone == 0 || slices.Contains(s.zones, zone) {
 		return
 	}

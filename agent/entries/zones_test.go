@@ -1,4 +1,4 @@
-package notrack
+package entries
 
 import (
 	"net"
@@ -35,17 +35,17 @@ func TestTrackedInAZone(t *testing.T) {
 						return
 					}
 				}
-				var s zoneSearch
+				var s ZoneSearch
 				for _, walk := range []bool{true, false} {
 					client, server := sendOne(t, tc.listen)
 					if !walk {
 						s.next = time.Now().Add(time.Hour)
 					}
-					zone, found, err := s.tracked(client, server)
+					zone, found, err := s.Tracked(client, server)
 					if err != nil || !found || zone != tc.want {
 						t.Errorf("walk %t: zone %d, found %t, %v; want zone %d", walk, zone, found, err, tc.want)
 					}
-					if _, again, err := s.tracked(client, server); again || err != nil {
+					if _, again, err := s.Tracked(client, server); again || err != nil {
 						t.Errorf("walk %t: the entry is still there: %t, %v", walk, again, err)
 					}
 				}
@@ -94,7 +94,7 @@ func TestPurgeReversedInAZone(t *testing.T) {
 				t.Errorf("zones %v: %v", zones, err)
 			}
 		}
-		if err := purgeReversed([]iptables.Endpoint{listen}); err != nil {
+		if err := PurgeReversed([]iptables.Endpoint{listen}); err != nil {
 			t.Error(err)
 		}
 		if n, _, err := conn.Count(); n != 0 || err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/nodecache"
-	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 // nodeCacheInterface puts the addresses on the node where notrack does not, and
@@ -32,7 +32,7 @@ type nodeCacheInterface struct {
 func newNodeCacheInterface(o *nodecache.Options, e *nodeCacheErrors) *nodeCacheInterface {
 	return &nodeCacheInterface{
 		addrs: o.LocalIPs, every: o.SyncInterval, errors: e,
-		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown, Claims: notrack.Claims, Log: clog.Infof}, o.InterfaceName),
+		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown, Claims: backends.Claims, Log: clog.Infof}, o.InterfaceName),
 	}
 }
 

@@ -23,8 +23,8 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 
+	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
@@ -45,8 +45,7 @@ const directive = "notrack"
 // block is what one notrack block of the Corefile asks for.
 type block struct {
 	plan     iptables.Plan
-	backend  string
-	variant  binaries.Variant // of the programs of backend iptables
+	backend  backends.Choice
 	failover string
 	sync     time.Duration
 	keep     bool
@@ -116,7 +115,7 @@ func (c *configuration) add(b block) error {
 		return nil
 	}
 	for _, setting := range []struct{ name, ours, theirs string }{
-		{"backend", strings.TrimSpace(c.backend + " " + string(c.variant)), strings.TrimSpace(b.backend + " " + string(b.variant))},
+		{"backend", c.backend.String(), b.backend.String()},
 		{"interface", interfaceName(c.plan.Link), interfaceName(b.plan.Link)},
 		{"lease", c.plan.Lease.String(), b.plan.Lease.String()},
 		{"failover", c.failover, b.failover},

@@ -27,5 +27,5 @@ func PlanOf(corefile caddy.Input) (plan iptables.Plan, backend string, err error
 	if config == nil {
 		return plan, "", nil
 	}
-	return config.plan, config.backend, nil
+	return config.plan, config.backend.Name, nil
 }

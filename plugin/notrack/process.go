@@ -11,6 +11,7 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/agent/entries"
 	"github.com/trackless-dns/trackless/agent/firewall"
@@ -45,7 +46,7 @@ type contract struct {
 
 	mu       sync.Mutex
 	accounts accounts
-	watch    *watch
+	watch    *backends.Watch
 	current  *configuration // the last load that was started
 	stopping bool           // the shutdown callbacks have run
 }
@@ -102,13 +103,13 @@ func (p *contract) begin(config *configuration) error {
 		return err
 	}
 	b, why := p.inForce(), ""
-	if b == nil || !config.serves(b) {
+	if b == nil || !config.backend.Serves(b) {
 		var err error
-		if b, why, err = choose(config); err != nil {
+		if b, why, err = config.backend.Open(countSetupError); err != nil {
 			return err
 		}
 	}
-	if err := config.fit(b); err != nil {
+	if err := backends.Fit(&config.plan, b, log); err != nil {
 		return err
 	}
 	if p.keeper.Load() == nil {
@@ -121,9 +122,10 @@ func (p *contract) begin(config *configuration) error {
 	if err := p.keeper.Load().PrepareOn(b, config.plan, checker); err != nil {
 		return err
 	}
-	p.watch.follow(b)
+	p.watch.Follow(b)
 	if why != "" {
-		p.announce(b, why)
+		p.reasons.Store(b, why)
+		backends.Announce(b, why, log)
 	}
 	return p.failover(config)
 }
@@ -131,19 +133,19 @@ func (p *contract) begin(config *configuration) error {
 // open makes what lasts from the first load with notrack to the last.
 func (p *contract) open(config *configuration, b iptables.Backend) error {
 	var err error
-	if p.watch, err = startWatch(); err != nil {
+	if p.watch, err = backends.StartWatch(); err != nil {
 		return err
 	}
 	follower := &devices.Follower{Log: log}
 	p.keeper.Store(reconcile.New(reconcile.Config{
 		Backend:   b,
-		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: Claims, Log: log.Infof}, config.plan.Link),
+		Addresses: hostaddr.New(hostaddr.Config{Keep: config.keep, Claims: backends.Claims, Log: log.Infof}, config.plan.Link),
 		Log:       log,
 		Served:    p.whatIsServed,
 		Yield:     sockets.LeaveToOthers,
 		Reset:     sockets.Reset,
 		Sync:      config.sync,
-		Changes:   p.watch.changes,
+		Changes:   p.watch.Changes,
 		Kernel: reconcile.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
 				return entries.Connections(endpoints, p.standing.Pairs())
@@ -154,8 +156,8 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 			Unowned: p.services.Unowned,
 			Refresh: p.refresh,
 			MakeWay: (&firewall.Opener{Log: log}).Open,
-			Adopt:   new(adopter).adopt,
-			Claims:  Claims,
+			Adopt:   (&backends.Adopter{Log: log, Count: countSetupError}).Adopt,
+			Claims:  backends.Claims,
 			Explain: firewall.Explain,
 			Load:    p.load,
 		},
@@ -210,7 +212,7 @@ func (p *contract) forget() {
 	p.closeAccounts()
 	p.misses.follow(nil, nil, nil)
 	if p.watch != nil {
-		p.watch.close()
+		p.watch.Close()
 		p.watch = nil
 	}
 	p.keeper.Store(nil)
@@ -233,7 +235,7 @@ func (p *contract) restartFailed(config *configuration) error {
 	p.upstreams.follow(config)
 	defer p.keepAccounts(config)
 	err := p.keeper.Load().Rollback()
-	p.watch.follow(p.inForce())
+	p.watch.Follow(p.inForce())
 	err = errors.Join(err, p.failover(config))
 	p.misses.follow(config, p.keeper.Load(), p.standing.Instead)
 	return err
@@ -297,7 +299,7 @@ func (p *contract) exit() {
 		}
 	}
 	// One may have been killed beside us since the last look.
-	if err := errors.Join(k.Close(), removeStale()); err != nil {
+	if err := errors.Join(k.Close(), backends.RemoveStale(log)); err != nil {
 		log.Errorf("stop: %v", err)
 	}
 	p.misses.follow(nil, nil, nil)
@@ -322,4 +324,13 @@ func stopAll(servers []stopper) {
 // error names the directive and the line of the Corefile.
 func (c *configuration) error(err error) error {
 	return fmt.Errorf("plugin/%s: Corefile line %d: %w", directive, c.line, err)
+}
+
+// inForce is the keeper's backend; nil without a keeper.
+func (p *contract) inForce() iptables.Backend {
+	k := p.keeper.Load()
+	if k == nil {
+		return nil
+	}
+	return k.Backend()
 }

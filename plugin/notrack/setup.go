@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
+	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
@@ -104,7 +105,7 @@ func newConfiguration() (*configuration, error) {
 func parse(c *caddy.Controller) (block, error) {
 	b := block{
 		plan:     iptables.Plan{Link: hostaddr.DefaultLink, Lease: defaultLease},
-		backend:  backendAuto,
+		backend:  backends.Choice{Name: backends.Auto},
 		failover: services.FailoverAuto,
 		sync:     defaultSync,
 		zones:    map[iptables.Endpoint]string{},
@@ -135,7 +136,7 @@ func parse(c *caddy.Controller) (block, error) {
 	if err := b.listen(c, addrs); err != nil {
 		return b, err
 	}
-	if b.backend == backendIPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
+	if b.backend.Name == backends.IPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
 		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", binaries.Lease)
 	}
 	b.plan = b.plan.Normalize()
@@ -185,7 +186,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 	switch option {
 	case "backend":
 		var err error
-		if b.backend, b.variant, err = parseBackend(args); err != nil {
+		if b.backend, err = backends.Parse(args); err != nil {
 			return c.Err(err.Error())
 		}
 	case "interface":

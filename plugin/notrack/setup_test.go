@@ -69,8 +69,8 @@ func TestParse(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if b.plan.Link != tc.link || b.backend != tc.backend {
-				t.Errorf("link %q backend %q, want %q and %q", b.plan.Link, b.backend, tc.link, tc.backend)
+			if b.plan.Link != tc.link || b.backend.Name != tc.backend {
+				t.Errorf("link %q backend %q, want %q and %q", b.plan.Link, b.backend.Name, tc.link, tc.backend)
 			}
 			if diff := cmp.Diff(tc.listen, endpoints(b.plan.Listen)); diff != "" {
 				t.Errorf("listen (-want +got):\n%s", diff)

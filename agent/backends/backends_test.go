@@ -1,4 +1,4 @@
-package notrack
+package backends
 
 import (
 	"errors"
@@ -31,14 +31,14 @@ func TestChoiceOfTheBackend(t *testing.T) {
 		noProgram bool
 		want, why string // an error if want is empty
 	}{
-		{name: "auto takes nftables", backend: backendAuto, want: "nftables", why: "this kernel has nf_tables"},
-		{name: "auto falls back", backend: backendAuto, noNFT: true, want: "iptables", why: "this kernel has no nf_tables"},
-		{name: "auto has neither", backend: backendAuto, noNFT: true, noProgram: true, why: "neither backend can be used"},
-		{name: "nftables", backend: backendNFTables, want: "nftables", why: "the Corefile says so"},
-		{name: "nftables falls back to nothing", backend: backendNFTables, noNFT: true, why: "no nf_tables"},
-		{name: "iptables", backend: backendIPTables, want: "iptables", why: "the Corefile says so"},
-		{name: "iptables legacy", backend: backendIPTables, variant: binaries.Legacy, want: "iptables", why: "the Corefile says so"},
-		{name: "iptables without programs", backend: backendIPTables, noProgram: true, why: "install iptables"},
+		{name: "auto takes nftables", backend: Auto, want: "nftables", why: "this kernel has nf_tables"},
+		{name: "auto falls back", backend: Auto, noNFT: true, want: "iptables", why: "this kernel has no nf_tables"},
+		{name: "auto has neither", backend: Auto, noNFT: true, noProgram: true, why: "neither backend can be used"},
+		{name: "nftables", backend: NFTables, want: "nftables", why: "the Corefile says so"},
+		{name: "nftables falls back to nothing", backend: NFTables, noNFT: true, why: "no nf_tables"},
+		{name: "iptables", backend: IPTables, want: "iptables", why: "the Corefile says so"},
+		{name: "iptables legacy", backend: IPTables, variant: binaries.Legacy, want: "iptables", why: "the Corefile says so"},
+		{name: "iptables without programs", backend: IPTables, noProgram: true, why: "install iptables"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if tc.noNFT {
@@ -47,8 +47,8 @@ func TestChoiceOfTheBackend(t *testing.T) {
 			if tc.noProgram {
 				t.Setenv("PATH", t.TempDir())
 			}
-			config := &configuration{block: block{backend: tc.backend, variant: tc.variant}}
-			b, why, err := choose(config)
+			choice := Choice{tc.backend, tc.variant}
+			b, why, err := choice.Open(func(string) {})
 			if tc.want == "" {
 				if err == nil || !strings.Contains(err.Error(), tc.why) {
 					t.Errorf("error %v, want %q", err, tc.why)
@@ -61,7 +61,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 			if can, err := b.Capabilities(); err != nil || tc.variant != binaries.Auto && can.Variant != string(tc.variant) {
 				t.Errorf("variant %q, error %v", can.Variant, err)
 			}
-			if !config.serves(b) {
+			if !choice.Serves(b) {
 				t.Error("the next load would choose another")
 			}
 		})
@@ -86,22 +86,22 @@ func TestWhenAReloadChangesTheBackend(t *testing.T) {
 		variant binaries.Variant
 		stays   bool
 	}{
-		{"nftables, auto", native, backendAuto, binaries.Auto, true},
-		{"nftables, nftables", native, backendNFTables, binaries.Auto, true},
-		{"nftables, iptables", native, backendIPTables, binaries.Auto, false},
-		{"legacy, auto", legacy, backendAuto, binaries.Auto, false},
-		{"legacy, iptables", legacy, backendIPTables, binaries.Auto, true},
-		{"legacy, iptables legacy", legacy, backendIPTables, binaries.Legacy, true},
-		{"legacy, iptables nft", legacy, backendIPTables, binaries.NFT, false},
-		{"legacy, nftables", legacy, backendNFTables, binaries.Auto, false},
+		{"nftables, auto", native, Auto, binaries.Auto, true},
+		{"nftables, nftables", native, NFTables, binaries.Auto, true},
+		{"nftables, iptables", native, IPTables, binaries.Auto, false},
+		{"legacy, auto", legacy, Auto, binaries.Auto, false},
+		{"legacy, iptables", legacy, IPTables, binaries.Auto, true},
+		{"legacy, iptables legacy", legacy, IPTables, binaries.Legacy, true},
+		{"legacy, iptables nft", legacy, IPTables, binaries.NFT, false},
+		{"legacy, nftables", legacy, NFTables, binaries.Auto, false},
 	} {
-		config := &configuration{block: block{backend: tc.backend, variant: tc.variant}}
-		if got := config.serves(tc.inForce); got != tc.stays {
+		choice := Choice{tc.backend, tc.variant}
+		if got := choice.Serves(tc.inForce); got != tc.stays {
 			t.Errorf("%s: stays %t", tc.name, got)
 		}
 	}
 	withoutNFTables(t)
-	if config := (&configuration{block: block{backend: backendAuto}}); !config.serves(legacy) {
+	if !(Choice{Name: Auto}).Serves(legacy) {
 		t.Error("legacy, auto, on a kernel without nf_tables: another is chosen")
 	}
 }

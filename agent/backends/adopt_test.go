@@ -1,4 +1,4 @@
-package notrack
+package backends
 
 import (
 	"errors"
@@ -29,18 +29,18 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 	for _, a := range []netip.Addr{left, other} {
 		rules.Plan.Listen = append(rules.Plan.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP})
 	}
-	look := (&firewall.Opener{Log: log}).Open
+	look := (&firewall.Opener{Log: quiet{}}).Open
 	if blocked, _ := look(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
 		t.Errorf("without the lock: %v", blocked)
 	}
-	a := new(adopter)
-	if _, err := a.adopt([]netip.Addr{left}); err == nil {
+	a := &Adopter{Log: quiet{}, Count: func(string) {}}
+	if _, err := a.Adopt([]netip.Addr{left}); err == nil {
 		t.Error("without the lock nothing is said")
 	}
 	if a.last = a.last.Add(-2 * adoptInterval); a.failed == "" {
 		t.Error("what was said is forgotten")
 	}
-	if _, err := a.adopt([]netip.Addr{left}); err != nil {
+	if _, err := a.Adopt([]netip.Addr{left}); err != nil {
 		t.Errorf("the same is said again: %v", err)
 	}
 	if err := os.WriteFile(lock, nil, 0o600); err != nil {
@@ -50,7 +50,15 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 		t.Errorf("with the lock: %v", blocked)
 	}
 	a.last = a.last.Add(-2 * adoptInterval)
-	if changed, err := a.adopt([]netip.Addr{left}); !changed || err != nil {
+	if changed, err := a.Adopt([]netip.Addr{left}); !changed || err != nil {
 		t.Errorf("with the lock: %t, %v", changed, err)
 	}
 }
+
+// quiet is a log that keeps nothing.
+type quiet struct{}
+
+func (quiet) Debugf(string, ...any)   {}
+func (quiet) Infof(string, ...any)    {}
+func (quiet) Warningf(string, ...any) {}
+func (quiet) Errorf(string, ...any)   {}

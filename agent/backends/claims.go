@@ -1,4 +1,4 @@
-package notrack
+package backends
 
 import (
 	"errors"

@@ -1,0 +1,25 @@
+package notrack
+
+import (
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// SetupErrors counts failures to change the node, under the name that node-cache
+// gives them: "iptables_lock" for each time that the xtables lock was not to be
+// had, "iptables" for other failures of its programs.
+var SetupErrors = promauto.NewCounterVec(prometheus.CounterOpts{
+	Namespace: plugin.Namespace,
+	Subsystem: "nodecache",
+	Name:      "setup_errors_total",
+	Help:      "Counter of errors while the node and the Corefile were set up, by their kind.",
+}, []string{"errortype"})
+
+func init() {
+	for _, t := range []string{"iptables", "iptables_lock"} {
+		SetupErrors.WithLabelValues(t)
+	}
+}
+
+func countSetupError(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() }

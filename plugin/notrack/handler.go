@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tuple"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -26,7 +27,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if len(r.Question) == 1 && client.Addr() == server.Addr() {
 		// From this node to itself: perhaps a check of ours. They end here,
 		// so that they enter neither metrics nor log.
-		if p, ok := n.config.probeOf(r.Question[0].Name); ok {
+		if p, ok := n.config.identity.ProbeOf(r.Question[0].Name); ok {
 			return n.answerProbe(ctx, w, r, p)
 		}
 		process.asked.came(client)
@@ -105,11 +106,11 @@ func (u *underWay) follow(config *configuration) {
 
 // answerProbe answers what this load asks of itself, through `cache` if the
 // block has one, so that a cache that hangs is found out.
-func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, p probe) (int, error) {
+func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, p checks.Probe) (int, error) {
 	switch {
-	case !p.own && p.lease:
+	case !p.Own && p.Lease:
 		return dns.RcodeSuccess, nil // no answer: it would renew a lease that is not ours
-	case !p.own:
+	case !p.Own:
 		return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}
 	if cache := n.block.Handler("cache"); cache != nil {
@@ -123,7 +124,7 @@ func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *config
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok {
 		c.servers.LoadOrStore(s, struct{}{})
 	}
-	return dns.RcodeSuccess, w.WriteMsg(c.answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
+	return dns.RcodeSuccess, w.WriteMsg(c.identity.Answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
 }
 
 // checkpoint stands directly below `cache`, answers the checks that came through
@@ -141,7 +142,7 @@ func (*checkpoint) Name() string { return directive + "_checkpoint" }
 func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	if len(r.Question) == 1 {
 		client, server, _ := tuple.Of(w)
-		if probe, ok := p.config.probeOf(r.Question[0].Name); ok && probe.own && client.Addr() == server.Addr() {
+		if probe, ok := p.config.identity.ProbeOf(r.Question[0].Name); ok && probe.Own && client.Addr() == server.Addr() {
 			return answerHere(ctx, w, r, p.config)
 		}
 	}

@@ -3,7 +3,6 @@ package notrack
 import (
 	"context"
 	"net"
-	"strings"
 	"testing"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -11,6 +10,8 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/agent/checks"
 )
 
 // writer is a response writer between two given transport addresses.
@@ -55,13 +56,13 @@ func TestProbes(t *testing.T) {
 		query  *dns.Msg
 		want   string // passed, answered, refused, silent
 	}{
-		{"own check in the root zone", "10.96.0.10:4000", config.query(checkLabel, "."), "answered"},
-		{"own check in a zone", "10.96.0.10:4000", config.query(checkLabel, "cluster.local."), "answered"},
-		{"own lease probe", "10.96.0.10:4000", config.query(leaseLabel, "cluster.local."), "answered"},
-		{"another load's check", "10.96.0.10:4000", other.query(checkLabel, "cluster.local."), "refused"},
-		{"another load's lease probe", "10.96.0.10:4000", other.query(leaseLabel, "cluster.local."), "silent"},
-		{"a pod asks for the name", "10.244.0.11:4000", config.query(checkLabel, "cluster.local."), "passed"},
-		{"a pod asks for the lease's name", "10.244.0.11:4000", config.query(leaseLabel, "cluster.local."), "passed"},
+		{"own check in the root zone", "10.96.0.10:4000", config.identity.Query(checks.CheckLabel, "."), "answered"},
+		{"own check in a zone", "10.96.0.10:4000", config.identity.Query(checks.CheckLabel, "cluster.local."), "answered"},
+		{"own lease probe", "10.96.0.10:4000", config.identity.Query(checks.LeaseLabel, "cluster.local."), "answered"},
+		{"another load's check", "10.96.0.10:4000", other.identity.Query(checks.CheckLabel, "cluster.local."), "refused"},
+		{"another load's lease probe", "10.96.0.10:4000", other.identity.Query(checks.LeaseLabel, "cluster.local."), "silent"},
+		{"a pod asks for the name", "10.244.0.11:4000", config.identity.Query(checks.CheckLabel, "cluster.local."), "passed"},
+		{"a pod asks for the lease's name", "10.244.0.11:4000", config.identity.Query(checks.LeaseLabel, "cluster.local."), "passed"},
 		{"an ordinary query of the node", "10.96.0.10:4000", new(dns.Msg).SetQuestion("example.org.", dns.TypeA), "passed"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -76,7 +77,7 @@ func TestProbes(t *testing.T) {
 			}
 			if got != "passed" && w.Msg != nil {
 				got = "refused"
-				if _, err := config.answeredBy(tc.query, w.Msg); err == nil {
+				if _, err := config.identity.AnsweredBy(tc.query, w.Msg); err == nil {
 					got = "answered"
 				}
 				if w.Msg.Rcode != dns.RcodeRefused {
@@ -100,34 +101,18 @@ func TestProbesPassTheCheckpoint(t *testing.T) {
 		query  *dns.Msg
 		here   bool
 	}{
-		{"own check", "10.96.0.10:4000", config.query(checkLabel, "."), true},
-		{"own lease probe", "10.96.0.10:4000", config.query(leaseLabel, "."), true},
-		{"another load's check", "10.96.0.10:4000", loaded(t).query(checkLabel, "."), false},
-		{"a pod's", "10.244.0.11:4000", config.query(checkLabel, "."), false},
+		{"own check", "10.96.0.10:4000", config.identity.Query(checks.CheckLabel, "."), true},
+		{"own lease probe", "10.96.0.10:4000", config.identity.Query(checks.LeaseLabel, "."), true},
+		{"another load's check", "10.96.0.10:4000", loaded(t).identity.Query(checks.CheckLabel, "."), false},
+		{"a pod's", "10.244.0.11:4000", config.identity.Query(checks.CheckLabel, "."), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := dnstest.NewRecorder(&writer{remote: udp(tc.remote), local: udp("10.96.0.10:53")})
 			_, _ = p.ServeDNS(context.Background(), w, tc.query)
-			_, err := config.answeredBy(tc.query, w.Msg)
+			_, err := config.identity.AnsweredBy(tc.query, w.Msg)
 			if (err == nil) != tc.here {
 				t.Errorf("answered here: %v, want %v", err == nil, tc.here)
 			}
 		})
-	}
-}
-
-func TestCheckNamesFit(t *testing.T) {
-	config := loaded(t)
-	for _, zone := range []string{".", "cluster.local.", "10.in-addr.arpa."} {
-		for _, label := range []string{checkLabel, leaseLabel} {
-			name := config.query(label, zone).Question[0].Name
-			if _, ok := dns.IsDomainName(name); !ok || !dns.IsSubDomain(zone, name) {
-				t.Errorf("%q is no name in zone %q", name, zone)
-			}
-			p, ok := config.probeOf(strings.ToUpper(name))
-			if !ok || !p.own || p.lease != (label == leaseLabel) || p.check != (label == checkLabel) {
-				t.Errorf("%q in upper case: %+v, %v", name, p, ok)
-			}
-		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/agent/checks"
 )
 
 // liveness remembers a question of a liveness probe that has not returned.
@@ -67,16 +69,22 @@ func (c controlled) Live(ctx context.Context) error {
 }
 
 func (c *configuration) askInside(ctx context.Context) error {
-	for _, n := range c.everyHandler() {
-		query := c.query(checkLabel, ".")
+	c.mu.Lock()
+	handlers := make([]*NoTrack, 0, len(c.handlers))
+	for _, n := range c.handlers {
+		handlers = append(handlers, n)
+	}
+	c.mu.Unlock()
+	for _, n := range handlers {
+		query := c.identity.Query(checks.CheckLabel, ".")
 		w := &insideWriter{}
-		if _, err := n.answerProbe(ctx, w, query, probe{check: true, own: true}); err != nil {
+		if _, err := n.answerProbe(ctx, w, query, checks.Probe{Check: true, Own: true}); err != nil {
 			return fmt.Errorf("server block %s: %w", n.block.Zone, err)
 		}
 		if w.answer == nil {
 			return fmt.Errorf("server block %s: no answer to a check", n.block.Zone)
 		}
-		if _, err := c.answeredBy(query, w.answer); err != nil {
+		if _, err := c.identity.AnsweredBy(query, w.answer); err != nil {
 			return fmt.Errorf("server block %s: %w", n.block.Zone, err)
 		}
 	}

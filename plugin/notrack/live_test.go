@@ -12,6 +12,8 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/agent/checks"
 )
 
 // fakeCache stands where `cache` does.
@@ -69,7 +71,7 @@ func TestLiveIsNotFooled(t *testing.T) {
 	c := instance(t, nil)
 	config := c.process.serving.Load()
 	config.handlers = map[*dnsserver.Config]*NoTrack{{}: {config: loaded(t), block: &dnsserver.Config{}}}
-	if err := c.Live(t.Context()); !errors.Is(err, errNotOurs) {
+	if err := c.Live(t.Context()); !errors.Is(err, checks.ErrNotOurs) {
 		t.Errorf("error %v", err)
 	}
 }

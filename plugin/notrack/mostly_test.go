@@ -85,15 +85,3 @@ func TestMostlyTracked(t *testing.T) {
 		t.Errorf("after one walk: %d", got)
 	}
 }
-
-func TestSteadyLooks(t *testing.T) {
-	var c checker
-	a, began := netip.MustParseAddr("10.96.0.10"), time.Unix(1_000_000, 0)
-	for _, tc := range []struct{ at, since time.Duration }{
-		{0, 0}, {time.Second, 0}, {4 * time.Second, 0}, {20 * time.Second, 20 * time.Second}, {21 * time.Second, 20 * time.Second},
-	} {
-		if got := c.looked(a, began.Add(tc.at)); got.Sub(began) != tc.since {
-			t.Errorf("a look after %s: steady since %s, want %s", tc.at, got.Sub(began), tc.since)
-		}
-	}
-}

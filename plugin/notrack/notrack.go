@@ -24,6 +24,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/agent/backends"
+	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
@@ -62,12 +63,11 @@ type block struct {
 type configuration struct {
 	block
 
-	id      string // of this load: what checks ask for and only its handlers answer
-	asked   atomic.Uint64
-	sockets int           // listening sockets at each endpoint
-	idle    time.Duration // for which silent TCP connections are kept, the longest of all blocks
-	blocks  []*dnsserver.Config
-	context caddy.Context
+	identity *checks.Identity // of this load
+	sockets  int              // listening sockets at each endpoint
+	idle     time.Duration    // for which silent TCP connections are kept, the longest of all blocks
+	blocks   []*dnsserver.Config
+	context  caddy.Context
 
 	corefile control.Corefile // of this load, set when it starts
 	leaving  atomic.Bool      // another load is about to take over

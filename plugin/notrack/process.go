@@ -7,11 +7,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent/backends"
+	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/agent/entries"
 	"github.com/trackless-dns/trackless/agent/firewall"
@@ -117,8 +119,10 @@ func (p *contract) begin(config *configuration) error {
 			return err
 		}
 	}
-	checker := newChecker(config, p.zones.Tracked)
-	checker.mostly = p.table.mostlyTracked
+	checker := checks.New(checks.Config{
+		Identity: config.identity, Listen: config.plan.Listen, Zones: config.zones, Sockets: config.sockets,
+		Tracked: p.zones.Tracked, Mostly: p.table.mostlyTracked, Progress: progress, Throttled: throttled,
+	})
 	if err := p.keeper.Load().PrepareOn(b, config.plan, checker); err != nil {
 		return err
 	}
@@ -334,3 +338,9 @@ func (p *contract) inForce() iptables.Backend {
 	}
 	return k.Backend()
 }
+
+// progress counts the queries that were answered, over all listeners.
+func progress() uint64 { return process.served.answered.Load() - process.misses.underWay.shed.Load() }
+
+// throttled tells whether a CPU limit was used up a moment ago.
+func throttled() bool { return process.misses.underWay.limit.lately(time.Now()) }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/coredns/coredns/core/dnsserver"
 
+	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
@@ -161,7 +162,7 @@ func TestServersAreKnownByTheirChecks(t *testing.T) {
 		want = append(want, s)
 		for range 2 {
 			ctx := context.WithValue(t.Context(), dnsserver.Key{}, s)
-			if _, err := n.answerProbe(ctx, &insideWriter{}, config.query(checkLabel, "."), probe{check: true, own: true}); err != nil {
+			if _, err := n.answerProbe(ctx, &insideWriter{}, config.identity.Query(checks.CheckLabel, "."), checks.Probe{Check: true, Own: true}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -2,8 +2,6 @@ package notrack
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -16,6 +14,7 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
 	"github.com/trackless-dns/trackless/agent/backends"
+	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
@@ -91,13 +90,13 @@ func placeCheckpoints(ctx caddy.Context) error {
 }
 
 func newConfiguration() (*configuration, error) {
-	var id [8]byte
-	if _, err := rand.Read(id[:]); err != nil {
+	identity, err := checks.NewIdentity()
+	if err != nil {
 		return nil, err
 	}
 	return &configuration{
-		block: block{zones: map[iptables.Endpoint]string{}},
-		id:    hex.EncodeToString(id[:]),
+		block:    block{zones: map[iptables.Endpoint]string{}},
+		identity: identity,
 	}, nil
 }
 

@@ -1,4 +1,4 @@
-package notrack
+package checks
 
 import (
 	"context"
@@ -22,10 +22,11 @@ func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
 	}
 	listen := sockets.Unmap(server.LocalAddr().(*net.UDPAddr).AddrPort())
 	e := iptables.Endpoint{Addr: listen.Addr(), Port: listen.Port(), Proto: iptables.UDP}
-	config := &configuration{id: "0123456789abcdef", block: block{
-		plan: iptables.Plan{Listen: []iptables.Endpoint{e}}, zones: map[iptables.Endpoint]string{e: "."},
-	}}
-	c := newChecker(config, nil)
+	own := identityOf(t)
+	c := New(Config{
+		Identity: own, Listen: []iptables.Endpoint{e}, Zones: map[iptables.Endpoint]string{e: "."},
+		Progress: func() uint64 { return 0 }, Throttled: func() bool { return false },
+	})
 	if _, _, err := c.Reserve([]netip.Addr{e.Addr}); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +54,7 @@ func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
 			if from.Port() != port || query.Unpack(buf[:n]) != nil {
 				continue
 			}
-			if answer, err := config.answer(query, "").Pack(); err == nil {
+			if answer, err := own.Answer(query, "").Pack(); err == nil {
 				_, _ = server.WriteToUDPAddrPort(answer, from)
 			}
 		}
@@ -75,6 +76,18 @@ func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
 		}
 		if err != nil {
 			t.Errorf("port %d of %d leads to us, and was not found: %v", at+1, leasePool, err)
+		}
+	}
+}
+
+func TestSteadyLooks(t *testing.T) {
+	var c Checker
+	a, began := netip.MustParseAddr("10.96.0.10"), time.Unix(1_000_000, 0)
+	for _, tc := range []struct{ at, since time.Duration }{
+		{0, 0}, {time.Second, 0}, {4 * time.Second, 0}, {20 * time.Second, 20 * time.Second}, {21 * time.Second, 20 * time.Second},
+	} {
+		if got := c.looked(a, began.Add(tc.at)); got.Sub(began) != tc.since {
+			t.Errorf("a look after %s: steady since %s, want %s", tc.at, got.Sub(began), tc.since)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package notrack
+package checks
 
 import (
 	"context"
@@ -34,9 +34,8 @@ func TestChecksOfABusyListener(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			config := loaded(t)
+			own := identityOf(t)
 			e := iptables.Endpoint{Addr: local, Port: sockets.UDPPort(server), Proto: iptables.UDP}
-			config.zones[e] = "."
 			var came, steps atomic.Uint64
 			done := make(chan struct{})
 			go func() {
@@ -51,7 +50,7 @@ func TestChecksOfABusyListener(t *testing.T) {
 					if came.Add(1) <= tc.drops || query.Unpack(buf[:n]) != nil {
 						continue
 					}
-					if answer, err := config.answer(query, "one").Pack(); err == nil {
+					if answer, err := own.Answer(query, "one").Pack(); err == nil {
 						_, _ = server.WriteToUDPAddrPort(answer, from)
 					}
 				}
@@ -60,13 +59,15 @@ func TestChecksOfABusyListener(t *testing.T) {
 				_ = server.Close()
 				<-done
 			})
-			c := newChecker(config, nil)
-			c.progress = func() uint64 {
-				if tc.progress {
-					return steps.Add(1)
-				}
-				return 0
-			}
+			c := New(Config{
+				Identity: own, Zones: map[iptables.Endpoint]string{e: "."},
+				Progress: func() uint64 {
+					if tc.progress {
+						return steps.Add(1)
+					}
+					return 0
+				},
+			})
 			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
 			if err != nil {
 				t.Fatal(err)
@@ -82,7 +83,7 @@ func TestChecksOfABusyListener(t *testing.T) {
 			}
 			defer cancel()
 			began := time.Now()
-			socket, at, err := c.askUDP(ctx, e, conn, checkLabel)
+			socket, at, err := c.askUDP(ctx, e, conn, CheckLabel)
 			if answered := err == nil && socket == "one"; answered != tc.answered {
 				t.Errorf("socket %q, %v", socket, err)
 			}

@@ -1,4 +1,4 @@
-package notrack
+package checks
 
 import (
 	"context"
@@ -29,18 +29,12 @@ const (
 	busyTimeout = 600 * time.Millisecond
 )
 
-// progress counts the queries that were answered, over all listeners.
-func progress() uint64 { return process.served.answered.Load() - process.misses.underWay.shed.Load() }
-
-// throttled tells whether a CPU limit was used up a moment ago.
-func throttled() bool { return process.misses.underWay.limit.lately(time.Now()) }
-
 // patience bounds a check.
-func (c *checker) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+func (c *Checker) patience(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
-	before := c.progress()
+	before := c.Progress()
 	idle := time.AfterFunc(checkTimeout, func() {
-		if c.progress() == before {
+		if c.Progress() == before {
 			cancel()
 		}
 	})
@@ -52,15 +46,15 @@ func (c *checker) patience(ctx context.Context) (context.Context, context.Cancel
 
 // askUDP sends a check or a lease probe and returns which of our sockets answered,
 // and when its answer came in.
-func (c *checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, label string) (socket string, at time.Time, err error) {
-	query := c.config.query(label, c.config.zones[e])
+func (c *Checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, label string) (socket string, at time.Time, err error) {
+	query := c.Identity.Query(label, c.Zones[e])
 	packed, err := query.Pack()
 	if err != nil {
 		return "", at, err
 	}
 	// The end of the context ends a read that waits.
 	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(longAgo) })()
-	before, copies, more := c.progress(), 1, 1
+	before, copies, more := c.Progress(), 1, 1
 	for {
 		for range copies {
 			if _, err := conn.WriteToUDPAddrPort(packed, e.AddrPort()); err != nil {
@@ -71,13 +65,13 @@ func (c *checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDP
 		answer, at, err = receive(ctx, e, conn, query.Id)
 		switch {
 		case err == nil:
-			socket, err = c.config.answeredBy(query, answer)
+			socket, err = c.Identity.AnsweredBy(query, answer)
 			return socket, at, err
 		case ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded):
 			return "", at, err
 		}
 		copies = 0
-		if now := c.progress(); now != before {
+		if now := c.Progress(); now != before {
 			more = min(2*more, maxCopies)
 			before, copies = now, more
 		}

@@ -1,4 +1,6 @@
-package notrack
+// Package checks finds out by real queries whether this process answers at its listen
+// addresses, and whether these queries are tracked.
+package checks
 
 import (
 	"context"
@@ -7,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -18,20 +19,6 @@ import (
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
-)
-
-// The first part of the names that checks and lease probes ask for; the id of
-// this load of the Corefile follows, a number, and a zone that is served there:
-//
-//	trackless-check-0123456789abcdef.2a.cluster.local.
-//
-// Only the handlers of that load answer, through `cache` and without an
-// upstream, so an answer proves that our own listener is read and our own chain
-// runs. Another instance refuses a check, so that it tries another port, and
-// leaves a lease probe unanswered, since any answer to it renews the lease.
-const (
-	checkLabel = "trackless-check-"
-	leaseLabel = "trackless-lease-"
 )
 
 const (
@@ -53,27 +40,32 @@ const (
 	leasePool = 16
 )
 
-// errNotOurs says that someone else answered.
-var errNotOurs = errors.New("someone else answered")
-
-// checker implements [reconcile.Checker] with real queries.
-type checker struct {
-	config *configuration
+// Checker implements [reconcile.Checker] with real queries.
+type Checker struct {
+	Config
 	pools  map[netip.Addr]*pool
-
-	// tracked reports whether a conntrack entry stands for a query, and in
-	// which zone, and removes it.
-	tracked func(client, server netip.AddrPort) (zone uint16, found bool, err error)
-
-	// mostly returns how many queries of others were tracked although the address
-	// is attached since then, if these are most of them; nil knows of none.
-	mostly func(a netip.Addr, since time.Time) uint64
 	steady map[netip.Addr]steadiness // of the looks at the effect
+}
 
-	// progress counts queries that were answered, and throttled tells whether a CPU
+// Config is what a Checker works with. Tracked and Mostly may be nil.
+type Config struct {
+	Identity *Identity
+	Listen   []iptables.Endpoint
+	Zones    map[iptables.Endpoint]string // served at the endpoints, "" for those that do not speak plain DNS
+	Sockets  int                          // listening sockets at each endpoint
+
+	// Tracked reports whether a conntrack entry stands for a query, and in
+	// which zone, and removes it.
+	Tracked func(client, server netip.AddrPort) (zone uint16, found bool, err error)
+
+	// Mostly returns how many queries of others were tracked although the address
+	// is attached since then, if these are most of them; nil knows of none.
+	Mostly func(a netip.Addr, since time.Time) uint64
+
+	// Progress counts queries that were answered, and Throttled tells whether a CPU
 	// limit was used up a moment ago.
-	progress  func() uint64
-	throttled func() bool
+	Progress  func() uint64
+	Throttled func() bool
 }
 
 // steadiness is the time for which an address was looked at without a pause, as it
@@ -81,7 +73,7 @@ type checker struct {
 type steadiness struct{ since, last time.Time }
 
 // looked notes a look and returns since when there was no pause.
-func (c *checker) looked(a netip.Addr, now time.Time) time.Time {
+func (c *Checker) looked(a netip.Addr, now time.Time) time.Time {
 	s := c.steady[a]
 	if now.Sub(s.last) > steadyPause {
 		s.since = now
@@ -109,14 +101,15 @@ type pool struct {
 	last   int // the lease port that was answered last
 }
 
-var _ reconcile.Checker = (*checker)(nil)
+var _ reconcile.Checker = (*Checker)(nil)
 
-func newChecker(c *configuration, tracked func(client, server netip.AddrPort) (uint16, bool, error)) *checker {
-	return &checker{config: c, pools: map[netip.Addr]*pool{}, tracked: tracked, progress: progress, throttled: throttled}
+// New returns a checker that has reserved nothing yet.
+func New(c Config) *Checker {
+	return &Checker{Config: c, pools: map[netip.Addr]*pool{}}
 }
 
 // Reserve implements [reconcile.Checker].
-func (c *checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
+func (c *Checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
 	var checks []iptables.Check
 	var leases []iptables.Lease
 	for _, a := range addrs {
@@ -190,9 +183,9 @@ func (p *pool) fill(a netip.Addr) error {
 
 // leaseEndpoint is where lease probes of an address go: its first endpoint that
 // speaks plain DNS over UDP.
-func (c *checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
-	for _, e := range c.config.plan.Listen {
-		if e.Addr == a && e.Proto == iptables.UDP && c.config.zones[e] != "" {
+func (c *Checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
+	for _, e := range c.Listen {
+		if e.Addr == a && e.Proto == iptables.UDP && c.Zones[e] != "" {
 			return e, true
 		}
 	}
@@ -202,11 +195,11 @@ func (c *checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
 // Check implements [reconcile.Checker]. Each of our sockets at the endpoint is
 // asked through a port that is known to lead to it; when a port leads elsewhere
 // than before, as after another instance came or went, all are tried again.
-func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
+func (c *Checker) Check(ctx context.Context, e iptables.Endpoint) error {
 	p := c.pools[e.Addr]
 	for socket, port := range p.routes[e] {
 		got, err := c.ask(ctx, p, e, port)
-		if err != nil && !errors.Is(err, errNotOurs) {
+		if err != nil && !errors.Is(err, ErrNotOurs) {
 			return err
 		}
 		if err != nil || got != socket {
@@ -217,18 +210,18 @@ func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
 	if p.routes[e] != nil {
 		return nil
 	}
-	routes, err := map[string]int{}, errNotOurs
+	routes, err := map[string]int{}, ErrNotOurs
 	for port := range poolSize {
 		socket, askErr := c.ask(ctx, p, e, port)
 		switch {
 		case askErr == nil:
 			routes[socket] = port
-		case !errors.Is(askErr, errNotOurs):
+		case !errors.Is(askErr, ErrNotOurs):
 			return askErr
 		default:
 			err = askErr
 		}
-		if len(routes) == c.config.sockets {
+		if len(routes) == c.Sockets {
 			break
 		}
 	}
@@ -241,11 +234,11 @@ func (c *checker) Check(ctx context.Context, e iptables.Endpoint) error {
 
 // ask sends one check from one port of the pool and returns which of our
 // sockets it came to.
-func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port int) (socket string, err error) {
+func (c *Checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port int) (socket string, err error) {
 	ctx, cancel := c.patience(ctx)
 	defer cancel()
 	if e.Proto == iptables.UDP {
-		socket, _, err = c.askUDP(ctx, e, p.udp[port], checkLabel)
+		socket, _, err = c.askUDP(ctx, e, p.udp[port], CheckLabel)
 		return socket, err
 	}
 	return c.askTCP(ctx, e, p.tcp[port].port)
@@ -254,7 +247,7 @@ func (c *checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port in
 // Renew implements [reconcile.Checker]. Where another instance comes or goes the
 // port that was answered last may lead elsewhere. The others are tried all at
 // once then: one after the other could outlast the lease.
-func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err error) {
+func (c *Checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err error) {
 	p := c.pools[a]
 	e, ok := c.leaseEndpoint(a)
 	if !ok {
@@ -262,7 +255,7 @@ func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	}
 	first, cancel := context.WithTimeout(ctx, c.renewTimeout())
 	defer cancel()
-	if _, at, err = c.askUDP(first, e, p.lease[p.last], leaseLabel); err == nil || ctx.Err() != nil {
+	if _, at, err = c.askUDP(first, e, p.lease[p.last], LeaseLabel); err == nil || ctx.Err() != nil {
 		return at, err
 	}
 	all, cancel := c.patience(ctx)
@@ -275,7 +268,7 @@ func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	var wg sync.WaitGroup
 	for port := range leasePool {
 		wg.Go(func() {
-			if _, at, err := c.askUDP(all, e, p.lease[port], leaseLabel); err == nil {
+			if _, at, err := c.askUDP(all, e, p.lease[port], LeaseLabel); err == nil {
 				answered <- renewed{port, at}
 				cancel()
 			}
@@ -291,8 +284,8 @@ func (c *checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	}
 }
 
-func (c *checker) renewTimeout() time.Duration {
-	if c.throttled() {
+func (c *Checker) renewTimeout() time.Duration {
+	if c.Throttled() {
 		return renewThrottled
 	}
 	return renewTimeout
@@ -303,7 +296,7 @@ func (c *checker) renewTimeout() time.Duration {
 var errTracked = errors.New("the query left a conntrack entry: rules at or before hook priority raw defeat ours (see `nft list ruleset`, `iptables -t raw -S`)")
 
 // Effect implements [reconcile.Checker].
-func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
+func (c *Checker) Effect(ctx context.Context, a netip.Addr) error {
 	e, ok := c.leaseEndpoint(a)
 	if !ok {
 		return nil
@@ -312,16 +305,16 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 	ctx, cancel := c.patience(ctx)
 	defer cancel()
 	conn := c.pools[a].effect
-	_, _, err := c.askUDP(ctx, e, conn, checkLabel)
-	if errors.Is(err, errNotOurs) {
+	_, _, err := c.askUDP(ctx, e, conn, CheckLabel)
+	if errors.Is(err, ErrNotOurs) {
 		// Of several instances on this node any may answer; what matters is
 		// that the query was not tracked.
 		err = nil
 	}
-	if c.tracked == nil {
+	if c.Tracked == nil {
 		return err
 	}
-	zone, tracked, trackedErr := c.tracked(netip.AddrPortFrom(a, sockets.UDPPort(conn)), e.AddrPort())
+	zone, tracked, trackedErr := c.Tracked(netip.AddrPortFrom(a, sockets.UDPPort(conn)), e.AddrPort())
 	switch {
 	case trackedErr != nil:
 		return errors.Join(err, trackedErr)
@@ -331,27 +324,27 @@ func (c *checker) Effect(ctx context.Context, a netip.Addr) error {
 		return errTracked
 	case err != nil:
 		return fmt.Errorf("a query from this node to %s was not answered: %w", e, err)
-	case c.mostly == nil:
+	case c.Mostly == nil:
 		return nil
 	}
-	if n := c.mostly(a, since); n > 0 {
+	if n := c.Mostly(a, since); n > 0 {
 		return fmt.Errorf("what this node asks leaves no entry, but %d others that asked lately did: rules that meet pods alone track their queries", n)
 	}
 	return nil
 }
 
-func (c *checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16) (string, error) {
+func (c *Checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16) (string, error) {
 	conn, err := dialTCP(ctx, e, source)
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close()
-	zone := c.config.zones[e]
+	zone := c.Zones[e]
 	if zone == "" {
 		return "", nil // not plain DNS: that it accepts connections has to do
 	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) })()
-	co, query := &dns.Conn{Conn: conn}, c.config.query(checkLabel, zone)
+	co, query := &dns.Conn{Conn: conn}, c.Identity.Query(CheckLabel, zone)
 	if err := co.WriteMsg(query); err != nil {
 		return "", err
 	}
@@ -359,7 +352,7 @@ func (c *checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16
 	if err != nil {
 		return "", err
 	}
-	return c.config.answeredBy(query, answer)
+	return c.Identity.AnsweredBy(query, answer)
 }
 
 // dialTCP connects from a port that bindTCP holds. The connection is reset at
@@ -384,7 +377,7 @@ func dialTCP(ctx context.Context, e iptables.Endpoint, source uint16) (net.Conn,
 }
 
 // Close implements [reconcile.Checker].
-func (c *checker) Close() error {
+func (c *Checker) Close() error {
 	var errs []error
 	for a, p := range c.pools {
 		for _, conn := range slices.Concat(p.udp, p.lease) {
@@ -399,60 +392,6 @@ func (c *checker) Close() error {
 		delete(c.pools, a)
 	}
 	return errors.Join(errs...)
-}
-
-// query builds the question of a check or of a lease probe.
-func (c *configuration) query(label, zone string) *dns.Msg {
-	// A name of its own for each: a cache that asks once for clients that ask
-	// alike would give one socket's answer to them all.
-	name := fmt.Sprintf("%s%s.%x.%s", label, c.id, c.asked.Add(1), strings.TrimPrefix(zone, "."))
-	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(name), dns.TypeTXT)
-	m.RecursionDesired = false
-	return m
-}
-
-// answer answers a check of this load. No cache stores a message with this
-// response code (RFC 2308 section 7 has only SERVFAIL cached), so each check
-// passes through what lies between.
-func (c *configuration) answer(r *dns.Msg, socket string) *dns.Msg {
-	m := new(dns.Msg).SetRcode(r, dns.RcodeRefused)
-	m.Extra = []dns.RR{&dns.TXT{
-		Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET},
-		Txt: []string{c.id, socket},
-	}}
-	return m
-}
-
-// answeredBy returns which of our sockets an answer came from, or errNotOurs.
-func (c *configuration) answeredBy(query, answer *dns.Msg) (socket string, err error) {
-	for _, rr := range answer.Extra {
-		if txt, ok := rr.(*dns.TXT); ok && len(txt.Txt) == 2 && txt.Txt[0] == c.id {
-			return txt.Txt[1], nil
-		}
-	}
-	return "", fmt.Errorf("%w %s with %s", errNotOurs, query.Question[0].Name, dns.RcodeToString[answer.Rcode])
-}
-
-// probe is what a query asks for, if it is one of ours.
-type probe struct {
-	check, lease bool
-	own          bool // of this load
-}
-
-// probeOf tells checks and lease probes from ordinary names.
-func (c *configuration) probeOf(qname string) (p probe, ok bool) {
-	const n = len(checkLabel) // both have the same length
-	if len(qname) < n {
-		return p, false
-	}
-	p.check, p.lease = strings.EqualFold(qname[:n], checkLabel), strings.EqualFold(qname[:n], leaseLabel)
-	if !p.check && !p.lease {
-		return p, false
-	}
-	id, _, _ := strings.Cut(qname[n:], ".")
-	p.own = strings.EqualFold(id, c.id)
-	return p, true
 }
 
 // boundPort is a TCP port that is bound and nothing else, so that the kernel

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -21,14 +22,14 @@ type accounts struct {
 
 // keepAccounts begins, or goes on with another configuration.
 func (p *contract) keepAccounts(config *configuration) {
-	p.table.view.Store(newTableView(config, p.standing.Pairs()))
+	p.table.Follow(tablewalk.NewView(config.plan, forwardEndpoints(config), p.standing.Pairs()))
 	p.ledger.SetTCPIdle(config.idle)
 	a := &p.accounts
 	if a.stop == nil {
 		var ctx context.Context
 		ctx, a.stop = context.WithCancel(context.Background())
 		a.tasks.Go(func() { p.ledger.Run(ctx) })
-		a.tasks.Go(func() { p.table.watch(ctx) })
+		a.tasks.Go(func() { p.table.Run(ctx) })
 		ends, err := p.ledger.FollowTCP(0, func(server netip.AddrPort) bool { return p.covers(server.Addr()) })
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
@@ -64,7 +65,7 @@ func (p *contract) closeAccounts() {
 
 // note tells the ledger of a query, unless the kernel tracks nothing anyway.
 func (p *contract) note(f ledger.Flow) ledger.Pending {
-	if p.table.inactive.Load() {
+	if p.table.Idle() {
 		return ledger.Pending{}
 	}
 	return p.ledger.Query(f)

@@ -81,3 +81,27 @@ func TestListensAt(t *testing.T) {
 		}
 	})
 }
+
+func TestEndpointsOf(t *testing.T) {
+	for word, want := range map[string]string{
+		"10.96.0.99":          "10.96.0.99:53",
+		"10.96.0.99:5353":     "10.96.0.99:5353",
+		"tls://1.1.1.1":       "1.1.1.1:853",
+		"dns://[fd00::1]:53":  "[fd00::1]:53",
+		"fe80::1%eth0":        "[fe80::1]:53",
+		".":                   "",
+		"force_tcp":           "",
+		"tls_servername":      "",
+		"10.in-addr.arpa":     "",
+		"/no/such/file":       "",
+		"testdata/resolv.txt": "192.0.2.53:53",
+	} {
+		got := ""
+		if list := endpointsOf(word); len(list) > 0 {
+			got = list[0].String()
+		}
+		if got != want {
+			t.Errorf("%q is %q, want %q", word, got, want)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
@@ -142,7 +143,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 func (c *collector) collectLedger(ch chan<- prometheus.Metric) {
 	var entries ledger.Estimate // none where nothing would be tracked
-	if !c.process.table.inactive.Load() {
+	if !c.process.table.Idle() {
 		entries = c.process.ledger.Entries()
 	}
 	byClass(ch, avoidedDesc, prometheus.GaugeValue, entries.Counts)
@@ -152,17 +153,17 @@ func (c *collector) collectLedger(ch chan<- prometheus.Metric) {
 
 // collectTable exports what the last walk found.
 func (c *collector) collectTable(ch chan<- prometheus.Metric) {
-	counter(ch, walkCPUDesc, time.Duration(c.process.table.cpu.Load()).Seconds())
-	w := c.process.table.last.Load()
+	counter(ch, walkCPUDesc, c.process.table.CPUTime().Seconds())
+	w := c.process.table.Latest()
 	if w == nil {
 		return
 	}
-	gauge(ch, trackingDesc, 1, strconv.FormatBool(w.idle == ""), w.idle)
-	for _, class := range dnsClasses() {
-		gauge(ch, dnsDesc, float64(w.entries[class]), class.role.String(), class.proto.String(), class.family.String())
+	gauge(ch, trackingDesc, 1, strconv.FormatBool(w.Idle == ""), w.Idle)
+	for _, class := range tablewalk.Classes() {
+		gauge(ch, dnsDesc, float64(w.Entries[class]), class.Role.String(), class.Proto.String(), class.Family.String())
 	}
-	gauge(ch, walkedDesc, float64(w.at.UnixMilli())/1000)
-	gauge(ch, intervalDesc, w.interval.Seconds())
+	gauge(ch, walkedDesc, float64(w.At.UnixMilli())/1000)
+	gauge(ch, intervalDesc, w.Interval.Seconds())
 }
 
 // collectKernel exports the kernel's counters, where it has them.

@@ -13,6 +13,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -75,9 +76,8 @@ func TestMetrics(t *testing.T) {
 			Server: netip.MustParseAddrPort("10.96.0.10:53"),
 		})
 	}
-	class := dnsClass{roleBypass, iptables.UDP, iptables.IPv6}
-	p.table.last.Store(&walk{at: time.UnixMilli(1_700_000_000_500), interval: 10 * time.Second, entries: dnsEntries{class: 7}})
-	p.table.cpu.Store(int64(1500 * time.Millisecond))
+	class := tablewalk.Class{Role: tablewalk.Bypass, Proto: iptables.UDP, Family: iptables.IPv6}
+	p.table.Record(&tablewalk.Walk{At: time.UnixMilli(1_700_000_000_500), Interval: 10 * time.Second, Entries: tablewalk.Entries{class: 7}}, 1500*time.Millisecond)
 	c := &collector{process: p, procRoot: procWith(t, "17", "262144"), stats: func() ([]conntrack.CPUStats, error) {
 		return []conntrack.CPUStats{{CPU: 0, Drop: 3}, {CPU: 1, Drop: 4, InsertFailed: 1}}, nil
 	}}
@@ -108,7 +108,7 @@ func TestMetricsWhereNothingIsTracked(t *testing.T) {
 		Client: netip.MustParseAddrPort("10.244.0.11:4000"), Server: netip.MustParseAddrPort("10.96.0.10:53"),
 	}
 	p.note(flow)
-	p.table.inactive.Store(true)
+	p.table.Record(&tablewalk.Walk{Idle: "nothing is tracked"}, 0)
 	flow.Client = netip.MustParseAddrPort("10.244.0.11:4001")
 	p.note(flow).Response()
 	if n := p.ledger.Flows().Total(); n != 1 {

@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
@@ -39,7 +40,7 @@ type contract struct {
 	upstreams upstreams
 	misses    misses
 	live      liveness
-	table     table
+	table     tablewalk.Watcher
 	zones     entries.ZoneSearch
 
 	services services.Services
@@ -59,6 +60,7 @@ type counters struct{ arrived, answered, overTCP atomic.Uint64 }
 var process = contract{ledger: ledger.New(ledger.Config{})}
 
 func init() {
+	process.table.Log, process.table.Arrived = log, process.served.arrived.Load
 	process.services.Log, process.services.Tracked = log, process.zones.Tracked
 	process.standing.Services, process.standing.Log = &process.services, log
 	// The last step of a stop. caddy runs it after the shutdown callbacks at
@@ -121,7 +123,7 @@ func (p *contract) begin(config *configuration) error {
 	}
 	checker := checks.New(checks.Config{
 		Identity: config.identity, Listen: config.plan.Listen, Zones: config.zones, Sockets: config.sockets,
-		Tracked: p.zones.Tracked, Mostly: p.table.mostlyTracked, Progress: progress, Throttled: throttled,
+		Tracked: p.zones.Tracked, Mostly: p.table.MostlyTracked, Progress: progress, Throttled: throttled,
 	})
 	if err := p.keeper.Load().PrepareOn(b, config.plan, checker); err != nil {
 		return err

@@ -1,4 +1,4 @@
-package notrack
+package tablewalk
 
 import (
 	"maps"
@@ -16,8 +16,8 @@ import (
 
 func TestDNSRoles(t *testing.T) {
 	const node, pod, kubeDNS, elsewhere = "192.0.2.10", "10.244.0.11", "10.244.0.53", "10.244.7.7"
-	udp := func(role dnsRole) dnsEntries { return dnsEntries{{role, iptables.UDP, iptables.IPv4}: 1} }
-	view := &tableView{
+	udp := func(role Role) Entries { return Entries{{role, iptables.UDP, iptables.IPv4}: 1} }
+	view := &View{
 		listen: map[iptables.Endpoint]bool{
 			{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}:          true,
 			{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 53, Proto: iptables.TCP}:       true,
@@ -52,35 +52,35 @@ func TestDNSRoles(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		flows []flow
-		want  dnsEntries
+		want  Entries
 	}{
-		{"a pod asks a listen address", []flow{{proto: 17, src: pod, dst: "10.96.0.10:53"}}, udp(roleClient)},
-		{"so does the node", []flow{{proto: 17, src: node, dst: "10.96.0.10:53"}}, udp(roleClient)},
-		{"and another node", []flow{{proto: 17, src: elsewhere, dst: "10.96.0.10:53"}}, udp(roleClient)},
-		{"TCP over IPv6", []flow{{proto: 6, src: "fd00:244::b", dst: "[fd00:10:96::a]:53"}}, dnsEntries{{roleClient, iptables.TCP, iptables.IPv6}: 1}},
-		{"TLS to a listen address", []flow{{proto: 6, src: pod, dst: "10.96.0.10:853"}}, dnsEntries{{roleClient, iptables.TCP, iptables.IPv4}: 1}},
-		{"over the failover table", []flow{{proto: 17, src: pod, dst: "10.96.0.53:53", zone: failover.Zone}}, udp(roleClient)},
-		{"we ask the upstream", []flow{{proto: 17, src: node, dst: "10.96.0.99:53"}}, udp(roleUpstream)},
-		{"over TLS", []flow{{proto: 6, src: node, dst: "1.1.1.1:853"}}, dnsEntries{{roleUpstream, iptables.TCP, iptables.IPv4}: 1}},
-		{"a pod asks the upstream itself", []flow{{proto: 17, src: pod, dst: "10.96.0.99:53"}}, udp(roleBypass)},
-		{"a pod asks a resolver outside", []flow{{proto: 17, src: pod, dst: "8.8.8.8:53"}}, udp(roleBypass)},
-		{"so does the node", []flow{{proto: 17, src: node, dst: "8.8.8.8:53"}}, udp(roleBypass)},
-		{"somebody elsewhere asks kube-dns on this node", []flow{{proto: 17, src: elsewhere, dst: kubeDNS + ":53", server: kubeDNS}}, dnsEntries{}},
+		{"a pod asks a listen address", []flow{{proto: 17, src: pod, dst: "10.96.0.10:53"}}, udp(Client)},
+		{"so does the node", []flow{{proto: 17, src: node, dst: "10.96.0.10:53"}}, udp(Client)},
+		{"and another node", []flow{{proto: 17, src: elsewhere, dst: "10.96.0.10:53"}}, udp(Client)},
+		{"TCP over IPv6", []flow{{proto: 6, src: "fd00:244::b", dst: "[fd00:10:96::a]:53"}}, Entries{{Client, iptables.TCP, iptables.IPv6}: 1}},
+		{"TLS to a listen address", []flow{{proto: 6, src: pod, dst: "10.96.0.10:853"}}, Entries{{Client, iptables.TCP, iptables.IPv4}: 1}},
+		{"over the failover table", []flow{{proto: 17, src: pod, dst: "10.96.0.53:53", zone: failover.Zone}}, udp(Client)},
+		{"we ask the upstream", []flow{{proto: 17, src: node, dst: "10.96.0.99:53"}}, udp(Upstream)},
+		{"over TLS", []flow{{proto: 6, src: node, dst: "1.1.1.1:853"}}, Entries{{Upstream, iptables.TCP, iptables.IPv4}: 1}},
+		{"a pod asks the upstream itself", []flow{{proto: 17, src: pod, dst: "10.96.0.99:53"}}, udp(Bypass)},
+		{"a pod asks a resolver outside", []flow{{proto: 17, src: pod, dst: "8.8.8.8:53"}}, udp(Bypass)},
+		{"so does the node", []flow{{proto: 17, src: node, dst: "8.8.8.8:53"}}, udp(Bypass)},
+		{"somebody elsewhere asks kube-dns on this node", []flow{{proto: 17, src: elsewhere, dst: kubeDNS + ":53", server: kubeDNS}}, Entries{}},
 		{"kube-dns asks its own upstream", []flow{
 			{proto: 17, src: kubeDNS, dst: "8.8.8.8:53", server: "8.8.8.8"},
 			{proto: 17, src: elsewhere, dst: kubeDNS + ":53", server: kubeDNS},
-		}, dnsEntries{}},
+		}, Entries{}},
 		{"a pod that nobody asks is no DNS server", []flow{
 			{proto: 17, src: pod, dst: "8.8.8.8:53", server: "8.8.8.8"},
 			{proto: 17, src: elsewhere, dst: pod + ":53"},
-		}, udp(roleBypass)},
-		{"another service of the upstream's port", []flow{{proto: 6, src: pod, dst: "1.1.1.1:853"}}, dnsEntries{}},
+		}, udp(Bypass)},
+		{"another service of the upstream's port", []flow{{proto: 6, src: pod, dst: "1.1.1.1:853"}}, Entries{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			clear(here.known)
 			c := tableCount{
-				view: view, origins: here, entries: dnsEntries{},
-				bypass: map[netip.Addr]dnsEntries{}, servers: map[netip.Addr]bool{}, fresh: map[netip.Addr]uint64{},
+				view: view, origins: here, entries: Entries{},
+				bypass: map[netip.Addr]Entries{}, servers: map[netip.Addr]bool{}, fresh: map[netip.Addr]uint64{},
 			}
 			for _, f := range tt.flows {
 				dst := netip.MustParseAddrPort(f.dst)
@@ -127,30 +127,6 @@ func TestDestinations(t *testing.T) {
 	} {
 		if got := destinations([]route.Route{tc.route}, devices); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %v, want %v", tc.name, got, tc.want)
-		}
-	}
-}
-
-func TestEndpointsOf(t *testing.T) {
-	for word, want := range map[string]string{
-		"10.96.0.99":          "10.96.0.99:53",
-		"10.96.0.99:5353":     "10.96.0.99:5353",
-		"tls://1.1.1.1":       "1.1.1.1:853",
-		"dns://[fd00::1]:53":  "[fd00::1]:53",
-		"fe80::1%eth0":        "[fe80::1]:53",
-		".":                   "",
-		"force_tcp":           "",
-		"tls_servername":      "",
-		"10.in-addr.arpa":     "",
-		"/no/such/file":       "",
-		"testdata/resolv.txt": "192.0.2.53:53",
-	} {
-		got := ""
-		if list := endpointsOf(word); len(list) > 0 {
-			got = list[0].String()
-		}
-		if got != want {
-			t.Errorf("%q is %q, want %q", word, got, want)
 		}
 	}
 }

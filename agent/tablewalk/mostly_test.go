@@ -1,4 +1,4 @@
-package notrack
+package tablewalk
 
 import (
 	"net/netip"
@@ -14,7 +14,7 @@ import (
 // over them within the window.
 func TestFreshFlows(t *testing.T) {
 	listen := netip.MustParseAddr("10.96.0.10")
-	view := &tableView{listen: map[iptables.Endpoint]bool{
+	view := &View{listen: map[iptables.Endpoint]bool{
 		{Addr: listen, Port: 53, Proto: iptables.UDP}: true, {Addr: listen, Port: 53, Proto: iptables.TCP}: true,
 	}}
 	for _, tc := range []struct {
@@ -35,7 +35,7 @@ func TestFreshFlows(t *testing.T) {
 		{"over TCP", "10.244.0.11", conntrack.TCP, 25 * time.Second, 0, 0},
 	} {
 		c := tableCount{
-			view: view, entries: dnsEntries{}, servers: map[netip.Addr]bool{},
+			view: view, entries: Entries{}, servers: map[netip.Addr]bool{},
 			origins: origins{
 				own: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.10"): true, listen: true}, known: map[netip.Addr]bool{},
 				routes: []destination{{netip.MustParsePrefix("10.244.0.0/24"), true}},
@@ -68,20 +68,20 @@ func TestMostlyTracked(t *testing.T) {
 		{"none", 0, 100, time.Minute, 0},
 		{"attached since then", 20, 0, -time.Second, 0},
 	} {
-		before := &walk{at: now, arrived: 500}
-		w := &walk{at: now.Add(10 * time.Second), arrived: 500 + tc.arrived}
+		before := &Walk{At: now, arrived: 500}
+		w := &Walk{At: now.Add(10 * time.Second), arrived: 500 + tc.arrived}
 		w.judge(before, map[netip.Addr]uint64{a: tc.fresh})
-		var table table
+		var table Watcher
 		table.last.Store(w)
-		if got := table.mostlyTracked(a, now.Add(-tc.attached)); got != tc.want {
+		if got := table.MostlyTracked(a, now.Add(-tc.attached)); got != tc.want {
 			t.Errorf("%s: %d, want %d", tc.name, got, tc.want)
 		}
 	}
-	var first walk
+	var first Walk
 	first.judge(nil, map[netip.Addr]uint64{a: 20})
-	var table table
+	var table Watcher
 	table.last.Store(&first)
-	if got := table.mostlyTracked(a, now); got != 0 {
+	if got := table.MostlyTracked(a, now); got != 0 {
 		t.Errorf("after one walk: %d", got)
 	}
 }

@@ -1,4 +1,6 @@
-package notrack
+// Package tablewalk looks, in the background, at what of DNS is in the kernel's
+// connection tracking table all the same.
+package tablewalk
 
 import (
 	"context"
@@ -13,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -25,23 +28,26 @@ const (
 	walkShare       = 100
 )
 
-// table looks, in the background, at what of DNS is in the kernel's table all the
+// Watcher looks, in the background, at what of DNS is in the kernel's table all the
 // same, and at whether there is any tracking that could be avoided.
-type table struct {
-	view     atomic.Pointer[tableView]
-	last     atomic.Pointer[walk] // nil before the first
+type Watcher struct {
+	Log     logger.Logger
+	Arrived func() uint64 // queries that have come to us
+
+	view     atomic.Pointer[View]
+	last     atomic.Pointer[Walk] // nil before the first
 	inactive atomic.Bool          // the kernel tracks nothing here
 	cpu      atomic.Int64         // nanoseconds that all walks took
 }
 
-// walk is what one look found.
-type walk struct {
-	at       time.Time
-	entries  dnsEntries
-	interval time.Duration // until the next
+// Walk is what one look found.
+type Walk struct {
+	At       time.Time
+	Entries  Entries
+	Interval time.Duration // until the next
 
-	// idle is why the kernel tracks nothing, empty where it does.
-	idle string
+	// Idle is why the kernel tracks nothing, empty where it does.
+	Idle string
 
 	// since is when the walk before it was, zero for none, and arrived how many
 	// queries had come to us by now. mostly has the listen addresses of whose
@@ -56,11 +62,11 @@ const fewTracked = 3
 
 // judge finds the addresses of whose queries most were tracked since the walk before:
 // rules of others may do that to what pods ask, and not to what we ask ourselves.
-func (w *walk) judge(before *walk, fresh map[netip.Addr]uint64) {
+func (w *Walk) judge(before *Walk, fresh map[netip.Addr]uint64) {
 	if before == nil {
 		return
 	}
-	w.since = before.at
+	w.since = before.At
 	for a, n := range fresh {
 		if n >= fewTracked && 2*n > w.arrived-before.arrived {
 			if w.mostly == nil {
@@ -71,18 +77,18 @@ func (w *walk) judge(before *walk, fresh map[netip.Addr]uint64) {
 	}
 }
 
-// mostlyTracked returns how many flows to an address were tracked between the last
+// MostlyTracked returns how many flows to an address were tracked between the last
 // two walks, if these are most of them and the address was as it is now since
 // before.
-func (t *table) mostlyTracked(a netip.Addr, since time.Time) uint64 {
+func (t *Watcher) MostlyTracked(a netip.Addr, since time.Time) uint64 {
 	if w := t.last.Load(); w != nil && !w.since.Before(since) {
 		return w.mostly[a]
 	}
 	return 0
 }
 
-// watch walks the table until ctx ends.
-func (t *table) watch(ctx context.Context) {
+// Run walks the table until ctx ends.
+func (t *Watcher) Run(ctx context.Context) {
 	// The time that walks take is that of this thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -98,21 +104,43 @@ func (t *table) watch(ctx context.Context) {
 		began := threadTime()
 		w, err := t.walk(ctx)
 		cost := threadTime() - began
-		t.cpu.Add(int64(cost))
 		interval := min(max(cost*walkShare, walkInterval), maxWalkInterval)
 		timer.Reset(interval)
 		switch {
 		case err == nil:
-			w.interval = interval
-			t.last.Store(w)
-			t.inactive.Store(w.idle != "")
+			w.Interval = interval
 			complained = false
 		case ctx.Err() == nil && !complained && !errors.Is(err, conntrack.ErrInterrupted):
-			log.Warningf("the connection tracking table cannot be read, so coredns_conntrack_dns_entries is missing or old: %v", err)
+			t.Log.Warningf("the connection tracking table cannot be read, so coredns_conntrack_dns_entries is missing or old: %v", err)
 			complained = true
 		}
+		if err != nil {
+			w = nil
+		}
+		t.Record(w, cost)
 	}
 }
+
+// Record takes what a walk found, nil for nothing, and the processor time it took.
+func (t *Watcher) Record(w *Walk, cost time.Duration) {
+	t.cpu.Add(int64(cost))
+	if w != nil {
+		t.last.Store(w)
+		t.inactive.Store(w.Idle != "")
+	}
+}
+
+// Follow has the next walks count by another view.
+func (t *Watcher) Follow(v *View) { t.view.Store(v) }
+
+// Latest returns the last walk, nil before the first.
+func (t *Watcher) Latest() *Walk { return t.last.Load() }
+
+// Idle reports whether the kernel tracks nothing here.
+func (t *Watcher) Idle() bool { return t.inactive.Load() }
+
+// CPUTime is the processor time that all walks took.
+func (t *Watcher) CPUTime() time.Duration { return time.Duration(t.cpu.Load()) }
 
 // Why nothing is tracked.
 const (
@@ -120,11 +148,11 @@ const (
 	idleNotUsed   = "no rule of this network namespace uses connection tracking"
 )
 
-func (t *table) walk(ctx context.Context) (*walk, error) {
-	w := &walk{at: time.Now(), arrived: process.served.arrived.Load()}
+func (t *Watcher) walk(ctx context.Context) (*Walk, error) {
+	w := &Walk{At: time.Now(), arrived: t.Arrived()}
 	limits, err := sysctl.ReadLimits("")
 	if errors.Is(err, conntrack.ErrUnavailable) {
-		w.idle = idleNotLoaded
+		w.Idle = idleNotLoaded
 		return w, nil
 	}
 	if err != nil {
@@ -143,17 +171,17 @@ func (t *table) walk(ctx context.Context) (*walk, error) {
 			return nil, err
 		}
 		if !tracked {
-			w.idle = idleNotUsed
+			w.Idle = idleNotUsed
 			return w, nil
 		}
 	}
 	before := t.last.Load()
 	window := time.Duration(0)
 	if before != nil {
-		window = w.at.Sub(before.at)
+		window = w.At.Sub(before.At)
 	}
 	var fresh map[netip.Addr]uint64
-	w.entries, fresh, err = t.view.Load().count(ctx, conn, window)
+	w.Entries, fresh, err = t.view.Load().count(ctx, conn, window)
 	w.judge(before, fresh)
 	return w, err
 }
@@ -168,41 +196,41 @@ func threadTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// dnsRole is why a DNS flow is in the table.
-type dnsRole uint8
+// Role is why a DNS flow is in the table.
+type Role uint8
 
 const (
-	// roleClient: to a listen address, tracked because we are not attached, or
+	// Client: to a listen address, tracked because we are not attached, or
 	// since before we were.
-	roleClient dnsRole = iota
-	// roleUpstream: from this node to a target of forward.
-	roleUpstream
-	// roleBypass: from this node or one of its pods to another DNS server.
-	roleBypass
+	Client Role = iota
+	// Upstream: from this node to a target of forward.
+	Upstream
+	// Bypass: from this node or one of its pods to another DNS server.
+	Bypass
 
 	dnsRoles = 3
 )
 
 // String gives the value of the label role.
-func (r dnsRole) String() string { return [dnsRoles]string{"client", "upstream", "bypass"}[r] }
+func (r Role) String() string { return [dnsRoles]string{"client", "upstream", "bypass"}[r] }
 
-// dnsClass is what entries are counted by.
-type dnsClass struct {
-	role   dnsRole
-	proto  iptables.Proto
-	family iptables.Family
+// Class is what entries are counted by.
+type Class struct {
+	Role   Role
+	Proto  iptables.Proto
+	Family iptables.Family
 }
 
-// dnsEntries is a number of entries of each class.
-type dnsEntries map[dnsClass]uint64
+// Entries is a number of entries of each class.
+type Entries map[Class]uint64
 
-// dnsClasses lists all classes.
-func dnsClasses() []dnsClass {
-	var all []dnsClass
-	for role := range dnsRole(dnsRoles) {
+// Classes lists all classes.
+func Classes() []Class {
+	var all []Class
+	for role := range Role(dnsRoles) {
 		for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
 			for _, family := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
-				all = append(all, dnsClass{role, proto, family})
+				all = append(all, Class{role, proto, family})
 			}
 		}
 	}
@@ -210,6 +238,6 @@ func dnsClasses() []dnsClass {
 }
 
 // classOf returns the class of an entry whose role is known.
-func classOf(role dnsRole, src netip.Addr, proto conntrack.Protocol) dnsClass {
-	return dnsClass{role, iptables.Proto(proto), iptables.FamilyOf(src)}
+func classOf(role Role, src netip.Addr, proto conntrack.Protocol) Class {
+	return Class{role, iptables.Proto(proto), iptables.FamilyOf(src)}
 }

@@ -1,4 +1,4 @@
-package notrack
+package tablewalk
 
 import (
 	"cmp"
@@ -21,8 +21,8 @@ import (
 
 const dnsPort = 53
 
-// tableView tells which entries are DNS, and whose.
-type tableView struct {
+// View tells which entries are DNS, and whose.
+type View struct {
 	listen    map[iptables.Endpoint]bool
 	upstreams map[netip.AddrPort]bool
 	pairs     []failover.Pair
@@ -30,19 +30,21 @@ type tableView struct {
 	uplinks   []string // those that the Corefile names, else the default routes'
 }
 
-func newTableView(config *configuration, pairs []failover.Pair) *tableView {
-	v := &tableView{
+// NewView returns a view for a plan, the servers to which its misses are forwarded,
+// and the pairs of the failover table.
+func NewView(plan iptables.Plan, upstreams []netip.AddrPort, pairs []failover.Pair) *View {
+	v := &View{
 		listen:    map[iptables.Endpoint]bool{},
 		upstreams: map[netip.AddrPort]bool{},
 		pairs:     pairs,
 		ports:     []uint16{dnsPort},
-		uplinks:   config.plan.Uplinks,
+		uplinks:   plan.Uplinks,
 	}
-	for _, e := range config.plan.Listen {
+	for _, e := range plan.Listen {
 		v.listen[e] = true
 		v.ports = append(v.ports, e.Port)
 	}
-	for _, ap := range forwardEndpoints(config) {
+	for _, ap := range upstreams {
 		v.upstreams[ap] = true
 		v.ports = append(v.ports, ap.Port())
 	}
@@ -55,7 +57,7 @@ func newTableView(config *configuration, pairs []failover.Pair) *tableView {
 // what is not to it (since Linux 5.8). The second result is by listen address the
 // number of UDP flows of this node and its pods of which a packet came within the
 // window.
-func (v *tableView) count(ctx context.Context, conn *conntrack.Conn, window time.Duration) (dnsEntries, map[netip.Addr]uint64, error) {
+func (v *View) count(ctx context.Context, conn *conntrack.Conn, window time.Duration) (Entries, map[netip.Addr]uint64, error) {
 	origins, err := readOrigins(v.uplinks)
 	if err != nil {
 		return nil, nil, err
@@ -65,8 +67,8 @@ func (v *tableView) count(ctx context.Context, conn *conntrack.Conn, window time
 		return nil, nil, err
 	}
 	c := tableCount{
-		view: v, origins: origins, entries: dnsEntries{},
-		bypass: map[netip.Addr]dnsEntries{}, servers: map[netip.Addr]bool{},
+		view: v, origins: origins, entries: Entries{},
+		bypass: map[netip.Addr]Entries{}, servers: map[netip.Addr]bool{},
 		timeouts: timeouts, window: window, fresh: map[netip.Addr]uint64{},
 	}
 	for _, port := range v.ports {
@@ -88,13 +90,13 @@ func (v *tableView) count(ctx context.Context, conn *conntrack.Conn, window time
 
 // tableCount is a count under way.
 type tableCount struct {
-	view    *tableView
+	view    *View
 	origins origins
-	entries dnsEntries
+	entries Entries
 
 	// bypass holds what each source asked of others than us, servers those
 	// that answered.
-	bypass  map[netip.Addr]dnsEntries
+	bypass  map[netip.Addr]Entries
 	servers map[netip.Addr]bool
 
 	timeouts ledger.Timeouts
@@ -113,17 +115,17 @@ func (c *tableCount) add(e *conntrack.Entry) {
 	_, failedOver := failover.ListenOf(c.view.pairs, o.Zone, o.Destination())
 	switch {
 	case failedOver || c.view.listen[iptables.Endpoint{Addr: o.Dst, Port: o.DstPort, Proto: iptables.Proto(o.Proto)}]:
-		c.entries[classOf(roleClient, o.Src, o.Proto)]++
+		c.entries[classOf(Client, o.Src, o.Proto)]++
 		if !failedOver && c.isFresh(e) {
 			c.fresh[o.Dst]++
 		}
 	case c.view.upstreams[o.Destination()] && c.origins.own[o.Src]:
-		c.entries[classOf(roleUpstream, o.Src, o.Proto)]++
+		c.entries[classOf(Upstream, o.Src, o.Proto)]++
 	case o.DstPort == dnsPort && c.origins.here(o.Src):
 		if c.bypass[o.Src] == nil {
-			c.bypass[o.Src] = dnsEntries{}
+			c.bypass[o.Src] = Entries{}
 		}
-		c.bypass[o.Src][classOf(roleBypass, o.Src, o.Proto)]++
+		c.bypass[o.Src][classOf(Bypass, o.Src, o.Proto)]++
 	}
 }
 
@@ -145,7 +147,7 @@ func (c *tableCount) isFresh(e *conntrack.Entry) bool {
 
 // total adds up. What a DNS server asks on its own account, as kube-dns does, is
 // no bypass.
-func (c *tableCount) total() dnsEntries {
+func (c *tableCount) total() Entries {
 	for src, entries := range c.bypass {
 		if c.servers[src] {
 			continue

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent/admission"
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tuple"
@@ -42,10 +43,10 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		process.served.overTCP.Add(1)
 		return n.serveTCP(ctx, w, r, client, server)
 	case unix.IPPROTO_UDP:
-		if !process.misses.underWay.take(client.Addr()) {
+		if !process.misses.underWay.Take(client.Addr()) {
 			return dns.RcodeSuccess, nil // no answer
 		}
-		defer process.misses.underWay.done(client.Addr())
+		defer process.misses.underWay.Done(client.Addr())
 	}
 	query := n.note(client, server, proto)
 	defer query.Response()
@@ -89,14 +90,14 @@ type waiter interface {
 	OnWait(waits func(client net.Addr) (end func()))
 }
 
-// follow has the caches of a load say which queries only wait.
-func (u *underWay) follow(config *configuration) {
+// followWaits has the caches of a load say which queries only wait.
+func followWaits(config *configuration, u *admission.Queries) {
 	for _, n := range config.everyHandler() {
 		if cache, ok := n.block.Handler("cache").(waiter); ok {
 			cache.OnWait(func(client net.Addr) (end func()) {
 				// Over TCP it is not counted.
 				if udp, ok := client.(*net.UDPAddr); ok {
-					return u.wait(udp.AddrPort().Addr().Unmap())
+					return u.Wait(udp.AddrPort().Addr().Unmap())
 				}
 				return func() {}
 			})

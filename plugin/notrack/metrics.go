@@ -134,8 +134,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)
 	u := &c.process.misses.underWay
-	counter(ch, shedDesc, float64(u.shed.Load()), "dropped")
-	counter(ch, shedDesc, float64(u.refused.Load()), "refused")
+	counter(ch, shedDesc, float64(u.Dropped()), "dropped")
+	counter(ch, shedDesc, float64(u.Refused()), "refused")
 	c.collectLedger(ch)
 	c.collectTable(ch)
 	c.collectKernel(ch)

@@ -12,11 +12,6 @@ import (
 )
 
 const (
-	// slow is how long a miss has taken, or at most twice as long, when we look
-	// whether its Service is gone. The kernel announces most changes of rules, but
-	// not those of legacy iptables.
-	slow = 125 * time.Millisecond
-
 	// lookPatience is how long a miss that has failed waits for a look. Large rules
 	// put looks off for longer; such a miss fails at once.
 	lookPatience = 500 * time.Millisecond
@@ -29,7 +24,7 @@ const (
 // block is gone, and does so again if that changed meanwhile.
 func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
 	client, _, proto := tuple.Of(q.w)
-	end, err := m.underWay.begin(client.Addr(), proto == unix.IPPROTO_UDP, m.slowMiss)
+	end, err := m.underWay.Begin(client.Addr(), proto == unix.IPPROTO_UDP, m.slowMiss)
 	if err != nil {
 		return dns.RcodeRefused, plugin.Error(directive, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/forward"
 
+	"github.com/trackless-dns/trackless/agent/admission"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
@@ -34,7 +35,7 @@ type misses struct {
 	end  context.CancelFunc
 	done chan struct{}
 
-	underWay underWay
+	underWay admission.Queries
 
 	mu      sync.Mutex
 	waiting []chan struct{} // for the look that comes

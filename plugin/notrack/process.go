@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
@@ -24,6 +23,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -67,7 +67,7 @@ func init() {
 	// SIGTERM, before them at SIGINT, alone at SIGQUIT; `trackless serve` runs
 	// it when a start failed.
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.exit)
-	process.misses.underWay.crowded = func() {
+	process.misses.underWay.Crowded = func() {
 		if k := process.keeper.Load(); k != nil {
 			k.Crowded()
 		}
@@ -95,7 +95,7 @@ func (p *contract) start(config *configuration) error {
 	config.corefile = loadedCorefile()
 	p.serving.Store(config)
 	p.upstreams.follow(config)
-	p.misses.underWay.follow(config)
+	followWaits(config, &p.misses.underWay)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()
 	p.misses.follow(config, p.keeper.Load(), p.standing.Instead)
@@ -165,7 +165,9 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 			Adopt:   (&backends.Adopter{Log: log, Count: countSetupError}).Adopt,
 			Claims:  backends.Claims,
 			Explain: firewall.Explain,
-			Load:    p.load,
+			Load: func(endpoints []iptables.Endpoint) lease.Load {
+				return p.misses.underWay.Load(endpoints, p.served.arrived.Load, log)
+			},
 		},
 	}))
 	return nil
@@ -342,7 +344,7 @@ func (p *contract) inForce() iptables.Backend {
 }
 
 // progress counts the queries that were answered, over all listeners.
-func progress() uint64 { return process.served.answered.Load() - process.misses.underWay.shed.Load() }
+func progress() uint64 { return process.served.answered.Load() - process.misses.underWay.Dropped() }
 
 // throttled tells whether a CPU limit was used up a moment ago.
-func throttled() bool { return process.misses.underWay.limit.lately(time.Now()) }
+func throttled() bool { return process.misses.underWay.Throttled() }

@@ -1,4 +1,4 @@
-package notrack
+package admission
 
 import (
 	"sync"
@@ -7,8 +7,9 @@ import (
 
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/internal/cgroup"
+	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
 // throttling follows the CPU limit of this process. The zero value is ready.
@@ -43,12 +44,12 @@ func (t *throttling) lately(now time.Time) bool {
 
 func readCPULimit() cgroup.CPU { return cgroup.CPULimit("/") }
 
-// load implements [reconcile.Kernel.Load].
-func (p *contract) load(endpoints []iptables.Endpoint) reconcile.Load {
-	u := &p.misses.underWay
+// Load returns what the kernel has made of this process and of the queries to the
+// endpoints. arrived counts those that have come.
+func (u *Queries) Load(endpoints []iptables.Endpoint, arrived func() uint64, log logger.Logger) lease.Load {
 	cpu := u.limit.look()
 	shed := u.shed.Load()
-	l := reconcile.Load{Limit: cpu.Limit, Throttled: cpu.Throttled, Arrived: p.served.arrived.Load() - shed}
+	l := lease.Load{Limit: cpu.Limit, Throttled: cpu.Throttled, Arrived: arrived() - shed}
 	if l.Limit == 0 {
 		// Under a limit this would tell of its pauses as well.
 		l.Starved = cgroup.Starved("/")

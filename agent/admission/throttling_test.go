@@ -1,4 +1,4 @@
-package notrack
+package admission
 
 import (
 	"testing"
@@ -10,7 +10,7 @@ import (
 
 func TestThrottledLately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var u underWay
+		var u Queries
 		var used time.Duration
 		u.limit.read = func() cgroup.CPU { return cgroup.CPU{Limit: 0.1, Throttled: used} }
 		for _, step := range []struct {

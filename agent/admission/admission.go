@@ -1,4 +1,6 @@
-package notrack
+// Package admission bounds the queries that are here at once, and follows the CPU
+// limit of this process.
+package admission
 
 import (
 	"errors"
@@ -10,7 +12,7 @@ import (
 	"time"
 )
 
-// underWay bounds the queries that are here at once. CoreDNS starts a goroutine
+// Queries bounds the queries that are here at once. CoreDNS starts a goroutine
 // for every packet that it reads, and each holds memory until it ends: without a
 // bound one client that asks for names that nobody has asked for before has the
 // kernel kill us, and all others wait behind it. The zero value is ready.
@@ -19,7 +21,7 @@ import (
 // ones only wait, in the cache, for the answer to another. No client may have all of
 // either. Nothing here locks: a lock for which hundreds of goroutines
 // wait is handed from one to the next at the pace of the scheduler.
-type underWay struct {
+type Queries struct {
 	busy, misses shares
 	waiting      shares        // of the busy ones, those that wait for another query
 	shed         atomic.Uint64 // queries that were dropped
@@ -29,13 +31,13 @@ type underWay struct {
 
 	limit throttling
 
-	// crowded is called, if it is set, by a query for which many others wait: while
+	// Crowded is called, if it is set, by a query for which many others wait: while
 	// they do, goroutines that wait for a timer run as late as they.
-	crowded func()
+	Crowded func()
 
 	// begun are the misses, and the queries that wait, that began to lately: in two
-	// windows of the time beginWindow, the present one by the count of windows. Windows change while
-	// goroutines are waited for.
+	// windows of the time beginWindow, the present one by the count of windows. Windows
+	// change while goroutines are waited for.
 	begun   [2]shares
 	windows atomic.Uint32
 
@@ -46,6 +48,11 @@ type underWay struct {
 	former      atomic.Int32 // 0 or 1
 	ticking     atomic.Bool
 }
+
+// slow is how long a miss has taken, or at most twice as long, when it is looked for
+// whether its Service is gone. The kernel announces most changes of rules, but not
+// those of legacy iptables.
+const slow = 125 * time.Millisecond
 
 const (
 	// queryMemory is what a query costs while it is under way: a goroutine with its
@@ -103,9 +110,9 @@ func queryLimit(memory int64) int32 {
 // memoryLimit is that of the process. It is set before the first query comes.
 var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) })
 
-// take notes a query that came over UDP, until done. It reports false for one to be
+// Take notes a query that came over UDP, until done. It reports false for one to be
 // dropped, as the kernel drops what does not fit into a socket's buffer.
-func (u *underWay) take(client netip.Addr) bool {
+func (u *Queries) Take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
 	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client)
@@ -113,8 +120,8 @@ func (u *underWay) take(client netip.Addr) bool {
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
 	}
-	if all%crowd == 0 && u.crowded != nil {
-		u.crowded()
+	if all%crowd == 0 && u.Crowded != nil {
+		u.Crowded()
 	}
 	if all <= limit && own <= limit/clientShare && (!greedy || !u.late.Load()) {
 		return true
@@ -124,8 +131,17 @@ func (u *underWay) take(client netip.Addr) bool {
 	return false
 }
 
+// Dropped is how many queries were dropped.
+func (u *Queries) Dropped() uint64 { return u.shed.Load() }
+
+// Refused is how many misses were refused.
+func (u *Queries) Refused() uint64 { return u.refused.Load() }
+
+// Throttled tells whether a CPU limit was used up a moment ago.
+func (u *Queries) Throttled() bool { return u.limit.lately(time.Now()) }
+
 // clientMay is how many queries one client may have here while goroutines run late.
-func (u *underWay) clientMay() int32 {
+func (u *Queries) clientMay() int32 {
 	if u.limit.lately(time.Now()) {
 		return clientThrottled
 	}
@@ -133,7 +149,7 @@ func (u *underWay) clientMay() int32 {
 }
 
 // watch finds out whether goroutines run late, while very many queries are busy.
-func (u *underWay) watch() {
+func (u *Queries) watch() {
 	var last time.Time // when they ran late
 	u.nextWindow()
 	u.nextWindow()
@@ -157,19 +173,19 @@ func (u *underWay) watch() {
 }
 
 // nextWindow forgets the misses that began before the present window.
-func (u *underWay) nextWindow() {
+func (u *Queries) nextWindow() {
 	next := u.windows.Load() + 1
 	u.begun[next%2].clear()
 	u.windows.Store(next)
 }
 
-// done is for a query that was taken.
-func (u *underWay) done(client netip.Addr) { u.busy.add(client, -1) }
+// Done is for a query that was taken.
+func (u *Queries) Done(client netip.Addr) { u.busy.add(client, -1) }
 
-// begin notes a miss, until end is called. One that was taken is not busy meanwhile.
+// Begin notes a miss, until end is called. One that was taken is not busy meanwhile.
 // It fails where there are too many. While misses are under way that began some
 // time ago, late is called now and then.
-func (u *underWay) begin(client netip.Addr, taken bool, late func()) (end func(), err error) {
+func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(), err error) {
 	limit := queryLimit(memoryLimit())
 	all, own := u.misses.add(client, 1)
 	if all > limit || own > limit/clientShare {
@@ -199,8 +215,8 @@ func (u *underWay) begin(client netip.Addr, taken bool, late func()) (end func()
 	}, nil
 }
 
-// wait notes that a query that was taken waits for another, until end is called.
-func (u *underWay) wait(client netip.Addr) (end func()) {
+// Wait notes that a query that was taken waits for another, until end is called.
+func (u *Queries) Wait(client netip.Addr) (end func()) {
 	u.waiting.add(client, 1)
 	lately := u.begins(client)
 	return func() {
@@ -211,7 +227,7 @@ func (u *underWay) wait(client netip.Addr) (end func()) {
 
 // begins counts a query among those that began to wait lately, until end is called or
 // that is some time ago.
-func (u *underWay) begins(client netip.Addr) (end func()) {
+func (u *Queries) begins(client netip.Addr) (end func()) {
 	window := u.windows.Load()
 	u.begun[window%2].add(client, 1)
 	return func() {
@@ -222,7 +238,7 @@ func (u *underWay) begins(client netip.Addr) (end func()) {
 }
 
 // tick runs once in the time slow while there are misses.
-func (u *underWay) tick(late func()) {
+func (u *Queries) tick(late func()) {
 	former := u.former.Load()
 	if u.generations[former].Load() > 0 {
 		late()

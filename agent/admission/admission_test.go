@@ -1,4 +1,4 @@
-package notrack
+package admission
 
 import (
 	"errors"
@@ -30,7 +30,7 @@ func TestQueryLimit(t *testing.T) {
 }
 
 // flooder returns a client and one that does not share its counters.
-func flooder(u *underWay) (flooder, other netip.Addr) {
+func flooder(u *Queries) (flooder, other netip.Addr) {
 	flooder = netip.MustParseAddr("10.244.0.1")
 	u.busy.add(flooder, 1)
 	defer u.busy.add(flooder, -1)
@@ -44,12 +44,12 @@ func flooder(u *underWay) (flooder, other netip.Addr) {
 }
 
 func TestMissesUnderWayAreBounded(t *testing.T) {
-	var u underWay
+	var u Queries
 	limit := int(queryLimit(memoryLimit()))
 	greedy, other := flooder(&u)
 	begin := func(client netip.Addr, n int) (ends []func(), err error) {
 		for range n {
-			end, err := u.begin(client, false, func() {})
+			end, err := u.Begin(client, false, func() {})
 			if err != nil {
 				return ends, err
 			}
@@ -89,31 +89,31 @@ func TestBusyQueriesAreBounded(t *testing.T) {
 		{"but count while goroutines run late", true, 40, clientHere},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var u underWay
+			var u Queries
 			u.late.Store(tc.late)
 			u.watching.Store(true) // so that nobody finds out otherwise
 			greedy, other := flooder(&u)
 			taken := 0
 			for range tc.waiting {
-				if !u.take(greedy) {
+				if !u.Take(greedy) {
 					t.Fatal("not taken")
 				}
 				taken++
-				if _, err := u.begin(greedy, true, func() {}); err != nil {
+				if _, err := u.Begin(greedy, true, func() {}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			for u.take(greedy) {
+			for u.Take(greedy) {
 				taken++
 			}
 			if taken != tc.want || u.shed.Load() != 1 {
 				t.Errorf("%d taken and %d dropped, want %d and 1", taken, u.shed.Load(), tc.want)
 			}
-			if !u.take(other) {
+			if !u.Take(other) {
 				t.Error("another client's query was dropped")
 			}
-			u.done(greedy)
-			if !u.take(greedy) {
+			u.Done(greedy)
+			if !u.Take(greedy) {
 				t.Error("dropped although one has ended")
 			}
 		})
@@ -122,10 +122,10 @@ func TestBusyQueriesAreBounded(t *testing.T) {
 
 func TestLateGoroutinesAreNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var u underWay
+		var u Queries
 		greedy, _ := flooder(&u)
 		for range clientHere + 1 {
-			u.take(greedy)
+			u.Take(greedy)
 		}
 		if !u.watching.Load() {
 			t.Fatal("nobody looks")
@@ -135,7 +135,7 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 			t.Error("late where nothing is")
 		}
 		for range clientHere + 1 {
-			u.done(greedy)
+			u.Done(greedy)
 		}
 		time.Sleep(time.Second)
 		if u.watching.Load() {
@@ -148,14 +148,14 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 // the next query, even where goroutines run late.
 func TestWaitingMakesNoClientGreedy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var u underWay
+		var u Queries
 		client, _ := flooder(&u)
 		var ends []func()
 		for range 4 * clientHere {
-			if !u.take(client) {
+			if !u.Take(client) {
 				t.Fatal("dropped where nothing is late")
 			}
-			end, err := u.begin(client, true, func() {})
+			end, err := u.Begin(client, true, func() {})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +164,7 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 		time.Sleep(3 * lateFor)
 		u.late.Store(true)
 		taken := 0
-		for u.take(client) {
+		for u.Take(client) {
 			taken++
 		}
 		if taken != clientHere {
@@ -172,10 +172,10 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 		}
 		for _, end := range ends {
 			end()
-			u.done(client)
+			u.Done(client)
 		}
 		for range taken {
-			u.done(client)
+			u.Done(client)
 		}
 		time.Sleep(3 * lateFor)
 		if all := u.begun[0].all.Load() + u.begun[1].all.Load(); all != 0 {
@@ -196,11 +196,11 @@ func TestMissesThatTakeLongAreNoticed(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(tc.takes), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var u underWay
+				var u Queries
 				var noticed atomic.Int32
 				client := netip.MustParseAddr("10.244.0.1")
 				for range 20 { // one after the other, so that some are always under way
-					end, err := u.begin(client, false, func() { noticed.Add(1) })
+					end, err := u.Begin(client, false, func() { noticed.Add(1) })
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -220,13 +220,13 @@ func TestMissesThatTakeLongAreNoticed(t *testing.T) {
 }
 
 func BenchmarkTake(b *testing.B) {
-	var u underWay
+	var u Queries
 	client := netip.MustParseAddr("10.244.0.1")
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if u.take(client) {
-				u.done(client)
+			if u.Take(client) {
+				u.Done(client)
 			}
 		}
 	})

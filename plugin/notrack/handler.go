@@ -8,12 +8,14 @@ import (
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/agent/admission"
 	"github.com/trackless-dns/trackless/agent/checks"
+	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tuple"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -33,7 +35,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		}
 		process.asked.came(client)
 	}
-	if process.misses.isOurs(client) {
+	if process.misses.IsOurs(client) {
 		return dns.RcodeSuccess, nil // no answer: it was meant for kube-dns
 	}
 	process.served.arrived.Add(1)
@@ -43,10 +45,10 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		process.served.overTCP.Add(1)
 		return n.serveTCP(ctx, w, r, client, server)
 	case unix.IPPROTO_UDP:
-		if !process.misses.underWay.Take(client.Addr()) {
+		if !process.queries.Take(client.Addr()) {
 			return dns.RcodeSuccess, nil // no answer
 		}
-		defer process.misses.underWay.Done(client.Addr())
+		defer process.queries.Done(client.Addr())
 	}
 	query := n.note(client, server, proto)
 	defer query.Response()
@@ -147,7 +149,22 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
-	return process.misses.failing.serve(ctx, miss{p.block, p.Next, w, r}, process.misses.serveMiss)
+	client, _, proto := tuple.Of(w)
+	end, err := process.queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, process.misses.Slow)
+	if err != nil {
+		return dns.RcodeRefused, plugin.Error(directive, err)
+	}
+	defer end()
+	state := request.Request{W: w}
+	return process.misses.Serve(ctx, health.Query{
+		Block: serverBlock{p.block}, W: w, R: r, TCP: state.Proto() == "tcp",
+		Asked: func(service netip.AddrPort) {
+			metadata.SetValueFunc(ctx, "upstream/address", service.String)
+		},
+		Pass: func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			return plugin.NextOrFailure(directive, p.Next, ctx, w, r)
+		},
+	})
 }
 
 // answerError answers with a response code what no plugin has answered, which the

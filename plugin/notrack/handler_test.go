@@ -3,6 +3,7 @@ package notrack
 import (
 	"context"
 	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/coredns/coredns/core/dnsserver"
@@ -114,5 +115,25 @@ func TestProbesPassTheCheckpoint(t *testing.T) {
 				t.Errorf("answered here: %v, want %v", err == nil, tc.here)
 			}
 		})
+	}
+}
+
+// What we ask of the cluster may come back to us, by the rules of another
+// instance.
+func TestOwnQueriesToTheClusterAreNotAnswered(t *testing.T) {
+	client := netip.MustParseAddrPort("192.0.2.10:40212")
+	t.Cleanup(process.misses.Asks(client))
+	passed := 0
+	next := plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+		passed++
+		return dns.RcodeSuccess, nil
+	})
+	n := &NoTrack{Next: next, config: loaded(t), block: &dnsserver.Config{}}
+	for remote, want := range map[string]int{"192.0.2.10:40212": 0, "192.0.2.10:40213": 1} {
+		passed = 0
+		w := &writer{remote: udp(remote), local: udp("10.96.0.10:53")}
+		if _, err := n.ServeDNS(t.Context(), w, new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)); err != nil || passed != want {
+			t.Errorf("%s: passed on %d times, %v", remote, passed, err)
+		}
 	}
 }

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"sync"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"github.com/trackless-dns/trackless/agent/checks"
+	"github.com/trackless-dns/trackless/agent/recorder"
 )
 
 // liveness remembers a question of a liveness probe that has not returned.
@@ -77,43 +74,16 @@ func (c *configuration) askInside(ctx context.Context) error {
 	c.mu.Unlock()
 	for _, n := range handlers {
 		query := c.identity.Query(checks.CheckLabel, ".")
-		w := &insideWriter{}
+		w := &recorder.Recorder{}
 		if _, err := n.answerProbe(ctx, w, query, checks.Probe{Check: true, Own: true}); err != nil {
 			return fmt.Errorf("server block %s: %w", n.block.Zone, err)
 		}
-		if w.answer == nil {
+		if w.Answer == nil {
 			return fmt.Errorf("server block %s: no answer to a check", n.block.Zone)
 		}
-		if _, err := c.identity.AnsweredBy(query, w.answer); err != nil {
+		if _, err := c.identity.AnsweredBy(query, w.Answer); err != nil {
 			return fmt.Errorf("server block %s: %w", n.block.Zone, err)
 		}
 	}
 	return nil
 }
-
-// insideWriter takes the answer to a query that came over no network.
-type insideWriter struct{ answer *dns.Msg }
-
-var noNetwork = net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53))
-
-func (*insideWriter) LocalAddr() net.Addr  { return noNetwork }
-func (*insideWriter) RemoteAddr() net.Addr { return noNetwork }
-
-func (w *insideWriter) WriteMsg(m *dns.Msg) error {
-	w.answer = m
-	return nil
-}
-
-func (w *insideWriter) Write(b []byte) (int, error) {
-	m := new(dns.Msg)
-	if err := m.Unpack(b); err != nil {
-		return 0, err
-	}
-	w.answer = m
-	return len(b), nil
-}
-
-func (*insideWriter) Close() error        { return nil }
-func (*insideWriter) TsigStatus() error   { return nil }
-func (*insideWriter) TsigTimersOnly(bool) {}
-func (*insideWriter) Hijack()             {}

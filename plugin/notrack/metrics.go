@@ -133,7 +133,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
 	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)
-	u := &c.process.misses.underWay
+	u := &c.process.queries
 	counter(ch, shedDesc, float64(u.Dropped()), "dropped")
 	counter(ch, shedDesc, float64(u.Refused()), "refused")
 	c.collectLedger(ch)

@@ -11,11 +11,13 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent/admission"
 	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/agent/entries"
 	"github.com/trackless-dns/trackless/agent/firewall"
+	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
@@ -38,7 +40,8 @@ type contract struct {
 	asked   questions
 
 	upstreams upstreams
-	misses    misses
+	misses    health.Monitor
+	queries   admission.Queries
 	live      liveness
 	table     tablewalk.Watcher
 	zones     entries.ZoneSearch
@@ -61,13 +64,14 @@ var process = contract{ledger: ledger.New(ledger.Config{})}
 
 func init() {
 	process.table.Log, process.table.Arrived = log, process.served.arrived.Load
+	process.misses.Log = log
 	process.services.Log, process.services.Tracked = log, process.zones.Tracked
 	process.standing.Services, process.standing.Log = &process.services, log
 	// The last step of a stop. caddy runs it after the shutdown callbacks at
 	// SIGTERM, before them at SIGINT, alone at SIGQUIT; `trackless serve` runs
 	// it when a start failed.
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.exit)
-	process.misses.underWay.Crowded = func() {
+	process.queries.Crowded = func() {
 		if k := process.keeper.Load(); k != nil {
 			k.Crowded()
 		}
@@ -95,10 +99,10 @@ func (p *contract) start(config *configuration) error {
 	config.corefile = loadedCorefile()
 	p.serving.Store(config)
 	p.upstreams.follow(config)
-	followWaits(config, &p.misses.underWay)
+	followWaits(config, &p.queries)
 	p.keepAccounts(config)
 	p.keeper.Load().Commit()
-	p.misses.follow(config, p.keeper.Load(), p.standing.Instead)
+	p.misses.Follow(config.health(p.standing.Instead), p.keeper.Load())
 	return nil
 }
 
@@ -166,7 +170,7 @@ func (p *contract) open(config *configuration, b iptables.Backend) error {
 			Claims:  backends.Claims,
 			Explain: firewall.Explain,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {
-				return p.misses.underWay.Load(endpoints, p.served.arrived.Load, log)
+				return p.queries.Load(endpoints, p.served.arrived.Load, log)
 			},
 		},
 	}))
@@ -190,7 +194,7 @@ func (p *contract) refresh(r iptables.Rules) error {
 	if err == nil {
 		p.ledger.SetTimeouts(timeouts)
 	}
-	p.misses.poke()
+	p.misses.Recheck()
 	return p.standing.Install(r)
 }
 
@@ -218,7 +222,7 @@ func (p *contract) failover(config *configuration) error {
 
 func (p *contract) forget() {
 	p.closeAccounts()
-	p.misses.follow(nil, nil, nil)
+	p.misses.Follow(nil, nil)
 	if p.watch != nil {
 		p.watch.Close()
 		p.watch = nil
@@ -245,7 +249,7 @@ func (p *contract) restartFailed(config *configuration) error {
 	err := p.keeper.Load().Rollback()
 	p.watch.Follow(p.inForce())
 	err = errors.Join(err, p.failover(config))
-	p.misses.follow(config, p.keeper.Load(), p.standing.Instead)
+	p.misses.Follow(config.health(p.standing.Instead), p.keeper.Load())
 	return err
 }
 
@@ -310,7 +314,7 @@ func (p *contract) exit() {
 	if err := errors.Join(k.Close(), backends.RemoveStale(log)); err != nil {
 		log.Errorf("stop: %v", err)
 	}
-	p.misses.follow(nil, nil, nil)
+	p.misses.Follow(nil, nil)
 	p.upstreams.follow(nil)
 	p.closeAccounts()
 }
@@ -344,7 +348,7 @@ func (p *contract) inForce() iptables.Backend {
 }
 
 // progress counts the queries that were answered, over all listeners.
-func progress() uint64 { return process.served.answered.Load() - process.misses.underWay.Dropped() }
+func progress() uint64 { return process.served.answered.Load() - process.queries.Dropped() }
 
 // throttled tells whether a CPU limit was used up a moment ago.
-func throttled() bool { return process.misses.underWay.Throttled() }
+func throttled() bool { return process.queries.Throttled() }

@@ -14,6 +14,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 
 	"github.com/trackless-dns/trackless/agent/checks"
+	"github.com/trackless-dns/trackless/agent/recorder"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
@@ -162,7 +163,7 @@ func TestServersAreKnownByTheirChecks(t *testing.T) {
 		want = append(want, s)
 		for range 2 {
 			ctx := context.WithValue(t.Context(), dnsserver.Key{}, s)
-			if _, err := n.answerProbe(ctx, &insideWriter{}, config.identity.Query(checks.CheckLabel, "."), checks.Probe{Check: true, Own: true}); err != nil {
+			if _, err := n.answerProbe(ctx, &recorder.Recorder{}, config.identity.Query(checks.CheckLabel, "."), checks.Probe{Check: true, Own: true}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -366,3 +366,7 @@ func (b *block) listen(c *caddy.Controller, addrs []netip.Addr) error {
 	}
 	return nil
 }
+
+// LookAtUpstreams has notrack look whether the Service is there that misses go to:
+// a handler calls it that asks another one from now on.
+func LookAtUpstreams() { process.misses.Recheck() }

@@ -1,4 +1,4 @@
-package notrack
+package health
 
 import (
 	"context"
@@ -14,8 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/coredns/coredns/core/dnsserver"
-	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
@@ -42,10 +40,10 @@ func TestLostUpstreams(t *testing.T) {
 		{name: "both are gone", seen: upstream + " " + second, addrs: upstream + " " + second, asks: true, wantOut: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var m misses
-			g := upstreamGroup{service: tc.service}
+			var m Monitor
+			g := Group{Service: tc.service}
 			for _, a := range strings.Fields(tc.addrs) {
-				g.addrs = append(g.addrs, netip.MustParseAddrPort(a))
+				g.Addrs = append(g.Addrs, netip.MustParseAddrPort(a))
 			}
 			rules := tc.seen
 			leads := func(a netip.AddrPort) (bool, error) {
@@ -62,7 +60,7 @@ func TestLostUpstreams(t *testing.T) {
 				t.Errorf("asks %v, lost %v, %v, want %v %v", asks, lost, err, tc.asks, tc.wantOut)
 			}
 			unreadable := errors.New("unreadable")
-			if _, lost, err := m.lost(g, func(netip.AddrPort) (bool, error) { return false, unreadable }); len(g.addrs) > 0 && (lost || !errors.Is(err, unreadable)) {
+			if _, lost, err := m.lost(g, func(netip.AddrPort) (bool, error) { return false, unreadable }); len(g.Addrs) > 0 && (lost || !errors.Is(err, unreadable)) {
 				t.Errorf("with rules that cannot be read: lost %v, %v", lost, err)
 			}
 		})
@@ -101,7 +99,7 @@ func clusterDNS(t *testing.T, truncate bool) netip.AddrPort {
 }
 
 // looks stands in for the goroutine that looks at the rules.
-func looks(t *testing.T, m *misses, look func()) {
+func looks(t *testing.T, m *Monitor, look func()) {
 	m.pipe = make(chan struct{}, 1)
 	pipe := m.pipe
 	done := make(chan struct{})
@@ -128,12 +126,12 @@ func looks(t *testing.T, m *misses, look func()) {
 
 func TestMissesOfALostService(t *testing.T) {
 	broken := errors.New("dial tcp 10.96.0.99:53: i/o timeout")
-	block, other := &dnsserver.Config{}, &dnsserver.Config{}
+	block, other := new(stubBlock), new(stubBlock)
 	for _, tc := range []struct {
 		name     string
 		before   bool // it is known before the miss comes
 		onLook   bool // or found out by a look
-		of       *dnsserver.Config
+		of       Block
 		tcp      bool
 		truncate bool
 		next     func(ctx context.Context, gone func()) error
@@ -159,11 +157,11 @@ func TestMissesOfALostService(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			service := clusterDNS(t, tc.truncate)
-			var m misses
-			m.know(&loss{})
+			var m Monitor
+			m.publish(&lost{})
 			gone := func() {
-				m.know(&loss{
-					blocks:  map[*dnsserver.Config]bool{tc.of: true},
+				m.publish(&lost{
+					blocks:  map[Block]bool{tc.of: true},
 					instead: map[netip.Addr]netip.AddrPort{netip.MustParseAddr("127.0.0.1"): service},
 				})
 			}
@@ -175,15 +173,12 @@ func TestMissesOfALostService(t *testing.T) {
 					gone()
 				}
 			})
-			w := dnstest.NewRecorder(&writer{remote: udp("10.244.0.2:40212"), local: udp("127.0.0.1:53")})
-			if tc.tcp {
-				w = dnstest.NewRecorder(&writer{remote: tcp("10.244.0.2:40212"), local: tcp("127.0.0.1:53")})
-			}
+			w := dnstest.NewRecorder(&test.ResponseWriter{RemoteIP: "10.244.0.2", TCP: tc.tcp})
 			query := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
-			next := plugin.HandlerFunc(func(ctx context.Context, _ dns.ResponseWriter, _ *dns.Msg) (int, error) {
+			next := func(ctx context.Context, _ dns.ResponseWriter, _ *dns.Msg) (int, error) {
 				return dns.RcodeServerFailure, tc.next(ctx, gone)
-			})
-			rcode, err := m.serveMiss(t.Context(), miss{block, next, w, query})
+			}
+			rcode, err := m.serveMiss(t.Context(), Query{Block: block, W: w, R: query, TCP: tc.tcp, Pass: next})
 			if !tc.answered {
 				if rcode != dns.RcodeServerFailure || !errors.Is(err, broken) || errors.Is(err, context.Canceled) || w.Msg != nil {
 					t.Errorf("%d %v, answer %v", rcode, err, w.Msg)
@@ -217,19 +212,19 @@ func TestFailedMissesWaitForALook(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var m misses
-				m.know(&loss{})
+				var m Monitor
+				m.publish(&lost{})
 				m.pipe = make(chan struct{}, 1)
 				m.rest, m.took = time.Now().Add(tc.rest), tc.took
-				next := plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return tc.rcode, broken })
+				next := func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return tc.rcode, broken }
 				began := time.Now()
 				var waited atomic.Int64
 				var all sync.WaitGroup
 				for i := range 200 {
 					all.Go(func() {
-						w := &writer{remote: udp(fmt.Sprintf("10.244.0.%d:40212", i%8)), local: udp("127.0.0.1:53")}
+						w := &test.ResponseWriter{RemoteIP: fmt.Sprintf("10.244.0.%d", i%8)}
 						query := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)
-						if rcode, err := m.serveMiss(t.Context(), miss{&dnsserver.Config{}, next, w, query}); rcode != tc.rcode || !errors.Is(err, broken) {
+						if rcode, err := m.serveMiss(t.Context(), Query{Block: new(stubBlock), W: w, R: query, Pass: next}); rcode != tc.rcode || !errors.Is(err, broken) {
 							t.Errorf("%d %v", rcode, err)
 						}
 						if time.Since(began) > 0 {
@@ -259,7 +254,7 @@ func TestFailedMissesWaitForALook(t *testing.T) {
 // Nobody looks, and those who wait do not wait for ever.
 func TestWaitsForALookEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var m misses
+		var m Monitor
 		began := time.Now()
 		m.awaitLook(t.Context())
 		if took := time.Since(began); took != lookPatience {
@@ -268,27 +263,7 @@ func TestWaitsForALookEnd(t *testing.T) {
 	})
 }
 
-// What we ask of the cluster may come back to us, by the rules of another
-// instance.
-func TestOwnQueriesToTheClusterAreNotAnswered(t *testing.T) {
-	client := netip.MustParseAddrPort("192.0.2.10:40212")
-	process.misses.ours.Store(client, true)
-	process.misses.asking.Add(1)
-	t.Cleanup(func() {
-		process.misses.ours.Delete(client)
-		process.misses.asking.Add(-1)
-	})
-	passed := 0
-	next := plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
-		passed++
-		return dns.RcodeSuccess, nil
-	})
-	n := &NoTrack{Next: next, config: loaded(t), block: &dnsserver.Config{}}
-	for remote, want := range map[string]int{"192.0.2.10:40212": 0, "192.0.2.10:40213": 1} {
-		passed = 0
-		w := &writer{remote: udp(remote), local: udp("10.96.0.10:53")}
-		if _, err := n.ServeDNS(t.Context(), w, new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA)); err != nil || passed != want {
-			t.Errorf("%s: passed on %d times, %v", remote, passed, err)
-		}
-	}
-}
+// stubBlock is a server block that asks nobody.
+type stubBlock struct{ _ int }
+
+func (*stubBlock) Upstreams() []Group { return nil }

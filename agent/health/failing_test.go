@@ -1,4 +1,4 @@
-package notrack
+package health
 
 import (
 	"context"
@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/coredns/coredns/core/dnsserver"
-	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
@@ -23,7 +21,7 @@ import (
 type failingNode struct {
 	t     *testing.T
 	f     failing
-	block dnsserver.Config
+	block stubBlock
 	names atomic.Int64
 
 	own     func() (rcode int, err error) // what the block's upstreams do
@@ -39,8 +37,8 @@ func newFailingNode(t *testing.T) *failingNode {
 	return n
 }
 
-func (n *failingNode) next() plugin.Handler {
-	return plugin.HandlerFunc(func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+func (n *failingNode) next() func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+	return func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		select {
 		case <-time.After(n.takes):
 		case <-ctx.Done():
@@ -52,7 +50,7 @@ func (n *failingNode) next() plugin.Handler {
 		}
 		m := new(dns.Msg).SetRcode(r, rcode)
 		return dns.RcodeSuccess, w.WriteMsg(m)
-	})
+	}
 }
 
 // miss asks for a name; an empty one is a new one.
@@ -60,8 +58,8 @@ func (n *failingNode) miss(ctx context.Context, name string) {
 	if i := n.names.Add(1); name == "" {
 		name = fmt.Sprintf("n%d.example.org.", i)
 	}
-	q := miss{&n.block, n.next(), dnstest.NewRecorder(&test.ResponseWriter{}), new(dns.Msg).SetQuestion(name, dns.TypeA)}
-	_, _ = n.f.serve(ctx, q, func(ctx context.Context, q miss) (int, error) { return q.pass(ctx) })
+	q := Query{Block: &n.block, Pass: n.next(), W: dnstest.NewRecorder(&test.ResponseWriter{}), R: new(dns.Msg).SetQuestion(name, dns.TypeA)}
+	_, _ = n.f.serve(ctx, q, func(ctx context.Context, q Query) (int, error) { return q.pass(ctx) })
 }
 
 // misses asks for some, one each second.
@@ -81,7 +79,7 @@ func (n *failingNode) look() {
 }
 
 func (n *failingNode) back() bool {
-	_, why := n.f.join(&configuration{}, nil, nil)
+	_, why := n.f.join(&Config{}, nil)
 	return why != nil
 }
 
@@ -235,8 +233,12 @@ func TestWitnesses(t *testing.T) {
 		{"nobody stands in for one of them", listen("169.254.20.10", "169.254.20.11"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, there, "[]"},
 		{"the Service is gone", listen("169.254.20.10"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, func(netip.AddrPort) (bool, error) { return false, nil }, "[]"},
 	} {
-		config := &configuration{block: block{plan: iptables.Plan{Listen: tc.listen}}}
-		got := new(misses).witnesses(config, tc.leads, func(a netip.Addr) netip.Addr { return tc.instead[a.String()] })
+		config := &Config{
+			Blocks:  func() []Block { return nil },
+			Listen:  tc.listen,
+			Instead: func(a netip.Addr) netip.Addr { return tc.instead[a.String()] },
+		}
+		got := config.witnesses(tc.leads)
 		if fmt.Sprint(got) != tc.want {
 			t.Errorf("%s: %v, want %s", tc.name, got, tc.want)
 		}

@@ -1,4 +1,6 @@
-package notrack
+// Package health follows the upstreams that misses go to. While these fail and the
+// cluster's DNS answers, the queries are given back to it.
+package health
 
 import (
 	"context"
@@ -12,30 +14,23 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coredns/coredns/core/dnsserver"
-	"github.com/coredns/coredns/plugin/forward"
-
-	"github.com/trackless-dns/trackless/agent/admission"
 	"github.com/trackless-dns/trackless/agent/services"
-	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/internal/logger"
+	"github.com/trackless-dns/trackless/iptables"
 )
 
-// LookAtUpstreams has notrack look whether the Service is there that misses go to:
-// a handler calls it that asks another one from now on.
-func LookAtUpstreams() { process.misses.poke() }
-
-// misses looks after those for whom `cache` has no answer. They go to a Service,
+// Monitor looks after those for whom `cache` has no answer. They go to a Service,
 // which somebody may delete: by mistake, or as `kubectl delete -f` does, a moment
 // before our process is told to end. The same clients would be answered without
 // us, so the queries are given back until there is a Service again, and what has
 // come meanwhile is asked of the cluster's DNS.
-type misses struct {
-	now  atomic.Pointer[loss] // nil where no miss goes to a Service
+type Monitor struct {
+	Log logger.Logger
+
+	now  atomic.Pointer[lost] // nil where no miss goes to a Service
 	pipe chan struct{}        // asks for a look
 	end  context.CancelFunc
 	done chan struct{}
-
-	underWay admission.Queries
 
 	mu      sync.Mutex
 	waiting []chan struct{} // for the look that comes
@@ -51,23 +46,45 @@ type misses struct {
 	ours   sync.Map     // the transport addresses from which they do
 }
 
-// loss is what is known of the Services to which misses go.
-type loss struct {
+// lost is what is known of the Services to which misses go.
+type lost struct {
 	ctx     context.Context // ends when something else is known
 	end     context.CancelFunc
-	blocks  map[*dnsserver.Config]bool    // those whose Service is gone
+	blocks  map[Block]bool                // those whose Service is gone
 	instead map[netip.Addr]netip.AddrPort // who answers for a listen address
 }
 
-// forwarder is a handler that knows which Service addresses it asks. The second
-// result is false if it asks none; without addresses it knows none.
-type forwarder interface {
-	Services() (addrs []netip.AddrPort, asks bool)
+// Block is a server block. Blocks are told apart by ==.
+type Block interface {
+	// Upstreams are those that the block asks.
+	Upstreams() []Group
 }
 
-// follow begins, or begins anew, with the configuration in force. A nil keeper
+// Config is what a Corefile says.
+type Config struct {
+	Blocks func() []Block // with a handler of ours
+	Listen []iptables.Endpoint
+	DryRun bool
+
+	// Instead returns the Service that answers for a listen address while queries are
+	// given back; the zero Addr for none.
+	Instead func(netip.Addr) netip.Addr
+}
+
+// Rules are ours: queries can be given back to the cluster's DNS.
+type Rules interface {
+	GiveBack(why error) error
+	TakeBack() error
+}
+
+// Serve passes a miss on, or asks the cluster's DNS in place of the block's upstreams.
+func (m *Monitor) Serve(ctx context.Context, q Query) (rcode int, err error) {
+	return m.failing.serve(ctx, q, m.serveMiss)
+}
+
+// Follow begins, or begins anew, with the configuration in force. A nil keeper
 // ends it.
-func (m *misses) follow(config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
+func (m *Monitor) Follow(config *Config, k Rules) {
 	if m.end != nil {
 		m.end()
 		<-m.done
@@ -75,14 +92,14 @@ func (m *misses) follow(config *configuration, k *reconcile.Reconciler, instead 
 		m.failing.end()
 		m.letGo()
 	}
-	if k == nil || config.plan.DryRun {
+	if k == nil || config.DryRun {
 		if k != nil && m.given {
 			if err := k.TakeBack(); err != nil {
-				log.Errorf("%v", err)
+				m.Log.Errorf("%v", err)
 			}
 		}
 		m.given = false
-		m.know(nil)
+		m.publish(nil)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -90,16 +107,16 @@ func (m *misses) follow(config *configuration, k *reconcile.Reconciler, instead 
 	m.mu.Lock()
 	m.end, m.done, m.pipe = cancel, done, pipe
 	m.mu.Unlock()
-	m.failing.begin(m.poke)
+	m.failing.begin(m.Recheck)
 	go func() {
 		defer close(done)
-		m.watch(ctx, pipe, config, k, instead)
+		m.watch(ctx, pipe, config, k)
 	}()
-	m.poke()
+	m.Recheck()
 }
 
 // letGo ends the waits for a look that does not come.
-func (m *misses) letGo() {
+func (m *Monitor) letGo() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.waiting {
@@ -108,14 +125,14 @@ func (m *misses) letGo() {
 	m.waiting, m.rest, m.took = nil, time.Time{}, 0
 }
 
-// poke asks for a look soon.
-func (m *misses) poke() {
+// Recheck asks for a look soon.
+func (m *Monitor) Recheck() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pokeLocked()
 }
 
-func (m *misses) pokeLocked() {
+func (m *Monitor) pokeLocked() {
 	select {
 	case m.pipe <- struct{}{}:
 	default: // one is due, or nobody looks
@@ -128,7 +145,7 @@ const maxWaiting = 64
 
 // look asks for one and returns a channel that is closed after it. It returns nil
 // where the look would not be over within the given time, or too many wait.
-func (m *misses) look(within time.Duration) <-chan struct{} {
+func (m *Monitor) look(within time.Duration) <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pokeLocked()
@@ -147,7 +164,7 @@ const looksShare = 50
 // lostInterval is the time between two looks while the queries are given back.
 const lostInterval = 2 * time.Second
 
-func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
+func (m *Monitor) watch(ctx context.Context, pipe <-chan struct{}, config *Config, k Rules) {
 	for {
 		var again <-chan time.Time
 		if m.given { // so that no misses come, and nothing else may ask
@@ -164,7 +181,7 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 		m.waiting = nil
 		m.mu.Unlock()
 		began := time.Now()
-		m.decide(config, k, instead)
+		m.decide(config, k)
 		took := time.Since(began)
 		rest := looksShare * took
 		m.mu.Lock()
@@ -173,8 +190,8 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 		for _, w := range waiting {
 			close(w)
 		}
-		if m.failing.look(ctx, m.waysOf(config, services.HasEndpoints, instead)) {
-			m.decide(config, k, instead)
+		if m.failing.look(ctx, m.waysOf(config, services.HasEndpoints)) {
+			m.decide(config, k)
 		}
 		select {
 		case <-ctx.Done():
@@ -185,18 +202,18 @@ func (m *misses) watch(ctx context.Context, pipe <-chan struct{}, config *config
 }
 
 // decide gives the queries back, or takes them back.
-func (m *misses) decide(config *configuration, k *reconcile.Reconciler, instead func(netip.Addr) netip.Addr) {
-	l, why, err := m.judge(config, services.HasEndpoints, instead)
+func (m *Monitor) decide(config *Config, k Rules) {
+	l, why, err := m.evaluate(config, services.HasEndpoints)
 	if err != nil {
 		if err.Error() != m.failure {
-			log.Warningf("whether the upstream Service is there could not be found out: %v", err)
+			m.Log.Warningf("whether the upstream Service is there could not be found out: %v", err)
 		}
 		m.failure = err.Error()
 		return
 	}
 	m.failure = ""
 	if why == nil {
-		l, why = m.failing.join(config, l, instead)
+		l, why = m.failing.join(config, l)
 	}
 	switch {
 	case why != nil:
@@ -207,13 +224,13 @@ func (m *misses) decide(config *configuration, k *reconcile.Reconciler, instead 
 		m.given = false
 	}
 	if err != nil {
-		log.Errorf("%v", err)
+		m.Log.Errorf("%v", err)
 	}
-	m.know(l)
+	m.publish(l)
 }
 
-// know tells those who wait, if it is anything else than before.
-func (m *misses) know(l *loss) {
+// publish tells those who wait, if it is anything else than before.
+func (m *Monitor) publish(l *lost) {
 	before := m.now.Load()
 	if before != nil && l != nil && maps.Equal(before.blocks, l.blocks) && maps.Equal(before.instead, l.instead) {
 		return
@@ -227,15 +244,15 @@ func (m *misses) know(l *loss) {
 	}
 }
 
-// judge finds out which blocks have lost their Service, and why the queries are
+// evaluate finds out which blocks have lost their Service, and why the queries are
 // to be given back: nil where they had better stay here, since nobody else
 // would answer them.
-func (m *misses) judge(config *configuration, leads func(netip.AddrPort) (bool, error), instead func(netip.Addr) netip.Addr) (*loss, error, error) {
-	l := &loss{blocks: map[*dnsserver.Config]bool{}, instead: map[netip.Addr]netip.AddrPort{}}
+func (m *Monitor) evaluate(config *Config, leads func(netip.AddrPort) (bool, error)) (*lost, error, error) {
+	l := &lost{blocks: map[Block]bool{}, instead: map[netip.Addr]netip.AddrPort{}}
 	asks := false
 	var gone []string
-	for _, block := range config.handledBlocks() {
-		for _, group := range upstreamsOf(block) {
+	for _, block := range config.Blocks() {
+		for _, group := range block.Upstreams() {
 			services, lost, err := m.lost(group, leads)
 			if err != nil {
 				return nil, nil, err
@@ -255,8 +272,8 @@ func (m *misses) judge(config *configuration, leads func(netip.AddrPort) (bool, 
 	}
 	slices.Sort(gone)
 	why := fmt.Errorf("%s is gone from kube-proxy's rules, and misses have nowhere to go", strings.Join(slices.Compact(gone), ", "))
-	for _, e := range config.plan.Listen {
-		service := netip.AddrPortFrom(instead(e.Addr), e.Port)
+	for _, e := range config.Listen {
+		service := netip.AddrPortFrom(config.Instead(e.Addr), e.Port)
 		there := false
 		if service.Addr().IsValid() {
 			var err error
@@ -266,25 +283,25 @@ func (m *misses) judge(config *configuration, leads func(netip.AddrPort) (bool, 
 		}
 		if !there {
 			// Cached answers are all that there is.
-			return &loss{}, nil, nil
+			return &lost{}, nil, nil
 		}
 		l.instead[e.Addr] = service
 	}
 	return l, why, nil
 }
 
-// upstreamGroup is of upstreams that stand for one another.
-type upstreamGroup struct {
-	addrs   []netip.AddrPort
-	service bool // as far as is known without the rules
+// Group is of upstreams that stand for one another.
+type Group struct {
+	Addrs   []netip.AddrPort
+	Service bool // as far as is known without the rules
 }
 
-func (g upstreamGroup) String() string {
-	if len(g.addrs) == 0 {
+func (g Group) String() string {
+	if len(g.Addrs) == 0 {
 		return "the upstream Service"
 	}
-	words := make([]string, 0, len(g.addrs))
-	for _, a := range g.addrs {
+	words := make([]string, 0, len(g.Addrs))
+	for _, a := range g.Addrs {
 		words = append(words, a.Addr().String())
 	}
 	return "the upstream Service " + strings.Join(words, " ")
@@ -292,13 +309,13 @@ func (g upstreamGroup) String() string {
 
 // lost reports whether a group has Services, and whether all of it were and are
 // none any more.
-func (m *misses) lost(g upstreamGroup, leads func(netip.AddrPort) (bool, error)) (asks, lost bool, err error) {
-	if len(g.addrs) == 0 {
-		return g.service, g.service, nil
+func (m *Monitor) lost(g Group, leads func(netip.AddrPort) (bool, error)) (asks, lost bool, err error) {
+	if len(g.Addrs) == 0 {
+		return g.Service, g.Service, nil
 	}
 	lost = true
 	environ := services.ServiceHosts(os.Environ())
-	for _, a := range g.addrs {
+	for _, a := range g.Addrs {
 		there, err := leads(a)
 		if err != nil {
 			return false, false, err
@@ -309,49 +326,9 @@ func (m *misses) lost(g upstreamGroup, leads func(netip.AddrPort) (bool, error))
 			}
 			m.seen[a.Addr()] = true
 		}
-		is := g.service || m.seen[a.Addr()] || slices.Contains(environ, a.Addr())
+		is := g.Service || m.seen[a.Addr()] || slices.Contains(environ, a.Addr())
 		asks = asks || is
 		lost = lost && is && !there
 	}
 	return asks, lost, nil
-}
-
-// upstreamsOf are those that a server block asks.
-func upstreamsOf(block *dnsserver.Config) []upstreamGroup {
-	var out []upstreamGroup
-	if f, ok := block.Handler("upstream").(forwarder); ok {
-		if addrs, asks := f.Services(); asks {
-			out = append(out, upstreamGroup{addrs, true})
-		}
-	}
-	next := block.Handler("forward")
-	for {
-		f, ok := next.(*forward.Forward)
-		if !ok {
-			return out
-		}
-		var g upstreamGroup
-		for _, p := range f.List() {
-			// Another transport has a scheme, and a name is no Service address.
-			if ap, err := netip.ParseAddrPort(p.Addr()); err == nil {
-				g.addrs = append(g.addrs, ap)
-			}
-		}
-		if len(g.addrs) == f.Len() && f.Len() > 0 {
-			slices.SortFunc(g.addrs, netip.AddrPort.Compare)
-			out = append(out, g)
-		}
-		next = f.Next
-	}
-}
-
-// handledBlocks are the blocks with a handler of ours.
-func (c *configuration) handledBlocks() []*dnsserver.Config {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	out := make([]*dnsserver.Config, 0, len(c.handlers))
-	for block := range c.handlers {
-		out = append(out, block)
-	}
-	return out
 }

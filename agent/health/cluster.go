@@ -1,4 +1,4 @@
-package notrack
+package health
 
 import (
 	"context"
@@ -6,29 +6,30 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
-	"github.com/coredns/coredns/core/dnsserver"
-	"github.com/coredns/coredns/plugin"
-	"github.com/coredns/coredns/plugin/metadata"
-	"github.com/coredns/coredns/request"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tuple"
 )
 
-// miss is a query that a server block passes on.
-type miss struct {
-	block *dnsserver.Config
-	next  plugin.Handler
-	w     dns.ResponseWriter
-	r     *dns.Msg
+// Query is one that a server block passes on.
+type Query struct {
+	Block Block
+	W     dns.ResponseWriter
+	R     *dns.Msg
+	TCP   bool // it came over TCP
+
+	// Asked is told whose answer is written in place of that of the block's upstreams.
+	Asked func(service netip.AddrPort)
+
+	// Pass passes it, or another one in its place, to what is behind the block's cache.
+	Pass func(context.Context, dns.ResponseWriter, *dns.Msg) (rcode int, err error)
 }
 
-func (q miss) pass(ctx context.Context) (int, error) {
-	return plugin.NextOrFailure(directive, q.next, ctx, q.w, q.r)
-}
+func (q Query) pass(ctx context.Context) (int, error) { return q.Pass(ctx, q.W, q.R) }
 
 const (
 	// clusterTry is how long one try to ask the cluster's DNS may take, and
@@ -42,8 +43,8 @@ var errNobodyElse = errors.New("nobody else answers at this address")
 // askCluster asks as a client does whose queries are given back, so that
 // kube-proxy leads us to kube-dns. What comes back to ourselves, since rules of
 // another instance bring it here, is dropped and tried again from another port.
-func (m *misses) askCluster(ctx context.Context, q miss, l *loss) error {
-	_, server, _ := tuple.Of(q.w)
+func (m *Monitor) askCluster(ctx context.Context, q Query, l *lost) error {
+	_, server, _ := tuple.Of(q.W)
 	service, ok := l.instead[server.Addr()]
 	if !ok { // a refresh, which is nobody's query
 		for _, service = range l.instead {
@@ -55,19 +56,20 @@ func (m *misses) askCluster(ctx context.Context, q miss, l *loss) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
-	state := request.Request{W: q.w, Req: q.r}
 	network := "udp"
 	err := errNobodyElse
 	for ctx.Err() == nil {
 		var answer *dns.Msg
-		answer, err = m.askService(ctx, network, service, q.r)
+		answer, err = m.askService(ctx, network, service, q.R)
 		switch {
-		case err == nil && answer.Truncated && network == "udp" && state.Proto() == "tcp":
+		case err == nil && answer.Truncated && network == "udp" && q.TCP:
 			network = "tcp"
 		case err == nil:
-			answer.Id = q.r.Id
-			metadata.SetValueFunc(ctx, "upstream/address", service.String)
-			return q.w.WriteMsg(answer)
+			answer.Id = q.R.Id
+			if q.Asked != nil {
+				q.Asked(service)
+			}
+			return q.W.WriteMsg(answer)
 		default:
 			// At once only if there was a wait.
 			pause := time.NewTimer(clusterTry / 10)
@@ -80,8 +82,8 @@ func (m *misses) askCluster(ctx context.Context, q miss, l *loss) error {
 	return fmt.Errorf("ask %s: %w", service, err)
 }
 
-// isOurs reports whether a query is one that we ask of the cluster.
-func (m *misses) isOurs(client netip.AddrPort) bool {
+// IsOurs reports whether a query is one that we ask of the cluster.
+func (m *Monitor) IsOurs(client netip.AddrPort) bool {
 	if m.asking.Load() == 0 {
 		return false
 	}
@@ -89,8 +91,18 @@ func (m *misses) isOurs(client netip.AddrPort) bool {
 	return ours
 }
 
+// Asks notes that we ask the cluster from a transport address, until end is called.
+func (m *Monitor) Asks(from netip.AddrPort) (end func()) {
+	m.ours.Store(from, true)
+	m.asking.Add(1)
+	return func() {
+		m.ours.Delete(from)
+		m.asking.Add(-1)
+	}
+}
+
 // askService asks once.
-func (m *misses) askService(ctx context.Context, network string, service netip.AddrPort, r *dns.Msg) (*dns.Msg, error) {
+func (m *Monitor) askService(ctx context.Context, network string, service netip.AddrPort, r *dns.Msg) (*dns.Msg, error) {
 	dialer := net.Dialer{Timeout: clusterTry}
 	conn, err := dialer.DialContext(ctx, network, service.String())
 	if err != nil {
@@ -99,10 +111,7 @@ func (m *misses) askService(ctx context.Context, network string, service netip.A
 	defer conn.Close()
 	if local, ok := conn.LocalAddr().(*net.UDPAddr); ok {
 		ours := sockets.Unmap(local.AddrPort())
-		m.ours.Store(ours, true)
-		m.asking.Add(1)
-		defer m.ours.Delete(ours)
-		defer m.asking.Add(-1)
+		defer m.Asks(ours)()
 	}
 	query := r.Copy()
 	query.Id = dns.Id()
@@ -111,8 +120,17 @@ func (m *misses) askService(ctx context.Context, network string, service netip.A
 	if err != nil {
 		return nil, err
 	}
-	if state := (request.Request{Req: r}); !state.Match(answer) {
+	if !matches(r, answer) {
 		return nil, fmt.Errorf("%s answers another question", service)
 	}
 	return answer, nil
+}
+
+// matches reports whether a message answers the question of a query.
+func matches(r, answer *dns.Msg) bool {
+	if !answer.Response || len(answer.Question) != 1 || len(r.Question) == 0 {
+		return false
+	}
+	asked, got := r.Question[0], answer.Question[0]
+	return strings.ToLower(got.Name) == strings.ToLower(dns.Name(asked.Name).String()) && got.Qtype == asked.Qtype && got.Qclass == asked.Qclass
 }

@@ -1,14 +1,10 @@
-package notrack
+package health
 
 import (
 	"context"
 	"time"
 
-	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
-
-	"github.com/trackless-dns/trackless/agent/tuple"
 )
 
 const (
@@ -22,19 +18,13 @@ const (
 
 // serveMiss passes a miss on, or asks the cluster's DNS if the Service of the
 // block is gone, and does so again if that changed meanwhile.
-func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
-	client, _, proto := tuple.Of(q.w)
-	end, err := m.underWay.Begin(client.Addr(), proto == unix.IPPROTO_UDP, m.slowMiss)
-	if err != nil {
-		return dns.RcodeRefused, plugin.Error(directive, err)
-	}
-	defer end()
+func (m *Monitor) serveMiss(ctx context.Context, q Query) (rcode int, err error) {
 	for range missRounds {
 		l := m.now.Load()
 		if l == nil {
 			return q.pass(ctx)
 		}
-		if l.blocks[q.block] {
+		if l.blocks[q.Block] {
 			if err := m.askCluster(ctx, q, l); err == nil {
 				return dns.RcodeSuccess, nil
 			}
@@ -55,14 +45,14 @@ func (m *misses) serveMiss(ctx context.Context, q miss) (rcode int, err error) {
 	return rcode, err
 }
 
-// slowMiss asks for a look if misses go to a Service.
-func (m *misses) slowMiss() {
+// Slow asks for a look if misses go to a Service.
+func (m *Monitor) Slow() {
 	if m.now.Load() != nil {
-		m.poke()
+		m.Recheck()
 	}
 }
 
-func (m *misses) awaitLook(ctx context.Context) {
+func (m *Monitor) awaitLook(ctx context.Context) {
 	looked := m.look(lookPatience)
 	if looked == nil {
 		return
@@ -77,11 +67,11 @@ func (m *misses) awaitLook(ctx context.Context) {
 }
 
 // passUntil passes a miss on and gives up when its Service is found to be gone.
-func (m *misses) passUntil(ctx context.Context, q miss, l *loss) (int, error) {
+func (m *Monitor) passUntil(ctx context.Context, q Query, l *lost) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, func() {
-		if now := m.now.Load(); now != nil && now.blocks[q.block] {
+		if now := m.now.Load(); now != nil && now.blocks[q.Block] {
 			cancel()
 		}
 	})()

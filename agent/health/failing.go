@@ -1,4 +1,4 @@
-package notrack
+package health
 
 import (
 	"context"
@@ -10,9 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coredns/coredns/core/dnsserver"
-	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/agent/recorder"
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // failing finds out that the misses of a block fail while the cluster's DNS answers
@@ -29,9 +30,9 @@ type failing struct {
 	poke     func()
 
 	mu     sync.Mutex
-	blocks map[*dnsserver.Config]*failures
-	given  map[*dnsserver.Config]bool // for which queries are to be given back
-	why    error                      // nil for none
+	blocks map[Block]*failures
+	given  map[Block]bool // for which queries are to be given back
+	why    error          // nil for none
 }
 
 // failures are what is known of one block's misses.
@@ -49,7 +50,7 @@ type failures struct {
 
 // failedMiss is a question and the way that it took.
 type failedMiss struct {
-	next     plugin.Handler
+	pass     func(context.Context, dns.ResponseWriter, *dns.Msg) (rcode int, err error)
 	question dns.Question
 }
 
@@ -88,21 +89,21 @@ const (
 )
 
 // serve passes a miss to f and notes what becomes of it.
-func (f *failing) serve(ctx context.Context, q miss, serve func(context.Context, miss) (int, error)) (int, error) {
-	if len(q.r.Question) != 1 {
+func (f *failing) serve(ctx context.Context, q Query, serve func(context.Context, Query) (int, error)) (int, error) {
+	if len(q.R.Question) != 1 {
 		return serve(ctx, q)
 	}
-	w := &outcomeWriter{ResponseWriter: q.w}
-	q.w = w
+	w := &outcomeWriter{ResponseWriter: q.W}
+	q.W = w
 	// Plugins may write into the query while it is under way.
-	question := q.r.Question[0]
-	failed := func() { f.failed(q.block, failedMiss{q.next, question}) }
+	question := q.R.Question[0]
+	failed := func() { f.failed(q.Block, failedMiss{q.Pass, question}) }
 	pending := time.AfterFunc(pendingFor, failed)
 	rcode, err := serve(ctx, q)
 	pending.Stop()
 	switch {
 	case w.written.Load() && w.rcode != dns.RcodeServerFailure:
-		f.answered(q.block)
+		f.answered(q.Block)
 	case ctx.Err() != nil: // nobody waits for it any more
 	case w.written.Load() || rcode == dns.RcodeServerFailure:
 		failed()
@@ -126,7 +127,7 @@ func (w *outcomeWriter) WriteMsg(m *dns.Msg) error {
 
 // answered notes that a miss was answered. While queries are given back that may be
 // by the cluster's DNS and says nothing.
-func (f *failing) answered(block *dnsserver.Config) {
+func (f *failing) answered(block Block) {
 	if f.suspects.Load() == 0 {
 		return
 	}
@@ -139,7 +140,7 @@ func (f *failing) answered(block *dnsserver.Config) {
 }
 
 // failed notes that a miss was not answered.
-func (f *failing) failed(block *dnsserver.Config, m failedMiss) {
+func (f *failing) failed(block Block, m failedMiss) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.poke == nil {
@@ -175,7 +176,7 @@ func (s *failures) due(now time.Time) bool {
 func (f *failing) begin(poke func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.poke, f.blocks, f.given, f.why = poke, map[*dnsserver.Config]*failures{}, nil, nil
+	f.poke, f.blocks, f.given, f.why = poke, map[Block]*failures{}, nil, nil
 	f.suspects.Store(0)
 }
 
@@ -197,14 +198,14 @@ type ways struct {
 // that changed. It is called by one goroutine at a time.
 func (f *failing) look(ctx context.Context, w ways) (changed bool) {
 	f.mu.Lock()
-	suspects := map[*dnsserver.Config]*failures{}
+	suspects := map[Block]*failures{}
 	for block, s := range f.blocks {
 		if s.back || s.due(time.Now()) {
 			suspects[block] = s
 		}
 	}
 	f.mu.Unlock()
-	given, why := map[*dnsserver.Config]bool{}, error(nil)
+	given, why := map[Block]bool{}, error(nil)
 	for block, s := range suspects {
 		// From here on only this goroutine changes what was asked, and answered,
 		// which forgets it.
@@ -242,15 +243,15 @@ func (f *failing) look(ctx context.Context, w ways) (changed bool) {
 }
 
 // join adds to what is known of lost Services the blocks whose misses fail.
-func (f *failing) join(config *configuration, l *loss, instead func(netip.Addr) netip.Addr) (*loss, error) {
+func (f *failing) join(config *Config, l *lost) (*lost, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.why == nil {
 		return l, nil
 	}
-	out := &loss{blocks: maps.Clone(f.given), instead: map[netip.Addr]netip.AddrPort{}}
-	for _, e := range config.plan.Listen {
-		out.instead[e.Addr] = netip.AddrPortFrom(instead(e.Addr), e.Port)
+	out := &lost{blocks: maps.Clone(f.given), instead: map[netip.Addr]netip.AddrPort{}}
+	for _, e := range config.Listen {
+		out.instead[e.Addr] = netip.AddrPortFrom(config.Instead(e.Addr), e.Port)
 	}
 	return out, f.why
 }
@@ -323,13 +324,13 @@ func most(ctx context.Context, timeout time.Duration, questions []failedMiss, as
 func askOwn(ctx context.Context, q failedMiss) error {
 	done := make(chan error, 1)
 	go func() {
-		w := &insideWriter{}
-		rcode, err := q.next.ServeDNS(ctx, w, q.query())
+		w := &recorder.Recorder{}
+		rcode, err := q.pass(ctx, w, q.query())
 		switch {
-		case err == nil && w.answer == nil:
+		case err == nil && w.Answer == nil:
 			err = fmt.Errorf("no answer, %s", dns.RcodeToString[rcode])
 		case err == nil:
-			err = properly(w.answer)
+			err = properly(w.Answer)
 		}
 		done <- err
 	}()
@@ -352,7 +353,7 @@ func properly(m *dns.Msg) error {
 // waysOf are those of a configuration: the cluster's DNS is asked over UDP at an
 // address whose queries our rules leave alone, and, once they are given back, where
 // pods ask it.
-func (m *misses) waysOf(config *configuration, leads func(netip.AddrPort) (bool, error), instead func(netip.Addr) netip.Addr) ways {
+func (m *Monitor) waysOf(config *Config, leads func(netip.AddrPort) (bool, error)) ways {
 	ask := func(ctx context.Context, servers []netip.AddrPort, question *dns.Msg) error {
 		err := errNobodyElse
 		for _, s := range servers {
@@ -365,19 +366,19 @@ func (m *misses) waysOf(config *configuration, leads func(netip.AddrPort) (bool,
 	}
 	return ways{
 		witness: func(ctx context.Context, q failedMiss) error {
-			return ask(ctx, m.witnesses(config, leads, instead), q.query())
+			return ask(ctx, config.witnesses(leads), q.query())
 		},
-		asPod: func(ctx context.Context, q failedMiss) error { return ask(ctx, config.clusterDNS(instead), q.query()) },
+		asPod: func(ctx context.Context, q failedMiss) error { return ask(ctx, config.clusterDNS(), q.query()) },
 		own:   askOwn,
 	}
 }
 
 // clusterDNS are the Services that answer for the listen addresses while queries are
 // given back; none if one of the addresses has no such.
-func (c *configuration) clusterDNS(instead func(netip.Addr) netip.Addr) []netip.AddrPort {
+func (c *Config) clusterDNS() []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, e := range c.plan.Listen {
-		service := netip.AddrPortFrom(instead(e.Addr), e.Port)
+	for _, e := range c.Listen {
+		service := netip.AddrPortFrom(c.Instead(e.Addr), e.Port)
 		if !service.Addr().IsValid() {
 			return nil
 		}
@@ -390,22 +391,25 @@ func (c *configuration) clusterDNS(instead func(netip.Addr) netip.Addr) []netip.
 
 // witnesses are Services of the cluster's DNS that are no listen addresses of ours,
 // so that what we ask them goes the way that a pod's query without us does.
-func (m *misses) witnesses(config *configuration, leads func(netip.AddrPort) (bool, error), instead func(netip.Addr) netip.Addr) []netip.AddrPort {
-	candidates := config.clusterDNS(instead)
+func (c *Config) witnesses(leads func(netip.AddrPort) (bool, error)) []netip.AddrPort {
+	candidates := c.clusterDNS()
 	if len(candidates) == 0 {
 		return nil // nobody would answer
 	}
-	for _, block := range config.handledBlocks() {
-		for _, group := range upstreamsOf(block) {
-			candidates = append(candidates, group.addrs...)
+	for _, block := range c.Blocks() {
+		for _, group := range block.Upstreams() {
+			candidates = append(candidates, group.Addrs...)
 		}
 	}
-	listen := config.plan.Addresses()
 	return slices.DeleteFunc(candidates, func(a netip.AddrPort) bool {
-		if slices.Contains(listen, a.Addr()) {
+		if c.listensAt(a.Addr()) {
 			return true
 		}
 		there, err := leads(a)
 		return err != nil || !there
 	})
+}
+
+func (c *Config) listensAt(a netip.Addr) bool {
+	return slices.ContainsFunc(c.Listen, func(e iptables.Endpoint) bool { return e.Addr == a })
 }

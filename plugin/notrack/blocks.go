@@ -1,13 +1,17 @@
 package notrack
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/forward"
 
+	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/health"
+	"github.com/trackless-dns/trackless/agent/recorder"
 )
 
 // forwarder is a handler that knows which Service addresses it asks. The second
@@ -63,4 +67,27 @@ func (c *configuration) handledBlocks() []health.Block {
 // health is what the upstreams are followed by.
 func (c *configuration) health(instead func(netip.Addr) netip.Addr) *health.Config {
 	return &health.Config{Blocks: c.handledBlocks, Listen: c.plan.Listen, DryRun: c.plan.DryRun, Instead: instead}
+}
+
+func (c *configuration) askInside(ctx context.Context) error {
+	c.mu.Lock()
+	handlers := make([]*NoTrack, 0, len(c.handlers))
+	for _, n := range c.handlers {
+		handlers = append(handlers, n)
+	}
+	c.mu.Unlock()
+	for _, n := range handlers {
+		query := c.identity.Query(checks.CheckLabel, ".")
+		w := &recorder.Recorder{}
+		if _, err := n.answerProbe(ctx, w, query, checks.Probe{Check: true, Own: true}); err != nil {
+			return fmt.Errorf("server block %s: %w", n.block.Zone, err)
+		}
+		if w.Answer == nil {
+			return fmt.Errorf("server block %s: no answer to a check", n.block.Zone)
+		}
+		if _, err := c.identity.AnsweredBy(query, w.Answer); err != nil {
+			return fmt.Errorf("server block %s: %w", n.block.Zone, err)
+		}
+	}
+	return nil
 }

@@ -33,7 +33,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		if p, ok := n.config.identity.ProbeOf(r.Question[0].Name); ok {
 			return n.answerProbe(ctx, w, r, p)
 		}
-		process.asked.came(client)
+		process.asked.Came(client)
 	}
 	if process.misses.IsOurs(client) {
 		return dns.RcodeSuccess, nil // no answer: it was meant for kube-dns

@@ -3,7 +3,6 @@ package notrack
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/checks"
+	"github.com/trackless-dns/trackless/agent/probes"
 )
 
 // fakeCache stands where `cache` does.
@@ -21,9 +21,9 @@ type fakeCache struct{ plugin.Handler }
 
 func (fakeCache) Name() string { return "cache" }
 
-// instance is a process with one server block, in which queries pass through
+// instance is a configuration with one server block, in which queries pass through
 // before on their way to the checkpoint.
-func instance(t *testing.T, before func()) controlled {
+func instance(t *testing.T, before func()) *configuration {
 	t.Helper()
 	config := loaded(t)
 	block := &dnsserver.Config{Zone: "."}
@@ -44,16 +44,15 @@ func instance(t *testing.T, before func()) controlled {
 	if _, err := dnsserver.NewServer("127.0.0.1:0", []*dnsserver.Config{block}); err != nil {
 		t.Fatal(err)
 	}
-	p := &contract{}
-	p.serving.Store(config)
-	return controlled{process: p}
+	return config
 }
 
 func TestLive(t *testing.T) {
 	passed := 0
-	for name, c := range map[string]controlled{"without a cache": instance(t, nil), "with one": instance(t, func() { passed++ })} {
+	var l probes.Liveness
+	for name, c := range map[string]*configuration{"without a cache": instance(t, nil), "with one": instance(t, func() { passed++ })} {
 		for range 2 {
-			if err := c.Live(t.Context()); err != nil {
+			if err := l.Probe(t.Context(), c.askInside); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -68,10 +67,10 @@ func TestLive(t *testing.T) {
 
 // A handler whose answer is not that of this load is not alive.
 func TestLiveIsNotFooled(t *testing.T) {
+	var l probes.Liveness
 	c := instance(t, nil)
-	config := c.process.serving.Load()
-	config.handlers = map[*dnsserver.Config]*NoTrack{{}: {config: loaded(t), block: &dnsserver.Config{}}}
-	if err := c.Live(t.Context()); !errors.Is(err, checks.ErrNotOurs) {
+	c.handlers = map[*dnsserver.Config]*NoTrack{{}: {config: loaded(t), block: &dnsserver.Config{}}}
+	if err := l.Probe(t.Context(), c.askInside); !errors.Is(err, checks.ErrNotOurs) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -79,11 +78,12 @@ func TestLiveIsNotFooled(t *testing.T) {
 func TestAHungProcessIsNotAlive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
+		var l probes.Liveness
 		c := instance(t, func() { <-release })
 		live := func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
-			return c.Live(ctx)
+			return l.Probe(ctx, c.askInside)
 		}
 		if err := live(); err == nil || !strings.Contains(err.Error(), "the process hangs") {
 			t.Errorf("the first probe: error %v", err)
@@ -98,28 +98,4 @@ func TestAHungProcessIsNotAlive(t *testing.T) {
 			t.Errorf("it runs again: %v", err)
 		}
 	})
-}
-
-func TestQuestionsOfOurOwn(t *testing.T) {
-	var q questions
-	mine, other := netip.MustParseAddrPort("10.96.0.10:4000"), netip.MustParseAddrPort("10.96.0.10:4001")
-	q.came(mine) // nobody waits
-	came := q.expect(mine)
-	q.came(other)
-	select {
-	case <-came:
-		t.Fatal("another query is taken for ours")
-	default:
-	}
-	q.came(mine)
-	q.came(mine)
-	select {
-	case <-came:
-	default:
-		t.Fatal("our query is not seen")
-	}
-	q.forget(mine)
-	if q.n.Load() != 0 || len(q.out) != 0 {
-		t.Error("questions are left")
-	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/entries"
 	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/agent/health"
+	"github.com/trackless-dns/trackless/agent/probes"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
@@ -37,12 +38,12 @@ type contract struct {
 	served  counters
 	ledger  *ledger.Ledger
 	serving atomic.Pointer[configuration] // current, for those who must not wait for mu
-	asked   questions
+	asked   probes.Questions
 
 	upstreams upstreams
 	misses    health.Monitor
 	queries   admission.Queries
-	live      liveness
+	live      probes.Liveness
 	table     tablewalk.Watcher
 	zones     entries.ZoneSearch
 

@@ -1,4 +1,5 @@
-package notrack
+// Package probes asks what kubelet's probes of readiness and liveness want to know.
+package probes
 
 import (
 	"context"
@@ -6,106 +7,18 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/sockets"
-	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
-var _ control.Prober = controlled{}
-
-// Ready implements [control.Prober]. Detached by hand and dry-run are ready: the
-// operator wants it so, and a rollout must not wait for what will not come. The
-// keeper has seen the listeners answer before it came to a dry run.
-func (c controlled) Ready(ctx context.Context, name string) (string, error) {
-	if _, ok := dns.IsDomainName(name); !ok || name == "" {
-		return "", fmt.Errorf("%q is not a domain name", name)
-	}
-	keeper, config := c.process.keeper.Load(), c.process.serving.Load()
-	if keeper == nil || config == nil {
-		if err := askAll(ctx, name, listeners(), nil); err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("%s is answered; %v", name, errNoBlock), nil
-	}
-	standing := keeper.Standing()
-	switch {
-	case standing.ByHand:
-		return "detached by hand: DNS goes to the cluster until `trackless rules attach`", nil
-	case standing.DryRun:
-		return "dry-run: nothing is untracked", nil
-	case standing.Reason != nil:
-		return "", fmt.Errorf("the rules are not in force: %w", standing.Reason)
-	case standing.State != reconcile.Attached:
-		return "", fmt.Errorf("the rules are not in force: %s", standing.State)
-	}
-	for a, attached := range keeper.Status() {
-		if !attached {
-			return "", fmt.Errorf("DNS to %s is not untracked", a)
-		}
-	}
-	if err := askAll(ctx, name, config.plain(), &c.process.asked); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("%s is answered, and DNS to %s is untracked", name, joined(config.plan.Addresses())), nil
-}
-
-// plain are the endpoints that speak plain DNS over UDP.
-func (c *configuration) plain() []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, e := range c.plan.Listen {
-		if e.Proto == iptables.UDP && c.zones[e] != "" {
-			out = append(out, e.AddrPort())
-		}
-	}
-	return out
-}
-
-// listeners are the UDP sockets of the running servers, as a client of this
-// node reaches them.
-func listeners() []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, i := range caddy.Instances() {
-		for _, s := range i.Servers() {
-			local, ok := s.LocalAddr().(*net.UDPAddr)
-			if !ok {
-				continue
-			}
-			ap := sockets.Unmap(local.AddrPort())
-			switch ap.Addr() {
-			case netip.IPv4Unspecified():
-				ap = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port())
-			case netip.IPv6Unspecified():
-				ap = netip.AddrPortFrom(netip.IPv6Loopback(), ap.Port())
-			}
-			if !slices.Contains(out, ap) {
-				out = append(out, ap)
-			}
-		}
-	}
-	return out
-}
-
-func joined(addrs []netip.Addr) string {
-	words := make([]string, 0, len(addrs))
-	for _, a := range addrs {
-		words = append(words, a.String())
-	}
-	return strings.Join(words, " ")
-}
-
-// askAll asks every listener for the name. One in whose zones the name does not
+// AskAll asks every listener for the name. One in whose zones the name does not
 // lie refuses it, which is as good; at least one has to answer.
-func askAll(ctx context.Context, name string, servers []netip.AddrPort, seen *questions) error {
+func AskAll(ctx context.Context, name string, servers []netip.AddrPort, seen *Questions) error {
 	if len(servers) == 0 {
 		return errors.New("there is no listener for plain DNS over UDP")
 	}
@@ -137,7 +50,7 @@ var errElsewhere = errors.New("no query came to this process; another one has th
 
 // askName asks one listener, from one port after another until the kernel gives
 // the query to a socket of ours: with SO_REUSEPORT others listen there too.
-func askName(ctx context.Context, name string, server netip.AddrPort, seen *questions) (rcode int, err error) {
+func askName(ctx context.Context, name string, server netip.AddrPort, seen *Questions) (rcode int, err error) {
 	const ports = 32
 	for range ports {
 		rcode, err = askFrom(ctx, name, server, seen)
@@ -151,7 +64,7 @@ func askName(ctx context.Context, name string, server netip.AddrPort, seen *ques
 	return rcode, err
 }
 
-func askFrom(ctx context.Context, name string, server netip.AddrPort, seen *questions) (int, error) {
+func askFrom(ctx context.Context, name string, server netip.AddrPort, seen *Questions) (int, error) {
 	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(server.Addr(), 0)))
 	if err != nil {
 		return 0, err
@@ -202,9 +115,9 @@ func askFrom(ctx context.Context, name string, server netip.AddrPort, seen *ques
 	}
 }
 
-// questions are those of readiness probes that are under way, by the address
+// Questions are those of readiness probes that are under way, by the address
 // that they come from. A nil one knows of none.
-type questions struct {
+type Questions struct {
 	n   atomic.Int64 // how many
 	mu  sync.Mutex
 	out map[netip.AddrPort]chan struct{}
@@ -212,7 +125,7 @@ type questions struct {
 
 // expect returns a channel that is closed when a query from the address has
 // come; nil if nobody watches.
-func (q *questions) expect(client netip.AddrPort) <-chan struct{} {
+func (q *Questions) expect(client netip.AddrPort) <-chan struct{} {
 	if q == nil {
 		return nil
 	}
@@ -227,7 +140,7 @@ func (q *questions) expect(client netip.AddrPort) <-chan struct{} {
 	return came
 }
 
-func (q *questions) forget(client netip.AddrPort) {
+func (q *Questions) forget(client netip.AddrPort) {
 	if q == nil {
 		return
 	}
@@ -237,8 +150,8 @@ func (q *questions) forget(client netip.AddrPort) {
 	q.n.Store(int64(len(q.out)))
 }
 
-// came notes a query from an address of this node to itself.
-func (q *questions) came(client netip.AddrPort) {
+// Came notes a query from an address of this node to itself.
+func (q *Questions) Came(client netip.AddrPort) {
 	if q.n.Load() == 0 {
 		return
 	}

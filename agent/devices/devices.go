@@ -45,7 +45,7 @@ type Follower struct {
 	bridge string // that was told of
 }
 
-// Uplinks implements [iptables.Kernel.Uplinks]. It is called by one goroutine at a
+// Uplinks implements [reconcile.Kernel.Uplinks]. It is called by one goroutine at a
 // time.
 func (f *Follower) Uplinks(plan iptables.Plan) ([]string, error) {
 	names, err := Uplinks()

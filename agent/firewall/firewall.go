@@ -43,7 +43,7 @@ type chainFacts struct {
 	rules      iptables.Rules
 }
 
-// Open implements [iptables.Kernel.MakeWay]. To what the filter chains of others drop
+// Open implements [reconcile.Kernel.MakeWay]. To what the filter chains of others drop
 // it adds what a predecessor left and cannot be taken away: to say that queries can
 // be given back would not be true.
 func (m *Opener) Open(r iptables.Rules) (map[netip.Addr]error, bool) {

@@ -4,6 +4,7 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/notrack"
@@ -11,7 +12,7 @@ import (
 
 // servedInstance is this process as its control socket shows it.
 type servedInstance struct {
-	notrack.Measured
+	agent.Measured
 	control.CacheHolder
 	*recentLog
 }

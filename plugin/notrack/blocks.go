@@ -64,11 +64,6 @@ func (c *configuration) handledBlocks() []health.Block {
 	return out
 }
 
-// health is what the upstreams are followed by.
-func (c *configuration) health(instead func(netip.Addr) netip.Addr) *health.Config {
-	return &health.Config{Blocks: c.handledBlocks, Listen: c.plan.Listen, DryRun: c.plan.DryRun, Instead: instead}
-}
-
 func (c *configuration) askInside(ctx context.Context) error {
 	c.mu.Lock()
 	handlers := make([]*NoTrack, 0, len(c.handlers))

@@ -33,22 +33,22 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		if p, ok := n.config.identity.ProbeOf(r.Question[0].Name); ok {
 			return n.answerProbe(ctx, w, r, p)
 		}
-		process.asked.Came(client)
+		process.Asked.Came(client)
 	}
-	if process.misses.IsOurs(client) {
+	if process.Health.IsOurs(client) {
 		return dns.RcodeSuccess, nil // no answer: it was meant for kube-dns
 	}
-	process.served.arrived.Add(1)
-	defer process.served.answered.Add(1)
+	process.Served.Arrived.Add(1)
+	defer process.Served.Answered.Add(1)
 	switch proto {
 	case unix.IPPROTO_TCP:
-		process.served.overTCP.Add(1)
+		process.Served.OverTCP.Add(1)
 		return n.serveTCP(ctx, w, r, client, server)
 	case unix.IPPROTO_UDP:
-		if !process.queries.Take(client.Addr()) {
+		if !process.Queries.Take(client.Addr()) {
 			return dns.RcodeSuccess, nil // no answer
 		}
-		defer process.queries.Done(client.Addr())
+		defer process.Queries.Done(client.Addr())
 	}
 	query := n.note(client, server, proto)
 	defer query.Response()
@@ -57,10 +57,10 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 
 // note tells the ledger of a query to an address that is untracked.
 func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pending {
-	if !process.covers(server.Addr()) {
+	if !process.Covers(server.Addr()) {
 		return ledger.Pending{}
 	}
-	return process.note(ledger.Flow{Proto: proto, Client: client, Server: server})
+	return process.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
 }
 
 // limited holds back lines of the log that clients can bring about.
@@ -77,8 +77,7 @@ func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		answerError(tcp, r, rcode)
 		return dns.RcodeSuccess, err
 	}
-	k := process.keeper.Load()
-	last := n.config.leaving.Load() || k != nil && k.Released()
+	last := n.config.leaving.Load() || process.Released()
 	// Without a zone it is not framed by the DNS server (HTTPS, gRPC, TLS), and the
 	// listener closes it.
 	if last && n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] != "" {
@@ -150,13 +149,13 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 		}
 	}
 	client, _, proto := tuple.Of(w)
-	end, err := process.queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, process.misses.Slow)
+	end, err := process.Queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, process.Health.Slow)
 	if err != nil {
 		return dns.RcodeRefused, plugin.Error(directive, err)
 	}
 	defer end()
 	state := request.Request{W: w}
-	return process.misses.Serve(ctx, health.Query{
+	return process.Health.Serve(ctx, health.Query{
 		Block: serverBlock{p.block}, W: w, R: r, TCP: state.Proto() == "tcp",
 		Asked: func(service netip.AddrPort) {
 			metadata.SetValueFunc(ctx, "upstream/address", service.String)

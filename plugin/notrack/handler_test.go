@@ -122,7 +122,7 @@ func TestProbesPassTheCheckpoint(t *testing.T) {
 // instance.
 func TestOwnQueriesToTheClusterAreNotAnswered(t *testing.T) {
 	client := netip.MustParseAddrPort("192.0.2.10:40212")
-	t.Cleanup(process.misses.Asks(client))
+	t.Cleanup(process.Health.Asks(client))
 	passed := 0
 	next := plugin.HandlerFunc(func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
 		passed++

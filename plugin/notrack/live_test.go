@@ -12,6 +12,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/probes"
 )
@@ -60,7 +61,7 @@ func TestLive(t *testing.T) {
 	if passed != 2 {
 		t.Errorf("%d questions passed through the cache, want 2", passed)
 	}
-	if err := (controlled{process: &contract{}}).Live(t.Context()); err != nil {
+	if err := agent.New(agent.Config{Log: log}).Controlled("").Live(t.Context()); err != nil {
 		t.Errorf("no block: %v", err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -62,14 +63,15 @@ var kernelDescs = func() map[string]*prometheus.Desc {
 // collector reads everything at the scrape, from counters that are there
 // anyway: none of it walks the kernel's table.
 type collector struct {
-	process  *contract
+	process  *agent.Agent
+	rules    func() (*reconcile.Reconciler, iptables.Backend, string)
 	procRoot string
 	stats    func() ([]conntrack.CPUStats, error)
 	kernel   kernelCounters
 }
 
 func init() {
-	prometheus.MustRegister(&collector{process: &process, procRoot: "/proc", stats: kernelStats})
+	prometheus.MustRegister(&collector{process: process, rules: process.Rules, procRoot: "/proc", stats: kernelStats})
 }
 
 // Describe implements prometheus.Collector.
@@ -93,7 +95,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(ch, limitDesc, float64(limits.Max))
 		gauge(ch, bucketsDesc, float64(limits.Buckets))
 	}
-	keeper, backend := c.process.keeper.Load(), c.process.inForce()
+	keeper, backend, reason := c.rules()
 	if keeper == nil || backend == nil {
 		return
 	}
@@ -109,8 +111,6 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		dryRun = 1
 	}
 	gauge(ch, dryRunDesc, dryRun)
-	why, _ := c.process.reasons.Load(backend)
-	reason, _ := why.(string)
 	gauge(ch, backendDesc, 1, backend.Name(), backend.Table(), strconv.FormatBool(backend.Owned()), reason)
 	if counters, err := keeper.Counters(); err == nil {
 		for _, k := range iptables.CounterKeys() {
@@ -133,7 +133,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(ch, repairsDesc, float64(stats.Repairs[reason]), reason)
 	}
 	ch <- prometheus.MustNewConstSummary(syncDesc, stats.Syncs, stats.SyncTime.Seconds(), nil)
-	u := &c.process.queries
+	u := &c.process.Queries
 	counter(ch, shedDesc, float64(u.Dropped()), "dropped")
 	counter(ch, shedDesc, float64(u.Refused()), "refused")
 	c.collectLedger(ch)
@@ -143,18 +143,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 func (c *collector) collectLedger(ch chan<- prometheus.Metric) {
 	var entries ledger.Estimate // none where nothing would be tracked
-	if !c.process.table.Idle() {
-		entries = c.process.ledger.Entries()
+	if !c.process.Table.Idle() {
+		entries = c.process.Ledger.Entries()
 	}
 	byClass(ch, avoidedDesc, prometheus.GaugeValue, entries.Counts)
 	gauge(ch, errorDesc, entries.Error)
-	byClass(ch, flowsDesc, prometheus.CounterValue, c.process.ledger.Flows())
+	byClass(ch, flowsDesc, prometheus.CounterValue, c.process.Ledger.Flows())
 }
 
 // collectTable exports what the last walk found.
 func (c *collector) collectTable(ch chan<- prometheus.Metric) {
-	counter(ch, walkCPUDesc, c.process.table.CPUTime().Seconds())
-	w := c.process.table.Latest()
+	counter(ch, walkCPUDesc, c.process.Table.CPUTime().Seconds())
+	w := c.process.Table.Latest()
 	if w == nil {
 		return
 	}
@@ -230,23 +230,7 @@ func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, value float64, lab
 
 // byClass exports a number for each protocol and family.
 func byClass(ch chan<- prometheus.Metric, d *prometheus.Desc, t prometheus.ValueType, n ledger.Counts) {
-	for _, c := range classesOf(n) {
-		ch <- prometheus.MustNewConstMetric(d, t, float64(c.n), c.proto.String(), c.family.String())
-	}
-}
-
-// class is a number of the ledger with its labels.
-type class struct {
-	proto  iptables.Proto
-	family iptables.Family
-	n      uint64
-}
-
-func classesOf(n ledger.Counts) []class {
-	return []class{
-		{iptables.UDP, iptables.IPv4, n.UDP4},
-		{iptables.UDP, iptables.IPv6, n.UDP6},
-		{iptables.TCP, iptables.IPv4, n.TCP4},
-		{iptables.TCP, iptables.IPv6, n.TCP6},
+	for _, c := range agent.ClassesOf(n) {
+		ch <- prometheus.MustNewConstMetric(d, t, float64(c.N), c.Proto.String(), c.Family.String())
 	}
 }

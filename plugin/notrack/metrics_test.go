@@ -13,6 +13,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -20,6 +21,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/reconciletest"
 )
 
 // procWith makes a proc whose table has the given count and limit.
@@ -56,10 +58,8 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &contract{ledger: ledger.New(ledger.Config{})}
-	k := reconcile.New(stubConfig(backend, noAddresses{}))
-	p.keeper.Store(k)
-	p.reasons.Store(iptables.Backend(backend), "this kernel has nf_tables")
+	p := agent.New(agent.Config{Log: log})
+	k := reconcile.New(reconciletest.Config(backend, noAddresses{}, log))
 	t.Cleanup(func() {
 		if err := k.Close(); err != nil {
 			t.Error(err)
@@ -70,15 +70,18 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	for port := range uint16(3) {
-		p.ledger.Query(ledger.Flow{
+		p.Ledger.Query(ledger.Flow{
 			Proto:  unix.IPPROTO_UDP,
 			Client: netip.AddrPortFrom(netip.MustParseAddr("10.244.0.11"), 4000+port),
 			Server: netip.MustParseAddrPort("10.96.0.10:53"),
 		})
 	}
 	class := tablewalk.Class{Role: tablewalk.Bypass, Proto: iptables.UDP, Family: iptables.IPv6}
-	p.table.Record(&tablewalk.Walk{At: time.UnixMilli(1_700_000_000_500), Interval: 10 * time.Second, Entries: tablewalk.Entries{class: 7}}, 1500*time.Millisecond)
-	c := &collector{process: p, procRoot: procWith(t, "17", "262144"), stats: func() ([]conntrack.CPUStats, error) {
+	p.Table.Record(&tablewalk.Walk{At: time.UnixMilli(1_700_000_000_500), Interval: 10 * time.Second, Entries: tablewalk.Entries{class: 7}}, 1500*time.Millisecond)
+	rules := func() (*reconcile.Reconciler, iptables.Backend, string) {
+		return k, backend, "this kernel has nf_tables"
+	}
+	c := &collector{process: p, rules: rules, procRoot: procWith(t, "17", "262144"), stats: func() ([]conntrack.CPUStats, error) {
 		return []conntrack.CPUStats{{CPU: 0, Drop: 3}, {CPU: 1, Drop: 4, InsertFailed: 1}}, nil
 	}}
 	registry := prometheus.NewPedanticRegistry()
@@ -102,16 +105,16 @@ func TestMetrics(t *testing.T) {
 
 // Where nothing is tracked nothing is avoided.
 func TestMetricsWhereNothingIsTracked(t *testing.T) {
-	p := &contract{ledger: ledger.New(ledger.Config{})}
+	p := agent.New(agent.Config{Log: log})
 	flow := ledger.Flow{
 		Proto:  unix.IPPROTO_UDP,
 		Client: netip.MustParseAddrPort("10.244.0.11:4000"), Server: netip.MustParseAddrPort("10.96.0.10:53"),
 	}
-	p.note(flow)
-	p.table.Record(&tablewalk.Walk{Idle: "nothing is tracked"}, 0)
+	p.Note(flow)
+	p.Table.Record(&tablewalk.Walk{Idle: "nothing is tracked"}, 0)
 	flow.Client = netip.MustParseAddrPort("10.244.0.11:4001")
-	p.note(flow).Response()
-	if n := p.ledger.Flows().Total(); n != 1 {
+	p.Note(flow).Response()
+	if n := p.Ledger.Flows().Total(); n != 1 {
 		t.Errorf("%d flows, want only the one that was tracked", n)
 	}
 	ch := make(chan prometheus.Metric, 100)
@@ -147,7 +150,8 @@ func TestKernelCountersNeverFall(t *testing.T) {
 }
 
 func TestMetricsWithoutRulesOrConntrack(t *testing.T) {
-	c := &collector{process: &contract{ledger: ledger.New(ledger.Config{})}, procRoot: t.TempDir(), stats: kernelStats}
+	p := agent.New(agent.Config{Log: log})
+	c := &collector{process: p, rules: p.Rules, procRoot: t.TempDir(), stats: kernelStats}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(c)
 	if n, err := testutil.GatherAndCount(registry); n != 0 || err != nil {

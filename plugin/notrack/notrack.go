@@ -23,10 +23,10 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/control"
 )
 
 // NoTrack is the handler of one server block. It answers this process's own
@@ -69,9 +69,9 @@ type configuration struct {
 	blocks   []*dnsserver.Config
 	context  caddy.Context
 
-	corefile control.Corefile // of this load, set when it starts
-	leaving  atomic.Bool      // another load is about to take over
-	servers  sync.Map         // the *dnsserver.Server that checks have come to
+	load    *agent.Load // set when it starts
+	leaving atomic.Bool // another load is about to take over
+	servers sync.Map    // the *dnsserver.Server that checks have come to
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block

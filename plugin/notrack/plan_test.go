@@ -49,7 +49,7 @@ func TestPlanOf(t *testing.T) {
 			if diff := cmp.Diff(tc.listen, endpoints(p.Listen)); diff != "" {
 				t.Errorf("listen (-want +got):\n%s", diff)
 			}
-			if process.keeper.Load() != nil {
+			if keeper, _, _ := process.Rules(); keeper != nil {
 				t.Error("a keeper was made")
 			}
 		})

@@ -13,6 +13,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/services"
@@ -41,13 +42,13 @@ func setup(c *caddy.Controller) error {
 			return plugin.Error(directive, err)
 		}
 		c.Set(configurationKey{}, config)
-		c.OnStartup(func() error { return process.start(config) })
+		c.OnStartup(func() error { return config.start() })
 		c.OnRestart(func() error {
 			config.leaving.Store(true)
 			return nil
 		})
-		c.OnRestartFailed(func() error { return process.restartFailed(config) })
-		c.OnShutdown(func() error { return process.shutdown(config) })
+		c.OnRestartFailed(func() error { return config.restartFailed() })
+		c.OnShutdown(func() error { return process.Shutdown(config.load) })
 	}
 	if err := config.add(b); err != nil {
 		return plugin.Error(directive, c.Err(err.Error()))
@@ -369,4 +370,15 @@ func (b *block) listen(c *caddy.Controller, addrs []netip.Addr) error {
 
 // LookAtUpstreams has notrack look whether the Service is there that misses go to:
 // a handler calls it that asks another one from now on.
-func LookAtUpstreams() { process.misses.Recheck() }
+func LookAtUpstreams() { process.Health.Recheck() }
+
+// Controlled returns this process's contract as the control socket shows it.
+func Controlled(version string) agent.Measured { return process.Controlled(version) }
+
+// Untrack keeps queries to the servers, and the answers, out of the conntrack
+// table for as long as a Corefile with notrack is in force; none ends that. Each
+// owner has its own servers. What is already under way stays as it is.
+//
+// The servers must be asked directly: a ClusterIP that is untracked is answered
+// by nobody.
+func Untrack(owner any, servers []netip.AddrPort) { process.Untrack(owner, servers) }

@@ -21,5 +21,3 @@ func init() {
 		SetupErrors.WithLabelValues(t)
 	}
 }
-
-func countSetupError(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() }

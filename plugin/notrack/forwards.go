@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"os"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/coredns/caddy"
@@ -13,20 +12,9 @@ import (
 	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
 )
 
-// forwardTargets are the addresses to which the notrack blocks of the running
-// load forward, in the order of the Corefile: those of `forward`, and those that
-// `upstream` falls back to.
-func forwardTargets(config *configuration) []netip.Addr {
-	var out []netip.Addr
-	for _, ap := range forwardEndpoints(config) {
-		if !slices.Contains(out, ap.Addr()) {
-			out = append(out, ap.Addr())
-		}
-	}
-	return out
-}
-
-// forwardEndpoints are the same with their ports.
+// forwardEndpoints are the servers to which the notrack blocks of the running load
+// forward, in the order of the Corefile: those of `forward`, and those that `upstream`
+// falls back to.
 func forwardEndpoints(config *configuration) []netip.AddrPort {
 	var input caddy.Input
 	for _, i := range caddy.Instances() {

@@ -1,4 +1,4 @@
-package notrack
+package agent
 
 import (
 	"context"
@@ -21,33 +21,33 @@ type accounts struct {
 }
 
 // keepAccounts begins, or goes on with another configuration.
-func (p *contract) keepAccounts(config *configuration) {
-	p.table.Follow(tablewalk.NewView(config.plan, forwardEndpoints(config), p.standing.Pairs()))
-	p.ledger.SetTCPIdle(config.idle)
+func (p *Agent) keepAccounts(load *Load) {
+	p.Table.Follow(tablewalk.NewView(load.Plan, load.Server.Forwards(), p.standing.Pairs()))
+	p.Ledger.SetTCPIdle(load.Idle)
 	a := &p.accounts
 	if a.stop == nil {
 		var ctx context.Context
 		ctx, a.stop = context.WithCancel(context.Background())
-		a.tasks.Go(func() { p.ledger.Run(ctx) })
-		a.tasks.Go(func() { p.table.Run(ctx) })
-		ends, err := p.ledger.FollowTCP(0, func(server netip.AddrPort) bool { return p.covers(server.Addr()) })
+		a.tasks.Go(func() { p.Ledger.Run(ctx) })
+		a.tasks.Go(func() { p.Table.Run(ctx) })
+		ends, err := p.Ledger.FollowTCP(0, func(server netip.AddrPort) bool { return p.Covers(server.Addr()) })
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
-			log.Infof("when TCP connections end is estimated: %v", err)
+			p.log.Infof("when TCP connections end is estimated: %v", err)
 		case err != nil:
-			log.Warningf("when TCP connections end is estimated: %v", err)
+			p.log.Warningf("when TCP connections end is estimated: %v", err)
 		}
 		a.ends = ends
 	}
 	if a.ends != nil {
-		if err := a.ends.SetPorts(tcpPorts(config.plan)...); err != nil {
-			log.Warningf("when TCP connections end is estimated: %v", err)
+		if err := a.ends.SetPorts(tcpPorts(load.Plan)...); err != nil {
+			p.log.Warningf("when TCP connections end is estimated: %v", err)
 		}
 	}
 }
 
 // closeAccounts ends what keepAccounts began.
-func (p *contract) closeAccounts() {
+func (p *Agent) closeAccounts() {
 	a := &p.accounts
 	if a.stop == nil {
 		return
@@ -57,18 +57,18 @@ func (p *contract) closeAccounts() {
 	a.stop = nil
 	if a.ends != nil {
 		if err := a.ends.Close(); err != nil {
-			log.Debugf("stop following TCP connections: %v", err)
+			p.log.Debugf("stop following TCP connections: %v", err)
 		}
 		a.ends = nil
 	}
 }
 
-// note tells the ledger of a query, unless the kernel tracks nothing anyway.
-func (p *contract) note(f ledger.Flow) ledger.Pending {
-	if p.table.Idle() {
+// Note tells the ledger of a query, unless the kernel tracks nothing anyway.
+func (p *Agent) Note(f ledger.Flow) ledger.Pending {
+	if p.Table.Idle() {
 		return ledger.Pending{}
 	}
-	return p.ledger.Query(f)
+	return p.Ledger.Query(f)
 }
 
 func tcpPorts(plan iptables.Plan) []uint16 {

@@ -1,25 +1,23 @@
-package notrack
+package agent
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
 
-	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/probes"
-	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
-// Measured is this process's contract as the control socket shows it.
+// Measured is this process's agent as the control socket shows it.
 type Measured interface {
 	control.Controlled
 	control.Prober
@@ -28,11 +26,8 @@ type Measured interface {
 	Corefile() (control.Corefile, error)
 }
 
-// Controlled returns this process's contract as the control socket shows it.
-func Controlled(version string) Measured { return controlled{&process, version} }
-
 type controlled struct {
-	process *contract
+	agent   *Agent
 	version string
 }
 
@@ -42,7 +37,7 @@ var errNoBlock = errors.New("the Corefile in force has no notrack block")
 // Status implements control.Controlled.
 func (c controlled) Status() control.Status {
 	s := control.Status{Version: c.version, State: reconcile.Detached.String()}
-	keeper, backend := c.process.keeper.Load(), c.process.inForce()
+	keeper, backend := c.agent.keeper.Load(), c.agent.inForce()
 	if keeper == nil || backend == nil {
 		s.Reason = errNoBlock.Error()
 		return s
@@ -62,7 +57,7 @@ func (c controlled) Status() control.Status {
 
 // Attach implements control.Controlled.
 func (c controlled) Attach(ctx context.Context) error {
-	if k := c.process.keeper.Load(); k != nil {
+	if k := c.agent.keeper.Load(); k != nil {
 		return k.AttachByHand(ctx)
 	}
 	return errNoBlock
@@ -70,7 +65,7 @@ func (c controlled) Attach(ctx context.Context) error {
 
 // Detach implements control.Controlled.
 func (c controlled) Detach(context.Context) error {
-	if k := c.process.keeper.Load(); k != nil {
+	if k := c.agent.keeper.Load(); k != nil {
 		return k.DetachByHand()
 	}
 	return errNoBlock
@@ -78,22 +73,22 @@ func (c controlled) Detach(context.Context) error {
 
 // Figures implements part of control.Inspected with what the metrics show.
 func (c controlled) Figures() (control.Figures, error) {
-	keeper := c.process.keeper.Load()
+	keeper := c.agent.keeper.Load()
 	if keeper == nil {
 		return control.Figures{}, errNoBlock
 	}
 	var f control.Figures
-	entries := c.process.ledger.Entries()
+	entries := c.agent.Ledger.Entries()
 	f.EntriesAvoidedError = entries.Error
-	flows := classesOf(c.process.ledger.Flows())
-	for i, class := range classesOf(entries.Counts) {
+	flows := ClassesOf(c.agent.Ledger.Flows())
+	for i, class := range ClassesOf(entries.Counts) {
 		f.Classes = append(f.Classes, control.ClassFigures{
-			Protocol: class.proto.String(), Family: class.family.String(), EntriesAvoided: class.n, FlowsAvoided: flows[i].n,
+			Protocol: class.Proto.String(), Family: class.Family.String(), EntriesAvoided: class.N, FlowsAvoided: flows[i].N,
 		})
 	}
 	counters, err := keeper.Counters()
 	if err != nil {
-		log.Warningf("packet counters are missing from the figures: %v", err)
+		c.agent.log.Warningf("packet counters are missing from the figures: %v", err)
 		return f, nil
 	}
 	f.Packets = control.PacketsOf(counters)
@@ -102,22 +97,11 @@ func (c controlled) Figures() (control.Figures, error) {
 
 // Corefile implements control.Inspected.
 func (c controlled) Corefile() (control.Corefile, error) {
-	config := c.process.serving.Load()
-	if config == nil {
+	load := c.agent.serving.Load()
+	if load == nil {
 		return control.Corefile{}, errNoBlock
 	}
-	return config.corefile, nil
-}
-
-// loadedCorefile returns the Corefile that caddy is starting or has started last.
-// Only caddy's own callbacks may ask: it changes its list without a lock.
-func loadedCorefile() control.Corefile {
-	for _, instance := range slices.Backward(caddy.Instances()) {
-		if in := instance.Caddyfile(); in != nil {
-			return control.Corefile{Path: in.Path(), Contents: string(in.Body())}
-		}
-	}
-	return control.Corefile{}
+	return load.Corefile, nil
 }
 
 // Ready implements [control.Prober]. Detached by hand and dry-run are ready: the
@@ -127,9 +111,9 @@ func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 	if _, ok := dns.IsDomainName(name); !ok || name == "" {
 		return "", fmt.Errorf("%q is not a domain name", name)
 	}
-	keeper, config := c.process.keeper.Load(), c.process.serving.Load()
-	if keeper == nil || config == nil {
-		if err := probes.AskAll(ctx, name, listeners(), nil); err != nil {
+	keeper, load := c.agent.keeper.Load(), c.agent.serving.Load()
+	if keeper == nil || load == nil {
+		if err := probes.AskAll(ctx, name, c.agent.config.Listeners(), nil); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s is answered; %v", name, errNoBlock), nil
@@ -150,46 +134,10 @@ func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 			return "", fmt.Errorf("DNS to %s is not untracked", a)
 		}
 	}
-	if err := probes.AskAll(ctx, name, config.plain(), &c.process.asked); err != nil {
+	if err := probes.AskAll(ctx, name, load.plain(), &c.agent.Asked); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s is answered, and DNS to %s is untracked", name, joined(config.plan.Addresses())), nil
-}
-
-// plain are the endpoints that speak plain DNS over UDP.
-func (c *configuration) plain() []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, e := range c.plan.Listen {
-		if e.Proto == iptables.UDP && c.zones[e] != "" {
-			out = append(out, e.AddrPort())
-		}
-	}
-	return out
-}
-
-// listeners are the UDP sockets of the running servers, as a client of this
-// node reaches them.
-func listeners() []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, i := range caddy.Instances() {
-		for _, s := range i.Servers() {
-			local, ok := s.LocalAddr().(*net.UDPAddr)
-			if !ok {
-				continue
-			}
-			ap := sockets.Unmap(local.AddrPort())
-			switch ap.Addr() {
-			case netip.IPv4Unspecified():
-				ap = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port())
-			case netip.IPv6Unspecified():
-				ap = netip.AddrPortFrom(netip.IPv6Loopback(), ap.Port())
-			}
-			if !slices.Contains(out, ap) {
-				out = append(out, ap)
-			}
-		}
-	}
-	return out
+	return fmt.Sprintf("%s is answered, and DNS to %s is untracked", name, joined(load.Plan.Addresses())), nil
 }
 
 func joined(addrs []netip.Addr) string {
@@ -204,9 +152,28 @@ func joined(addrs []netip.Addr) string {
 // the process, through `cache` if it has one. Packets play no part: rules of
 // others, which a restart does not mend, must not have us restarted.
 func (c controlled) Live(ctx context.Context) error {
-	config := c.process.serving.Load()
-	if config == nil {
+	load := c.agent.serving.Load()
+	if load == nil {
 		return nil // that the control socket answered is all there is to know
 	}
-	return c.process.live.Probe(ctx, config.askInside)
+	return c.agent.live.Probe(ctx, load.Server.Ask)
+}
+
+// Controlled returns the agent as the control socket shows it.
+func (p *Agent) Controlled(version string) Measured { return controlled{p, version} }
+
+// Class is a number of the ledger with its labels.
+type Class struct {
+	Proto  iptables.Proto
+	Family iptables.Family
+	N      uint64
+}
+
+func ClassesOf(n ledger.Counts) []Class {
+	return []Class{
+		{iptables.UDP, iptables.IPv4, n.UDP4},
+		{iptables.UDP, iptables.IPv6, n.UDP6},
+		{iptables.TCP, iptables.IPv4, n.TCP4},
+		{iptables.TCP, iptables.IPv6, n.TCP6},
+	}
 }

@@ -1,4 +1,4 @@
-package notrack
+package agent
 
 import (
 	"context"
@@ -11,13 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/coredns/coredns/core/dnsserver"
-
-	"github.com/trackless-dns/trackless/agent/checks"
-	"github.com/trackless-dns/trackless/agent/recorder"
-	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/reconciletest"
 )
 
 // stubNode answers everything and notes what is taken away.
@@ -77,37 +73,15 @@ func (stubAddresses) Left([]netip.Addr) ([]netip.Addr, error)    { return nil, n
 func (stubAddresses) Clear([]netip.Addr) error                   { return nil }
 func (a stubAddresses) Remove() error                            { return a.do("remove addresses") }
 
-// stubConfig is that of a reconciler on a node without anything of others.
-func stubConfig(b iptables.Backend, a reconcile.Addresses) reconcile.Config {
-	return reconcile.Config{
-		Backend: b, Addresses: a, Log: log,
-		Yield:  func([]iptables.Endpoint) error { return nil },
-		Reset:  func([]iptables.Endpoint, []string) error { return nil },
-		Served: func([]iptables.Endpoint) reconcile.Served { return reconcile.Served{} },
-		Kernel: reconcile.Kernel{
-			Connections: func([]iptables.Endpoint) ([]iptables.Connection, error) { return nil, nil },
-			Held:        func([]iptables.Endpoint) []iptables.Connection { return nil },
-			Purge:       func([]iptables.Endpoint) error { return nil },
-			Uplinks:     func(iptables.Plan) ([]string, error) { return nil, nil },
-			Unowned:     func([]netip.Addr) []netip.Addr { return nil },
-			Refresh:     func(iptables.Rules) error { return nil },
-			MakeWay:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
-			Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
-			Claims:      func() (iptables.Claims, error) { return iptables.Claims{}, nil },
-			Explain:     func(netip.Addr) string { return "" },
-			Load:        func([]iptables.Endpoint) reconcile.Load { return reconcile.Load{} },
-		},
-	}
-}
-
 func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 	for _, refused := range []string{"", "detach", "remove rules", "remove addresses"} {
 		t.Run("refused: "+refused, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := &stubNode{refuse: refused}
-				config := &configuration{}
-				p := &contract{current: config, ledger: ledger.New(ledger.Config{})}
-				k := reconcile.New(stubConfig(stubBackend{n}, stubAddresses{n}))
+				config := &Load{Server: gone{}}
+				p := New(Config{Log: quiet{}})
+				p.current = config
+				k := reconcile.New(reconciletest.Config(stubBackend{n}, stubAddresses{n}, quiet{}))
 				p.keeper.Store(k)
 				plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, Lease: time.Second}
 				if err := k.Prepare(plan, n); err != nil {
@@ -118,7 +92,7 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 
-				err := p.shutdown(config)
+				err := p.Shutdown(config)
 				if (err != nil) != (refused != "") || err != nil && !strings.Contains(err.Error(), refused) {
 					t.Errorf("error %v", err)
 				}
@@ -133,43 +107,16 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 	}
 }
 
-// meeting is a server whose stop takes until all others have begun theirs.
-type meeting struct{ begun *sync.WaitGroup }
+// gone is the server of a load that is no longer in force.
+type gone struct{ Server }
 
-func (m meeting) Stop() error {
-	m.begun.Done()
-	m.begun.Wait()
-	return nil
-}
+func (gone) Running() bool         { return false }
+func (gone) Error(err error) error { return err }
 
-func TestServersStopAtOnce(t *testing.T) {
-	synctest.Test(t, func(*testing.T) { // one after the other would be a deadlock
-		var begun sync.WaitGroup
-		begun.Add(3)
-		m := meeting{&begun}
-		stopAll([]stopper{m, m, m})
-	})
-}
+// quiet is a log that keeps nothing.
+type quiet struct{}
 
-func TestServersAreKnownByTheirChecks(t *testing.T) {
-	config, err := newConfiguration()
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &NoTrack{config: config, block: &dnsserver.Config{}}
-	var want []stopper
-	for range 2 {
-		s := new(dnsserver.Server)
-		want = append(want, s)
-		for range 2 {
-			ctx := context.WithValue(t.Context(), dnsserver.Key{}, s)
-			if _, err := n.answerProbe(ctx, &recorder.Recorder{}, config.identity.Query(checks.CheckLabel, "."), checks.Probe{Check: true, Own: true}); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	got := config.askedServers()
-	if len(got) != len(want) || !slices.Contains(got, want[0]) || !slices.Contains(got, want[1]) {
-		t.Errorf("%d servers, want %d", len(got), len(want))
-	}
-}
+func (quiet) Debugf(string, ...any)   {}
+func (quiet) Infof(string, ...any)    {}
+func (quiet) Warningf(string, ...any) {}
+func (quiet) Errorf(string, ...any)   {}

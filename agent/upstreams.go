@@ -1,16 +1,19 @@
-package notrack
+package agent
 
 import (
 	"net/netip"
 	"slices"
 	"sync"
 
+	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // upstreams are the servers to which queries of ours are not tracked either.
 type upstreams struct {
+	log logger.Logger
+
 	mu      sync.Mutex
 	wanted  map[any][]netip.AddrPort
 	on      bool // the Corefile in force has a notrack block that untracks
@@ -19,31 +22,11 @@ type upstreams struct {
 	refused string // said last
 }
 
-// Untrack keeps queries to the servers, and the answers, out of the conntrack
-// table for as long as a Corefile with notrack is in force; none ends that. Each
-// owner has its own servers. What is already under way stays as it is.
-//
-// The servers must be asked directly: a ClusterIP that is untracked is answered
-// by nobody.
-func Untrack(owner any, servers []netip.AddrPort) {
-	u := &process.upstreams
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.wanted == nil {
-		u.wanted = map[any][]netip.AddrPort{}
-	}
-	u.wanted[owner] = slices.Clone(servers)
-	if len(servers) == 0 {
-		delete(u.wanted, owner)
-	}
-	u.apply()
-}
-
 // follow begins or ends untracking with the configuration that is in force.
-func (u *upstreams) follow(config *configuration) {
+func (u *upstreams) follow(load *Load) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.on = config != nil && !config.plan.DryRun
+	u.on = load != nil && !load.Plan.DryRun
 	u.apply()
 }
 
@@ -67,9 +50,26 @@ func (u *upstreams) apply() {
 	if err := u.table.Set(want); err != nil {
 		if err.Error() != u.refused {
 			u.refused = err.Error()
-			log.Warningf("queries to upstreams stay tracked: %v", err)
+			u.log.Warningf("queries to upstreams stay tracked: %v", err)
 		}
 		return
 	}
 	u.set, u.refused = want, ""
+}
+
+// Untrack keeps queries to the servers, and the answers, out of the conntrack
+// table for as long as a Corefile with notrack is in force; none ends that. Each
+// owner has its own servers. What is already under way stays as it is.
+func (p *Agent) Untrack(owner any, servers []netip.AddrPort) {
+	u := &p.upstreams
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.wanted == nil {
+		u.wanted = map[any][]netip.AddrPort{}
+	}
+	u.wanted[owner] = slices.Clone(servers)
+	if len(servers) == 0 {
+		delete(u.wanted, owner)
+	}
+	u.apply()
 }

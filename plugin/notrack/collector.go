@@ -1,0 +1,168 @@
+package notrack
+
+import (
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/trackless-dns/trackless/agent"
+	"github.com/trackless-dns/trackless/agent/tablewalk"
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+)
+
+// collector reads everything at the scrape, from counters that are there
+// anyway: none of it walks the kernel's table.
+type collector struct {
+	agent    *agent.Agent
+	rules    func() (*reconcile.Reconciler, iptables.Backend, string)
+	procRoot string
+	stats    func() ([]conntrack.CPUStats, error)
+	kernel   kernelCounters
+}
+
+// scrape is what several metrics are read from. Without a keeper there is nothing but
+// the limits.
+type scrape struct {
+	agent  *agent.Agent
+	limits sysctl.Limits
+
+	keeper   *reconcile.Reconciler
+	backend  iptables.Backend
+	reason   string // for the backend
+	standing lease.Standing
+	stats    reconcile.Stats
+	avoided  ledger.Estimate // zero where nothing would be tracked
+	walk     *tablewalk.Walk // the last, nil before the first
+	kernel   map[string]uint64
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, metrics := range [][]*metric{nodeMetrics, ruleMetrics} {
+		for _, m := range metrics {
+			ch <- m.desc
+		}
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	s := &scrape{agent: c.agent}
+	if limits, err := sysctl.ReadLimits(c.procRoot); err == nil {
+		s.limits = limits
+		collect(ch, nodeMetrics, s)
+	}
+	s.keeper, s.backend, s.reason = c.rules()
+	if s.keeper == nil || s.backend == nil {
+		return
+	}
+	s.standing, s.stats, s.walk = s.keeper.Standing(), s.keeper.Stats(), c.agent.Table.Latest()
+	s.avoided, s.kernel = avoided(c.agent), c.readKernel()
+	collect(ch, ruleMetrics, s)
+}
+
+func collect(ch chan<- prometheus.Metric, metrics []*metric, s *scrape) {
+	for _, m := range metrics {
+		m.read(s, output{ch, m.desc})
+	}
+}
+
+// avoided estimates the entries that are avoided.
+func avoided(a *agent.Agent) ledger.Estimate {
+	if a.Table.Idle() {
+		return ledger.Estimate{}
+	}
+	return a.Ledger.Entries()
+}
+
+// readKernel returns the kernel's counters, nil where it has none.
+func (c *collector) readKernel() map[string]uint64 {
+	stats, err := c.stats()
+	if errors.Is(err, conntrack.ErrUnavailable) {
+		return nil
+	}
+	if err != nil {
+		limited.Warningf("scrape-kernel", "the kernel's conntrack counters are missing from this scrape: %v", err)
+		return nil
+	}
+	return c.kernel.update(stats)
+}
+
+// kernelStats reads the counters of each CPU.
+func kernelStats() (stats []conntrack.CPUStats, err error) {
+	conn, err := conntrack.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return conn.Stats()
+}
+
+// kernelCounters adds up the kernel's counters. Each CPU's has 32 bits and goes
+// back to 0; the sums never do.
+type kernelCounters struct {
+	mu   sync.Mutex
+	last map[int][]conntrack.Counter // by CPU
+	sum  map[string]uint64
+}
+
+// update takes the present counters of each CPU and returns the sums over all.
+func (k *kernelCounters) update(stats []conntrack.CPUStats) map[string]uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.last == nil {
+		k.last, k.sum = map[int][]conntrack.Counter{}, map[string]uint64{}
+	}
+	for i := range stats {
+		now, last := stats[i].Counters(), k.last[stats[i].CPU]
+		for j, c := range now {
+			was := uint64(0)
+			if last != nil {
+				was = last[j].Value
+			}
+			k.sum[c.Name] += uint64(uint32(c.Value - was))
+		}
+		k.last[stats[i].CPU] = now
+	}
+	return maps.Clone(k.sum)
+}
+
+// output takes the values of one metric.
+type output struct {
+	ch   chan<- prometheus.Metric
+	desc *prometheus.Desc
+}
+
+func (o output) gauge(value float64, labels ...string) {
+	o.ch <- prometheus.MustNewConstMetric(o.desc, prometheus.GaugeValue, value, labels...)
+}
+
+func (o output) counter(value float64, labels ...string) {
+	o.ch <- prometheus.MustNewConstMetric(o.desc, prometheus.CounterValue, value, labels...)
+}
+
+func (o output) summary(count uint64, sum time.Duration) {
+	o.ch <- prometheus.MustNewConstSummary(o.desc, count, sum.Seconds(), nil)
+}
+
+// byClass takes a number for each protocol and family.
+func (o output) byClass(t prometheus.ValueType, n ledger.Counts) {
+	for _, c := range agent.ClassesOf(n) {
+		o.ch <- prometheus.MustNewConstMetric(o.desc, t, float64(c.N), c.Proto.String(), c.Family.String())
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

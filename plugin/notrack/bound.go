@@ -9,6 +9,8 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/coredns/coredns/core/dnsserver"
+
+	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
 // A bind directive may name the link that carries the listen addresses. CoreDNS has
@@ -39,33 +41,12 @@ func listenOnLink(c *caddy.Controller, link string, addrs []netip.Addr) {
 // bindWords are the words of a block's bind directive, none where that cannot be
 // found out. Only setup may ask, see loadedCorefile.
 func bindWords(c *caddy.Controller) []string {
-	corefile := loadedCorefile()
-	blocks, err := caddyfile.Parse(corefile.Path, strings.NewReader(corefile.Contents), nil)
+	loaded := loadedCorefile()
+	blocks, err := caddyfile.Parse(loaded.Path, strings.NewReader(loaded.Contents), nil)
 	if err != nil || c.ServerBlockIndex >= len(blocks) {
 		return nil
 	}
-	return boundTo(blocks[c.ServerBlockIndex].Tokens["bind"])
-}
-
-// boundTo returns the addresses and interfaces of bind directives, without those
-// that they except.
-func boundTo(tokens []caddyfile.Token) []string {
-	var words, except []string
-	excepting := false
-	for _, token := range tokens {
-		switch {
-		case token.Text == "bind", token.Text == "}":
-			excepting = false
-		case token.Text == "except":
-			excepting = true
-		case token.Text == "{":
-		case excepting:
-			except = append(except, token.Text)
-		default:
-			words = append(words, token.Text)
-		}
-	}
-	return slices.DeleteFunc(words, func(w string) bool { return slices.Contains(except, w) })
+	return corefile.BoundTo(blocks[c.ServerBlockIndex].Tokens["bind"])
 }
 
 // addressesOn lists the addresses of an interface as bind writes them.

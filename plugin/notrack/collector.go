@@ -2,13 +2,12 @@ package notrack
 
 import (
 	"errors"
-	"maps"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/trackless-dns/trackless/agent"
+	"github.com/trackless-dns/trackless/agent/kernelcounters"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -25,7 +24,7 @@ type collector struct {
 	rules    func() (*reconcile.Reconciler, iptables.Backend, string)
 	procRoot string
 	stats    func() ([]conntrack.CPUStats, error)
-	kernel   kernelCounters
+	kernel   kernelcounters.Sums
 }
 
 // scrape is what several metrics are read from. Without a keeper there is nothing but
@@ -93,46 +92,7 @@ func (c *collector) readKernel() map[string]uint64 {
 		limited.Warningf("scrape-kernel", "the kernel's conntrack counters are missing from this scrape: %v", err)
 		return nil
 	}
-	return c.kernel.update(stats)
-}
-
-// kernelStats reads the counters of each CPU.
-func kernelStats() (stats []conntrack.CPUStats, err error) {
-	conn, err := conntrack.Dial(nil)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	return conn.Stats()
-}
-
-// kernelCounters adds up the kernel's counters. Each CPU's has 32 bits and goes
-// back to 0; the sums never do.
-type kernelCounters struct {
-	mu   sync.Mutex
-	last map[int][]conntrack.Counter // by CPU
-	sum  map[string]uint64
-}
-
-// update takes the present counters of each CPU and returns the sums over all.
-func (k *kernelCounters) update(stats []conntrack.CPUStats) map[string]uint64 {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.last == nil {
-		k.last, k.sum = map[int][]conntrack.Counter{}, map[string]uint64{}
-	}
-	for i := range stats {
-		now, last := stats[i].Counters(), k.last[stats[i].CPU]
-		for j, c := range now {
-			was := uint64(0)
-			if last != nil {
-				was = last[j].Value
-			}
-			k.sum[c.Name] += uint64(uint32(c.Value - was))
-		}
-		k.last[stats[i].CPU] = now
-	}
-	return maps.Clone(k.sum)
+	return c.kernel.Update(stats)
 }
 
 // output takes the values of one metric.

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -15,23 +14,17 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
 // A block that forwards to an address of its own answers nobody: each miss comes
 // back to it. The loop plugin finds that out later and by a query, and also loops
 // that go through other servers; this is for those that can be read.
 
-// target is a server that a block asks, as the Corefile has it.
-type target struct {
-	server netip.AddrPort
-	words  string // those that name it
-	line   int
-}
-
 // refuseItself returns an error for a block whose queries would come back to it.
 func refuseItself(c *caddy.Controller, b block) error {
-	corefile := loadedCorefile()
-	blocks, err := caddyfile.Parse(corefile.Path, strings.NewReader(corefile.Contents), nil)
+	loaded := loadedCorefile()
+	blocks, err := caddyfile.Parse(loaded.Path, strings.NewReader(loaded.Contents), nil)
 	if err != nil {
 		return err
 	}
@@ -39,12 +32,12 @@ func refuseItself(c *caddy.Controller, b block) error {
 		return nil // nothing is started
 	}
 	everywhere := slices.ContainsFunc(dnsserver.GetConfig(c).ListenHosts, isWildcard)
-	for _, t := range targetsOf(blocks[c.ServerBlockIndex].Tokens) {
-		if !listensAt(b.plan.Listen, everywhere, t.server) {
+	for _, t := range corefile.Targets(blocks[c.ServerBlockIndex].Tokens) {
+		if !listensAt(b.plan.Listen, everywhere, t.Server) {
 			continue
 		}
 		return fmt.Errorf("%s:%d: %s: this server block itself listens on %s, so that every miss would come back to it; name the server that is to be asked, for kube-dns the address of a Service that is no listen address (kube-dns-upstream)",
-			path.Base(corefile.Path), t.line, t.words, t.server)
+			path.Base(loaded.Path), t.Line, t.Words, t.Server)
 	}
 	return nil
 }
@@ -78,61 +71,4 @@ func isLocal(a netip.Addr) bool {
 		p, err := netip.ParsePrefix(have.String())
 		return err == nil && p.Addr() == a
 	})
-}
-
-// targetsOf are the servers that a block's directives forward, grpc and upstream
-// name, also by a file such as /etc/resolv.conf or by the environment.
-func targetsOf(tokens map[string][]caddyfile.Token) []target {
-	var out []target
-	add := func(words string, line int, named string) {
-		for _, server := range endpointsOf(named) {
-			said := words
-			if !strings.Contains(words, server.Addr().String()) {
-				said += " (" + server.Addr().String() + ")"
-			}
-			out = append(out, target{server, said, line})
-		}
-	}
-	for _, directive := range []string{"forward", "grpc"} {
-		for _, words := range linesOf(tokens[directive], directive) {
-			for _, w := range words[min(2, len(words)):] { // the zone comes first
-				add(directive+" "+words[1].Text+" "+w.Text, w.Line, w.Text)
-			}
-		}
-	}
-	lines := linesOf(tokens["upstream"], "upstream", "fallback")
-	for _, words := range lines {
-		switch {
-		case words[0].Text == "fallback":
-			for _, w := range words[1:] {
-				add("upstream … fallback "+w.Text, w.Line, w.Text)
-			}
-		case len(words) > 2 && words[1].Text == "service":
-			variable := strings.ToUpper(strings.ReplaceAll(path.Base(words[2].Text), "-", "_")) + "_SERVICE_HOST"
-			add("upstream service "+words[2].Text, words[2].Line, os.Getenv(variable))
-		}
-	}
-	return out
-}
-
-// linesOf returns the lines that begin with one of the words, up to a brace.
-func linesOf(tokens []caddyfile.Token, begins ...string) [][]caddyfile.Token {
-	var out [][]caddyfile.Token
-	line := -1
-	open := false
-	for _, t := range tokens {
-		switch {
-		case t.Line != line:
-			line = t.Line
-			if open = slices.Contains(begins, t.Text); open {
-				out = append(out, []caddyfile.Token{t})
-			}
-		case t.Text == "{":
-			open = false
-		case open:
-			last := len(out) - 1
-			out[last] = append(out[last], t)
-		}
-	}
-	return out
 }

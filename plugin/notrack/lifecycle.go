@@ -1,6 +1,7 @@
 package notrack
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -9,12 +10,14 @@ import (
 	"sync"
 
 	"github.com/coredns/caddy"
+	"github.com/coredns/caddy/caddyfile"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -135,4 +138,27 @@ func listeners() []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// forwardEndpoints are the servers to which the notrack blocks of the running load
+// forward, in the order of the Corefile: those of `forward`, and those that `upstream`
+// falls back to.
+func forwardEndpoints(config *configuration) []netip.AddrPort {
+	var input caddy.Input
+	for _, i := range caddy.Instances() {
+		i.StorageMu.RLock()
+		found := i.Storage[configurationKey{}] == config
+		i.StorageMu.RUnlock()
+		if found {
+			input = i.Caddyfile()
+		}
+	}
+	if input == nil {
+		return nil
+	}
+	blocks, err := caddyfile.Parse(input.Path(), bytes.NewReader(input.Body()), nil)
+	if err != nil {
+		return nil // caddy has parsed it before
+	}
+	return corefile.Forwards(blocks, directive)
 }

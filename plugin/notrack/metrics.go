@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/trackless-dns/trackless/agent/kernelcounters"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/iptables"
@@ -127,7 +128,7 @@ func init() {
 			m.desc = prometheus.NewDesc(prometheus.BuildFQName(plugin.Namespace, m.subsystem, m.name), m.help, m.labels, nil)
 		}
 	}
-	prometheus.MustRegister(&collector{agent: process, rules: process.Rules, procRoot: "/proc", stats: kernelStats})
+	prometheus.MustRegister(&collector{agent: process, rules: process.Rules, procRoot: "/proc", stats: kernelcounters.Read})
 }
 
 func readPackets(s *scrape, out output) {

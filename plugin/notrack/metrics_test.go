@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/agent"
+	"github.com/trackless-dns/trackless/agent/kernelcounters"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -121,27 +122,9 @@ func TestMetricsWhereNothingIsTracked(t *testing.T) {
 	}
 }
 
-// The kernel's counters have 32 bits on each CPU; CPUs come and go.
-func TestKernelCountersNeverFall(t *testing.T) {
-	var k kernelCounters
-	for i, step := range []struct {
-		stats []conntrack.CPUStats
-		want  uint64
-	}{
-		{[]conntrack.CPUStats{{CPU: 0, Drop: 5}, {CPU: 1, Drop: 1<<32 - 2}}, 5 + 1<<32 - 2},
-		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 3}}, 6 + 1<<32 + 3},
-		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}}, 6 + 1<<32 + 3},
-		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 4}, {CPU: 2, Drop: 1}}, 6 + 1<<32 + 5},
-	} {
-		if got := k.update(step.stats)["drop"]; got != step.want {
-			t.Errorf("step %d: drop %d, want %d", i, got, step.want)
-		}
-	}
-}
-
 func TestMetricsWithoutRulesOrConntrack(t *testing.T) {
 	p := agent.New(agent.Config{Log: log})
-	c := &collector{agent: p, rules: p.Rules, procRoot: t.TempDir(), stats: kernelStats}
+	c := &collector{agent: p, rules: p.Rules, procRoot: t.TempDir(), stats: kernelcounters.Read}
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(c)
 	if n, err := testutil.GatherAndCount(registry); n != 0 || err != nil {

@@ -1,0 +1,141 @@
+// Package corefile reads what the blocks of a Corefile bind to and which servers they
+// ask.
+package corefile
+
+import (
+	"net/netip"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/coredns/caddy/caddyfile"
+	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
+)
+
+// Target is a server that a block asks, as the Corefile has it.
+type Target struct {
+	Server netip.AddrPort
+	Words  string // those that name it
+	Line   int
+}
+
+// Targets are the servers that a block's directives forward, grpc and upstream
+// name, also by a file such as /etc/resolv.conf or by the environment.
+func Targets(tokens map[string][]caddyfile.Token) []Target {
+	var out []Target
+	add := func(words string, line int, named string) {
+		for _, server := range endpointsOf(named) {
+			said := words
+			if !strings.Contains(words, server.Addr().String()) {
+				said += " (" + server.Addr().String() + ")"
+			}
+			out = append(out, Target{server, said, line})
+		}
+	}
+	for _, directive := range []string{"forward", "grpc"} {
+		for _, words := range linesOf(tokens[directive], directive) {
+			for _, w := range words[min(2, len(words)):] { // the zone comes first
+				add(directive+" "+words[1].Text+" "+w.Text, w.Line, w.Text)
+			}
+		}
+	}
+	lines := linesOf(tokens["upstream"], "upstream", "fallback")
+	for _, words := range lines {
+		switch {
+		case words[0].Text == "fallback":
+			for _, w := range words[1:] {
+				add("upstream … fallback "+w.Text, w.Line, w.Text)
+			}
+		case len(words) > 2 && words[1].Text == "service":
+			variable := strings.ToUpper(strings.ReplaceAll(path.Base(words[2].Text), "-", "_")) + "_SERVICE_HOST"
+			add("upstream service "+words[2].Text, words[2].Line, os.Getenv(variable))
+		}
+	}
+	return out
+}
+
+// linesOf returns the lines that begin with one of the words, up to a brace.
+func linesOf(tokens []caddyfile.Token, begins ...string) [][]caddyfile.Token {
+	var out [][]caddyfile.Token
+	line := -1
+	open := false
+	for _, t := range tokens {
+		switch {
+		case t.Line != line:
+			line = t.Line
+			if open = slices.Contains(begins, t.Text); open {
+				out = append(out, []caddyfile.Token{t})
+			}
+		case t.Text == "{":
+			open = false
+		case open:
+			last := len(out) - 1
+			out[last] = append(out[last], t)
+		}
+	}
+	return out
+}
+
+// BoundTo returns the addresses and interfaces of bind directives, without those
+// that they except.
+func BoundTo(tokens []caddyfile.Token) []string {
+	var words, except []string
+	excepting := false
+	for _, token := range tokens {
+		switch {
+		case token.Text == "bind", token.Text == "}":
+			excepting = false
+		case token.Text == "except":
+			excepting = true
+		case token.Text == "{":
+		case excepting:
+			except = append(except, token.Text)
+		default:
+			words = append(words, token.Text)
+		}
+	}
+	return slices.DeleteFunc(words, func(w string) bool { return slices.Contains(except, w) })
+}
+
+// endpointsOf returns the servers that a word of a forward directive names: as
+// ADDRESS, TRANSPORT://ADDRESS:PORT, or in a file such as /etc/resolv.conf; none
+// for its other words.
+func endpointsOf(word string) []netip.AddrPort {
+	servers, err := hostparse.HostPortOrFile(word)
+	if err != nil {
+		return nil
+	}
+	var out []netip.AddrPort
+	for _, s := range servers {
+		_, s = hostparse.Transport(s)
+		if ap, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, netip.AddrPortFrom(ap.Addr().WithZone(""), ap.Port()))
+		}
+	}
+	return out
+}
+
+// Forwards are the servers to which the blocks with a directive forward, in the order
+// of the Corefile: those of `forward`, and those that `upstream` falls back to.
+func Forwards(blocks []caddyfile.ServerBlock, with string) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, b := range blocks {
+		if len(b.Tokens[with]) == 0 {
+			continue
+		}
+		for _, token := range b.Tokens["forward"] {
+			out = append(out, endpointsOf(token.Text)...)
+		}
+		for i, token := range b.Tokens["upstream"] {
+			out = append(out, endpointsOf(token.Text)...)
+			if i == 2 { // the Service
+				name := strings.ToUpper(strings.ReplaceAll(path.Base(token.Text), "-", "_"))
+				for _, variable := range []string{name + "_UPSTREAM_SERVICE_HOST", name + "_SERVICE_HOST"} {
+					out = append(out, endpointsOf(os.Getenv(variable))...)
+				}
+			}
+		}
+	}
+	return out
+}

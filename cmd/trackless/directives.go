@@ -37,7 +37,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/whoami"
 
 	_ "github.com/trackless-dns/trackless/plugin/cache"
-	_ "github.com/trackless-dns/trackless/plugin/notrack"
+	"github.com/trackless-dns/trackless/plugin/notrack"
 	_ "github.com/trackless-dns/trackless/plugin/upstream"
 )
 
@@ -70,6 +70,7 @@ var directives = []string{
 	"autopath",
 	"acl",
 	"cache",
+	// notrack_checkpoint: the second handler of notrack, see init
 	"header",
 	"minimal",
 	"template",
@@ -82,3 +83,7 @@ var directives = []string{
 	"grpc",
 	"whoami",
 }
+
+// A block with notrack has a handler of it here as well: what reaches it is a miss, or
+// a check that came through the cache.
+func init() { notrack.CheckpointBelow("cache") }

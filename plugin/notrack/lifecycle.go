@@ -11,7 +11,6 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
-	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/health"
@@ -19,23 +18,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
-
-var log = clog.NewWithPlugin(directive)
-
-// process is the agent of this process. caddy and Prometheus call plugins without
-// saying for whom, so that it is a variable.
-var process = agent.New(agent.Config{
-	Log:             log,
-	CountSetupError: func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
-	Listeners:       listeners,
-})
-
-func init() {
-	// The last step of a stop. caddy runs it after the shutdown callbacks at
-	// SIGTERM, before them at SIGINT, alone at SIGQUIT; `trackless serve` runs
-	// it when a start failed.
-	caddy.OnProcessExit = append(caddy.OnProcessExit, process.Exit)
-}
 
 // start runs before the listeners of a newly loaded Corefile are opened.
 func (c *configuration) start() error {

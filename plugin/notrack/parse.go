@@ -1,0 +1,297 @@
+package notrack
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/coredns/caddy"
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin/pkg/transport"
+
+	"github.com/trackless-dns/trackless/agent/backends"
+	"github.com/trackless-dns/trackless/agent/services"
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/binaries"
+	"github.com/trackless-dns/trackless/iptables/hostaddr"
+)
+
+// parse reads the notrack block of one server block.
+func parse(c *caddy.Controller) (block, error) {
+	b := block{
+		plan:     iptables.Plan{Link: hostaddr.DefaultLink, Lease: defaultLease},
+		backend:  backends.Choice{Name: backends.Auto},
+		failover: services.FailoverAuto,
+		sync:     defaultSync,
+		zones:    map[iptables.Endpoint]string{},
+	}
+	var addrs []netip.Addr
+	for c.Next() {
+		if b.line != 0 {
+			return b, c.Err("notrack may stand only once in a server block")
+		}
+		b.line = c.Line()
+		var err error
+		if addrs, err = parseAddresses(c, c.RemainingArgs()); err != nil {
+			return b, err
+		}
+		for c.NextBlock() {
+			if err := parseOption(c, &b); err != nil {
+				return b, err
+			}
+		}
+	}
+	if len(addrs) == 0 {
+		var err error
+		if addrs, err = boundAddresses(c); err != nil {
+			return b, err
+		}
+	}
+	listenOnLink(c, b.plan.Link, addrs)
+	if err := b.listen(c, addrs); err != nil {
+		return b, err
+	}
+	if b.backend.Name == backends.IPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
+		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", binaries.Lease)
+	}
+	b.plan = b.plan.Normalize()
+	if err := b.plan.Validate(); err != nil {
+		return b, c.Err(err.Error())
+	}
+	return b, nil
+}
+
+func parseAddresses(c *caddy.Controller, args []string) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	for _, arg := range args {
+		a, err := netip.ParseAddr(arg)
+		if err != nil {
+			return nil, c.Errf("%q is not an IP address", arg)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs, nil
+}
+
+// boundAddresses are those of the block's bind directive, which runs before.
+func boundAddresses(c *caddy.Controller) ([]netip.Addr, error) {
+	var hosts []string
+	for _, h := range dnsserver.GetConfig(c).ListenHosts {
+		if h != "" {
+			hosts = append(hosts, h)
+		}
+	}
+	if len(dnsserver.GetConfig(c).ListenHosts) == 0 {
+		return nil, c.Err("no address: the interfaces that bind names have none yet; name those that clients ask (notrack 169.254.20.10)")
+	}
+	if len(hosts) == 0 {
+		return nil, c.Err("no address: name those that clients ask (notrack 169.254.20.10), or add a bind directive to the block")
+	}
+	return parseAddresses(c, hosts)
+}
+
+func parseOption(c *caddy.Controller, b *block) error {
+	option, args := c.Val(), c.RemainingArgs()
+	one := func() (string, error) {
+		if len(args) != 1 {
+			return "", c.Errf("%s takes one value, not %d", option, len(args))
+		}
+		return args[0], nil
+	}
+	switch option {
+	case "backend":
+		var err error
+		if b.backend, err = backends.Parse(args); err != nil {
+			return c.Err(err.Error())
+		}
+	case "interface":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if b.plan.Link, err = parseInterface(v); err != nil {
+			return c.Err(err.Error())
+		}
+	case "untrack":
+		if len(args) == 0 {
+			return c.ArgErr()
+		}
+		return parseUntrack(c, b, args)
+	case "lease":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if b.plan.Lease, err = parseLease(v); err != nil {
+			return c.Err(err.Error())
+		}
+	case "failover":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if v != services.FailoverAuto && v != services.FailoverOff {
+			if _, err := netip.ParseAddr(v); err != nil {
+				return c.Errf("failover %q: want auto, off or the ClusterIP that answers when we are down", v)
+			}
+		}
+		b.failover = v
+	case "sync":
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if b.sync, err = time.ParseDuration(v); err != nil || b.sync < time.Second || b.sync > time.Hour {
+			return c.Errf("sync %q: want a duration from 1s to 1h", v)
+		}
+	case "sources":
+		if len(args) == 0 {
+			return c.ArgErr()
+		}
+		return parseSources(c, b, args)
+	case "uplinks":
+		if len(args) == 0 {
+			return c.ArgErr()
+		}
+		return parseUplinks(c, b, args)
+	case "dry-run", "keep":
+		if len(args) != 0 {
+			return c.Errf("%s takes no value", option)
+		}
+		b.plan.DryRun = b.plan.DryRun || option == "dry-run"
+		b.keep = b.keep || option == "keep"
+	default:
+		return c.Errf("unknown option %q: use backend, interface, lease, failover, untrack, sync, sources, uplinks, dry-run or keep", option)
+	}
+	return nil
+}
+
+const (
+	defaultLease = time.Second
+	defaultSync  = 10 * time.Second
+)
+
+// parseLease bounds the lease: five rounds of checks must fit into it, and
+// clients give up after five seconds.
+func parseLease(v string) (time.Duration, error) {
+	if v == "off" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 250*time.Millisecond || d > 5*time.Second {
+		return 0, fmt.Errorf("lease %q: want off or a duration from 250ms to 5s", v)
+	}
+	return d, nil
+}
+
+// parseSources reads `sources local|any|CIDR...`.
+func parseSources(c *caddy.Controller, b *block, args []string) error {
+	if len(args) == 1 && (args[0] == "local" || args[0] == "any") {
+		b.plan.AnySource = args[0] == "any"
+		return nil
+	}
+	for _, arg := range args {
+		prefix, err := netip.ParsePrefix(arg)
+		if err != nil {
+			return c.Errf("sources %q: want local, any, or prefixes such as 10.244.0.0/16", arg)
+		}
+		for _, p := range b.plan.Sources {
+			if p.Overlaps(prefix) {
+				return c.Errf("sources %s and %s overlap; name the larger one only", p, prefix)
+			}
+		}
+		b.plan.Sources = append(b.plan.Sources, prefix.Masked())
+	}
+	return nil
+}
+
+// parseUntrack reads `untrack ADDRESS:PORT...`.
+func parseUntrack(c *caddy.Controller, b *block, args []string) error {
+	for _, arg := range args {
+		ap, err := netip.ParseAddrPort(arg)
+		if err != nil {
+			return c.Errf("untrack %q: want ADDRESS:PORT, for example 169.254.20.10:8080 or [fd00::10]:8080", arg)
+		}
+		for _, p := range []iptables.Proto{iptables.TCP, iptables.UDP} {
+			b.plan.Untrack = append(b.plan.Untrack, iptables.Endpoint{Addr: ap.Addr(), Port: ap.Port(), Proto: p})
+		}
+	}
+	return nil
+}
+
+// parseUplinks reads `uplinks NAME...`.
+func parseUplinks(c *caddy.Controller, b *block, args []string) error {
+	for _, name := range args {
+		if link, err := parseInterface(name); err != nil || link == "" {
+			return c.Errf("uplinks %q: want names of interfaces", name)
+		}
+	}
+	b.plan.Uplinks = args
+	return nil
+}
+
+// parseInterface checks a link name as the kernel does (dev_valid_name in
+// net/core/dev.c).
+func parseInterface(name string) (string, error) {
+	if name == "none" {
+		return "", nil
+	}
+	if len(name) > 15 || name == "." || name == ".." {
+		return "", fmt.Errorf("%q is no interface name: 1 to 15 characters", name)
+	}
+	for _, r := range name {
+		if r == '/' || r == ':' || r <= ' ' {
+			return "", fmt.Errorf("%q is no interface name: %q cannot stand in one", name, r)
+		}
+	}
+	return name, nil
+}
+
+func interfaceName(link string) string {
+	if link == "" {
+		return "none"
+	}
+	return link
+}
+
+func conflict(option, a, b string, line int) error {
+	return fmt.Errorf("%s %s conflicts with %s %s of the notrack block in line %d: one process has one %s",
+		option, a, option, b, line, option)
+}
+
+// listen fills in the endpoints: every address with the port and transport of
+// each of the block's keys. caddy hands over the keys of a block as
+// TRANSPORT://ZONE:PORT; directives are set up for the first of them only.
+func (b *block) listen(c *caddy.Controller, addrs []netip.Addr) error {
+	keys := c.ServerBlockKeys
+	if len(keys) == 0 {
+		keys = []string{c.Key}
+	}
+	for _, key := range keys {
+		trans, zone, portText, err := dnsserver.SplitProtocolHostPort(key)
+		if err != nil {
+			return c.Errf("server block key %q: %v", key, err)
+		}
+		port, err := strconv.ParseUint(portText, 10, 16)
+		if err != nil {
+			return c.Errf("server block key %q: port %q is not a number from 1 to 65535", key, portText)
+		}
+		protos, checkZone := []iptables.Proto{iptables.UDP, iptables.TCP}, zone
+		switch trans {
+		case transport.DNS, "":
+		case transport.TLS, transport.HTTPS, transport.GRPC:
+			protos, checkZone = []iptables.Proto{iptables.TCP}, ""
+		default:
+			return c.Errf("notrack does not know how to untrack %s://; move it to a block of its own", trans)
+		}
+		for _, a := range addrs {
+			for _, p := range protos {
+				e := iptables.Endpoint{Addr: a, Port: uint16(port), Proto: p}
+				b.plan.Listen = append(b.plan.Listen, e)
+				b.zones[e] = checkZone
+			}
+		}
+	}
+	return nil
+}

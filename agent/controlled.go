@@ -169,6 +169,7 @@ type Class struct {
 	N      uint64
 }
 
+// ClassesOf returns the numbers of all protocols and families.
 func ClassesOf(n ledger.Counts) []Class {
 	return []Class{
 		{iptables.UDP, iptables.IPv4, n.UDP4},

@@ -134,6 +134,7 @@ type Adopter struct {
 	failed string // said last
 }
 
+// Adopt implements [iptables.Kernel.Adopt].
 func (a *Adopter) Adopt(addrs []netip.Addr) (changed bool, err error) {
 	if time.Since(a.last) < adoptInterval {
 		return false, nil
@@ -182,6 +183,7 @@ type Watch struct {
 	done    sync.WaitGroup
 }
 
+// StartWatch watches the rules of this network namespace.
 func StartWatch() (*Watch, error) {
 	kernel, err := nftables.Watch(nftables.Config{})
 	if err != nil {
@@ -221,6 +223,7 @@ func (w *Watch) unfollow() {
 	}
 }
 
+// Close ends the watch.
 func (w *Watch) Close() {
 	w.unfollow()
 	w.kernel.Close()

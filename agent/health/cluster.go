@@ -132,5 +132,5 @@ func matches(r, answer *dns.Msg) bool {
 		return false
 	}
 	asked, got := r.Question[0], answer.Question[0]
-	return strings.ToLower(got.Name) == strings.ToLower(dns.Name(asked.Name).String()) && got.Qtype == asked.Qtype && got.Qclass == asked.Qclass
+	return strings.EqualFold(got.Name, dns.Name(asked.Name).String()) && got.Qtype == asked.Qtype && got.Qclass == asked.Qclass
 }

@@ -200,12 +200,12 @@ func threadTime() time.Duration {
 type Role uint8
 
 const (
-	// Client: to a listen address, tracked because we are not attached, or
+	// Client is to a listen address, tracked because we are not attached, or
 	// since before we were.
 	Client Role = iota
-	// Upstream: from this node to a target of forward.
+	// Upstream is from this node to a target of forward.
 	Upstream
-	// Bypass: from this node or one of its pods to another DNS server.
+	// Bypass is from this node or one of its pods to another DNS server.
 	Bypass
 
 	dnsRoles = 3

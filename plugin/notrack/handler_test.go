@@ -32,14 +32,6 @@ func udp(s string) net.Addr {
 	return a
 }
 
-func tcp(s string) net.Addr {
-	a, err := net.ResolveTCPAddr("tcp", s)
-	if err != nil {
-		panic(err)
-	}
-	return a
-}
-
 func loaded(t *testing.T) *configuration {
 	t.Helper()
 	config, err := newConfiguration()

@@ -117,7 +117,7 @@ func TestMetricsWhereNothingIsTracked(t *testing.T) {
 	if n := p.Ledger.Flows().Total(); n != 1 {
 		t.Errorf("%d flows, want only the one that was tracked", n)
 	}
-	if n := avoided(p).Counts.Total(); n != 0 {
+	if n := avoided(p).Total(); n != 0 {
 		t.Errorf("%d entries avoided", n)
 	}
 }

@@ -35,7 +35,7 @@ type Opener struct {
 	failure string      // said last
 }
 
-// chainFacts are what it depends on whether DNS passes. Legacy tables change without a sign.
+// chainFacts are what the verdict depends on. Legacy tables change without a sign.
 type chainFacts struct {
 	generation uint32
 	legacy     bool

@@ -43,7 +43,7 @@ var errNobodyElse = errors.New("nobody else answers at this address")
 // askCluster asks as a client does whose queries are given back, so that
 // kube-proxy leads us to kube-dns. What comes back to ourselves, since rules of
 // another instance bring it here, is dropped and tried again from another port.
-func (m *Monitor) askCluster(ctx context.Context, q Query, l *lost) error {
+func (m *Monitor) askCluster(ctx context.Context, q Query, l *state) error {
 	_, server, _ := tuple.Of(q.W)
 	service, ok := l.instead[server.Addr()]
 	if !ok { // a refresh, which is nobody's query

@@ -16,15 +16,15 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// failing finds out that the misses of a block fail while the cluster's DNS answers
+// failing detects that the misses of a block fail while the cluster's DNS answers
 // the same questions: a firewall drops TCP to kube-dns, or the servers that forward
 // asks are dead. Our own checks need no upstream and are answered all the while.
 //
-// Only what real misses do counts: several different names in a row, for a while,
-// and not one that was answered in between. Then the same questions are asked as a
-// pod's would be. If these are answered the queries are given back, and taken back
-// when our own way answers the questions again, several times in a row; sooner each
-// time but the first would be flapping, so that the time doubles.
+// Only real misses count: several different names fail in a row, for a while, and none
+// is answered in between. Then the same questions are asked as a pod would ask them. If
+// the cluster's DNS answers them, the queries are given back. They are taken back when
+// the block's own upstreams have answered the questions several times in a row. Each
+// time the queries are given back for twice as long, so that they do not flap.
 type failing struct {
 	suspects atomic.Int64 // blocks with failures, for the fast path
 	poke     func()
@@ -35,7 +35,7 @@ type failing struct {
 	why    error          // nil for none
 }
 
-// failures are what is known of one block's misses.
+// failures is what is known of one block's misses.
 type failures struct {
 	asked []failedMiss // different names, none of which was answered since
 	since time.Time    // the first of them failed
@@ -43,12 +43,12 @@ type failures struct {
 
 	back    bool          // the queries are given back for this block
 	backAt  time.Time     // since when
-	good    int           // rounds in a row in which our own way answered
+	good    int           // rounds in a row in which the own upstreams answered
 	wait    time.Duration // for which they are given back at least
 	takenAt time.Time     // when they were taken back last
 }
 
-// failedMiss is a question and the way that it took.
+// failedMiss is a question, and how it was passed on.
 type failedMiss struct {
 	pass     func(context.Context, dns.ResponseWriter, *dns.Msg) (rcode int, err error)
 	question dns.Question
@@ -70,12 +70,12 @@ const (
 	// pendingFor is when a miss that is under way counts as failed.
 	pendingFor = 2 * time.Second
 
-	// witnessTimeout bounds a question to the cluster's DNS, and recheckTimeout one
-	// by our own way.
+	// witnessTimeout bounds a question to the cluster's DNS, and recheckTimeout one to
+	// the block's own upstreams.
 	witnessTimeout = time.Second
 	recheckTimeout = 3 * time.Second
 
-	// goodRounds in a row must have been answered by our own way.
+	// goodRounds in a row must have been answered by the block's own upstreams.
 	goodRounds = 3
 
 	// The times for which queries are given back at least, and for which the
@@ -187,16 +187,16 @@ func (f *failing) end() {
 	f.suspects.Store(0)
 }
 
-// ways are how questions are asked to find out who answers them.
-type ways struct {
+// resolvers are those that are asked a failed question, to find out who answers it.
+type resolvers struct {
 	// witness asks the cluster's DNS while our rules are in force, asPod when they
 	// are not, and own the block's own upstreams.
 	witness, asPod, own func(context.Context, failedMiss) error
 }
 
-// look finds out which blocks' queries are to be given back, and reports whether
-// that changed. It is called by one goroutine at a time.
-func (f *failing) look(ctx context.Context, w ways) (changed bool) {
+// look decides which blocks' queries are given back, and reports whether that changed.
+// It is called by one goroutine at a time.
+func (f *failing) look(ctx context.Context, w resolvers) (changed bool) {
 	f.mu.Lock()
 	suspects := map[Block]*failures{}
 	for block, s := range f.blocks {
@@ -243,13 +243,13 @@ func (f *failing) look(ctx context.Context, w ways) (changed bool) {
 }
 
 // join adds to what is known of lost Services the blocks whose misses fail.
-func (f *failing) join(config *Config, l *lost) (*lost, error) {
+func (f *failing) join(config *Config, l *state) (*state, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.why == nil {
 		return l, nil
 	}
-	out := &lost{blocks: maps.Clone(f.given), instead: map[netip.Addr]netip.AddrPort{}}
+	out := &state{blocks: maps.Clone(f.given), instead: map[netip.Addr]netip.AddrPort{}}
 	for _, e := range config.Listen {
 		out.instead[e.Addr] = netip.AddrPortFrom(config.Instead(e.Addr), e.Port)
 	}
@@ -276,7 +276,7 @@ func (f *failing) decideToGive(s *failures, witness error) {
 	}
 }
 
-// decideToTake takes them back when our own way has answered for long enough.
+// decideToTake takes them back when the own upstreams have answered for long enough.
 func (f *failing) decideToTake(s *failures, own error) {
 	if s.good++; own != nil {
 		s.good = 0
@@ -286,7 +286,7 @@ func (f *failing) decideToTake(s *failures, own error) {
 	}
 }
 
-// take ends what decideToGive began; in vain if nobody else answers.
+// take ends what decideToGive began. inVain says that nobody else answers either.
 func (f *failing) take(s *failures, inVain bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -350,10 +350,10 @@ func properly(m *dns.Msg) error {
 	return fmt.Errorf("answered with %s", dns.RcodeToString[m.Rcode])
 }
 
-// waysOf are those of a configuration: the cluster's DNS is asked over UDP at an
-// address whose queries our rules leave alone, and, once they are given back, where
+// resolversOf returns those of a configuration. The cluster's DNS is asked over UDP at an
+// address whose queries our rules leave alone, and, once queries are given back, where
 // pods ask it.
-func (m *Monitor) waysOf(config *Config, leads func(netip.AddrPort) (bool, error)) ways {
+func (m *Monitor) resolversOf(config *Config, leads func(netip.AddrPort) (bool, error)) resolvers {
 	ask := func(ctx context.Context, servers []netip.AddrPort, question *dns.Msg) error {
 		err := errNobodyElse
 		for _, s := range servers {
@@ -364,7 +364,7 @@ func (m *Monitor) waysOf(config *Config, leads func(netip.AddrPort) (bool, error
 		}
 		return err
 	}
-	return ways{
+	return resolvers{
 		witness: func(ctx context.Context, q failedMiss) error {
 			return ask(ctx, config.witnesses(leads), q.query())
 		},

@@ -71,7 +71,7 @@ func (n *failingNode) misses(count int, name string) {
 }
 
 func (n *failingNode) look() {
-	n.f.look(n.t.Context(), ways{
+	n.f.look(n.t.Context(), resolvers{
 		witness: func(context.Context, failedMiss) error { n.asked.Add(1); return n.cluster },
 		asPod:   func(context.Context, failedMiss) error { return n.pods },
 		own:     askOwn,

@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// lookPatience is how long a miss that has failed waits for a look. Large rules
-	// put looks off for longer; such a miss fails at once.
+	// lookPatience is how long a failed miss waits for a check. Where large rules make
+	// checks take longer, such a miss fails at once.
 	lookPatience = 500 * time.Millisecond
 
 	// missRounds is how often a miss is tried while what is known changes.
@@ -45,7 +45,7 @@ func (m *Monitor) serveMiss(ctx context.Context, q Query) (rcode int, err error)
 	return rcode, err
 }
 
-// Slow asks for a look if misses go to a Service.
+// Slow asks for a check if misses go to a Service.
 func (m *Monitor) Slow() {
 	if m.now.Load() != nil {
 		m.Recheck()
@@ -67,7 +67,7 @@ func (m *Monitor) awaitLook(ctx context.Context) {
 }
 
 // passUntil passes a miss on and gives up when its Service is found to be gone.
-func (m *Monitor) passUntil(ctx context.Context, q Query, l *lost) (int, error) {
+func (m *Monitor) passUntil(ctx context.Context, q Query, l *state) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(l.ctx, func() {

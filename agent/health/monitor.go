@@ -19,26 +19,26 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Monitor looks after those for whom `cache` has no answer. They go to a Service,
-// which somebody may delete: by mistake, or as `kubectl delete -f` does, a moment
+// Monitor serves misses, queries for which `cache` has no answer. They go to a Service
+// that somebody may delete: by mistake, or as `kubectl delete -f` does, a moment
 // before our process is told to end. The same clients would be answered without
-// us, so the queries are given back until there is a Service again, and what has
-// come meanwhile is asked of the cluster's DNS.
+// us. So the queries are given back until there is a Service again, and misses that
+// have come meanwhile are sent to the cluster's DNS.
 type Monitor struct {
 	Log logger.Logger
 
-	now  atomic.Pointer[lost] // nil where no miss goes to a Service
-	pipe chan struct{}        // asks for a look
+	now  atomic.Pointer[state] // nil where no miss goes to a Service
+	pipe chan struct{}         // asks for a check
 	end  context.CancelFunc
 	done chan struct{}
 
 	mu      sync.Mutex
-	waiting []chan struct{} // for the look that comes
-	rest    time.Time       // no look begins before
-	took    time.Duration   // the last one
+	waiting []chan struct{} // for the next check
+	rest    time.Time       // no check begins before
+	took    time.Duration   // the last check
 	seen    map[netip.Addr]bool
 	given   bool
-	failure string // said last
+	failure string // logged last
 
 	failing failing
 
@@ -46,9 +46,9 @@ type Monitor struct {
 	ours   sync.Map     // the transport addresses from which they do
 }
 
-// lost is what is known of the Services to which misses go.
-type lost struct {
-	ctx     context.Context // ends when something else is known
+// state is what is known of the Services to which misses go.
+type state struct {
+	ctx     context.Context // ends when the next state is published
 	end     context.CancelFunc
 	blocks  map[Block]bool                // those whose Service is gone
 	instead map[netip.Addr]netip.AddrPort // who answers for a listen address
@@ -71,7 +71,8 @@ type Config struct {
 	Instead func(netip.Addr) netip.Addr
 }
 
-// Rules are ours: queries can be given back to the cluster's DNS.
+// Rules are those that bring queries here. GiveBack leaves the queries to the cluster's
+// DNS, TakeBack ends that.
 type Rules interface {
 	GiveBack(why error) error
 	TakeBack() error
@@ -82,8 +83,7 @@ func (m *Monitor) Serve(ctx context.Context, q Query) (rcode int, err error) {
 	return m.failing.serve(ctx, q, m.serveMiss)
 }
 
-// Follow begins, or begins anew, with the configuration in force. A nil keeper
-// ends it.
+// Follow begins, or begins anew, with the configuration in force. Nil rules end it.
 func (m *Monitor) Follow(config *Config, k Rules) {
 	if m.end != nil {
 		m.end()
@@ -115,7 +115,7 @@ func (m *Monitor) Follow(config *Config, k Rules) {
 	m.Recheck()
 }
 
-// letGo ends the waits for a look that does not come.
+// letGo ends the waits for a check that does not come.
 func (m *Monitor) letGo() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,7 +125,7 @@ func (m *Monitor) letGo() {
 	m.waiting, m.rest, m.took = nil, time.Time{}, 0
 }
 
-// Recheck asks for a look soon.
+// Recheck asks for a check soon.
 func (m *Monitor) Recheck() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -139,12 +139,12 @@ func (m *Monitor) pokeLocked() {
 	}
 }
 
-// maxWaiting is how many misses that have failed may wait for a look at once. One
-// look serves them all, and the others fail as they would without us.
+// maxWaiting is how many failed misses may wait for a check at once. One check serves
+// them all. The others fail as they would without us.
 const maxWaiting = 64
 
-// look asks for one and returns a channel that is closed after it. It returns nil
-// where the look would not be over within the given time, or too many wait.
+// look asks for a check and returns a channel that is closed after it. It returns nil
+// where the check would not end within the given time, or too many wait.
 func (m *Monitor) look(within time.Duration) <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -157,11 +157,10 @@ func (m *Monitor) look(within time.Duration) <-chan struct{} {
 	return looked
 }
 
-// looksShare is by which the time of a look is multiplied to give that until the
-// next one: looks cost two percent of a processor at most.
+// looksShare bounds the time of checks to 1/50 of a CPU.
 const looksShare = 50
 
-// lostInterval is the time between two looks while the queries are given back.
+// lostInterval is the time between two checks while the queries are given back.
 const lostInterval = 2 * time.Second
 
 func (m *Monitor) watch(ctx context.Context, pipe <-chan struct{}, config *Config, k Rules) {
@@ -190,7 +189,7 @@ func (m *Monitor) watch(ctx context.Context, pipe <-chan struct{}, config *Confi
 		for _, w := range waiting {
 			close(w)
 		}
-		if m.failing.look(ctx, m.waysOf(config, services.HasEndpoints)) {
+		if m.failing.look(ctx, m.resolversOf(config, services.HasEndpoints)) {
 			m.decide(config, k)
 		}
 		select {
@@ -229,8 +228,8 @@ func (m *Monitor) decide(config *Config, k Rules) {
 	m.publish(l)
 }
 
-// publish tells those who wait, if it is anything else than before.
-func (m *Monitor) publish(l *lost) {
+// publish puts another state in force and wakes those who wait for one.
+func (m *Monitor) publish(l *state) {
 	before := m.now.Load()
 	if before != nil && l != nil && maps.Equal(before.blocks, l.blocks) && maps.Equal(before.instead, l.instead) {
 		return
@@ -244,11 +243,10 @@ func (m *Monitor) publish(l *lost) {
 	}
 }
 
-// evaluate finds out which blocks have lost their Service, and why the queries are
-// to be given back: nil where they had better stay here, since nobody else
-// would answer them.
-func (m *Monitor) evaluate(config *Config, leads func(netip.AddrPort) (bool, error)) (*lost, error, error) {
-	l := &lost{blocks: map[Block]bool{}, instead: map[netip.Addr]netip.AddrPort{}}
+// evaluate finds the blocks that have lost their Service, and the reason for which the
+// queries are given back. The reason is nil where nobody else would answer them.
+func (m *Monitor) evaluate(config *Config, leads func(netip.AddrPort) (bool, error)) (*state, error, error) {
+	l := &state{blocks: map[Block]bool{}, instead: map[netip.Addr]netip.AddrPort{}}
 	asks := false
 	var gone []string
 	for _, block := range config.Blocks() {
@@ -283,7 +281,7 @@ func (m *Monitor) evaluate(config *Config, leads func(netip.AddrPort) (bool, err
 		}
 		if !there {
 			// Cached answers are all that there is.
-			return &lost{}, nil, nil
+			return &state{}, nil, nil
 		}
 		l.instead[e.Addr] = service
 	}

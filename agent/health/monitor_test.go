@@ -158,9 +158,9 @@ func TestMissesOfALostService(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			service := clusterDNS(t, tc.truncate)
 			var m Monitor
-			m.publish(&lost{})
+			m.publish(&state{})
 			gone := func() {
-				m.publish(&lost{
+				m.publish(&state{
 					blocks:  map[Block]bool{tc.of: true},
 					instead: map[netip.Addr]netip.AddrPort{netip.MustParseAddr("127.0.0.1"): service},
 				})
@@ -213,7 +213,7 @@ func TestFailedMissesWaitForALook(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var m Monitor
-				m.publish(&lost{})
+				m.publish(&state{})
 				m.pipe = make(chan struct{}, 1)
 				m.rest, m.took = time.Now().Add(tc.rest), tc.took
 				next := func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return tc.rcode, broken }

@@ -27,7 +27,7 @@ import (
 // time the queries are given back for twice as long, so that they do not flap.
 type failing struct {
 	suspects atomic.Int64 // blocks with failures, for the fast path
-	poke     func()
+	recheck  func()
 
 	mu     sync.Mutex
 	blocks map[Block]*failures
@@ -143,7 +143,7 @@ func (f *failing) answered(block Block) {
 func (f *failing) failed(block Block, m failedMiss) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.poke == nil {
+	if f.recheck == nil {
 		return // nobody looks
 	}
 	s := f.blocks[block]
@@ -163,7 +163,7 @@ func (f *failing) failed(block Block, m failedMiss) {
 		s.asked = append(s.asked, m)
 	}
 	if s.due(time.Now()) {
-		f.poke()
+		f.recheck()
 	}
 }
 
@@ -173,17 +173,17 @@ func (s *failures) due(now time.Time) bool {
 }
 
 // begin and end bound the time in which failures count.
-func (f *failing) begin(poke func()) {
+func (f *failing) begin(recheck func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.poke, f.blocks, f.given, f.why = poke, map[Block]*failures{}, nil, nil
+	f.recheck, f.blocks, f.given, f.why = recheck, map[Block]*failures{}, nil, nil
 	f.suspects.Store(0)
 }
 
 func (f *failing) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.poke, f.blocks, f.given, f.why = nil, nil, nil, nil
+	f.recheck, f.blocks, f.given, f.why = nil, nil, nil, nil
 	f.suspects.Store(0)
 }
 

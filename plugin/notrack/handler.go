@@ -33,22 +33,22 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		if p, ok := n.config.identity.ProbeOf(r.Question[0].Name); ok {
 			return n.answerProbe(ctx, w, r, p)
 		}
-		process.Asked.Came(client)
+		n.config.agent.Asked.Came(client)
 	}
-	if process.Health.IsOurs(client) {
+	if n.config.agent.Health.IsOurs(client) {
 		return dns.RcodeSuccess, nil // no answer: it was meant for kube-dns
 	}
-	process.Served.Arrived.Add(1)
-	defer process.Served.Answered.Add(1)
+	n.config.agent.Served.Arrived.Add(1)
+	defer n.config.agent.Served.Answered.Add(1)
 	switch proto {
 	case unix.IPPROTO_TCP:
-		process.Served.OverTCP.Add(1)
+		n.config.agent.Served.OverTCP.Add(1)
 		return n.serveTCP(ctx, w, r, client, server)
 	case unix.IPPROTO_UDP:
-		if !process.Queries.Take(client.Addr()) {
+		if !n.config.agent.Queries.Take(client.Addr()) {
 			return dns.RcodeSuccess, nil // no answer
 		}
-		defer process.Queries.Done(client.Addr())
+		defer n.config.agent.Queries.Done(client.Addr())
 	}
 	query := n.note(client, server, proto)
 	defer query.Response()
@@ -57,10 +57,10 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 
 // note tells the ledger of a query to an address that is untracked.
 func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pending {
-	if !process.Covers(server.Addr()) {
+	if !n.config.agent.Covers(server.Addr()) {
 		return ledger.Pending{}
 	}
-	return process.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
+	return n.config.agent.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
 }
 
 // limited holds back lines of the log that clients can bring about.
@@ -77,7 +77,7 @@ func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		answerError(tcp, r, rcode)
 		return dns.RcodeSuccess, err
 	}
-	last := n.config.leaving.Load() || process.Released()
+	last := n.config.leaving.Load() || n.config.agent.Released()
 	// Without a zone it is not framed by the DNS server (HTTPS, gRPC, TLS), and the
 	// listener closes it.
 	if last && n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] != "" {
@@ -149,13 +149,13 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 		}
 	}
 	client, _, proto := tuple.Of(w)
-	end, err := process.Queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, process.Health.Slow)
+	end, err := p.config.agent.Queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, p.config.agent.Health.Slow)
 	if err != nil {
 		return dns.RcodeRefused, plugin.Error(directive, err)
 	}
 	defer end()
 	state := request.Request{W: w}
-	return process.Health.Serve(ctx, health.Query{
+	return p.config.agent.Health.Serve(ctx, health.Query{
 		Block: serverBlock{p.block}, W: w, R: r, TCP: state.Proto() == "tcp",
 		Asked: func(service netip.AddrPort) {
 			metadata.SetValueFunc(ctx, "upstream/address", service.String)

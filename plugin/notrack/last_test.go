@@ -23,7 +23,7 @@ func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 	t.Helper()
 	n := &NoTrack{
 		block:  &dnsserver.Config{},
-		config: &configuration{block: block{zones: map[iptables.Endpoint]string{}}},
+		config: &configuration{agent: process, block: block{zones: map[iptables.Endpoint]string{}}},
 		Next: plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 			before()
 			if !plugin.ClientWrite(rcode) {

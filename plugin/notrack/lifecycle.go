@@ -26,14 +26,14 @@ func (c *configuration) start() error {
 		Zones: c.zones, Identity: c.identity, Sockets: c.sockets, Idle: c.idle,
 		Corefile: loadedCorefile(), Server: server{c},
 	}
-	followWaits(c, &process.Queries)
-	return process.Start(c.load)
+	followWaits(c, &c.agent.Queries)
+	return c.agent.Start(c.load)
 }
 
 // restartFailed runs on the configuration that stays in force.
 func (c *configuration) restartFailed() error {
 	c.leaving.Store(false)
-	return process.RestartFailed(c.load)
+	return c.agent.RestartFailed(c.load)
 }
 
 // server is CoreDNS as a configuration has set it up.

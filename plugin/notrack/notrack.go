@@ -63,6 +63,7 @@ type block struct {
 type configuration struct {
 	block
 
+	agent    *agent.Agent
 	identity *checks.Identity // of this load
 	sockets  int              // listening sockets at each endpoint
 	idle     time.Duration    // for which silent TCP connections are kept, the longest of all blocks

@@ -42,7 +42,7 @@ func setup(c *caddy.Controller) error {
 			return nil
 		})
 		c.OnRestartFailed(func() error { return config.restartFailed() })
-		c.OnShutdown(func() error { return process.Shutdown(config.load) })
+		c.OnShutdown(func() error { return config.agent.Shutdown(config.load) })
 	}
 	if err := config.add(b); err != nil {
 		return plugin.Error(directive, c.Err(err.Error()))
@@ -90,6 +90,7 @@ func newConfiguration() (*configuration, error) {
 		return nil, err
 	}
 	return &configuration{
+		agent:    process,
 		block:    block{zones: map[iptables.Endpoint]string{}},
 		identity: identity,
 	}, nil

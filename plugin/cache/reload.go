@@ -37,6 +37,23 @@ type engines struct {
 
 var registry engines
 
+// inInstance is the key under which a caddy instance keeps what its caches share.
+type inInstance struct{}
+
+// perInstance is what the caches of a caddy instance share.
+type perInstance struct {
+	defaultSized int // how many caches take their share of the default size
+}
+
+func instanceOf(controller *caddy.Controller) *perInstance {
+	p, _ := controller.Get(inInstance{}).(*perInstance)
+	if p == nil {
+		p = &perInstance{}
+		controller.Set(inInstance{}, p)
+	}
+	return p
+}
+
 // openShared opens the cache with the answers of the cache in its place before
 // the reload, if there is one with the fingerprint.
 func (c *Cache) openShared(controller *caddy.Controller, fingerprint string) error {

@@ -166,26 +166,3 @@ func TestTwoBlocksShareTheDefaultSize(t *testing.T) {
 		}
 	}
 }
-
-func TestBlocksMeet(t *testing.T) {
-	facts := func(bind ...string) blockFacts { return blockFacts{Listeners: []string{"dns://:53"}, Bind: bind} }
-	other := facts("127.0.0.1")
-	other.Listeners = []string{"dns://:54"}
-	for _, tc := range []struct {
-		name string
-		a, b blockFacts
-		want bool
-	}{
-		{"no addresses", facts(), facts(), true},
-		{"one without", facts("127.0.0.1"), facts(), true},
-		{"same address", facts("127.0.0.1", "127.0.0.2"), facts("127.0.0.2"), true},
-		{"other address", facts("127.0.0.1"), facts("127.0.0.2"), false},
-		{"interface", facts("lo"), facts("127.0.0.2"), true},
-		{"any address", facts("0.0.0.0"), facts("127.0.0.2"), true},
-		{"other port", facts("127.0.0.1"), other, false},
-	} {
-		if got := tc.a.meets(tc.b); got != tc.want {
-			t.Errorf("%s: %t, want %t", tc.name, got, tc.want)
-		}
-	}
-}

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +13,8 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/trackless-dns/trackless/plugin/cache/fingerprint"
 )
 
 var log = clog.NewWithPlugin("cache")
@@ -35,8 +36,7 @@ func setup(controller *caddy.Controller) error {
 	if c.size == 0 {
 		instanceOf(controller).defaultSized++
 	}
-	// The directives below come after this one, and read their files then.
-	before, beforeErr := readFacts(controller, instanceOf(controller).before)
+	reading := fingerprint.Begin(controller)
 	controller.OnStartup(func() error {
 		c.viewLabel = cfg.ViewName
 		c.keys = controller.ServerBlockKeys
@@ -53,14 +53,11 @@ func setup(controller *caddy.Controller) error {
 			}
 			c.bypass = append(c.bypass, zones...)
 		}
-		after, err := readFacts(controller, instanceOf(controller).after)
-		if err = cmp.Or(beforeErr, err); err != nil {
+		sum, err := reading.End(cfg)
+		if err != nil {
 			log.Warningf("Answers do not outlive a reload: %v; let trackless read it, or name no such file in the Corefile", err)
 		}
-		if after != nil {
-			after.Upstreams = upstreamsOf(cfg)
-		}
-		if err := c.openShared(controller, fingerprint(before, after)); err != nil {
+		if err := c.openShared(controller, sum); err != nil {
 			return plugin.Error("cache", err)
 		}
 		go c.sweep()

@@ -1,4 +1,4 @@
-package cache
+package fingerprint
 
 import (
 	"crypto/sha256"

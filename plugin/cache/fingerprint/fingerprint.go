@@ -1,7 +1,12 @@
-package cache
+// Package fingerprint tells whether a reload changes what a server block answers. A
+// fingerprint stands for everything on which the answers depend: the names that the
+// block's listeners bring to it, the directives below the cache, and the files that
+// these read. Two caches with equal fingerprints may use the same answers.
+package fingerprint
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -18,6 +23,32 @@ import (
 	zoneparse "github.com/coredns/coredns/plugin/pkg/parse"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 )
+
+// Reading is a fingerprint that is being taken, while the directives of a server
+// block are set up.
+type Reading struct {
+	controller *caddy.Controller
+	before     *facts
+	err        error
+}
+
+// Begin reads the facts before the directives below the cache are set up, which read
+// their files then.
+func Begin(controller *caddy.Controller) *Reading {
+	before, err := readFacts(controller, readersOf(controller).before)
+	return &Reading{controller: controller, before: before, err: err}
+}
+
+// End reads the facts again, when all directives of the block are set up, and returns
+// the fingerprint. It is empty, which equals that of no other cache, if the facts
+// could not be read or changed meanwhile. The error says why they could not be read.
+func (r *Reading) End(cfg *dnsserver.Config) (string, error) {
+	after, err := readFacts(r.controller, readersOf(r.controller).after)
+	if after != nil {
+		after.Upstreams = upstreamsOf(cfg)
+	}
+	return fingerprint(r.before, after), cmp.Or(r.err, err)
+}
 
 // facts are everything on which the answers of a server block depend: which
 // names its listeners bring to it rather than to another block, the directives
@@ -232,19 +263,16 @@ func textOf(tokens []caddyfile.Token) []string {
 // it.
 func newLine(before, t caddyfile.Token) bool { return t.Line != before.Line || t.File != before.File }
 
-// inInstance finds what this package keeps with a caddy instance.
+// inInstance is the key under which a caddy instance keeps its readers.
 type inInstance struct{}
 
-// perInstance is it.
-type perInstance struct {
-	defaultSized  int     // how many caches take their share of the default size
-	before, after *reader // of the files, before and after directives are set up
-}
+// readers read the files of an instance before and after its directives are set up.
+type readers struct{ before, after *reader }
 
-func instanceOf(controller *caddy.Controller) *perInstance {
-	p, _ := controller.Get(inInstance{}).(*perInstance)
+func readersOf(controller *caddy.Controller) *readers {
+	p, _ := controller.Get(inInstance{}).(*readers)
 	if p == nil {
-		p = &perInstance{before: newReader(), after: newReader()}
+		p = &readers{before: newReader(), after: newReader()}
 		controller.Set(inInstance{}, p)
 	}
 	return p
@@ -254,10 +282,10 @@ func instanceOf(controller *caddy.Controller) *perInstance {
 // A controller does not give its instance away, but what it keeps with it is
 // seen from outside.
 func corefileOf(controller *caddy.Controller) caddy.Input {
-	mine := instanceOf(controller)
+	mine := readersOf(controller)
 	for _, inst := range caddy.Instances() {
 		inst.StorageMu.RLock()
-		p, _ := inst.Storage[inInstance{}].(*perInstance)
+		p, _ := inst.Storage[inInstance{}].(*readers)
 		inst.StorageMu.RUnlock()
 		if p == mine {
 			return inst.Caddyfile()

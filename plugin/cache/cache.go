@@ -95,7 +95,7 @@ const (
 
 // New returns a Cache with CoreDNS's defaults.
 func New() *Cache {
-	return &Cache{
+	c := &Cache{
 		Zones:      []string{"."},
 		pcap:       defaultCap,
 		ncap:       defaultCap,
@@ -113,6 +113,8 @@ func New() *Cache {
 		waits:      func(net.Addr) func() { return func() {} },
 		now:        time.Now,
 	}
+	c.flights.Patience = c.flights.responses.patience
+	return c
 }
 
 // Name implements plugin.Handler.

@@ -39,7 +39,7 @@ func (r *engines) FlushCache(s control.CacheScope) (control.CacheRemoved, error)
 		})
 		owner.counters.setEntries(s.engine.Store())
 		for _, c := range s.owners {
-			c.flights.abandon()
+			c.flights.Abandon()
 		}
 		removed.Caches = append(removed.Caches, n)
 		total += n.Answers()

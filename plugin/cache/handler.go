@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -186,16 +187,16 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 		return dns.RcodeServerFailure, err
 	case out != nil:
 		q.counters.coalesced.Inc()
-		if own := c.again(ctx, q, out.back); own != nil {
+		if own := c.again(ctx, q, out.Back); own != nil {
 			out = own
 		}
 		return c.deliver(ctx, q, out)
 	case a != nil:
-		defer a.settle(gone)
+		defer a.Settle(gone)
 	}
 	if c.found(q.key, &q.found) {
 		if a != nil {
-			a.settle(outcome{}) // those who wait find it too
+			a.Settle(flight.Outcome{}) // those who wait find it too
 		}
 		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 	}
@@ -205,20 +206,20 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 // coalesced returns what another query got, or an attempt if the query is the
 // first, or neither if it asks for itself. If that takes long, askAnew asks in the
 // background.
-func (c *Cache) coalesced(ctx context.Context, q *query, askAnew func(context.Context, *query, *attempt)) (*outcome, *attempt, error) {
+func (c *Cache) coalesced(ctx context.Context, q *query, askAnew func(context.Context, *query, *flight.Attempt)) (*flight.Outcome, *flight.Attempt, error) {
 	if !c.coalesces(q.key) || comesOfAnother(ctx) {
 		return nil, nil, nil
 	}
-	a, w := c.flights.join(q.key, q.class())
+	a, w := c.flights.Join(q.key, q.class())
 	switch {
 	case w == nil:
 		return nil, a, nil
-	case w.closeLook() && comesOfUs(q.w):
-		w.leave()
+	case w.AmongFirst() && comesOfUs(q.w):
+		w.Leave()
 		return nil, nil, nil
 	}
 	defer c.waits(q.w.RemoteAddr())()
-	out, err := w.wait(ctx, func(a *attempt) { askAnew(ctx, q, a) })
+	out, err := w.Wait(ctx, func(a *flight.Attempt) { askAnew(ctx, q, a) })
 	return out, nil, err
 }
 
@@ -230,10 +231,10 @@ func (c *Cache) coalesces(key wire.Key) bool {
 }
 
 // class is how the query asks.
-func (q *query) class() class {
-	c := class{edns: q.edns, tcp: overTCP(q.w.RemoteAddr())}
+func (q *query) class() flight.Class {
+	c := flight.Class{EDNS: q.edns, TCP: overTCP(q.w.RemoteAddr())}
 	if opt := q.r.IsEdns0(); opt != nil && len(opt.Option) > 0 {
-		c.options = hashOptions(opt)
+		c.Options = hashOptions(opt)
 	}
 	return c
 }
@@ -252,25 +253,25 @@ func hashOptions(opt *dns.OPT) uint64 {
 }
 
 // deliver answers the query with the response to another.
-func (c *Cache) deliver(ctx context.Context, q *query, out *outcome) (int, error) {
-	if !out.answered {
-		return out.code, out.err
+func (c *Cache) deliver(ctx context.Context, q *query, out *flight.Outcome) (int, error) {
+	if !out.Answered {
+		return out.Code, out.Err
 	}
-	m := out.private
+	m := out.Private
 	if m == nil {
 		var err error
-		if m, err = q.message(&out.answer, out.ttl); err != nil {
+		if m, err = q.message(&out.Answer, out.TTL); err != nil {
 			return dns.RcodeServerFailure, err
 		}
 	}
-	setWildcard(ctx, out.wildcard)
+	setWildcard(ctx, out.Wildcard)
 	_ = q.w.WriteMsg(m)
 	return dns.RcodeSuccess, nil
 }
 
 // fetch asks the next plugin, whose response goes to the client and to the
 // cache, and to whoever waits for the attempt, if there is one.
-func (c *Cache) fetch(ctx context.Context, q *query, a *attempt) (int, error) {
+func (c *Cache) fetch(ctx context.Context, q *query, a *flight.Attempt) (int, error) {
 	ctx = withMetadata(ctx)
 	w := c.newResponder(ctx, q, a)
 	w.ResponseWriter = q.w
@@ -292,7 +293,7 @@ const againPatience = time.Second
 // again asks again for a query that has failed, in the background, if the upstream
 // was away then and is back, as others have found. It returns nil if that brings
 // no response soon.
-func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
+func (c *Cache) again(ctx context.Context, q *query, back bool) *flight.Outcome {
 	if !back {
 		return nil
 	}
@@ -302,7 +303,7 @@ func (c *Cache) again(ctx context.Context, q *query, back bool) *outcome {
 	defer timer.Stop()
 	select {
 	case <-b.done:
-		if b.w.out.answered {
+		if b.w.out.Answered {
 			return &b.w.out
 		}
 	case <-timer.C:

@@ -467,7 +467,7 @@ func TestWaitersAreBounded(t *testing.T) {
 		}
 		c := newCache(t, up, nil)
 		var wg sync.WaitGroup
-		const over = 10
+		const maxWaiters, over = 16384, 10 // maxWaiters as in package flight
 		for range 1 + maxWaiters + over {
 			wg.Go(func() { ask(t, c, question(www, nil)) })
 		}

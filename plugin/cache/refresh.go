@@ -12,11 +12,15 @@ import (
 	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
 
 // maxJitter bounds the delay of a refresh ahead of expiry.
 const maxJitter = 500 * time.Millisecond
+
+// maxRefreshes is how many refreshes may be under way at a time.
+const maxRefreshes = 256
 
 // serveStale answers with an expired answer, or with a fresh one if the
 // configuration says to ask first (RFC 8767).
@@ -80,7 +84,7 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 	}
 	if c.staleRecheck > 0 {
 		// One asks, the others take the stale answer meanwhile.
-		a := c.flights.lead(q.key, q.class())
+		a := c.flights.Lead(q.key, q.class())
 		if a == nil {
 			return false, 0, nil
 		}
@@ -91,7 +95,7 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 	if out == nil {
 		return c.verifyNow(ctx, q, a)
 	}
-	if !out.refreshed {
+	if !out.Refreshed {
 		return false, 0, nil
 	}
 	q.counters.coalesced.Inc()
@@ -103,9 +107,9 @@ var errNotRefreshed = errors.New("cache: the stale answer was not refreshed")
 
 // verifyNow asks on behalf of the client, and lets the response through to it
 // if it replaces the stale answer.
-func (c *Cache) verifyNow(ctx context.Context, q *query, a *attempt) (served bool, code int, err error) {
+func (c *Cache) verifyNow(ctx context.Context, q *query, a *flight.Attempt) (served bool, code int, err error) {
 	if a != nil {
-		defer a.settle(gone)
+		defer a.Settle(gone)
 	}
 	ctx = withMetadata(ctx)
 	w := c.newResponder(ctx, q, a)
@@ -113,10 +117,10 @@ func (c *Cache) verifyNow(ctx context.Context, q *query, a *attempt) (served boo
 	w.replaceStale = true
 	code, err = c.askWhole(ctx, w, q.r)
 	c.refreshed(w, q.found.Kind)
-	if !w.out.refreshed && ctx.Err() == nil {
+	if !w.out.Refreshed && ctx.Err() == nil {
 		_ = w.settle(dns.RcodeServerFailure, errNotRefreshed)
 	}
-	return w.out.refreshed, code, err
+	return w.out.Refreshed, code, err
 }
 
 // verifyWithin asks in the background and waits for the response, but not
@@ -137,14 +141,14 @@ func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration)
 		return false, 0, nil
 	}
 	out := b.w.out
-	if !out.refreshed || !out.answered {
+	if !out.Refreshed || !out.Answered {
 		return false, 0, nil
 	}
-	if out.shared {
-		out.private = nil // what is stored ages
+	if out.Shared {
+		out.Private = nil // what is stored ages
 	}
 	if !c.keepttl {
-		out.ttl -= min(out.ttl, uint32(c.now().Sub(start)/time.Second))
+		out.TTL -= min(out.TTL, uint32(c.now().Sub(start)/time.Second))
 	}
 	code, err = c.deliver(ctx, q, &out)
 	return true, code, err
@@ -156,7 +160,7 @@ func (c *Cache) refreshed(w *responder, kind store.Kind) {
 		return
 	}
 	var at store.Time
-	if !w.out.refreshed {
+	if !w.out.Refreshed {
 		at = c.engine.Store().Time(c.now().Add(c.staleRecheck))
 	}
 	c.engine.Store().Retry(w.key, kind, at)
@@ -174,7 +178,7 @@ type background struct {
 
 // background prepares a query upstream that outlives the client's. The caller
 // starts run in a goroutine.
-func (c *Cache) background(ctx context.Context, q *query, a *attempt) *background {
+func (c *Cache) background(ctx context.Context, q *query, a *flight.Attempt) *background {
 	ctx = detach(ctx)
 	w := c.newResponder(ctx, q, a)
 	w.local, w.remote = q.w.LocalAddr(), q.w.RemoteAddr()
@@ -187,7 +191,7 @@ func (c *Cache) refreshing(ctx context.Context, q *query) *background {
 	if !c.refreshes.tryAcquire() {
 		return nil
 	}
-	a := c.flights.lead(q.key, q.class())
+	a := c.flights.Lead(q.key, q.class())
 	if a == nil {
 		c.refreshes.release()
 		return nil
@@ -213,7 +217,7 @@ func (b *background) runRefresh(delay time.Duration) {
 func (b *background) run(ask func()) {
 	defer close(b.done)
 	if a := b.w.attempt; a != nil {
-		defer a.settle(gone)
+		defer a.Settle(gone)
 	}
 	defer recovered(b.w.question.Name)
 	ask()
@@ -230,13 +234,13 @@ func recovered(name string) {
 func (b *background) askWhole() {
 	_, _ = b.cache.askWhole(b.ctx, b.w, b.r)
 	b.cache.refreshed(b.w, b.kind)
-	if b.w.replaceStale && !b.w.out.refreshed {
+	if b.w.replaceStale && !b.w.out.Refreshed {
 		_ = b.w.settle(dns.RcodeServerFailure, errNotRefreshed)
 	}
 }
 
 // askAnew asks for an answer for all who wait for it.
-func (c *Cache) askAnew(ctx context.Context, q *query, a *attempt) {
+func (c *Cache) askAnew(ctx context.Context, q *query, a *flight.Attempt) {
 	b := c.background(ctx, q, a)
 	go b.run(func() {
 		code, err := c.ask(b.ctx, b.w, b.r)
@@ -245,7 +249,7 @@ func (c *Cache) askAnew(ctx context.Context, q *query, a *attempt) {
 }
 
 // verifyAnew is askAnew for a stale answer.
-func (c *Cache) verifyAnew(ctx context.Context, q *query, a *attempt) {
+func (c *Cache) verifyAnew(ctx context.Context, q *query, a *flight.Attempt) {
 	b := c.background(ctx, q, a)
 	b.w.replaceStale = true
 	go b.run(b.askWhole)
@@ -255,7 +259,7 @@ func (c *Cache) verifyAnew(ctx context.Context, q *query, a *attempt) {
 // the response is cut off there: half an answer refreshes nothing.
 func (c *Cache) askWhole(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	code, err := c.ask(ctx, w, r)
-	if w.cut && !w.out.refreshed && !overTCP(w.RemoteAddr()) {
+	if w.cut && !w.out.Refreshed && !overTCP(w.RemoteAddr()) {
 		w.cut = false
 		w.remote = anyAddr(true)
 		code, err = c.ask(ctx, w, r)

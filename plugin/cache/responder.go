@@ -12,6 +12,7 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -30,7 +31,7 @@ type responder struct {
 	wildcard func() string
 	asking   asking
 
-	attempt *attempt // for others who wait for the response, or nil
+	attempt *flight.Attempt // for others who wait for the response, or nil
 	sent    sent
 	back    bool // the upstream did not respond, but has responded again since
 
@@ -45,7 +46,7 @@ type responder struct {
 	hits    uint32
 	seen    store.Time
 
-	out outcome
+	out flight.Outcome
 	cut bool // a response did not fit its transport
 	raw bool // there was a response as octets, which is not looked into
 }
@@ -54,7 +55,7 @@ var errNilMessage = errors.New("cache: response message is nil")
 
 // newResponder makes a responder without a client, for an attempt or for nobody
 // else. It keeps nothing of q.
-func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *responder {
+func (c *Cache) newResponder(ctx context.Context, q *query, a *flight.Attempt) *responder {
 	return &responder{
 		cache:    c,
 		counters: q.counters,
@@ -76,7 +77,7 @@ func (c *Cache) newResponder(ctx context.Context, q *query, a *attempt) *respond
 
 // WriteMsg implements dns.ResponseWriter.
 func (w *responder) WriteMsg(res *dns.Msg) error {
-	w.out.refreshed = false
+	w.out.Refreshed = false
 	if res != nil {
 		w.hears()
 	}
@@ -88,7 +89,7 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 		case keepOnly:
 			client = nil
 		case replace:
-			w.out.refreshed = true
+			w.out.Refreshed = true
 		}
 	}
 	if res == nil {
@@ -101,7 +102,7 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 		res.Rcode = dns.RcodeServerFailure
 	}
 	if client == nil {
-		w.out.private = res
+		w.out.Private = res
 		_ = w.settle(dns.RcodeSuccess, nil)
 		return nil
 	}
@@ -121,7 +122,7 @@ func (w *responder) hears() {
 // unanswered reports whether the query failed with code and err, and without a
 // response.
 func (w *responder) unanswered(code int, err error) bool {
-	return !w.out.answered && !w.raw && err != nil && code == dns.RcodeServerFailure
+	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure
 }
 
 // settle gives the outcome to those who wait for it, once. It returns err, which
@@ -131,13 +132,13 @@ func (w *responder) settle(code int, err error) error {
 		return err
 	}
 	out := w.out
-	out.code, out.failed = code, w.unanswered(code, err)
-	out.back = out.failed && w.back
-	if n := w.attempt.sharers - 1; out.failed && n > 0 {
+	out.Code, out.Failed = code, w.unanswered(code, err)
+	out.Back = out.Failed && w.back
+	if n := w.attempt.Sharers - 1; out.Failed && n > 0 {
 		err = fmt.Errorf("%w (for %d more queries too, which waited for the same answer)", err, n)
 	}
-	out.err = err
-	w.attempt.settle(out)
+	out.Err = err
+	w.attempt.Settle(out)
 	return err
 }
 
@@ -218,7 +219,7 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	for _, section := range []*[]dns.RR{&res.Answer, &res.Ns, &res.Extra} {
 		*section = withTTL(*section, ttl)
 	}
-	w.out.answered, w.out.ttl, w.out.wildcard = true, ttl, w.wildcard()
+	w.out.Answered, w.out.TTL, w.out.Wildcard = true, ttl, w.wildcard()
 	if storable && !mine {
 		w.counters.drops.Inc()
 	}
@@ -229,14 +230,14 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 		a, err = wire.Pack(res)
 		storable = err == nil
 	}
-	w.out.answer = a
-	w.out.shared = storable && w.store(key, kindOf(t), &store.Entry{
+	w.out.Answer = a
+	w.out.Shared = storable && w.store(key, kindOf(t), &store.Entry{
 		Stored:    c.engine.Store().Time(now),
 		TTL:       ttl,
 		Answer:    a,
 		Answering: answers(res),
 		ForAll:    forAll,
-		Wildcard:  w.out.wildcard,
+		Wildcard:  w.out.Wildcard,
 		Refresh:   w.refresh,
 		Of:        w.of,
 		Hits:      w.hits,
@@ -271,7 +272,7 @@ func (w *responder) storeFailure(r *dns.Msg) {
 	failure := new(dns.Msg)
 	failure.SetRcode(r, dns.RcodeServerFailure)
 	w.take(failure, min(w.cache.failttl, unspokenTTL))
-	w.out.answered, w.out.shared = false, false
+	w.out.Answered, w.out.Shared = false, false
 }
 
 // withTTL sets the TTL of the records and takes OPT records out.
@@ -289,7 +290,7 @@ func withTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 // Write implements dns.ResponseWriter. A response in octets is not stored.
 func (w *responder) Write(buf []byte) (int, error) {
 	log.Warning("Caching called with Write: not caching reply")
-	w.raw, w.out.partial = true, true
+	w.raw, w.out.Partial = true, true
 	_ = w.settle(dns.RcodeSuccess, nil)
 	if w.ResponseWriter == nil {
 		return len(buf), nil

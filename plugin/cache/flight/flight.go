@@ -1,4 +1,6 @@
-package cache
+// Package flight has queries for one answer share the query upstream that asks for
+// it: who asks for whom, and who waits for whom.
+package flight
 
 import (
 	"context"
@@ -32,53 +34,54 @@ const (
 	// maxAsking is how many attempts may be under way for an answer at a time. Where
 	// so many are not responded to no other is.
 	maxAsking = 4
-	// maxRefreshes is how many refreshes may be under way at a time.
-	maxRefreshes = 256
 )
 
-// outcome is what came of a query upstream, for those who waited for it.
-type outcome struct {
-	// shared: everybody may have the response, which is stored for everybody.
-	shared bool
-	// failed: there was no response, since the upstream was not reached; and back:
+// Outcome is what came of a query upstream, for those who waited for it.
+type Outcome struct {
+	// Shared: everybody may have the response, which is stored for everybody.
+	Shared bool
+	// Failed: there was no response, since the upstream was not reached; and Back:
 	// it has responded to others since.
-	failed, back bool
-	// partial: there was more to the response than is here.
-	partial bool
-	// private is the response of an attempt in the background to the query on
+	Failed, Back bool
+	// Partial: there was more to the response than is here.
+	Partial bool
+	// Private is the response of an attempt in the background to the query on
 	// whose behalf it was, which alone may have it if it is not shared.
-	private *dns.Msg
-	// answered: there is a response; otherwise code and err are all.
-	answered  bool
-	answer    wire.Answer
-	ttl       uint32
-	wildcard  string
-	refreshed bool // the response replaces a stale answer
+	Private *dns.Msg
+	// Answered: there is a response; otherwise Code and Err are all.
+	Answered  bool
+	Answer    wire.Answer
+	TTL       uint32
+	Wildcard  string
+	Refreshed bool // the response replaces a stale answer
 
-	code int
-	err  error
+	Code int
+	Err  error
 }
 
-// class is how a query asks for its answer. The upstream may treat queries of
+// Class is how a query asks for its answer. The upstream may treat queries of
 // different classes differently.
-type class struct {
-	edns, tcp bool
-	options   uint64 // a hash of the EDNS options; 0: none
+type Class struct {
+	EDNS, TCP bool
+	Options   uint64 // a hash of the EDNS options; 0: none
 }
 
-// flights are the answers that are being asked for, by key. The zero value is
-// ready. Many cold names at a time must not queue for one lock.
-type flights struct {
-	shards    [64]flightShard
-	waiters   atomic.Int64
-	order     atomic.Uint64 // of attempts and waiters, as they come
-	responses responses
+// Table has the answers that are being asked for, by key. With Patience set the zero
+// value is ready. Many cold names at a time must not queue for one lock.
+type Table struct {
+	// Patience returns how long a query waits for the response to another before it
+	// is asked anew.
+	Patience func() time.Duration
+
+	shards  [64]shard
+	waiters atomic.Int64
+	order   atomic.Uint64 // of attempts and waiters, as they come
 }
 
-// flightShard has a part of the keys.
-type flightShard struct {
+// shard has a part of the keys.
+type shard struct {
 	mu      sync.Mutex
-	all     *flights
+	all     *Table
 	byKey   map[string]*flight
 	private map[privateKey]time.Time // until when it is of no use to wait for the answer
 }
@@ -86,17 +89,17 @@ type flightShard struct {
 var shardSeed = maphash.MakeSeed()
 
 // lock returns the part that has the key, locked.
-func (f *flights) lock(key wire.Key) *flightShard {
-	s := &f.shards[maphash.Bytes(shardSeed, key)%uint64(len(f.shards))]
+func (t *Table) lock(key wire.Key) *shard {
+	s := &t.shards[maphash.Bytes(shardSeed, key)%uint64(len(t.shards))]
 	s.mu.Lock()
-	s.all = f
+	s.all = t
 	return s
 }
 
 // privateKey is an answer for a class of queries.
 type privateKey struct {
 	key   string
-	class class
+	class Class
 }
 
 const (
@@ -110,53 +113,55 @@ const (
 // flight is an answer that is being asked for: the attempts to get it, and those
 // who wait for it. A flight that is over has no more use for its attempts.
 type flight struct {
-	of      *flightShard
+	of      *shard
 	key     string
 	over    bool
-	outcome *outcome      // what everybody gets; nil: everybody asks alone
+	outcome *Outcome      // what everybody gets; nil: everybody asks alone
 	event   chan struct{} // closed when an attempt has ended; nil: nobody waits for that
 	asking  int           // attempts under way
 	waiting int
-	looked  int // how many who were about to wait had a closer look taken at them
+	checked int // how many waiters have called AmongFirst
 
 	// Most flights have one class and one attempt, which need no memory of their own.
 	class   classState
 	others  []*classState
-	attempt attempt
+	attempt Attempt
 }
 
 // classState is what is known of a class of queries in a flight.
 type classState struct {
-	class   class
+	class   Class
 	began   time.Time // the last attempt; zero: none yet
 	waiting int
-	failure *outcome // of the last attempt to fail without a response
+	failure *Outcome // of the last attempt to fail without a response
 	order   uint64   // of that attempt
 }
 
-// attempt is one query upstream for the answer. settle must be called at least
+// Attempt is one query upstream for the answer. Settle must be called at least
 // once; later calls are ignored.
-type attempt struct {
+type Attempt struct {
 	flight  *flight
 	state   *classState
 	order   uint64
 	settled bool
-	outcome *outcome // once it is settled, if somebody waits for it
-	sharers int      // how many of its class have waited since before it
+	outcome *Outcome // once it is settled, if somebody waits for it
+
+	// Sharers is how many of its class have waited since before it.
+	Sharers int
 }
 
-// waiter is a query that waits for an answer.
-type waiter struct {
+// Waiter is a query that waits for an answer.
+type Waiter struct {
 	flight  *flight
 	state   *classState
 	since   time.Time
 	order   uint64
-	attempt *attempt // on its behalf, if there was one
+	attempt *Attempt // on its behalf, if there was one
 }
 
-// lead begins to ask for an answer, or returns nil if it is asked for already.
-func (f *flights) lead(key wire.Key, c class) *attempt {
-	s := f.lock(key)
+// Lead begins to ask for an answer, or returns nil if it is asked for already.
+func (t *Table) Lead(key wire.Key, c Class) *Attempt {
+	s := t.lock(key)
 	defer s.mu.Unlock()
 	if s.byKey[string(key)] != nil {
 		return nil
@@ -164,11 +169,11 @@ func (f *flights) lead(key wire.Key, c class) *attempt {
 	return s.open(key, c).begin(c)
 }
 
-// join begins to ask for an answer, or waits for it if it is asked for already.
+// Join begins to ask for an answer, or waits for it if it is asked for already.
 // It returns neither if too many wait, or that would be of no use. Waiters must call
-// wait or leave.
-func (f *flights) join(key wire.Key, c class) (*attempt, *waiter) {
-	s := f.lock(key)
+// Wait or leave.
+func (t *Table) Join(key wire.Key, c Class) (*Attempt, *Waiter) {
+	s := t.lock(key)
 	defer s.mu.Unlock()
 	fl := s.byKey[string(key)]
 	switch {
@@ -176,17 +181,17 @@ func (f *flights) join(key wire.Key, c class) (*attempt, *waiter) {
 		return nil, nil
 	case fl == nil:
 		return s.open(key, c).begin(c), nil
-	case f.waiters.Add(1) > maxWaiters:
-		f.waiters.Add(-1)
+	case t.waiters.Add(1) > maxWaiters:
+		t.waiters.Add(-1)
 		return nil, nil
 	}
-	w := &waiter{flight: fl, state: fl.state(c), since: time.Now(), order: f.order.Add(1)}
+	w := &Waiter{flight: fl, state: fl.state(c), since: time.Now(), order: t.order.Add(1)}
 	fl.waiting++
 	w.state.waiting++
 	return nil, w
 }
 
-func (s *flightShard) isPrivate(key wire.Key, c class) bool {
+func (s *shard) isPrivate(key wire.Key, c Class) bool {
 	if len(s.private) == 0 {
 		return false
 	}
@@ -199,14 +204,14 @@ func (s *flightShard) isPrivate(key wire.Key, c class) bool {
 	return ok
 }
 
-func (s *flightShard) notePrivate(k privateKey) {
+func (s *shard) notePrivate(k privateKey) {
 	if s.private == nil || len(s.private) >= maxPrivate {
 		s.private = make(map[privateKey]time.Time)
 	}
 	s.private[k] = time.Now().Add(privateTime)
 }
 
-func (s *flightShard) open(key wire.Key, c class) *flight {
+func (s *shard) open(key wire.Key, c Class) *flight {
 	if s.byKey == nil {
 		s.byKey = make(map[string]*flight)
 	}
@@ -215,7 +220,7 @@ func (s *flightShard) open(key wire.Key, c class) *flight {
 	return fl
 }
 
-func (fl *flight) state(c class) *classState {
+func (fl *flight) state(c Class) *classState {
 	if fl.class.class == c {
 		return &fl.class
 	}
@@ -229,30 +234,30 @@ func (fl *flight) state(c class) *classState {
 	return s
 }
 
-func (fl *flight) begin(c class) *attempt {
+func (fl *flight) begin(c Class) *Attempt {
 	fl.asking++
 	s := fl.state(c)
 	s.began = time.Now()
 	a := &fl.attempt
 	if a.flight != nil {
-		a = new(attempt)
+		a = new(Attempt)
 	}
-	*a = attempt{flight: fl, state: s, order: fl.of.all.order.Add(1), sharers: s.waiting}
+	*a = Attempt{flight: fl, state: s, order: fl.of.all.order.Add(1), Sharers: s.waiting}
 	return a
 }
 
-// closeLook reports whether a closer look is to be taken at the waiter: at the
-// first few of a flight, since what comes of a query itself comes first.
-func (w *waiter) closeLook() bool {
+// AmongFirst reports whether the waiter is one of the first few of the flight to call
+// it. A query that comes of the query which it waits for is among them.
+func (w *Waiter) AmongFirst() bool {
 	const first = 4
 	w.flight.of.mu.Lock()
 	defer w.flight.of.mu.Unlock()
-	w.flight.looked++
-	return w.flight.looked <= first
+	w.flight.checked++
+	return w.flight.checked <= first
 }
 
-// leave ends the wait.
-func (w *waiter) leave() {
+// Leave ends the wait.
+func (w *Waiter) Leave() {
 	w.flight.of.mu.Lock()
 	defer w.flight.of.mu.Unlock()
 	w.flight.of.all.waiters.Add(-1)
@@ -261,18 +266,18 @@ func (w *waiter) leave() {
 	w.flight.forgetUnused()
 }
 
-// wait returns what came of asking, or nil if the caller had better ask alone. It
+// Wait returns what came of asking, or nil if the caller had better ask alone. It
 // calls askAnew, which must not block, with an attempt to be made for all who wait.
-func (w *waiter) wait(ctx context.Context, askAnew func(*attempt)) (*outcome, error) {
+func (w *Waiter) Wait(ctx context.Context, askAnew func(*Attempt)) (*Outcome, error) {
 	s := w.flight.of
-	timer := time.NewTimer(maxPatience)
+	timer := time.NewTimer(forever)
 	defer timer.Stop()
-	defer w.leave()
+	defer w.Leave()
 	for {
 		s.mu.Lock()
 		out, over := w.outcome()
 		due := w.due()
-		var a *attempt
+		var a *Attempt
 		if !over && due <= 0 {
 			a = w.flight.begin(w.state.class)
 			w.attempt = a
@@ -301,16 +306,16 @@ func (w *waiter) wait(ctx context.Context, askAnew func(*attempt)) (*outcome, er
 
 // outcome returns what came of asking, nil if the query is to be asked alone,
 // once it is over.
-func (w *waiter) outcome() (out *outcome, over bool) {
+func (w *Waiter) outcome() (out *Outcome, over bool) {
 	fl, s := w.flight, w.state
 	switch a := w.attempt; {
 	case fl.over && fl.outcome != nil:
 		out := *fl.outcome
-		out.private = nil
+		out.Private = nil
 		return &out, true
 	case a != nil && a.settled:
 		// Made for this query, it is its own whatever it is.
-		if a.outcome.partial {
+		if a.outcome.Partial {
 			return nil, true
 		}
 		return a.outcome, true
@@ -318,7 +323,7 @@ func (w *waiter) outcome() (out *outcome, over bool) {
 		return nil, true
 	case s.order > w.order:
 		out := *s.failure
-		out.err = nil // for whom it was asked reports it
+		out.Err = nil // for whom it was asked reports it
 		return &out, true
 	}
 	return nil, false
@@ -326,7 +331,7 @@ func (w *waiter) outcome() (out *outcome, over bool) {
 
 // due is how long to wait until the answer is asked for anew on behalf of this
 // query.
-func (w *waiter) due() time.Duration {
+func (w *Waiter) due() time.Duration {
 	fl, s := w.flight, w.state
 	switch {
 	case w.attempt != nil:
@@ -341,14 +346,14 @@ func (w *waiter) due() time.Duration {
 	if since.IsZero() {
 		since = w.since
 	}
-	return fl.of.all.responses.patience() - time.Since(since)
+	return fl.of.all.Patience() - time.Since(since)
 }
 
 // forever is longer than any query takes.
 const forever = time.Hour
 
-// settle tells those who wait what came of the attempt.
-func (a *attempt) settle(what outcome) {
+// Settle tells those who wait what came of the attempt.
+func (a *Attempt) Settle(what Outcome) {
 	fl := a.flight
 	s := fl.of
 	s.mu.Lock()
@@ -358,22 +363,22 @@ func (a *attempt) settle(what outcome) {
 	}
 	a.settled = true
 	fl.asking--
-	var out *outcome
+	var out *Outcome
 	if fl.waiting > 0 {
-		out = new(outcome)
+		out = new(Outcome)
 		*out = what
 	}
 	a.outcome = out
 	switch {
 	case fl.over:
-	case what.shared:
+	case what.Shared:
 		fl.end(out)
-	case !what.failed:
-		if what.answered && fl.waiting > 0 {
+	case !what.Failed:
+		if what.Answered && fl.waiting > 0 {
 			s.notePrivate(privateKey{fl.key, a.state.class})
 		}
 		fl.end(nil)
-	case !what.partial && a.order > a.state.order:
+	case !what.Partial && a.order > a.state.order:
 		a.state.failure, a.state.order = out, a.order
 	}
 	if fl.event != nil {
@@ -383,12 +388,8 @@ func (a *attempt) settle(what outcome) {
 	fl.forgetUnused()
 }
 
-// gone is the outcome of attempts that nobody can learn from: the client left, or
-// a plugin panicked.
-var gone = outcome{failed: true, partial: true}
-
 // end ends the flight, so that who comes next looks into the cache first.
-func (fl *flight) end(out *outcome) {
+func (fl *flight) end(out *Outcome) {
 	fl.over, fl.outcome = true, out
 	fl.forget()
 }
@@ -405,29 +406,15 @@ func (fl *flight) forget() {
 	}
 }
 
-// abandon has the answers that are being asked for asked for anew by who comes
-// next.
-func (f *flights) abandon() {
-	for i := range f.shards {
-		s := &f.shards[i]
+// Abandon has the answers that are being asked for asked for anew by who comes
+// next. It returns how many answers these are, and how many queries wait.
+func (t *Table) Abandon() (answers, waiting int) {
+	for i := range t.shards {
+		s := &t.shards[i]
 		s.mu.Lock()
+		answers += len(s.byKey)
 		s.byKey = nil
 		s.mu.Unlock()
 	}
+	return answers, int(t.waiters.Load())
 }
-
-// semaphore bounds what is under way.
-type semaphore chan struct{}
-
-func newSemaphore(n int) semaphore { return make(semaphore, n) }
-
-func (s semaphore) tryAcquire() bool {
-	select {
-	case s <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (s semaphore) release() { <-s }

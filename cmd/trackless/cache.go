@@ -17,7 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
-	"github.com/trackless-dns/trackless/plugin/cache"
+	"github.com/trackless-dns/trackless/plugin/cache/contents"
 )
 
 const cacheHelp = `Show and remove what running instances have cached. They are asked over their
@@ -112,7 +112,7 @@ func (o *cacheOptions) check() error {
 		case o.timeout <= 0:
 			return fmt.Errorf("--timeout is more than 0, not %s", o.timeout)
 		}
-		return errors.Join(cache.CheckScope(o.scope()), cache.CheckType(o.qtype))
+		return errors.Join(contents.CheckScope(o.scope()), contents.CheckType(o.qtype))
 	}()
 	if problem != nil {
 		return &exitError{exitUsage, fmt.Errorf("cache %s: %w", o.verb, problem)}

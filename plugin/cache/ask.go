@@ -87,7 +87,7 @@ func (c *Cache) askOnce(ctx context.Context, w *responder, r *dns.Msg, mayGiveUp
 	defer cancel()
 	w.sent = c.flights.responses.sends()
 	look := &looker{cache: c, sent: w.sent, giveUp: cancel, mayGiveUp: mayGiveUp, ctx: ctx, question: w.question, local: w.LocalAddr(), tcp: overTCP(w.RemoteAddr())}
-	look.timer = time.AfterFunc(forever, look.look)
+	look.timer = time.AfterFunc(time.Hour, look.look)
 	look.timer.Reset(lookInterval) // not before look can use it
 	defer look.stop()              // also where a plugin panics
 	code, err = c.passDown(ctx, w, r)

@@ -74,7 +74,7 @@ type Cache struct {
 	instance  *perInstance
 	hearsAll  bool // the plugin that forwards does not say whom it asks
 	waits     func(client net.Addr) (end func())
-	opened    int // ordinal number of its opening in this process
+	opened    int64 // ordinal number of its opening in this process
 
 	now func() time.Time
 }

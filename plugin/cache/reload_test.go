@@ -26,12 +26,18 @@ func queryServer(t *testing.T) *dns.Msg {
 // engineOf returns the newest engine.
 func engineOf(t *testing.T) *engine.Engine {
 	t.Helper()
-	registry.mu.Lock()
-	defer registry.mu.Unlock()
-	if len(registry.all) == 0 {
+	var newest *engine.Engine
+	registry.Each(func(e *engine.Engine, _ []*Cache) { newest = e })
+	if newest == nil {
 		t.Fatal("no engine is open")
 	}
-	return registry.all[len(registry.all)-1].engine
+	return newest
+}
+
+// owners returns the caches of each open engine.
+func owners() (all [][]*Cache) {
+	registry.Each(func(_ *engine.Engine, owners []*Cache) { all = append(all, owners) })
+	return all
 }
 
 // reloadPort is a port of loopback that was free a moment ago: a server must
@@ -110,7 +116,7 @@ example.org:PORT {
 			}
 			queryServer(t)
 			stop(t, inst)
-			if n := len(registry.all); n != 0 {
+			if n := len(owners()); n != 0 {
 				t.Errorf("%d engines are open after the server stopped", n)
 			}
 		})
@@ -144,8 +150,8 @@ func TestFailedReload(t *testing.T) {
 	if _, err := inst.Restart(input(strings.Replace(corefile, "127.0.0.1", "192.0.2.53", 1))); err == nil {
 		t.Fatal("the restart did not fail")
 	}
-	if len(registry.all) != 1 || registry.all[0].engine != old || len(registry.all[0].owners) != 1 {
-		t.Errorf("%d engines are open after a failed reload", len(registry.all))
+	if open := owners(); len(open) != 1 || engineOf(t) != old || len(open[0]) != 1 {
+		t.Errorf("%d engines are open after a failed reload", len(open))
 	}
 	if m := queryServer(t); len(m.Answer) != 1 || old.Store().Len(store.Positive) != 1 {
 		t.Error("the running server lost its answers")
@@ -157,12 +163,13 @@ func TestFailedReload(t *testing.T) {
 func TestTwoBlocksShareTheDefaultSize(t *testing.T) {
 	inst := start(t, "a.example.org {\n\tcache\n\twhoami\n}\nb.example.org {\n\tcache\n\twhoami\n}\n")
 	defer stop(t, inst)
-	if len(registry.all) != 2 {
-		t.Fatalf("%d engines, want 2", len(registry.all))
+	open := owners()
+	if len(open) != 2 {
+		t.Fatalf("%d engines, want 2", len(open))
 	}
-	for _, s := range registry.all {
-		if want := defaultSize("/", 2); s.options.Store.Bytes != want {
-			t.Errorf("budget of %d octets, want %d", s.options.Store.Bytes, want)
+	for _, of := range open {
+		if got, want := of[0].options().Store.Bytes, defaultSize("/", 2); got != want {
+			t.Errorf("budget of %d octets, want %d", got, want)
 		}
 	}
 }

@@ -63,8 +63,8 @@ func setup(controller *caddy.Controller) error {
 		go c.sweep()
 		return nil
 	})
-	controller.OnRestartFailed(func() error { registry.disownNewer(c); return nil })
-	controller.OnShutdown(func() error { registry.disown(c); return nil })
+	controller.OnRestartFailed(func() error { c.disownNewer(); return nil })
+	controller.OnShutdown(func() error { c.disown(); return nil })
 
 	cfg.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		c.Next = next

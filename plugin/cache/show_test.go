@@ -16,22 +16,28 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/contents"
 )
 
 // shownBy returns what the cache alone shows of a name.
 func shownBy(t *testing.T, c *Cache, name string, rrtype uint16) []control.CachedAnswer {
 	t.Helper()
-	scope, err := scopeOf(control.CacheScope{Name: name})
+	qtype := ""
+	if rrtype != dns.TypeNone {
+		qtype = dns.TypeToString[rrtype]
+	}
+	h := contents.Holder{Each: func(fn func(contents.Cache)) error { fn(c.contents()); return nil }, Log: log}
+	content, err := h.ShowCache(name, qtype)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &shared{options: c.options(), engine: c.engine, owners: []*Cache{c}}
-	found, more := s.find(scope, rrtype, maxShown)
-	if more != 0 {
-		t.Errorf("%d answers are left out", more)
+	if content.More != 0 {
+		t.Errorf("%d answers are left out", content.More)
 	}
-	return found
+	if len(content.Answers) == 0 {
+		return nil
+	}
+	return content.Answers
 }
 
 func TestShow(t *testing.T) {
@@ -360,20 +366,5 @@ func TestControlledRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: error %v", tc, err)
 		}
-	}
-	if n, err := typeOf("type65"); n != dns.TypeHTTPS || err != nil {
-		t.Errorf("type65 is %d, %v", n, err)
-	}
-}
-
-// TestShowBounds: what is left out is counted.
-func TestShowBounds(t *testing.T) {
-	c := newCache(t, replies(nil, "www.example.org. 100 IN A 192.0.2.1"), nil)
-	for _, do := range []bool{false, true} {
-		ask(t, c, question(www, func(m *dns.Msg) { m.SetEdns0(1232, do) }))
-	}
-	s := &shared{options: c.options(), engine: c.engine, owners: []*Cache{c}}
-	if found, more := s.find(engine.Scope{}, dns.TypeNone, 1); len(found) != 1 || more != 1 {
-		t.Errorf("%d shown, %d more", len(found), more)
 	}
 }

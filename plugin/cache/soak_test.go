@@ -69,11 +69,9 @@ func TestEverythingAtOnce(t *testing.T) {
 		if err := c.prepare(); err != nil {
 			t.Fatal(err)
 		}
-		e, err := registry.acquire(c, "soak", c.options())
-		if err != nil {
+		if err := c.acquire("soak"); err != nil {
 			t.Fatal(err)
 		}
-		c.use(e)
 		return c
 	}
 	var current atomic.Pointer[Cache]
@@ -143,11 +141,11 @@ func TestEverythingAtOnce(t *testing.T) {
 		for i := 1; running(); i++ {
 			old := current.Swap(open(i))
 			time.Sleep(5 * time.Millisecond)
-			registry.disown(old)
+			old.disown()
 		}
 	})
 	wg.Wait()
-	registry.disown(current.Load())
+	current.Load().disown()
 	if served.Load() == 0 || fast.Load() == 0 {
 		t.Errorf("%d replies as messages and %d as octets", served.Load(), fast.Load())
 	}

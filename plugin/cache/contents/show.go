@@ -1,4 +1,6 @@
-package cache
+// Package contents shows and flushes what the caches of a process hold, for its control
+// socket.
+package contents
 
 import (
 	"bytes"
@@ -21,13 +23,31 @@ import (
 // maxShown bounds the answers that are shown at once.
 const maxShown = 1000
 
-// Controlled returns the caches of this process as the control socket shows them.
-func Controlled() control.CacheHolder { return &registry }
+// Holder shows and flushes caches, which is control.CacheHolder.
+type Holder struct {
+	// Each calls fn for each cache, and returns an error if there is none. A reload
+	// waits meanwhile: it would inherit what is being flushed.
+	Each func(fn func(Cache)) error
+	Log  Logger
+}
 
-var errNoCache = errors.New("the Corefile in force has no cache directive")
+// Logger takes log lines.
+type Logger interface {
+	Infof(format string, v ...any)
+	Warningf(format string, v ...any)
+}
+
+// Cache is one of the caches.
+type Cache struct {
+	control.CacheBlock
+	Engine   *engine.Engine
+	Prefetch bool // uses of answers are counted exactly
+	Now      time.Time
+	Flushed  func() // is called when answers were removed
+}
 
 // ShowCache implements control.CacheHolder.
-func (r *engines) ShowCache(name, qtype string) (control.CacheContent, error) {
+func (h Holder) ShowCache(name, qtype string) (control.CacheContent, error) {
 	content := control.CacheContent{Answers: []control.CachedAnswer{}}
 	scope, err := scopeOf(control.CacheScope{Name: name})
 	if err != nil {
@@ -40,8 +60,8 @@ func (r *engines) ShowCache(name, qtype string) (control.CacheContent, error) {
 	if err != nil {
 		return content, err
 	}
-	err = r.each(func(s *shared) {
-		kept, more := s.find(scope, rrtype, maxShown-len(content.Answers))
+	err = h.Each(func(c Cache) {
+		kept, more := c.find(scope, rrtype, maxShown-len(content.Answers), h.Log)
 		content.Answers = append(content.Answers, kept...)
 		content.More += more
 	})
@@ -60,27 +80,6 @@ func (r *engines) ShowCache(name, qtype string) (control.CacheContent, error) {
 	return content, err
 }
 
-// each calls fn for each engine that is in use.
-func (r *engines) each(fn func(s *shared)) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.all) == 0 {
-		return errNoCache
-	}
-	for _, s := range r.all {
-		fn(s)
-	}
-	return nil
-}
-
-// block names the server block of the cache.
-func (c *Cache) block() control.CacheBlock {
-	return control.CacheBlock{ServerBlock: strings.Join(c.keys, " "), Bind: c.bind, View: c.viewLabel, Zones: c.Zones}
-}
-
-// newest is the owner that answers from now on: another may be leaving.
-func (s *shared) newest() *Cache { return s.owners[len(s.owners)-1] }
-
 // copied is a record that has left the store.
 type copied struct {
 	key      wire.Key
@@ -96,42 +95,39 @@ type copied struct {
 
 // find returns up to limit answers that may be served, and the number of
 // the others.
-func (s *shared) find(scope engine.Scope, rrtype uint16, limit int) (found []control.CachedAnswer, more int) {
-	owner := s.newest()
-	now := owner.now()
-	t := s.engine.Store().Time(now)
+func (c Cache) find(scope engine.Scope, rrtype uint16, limit int, log Logger) (found []control.CachedAnswer, more int) {
+	t := c.Engine.Store().Time(c.Now)
 	var copies []copied
-	s.engine.Store().Range(func(key wire.Key, r *store.Record) {
+	c.Engine.Store().Range(func(key wire.Key, r *store.Record) {
 		a := r.Answer()
-		if rrtype != dns.TypeNone && key.Type() != rrtype || !scope.Covers(key, &a) || !s.engine.Servable(r, t) {
+		if rrtype != dns.TypeNone && key.Type() != rrtype || !scope.Covers(key, &a) || !c.Engine.Servable(r, t) {
 			return
 		}
 		if len(copies) >= limit {
 			more++
 			return
 		}
-		c := copied{
-			key: bytes.Clone(key), kind: r.Kind(), ttl: r.TTL(), stored: r.Stored(), left: r.Left(t), source: s.engine.Source(r),
+		kept := copied{
+			key: bytes.Clone(key), kind: r.Kind(), ttl: r.TTL(), stored: r.Stored(), left: r.Left(t), source: c.Engine.Source(r),
 			answer: wire.Answer{Flags: a.Flags, Counts: a.Counts, Body: bytes.Clone(a.Body), TTLs: bytes.Clone(a.TTLs)},
 		}
-		if s.options.Prefetch > 0 {
-			c.uses = int(r.Hits())
+		if c.Prefetch {
+			kept.uses = int(r.Hits())
 		} else {
-			c.uses, c.usesMore = int(r.Uses()), r.Uses() == store.MaxUses
+			kept.uses, kept.usesMore = int(r.Uses()), r.Uses() == store.MaxUses
 		}
-		copies = append(copies, c)
+		copies = append(copies, kept)
 	})
-	block := owner.block()
-	epoch := s.engine.Store().Epoch()
-	for _, c := range copies {
-		answer := c.show(now, epoch)
-		answer.CacheBlock = block
+	epoch := c.Engine.Store().Epoch()
+	for _, kept := range copies {
+		answer := kept.show(c.Now, epoch, log)
+		answer.CacheBlock = c.CacheBlock
 		found = append(found, answer)
 	}
 	return found, more
 }
 
-func (c *copied) show(now, epoch time.Time) control.CachedAnswer {
+func (c *copied) show(now, epoch time.Time, log Logger) control.CachedAnswer {
 	stored := epoch.Add(time.Duration(c.stored))
 	rcode := c.answer.Flags.Rcode()
 	a := control.CachedAnswer{

@@ -1,4 +1,4 @@
-package cache
+package contents
 
 import (
 	"cmp"
@@ -12,19 +12,16 @@ import (
 )
 
 // FlushCache implements control.CacheHolder.
-func (r *engines) FlushCache(s control.CacheScope) (control.CacheRemoved, error) {
+func (h Holder) FlushCache(s control.CacheScope) (control.CacheRemoved, error) {
 	removed := control.CacheRemoved{Caches: []control.CacheFlushed{}}
 	scope, err := scopeOf(s)
 	if err != nil {
 		return removed, err
 	}
 	total := 0
-	// A reload that inherits answers waits meanwhile, or it would inherit what is
-	// being flushed.
-	err = r.each(func(s *shared) {
-		owner := s.newest()
-		n := control.CacheFlushed{CacheBlock: owner.block()}
-		s.engine.Flush(scope, func(key wire.Key, r *store.Record) {
+	err = h.Each(func(c Cache) {
+		n := control.CacheFlushed{CacheBlock: c.CacheBlock}
+		c.Engine.Flush(scope, func(key wire.Key, r *store.Record) {
 			switch rcode := r.Flags().Rcode(); {
 			case r.Kind() != store.Negative:
 				n.Positive++
@@ -37,10 +34,7 @@ func (r *engines) FlushCache(s control.CacheScope) (control.CacheRemoved, error)
 				n.OtherNames++
 			}
 		})
-		owner.counters.setEntries(s.engine.Store())
-		for _, c := range s.owners {
-			c.flights.Abandon()
-		}
+		c.Flushed()
 		removed.Caches = append(removed.Caches, n)
 		total += n.Answers()
 	})
@@ -50,7 +44,7 @@ func (r *engines) FlushCache(s control.CacheScope) (control.CacheRemoved, error)
 	slices.SortStableFunc(removed.Caches, func(a, b control.CacheFlushed) int {
 		return cmp.Or(cmp.Compare(a.ServerBlock, b.ServerBlock), cmp.Compare(a.View, b.View))
 	})
-	log.Infof("Flushed %s by hand: %d answers removed", describe(s), total)
+	h.Log.Infof("Flushed %s by hand: %d answers removed", describe(s), total)
 	return removed, nil
 }
 

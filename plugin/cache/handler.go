@@ -160,18 +160,6 @@ func (q *query) message(a *wire.Answer, ttl uint32) (*dns.Msg, error) {
 	return m, err
 }
 
-// subnetBit is what a client subnet option in a query, or its lack, adds to the
-// key.
-func subnetBit(o *dns.EDNS0_SUBNET) wire.Bits {
-	switch {
-	case o == nil:
-		return 0
-	case o.SourceNetmask == 0:
-		return wire.NoSubnet
-	}
-	return wire.Subnet
-}
-
 func setWildcard(ctx context.Context, name string) {
 	if name != "" {
 		metadata.SetValueFunc(ctx, wildcardLabel, func() string { return name })

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/coredns/coredns/plugin/metadata"
+	"github.com/coredns/coredns/plugin/pkg/dnsutil"
 	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/classify"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -177,18 +179,18 @@ func (w *responder) judge(res *dns.Msg) verdict {
 	if res == nil {
 		return ignore
 	}
-	if res.Truncated || !answersTo(res, w.question) {
+	if res.Truncated || !classify.AnswersTo(res, w.question) {
 		w.cut = w.cut || res.Truncated
 		return ignore
 	}
 	now := w.cache.now().UTC()
 	if w.cache.preferPositive {
-		if usable(res, now) {
+		if classify.Usable(res, now) {
 			return replace
 		}
 		return keepOnly
 	}
-	switch classify(res, now) {
+	switch classify.Type(res, now) {
 	case response.OtherError, response.Meta, response.Update:
 		return ignore
 	}
@@ -205,11 +207,11 @@ func (w *responder) judge(res *dns.Msg) verdict {
 func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	c := w.cache
 	now := c.now()
-	t := classify(res, now.UTC())
+	t := classify.Type(res, now.UTC())
 	life := c.lifetime(res, t, failttl)
 	ttl := uint32(life / time.Second)
-	storable := cacheable(res, t) && life > 0
-	mine := answersTo(res, w.question)
+	storable := classify.Storable(res, t) && life > 0
+	mine := classify.AnswersTo(res, w.question)
 	forAll := forEveryNetwork(res)
 	key, subnet := w.key, forOneSubnet(res)
 	if bits := key.Bits(); bits&wire.Subnet != 0 {
@@ -231,11 +233,11 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 		storable = err == nil
 	}
 	w.out.Answer = a
-	w.out.Shared = storable && w.store(key, kindOf(t), &store.Entry{
+	w.out.Shared = storable && w.store(key, classify.Kind(t), &store.Entry{
 		Stored:    c.engine.Store().Time(now),
 		TTL:       ttl,
 		Answer:    a,
-		Answering: answers(res),
+		Answering: classify.Answers(res),
 		ForAll:    forAll,
 		Wildcard:  w.out.Wildcard,
 		Refresh:   w.refresh,
@@ -249,6 +251,26 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	if !w.do && !w.ad {
 		res.AuthenticatedData = false
 	}
+}
+
+// lifetime is how long a response of the type is stored: its smallest TTL
+// within the configured bounds, or failttl for failures. A denial
+// lives no longer than the MINIMUM field of its SOA record says, whatever the
+// TTL of that record is (RFC 2308 section 5).
+func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) time.Duration {
+	switch t {
+	case response.NameError, response.NoData:
+		ttl := dnsutil.MinimalTTLWithMaximum(m, t, c.nttl)
+		for _, rr := range m.Ns {
+			if soa, ok := rr.(*dns.SOA); ok {
+				ttl = min(ttl, time.Duration(soa.Minttl)*time.Second)
+			}
+		}
+		return min(max(ttl, c.minnttl), c.nttl)
+	case response.ServerError:
+		return failttl
+	}
+	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
 }
 
 // store stores the entry unless its zone is excepted, and reports whether it is

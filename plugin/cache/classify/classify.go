@@ -1,22 +1,23 @@
-package cache
+// Package classify tells what a response says: an answer, a denial or a failure,
+// whether it may be stored, and whether it answers its question.
+package classify
 
 import (
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/coredns/coredns/plugin/pkg/dnsutil"
 	"github.com/coredns/coredns/plugin/pkg/response"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
 
-// classify tells what kind of response m is. A NOERROR response whose answer
+// Type tells what kind of response m is. A NOERROR response whose answer
 // section ends in an alias is a denial if an SOA record says for how long
 // (RFC 2308 section 2.2, NODATA with a CNAME), and so is NXDOMAIN behind an alias
 // (section 2.1).
-func classify(m *dns.Msg, now time.Time) response.Type {
+func Type(m *dns.Msg, now time.Time) response.Type {
 	t, _ := response.Typify(m, now)
 	switch {
 	case t == response.NoError && hasSOA(m) && leavesOpen(m):
@@ -60,8 +61,8 @@ func signatureExpired(m *dns.Msg, now time.Time) bool {
 	})
 }
 
-// cacheable reports whether a response of the type may be stored at all.
-func cacheable(m *dns.Msg, t response.Type) bool {
+// Storable reports whether a response of the type may be stored at all.
+func Storable(m *dns.Msg, t response.Type) bool {
 	switch t {
 	case response.NoError:
 		// A chain of aliases that leads nowhere and no SOA record to bound it
@@ -75,32 +76,12 @@ func cacheable(m *dns.Msg, t response.Type) bool {
 	return false
 }
 
-// kindOf is the kind under which a response of the type is stored.
-func kindOf(t response.Type) store.Kind {
+// Kind is the kind under which a response of the type is stored.
+func Kind(t response.Type) store.Kind {
 	if t == response.NoError || t == response.Delegation {
 		return store.Positive
 	}
 	return store.Negative
-}
-
-// lifetime is how long a response of the type is stored: its smallest TTL
-// within the configured bounds, or failttl for failures. A denial
-// lives no longer than the MINIMUM field of its SOA record says, whatever the
-// TTL of that record is (RFC 2308 section 5).
-func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) time.Duration {
-	switch t {
-	case response.NameError, response.NoData:
-		ttl := dnsutil.MinimalTTLWithMaximum(m, t, c.nttl)
-		for _, rr := range m.Ns {
-			if soa, ok := rr.(*dns.SOA); ok {
-				ttl = min(ttl, time.Duration(soa.Minttl)*time.Second)
-			}
-		}
-		return min(max(ttl, c.minnttl), c.nttl)
-	case response.ServerError:
-		return failttl
-	}
-	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
 }
 
 func hasSOA(m *dns.Msg) bool {
@@ -114,13 +95,13 @@ func hasSOA(m *dns.Msg) bool {
 
 // leavesOpen reports whether a response has an answer section that does not
 // answer the question. An empty one says nothing: the answer can be in another section.
-func leavesOpen(m *dns.Msg) bool { return len(m.Answer) > 0 && !answers(m) }
+func leavesOpen(m *dns.Msg) bool { return len(m.Answer) > 0 && !Answers(m) }
 
-// answers reports whether the answer section of a NOERROR response answers
+// Answers reports whether the answer section of a NOERROR response answers
 // the question: a record of the type asked for, at the name asked for or at
 // the end of the chain of aliases from there (RFC 1034 section 3.6.2). Records
 // elsewhere do not count. Any record at the name answers ANY.
-func answers(m *dns.Msg) bool {
+func Answers(m *dns.Msg) bool {
 	if m.Rcode != dns.RcodeSuccess || len(m.Question) == 0 || len(m.Answer) == 0 {
 		return false
 	}
@@ -183,45 +164,16 @@ func alias(rrs []dns.RR, name string, qclass uint16) (string, bool) {
 
 func inClass(class, qclass uint16) bool { return qclass == dns.ClassANY || class == qclass }
 
-// usable reports whether m is a whole positive answer to its question.
-func usable(m *dns.Msg, now time.Time) bool {
-	return !m.Truncated && classify(m, now) == response.NoError && answers(m)
+// Usable reports whether m is a whole positive answer to its question.
+func Usable(m *dns.Msg, now time.Time) bool {
+	return !m.Truncated && Type(m, now) == response.NoError && Answers(m)
 }
 
-// answersTo reports whether m is the response to the question.
-func answersTo(m *dns.Msg, q dns.Question) bool {
+// AnswersTo reports whether m is the response to the question.
+func AnswersTo(m *dns.Msg, q dns.Question) bool {
 	if !m.Response || len(m.Question) != 1 {
 		return false
 	}
 	got := m.Question[0]
 	return got.Qtype == q.Qtype && got.Qclass == q.Qclass && strings.EqualFold(got.Name, q.Name)
-}
-
-// clientSubnet returns the client subnet option of m, or nil (RFC 7871).
-func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
-	opt := m.IsEdns0()
-	if opt == nil {
-		return nil
-	}
-	for _, o := range opt.Option {
-		if ecs, ok := o.(*dns.EDNS0_SUBNET); ok {
-			return ecs
-		}
-	}
-	return nil
-}
-
-// forEveryNetwork reports whether the response says that it is the same for the
-// clients of all networks. One that says nothing may have been made for this one:
-// caches, CoreDNS's too, leave the option out.
-func forEveryNetwork(m *dns.Msg) bool {
-	ecs := clientSubnet(m)
-	return ecs != nil && ecs.SourceScope == 0
-}
-
-// forOneSubnet reports whether the response is for clients of one network only
-// (RFC 7871 section 7.3.1: a scope of 0 is for all).
-func forOneSubnet(m *dns.Msg) bool {
-	ecs := clientSubnet(m)
-	return ecs != nil && ecs.SourceScope != 0
 }

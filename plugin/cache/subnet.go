@@ -1,0 +1,48 @@
+package cache
+
+import (
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// subnetBit is what a client subnet option in a query, or its lack, adds to the
+// key.
+func subnetBit(o *dns.EDNS0_SUBNET) wire.Bits {
+	switch {
+	case o == nil:
+		return 0
+	case o.SourceNetmask == 0:
+		return wire.NoSubnet
+	}
+	return wire.Subnet
+}
+
+// clientSubnet returns the client subnet option of m, or nil (RFC 7871).
+func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
+	opt := m.IsEdns0()
+	if opt == nil {
+		return nil
+	}
+	for _, o := range opt.Option {
+		if ecs, ok := o.(*dns.EDNS0_SUBNET); ok {
+			return ecs
+		}
+	}
+	return nil
+}
+
+// forEveryNetwork reports whether the response says that it is the same for the
+// clients of all networks. One that says nothing may have been made for this one:
+// caches, CoreDNS's too, leave the option out.
+func forEveryNetwork(m *dns.Msg) bool {
+	ecs := clientSubnet(m)
+	return ecs != nil && ecs.SourceScope == 0
+}
+
+// forOneSubnet reports whether the response is for clients of one network only
+// (RFC 7871 section 7.3.1: a scope of 0 is for all).
+func forOneSubnet(m *dns.Msg) bool {
+	ecs := clientSubnet(m)
+	return ecs != nil && ecs.SourceScope != 0
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 
+	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -42,7 +43,7 @@ type Cache struct {
 	pttl, minpttl    time.Duration
 	nttl, minnttl    time.Duration
 	failttl          time.Duration
-	size             int // octets; 0: defaultSize
+	size             int // octets; 0: budget.Default
 	coalesce         bool
 	prefetch         int
 	duration         time.Duration
@@ -193,7 +194,7 @@ func (c *Cache) stopSweeping() {
 func (c *Cache) options() engine.Options {
 	size := c.size
 	if size == 0 {
-		size = defaultSize("/", 1)
+		size = budget.Default("/", 1)
 	}
 	return engine.Options{
 		Store:          store.Options{Bytes: size, Positive: capacity(c.pcap), Negative: capacity(c.ncap)},

@@ -8,6 +8,7 @@ import (
 	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/engines"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -44,7 +45,7 @@ func (c *Cache) openShared(controller *caddy.Controller, fingerprint string) err
 	}
 	c.instance = instanceOf(controller)
 	if c.size == 0 {
-		c.size = defaultSize("/", c.instance.defaultSized)
+		c.size = budget.Default("/", c.instance.defaultSized)
 	}
 	return c.acquire(fingerprint)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
@@ -168,7 +169,7 @@ func TestTwoBlocksShareTheDefaultSize(t *testing.T) {
 		t.Fatalf("%d engines, want 2", len(open))
 	}
 	for _, of := range open {
-		if got, want := of[0].options().Store.Bytes, defaultSize("/", 2); got != want {
+		if got, want := of[0].options().Store.Bytes, budget.Default("/", 2); got != want {
 			t.Errorf("budget of %d octets, want %d", got, want)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/fingerprint"
 )
 
@@ -380,7 +381,7 @@ func parseSizeOption(c *Cache, args []string) (err error) {
 	if len(args) != 1 {
 		return errArgs
 	}
-	c.size, err = parseSize(args[0])
+	c.size, err = budget.Parse(args[0])
 	return err
 }
 

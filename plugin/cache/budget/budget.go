@@ -1,4 +1,5 @@
-package cache
+// Package budget says how much memory a cache reserves for answers.
+package budget
 
 import (
 	"errors"
@@ -20,10 +21,10 @@ const (
 	limitShare = 4
 )
 
-// defaultSize is the memory budget in octets of each of n caches without one:
+// Default is the memory budget in octets of each of n caches without one:
 // a quarter of the memory limit of the process's control group and at
 // most 32 MiB, divided evenly. root is where proc and sys are.
-func defaultSize(root string, n int) int {
+func Default(root string, n int) int {
 	size := maxDefaultSize
 	if limit := cgroup.MemoryLimit(root); limit > 0 {
 		size = int(min(limit/limitShare, maxDefaultSize))
@@ -33,9 +34,9 @@ func defaultSize(root string, n int) int {
 
 var errSize = errors.New("size is a number of bytes, such as 16777216, 16Mi or 16M")
 
-// parseSize reads a number of octets, with the suffix k, M or G for powers of 1000 or
+// Parse reads a number of octets, with the suffix k, M or G for powers of 1000 or
 // Ki, Mi or Gi for powers of 1024, as Kubernetes writes quantities.
-func parseSize(s string) (int, error) {
+func Parse(s string) (int, error) {
 	unit := 1
 	for suffix, u := range map[string]int{"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "k": 1e3, "M": 1e6, "G": 1e9} {
 		if digits, ok := strings.CutSuffix(s, suffix); ok {

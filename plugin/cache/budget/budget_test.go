@@ -1,4 +1,4 @@
-package cache
+package budget
 
 import (
 	"os"
@@ -44,7 +44,7 @@ func TestDefaultSize(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := defaultSize(root, tc.caches); got != tc.want {
+			if got := Default(root, tc.caches); got != tc.want {
 				t.Errorf("%d octets, want %d", got, tc.want)
 			}
 		})

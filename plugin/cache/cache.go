@@ -24,6 +24,7 @@ import (
 
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -69,7 +70,7 @@ type Cache struct {
 	refreshes semaphore
 	knocks    semaphore
 	errors    *errorLimit
-	counters  countersByServer
+	counters  metrics.ByServer
 	stop      chan struct{}
 	stopOnce  sync.Once
 	instance  *perInstance
@@ -177,7 +178,7 @@ func (c *Cache) sweep() {
 		select {
 		case <-tick.C:
 			c.engine.Store().Sweep(c.engine.Store().Time(c.now()))
-			c.counters.setEntries(c.engine.Store())
+			c.counters.SetEntries(c.engine.Store())
 		case <-c.stop:
 			return
 		}
@@ -253,6 +254,12 @@ func (c *Cache) jitter(limit time.Duration) time.Duration {
 		return 0
 	}
 	return rand.N(limit)
+}
+
+// Counters returns the metrics of the cache for the server with this address,
+// as metrics.WithServer of CoreDNS returns it.
+func (c *Cache) Counters(server string) *metrics.Counters {
+	return c.counters.For(server, c.zonesLabel, c.viewLabel)
 }
 
 // serverOf is the address of the server that handles the query, for labels.

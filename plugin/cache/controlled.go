@@ -22,7 +22,7 @@ func each(fn func(contents.Cache)) error {
 		newest := owners[len(owners)-1] // another may be leaving
 		shown := newest.contents()
 		shown.Flushed = func() {
-			newest.counters.setEntries(e.Store())
+			newest.counters.SetEntries(e.Store())
 			for _, c := range owners {
 				c.flights.Abandon()
 			}

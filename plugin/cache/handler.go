@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
+	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -28,7 +29,7 @@ type query struct {
 	key      wire.Key
 	do, ad   bool
 	edns     bool
-	counters *Counters
+	counters *metrics.Counters
 	found    engine.Found
 
 	keyBuf [wire.MaxKey]byte
@@ -44,20 +45,20 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 		return c.passOn(ctx, w, r)
 	}
 	q.w, q.r, q.counters = w, r, c.Counters(serverOf(ctx))
-	q.counters.requests.Inc()
+	q.counters.Requests.Inc()
 	if isTransfer(r) {
-		q.counters.misses.Inc()
+		q.counters.Misses.Inc()
 		return c.passOn(ctx, w, r)
 	}
 
 	now := c.now()
 	f := &q.found
 	if !c.engine.Lookup(q.key, now, f) || c.isOver(f) {
-		q.counters.misses.Inc()
+		q.counters.Misses.Inc()
 		code, err := c.miss(ctx, q)
 		return code, c.errors.pass(err)
 	}
-	q.counters.hits[kindIndex(f.Kind)].Inc()
+	q.counters.Found(f.Kind)
 	if f.Stale() {
 		return c.serveStale(ctx, q, now)
 	}
@@ -174,7 +175,7 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 	case err != nil:
 		return dns.RcodeServerFailure, err
 	case out != nil:
-		q.counters.coalesced.Inc()
+		q.counters.Coalesced.Inc()
 		if own := c.again(ctx, q, out.Back); own != nil {
 			out = own
 		}

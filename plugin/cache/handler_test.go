@@ -284,11 +284,11 @@ func TestExtendedRcode(t *testing.T) {
 func TestMismatchIsCounted(t *testing.T) {
 	up := replies(func(m *dns.Msg) { m.Question[0].Name = "evil.example.org." }, "evil.example.org. 300 IN A 192.0.2.66")
 	c := newCache(t, up, nil)
-	before := testutil.ToFloat64(c.Counters("").drops)
+	before := testutil.ToFloat64(c.Counters("").Drops)
 	ask(t, c, question(www, nil))
 	ask(t, c, question(www, nil))
-	if up.count() != 2 || testutil.ToFloat64(c.Counters("").drops)-before != 2 {
-		t.Errorf("%d queries upstream, %v drops; want 2 and 2", up.count(), testutil.ToFloat64(c.Counters("").drops)-before)
+	if up.count() != 2 || testutil.ToFloat64(c.Counters("").Drops)-before != 2 {
+		t.Errorf("%d queries upstream, %v drops; want 2 and 2", up.count(), testutil.ToFloat64(c.Counters("").Drops)-before)
 	}
 	if m := ask(t, c, question("evil.example.org.", nil)); m == nil || up.count() != 3 {
 		t.Error("the response to one question was stored for another")
@@ -311,7 +311,7 @@ func TestCoalesce(t *testing.T) {
 					return answer(ctx, w, r)
 				}
 				c := newCache(t, up, func(c *Cache) { c.coalesce = tc.coalesce })
-				before := testutil.ToFloat64(c.Counters("").coalesced)
+				before := testutil.ToFloat64(c.Counters("").Coalesced)
 				var wg sync.WaitGroup
 				for i := range 1000 {
 					wg.Go(func() {
@@ -335,7 +335,7 @@ func TestCoalesce(t *testing.T) {
 				if up.count() != tc.calls {
 					t.Errorf("%d queries upstream, want %d", up.count(), tc.calls)
 				}
-				if got := testutil.ToFloat64(c.Counters("").coalesced) - before; int(got) != 1000-tc.calls {
+				if got := testutil.ToFloat64(c.Counters("").Coalesced) - before; int(got) != 1000-tc.calls {
 					t.Errorf("%v queries counted as coalesced, want %d", got, 1000-tc.calls)
 				}
 			})
@@ -678,7 +678,7 @@ func TestSweepForgetsExpired(t *testing.T) {
 		c := newCache(t, replies(nil, anA), nil)
 		go c.sweep()
 		ask(t, c, question(www, nil))
-		entries := c.Counters("").entries[0]
+		entries := c.Counters("").Entries[0]
 		if testutil.ToFloat64(entries) != 1 {
 			t.Errorf("%v entries, want 1", testutil.ToFloat64(entries))
 		}

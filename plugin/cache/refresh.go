@@ -35,7 +35,7 @@ func (c *Cache) serveStale(ctx context.Context, q *query, now time.Time) (int, e
 		expired := c.engine.Store().Time(now) + store.Time(q.found.Left)*store.Time(time.Second)
 		c.refresh(ctx, q, refreshOptions{stale: true, seen: expired})
 	}
-	q.counters.stale.Inc()
+	q.counters.Stale.Inc()
 	ttl := c.engine.ServeTTL(&q.found)
 	if c.staleTTL > 0 {
 		ttl = uint32(c.staleTTL / time.Second)
@@ -69,7 +69,7 @@ func (c *Cache) refresh(ctx context.Context, q *query, o refreshOptions) {
 	}
 	b.w.replaceStale = o.stale
 	b.w.refresh, b.w.of, b.w.hits, b.w.seen = true, b.kind, q.found.Hits, o.seen
-	q.counters.prefetches.Inc()
+	q.counters.Prefetches.Inc()
 	go b.runRefresh(o.delay)
 }
 
@@ -98,7 +98,7 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 	if !out.Refreshed {
 		return false, 0, nil
 	}
-	q.counters.coalesced.Inc()
+	q.counters.Coalesced.Inc()
 	code, err = c.deliver(ctx, q, out)
 	return true, code, err
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/trackless-dns/trackless/plugin/cache/classify"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
+	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -25,7 +26,7 @@ type responder struct {
 	dns.ResponseWriter // the client's; nil in the background
 
 	cache    *Cache
-	counters *Counters
+	counters *metrics.Counters
 	key      wire.Key
 	question dns.Question
 	do, ad   bool
@@ -223,7 +224,7 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	}
 	w.out.Answered, w.out.TTL, w.out.Wildcard = true, ttl, w.wildcard()
 	if storable && !mine {
-		w.counters.drops.Inc()
+		w.counters.Drops.Inc()
 	}
 	storable = storable && mine && !subnet
 	var a wire.Answer
@@ -284,7 +285,7 @@ func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) boo
 	if contains(excepted, key.Name()) {
 		return false
 	}
-	w.counters.stored(c.engine.Store(), c.engine.Put(key, kind, entry, w.asking.asked()))
+	w.counters.Stored(c.engine.Store(), c.engine.Put(key, kind, entry, w.asking.asked()))
 	return true
 }
 

@@ -104,6 +104,12 @@ func parse(d *caddy.Controller) (*Cache, error) {
 // parser reads one option with its arguments.
 type parser func(c *Cache, args []string) error
 
+// success and denial are the options for answers of each kind.
+const (
+	success = "success"
+	denial  = "denial"
+)
+
 var options = map[string]parser{
 	success: func(c *Cache, args []string) error { return parseLimits(args, &c.pcap, &c.pttl, &c.minpttl) },
 	denial:  func(c *Cache, args []string) error { return parseLimits(args, &c.ncap, &c.nttl, &c.minnttl) },

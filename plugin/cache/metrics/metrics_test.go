@@ -1,4 +1,4 @@
-package cache
+package metrics
 
 import (
 	"maps"
@@ -52,12 +52,13 @@ func TestMetricNamesAndLabels(t *testing.T) {
 }
 
 func TestCountersAreLookedUpOnce(t *testing.T) {
-	c := New()
-	first := c.Counters("dns://:53")
-	if c.Counters("dns://:53") != first || c.Counters("dns://:54") == first {
+	var c ByServer
+	of := func(server string) *Counters { return c.For(server, ".", "") }
+	first := of("dns://:53")
+	if of("dns://:53") != first || of("dns://:54") == first {
 		t.Error("one set of counters for each server")
 	}
-	if n := testing.AllocsPerRun(100, func() { c.Counters("dns://:53").Hit(true) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { of("dns://:53").Hit(true) }); n != 0 {
 		t.Errorf("counting a hit allocates %v times", n)
 	}
 }

@@ -1,4 +1,5 @@
-package cache
+// Package metrics counts what caches do, under the names and labels of CoreDNS's cache.
+package metrics
 
 import (
 	"maps"
@@ -12,13 +13,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
 
-const (
-	success = "success"
-	denial  = "denial"
-)
-
 // types are the values of the label type, by class of answer.
-var types = [2]string{success, denial}
+var types = [2]string{"success", "denial"}
 
 var (
 	labels       = []string{"server", "zones", "view"}
@@ -47,24 +43,26 @@ func counter(name, help string, labels []string) *prometheus.CounterVec {
 // Counters are the metrics of a cache for one server. Looking them up by
 // label costs more than a hit does, so this is done once.
 type Counters struct {
-	requests, misses, prefetches, drops, stale, coalesced prometheus.Counter
-	hits, evictions                                       [2]prometheus.Counter
-	entries                                               [2]prometheus.Gauge
+	Requests, Misses, Prefetches, Drops, Stale, Coalesced prometheus.Counter
+	// Entries are the answers in the cache, positive ones and denials.
+	Entries [2]prometheus.Gauge
+
+	hits, evictions [2]prometheus.Counter
 }
 
 func newCounters(server, zones, view string) *Counters {
 	c := &Counters{
-		requests:   requestsTotal.WithLabelValues(server, zones, view),
-		misses:     missesTotal.WithLabelValues(server, zones, view),
-		prefetches: prefetchTotal.WithLabelValues(server, zones, view),
-		drops:      dropsTotal.WithLabelValues(server, zones, view),
-		stale:      staleTotal.WithLabelValues(server, zones, view),
-		coalesced:  coalescedTotal.WithLabelValues(server, zones, view),
+		Requests:   requestsTotal.WithLabelValues(server, zones, view),
+		Misses:     missesTotal.WithLabelValues(server, zones, view),
+		Prefetches: prefetchTotal.WithLabelValues(server, zones, view),
+		Drops:      dropsTotal.WithLabelValues(server, zones, view),
+		Stale:      staleTotal.WithLabelValues(server, zones, view),
+		Coalesced:  coalescedTotal.WithLabelValues(server, zones, view),
 	}
 	for i, t := range types {
 		c.hits[i] = hitsTotal.WithLabelValues(server, t, zones, view)
 		c.evictions[i] = evictionsTotal.WithLabelValues(server, t, zones, view)
-		c.entries[i] = entriesGauge.WithLabelValues(server, t, zones, view)
+		c.Entries[i] = entriesGauge.WithLabelValues(server, t, zones, view)
 	}
 	return c
 }
@@ -72,7 +70,7 @@ func newCounters(server, zones, view string) *Counters {
 // Hit counts a request that was answered from the engine, with a denial or
 // not.
 func (c *Counters) Hit(isDenial bool) {
-	c.requests.Inc()
+	c.Requests.Inc()
 	if isDenial {
 		c.hits[1].Inc()
 	} else {
@@ -80,7 +78,12 @@ func (c *Counters) Hit(isDenial bool) {
 	}
 }
 
-func (c *Counters) stored(s *store.Store, gone store.Evicted) {
+// Found counts the hit of a request that is counted already, by the kind of what was
+// found.
+func (c *Counters) Found(k store.Kind) { c.hits[kindIndex(k)].Inc() }
+
+// Stored counts the answers that had to go for one that was stored.
+func (c *Counters) Stored(s *store.Store, gone store.Evicted) {
 	for i, n := range gone.Live {
 		if n > 0 {
 			c.evictions[i].Add(float64(n))
@@ -90,8 +93,8 @@ func (c *Counters) stored(s *store.Store, gone store.Evicted) {
 }
 
 func (c *Counters) setEntries(s *store.Store) {
-	c.entries[0].Set(float64(s.Len(store.Positive)))
-	c.entries[1].Set(float64(s.Len(store.Negative)))
+	c.Entries[0].Set(float64(s.Len(store.Positive)))
+	c.Entries[1].Set(float64(s.Len(store.Negative)))
 }
 
 // kindIndex is the index of a kind's type label.
@@ -102,26 +105,26 @@ func kindIndex(k store.Kind) int {
 	return 0
 }
 
-// countersByServer has the Counters for each server that the cache serves. It is
+// ByServer has the Counters for each server that the cache serves. It is
 // copied when it changes, so that looking one up takes no lock and allocates
 // nothing.
-type countersByServer struct {
+type ByServer struct {
 	mu sync.Mutex
 	m  atomic.Pointer[map[string]*Counters]
 }
 
-// Counters returns the metrics of the cache for the server with this address,
-// as metrics.WithServer returns it.
-func (c *Cache) Counters(server string) *Counters {
-	if m := c.counters.m.Load(); m != nil {
+// For returns the metrics of the cache for the server with this address, as
+// metrics.WithServer returns it. The other labels are the same at each call.
+func (b *ByServer) For(server, zones, view string) *Counters {
+	if m := b.m.Load(); m != nil {
 		if found := (*m)[server]; found != nil {
 			return found
 		}
 	}
-	return c.counters.add(server, c.zonesLabel, c.viewLabel)
+	return b.add(server, zones, view)
 }
 
-func (b *countersByServer) add(server, zones, view string) *Counters {
+func (b *ByServer) add(server, zones, view string) *Counters {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	m := make(map[string]*Counters)
@@ -136,7 +139,8 @@ func (b *countersByServer) add(server, zones, view string) *Counters {
 	return m[server]
 }
 
-func (b *countersByServer) setEntries(s *store.Store) {
+// SetEntries has the gauges say how many answers the store holds.
+func (b *ByServer) SetEntries(s *store.Store) {
 	if m := b.m.Load(); m != nil {
 		for _, c := range *m {
 			c.setEntries(s)

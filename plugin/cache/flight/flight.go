@@ -1,5 +1,17 @@
-// Package flight has queries for one answer share the query upstream that asks for
-// it: who asks for whom, and who waits for whom.
+// Package flight lets queries for the same answer share one query upstream. The first
+// query asks, and the others wait for its response.
+//
+// Sharing must cost no client anything:
+//
+//   - Only a response that is stored for everybody is shared. After any other
+//     response, each query that waited asks for itself.
+//   - The response is shared before it is written to the client that asked first:
+//     that client may never read.
+//   - A lost packet must not stop the others. A query that has waited for some time
+//     starts another attempt, for all that wait. Each query does so once at most.
+//   - A failure without a response is shared only with queries that were waiting when
+//     the attempt began, and that ask in the same way.
+//   - A query that a query under way has caused does not wait for it.
 package flight
 
 import (
@@ -14,41 +26,29 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// Queries for the same answer that come while it is being asked for share the
-// response. Sharing must cost no client anything that it would have without:
-//
-//   - Only what is stored for everybody is shared. After any other response
-//     those who waited ask for themselves.
-//   - The response is shared before the client that set the query off is
-//     written to: that client may never read.
-//   - A lost packet is nobody else's: who has waited for some time has it asked
-//     anew, for all who wait. Nobody does so more than once.
-//   - A failure without a response is shared with those only who were there
-//     when it was asked, and asked the same way.
-//   - A query that comes of a query under way does not wait for it.
-
 const (
-	// maxWaiters is how many queries may wait for others at a time. More go
-	// upstream themselves, so that waiting costs a bounded amount of memory.
+	// maxWaiters is how many queries may wait at a time. Queries beyond it go upstream
+	// themselves, so that waiting takes a bounded amount of memory.
 	maxWaiters = 16384
-	// maxAsking is how many attempts may be under way for an answer at a time. Where
-	// so many are not responded to no other is.
+	// maxAsking is how many attempts for one answer may be under way at a time. If so
+	// many get no response, one more gets none either.
 	maxAsking = 4
 )
 
-// Outcome is what came of a query upstream, for those who waited for it.
+// Outcome is the result of a query upstream, for the queries that waited for it.
 type Outcome struct {
-	// Shared: everybody may have the response, which is stored for everybody.
+	// Shared: the response is stored for everybody, so every waiter gets it.
 	Shared bool
-	// Failed: there was no response, since the upstream was not reached; and Back:
-	// it has responded to others since.
-	Failed, Back bool
-	// Partial: there was more to the response than is here.
+	// Failed: the upstream was not reached, so there is no response.
+	Failed bool
+	// Back: the attempt failed, but the upstream has responded to others since.
+	Back bool
+	// Partial: the response has more than the Outcome holds.
 	Partial bool
-	// Private is the response of an attempt in the background to the query on
-	// whose behalf it was, which alone may have it if it is not shared.
+	// Private is the response of an attempt in the background. Unless the response is
+	// shared, only the query that started the attempt gets it.
 	Private *dns.Msg
-	// Answered: there is a response; otherwise Code and Err are all.
+	// Answered: there is a response. Otherwise only Code and Err are set.
 	Answered  bool
 	Answer    wire.Answer
 	TTL       uint32
@@ -59,36 +59,36 @@ type Outcome struct {
 	Err  error
 }
 
-// Class is how a query asks for its answer. The upstream may treat queries of
-// different classes differently.
+// Class is the way a query asks. The upstream may treat queries of different classes
+// differently.
 type Class struct {
 	EDNS, TCP bool
 	Options   uint64 // a hash of the EDNS options; 0: none
 }
 
-// Table has the answers that are being asked for, by key. With Patience set the zero
-// value is ready. Many cold names at a time must not queue for one lock.
+// Table holds the flights, by key. The zero value is ready once Patience is set. It is
+// divided into shards, so that queries for many names do not queue for one lock.
 type Table struct {
-	// Patience returns how long a query waits for the response to another before it
-	// is asked anew.
+	// Patience returns how long a query waits for the response to another query
+	// before it starts an attempt of its own.
 	Patience func() time.Duration
 
 	shards  [64]shard
 	waiters atomic.Int64
-	order   atomic.Uint64 // of attempts and waiters, as they come
+	order   atomic.Uint64 // the last number that an attempt or waiter got
 }
 
-// shard has a part of the keys.
+// shard holds a part of the flights.
 type shard struct {
 	mu      sync.Mutex
 	all     *Table
 	byKey   map[string]*flight
-	private map[privateKey]time.Time // until when it is of no use to wait for the answer
+	private map[privateKey]time.Time // until when a query for the answer does not wait
 }
 
 var shardSeed = maphash.MakeSeed()
 
-// lock returns the part that has the key, locked.
+// lock returns the shard of the key, locked.
 func (t *Table) lock(key wire.Key) *shard {
 	s := &t.shards[maphash.Bytes(shardSeed, key)%uint64(len(t.shards))]
 	s.mu.Lock()
@@ -96,44 +96,46 @@ func (t *Table) lock(key wire.Key) *shard {
 	return s
 }
 
-// privateKey is an answer for a class of queries.
+// privateKey names an answer that each query of a class must ask for itself.
 type privateKey struct {
 	key   string
 	class Class
 }
 
 const (
-	// privateTime is how long queries whose response was for one of them only are
-	// not held back for another, which would end in all of them asking at once.
+	// privateTime is how long queries for an answer do not wait for one another after
+	// a response that was for one client only. If they waited, they would all ask at
+	// once when it comes.
 	privateTime = 10 * time.Second
 	// maxPrivate bounds how many such answers a shard remembers.
 	maxPrivate = 64
 )
 
-// flight is an answer that is being asked for: the attempts to get it, and those
-// who wait for it. A flight that is over has no more use for its attempts.
+// flight is an answer that is being asked for: the attempts to get it, and the queries
+// that wait for it. Attempts that end after the flight change nothing.
 type flight struct {
 	of      *shard
 	key     string
 	over    bool
-	outcome *Outcome      // what everybody gets; nil: everybody asks alone
-	event   chan struct{} // closed when an attempt has ended; nil: nobody waits for that
+	outcome *Outcome      // for all waiters; nil: each asks alone
+	event   chan struct{} // closed when an attempt ends; nil: nobody waits for that
 	asking  int           // attempts under way
 	waiting int
 	checked int // how many waiters have called AmongFirst
 
-	// Most flights have one class and one attempt, which need no memory of their own.
+	// Most flights have one class and one attempt. These are part of the flight, so that
+	// it takes one allocation.
 	class   classState
 	others  []*classState
 	attempt Attempt
 }
 
-// classState is what is known of a class of queries in a flight.
+// classState is the state of one class of queries in a flight.
 type classState struct {
 	class   Class
-	began   time.Time // the last attempt; zero: none yet
+	began   time.Time // when the last attempt began; zero: none yet
 	waiting int
-	failure *Outcome // of the last attempt to fail without a response
+	failure *Outcome // of the last attempt that failed without a response
 	order   uint64   // of that attempt
 }
 
@@ -144,9 +146,9 @@ type Attempt struct {
 	state   *classState
 	order   uint64
 	settled bool
-	outcome *Outcome // once it is settled, if somebody waits for it
+	outcome *Outcome // set when it is settled, if a query waits for it
 
-	// Sharers is how many of its class have waited since before it.
+	// Sharers is how many queries of its class were waiting when it began.
 	Sharers int
 }
 
@@ -156,10 +158,10 @@ type Waiter struct {
 	state   *classState
 	since   time.Time
 	order   uint64
-	attempt *Attempt // on its behalf, if there was one
+	attempt *Attempt // that it has started, if any
 }
 
-// Lead begins to ask for an answer, or returns nil if it is asked for already.
+// Lead begins an attempt, or returns nil if the answer is being asked for already.
 func (t *Table) Lead(key wire.Key, c Class) *Attempt {
 	s := t.lock(key)
 	defer s.mu.Unlock()
@@ -246,8 +248,8 @@ func (fl *flight) begin(c Class) *Attempt {
 	return a
 }
 
-// AmongFirst reports whether the waiter is one of the first few of the flight to call
-// it. A query that comes of the query which it waits for is among them.
+// AmongFirst reports whether the waiter is one of the first few of its flight to call
+// it. A query that the query under way has caused is among these.
 func (w *Waiter) AmongFirst() bool {
 	const first = 4
 	w.flight.of.mu.Lock()
@@ -266,8 +268,9 @@ func (w *Waiter) Leave() {
 	w.flight.forgetUnused()
 }
 
-// Wait returns what came of asking, or nil if the caller had better ask alone. It
-// calls askAnew, which must not block, with an attempt to be made for all who wait.
+// Wait returns the outcome, or nil if the caller should ask alone. If waiting takes too
+// long, it calls askAnew with another attempt, for all that wait. askAnew must not
+// block.
 func (w *Waiter) Wait(ctx context.Context, askAnew func(*Attempt)) (*Outcome, error) {
 	s := w.flight.of
 	timer := time.NewTimer(forever)
@@ -304,8 +307,8 @@ func (w *Waiter) Wait(ctx context.Context, askAnew func(*Attempt)) (*Outcome, er
 	}
 }
 
-// outcome returns what came of asking, nil if the query is to be asked alone,
-// once it is over.
+// outcome reports whether the wait is over, and returns the outcome: nil if the query
+// should ask alone.
 func (w *Waiter) outcome() (out *Outcome, over bool) {
 	fl, s := w.flight, w.state
 	switch a := w.attempt; {
@@ -314,7 +317,7 @@ func (w *Waiter) outcome() (out *Outcome, over bool) {
 		out.Private = nil
 		return &out, true
 	case a != nil && a.settled:
-		// Made for this query, it is its own whatever it is.
+		// This query has started the attempt, and takes any outcome of it.
 		if a.outcome.Partial {
 			return nil, true
 		}
@@ -323,14 +326,13 @@ func (w *Waiter) outcome() (out *Outcome, over bool) {
 		return nil, true
 	case s.order > w.order:
 		out := *s.failure
-		out.Err = nil // for whom it was asked reports it
+		out.Err = nil // the query that asked reports it
 		return &out, true
 	}
 	return nil, false
 }
 
-// due is how long to wait until the answer is asked for anew on behalf of this
-// query.
+// due is how long to wait until this query starts another attempt.
 func (w *Waiter) due() time.Duration {
 	fl, s := w.flight, w.state
 	switch {
@@ -341,7 +343,8 @@ func (w *Waiter) due() time.Duration {
 	case fl.asking >= maxAsking:
 		return forever // until one of them has ended
 	}
-	// A client that repeats its query has waited before.
+	// The time counts from the attempt, since a client that repeats its query has
+	// waited before.
 	since := s.began
 	if since.IsZero() {
 		since = w.since
@@ -349,10 +352,10 @@ func (w *Waiter) due() time.Duration {
 	return fl.of.all.Patience() - time.Since(since)
 }
 
-// forever is longer than any query takes.
+// forever is longer than any query takes. An event ends such a wait.
 const forever = time.Hour
 
-// Settle tells those who wait what came of the attempt.
+// Settle gives the outcome of the attempt to the queries that wait.
 func (a *Attempt) Settle(what Outcome) {
 	fl := a.flight
 	s := fl.of
@@ -388,7 +391,7 @@ func (a *Attempt) Settle(what Outcome) {
 	fl.forgetUnused()
 }
 
-// end ends the flight, so that who comes next looks into the cache first.
+// end ends the flight: the next query looks into the cache first.
 func (fl *flight) end(out *Outcome) {
 	fl.over, fl.outcome = true, out
 	fl.forget()
@@ -406,8 +409,8 @@ func (fl *flight) forget() {
 	}
 }
 
-// Abandon has the answers that are being asked for asked for anew by who comes
-// next. It returns how many answers these are, and how many queries wait.
+// Abandon makes the next query for each answer ask again, as if nothing were under
+// way. It returns how many answers are being asked for, and how many queries wait.
 func (t *Table) Abandon() (answers, waiting int) {
 	for i := range t.shards {
 		s := &t.shards[i]

@@ -14,11 +14,11 @@ const patience = 200 * time.Millisecond
 
 func newTable() *Table { return &Table{Patience: func() time.Duration { return patience }} }
 
-// noAttempt has nobody ask anew.
+// noAttempt lets each attempt fail at once.
 func noAttempt(a *Attempt) { a.Settle(Outcome{Failed: true, Partial: true}) }
 
-// TestOutcomes has a row for each outcome of the only attempt: whether a query gets it
-// that has begun to wait since.
+// TestOutcomes has a row for each outcome of the only attempt: whether a query that
+// began to wait later gets it.
 func TestOutcomes(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
@@ -34,7 +34,7 @@ func TestOutcomes(t *testing.T) {
 				table, key := newTable(), wire.Key("key")
 				attempt := table.Lead(key, Class{})
 				if attempt == nil || table.Lead(key, Class{}) != nil {
-					t.Fatal("the first one asks, and nobody beside it")
+					t.Fatal("the first query does not ask, or another one asks beside it")
 				}
 				a, w := table.Join(key, Class{})
 				if a != nil || w == nil {
@@ -54,7 +54,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// TestAbandon: whoever comes next asks, and those who waited get their outcome.
+// TestAbandon: the next query asks, and the queries that waited get their outcome.
 func TestAbandon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, key := newTable(), wire.Key("key")
@@ -65,7 +65,7 @@ func TestAbandon(t *testing.T) {
 		}
 		second, _ := table.Join(key, Class{})
 		if second == nil {
-			t.Fatal("who comes next does not ask")
+			t.Fatal("the next query does not ask")
 		}
 		first.Settle(Outcome{Shared: true, TTL: 1})
 		second.Settle(Outcome{Shared: true, TTL: 2})
@@ -75,8 +75,8 @@ func TestAbandon(t *testing.T) {
 	})
 }
 
-// TestAskAnew: an attempt that takes too long has another one beside it, once for
-// each query that waits.
+// TestAskAnew: if an attempt takes too long, a query that waits starts another one,
+// once.
 func TestAskAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table, key := newTable(), wire.Key("key")
@@ -97,8 +97,8 @@ func TestAskAnew(t *testing.T) {
 	})
 }
 
-// TestPrivateAnswersAreBounded: a shard does not remember without end whose answers
-// were for one client only.
+// TestPrivateAnswersAreBounded: a shard remembers a bounded number of answers that were
+// for one client only.
 func TestPrivateAnswersAreBounded(t *testing.T) {
 	s := &newTable().shards[0]
 	for i := range 2 * maxPrivate {

@@ -18,35 +18,35 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 )
 
-// Directives take files for arguments: the nameservers of forward, zones,
-// hosts, certificates. A reload reads them again, so their contents are part of
-// the fingerprint.
+// Arguments of directives name files: nameservers of forward, zones, hosts,
+// certificates. A reload reads the files again, so their contents are part of the
+// fingerprint.
 //
-// Which argument is a file only its directive knows. An argument counts as one
-// where a file or folder of that name is: too many of them cost a look each, one
+// Only the directive knows which of its arguments are files. Here, an argument is a
+// file if there is a file or folder of that name. One file too many costs a read. One
 // too few would keep answers that are wrong.
 
 const (
-	// maxContents bounds the bytes read for a fingerprint. A file beyond it is
-	// told from another by what the kernel notes of it, so that any change
-	// counts.
+	// maxContents is the number of bytes that are read for a fingerprint. For files
+	// beyond it, inode, size and times stand for the contents, so that any change of
+	// them counts.
 	maxContents = 64 << 20
-	// maxFiles bounds the files and folders looked at in a folder.
+	// maxFiles is the number of files and folders that are read in a folder.
 	maxFiles = 10000
-	// defaultHosts is read by hosts where it names no file.
+	// defaultHosts is the file of the directive hosts if it names none.
 	defaultHosts = "/etc/hosts"
 )
 
-// contents maps the files that arguments name to what is in them.
+// contents maps paths of files to hashes of their contents.
 type contents map[string]string
 
-// reader reads files within bounds, and each of them once: server blocks may
-// name the same ones.
+// reader reads files within bounds. It reads a file once, also if several server blocks
+// name it.
 type reader struct {
 	known contents
-	bytes int64 // that may still be read
-	limit int   // of files and folders in a folder
-	files int   // that may still be looked at in this one
+	bytes int64 // may still be read
+	limit int   // number of files and folders in a folder
+	files int   // may still be read in this folder
 }
 
 func newReader() *reader {
@@ -55,10 +55,10 @@ func newReader() *reader {
 
 var errTooManyFiles = errors.New("too many files in a folder")
 
-// directives adds the files that the directives name to found. root is that of
-// the directive of this name, empty if there is none.
+// directives adds the files that the directives name to found. root is the argument of
+// the directive root, or empty.
 func (r *reader) directives(found contents, tokens map[string][]caddyfile.Token, root string) error {
-	// In a fixed order, since the bounds depend on what was read before.
+	// The order is fixed, since the files that are within the bounds depend on it.
 	for _, directive := range slices.Sorted(maps.Keys(tokens)) {
 		for _, name := range argumentsOf(directive, tokens[directive]) {
 			if err := r.named(found, name, root); err != nil {
@@ -69,8 +69,8 @@ func (r *reader) directives(found contents, tokens map[string][]caddyfile.Token,
 	return nil
 }
 
-// argumentsOf returns what may be a file: every word of the directive, and
-// what it reads unnamed.
+// argumentsOf returns the words of a directive that may name a file, and the file that
+// it reads without naming it.
 func argumentsOf(directive string, tokens []caddyfile.Token) []string {
 	var names []string
 	for i, t := range tokens {
@@ -82,9 +82,9 @@ func argumentsOf(directive string, tokens []caddyfile.Token) []string {
 		}
 		name := t.Text
 		if _, path, ok := strings.Cut(name, "://"); ok {
-			name = path // of a file with nameservers, of which the transport is given
+			name = path // a file of nameservers may have a transport before it
 		}
-		// The root zone is no folder.
+		// The name . is the root zone, not a folder.
 		if name != "" && name != "." && name != "{" && name != "}" {
 			names = append(names, name)
 		}
@@ -92,9 +92,9 @@ func argumentsOf(directive string, tokens []caddyfile.Token) []string {
 	return names
 }
 
-// named adds the file of that name, if there is one: relative to the working
-// directory, and relative to root where there is one, since only the directive
-// knows which.
+// named adds the file of that name to found, if there is one. It tries the name
+// relative to the working directory and relative to root, since only the directive
+// knows which of them it uses.
 func (r *reader) named(found contents, name, root string) error {
 	paths := []string{name}
 	if root != "" && !filepath.IsAbs(name) {
@@ -121,8 +121,8 @@ func (r *reader) named(found contents, name, root string) error {
 	return nil
 }
 
-// isNoFile reports whether an error says that there is no file of a name, or
-// that it is not the name of one.
+// isNoFile reports whether an error says that no file has the name, or that no file can
+// have it.
 func isNoFile(err error) bool {
 	for _, no := range []error{fs.ErrNotExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.EINVAL} {
 		if errors.Is(err, no) {
@@ -144,8 +144,8 @@ func (r *reader) read(path string, info fs.FileInfo) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// folder adds the names and contents of what is in the folder, and below it.
-// Links to other folders are not followed, where they lead is added.
+// folder adds the names and contents of the files in the folder and below it. It does
+// not follow links to folders, but adds their targets.
 func (r *reader) folder(sum hash.Hash, path string) error {
 	path, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -184,7 +184,7 @@ func (r *reader) file(sum hash.Hash, path string, info fs.FileInfo) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no regular file", path) // reading it may take for ever
+		return fmt.Errorf("%s is no regular file", path) // reading it may block
 	}
 	if info.Size() > r.bytes {
 		return identity(sum, path, info)
@@ -194,8 +194,8 @@ func (r *reader) file(sum hash.Hash, path string, info fs.FileInfo) error {
 		return err
 	}
 	defer f.Close()
-	// What grows meanwhile, or is larger than it says as files in /proc are, is
-	// not followed beyond the bound.
+	// A file may grow meanwhile, and files in /proc are larger than their size says.
+	// They are not read beyond the bound.
 	n, err := io.Copy(sum, io.LimitReader(f, r.bytes+1))
 	if err != nil {
 		return err
@@ -214,8 +214,8 @@ func (r *reader) count() error {
 	return nil
 }
 
-// identity adds what changes with every change of a file: its inode, size and
-// the time of the last change of either (inode(7)).
+// identity adds the inode and size of a file and the times of its last changes, which
+// differ after every change (inode(7)).
 func identity(sum hash.Hash, path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

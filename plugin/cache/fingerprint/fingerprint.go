@@ -50,25 +50,26 @@ func (r *Reading) End(cfg *dnsserver.Config) (string, error) {
 	return fingerprint(r.before, after), cmp.Or(r.err, err)
 }
 
-// facts are everything on which the answers of a server block depend: which
-// names its listeners bring to it rather than to another block, the directives
-// below the cache, and what these read when they are set up.
+// facts are everything on which the answers of a server block depend: the names that
+// its listeners bring to it and not to another block, the directives below the cache,
+// and what these directives read when they are set up.
 type facts struct {
 	Block   blockFacts
 	Routing []blockFacts
 	Below   map[string][]string
-	// Options are what rewrite, above the cache, adds to queries that go upstream.
+	// Options is the directive rewrite if it adds EDNS options to queries. It stands
+	// above the cache, and the options are not part of the key of an answer.
 	Options []string `json:",omitempty"`
-	// Asked are the other blocks that a directive below the cache may ask.
+	// Asked are the blocks that a directive below the cache may ask.
 	Asked []map[string][]string `json:",omitempty"`
 	// Files are the contents of the files that all these directives name.
 	Files contents
-	// Upstreams are the addresses of forward, which has looked host names up.
+	// Upstreams are the addresses that forward asks, with host names resolved.
 	Upstreams []string
 }
 
-// readFacts returns the facts of the controller's server block as files has them,
-// or nil if the Corefile is not to be had, as in tests of a single directive.
+// readFacts returns the facts of the controller's server block, with files read by
+// files. It returns nil if there is no Corefile, as in tests of a single directive.
 // Environment variables, imports and snippets are expanded as caddy does it.
 func readFacts(controller *caddy.Controller, files *reader) (*facts, error) {
 	corefile := corefileOf(controller)
@@ -113,9 +114,9 @@ func readFacts(controller *caddy.Controller, files *reader) (*facts, error) {
 // an alias, by asking the server that they are part of.
 var askServer = []string{"auto", "etcd", "file", "kubernetes", "secondary", "template"}
 
-// fingerprint stands for the facts. It is empty, which is that of no other
-// cache, if they could not be read or were not the same before and after
-// the directives were set up: then nobody knows which of them are in use.
+// fingerprint returns the fingerprint of the facts. It is empty if they could not be
+// read, or if a file changed while the directives were set up: nobody knows which
+// contents they use then.
 func fingerprint(before, after *facts) string {
 	if before == nil || after == nil || !maps.Equal(before.Files, after.Files) {
 		return ""
@@ -131,7 +132,7 @@ func fingerprint(before, after *facts) string {
 // upstreamsOf lists the addresses of every forward below the cache.
 func upstreamsOf(cfg *dnsserver.Config) []string {
 	var addrs []string
-	// The registered one is the first, and the others come after it.
+	// CoreDNS knows the first forward of a block. The others follow it in the chain.
 	for f, ok := cfg.Handler("forward").(*forward.Forward); ok; f, ok = f.Next.(*forward.Forward) {
 		var list []string
 		for _, p := range f.List() {
@@ -143,7 +144,7 @@ func upstreamsOf(cfg *dnsserver.Config) []string {
 	return addrs
 }
 
-// blockFacts say which queries a server block takes.
+// blockFacts are the facts that decide which queries a server block gets.
 type blockFacts struct {
 	Zones     []string // transport, zone and port of each key
 	Listeners []string // transport and port of each key
@@ -193,9 +194,9 @@ func defaultPort(trans string) string {
 	return dnsserver.Port
 }
 
-// meets reports whether queries to one block may come to the other instead,
-// because they have a listener in common. Where bind has something else than addresses,
-// it is assumed.
+// meets reports whether the blocks share a listener, so that a query for one block may
+// come to the other. If bind has anything but addresses, such as an interface, they
+// are assumed to share it.
 func (f blockFacts) meets(other blockFacts) bool {
 	if !slices.ContainsFunc(f.Listeners, func(l string) bool { return slices.Contains(other.Listeners, l) }) {
 		return false
@@ -228,8 +229,8 @@ func tokensBelow(b caddyfile.ServerBlock) map[string][]caddyfile.Token {
 	return below
 }
 
-// rootOf returns the argument of the directive root, to which others take
-// their files to be relative.
+// rootOf returns the argument of the directive root, the folder of files that other
+// directives name.
 func rootOf(b caddyfile.ServerBlock) string {
 	if tokens := b.Tokens["root"]; len(tokens) > 1 {
 		return tokens[1].Text
@@ -246,8 +247,8 @@ func textsOf(directives map[string][]caddyfile.Token) map[string][]string {
 	return texts
 }
 
-// textOf returns the tokens with the line breaks between them, which end
-// arguments.
+// textOf returns the texts of the tokens. Line breaks are kept, since they end the
+// arguments of an option.
 func textOf(tokens []caddyfile.Token) []string {
 	text := make([]string, 0, len(tokens))
 	for i, t := range tokens {
@@ -259,8 +260,7 @@ func textOf(tokens []caddyfile.Token) []string {
 	return text
 }
 
-// newLine reports whether a token stands on another line than the one before
-// it.
+// newLine reports whether the token t is on another line than the token before it.
 func newLine(before, t caddyfile.Token) bool { return t.Line != before.Line || t.File != before.File }
 
 // inInstance is the key under which a caddy instance keeps its readers.
@@ -278,9 +278,8 @@ func readersOf(controller *caddy.Controller) *readers {
 	return p
 }
 
-// corefileOf returns the Corefile that the controller's instance is made from.
-// A controller does not give its instance away, but what it keeps with it is
-// seen from outside.
+// corefileOf returns the Corefile of the controller's instance. A controller does not
+// say which instance it belongs to, but their storage holds the same readers.
 func corefileOf(controller *caddy.Controller) caddy.Input {
 	mine := readersOf(controller)
 	for _, inst := range caddy.Instances() {

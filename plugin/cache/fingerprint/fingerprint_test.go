@@ -21,7 +21,8 @@ func write(t *testing.T, dir, name, text string) {
 	}
 }
 
-// TestFilesChangeWhileDirectivesAreSetUp: nobody knows which contents they read.
+// TestFilesChangeWhileDirectivesAreSetUp: nobody knows which contents the directives
+// have read, so there is no fingerprint.
 func TestFilesChangeWhileDirectivesAreSetUp(t *testing.T) {
 	before, after := &facts{Files: contents{"a": "1"}}, &facts{Files: contents{"a": "1"}}
 	if fingerprint(before, after) == "" {
@@ -33,8 +34,8 @@ func TestFilesChangeWhileDirectivesAreSetUp(t *testing.T) {
 	}
 }
 
-// TestReaderBounds: a file that is too large to be read is told from another all
-// the same, and a folder with too many files is not read at all.
+// TestReaderBounds: a file that is too large to be read still differs from another
+// file, and a folder with too many files is an error.
 func TestReaderBounds(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "large", strings.Repeat("x", 100))
@@ -74,7 +75,7 @@ func TestReaderBounds(t *testing.T) {
 	}
 }
 
-// TestReaderReadsOnce: server blocks may name the same files.
+// TestReaderReadsOnce: a file that two server blocks name is read once.
 func TestReaderReadsOnce(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "zone", "1")

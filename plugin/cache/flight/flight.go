@@ -171,9 +171,9 @@ func (t *Table) Lead(key wire.Key, c Class) *Attempt {
 	return s.open(key, c).begin(c)
 }
 
-// Join begins to ask for an answer, or waits for it if it is asked for already.
-// It returns neither if too many wait, or that would be of no use. Waiters must call
-// Wait or leave.
+// Join begins an attempt, or returns a waiter if the answer is being asked for already.
+// It returns neither if too many queries wait, or if waiting would be of no use. Wait
+// or Leave must be called on the waiter.
 func (t *Table) Join(key wire.Key, c Class) (*Attempt, *Waiter) {
 	s := t.lock(key)
 	defer s.mu.Unlock()

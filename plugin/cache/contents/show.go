@@ -1,5 +1,5 @@
-// Package contents shows and flushes what the caches of a process hold, for its control
-// socket.
+// Package contents lists and flushes the answers in the caches of a process, for its
+// control socket.
 package contents
 
 import (
@@ -20,18 +20,18 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// maxShown bounds the answers that are shown at once.
+// maxShown is the number of answers that are shown at once.
 const maxShown = 1000
 
-// Holder shows and flushes caches, which is control.CacheHolder.
+// Holder lists and flushes the caches. It implements control.CacheHolder.
 type Holder struct {
-	// Each calls fn for each cache, and returns an error if there is none. A reload
-	// waits meanwhile: it would inherit what is being flushed.
+	// Each calls fn for each cache. It returns an error if there is none. A reload must
+	// wait until Each returns, or it would inherit answers that are being flushed.
 	Each func(fn func(Cache)) error
 	Log  Logger
 }
 
-// Logger takes log lines.
+// Logger writes log lines.
 type Logger interface {
 	Infof(format string, v ...any)
 	Warningf(format string, v ...any)
@@ -41,9 +41,9 @@ type Logger interface {
 type Cache struct {
 	control.CacheBlock
 	Engine   *engine.Engine
-	Prefetch bool // uses of answers are counted exactly
+	Prefetch bool // prefetch is on, which counts the uses of answers exactly
 	Now      time.Time
-	Flushed  func() // is called when answers were removed
+	Flushed  func() // called after a flush
 }
 
 // ShowCache implements control.CacheHolder.
@@ -80,7 +80,7 @@ func (h Holder) ShowCache(name, qtype string) (control.CacheContent, error) {
 	return content, err
 }
 
-// copied is a record that has left the store.
+// copied is a copy of a record in the store.
 type copied struct {
 	key      wire.Key
 	kind     store.Kind
@@ -93,8 +93,7 @@ type copied struct {
 	source   string
 }
 
-// find returns up to limit answers that may be served, and the number of
-// the others.
+// find returns up to limit answers that may be served, and how many more there are.
 func (c Cache) find(scope engine.Scope, rrtype uint16, limit int, log Logger) (found []control.CachedAnswer, more int) {
 	t := c.Engine.Store().Time(c.Now)
 	var copies []copied
@@ -148,7 +147,7 @@ func (c *copied) show(now, epoch time.Time, log Logger) control.CachedAnswer {
 	return a
 }
 
-// flagsOf says to which queries the answer is given.
+// flagsOf lists the bits of the queries that get the answer.
 func flagsOf(key wire.Key) []string {
 	flags := []string{}
 	for _, f := range []struct {
@@ -184,7 +183,7 @@ func texts(rrs []dns.RR) []string {
 	return list
 }
 
-// nameText is a name in wire format as people write it.
+// nameText returns the presentation format of a name in wire format.
 func nameText(name []byte) string {
 	text, _, err := dns.UnpackDomainName(name, 0)
 	if err != nil {
@@ -193,7 +192,7 @@ func nameText(name []byte) string {
 	return text
 }
 
-// scopeOf reads the names of a scope.
+// scopeOf checks a scope and returns it with its name in wire format.
 func scopeOf(s control.CacheScope) (engine.Scope, error) {
 	name, below := s.Name, false
 	if s.Zone != "" {
@@ -212,8 +211,8 @@ func scopeOf(s control.CacheScope) (engine.Scope, error) {
 	return engine.Scope{Name: packed, Below: below}, nil
 }
 
-// typeOf reads a record type's name, or TYPE and a number (RFC 3597 section 5);
-// empty is TypeNone.
+// typeOf returns the number of a record type, which is given by name or as TYPE and a
+// number (RFC 3597 section 5). It is TypeNone if name is empty.
 func typeOf(name string) (uint16, error) {
 	if name == "" {
 		return dns.TypeNone, nil
@@ -230,13 +229,13 @@ func typeOf(name string) (uint16, error) {
 	return 0, fmt.Errorf("%q is no record type: want one such as A or TXT, or TYPE with a number", name)
 }
 
-// CheckScope returns why a flush cannot have the scope, or nil.
+// CheckScope returns an error if FlushCache refuses the scope.
 func CheckScope(s control.CacheScope) error {
 	_, err := scopeOf(s)
 	return err
 }
 
-// CheckType returns why ShowCache does not know a type, or nil.
+// CheckType returns an error if ShowCache refuses the record type.
 func CheckType(name string) error {
 	_, err := typeOf(name)
 	return err

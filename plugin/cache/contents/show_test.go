@@ -17,7 +17,7 @@ func TestTypeOf(t *testing.T) {
 	}
 }
 
-// TestShowBounds: what is left out is counted.
+// TestShowBounds: answers beyond the limit are counted.
 func TestShowBounds(t *testing.T) {
 	e, err := engine.New(engine.Options{Store: store.Options{Bytes: store.MinBytes}})
 	if err != nil {

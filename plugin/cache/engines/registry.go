@@ -1,10 +1,10 @@
-// Package engines has the engines in use in this process, so that a reload finds the
-// answers of the configuration before it.
+// Package engines keeps the engines that are in use in this process, so that answers
+// survive a reload.
 //
-// CoreDNS reloads by setting up a second instance beside the first. What the
-// first one knows is still true for the second if the names come to the same
-// server block by the same listener, and the plugins below the cache are the
-// same: then the answers would be the same. Equal fingerprints say so.
+// CoreDNS reloads by setting up a second instance beside the first. The answers of the
+// first instance are right for the second if the same names come to the same server
+// block by the same listener, and the plugins below the cache are the same. Equal
+// fingerprints say so.
 package engines
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// Registry has engines, each with the caches that use it. The zero value has none. It
-// may be used by several goroutines at a time.
+// Registry holds engines, each with the caches that use it. The zero value is empty. Its
+// methods may be called from several goroutines at once.
 type Registry[Cache comparable] struct {
 	mu  sync.Mutex
 	all []*shared[Cache]
@@ -35,19 +35,21 @@ type shared[Cache comparable] struct {
 
 // Want is the engine that a cache needs.
 type Want struct {
-	// Fingerprint stands for everything on which the answers depend. Empty, it equals
-	// no other.
+	// Fingerprint stands for everything on which the answers depend. An empty one
+	// equals no other.
 	Fingerprint string
 	Options     engine.Options
-	// Rules stand for what is stored, and for how long.
+	// Rules stands for the options that decide which answers are stored, and for how
+	// long.
 	Rules string
-	// Keep reports whether the cache would have stored the answer, and for how long
-	// at most.
+	// Keep reports whether the cache would have stored the answer, and its longest
+	// lifetime.
 	Keep func(key wire.Key, r *store.Record) (limit time.Duration, keep bool)
 }
 
-// Acquire returns the engine with the fingerprint: the same one if options and rules
-// are the same, a new one with its answers if not, and a new one if there is none.
+// Acquire returns an engine with the fingerprint. If one is in use with the same options
+// and rules, it is that one. If one is in use with others, it is a new engine with the
+// answers that Keep keeps. Otherwise it is an empty engine.
 func (r *Registry[Cache]) Acquire(owner Cache, want Want) (*engine.Engine, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,8 +71,8 @@ func (r *Registry[Cache]) Acquire(owner Cache, want Want) (*engine.Engine, error
 	return e, nil
 }
 
-// find returns the newest engine with the fingerprint, or nil: an older one may still
-// have an owner that is leaving.
+// find returns the newest engine with the fingerprint, or nil. An older one may still be
+// in use by an instance that is shutting down.
 func (r *Registry[Cache]) find(fingerprint string) *shared[Cache] {
 	if fingerprint == "" {
 		return nil
@@ -83,7 +85,7 @@ func (r *Registry[Cache]) find(fingerprint string) *shared[Cache] {
 	return nil
 }
 
-// inherit copies the answers that are to be kept.
+// inherit copies the answers that keep keeps.
 func inherit(to, from *engine.Engine, keep func(key wire.Key, r *store.Record) (time.Duration, bool)) {
 	now := time.Now()
 	shift := to.Store().Time(now) - from.Store().Time(now)
@@ -104,8 +106,8 @@ func inherit(to, from *engine.Engine, keep func(key wire.Key, r *store.Record) (
 	})
 }
 
-// Release takes the engines from the owners that leave, and closes those that nobody
-// has any more.
+// Release removes the owners for which leaves returns true, and closes the engines that
+// have no owner any more.
 func (r *Registry[Cache]) Release(leaves func(owner Cache) bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -119,8 +121,8 @@ func (r *Registry[Cache]) Release(leaves func(owner Cache) bool) {
 	})
 }
 
-// Each calls fn for each engine, the oldest first, with the caches that use it, the
-// newest last. Nobody gets or releases an engine meanwhile.
+// Each calls fn for each engine, in the order in which they were made, with its owners
+// in the order in which they acquired it. Acquire and Release wait meanwhile.
 func (r *Registry[Cache]) Each(fn func(e *engine.Engine, owners []Cache)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

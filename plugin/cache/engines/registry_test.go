@@ -11,8 +11,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// TestAcquire has a row for each difference between what two caches want: whether the
-// second gets the engine of the first, or the answers that are in it.
+// TestAcquire has a row for each difference between the wants of two caches: whether the
+// second cache gets the engine of the first, or its answers.
 func TestAcquire(t *testing.T) {
 	first := Want{Fingerprint: "a", Rules: "r", Options: engine.Options{Store: store.Options{Bytes: store.MinBytes}}}
 	all := func(wire.Key, *store.Record) (time.Duration, bool) { return time.Minute, true }
@@ -61,7 +61,7 @@ func TestAcquire(t *testing.T) {
 				}
 			})
 			r.Release(func(int) bool { return true })
-			r.Each(func(*engine.Engine, []int) { t.Error("an engine is left that nobody has") })
+			r.Each(func(*engine.Engine, []int) { t.Error("an engine without owners is left") })
 		})
 	}
 }

@@ -1,5 +1,5 @@
-// Package classify tells what a response says: an answer, a denial or a failure,
-// whether it may be stored, and whether it answers its question.
+// Package classify tells whether a response is an answer, a denial or a failure, whether
+// it may be stored, and whether it answers its question.
 package classify
 
 import (
@@ -13,10 +13,9 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
 
-// Type tells what kind of response m is. A NOERROR response whose answer
-// section ends in an alias is a denial if an SOA record says for how long
-// (RFC 2308 section 2.2, NODATA with a CNAME), and so is NXDOMAIN behind an alias
-// (section 2.1).
+// Type returns the type of a response. It knows two denials that CoreDNS does not: a
+// NOERROR response whose answer section ends in an alias, with an SOA record (RFC 2308
+// section 2.2, NODATA with a CNAME), and NXDOMAIN behind an alias (section 2.1).
 func Type(m *dns.Msg, now time.Time) response.Type {
 	t, _ := response.Typify(m, now)
 	switch {
@@ -28,8 +27,8 @@ func Type(m *dns.Msg, now time.Time) response.Type {
 	return t
 }
 
-// deniesTarget reports whether the answer section of m is the aliases from the
-// name asked for to one that does not exist.
+// deniesTarget reports whether the answer section of m holds nothing but aliases, which
+// lead from the name of the question to another one.
 func deniesTarget(m *dns.Msg) bool {
 	if len(m.Question) == 0 {
 		return false
@@ -49,8 +48,8 @@ func deniesTarget(m *dns.Msg) bool {
 	return true
 }
 
-// signatureExpired reports whether a response to a query for signatures has one in
-// its answer section that is not valid now.
+// signatureExpired reports whether the response to a query with the DO bit has a
+// signature in its answer section that is not valid now.
 func signatureExpired(m *dns.Msg, now time.Time) bool {
 	if opt := m.IsEdns0(); opt == nil || !opt.Do() {
 		return false
@@ -65,8 +64,8 @@ func signatureExpired(m *dns.Msg, now time.Time) bool {
 func Storable(m *dns.Msg, t response.Type) bool {
 	switch t {
 	case response.NoError:
-		// A chain of aliases that leads nowhere and no SOA record to bound it
-		// (RFC 2308 section 5).
+		// Aliases without a target are a denial. It is not stored without an SOA
+		// record, which says for how long (RFC 2308 section 5).
 		return !m.Truncated && len(m.Question) > 0 && (hasSOA(m) || !leavesOpen(m))
 	case response.NameError:
 		return !m.Truncated && len(m.Question) > 0 && hasSOA(m)
@@ -93,14 +92,14 @@ func hasSOA(m *dns.Msg) bool {
 	return false
 }
 
-// leavesOpen reports whether a response has an answer section that does not
-// answer the question. An empty one says nothing: the answer can be in another section.
+// leavesOpen reports whether a response has an answer section that does not answer the
+// question. It is false for an empty answer section: the other sections tell more.
 func leavesOpen(m *dns.Msg) bool { return len(m.Answer) > 0 && !Answers(m) }
 
 // Answers reports whether the answer section of a NOERROR response answers
 // the question: a record of the type asked for, at the name asked for or at
-// the end of the chain of aliases from there (RFC 1034 section 3.6.2). Records
-// elsewhere do not count. Any record at the name answers ANY.
+// the end of the chain of aliases from there (RFC 1034 section 3.6.2). Records of other
+// names do not count. Any record at the name answers ANY.
 func Answers(m *dns.Msg) bool {
 	if m.Rcode != dns.RcodeSuccess || len(m.Question) == 0 || len(m.Answer) == 0 {
 		return false
@@ -127,8 +126,8 @@ func Answers(m *dns.Msg) bool {
 	return false
 }
 
-// canonical follows the aliases from name. It reports false for a chain that
-// forks or loops: such a chain has no end, in whatever order its records are.
+// canonical returns the name at the end of the chain of aliases from name. It reports
+// false if the chain forks or loops, and so has no end.
 func canonical(rrs []dns.RR, name string, qclass uint16) (string, bool) {
 	// Without a loop there are no more aliases than records.
 	for range len(rrs) + 1 {
@@ -144,9 +143,8 @@ func canonical(rrs []dns.RR, name string, qclass uint16) (string, bool) {
 	return "", false
 }
 
-// alias returns the target of the CNAME record at the name, empty if it has
-// none. It reports false if there are several targets, which RFC 2181 section 10.1
-// forbids.
+// alias returns the target of the CNAME record at the name, empty if there is none. It
+// reports false if there are several targets, which RFC 2181 section 10.1 forbids.
 func alias(rrs []dns.RR, name string, qclass uint16) (string, bool) {
 	target := ""
 	for _, rr := range rrs {
@@ -164,7 +162,7 @@ func alias(rrs []dns.RR, name string, qclass uint16) (string, bool) {
 
 func inClass(class, qclass uint16) bool { return qclass == dns.ClassANY || class == qclass }
 
-// Usable reports whether m is a whole positive answer to its question.
+// Usable reports whether m is a positive answer to its question, and is not truncated.
 func Usable(m *dns.Msg, now time.Time) bool {
 	return !m.Truncated && Type(m, now) == response.NoError && Answers(m)
 }

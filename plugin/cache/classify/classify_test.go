@@ -10,8 +10,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
 
-// TestType has a row for each kind of response: what it is, whether it may be stored,
-// and whether it answers its question.
+// TestType has a row for each kind of response: its type, whether it may be stored, and
+// whether it answers its question.
 func TestType(t *testing.T) {
 	const (
 		address = "www.example.org. 300 IN A 192.0.2.1"

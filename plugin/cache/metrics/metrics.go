@@ -1,4 +1,5 @@
-// Package metrics counts what caches do, under the names and labels of CoreDNS's cache.
+// Package metrics has the metrics of the cache, with the names and labels of CoreDNS's
+// cache.
 package metrics
 
 import (
@@ -40,11 +41,11 @@ func counter(name, help string, labels []string) *prometheus.CounterVec {
 	return promauto.NewCounterVec(prometheus.CounterOpts{Namespace: plugin.Namespace, Subsystem: "cache", Name: name, Help: help}, labels)
 }
 
-// Counters are the metrics of a cache for one server. Looking them up by
-// label costs more than a hit does, so this is done once.
+// Counters are the metrics of a cache for one server. A lookup by label takes longer
+// than a hit, so they are looked up once.
 type Counters struct {
 	Requests, Misses, Prefetches, Drops, Stale, Coalesced prometheus.Counter
-	// Entries are the answers in the cache, positive ones and denials.
+	// Entries are the numbers of positive answers and of denials in the cache.
 	Entries [2]prometheus.Gauge
 
 	hits, evictions [2]prometheus.Counter
@@ -67,8 +68,8 @@ func newCounters(server, zones, view string) *Counters {
 	return c
 }
 
-// Hit counts a request that was answered from the engine, with a denial or
-// not.
+// Hit counts a request and its hit. It is for replies that are made without a chain of
+// plugins.
 func (c *Counters) Hit(isDenial bool) {
 	c.Requests.Inc()
 	if isDenial {
@@ -78,11 +79,11 @@ func (c *Counters) Hit(isDenial bool) {
 	}
 }
 
-// Found counts the hit of a request that is counted already, by the kind of what was
-// found.
+// Found counts a hit by the kind of the answer. The request is counted already.
 func (c *Counters) Found(k store.Kind) { c.hits[kindIndex(k)].Inc() }
 
-// Stored counts the answers that had to go for one that was stored.
+// Stored counts the answers that were evicted for a new one, and the answers that
+// there are now.
 func (c *Counters) Stored(s *store.Store, gone store.Evicted) {
 	for i, n := range gone.Live {
 		if n > 0 {
@@ -105,16 +106,15 @@ func kindIndex(k store.Kind) int {
 	return 0
 }
 
-// ByServer has the Counters for each server that the cache serves. It is
-// copied when it changes, so that looking one up takes no lock and allocates
-// nothing.
+// ByServer has the Counters for each server of the cache. The map is copied when a
+// server is added, so that a lookup takes no lock and allocates nothing.
 type ByServer struct {
 	mu sync.Mutex
 	m  atomic.Pointer[map[string]*Counters]
 }
 
-// For returns the metrics of the cache for the server with this address, as
-// metrics.WithServer returns it. The other labels are the same at each call.
+// For returns the Counters for the server with this address, as CoreDNS's
+// metrics.WithServer returns it. The other labels must be the same at each call.
 func (b *ByServer) For(server, zones, view string) *Counters {
 	if m := b.m.Load(); m != nil {
 		if found := (*m)[server]; found != nil {
@@ -139,7 +139,7 @@ func (b *ByServer) add(server, zones, view string) *Counters {
 	return m[server]
 }
 
-// SetEntries has the gauges say how many answers the store holds.
+// SetEntries sets the gauges to the numbers of answers in the store.
 func (b *ByServer) SetEntries(s *store.Store) {
 	if m := b.m.Load(); m != nil {
 		for _, c := range *m {

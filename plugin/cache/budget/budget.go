@@ -1,4 +1,4 @@
-// Package budget says how much memory a cache reserves for answers.
+// Package budget decides how much memory a cache reserves for answers.
 package budget
 
 import (
@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	// maxDefaultSize is the memory that caches without a size share at most.
+	// maxDefaultSize is the largest amount that caches without a size share, in bytes.
 	maxDefaultSize = 32 << 20
-	// minDefaultSize is what each of them gets at least.
+	// minDefaultSize is the smallest amount that each of them gets, in bytes.
 	minDefaultSize = 1 << 20
-	// limitShare is the part of the memory limit that is for answers.
+	// limitShare is the divisor that turns the memory limit into the amount to share.
 	limitShare = 4
 )
 
-// Default is the memory budget in octets of each of n caches without one:
-// a quarter of the memory limit of the process's control group and at
-// most 32 MiB, divided evenly. root is where proc and sys are.
+// Default returns the size in bytes of each of n caches for which the Corefile gives
+// none. They share a quarter of the memory limit of the process's control group, and at
+// most 32 MiB. The folder root has proc and sys.
 func Default(root string, n int) int {
 	size := maxDefaultSize
 	if limit := cgroup.MemoryLimit(root); limit > 0 {
@@ -34,8 +34,8 @@ func Default(root string, n int) int {
 
 var errSize = errors.New("size is a number of bytes, such as 16777216, 16Mi or 16M")
 
-// Parse reads a number of octets, with the suffix k, M or G for powers of 1000 or
-// Ki, Mi or Gi for powers of 1024, as Kubernetes writes quantities.
+// Parse reads a number of bytes, with the suffix k, M or G for powers of 1000 or Ki, Mi
+// or Gi for powers of 1024, as in quantities of Kubernetes.
 func Parse(s string) (int, error) {
 	unit := 1
 	for suffix, u := range map[string]int{"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "k": 1e3, "M": 1e6, "G": 1e9} {

@@ -45,7 +45,7 @@ func TestDefaultSize(t *testing.T) {
 				}
 			}
 			if got := Default(root, tc.caches); got != tc.want {
-				t.Errorf("%d octets, want %d", got, tc.want)
+				t.Errorf("%d bytes, want %d", got, tc.want)
 			}
 		})
 	}

@@ -1,15 +1,19 @@
 // Package cache is the directive cache: CoreDNS's cache, with the same options, metrics
 // and answers, on an engine made for a node.
 //
-// A node-local cache fails in its own ways: it shares its memory with the
-// pods it serves, so it must not grow with what they ask; a popular name that
-// expires is asked for by many of them in the same millisecond, so one query
-// upstream must do for all; it restarts and reloads often, so an unchanged
-// configuration must find its answers again. The answers therefore lie packed
-// in memory reserved once (package store), a hit copies and patches octets
-// (package wire), and what to serve and when to ask again is decided in one
-// place (package engine). This package is the glue to CoreDNS: it parses the Corefile, asks
-// the next plugin, and counts.
+// A node-local cache fails in its own ways:
+//
+//   - It shares memory with the pods that it serves, so it must not grow with their
+//     queries. Package store keeps packed answers in memory that is reserved once, and
+//     package wire answers a hit by copying and patching bytes.
+//   - Many pods ask for a popular name in the millisecond in which it expires, so one
+//     query upstream must answer all of them. Package flight makes them wait for it.
+//   - It restarts and reloads often, so an unchanged configuration must keep its
+//     answers. Package fingerprint finds out whether it is unchanged, and package
+//     engines keeps the answers.
+//
+// Package engine decides which answer to serve, and when to refresh it. This package
+// is the glue to CoreDNS: it parses the Corefile, asks the next plugin, and counts.
 package cache
 
 import (
@@ -33,25 +37,25 @@ import (
 // before it caches anything. Its fields must not change once it serves.
 type Cache struct {
 	Next  plugin.Handler
-	Zones []string // names to cache, and what is below them
+	Zones []string // cache these names and the names below them
 
-	// Jitter picks the delay of a refresh before the answer expires, from 0
-	// up to limit, so that nodes with equal TTLs do not ask at the same time. nil:
-	// at random.
+	// Jitter returns the delay of a refresh before the answer expires, from 0 up to
+	// limit, so that nodes with equal TTLs do not ask at the same time. nil: a random
+	// delay.
 	Jitter func(limit time.Duration) time.Duration
 
-	pcap, ncap       int // answers, or noCap
+	pcap, ncap       int // numbers of answers, or noCap
 	pttl, minpttl    time.Duration
 	nttl, minnttl    time.Duration
 	failttl          time.Duration
-	size             int // octets; 0: budget.Default
+	size             int // bytes; 0: budget.Default
 	coalesce         bool
 	prefetch         int
 	duration         time.Duration
 	percentage       int
 	staleUpTo        time.Duration
 	verifyStale      bool
-	verifyTimeout    time.Duration // 0: as long as the next plugin takes
+	verifyTimeout    time.Duration // 0: no limit but that of the next plugin
 	staleTTL         time.Duration
 	staleRecheck     time.Duration
 	preferPositive   bool
@@ -76,7 +80,7 @@ type Cache struct {
 	instance  *perInstance
 	hearsAll  bool // the plugin that forwards does not say whom it asks
 	waits     func(client net.Addr) (end func())
-	opened    int64 // ordinal number of its opening in this process
+	opened    int64 // its number in the order in which caches were opened
 
 	now func() time.Time
 }
@@ -87,12 +91,12 @@ type zone []byte
 const (
 	maxTTL     = time.Hour        // of positive answers (CoreDNS's MaximumDefaultTTL)
 	maxNTTL    = time.Hour / 2    // of denials
-	minTTL     = 5 * time.Second  // of both, by default
-	defaultCap = 10000            // answers of each kind, as in CoreDNS
-	minCap     = 1024             // of each kind, as in CoreDNS
-	noCap      = -1               // the memory budget alone limits
-	maxFail    = 5 * time.Minute  // RFC 2308 section 7.1: a failure for no longer
-	sweepEvery = 10 * time.Second // how often expired answers are looked for without traffic
+	minTTL     = 5 * time.Second  // of positive answers and denials, by default
+	defaultCap = 10000            // positive answers, and denials, as in CoreDNS
+	minCap     = 1024             // positive answers, and denials, as in CoreDNS
+	noCap      = -1               // only the memory budget limits
+	maxFail    = 5 * time.Minute  // of failures (RFC 2308 section 7.1)
+	sweepEvery = 10 * time.Second // between removals of expired answers without traffic
 )
 
 // New returns a Cache with CoreDNS's defaults.
@@ -127,8 +131,8 @@ func (c *Cache) Name() string { return "cache" }
 // comes.
 func (c *Cache) OnWait(waits func(client net.Addr) (end func())) { c.waits = waits }
 
-// Open reserves the memory of the cache. Close gives it back. A cache that is not
-// open passes every query on.
+// Open reserves the memory of the cache. Close releases it. A cache that is not open
+// passes every query to the next plugin.
 func (c *Cache) Open() error {
 	if err := c.prepare(); err != nil {
 		return err
@@ -149,7 +153,7 @@ func (c *Cache) Close() {
 	}
 }
 
-// prepare turns the configured zones into what names are compared with.
+// prepare converts the configured zones to wire format.
 func (c *Cache) prepare() error {
 	for _, z := range []struct {
 		from []string
@@ -169,8 +173,8 @@ func (c *Cache) use(e *engine.Engine) {
 	c.stop = make(chan struct{})
 }
 
-// sweep removes expired answers now and then, so that memory and metrics do
-// not speak of what is gone. It returns when the cache is closed.
+// sweep removes expired answers every sweepEvery, so that metrics do not count them. It
+// returns when the cache is closed.
 func (c *Cache) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -191,7 +195,7 @@ func (c *Cache) stopSweeping() {
 	}
 }
 
-// options are what the engine needs to know of the configuration.
+// options returns the options of the engine.
 func (c *Cache) options() engine.Options {
 	size := c.size
 	if size == 0 {
@@ -208,7 +212,7 @@ func (c *Cache) options() engine.Options {
 	}
 }
 
-// capacity rounds as CoreDNS does: 256 shards of at least four.
+// capacity rounds a number of answers as CoreDNS does: to 256 shards of at least four.
 func capacity(n int) int {
 	if n == noCap {
 		return 0
@@ -216,13 +220,13 @@ func capacity(n int) int {
 	return max(n/256*256, minCap)
 }
 
-// Engine is where the answers are, for those who answer without a chain of
-// plugins. It is nil until the server block has started. Names that the
-// engine has an answer for are names this cache was asked for and may serve.
+// Engine holds the answers, for replies that are made without a chain of plugins. It is
+// nil until the server block has started. It has answers only for names that this cache
+// may serve.
 func (c *Cache) Engine() *engine.Engine { return c.engine }
 
-// Caches reports whether the name, in wire format and lower case, is one to
-// cache.
+// Caches reports whether answers for the name are cached. The name is in wire format and
+// lower case.
 func (c *Cache) Caches(name []byte) bool { return contains(c.zones, name) && !contains(c.bypass, name) }
 
 func contains(zones []zone, name []byte) bool {
@@ -262,7 +266,7 @@ func (c *Cache) Counters(server string) *metrics.Counters {
 	return c.counters.For(server, c.zonesLabel, c.viewLabel)
 }
 
-// serverOf is the address of the server that handles the query, for labels.
+// serverOf returns the address of the server that handles the query, for labels.
 func serverOf(ctx context.Context) string {
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok {
 		return s.Addr

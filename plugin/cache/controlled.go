@@ -9,7 +9,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 )
 
-// Controlled returns the caches of this process as the control socket shows them.
+// Controlled returns the caches of this process, for the control socket.
 func Controlled() control.CacheHolder { return contents.Holder{Each: each, Log: log} }
 
 var errNoCache = errors.New("the Corefile in force has no cache directive")
@@ -19,7 +19,7 @@ func each(fn func(contents.Cache)) error {
 	none := true
 	registry.Each(func(e *engine.Engine, owners []*Cache) {
 		none = false
-		newest := owners[len(owners)-1] // another may be leaving
+		newest := owners[len(owners)-1] // the others may be shutting down
 		shown := newest.contents()
 		shown.Flushed = func() {
 			newest.counters.SetEntries(e.Store())
@@ -35,7 +35,7 @@ func each(fn func(contents.Cache)) error {
 	return nil
 }
 
-// contents is the cache as package contents shows it.
+// contents returns the cache as package contents needs it.
 func (c *Cache) contents() contents.Cache {
 	block := control.CacheBlock{ServerBlock: strings.Join(c.keys, " "), Bind: c.bind, View: c.viewLabel, Zones: c.Zones}
 	return contents.Cache{CacheBlock: block, Engine: c.engine, Prefetch: c.prefetch > 0, Now: c.now()}

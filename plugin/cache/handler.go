@@ -17,12 +17,11 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// wildcardLabel is the metadata under which CoreDNS's authoritative plugins
-// say which wildcard an answer was made from.
+// wildcardLabel is the metadata label under which CoreDNS's authoritative plugins publish
+// the wildcard that an answer was made from.
 const wildcardLabel = "zone/wildcard"
 
-// query is a client's query and what there is to answer it. It is used again
-// for the next one.
+// query is a client's query and the answer that was found for it. It is reused.
 type query struct {
 	w        dns.ResponseWriter
 	r        *dns.Msg
@@ -68,7 +67,7 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	return c.reply(ctx, q, c.engine.ServeTTL(f))
 }
 
-// passOn passes on what is not for the cache.
+// passOn passes a query to the next plugin that is not for the cache.
 func (c *Cache) passOn(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	if r.IsEdns0() == nil {
 		w = plainWriter{w}
@@ -89,24 +88,24 @@ func (w plainWriter) WriteMsg(m *dns.Msg) error {
 	return w.ResponseWriter.WriteMsg(m)
 }
 
-// extended reports whether a response has an RCODE that takes EDNS to be sent (RFC
-// 6891 section 6.1.3). Whoever has none would get no response at all.
+// extended reports whether the RCODE of a response needs EDNS (RFC 6891 section 6.1.3).
+// A client without EDNS would get no response at all.
 func extended(m *dns.Msg) bool { return m.Rcode > 0xf }
 
-// isTransfer reports whether the query is for a zone, whose answer is many
-// messages (RFC 5936, RFC 1995).
+// isTransfer reports whether the query asks for a zone transfer, which is answered with
+// many messages (RFC 5936, RFC 1995).
 func isTransfer(r *dns.Msg) bool {
 	return r.Question[0].Qtype == dns.TypeAXFR || r.Question[0].Qtype == dns.TypeIXFR
 }
 
-// release lets go of the client's message and writer.
+// release drops the references to the client's message and writer.
 func (q *query) release() {
 	q.w, q.r, q.counters = nil, nil, nil
 	queries.Put(q)
 }
 
-// admit reports whether the query is for the cache, and reads its key.
-// Anything but QUERY must reach the one it is meant for.
+// admit reports whether the query is for the cache, and reads its key. Messages with
+// another opcode than QUERY are for other plugins.
 func (c *Cache) admit(q *query, r *dns.Msg) bool {
 	if c.engine == nil || r.Opcode != dns.OpcodeQuery || len(r.Question) != 1 {
 		return false
@@ -137,21 +136,21 @@ func (c *Cache) admit(q *query, r *dns.Msg) bool {
 	return c.Caches(key.Name())
 }
 
-// reply answers with what was found.
+// reply answers the query with the answer that was found.
 func (c *Cache) reply(ctx context.Context, q *query, ttl uint32) (int, error) {
 	m, err := q.message(&q.found.Answer, ttl)
 	if err != nil {
-		// Not what was put in: ask for it again, which replaces it.
+		// The answer is damaged. Ask for it again, which replaces it.
 		log.Warningf("Cached answer for %q is unreadable: %v", q.r.Question[0].Name, err)
 		return c.fetch(ctx, q, nil)
 	}
 	setWildcard(ctx, q.found.Wildcard)
-	// As everywhere in CoreDNS, a client that cannot be written to is no error.
+	// In CoreDNS, a failed write to a client is no error.
 	_ = q.w.WriteMsg(m)
 	return dns.RcodeSuccess, nil
 }
 
-// message makes the reply to the query. AD is for those who understand it
+// message makes the reply to the query. AD is set only for clients that understand it
 // (RFC 6840 section 5.8).
 func (q *query) message(a *wire.Answer, ttl uint32) (*dns.Msg, error) {
 	m, err := a.Message(q.r, ttl)
@@ -167,8 +166,8 @@ func setWildcard(ctx context.Context, name string) {
 	}
 }
 
-// miss has the query answered upstream. Of identical queries one goes
-// upstream, and the others wait for its response.
+// miss answers the query from upstream. Of identical queries one goes upstream, and the
+// others wait for its response.
 func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 	out, a, err := c.coalesced(ctx, q, c.askAnew)
 	switch {
@@ -185,16 +184,16 @@ func (c *Cache) miss(ctx context.Context, q *query) (int, error) {
 	}
 	if c.found(q.key, &q.found) {
 		if a != nil {
-			a.Settle(flight.Outcome{}) // those who wait find it too
+			a.Settle(flight.Outcome{}) // the queries that wait find it too
 		}
 		return c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 	}
 	return c.fetch(ctx, q, a)
 }
 
-// coalesced returns what another query got, or an attempt if the query is the
-// first, or neither if it asks for itself. If that takes long, askAnew asks in the
-// background.
+// coalesced waits for the outcome of another query for the same answer. It returns an
+// attempt instead if there is no such query, and neither if the query should ask for
+// itself. If the wait takes too long, it calls askAnew, which asks in the background.
 func (c *Cache) coalesced(ctx context.Context, q *query, askAnew func(context.Context, *query, *flight.Attempt)) (*flight.Outcome, *flight.Attempt, error) {
 	if !c.coalesces(q.key) || comesOfAnother(ctx) {
 		return nil, nil, nil
@@ -212,14 +211,13 @@ func (c *Cache) coalesced(ctx context.Context, q *query, askAnew func(context.Co
 	return out, nil, err
 }
 
-// coalesces reports whether queries with the key may share a response. Where a
-// cache is disabled, and for the clients of one network, the answers are not for
-// everybody.
+// coalesces reports whether queries with the key may share a response. They may not in
+// zones where caching is disabled, nor if they are for the clients of one network.
 func (c *Cache) coalesces(key wire.Key) bool {
 	return c.coalesce && key.Bits()&wire.Subnet == 0 && !contains(c.pexceptZones, key.Name()) && !contains(c.nexceptZones, key.Name())
 }
 
-// class is how the query asks.
+// class returns the way in which the query asks.
 func (q *query) class() flight.Class {
 	c := flight.Class{EDNS: q.edns, TCP: overTCP(q.w.RemoteAddr())}
 	if opt := q.r.IsEdns0(); opt != nil && len(opt.Option) > 0 {
@@ -230,18 +228,18 @@ func (q *query) class() flight.Class {
 
 var optionsSeed = maphash.MakeSeed()
 
-// hashOptions is a hash of the options, and of them alone.
+// hashOptions returns a hash of the EDNS options, without the other fields of opt.
 func hashOptions(opt *dns.OPT) uint64 {
 	only := dns.OPT{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeOPT}, Option: opt.Option}
 	packed := make([]byte, dns.Len(&only))
 	n, err := dns.PackRR(&only, packed, 0, nil, false)
 	if err != nil {
-		return rand.Uint64() // like no other
+		return rand.Uint64() // equal to no other
 	}
 	return maphash.Bytes(optionsSeed, packed[:n])
 }
 
-// deliver answers the query with the response to another.
+// deliver answers the query with the outcome of another.
 func (c *Cache) deliver(ctx context.Context, q *query, out *flight.Outcome) (int, error) {
 	if !out.Answered {
 		return out.Code, out.Err
@@ -258,8 +256,8 @@ func (c *Cache) deliver(ctx context.Context, q *query, out *flight.Outcome) (int
 	return dns.RcodeSuccess, nil
 }
 
-// fetch asks the next plugin, whose response goes to the client and to the
-// cache, and to whoever waits for the attempt, if there is one.
+// fetch asks the next plugin. The response goes to the client, to the cache, and to the
+// queries that wait for the attempt a, which may be nil.
 func (c *Cache) fetch(ctx context.Context, q *query, a *flight.Attempt) (int, error) {
 	ctx = withMetadata(ctx)
 	w := c.newResponder(ctx, q, a)
@@ -276,12 +274,11 @@ func (c *Cache) fetch(ctx context.Context, q *query, a *flight.Attempt) (int, er
 	return code, w.conclude(ctx, q.r, code, err)
 }
 
-// againPatience is how long a query that has failed waits for another response.
+// againPatience is how long a query that has failed waits after it asks again.
 const againPatience = time.Second
 
-// again asks again for a query that has failed, in the background, if the upstream
-// was away then and is back, as others have found. It returns nil if that brings
-// no response soon.
+// again asks again in the background for a query that has failed, if back says that the
+// upstream has responded to others since. It returns nil if there is no response soon.
 func (c *Cache) again(ctx context.Context, q *query, back bool) *flight.Outcome {
 	if !back {
 		return nil

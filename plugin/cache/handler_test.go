@@ -380,7 +380,7 @@ func TestCoalescedOutcomes(t *testing.T) {
 			}
 			return replies(nil, anA).f(ctx, w, r)
 		}, cancel: true, calls: 2, written: true},
-		{name: "octets", upstream: func(_ context.Context, w dns.ResponseWriter, _ *dns.Msg) (int, error) {
+		{name: "bytes", upstream: func(_ context.Context, w dns.ResponseWriter, _ *dns.Msg) (int, error) {
 			_, err := w.Write([]byte{1})
 			return 0, err
 		}, calls: 2},

@@ -10,22 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A query may come of another one: a plugin looks up the target of an alias through
-// the server, or a server that is asked upstream is this one. Such a query must not
-// wait for the query that waits for it.
+// A query may be caused by a query under way: a plugin looks up the target of an alias
+// through the server, or the upstream is this server itself. Such a query must not wait
+// for the query that waits for it.
 
-// underWay marks the context of queries that are sent upstream.
+// underWay is the key that marks the context of queries that are sent upstream.
 type underWay struct{}
 
-// comesOfAnother reports whether a plugin asks on behalf of a query under way.
+// comesOfAnother reports whether a plugin has made the query for a query under way.
 func comesOfAnother(ctx context.Context) bool { return ctx.Value(underWay{}) != nil }
 
 func markUnderWay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, underWay{}, true)
 }
 
-// comesOfUs reports whether the query came from a socket of this process. It looks
-// at all of them, and is for queries from this host only.
+// comesOfUs reports whether the query came from a socket of this process. It checks all
+// sockets of the process, and only for queries from this host.
 func comesOfUs(w dns.ResponseWriter) bool {
 	client, server := addrPort(w.RemoteAddr()), addrPort(w.LocalAddr())
 	if a := client.Addr(); !a.IsLoopback() && a != server.Addr() && !server.Addr().IsUnspecified() {
@@ -56,8 +56,8 @@ func comesOfUs(w dns.ResponseWriter) bool {
 	return false
 }
 
-// boundTo is the address that a socket has on this side, the zero value for
-// anything else than an IP socket.
+// boundTo returns the local address of a socket, or the zero value if fd is not an IP
+// socket.
 func boundTo(fd int) netip.AddrPort {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {

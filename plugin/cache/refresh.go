@@ -22,8 +22,8 @@ const maxJitter = 500 * time.Millisecond
 // maxRefreshes is how many refreshes may be under way at a time.
 const maxRefreshes = 256
 
-// serveStale answers with an expired answer, or with a fresh one if the
-// configuration says to ask first (RFC 8767).
+// serveStale answers with an expired answer, or with a fresh one if serve_stale verifies
+// first (RFC 8767).
 func (c *Cache) serveStale(ctx context.Context, q *query, now time.Time) (int, error) {
 	switch {
 	case c.verifyStale:
@@ -31,7 +31,7 @@ func (c *Cache) serveStale(ctx context.Context, q *query, now time.Time) (int, e
 			return code, err
 		}
 	case c.mayRetry(q):
-		// As CoreDNS has it, the last use that counts was when it expired.
+		// As in CoreDNS, the time of expiry counts as the last use.
 		expired := c.engine.Store().Time(now) + store.Time(q.found.Left)*store.Time(time.Second)
 		c.refresh(ctx, q, refreshOptions{stale: true, seen: expired})
 	}
@@ -43,12 +43,11 @@ func (c *Cache) serveStale(ctx context.Context, q *query, now time.Time) (int, e
 	return c.reply(ctx, q, ttl)
 }
 
-// mayRetry reports whether a refresh may be tried: not too soon after one that
-// failed.
+// mayRetry reports whether a refresh may be tried, since none has failed just now.
 func (c *Cache) mayRetry(q *query) bool { return c.staleRecheck == 0 || q.found.Retry }
 
-// refreshEarly refreshes a popular answer that is about to expire, after a
-// delay that differs from node to node.
+// refreshEarly refreshes a popular answer before it expires, after a delay that differs
+// from node to node.
 func (c *Cache) refreshEarly(ctx context.Context, q *query, now time.Time) {
 	left := time.Duration(q.found.Left) * time.Second
 	c.refresh(ctx, q, refreshOptions{delay: c.jitter(min(left/4, maxJitter)), seen: c.engine.Store().Time(now)})
@@ -57,11 +56,11 @@ func (c *Cache) refreshEarly(ctx context.Context, q *query, now time.Time) {
 type refreshOptions struct {
 	delay time.Duration
 	stale bool       // the answer to be refreshed has expired
-	seen  store.Time // when it was last used
+	seen  store.Time // the last use of that answer
 }
 
-// refresh asks for an answer again in the background, unless that is under
-// way or too much is.
+// refresh asks for an answer again in the background, unless somebody asks for it
+// already or too many refreshes are under way.
 func (c *Cache) refresh(ctx context.Context, q *query, o refreshOptions) {
 	b := c.refreshing(ctx, q)
 	if b == nil {
@@ -73,8 +72,8 @@ func (c *Cache) refresh(ctx context.Context, q *query, o refreshOptions) {
 	go b.runRefresh(o.delay)
 }
 
-// verify asks before a stale answer is served. It reports false if the stale
-// answer has to do.
+// verify asks upstream before a stale answer is served. It reports false if the stale
+// answer is to be served.
 func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, err error) {
 	if !c.mayRetry(q) {
 		return false, 0, nil
@@ -83,14 +82,14 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 		return c.verifyWithin(ctx, q, c.verifyTimeout)
 	}
 	if c.staleRecheck > 0 {
-		// One asks, the others take the stale answer meanwhile.
+		// One query asks. The others get the stale answer meanwhile.
 		a := c.flights.Lead(q.key, q.class())
 		if a == nil {
 			return false, 0, nil
 		}
 		return c.verifyNow(ctx, q, a)
 	}
-	// That the client has gone whoever is asked next sees, too.
+	// The error says that the client has gone, which verifyNow notices itself.
 	out, a, _ := c.coalesced(ctx, q, c.verifyAnew)
 	if out == nil {
 		return c.verifyNow(ctx, q, a)
@@ -105,8 +104,8 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 
 var errNotRefreshed = errors.New("cache: the stale answer was not refreshed")
 
-// verifyNow asks on behalf of the client, and lets the response through to it
-// if it replaces the stale answer.
+// verifyNow asks for the client, which gets the response if it replaces the stale
+// answer.
 func (c *Cache) verifyNow(ctx context.Context, q *query, a *flight.Attempt) (served bool, code int, err error) {
 	if a != nil {
 		defer a.Settle(gone)
@@ -123,8 +122,7 @@ func (c *Cache) verifyNow(ctx context.Context, q *query, a *flight.Attempt) (ser
 	return w.out.Refreshed, code, err
 }
 
-// verifyWithin asks in the background and waits for the response, but not
-// longer than limit.
+// verifyWithin asks in the background and waits for the response up to limit.
 func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration) (served bool, code int, err error) {
 	b := c.refreshing(ctx, q)
 	if b == nil {
@@ -145,7 +143,7 @@ func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration)
 		return false, 0, nil
 	}
 	if out.Shared {
-		out.Private = nil // what is stored ages
+		out.Private = nil // deliver the stored answer, with the TTL that is left
 	}
 	if !c.keepttl {
 		out.TTL -= min(out.TTL, uint32(c.now().Sub(start)/time.Second))
@@ -154,7 +152,7 @@ func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration)
 	return true, code, err
 }
 
-// refreshed notes how a refresh of a stale answer of the kind ended.
+// refreshed records whether a refresh of a stale answer of the kind succeeded.
 func (c *Cache) refreshed(w *responder, kind store.Kind) {
 	if c.staleRecheck == 0 || !w.replaceStale {
 		return
@@ -185,8 +183,8 @@ func (c *Cache) background(ctx context.Context, q *query, a *flight.Attempt) *ba
 	return &background{cache: c, ctx: ctx, w: w, r: q.r.Copy(), kind: q.found.Kind, done: make(chan struct{})}
 }
 
-// refreshing prepares a refresh. It returns nil if the answer is asked for
-// already, or too many refreshes are under way.
+// refreshing prepares a refresh. It returns nil if the answer is being asked for already,
+// or if too many refreshes are under way.
 func (c *Cache) refreshing(ctx context.Context, q *query) *background {
 	if !c.refreshes.tryAcquire() {
 		return nil
@@ -212,8 +210,8 @@ func (b *background) runRefresh(delay time.Duration) {
 	})
 }
 
-// run asks. A panic of a plugin is caught, as the server does for queries with a
-// client.
+// run calls ask. It recovers from a panic of a plugin, as the server does for queries
+// with a client.
 func (b *background) run(ask func()) {
 	defer close(b.done)
 	if a := b.w.attempt; a != nil {
@@ -223,7 +221,7 @@ func (b *background) run(ask func()) {
 	ask()
 }
 
-// recovered is deferred where the server does not catch the panic of a plugin.
+// recovered is deferred in goroutines in which the server does not catch a panic.
 func recovered(name string) {
 	if r := recover(); r != nil {
 		vars.Panic.Inc()
@@ -239,7 +237,7 @@ func (b *background) askWhole() {
 	}
 }
 
-// askAnew asks for an answer for all who wait for it.
+// askAnew asks in the background for all queries that wait for the answer.
 func (c *Cache) askAnew(ctx context.Context, q *query, a *flight.Attempt) {
 	b := c.background(ctx, q, a)
 	go b.run(func() {
@@ -255,8 +253,8 @@ func (c *Cache) verifyAnew(ctx context.Context, q *query, a *flight.Attempt) {
 	go b.run(b.askWhole)
 }
 
-// askWhole asks the next plugin over the client's transport, and over TCP if
-// the response is cut off there: half an answer refreshes nothing.
+// askWhole asks the next plugin over the client's transport, and again over TCP if the
+// response is truncated: a truncated answer cannot refresh the stored one.
 func (c *Cache) askWhole(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	code, err := c.ask(ctx, w, r)
 	if w.cut && !w.out.Refreshed && !overTCP(w.RemoteAddr()) {
@@ -267,8 +265,8 @@ func (c *Cache) askWhole(ctx context.Context, w *responder, r *dns.Msg) (int, er
 	return code, err
 }
 
-// detach returns a context that is not cancelled when the client goes away and
-// has metadata of its own, with the same values.
+// detach returns a context that outlives the client's query. It has a copy of the
+// metadata.
 func detach(ctx context.Context) context.Context {
 	values := metadata.ValueFuncs(ctx)
 	ctx = metadata.ContextWithMetadata(context.WithoutCancel(ctx))
@@ -278,7 +276,7 @@ func detach(ctx context.Context) context.Context {
 	return ctx
 }
 
-// anyAddr is the address of nobody, by which plugins tell the transport.
+// anyAddr returns an empty address, from which plugins learn the transport.
 func anyAddr(tcp bool) net.Addr {
 	if tcp {
 		return &net.TCPAddr{}
@@ -286,14 +284,14 @@ func anyAddr(tcp bool) net.Addr {
 	return &net.UDPAddr{}
 }
 
-// overTCP reports whether the client with this address came over a
-// transport that does not cut replies off.
+// overTCP reports whether the client with this address uses a transport on which replies
+// are not truncated.
 func overTCP(addr net.Addr) bool {
 	_, tcp := unwrap(addr).(*net.TCPAddr)
 	return tcp
 }
 
-// addrPort is the address as a value, the zero value if it is neither UDP's nor TCP's.
+// addrPort returns the address as a value, or the zero value if it is neither UDP nor TCP.
 func addrPort(addr net.Addr) netip.AddrPort {
 	a, ok := unwrap(addr).(interface{ AddrPort() netip.AddrPort })
 	if !ok {
@@ -303,7 +301,7 @@ func addrPort(addr net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 }
 
-// unwrap takes off what CoreDNS puts around addresses.
+// unwrap returns the address inside of the wrappers that CoreDNS puts around it.
 func unwrap(addr net.Addr) net.Addr {
 	for {
 		u, ok := addr.(interface{ Unwrap() net.Addr })

@@ -37,8 +37,8 @@ func instanceOf(controller *caddy.Controller) *perInstance {
 	return p
 }
 
-// openShared opens the cache with the answers of the cache in its place before
-// the reload, if there is one with the fingerprint.
+// openShared opens the cache. If a cache before the reload had the fingerprint, it takes
+// over its answers.
 func (c *Cache) openShared(controller *caddy.Controller, fingerprint string) error {
 	if err := c.prepare(); err != nil {
 		return err
@@ -60,13 +60,13 @@ func (c *Cache) acquire(fingerprint string) error {
 	return nil
 }
 
-// rules stand for the options that decide which answers are stored, and for how long.
+// rules returns the options that decide which answers are stored, and for how long.
 func (c *Cache) rules() string {
 	return fmt.Sprint(c.Zones, c.bypass, c.pexcept, c.nexcept, c.pttl, c.nttl, c.failttl)
 }
 
-// wouldKeep reports whether this cache would have stored the answer, and for how long
-// at most.
+// wouldKeep reports whether this cache would have stored the answer, and its longest
+// lifetime.
 func (c *Cache) wouldKeep(key wire.Key, r *store.Record) (limit time.Duration, keep bool) {
 	limit, excepted := c.pttl, c.pexceptZones
 	if r.Kind() == store.Negative {
@@ -78,14 +78,14 @@ func (c *Cache) wouldKeep(key wire.Key, r *store.Record) (limit time.Duration, k
 	return limit, c.Caches(key.Name()) && !contains(excepted, key.Name())
 }
 
-// disown lets go of the cache's engine, which is closed if nobody else has it.
+// disown releases the cache's engine, which is closed if no other cache uses it.
 func (c *Cache) disown() {
 	c.stopSweeping()
 	registry.Release(func(owner *Cache) bool { return owner == c })
 }
 
-// disownNewer lets go of what was opened after the cache: by an instance that
-// then failed to start, which nothing tells it.
+// disownNewer releases the engines of caches that were opened after this one: by an
+// instance that then failed to start, and whose shutdown functions are not called.
 func (c *Cache) disownNewer() {
 	registry.Release(func(owner *Cache) bool {
 		if owner.instance == c.instance || owner.opened <= c.opened {

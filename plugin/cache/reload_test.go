@@ -170,7 +170,7 @@ func TestTwoBlocksShareTheDefaultSize(t *testing.T) {
 	}
 	for _, of := range open {
 		if got, want := of[0].options().Store.Bytes, budget.Default("/", 2); got != want {
-			t.Errorf("budget of %d octets, want %d", got, want)
+			t.Errorf("budget of %d bytes, want %d", got, want)
 		}
 	}
 }

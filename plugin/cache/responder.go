@@ -20,8 +20,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// responder takes the response of the next plugin, stores it, and passes it
-// on to the client if there is one.
+// responder is the writer that the next plugin gets. It stores the response, and passes
+// it to the client if there is one.
 type responder struct {
 	dns.ResponseWriter // the client's; nil in the background
 
@@ -34,30 +34,30 @@ type responder struct {
 	wildcard func() string
 	asking   asking
 
-	attempt *flight.Attempt // for others who wait for the response, or nil
+	attempt *flight.Attempt // for queries that wait for the response, or nil
 	sent    sent
 	back    bool // the upstream did not respond, but has responded again since
 
-	local, remote net.Addr // addresses in place of the client's, if not nil
+	local, remote net.Addr // nil: the client's addresses
 
-	replaceStale bool // take only what may replace a stale answer
+	replaceStale bool // take only a response that may replace a stale answer
 
-	// A refresh goes on with the count of uses of the answer of kind of, which
-	// was hits at the last use, at seen.
+	// A refresh keeps the count of uses of the answer of kind of: hits, the last of
+	// them at seen.
 	refresh bool
 	of      store.Kind
 	hits    uint32
 	seen    store.Time
 
 	out flight.Outcome
-	cut bool // a response did not fit its transport
-	raw bool // there was a response as octets, which is not looked into
+	cut bool // a response was truncated
+	raw bool // a response came as bytes, which are not parsed
 }
 
 var errNilMessage = errors.New("cache: response message is nil")
 
-// newResponder makes a responder without a client, for an attempt or for nobody
-// else. It keeps nothing of q.
+// newResponder makes a responder without a client. The attempt a may be nil. The
+// responder keeps no reference to q.
 func (c *Cache) newResponder(ctx context.Context, q *query, a *flight.Attempt) *responder {
 	return &responder{
 		cache:    c,
@@ -99,7 +99,7 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 		return errNilMessage
 	}
 	w.cut = w.cut || res.Truncated
-	res = res.Copy() // it may be in a plugin's hands
+	res = res.Copy() // a plugin may still use it
 	w.take(res, w.cache.failttl)
 	if !w.edns && extended(res) {
 		res.Rcode = dns.RcodeServerFailure
@@ -109,7 +109,7 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 		_ = w.settle(dns.RcodeSuccess, nil)
 		return nil
 	}
-	// Before the client is written to, which may take its time.
+	// Others get the response first, since a write to the client may block.
 	_ = w.settle(dns.RcodeSuccess, nil)
 	return client.WriteMsg(res)
 }
@@ -122,14 +122,14 @@ func (w *responder) hears() {
 	}
 }
 
-// unanswered reports whether the query failed with code and err, and without a
+// unanswered reports whether the query ended in a failure, code and err, without a
 // response.
 func (w *responder) unanswered(code int, err error) bool {
 	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure
 }
 
-// settle gives the outcome to those who wait for it, once. It returns err, which
-// then tells how many they are: only one of them reports it.
+// settle gives the outcome to the queries that wait for it, once. It returns err with
+// the number of these queries, since only this one reports it.
 func (w *responder) settle(code int, err error) error {
 	if w.attempt == nil {
 		return err
@@ -145,20 +145,19 @@ func (w *responder) settle(code int, err error) error {
 	return err
 }
 
-// unspokenTTL bounds how long a failure is stored that no upstream spoke of. It
-// keeps clients that repeat their query off an upstream that is away, and must not
-// outlive its return.
+// unspokenTTL is how long a failure without a response is stored at most. It keeps
+// clients that repeat their query from an upstream that is away, and must expire soon
+// after the upstream is back.
 const unspokenTTL = time.Second
 
-// conclude settles a query to which there may have been no response, with code
-// and err.
+// conclude settles a query that ended with code and err, with or without a response.
 func (w *responder) conclude(ctx context.Context, r *dns.Msg, code int, err error) error {
 	if w.unanswered(code, err) {
 		if ctx.Err() != nil {
-			return err // a client that went away says nothing about the name
+			return err // the client went away, which says nothing about the name
 		}
-		// That TCP fails says nothing to the many who ask over UDP, and what was asked
-		// before the upstream came back says nothing of now.
+		// The failure is not stored if it was over TCP, since most clients ask over UDP,
+		// nor if the upstream has come back since.
 		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) && !w.back {
 			w.storeFailure(r)
 		}
@@ -171,11 +170,11 @@ type verdict int
 const (
 	ignore   verdict = iota // the stale answer stays
 	keepOnly                // store it, but serve the stale answer
-	replace                 // the stale answer is history
+	replace                 // store and serve it
 )
 
-// judge tells what a response means for a stale answer. RFC 8767 section 4:
-// NOERROR and NXDOMAIN are news, any other RCODE is a failed refresh.
+// judge decides whether a response replaces a stale answer. RFC 8767 section 4: NOERROR
+// and NXDOMAIN do, any other RCODE is a failed refresh.
 func (w *responder) judge(res *dns.Msg) verdict {
 	if res == nil {
 		return ignore
@@ -201,10 +200,10 @@ func (w *responder) judge(res *dns.Msg) verdict {
 	return replace
 }
 
-// take stores a response and makes it what clients get to see: one TTL for
-// all records, the one it is stored with; the client's spelling of the
-// question; no OPT record, since that is between neighbours; AD for those who
-// asked. A failure is stored for failttl.
+// take stores a response and changes it to the reply for the client. All records get the
+// TTL with which it is stored. The question has the client's letter case. The OPT record
+// goes, since it is hop by hop. AD stays if the client asked for it. A failure is stored
+// for failttl.
 func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	c := w.cache
 	now := c.now()
@@ -216,7 +215,7 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	forAll := forEveryNetwork(res)
 	key, subnet := w.key, forOneSubnet(res)
 	if bits := key.Bits(); bits&wire.Subnet != 0 {
-		// What is for all clients is not for those of this network alone.
+		// A response that is for all networks is stored for all.
 		key, subnet = key.AppendWith(nil, bits&^wire.Subnet), !forAll
 	}
 	for _, section := range []*[]dns.RR{&res.Answer, &res.Ns, &res.Extra} {
@@ -254,10 +253,9 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	}
 }
 
-// lifetime is how long a response of the type is stored: its smallest TTL
-// within the configured bounds, or failttl for failures. A denial
-// lives no longer than the MINIMUM field of its SOA record says, whatever the
-// TTL of that record is (RFC 2308 section 5).
+// lifetime returns how long a response of the type is stored: its smallest TTL within
+// the configured bounds, or failttl for failures. A denial lives no longer than the
+// MINIMUM field of its SOA record, whatever the TTL of that record (RFC 2308 section 5).
 func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) time.Duration {
 	switch t {
 	case response.NameError, response.NoData:
@@ -274,8 +272,8 @@ func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) tim
 	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
 }
 
-// store stores the entry unless its zone is excepted, and reports whether it is
-// for everybody.
+// store stores the entry unless caching is disabled in its zone. It reports false then,
+// since the response is not for everybody.
 func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) bool {
 	c := w.cache
 	excepted := c.pexceptZones
@@ -289,8 +287,8 @@ func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) boo
 	return true
 }
 
-// storeFailure stores SERVFAIL for a query that was not answered at all, so
-// that clients that repeat it do not all go upstream.
+// storeFailure stores SERVFAIL for a query without a response, so that clients that
+// repeat the query do not all go upstream.
 func (w *responder) storeFailure(r *dns.Msg) {
 	failure := new(dns.Msg)
 	failure.SetRcode(r, dns.RcodeServerFailure)
@@ -298,7 +296,7 @@ func (w *responder) storeFailure(r *dns.Msg) {
 	w.out.Answered, w.out.Shared = false, false
 }
 
-// withTTL sets the TTL of the records and takes OPT records out.
+// withTTL sets the TTL of the records and removes OPT records.
 func withTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 	out := rrs[:0]
 	for _, rr := range rrs {
@@ -310,7 +308,7 @@ func withTTL(rrs []dns.RR, ttl uint32) []dns.RR {
 	return out
 }
 
-// Write implements dns.ResponseWriter. A response in octets is not stored.
+// Write implements dns.ResponseWriter. A response in bytes is not stored.
 func (w *responder) Write(buf []byte) (int, error) {
 	log.Warning("Caching called with Write: not caching reply")
 	w.raw, w.out.Partial = true, true

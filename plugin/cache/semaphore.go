@@ -1,6 +1,6 @@
 package cache
 
-// semaphore bounds what is under way.
+// semaphore bounds how many tasks are under way.
 type semaphore chan struct{}
 
 func newSemaphore(n int) semaphore { return make(semaphore, n) }

@@ -22,8 +22,8 @@ var log = clog.NewWithPlugin("cache")
 
 func init() { plugin.Register("cache", setup) }
 
-// ZoneBypasser is a plugin in the server block that has zones which must not
-// be cached, as CoreDNS's plugin of the same name defines it.
+// ZoneBypasser is a plugin with zones that must not be cached. CoreDNS's cache has the
+// same interface.
 type ZoneBypasser interface {
 	CacheBypassZones() []string
 }
@@ -140,8 +140,8 @@ var syntax = map[string]string{
 
 var errArgs = errors.New("wrong number of arguments")
 
-// optionError names the file and line, the option with its arguments, the reason,
-// and what would be right.
+// optionError returns an error with the file and line, the option with its arguments,
+// the reason, and the syntax of the option.
 func optionError(d *caddy.Controller, name string, args []string, reason error) error {
 	given := strings.Join(append([]string{name}, args...), " ")
 	if usage, ok := syntax[name]; ok {
@@ -170,8 +170,8 @@ func (c *Cache) parseBlock(d *caddy.Controller) error {
 	if seen["serve_stale_policy"] && !seen["serve_stale"] {
 		return optionError(d, "serve_stale_policy", nil, errors.New("it needs serve_stale in the same block"))
 	}
-	// Whoever gives a memory budget wants it used: CoreDNS's default number of
-	// entries would fill a few MiB of it.
+	// With a memory budget there is no default number of entries: CoreDNS's would fill
+	// only a few MiB of it.
 	if seen["size"] {
 		if !seen[success] {
 			c.pcap = noCap

@@ -36,7 +36,7 @@ func addressOf(name string) net.IP {
 	return binary.BigEndian.AppendUint32(nil, h.Sum32())
 }
 
-// TestEverythingAtOnce has readers of messages and of octets, misses, evictions,
+// TestEverythingAtOnce has readers of messages and of bytes, misses, evictions,
 // refreshes, sweeps and reloads at once. Every answer must be its name's.
 func TestEverythingAtOnce(t *testing.T) {
 	up := &upstream{f: func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
@@ -132,7 +132,7 @@ func TestEverythingAtOnce(t *testing.T) {
 			e := current.Load().Engine()
 			e.Store().Sweep(e.Store().Time(time.Now()))
 			if n := e.Store().Bytes(); n > 2*store.MinBytes {
-				t.Errorf("%d octets in use", n)
+				t.Errorf("%d bytes in use", n)
 			}
 			time.Sleep(time.Millisecond)
 		}
@@ -147,9 +147,9 @@ func TestEverythingAtOnce(t *testing.T) {
 	wg.Wait()
 	current.Load().disown()
 	if served.Load() == 0 || fast.Load() == 0 {
-		t.Errorf("%d replies as messages and %d as octets", served.Load(), fast.Load())
+		t.Errorf("%d replies as messages and %d as bytes", served.Load(), fast.Load())
 	}
-	t.Logf("%d replies as messages, %d as octets", served.Load(), fast.Load())
+	t.Logf("%d replies as messages, %d as bytes", served.Load(), fast.Load())
 }
 
 var errTest = fmt.Errorf("upstream is broken")
@@ -192,16 +192,16 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	most = max(most, residentSet(t))
 	grown := (most - before) / (1 << 20)
-	t.Logf("%d names: resident set grew by %d MiB; %d answers in %d octets", *names, grown, c.Engine().Store().Len(store.Positive), c.Engine().Store().Bytes())
+	t.Logf("%d names: resident set grew by %d MiB; %d answers in %d bytes", *names, grown, c.Engine().Store().Len(store.Positive), c.Engine().Store().Bytes())
 	if grown > 48 {
 		t.Errorf("resident set grew by %d MiB, at most 48", grown)
 	}
 	if n := c.Engine().Store().Bytes(); n > 32<<20 {
-		t.Errorf("%d octets in use, the budget is 32 MiB", n)
+		t.Errorf("%d bytes in use, the budget is 32 MiB", n)
 	}
 }
 
-// residentSet is the process's memory in octets (proc_pid_statm(5)).
+// residentSet is the process's memory in bytes (proc_pid_statm(5)).
 func residentSet(t *testing.T) int {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/statm")

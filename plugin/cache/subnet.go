@@ -6,8 +6,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// subnetBit is what a client subnet option in a query, or its lack, adds to the
-// key.
+// subnetBit returns the bit of the key for the client subnet option of a query, or for a
+// query without one.
 func subnetBit(o *dns.EDNS0_SUBNET) wire.Bits {
 	switch {
 	case o == nil:
@@ -32,9 +32,9 @@ func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
 	return nil
 }
 
-// forEveryNetwork reports whether the response says that it is the same for the
-// clients of all networks. One that says nothing may have been made for this one:
-// caches, CoreDNS's too, leave the option out.
+// forEveryNetwork reports whether the response says that it is the same for the clients
+// of all networks. A response without the option does not: caches, CoreDNS's too, leave
+// the option out of a response that was made for one network.
 func forEveryNetwork(m *dns.Msg) bool {
 	ecs := clientSubnet(m)
 	return ecs != nil && ecs.SourceScope == 0

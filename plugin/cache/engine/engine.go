@@ -1,8 +1,8 @@
-// Package engine decides which cached answer a query gets, and whether it is
-// time to ask again. It stands between the wire format, the store and whoever
-// asks: the plugin, with messages, and a reader of sockets, with octets.
+// Package engine decides which cached answer a query gets, and whether it is time to ask
+// again. It stands between its callers and the packages wire and store. One caller is
+// the plugin, which has messages. Another is a reader of sockets, which has bytes.
 //
-// The package does not know CoreDNS.
+// The package does not import CoreDNS.
 package engine
 
 import (
@@ -13,23 +13,23 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// Options say what is served from the store.
+// Options decide which answers are served.
 type Options struct {
 	Store store.Options
 
-	// Stale is how long an expired answer is served. 0: not at all.
+	// Stale is how long an expired answer is served. 0: it is not served.
 	Stale time.Duration
-	// PreferPositive serves a positive answer, stale if need be, before any
-	// denial.
+	// PreferPositive serves a positive answer before any denial, also if the positive
+	// answer is stale.
 	PreferPositive bool
 	// KeepTTL answers with the TTL an answer had when it was stored.
 	KeepTTL bool
 
-	// Prefetch is the number of uses, with no more than Gap between two of
-	// them, that make an answer worth refreshing before it expires. 0: never.
+	// Prefetch is the number of uses after which an answer is refreshed before it
+	// expires, if there is no more than Gap between two uses. 0: never.
 	Prefetch int
 	Gap      time.Duration
-	// Percentage of its TTL that such an answer has left when it is refreshed.
+	// Percentage is the part of the TTL that is left when such an answer is refreshed.
 	Percentage int
 }
 
@@ -40,14 +40,15 @@ type Engine struct {
 	opts  Options
 	stale int64 // seconds
 
-	// putting is held for reading while an answer is put, and exclusively while
-	// a flush begins: an answer is put before it, and then flushed, or knows of it.
+	// putting is held for reading while an answer is put, and exclusively while a flush
+	// begins. So an answer is put before the flush, which removes it, or Put knows of
+	// the flush.
 	putting sync.RWMutex
 	flushes flushes
 	sources sources
 }
 
-// New reserves the memory of an engine; Close gives it back.
+// New reserves the memory of an engine. Close releases it.
 func New(o Options) (*Engine, error) {
 	o.Store.Stale = o.Stale.Truncate(time.Second)
 	s, err := store.New(o.Store)
@@ -57,26 +58,26 @@ func New(o Options) (*Engine, error) {
 	return &Engine{store: s, opts: o, stale: int64(o.Stale / time.Second)}, nil
 }
 
-// Close empties the engine and gives its memory back. It goes on to find and
-// store nothing.
+// Close empties the engine and releases its memory. Afterwards it finds and stores
+// nothing.
 func (e *Engine) Close() { e.store.Close() }
 
-// Store is where the answers are.
+// Store returns the store of the answers.
 func (e *Engine) Store() *store.Store { return e.store }
 
-// Found is an answer that was looked up, in memory of its own that is used
-// again for the next.
+// Found is an answer that was looked up. Its memory is reused by the next lookup into the
+// same Found.
 type Found struct {
 	Kind     store.Kind
 	TTL      uint32 // seconds the answer had to live when it was stored
-	Left     int64  // seconds it has now, zero or less if it is stale
+	Left     int64  // seconds it has left, zero or less if it is stale
 	Stored   store.Time
 	Answer   wire.Answer
 	Wildcard string
 
-	Hits     uint32 // uses in a row, which are counted if Prefetch is on
-	Prefetch bool   // it is used enough, and near enough to its end, to ask again
-	Retry    bool   // the last refresh did not fail just now
+	Hits     uint32 // uses in a row, counted if prefetch is on
+	Prefetch bool   // it is popular and about to expire: ask again
+	Retry    bool   // a refresh may be tried: none has failed just now
 
 	buf []byte
 }
@@ -84,8 +85,8 @@ type Found struct {
 // Stale reports whether the answer has expired.
 func (f *Found) Stale() bool { return f.Left <= 0 }
 
-// ServeTTL is the TTL to answer with: what is left, 0 for a stale answer, or
-// the original one with KeepTTL.
+// ServeTTL returns the TTL of the reply: the seconds left, 0 for a stale answer, or the
+// original TTL with KeepTTL.
 func (e *Engine) ServeTTL(f *Found) uint32 {
 	if e.opts.KeepTTL {
 		return f.TTL
@@ -98,17 +99,17 @@ func (e *Engine) Lookup(key wire.Key, now time.Time, f *Found) bool {
 	return e.lookup(key, key, now, f) || key.Bits()&lenient != 0 && e.lookupOther(key, now, f)
 }
 
-// lenient are the bits of queries for which an answer to another query does, while
-// it is fresh: what a resolver found with recursion, for who asks for no more than the
-// resolver knows; and what is for all networks, for who asks for the answer for
-// one, or for none.
+// lenient are the bits of queries that may get the answer to a query without these bits,
+// while it is fresh. A query without recursion may get an answer that was found with
+// recursion. A query with a client subnet option may get an answer that is for all
+// networks.
 const (
 	lenient = wire.NoRD | subnets
 	subnets = wire.Subnet | wire.NoSubnet
 )
 
-// otherBits calls try with the bits of those other queries until it returns
-// true.
+// otherBits calls try with the bits of each query whose answer may be used instead,
+// until try returns true.
 func otherBits(bits wire.Bits, try func(wire.Bits) bool) bool {
 	for _, less := range [...]wire.Bits{wire.NoRD, subnets, lenient} {
 		if bits&less != 0 && try(bits&^less) {
@@ -125,8 +126,7 @@ func (e *Engine) lookupOther(key wire.Key, now time.Time, f *Found) bool {
 	})
 }
 
-// lookup copies the answer with the key if it may be given to a query with the key
-// asked.
+// lookup copies the answer with the key to f, if a query with the key asked may get it.
 func (e *Engine) lookup(key, asked wire.Key, now time.Time, f *Found) bool {
 	t := e.store.Time(now)
 	v := e.store.View(key)
@@ -141,7 +141,7 @@ func (e *Engine) lookup(key, asked wire.Key, now time.Time, f *Found) bool {
 	f.Wildcard = r.Wildcard()
 	f.Retry = r.Retry(t)
 	f.Prefetch, f.Hits = false, r.Hits()
-	// Who asks otherwise cannot refresh the answer.
+	// A query with other bits cannot refresh the answer.
 	if own && e.opts.Prefetch > 0 && !f.Stale() {
 		f.Hits = r.Count(t, e.opts.Gap)
 		f.Prefetch = f.Hits >= uint32(e.opts.Prefetch) && f.Left <= e.threshold(f.TTL)
@@ -153,20 +153,21 @@ func (e *Engine) lookup(key, asked wire.Key, now time.Time, f *Found) bool {
 	return true
 }
 
-// serves reports whether the answer to one query does for another with the key.
+// serves reports whether a query with the key asked may get the answer to a query
+// with other bits.
 func serves(r *store.Record, asked wire.Key, now store.Time) bool {
 	return r.Left(now) > 0 && (asked.Bits()&subnets == 0 || r.ForAll())
 }
 
-// threshold is the TTL left at which a popular answer is refreshed, in
-// seconds: Percentage of the whole, rounded up.
+// threshold returns the seconds left at which a popular answer is refreshed: Percentage
+// of the TTL, rounded up.
 func (e *Engine) threshold(ttl uint32) int64 {
 	return (int64(e.opts.Percentage)*int64(ttl) + 99) / 100
 }
 
-// choose picks among the answers to one question. A denial goes before a
-// positive answer, since it is newer or the positive one would have been
-// served; a failure does not, since it says nothing about the name.
+// choose returns the answer to serve among those to one question, or nil. A denial comes
+// before a positive answer: it is newer, since nobody asks while the positive answer is
+// served. A failure does not, since it says nothing about the name.
 func (e *Engine) choose(v *store.View, now store.Time) *store.Record {
 	positive := e.servable(v.Record(store.Positive), now)
 	if e.opts.PreferPositive && e.stale > 0 {
@@ -202,21 +203,21 @@ func (e *Engine) servable(r *store.Record, now store.Time) *store.Record {
 	return nil
 }
 
-// Asked is what is known of the query upstream that brought an answer. The
-// zero value knows nothing.
+// Asked describes the query upstream that brought an answer. In the zero value nothing
+// is known.
 type Asked struct {
-	// Generation was the engine's when the query was sent.
+	// Generation is that of the engine when the query was sent.
 	Generation Generation
-	// From is who answered, an address for example.
+	// From names the upstream that answered, for example by its address.
 	From string
 }
 
 // Servable reports whether an answer may be served, fresh or stale.
 func (e *Engine) Servable(r *store.Record, now store.Time) bool { return e.servable(r, now) != nil }
 
-// Put stores an answer as of now, unless it was flushed after it was asked for. A
-// positive answer displaces the denial it contradicts; under PreferPositive only
-// if it answers the question, and if it does not, the one it replaces is
+// Put stores an answer, unless a flush since the query was sent covers it. A positive
+// answer removes the denial of the same name. With PreferPositive it does so only if it
+// answers the question. If it does not, the positive answer that it replaces is
 // retained. Put sets the source of the entry.
 func (e *Engine) Put(key wire.Key, kind store.Kind, entry *store.Entry, asked Asked) store.Evicted {
 	if e.sources.crowded.Load() {

@@ -242,7 +242,7 @@ func TestReply(t *testing.T) {
 		e := open(t, Options{})
 		e.Put(key, n, entry(t, dns.RcodeNameError, "", 0, 100), Asked{})
 		if n, result := e.Reply(dst, msg, &q, at(e, 0)); result != Denial || dst[3]&15 != dns.RcodeNameError || n != len(msg) {
-			t.Errorf("result %d, %d octets, rcode %d", result, n, dst[3]&15)
+			t.Errorf("result %d, %d bytes, rcode %d", result, n, dst[3]&15)
 		}
 	})
 	t.Run("keepttl", func(t *testing.T) {
@@ -250,7 +250,7 @@ func TestReply(t *testing.T) {
 		e.Put(key, p, entry(t, 0, "192.0.2.1", 0, 100), Asked{})
 		n, _ := e.Reply(dst, msg, &q, at(e, 30*time.Second))
 		if !bytes.Equal(dst[n-10:n-6], []byte{0, 0, 0, 100}) {
-			t.Errorf("TTL octets %x", dst[n-10:n-6])
+			t.Errorf("TTL bytes %x", dst[n-10:n-6])
 		}
 	})
 	t.Run("miss", func(t *testing.T) {
@@ -285,16 +285,16 @@ func TestReply(t *testing.T) {
 		big.Answer.Body = append(big.Answer.Body, make([]byte, 500)...)
 		e.Put(key, p, big, Asked{})
 		if _, result := e.Reply(dst, msg, &q, at(e, 0)); result != Long {
-			t.Errorf("result %d for a client of 512 octets", result)
+			t.Errorf("result %d for a client of 512 bytes", result)
 		}
 		edns := query(t, func(m *dns.Msg) { m.SetEdns0(1232, false) })
 		var q wire.Query
 		q.Parse(edns)
 		if _, result := e.Reply(dst, edns, &q, at(e, 0)); result != Success {
-			t.Errorf("result %d for a client of 1232 octets", result)
+			t.Errorf("result %d for a client of 1232 bytes", result)
 		}
 		if _, result := e.Reply(dst[:500], edns, &q, at(e, 0)); result != Long {
-			t.Errorf("result %d for a buffer of 500 octets", result)
+			t.Errorf("result %d for a buffer of 500 bytes", result)
 		}
 	})
 	t.Run("allocates nothing", func(t *testing.T) {

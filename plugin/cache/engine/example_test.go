@@ -11,8 +11,8 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// A reader of a socket answers hits from octets to octets, and leaves
-// everything else to a chain of plugins.
+// A reader of a socket answers hits from bytes to bytes, and leaves everything else to a
+// chain of plugins.
 func ExampleEngine_Reply() {
 	e, err := engine.New(engine.Options{Store: store.Options{Bytes: 1 << 20}})
 	if err != nil {

@@ -8,21 +8,21 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// Scope says which answers are meant. The zero value means all.
+// Scope selects answers. The zero value selects all.
 type Scope struct {
-	// Name, in wire format and lower case, selects the answers to questions for
-	// it, and those that hold records of it, at the end of an alias for example.
+	// Name, in wire format and lower case, selects the answers to questions for it, and
+	// the answers that have records of it, for example at the end of an alias.
 	Name []byte
 	// Below selects the names below Name too.
 	Below bool
 }
 
-// Covers reports whether an answer is meant.
+// Covers reports whether the scope selects an answer.
 func (s Scope) Covers(key wire.Key, a *wire.Answer) bool {
 	return s.Name == nil || s.Asks(key) || a.Owns(key.Name(), s.has)
 }
 
-// Asks reports whether the name of the question is meant.
+// Asks reports whether the scope selects the name of the question.
 func (s Scope) Asks(key wire.Key) bool { return s.Name == nil || s.has(key.Name()) }
 
 func (s Scope) has(name []byte) bool {
@@ -32,16 +32,17 @@ func (s Scope) has(name []byte) bool {
 	return bytes.Equal(name, s.Name)
 }
 
-// Generation numbers the times between flushes. 0 is none of them.
+// Generation numbers the periods between flushes. 0 is not one of them.
 type Generation uint64
 
-// Generation is the present one. Whoever asks upstream notes it before, for
-// Put: an answer that was on its way when it was flushed is not stored.
+// Generation returns the current generation. A caller that asks upstream reads it before
+// it sends the query, and gives it to Put: an answer that was on its way during a flush
+// is not stored.
 func (e *Engine) Generation() Generation { return e.flushes.generation() }
 
-// Flush removes the answers that scope covers, and keeps those from being
-// stored that were asked for before. It calls removed for each, under a lock; the
-// key and the record are only lent to it.
+// Flush removes the answers that scope covers. Answers to queries that were sent before
+// the flush are not stored. Flush calls removed for each answer, under a lock. removed
+// must not keep the key or the record.
 func (e *Engine) Flush(scope Scope, removed func(key wire.Key, r *store.Record)) {
 	e.putting.Lock()
 	e.flushes.add(scope)
@@ -59,7 +60,7 @@ func (e *Engine) Flush(scope Scope, removed func(key wire.Key, r *store.Record))
 // flushes remembers the last flushes.
 type flushes struct {
 	count atomic.Uint64
-	last  [32]Scope // by count
+	last  [32]Scope // a ring, indexed by count
 }
 
 func (f *flushes) generation() Generation { return Generation(f.count.Load() + 1) }
@@ -70,8 +71,8 @@ func (f *flushes) add(s Scope) {
 	f.count.Store(n + 1)
 }
 
-// cover reports whether a flush since the generation covers the answer. Of
-// flushes that are no longer remembered it is assumed.
+// cover reports whether a flush since the generation covers the answer. It is true for
+// flushes that are no longer remembered.
 func (f *flushes) cover(since Generation, key wire.Key, a *wire.Answer) bool {
 	now := f.generation()
 	if since == 0 || since == now {

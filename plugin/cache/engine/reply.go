@@ -7,29 +7,29 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// Result is how a query fared that was to be answered as octets.
+// Result is the result of Reply.
 type Result uint8
 
 const (
-	// Miss is the lack of an answer.
+	// Miss: there is no answer.
 	Miss Result = iota
-	// Refresh is an answer that is stale or due for prefetch. Whoever can
-	// ask upstream must decide what to do with it.
+	// Refresh: the answer is stale or due for prefetch. A caller that can ask upstream
+	// must decide.
 	Refresh
-	// Long is an answer that does not fit what the client takes, or dst.
+	// Long: the reply is larger than the client accepts, or than dst.
 	Long
-	// Success is a reply with a positive answer.
+	// Success: the reply has a positive answer.
 	Success
-	// Denial is a reply with a negative one.
+	// Denial: the reply has a denial or a failure.
 	Denial
 )
 
-// Reply answers the query that msg is and q was parsed from, writes the reply to
-// dst and returns its length. Only a result of Success or Denial is a reply,
-// and only those are counted as a use of the answer. It allocates nothing.
+// Reply answers the query msg, from which q was parsed. It writes the reply to dst and
+// returns its length. There is a reply only if the result is Success or Denial, and only
+// then it counts as a use of the answer. Reply allocates nothing.
 //
-// q tells how large a UDP reply may be; for other transports q.Size can be raised
-// before.
+// q.Size is the largest UDP reply that the client accepts. For other transports the
+// caller can raise it.
 func (e *Engine) Reply(dst, msg []byte, q *wire.Query, now time.Time) (int, Result) {
 	t := e.store.Time(now)
 	key := q.Key()
@@ -79,7 +79,7 @@ func (e *Engine) reply(dst, msg []byte, q *wire.Query, key wire.Key, t store.Tim
 	return n, result
 }
 
-// due reports whether this use would set off a prefetch. It does not count.
+// due reports whether this use would start a prefetch. It does not count the use.
 func (e *Engine) due(r *store.Record, left int64) bool {
 	return e.opts.Prefetch > 0 && int64(r.Hits())+1 >= int64(e.opts.Prefetch) && left <= e.threshold(r.TTL())
 }

@@ -9,24 +9,24 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// sources number those who answer, so that a record can say in two octets
-// where its answer came from. 0 is nobody known. The zero value is ready.
+// sources gives numbers to upstreams, so that a record names its upstream in two bytes.
+// 0 is an unknown upstream. The zero value is ready.
 type sources struct {
 	mu       sync.RWMutex
-	names    []string // by number, less one; empty: free
+	names    []string // index: the number less one; empty: free
 	numbers  map[string]uint16
 	free     []uint16
-	crowded  atomic.Bool // there was no room for one
-	forgotAt store.Time  // when those without answers were forgotten
+	crowded  atomic.Bool // a name got no number, for lack of room
+	forgotAt store.Time  // when names without answers were last forgotten
 }
 
 const (
-	// maxSources bounds them. Upstreams come and go with their pods, but few
+	// maxSources is the number of upstreams. They come and go with their pods, but few
 	// are in use at a time.
 	maxSources = 1024
-	// maxSource bounds their names, in octets.
+	// maxSource is the length of a name in bytes, at most.
 	maxSource = 128
-	// forgetEvery is the time between two searches for those without answers.
+	// forgetEvery is the time between two searches for names without answers.
 	forgetEvery = store.Time(time.Minute)
 )
 
@@ -65,7 +65,7 @@ func (s *sources) number(name string) uint16 {
 	return n
 }
 
-// name is that of a number, empty if it is not known.
+// name returns the name of a number, empty if it is not known.
 func (s *sources) name(n uint16) string {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -75,17 +75,17 @@ func (s *sources) name(n uint16) string {
 	return s.names[n-1]
 }
 
-// Source is where the answer of a record came from, as Asked.From named it;
-// empty if nobody knows.
+// Source returns the upstream of a record, as Asked.From named it, or "" if it is not
+// known.
 func (e *Engine) Source(r *store.Record) string { return e.sources.name(r.Source()) }
 
-// SourceNumber is what a record has for a source, 0 if there is no room for
-// more of them.
+// SourceNumber returns the number of an upstream in records, 0 if there is no room for
+// more upstreams.
 func (e *Engine) SourceNumber(from string) uint16 { return e.sources.number(from) }
 
-// forgetSources makes room for others in place of those whose answers are gone.
+// forgetSources frees the numbers of upstreams without answers.
 func (e *Engine) forgetSources(now store.Time) {
-	e.putting.Lock() // nobody has a number that is not in a record yet
+	e.putting.Lock() // so that no Put has a number that is not in a record yet
 	defer e.putting.Unlock()
 	s := &e.sources
 	s.mu.Lock()

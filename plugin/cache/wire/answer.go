@@ -27,8 +27,8 @@ type Answer struct {
 	// Body are the packed records. Compression pointers in it count from the
 	// start of a message that has a question name as long as the key's.
 	Body []byte
-	// TTLs are the offsets of the TTL fields in Body, two octets each, least
-	// significant first, in ascending order.
+	// TTLs are the offsets of the TTL fields in Body, in ascending order. Each takes two
+	// bytes, the least significant first.
 	TTLs []byte
 }
 
@@ -39,7 +39,7 @@ func setTTLs(body, offsets []byte, ttl uint32) {
 	}
 }
 
-// ReplyLen is the size in octets of the reply to q with this answer.
+// ReplyLen returns the size in bytes of the reply to q with this answer.
 func (q *Query) ReplyLen(a *Answer) int {
 	n := q.end + len(a.Body)
 	if q.EDNS {
@@ -48,13 +48,12 @@ func (q *Query) ReplyLen(a *Answer) int {
 	return n
 }
 
-// Reply writes to dst the reply to the query, which msg is and q was parsed
-// from, with every record's TTL set to ttl seconds, and returns its length.
-// dst must have room for ReplyLen octets, and may be msg itself if it does
-// not overlap otherwise.
+// Reply writes to dst the reply to the query msg, from which q was parsed, and returns
+// its length. The TTL of every record is ttl seconds. dst must have room for ReplyLen
+// bytes. It may be msg itself, but must not overlap msg in another way.
 //
-// The header follows RFC 1035 section 4.1.1; AD is set only for clients that
-// said they understand it (RFC 6840 section 5.8).
+// The header follows RFC 1035 section 4.1.1. AD is set only for clients that understand
+// it (RFC 6840 section 5.8).
 func (q *Query) Reply(dst, msg []byte, a *Answer, ttl uint32) int {
 	additional := a.Counts[2]
 	flags := uint16(a.Flags) | flagQR
@@ -89,8 +88,8 @@ func (q *Query) Reply(dst, msg []byte, a *Answer, ttl uint32) int {
 	return n
 }
 
-// putOPT writes the OPT record of a reply: the size the client advertised,
-// version 0, its DO bit, no options.
+// putOPT writes the OPT record of a reply: the UDP size that the client advertised,
+// version 0, the client's DO bit, no options.
 func (q *Query) putOPT(b []byte) {
 	b[0] = 0
 	binary.BigEndian.PutUint16(b[1:], typeOPT)

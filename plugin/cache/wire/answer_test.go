@@ -140,7 +140,7 @@ func TestReply(t *testing.T) {
 				}
 				dst := make([]byte, q.ReplyLen(&a))
 				if n := q.Reply(dst, msg, &a, 77); n != len(dst) {
-					t.Fatalf("%s: %d octets, ReplyLen says %d", client.name, n, len(dst))
+					t.Fatalf("%s: %d bytes, ReplyLen says %d", client.name, n, len(dst))
 				}
 				got := new(dns.Msg)
 				if err := got.Unpack(dst); err != nil {
@@ -248,7 +248,7 @@ func TestPackSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(a.Body) != lenA || len(a.TTLs) != 2 {
-		t.Errorf("one A record takes %d octets and %d of offsets, want %d and 2", len(a.Body), len(a.TTLs), lenA)
+		t.Errorf("one A record takes %d bytes and %d of offsets, want %d and 2", len(a.Body), len(a.TTLs), lenA)
 	}
 }
 
@@ -399,7 +399,7 @@ func viaWire(m *dns.Msg) *dns.Msg {
 	return out
 }
 
-// canonical is m as octets without compression.
+// canonical is m as bytes without compression.
 func canonical(m *dns.Msg) []byte {
 	m.Compress = false
 	b, err := m.Pack()

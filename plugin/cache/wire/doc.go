@@ -1,17 +1,15 @@
 // Package wire reads DNS queries and writes cached answers as bytes.
 //
-// A cached answer is kept as the packed sections that follow the question
-// (the body), with the offsets of the TTL fields in it. A body is packed for
-// a question name of a certain length, never for a certain spelling of it:
-// owner names point into the question, names inside RDATA do not. So one body
-// answers every client, each with its own ID, letter case and EDNS, and the
-// reply is made by copying and by overwriting TTLs.
+// A cached answer is kept as its body: the packed sections after the question, with the
+// offsets of the TTL fields. A body fits every question name of the same length, in any
+// letter case: owner names point into the question, and names inside RDATA do not. So
+// one body answers all clients, each with its own ID, letter case and EDNS. A reply is
+// made by copying the body and overwriting its TTLs.
 //
-// Reading a query and writing a reply allocate nothing. Whatever is unusual
-// (EDNS options, signatures, other opcodes) is left to a full parser: Parse
-// names the reason and touches nothing else.
+// Reading a query and writing a reply allocate nothing. Unusual queries, such as those
+// with EDNS options, signatures or other opcodes, are left to a full parser: Parse
+// returns the reason.
 //
-// The package knows the wire format of RFC 1035, EDNS of RFC 6891 and, for
-// packing answers and unpacking them into messages, miekg/dns. It does not
-// know CoreDNS.
+// The package implements the wire format of RFC 1035 and EDNS of RFC 6891. It packs and
+// unpacks messages with miekg/dns, and does not import CoreDNS.
 package wire

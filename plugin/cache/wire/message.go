@@ -8,9 +8,8 @@ import (
 
 var errRecords = errors.New("cached answer has fewer records than it says")
 
-// Message makes the reply to r with this answer as a message of its own: no
-// other message shares memory with it, so that it may be changed. Every TTL
-// is ttl seconds. The reply has no OPT record.
+// Message makes the reply to r with this answer. It shares no memory with other
+// messages, so it may be changed. Every TTL is ttl seconds. The reply has no OPT record.
 func (a *Answer) Message(r *dns.Msg, ttl uint32) (*dns.Msg, error) {
 	if m := a.addresses(r, ttl); m != nil {
 		return m, nil
@@ -58,7 +57,7 @@ type reply struct {
 	answer   [2]dns.RR
 }
 
-// init fills in what does not depend on the records.
+// init sets the header and the question.
 func (p *reply) init(r *dns.Msg, flags Flags) *dns.Msg {
 	p.question[0] = r.Question[0]
 	m := &p.msg
@@ -94,9 +93,8 @@ type recordAAAA struct {
 	ip [16]byte
 }
 
-// addresses is Message for answers which are nothing but A or nothing but
-// AAAA records of the question name, or nil for others. It takes at most
-// three allocations.
+// addresses makes the message for an answer of only A or only AAAA records of the question
+// name, with three allocations at most. It returns nil for other answers.
 func (a *Answer) addresses(r *dns.Msg, ttl uint32) *dns.Msg {
 	n := int(a.Counts[0])
 	if n == 0 || a.Counts[1]|a.Counts[2] != 0 {

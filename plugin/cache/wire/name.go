@@ -6,51 +6,50 @@ import (
 )
 
 const (
-	// MaxName is the largest size of a name in octets, with the length octets
-	// and the root (RFC 1035 section 3.1).
+	// MaxName is the largest size of a name in bytes, with the length bytes and the root
+	// (RFC 1035 section 3.1).
 	MaxName = 255
-	// MaxKey is the largest size of a Key in octets.
+	// MaxKey is the largest size of a Key in bytes.
 	MaxKey = MaxName + keyTail
 
 	keyTail  = 5 // type, class, flags
 	maxLabel = 63
 )
 
-// Bits are the part of a Key that is not the question: queries with other bits
-// may get another answer.
+// Bits are the part of a Key that is not the question. Queries with different bits may
+// get different answers.
 type Bits uint8
 
 // The bits.
 const (
 	DO Bits = 1 << iota // DNSSEC answer OK
 	CD                  // checking disabled
-	// NoRD is a query without the RD bit: the answer may be a referral, which
-	// is nothing for who wants recursion.
+	// NoRD is a query without the RD bit. Its answer may be a referral, which is no
+	// answer to a query with RD.
 	NoRD
-	// NoSubnet is a query with a client subnet option of source prefix length
-	// 0, whose answer is made without regard to any network (RFC 7871 section
-	// 7.1.2) and is for such queries only (section 7.3.1).
+	// NoSubnet is a query with a client subnet option of source prefix length 0. Its
+	// answer is made without regard to any network (RFC 7871 section 7.1.2), and is
+	// for such queries only (section 7.3.1).
 	NoSubnet
-	// Subnet is a query for the answer for a network. No answer has it: those
-	// that are for every network are stored without.
+	// Subnet is a query with the client subnet option of a network. No stored answer has
+	// it: an answer that is for all networks is stored without it.
 	Subnet
 )
 
 var (
-	errNameTooLong  = errors.New("name is longer than 255 octets")
-	errLabelTooLong = errors.New("label is longer than 63 octets")
+	errNameTooLong  = errors.New("name is longer than 255 bytes")
+	errLabelTooLong = errors.New("label is longer than 63 bytes")
 	errEmptyLabel   = errors.New("name has an empty label")
 	errEscape       = errors.New("name ends within an escape")
 )
 
-// Key identifies an answer: the question name in lower case and in wire
-// format, type and class as two octets each (network order), and one octet for
-// the Bits of the query.
+// Key identifies an answer. It is the question name in wire format and lower case, type
+// and class in two bytes each (network order), and the Bits of the query in one byte.
 type Key []byte
 
-// AppendKey appends to dst the key for a question name in presentation format
-// (RFC 1035 section 5.1, with or without the final dot). On error, the name has no
-// wire format, and dst is returned as it came.
+// AppendKey appends to dst the key for a question name in presentation format (RFC 1035
+// section 5.1), with or without the final dot. It returns dst and an error if the name
+// has no wire format.
 func AppendKey(dst []byte, name string, qtype, qclass uint16, bits Bits) (Key, error) {
 	key, err := AppendName(dst, name)
 	if err != nil {
@@ -72,7 +71,7 @@ func (k Key) Type() uint16 { return be16(k[len(k)-keyTail:]) }
 // Class is the question class of the key.
 func (k Key) Class() uint16 { return be16(k[len(k)-keyTail+2:]) }
 
-// Bits are those of the queries that the key is for.
+// Bits returns the bits of the queries that the key is for.
 func (k Key) Bits() Bits { return Bits(k[len(k)-1]) }
 
 // AppendWith appends to dst the same key with other bits.
@@ -122,8 +121,8 @@ func AppendName(dst []byte, name string) ([]byte, error) {
 	return out, nil
 }
 
-// unescape reads what follows a backslash and returns the octet and how many
-// characters it took, 0 if there are none.
+// unescape reads the characters after a backslash. It returns the byte that they stand
+// for and their number, 0 if there are none.
 func unescape(s string) (byte, int) {
 	if len(s) >= 3 && isDigit(s[0]) && isDigit(s[1]) && isDigit(s[2]) {
 		return (s[0]-'0')*100 + (s[1]-'0')*10 + (s[2] - '0'), 3

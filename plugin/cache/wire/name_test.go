@@ -22,7 +22,7 @@ func TestAppendName(t *testing.T) {
 		{"lower case", "ExAmple.ORG.", "\x07example\x03org\x00", nil},
 		{"no final dot", "example.org", "\x07example\x03org\x00", nil},
 		{"escaped dot", `a\.b.org.`, "\x03a.b\x03org\x00", nil},
-		{"escaped octet", `a\000\255.org.`, "\x03a\x00\xff\x03org\x00", nil},
+		{"escaped byte", `a\000\255.org.`, "\x03a\x00\xff\x03org\x00", nil},
 		{"escaped upper case", `\065.org.`, "\x01a\x03org\x00", nil},
 		{"longest label", label63 + ".", "\x3f" + label63 + "\x00", nil},
 		{"label too long", label63 + "a.", "", errLabelTooLong},

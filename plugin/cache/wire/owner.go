@@ -1,11 +1,11 @@
 package wire
 
-// Owns reports whether match is true for the owner name, in wire format and
-// lower case, of a record in the answer or additional section. question is
-// the name of the answer's key. The name is only lent to match.
+// Owns reports whether match returns true for the owner name of a record in the answer or
+// additional section. question is the name of the answer's key. match gets names in wire
+// format and lower case, and must not keep them.
 //
-// The authority section is left out: its records belong to the zone, and say
-// nothing that somebody asks for.
+// The authority section is left out: its records describe the zone, and do not answer
+// questions.
 func (a *Answer) Owns(question []byte, match func(owner []byte) bool) bool {
 	var buf [MaxName]byte
 	off := 0
@@ -44,8 +44,8 @@ func skipRecord(body []byte, off int) (int, bool) {
 func expandName(dst, body []byte, off int, question []byte) ([]byte, bool) {
 	from := body
 	base := headerLen + len(question) + 4 // offset of the body in the message
-	// Pointers lead backwards, so there are no more of them than octets in a name
-	// that is not too long.
+	// A valid name has fewer labels and pointers than MaxName. The limit ends a loop of
+	// pointers.
 	for range MaxName {
 		if off >= len(from) {
 			return nil, false

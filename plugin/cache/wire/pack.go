@@ -18,10 +18,10 @@ var (
 // buffers are scratch space for messages of any size.
 var buffers = sync.Pool{New: func() any { return new([dns.MaxMsgSize]byte) }}
 
-// Pack packs the sections of m after the question, without OPT records,
-// which are hop by hop (RFC 6891 section 6.2.1). The header bits are taken
-// from m too, and an extended RCODE, which is in an OPT record, is an error. m is not changed when Pack returns, but its records are
-// while it runs: they must be the caller's own.
+// Pack packs the header bits of m and the sections after the question. It leaves out OPT
+// records, which are hop by hop (RFC 6891 section 6.2.1). An extended RCODE needs an OPT
+// record, and so is an error. Pack changes the records while it runs and then restores
+// them, so nobody else may use them meanwhile.
 func Pack(m *dns.Msg) (Answer, error) {
 	if len(m.Question) != 1 {
 		return Answer{}, errQuestion
@@ -48,7 +48,7 @@ func Pack(m *dns.Msg) (Answer, error) {
 		}
 		a.Counts[i] = n
 	}
-	// One allocation for both, since they are copied on at once.
+	// Body and TTLs share one allocation: the caller copies both at once.
 	out := make([]byte, 0, p.off-start+len(p.ttls))
 	out = append(out, p.msg[start:p.off]...)
 	out = append(out, p.ttls...)
@@ -74,16 +74,15 @@ func headerFlags(m *dns.Msg) Flags {
 type packer struct {
 	msg     []byte
 	off     int
-	names   map[string]int // names that pointers may point to
+	names   map[string]int // offsets of names for compression pointers
 	ttls    []byte
 	qname   string
-	aliases []string // stand-ins for qname and its parents, by label
+	parents []string // stand-ins for qname and its parents, by label
 }
 
-// useQuestion makes owner names that are the question name, or a parent of
-// it, point into the question. They are packed under stand-in names which no
-// message has, so that nothing else does: a name in RDATA keeps its own
-// letter case, whatever the case of the question in the reply.
+// useQuestion makes owner names that are the question name, or a parent of it, point into
+// the question. They are packed under stand-in names, which no message has. So names in
+// RDATA do not point into the question, and keep their letter case in every reply.
 func (p *packer) useQuestion(name string, wire []byte) {
 	p.qname = name
 	off, n := 0, 0
@@ -91,10 +90,10 @@ func (p *packer) useQuestion(name string, wire []byte) {
 		p.names[standIns[n]] = headerLen + off
 		off += 1 + int(wire[off])
 	}
-	p.aliases = standIns[:n]
+	p.parents = standIns[:n]
 }
 
-// standIns are a name for each label that a name can have (RFC 1035 section 3.1).
+// standIns has a name for each label of the longest name (RFC 1035 section 3.1).
 var standIns = func() (names [MaxName / 2]string) {
 	for i := range names {
 		names[i] = "\x01" + strconv.Itoa(i) + "."
@@ -102,13 +101,13 @@ var standIns = func() (names [MaxName / 2]string) {
 	return names
 }()
 
-// alias returns the stand-in for an owner name.
-func (p *packer) alias(owner string) (string, bool) {
+// standIn returns the stand-in for an owner name, if it has one.
+func (p *packer) standIn(owner string) (string, bool) {
 	off, end := 0, p.qname == "."
-	for i := 0; !end && i < len(p.aliases); i++ {
+	for i := 0; !end && i < len(p.parents); i++ {
 		if len(p.qname)-off == len(owner) {
 			if strings.EqualFold(p.qname[off:], owner) {
-				return p.aliases[i], true
+				return p.parents[i], true
 			}
 			return "", false
 		}
@@ -135,8 +134,8 @@ func (p *packer) section(rrs []dns.RR, start int) (uint16, error) {
 func (p *packer) record(rr dns.RR, start int) error {
 	hdr := rr.Header()
 	before := *hdr
-	if alias, ok := p.alias(hdr.Name); ok {
-		hdr.Name = alias
+	if name, ok := p.standIn(hdr.Name); ok {
+		hdr.Name = name
 	}
 	end, err := dns.PackRR(rr, p.msg, p.off, p.names, true)
 	*hdr = before

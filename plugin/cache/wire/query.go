@@ -18,22 +18,22 @@ const (
 	flagRcode  = 15
 
 	ednsDO = 1 << 15
-	// ednsEcho are the EDNS flags a reply repeats, as CoreDNS has it
+	// ednsEcho are the EDNS flags that a reply repeats, as in CoreDNS
 	// (request.SizeAndDo): DO and the upper bits of Z.
 	ednsEcho = 0xff00
 
-	// MinSize is the size of a UDP reply that every client takes (RFC 1035
-	// section 4.2.1).
+	// MinSize is the size of a UDP reply that every client accepts (RFC 1035 section
+	// 4.2.1).
 	MinSize = 512
 )
 
-// Reason says why Parse leaves a query to a full parser.
+// Reason is why Parse leaves a query to a full parser.
 type Reason uint8
 
-// The reasons. Plain is none: the query was read.
+// The reasons. Plain means that the query was read.
 const (
 	Plain       Reason = iota
-	Malformed          // too short, a label too long, octets after the end
+	Malformed          // too short, a label too long, bytes after the end
 	NotQuery           // a response, or an opcode other than QUERY
 	Sections           // not exactly one question, or records in answer or authority
 	Compressed         // the question name has a compression pointer
@@ -53,33 +53,32 @@ var reasons = [Reasons]string{
 // String is the reason as a metric label.
 func (r Reason) String() string { return reasons[r] }
 
-// Query is a query that was read by Parse. It holds no reference to the
-// message, so that one Query can be used for all messages of a reader. The zero value is
-// ready for Parse.
+// Query is a query that was read by Parse. It holds no reference to the message, so a
+// reader can use one Query for all its messages. The zero value is ready for Parse.
 type Query struct {
 	ID    uint16
 	Type  uint16
 	Class uint16
-	Size  uint16 // largest UDP reply the client takes, in octets; at least MinSize
+	Size  uint16 // largest UDP reply that the client accepts, in bytes; at least MinSize
 	RD    bool   // recursion desired
 	AD    bool   // authentic data understood (RFC 6840 section 5.7)
 	CD    bool   // checking disabled
 	EDNS  bool   // there was an OPT record
 	DO    bool   // DNSSEC answer OK
 
-	advertised uint16 // UDP size as the OPT record had it
+	advertised uint16 // UDP size in the OPT record
 	ednsFlags  uint16
-	end        int // offset of the octet after the question
+	end        int // offset of the byte after the question
 	keyLen     int
 	key        [MaxKey]byte
 }
 
-// Key is the key of the answer. It is valid until the next Parse.
+// Key returns the key of the answer. It is valid until the next Parse.
 func (q *Query) Key() Key { return q.key[:q.keyLen] }
 
-// Parse reads a query of the plain kind: opcode QUERY, one question in class
-// IN, nothing else except an OPT record of EDNS version 0 without options. It
-// returns Plain, or the reason to take the long way, and then q is undefined.
+// Parse reads a plain query: opcode QUERY, one question in class IN, and nothing else
+// except an OPT record of EDNS version 0 without options. It returns Plain, or the reason
+// why a full parser must read the query; q is undefined then.
 func (q *Query) Parse(msg []byte) Reason {
 	if len(msg) < headerLen+5 {
 		return Malformed

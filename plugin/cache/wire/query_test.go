@@ -45,8 +45,8 @@ func TestParse(t *testing.T) {
 		{"header only", plain[:12], Malformed},
 		{"cut in the name", plain[:16], Malformed},
 		{"cut in the class", plain[:len(plain)-1], Malformed},
-		{"octet after the question", append(bytes.Clone(plain), 0), Malformed},
-		{"octet after the OPT record", append(bytes.Clone(edns), 0), Malformed},
+		{"byte after the question", append(bytes.Clone(plain), 0), Malformed},
+		{"byte after the OPT record", append(bytes.Clone(edns), 0), Malformed},
 		{"cut in the OPT record", edns[:len(edns)-1], Additional},
 		{"response", query(t, "a.", 1, func(m *dns.Msg) { m.Response = true }), NotQuery},
 		{"notify", query(t, "a.", 1, func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }), NotQuery},
@@ -156,13 +156,13 @@ func FuzzParse(f *testing.F) {
 		}
 		key, err := AppendKey(nil, m.Question[0].Name, m.Question[0].Qtype, m.Question[0].Qclass, bits)
 		if err != nil || !bytes.Equal(key, q.Key()) {
-			t.Fatalf("key of %x: %q from octets, %q from %q (%v)", msg, q.Key(), key, m.Question[0].Name, err)
+			t.Fatalf("key of %x: %q from bytes, %q from %q (%v)", msg, q.Key(), key, m.Question[0].Name, err)
 		}
 	})
 }
 
 // isPlain tells from the message that miekg/dns read whether Parse must have
-// read it too. Repacking finds compression and octets after the end.
+// read it too. Repacking finds compression and bytes after the end.
 func isPlain(msg []byte, m *dns.Msg) bool {
 	if m.Response || m.Opcode != dns.OpcodeQuery || len(m.Question) != 1 || m.Question[0].Qclass != dns.ClassINET || len(m.Answer)+len(m.Ns) != 0 {
 		return false

@@ -8,10 +8,10 @@ import (
 	"github.com/miekg/dns"
 )
 
-// common is Message for answers of the record types that most answers are
-// made of, or nil for others. It saves most of the allocations of a general
-// parser: a name that points into the question is a part of the client's
-// string, and a name that comes again is the same string.
+// common makes the message for an answer of common record types, with fewer allocations
+// than a general parser: a name that points into the question is a substring of the
+// client's question name, and equal names share one string. It returns nil for other
+// answers.
 func (a *Answer) common(r *dns.Msg, ttl uint32) *dns.Msg {
 	question := r.Question[0].Name
 	if len(question) < 2 || question[len(question)-1] != '.' || strings.IndexByte(question, '\\') >= 0 {
@@ -44,18 +44,17 @@ func (a *Answer) common(r *dns.Msg, ttl uint32) *dns.Msg {
 	return m
 }
 
-// reader reads records from a body behind a question without escapes in its
-// name. In such a name, the octet at index i of the string is at offset
-// headerLen+i+1 of the message, and a label that starts at index i has its
-// length octet at headerLen+i.
+// reader reads records from the body of a message whose question name has no escapes. The
+// byte at index i of such a name is at offset headerLen+i+1 of the message. The length
+// byte of a label that starts at index i is at offset headerLen+i.
 type reader struct {
 	body     []byte
 	base     int // offset of the body in the message
-	off      int // of what comes next, in the body
+	off      int // offset of the next byte to read, in the body
 	question string
 	ttl      uint32
 
-	// The last names that were read, by their offset in the body.
+	// The last names that were read, with their offsets in the body.
 	known [4]struct {
 		off  int
 		name string
@@ -83,7 +82,7 @@ func (p *reader) record() dns.RR {
 	return rr
 }
 
-// data reads RDATA, which starts at p.off and is b.
+// data reads the RDATA b, which starts at p.off.
 func (p *reader) data(hdr dns.RR_Header, b []byte) dns.RR {
 	switch {
 	case hdr.Rrtype == dns.TypeA && len(b) == 4:
@@ -136,9 +135,8 @@ func (p *reader) soa(hdr dns.RR_Header, end int) dns.RR {
 	return &dns.SOA{Hdr: hdr, Ns: ns, Mbox: mbox, Serial: u32(0), Refresh: u32(1), Retry: u32(2), Expire: u32(3), Minttl: u32(4)}
 }
 
-// plainOctets are what a label can have that needs no escape in presentation
-// format.
-var plainOctets = func() (set [256]bool) {
+// plainBytes are the bytes of labels that need no escape in presentation format.
+var plainBytes = func() (set [256]bool) {
 	for c := '!'; c <= '~'; c++ {
 		set[c] = !bytes.ContainsRune([]byte(`.'@;()"\`), c)
 	}
@@ -166,7 +164,7 @@ func (p *reader) name() (string, bool) {
 				return "", false
 			}
 			for _, c := range p.body[off+1 : off+1+n] {
-				if !plainOctets[c] {
+				if !plainBytes[c] {
 					return "", false
 				}
 			}
@@ -185,7 +183,7 @@ func (p *reader) name() (string, bool) {
 				return p.inQuestion(start, text, to-headerLen)
 			}
 			to -= p.base
-			if to >= off { // only backwards, so that it ends
+			if to >= off { // pointers may only lead backwards, so that there is no loop
 				return "", false
 			}
 			if len(text) == 0 {
@@ -201,8 +199,8 @@ func (p *reader) name() (string, bool) {
 	return "", false
 }
 
-// inQuestion ends a name with the part of the question name that starts at
-// index i.
+// inQuestion returns the name that starts with text and ends with the question name from
+// index i on.
 func (p *reader) inQuestion(start int, text []byte, i int) (string, bool) {
 	if i < 0 || i >= len(p.question) || i > 0 && p.question[i-1] != '.' || len(text)+len(p.question)-i > MaxName-1 {
 		return "", false

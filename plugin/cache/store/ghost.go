@@ -1,8 +1,8 @@
 package store
 
-// ghosts remembers which keys were evicted from the small queue lately, by
-// fingerprint: a key that comes back soon has earned the main queue. A slot
-// holds 16 bits of the hash and 16 bits of the time in evictions.
+// ghosts remembers fingerprints of the keys that were evicted last from the small queue. A
+// key that comes back soon goes to the main queue. A slot holds 16 bits of the hash, and
+// 16 bits of the time, which is counted in evictions.
 type ghosts struct {
 	slots []uint32
 	clock uint32
@@ -18,8 +18,7 @@ func (g *ghosts) bucket(hash uint32) []uint32 {
 	return g.slots[i : i+ghostWays]
 }
 
-// add remembers a key, in place of the one in its bucket that was evicted
-// longest ago.
+// add remembers a key. It replaces the oldest key of the bucket.
 func (g *ghosts) add(hash uint32) {
 	if len(g.slots) == 0 {
 		return

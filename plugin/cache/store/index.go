@@ -1,9 +1,9 @@
 package store
 
-// index finds records by the low 32 bits of their key's hash: an
-// open-addressing table with linear probing. A slot holds the offset of a
-// record in words, plus one, in its lower 24 bits and the upper 8 bits of the
-// hash above them; 0 is an empty slot.
+// index finds records by the low 32 bits of the hash of their key. It is an
+// open-addressing table with linear probing. The lower 24 bits of a slot hold the offset
+// of a record in words, plus one. The upper 8 bits are those of the hash. 0 is an empty
+// slot.
 type index struct {
 	slots []uint32
 	count int
@@ -68,7 +68,7 @@ func (x *index) move(hash, from, to uint32) {
 	}
 }
 
-// remove takes a record out and closes the gap, so that no search stops short.
+// remove removes a record. It closes the gap, at which a search would stop.
 func (x *index) remove(hash, off uint32, rehash func(off uint32) uint32) {
 	at := x.find(hash, off)
 	if at == noSlot {
@@ -79,7 +79,7 @@ func (x *index) remove(hash, off uint32, rehash func(off uint32) uint32) {
 	x.slots[hole] = 0
 	for i := (hole + 1) & mask; x.slots[i] != 0; i = (i + 1) & mask {
 		home := rehash(slotOffset(x.slots[i])) & mask
-		// The slot may move to the hole unless its home lies between them.
+		// The slot may move to the hole unless its first place lies between them.
 		if (i-home)&mask >= (i-hole)&mask {
 			x.slots[hole], x.slots[i] = x.slots[i], 0
 			hole = i

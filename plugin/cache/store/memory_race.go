@@ -2,8 +2,7 @@
 
 package store
 
-// reserve returns n octets on the Go heap, since the race detector watches
-// nothing else.
+// reserve returns n bytes on the Go heap, since the race detector checks no other memory.
 func reserve(n int) ([]byte, error) { return make([]byte, n), nil }
 
 func discard([]byte) {}

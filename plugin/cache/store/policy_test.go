@@ -14,7 +14,7 @@ import (
 
 // The policies compared on one trace, all with room for the same number of
 // answers. Ours is the store itself, with its shards, its overhead and its
-// limit in octets.
+// limit in bytes.
 type policy interface {
 	// access looks a name up, stores it if it is not there, and reports a hit.
 	access(name uint32) bool
@@ -173,14 +173,14 @@ func (p *sievePolicy) access(name uint32) bool {
 }
 
 // fullStore returns a store and how many such answers fit.
-func fullStore(t testing.TB, octets int) (*storePolicy, int) {
+func fullStore(t testing.TB, bytes int) (*storePolicy, int) {
 	e := entryOf(16, 1, 0, 3600)
-	p := &storePolicy{s: open(t, Options{Bytes: octets}), e: e}
-	for i := range uint32(octets / 60) {
+	p := &storePolicy{s: open(t, Options{Bytes: bytes}), e: e}
+	for i := range uint32(bytes / 60) {
 		p.access(i | 1<<31)
 	}
 	size := p.s.Len(Positive)
-	p.s = open(t, Options{Bytes: octets})
+	p.s = open(t, Options{Bytes: bytes})
 	return p, size
 }
 

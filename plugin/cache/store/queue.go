@@ -1,10 +1,10 @@
 package store
 
-// queue is a list of records, newest first, linked through them.
+// queue is a list of records, newest first. The links are in the records.
 type queue struct {
 	newest, oldest uint32 // offsets
 	count          int
-	octets         uint32
+	bytes          uint32
 }
 
 func (q *queue) reset() { *q = queue{newest: none, oldest: none} }
@@ -19,23 +19,23 @@ func (q *queue) push(mem []byte, off uint32) {
 	}
 	q.newest = off
 	q.count++
-	q.octets += r.size()
+	q.bytes += r.size()
 }
 
 func (q *queue) remove(mem []byte, off uint32) {
 	r := recordAt(mem, off)
 	q.relink(mem, r, r.older, r.newer)
 	q.count--
-	q.octets -= r.size()
+	q.bytes -= r.size()
 }
 
-// moved tells the neighbours of a record that it lies at off now.
+// moved updates the links of the neighbours of a record that was moved to off.
 func (q *queue) moved(mem []byte, off uint32) {
 	q.relink(mem, recordAt(mem, off), off, off)
 }
 
-// relink sets what the neighbours of r point to: its newer one to older, its
-// older one to newer.
+// relink links the neighbours of r to other records: the newer neighbour to older, and the
+// older neighbour to newer.
 func (q *queue) relink(mem []byte, r *Record, older, newer uint32) {
 	if r.newer != none {
 		recordAt(mem, r.newer).older = older

@@ -1,10 +1,9 @@
 package store
 
-// ring is memory in which records lie one after the other, from tail to head
-// and around the end. It knows sizes and holes; move tells its owner where a
-// record has gone.
+// ring is memory with records one after the other, from tail to head and around the end.
+// It moves records, and tells its owner by calling move.
 //
-// All offsets and sizes are octets and multiples of word.
+// All offsets and sizes are in bytes and multiples of word.
 type ring struct {
 	mem  []byte
 	end  uint32 // the part in use; grows up to len(mem)
@@ -12,22 +11,21 @@ type ring struct {
 	tail uint32 // the oldest record or hole
 	used uint32 // from tail to head, holes included
 	live uint32 // records only
-	high uint32 // the highest head ever: what was written at all
+	high uint32 // the highest head ever: memory above it was never written
 }
 
-// minRing is how much of a ring is used at first.
+// minRing is the part of a ring that is used at first.
 const minRing = 16 << 10
 
-// limit is how much of the ring records may take.
+// limit returns the bytes of the ring that records may take.
 func (r *ring) limit() uint32 { return uint32(len(r.mem) / 8 * 7) }
 
-// room reports whether a record of n octets fits without eviction.
+// room reports whether a record of n bytes fits without eviction.
 func (r *ring) room(n uint32) bool { return r.live+n <= r.limit() }
 
-// alloc makes room for n octets at the head and returns their offset. The caller
-// has made sure that room(n) holds. Records on the way are moved, after which
-// move(from, to) is called. It returns none if two rounds did not find a
-// contiguous place.
+// alloc reserves n bytes at the head and returns their offset. room(n) must be true. It
+// moves records that are in the way, and calls move(from, to) after each. It returns
+// none if it finds no contiguous place within two rounds.
 func (r *ring) alloc(n uint32, move func(from, to uint32)) uint32 {
 	if r.used == 0 {
 		r.head, r.tail = 0, 0
@@ -63,7 +61,7 @@ func (r *ring) take(n uint32) uint32 {
 	return off
 }
 
-// wrap fills the rest before the end with a hole and goes on at the start.
+// wrap fills the space before the end with a hole and sets the head to the start.
 func (r *ring) wrap() {
 	if rest := r.end - r.head; rest > 0 {
 		hole := recordAt(r.mem, r.head)
@@ -73,8 +71,8 @@ func (r *ring) wrap() {
 	r.head = 0
 }
 
-// advance takes the record at the tail out of the way: a hole is swallowed, a
-// record goes to the head. Then what was free is free behind it.
+// advance moves the tail behind the first record or hole. A hole becomes free space. A
+// record is moved to the head.
 func (r *ring) advance(move func(from, to uint32)) uint32 {
 	from, to := r.tail, r.head
 	rec := recordAt(r.mem, from)
@@ -95,7 +93,7 @@ func (r *ring) advance(move func(from, to uint32)) uint32 {
 	return n
 }
 
-// free makes a hole of the record at off.
+// free turns the record at off into a hole.
 func (r *ring) free(off uint32) {
 	rec := recordAt(r.mem, off)
 	rec.state = stateHole

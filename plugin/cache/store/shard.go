@@ -14,12 +14,12 @@ type shard struct {
 	ghosts ghosts
 	queues [classes][2]queue // small, main
 	counts [kinds]int
-	limits [classes]int // records; 0: the ring alone limits
-	stale  Time         // how long expired records are worth keeping
+	limits [classes]int // numbers of records; 0: only the ring limits
+	stale  Time         // how long expired records are kept
 
 	soonest Time // no record expires before
 	swept   Time
-	_       [64]byte // keep the neighbour's lock off this cache line
+	_       [64]byte // keeps the lock of the next shard off this cache line
 }
 
 func (s *shard) init(mem []byte, limits [classes]int, stale time.Duration) {
@@ -44,7 +44,7 @@ func (s *shard) expires(r *Record) Time {
 }
 func (s *shard) expired(r *Record, t Time) bool { return t >= s.expires(r) }
 
-// find fills in the offsets of the records with this key, by kind.
+// find sets found to the offsets of the records with this key, by kind.
 func (s *shard) find(hash uint32, key []byte, found *[kinds]uint32) {
 	*found = [kinds]uint32{none, none, none}
 	if len(s.index.slots) == 0 {
@@ -65,7 +65,7 @@ func (s *shard) find(hash uint32, key []byte, found *[kinds]uint32) {
 	}
 }
 
-// put stores e, in place of a record of the same key and kind.
+// put stores e. It replaces a record of the same key and kind.
 func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted) bool {
 	now := e.Stored
 	s.reclaim(now, gone)
@@ -114,7 +114,7 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	return true
 }
 
-// fill writes the content of a record of the right size.
+// fill writes the content of a record. The record must have the right size.
 func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry, hits uint32) {
 	r.kind = kind
 	r.stored, r.ttl = int64(e.Stored), e.TTL
@@ -147,8 +147,8 @@ func (s *shard) makeRoom(class int, size uint32, now Time, gone *Evicted) bool {
 	return true
 }
 
-// largest picks the class to evict from: the one whose share of new records
-// is larger, so that a flood of names of either class displaces itself first.
+// largest returns the class from which to evict: the one with more bytes of new records,
+// so that a flood of names of one class evicts itself first.
 func (s *shard) largest() int {
 	positive, negative := &s.queues[0], &s.queues[1]
 	switch {
@@ -156,21 +156,21 @@ func (s *shard) largest() int {
 		return 1
 	case s.count(1) == 0:
 		return 0
-	case negative[0].octets > positive[0].octets:
+	case negative[0].bytes > positive[0].bytes:
 		return 1
 	}
 	return 0
 }
 
-// evict removes a record of the class by S3-FIFO: a record leaves the small
-// queue for the main queue if it was used at all, and for good if not; it goes
-// round in the main queue as often as it was used. The small queue is drained
-// while it has more than a tenth of the memory.
+// evict removes a record of the class by S3-FIFO. A record at the end of the small queue
+// goes to the main queue if it was used at all, and is removed if not. A record stays in
+// the main queue for as many rounds as it was used. Records leave the small queue first
+// while it has more than a tenth of the bytes.
 func (s *shard) evict(class int, now Time, gone *Evicted) {
 	mem := s.ring.mem
 	small, large := &s.queues[class][0], &s.queues[class][1]
 	for {
-		fromSmall := large.count == 0 || small.count > 0 && uint64(small.octets)*10 > uint64(small.octets)+uint64(large.octets)
+		fromSmall := large.count == 0 || small.count > 0 && uint64(small.bytes)*10 > uint64(small.bytes)+uint64(large.bytes)
 		q := large
 		if fromSmall {
 			q = small
@@ -201,7 +201,7 @@ func (s *shard) evict(class int, now Time, gone *Evicted) {
 	}
 }
 
-// remove takes a record out of everything.
+// remove removes a record from its queue, the index and the ring.
 func (s *shard) remove(off uint32) {
 	r := s.at(off)
 	s.queueOf(r).remove(s.ring.mem, off)
@@ -210,14 +210,14 @@ func (s *shard) remove(off uint32) {
 	s.ring.free(off)
 }
 
-// moved follows a record that the ring moved.
+// moved updates index and queue after the ring has moved a record.
 func (s *shard) moved(from, to uint32) {
 	r := s.at(to)
 	s.index.move(r.hash, from, to)
 	s.queueOf(r).moved(s.ring.mem, to)
 }
 
-// reclaim removes what has expired, at most once a second.
+// reclaim removes expired records, at most once a second.
 func (s *shard) reclaim(now Time, gone *Evicted) {
 	if now < s.soonest || now < s.swept+Time(time.Second) {
 		return

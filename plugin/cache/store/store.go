@@ -15,49 +15,49 @@ import (
 const (
 	// MinBytes is the smallest budget that holds answers of every size.
 	MinBytes = 512 << 10
-	// MaxBytes is the largest budget; on 32-bit machines it is what an int holds.
+	// MaxBytes is the largest budget. On 32-bit machines an int limits it.
 	MaxBytes = min(maxShards*(maxMemory/2), math.MaxInt-1)
 
 	minShard  = 256 << 10
 	maxShards = 1024
-	// minPerShard is the smallest limit of records in a shard that keeps the
-	// unevenness between shards small.
+	// minPerShard is the smallest limit of records in a shard. With a smaller one,
+	// shards would fill too unevenly.
 	minPerShard = 64
 )
 
 // Options are the limits of a store.
 type Options struct {
-	// Bytes is the memory budget in octets, from MinBytes to MaxBytes. It
-	// includes indices and everything else that grows with the number of answers.
+	// Bytes is the memory budget, from MinBytes to MaxBytes. It includes the indices and
+	// all else that grows with the number of answers.
 	Bytes int
-	// Positive and Negative limit the number of answers, Retained ones
-	// counting as positive. 0 leaves it to the budget.
+	// Positive and Negative limit the numbers of answers. Retained answers count as
+	// positive. 0: only the budget limits.
 	Positive, Negative int
 	// Stale is how long expired answers are kept.
 	Stale time.Duration
 }
 
-// Entry is what is stored.
+// Entry is an answer to be stored.
 type Entry struct {
 	Stored    Time
 	TTL       uint32 // seconds
 	Answer    wire.Answer
 	Answering bool
 	ForAll    bool   // the same for all networks, as the upstream said (RFC 7871 section 7.3.1)
-	Wildcard  string // at most 255 octets
-	Source    uint16 // where the answer came from; 0: unknown
+	Wildcard  string // at most 255 bytes
+	Source    uint16 // the number of the upstream; 0: unknown
 
-	// Refresh: the entry goes on with the count of uses of the record of kind
-	// Of, or with Hits if that one is gone. The last use was at Seen.
+	// Refresh: the entry keeps the count of uses of the record of kind Of, or Hits if
+	// that record is gone. The last use was at Seen.
 	Refresh bool
 	Of      Kind
 	Hits    uint32
 	Seen    Time
 }
 
-// Evicted counts records that gave way.
+// Evicted counts records that were removed to make room.
 type Evicted struct {
-	Live    [classes]int // still servable, by Positive and Negative
+	Live    [classes]int // records that could still be served, by Positive and Negative
 	Expired int
 }
 
@@ -66,7 +66,7 @@ type Evicted struct {
 type Store struct {
 	seed   maphash.Seed
 	epoch  time.Time
-	shift  uint // of the hash, to the shard
+	shift  uint // shifts a hash to the number of a shard
 	shards []shard
 	mem    []byte
 	bytes  int
@@ -74,10 +74,10 @@ type Store struct {
 	entry  [classes]atomic.Int64
 }
 
-// New reserves the memory of a store. Close gives it back.
+// New reserves the memory of a store. Close releases it.
 func New(o Options) (*Store, error) {
 	if o.Bytes < MinBytes || o.Bytes > MaxBytes {
-		return nil, fmt.Errorf("cache: memory budget of %d octets is out of range: choose between %d and %d", o.Bytes, MinBytes, MaxBytes)
+		return nil, fmt.Errorf("cache: memory budget of %d bytes is out of range: choose between %d and %d", o.Bytes, MinBytes, MaxBytes)
 	}
 	n := o.Bytes / minShard
 	for _, limit := range [classes]int{o.Positive, o.Negative} {
@@ -86,11 +86,11 @@ func New(o Options) (*Store, error) {
 		}
 	}
 	n = 1 << (bits.Len(uint(min(max(n, 1), maxShards))) - 1)
-	// Of sixteen parts, one is for the index (4 octets a slot, at most three
-	// quarters full) and one for the fingerprints of evicted keys.
+	// Of sixteen parts, one is for the index (4 bytes a slot, at most three quarters
+	// full) and one for the fingerprints of evicted keys.
 	share := o.Bytes / n
 	if share/16*14 > maxMemory {
-		return nil, fmt.Errorf("cache: a memory budget of %d octets needs a larger limit of entries", o.Bytes)
+		return nil, fmt.Errorf("cache: a memory budget of %d bytes needs a larger limit of entries", o.Bytes)
 	}
 	size := share / 16 * 14 &^ (word - 1)
 	// The last hole of the last ring can be smaller than a record's head.
@@ -111,12 +111,12 @@ func New(o Options) (*Store, error) {
 	for i := range s.shards {
 		s.shards[i].init(mem[i*size:(i+1)*size:(i+1)*size], limits, o.Stale)
 	}
-	// Not when the store is gone but when its shards are: a View has a shard.
+	// The memory is released when the shards are gone, not the store: a View has a shard.
 	runtime.AddCleanup(&s.shards[0], func(mem []byte) { release(mem) }, mem)
 	return s, nil
 }
 
-// Time is t on the clock of the store.
+// Time converts t to the clock of the store.
 func (s *Store) Time(t time.Time) Time { return Time(t.Sub(s.epoch)) }
 
 func (s *Store) shardOf(key []byte) (*shard, uint32) {
@@ -124,9 +124,9 @@ func (s *Store) shardOf(key []byte) (*shard, uint32) {
 	return &s.shards[h>>s.shift], uint32(h)
 }
 
-// View is the records with one key, held in place by the read lock of their
-// shard. Close must be called, soon: a writer waits for it, and readers wait
-// for the writer.
+// View is the records with one key. It holds the read lock of their shard, so that they
+// stay in place. Close must be called soon: writers wait for it, and readers wait for
+// writers.
 type View struct {
 	shard *shard
 	found [kinds]uint32
@@ -153,8 +153,8 @@ func (v *View) Record(k Kind) *Record {
 // Close unlocks the shard.
 func (v *View) Close() { v.shard.mu.RUnlock() }
 
-// Put stores an entry in place of what has its key and kind. It reports false
-// if the answer is too large for the store or the store is closed.
+// Put stores an entry. It replaces the record with the same key and kind. It reports false
+// if the answer is too large for the store, or if the store is closed.
 func (s *Store) Put(key wire.Key, kind Kind, e *Entry) (gone Evicted, ok bool) {
 	if len(key) > wire.MaxKey || len(e.Answer.Body) > 1<<16-1 || len(e.Wildcard) > 255 {
 		return gone, false
@@ -170,8 +170,8 @@ func (s *Store) Put(key wire.Key, kind Kind, e *Entry) (gone Evicted, ok bool) {
 	return gone, ok
 }
 
-// recount returns a function that adds to the totals what changed in the
-// shard since.
+// recount returns a function that adds the changes in the shard since the call of recount
+// to the totals.
 func (s *Store) recount(sh *shard) func() {
 	before := [classes]int{sh.count(0), sh.count(1)}
 	return func() {
@@ -194,8 +194,8 @@ func (s *Store) Remove(key wire.Key, kind Kind) {
 	}
 }
 
-// RemoveIf removes the records for which match is true, calling it under the
-// lock of their shard; it may keep neither key nor record.
+// RemoveIf removes the records for which match returns true. match is called under the
+// lock of a shard, and must not keep the key or the record.
 func (s *Store) RemoveIf(match func(key wire.Key, r *Record) bool) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -213,8 +213,8 @@ func (s *Store) RemoveIf(match func(key wire.Key, r *Record) bool) {
 	}
 }
 
-// Retain turns the positive record with the key into the retained one if it
-// answers its question. Otherwise the retained record stays what it is.
+// Retain turns the positive record with the key into the retained one, if it answers its
+// question. Otherwise the retained record stays as it is.
 func (s *Store) Retain(key wire.Key) {
 	sh, hash := s.shardOf(key)
 	sh.mu.Lock()
@@ -233,8 +233,8 @@ func (s *Store) Retain(key wire.Key) {
 	sh.counts[Retained]++
 }
 
-// Retry forbids refreshes of the record before the time, or allows them at
-// once if the time is 0.
+// Retry forbids refreshes of the record before the time at, or allows them at once if at is
+// 0.
 func (s *Store) Retry(key wire.Key, kind Kind, at Time) {
 	v := s.View(key)
 	defer v.Close()
@@ -247,7 +247,7 @@ func (s *Store) Retry(key wire.Key, kind Kind, at Time) {
 	}
 }
 
-// Sweep removes what has expired.
+// Sweep removes expired records.
 func (s *Store) Sweep(now Time) (gone Evicted) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -260,8 +260,8 @@ func (s *Store) Sweep(now Time) (gone Evicted) {
 	return gone
 }
 
-// Range calls fn for every record, under its shard's read lock, with the key;
-// neither may be kept.
+// Range calls fn for every record, under the read lock of its shard. fn must not keep the
+// key or the record.
 func (s *Store) Range(fn func(key wire.Key, r *Record)) {
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -276,12 +276,11 @@ func (s *Store) Range(fn func(key wire.Key, r *Record)) {
 	}
 }
 
-// Len is the number of answers of the class of the kind: Positive includes
-// Retained.
+// Len returns the number of answers of the kind. Positive includes Retained.
 func (s *Store) Len(k Kind) int { return int(s.entry[k.class()].Load()) }
 
-// Bytes is the memory in use, in octets: the parts of the rings that were
-// written so far, and the tables.
+// Bytes returns the memory in use: the parts of the rings that were written so far, and
+// the tables.
 func (s *Store) Bytes() int {
 	n := 0
 	for i := range s.shards {
@@ -293,8 +292,7 @@ func (s *Store) Bytes() int {
 	return n
 }
 
-// Close empties the store and gives its memory back. Afterwards it finds and
-// stores nothing.
+// Close empties the store and releases its memory. Afterwards it finds and stores nothing.
 func (s *Store) Close() {
 	if s.closed.Swap(true) {
 		return
@@ -313,5 +311,5 @@ func (s *Store) Close() {
 	runtime.KeepAlive(s)
 }
 
-// Epoch is the time that Time counts from.
+// Epoch returns the time from which Time counts.
 func (s *Store) Epoch() time.Time { return s.epoch }

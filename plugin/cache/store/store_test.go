@@ -37,14 +37,14 @@ func keyOf(t testing.TB, n int) wire.Key {
 	return key
 }
 
-// entryOf makes an entry with a body of n octets that fill gives away.
+// entryOf makes an entry with a body of n bytes that fill gives away.
 func entryOf(n int, fill byte, stored Time, ttl uint32) *Entry {
 	return &Entry{Stored: stored, TTL: ttl, Answering: true, Answer: wire.Answer{
 		Flags: wire.Flags(fill), Counts: [3]uint16{1, 2, uint16(fill)}, Body: bytes.Repeat([]byte{fill}, n), TTLs: []byte{fill, 0},
 	}}
 }
 
-// read returns the first octet of the body, or false.
+// read returns the first byte of the body, or false.
 func read(s *Store, key wire.Key, k Kind) (byte, bool) {
 	v := s.View(key)
 	defer v.Close()
@@ -276,7 +276,7 @@ func TestRefreshKeepsCount(t *testing.T) {
 			}
 			v = s.View(key)
 			if got := v.Record(Positive).Count(4*second, time.Minute); got != want {
-				t.Errorf("body of %d octets, refresh %t: third use counts as %d, want %d", size, refresh, got, want)
+				t.Errorf("body of %d bytes, refresh %t: third use counts as %d, want %d", size, refresh, got, want)
 			}
 			v.Close()
 		}
@@ -325,7 +325,7 @@ func TestMemoryFollowsUse(t *testing.T) {
 		s.Put(keyOf(t, i%2000), Positive, entryOf(16+i%100, 1, 0, 3600))
 	}
 	if n, live := s.Bytes(), 2000*200; n > 8*live+len(s.shards)*minRing {
-		t.Errorf("%d octets in use for about %d", n, live)
+		t.Errorf("%d bytes in use for about %d", n, live)
 	}
 	consistent(t, s)
 }
@@ -366,7 +366,7 @@ func TestViewKeepsMemory(t *testing.T) {
 func TestBudgetOutOfRange(t *testing.T) {
 	for _, n := range []int{0, MinBytes - 1, MaxBytes + 1} {
 		if _, err := New(Options{Bytes: n}); err == nil {
-			t.Errorf("budget of %d octets: no error", n)
+			t.Errorf("budget of %d bytes: no error", n)
 		}
 	}
 }
@@ -411,7 +411,7 @@ func TestModel(t *testing.T) {
 					e := entryOf(size, byte(step), now, uint32(r.IntN(60)))
 					e.Answering = r.IntN(2) == 0
 					if _, ok := s.Put(key, k, e); !ok {
-						t.Fatalf("step %d: %d octets not stored", step, size)
+						t.Fatalf("step %d: %d bytes not stored", step, size)
 					}
 					model[id{n, k}] = e
 					if got, ok := read(s, key, k); !ok || got != byte(step) {
@@ -461,7 +461,7 @@ func TestModel(t *testing.T) {
 func consistent(t testing.TB, s *Store) {
 	t.Helper()
 	if n := s.Bytes(); n > s.bytes {
-		t.Errorf("%d octets in use, budget is %d", n, s.bytes)
+		t.Errorf("%d bytes in use, budget is %d", n, s.bytes)
 	}
 	for i := range s.shards {
 		sh := &s.shards[i]
@@ -480,7 +480,7 @@ func consistent(t testing.TB, s *Store) {
 		for c := range sh.queues {
 			for j := range sh.queues[c] {
 				q := &sh.queues[c][j]
-				n, octets, newer := 0, uint32(0), none
+				n, bytes, newer := 0, uint32(0), none
 				for off := q.newest; off != none; off = sh.at(off).older {
 					r := sh.at(off)
 					if r.newer != newer || int(r.state) != j+stateSmall || r.kind.class() != c {
@@ -488,16 +488,16 @@ func consistent(t testing.TB, s *Store) {
 					}
 					newer = off
 					n++
-					octets += r.size()
+					bytes += r.size()
 				}
-				if q.oldest != newer || n != q.count || octets != q.octets {
-					t.Errorf("shard %d queue %d/%d: %d records of %d octets, counted %d of %d", i, c, j, n, octets, q.count, q.octets)
+				if q.oldest != newer || n != q.count || bytes != q.bytes {
+					t.Errorf("shard %d queue %d/%d: %d records of %d bytes, counted %d of %d", i, c, j, n, bytes, q.count, q.bytes)
 				}
 				queued += n
 			}
 		}
 		if records != sh.index.count || records != queued || live != sh.ring.live || counts != sh.counts || live > sh.ring.limit() {
-			t.Errorf("shard %d: %d records of %d octets in the ring (it says %d), %d in the index, %d in the queues, counts %v and %v",
+			t.Errorf("shard %d: %d records of %d bytes in the ring (it says %d), %d in the index, %d in the queues, counts %v and %v",
 				i, records, live, sh.ring.live, sh.index.count, queued, counts, sh.counts)
 		}
 	}
@@ -565,7 +565,7 @@ func TestViewAllocates(t *testing.T) {
 // The source of an answer costs no memory.
 func TestRecordSize(t *testing.T) {
 	if headSize != 64 {
-		t.Errorf("a record's head has %d octets", headSize)
+		t.Errorf("a record's head has %d bytes", headSize)
 	}
 	s := open(t, Options{})
 	key := keyOf(t, 1)

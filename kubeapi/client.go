@@ -19,11 +19,11 @@ import (
 	"time"
 )
 
-// Config says where the API is and who asks.
+// Config is the address of the API and the credentials for it.
 type Config struct {
-	// Server is its URL, for example https://10.96.0.1:443.
+	// Server is the URL of the API, for example https://10.96.0.1:443.
 	Server string
-	// TokenFile and CAFile are read again and again: kubelet renews tokens, and
+	// TokenFile and CAFile are read before each request: kubelet renews tokens, and
 	// clusters change their CA.
 	TokenFile, CAFile string
 }
@@ -31,11 +31,11 @@ type Config struct {
 // serviceAccount is where kubelet mounts the token and the CA.
 const serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// ErrNotInCluster says that this is no pod with a service account.
+// ErrNotInCluster: this process runs in no pod with a service account.
 var ErrNotInCluster = errors.New("no Kubernetes API is known: KUBERNETES_SERVICE_HOST is not set")
 
-// InCluster returns the configuration that every pod has. root is where the
-// file system is, normally "/".
+// InCluster returns the configuration of the pod. root is the root of the file system,
+// normally "/".
 func InCluster(root string) (Config, error) {
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 	if host == "" {
@@ -52,8 +52,8 @@ func InCluster(root string) (Config, error) {
 	return c, nil
 }
 
-// Namespace returns the pod's own namespace, or kube-system if it has none. root
-// is where the file system is.
+// Namespace returns the namespace of the pod, or kube-system if this is no pod. root is
+// the root of the file system.
 func Namespace(root string) string {
 	b, err := os.ReadFile(filepath.Join(root, serviceAccount, "namespace"))
 	if ns := strings.TrimSpace(string(b)); err == nil && ns != "" {
@@ -62,7 +62,7 @@ func Namespace(root string) string {
 	return "kube-system"
 }
 
-// Client talks to one API server; [New] makes one. It is safe for concurrent
+// Client sends requests to one API server. [New] makes one. It is safe for concurrent
 // use.
 type Client struct {
 	config Config
@@ -72,13 +72,13 @@ type Client struct {
 	transport *http.Transport
 }
 
-// New returns a client; nothing is opened yet.
+// New returns a client. It opens no connection.
 func New(config Config) *Client { return &Client{config: config} }
 
-// StatusError is the API's own error (apimachinery, meta/v1 Status).
+// StatusError is an error that the API returned (apimachinery, meta/v1 Status).
 type StatusError struct {
 	Code    int    // HTTP status
-	Message string // as the API says it
+	Message string // the text of the API
 }
 
 func (e *StatusError) Error() string {
@@ -91,7 +91,7 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the Kubernetes API answers %d: %s", e.Code, e.Message)
 }
 
-// get opens a GET request. The caller closes the body.
+// get sends a GET request. The caller closes the body.
 func (c *Client) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
 	transport, err := c.current()
 	if err != nil {
@@ -121,7 +121,7 @@ func (c *Client) get(ctx context.Context, path string, query url.Values) (io.Rea
 	return resp.Body, nil
 }
 
-// maxStatus bounds the body of an error.
+// maxStatus is how many bytes of the body of an error are read.
 const maxStatus = 64 << 10
 
 func statusError(resp *http.Response) error {
@@ -134,7 +134,7 @@ func statusError(resp *http.Response) error {
 	return e
 }
 
-// current returns a transport that trusts the CA as it is now.
+// current returns a transport that trusts the CA that CAFile has now.
 func (c *Client) current() (*http.Transport, error) {
 	var ca []byte
 	if c.config.CAFile != "" {
@@ -166,8 +166,7 @@ func (c *Client) current() (*http.Transport, error) {
 		ResponseHeaderTimeout: 30 * time.Second,
 		IdleConnTimeout:       90 * time.Second,
 		ForceAttemptHTTP2:     true,
-		// A watch is silent for minutes; a peer that is gone is noticed all
-		// the same.
+		// A watch may be silent for minutes. Pings notice a peer that is gone.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
 	return c.transport, nil

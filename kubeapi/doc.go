@@ -1,7 +1,7 @@
-// Package kubeapi follows single objects of the Kubernetes API: a Service, and
-// the EndpointSlices of one.
+// Package kubeapi watches single objects of the Kubernetes API: a Service, and the
+// EndpointSlices of a Service.
 //
-// It is a list and watch (Kubernetes API concepts, "Efficient detection of
-// changes") over HTTPS with the pod's service account, and nothing else: no
-// cache, no other verbs. What was seen last stays valid while the API is away.
+// It lists and watches (Kubernetes API concepts, "Efficient detection of changes") over
+// HTTPS with the pod's service account. It has no cache and no other verbs. While the API
+// is away, the objects that were seen last stay valid.
 package kubeapi

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// fakeAPI is an API server with one list of objects, as real ones keep it: each
-// change has a version, watches begin at one, and old ones are forgotten.
+// fakeAPI is an API server with one list of objects. Like a real one, it gives each change
+// a version, begins a watch at a version, and forgets old versions.
 type fakeAPI struct {
 	t      *testing.T
 	server *httptest.Server
@@ -49,7 +49,7 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	return f
 }
 
-// config has the files that kubelet would mount.
+// config returns a configuration with the files that kubelet mounts.
 func (f *fakeAPI) config() Config {
 	dir := f.t.TempDir()
 	c := Config{Server: f.server.URL, TokenFile: filepath.Join(dir, "token"), CAFile: filepath.Join(dir, "ca.crt")}
@@ -87,7 +87,7 @@ func (f *fakeAPI) note(name, rest string, remove bool) {
 	f.emit(kind, o)
 }
 
-// emit tells the watches. mu is held.
+// emit sends an event to the watches. mu is held.
 func (f *fakeAPI) emit(kind string, o json.RawMessage) {
 	f.events = append(f.events, fakeEvent{f.version, fmt.Sprintf(`{"type":%q,"object":%s}`+"\n", kind, o)})
 	close(f.change)
@@ -102,7 +102,7 @@ func (f *fakeAPI) bookmark() {
 	f.emit("BOOKMARK", json.RawMessage(fmt.Sprintf(`{"metadata":{"resourceVersion":"%d"}}`, f.version)))
 }
 
-// forget makes versions up to now too old to watch from.
+// forget makes all versions up to now too old for a watch.
 func (f *fakeAPI) forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -124,7 +124,7 @@ func (f *fakeAPI) answer(status int) {
 	f.refuse = status
 }
 
-// asked counts requests whose URL has the text.
+// asked returns the number of requests whose URL has the text.
 func (f *fakeAPI) asked(text string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Service is what is used of a Service (core/v1).
+// Service has the fields of a Service that are used here (core/v1).
 type Service struct {
 	Metadata Meta `json:"metadata"`
 	Spec     struct {
@@ -25,15 +25,15 @@ type Port struct {
 	Port     uint16 `json:"port"`
 }
 
-// EndpointSlice is what is used of an EndpointSlice (discovery/v1).
+// EndpointSlice has the fields of an EndpointSlice that are used here (discovery/v1).
 type EndpointSlice struct {
 	Metadata  Meta       `json:"metadata"`
 	Endpoints []Endpoint `json:"endpoints"`
 	Ports     []Port     `json:"ports"`
 }
 
-// Endpoint is one endpoint of a slice. Conditions that are not there are as the
-// API describes: ready is true, serving is ready, terminating is false.
+// Endpoint is one endpoint of a slice. Missing conditions have the defaults of the API:
+// ready is true, serving is ready, terminating is false.
 type Endpoint struct {
 	Addresses  []string `json:"addresses"`
 	Conditions struct {
@@ -45,20 +45,20 @@ type Endpoint struct {
 func (s Service) meta() Meta       { return s.Metadata }
 func (s EndpointSlice) meta() Meta { return s.Metadata }
 
-// WatchService follows one Service until the context ends; Changed gets none if
-// there is none. It needs the verbs list and watch for that name.
+// WatchService watches one Service until the context ends. Changed gets an empty list if
+// there is no such Service. The verbs list and watch must be allowed for that name.
 func (c *Client) WatchService(ctx context.Context, namespace, name string, h Handler[Service]) {
 	w := &watcher[Service]{
 		client: c, handler: h, pace: defaultPace,
 		path: "/api/v1/namespaces/" + url.PathEscape(namespace) + "/services",
-		// RBAC knows resourceNames for list and watch by this selector.
+		// With this selector, RBAC applies resourceNames to list and watch.
 		query: url.Values{"fieldSelector": {"metadata.name=" + name}},
 	}
 	w.run(ctx)
 }
 
-// WatchEndpoints follows the EndpointSlices of one Service until the context
-// ends. It needs the verbs list and watch for endpointslices in the namespace.
+// WatchEndpoints watches the EndpointSlices of one Service until the context ends. The
+// verbs list and watch must be allowed for endpointslices in the namespace.
 func (c *Client) WatchEndpoints(ctx context.Context, namespace, service string, h Handler[EndpointSlice]) {
 	w := &watcher[EndpointSlice]{
 		client: c, handler: h, pace: defaultPace,
@@ -68,8 +68,8 @@ func (c *Client) WatchEndpoints(ctx context.Context, namespace, service string, 
 	w.run(ctx)
 }
 
-// Addresses are the ClusterIPs of a Service with its DNS port, the primary one
-// first; none of a headless one.
+// Addresses returns the ClusterIPs of a Service with its DNS port, the primary one first.
+// A headless Service has none.
 func (s Service) Addresses() []netip.AddrPort {
 	ips := s.Spec.ClusterIPs
 	if len(ips) == 0 {
@@ -84,8 +84,8 @@ func (s Service) Addresses() []netip.AddrPort {
 	return out
 }
 
-// Addresses are the endpoints of all slices with their DNS port, in order: those
-// that are ready or, if none is, those that still serve while they terminate.
+// Addresses returns the endpoints of all slices with their DNS port, sorted: the endpoints
+// that are ready or, if none is, the endpoints that still serve while they terminate.
 func Addresses(slicesOf []EndpointSlice) []netip.AddrPort {
 	var ready, serving []netip.AddrPort
 	for _, s := range slicesOf {
@@ -96,7 +96,7 @@ func Addresses(slicesOf []EndpointSlice) []netip.AddrPort {
 			if e.Conditions.Serving != nil {
 				isServing = *e.Conditions.Serving
 			}
-			// All addresses of an endpoint are fungible; the first one is used
+			// All addresses of an endpoint are equivalent. Clients use the first one
 			// (discovery/v1).
 			if len(e.Addresses) == 0 {
 				continue
@@ -122,7 +122,7 @@ func Addresses(slicesOf []EndpointSlice) []netip.AddrPort {
 	return slices.Compact(ready)
 }
 
-// dnsPort is the port of DNS over UDP, which kube-dns names "dns"; that of TCP
+// dnsPort returns the port of DNS over UDP, which kube-dns names "dns". The port for TCP
 // has the same number.
 func dnsPort(ports []Port) uint16 {
 	const standard = 53

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Meta is the part of an object's metadata that is used here.
+// Meta has the metadata of an object that are used here.
 type Meta struct {
 	Name            string `json:"name"`
 	Namespace       string `json:"namespace"`
@@ -25,32 +25,31 @@ type Meta struct {
 // object is a kind that can be watched.
 type object interface{ meta() Meta }
 
-// Handler is told what a watch finds out. Its functions are called by one
-// goroutine.
+// Handler gets the results of a watch. One goroutine calls its functions.
 type Handler[T any] struct {
-	// Changed gets all objects there are, ordered by name, after each list and
-	// each event that changes them.
+	// Changed gets all objects, sorted by name, after each list and after each event
+	// that changes them.
 	Changed func([]T)
-	// Failed gets what went wrong, nil when all is well again. What Changed got
-	// last stays valid.
+	// Failed gets an error when the watch fails, and nil when it works again. The last
+	// objects that Changed got stay valid.
 	Failed func(error)
 }
 
-// Times of retries; tests have others.
+// pace has the times of retries. Tests have others.
 type pace struct {
-	first, max time.Duration // between two attempts that failed
-	watch      time.Duration // how long the server holds a watch at least
+	first, max time.Duration // the wait after a failed attempt, at first and at most
+	watch      time.Duration // how long a watch lasts at least
 }
 
 var defaultPace = pace{first: time.Second, max: 30 * time.Second, watch: 5 * time.Minute}
 
-// maxList bounds the body of a list.
+// maxList is how many bytes of the body of a list are read.
 const maxList = 32 << 20
 
-// errGone says that the API no longer knows the version from which to watch.
+// errGone: the API no longer knows the version from which to watch.
 var errGone = errors.New("the resource version is too old")
 
-// watcher follows the objects of one list.
+// watcher watches the objects of one list.
 type watcher[T object] struct {
 	client  *Client
 	path    string
@@ -59,7 +58,7 @@ type watcher[T object] struct {
 	pace    pace
 
 	objects map[string]T
-	version string // from which to watch
+	version string // the resource version from which to watch; empty: list first
 	failing bool
 }
 
@@ -80,12 +79,12 @@ func (w *watcher[T]) run(ctx context.Context) {
 			continue // the server ended the watch after its time
 		}
 		if lasted >= w.pace.max {
-			delay = w.pace.first // it went well for a while
+			delay = w.pace.first // it has worked for a while
 		}
 		if err != nil {
 			w.failed(err)
 		}
-		// Between half and all of it, so that nodes do not ask at once.
+		// Between half and all of the delay, so that nodes do not ask at the same time.
 		wait := delay/2 + rand.N(delay/2+1)
 		delay = min(2*delay, w.pace.max)
 		select {
@@ -96,7 +95,7 @@ func (w *watcher[T]) run(ctx context.Context) {
 	}
 }
 
-// round lists if need be, and watches until the server ends that.
+// round lists if there is no version, and watches until the server ends the watch.
 func (w *watcher[T]) round(ctx context.Context) error {
 	if w.version == "" {
 		if err := w.list(ctx); err != nil {
@@ -150,7 +149,7 @@ func (w *watcher[T]) list(ctx context.Context) error {
 	return nil
 }
 
-// watch follows events from w.version on and moves it forward.
+// watch applies the events since w.version and advances it.
 func (w *watcher[T]) watch(ctx context.Context) error {
 	hold := w.pace.watch + rand.N(w.pace.watch)
 	ctx, cancel := context.WithTimeout(ctx, hold+30*time.Second)
@@ -210,7 +209,7 @@ func (w *watcher[T]) apply(kind string, raw json.RawMessage) error {
 	case "DELETED":
 		delete(w.objects, m.Name)
 	default:
-		return nil // BOOKMARK, and what later versions may have
+		return nil // BOOKMARK, or an event of a later version of the API
 	}
 	w.changed()
 	return nil

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// seen is what a handler was told last.
+// seen is what a handler got last.
 type seen struct {
 	mu      sync.Mutex
 	names   []string
@@ -37,7 +37,7 @@ func (s *seen) failure() string {
 	return s.err.Error()
 }
 
-// follow watches the fake until the test ends.
+// follow watches the fake API until the test ends.
 func follow(t *testing.T, config Config) *seen {
 	t.Helper()
 	s := &seen{stopped: make(chan struct{})}

@@ -31,7 +31,7 @@ type Config struct {
 // serviceAccount is where kubelet mounts the token and the CA.
 const serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-// ErrNotInCluster: this process runs in no pod with a service account.
+// ErrNotInCluster is the error if this process runs in no pod with a service account.
 var ErrNotInCluster = errors.New("no Kubernetes API is known: KUBERNETES_SERVICE_HOST is not set")
 
 // InCluster returns the configuration of the pod. root is the root of the file system,

@@ -11,16 +11,16 @@ import (
 type Result uint8
 
 const (
-	// Miss: there is no answer.
+	// Miss means that there is no answer.
 	Miss Result = iota
-	// Refresh: the answer is stale or due for prefetch. A caller that can ask upstream
-	// must decide.
+	// Refresh means that the answer is stale or due for prefetch. A caller that can ask
+	// upstream must decide.
 	Refresh
-	// Long: the reply is larger than the client accepts, or than dst.
+	// Long means that the reply is larger than the client accepts, or than dst.
 	Long
-	// Success: the reply has a positive answer.
+	// Success is a reply with a positive answer.
 	Success
-	// Denial: the reply has a denial or a failure.
+	// Denial is a reply with a denial or a failure.
 	Denial
 )
 

@@ -12,14 +12,14 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 )
 
-// Insert puts what -localip and the flags beside it ask for into the server
-// blocks of a Corefile: a notrack block in each that listens on one of the
-// addresses. A Corefile that has one itself is returned as it is, and so is
-// every Corefile with -setupiptables=false. anySource serves whoever asks, as
-// node-cache does.
+// Insert adds a notrack block to each server block of a Corefile that listens on an
+// address of -localip. The other flags decide what the notrack blocks say. A Corefile that
+// has a notrack block itself is returned unchanged, and so is every Corefile with
+// -setupiptables=false. With anySource, clients of all networks are served, as node-cache
+// does.
 //
-// The path is where the Corefile comes from, to which its imports are relative.
-// Directives are those that there are; a Corefile with others is an error.
+// path is the path of the Corefile, to which its imports are relative. directives are the
+// known directives. A Corefile with others is an error.
 func (o *Options) Insert(path, corefile string, directives []string, anySource bool) (string, error) {
 	parsed, err := caddyfile.Parse(path, strings.NewReader(corefile), directives)
 	if err != nil {
@@ -35,11 +35,11 @@ func (o *Options) Insert(path, corefile string, directives []string, anySource b
 	}
 	lines := strings.SplitAfter(corefile, "\n")
 	var out strings.Builder
-	done := 0 // lines that are in out
+	done := 0 // number of lines that are in out
 	for _, s := range scan(path, corefile) {
 		var text string
-		// Blocks come in the same order from both, with those of imported
-		// files in between.
+		// Both lists have the blocks in the same order. In parsed, blocks of imported
+		// files are among them.
 		i := slices.IndexFunc(parsed, func(b caddyfile.ServerBlock) bool { return slices.Equal(b.Keys, s.keys) })
 		if i < 0 {
 			text = o.directive(o.LocalIPs, anySource)
@@ -63,7 +63,7 @@ func (o *Options) Insert(path, corefile string, directives []string, anySource b
 	return out.String(), nil
 }
 
-// directive is the notrack block for the given listen addresses.
+// directive returns the notrack block for the listen addresses.
 func (o *Options) directive(addrs []netip.Addr, anySource bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "    notrack %s {\n", addressList(addrs))
@@ -91,8 +91,8 @@ func (o *Options) directive(addrs []netip.Addr, anySource bool) string {
 	return b.String()
 }
 
-// listening returns those of -localip on which the block answers in a way that
-// notrack knows.
+// listening returns the addresses of -localip on which the block listens, with a transport
+// that notrack knows.
 func (o *Options) listening(block caddyfile.ServerBlock) []netip.Addr {
 	for _, key := range block.Keys {
 		transport, _, found := strings.Cut(key, "://")
@@ -125,15 +125,14 @@ func (o *Options) listening(block caddyfile.ServerBlock) []netip.Addr {
 	return slices.DeleteFunc(slices.Clone(o.LocalIPs), func(a netip.Addr) bool { return !slices.Contains(bound, a) })
 }
 
-// scanned is a server block as it stands in the text.
+// scanned is a server block in the text of a Corefile.
 type scanned struct {
 	keys []string
-	end  int // lines before the one that closes it
+	end  int // number of lines before its closing brace
 }
 
-// scan finds the server blocks of a Corefile that is known to parse, in order
-// and without snippets. In such a one the closing brace of a block stands first
-// in its line.
+// scan returns the server blocks of a Corefile in order, without snippets. The Corefile
+// must parse. Then the closing brace of a block is the first word of its line.
 func scan(path, corefile string) []scanned {
 	var (
 		out   []scanned
@@ -172,7 +171,7 @@ func scan(path, corefile string) []scanned {
 	return out
 }
 
-// variables are those of the environment as caddy writes them.
+// variables matches environment variables in the syntax of caddy.
 var variables = regexp.MustCompile(`\{\$[^}]+\}|\{%[^%]+%\}`)
 
 func expand(text string) string {

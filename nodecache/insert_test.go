@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// Each row has the addresses of notrack in every block that results, in the
-// order of the Corefile with its imports.
+// Each row has the addresses of notrack in every resulting block, in the order of the
+// Corefile with its imports.
 func TestBlocksThatGetNotrack(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, map[string]string{"more.server": "imported.local:53 {\n    bind 169.254.20.10\n    whoami\n}\n"})
@@ -75,7 +75,7 @@ func TestBlocksThatGetNotrack(t *testing.T) {
 	}
 }
 
-// listed are the addresses of a block's notrack line, or the directive's name if
+// listed returns the addresses of a block's notrack line, or the name of the directive if
 // there are none.
 func listed(b caddyfile.ServerBlock) string {
 	var words []string

@@ -14,22 +14,21 @@ import (
 	"strconv"
 )
 
-// KubeDNS is what the ConfigMap of kube-dns says about servers. The zero value
-// says nothing.
+// KubeDNS has the servers in the ConfigMap of kube-dns. The zero value has none.
 type KubeDNS struct {
-	// StubDomains has the servers of domains, as IP, IP:port or host name.
+	// StubDomains has the servers of each domain, as IP, IP:port or host name.
 	StubDomains map[string][]string
-	// UpstreamNameservers answer what is not of the cluster, as IP or IP:port;
-	// without one those of /etc/resolv.conf do.
+	// UpstreamNameservers are the servers for names outside of the cluster, as IP or
+	// IP:port. Without one, those of /etc/resolv.conf are asked.
 	UpstreamNameservers []string
 }
 
-// maxUpstreamNameservers is kube-dns's own bound.
+// maxUpstreamNameservers is the limit of kube-dns.
 const maxUpstreamNameservers = 3
 
-// ReadKubeDNS reads the mounted ConfigMap: one file for each key, of which
-// others than stubDomains and upstreamNameservers are left alone. A directory
-// that is not there, as of an optional ConfigMap, says nothing.
+// ReadKubeDNS reads the mounted ConfigMap, which has one file for each key. It reads the
+// keys stubDomains and upstreamNameservers. It returns the zero value if there is no
+// directory, as with an optional ConfigMap.
 func ReadKubeDNS(dir string) (KubeDNS, error) {
 	files, err := readConfigMap(dir, "stubDomains", "upstreamNameservers")
 	if err != nil {
@@ -45,7 +44,7 @@ func ReadKubeDNS(dir string) (KubeDNS, error) {
 			continue
 		}
 		if err := json.Unmarshal(value, key.into); err != nil {
-			return KubeDNS{}, fmt.Errorf("%s: not the JSON that kube-dns takes: %w", filepath.Join(dir, key.name), err)
+			return KubeDNS{}, fmt.Errorf("%s: not the JSON that kube-dns accepts: %w", filepath.Join(dir, key.name), err)
 		}
 	}
 	if err := k.validate(); err != nil {
@@ -54,9 +53,9 @@ func ReadKubeDNS(dir string) (KubeDNS, error) {
 	return k, nil
 }
 
-// readConfigMap reads keys of a mounted ConfigMap, all of one version. kubelet
-// swaps the link ..data to the directory of a new version and removes the old
-// one (pkg/volume/util/atomic_writer.go); a plain directory is read as it is.
+// readConfigMap reads keys of a mounted ConfigMap, all from the same version. kubelet
+// moves the link ..data to the directory of a new version and then removes the old one
+// (pkg/volume/util/atomic_writer.go). A directory without that link has one version.
 func readConfigMap(dir string, keys ...string) (map[string][]byte, error) {
 	const attempts = 5
 	for attempt := 0; ; attempt++ {
@@ -71,7 +70,7 @@ func readConfigMap(dir string, keys ...string) (map[string][]byte, error) {
 	}
 }
 
-// currentVersion is the directory in dir that ..data names, or empty.
+// currentVersion returns the directory that the link ..data in dir names, or "".
 func currentVersion(dir string) string {
 	version, _ := os.Readlink(filepath.Join(dir, "..data"))
 	return version
@@ -107,7 +106,7 @@ func (k KubeDNS) validate() error {
 		}
 	}
 	if n := len(k.UpstreamNameservers); n > maxUpstreamNameservers {
-		return fmt.Errorf("upstreamNameservers: %d servers, where kube-dns takes %d at most", n, maxUpstreamNameservers)
+		return fmt.Errorf("upstreamNameservers: %d servers, but kube-dns accepts %d at most", n, maxUpstreamNameservers)
 	}
 	for _, server := range k.UpstreamNameservers {
 		if !isServer(server) {
@@ -117,7 +116,7 @@ func (k KubeDNS) validate() error {
 	return nil
 }
 
-// domain is a name as Kubernetes takes it (RFC 1123 subdomain).
+// domain matches a name that Kubernetes accepts (RFC 1123 subdomain).
 var domain = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 func isDomain(name string) bool { return len(name) <= 253 && domain.MatchString(name) }

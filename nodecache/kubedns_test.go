@@ -43,7 +43,7 @@ func TestReadKubeDNS(t *testing.T) {
 		{name: "a bad server", files: map[string]string{"stubDomains": `{"acme.local": ["1.2.3.4:dns"]}`}, err: `"1.2.3.4:dns" is neither IP`},
 		{name: "a file for a server", files: map[string]string{"stubDomains": `{"acme.local": ["/etc/resolv.conf"]}`}, err: "is neither IP"},
 		{name: "a name upstream", files: map[string]string{"upstreamNameservers": `["dns.google"]`}, err: "is neither IP nor IP:port"},
-		{name: "four upstream servers", files: map[string]string{"upstreamNameservers": `["1.1.1.1","1.1.1.2","1.1.1.3","1.1.1.4"]`}, err: "takes 3 at most"},
+		{name: "four upstream servers", files: map[string]string{"upstreamNameservers": `["1.1.1.1","1.1.1.2","1.1.1.3","1.1.1.4"]`}, err: "accepts 3 at most"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -71,8 +71,8 @@ func TestAnOptionalConfigMapIsNotThere(t *testing.T) {
 	}
 }
 
-// publish does what kubelet's atomic writer does: a directory for the version,
-// and a link that is moved to it.
+// publish makes a directory for the version and moves the link to it, as kubelet's atomic
+// writer does.
 func publish(t *testing.T, dir, version string, files map[string]string) {
 	t.Helper()
 	write(t, filepath.Join(dir, version), files)

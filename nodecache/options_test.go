@@ -24,7 +24,7 @@ func parse(t *testing.T, args ...string) (Options, error) {
 	return o, o.Validate()
 }
 
-// mustParse gives options with two addresses, as in iptables mode.
+// mustParse returns options with two addresses, as in iptables mode.
 func mustParse(t *testing.T, args ...string) Options {
 	t.Helper()
 	o, err := parse(t, append([]string{"-localip", "169.254.20.10,10.96.0.10"}, args...)...)

@@ -21,8 +21,8 @@ const (
 	varDomain     = "__PILLAR__DNS__DOMAIN__"
 )
 
-// forcedTCP is the block that custom upstream servers turn into UDP, to the
-// letter: node-cache does so with no other.
+// forcedTCP is the block in which custom upstream servers are asked over UDP instead of
+// TCP. Like node-cache, Render changes this exact text and no other.
 const (
 	forcedTCP    = "\n    forward . " + varUpstreams + " {\n            force_tcp\n    }\n"
 	withoutForce = "\n    forward . " + varUpstreams + "\n"
@@ -31,8 +31,8 @@ const (
 // stubTTL is how long answers for stub domains are cached, in seconds.
 const stubTTL = 30
 
-// stubErrors logs the first failure of a kind and then their number: while a name
-// server is away there is one for each query.
+// stubErrors logs the first failure of a kind and the number of the others. While a name
+// server is away, every query fails.
 const stubErrors = `    errors {
         consolidate 10s "timeout" error show_first
         consolidate 10s "refused" error show_first
@@ -40,15 +40,16 @@ const stubErrors = `    errors {
     }
 `
 
-// ErrNoUpstream says that the template forwards to a Service that is not known.
+// ErrNoUpstream is the error if the template needs the upstream Service and its address is
+// not known.
 var ErrNoUpstream = errors.New("no ClusterIP is known")
 
 // UsesUpstream reports whether the template refers to the upstream Service.
 func UsesUpstream(template []byte) bool { return strings.Contains(string(template), varClusterDNS) }
 
-// Render makes a Corefile of the template. upstream is the ClusterIP of
-// o.UpstreamService, which the template need not use; port is that of stub
-// domains. The error for one that is needed and not known wraps ErrNoUpstream.
+// Render makes a Corefile from the template. upstream is the ClusterIP of
+// o.UpstreamService; it may be the zero Addr if the template does not use it, and the
+// error wraps ErrNoUpstream if it does. port is the port of stub domains.
 func (o *Options) Render(template []byte, k KubeDNS, upstream netip.Addr, port uint16) (string, error) {
 	text := string(template)
 	if strings.Contains(text, varDomain) {
@@ -66,7 +67,7 @@ func (o *Options) Render(template []byte, k KubeDNS, upstream netip.Addr, port u
 		varUpstreams, servers,
 		varClusterDNS, upstream.String(),
 		varLocalIPs, addressList(o.LocalIPs),
-		varDNSServer, "", // its address is among those of -localip
+		varDNSServer, "", // its address is in -localip
 		varPrometheus, o.Prometheus,
 	).Replace(text)
 
@@ -79,8 +80,8 @@ func (o *Options) Render(template []byte, k KubeDNS, upstream netip.Addr, port u
 	return b.String(), nil
 }
 
-// UpstreamFromEnvironment returns the ClusterIP that kubelet put into the
-// environment when the container started, or the zero Addr.
+// UpstreamFromEnvironment returns the ClusterIP that kubelet wrote to the environment when
+// the container started, or the zero Addr.
 func (o *Options) UpstreamFromEnvironment() netip.Addr {
 	a, _ := netip.ParseAddr(os.Getenv(serviceVariable(o.UpstreamService)))
 	return a

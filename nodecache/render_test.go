@@ -32,8 +32,8 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// stock is the template of Kubernetes' manifest once the cluster's domain and
-// the listen addresses stand in it, as its README has it done.
+// stock is the template of Kubernetes' manifest with the cluster's domain and the listen
+// addresses filled in, as its README says.
 func stock(t *testing.T) []byte {
 	t.Helper()
 	b, err := os.ReadFile("testdata/stock.base")
@@ -45,8 +45,7 @@ func stock(t *testing.T) []byte {
 
 var upstream = netip.MustParseAddr("10.96.0.99")
 
-// Each row is rendered and then given its notrack blocks: what is served in the
-// end.
+// Each row is rendered, and then gets its notrack blocks, as in the program.
 func TestCorefiles(t *testing.T) {
 	servers := KubeDNS{UpstreamNameservers: []string{"8.8.8.8", "8.8.4.4"}}
 	forced := "\n.:53 {\n    bind __PILLAR__LOCAL__DNS__ __PILLAR__DNS__SERVER__\n    forward . __PILLAR__UPSTREAM__SERVERS__ {\n            force_tcp\n    }\n    prometheus __PROMETHEUS__ENDPOINT__\n}\n"

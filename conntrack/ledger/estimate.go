@@ -10,24 +10,22 @@ type Counts struct {
 // Total is the sum over protocols and families.
 func (c Counts) Total() uint64 { return c.UDP4 + c.UDP6 + c.TCP4 + c.TCP6 }
 
-// Estimate is a number of entries and how well it is known.
+// Estimate is a number of entries with its error.
 type Estimate struct {
 	Counts
 
-	// SamplingRate is the share of flows that the ledger keeps, in that part of
-	// its table where it is lowest: 1 where the numbers are exact, else 1/2,
-	// 1/4, ....
+	// SamplingRate is the share of flows that the ledger keeps: 1 if the numbers are
+	// exact, otherwise 1/2, 1/4, .... It is that of the shard with the lowest one.
 	SamplingRate float64
 
-	// Error is the distance in entries from the true total that is exceeded
-	// with a probability below 0.3 %; 0 where the numbers are exact.
+	// Error is in entries: the true total differs by more with a probability below
+	// 0.3 %. 0 if the numbers are exact.
 	Error float64
 }
 
-// Entries returns the number of entries that `conntrack -L` would list now: like
-// it, without those that have expired and await collection, which
-// nf_conntrack_count includes. It reads the whole table, 0.4 ms for 4 MB. Packets
-// are noted meanwhile.
+// Entries returns the number of entries that `conntrack -L` would list now. It does not
+// count entries that have expired but are not yet collected, unlike nf_conntrack_count. It
+// reads the whole table, 0.4 ms for 4 MB. Packets can be noted meanwhile.
 func (l *Ledger) Entries() Estimate {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -39,7 +37,7 @@ func (l *Ledger) Entries() Estimate {
 	for i := range l.shards {
 		s := &l.shards[i]
 		if now >= s.tidy && (s.halvings > 0 || s.abandoned(now, l.timeouts)) {
-			// Too few of its packets are of the sample to see to it.
+			// Packets start the upkeep, but too few of them are in the sample.
 			s.tend(now, l.timeouts)
 		}
 		halvings = max(halvings, s.counted)
@@ -57,8 +55,8 @@ func (l *Ledger) Entries() Estimate {
 	}
 }
 
-// errorOf is three standard errors, corrected as in the score interval of a
-// Poisson mean: a sample of none is no proof of none.
+// errorOf returns three standard errors, corrected as in the score interval of a Poisson
+// mean: an empty sample does not prove that there are no flows.
 func errorOf(variance float64, halvings uint32) float64 {
 	if halvings == 0 {
 		return 0
@@ -68,9 +66,8 @@ func errorOf(variance float64, halvings uint32) float64 {
 	return weight*z*z/2 + z*math.Sqrt(variance+weight*weight*z*z/4)
 }
 
-// Flows returns the number of entries that were ever made: those that the kernel
-// would have had to allocate. No number ever falls; while the ledger samples, they
-// are estimates.
+// Flows returns the number of entries that the kernel would have allocated so far. The
+// numbers never fall. While the ledger samples, they are estimates.
 func (l *Ledger) Flows() Counts {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -84,7 +81,7 @@ func (l *Ledger) Flows() Counts {
 	return countsOf(total)
 }
 
-// alive counts the entries that have not expired, of those that are counted.
+// alive counts the entries of the counted sample that have not expired.
 func (s *shard) alive(now int64) (n [classes]uint32) {
 	unwanted := mask(s.counted)
 	for i := range s.slots {
@@ -92,8 +89,8 @@ func (s *shard) alive(now int64) (n [classes]uint32) {
 		if sampleBits(e.key)&unwanted != 0 {
 			continue
 		}
-		// No branches: whether an entry has expired is as good as random. An
-		// empty slot has expired, or will have in 24 days, so it is masked.
+		// There is no branch, since it would be unpredictable. An empty slot may look
+		// as if it has not expired, so it is masked.
 		expired := (e.expires - uint32(now) - 1) >> 31
 		n[class(e.key).index()] += uint32(e.key) & stateUsed &^ expired
 	}

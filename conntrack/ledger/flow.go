@@ -8,17 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flow names what conntrack calls the original direction of a connection: the
-// client's address and port, and those it sends its queries to. IPv4 addresses
-// may be given in their IPv6-mapped form; zones are ignored, as the kernel's
-// tuples have none.
+// Flow is the original direction of a connection, as conntrack calls it: the client's
+// address and port, and those to which it sends its queries. IPv4 addresses may be in
+// their IPv6-mapped form. Zones are ignored, since the kernel's tuples have none.
 type Flow struct {
 	Proto          uint8 // unix.IPPROTO_UDP or unix.IPPROTO_TCP; others are ignored
 	Client, Server netip.AddrPort
 }
 
-// class is the transport protocol and the address family of a flow, in the bits
-// that a slot keeps them in.
+// class is the transport protocol and the address family of a flow, in the bits in which a
+// slot keeps them.
 type class uint8
 
 const (
@@ -31,11 +30,11 @@ const (
 
 func (c class) isTCP() bool { return c&classTCP != 0 }
 
-// index is 0 to classes-1.
+// index returns a number from 0 to classes-1.
 func (c class) index() int { return int(c&classMask) >> 1 }
 
-// identify returns the class of a flow and its hash, and false where it is not
-// one that conntrack would know.
+// identify returns the class of a flow and its hash. It reports false if conntrack would
+// have no entry for it.
 func (k *hashKeys) identify(f *Flow) (h uint64, c class, ok bool) {
 	switch f.Proto {
 	case unix.IPPROTO_UDP:
@@ -61,11 +60,11 @@ func (k *hashKeys) identify(f *Flow) (h uint64, c class, ok bool) {
 	return fold(h, k[6]), c, true
 }
 
-// hashKeys make the hash of a flow unforeseeable, so that no client can choose
-// its ports to fill one part of the table or to stay out of the sample.
+// hashKeys make the hash of a flow unpredictable, so that no client can choose ports that
+// fill one part of the table, or that are not in the sample.
 type hashKeys [7]uint64
 
-// words returns an address in its IPv6 form, an IPv4 one mapped.
+// words returns an address in its IPv6 form. IPv4 addresses are mapped.
 func words(a netip.Addr) (hi, lo uint64) {
 	if a.Is4() { // twice as fast as As16
 		b := a.As4()

@@ -8,45 +8,44 @@ import (
 	"unsafe"
 )
 
-// How packets come from the listeners to the table while Run is at work: each
-// processor has a buffer, which a query enters with one uncontended atomic
-// exchange and leaves with another, and one goroutine empties them all into the
-// table. Who finds a buffer in use does not wait but takes another; who finds it
-// full empties them all, so that nothing is lost however late Run is.
+// While Run runs, packets come from the listeners to the table through buffers. Each
+// processor has one. A query locks it with one uncontended atomic exchange, adds its
+// record, and unlocks it. Run empties all buffers into the table. A query that finds the
+// buffer locked does not wait, but goes into the table at once. A query that fills a
+// buffer empties all of them, so that nothing is lost if Run is late.
 
 // record is a packet on its way to the table.
 type record struct {
-	key uint64 // hash, in its low byte the packet and the class
+	key uint64 // the hash; the packet and the class are in its low byte
 	at  int64  // milliseconds of the ledger's age
 }
 
-// buffer holds the packets that one processor has noted lately.
+// buffer holds the packets that one processor has noted since it was emptied.
 type buffer struct {
-	busy    atomic.Bool // somebody adds records or takes them away
-	records []record    // len: how many there are; cap: how many there may be
+	busy    atomic.Bool // locked: records are being added or removed
+	records []record    // never grows beyond its capacity
 
-	_ [88]byte // no line, and no pair of lines, is shared with the next
+	_ [88]byte // no cache line, and no pair of lines, is shared with the next buffer
 }
 
 const (
-	// handOver is how often Run empties the buffers while there is traffic, and
-	// so how coarse its clock is: as the kernel's own, whose jiffies are 1 to
-	// 10 ms.
+	// handOver is how often Run empties the buffers while there is traffic. Its clock
+	// is as coarse as that, like the kernel's, whose jiffies are 1 to 10 ms.
 	handOver = 10 * time.Millisecond
 
-	// restAfter is how often Run finds nothing before it sleeps until the next
-	// packet.
+	// restAfter is how many times Run finds the buffers empty before it sleeps until the
+	// next packet.
 	restAfter = 100
 
-	// bufferRecords holds 10 ms of 25,000 queries a second on one processor;
-	// from half of that on Run is woken.
+	// bufferRecords is enough for 10 ms of 25,000 queries a second on one processor. A
+	// buffer that is half full wakes Run.
 	bufferRecords = 512
 
 	maxBuffers = 64
 )
 
-// makeBuffers makes a buffer for each of so many processors, and returns what
-// they take, which exceeds maxBytes only where that is too little for any.
+// makeBuffers makes a buffer for each processor and returns the bytes that they take. These
+// are more than maxBytes only if maxBytes is too small for the smallest buffers.
 func (l *Ledger) makeBuffers(processors, maxBytes int) (bytes int) {
 	n := min(processors, maxBuffers)
 	recordBytes := int(unsafe.Sizeof(record{}))
@@ -62,8 +61,8 @@ func (l *Ledger) makeBuffers(processors, maxBytes int) (bytes int) {
 	return len(records)*recordBytes + n*int(unsafe.Sizeof(buffer{}))
 }
 
-// Run moves what was noted into the table and keeps the clock by which packets are
-// noted, until ctx ends. While there is no traffic it sleeps. One Run at a time.
+// Run moves noted packets into the table and updates the clock with which they are noted,
+// until ctx ends. Without traffic it sleeps. It must not run twice at a time.
 func (l *Ledger) Run(ctx context.Context) {
 	ticker := time.NewTicker(handOver)
 	defer ticker.Stop()
@@ -94,14 +93,14 @@ func (l *Ledger) runBusy(ctx context.Context, ticker *time.Ticker) {
 		l.mu.Unlock()
 	}
 	l.tick.Store(0)
-	// Those that read the clock before it stopped.
+	// Some packets may have been noted with the clock before it stopped.
 	l.mu.Lock()
 	l.drain()
 	l.mu.Unlock()
 }
 
-// note hands one packet over, through the given buffer if it is not nil, and
-// returns the one it took, nil if it went into the table at once.
+// note puts one packet into the buffer b, or into a buffer of this processor if b is nil.
+// It returns the buffer, or nil if the packet went into the table at once.
 func (l *Ledger) note(b *buffer, key uint64) *buffer {
 	tick := l.tick.Load()
 	if tick == 0 {
@@ -111,10 +110,10 @@ func (l *Ledger) note(b *buffer, key uint64) *buffer {
 	r := record{key, tick - 1}
 	if b == nil {
 		b = l.pool.Get().(*buffer)
-		l.pool.Put(b) // nobody owns a buffer; the pool only says which is near
+		l.pool.Put(b) // the pool only tells which buffer is near; nobody owns one
 	}
 	if b.busy.Swap(true) {
-		// Its user was stopped amid these few instructions, or it is being
+		// Its user was interrupted within these few instructions, or it is being
 		// emptied.
 		l.noteAtOnce(r)
 		return nil
@@ -124,7 +123,7 @@ func (l *Ledger) note(b *buffer, key uint64) *buffer {
 	return b
 }
 
-// noteAll hands over the same packets of many flows.
+// noteAll notes the same packets of many flows.
 func (l *Ledger) noteAll(flows []Flow, packets uint64) {
 	b := l.pool.Get().(*buffer)
 	l.pool.Put(b)
@@ -147,7 +146,7 @@ func (l *Ledger) noteAll(flows []Flow, packets uint64) {
 	}
 }
 
-// leave gives up a buffer, and sees to it that it is emptied in time.
+// leave unlocks a buffer, and makes sure that it is emptied in time.
 func (l *Ledger) leave(b *buffer) {
 	n, room := len(b.records), cap(b.records)
 	b.busy.Store(false)
@@ -168,7 +167,7 @@ func (l *Ledger) awake() {
 	}
 }
 
-// noteAtOnce puts a packet into the table.
+// noteAtOnce enters a packet into the table.
 func (l *Ledger) noteAtOnce(r record) {
 	l.mu.Lock()
 	l.apply(r)
@@ -176,8 +175,8 @@ func (l *Ledger) noteAtOnce(r record) {
 	l.awake()
 }
 
-// drain empties all buffers into the table and reports whether there was
-// anything. The caller holds the lock.
+// drain empties all buffers into the table and reports whether there were records. The
+// caller holds the lock.
 func (l *Ledger) drain() (any bool) {
 	for i := range l.buffers {
 		b := &l.buffers[i]
@@ -194,8 +193,8 @@ func (l *Ledger) drain() (any bool) {
 	return any
 }
 
-// applyAll applies records in their order. A query and its response, which
-// mostly stand side by side, go through the table together.
+// applyAll applies records in their order. A query and its response are mostly adjacent.
+// They are applied together then.
 func (l *Ledger) applyAll(records []record) {
 	for i := 0; i < len(records); i++ {
 		r := records[i]

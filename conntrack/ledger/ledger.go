@@ -1,25 +1,26 @@
-// Package ledger answers the question that untracked traffic leaves open: how
-// many conntrack entries would there be now, had the kernel tracked it?
+// Package ledger counts the conntrack entries that untracked traffic would have: how many
+// entries would there be now if the kernel tracked it?
 //
-// A NOTRACK rule counts packets, and packets say nothing about entries: forty
-// queries from forty source ports are forty entries for at least half a minute
-// each, forty queries from one port are a single one. The ledger is told each
-// query and each response of the DNS listeners, keeps for every flow what the
-// kernel would have kept (who spoke first, whether both sides spoke, until when
-// the entry lives) and applies the timeouts of nf_conntrack_proto_udp.c and
-// nf_conntrack_proto_tcp.c to it.
+// A NOTRACK rule counts packets, and packets say nothing about entries. Forty queries from
+// forty source ports are forty entries, each for at least half a minute. Forty queries
+// from one port are one entry. The ledger gets each query and each response of the DNS
+// listeners. For every flow it keeps the state that the kernel would keep: which side sent
+// first, whether both sides sent, and when the entry expires. It applies the timeouts of
+// nf_conntrack_proto_udp.c and nf_conntrack_proto_tcp.c.
 //
-// It is exact while the flows alive fit its memory (about 170,000 in the default
-// 4 MB) and an estimate with a stated error above: it then keeps one half, one
-// quarter, ... of all flows, chosen by a hash of the tuple, so that every packet
-// of a chosen flow is seen and none of the others, and returns to more when the
-// load has gone.
+// The number is exact while all live flows fit into the memory (about 170,000 in the
+// default 4 MB). Above that it is an estimate with a stated error: the ledger keeps one
+// half, one quarter, ... of all flows, chosen by a hash of the tuple, so that it sees
+// every packet of a chosen flow and no packet of the others. It keeps more flows again
+// when there is room.
 //
-// What it cannot know: packets that never reached the listener, as those a full
-// socket buffer dropped; TCP connections that carried no query, unless the kernel
-// reports their end (FollowTCP); timeout policies
-// that rules attach to single flows (nft ct timeout); and the kernel's own limit,
-// nf_conntrack_max, at which it would have dropped packets instead.
+// The ledger does not know:
+//
+//   - packets that did not reach the listener, for example because its socket buffer was
+//     full;
+//   - TCP connections without a query, unless the kernel reports their end (FollowTCP);
+//   - timeout policies that rules attach to single flows (nft ct timeout);
+//   - the kernel's limit, nf_conntrack_max, at which it would have dropped packets.
 package ledger
 
 import (
@@ -30,67 +31,65 @@ import (
 	"time"
 )
 
-// DefaultMaxBytes is the memory of a ledger whose Config names none.
+// DefaultMaxBytes is the memory of a ledger if Config.MaxBytes is 0.
 const DefaultMaxBytes = 4_000_000
 
 // DefaultTCPIdle is how long CoreDNS keeps a silent TCP connection open
 // (plugin timeouts, option idle).
 const DefaultTCPIdle = 10 * time.Second
 
-// Config sets up a Ledger; its zero value is a complete configuration.
+// Config configures a Ledger. The zero value is a complete configuration.
 type Config struct {
-	// Timeouts are those of the kernel's table; a zero field is the kernel's
+	// Timeouts are the timeouts of the kernel's table. A zero field is the kernel's
 	// default. See ReadTimeouts.
 	Timeouts Timeouts
 
-	// TCPIdle is how long the listeners keep a silent TCP connection open
-	// before they close it; 0 means DefaultTCPIdle. It can be set anew later.
+	// TCPIdle is how long the listeners keep a silent TCP connection open; 0 means
+	// DefaultTCPIdle. SetTCPIdle changes it.
 	TCPIdle time.Duration
 
-	// MaxBytes bounds the memory of the ledger; 0 means DefaultMaxBytes, and
-	// values below 128 KiB are raised to it. Each flow alive takes 16 bytes, and
-	// at most 70 in 100 places are used.
+	// MaxBytes is the memory of the ledger; 0 means DefaultMaxBytes, and values below
+	// 128 KiB mean 128 KiB. Each live flow takes 16 bytes, and at most 70 in 100 places
+	// are used.
 	MaxBytes int
 
-	// Now is the clock, which must not go backwards; nil means the monotonic
-	// clock of package time.
+	// Now is the clock. It must not go backwards. nil means the monotonic clock of
+	// package time.
 	Now func() time.Time
 }
 
-// Ledger holds the flows that would have been tracked. All its methods may be
-// called from many goroutines at a time. Make one with New.
+// Ledger holds the flows that would have been tracked. New makes one. Its methods may be
+// called from many goroutines at once.
 //
-// While Run is at work, noting a packet takes no lock: it puts 16 bytes into a
-// buffer of the processor it runs on. Else each packet goes into the table at
-// once, under a lock.
+// While Run runs, noting a packet takes no lock: it puts 16 bytes into a buffer of its
+// processor. Otherwise each packet goes into the table at once, under a lock.
 type Ledger struct {
 	now   func() time.Time // nil: time.Since(start)
 	start time.Time
 	keys  hashKeys
 
-	// tick is the age of the ledger in milliseconds plus one, kept by Run; 0
-	// while nobody keeps it.
+	// tick is the age of the ledger in milliseconds plus one, which Run updates; 0 while
+	// Run does not run.
 	tick    atomic.Int64
-	wake    chan struct{} // holds a token when Run is to look
-	pool    sync.Pool     // of *buffer: one that this processor used last
+	wake    chan struct{} // holds a token if Run is to drain the buffers
+	pool    sync.Pool     // of *buffer: the one that this processor used last
 	buffers []buffer
 	nextBuf atomic.Uint32
 
-	// unwanted has, for each shard, the sample bits that must be zero for a
-	// flow to be kept: what shard.keep says, readable without the lock and
-	// away from the lines that each packet writes.
+	// unwanted has, for each shard, the sample bits that must be zero in a flow that is
+	// kept. It is read without the lock, and is not in the cache lines that each packet
+	// writes.
 	unwanted [shards]atomic.Uint32
 
 	mu       sync.Mutex
-	spare    []record // changes places with a buffer's
+	spare    []record // swapped with the records of a buffer
 	shards   [shards]shard
 	timeouts *timeouts
 	times    Timeouts
 	tcp      tcpEnds
 }
 
-// New returns an empty ledger and takes the whole of its memory at once, so that
-// nothing is allocated afterwards.
+// New returns an empty ledger. It allocates all memory at once: nothing is allocated later.
 func New(cfg Config) *Ledger {
 	var keys hashKeys
 	for i := range keys {
@@ -122,9 +121,8 @@ func newLedger(cfg Config, keys hashKeys) *Ledger {
 	return l
 }
 
-// SetTimeouts puts other timeouts in force. As in the kernel, where the sysctls
-// are read at each packet, entries that exist keep their expiry until their next
-// packet.
+// SetTimeouts changes the timeouts. An existing entry keeps its expiry until its next
+// packet, as in the kernel, which reads the sysctls at each packet.
 func (l *Ledger) SetTimeouts(t Timeouts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,7 +140,7 @@ func (l *Ledger) SetTCPIdle(idle time.Duration) {
 	l.changed()
 }
 
-// changed computes what follows from the settings.
+// changed computes the timeouts of the slots from the settings.
 func (l *Ledger) changed() {
 	next := l.times.inMilliseconds(l.tcp)
 	if l.timeouts != nil {
@@ -151,8 +149,8 @@ func (l *Ledger) changed() {
 	l.timeouts = next
 }
 
-// Query notes that a query of the flow arrived now. Call Response of the result
-// when its response leaves; where none does, do not.
+// Query notes that a query of the flow arrived now. Call Response of the result when its
+// response leaves. If there is no response, do not call it.
 func (l *Ledger) Query(f Flow) Pending {
 	key, ok := l.wanted(&f)
 	if !ok {
@@ -164,12 +162,12 @@ func (l *Ledger) Query(f Flow) Pending {
 // Pending is a query that waits for its response.
 type Pending struct {
 	ledger *Ledger
-	buffer *buffer // that of the query, so that the response stays behind it
+	buffer *buffer // the buffer of the query, so that the response comes after it
 	key    uint64
 }
 
-// Response notes that the response left now. It is the same as Ledger.Response
-// at half the cost.
+// Response notes that the response left now. It does the same as Ledger.Response, in half
+// the time.
 func (p Pending) Response() {
 	if p.ledger != nil {
 		p.ledger.note(p.buffer, p.key|packetResponse)
@@ -183,20 +181,20 @@ func (l *Ledger) Response(f Flow) {
 	}
 }
 
-// Answered notes, for each of the flows, a query that arrived now and its
-// response that left at once, as a cache hit does: the same as Query and Response
-// at less than half the cost.
+// Answered notes a query that arrived now and its response that left at once, for each of
+// the flows. It is for cache hits: it does the same as Query and Response, in less than
+// half the time.
 func (l *Ledger) Answered(flows ...Flow) {
 	l.noteAll(flows, packetQuery|packetResponse)
 }
 
-// Close notes that a TCP connection was closed now in both directions: its entry
-// goes to TIME_WAIT. Flows that are not TCP, or not known, are left alone. With
-// FollowTCP the kernel says so itself.
+// Close notes that a TCP connection was closed now in both directions: its entry goes to
+// TIME_WAIT. Flows that are not TCP, or not known, do not change. With FollowTCP the
+// kernel reports this.
 func (l *Ledger) Close(f Flow) { l.end(f, packetFIN) }
 
-// Reset notes that a TCP connection was reset now by either side: its entry goes
-// to CLOSE. Otherwise it is like Close.
+// Reset notes that either side reset a TCP connection now: its entry goes to CLOSE.
+// Otherwise it is like Close.
 func (l *Ledger) Reset(f Flow) { l.end(f, packetRST) }
 
 func (l *Ledger) end(f Flow, packets uint64) {
@@ -204,26 +202,26 @@ func (l *Ledger) end(f Flow, packets uint64) {
 	if !ok || !class(key).isTCP() {
 		return
 	}
-	// Behind the queries of this connection, whichever buffers they are in.
+	// After the queries of this connection, whichever buffers they are in.
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drain()
 	l.apply(record{key | packets, l.milliseconds()})
 }
 
-// wanted returns the hash and class of a flow, the packet bits clear, and whether
-// the ledger keeps it.
+// wanted returns the hash and class of a flow, with clear packet bits, and reports whether
+// the ledger keeps the flow.
 func (l *Ledger) wanted(f *Flow) (key uint64, ok bool) {
 	h, c, ok := l.keys.identify(f)
 	return h&^stateMask | uint64(c), ok && sampleBits(h)&l.unwanted[shardOf(h)].Load() == 0
 }
 
-// apply puts what a record says into the table. The caller holds the lock.
+// apply enters a record into the table. The caller holds the lock.
 func (l *Ledger) apply(r record) {
 	l.shards[shardOf(r.key)].note(r.key&^stateMask, class(r.key)&classMask, r.at, packet(r.key)&packetMask, l.timeouts)
 }
 
-// milliseconds is the age of the ledger.
+// milliseconds returns the age of the ledger.
 func (l *Ledger) milliseconds() int64 {
 	if l.now == nil {
 		return time.Since(l.start).Milliseconds()

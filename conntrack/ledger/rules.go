@@ -1,36 +1,33 @@
 package ledger
 
-// The kernel's rules, on one entry.
+// The rules by which the kernel changes one entry.
 //
-// UDP, nf_conntrack_udp_packet: the first packet makes the entry and sets
-// stream_ts to two seconds later. Every packet, in either direction, sets the
-// expiry anew: to the stream timeout if both directions were seen before this
-// packet and stream_ts has passed, else to the shorter one. That a reply was seen
-// is noted after the reply was handled (nf_conntrack_in sets IPS_SEEN_REPLY last),
-// so the first reply itself counts as unreplied. A response that comes after its
-// entry expired makes an entry of its own, with the directions exchanged.
+// UDP, nf_conntrack_udp_packet: the first packet makes the entry and sets stream_ts to two
+// seconds later. Every packet, in either direction, sets the expiry again. It uses the
+// stream timeout if both directions were seen before this packet and stream_ts has passed,
+// otherwise the shorter timeout. The kernel sets IPS_SEEN_REPLY after it has handled a
+// reply (nf_conntrack_in), so the first reply itself counts as unreplied. A response after
+// its entry has expired makes a new entry, with the directions exchanged.
 //
-// TCP: who listens sees the queries of a connection, neither its SYN nor its FIN.
-// While open the entry lives for days (ESTABLISHED), then for two minutes
-// (TIME_WAIT) or, after a reset, ten seconds (CLOSE), so what counts is when and
-// how the connection ends. That the kernel reports (FollowTCP). Until then the
-// entry is kept for as long as the listener can keep the connection open (tcpIdle)
-// and for TIME_WAIT after that, so that a report that was lost does little harm.
+// TCP: a listener sees the queries of a connection, but neither its SYN nor its FIN. The
+// entry lives for days while the connection is open (ESTABLISHED), then for two minutes
+// (TIME_WAIT) or, after a reset, for ten seconds (CLOSE). So it matters when and how the
+// connection ends, which the kernel reports (FollowTCP). Until then the entry is kept for
+// as long as the listener can keep the connection open (tcpIdle), and for TIME_WAIT after
+// that, so that a lost report does little harm.
 //
-// Where nobody reports ends, two kinds of client are told apart by what they do:
-// most ask and close as soon as they have the answer, and are taken to be closed
-// with the last packet. A client that still asks two seconds after its first query
-// keeps the connection for later queries, which ends when the listener closes it
-// as idle. A query after the connection must have been closed belongs to a new one
-// from the same port.
+// Without reports, the ledger tells two kinds of client apart. Most clients close as soon
+// as they have the answer: their connections count as closed with the last packet. A
+// client that still asks two seconds after its first query keeps the connection, which
+// ends when the listener closes it as idle. A query after that time belongs to a new
+// connection from the same port.
 //
-// The kernel replaces the entry of a connection that ended by a new one when its
-// port comes back (tcp_conntracks, row syn, sTW and sCL to sSS). A response that
-// finds no entry is passed over.
+// When the port of a connection that ended is used again, the kernel replaces its entry
+// with a new one (tcp_conntracks, row syn, sTW and sCL to sSS). A response without an entry
+// is ignored.
 
-// packet says what was seen of a flow; a query together with its response is one
-// value with both bits. They stand in the low byte of a record's key, with the
-// bits of class.
+// packet is a set of packets of a flow that were seen. A query together with its response
+// has both bits. The bits are in the low byte of a record's key, with those of class.
 type packet uint8
 
 const (
@@ -42,9 +39,9 @@ const (
 	packetMask = packetQuery | packetResponse | packetFIN | packetRST
 )
 
-// streamAfter is the age in milliseconds from which an answered UDP entry is a
-// stream: the 2 * HZ of nf_conntrack_udp_packet. The same age tells kept TCP
-// connections from those of one question.
+// streamAfter is the age in milliseconds from which an answered UDP entry is a stream: the
+// 2 * HZ of nf_conntrack_udp_packet. A TCP connection with a query after that age is one
+// that the client keeps.
 const streamAfter = 2000
 
 // State of an entry, in the low byte of its key, with the bits of class.
@@ -56,11 +53,11 @@ const (
 	stateClosed    = 1 << 6 // TCP: TIME_WAIT or CLOSE was reported, not assumed
 )
 
-// alive tells whether the entry has not expired (nf_ct_is_expired).
+// alive reports whether the entry has not expired (nf_ct_is_expired).
 func (e *slot) alive(now uint32) bool { return int32(e.expires-now) > 0 }
 
-// apply moves the entry on by what was seen of its flow. A slot that is not alive
-// becomes a new entry, and created is true, or is left as it was.
+// apply changes the entry by the packets that were seen. A slot that is not alive becomes
+// a new entry, and created is true, or it does not change.
 func (e *slot) apply(p packet, alive bool, now uint32, t *timeouts) (created bool) {
 	if class(e.key).isTCP() {
 		return e.applyTCP(p, alive, now, t)
@@ -75,8 +72,7 @@ func (e *slot) apply(p packet, alive bool, now uint32, t *timeouts) (created boo
 	return created
 }
 
-// applyUDP takes 0 as the direction of a query, stateReversed as that of a
-// response.
+// applyUDP applies a query if direction is 0, and a response if it is stateReversed.
 func (e *slot) applyUDP(direction uint64, alive bool, now uint32, t *timeouts) (created bool) {
 	if !alive {
 		e.renew(now, direction)
@@ -94,8 +90,8 @@ func (e *slot) applyUDP(direction uint64, alive bool, now uint32, t *timeouts) (
 	return false
 }
 
-// applyTCP takes a query together with a FIN or RST as a connection that began
-// and ended without a query.
+// applyTCP applies packets of TCP. A query together with a FIN or RST stands for a
+// connection that began and ended without a query.
 func (e *slot) applyTCP(p packet, alive bool, now uint32, t *timeouts) (created bool) {
 	if p&packetQuery != 0 && (!alive || e.ended(now, t)) {
 		e.renew(now, 0)
@@ -124,16 +120,16 @@ func (e *slot) renew(now uint32, direction uint64) {
 	e.streamAt = now + streamAfter
 }
 
-// notePassing remembers that streamAt has passed, which its 32 bits cannot for
-// an entry older than weeks.
+// notePassing records that streamAt has passed. Its 32 bits cannot tell this for an entry
+// that is weeks old.
 func (e *slot) notePassing(now uint32) {
 	if int32(now-e.streamAt) > 0 {
 		e.key |= stateStream
 	}
 }
 
-// ended tells whether the TCP connection of an entry that is alive can only have
-// been closed by now, so that a query belongs to another one.
+// ended reports whether the TCP connection of a live entry must have been closed by now, so
+// that a query belongs to another connection.
 func (e *slot) ended(now uint32, t *timeouts) bool {
 	if e.key&stateClosed != 0 {
 		return true
@@ -142,8 +138,8 @@ func (e *slot) ended(now uint32, t *timeouts) bool {
 	return !t.tcpEndsReported && silent > int32(t.tcpIdle)
 }
 
-// untilExpiry is how long the entry of an open TCP connection lives on if its
-// last packet is now and its end is not reported.
+// untilExpiry returns how long the entry of an open TCP connection lives after a packet, if
+// its end is not reported.
 func (e *slot) untilExpiry(t *timeouts) uint32 {
 	if e.key&stateStream != 0 || t.tcpEndsReported {
 		return t.tcpIdle + t.tcpTimeWait

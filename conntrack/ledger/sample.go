@@ -1,9 +1,9 @@
 package ledger
 
-// What keeps a shard within its memory: sweeping out what expired and, where that
-// is not enough, halving the sample, which grows again when there is room.
+// A shard stays within its memory by sweeping out expired entries. If that is not enough,
+// it halves its sample, which grows again when there is room.
 
-// tend is the upkeep that the first packet after tidy does.
+// tend is the upkeep of a shard. The first packet after tidy does it.
 func (s *shard) tend(now int64, t *timeouts) {
 	if s.abandoned(now, t) {
 		clear(s.slots)
@@ -18,20 +18,20 @@ func (s *shard) tend(now int64, t *timeouts) {
 	s.grow(now, t)
 }
 
-// abandoned tells whether no packet came for so long that all entries have expired:
-// perhaps too long ago for 32 bits to tell.
+// abandoned reports whether no packet came for so long that all entries have expired. Their
+// 32-bit expiries may not tell that any more.
 func (s *shard) abandoned(now int64, t *timeouts) bool {
 	return now-s.tidy > int64(t.longest)
 }
 
 // grow enlarges the sample as far as there is room for it.
 //
-// The flows it takes in may have begun long ago, and what they did until now is
-// lost: one that is a stream to the kernel looks new. It is known for what it is
-// when its next packet comes within the short timeout (then it is a stream here
-// too) or not within the longest (then it is new there too). So nothing that was
-// taken in is counted for several times the longest timeout, by when all but a
-// few tenths of a percent are known.
+// The new flows of the sample may have begun long ago, and their state is not known: a
+// flow that is a stream in the kernel looks new here. The state becomes known with the
+// next packet. If it comes within the short timeout, the flow becomes a stream here too.
+// If it does not come within the longest timeout, the flow is new in the kernel too. So
+// the new flows are not counted for several times the longest timeout. After that, the
+// state of all but a few tenths of a percent is known.
 func (s *shard) grow(now int64, t *timeouts) {
 	halvings := s.halvings
 	for room := s.limit() * 3 / 4; halvings > 0 && s.used<<(s.halvings-halvings+1) <= room; {
@@ -43,15 +43,15 @@ func (s *shard) grow(now int64, t *timeouts) {
 	}
 }
 
-// makeRoom brings the slots in use below the limit, by enough that it is not
-// called again soon.
+// makeRoom brings the number of used slots so far below the limit that it is not called
+// again soon.
 func (s *shard) makeRoom(now int64) {
 	s.sweep(now)
 	for s.used > s.limit()*7/8 && s.counted < maxHalvings {
 		if s.halvings == s.counted {
 			s.counted++
 		}
-		s.keepOneIn(s.counted) // ends a growth that turned out to be too much
+		s.keepOneIn(s.counted) // if the sample has grown too far, this undoes it
 		s.sweep(now)
 	}
 }
@@ -62,12 +62,12 @@ func (s *shard) keepOneIn(halvings uint32) {
 	s.unwanted.Store(mask(halvings))
 }
 
-// sweep takes out the entries that have expired or are not of the sample.
+// sweep removes the entries that have expired or are not in the sample.
 func (s *shard) sweep(now int64) {
 	unwanted := mask(s.halvings)
-	// Each entry that stays moves to the first free slot that probing for it
-	// meets. From an empty slot on, all the entries it may have to pass have
-	// been moved before it.
+	// Each entry that stays moves to the first free slot on its way of probing. The
+	// sweep starts after an empty slot, so all entries that it may have to pass have
+	// been moved already.
 	n := len(s.slots)
 	i := s.emptySlot()
 	for range n - 1 {
@@ -88,7 +88,7 @@ func (s *shard) sweep(now int64) {
 	s.tidy = now + tidyEvery
 }
 
-// emptySlot returns the index of one; the limit sees to it that there are some.
+// emptySlot returns the index of an empty slot. The limit guarantees that there is one.
 func (s *shard) emptySlot() int {
 	for i := range s.slots {
 		if s.slots[i].key == 0 {

@@ -12,14 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TCPEnds has the kernel report the end of TCP connections to a ledger. Make one
-// with FollowTCP.
+// TCPEnds reports the ends of TCP connections to a ledger. FollowTCP makes one.
 //
-// The kernel multicasts the identity and the tcp_info of every TCP socket when it
-// frees it (sock_diag_broadcast_destroy in net/core/sock_diag.c, since Linux 4.2),
-// which is when conntrack sees the connection end: as its last acknowledgement
-// arrives, as it becomes a mere entry in TIME_WAIT, or as it is reset. No privilege
-// is needed. Sockets of other ports are left out by a filter in the kernel.
+// The kernel multicasts the identity and the tcp_info of every TCP socket that it frees
+// (sock_diag_broadcast_destroy in net/core/sock_diag.c, since Linux 4.2). It frees a socket
+// when its last acknowledgement arrives, when only an entry in TIME_WAIT remains of it, or
+// when it is reset. At the same time conntrack sees the connection end. No privilege is
+// needed. A filter in the kernel drops the reports for other ports.
 type TCPEnds struct {
 	ledger *Ledger
 	conn   *netlink.Conn
@@ -27,11 +26,11 @@ type TCPEnds struct {
 	done   chan struct{}
 }
 
-// FollowTCP begins to report, to the ledger, the ends of the connections to local
-// addresses for which served returns true, in the network namespace with the file
-// descriptor netns, the present one if 0. Which ports, SetPorts says. The error
-// wraps errors.ErrUnsupported where the kernel was built without
-// CONFIG_INET_TCP_DIAG; the ledger then assumes when connections end.
+// FollowTCP begins to report to the ledger the ends of connections to the local addresses
+// for which served returns true. netns is the file descriptor of a network namespace; 0
+// means the current one. SetPorts selects the ports. The error wraps errors.ErrUnsupported
+// if the kernel was built without CONFIG_INET_TCP_DIAG. The ledger then assumes when
+// connections end.
 func (l *Ledger) FollowTCP(netns int, served func(server netip.AddrPort) bool) (*TCPEnds, error) {
 	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{NetNS: netns})
 	if err != nil {
@@ -60,8 +59,8 @@ func (e *TCPEnds) open() error {
 	if err := e.SetPorts(); err != nil {
 		return err
 	}
-	// Room for some hundred connections that end at once; what does not fit is
-	// lost, and the ledger goes by its assumptions for those.
+	// Room for some hundred connections that end at the same time. Reports that do not
+	// fit are lost: for those connections the ledger assumes when they ended.
 	if err := e.conn.SetReadBuffer(1 << 20); err != nil {
 		return err
 	}
@@ -73,9 +72,9 @@ func (e *TCPEnds) open() error {
 	return nil
 }
 
-// ask asks for the sockets in none of the states, which fails with ENOENT where
-// the kernel has no tcp_diag, and loads it where it is a module. To join its groups
-// never fails.
+// ask requests the sockets in none of the states. The kernel loads the module tcp_diag for
+// it, or fails with ENOENT if there is none. Joining the groups never fails, so it cannot
+// tell.
 func (e *TCPEnds) ask() error {
 	const sizeofRequest = 56 // struct inet_diag_req_v2
 	request := make([]byte, sizeofRequest)
@@ -87,8 +86,8 @@ func (e *TCPEnds) ask() error {
 	return err
 }
 
-// SetPorts names the local ports whose connections are reported, in place of those
-// named before.
+// SetPorts selects the local ports whose connections are reported. It replaces the ports of
+// the last call.
 func (e *TCPEnds) SetPorts(ports ...uint16) error {
 	program := []bpf.Instruction{bpf.LoadAbsolute{Off: unix.SizeofNlMsghdr + offsetSourcePort, Size: 2}}
 	for _, port := range ports {
@@ -129,7 +128,7 @@ func (e *TCPEnds) receive() {
 	}
 }
 
-// followed says whether ends of TCP connections are reported from now on.
+// followed sets whether ends of TCP connections are reported from now on.
 func (l *Ledger) followed(reported bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,16 +137,16 @@ func (l *Ledger) followed(reported bool) {
 	l.changed()
 }
 
-// tcpEnd is what a report says.
+// tcpEnd is the content of a report.
 type tcpEnd struct {
 	flow  Flow
 	reset bool
 	mute  bool // the client sent no data
 }
 
-// packets is what the ledger is to note. A connection without data is one that no
-// listener reports, so it has to be noted whole; but not one of this node to
-// itself, as those are mostly checks of our own. One with data that the ledger
+// packets returns the packets that the ledger must note. No listener notes a connection
+// without data, so both its begin and its end are noted. A connection of this node to
+// itself is not: it is mostly a check of our own. A connection with data that the ledger
 // does not know is none of its flows.
 func (e tcpEnd) packets() uint64 {
 	p := uint64(packetFIN)
@@ -171,15 +170,15 @@ const (
 
 	offsetBytesAcked    = 120
 	offsetBytesReceived = 128
-	offsetBytesSent     = 200 // since Linux 4.19, as is the next
-	offsetBytesRetrans  = 208
+	offsetBytesSent     = 200 // since Linux 4.19
+	offsetBytesRetrans  = 208 // since Linux 4.19
 
 	inetDiagInfo = 2 // INET_DIAG_INFO, with a struct tcp_info
 )
 
-// decodeTCPEnd decodes a report. The acknowledged bytes include our FIN where it
-// was acknowledged, which the sent bytes do not: without it the connection was
-// reset. The received bytes include the client's FIN.
+// decodeTCPEnd decodes a report. The acknowledged bytes include our FIN if it was
+// acknowledged, and the sent bytes never do. So the connection was reset if there are no
+// more acknowledged bytes than sent bytes. The received bytes include the client's FIN.
 func decodeTCPEnd(b []byte) (e tcpEnd, ok bool) {
 	if len(b) < sizeofMsg {
 		return e, false

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Timeouts are the lifetimes that the kernel gives to entries since their last
-// packet. A zero field stands for the kernel's default.
+// Timeouts are the lifetimes of entries after their last packet. A zero field means the
+// kernel's default.
 type Timeouts struct {
 	UDP         time.Duration // nf_conntrack_udp_timeout, 30 s: one packet, or both directions within the first 2 s
 	UDPStream   time.Duration // nf_conntrack_udp_timeout_stream, 120 s: both directions, active after 2 s
@@ -20,8 +20,8 @@ type Timeouts struct {
 	TCPClose    time.Duration // nf_conntrack_tcp_timeout_close, 10 s: reset
 }
 
-// DefaultTimeouts are those of a kernel that nobody configured:
-// udp_timeouts and tcp_timeouts in nf_conntrack_proto_udp.c and _tcp.c.
+// DefaultTimeouts are the kernel's defaults: udp_timeouts and tcp_timeouts in
+// nf_conntrack_proto_udp.c and _tcp.c.
 var DefaultTimeouts = Timeouts{
 	UDP:         30 * time.Second,
 	UDPStream:   120 * time.Second,
@@ -29,12 +29,12 @@ var DefaultTimeouts = Timeouts{
 	TCPClose:    10 * time.Second,
 }
 
-// ReadTimeouts returns the timeouts in force in the network namespace of the
-// calling thread, read from sys/net/netfilter below procRoot (usually "/proc").
-// A file that does not exist, as where conntrack is not loaded, yields the
-// kernel's default. One that cannot be read or understood yields the default too,
-// and is named in the error; the timeouts returned with it are complete. A sysctl
-// of 0, an entry that expires at once, is returned as one nanosecond.
+// ReadTimeouts returns the timeouts in the network namespace of the calling thread. It reads
+// them from sys/net/netfilter below procRoot (usually "/proc"). If a file does not exist,
+// for example because conntrack is not loaded, its timeout is the kernel's default. If a
+// file cannot be read or parsed, its timeout is the default too, and the error names it;
+// the returned timeouts are complete. A sysctl of 0 means that an entry expires at once. It
+// is returned as one nanosecond.
 func ReadTimeouts(procRoot string) (Timeouts, error) {
 	t := DefaultTimeouts
 	var errs []error
@@ -65,31 +65,30 @@ func readSeconds(path string) (time.Duration, error) {
 	}
 	seconds, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 32)
 	if err != nil {
-		return 0, fmt.Errorf("%s holds no number of seconds: %w", path, err)
+		return 0, fmt.Errorf("%s is not a number of seconds: %w", path, err)
 	}
 	return time.Duration(seconds) * time.Second, nil
 }
 
-// timeouts are Timeouts as slots use them, in milliseconds.
+// timeouts are Timeouts in the unit of slots, milliseconds.
 type timeouts struct {
 	udp, udpStream       uint32
 	tcpTimeWait, tcpIdle uint32
 	tcpClose             uint32
 	tcpEndsReported      bool
 
-	// longest is how far in the future an expiry can lie, also one that
-	// earlier timeouts have set.
+	// longest is the longest time until an expiry, also with earlier timeouts.
 	longest uint32
 }
 
-// maxTimeout keeps an expiry well inside the half range of the 32-bit clock of a
-// slot (24 days), with room for the two terms of a TCP expiry.
+// maxTimeout keeps an expiry well within half the range of the 32-bit clock of a slot (24
+// days). There is room for the two terms of a TCP expiry.
 const maxTimeout = 10 * 24 * time.Hour
 
 // tcpEnds is how a ledger knows when TCP connections end.
 type tcpEnds struct {
 	idle     time.Duration // see Config.TCPIdle
-	reported bool          // FollowTCP is at work
+	reported bool          // FollowTCP reports them
 }
 
 func (t Timeouts) inMilliseconds(tcp tcpEnds) *timeouts {

@@ -41,7 +41,7 @@ func TestReadTimeouts(t *testing.T) {
 				"nf_conntrack_udp_timeout_stream": "180\n",
 			},
 			want:    Timeouts{UDP: 30 * s, UDPStream: 180 * s, TCPTimeWait: 120 * s, TCPClose: 10 * s},
-			wantErr: "sys/net/netfilter/nf_conntrack_udp_timeout holds no number of seconds",
+			wantErr: "sys/net/netfilter/nf_conntrack_udp_timeout is not a number of seconds",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,11 +10,11 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// conntrackLines writes what `conntrack -L` and `conntrack -E` print with
-// libnetfilter_conntrack 1.0.9, byte for byte.
+// conntrackLines writes the same bytes as `conntrack -L` and `conntrack -E` with
+// libnetfilter_conntrack 1.0.9.
 type conntrackLines struct {
-	now     func() time.Time           // delta-time counts up to now
-	program func(portID uint32) string // "" if not known
+	now     func() time.Time           // the end of delta-time
+	program func(portID uint32) string // the name of a process; "" if not known
 }
 
 func (conntrackLines) begin(b []byte) []byte       { return b }
@@ -94,11 +94,11 @@ func (c conntrackLines) entry(b []byte, e *conntrack.Entry, event conntrack.Even
 			b = append(b, ' ')
 		}
 	}
-	b[len(b)-1] = '\n' // every part ended with a blank
+	b[len(b)-1] = '\n' // every part ends with a space
 	return b
 }
 
-// age returns the whole seconds since the entry was made, or that it lived.
+// age returns the age of an entry in whole seconds, or its lifetime if it was destroyed.
 func (c conntrackLines) age(e *conntrack.Entry) uint64 {
 	if !e.Stop.IsZero() {
 		return uint64(max(0, e.Stop.Sub(e.Start)/time.Second))
@@ -106,7 +106,8 @@ func (c conntrackLines) age(e *conntrack.Entry) uint64 {
 	return uint64(max(0, c.now().Unix()-e.Start.Unix()))
 }
 
-// programName returns the name of the process whose ID a netlink port is.
+// programName returns the name of the process with the ID portID. The kernel uses it as the
+// netlink port of the first socket of a process.
 func programName(portID uint32) string {
 	b, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(portID), 10) + "/comm")
 	if err != nil {
@@ -148,9 +149,8 @@ func appendConntrackTuple(b []byte, t *conntrack.Tuple) []byte {
 	return b
 }
 
-// appendAddrC appends an address as inet_ntop(3) of glibc writes it, which
-// shows IPv4-compatible addresses (RFC 4291 section 2.5.5.1) with dots where
-// netip does not.
+// appendAddrC appends an address in the form of inet_ntop(3) of glibc. Unlike netip, it
+// writes IPv4-compatible addresses (RFC 4291 section 2.5.5.1) with dots.
 func appendAddrC(b []byte, a netip.Addr) []byte {
 	if a.Is6() {
 		raw := a.As16()

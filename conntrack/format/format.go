@@ -1,8 +1,8 @@
-// Package format writes entries of the connection tracking table as text: for
-// people (table, wide), for programs (json, jsonl, yaml), and in the very form
-// of conntrack(8), for scripts that read that.
+// Package format writes entries of the connection tracking table as text: for people (table,
+// wide), for programs (json, jsonl, yaml), and in the form of conntrack(8), for scripts that
+// read its output.
 //
-// Every writer streams: what was written before is not held.
+// Every writer streams: it does not keep entries that were written.
 package format
 
 import (
@@ -15,12 +15,12 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// Names lists the formats that New knows.
+// Names are the formats that New accepts.
 var Names = []string{"table", "wide", "json", "jsonl", "yaml", "conntrack"}
 
-// A Writer writes entries and events in one format. It buffers: call Flush
-// when a reader waits, and Close at the end, which completes the document. It
-// does not close what it writes to.
+// A Writer writes entries and events in one format. It buffers: call Flush when a reader
+// waits, and Close at the end, which completes the document. It does not close the
+// io.Writer.
 type Writer struct {
 	out   *bufio.Writer
 	buf   []byte
@@ -37,7 +37,7 @@ type codec interface {
 
 const outputBufferSize = 64 << 10
 
-// New returns a writer in the format of the given name.
+// New returns a writer in the format with this name.
 func New(name string, w io.Writer) (*Writer, error) {
 	var c codec
 	switch name {
@@ -75,7 +75,7 @@ func (w *Writer) Event(t conntrack.EventType, e *conntrack.Entry) error {
 // Count returns how many entries and events were written.
 func (w *Writer) Count() int { return w.count }
 
-// Flush hands on what is buffered.
+// Flush writes the buffered bytes to the io.Writer.
 func (w *Writer) Flush() error { return w.out.Flush() }
 
 // Close completes the document and flushes it.

@@ -9,11 +9,11 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// The JSON of an entry is written by hand: reflection would take longer than
-// the kernel takes to send the table. Field names are part of the interface and
-// do not change; what an entry does not have is left out.
+// The JSON of an entry is not made by encoding/json: reflection would take longer than the
+// kernel takes to send the table. Field names are part of the interface and do not change.
+// Fields that an entry does not have are left out.
 
-// jsonLines writes one object to a line.
+// jsonLines writes one object per line.
 type jsonLines struct{}
 
 func (jsonLines) begin(b []byte) []byte       { return b }
@@ -95,7 +95,7 @@ func appendJSON(b []byte, e *conntrack.Entry, t conntrack.EventType) []byte {
 	if !e.Stop.IsZero() {
 		b = appendJSONTime(b, "stop", e.Stop)
 	}
-	b[len(b)-1] = '}' // every member ended with a comma
+	b[len(b)-1] = '}' // every member ends with a comma
 	return b
 }
 
@@ -171,8 +171,8 @@ func appendJSONString(b []byte, key, s string) []byte {
 	return append(b, ',')
 }
 
-// appendQuoted appends a JSON string (RFC 8259 section 7). Helper names and
-// security contexts come from outside and may hold anything.
+// appendQuoted appends a JSON string (RFC 8259 section 7). Helper names and security
+// contexts come from other programs and may have any bytes.
 func appendQuoted(b []byte, s string) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, '"')
@@ -183,7 +183,7 @@ func appendQuoted(b []byte, s string) []byte {
 		case r < 0x20 || r == 0x7f:
 			b = append(b, `\u00`...)
 			b = append(b, digits[r>>4], digits[r&0xf])
-		default: // what was no UTF-8 became U+FFFD in the loop
+		default: // the loop turns bytes that are not UTF-8 into U+FFFD
 			b = utf8.AppendRune(b, r)
 		}
 	}

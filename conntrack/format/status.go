@@ -8,8 +8,8 @@ import (
 
 var statusCache sync.Map // conntrack.Status -> []string
 
-// statusNames is Status.Names without an allocation for each entry: a table
-// knows only a handful of combinations.
+// statusNames returns Status.Names without an allocation for each entry: a table has only
+// few combinations.
 func statusNames(s conntrack.Status) []string {
 	if names, ok := statusCache.Load(s); ok {
 		return names.([]string)

@@ -9,9 +9,8 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// table writes aligned columns. It cannot know the widest value without
-// holding all, so a column starts at a common width and stays as wide as the
-// widest value so far.
+// table writes aligned columns. It does not know the widest value before the end, so a
+// column starts with a usual width and is as wide as the widest value so far.
 type table struct {
 	columns []column
 	cell    []byte
@@ -161,8 +160,8 @@ func appendNAT(b []byte, e *conntrack.Entry) []byte {
 	return append(b, e.NAT().String()...)
 }
 
-// appendTranslation says where the flow really goes: the server that answers,
-// and behind "as" the address it sees, where those are not what the client used.
+// appendTranslation appends the addresses that NAT has changed: the server that answers, and
+// after "as" the client's address as the server sees it.
 func appendTranslation(b []byte, e *conntrack.Entry) []byte {
 	empty := true
 	if e.NAT()&conntrack.NATDestination != 0 {
@@ -204,8 +203,8 @@ func appendCounts(b []byte, e *conntrack.Entry, original, reply uint64) []byte {
 	return strconv.AppendUint(b, reply, 10)
 }
 
-// flags returns the bits worth a column: what is special about an entry, not
-// that it is in the table or that NAT was considered.
+// flags returns the status bits that are special about an entry. It leaves out the bits
+// that every entry has.
 func flags(e *conntrack.Entry) []string {
 	if e.Status&conntrack.StatusSeenReply == 0 {
 		return append([]string{"UNREPLIED"}, statusNames(e.Status&notable)...)

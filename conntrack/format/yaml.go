@@ -4,9 +4,8 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// yamlDocument writes a sequence of flow mappings. JSON is YAML (YAML 1.2.2
-// section 1.1), so one line of it after a dash is an element, and both formats
-// have the same names and types by construction.
+// yamlDocument writes a sequence of mappings. It makes them from the JSON of an entry, so
+// that both formats have the same names and types.
 type yamlDocument struct{ object []byte }
 
 func (*yamlDocument) begin(b []byte) []byte { return append(b, "---\n"...) }
@@ -23,9 +22,8 @@ func (*yamlDocument) end(b []byte, empty bool) []byte {
 	return b
 }
 
-// appendBlock appends a JSON object as a YAML block mapping inside a sequence: a
-// member to a line, nested mappings indented, sequences of words left in flow
-// style.
+// appendBlock appends a JSON object as a YAML block mapping inside a sequence. Each member
+// takes a line, nested mappings are indented, and sequences of words stay in flow style.
 func appendBlock(b, object []byte) []byte {
 	start := len(b)
 	depth, lineStart, inString, inList := 0, true, false, 0
@@ -80,7 +78,7 @@ func appendBlock(b, object []byte) []byte {
 			if object[i+1] != '{' {
 				b = append(b, ' ')
 			}
-		case c == '"' && lineStart: // a key: identifiers all, no quotes needed
+		case c == '"' && lineStart: // a key, which is an identifier and needs no quotes
 			indent()
 			for i++; object[i] != '"'; i++ {
 				b = append(b, object[i])

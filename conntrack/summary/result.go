@@ -9,15 +9,15 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// A Summary says what is in a table. Its JSON field names are part of the
-// interface and do not change.
+// A Summary has the counts of a table. Its JSON field names are part of the interface and
+// do not change.
 type Summary struct {
 	Entries uint64 `json:"entries"`
 	IPv4    uint64 `json:"ipv4"`
 	IPv6    uint64 `json:"ipv6"`
 
-	// Unreplied entries saw packets in one direction only; they go first when
-	// the table is full. Assured ones stay.
+	// Unreplied entries saw packets in one direction only. The kernel drops them first
+	// when the table is full, and keeps Assured ones.
 	Unreplied uint64 `json:"unreplied"`
 	Assured   uint64 `json:"assured"`
 	Helpers   uint64 `json:"with_helper"`
@@ -29,18 +29,18 @@ type Summary struct {
 	DNS              DNS          `json:"dns"`
 	Established      Established  `json:"tcp_established"`
 
-	// UDPUnreplied counts UDP entries without replies, and UDPUnrepliedSources
-	// says who makes them.
+	// UDPUnreplied counts UDP entries without replies. UDPUnrepliedSources are the
+	// addresses that make them.
 	UDPUnreplied        uint64    `json:"udp_unreplied"`
 	UDPUnrepliedSources []Counted `json:"udp_unreplied_sources,omitempty"`
 
-	// The addresses in the original direction with the most entries, most
-	// first; Services are the destinations of entries under destination NAT.
+	// The addresses in the original direction with the most entries, sorted by their
+	// number. Services are the destinations of entries with destination NAT.
 	Sources      []Counted         `json:"top_sources"`
 	Destinations []Counted         `json:"top_destinations"`
 	Services     []CountedEndpoint `json:"top_services"`
-	// Uncertainty is how far the counts of the top lists may be too low: 0
-	// unless there were more addresses than are counted exactly.
+	// Uncertainty is by how much the counts of the top lists may be too low. It is 0
+	// unless there were too many addresses to count exactly.
 	Uncertainty uint64 `json:"top_uncertainty"`
 }
 
@@ -85,18 +85,18 @@ type DNS struct {
 	UDP       uint64 `json:"udp"`
 	TCP       uint64 `json:"tcp"`
 	Unreplied uint64 `json:"unreplied"`
-	// Reversed entries have an answer as their first packet: the query was not
-	// tracked, the answer was. ReversedSources are the servers.
+	// Reversed entries have a response as their first packet: the response was
+	// tracked, but not the query. ReversedSources are the servers.
 	Reversed        uint64    `json:"reversed"`
 	ReversedSources []Counted `json:"reversed_sources,omitempty"`
-	// Servers are the DNS servers asked most.
+	// Servers are the DNS servers with the most entries.
 	Servers []Server `json:"servers"`
 }
 
-// A Server is a DNS server as the table shows it.
+// A Server is a DNS server in the table.
 type Server struct {
-	// Asked is the address that clients sent to, Address the one that was to
-	// answer: they differ for a Service.
+	// Asked is the address to which clients sent their queries. Address is the one that
+	// should answer. They differ for a Service.
 	Asked     netip.Addr `json:"asked"`
 	Address   netip.Addr `json:"address"`
 	Entries   uint64     `json:"entries"`
@@ -132,7 +132,7 @@ type CountedEndpoint struct {
 	Entries  uint64         `json:"entries"`
 }
 
-// Summary returns the counts so far, with the n most frequent of every list.
+// Summary returns the counts so far, with at most n items in every list.
 func (c *Collector) Summary(n int) *Summary {
 	s := c.s
 	s.States = c.stateCounts()

@@ -1,5 +1,5 @@
-// Package summary counts what is in a connection tracking table, in one pass
-// and in bounded memory: who fills it, with what, and how much of it is DNS.
+// Package summary counts the entries of a connection tracking table, in one pass and in
+// bounded memory: by address, by state and port, and how many are DNS.
 package summary
 
 import (
@@ -9,8 +9,8 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// A Collector counts entries. Make it with New, give it every entry of a dump,
-// and ask for the Summary. It is not safe for concurrent use.
+// A Collector counts entries. New makes one, Add adds each entry of a dump, and Summary
+// returns the counts. It is not safe for concurrent use.
 type Collector struct {
 	s Summary
 
@@ -32,13 +32,12 @@ type stateKey struct {
 	state    string
 }
 
-// serverKey is a DNS server as entries name it: what the client asked, and who
-// was to answer.
+// serverKey is a DNS server in entries: the address that the client asked, and the address
+// that should answer.
 type serverKey struct{ asked, server netip.Addr }
 
-// New returns an empty collector. established is the kernel's timeout of
-// established TCP connections, from which an entry's idle time follows; 0 if
-// not known.
+// New returns an empty collector. established is the kernel's timeout of established TCP
+// connections, from which the idle time of an entry is computed. 0: not known.
 func New(established time.Duration) *Collector {
 	return &Collector{
 		states:          make(map[stateKey]uint64),
@@ -56,8 +55,8 @@ func New(established time.Duration) *Collector {
 
 const dnsPort = 53
 
-// Add counts one entry; e is not kept. It always returns nil, so that it can be
-// the callback of a dump.
+// Add counts one entry. It does not keep e. It always returns nil, so that it can be the
+// callback of a dump.
 func (c *Collector) Add(e *conntrack.Entry) error {
 	c.s.Entries++
 	switch e.Family() {
@@ -145,8 +144,8 @@ func (c *Collector) addTCP(e *conntrack.Entry) {
 	if c.established == 0 {
 		return
 	}
-	// Every packet sets the timeout back, so what is missing is idle time.
-	// More than the present setting: the setting was lowered since.
+	// Every packet resets the timeout, so the time that is missing is the idle time. It
+	// is negative if the setting was lowered since.
 	idle := c.established - e.Timeout
 	if idle < 0 {
 		return

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// maxKeys is how many keys a top counts at a time: a megabyte of them. It is
-// more than the pods and Services that a node ever talks to; the addresses of a
-// flood with forged sources are more, and none of them matters.
+// maxKeys is how many keys a top counts at a time: a megabyte of them. No node talks to more
+// pods and Services. A flood with forged sources has more addresses, but none of these
+// matters.
 const maxKeys = 16384
 
-// A top counts occurrences of keys and knows the most frequent ones in bounded
-// memory (after Misra and Gries, "Finding repeated elements", 1982): when there
-// are too many keys the rarer half is forgotten. A count is at most lost too low.
+// A top counts occurrences of keys and keeps the most frequent ones in bounded memory (after
+// Misra and Gries, "Finding repeated elements", 1982). When there are too many keys, it
+// forgets the rarer half. A count may be too low, by lost at most.
 type top[K comparable] struct {
 	counts map[K]uint64
 	lost   uint64
@@ -35,8 +35,8 @@ func (t *top[K]) add(key K) {
 	}
 }
 
-// prune forgets the rarer half of the keys. A key that was forgotten with count
-// n and comes again is short of n, and of what earlier prunings took from it.
+// prune forgets the rarer half of the keys. If a key was forgotten with count n and comes
+// again, its count is too low by n, and by its loss in earlier prunings.
 func (t *top[K]) prune() {
 	counts := make([]uint64, 0, len(t.counts))
 	for _, n := range t.counts {
@@ -53,8 +53,8 @@ func (t *top[K]) prune() {
 	t.lost += median
 }
 
-// largest returns the n most frequent keys, most frequent first, those of equal
-// count in the order of compare.
+// largest returns the n most frequent keys, the most frequent first. Keys with equal counts
+// are in the order of compare.
 func (t *top[K]) largest(n int, compare func(a, b K) int) []keyCount[K] {
 	all := make([]keyCount[K], 0, len(t.counts))
 	for key, count := range t.counts {

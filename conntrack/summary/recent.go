@@ -7,17 +7,17 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// A DNSFlow is DNS between clients and one server. Asked is the address to which clients
-// sent their queries, and Server is the address that should answer. If the first packet of
-// the entries is a response, Asked is not valid.
+// A DNSFlow is DNS between clients and one server, as entries name it: Asked is
+// the address that clients sent to, Server the one that was to answer. Where the
+// first packet of the entries is an answer Asked is not valid.
 type DNSFlow struct{ Asked, Server netip.Addr }
 
-// A Look is one reading of the table: how long the youngest entries of each DNSFlow have
-// left. Recent compares it with a later one. Its memory is bounded.
+// A Look remembers of each DNSFlow how long its youngest entries have left, for
+// Recent to compare with a later one. Its memory is bounded.
 type Look map[lookKey]time.Duration
 
-// lookKey is what decides the timeout of an entry. Of the entries with the same key, the one
-// with the last packet has the most time left.
+// Entries of one key have the same timeout, so that of one that just saw a packet
+// is the longest.
 type lookKey struct {
 	flow     DNSFlow
 	protocol conntrack.Protocol
@@ -25,9 +25,9 @@ type lookKey struct {
 	state    conntrack.TCPState
 }
 
-// Add adds one entry. It always returns nil, so that it can be the callback of a dump. A
-// TCP connection counts only during its handshake: one that is older than the NOTRACK
-// rules may be tracked until it ends.
+// Add looks at one entry. It always returns nil, so that it can be the callback
+// of a dump. TCP connections count while they are made only: one that was there
+// before NOTRACK rules may stay tracked to its end.
 func (l Look) Add(e *conntrack.Entry) error {
 	if !e.IsDNS() || !e.Has(conntrack.FieldTimeout) {
 		return nil
@@ -50,10 +50,10 @@ func (l Look) Add(e *conntrack.Entry) error {
 	return nil
 }
 
-// Recent returns the flows of which a packet was tracked between two looks, which are at
-// least apart from each other. One of their entries has more time left than the earlier
-// entries can have now. The kernel reports whole seconds, so the looks must be a second
-// apart or more.
+// Recent returns the flows of which a packet was tracked between two looks, at
+// least so far apart: one of their entries has more time left than any earlier
+// one would have by now. The kernel tells whole seconds, so looks that are less
+// than a second apart tell nothing.
 func Recent(before, after Look, apart time.Duration) map[DNSFlow]bool {
 	apart = apart.Truncate(time.Second)
 	recent := map[DNSFlow]bool{}

@@ -8,7 +8,7 @@ import (
 
 // Cases are all faults, in the order of the table.
 func Cases() []*Case {
-	return slices.Concat(deaths(), hangs(), floods(), rules(), firewalls(), links(), forgeries(), predecessors())
+	return slices.Concat(deaths(), hangs(), floods(), foreign(), firewalls(), links(), forgeries(), predecessors())
 }
 
 // onIPTables are the faults of the nftables backend that are played on iptables,

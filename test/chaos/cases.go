@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -136,12 +135,4 @@ func playSecondInstance(s *Scene) error {
 	s.Server = second
 	s.Steady("second alone", lab.Trackless, outage)
 	return s.proveTakeover()
-}
-
-func deleteAddress(s *Scene, addr netip.Addr) error {
-	link, err := s.linkOf(addr)
-	if err != nil {
-		return err
-	}
-	return runAll(s.Node.Namespace, fmt.Sprintf("ip address delete %s/%d dev %s", addr, addr.BitLen(), link))
 }

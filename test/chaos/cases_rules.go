@@ -8,8 +8,8 @@ import (
 	"github.com/trackless-dns/trackless/lab"
 )
 
-// rules are faults that others make in the rules of the node.
-func rules() []*Case {
+// foreign are faults that others make in the rules of the node.
+func foreign() []*Case {
 	cases := []*Case{
 		{
 			Name: "nft-flush-ruleset", Fault: "`nft flush ruleset`", Bar: "at most 1 s of queries",
@@ -17,7 +17,7 @@ func rules() []*Case {
 				if err := runAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
 					return err
 				}
-				return s.applyProxy(proxyNFTables)
+				return applyProxy(s, proxyNFTables)
 			},
 			Sabotage: Sabotage{
 				What:  "the ownership of the table",
@@ -28,7 +28,7 @@ func rules() []*Case {
 					if err := runAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
 						return err
 					}
-					return s.applyProxy(proxyNFTables) // as kube-proxy's sync does
+					return applyProxy(s, proxyNFTables) // as kube-proxy's sync does
 				})
 			},
 		},
@@ -86,36 +86,22 @@ func rules() []*Case {
 			Sabotage: Sabotage{What: "trackless", Fails: FailLost, Server: nothing, Instead: lab.KubeDNS},
 			Prime: func(s *Scene) error {
 				return firstError(
-					func() error { return s.removeProxy(proxyNFTables) },
-					func() error { return s.applyProxy(change.to) },
-					func() error { return s.removeProxy(change.to) },
-					func() error { return s.applyProxy(change.from) },
+					func() error { return removeProxy(s, proxyNFTables) },
+					func() error { return applyProxy(s, change.to) },
+					func() error { return removeProxy(s, change.to) },
+					func() error { return applyProxy(s, change.from) },
 				)
 			},
 			Play: func(s *Scene) error { return switchProxy(s, change.from, change.to) },
 			Undo: func(s *Scene) error {
 				return firstError(
-					func() error { return s.removeProxy(change.to) },
-					func() error { return s.applyProxy(change.from) },
+					func() error { return removeProxy(s, change.to) },
+					func() error { return applyProxy(s, change.from) },
 				)
 			},
 		})
 	}
 	return cases
-}
-
-// disturb makes a fault that may cost a second and after which the cache
-// answers on, and shows then that kube-dns could take over.
-func disturb(s *Scene, name string, fault func() error) error {
-	if err := s.Fault(name, repairBar); err != nil {
-		return err
-	}
-	if err := fault(); err != nil {
-		return err
-	}
-	s.Let(repairBar)
-	s.Steady("repaired", lab.Trackless, outage)
-	return s.proveTakeover()
 }
 
 // switchProxy restarts kube-proxy, with a fifth of a second in which the node
@@ -124,11 +110,11 @@ func switchProxy(s *Scene, from, to proxyMode) error {
 	if err := s.Fault("kube-proxy away", noLoss); err != nil {
 		return err
 	}
-	if err := s.removeProxy(from); err != nil {
+	if err := removeProxy(s, from); err != nil {
 		return err
 	}
 	s.Let(200 * time.Millisecond)
-	if err := s.applyProxy(to); err != nil {
+	if err := applyProxy(s, to); err != nil {
 		return err
 	}
 	s.Steady("kube-proxy back", lab.Trackless, outage)

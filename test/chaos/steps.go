@@ -112,3 +112,25 @@ func firstError(steps ...func() error) error {
 	}
 	return nil
 }
+
+// disturb makes a fault that may cost a second and after which the cache
+// answers on, and shows then that kube-dns could take over.
+func disturb(s *Scene, name string, fault func() error) error {
+	if err := s.Fault(name, repairBar); err != nil {
+		return err
+	}
+	if err := fault(); err != nil {
+		return err
+	}
+	s.Let(repairBar)
+	s.Steady("repaired", lab.Trackless, outage)
+	return s.proveTakeover()
+}
+
+func deleteAddress(s *Scene, addr netip.Addr) error {
+	link, err := s.linkOf(addr)
+	if err != nil {
+		return err
+	}
+	return runAll(s.Node.Namespace, fmt.Sprintf("ip address delete %s/%d dev %s", addr, addr.BitLen(), link))
+}

@@ -19,22 +19,22 @@ const (
 )
 
 // applyProxy installs the rules that kube-proxy has in the mode.
-func (s *Scene) applyProxy(mode proxyMode) error {
+func applyProxy(s *Scene, mode proxyMode) error {
 	if mode == proxyNFTables {
 		return s.Node.KubeProxy.Apply(s.Node.Services...)
 	}
-	return s.restoreProxy(mode, func(ipv6 bool) string { return proxyRules(s.Node.Services, ipv6) })
+	return restoreProxy(s, mode, func(ipv6 bool) string { return proxyRules(s.Node.Services, ipv6) })
 }
 
 // removeProxy takes them away, as `kube-proxy --cleanup` does.
-func (s *Scene) removeProxy(mode proxyMode) error {
+func removeProxy(s *Scene, mode proxyMode) error {
 	if mode == proxyNFTables {
 		return s.Node.KubeProxy.Remove()
 	}
-	return s.restoreProxy(mode, func(bool) string { return emptyTables })
+	return restoreProxy(s, mode, func(bool) string { return emptyTables })
 }
 
-func (s *Scene) restoreProxy(mode proxyMode, rules func(ipv6 bool) string) error {
+func restoreProxy(s *Scene, mode proxyMode, rules func(ipv6 bool) string) error {
 	variant := strings.TrimPrefix(string(mode), "iptables-")
 	for _, family := range []struct {
 		program string
@@ -72,7 +72,7 @@ func proxyRules(services []kubeproxy.Service, ipv6 bool) string {
 	}
 	var chains, dispatch, rules strings.Builder
 	for i, service := range services {
-		vip, endpoint := addressOf(service.ClusterIPs, ipv6), addressOf(service.Endpoints, ipv6)
+		vip, endpoint := kubeproxy.Address(service.ClusterIPs, ipv6), kubeproxy.Address(service.Endpoints, ipv6)
 		if !vip.IsValid() || !endpoint.IsValid() {
 			continue
 		}
@@ -121,13 +121,4 @@ COMMIT
 -A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
 -A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
 ` + dispatch.String() + rules.String() + "COMMIT\n"
-}
-
-func addressOf(addrs []netip.Addr, ipv6 bool) netip.Addr {
-	for _, addr := range addrs {
-		if addr.Is6() == ipv6 {
-			return addr
-		}
-	}
-	return netip.Addr{}
 }

@@ -237,6 +237,7 @@ func NewPortWalk(random *rand.Rand, origin int) *PortWalk {
 	return walk
 }
 
+// Next returns the next port.
 func (w *PortWalk) Next() uint16 {
 	port := w.ports[w.at]
 	w.at = (w.at + 1) % len(w.ports)

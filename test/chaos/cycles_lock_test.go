@@ -16,7 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
-	"github.com/trackless-dns/trackless/test/chaos"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 // TestCyclesUnderAContendedLock starts and stops trackless two hundred times on
@@ -58,8 +58,8 @@ func TestCyclesUnderAContendedLock(t *testing.T) {
 			t.Fatalf("cycle %d: %v", i, err)
 		}
 	}
-	result := &chaos.Result{}
-	beforeDump.Compare(dump(t, node), chaos.ExceptionsStopped(), "after the cycles", result)
+	result := &scene.Result{}
+	beforeDump.Compare(dump(t, node), scene.ExceptionsStopped(), "after the cycles", result)
 	for _, failure := range result.Failures {
 		t.Errorf("%s", failure.Text)
 	}

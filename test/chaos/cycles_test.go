@@ -15,7 +15,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/lab"
-	"github.com/trackless-dns/trackless/test/chaos"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 const (
@@ -76,8 +76,8 @@ func TestCycles(t *testing.T) {
 		}
 	}
 
-	result := &chaos.Result{}
-	beforeDump.Compare(dump(t, node), chaos.ExceptionsStopped(), "after the cycles", result)
+	result := &scene.Result{}
+	beforeDump.Compare(dump(t, node), scene.ExceptionsStopped(), "after the cycles", result)
 	for _, failure := range result.Failures {
 		t.Errorf("%s", failure.Text)
 	}
@@ -123,10 +123,10 @@ func TestReloads(t *testing.T) {
 	}
 
 	// The last reload may still be taking away what was attached.
-	var result chaos.Result
+	var result scene.Result
 	for deadline := time.Now().Add(cycleTimeout); ; time.Sleep(50 * time.Millisecond) {
-		result = chaos.Result{}
-		beforeDump.Compare(dump(t, node), chaos.ExceptionsStopped(), "after the reloads", &result)
+		result = scene.Result{}
+		beforeDump.Compare(dump(t, node), scene.ExceptionsStopped(), "after the reloads", &result)
 		if len(result.Failures) == 0 || time.Now().After(deadline) {
 			break
 		}
@@ -161,20 +161,20 @@ func newNode(t *testing.T) *lab.Node {
 	return node
 }
 
-func settled(t *testing.T, node *lab.Node) chaos.Dump {
+func settled(t *testing.T, node *lab.Node) scene.Dump {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), cycleTimeout)
 	defer cancel()
-	d, err := chaos.TakeSettledDump(ctx, node.Namespace)
+	d, err := scene.TakeSettledDump(ctx, node.Namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
 }
 
-func dump(t *testing.T, node *lab.Node) chaos.Dump {
+func dump(t *testing.T, node *lab.Node) scene.Dump {
 	t.Helper()
-	d, err := chaos.TakeDump(node.Namespace)
+	d, err := scene.TakeDump(node.Namespace)
 	if err != nil {
 		t.Fatal(err)
 	}

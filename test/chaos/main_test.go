@@ -10,10 +10,11 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/test/chaos"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 // programs are built once for all tests.
-var programs chaos.Programs
+var programs scene.Programs
 
 func TestMain(m *testing.M) {
 	directory, err := os.MkdirTemp("", "trackless-chaos-")

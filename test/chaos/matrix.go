@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 // A Matrix plays cases one after the other and writes a line for each.
 type Matrix struct {
-	Cases    []*Case
-	Programs *Programs
+	Cases    []*scene.Case
+	Programs *scene.Programs
 
 	// Sabotage also plays every case with its sabotage.
 	Sabotage bool
@@ -22,9 +24,9 @@ type Matrix struct {
 // Select keeps the cases of the given names, or returns an error that lists
 // those that there are.
 func (m *Matrix) Select(names []string) error {
-	var selected []*Case
+	var selected []*scene.Case
 	for _, name := range names {
-		if !slices.ContainsFunc(m.Cases, func(c *Case) bool { return c.Name == name }) {
+		if !slices.ContainsFunc(m.Cases, func(c *scene.Case) bool { return c.Name == name }) {
 			known := make([]string, 0, len(m.Cases))
 			for _, c := range m.Cases {
 				known = append(known, c.Name)
@@ -43,12 +45,12 @@ func (m *Matrix) Select(names []string) error {
 
 // Run plays the cases until the context ends. ok is false if a promise was
 // broken, or a case survived its sabotage.
-func (m *Matrix) Run(ctx context.Context) (results []*Result, ok bool) {
+func (m *Matrix) Run(ctx context.Context) (results []*scene.Result, ok bool) {
 	out := m.Out
 	if out == nil {
 		out = io.Discard
 	}
-	WriteHead(out)
+	scene.WriteHead(out)
 	ok = true
 	for _, c := range m.Cases {
 		if ctx.Err() != nil {

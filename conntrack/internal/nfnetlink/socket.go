@@ -68,6 +68,7 @@ func Dial(netNS int) (*Socket, error) {
 	return s, nil
 }
 
+// Receive reads one datagram into b.
 func (s *Socket) Receive(b []byte) (int, error) {
 	s.buf = b
 	err := s.raw.Read(s.read)

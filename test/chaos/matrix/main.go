@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/trackless-dns/trackless/test/chaos"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 func main() {
@@ -32,7 +33,7 @@ func run() (ok bool, err error) {
 	report := flag.String("report", "", "also write the results as JSON to the `file`")
 	page := flag.String("update-page", "", "put the table between its markers in the `file`")
 	only := flag.String("only", "", "play these faults only, `names` separated by commas")
-	backends := flag.String("backends", strings.Join(chaos.Backends(), ","), "play them on these backends, `names` separated by commas")
+	backends := flag.String("backends", strings.Join(scene.Backends(), ","), "play them on these backends, `names` separated by commas")
 	sabotage := flag.Bool("sabotage", true, "play each fault a second time with what it tests taken away: it must fail")
 	flag.Parse()
 	if flag.NArg() > 0 || *output != "table" && *output != "json" {
@@ -52,7 +53,7 @@ func run() (ok bool, err error) {
 	if *output == "json" {
 		lines = os.Stderr // progress
 	}
-	var cases []*chaos.Case
+	var cases []*scene.Case
 	for _, backend := range strings.Split(*backends, ",") {
 		on, err := chaos.CasesOn(strings.TrimSpace(backend))
 		if err != nil {
@@ -61,7 +62,7 @@ func run() (ok bool, err error) {
 		cases = append(cases, on...)
 	}
 	matrix := &chaos.Matrix{
-		Cases: cases, Programs: &chaos.Programs{Directory: directory}, Sabotage: *sabotage, Out: lines,
+		Cases: cases, Programs: &scene.Programs{Directory: directory}, Sabotage: *sabotage, Out: lines,
 	}
 	if *only != "" {
 		if err := matrix.Select(strings.Split(*only, ",")); err != nil {
@@ -73,7 +74,7 @@ func run() (ok bool, err error) {
 		return false, err
 	}
 	if *output == "json" {
-		if err := chaos.WriteJSON(os.Stdout, results); err != nil {
+		if err := scene.WriteJSON(os.Stdout, results); err != nil {
 			return false, err
 		}
 	}
@@ -83,17 +84,17 @@ func run() (ok bool, err error) {
 		}
 	}
 	if *page != "" {
-		return ok, chaos.UpdatePage(*page, results)
+		return ok, scene.UpdatePage(*page, results)
 	}
 	return ok, nil
 }
 
-func writeReport(path string, results []*chaos.Result) (err error) {
+func writeReport(path string, results []*scene.Result) (err error) {
 	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	if err := chaos.WriteJSON(file, results); err != nil {
+	if err := scene.WriteJSON(file, results); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return file.Close()

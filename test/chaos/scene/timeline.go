@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"cmp"
@@ -162,24 +162,24 @@ func (t *Timeline) judgePhase(result *Result, index int, tally *tally, answered 
 	if phase.Want == "" {
 		switch {
 		case phase.Bar == 0 && tally.lost > 0:
-			result.fail(FailLost, "%s: %d of %d queries lost, none may be: %s; the first %s",
+			result.Fail(FailLost, "%s: %d of %d queries lost, none may be: %s; the first %s",
 				phase.Name, tally.lost, tally.sent, counts(tally.lostTo), tally.firstLost)
 		case phase.Bar > 0 && tally.recovered(phase) > phase.Bar:
-			result.fail(FailLost, "%s: queries were lost or late for %s, at most %s is allowed: %d of %d lost, %s, %d late",
+			result.Fail(FailLost, "%s: queries were lost or late for %s, at most %s is allowed: %d of %d lost, %s, %d late",
 				phase.Name, tally.recovered(phase).Round(time.Millisecond), phase.Bar, tally.lost, tally.sent, counts(tally.lostTo), tally.late)
 		}
 		return
 	}
 	if tally.lost > 0 {
-		result.fail(FailLost, "%s: %d of %d queries lost in a steady phase: %s; the first %s",
+		result.Fail(FailLost, "%s: %d of %d queries lost in a steady phase: %s; the first %s",
 			phase.Name, tally.lost, tally.sent, counts(tally.lostTo), tally.firstLost)
 	}
 	if tally.late > 0 {
-		result.fail(FailLost, "%s: %d of %d queries answered only after %s and more in a steady phase; the last at %s",
+		result.Fail(FailLost, "%s: %d of %d queries answered only after %s and more in a steady phase; the last at %s",
 			phase.Name, tally.late, tally.sent, lateAfter, tally.recovered(phase).Round(time.Millisecond))
 	}
 	if len(wrong) > 0 {
-		result.fail(FailResponder, "%s: %d answers by another than %s; the first %s", phase.Name, len(wrong), phase.Want, wrong[0])
+		result.Fail(FailResponder, "%s: %d answers by another than %s; the first %s", phase.Name, len(wrong), phase.Want, wrong[0])
 	}
 	var never []string
 	for s, stream := range t.Streams {
@@ -190,7 +190,7 @@ func (t *Timeline) judgePhase(result *Result, index int, tally *tally, answered 
 		}
 	}
 	if len(never) > 0 {
-		result.fail(FailResponder, "%s: %d clients were never answered by %s; the first %s", phase.Name, len(never), phase.Want, never[0])
+		result.Fail(FailResponder, "%s: %d clients were never answered by %s; the first %s", phase.Name, len(never), phase.Want, never[0])
 	}
 }
 

@@ -1,4 +1,4 @@
-package chaos
+package rules
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 // zoneBar is what a zone may cost: the lease runs out, since our own checks are
@@ -16,34 +17,34 @@ const zoneBar = 2 * time.Second
 // foreignZone is the case of somebody who puts DNS into a conntrack zone, which
 // undoes NOTRACK: every query is tracked from then on, and kube-proxy and the
 // failover table rewrite it. What trackless says of itself has to be true meanwhile.
-func foreignZone() *Case {
-	return &Case{
+func foreignZone() *scene.Case {
+	return &scene.Case{
 		Name: "foreign-zone", Fault: "DNS put into a conntrack zone behind our rules", Bar: "at most 2 s of queries, then kube-dns, and not said to be untracked",
-		Undo: func(s *Scene) error {
-			if !s.sabotaged {
+		Undo: func(s *scene.Scene) error {
+			if !s.Sabotaged {
 				return nil
 			}
-			return runAll(s.Node.Namespace, "nft delete table inet zone")
+			return scene.RunAll(s.Node.Namespace, "nft delete table inet zone")
 		},
-		Sabotage: Sabotage{What: "the look at the effect", Fails: FailClaim, Server: withoutReconciler(leaveRules), Instead: lab.Trackless},
-		Play: func(s *Scene) error {
+		Sabotage: scene.Sabotage{What: "the look at the effect", Fails: scene.FailClaim, Server: scene.WithoutReconciler(scene.LeaveRules), Instead: lab.Trackless},
+		Play: func(s *scene.Scene) error {
 			if err := s.Fault("zoned", zoneBar); err != nil {
 				return err
 			}
-			if _, err := run(s.Node.Namespace, zoneTable, "nft", "-f", "-"); err != nil {
+			if _, err := scene.RunProgram(s.Node.Namespace, zoneTable, "nft", "-f", "-"); err != nil {
 				return err
 			}
 			s.Let(zoneBar)
-			s.begin(Phase{Name: "tracked in a zone", Want: lab.KubeDNS}) // whoever serves in the case
-			time.Sleep(outage)
+			s.Begin(scene.Phase{Name: "tracked in a zone", Want: lab.KubeDNS}) // whoever serves in the case
+			time.Sleep(scene.Outage)
 			claimsNothing(s)
-			if s.sabotaged {
+			if s.Sabotaged {
 				return nil
 			}
 			if err := s.Fault("gone", zoneBar); err != nil {
 				return err
 			}
-			if err := runAll(s.Node.Namespace, "nft delete table inet zone"); err != nil {
+			if err := scene.RunAll(s.Node.Namespace, "nft delete table inet zone"); err != nil {
 				return err
 			}
 			s.Await(lab.Trackless)
@@ -55,18 +56,18 @@ func foreignZone() *Case {
 
 // claimsNothing fails unless the metrics say within some looks at the effect that
 // no address is untracked.
-func claimsNothing(s *Scene) {
+func claimsNothing(s *scene.Scene) {
 	const attached = "coredns_notrack_attached"
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), scene.Patience)
 	defer cancel()
 	said := "no answer"
 	for ctx.Err() == nil {
-		metrics, err := s.Server.Metrics(ctx, metricsAddress)
+		metrics, err := s.Server.Metrics(ctx, scene.MetricsAddress)
 		switch sum, there := metrics.Sum(attached); {
 		case err != nil:
 			said = err.Error()
 		case !there:
-			s.result.fail(FailClaim, "nothing says that DNS is tracked: there is no metric %s", attached)
+			s.Result.Fail(scene.FailClaim, "nothing says that DNS is tracked: there is no metric %s", attached)
 			return
 		case sum == 0:
 			return
@@ -75,7 +76,7 @@ func claimsNothing(s *Scene) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	s.result.fail(FailClaim, "every query is tracked, and %s", said)
+	s.Result.Fail(scene.FailClaim, "every query is tracked, and %s", said)
 }
 
 // zoneTable stands behind raw, and before conntrack.

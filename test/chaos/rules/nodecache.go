@@ -1,4 +1,4 @@
-package chaos
+package rules
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 // nodeCacheComments are those of the rules of Kubernetes' node-cache.
@@ -20,29 +21,29 @@ const (
 // then nobody answers, since its rules untrack without an end.
 const adoptBar = 3 * time.Second
 
-// predecessors are what others leave that did the same.
-func predecessors() []*Case {
-	return []*Case{
+// Predecessors are what others leave that did the same.
+func Predecessors() []*scene.Case {
+	return []*scene.Case{
 		{
 			Name: "node-cache-killed", Fault: "node-cache killed, started over its rules, link and addresses", Bar: "0 lost after the first second, its rules gone",
 			LateStart: true,
-			Prime: func(s *Scene) error {
-				return firstError(func() error { return asNodeCache(s, "-A") }, func() error { return asNodeCache(s, "-D") })
+			Prime: func(s *scene.Scene) error {
+				return scene.FirstError(func() error { return asNodeCache(s, "-A") }, func() error { return asNodeCache(s, "-D") })
 			},
 			// Before the very first start nobody serves the link-local
 			// addresses; after any other the failover table does.
-			Prepare: func(s *Scene) error {
-				if err := s.start(context.Background()); err != nil {
+			Prepare: func(s *scene.Scene) error {
+				if err := s.StartAttached(context.Background()); err != nil {
 					return err
 				}
 				return s.Server.Close()
 			},
-			Undo: func(s *Scene) error { return runAll(s.Node.Namespace, "ip link delete "+linkName) },
-			Sabotage: Sabotage{
-				What: "the removal of node-cache's rules", Fails: FailLost, At: "adopted",
-				Apply: func(s *Scene) error { return asNodeCache(s, "-A") },
+			Undo: func(s *scene.Scene) error { return scene.RunAll(s.Node.Namespace, "ip link delete "+scene.LinkName) },
+			Sabotage: scene.Sabotage{
+				What: "the removal of node-cache's rules", Fails: scene.FailLost, At: "adopted",
+				Apply: func(s *scene.Scene) error { return asNodeCache(s, "-A") },
 			},
-			Play: func(s *Scene) error {
+			Play: func(s *scene.Scene) error {
 				if err := s.Fault("node-cache killed, trackless started", adoptBar); err != nil {
 					return err
 				}
@@ -55,12 +56,12 @@ func predecessors() []*Case {
 				s.Let(adoptBar)
 				s.Steady("after", lab.Trackless, time.Second)
 				if err := noRulesOfNodeCache(s); err != nil {
-					s.result.fail(FailLeftover, "%v", err)
+					s.Result.Fail(scene.FailLeftover, "%v", err)
 				}
-				if err := s.reach("adopted"); err != nil {
+				if err := s.Reach("adopted"); err != nil {
 					return err
 				}
-				return s.proveTakeover()
+				return s.ProveTakeover()
 			},
 		},
 	}
@@ -68,14 +69,14 @@ func predecessors() []*Case {
 
 // leftByNodeCache makes what a killed node-cache leaves: the link, an address
 // for each that it listened on, and its rules.
-func leftByNodeCache(s *Scene) error {
-	if err := runAll(s.Node.Namespace, "ip link add "+linkName+" type dummy"); err != nil {
-		if err := runAll(s.Node.Namespace, "ip link add "+linkName+" type ifb"); err != nil {
+func leftByNodeCache(s *scene.Scene) error {
+	if err := scene.RunAll(s.Node.Namespace, "ip link add "+scene.LinkName+" type dummy"); err != nil {
+		if err := scene.RunAll(s.Node.Namespace, "ip link add "+scene.LinkName+" type ifb"); err != nil {
 			return err
 		}
 	}
-	for _, addr := range listenAddresses {
-		if err := runAll(s.Node.Namespace, fmt.Sprintf("ip address add %s/%d dev %s", addr, addr.BitLen(), linkName)); err != nil {
+	for _, addr := range scene.ListenAddresses {
+		if err := scene.RunAll(s.Node.Namespace, fmt.Sprintf("ip address add %s/%d dev %s", addr, addr.BitLen(), scene.LinkName)); err != nil {
 			return err
 		}
 	}
@@ -85,10 +86,10 @@ func leftByNodeCache(s *Scene) error {
 // asNodeCache adds (-A) or deletes (-D) the twelve rules of each address by the
 // plan of node-cache's own flags, with the health port 8080. It prepends each,
 // so that they stand in reverse.
-func asNodeCache(s *Scene, verb string) error {
+func asNodeCache(s *scene.Scene, verb string) error {
 	for _, program := range []string{"iptables-restore", "ip6tables-restore"} {
 		var raw, filter []string
-		for _, addr := range listenAddresses {
+		for _, addr := range scene.ListenAddresses {
 			if addr.Is6() != (program == "ip6tables-restore") {
 				continue
 			}
@@ -112,16 +113,16 @@ func asNodeCache(s *Scene, verb string) error {
 		slices.Reverse(raw)
 		slices.Reverse(filter)
 		text := "*raw\n" + strings.Join(raw, "\n") + "\nCOMMIT\n*filter\n" + strings.Join(filter, "\n") + "\nCOMMIT\n"
-		if _, err := run(s.Node.Namespace, text, program, "--noflush", "-w", "5"); err != nil {
+		if _, err := scene.RunProgram(s.Node.Namespace, text, program, "--noflush", "-w", "5"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func noRulesOfNodeCache(s *Scene) error {
+func noRulesOfNodeCache(s *scene.Scene) error {
 	for _, program := range []string{"iptables-save", "ip6tables-save"} {
-		out, err := run(s.Node.Namespace, "", program)
+		out, err := scene.RunProgram(s.Node.Namespace, "", program)
 		if err != nil {
 			return err
 		}

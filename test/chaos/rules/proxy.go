@@ -1,4 +1,4 @@
-package chaos
+package rules
 
 import (
 	"fmt"
@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/trackless-dns/trackless/lab/kubeproxy"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
 // A proxyMode is one of kube-proxy's.
@@ -19,7 +20,7 @@ const (
 )
 
 // applyProxy installs the rules that kube-proxy has in the mode.
-func applyProxy(s *Scene, mode proxyMode) error {
+func applyProxy(s *scene.Scene, mode proxyMode) error {
 	if mode == proxyNFTables {
 		return s.Node.KubeProxy.Apply(s.Node.Services...)
 	}
@@ -27,21 +28,21 @@ func applyProxy(s *Scene, mode proxyMode) error {
 }
 
 // removeProxy takes them away, as `kube-proxy --cleanup` does.
-func removeProxy(s *Scene, mode proxyMode) error {
+func removeProxy(s *scene.Scene, mode proxyMode) error {
 	if mode == proxyNFTables {
 		return s.Node.KubeProxy.Remove()
 	}
 	return restoreProxy(s, mode, func(bool) string { return emptyTables })
 }
 
-func restoreProxy(s *Scene, mode proxyMode, rules func(ipv6 bool) string) error {
+func restoreProxy(s *scene.Scene, mode proxyMode, rules func(ipv6 bool) string) error {
 	variant := strings.TrimPrefix(string(mode), "iptables-")
 	for _, family := range []struct {
 		program string
 		ipv6    bool
 	}{{"iptables", false}, {"ip6tables", true}} {
 		program := family.program + "-" + variant + "-restore"
-		if _, err := run(s.Node.Namespace, rules(family.ipv6), program, "-w", "5"); err != nil {
+		if _, err := scene.RunProgram(s.Node.Namespace, rules(family.ipv6), program, "-w", "5"); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"os"
@@ -75,7 +75,7 @@ func TestExceptions(t *testing.T) {
 
 // TestAddFault holds the test build against the directive list as it is.
 func TestAddFault(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join("..", "..", "cmd", "trackless", "directives.go"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "cmd", "trackless", "directives.go"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"fmt"
@@ -17,12 +17,12 @@ func (s *Scene) memoryGroup(limit int) (*testcgroup.Group, error) {
 		return nil, err
 	}
 	// Before the group can go its last process must have: it is killed first.
-	s.cleanups = append(s.cleanups, group.Close)
+	s.Cleanups = append(s.Cleanups, group.Close)
 	return group, nil
 }
 
-// limitMemory limits a server that runs.
-func (s *Scene) limitMemory(server *lab.Server, limit int) error {
+// LimitMemory limits a server that runs.
+func (s *Scene) LimitMemory(server *lab.Server, limit int) error {
 	group, err := s.memoryGroup(limit)
 	if err != nil {
 		return err
@@ -37,12 +37,12 @@ func (s *Scene) contain(program string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	s.container = group
+	s.Container = group
 	directory, err := os.MkdirTemp("", "trackless-chaos-")
 	if err != nil {
 		return "", err
 	}
-	s.cleanups = append(s.cleanups, func() error { return os.RemoveAll(directory) })
+	s.Cleanups = append(s.Cleanups, func() error { return os.RemoveAll(directory) })
 	script := filepath.Join(directory, "trackless")
-	return script, group.Script(script, fmt.Sprintf(`%s exec %s "$@"`, s.environment, program))
+	return script, group.Script(script, fmt.Sprintf(`%s exec %s "$@"`, s.Environment, program))
 }

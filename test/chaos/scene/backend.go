@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"slices"
@@ -26,19 +26,19 @@ func (c *Case) takesRules() bool {
 	return c.Name == "foreign-zone" || c.xtables() && slices.Contains([]string{"iptables-flush", "iptables-restore"}, c.Name)
 }
 
-// directive is the notrack directive of the Corefile.
-func (s *Scene) directive() string {
+// Directive is the notrack directive of the Corefile.
+func (s *Scene) Directive() string {
 	if s.Backend == "" {
 		return "    notrack\n"
 	}
 	return "    notrack {\n        backend " + s.Backend + "\n    }\n"
 }
 
-// killBar is what a SIGKILL may cost: the kernel takes the rules of nftables
+// KillBar is what a SIGKILL may cost: the kernel takes the rules of nftables
 // away, those of iptables run out of lease.
-func (s *Scene) killBar() time.Duration {
+func (s *Scene) KillBar() time.Duration {
 	if s.xtables() {
-		return leaseBar
+		return LeaseBar
 	}
 	return killBar
 }
@@ -51,15 +51,17 @@ func (s *Scene) exceptionsDead() []Exception {
 }
 
 // primeBackend makes the tables that the programs make when they are first used.
-func (s *Scene) primeBackend() error { return s.prime(s.Backend) }
+func (s *Scene) primeBackend() error { return s.PrimeTables(s.Backend) }
 
-func (s *Scene) prime(backend string) error {
+// PrimeTables makes the tables that the programs of a backend make when they are
+// first used.
+func (s *Scene) PrimeTables(backend string) error {
 	variant, ok := strings.CutPrefix(backend, "iptables ")
 	if !ok {
 		return nil
 	}
 	for _, base := range []string{"iptables", "ip6tables"} {
-		if _, err := run(s.Node.Namespace, "*raw\n-A PREROUTING\n-A OUTPUT\n-D PREROUTING 1\n-D OUTPUT 1\nCOMMIT\n", base+"-"+variant+"-restore", "--noflush", "-w", "5"); err != nil {
+		if _, err := RunProgram(s.Node.Namespace, "*raw\n-A PREROUTING\n-A OUTPUT\n-D PREROUTING 1\n-D OUTPUT 1\nCOMMIT\n", base+"-"+variant+"-restore", "--noflush", "-w", "5"); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"encoding/json"
@@ -100,7 +100,8 @@ func (c *ClientResult) add(sent *clients.Sent) {
 	c.AnsweredBy[sent.By]++
 }
 
-func (r *Result) fail(kind FailureKind, format string, args ...any) {
+// Fail notes a broken promise.
+func (r *Result) Fail(kind FailureKind, format string, args ...any) {
 	r.Failures = append(r.Failures, Failure{kind, fmt.Sprintf(format, args...)})
 }
 

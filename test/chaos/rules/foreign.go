@@ -1,4 +1,6 @@
-package chaos
+// Package rules has the faults that other programs make in the rules of the node, and
+// changes of the backend.
+package rules
 
 import (
 	"fmt"
@@ -6,26 +8,27 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
-// foreign are faults that others make in the rules of the node.
-func foreign() []*Case {
-	cases := []*Case{
+// Foreign are faults that others make in the rules of the node.
+func Foreign() []*scene.Case {
+	cases := []*scene.Case{
 		{
 			Name: "nft-flush-ruleset", Fault: "`nft flush ruleset`", Bar: "at most 1 s of queries",
-			Prime: func(s *Scene) error {
-				if err := runAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
+			Prime: func(s *scene.Scene) error {
+				if err := scene.RunAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
 					return err
 				}
 				return applyProxy(s, proxyNFTables)
 			},
-			Sabotage: Sabotage{
+			Sabotage: scene.Sabotage{
 				What:  "the ownership of the table",
-				Fails: FailResponder, Server: withoutReconciler(leaveRules),
+				Fails: scene.FailResponder, Server: scene.WithoutReconciler(scene.LeaveRules),
 			},
-			Play: func(s *Scene) error {
-				return disturb(s, "flushed", func() error {
-					if err := runAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
+			Play: func(s *scene.Scene) error {
+				return scene.Disturb(s, "flushed", func() error {
+					if err := scene.RunAll(s.Node.Namespace, "nft flush ruleset"); err != nil {
 						return err
 					}
 					return applyProxy(s, proxyNFTables) // as kube-proxy's sync does
@@ -35,66 +38,72 @@ func foreign() []*Case {
 		{
 			Name: "iptables-flush", Fault: "`iptables -F` in all tables", Bar: "at most 1 s of queries",
 			Prime: flushIPTables,
-			Sabotage: Sabotage{
+			Sabotage: scene.Sabotage{
 				What:  "rules of our own table instead of the raw table",
-				Fails: FailResponder, Server: withoutReconciler(plainIPTables),
+				Fails: scene.FailResponder, Server: scene.WithoutReconciler(scene.PlainIPTables),
 			},
-			Play: func(s *Scene) error {
-				return disturb(s, "flushed", func() error { return flushIPTables(s) })
+			Play: func(s *scene.Scene) error {
+				return scene.Disturb(s, "flushed", func() error { return flushIPTables(s) })
 			},
 		},
 		{
 			Name: "iptables-restore", Fault: "`iptables-restore` of a foreign set, raw ACCEPT for DNS on top", Bar: "at most 1 s of queries",
-			Prime: func(s *Scene) error {
-				return firstError(func() error { return restore(s, foreignSet) }, func() error { return restore(s, emptySet) })
+			Prime: func(s *scene.Scene) error {
+				return scene.FirstError(func() error { return restore(s, foreignSet) }, func() error { return restore(s, emptySet) })
 			},
-			Undo: func(s *Scene) error { return restore(s, emptySet) },
-			Sabotage: Sabotage{
+			Undo: func(s *scene.Scene) error { return restore(s, emptySet) },
+			Sabotage: scene.Sabotage{
 				What:  "rules of our own table instead of the raw table",
-				Fails: FailResponder, Server: withoutReconciler(plainIPTables),
+				Fails: scene.FailResponder, Server: scene.WithoutReconciler(scene.PlainIPTables),
 			},
-			Play: func(s *Scene) error {
-				return disturb(s, "restored", func() error { return restore(s, foreignSet) })
+			Play: func(s *scene.Scene) error {
+				return scene.Disturb(s, "restored", func() error { return restore(s, foreignSet) })
 			},
 		},
 		{
 			Name: "foreign-transaction", Fault: "a foreign transaction of 100,000 rules", Bar: "0 lost, no lapse of the lease",
-			Undo: func(s *Scene) error { return runAll(s.Node.Namespace, "nft delete table ip foreign") },
-			Sabotage: Sabotage{
+			Undo: func(s *scene.Scene) error { return scene.RunAll(s.Node.Namespace, "nft delete table ip foreign") },
+			Sabotage: scene.Sabotage{
 				What:  "the renewal of the lease in the packet path: it is renewed over netlink",
-				Fails: FailEntries, Server: withoutReconciler(leasedOverNetlink),
+				Fails: scene.FailEntries, Server: scene.WithoutReconciler(scene.LeasedOverNetlink),
 			},
 			Play: playForeignTransaction,
 		},
 		{
 			Name: "kube-proxy-restart", Fault: "kube-proxy stopped with `--cleanup`, started again", Bar: "0 lost",
-			Sabotage: Sabotage{What: "trackless", Fails: FailLost, Server: nothing, Instead: lab.KubeDNS},
-			Play: func(s *Scene) error {
+			Sabotage: scene.Sabotage{What: "trackless", Fails: scene.FailLost, Server: scene.Nothing, Instead: lab.KubeDNS},
+			Play: func(s *scene.Scene) error {
 				return switchProxy(s, proxyNFTables, proxyNFTables)
 			},
 		},
 	}
 	cases = append(cases, foreignZone())
+	return append(cases, proxySwitches()...)
+}
+
+// proxySwitches are changes of kube-proxy's mode, from each to the next.
+func proxySwitches() []*scene.Case {
+	var cases []*scene.Case
 	for _, change := range []struct{ from, to proxyMode }{
 		{proxyNFTables, proxyIPTablesLegacy},
 		{proxyIPTablesLegacy, proxyIPTablesNFT},
 		{proxyIPTablesNFT, proxyNFTables},
 	} {
-		cases = append(cases, &Case{
+		cases = append(cases, &scene.Case{
 			Name:  "kube-proxy-to-" + string(change.to),
 			Fault: fmt.Sprintf("kube-proxy switched from %s to %s", change.from, change.to), Bar: "0 lost",
-			Sabotage: Sabotage{What: "trackless", Fails: FailLost, Server: nothing, Instead: lab.KubeDNS},
-			Prime: func(s *Scene) error {
-				return firstError(
+			Sabotage: scene.Sabotage{What: "trackless", Fails: scene.FailLost, Server: scene.Nothing, Instead: lab.KubeDNS},
+			Prime: func(s *scene.Scene) error {
+				return scene.FirstError(
 					func() error { return removeProxy(s, proxyNFTables) },
 					func() error { return applyProxy(s, change.to) },
 					func() error { return removeProxy(s, change.to) },
 					func() error { return applyProxy(s, change.from) },
 				)
 			},
-			Play: func(s *Scene) error { return switchProxy(s, change.from, change.to) },
-			Undo: func(s *Scene) error {
-				return firstError(
+			Play: func(s *scene.Scene) error { return switchProxy(s, change.from, change.to) },
+			Undo: func(s *scene.Scene) error {
+				return scene.FirstError(
 					func() error { return removeProxy(s, change.to) },
 					func() error { return applyProxy(s, change.from) },
 				)
@@ -106,8 +115,8 @@ func foreign() []*Case {
 
 // switchProxy restarts kube-proxy, with a fifth of a second in which the node
 // has none of its rules.
-func switchProxy(s *Scene, from, to proxyMode) error {
-	if err := s.Fault("kube-proxy away", noLoss); err != nil {
+func switchProxy(s *scene.Scene, from, to proxyMode) error {
+	if err := s.Fault("kube-proxy away", scene.NoLoss); err != nil {
 		return err
 	}
 	if err := removeProxy(s, from); err != nil {
@@ -117,17 +126,17 @@ func switchProxy(s *Scene, from, to proxyMode) error {
 	if err := applyProxy(s, to); err != nil {
 		return err
 	}
-	s.Steady("kube-proxy back", lab.Trackless, outage)
+	s.Steady("kube-proxy back", lab.Trackless, scene.Outage)
 	if s.Server == nil {
 		return nil // sabotaged
 	}
-	return s.proveTakeover()
+	return s.ProveTakeover()
 }
 
-func flushIPTables(s *Scene) error {
+func flushIPTables(s *scene.Scene) error {
 	for _, program := range []string{"iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy"} {
 		for _, table := range []string{"raw", "mangle", "nat", "filter"} {
-			if err := runAll(s.Node.Namespace, program+" -w 5 -t "+table+" -F"); err != nil {
+			if err := scene.RunAll(s.Node.Namespace, program+" -w 5 -t "+table+" -F"); err != nil {
 				return err
 			}
 		}
@@ -135,9 +144,9 @@ func flushIPTables(s *Scene) error {
 	return nil
 }
 
-func restore(s *Scene, set string) error {
+func restore(s *scene.Scene, set string) error {
 	for _, program := range []string{"iptables-restore", "ip6tables-restore"} {
-		if _, err := run(s.Node.Namespace, inFamily(set, program == "ip6tables-restore"), program, "-w", "5"); err != nil {
+		if _, err := scene.RunProgram(s.Node.Namespace, inFamily(set, program == "ip6tables-restore"), program, "-w", "5"); err != nil {
 			return err
 		}
 	}
@@ -201,29 +210,29 @@ COMMIT
 // foreignRules is how many rules the foreign transaction has.
 const foreignRules = 100_000
 
-func playForeignTransaction(s *Scene) error {
+func playForeignTransaction(s *scene.Scene) error {
 	var script strings.Builder
 	script.WriteString("table ip foreign {\n\tchain rules {\n")
 	for i := range foreignRules {
 		fmt.Fprintf(&script, "ip saddr 198.18.%d.%d tcp dport %d counter drop\n", i/250%250, i%250, 1+i%60000)
 	}
 	script.WriteString("\t}\n}\n")
-	if err := s.Fault("transaction", noLoss); err != nil {
+	if err := s.Fault("transaction", scene.NoLoss); err != nil {
 		return err
 	}
 	began := time.Now()
-	if _, err := run(s.Node.Namespace, script.String(), "nft", "-f", "-"); err != nil {
+	if _, err := scene.RunProgram(s.Node.Namespace, script.String(), "nft", "-f", "-"); err != nil {
 		return err
 	}
 	if took := time.Since(began); took < time.Second {
 		return fmt.Errorf("the transaction took %s only, which no lease would have noticed", took)
 	}
-	s.Steady("after", lab.Trackless, outage)
-	if s.sabotaged {
+	s.Steady("after", lab.Trackless, scene.Outage)
+	if s.Sabotaged {
 		return nil
 	}
-	if err := s.noLapses(); err != nil {
+	if err := s.NoLapses(); err != nil {
 		return err
 	}
-	return s.proveTakeover()
+	return s.ProveTakeover()
 }

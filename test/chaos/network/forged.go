@@ -1,4 +1,4 @@
-package chaos
+package network
 
 import (
 	"encoding/binary"
@@ -15,20 +15,21 @@ import (
 
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/clients"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
-// forgeries are what a pod can send that has CAP_NET_RAW, as pods have by default.
-func forgeries() []*Case {
-	return []*Case{
+// Forgeries are what a pod can send that has CAP_NET_RAW, as pods have by default.
+func Forgeries() []*scene.Case {
+	return []*scene.Case{
 		{
 			Name: "forged-martian", Fault: "a pod on a bridge sends queries with martian sources", Bar: "0 lost, the other pods of the bridge served by the cache",
 			Prime: bridgedPods,
-			Sabotage: Sabotage{
-				What: "the look at where the source of a query is", Fails: FailResponder,
-				Server: withoutReconciler(credulousTable),
+			Sabotage: scene.Sabotage{
+				What: "the look at where the source of a query is", Fails: scene.FailResponder,
+				Server: scene.WithoutReconciler(credulousTable),
 			},
-			Play: func(s *Scene) error {
-				if err := s.Fault("forged", noLoss); err != nil {
+			Play: func(s *scene.Scene) error {
+				if err := s.Fault("forged", scene.NoLoss); err != nil {
 					return err
 				}
 				stop := forge(s, martianInterval, func(i int) []byte {
@@ -38,18 +39,18 @@ func forgeries() []*Case {
 				if err := stop(); err != nil {
 					return err
 				}
-				return s.proveTakeover()
+				return s.ProveTakeover()
 			},
 		},
 		{
 			Name: "syn-flood", Fault: "110,000 SYNs from one pod, then connections, then SIGTERM", Bar: "0 lost",
 			Prime: bridgedPods,
 			Warm:  floodWithSYNs,
-			Sabotage: Sabotage{
-				What: "the drain of the connections that the server holds", Fails: FailLost,
+			Sabotage: scene.Sabotage{
+				What: "the drain of the connections that the server holds", Fails: scene.FailLost,
 				Apply: trackConnections,
 			},
-			Play: func(s *Scene) error { return s.proveTakeover() },
+			Play: func(s *scene.Scene) error { return s.ProveTakeover() },
 		},
 	}
 }
@@ -77,9 +78,9 @@ var martians = []netip.Addr{
 }
 
 // bridgedPods puts two pods behind a bridge of the node, as most CNIs do.
-func bridgedPods(s *Scene) error {
+func bridgedPods(s *scene.Scene) error {
 	node := s.Node.Namespace
-	if err := runAll(node, "ip link add "+bridgeLink+" type bridge", "ip link set "+bridgeLink+" up", "ip address add "+bridgeGateway+"/24 dev "+bridgeLink); err != nil {
+	if err := scene.RunAll(node, "ip link add "+bridgeLink+" type bridge", "ip link set "+bridgeLink+" up", "ip address add "+bridgeGateway+"/24 dev "+bridgeLink); err != nil {
 		return err
 	}
 	pods := make([]*lab.Namespace, 2)
@@ -88,16 +89,16 @@ func bridgedPods(s *Scene) error {
 		if err != nil {
 			return err
 		}
-		s.cleanups = append(s.cleanups, pod.Close)
+		s.Cleanups = append(s.Cleanups, pod.Close)
 		port := fmt.Sprintf("port%d", i)
-		err = firstError(
+		err = scene.FirstError(
 			func() error {
-				return runAll(node,
+				return scene.RunAll(node,
 					fmt.Sprintf("ip link add %s type veth peer name eth0 netns /proc/%d/fd/%d", port, os.Getpid(), pod.FD()),
 					"ip link set "+port+" master "+bridgeLink, "ip link set "+port+" up")
 			},
 			func() error {
-				return runAll(pod, "ip link set eth0 up", fmt.Sprintf("ip address add %s/24 dev eth0", addr), "ip route add default via "+bridgeGateway)
+				return scene.RunAll(pod, "ip link set eth0 up", fmt.Sprintf("ip address add %s/24 dev eth0", addr), "ip route add default via "+bridgeGateway)
 			},
 		)
 		if err != nil {
@@ -105,13 +106,13 @@ func bridgedPods(s *Scene) error {
 		}
 		pods[i] = pod
 	}
-	s.forger = pods[1]
-	s.extra = []clients.Stream{{Kind: clients.FreshPort, From: pods[0], Target: lab.ClusterDNS4, Rate: quietRate}}
+	s.Forger = pods[1]
+	s.ExtraStreams = []clients.Stream{{Kind: clients.FreshPort, From: pods[0], Target: lab.ClusterDNS4, Rate: quietRate}}
 	return nil
 }
 
 // forge sends a frame of the forger at each interval until stop is called.
-func forge(s *Scene, interval time.Duration, packet func(i int) []byte) (stop func() error) {
+func forge(s *scene.Scene, interval time.Duration, packet func(i int) []byte) (stop func() error) {
 	done, result := make(chan struct{}), make(chan error, 1)
 	go func() {
 		result <- fromForger(s, func(send func([]byte) error) error {
@@ -143,9 +144,9 @@ const (
 )
 
 // floodWithSYNs begins connections that nobody goes on with.
-func floodWithSYNs(s *Scene) error {
+func floodWithSYNs(s *scene.Scene) error {
 	// The forger's own kernel would reset what it knows nothing of.
-	if _, err := run(s.forger, "table ip silent {\n\tchain input { type filter hook input priority 0; meta l4proto tcp drop; }\n}\n", "nft", "-f", "-"); err != nil {
+	if _, err := scene.RunProgram(s.Forger, "table ip silent {\n\tchain input { type filter hook input priority 0; meta l4proto tcp drop; }\n}\n", "nft", "-f", "-"); err != nil {
 		return err
 	}
 	targets := []netip.Addr{lab.ClusterDNS4, lab.LinkLocalDNS4}
@@ -167,7 +168,7 @@ func floodWithSYNs(s *Scene) error {
 
 // fromForger calls fn with a function that sends a packet of any content to the
 // node, as the forger's link sends it.
-func fromForger(s *Scene, fn func(send func([]byte) error) error) error {
+func fromForger(s *scene.Scene, fn func(send func([]byte) error) error) error {
 	var mac net.HardwareAddr
 	err := s.Node.Namespace.Do(func() error {
 		link, err := net.InterfaceByName(bridgeLink)
@@ -179,7 +180,7 @@ func fromForger(s *Scene, fn func(send func([]byte) error) error) error {
 	if err != nil {
 		return err
 	}
-	return s.forger.Do(func() (err error) {
+	return s.Forger.Do(func() (err error) {
 		link, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
@@ -248,8 +249,8 @@ func checksum(b []byte) uint16 {
 
 // credulousTable untracks for good, but for devices from which a martian came: it
 // takes these for devices whose queries are lost.
-func credulousTable(s *Scene) error {
-	table := strings.Replace(plainTable(), "\tchain prerouting {\n\t\ttype filter hook prerouting priority raw; policy accept;\n",
+func credulousTable(s *scene.Scene) error {
+	table := strings.Replace(scene.PlainTable(), "\tchain prerouting {\n\t\ttype filter hook prerouting priority raw; policy accept;\n",
 		`	set aside {
 		type ifname
 		flags dynamic,timeout
@@ -259,20 +260,20 @@ func credulousTable(s *Scene) error {
 		iifname != "lo" ip saddr 127.0.0.0/8 update @aside { iifname timeout 1m }
 		iifname @aside accept
 `, 1)
-	_, err := run(s.Node.Namespace, table, "nft", "-f", "-")
+	_, err := scene.RunProgram(s.Node.Namespace, table, "nft", "-f", "-")
 	return err
 }
 
 // trackConnections makes conntrack track the segments of connections, whoever has
 // untracked them: a zone undoes that.
-func trackConnections(s *Scene) error {
-	_, err := run(s.Node.Namespace, fmt.Sprintf(`table inet tracking {
+func trackConnections(s *scene.Scene) error {
+	_, err := scene.RunProgram(s.Node.Namespace, fmt.Sprintf(`table inet tracking {
 	chain prerouting {
 		type filter hook prerouting priority -299; policy accept;
 		ip daddr { %s } tcp dport 53 ct zone set 1
 		ip6 daddr { %s } tcp dport 53 ct zone set 1
 	}
 }
-`, joined(false), joined(true)), "nft", "-f", "-")
+`, scene.Joined(false), scene.Joined(true)), "nft", "-f", "-")
 	return err
 }

@@ -1,4 +1,7 @@
-package chaos
+// Package scene plays a fault on a lab node under load: the [Case], the [Scene] in
+// which it is played, the [Timeline] of the load with its phases, and the [Result].
+// Package chaos lists the cases.
+package scene
 
 import (
 	"cmp"
@@ -15,28 +18,28 @@ import (
 	"github.com/trackless-dns/trackless/lab/clients"
 )
 
-// linkName is the link that notrack uses by default.
-const linkName = "nodelocaldns"
+// LinkName is the link that notrack uses by default.
+const LinkName = "nodelocaldns"
 
 // linkLocalDNS6 is the IPv6 listen address that no Service owns, as
 // NodeLocal DNSCache needs one on nodes with IPv6.
 var linkLocalDNS6 = netip.MustParseAddr("fd00:169:254:20::10")
 
-// listenAddresses are all at which the cache listens: two of Services and two
+// ListenAddresses are all at which the cache listens: two of Services and two
 // that no Service owns.
-var listenAddresses = []netip.Addr{lab.ClusterDNS4, lab.ClusterDNS6, lab.LinkLocalDNS4, linkLocalDNS6}
+var ListenAddresses = []netip.Addr{lab.ClusterDNS4, lab.ClusterDNS6, lab.LinkLocalDNS4, linkLocalDNS6}
 
 const (
-	metricsAddress       = "127.0.0.1:9253"
-	secondMetricsAddress = "127.0.0.1:9254"
-	faultAddress         = "127.0.0.1:9990"
+	MetricsAddress       = "127.0.0.1:9253"
+	SecondMetricsAddress = "127.0.0.1:9254"
+	FaultAddress         = "127.0.0.1:9990"
 
 	// totalRate is the load of a case in queries a second.
 	totalRate = 1000
 
-	// patience is how long a scene waits for what must happen but has no bar
+	// Patience is how long a scene waits for what must happen but has no bar
 	// of its own.
-	patience = 10 * time.Second
+	Patience = 10 * time.Second
 )
 
 // rateOf is the part of the load that clients of a kind send together.
@@ -52,18 +55,18 @@ type Scene struct {
 	Server   *lab.Server
 	Programs *Programs
 
-	sabotaged bool
+	Sabotaged bool
 	baseline  Dump
 	streams   *clients.Streams
 	timeline  Timeline
-	result    *Result
+	Result    *Result
 	servers   []*lab.Server
-	cleanups  []func() error
+	Cleanups  []func() error
 
-	extra       []clients.Stream  // clients besides those of every case
-	forger      *lab.Namespace    // a pod that sends what it wants
-	container   *testcgroup.Group // that of LimitMiB
-	environment string            // VARIABLE=VALUE for the server in it
+	ExtraStreams []clients.Stream  // clients besides those of every case
+	Forger       *lab.Namespace    // a pod that sends what it wants
+	Container    *testcgroup.Group // that of LimitMiB
+	Environment  string            // VARIABLE=VALUE for the server in it
 }
 
 func (s *Scene) run(ctx context.Context) (err error) {
@@ -76,7 +79,7 @@ func (s *Scene) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.cleanups = append(s.cleanups, s.Node.Close)
+	s.Cleanups = append(s.Cleanups, s.Node.Close)
 	if err := s.primeBackend(); err != nil {
 		return fmt.Errorf("prime the node: %w", err)
 	}
@@ -96,7 +99,7 @@ func (s *Scene) run(ctx context.Context) (err error) {
 	first := lab.KubeDNS
 	if !s.LateStart {
 		first = lab.Trackless
-		if err := s.start(ctx); err != nil {
+		if err := s.StartAttached(ctx); err != nil {
 			return err
 		}
 	}
@@ -105,7 +108,7 @@ func (s *Scene) run(ctx context.Context) (err error) {
 			return errors.Join(fmt.Errorf("before the load: %w", err), s.outputs())
 		}
 	}
-	s.timeline.Streams = append(s.loadStreams(), s.extra...)
+	s.timeline.Streams = append(s.loadStreams(), s.ExtraStreams...)
 	s.timeline.RulesGone = s.takesRules()
 	s.streams = clients.StartStreams(s.timeline.Streams, 0)
 	playErr := s.play(first)
@@ -113,14 +116,14 @@ func (s *Scene) run(ctx context.Context) (err error) {
 	queries, err := s.streams.Stop()
 	s.timeline.Queries = queries
 	if err := errors.Join(playErr, err); err != nil {
-		s.timeline.Judge(s.result)
+		s.timeline.Judge(s.Result)
 		return errors.Join(err, s.outputs())
 	}
 	return s.conclude(ctx)
 }
 
 func (s *Scene) takeBaseline(ctx context.Context) (err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	s.baseline, err = TakeSettledDump(ctx, s.Node.Namespace)
 	return err
@@ -136,13 +139,13 @@ func (s *Scene) play(first lab.Responder) error {
 
 // conclude stops what still runs and judges.
 func (s *Scene) conclude(ctx context.Context) error {
-	s.timeline.Judge(s.result)
+	s.timeline.Judge(s.Result)
 	for _, server := range s.servers {
 		select {
 		case <-server.Done():
 		default:
 			if err := server.Close(); err != nil {
-				s.result.fail(FailRun, "stop at the end: %v", err)
+				s.Result.Fail(FailRun, "stop at the end: %v", err)
 			}
 		}
 	}
@@ -155,13 +158,13 @@ func (s *Scene) conclude(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.result.EntriesLeft = len(left)
+	s.Result.EntriesLeft = len(left)
 	if len(left) > 0 {
 		o := left[0].Original
-		s.result.fail(FailEntries, "%d entries for DNS that should have been untracked, the first %s from %s port %d to %s port %d, %s",
+		s.Result.Fail(FailEntries, "%d entries for DNS that should have been untracked, the first %s from %s port %d to %s port %d, %s",
 			len(left), o.Proto, o.Src, o.SrcPort, o.Dst, o.DstPort, left[0].State())
 	}
-	if s.sabotaged {
+	if s.Sabotaged {
 		return nil
 	}
 	used, err := s.compare("after the end", exceptionsStopped)
@@ -173,8 +176,8 @@ func (s *Scene) conclude(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := run(s.Node.Namespace, "", program, "rules", "remove"); err != nil {
-			s.result.fail(FailLeftover, "%v", err)
+		if _, err := RunProgram(s.Node.Namespace, "", program, "rules", "remove"); err != nil {
+			s.Result.Fail(FailLeftover, "%v", err)
 		}
 		_, err = s.compare("after `trackless rules remove`", nil)
 		return err
@@ -187,7 +190,7 @@ func (s *Scene) compare(when string, exceptions []Exception) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.baseline.Compare(now, exceptions, when, s.result), nil
+	return s.baseline.Compare(now, exceptions, when, s.Result), nil
 }
 
 // outputs is what the servers wrote, to explain why a scene broke off.
@@ -204,40 +207,40 @@ func (s *Scene) cleanup() error {
 	for _, server := range s.servers {
 		errs = append(errs, server.Kill())
 	}
-	for _, cleanup := range slices.Backward(s.cleanups) {
+	for _, cleanup := range slices.Backward(s.Cleanups) {
 		errs = append(errs, cleanup())
 	}
 	return errors.Join(errs...)
 }
 
-// start starts the server of the case, or what the sabotage puts in its place,
+// StartAttached starts the server of the case, or what the sabotage puts in its place,
 // and waits until it is attached.
-func (s *Scene) start(ctx context.Context) error {
-	if s.sabotaged && s.Sabotage.Server != nil {
+func (s *Scene) StartAttached(ctx context.Context) error {
+	if s.Sabotaged && s.Sabotage.Server != nil {
 		return s.Sabotage.Server(s)
 	}
 	var err error
-	if s.Server, err = s.launch(s.corefile(true, metricsAddress)); err != nil {
+	if s.Server, err = s.Launch(s.Corefile(true, MetricsAddress)); err != nil {
 		return err
 	}
 	// Not before: the binary may have to be built first.
-	ctx, cancel := context.WithTimeout(ctx, 2*patience)
+	ctx, cancel := context.WithTimeout(ctx, 2*Patience)
 	defer cancel()
-	return s.Server.AwaitAttached(ctx, metricsAddress)
+	return s.Server.AwaitAttached(ctx, MetricsAddress)
 }
 
 // Start starts the server of the case under load and waits until every client
 // is answered by it.
 func (s *Scene) Start() error {
-	if err := s.start(context.Background()); err != nil {
+	if err := s.StartAttached(context.Background()); err != nil {
 		return err
 	}
 	s.Await(lab.Trackless)
-	return s.reach("attached")
+	return s.Reach("attached")
 }
 
-// launch starts a server with the Corefile.
-func (s *Scene) launch(corefile string) (*lab.Server, error) {
+// Launch starts a server with the Corefile.
+func (s *Scene) Launch(corefile string) (*lab.Server, error) {
 	binary := s.Programs.Product
 	if s.Faulty {
 		binary = s.Programs.Faulty
@@ -259,21 +262,21 @@ func (s *Scene) launch(corefile string) (*lab.Server, error) {
 	return server, nil
 }
 
-// corefile is that of the node's cache. Its answers live for less than an hour,
+// Corefile is that of the node's cache. Its answers live for less than an hour,
 // which tells them from those of kube-dns.
-func (s *Scene) corefile(notrack bool, metrics string) string {
+func (s *Scene) Corefile(notrack bool, metrics string) string {
 	var options strings.Builder
 	if notrack {
-		options.WriteString(s.directive())
+		options.WriteString(s.Directive())
 	}
 	if s.WriteTimeout != "" {
 		fmt.Fprintf(&options, "    timeouts {\n        write %s\n    }\n", s.WriteTimeout)
 	}
 	if s.Faulty {
-		fmt.Fprintf(&options, "    fault %s %d\n", faultAddress, s.ResidentMiB)
+		fmt.Fprintf(&options, "    fault %s %d\n", FaultAddress, s.ResidentMiB)
 	}
 	var listen []string
-	for _, addr := range listenAddresses {
+	for _, addr := range ListenAddresses {
 		listen = append(listen, addr.String())
 	}
 	return fmt.Sprintf(`.:53 {
@@ -296,8 +299,8 @@ func (s *Scene) loadStreams() []clients.Stream {
 	for _, pod := range s.Node.Pods {
 		origins = append(origins, pod.Namespace)
 	}
-	targets := listenAddresses
-	if s.sabotaged && s.Sabotage.Instead != "" {
+	targets := ListenAddresses
+	if s.Sabotaged && s.Sabotage.Instead != "" {
 		targets = s.Node.ClusterDNS()
 	}
 	var streams []clients.Stream
@@ -326,22 +329,23 @@ func (s *Scene) podOf(ns *lab.Namespace) *lab.Pod {
 // Steady begins a phase in which the responder answers every query, and lets
 // it last.
 func (s *Scene) Steady(name string, want lab.Responder, last time.Duration) {
-	s.steady(Phase{Name: name, Want: want}, last)
+	s.SteadyPhase(Phase{Name: name, Want: want}, last)
 }
 
-func (s *Scene) steady(phase Phase, last time.Duration) {
+// SteadyPhase begins a steady phase and lets it last.
+func (s *Scene) SteadyPhase(phase Phase, last time.Duration) {
 	phase.Want = s.instead(phase.Want)
-	s.begin(phase)
+	s.Begin(phase)
 	time.Sleep(last)
 }
 
 // Fault begins a transition: directly after it the fault is made. Queries may
 // be lost until the bar is over.
 func (s *Scene) Fault(name string, bar time.Duration) error {
-	if err := s.reach("fault"); err != nil {
+	if err := s.Reach("fault"); err != nil {
 		return err
 	}
-	s.begin(Phase{Name: name, Bar: bar})
+	s.Begin(Phase{Name: name, Bar: bar})
 	return nil
 }
 
@@ -350,7 +354,8 @@ func (s *Scene) Let(since time.Duration) {
 	time.Sleep(time.Until(s.timeline.Phases[len(s.timeline.Phases)-1].From.Add(since)))
 }
 
-func (s *Scene) begin(phase Phase) {
+// Begin ends the phase under way and begins the next.
+func (s *Scene) Begin(phase Phase) {
 	phase.From = time.Now()
 	s.closePhase(phase.From)
 	s.timeline.Phases = append(s.timeline.Phases, phase)
@@ -362,9 +367,9 @@ func (s *Scene) closePhase(at time.Time) {
 	}
 }
 
-// reach applies the sabotage if this is its place.
-func (s *Scene) reach(place string) error {
-	if !s.sabotaged || s.Sabotage.Apply == nil || cmp.Or(s.Sabotage.At, "fault") != place {
+// Reach applies the sabotage if this is its place.
+func (s *Scene) Reach(place string) error {
+	if !s.Sabotaged || s.Sabotage.Apply == nil || cmp.Or(s.Sabotage.At, "fault") != place {
 		return nil
 	}
 	apply := s.Sabotage.Apply
@@ -380,7 +385,7 @@ func (s *Scene) reach(place string) error {
 
 // instead is who answers where the responder should.
 func (s *Scene) instead(responder lab.Responder) lab.Responder {
-	if s.sabotaged && responder == lab.Trackless {
+	if s.Sabotaged && responder == lab.Trackless {
 		return cmp.Or(s.Sabotage.Instead, responder)
 	}
 	return responder
@@ -389,21 +394,21 @@ func (s *Scene) instead(responder lab.Responder) lab.Responder {
 // Await waits until the responder answers every client. That it does not is a
 // broken promise, with which the case goes on.
 func (s *Scene) Await(responder lab.Responder) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	if err := s.streams.AwaitResponder(ctx, s.instead(responder)); err != nil {
-		s.result.fail(FailResponder, "%v", err)
+		s.Result.Fail(FailResponder, "%v", err)
 	}
 }
 
 // Ended waits until the server has ended by itself.
 func (s *Scene) Ended(server *lab.Server) error {
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(Patience)
 	defer timer.Stop()
 	select {
 	case <-server.Done():
 		return nil
 	case <-timer.C:
-		return fmt.Errorf("trackless (pid %d) did not end within %s; its last output:\n%s", server.PID(), patience, server.Output())
+		return fmt.Errorf("trackless (pid %d) did not end within %s; its last output:\n%s", server.PID(), Patience, server.Output())
 	}
 }

@@ -1,4 +1,4 @@
-package chaos
+package rules
 
 import (
 	"strings"
@@ -6,115 +6,122 @@ import (
 
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/clients"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
-// firewalls are hosts that let in what belongs to tracked flows only, as most
+// Firewalls are hosts that let in what belongs to tracked flows only, as most
 // firewalls are written.
-func firewalls() []*Case {
-	unaccepted := Sabotage{What: "accept rules for untracked DNS", Fails: FailLost, Server: withoutReconciler(leaveRules)}
-	return []*Case{
+func Firewalls() []*scene.Case {
+	unaccepted := scene.Sabotage{What: "accept rules for untracked DNS", Fails: scene.FailLost, Server: scene.WithoutReconciler(scene.LeaveRules)}
+	return []*scene.Case{
 		{
 			Name: "input-drop", Fault: "`iptables-restore` of a set that drops untracked input", Bar: "at most 1 s of queries",
-			Prime: func(s *Scene) error {
-				return firstError(func() error { return restore(s, droppingSet) }, func() error { return restore(s, emptySet) })
+			Prime: func(s *scene.Scene) error {
+				return scene.FirstError(func() error { return restore(s, droppingSet) }, func() error { return restore(s, emptySet) })
 			},
-			Undo:     func(s *Scene) error { return restore(s, emptySet) },
+			Undo:     func(s *scene.Scene) error { return restore(s, emptySet) },
 			Sabotage: unaccepted,
-			Play: func(s *Scene) error {
-				return disturb(s, "restored", func() error { return restore(s, droppingSet) })
+			Play: func(s *scene.Scene) error {
+				return scene.Disturb(s, "restored", func() error { return restore(s, droppingSet) })
 			},
 		},
 		{
 			Name: "policy-drop", Fault: "INPUT, OUTPUT and FORWARD policy DROP of a kubeadm host, lo accepted", Bar: "at most 1 s of queries",
-			Prime: func(s *Scene) error {
-				return firstError(func() error { return restore(s, kubeadmSet) }, func() error { return restore(s, emptySet) })
+			Prime: func(s *scene.Scene) error {
+				return scene.FirstError(func() error { return restore(s, kubeadmSet) }, func() error { return restore(s, emptySet) })
 			},
-			Undo:     func(s *Scene) error { return restore(s, emptySet) },
+			Undo:     func(s *scene.Scene) error { return restore(s, emptySet) },
 			Sabotage: unaccepted,
-			Play: func(s *Scene) error {
-				return disturb(s, "restored", func() error { return restore(s, kubeadmSet) })
+			Play: func(s *scene.Scene) error {
+				return scene.Disturb(s, "restored", func() error { return restore(s, kubeadmSet) })
 			},
 		},
 		{
 			Name: "policy-drop-ufw", Fault: "start on a host with ufw's rules", Bar: "0 lost",
-			Prime:    func(s *Scene) error { return restore(s, emptySet) },
-			Prepare:  func(s *Scene) error { return restore(s, ufwSet) },
-			Undo:     func(s *Scene) error { return restore(s, emptySet) },
+			Prime:    func(s *scene.Scene) error { return restore(s, emptySet) },
+			Prepare:  func(s *scene.Scene) error { return restore(s, ufwSet) },
+			Undo:     func(s *scene.Scene) error { return restore(s, emptySet) },
 			Sabotage: unaccepted,
 			Play:     playStartedBehind,
 		},
 		{
 			Name: "policy-drop-legacy", Fault: "start on a host with iptables-legacy and policy DROP, lo accepted", Bar: "0 lost",
-			Prime:    func(s *Scene) error { return restoreLegacy(s, emptySet) },
-			Prepare:  func(s *Scene) error { return restoreLegacy(s, kubeadmSet) },
-			Undo:     func(s *Scene) error { return restoreLegacy(s, emptySet) },
+			Prime:    func(s *scene.Scene) error { return restoreLegacy(s, emptySet) },
+			Prepare:  func(s *scene.Scene) error { return restoreLegacy(s, kubeadmSet) },
+			Undo:     func(s *scene.Scene) error { return restoreLegacy(s, emptySet) },
 			Sabotage: unaccepted,
 			Play:     playStartedBehind,
 		},
 		{
 			Name: "firewalld", Fault: "a foreign table that rejects untracked input, lo accepted, comes and goes", Bar: "at most 1.5 s of queries, then kube-dns",
-			Undo: func(s *Scene) error {
-				if !s.sabotaged {
+			Undo: func(s *scene.Scene) error {
+				if !s.Sabotaged {
 					return nil
 				}
-				return runAll(s.Node.Namespace, "nft delete table inet firewalld")
+				return scene.RunAll(s.Node.Namespace, "nft delete table inet firewalld")
 			},
-			Sabotage: Sabotage{What: "the look at the chains of others", Fails: FailLost, Server: withoutReconciler(leaveRules), Instead: lab.Trackless},
-			Play: func(s *Scene) error {
-				if err := s.Fault("rejected", leaseBar); err != nil {
-					return err
-				}
-				if _, err := run(s.Node.Namespace, rejectingTable, "nft", "-f", "-"); err != nil {
-					return err
-				}
-				s.Let(leaseBar)
-				s.Steady("detached", lab.KubeDNS, outage)
-				if s.sabotaged {
-					return nil
-				}
-				if err := s.Fault("gone", noLoss); err != nil {
-					return err
-				}
-				if err := runAll(s.Node.Namespace, "nft delete table inet firewalld"); err != nil {
-					return err
-				}
-				s.Await(lab.Trackless)
-				s.Steady("attached again", lab.Trackless, time.Second)
-				return nil
-			},
+			Sabotage: scene.Sabotage{What: "the look at the chains of others", Fails: scene.FailLost, Server: scene.WithoutReconciler(scene.LeaveRules), Instead: lab.Trackless},
+			Play:     playFirewalld,
 		},
 		{
 			Name: "hidden-drop", Fault: "untracked input of the pods dropped by a rule that no look at the rules understands", Bar: "at most 1.5 s of queries, then kube-dns",
-			Undo:     func(s *Scene) error { return runAll(s.Node.Namespace, "nft delete table inet hidden") },
-			Sabotage: Sabotage{What: "the look at what arrives from each device", Fails: FailLost, Server: withoutReconciler(leaveRules)},
-			Play: func(s *Scene) error {
-				if err := s.Fault("dropped", leaseBar); err != nil {
-					return err
-				}
-				if _, err := run(s.Node.Namespace, hiddenTable, "nft", "-f", "-"); err != nil {
-					return err
-				}
-				s.Let(leaseBar)
-				s.steady(Phase{Name: "pods set aside", Want: lab.KubeDNS, Only: func(stream clients.Stream) bool { return stream.From != s.Node.Namespace }}, outage)
-				return nil
-			},
+			Undo:     func(s *scene.Scene) error { return scene.RunAll(s.Node.Namespace, "nft delete table inet hidden") },
+			Sabotage: scene.Sabotage{What: "the look at what arrives from each device", Fails: scene.FailLost, Server: scene.WithoutReconciler(scene.LeaveRules)},
+			Play:     playHiddenDrop,
 		},
 	}
+}
+
+// playHiddenDrop drops the untracked input of the pods.
+func playHiddenDrop(s *scene.Scene) error {
+	if err := s.Fault("dropped", scene.LeaseBar); err != nil {
+		return err
+	}
+	if _, err := scene.RunProgram(s.Node.Namespace, hiddenTable, "nft", "-f", "-"); err != nil {
+		return err
+	}
+	s.Let(scene.LeaseBar)
+	s.SteadyPhase(scene.Phase{Name: "pods set aside", Want: lab.KubeDNS, Only: func(stream clients.Stream) bool { return stream.From != s.Node.Namespace }}, scene.Outage)
+	return nil
+}
+
+// playFirewalld installs a table that rejects untracked input, and deletes it.
+func playFirewalld(s *scene.Scene) error {
+	if err := s.Fault("rejected", scene.LeaseBar); err != nil {
+		return err
+	}
+	if _, err := scene.RunProgram(s.Node.Namespace, rejectingTable, "nft", "-f", "-"); err != nil {
+		return err
+	}
+	s.Let(scene.LeaseBar)
+	s.Steady("detached", lab.KubeDNS, scene.Outage)
+	if s.Sabotaged {
+		return nil
+	}
+	if err := s.Fault("gone", scene.NoLoss); err != nil {
+		return err
+	}
+	if err := scene.RunAll(s.Node.Namespace, "nft delete table inet firewalld"); err != nil {
+		return err
+	}
+	s.Await(lab.Trackless)
+	s.Steady("attached again", lab.Trackless, time.Second)
+	return nil
 }
 
 // playStartedBehind shows that trackless, which has started behind a firewall,
 // answers, and that kube-dns could take over.
-func playStartedBehind(s *Scene) error {
-	if err := s.reach("fault"); err != nil {
+func playStartedBehind(s *scene.Scene) error {
+	if err := s.Reach("fault"); err != nil {
 		return err
 	}
-	s.Steady("behind the firewall", lab.Trackless, outage)
-	return s.proveTakeover()
+	s.Steady("behind the firewall", lab.Trackless, scene.Outage)
+	return s.ProveTakeover()
 }
 
-func restoreLegacy(s *Scene, set string) error {
+func restoreLegacy(s *scene.Scene, set string) error {
 	for _, program := range []string{"iptables-legacy-restore", "ip6tables-legacy-restore"} {
-		if _, err := run(s.Node.Namespace, inFamily(set, strings.HasPrefix(program, "ip6")), program, "-w", "5"); err != nil {
+		if _, err := scene.RunProgram(s.Node.Namespace, inFamily(set, strings.HasPrefix(program, "ip6")), program, "-w", "5"); err != nil {
 			return err
 		}
 	}

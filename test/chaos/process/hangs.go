@@ -1,4 +1,4 @@
-package chaos
+package process
 
 import (
 	"fmt"
@@ -8,17 +8,18 @@ import (
 
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/clients"
+	"github.com/trackless-dns/trackless/test/chaos/scene"
 )
 
-// hangs are the ways to be there and yet not answer.
-func hangs() []*Case {
+// Hangs are the ways to be there and yet not answer.
+func Hangs() []*scene.Case {
 	const bar = "at most 1.5 s of queries, recovery 0 lost"
-	return []*Case{
+	return []*scene.Case{
 		{
 			Name: "sigstop", Fault: "SIGSTOP for 3 s, SIGCONT", Bar: bar,
-			Sabotage: rulesStay,
-			Play: func(s *Scene) error {
-				if err := s.Fault("stopped", leaseBar); err != nil {
+			Sabotage: scene.RulesStay,
+			Play: func(s *scene.Scene) error {
+				if err := s.Fault("stopped", scene.LeaseBar); err != nil {
 					return err
 				}
 				if err := s.Server.Signal(syscall.SIGSTOP); err != nil {
@@ -31,9 +32,9 @@ func hangs() []*Case {
 			Name: "deadlock", Fault: "deadlock: a lock held inside `cache`", Bar: bar,
 			Faulty: true,
 			// Nothing need be lost: those who waited are answered in the end.
-			Sabotage: Sabotage{What: rulesStay.What, Fails: FailResponder, Apply: leaveRules},
-			Play: func(s *Scene) error {
-				if err := s.Fault("deadlocked", leaseBar); err != nil {
+			Sabotage: scene.Sabotage{What: scene.RulesStay.What, Fails: scene.FailResponder, Apply: scene.LeaveRules},
+			Play: func(s *scene.Scene) error {
+				if err := s.Fault("deadlocked", scene.LeaseBar); err != nil {
 					return err
 				}
 				if err := command(s, "hold chain"); err != nil {
@@ -44,9 +45,9 @@ func hangs() []*Case {
 		},
 		{
 			Name: "stuck-reader", Fault: "CoreDNS's reader of one listener stuck", Bar: bar,
-			Faulty: true, Sabotage: rulesStay,
-			Play: func(s *Scene) error {
-				if err := s.Fault("stuck", leaseBar); err != nil {
+			Faulty: true, Sabotage: scene.RulesStay,
+			Play: func(s *scene.Scene) error {
+				if err := s.Fault("stuck", scene.LeaseBar); err != nil {
 					return err
 				}
 				if err := command(s, "hold reader "+lab.ClusterDNS4.String()); err != nil {
@@ -62,10 +63,10 @@ func hangs() []*Case {
 
 // hangAndRecover follows the beginning of a hang: kube-dns answers once the
 // bar is over, and the cache again, by itself, when the hang has ended.
-func hangAndRecover(s *Scene, end func() error, only func(clients.Stream) bool) error {
-	s.Let(leaseBar)
-	s.steady(Phase{Name: "hung", Want: lab.KubeDNS, Only: only}, 3*time.Second-leaseBar)
-	if err := s.Fault("recovering", noLoss); err != nil {
+func hangAndRecover(s *scene.Scene, end func() error, only func(clients.Stream) bool) error {
+	s.Let(scene.LeaseBar)
+	s.SteadyPhase(scene.Phase{Name: "hung", Want: lab.KubeDNS, Only: only}, 3*time.Second-scene.LeaseBar)
+	if err := s.Fault("recovering", scene.NoLoss); err != nil {
 		return err
 	}
 	if err := end(); err != nil {
@@ -77,13 +78,13 @@ func hangAndRecover(s *Scene, end func() error, only func(clients.Stream) bool) 
 }
 
 // command tells the server's fault directive what to do.
-func command(s *Scene, command string) error {
-	conn, err := s.dial(faultAddress)
+func command(s *scene.Scene, command string) error {
+	conn, err := s.Dial(scene.FaultAddress)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(scene.Patience)); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintln(conn, command); err != nil {

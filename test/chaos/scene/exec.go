@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 	"github.com/trackless-dns/trackless/lab"
 )
 
-// run runs a program inside the namespace with the input, and returns its
+// RunProgram runs a program inside the namespace with the input, and returns its
 // standard output. An error holds what it wrote to standard error.
-func run(ns *lab.Namespace, input string, name string, args ...string) (string, error) {
+func RunProgram(ns *lab.Namespace, input string, name string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	err := ns.Do(func() error {
 		cmd := exec.Command(name, args...)
@@ -25,11 +25,11 @@ func run(ns *lab.Namespace, input string, name string, args ...string) (string, 
 	return stdout.String(), nil
 }
 
-// runAll runs commands, given as lines of words, one after the other.
-func runAll(ns *lab.Namespace, lines ...string) error {
+// RunAll runs commands, given as lines of words, one after the other.
+func RunAll(ns *lab.Namespace, lines ...string) error {
 	for _, line := range lines {
 		words := strings.Fields(line)
-		if _, err := run(ns, "", words[0], words[1:]...); err != nil {
+		if _, err := RunProgram(ns, "", words[0], words[1:]...); err != nil {
 			return err
 		}
 	}

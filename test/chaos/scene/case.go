@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"cmp"
@@ -88,9 +88,9 @@ func (c *Case) Run(ctx context.Context, programs *Programs, sabotaged bool) *Res
 			return result
 		}
 	}
-	s := &Scene{Case: c, Programs: programs, sabotaged: sabotaged, result: result}
+	s := &Scene{Case: c, Programs: programs, Sabotaged: sabotaged, Result: result}
 	if err := s.run(ctx); err != nil {
-		result.fail(FailRun, "%v", err)
+		result.Fail(FailRun, "%v", err)
 	}
 	result.Passed = len(result.Failures) == 0
 	return result

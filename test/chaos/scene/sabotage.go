@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"context"
@@ -16,10 +16,10 @@ import (
 // nobody and addresses that nobody looks after. Most of it is what Kubernetes'
 // node-cache leaves on a node.
 
-// plainTable untracks DNS to the listen addresses for good, in a table that
+// PlainTable untracks DNS to the listen addresses for good, in a table that
 // belongs to no process.
-func plainTable() string {
-	listen4, listen6 := joined(false), joined(true)
+func PlainTable() string {
+	listen4, listen6 := Joined(false), Joined(true)
 	return fmt.Sprintf(`table inet plain {
 	chain prerouting {
 		type filter hook prerouting priority raw; policy accept;
@@ -38,9 +38,10 @@ func plainTable() string {
 	}, "\n\t\t"))
 }
 
-func joined(ipv6 bool) string {
+// Joined lists the listen addresses of a family, as nft takes them.
+func Joined(ipv6 bool) string {
 	var texts []string
-	for _, addr := range listenAddresses {
+	for _, addr := range ListenAddresses {
 		if addr.Is6() == ipv6 {
 			texts = append(texts, addr.String())
 		}
@@ -48,30 +49,30 @@ func joined(ipv6 bool) string {
 	return strings.Join(texts, ", ")
 }
 
-// leaveRules installs query and response rules that outlive the process.
-func leaveRules(s *Scene) error {
-	_, err := run(s.Node.Namespace, plainTable(), "nft", "-f", "-")
+// LeaveRules installs query and response rules that outlive the process.
+func LeaveRules(s *Scene) error {
+	_, err := RunProgram(s.Node.Namespace, PlainTable(), "nft", "-f", "-")
 	return err
 }
 
-// The sabotage of the faults in which the rules must go.
-var rulesStay = Sabotage{
+// RulesStay is the sabotage of the faults in which the rules must go.
+var RulesStay = Sabotage{
 	What:  "the query rules in a table that belongs to no process and has no lease",
-	Fails: FailLost, Apply: leaveRules,
+	Fails: FailLost, Apply: LeaveRules,
 }
 
-// withoutReconciler serves with addresses and rules that the test puts there and
+// WithoutReconciler serves with addresses and rules that the test puts there and
 // nobody looks after: the same cache without notrack.
-func withoutReconciler(rules func(*Scene) error) func(*Scene) error {
+func WithoutReconciler(rules func(*Scene) error) func(*Scene) error {
 	return func(s *Scene) error {
 		if err := s.addAddresses(); err != nil {
 			return err
 		}
 		var err error
-		if s.Server, err = s.launch(s.corefile(false, metricsAddress)); err != nil {
+		if s.Server, err = s.Launch(s.Corefile(false, MetricsAddress)); err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
 		defer cancel()
 		// Asked without any rules it is kube-dns that would answer, so the
 		// server is asked on the one address that kube-proxy does not know.
@@ -83,24 +84,25 @@ func withoutReconciler(rules func(*Scene) error) func(*Scene) error {
 }
 
 func (s *Scene) addAddresses() error {
-	for _, addr := range listenAddresses {
-		if err := runAll(s.Node.Namespace, addAddress(addr, "lo")); err != nil {
+	for _, addr := range ListenAddresses {
+		if err := RunAll(s.Node.Namespace, AddAddress(addr, "lo")); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func addAddress(addr netip.Addr, link string) string {
+// AddAddress is the command that puts the address on the link.
+func AddAddress(addr netip.Addr, link string) string {
 	if addr.Is6() {
 		return fmt.Sprintf("ip address replace %s/128 dev %s nodad preferred_lft 0", addr, link)
 	}
 	return fmt.Sprintf("ip address replace %s/32 dev %s scope host", addr, link)
 }
 
-// plainIPTables is the plain table with the iptables binaries.
-func plainIPTables(s *Scene) error {
-	for _, addr := range listenAddresses {
+// PlainIPTables is the plain table with the iptables binaries.
+func PlainIPTables(s *Scene) error {
+	for _, addr := range ListenAddresses {
 		program := "iptables"
 		if addr.Is6() {
 			program = "ip6tables"
@@ -108,7 +110,7 @@ func plainIPTables(s *Scene) error {
 		for _, protocol := range []string{"udp", "tcp"} {
 			for _, chain := range []string{"PREROUTING", "OUTPUT"} {
 				rule := program + " -w 5 -t raw -A " + chain + " -p " + protocol + " "
-				if err := runAll(s.Node.Namespace,
+				if err := RunAll(s.Node.Namespace,
 					rule+"-d "+addr.String()+" --dport 53 -j CT --notrack",
 					rule+"-s "+addr.String()+" --sport 53 -j CT --notrack"); err != nil {
 					return err
@@ -119,11 +121,11 @@ func plainIPTables(s *Scene) error {
 	return nil
 }
 
-// leasedOverNetlink installs query rules with a lease of one second that is
+// LeasedOverNetlink installs query rules with a lease of one second that is
 // renewed by transactions, four times a second, until the scene ends.
-func leasedOverNetlink(s *Scene) error {
-	listen4, listen6 := joined(false), joined(true)
-	if _, err := run(s.Node.Namespace, fmt.Sprintf(`table inet leased {
+func LeasedOverNetlink(s *Scene) error {
+	listen4, listen6 := Joined(false), Joined(true)
+	if _, err := RunProgram(s.Node.Namespace, fmt.Sprintf(`table inet leased {
 	set live4 { type ipv4_addr; flags timeout; }
 	set live6 { type ipv6_addr; flags timeout; }
 	chain prerouting {
@@ -150,7 +152,7 @@ func leasedOverNetlink(s *Scene) error {
 				script += fmt.Sprintf("add element inet leased %[1]s { %[2]s timeout 1s }\ndelete element inet leased %[1]s { %[2]s }\nadd element inet leased %[1]s { %[2]s timeout 1s }\n", set.name, addr)
 			}
 		}
-		_, err := run(s.Node.Namespace, script, "nft", "-f", "-")
+		_, err := RunProgram(s.Node.Namespace, script, "nft", "-f", "-")
 		return err
 	}
 	if err := renew(); err != nil {
@@ -171,7 +173,7 @@ func leasedOverNetlink(s *Scene) error {
 			}
 		}
 	})
-	s.cleanups = append(s.cleanups, func() error {
+	s.Cleanups = append(s.Cleanups, func() error {
 		close(stop)
 		renewing.Wait()
 		return last
@@ -179,23 +181,23 @@ func leasedOverNetlink(s *Scene) error {
 	return nil
 }
 
-// nothing serves nothing: kube-dns alone.
-func nothing(*Scene) error { return nil }
+// Nothing serves nothing: kube-dns alone.
+func Nothing(*Scene) error { return nil }
 
-// takeAddresses takes the listen addresses away, whoever needs them.
-func takeAddresses(s *Scene) error {
+// TakeAddresses takes the listen addresses away, whoever needs them.
+func TakeAddresses(s *Scene) error {
 	var errs []error
-	for _, addr := range listenAddresses {
-		errs = append(errs, deleteAddress(s, addr))
+	for _, addr := range ListenAddresses {
+		errs = append(errs, DeleteAddress(s, addr))
 	}
 	return errors.Join(errs...)
 }
 
-// takeAddressesAndRoutes does as one that stops and thinks itself alone, more
+// TakeAddressesAndRoutes does as one that stops and thinks itself alone, more
 // than once: the other puts them back within some milliseconds.
-func takeAddressesAndRoutes(s *Scene) error {
+func TakeAddressesAndRoutes(s *Scene) error {
 	for range 3 {
-		for _, addr := range listenAddresses {
+		for _, addr := range ListenAddresses {
 			link, err := s.linkOf(addr)
 			if err != nil {
 				continue // not yet put back
@@ -205,8 +207,8 @@ func takeAddressesAndRoutes(s *Scene) error {
 				family = "-6"
 			}
 			// What fails is not there any more, or not yet.
-			_ = deleteAddress(s, addr)
-			_ = runAll(s.Node.Namespace, fmt.Sprintf("ip %s route delete local %s dev %s table local proto 84", family, addr, link))
+			_ = DeleteAddress(s, addr)
+			_ = RunAll(s.Node.Namespace, fmt.Sprintf("ip %s route delete local %s dev %s table local proto 84", family, addr, link))
 		}
 	}
 	return nil

@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"context"
@@ -56,8 +56,7 @@ func TakeSettledDump(ctx context.Context, ns *lab.Namespace) (Dump, error) {
 	}
 }
 
-// An Exception is something that may be there afterwards and was not before
-// (DESIGN.md, guarantee 5).
+// An Exception is something that may be there afterwards and was not before.
 type Exception struct {
 	Name string
 
@@ -143,19 +142,19 @@ func removeAddresses(output string) string {
 	inLink, inAddress := false, false
 	return removeLines(output, func(line string) bool {
 		if line != "" && line[0] != ' ' {
-			inLink = regexp.MustCompile(`^\d+: ` + linkName + `[:@]`).MatchString(line)
+			inLink = regexp.MustCompile(`^\d+: ` + LinkName + `[:@]`).MatchString(line)
 			inAddress = false
 		}
 		if strings.HasPrefix(line, "    inet") {
 			inAddress = mentionsListen(line)
 		}
-		return inLink || inAddress || mentionsListen(line) || strings.Contains(line, " dev "+linkName+" ")
+		return inLink || inAddress || mentionsListen(line) || strings.Contains(line, " dev "+LinkName+" ")
 	})
 }
 
 func mentionsListen(line string) bool {
 	return slices.ContainsFunc(strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '/' }), func(word string) bool {
-		return slices.ContainsFunc(listenAddresses, func(addr netip.Addr) bool { return addr.String() == word })
+		return slices.ContainsFunc(ListenAddresses, func(addr netip.Addr) bool { return addr.String() == word })
 	})
 }
 
@@ -180,7 +179,7 @@ func (before Dump) Compare(now Dump, exceptions []Exception, when string, result
 		return output
 	})
 	if difference := nodestate.State(before).Diff(without); difference != "" {
-		result.fail(FailLeftover, "%s, the node differs from before:\n%s", when, difference)
+		result.Fail(FailLeftover, "%s, the node differs from before:\n%s", when, difference)
 	}
 	return used
 }

@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"errors"
@@ -90,12 +90,12 @@ func leftEntries(node *lab.Node, tracked map[flowKey]bool, rulesGone bool) (left
 	}
 	err = conn.Dump(conntrack.Filter{}, func(entry *conntrack.Entry) error {
 		o := entry.Original
-		toUs := slices.Contains(listenAddresses, o.Dst) && o.DstPort == 53
-		fromUs := slices.Contains(listenAddresses, o.Src) && o.SrcPort == 53
+		toUs := slices.Contains(ListenAddresses, o.Dst) && o.DstPort == 53
+		fromUs := slices.Contains(ListenAddresses, o.Src) && o.SrcPort == 53
 		if !toUs && !fromUs {
 			return nil
 		}
-		if rulesGone && !fromUs && slices.Contains(listenAddresses, o.Src) {
+		if rulesGone && !fromUs && slices.Contains(ListenAddresses, o.Src) {
 			return nil
 		}
 		key := flowKey{protocol: o.Proto, port: o.SrcPort, ipv6: o.Src.Is6()}

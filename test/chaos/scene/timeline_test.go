@@ -1,4 +1,4 @@
-package chaos
+package scene
 
 import (
 	"net/netip"

@@ -143,22 +143,27 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 	case "health_check":
 		return parseHealthCheck(c, u, args)
 	case "fallback":
-		if len(args) == 0 {
-			return c.Err("fallback: want ADDRESS or ADDRESS:PORT, one or more")
-		}
-		for _, arg := range args {
-			ap, err := netip.ParseAddrPort(arg)
-			if err != nil {
-				a, addrErr := netip.ParseAddr(arg)
-				if addrErr != nil {
-					return c.Errf("fallback %q: want ADDRESS or ADDRESS:PORT", arg)
-				}
-				ap = netip.AddrPortFrom(a, dnsPort)
-			}
-			u.fallback = append(u.fallback, ap)
-		}
+		return parseFallback(c, u, args)
 	default:
 		return c.Errf("unknown option %q: use force_tcp, prefer_udp, tracked, expire, max_age, max_idle_conns, read_timeout, max_fails, max_connect_attempts, max_concurrent, policy, failover, health_check, failfast_all_unhealthy_upstreams or fallback", option)
+	}
+	return nil
+}
+
+func parseFallback(c *caddy.Controller, u *Upstream, args []string) error {
+	if len(args) == 0 {
+		return c.Err("fallback: want ADDRESS or ADDRESS:PORT, one or more")
+	}
+	for _, arg := range args {
+		ap, err := netip.ParseAddrPort(arg)
+		if err != nil {
+			a, addrErr := netip.ParseAddr(arg)
+			if addrErr != nil {
+				return c.Errf("fallback %q: want ADDRESS or ADDRESS:PORT", arg)
+			}
+			ap = netip.AddrPortFrom(a, dnsPort)
+		}
+		u.fallback = append(u.fallback, ap)
 	}
 	return nil
 }

@@ -145,12 +145,12 @@ test-page: deps ## open the page of trackless compare in Chromium: wide, narrow,
 
 .PHONY: test-chaos
 test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
-	TRACKLESS_BINARY=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json -update-page docs/chaos.md $(CHAOS_FLAGS)
-	TRACKLESS_BINARY=$(CURDIR)/bin/trackless go test -tags chaos -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
+	TRACKLESS_PROGRAM=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json -update-page docs/chaos.md $(CHAOS_FLAGS)
+	TRACKLESS_PROGRAM=$(CURDIR)/bin/trackless go test -tags chaos -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
 
 .PHONY: test-ledger
 test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 5 minutes)
-	TRACKLESS_BINARY=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
+	TRACKLESS_PROGRAM=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
 
 .PHONY: test-flood
 test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node, beside CoreDNS (root, 3 minutes)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
 // requireNamespaces skips, or fails where privileged tests are required, if
@@ -207,11 +208,10 @@ func TestTailKeepsTheLast(t *testing.T) {
 // eventually polls until the condition holds.
 func eventually(t *testing.T, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not come about within 20 s")
+	testwait.Until(t, 20*time.Second, "the condition", func() error {
+		if !holds() {
+			return errors.New("it does not hold")
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return nil
+	})
 }

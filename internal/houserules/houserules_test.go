@@ -49,6 +49,8 @@ var forTests = []string{
 	"internal/testcert",
 	"internal/testcgroup",
 	"internal/testns",
+	"internal/testprogram",
+	"internal/testwait",
 	"iptables/internal/tracetest",
 	"lab/clients",
 	"lab/labtest",

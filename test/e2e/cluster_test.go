@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
 var nodes = []string{"n1", "n2"} // kube-proxy in nftables and in iptables mode
@@ -206,17 +208,7 @@ func (c *cluster) containerPID(t *testing.T, node, name string) int {
 // eventually repeats what may fail at first.
 func eventually(t *testing.T, what string, within time.Duration, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s: %v", what, within, err)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
+	testwait.Until(t, within, what, f)
 }
 
 // rulesRemove runs `trackless rules remove` on the node as docs/uninstall.md

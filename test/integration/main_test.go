@@ -19,6 +19,8 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/nodestate"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/internal/testprogram"
+	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -26,19 +28,9 @@ var program string // the trackless binary under test
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		if program = os.Getenv("TRACKLESS_PROGRAM"); program != "" {
-			return m.Run()
-		}
-		dir, err := os.MkdirTemp("", "trackless-integration-")
-		if err != nil {
+		var err error
+		if program, err = testprogram.Path(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "trackless")
-		build := exec.Command("go", "build", "-o", program, "../../cmd/trackless")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build the program under test: %v\n%s", err, out)
 			return 1
 		}
 		return m.Run()
@@ -201,17 +193,7 @@ const patience = time.Minute
 // eventually polls a condition until it holds.
 func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	testwait.Until(t, patience, what, holds)
 }
 
 // stop sends SIGSTOP and waits until no thread runs any more: the signal is

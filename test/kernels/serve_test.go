@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/labtest"
 )
@@ -127,17 +128,7 @@ func ask(ctx context.Context, from *lab.Namespace, protocol lab.Protocol, addr n
 // eventually polls until a condition holds.
 func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	testwait.Until(t, 30*time.Second, what, holds)
 }
 
 // entries are the lines of `conntrack -L` with a listen address.

@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/trackless-dns/trackless/internal/testprogram"
 )
 
 func main() {
@@ -38,7 +40,7 @@ func main() {
 func run() (agree bool, err error) {
 	output := flag.String("output", "table", "what goes to standard output: `table|json`")
 	only := flag.String("only", "", "measure these loads only, `names` separated by commas: "+strings.Join(names(loads), ", "))
-	program := flag.String("program", os.Getenv("TRACKLESS_BINARY"), "the trackless `binary` under test; default $TRACKLESS_BINARY, else bin/trackless")
+	program := flag.String("program", os.Getenv(testprogram.Var), "the trackless `binary` under test; default $TRACKLESS_PROGRAM, else bin/trackless")
 	flag.Parse()
 	if flag.NArg() > 0 || *output != "table" && *output != "json" {
 		flag.Usage()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -187,15 +188,5 @@ func (p *prometheus) get(ctx context.Context, what string, parameters url.Values
 // things may take long.
 func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
-	for {
-		err := holds()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
+	testwait.Until(t, 90*time.Second, what, holds)
 }

@@ -10,18 +10,15 @@ import (
 	"sync"
 
 	"github.com/trackless-dns/trackless/internal/module"
+	"github.com/trackless-dns/trackless/internal/testprogram"
 )
-
-// ProgramVar names the environment variable with the path of the trackless
-// binary under test. Without it the binary is built.
-const ProgramVar = "TRACKLESS_BINARY"
 
 // Programs are the binaries under test. They are built when first asked for.
 type Programs struct {
 	// Directory is where they are built.
 	Directory string
 
-	product, faulty struct {
+	faulty struct {
 		once sync.Once
 		path string
 		err  error
@@ -29,46 +26,33 @@ type Programs struct {
 }
 
 // Product is the path of trackless.
-func (p *Programs) Product() (string, error) {
-	p.product.once.Do(func() {
-		if path := os.Getenv(ProgramVar); path != "" {
-			p.product.path, p.product.err = filepath.Abs(path)
-			return
-		}
-		p.product.path, p.product.err = p.build("trackless", nil)
-	})
-	return p.product.path, p.product.err
-}
+func (*Programs) Product() (string, error) { return testprogram.Path() }
 
 // Faulty is the path of trackless with the directive of package fault in front
 // of `cache`, and not a line of its own otherwise: the same main package,
 // compiled with another directive list laid over it.
 func (p *Programs) Faulty() (string, error) {
 	p.faulty.once.Do(func() {
-		p.faulty.path, p.faulty.err = p.build("trackless-faulty", addFault)
+		p.faulty.path, p.faulty.err = p.buildFaulty()
 	})
 	return p.faulty.path, p.faulty.err
 }
 
-func (p *Programs) build(name string, amend func(directives string) (string, error)) (string, error) {
+func (p *Programs) buildFaulty() (string, error) {
 	root, err := module.Root()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(p.Directory, name)
-	args := []string{"build", "-o", path}
-	if amend != nil {
-		overlay, err := p.overlay(filepath.Join(root, "cmd/trackless/directives.go"), amend)
-		if err != nil {
-			return "", err
-		}
-		args = append(args, "-overlay", overlay)
+	overlay, err := p.overlay(filepath.Join(root, "cmd/trackless/directives.go"), addFault)
+	if err != nil {
+		return "", err
 	}
-	cmd := exec.Command("go", append(args, "./cmd/trackless")...)
+	path := filepath.Join(p.Directory, "trackless-faulty")
+	cmd := exec.Command("go", "build", "-o", path, "-overlay", overlay, "./cmd/trackless")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
+		return "", fmt.Errorf("build trackless with the fault directive: %w\n%s", err, out)
 	}
 	return path, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -95,18 +96,19 @@ type cacheOptions struct {
 }
 
 func (o *cacheOptions) register(cmd *cobra.Command, node func() rulesNode) {
-	outputFlag(cmd, &o.output)
-	socketFlag(cmd, &o.socket)
+	cli.OutputFlag(cmd, &o.output)
+	cli.SocketFlag(cmd, &o.socket)
 	pidFlag(cmd, node, &o.pid)
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "how long to wait for an instance")
 }
 
 // check returns what is wrong with the command line.
 func (o *cacheOptions) check() error {
+	if err := cli.CheckOutput("cache "+o.verb, o.output); err != nil {
+		return err
+	}
 	problem := func() error {
 		switch {
-		case o.output != "table" && o.output != "json":
-			return fmt.Errorf("--output is table or json, not %q", o.output)
 		case o.pid < 0:
 			return fmt.Errorf("--pid is a process id, not %d", o.pid)
 		case o.timeout <= 0:
@@ -115,7 +117,7 @@ func (o *cacheOptions) check() error {
 		return errors.Join(contents.CheckScope(o.scope()), contents.CheckType(o.qtype))
 	}()
 	if problem != nil {
-		return &exitError{exitUsage, fmt.Errorf("cache %s: %w", o.verb, problem)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("cache %s: %w", o.verb, problem))
 	}
 	return nil
 }
@@ -133,7 +135,7 @@ func cacheShowCommand(node func() rulesNode) *cobra.Command {
 		Example: cacheShowExample,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > 2 || args[0] == "" {
-				return &exitError{exitUsage, fmt.Errorf("cache show: want NAME or NAME TYPE, such as `trackless cache show www.example.org AAAA`")}
+				return cli.Exit(cli.ExitUsage, fmt.Errorf("cache show: want NAME or NAME TYPE, such as `trackless cache show www.example.org AAAA`"))
 			}
 			return nil
 		},
@@ -168,10 +170,10 @@ func cacheFlushCommand(node func() rulesNode) *cobra.Command {
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 1:
-				return &exitError{exitUsage, fmt.Errorf("cache flush: want one NAME, not %d; --zone ZONE takes all names of a zone", len(args))}
+				return cli.Exit(cli.ExitUsage, fmt.Errorf("cache flush: want one NAME, not %d; --zone ZONE takes all names of a zone", len(args)))
 			case len(args) == 1 && args[0] == "", cmd.Flags().Changed("zone") && o.zone == "":
 				// A variable of a script that is not set must not empty the cache.
-				return &exitError{exitUsage, errors.New("cache flush: the name is empty; leave it away to flush everything")}
+				return cli.Exit(cli.ExitUsage, errors.New("cache flush: the name is empty; leave it away to flush everything"))
 			}
 			return nil
 		},
@@ -319,7 +321,7 @@ func writeCaches(out io.Writer, o cacheOptions, reports []cacheReport) error {
 	}
 	var err error
 	if o.output == "json" && len(reports) > 0 {
-		err = writeJSON(out, struct {
+		err = cli.WriteJSON(out, struct {
 			Instances []cacheReport `json:"instances"`
 		}{reports})
 	} else if o.output == "table" {
@@ -329,7 +331,7 @@ func writeCaches(out io.Writer, o cacheOptions, reports []cacheReport) error {
 		err = errors.New(strings.Join(problems, "; "))
 	}
 	if err != nil {
-		return &exitError{exitFailure, fmt.Errorf("cache %s: %w", o.verb, err)}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("cache %s: %w", o.verb, err))
 	}
 	return nil
 }
@@ -364,7 +366,7 @@ func (s *cacheShown) write(b *strings.Builder, asked string) {
 	}
 }
 
-func seconds(n int64) string { return shortDuration(time.Duration(n) * time.Second) }
+func seconds(n int64) string { return cli.ShortDuration(time.Duration(n) * time.Second) }
 
 func kindOf(a control.CachedAnswer) string {
 	if a.Kind == "failure" {

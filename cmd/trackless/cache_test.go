@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -22,7 +23,7 @@ func runCache(t *testing.T, node rulesNode, args ...string) (string, int, error)
 	cmd.SetErr(&out)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(t.Context())
-	return out.String(), exitStatus(err), err
+	return out.String(), cli.ExitStatus(err), err
 }
 
 // aCache is an instance with something of each kind in its caches.
@@ -109,31 +110,31 @@ func TestCache(t *testing.T) {
 		{name: "everything", args: []string{"flush"}, sockets: []*fakeSocket{first}, asked: `flush name "" zone ""`},
 		{
 			name: "several instances, of which one refuses and one breaks off", args: []string{"flush"}, sockets: []*fakeSocket{first, refusing, broken},
-			code: exitFailure, err: "pid 2 refused: the Corefile in force has no cache directive; pid 3: control socket: connection reset",
+			code: cli.ExitFailure, err: "pid 2 refused: the Corefile in force has no cache directive; pid 3: control socket: connection reset",
 			out: []string{"pid 1:\nremoved 4 answers\n"}, asked: `flush name "" zone ""`,
 		},
 		{name: "one of several", args: []string{"flush", "--pid", "1"}, sockets: []*fakeSocket{first, refusing, broken}, out: []string{"removed 4 answers\n"}, asked: `flush name "" zone ""`},
 		{name: "the one with the socket", args: []string{"show", "a", "--socket", first.name}, sockets: []*fakeSocket{refusing, first}, tables: []iptables.Instance{mute}},
 		{
 			name: "JSON of one that refuses", args: []string{"show", "a", "-o", "json"}, sockets: []*fakeSocket{refusing},
-			code: exitFailure, err: "no cache directive", out: []string{`"error": "pid 2 refused: the Corefile in force has no cache directive"`},
+			code: cli.ExitFailure, err: "no cache directive", out: []string{`"error": "pid 2 refused: the Corefile in force has no cache directive"`},
 		},
-		{name: "no instance", args: []string{"show", "a"}, code: exitFailure, err: "cache show: no instance answers on this node: is `trackless serve` running?"},
-		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*fakeSocket{first}, code: exitFailure, err: "no instance with pid 99 answers"},
-		{name: "one without a socket", args: []string{"flush"}, sockets: []*fakeSocket{first}, tables: []iptables.Instance{mute, dead}, code: exitFailure, err: "cache flush: pid 6 answers on no control socket", out: []string{"removed 4 answers"}},
-		{name: "one that hangs", args: []string{"flush"}, sockets: []*fakeSocket{hung}, code: exitFailure, err: "deadline exceeded"},
-		{name: "no name", args: []string{"show"}, code: exitUsage, err: "want NAME or NAME TYPE"},
-		{name: "no such type", args: []string{"show", "a", "NOPE"}, code: exitUsage, err: `cache show: "NOPE" is no record type`},
-		{name: "no domain name", args: []string{"show", "a..b"}, code: exitUsage, err: `"a..b" is no domain name`},
-		{name: "zone that is none", args: []string{"flush", "--zone", strings.Repeat("a", 64)}, code: exitUsage, err: "is no domain name: label is longer than 63"},
-		{name: "two names", args: []string{"flush", "a", "b"}, code: exitUsage, err: "want one NAME, not 2"},
-		{name: "name and zone", args: []string{"flush", "a", "--zone", "b"}, code: exitUsage, err: "both a name and a zone"},
-		{name: "variable that is not set", args: []string{"flush", ""}, code: exitUsage, err: "the name is empty"},
-		{name: "zone from a variable that is not set", args: []string{"flush", "--zone", ""}, code: exitUsage, err: "the name is empty"},
-		{name: "output", args: []string{"flush", "-o", "xml"}, code: exitUsage, err: "--output is table or json"},
-		{name: "pid", args: []string{"flush", "--pid", "-1"}, code: exitUsage, err: "--pid is a process id"},
-		{name: "timeout", args: []string{"flush", "--timeout", "0s"}, code: exitUsage, err: "--timeout is more than 0"},
-		{name: "verb", args: []string{"drop"}, code: exitUsage, err: `unknown verb "drop"`},
+		{name: "no instance", args: []string{"show", "a"}, code: cli.ExitFailure, err: "cache show: no instance answers on this node: is `trackless serve` running?"},
+		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*fakeSocket{first}, code: cli.ExitFailure, err: "no instance with pid 99 answers"},
+		{name: "one without a socket", args: []string{"flush"}, sockets: []*fakeSocket{first}, tables: []iptables.Instance{mute, dead}, code: cli.ExitFailure, err: "cache flush: pid 6 answers on no control socket", out: []string{"removed 4 answers"}},
+		{name: "one that hangs", args: []string{"flush"}, sockets: []*fakeSocket{hung}, code: cli.ExitFailure, err: "deadline exceeded"},
+		{name: "no name", args: []string{"show"}, code: cli.ExitUsage, err: "want NAME or NAME TYPE"},
+		{name: "no such type", args: []string{"show", "a", "NOPE"}, code: cli.ExitUsage, err: `cache show: "NOPE" is no record type`},
+		{name: "no domain name", args: []string{"show", "a..b"}, code: cli.ExitUsage, err: `"a..b" is no domain name`},
+		{name: "zone that is none", args: []string{"flush", "--zone", strings.Repeat("a", 64)}, code: cli.ExitUsage, err: "is no domain name: label is longer than 63"},
+		{name: "two names", args: []string{"flush", "a", "b"}, code: cli.ExitUsage, err: "want one NAME, not 2"},
+		{name: "name and zone", args: []string{"flush", "a", "--zone", "b"}, code: cli.ExitUsage, err: "both a name and a zone"},
+		{name: "variable that is not set", args: []string{"flush", ""}, code: cli.ExitUsage, err: "the name is empty"},
+		{name: "zone from a variable that is not set", args: []string{"flush", "--zone", ""}, code: cli.ExitUsage, err: "the name is empty"},
+		{name: "output", args: []string{"flush", "-o", "xml"}, code: cli.ExitUsage, err: "--output is table or json"},
+		{name: "pid", args: []string{"flush", "--pid", "-1"}, code: cli.ExitUsage, err: "--pid is a process id"},
+		{name: "timeout", args: []string{"flush", "--timeout", "0s"}, code: cli.ExitUsage, err: "--timeout is more than 0"},
+		{name: "verb", args: []string{"drop"}, code: cli.ExitUsage, err: `unknown verb "drop"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, s := range tc.sockets {
@@ -151,7 +152,7 @@ func TestCache(t *testing.T) {
 			if tc.asked != "" && tc.sockets[0].asked != tc.asked {
 				t.Errorf("it was asked to %s, want %s", tc.sockets[0].asked, tc.asked)
 			}
-			if tc.code == exitUsage && out != "" {
+			if tc.code == cli.ExitUsage && out != "" {
 				t.Errorf("a wrong command line wrote\n%s", out)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/compare"
 	htmlpage "github.com/trackless-dns/trackless/conntrack/compare/page"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
@@ -64,43 +65,36 @@ func compareCommand() *cobra.Command {
 			return compareSnapshots(o, args[0], args[1], cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
-	formatFlag(cmd, &o.output, "table", "json")
-	htmlFlag(cmd, &o.html)
+	cli.OutputFlag(cmd, &o.output)
+	cli.HTMLFlag(cmd, &o.html)
 	return cmd
 }
 
-// htmlFlag adds --html.
-func htmlFlag(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "html", "", "write a page with charts to this `file` as well")
-	// It fails only if the flag is not there.
-	_ = cmd.MarkFlagFilename("html", "html")
-}
-
 func compareSnapshots(o compareOptions, beforePath, afterPath string, in io.Reader, out io.Writer) error {
-	if err := checkFormat(o.output, "table", "json"); err != nil {
+	if err := cli.CheckOutput("compare", o.output); err != nil {
 		return err
 	}
 	before, err := readSnapshot(beforePath, in)
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	after, err := readSnapshot(afterPath, in)
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	c := compare.Snapshots(before, after)
 	if o.html != "" {
 		if err := writePage(o.html, c); err != nil {
-			return &exitError{exitFailure, err}
+			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
 	if o.output == "json" {
-		err = writeJSON(out, c)
+		err = cli.WriteJSON(out, c)
 	} else {
-		err = c.WriteTable(out, comparePaint(coloured(out)))
+		err = c.WriteTable(out, comparePaint(cli.Coloured(out)))
 	}
 	if err != nil {
-		return &exitError{exitFailure, fmt.Errorf("write the comparison: %w", err)}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("write the comparison: %w", err))
 	}
 	return nil
 }
@@ -122,15 +116,15 @@ func readSnapshot(path string, in io.Reader) (*snapshot.Snapshot, error) {
 }
 
 func writePage(path string, c *compare.Comparison) error {
-	return writeFile(path, 0o644, func(w io.Writer) error { return htmlpage.Write(w, c) })
+	return cli.WriteFile(path, 0o644, func(w io.Writer) error { return htmlpage.Write(w, c) })
 }
 
 // comparePaint colours outcomes and warnings on terminals.
 func comparePaint(colour bool) func(kind, text string) string {
 	return func(kind, text string) string {
 		code := map[string]string{
-			string(compare.Improved): green, string(compare.Worse): red, string(compare.Unclear): yellow, "warning": yellow,
+			string(compare.Improved): cli.Green, string(compare.Worse): cli.Red, string(compare.Unclear): cli.Yellow, "warning": cli.Yellow,
 		}[kind]
-		return painted(text, code, colour && code != "")
+		return cli.Painted(text, code, colour && code != "")
 	}
 }

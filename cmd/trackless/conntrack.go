@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -12,12 +11,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
-
-// exitCannotLook is the exit status of verbs that read the table where it
-// cannot be read.
-const exitCannotLook = 3
 
 const conntrackHelp = `See what the kernel's connection tracking table holds, how near it is to full,
 who fills it, and what the kernel drops.
@@ -40,7 +35,7 @@ func conntrackCommand() *cobra.Command {
 		Use:   "conntrack",
 		Short: "See and explain the connection tracking table",
 		Long:  conntrackHelp,
-		Args:  unknownVerb,
+		Args:  cli.UnknownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(conntrackListCommand(), conntrackStatsCommand(), conntrackWatchCommand(),
@@ -72,12 +67,12 @@ func (n netnsFlag) do(fn func() error) error {
 	}
 	ns, err := netns.GetFromPath(n.path())
 	if err != nil {
-		return &exitError{exitCannotLook, fmt.Errorf("network namespace %q: %w (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), err)}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("network namespace %q: %w (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), err))
 	}
 	defer func() { _ = ns.Close() }()
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(ns), &st); err == nil && st.Type != unix.NSFS_MAGIC {
-		return &exitError{exitCannotLook, fmt.Errorf("network namespace %q: %s is no namespace (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), n.path())}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("network namespace %q: %s is no namespace (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), n.path()))
 	}
 	return inNamespace(ns, fn)
 }
@@ -89,7 +84,7 @@ func inNamespace(ns netns.NsHandle, fn func() error) error {
 		// Not unlocked: a thread that was elsewhere is not used again.
 		runtime.LockOSThread()
 		if err := netns.Set(ns); err != nil {
-			done <- &exitError{exitCannotLook, fmt.Errorf("enter the network namespace: %w (needs CAP_SYS_ADMIN)", err)}
+			done <- cli.Exit(cli.ExitCannotLook, fmt.Errorf("enter the network namespace: %w (needs CAP_SYS_ADMIN)", err))
 			return
 		}
 		done <- fn()
@@ -100,35 +95,3 @@ func inNamespace(ns netns.NsHandle, fn func() error) error {
 // threadProc is proc as the calling thread's namespace has it: /proc/net is
 // that of the process's first thread.
 const threadProc = "/proc/thread-self"
-
-// cannotLook marks an error as one that kept the verb from looking.
-func cannotLook(err error) error {
-	if err == nil {
-		return nil
-	}
-	var exit *exitError
-	if errors.As(err, &exit) {
-		return err
-	}
-	if conntrack.IsPermission(err) {
-		err = fmt.Errorf("%w\nwithout it `trackless conntrack limits` works, and `trackless conntrack stats` shows how full the table is", err)
-	}
-	return &exitError{exitCannotLook, err}
-}
-
-// formatFlag adds -o with the given choices, the first of which is the default.
-func formatFlag(cmd *cobra.Command, to *string, choices ...string) {
-	cmd.Flags().StringVarP(to, "output", "o", choices[0], "output `format`: "+strings.Join(choices, ", "))
-	// It fails only if the flag is not there.
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp))
-}
-
-// checkFormat refuses a format that is not among the choices.
-func checkFormat(output string, choices ...string) error {
-	for _, c := range choices {
-		if c == output {
-			return nil
-		}
-	}
-	return fmt.Errorf("no output format %q; there are %s", output, strings.Join(choices, ", "))
-}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
 
 const statesHelp = `States of packets, as firewall rules ask for them ("ct state", "-m conntrack
@@ -74,13 +76,13 @@ func conntrackHelpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "help [states]",
 		Short: "Explain the states and status bits",
-		Args:  unknownVerb,
+		Args:  cli.UnknownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Parent().Help() },
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "states",
 		Short: "Explain NEW, ESTABLISHED, RELATED, INVALID, UNTRACKED, TIME_WAIT, ASSURED ...",
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprint(cmd.OutOrStdout(), statesHelp)
 			return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
@@ -31,12 +32,12 @@ func conntrackLimitsCommand() *cobra.Command {
 		Use:   "limits",
 		Short: "Show every limit and timeout, its cost, and who sets it",
 		Long:  limitsHelp,
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conntrackLimits(o, cmd.OutOrStdout())
 		},
 	}
-	formatFlag(cmd, &o.output, "table", "json")
+	cli.OutputFlag(cmd, &o.output)
 	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
 	cmd.Flags().StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys and etc are")
 	return cmd
@@ -55,19 +56,19 @@ type limitsReport struct {
 }
 
 func conntrackLimits(o limitsOptions, out io.Writer) error {
-	if err := checkFormat(o.output, "table", "json"); err != nil {
+	if err := cli.CheckOutput("conntrack limits", o.output); err != nil {
 		return err
 	}
-	if err := checkRoot(o.root); err != nil {
+	if err := cli.CheckRoot(o.root); err != nil {
 		return err
 	}
 	return o.netns.do(func() error {
 		r, err := readLimits(o.root)
 		if err != nil {
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		}
 		if o.output == "json" {
-			return writeJSON(out, r)
+			return cli.WriteJSON(out, r)
 		}
 		return writeLimits(out, r)
 	})
@@ -90,16 +91,16 @@ func readLimits(root string) (*limitsReport, error) {
 
 func writeLimits(out io.Writer, r *limitsReport) error {
 	var b bytes.Buffer
-	whenFull := byteSize(r.LimitBytes) + " when full"
+	whenFull := cli.ByteSize(r.LimitBytes) + " when full"
 	if limit, ok := sysctl.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {
 		whenFull = "no limit (nf_conntrack_max is 0)"
 	}
-	width := terminalWidth(out)
-	writeLine(&b, width, fmt.Sprintf("%s entries. Memory of the table: %s now, %s (%d + about %d bytes an entry, %s; %d bytes a bucket)",
-		thousands(r.Entries), byteSize(r.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes,
+	width := cli.TerminalWidth(out)
+	cli.WriteLine(&b, width, fmt.Sprintf("%s entries. Memory of the table: %s now, %s (%d + about %d bytes an entry, %s; %d bytes a bucket)",
+		cli.Thousands(r.Entries), cli.ByteSize(r.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes,
 		memorySource(r.Memory.Source), r.Memory.BucketBytes))
 	b.WriteByte('\n')
-	table := textTable{header: []string{"NET.NETFILTER.", "VALUE", "", "DEFAULT", "SET BY", "MEANING"}, text: 2}
+	table := cli.TextTable{Header: []string{"NET.NETFILTER.", "VALUE", "", "DEFAULT", "SET BY", "MEANING"}, Text: 2}
 	for _, s := range r.Settings {
 		differs, def := "", "-"
 		if s.Default != nil {
@@ -108,9 +109,9 @@ func writeLimits(out io.Writer, r *limitsReport) error {
 				differs = "*"
 			}
 		}
-		table.add(strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s), differs, def, setBy(s), s.Meaning+settingCost(s, r.Memory))
+		table.Add(strings.TrimPrefix(s.Name, "net.netfilter."), shownValue(s), differs, def, setBy(s), s.Meaning+settingCost(s, r.Memory))
 	}
-	table.write(&b, width)
+	table.Write(&b, width)
 	_, err := out.Write(b.Bytes())
 	return err
 }
@@ -137,7 +138,7 @@ func settingValue(u sysctl.Unit, v uint64) string {
 		}
 		return fmt.Sprintf("%d s", v)
 	case sysctl.UnitBytes:
-		return byteSize(v)
+		return cli.ByteSize(v)
 	}
 	return strconv.FormatUint(v, 10)
 }
@@ -159,10 +160,10 @@ func settingCost(s sysctl.Setting, m sysctl.Memory) string {
 	switch s.Unit {
 	case sysctl.UnitEntries:
 		if isLimit(s) && s.Value > 0 {
-			return fmt.Sprintf(" [%s when reached]", byteSize(m.Table(s.Value, 0)))
+			return fmt.Sprintf(" [%s when reached]", cli.ByteSize(m.Table(s.Value, 0)))
 		}
 	case sysctl.UnitBuckets:
-		return fmt.Sprintf(" [%s always]", byteSize(m.Table(0, s.Value)))
+		return fmt.Sprintf(" [%s always]", cli.ByteSize(m.Table(0, s.Value)))
 	}
 	return ""
 }

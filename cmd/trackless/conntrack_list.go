@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
 )
@@ -45,13 +46,13 @@ func conntrackListCommand() *cobra.Command {
   trackless conntrack list --proto tcp --state TIME_WAIT --dst 10.96.0.0/12
   trackless conntrack list --nat dnat --reply-src 10.244.1.7 -o wide
   trackless conntrack list -o jsonl | jq -r .original.src | sort | uniq -c`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conntrackList(o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd)
-	formatFlag(cmd, &o.output, format.Names...)
+	cli.OutputFlag(cmd, &o.output, format.Names...)
 	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
 	return cmd
 }
@@ -61,18 +62,18 @@ func conntrackList(o listOptions, out, errs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := checkFormat(o.output, format.Names...); err != nil {
+	if err := cli.CheckOutput("conntrack list", o.output, format.Names...); err != nil {
 		return err
 	}
 	return o.netns.do(func() error {
 		c, err := conntrack.Dial(nil)
 		if err != nil {
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		}
 		defer func() { _ = c.Close() }()
 		// A dump that fails at once prints nothing, not even an empty document.
 		if _, _, err := c.Count(); err != nil {
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		}
 		w, err := format.New(o.output, out)
 		if err != nil {
@@ -97,9 +98,9 @@ func listWhole(dump func(conntrack.Filter, func(*conntrack.Entry) error) error, 
 		})
 		switch {
 		case !errors.Is(err, conntrack.ErrInterrupted):
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		case attempt == dumpAttempts:
-			return &exitError{exitFailure, fmt.Errorf("gave up after %d attempts: %w", attempt, err)}
+			return cli.Exit(cli.ExitFailure, fmt.Errorf("gave up after %d attempts: %w", attempt, err))
 		}
 		_, _ = fmt.Fprintf(errs, "trackless: %v; reading it again (attempt %d of %d)\n", err, attempt+1, dumpAttempts)
 	}

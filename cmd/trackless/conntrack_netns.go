@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 )
@@ -44,9 +45,9 @@ type namespaceReport struct {
 func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Writer) error {
 	list, err := findNamespaces("/")
 	if err != nil {
-		return cannotLook(err)
+		return cli.CannotLook(err)
 	}
-	p := startProgress(errs, "namespaces counted", uint64(len(list)))
+	p := cli.StartProgress(errs, "namespaces counted", uint64(len(list)))
 	failed := 0
 	var reason error
 	for i := range list {
@@ -55,15 +56,15 @@ func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Write
 			reason = err
 			failed++
 		}
-		p.step()
+		p.Step()
 	}
-	p.stop()
+	p.Stop()
 	if failed == len(list) {
-		return cannotLook(reason)
+		return cli.CannotLook(reason)
 	}
 	slices.SortStableFunc(list, func(a, b namespaceReport) int { return int(b.Entries) - int(a.Entries) })
 	if o.output == "json" {
-		return writeJSON(out, list)
+		return cli.WriteJSON(out, list)
 	}
 	return writeNamespaces(out, list)
 }
@@ -146,7 +147,7 @@ func countNamespace(r *namespaceReport, f conntrack.Filter) error {
 			return err
 		}
 		r.Entries, r.Limit = uint64(entries), uint64(limit)
-		r.FillPercent = percent(r.Entries, r.Limit)
+		r.FillPercent = cli.Percent(r.Entries, r.Limit)
 		if entries == 0 {
 			return nil
 		}
@@ -162,23 +163,23 @@ func countNamespace(r *namespaceReport, f conntrack.Filter) error {
 
 func writeNamespaces(out io.Writer, list []namespaceReport) error {
 	var b bytes.Buffer
-	table := textTable{header: []string{"NAMESPACE", "ENTRIES", "FILL", "DNS", "UNREPLIED", "PROCESS", "POD"}, text: 2}
+	table := cli.TextTable{Header: []string{"NAMESPACE", "ENTRIES", "FILL", "DNS", "UNREPLIED", "PROCESS", "POD"}, Text: 2}
 	for _, r := range list {
 		who := r.Path
 		if r.PID > 0 {
 			who = fmt.Sprintf("%s (%d)", r.Process, r.PID)
 		}
 		if r.Error != "" {
-			table.add(fmt.Sprintf("net:[%d]", r.Inode), "-", "-", "-", "-", who, r.Error)
+			table.Add(fmt.Sprintf("net:[%d]", r.Inode), "-", "-", "-", "-", who, r.Error)
 			continue
 		}
 		pod := r.Pod
 		if pod == "" {
 			pod = "-"
 		}
-		table.add(fmt.Sprintf("net:[%d]", r.Inode), thousands(r.Entries), fillText(r.Entries, r.Limit), thousands(r.DNS), thousands(r.Unreplied), who, pod)
+		table.Add(fmt.Sprintf("net:[%d]", r.Inode), cli.Thousands(r.Entries), cli.FillText(r.Entries, r.Limit), cli.Thousands(r.DNS), cli.Thousands(r.Unreplied), who, pod)
 	}
-	table.write(&b, terminalWidth(out))
+	table.Write(&b, cli.TerminalWidth(out))
 	_, err := out.Write(b.Bytes())
 	return err
 }

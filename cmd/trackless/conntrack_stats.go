@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
@@ -38,13 +39,13 @@ func conntrackStatsCommand() *cobra.Command {
 		Use:   "stats",
 		Short: "Summarise the table and the kernel's counters",
 		Long:  statsHelp,
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return conntrackStats(o, o.set(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd)
-	formatFlag(cmd, &o.output, "table", "json")
+	cli.OutputFlag(cmd, &o.output)
 	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage+"; all counts every one")
 	cmd.Flags().IntVar(&o.top, "top", 10, "`length` of the lists")
 	cmd.Flags().BoolVar(&o.perCPU, "per-cpu", false, "show the kernel's counters for each CPU too")
@@ -81,7 +82,7 @@ func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := checkFormat(o.output, "table", "json"); err != nil {
+	if err := cli.CheckOutput("conntrack stats", o.output); err != nil {
 		return err
 	}
 	if o.top < 1 {
@@ -100,7 +101,7 @@ func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 			r.PerCPU = nil
 		}
 		if o.output == "json" {
-			return errors.Join(writeJSON(out, r), err)
+			return errors.Join(cli.WriteJSON(out, r), err)
 		}
 		return errors.Join(writeTableReport(out, r), err)
 	})
@@ -112,17 +113,17 @@ func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 func readTable(f conntrack.Filter, top int, errs io.Writer) (*tableReport, error) {
 	limits, err := sysctl.ReadLimits("")
 	if err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	r := &tableReport{Time: time.Now().UTC(), Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets}
-	r.FillPercent = percent(r.Entries, r.Limit)
+	r.FillPercent = cli.Percent(r.Entries, r.Limit)
 	r.Memory.Memory = sysctl.ReadMemory("")
 	r.Memory.NowBytes = r.Memory.Table(r.Entries, r.Buckets)
 	r.Memory.LimitBytes = r.Memory.Table(r.Limit, r.Buckets)
 
 	c, err := conntrack.Dial(nil)
 	if err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	defer func() { _ = c.Close() }()
 
@@ -140,7 +141,7 @@ func readTable(f conntrack.Filter, top int, errs io.Writer) (*tableReport, error
 	s, err := summarise(c, f, r.Entries, top, errs)
 	if err != nil && s == nil {
 		r.Missing = append(r.Missing, "entries: "+err.Error())
-		return r, cannotLook(err)
+		return r, cli.CannotLook(err)
 	}
 	r.Summary = s
 	if err := c.DumpExpectations(func(*conntrack.Expectation) error { r.Expectations++; return nil }); err != nil {
@@ -160,27 +161,20 @@ func summarise(c *conntrack.Conn, f conntrack.Filter, expected uint64, top int, 
 	}
 	for attempt := 1; ; attempt++ {
 		collector := summary.New(established)
-		p := startProgress(errs, "entries read", expected)
+		p := cli.StartProgress(errs, "entries read", expected)
 		err := c.Dump(f, func(e *conntrack.Entry) error {
-			p.step()
+			p.Step()
 			return collector.Add(e)
 		})
-		p.stop()
+		p.Stop()
 		switch {
 		case err == nil:
 			return collector.Summary(top), nil
 		case !errors.Is(err, conntrack.ErrInterrupted):
 			return nil, err
 		case attempt == dumpAttempts:
-			return collector.Summary(top), &exitError{exitFailure, fmt.Errorf("gave up after %d attempts, the numbers are near: %w", attempt, err)}
+			return collector.Summary(top), cli.Exit(cli.ExitFailure, fmt.Errorf("gave up after %d attempts, the numbers are near: %w", attempt, err))
 		}
 		_, _ = fmt.Fprintf(errs, "trackless: %v; reading it again (attempt %d of %d)\n", err, attempt+1, dumpAttempts)
 	}
-}
-
-func percent(part, whole uint64) float64 {
-	if whole == 0 {
-		return 0
-	}
-	return 100 * float64(part) / float64(whole)
 }

@@ -7,22 +7,23 @@ import (
 	"net/netip"
 	"text/tabwriter"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 )
 
 // writeTableReport writes a report for people.
 func writeTableReport(out io.Writer, r *tableReport) error {
 	var b bytes.Buffer
-	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", ratio(r.Entries, r.Buckets)), ""
+	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", cli.Ratio(r.Entries, r.Buckets)), ""
 	if r.Limit > 0 {
 		fill = fmt.Sprintf(" (%.1f %%)", r.FillPercent)
-		perBucket = fmt.Sprintf("%.1f entries per bucket at the limit", ratio(r.Limit, r.Buckets))
-		whenFull = fmt.Sprintf(", %s at the limit", byteSize(r.Memory.LimitBytes))
+		perBucket = fmt.Sprintf("%.1f entries per bucket at the limit", cli.Ratio(r.Limit, r.Buckets))
+		whenFull = fmt.Sprintf(", %s at the limit", cli.ByteSize(r.Memory.LimitBytes))
 	}
-	width := terminalWidth(out)
-	writeLine(&b, width, fmt.Sprintf("%s%s, %s buckets (%s)", entriesOf(r.Entries, r.Limit), fill, thousands(r.Buckets), perBucket))
-	writeLine(&b, width, fmt.Sprintf("memory: %s now%s (%d + about %d bytes an entry, %s)",
-		byteSize(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source)))
+	width := cli.TerminalWidth(out)
+	cli.WriteLine(&b, width, fmt.Sprintf("%s%s, %s buckets (%s)", cli.EntriesOf(r.Entries, r.Limit), fill, cli.Thousands(r.Buckets), perBucket))
+	cli.WriteLine(&b, width, fmt.Sprintf("memory: %s now%s (%d + about %d bytes an entry, %s)",
+		cli.ByteSize(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source)))
 	if s := r.Summary; s != nil {
 		writeShares(&b, r, s, width)
 		writeCounts(&b, s)
@@ -50,12 +51,12 @@ func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary, width int)
 	if r.Filtered {
 		whose = " of those selected"
 	}
-	fmt.Fprintf(b, "\n%s entries read%s: %s IPv4, %s IPv6\n", thousands(s.Entries), whose, thousands(s.IPv4), thousands(s.IPv6))
-	table := textTable{text: 1}
+	fmt.Fprintf(b, "\n%s entries read%s: %s IPv4, %s IPv6\n", cli.Thousands(s.Entries), whose, cli.Thousands(s.IPv4), cli.Thousands(s.IPv6))
+	table := cli.TextTable{Text: 1}
 	line := func(name string, n uint64, note string) {
-		table.add(name, thousands(n), fmt.Sprintf("%5.1f %%", percent(n, s.Entries)), note)
+		table.Add(name, cli.Thousands(n), fmt.Sprintf("%5.1f %%", cli.Percent(n, s.Entries)), note)
 	}
-	line("DNS", s.DNS.Entries, fmt.Sprintf("%s UDP, %s TCP; %s without an answer", thousands(s.DNS.UDP), thousands(s.DNS.TCP), thousands(s.DNS.Unreplied)))
+	line("DNS", s.DNS.Entries, fmt.Sprintf("%s UDP, %s TCP; %s without an answer", cli.Thousands(s.DNS.UDP), cli.Thousands(s.DNS.TCP), cli.Thousands(s.DNS.Unreplied)))
 	if s.DNS.Reversed > 0 {
 		line("DNS, answers first", s.DNS.Reversed, "the query was not tracked and the answer was: NOTRACK is one-sided")
 	}
@@ -73,7 +74,7 @@ func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary, width int)
 	if s.Offloaded > 0 {
 		line("offloaded", s.Offloaded, "")
 	}
-	table.write(b, width)
+	table.Write(b, width)
 }
 
 func writeCounts(b *bytes.Buffer, s *summary.Summary) {
@@ -83,7 +84,7 @@ func writeCounts(b *bytes.Buffer, s *summary.Summary) {
 	section := func(title string, rows func(add func(n uint64, cells ...any))) {
 		fmt.Fprintf(b, "\n%s\n", title)
 		rows(func(n uint64, cells ...any) {
-			fmt.Fprintf(b, "%12s  %5.1f %%  %s", thousands(n), percent(n, s.Entries), fmt.Sprintln(cells...))
+			fmt.Fprintf(b, "%12s  %5.1f %%  %s", cli.Thousands(n), cli.Percent(n, s.Entries), fmt.Sprintln(cells...))
 		})
 	}
 	section("PROTOCOL AND STATE", func(add func(uint64, ...any)) {
@@ -116,12 +117,12 @@ func writeCounts(b *bytes.Buffer, s *summary.Summary) {
 	if len(s.DNS.Servers) > 0 {
 		section("DNS SERVER", func(add func(uint64, ...any)) {
 			for _, c := range s.DNS.Servers {
-				add(c.Entries, dnsServer(c.Asked, c.Address), fmt.Sprintf("(%s unreplied)", thousands(c.Unreplied)))
+				add(c.Entries, dnsServer(c.Asked, c.Address), fmt.Sprintf("(%s unreplied)", cli.Thousands(c.Unreplied)))
 			}
 		})
 	}
 	if s.Uncertainty > 0 {
-		fmt.Fprintf(b, "\nThere are too many addresses to count each: counts by address may be up to %s too low.\n", thousands(s.Uncertainty))
+		fmt.Fprintf(b, "\nThere are too many addresses to count each: counts by address may be up to %s too low.\n", cli.Thousands(s.Uncertainty))
 	}
 }
 
@@ -137,11 +138,11 @@ func writeCounters(b *bytes.Buffer, r *tableReport, width int) {
 		return
 	}
 	fmt.Fprintf(b, "\nKERNEL COUNTERS since this namespace was made (32 bits on each CPU)\n")
-	table := textTable{text: 1, indent: "  "}
+	table := cli.TextTable{Text: 1, Indent: "  "}
 	for _, c := range r.Counters {
-		table.add(c.Name, thousands(c.Value), c.Meaning)
+		table.Add(c.Name, cli.Thousands(c.Value), c.Meaning)
 	}
-	table.write(b, width)
+	table.Write(b, width)
 	if len(r.PerCPU) == 0 {
 		return
 	}
@@ -160,51 +161,4 @@ func writeCounters(b *bytes.Buffer, r *tableReport, width int) {
 		fmt.Fprintln(tw)
 	}
 	_ = tw.Flush()
-}
-
-func ratio(a, b uint64) float64 {
-	if b == 0 {
-		return 0
-	}
-	return float64(a) / float64(b)
-}
-
-// entriesOf writes how many entries there are of how many. A limit of 0 is none
-// (nf_conntrack_max in nf_conntrack_core.c).
-func entriesOf(entries, limit uint64) string {
-	if limit == 0 {
-		return thousands(entries) + " entries, no limit (nf_conntrack_max is 0)"
-	}
-	return fmt.Sprintf("%s of %s entries", thousands(entries), thousands(limit))
-}
-
-// fillText writes a fill in percent, "-" where there is no limit.
-func fillText(entries, limit uint64) string {
-	if limit == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.1f %%", percent(entries, limit))
-}
-
-// thousands writes 262144 as 262,144.
-func thousands(n uint64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
-
-// byteSize writes a number of bytes in the unit that fits.
-func byteSize(n uint64) string {
-	const kib, mib, gib = 1 << 10, 1 << 20, 1 << 30
-	switch {
-	case n >= gib:
-		return fmt.Sprintf("%.1f GiB", float64(n)/gib)
-	case n >= mib:
-		return fmt.Sprintf("%.1f MiB", float64(n)/mib)
-	case n >= kib:
-		return fmt.Sprintf("%.1f KiB", float64(n)/kib)
-	}
-	return fmt.Sprintf("%d bytes", n)
 }

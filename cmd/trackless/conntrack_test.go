@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/internal/testns"
 )
@@ -31,7 +32,7 @@ func trackless(args ...string) (stdout, stderr string, code int) {
 	if err != nil {
 		fmt.Fprintf(&errs, "trackless: %v\n", err)
 	}
-	return out.String(), errs.String(), exitStatus(err)
+	return out.String(), errs.String(), cli.ExitStatus(err)
 }
 
 // nodeTable makes a namespace whose table has a few entries, and returns the
@@ -147,18 +148,18 @@ func TestConntrackWrongCommandLine(t *testing.T) {
 		{"list --nat full-cone", "snat"},
 		{"list -o xml", "jsonl"},
 		{"list everything", "unexpected argument"},
-		{"stats -o yaml", "table, json"},
+		{"stats -o yaml", "table or json"},
 		{"stats --top 0", "--top 0"},
 		{"watch --events born", "new, update and destroy"},
 		{"watch --rate -o yaml", "--rate"},
-		{"limits -o wide", "table, json"},
+		{"limits -o wide", "table or json"},
 		{"drop", "unknown verb"},
 		{"help me", "unknown verb"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			out, errs, code := trackless(append([]string{"conntrack"}, strings.Fields(test.args)...)...)
-			if code != exitUsage || !strings.Contains(errs, test.says) || out != "" {
-				t.Errorf("exit status %d, want %d with %q:\n%s%s", code, exitUsage, test.says, out, errs)
+			if code != cli.ExitUsage || !strings.Contains(errs, test.says) || out != "" {
+				t.Errorf("exit status %d, want %d with %q:\n%s%s", code, cli.ExitUsage, test.says, out, errs)
 			}
 		})
 	}
@@ -196,10 +197,10 @@ func TestConntrackWithoutPrivilege(t *testing.T) {
 		stats bool
 		says  string
 	}{
-		{args: []string{"list"}, code: exitCannotLook, says: "needs CAP_NET_ADMIN"},
-		{args: []string{"watch", "--duration", "1ms"}, code: exitCannotLook, says: "needs CAP_NET_ADMIN"},
-		{args: []string{"stats"}, code: exitCannotLook, out: "4 of ", says: "needs CAP_NET_ADMIN"},
-		{args: []string{"stats", "-o", "json"}, code: exitCannotLook, out: `"entries": 4`, says: "without it"},
+		{args: []string{"list"}, code: cli.ExitCannotLook, says: "needs CAP_NET_ADMIN"},
+		{args: []string{"watch", "--duration", "1ms"}, code: cli.ExitCannotLook, says: "needs CAP_NET_ADMIN"},
+		{args: []string{"stats"}, code: cli.ExitCannotLook, out: "4 of ", says: "needs CAP_NET_ADMIN"},
+		{args: []string{"stats", "-o", "json"}, code: cli.ExitCannotLook, out: `"entries": 4`, says: "without it"},
 		{args: []string{"limits"}, code: 0, out: "nf_conntrack_udp_timeout_stream"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -407,7 +408,7 @@ func TestConntrackLimits(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	if _, errs, code := trackless("conntrack", "limits", "--root", t.TempDir()); code != exitCannotLook || !strings.Contains(errs, "not loaded") {
+	if _, errs, code := trackless("conntrack", "limits", "--root", t.TempDir()); code != cli.ExitCannotLook || !strings.Contains(errs, "not loaded") {
 		t.Errorf("without connection tracking: exit status %d, %s", code, errs)
 	}
 }
@@ -423,7 +424,7 @@ func TestListWhole(t *testing.T) {
 	}{
 		{"undisturbed", 0, 0, ""},
 		{"once", 1, 0, "attempt 2 of 3"},
-		{"always", 99, exitFailure, "attempt 3 of 3"},
+		{"always", 99, cli.ExitFailure, "attempt 3 of 3"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dumps := 0
@@ -450,8 +451,8 @@ func TestListWhole(t *testing.T) {
 				got = append(got, e.Original)
 				return nil
 			}, &errs)
-			var exit *exitError
-			if errors.As(err, &exit) != (test.want != 0) || exit != nil && exit.code != test.want {
+			var exit *cli.ExitError
+			if errors.As(err, &exit) != (test.want != 0) || exit != nil && exit.Code != test.want {
 				t.Errorf("error %v, want exit status %d", err, test.want)
 			}
 			if len(got) != len(entries) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
@@ -54,7 +55,7 @@ func conntrackWatchCommand() *cobra.Command {
 		Example: `  trackless conntrack watch --dns
   trackless conntrack watch --events destroy --status UNREPLIED -o jsonl
   trackless conntrack watch --rate`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -62,7 +63,7 @@ func conntrackWatchCommand() *cobra.Command {
 		},
 	}
 	o.register(cmd)
-	formatFlag(cmd, &o.output, format.Names...)
+	cli.OutputFlag(cmd, &o.output, format.Names...)
 	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
 	cmd.Flags().StringSliceVar(&o.events, "events", []string{"new", "update", "destroy"}, "`kinds` of events")
 	cmd.Flags().BoolVar(&o.rate, "rate", false, "one line per second with the number of events")
@@ -96,12 +97,12 @@ func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) er
 	if err != nil {
 		return err
 	}
-	if err := checkFormat(o.output, format.Names...); err != nil {
+	if err := cli.CheckOutput("conntrack watch", o.output, format.Names...); err != nil {
 		return err
 	}
 	if o.rate {
-		if err := checkFormat(o.output, "table", "jsonl"); err != nil {
-			return fmt.Errorf("--rate: %w", err)
+		if err := cli.CheckOutput("conntrack watch --rate", o.output, "table", "jsonl"); err != nil {
+			return err
 		}
 	}
 	if o.duration < 0 {
@@ -118,12 +119,12 @@ func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) er
 	return o.netns.do(func() error {
 		l, err := conntrack.Listen(nil, types...)
 		if err != nil {
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		}
 		defer func() { _ = l.Close() }()
 		c, err := conntrack.Dial(nil)
 		if err != nil {
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		}
 		defer func() { _ = c.Close() }()
 		warnAboutEvents(errs)
@@ -175,7 +176,7 @@ func watchEvents(ctx context.Context, l *conntrack.Listener, f *conntrack.Filter
 		case errors.Is(err, errEnough), errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 			return w.Close()
 		case err != nil:
-			return errors.Join(cannotLook(err), w.Close())
+			return errors.Join(cli.CannotLook(err), w.Close())
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -230,18 +231,18 @@ func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f 
 		select {
 		case <-ctx.Done():
 			if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
-				return cannotLook(err)
+				return cli.CannotLook(err)
 			}
 			return nil
 		case err := <-failed:
 			if ctx.Err() != nil {
 				return nil
 			}
-			return cannotLook(err)
+			return cli.CannotLook(err)
 		case now := <-tick.C:
 			entries, limit, err := c.Count()
 			if err != nil {
-				return cannotLook(err)
+				return cli.CannotLook(err)
 			}
 			mu.Lock()
 			finished := line
@@ -285,6 +286,6 @@ func (r *rateLine) write(out io.Writer, output string, first bool) error {
 		}
 	}
 	_, err := fmt.Fprintf(out, "%s  %9d %9d  %9d  %9d  %13d  %8d  %6s  %4d\n", r.Time.Format(time.TimeOnly),
-		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, fillText(r.Entries, r.Limit), r.Lost)
+		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, cli.FillText(r.Entries, r.Limit), r.Lost)
 	return err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 )
 
@@ -43,15 +44,15 @@ func doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Find what is wrong with the connection tracking table",
 		Long:  fmt.Sprintf(doctorHelp, symptomsHelp()),
-		Args:  noArguments,
+		Args:  cli.JudgeNoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return doctor(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.SetFlagErrorFunc(cannotLookFlag)
-	formatFlag(cmd, &o.output, "table", "json")
+	cmd.SetFlagErrorFunc(cli.JudgeFlagError)
+	cli.OutputFlag(cmd, &o.output)
 	fs := cmd.Flags()
 	fs.StringVar((*string)(&o.netns), "netns", "", netnsUsage)
 	fs.DurationVar(&o.interval, "interval", 2*time.Second, "`time` between the two looks; longer sees slower growth")
@@ -64,7 +65,7 @@ func symptomsHelp() string {
 	var b bytes.Buffer
 	for _, s := range advice.Symptoms {
 		fmt.Fprintf(&b, "  %s: %s\n", s.Symptom, s.Description)
-		writeWrapped(&b, readableWidth, "    ", strings.Join(advice.Explaining(s.Symptom), " "))
+		cli.WriteWrapped(&b, cli.ReadableWidth, "    ", strings.Join(advice.Explaining(s.Symptom), " "))
 	}
 	return b.String()
 }
@@ -81,17 +82,17 @@ type doctorReport struct {
 }
 
 func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
-	if err := checkFormat(o.output, "table", "json"); err != nil {
-		return &exitError{exitCannotLook, err}
+	if err := cli.CheckOutput("doctor", o.output); err != nil {
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
 	if o.interval <= 0 {
-		return &exitError{exitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.interval)}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.interval))
 	}
-	if err := checkRoot(o.root); err != nil {
+	if err := cli.CheckRoot(o.root); err != nil {
 		return err
 	}
 	if err := checkMetrics(o.metrics); err != nil {
-		return &exitError{exitCannotLook, err}
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
 	return o.netns.do(func() error {
 		r, blind, err := lookDoctor(ctx, o.measureOptions, errs)
@@ -99,12 +100,12 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 			return err
 		}
 		if o.output == "json" {
-			err = writeJSON(out, r)
+			err = cli.WriteJSON(out, r)
 		} else {
 			err = writeDoctorReport(out, r)
 		}
 		if err != nil {
-			return &exitError{exitCannotLook, fmt.Errorf("write the findings: %w", err)}
+			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("write the findings: %w", err))
 		}
 		return r.verdict(blind)
 	})
@@ -134,11 +135,11 @@ func (r *doctorReport) verdict(blind bool) error {
 	}
 	switch {
 	case count[advice.Critical] > 0:
-		return &exitError{exitCritical, fmt.Errorf("doctor: %d critical, %d warnings", count[advice.Critical], count[advice.Warning])}
+		return cli.Exit(exitCritical, fmt.Errorf("doctor: %d critical, %d warnings", count[advice.Critical], count[advice.Warning]))
 	case count[advice.Warning] > 0:
-		return &exitError{exitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning])}
+		return cli.Exit(exitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning]))
 	case blind:
-		return &exitError{exitCannotLook, errors.New("doctor: the entries could not be looked at; nothing is wrong with the rest")}
+		return cli.Exit(cli.ExitCannotLook, errors.New("doctor: the entries could not be looked at; nothing is wrong with the rest"))
 	}
 	return nil
 }
@@ -151,9 +152,9 @@ const (
 
 func writeDoctorReport(out io.Writer, r *doctorReport) error {
 	var b bytes.Buffer
-	colour, width := coloured(out), textWidth(out)
+	colour, width := cli.Coloured(out), cli.TextWidth(out)
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "%s  %s: %s\n", painted(fmt.Sprintf("%-8s", strings.ToUpper(f.Severity.String())), severityColour(f.Severity), colour), f.ID, f.Title)
+		fmt.Fprintf(&b, "%s  %s: %s\n", cli.Painted(fmt.Sprintf("%-8s", strings.ToUpper(f.Severity.String())), severityColour(f.Severity), colour), f.ID, f.Title)
 		section := func(title string, lines ...string) {
 			for i, line := range lines {
 				if line == "" {
@@ -162,7 +163,7 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 				if i > 0 {
 					title = ""
 				}
-				writeWrapped(&b, width, fmt.Sprintf("%-10s%-6s", "", title), line)
+				cli.WriteWrapped(&b, width, fmt.Sprintf("%-10s%-6s", "", title), line)
 			}
 		}
 		section("seen", f.Evidence...)
@@ -179,10 +180,10 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 		b.WriteByte('\n')
 	}
 	for _, m := range r.Missing {
-		writeWrapped(&b, width, "not seen  ", m)
+		cli.WriteWrapped(&b, width, "not seen  ", m)
 	}
 	if len(r.Findings) == 0 {
-		fmt.Fprintf(&b, "Nothing found: %s.\n", entriesOf(r.Entries, r.Limit))
+		fmt.Fprintf(&b, "Nothing found: %s.\n", cli.EntriesOf(r.Entries, r.Limit))
 	}
 	_, err := out.Write(b.Bytes())
 	return err
@@ -190,5 +191,5 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 
 // severityColour is the colour in which a severity is written.
 func severityColour(s advice.Severity) string {
-	return map[advice.Severity]string{advice.Info: green, advice.Warning: yellow, advice.Critical: red}[s]
+	return map[advice.Severity]string{advice.Info: cli.Green, advice.Warning: cli.Yellow, advice.Critical: cli.Red}[s]
 }

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
@@ -536,8 +537,8 @@ func TestDoctorCannotLook(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			withoutNetAdmin(t, ns, func() {
 				out, errs, code := trackless(append([]string{"doctor", "--metrics", "off"}, test.args...)...)
-				if code != exitCannotLook || !strings.Contains(strings.Join(strings.Fields(out), " "), test.out) || !strings.Contains(errs, test.errs) {
-					t.Errorf("exit status %d, want %d\n%s%s", code, exitCannotLook, out, errs)
+				if code != cli.ExitCannotLook || !strings.Contains(strings.Join(strings.Fields(out), " "), test.out) || !strings.Contains(errs, test.errs) {
+					t.Errorf("exit status %d, want %d\n%s%s", code, cli.ExitCannotLook, out, errs)
 				}
 			})
 		})

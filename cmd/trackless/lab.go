@@ -14,13 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/experiment"
 	"github.com/trackless-dns/trackless/lab/load"
 )
-
-// exitInterrupted is that of a run that a signal ended, as shells have it.
-const exitInterrupted = 130
 
 const labHelp = `Measure on this machine what Trackless saves: a Kubernetes node is built in
 throw-away network namespaces, with pods, a kube-dns and kube-proxy's DNAT, and
@@ -59,7 +57,7 @@ func labCommand() *cobra.Command {
 		Use:   "lab",
 		Short: "Show before and after, measured on this machine",
 		Long:  labHelp,
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runLab(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -70,8 +68,8 @@ func labCommand() *cobra.Command {
 	flags.IntVar(&o.rate, "rate", 2000, "queries sent in a second")
 	flags.IntVar(&o.pods, "pods", 2, "number of client pods")
 	flags.Uint64Var(&o.seed, "seed", 1, "seed of the load: the same seed sends the same queries")
-	flags.StringVarP(&o.output, "output", "o", "table", "table or json")
-	htmlFlag(cmd, &o.html)
+	cli.OutputFlag(cmd, &o.output)
+	cli.HTMLFlag(cmd, &o.html)
 	return cmd
 }
 
@@ -79,7 +77,7 @@ func (o labOptions) check() error {
 	if !slices.Contains(experiment.Scenarios(), experiment.Scenario(o.scenario)) {
 		return fmt.Errorf("lab: no scenario is called %q; there are %v", o.scenario, experiment.Scenarios())
 	}
-	if err := checkOutput("lab", o.output); err != nil {
+	if err := cli.CheckOutput("lab", o.output); err != nil {
 		return err
 	}
 	if o.queries < 0 || o.queries > load.MaxQueries {
@@ -96,11 +94,11 @@ func (o labOptions) check() error {
 
 func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	if err := o.check(); err != nil {
-		return &exitError{exitUsage, err}
+		return cli.Exit(cli.ExitUsage, err)
 	}
 	if o.html != "" {
-		if err := canWrite(o.html); err != nil {
-			return &exitError{exitFailure, fmt.Errorf("lab: --html: %w", err)}
+		if err := cli.CanWrite(o.html); err != nil {
+			return cli.Exit(cli.ExitFailure, fmt.Errorf("lab: --html: %w", err))
 		}
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -112,9 +110,9 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 		Load:     load.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
 	}
 	if err := lab.Missing(experiment.Node); err != nil {
-		return &exitError{exitUsage, fmt.Errorf("this machine cannot run the lab: %w", err)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("this machine cannot run the lab: %w", err))
 	}
-	if isTerminal(progress) && !dumbTerminal() {
+	if cli.IsTerminal(progress) && !cli.DumbTerminal() {
 		line := &progressLine{out: progress}
 		experiment.Progress = line.show
 		defer line.clear()
@@ -122,20 +120,20 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	report, err := experiment.Run(ctx)
 	switch {
 	case errors.Is(err, lab.ErrTableTooLarge):
-		return &exitError{exitUsage, err}
+		return cli.Exit(cli.ExitUsage, err)
 	case err != nil:
 		return labError(ctx, err)
 	}
 	if err := writeReport(report, o.output, out); err != nil {
-		return &exitError{exitFailure, fmt.Errorf("write the report: %w", err)}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("write the report: %w", err))
 	}
 	if o.html != "" {
 		if err := writePage(o.html, compareLab(report)); err != nil {
-			return &exitError{exitFailure, err}
+			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
 	if !report.Kept {
-		return &exitError{exitFailure, fmt.Errorf("a promise did not hold: %s", strings.Join(broken(report), "; "))}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("a promise did not hold: %s", strings.Join(broken(report), "; ")))
 	}
 	return nil
 }
@@ -144,9 +142,9 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 // of an interrupt.
 func labError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return &exitError{exitInterrupted, errors.New("interrupted; everything the lab made is removed")}
+		return cli.Exit(cli.ExitInterrupted, errors.New("interrupted; everything the lab made is removed"))
 	}
-	return &exitError{exitFailure, err}
+	return cli.Exit(cli.ExitFailure, err)
 }
 
 func writeReport(report *experiment.Report, format string, out io.Writer) error {
@@ -155,7 +153,7 @@ func writeReport(report *experiment.Report, format string, out io.Writer) error 
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(report)
 	}
-	return report.WriteTable(out, coloured(out))
+	return report.WriteTable(out, cli.Coloured(out))
 }
 
 func broken(report *experiment.Report) []string {
@@ -171,14 +169,12 @@ func broken(report *experiment.Report) []string {
 // progressLine keeps one line on a terminal up to date.
 type progressLine struct{ out io.Writer }
 
-const clearLine = "\r\x1b[K"
-
 func (l *progressLine) show(p experiment.Progress) {
 	text := p.Phase + ": " + p.Step
 	if p.Of > 0 {
 		text += fmt.Sprintf(" %d of %d", p.Done, p.Of)
 	}
-	_, _ = io.WriteString(l.out, clearLine+text)
+	_, _ = io.WriteString(l.out, cli.ClearLine+text)
 }
 
-func (l *progressLine) clear() { _, _ = io.WriteString(l.out, clearLine) }
+func (l *progressLine) clear() { _, _ = io.WriteString(l.out, cli.ClearLine) }

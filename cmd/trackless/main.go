@@ -6,30 +6,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
-
-// Exit statuses shared by the verbs. A verb with more of them documents them
-// in its help text.
-const (
-	exitFailure = 1 // what was asked for did not work, or a promise did not hold
-	exitUsage   = 2 // the command line is wrong, or this machine cannot run it
-)
-
-// exitError carries an exit status through cobra.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string { return e.err.Error() }
-func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
 	args := os.Args[1:]
@@ -47,23 +31,7 @@ func run(args []string) int {
 		return 0
 	}
 	fmt.Fprintf(os.Stderr, "trackless: %v\n", err)
-	return exitStatus(err)
-}
-
-// exitStatus is that of an error. What carries none is a wrong command line,
-// unless the output could not be written, as on a full disk.
-func exitStatus(err error) int {
-	var exit *exitError
-	var file *fs.PathError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return exit.code
-	case errors.As(err, &file) && file.Op == "write":
-		return exitFailure
-	}
-	return exitUsage
+	return cli.ExitStatus(err)
 }
 
 func rootCommand() *cobra.Command {
@@ -76,14 +44,14 @@ shows with numbers what that saves.`,
 		Version:       versionString(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          unknownVerb,
+		Args:          cli.UnknownVerb,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), cacheCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
 		snapshotCommand(), compareCommand(), supportCommand(), versionCommand())
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.SetFlagErrorFunc(flagError)
-	root.SetHelpCommand(helpCommand())
-	strictCompletion(root)
+	root.SetFlagErrorFunc(cli.FlagError)
+	root.SetHelpCommand(cli.HelpCommand())
+	cli.StrictCompletion(root)
 	return root
 }

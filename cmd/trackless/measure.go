@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/host"
@@ -50,11 +51,11 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 	proc := filepath.Join(o.root, "proc")
 	limits, err := sysctl.ReadLimits(proc)
 	if err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	settings, err := sysctl.ReadSettings(o.root)
 	if err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	m := &measuredHost{Measurements: advice.Measurements{
 		Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets,
@@ -66,7 +67,7 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 
 	c, err := conntrack.Dial(&conntrack.Config{ProcRoot: proc})
 	if err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	defer func() { _ = c.Close() }()
 	before, statsErr := readCounters(c)
@@ -87,7 +88,7 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 		m.Interval = time.Since(start).Round(time.Millisecond)
 		limits, err := sysctl.ReadLimits(proc)
 		if err != nil {
-			return nil, cannotLook(err)
+			return nil, cli.CannotLook(err)
 		}
 		m.Growth, m.Entries = int64(limits.Count)-int64(m.Entries), limits.Count
 	}
@@ -161,7 +162,7 @@ func wait(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return cannotLook(fmt.Errorf("ended before the second look: %w", ctx.Err()))
+		return cli.CannotLook(fmt.Errorf("ended before the second look: %w", ctx.Err()))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/nodecache"
 )
 
@@ -61,10 +62,10 @@ func nodeCache(args []string, out io.Writer) error {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
-		return &exitError{exitUsage, fmt.Errorf("%w; see `%s -help`", err, nodeCacheName)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("%w; see `%s -help`", err, nodeCacheName))
 	}
 	if fs.NArg() > 0 {
-		return &exitError{exitUsage, fmt.Errorf("%s: unexpected argument %q", nodeCacheName, fs.Arg(0))}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("%s: unexpected argument %q", nodeCacheName, fs.Arg(0)))
 	}
 	if serve.conf != "" {
 		options.Corefile = serve.conf
@@ -74,7 +75,7 @@ func nodeCache(args []string, out io.Writer) error {
 		return err
 	}
 	if err := options.Validate(); err != nil && !serve.version && !serve.plugins {
-		return &exitError{exitUsage, fmt.Errorf("%s: %w", nodeCacheName, err)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("%s: %w", nodeCacheName, err))
 	}
 	n := newNodeCacheSource(&options, port)
 	return serve.run(out, n.load, n.start)

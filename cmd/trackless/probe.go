@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/early"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
@@ -62,7 +63,7 @@ func probeCommand() *cobra.Command {
 		Short:   "Whether the instance of this container is ready, or alive",
 		Long:    probeHelp,
 		Example: probeExample,
-		Args:    unknownVerb,
+		Args:    cli.UnknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
@@ -79,18 +80,18 @@ func probeVerb(verb, short, long string) *cobra.Command {
 		Use:   verb,
 		Short: short,
 		Long:  long,
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput("probe "+verb, o.output); err != nil {
+			if err := cli.CheckOutput("probe "+verb, o.output); err != nil {
 				return err
 			}
 			if o.timeout <= 0 {
-				return &exitError{exitUsage, fmt.Errorf("probe %s: --timeout is more than 0, not %s", verb, o.timeout)}
+				return cli.Exit(cli.ExitUsage, fmt.Errorf("probe %s: --timeout is more than 0, not %s", verb, o.timeout))
 			}
 			return runProbe(cmd.Context(), o, cmd.OutOrStdout())
 		},
 	}
-	outputFlag(cmd, &o.output)
+	cli.OutputFlag(cmd, &o.output)
 	cmd.Flags().StringVar(&o.socket, "socket", "", "control socket of the instance (default: the one of this container)")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 4*time.Second, "how long to wait; less than the probe's timeoutSeconds")
 	if verb == "ready" {
@@ -126,16 +127,16 @@ func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
 		}
 	}
 	if o.output == "json" {
-		if err := writeJSON(out, report); err != nil {
-			return &exitError{exitFailure, err}
+		if err := cli.WriteJSON(out, report); err != nil {
+			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
 	if !report.OK {
-		return &exitError{exitFailure, fmt.Errorf("not %s: %s", o.verb, report.Detail)}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("not %s: %s", o.verb, report.Detail))
 	}
 	if o.output == "table" {
 		if _, err := fmt.Fprintf(out, "%s: %s\n", o.verb, report.Detail); err != nil {
-			return &exitError{exitFailure, err}
+			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
 
 const probeDNSHelp = `Ask a name as a pod does, and fail without an answer: each server over UDP and over
@@ -56,7 +58,7 @@ func probeDNSCommand() *cobra.Command {
 			return runProbeDNS(cmd.Context(), o, cmd.OutOrStdout())
 		},
 	}
-	outputFlag(cmd, &o.output)
+	cli.OutputFlag(cmd, &o.output)
 	cmd.Flags().StringSliceVar(&o.servers, "server", nil, "address to ask, with a port if it is not 53; several times for several (default: those of "+resolvConf+")")
 	cmd.Flags().StringVar(&o.qtype, "type", "A", "record type")
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 5*time.Second, "how long to wait for each answer")
@@ -84,9 +86,9 @@ type dnsExchange struct {
 
 func runProbeDNS(ctx context.Context, o probeDNSOptions, out io.Writer) error {
 	usage := func(format string, args ...any) error {
-		return &exitError{exitUsage, fmt.Errorf("probe dns: "+format, args...)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("probe dns: "+format, args...))
 	}
-	if err := checkOutput("probe dns", o.output); err != nil {
+	if err := cli.CheckOutput("probe dns", o.output); err != nil {
 		return err
 	}
 	if o.timeout <= 0 {
@@ -110,7 +112,7 @@ func runProbeDNS(ctx context.Context, o probeDNSOptions, out io.Writer) error {
 	if len(servers) == 0 {
 		var err error
 		if servers, err = serversOf(o.resolv); err != nil {
-			return &exitError{exitFailure, fmt.Errorf("probe dns: %w; name a server with --server", err)}
+			return cli.Exit(cli.ExitFailure, fmt.Errorf("probe dns: %w; name a server with --server", err))
 		}
 	}
 
@@ -128,7 +130,7 @@ func runProbeDNS(ctx context.Context, o probeDNSOptions, out io.Writer) error {
 	}
 	var err error
 	if o.output == "json" {
-		err = writeJSON(out, report)
+		err = cli.WriteJSON(out, report)
 	} else {
 		for _, e := range report.Answers {
 			if e.OK && err == nil {
@@ -138,10 +140,10 @@ func runProbeDNS(ctx context.Context, o probeDNSOptions, out io.Writer) error {
 		}
 	}
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	if len(failed) > 0 {
-		return &exitError{exitFailure, fmt.Errorf("%s %s is not answered: %s", report.Name, report.Type, strings.Join(failed, "; "))}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("%s %s is not answered: %s", report.Name, report.Type, strings.Join(failed, "; ")))
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
 
 // nameServer answers on a port of 127.0.0.1 over UDP and TCP, and over TCP
@@ -89,20 +91,20 @@ func TestProbeDNS(t *testing.T) {
 	}{
 		{"answered", probeDNSOptions{servers: []string{good}}, 0, []string{good + " over udp: name.example. A is 192.0.2.7 (", good + " over tcp: name.example. A is 192.0.2.7 ("}, ""},
 		{"lower-case type", probeDNSOptions{servers: []string{good}, qtype: "a"}, 0, []string{"is 192.0.2.7"}, ""},
-		{"no record of the type", probeDNSOptions{servers: []string{good}, qtype: "AAAA"}, exitFailure, nil, good + " over udp: the answer has no record of the type"},
-		{"no such name", probeDNSOptions{servers: []string{nameServer(t, nameError, nil)}}, exitFailure, nil, "over udp: the answer is NXDOMAIN"},
-		{"not over TCP", probeDNSOptions{servers: []string{nameServer(t, addressAnswer, nameError)}}, exitFailure, []string{"over udp: name.example. A is 192.0.2.7"}, "over tcp: the answer is NXDOMAIN"},
-		{"one of two servers", probeDNSOptions{servers: []string{good, nameServer(t, nameError, nil)}}, exitFailure, []string{good + " over tcp: "}, "the answer is NXDOMAIN"},
-		{"silence", probeDNSOptions{servers: []string{nameServer(t, noAnswer, addressAnswer)}, timeout: 50 * time.Millisecond}, exitFailure, []string{"over tcp: "}, "over udp: no answer within 50ms"},
-		{"nobody listens", probeDNSOptions{servers: []string{"127.0.0.1:1"}}, exitFailure, nil, "127.0.0.1:1 over udp: "},
-		{"empty resolv.conf", probeDNSOptions{resolv: resolv + ".empty"}, exitFailure, nil, "names no server; name a server with --server"},
-		{"no resolv.conf", probeDNSOptions{resolv: resolv + ".none"}, exitFailure, nil, "no such file or directory"},
-		{"wrong resolv.conf", probeDNSOptions{resolv: resolv + ".wrong"}, exitFailure, nil, `has "here", which is no address`},
-		{"type", probeDNSOptions{qtype: "B"}, exitUsage, nil, `--type "B": it takes a record type`},
-		{"server", probeDNSOptions{servers: []string{"kube-dns"}}, exitUsage, nil, `--server "kube-dns": it takes an IP address`},
-		{"timeout", probeDNSOptions{timeout: -1}, exitUsage, nil, "--timeout is more than 0"},
-		{"output", probeDNSOptions{output: "xml"}, exitUsage, nil, `--output is table or json, not "xml"`},
-		{"name", probeDNSOptions{name: "a..b"}, exitUsage, nil, `"a..b" is no domain name`},
+		{"no record of the type", probeDNSOptions{servers: []string{good}, qtype: "AAAA"}, cli.ExitFailure, nil, good + " over udp: the answer has no record of the type"},
+		{"no such name", probeDNSOptions{servers: []string{nameServer(t, nameError, nil)}}, cli.ExitFailure, nil, "over udp: the answer is NXDOMAIN"},
+		{"not over TCP", probeDNSOptions{servers: []string{nameServer(t, addressAnswer, nameError)}}, cli.ExitFailure, []string{"over udp: name.example. A is 192.0.2.7"}, "over tcp: the answer is NXDOMAIN"},
+		{"one of two servers", probeDNSOptions{servers: []string{good, nameServer(t, nameError, nil)}}, cli.ExitFailure, []string{good + " over tcp: "}, "the answer is NXDOMAIN"},
+		{"silence", probeDNSOptions{servers: []string{nameServer(t, noAnswer, addressAnswer)}, timeout: 50 * time.Millisecond}, cli.ExitFailure, []string{"over tcp: "}, "over udp: no answer within 50ms"},
+		{"nobody listens", probeDNSOptions{servers: []string{"127.0.0.1:1"}}, cli.ExitFailure, nil, "127.0.0.1:1 over udp: "},
+		{"empty resolv.conf", probeDNSOptions{resolv: resolv + ".empty"}, cli.ExitFailure, nil, "names no server; name a server with --server"},
+		{"no resolv.conf", probeDNSOptions{resolv: resolv + ".none"}, cli.ExitFailure, nil, "no such file or directory"},
+		{"wrong resolv.conf", probeDNSOptions{resolv: resolv + ".wrong"}, cli.ExitFailure, nil, `has "here", which is no address`},
+		{"type", probeDNSOptions{qtype: "B"}, cli.ExitUsage, nil, `--type "B": it takes a record type`},
+		{"server", probeDNSOptions{servers: []string{"kube-dns"}}, cli.ExitUsage, nil, `--server "kube-dns": it takes an IP address`},
+		{"timeout", probeDNSOptions{timeout: -1}, cli.ExitUsage, nil, "--timeout is more than 0"},
+		{"output", probeDNSOptions{output: "xml"}, cli.ExitUsage, nil, `--output is table or json, not "xml"`},
+		{"name", probeDNSOptions{name: "a..b"}, cli.ExitUsage, nil, `"a..b" is no domain name`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -121,7 +123,7 @@ func TestProbeDNS(t *testing.T) {
 			}
 			var out bytes.Buffer
 			err := runProbeDNS(t.Context(), o, &out)
-			if got := exitStatus(err); got != tc.status {
+			if got := cli.ExitStatus(err); got != tc.status {
 				t.Errorf("exit status %d, want %d (%v)", got, tc.status, err)
 			}
 			if err == nil {

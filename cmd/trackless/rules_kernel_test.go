@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
@@ -114,7 +115,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 
 	// The living instance keeps all that it needs.
 	out, code, err := runRules(t, kernelNode{}, "remove", "--force")
-	if code != exitFailure || !strings.Contains(err.Error(), fmt.Sprintf("pid %d is alive", os.Getpid())) {
+	if code != cli.ExitFailure || !strings.Contains(err.Error(), fmt.Sprintf("pid %d is alive", os.Getpid())) {
 		t.Errorf("status %d, error %v\n%s", code, err, out)
 	}
 	r = show()

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
@@ -64,13 +65,13 @@ func rulesPlanCommand() *cobra.Command {
 				if errors.Is(err, pflag.ErrHelp) {
 					return cmd.Help()
 				}
-				return &exitError{exitUsage, fmt.Errorf("rules plan: %w; see `trackless rules plan --help`", err)}
+				return cli.Exit(cli.ExitUsage, fmt.Errorf("rules plan: %w; see `trackless rules plan --help`", err))
 			}
 			if help, err := cmd.Flags().GetBool("help"); err == nil && help {
 				return cmd.Help()
 			}
 			if rest := cmd.Flags().Args(); len(rest) > 0 {
-				return &exitError{exitUsage, fmt.Errorf("rules plan: unexpected argument %q; the Corefile is named with -conf", rest[0])}
+				return cli.Exit(cli.ExitUsage, fmt.Errorf("rules plan: unexpected argument %q; the Corefile is named with -conf", rest[0]))
 			}
 			return planRules(o, cmd.OutOrStdout())
 		},
@@ -80,7 +81,7 @@ func rulesPlanCommand() *cobra.Command {
 	flags.StringVar(&o.conf, "conf", "", "Corefile to read, a file or \"stdin\" (default \"Corefile\" in the working directory)")
 	flags.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default port of server blocks that name none")
 	flags.StringVar(&o.format, "format", "", "nft or iptables-save (default: that of the backend in the Corefile)")
-	outputFlag(cmd, &o.output)
+	cli.OutputFlag(cmd, &o.output)
 	return cmd
 }
 
@@ -133,16 +134,16 @@ func completePlan(cmd *cobra.Command, args []string, toComplete string) ([]strin
 
 func planRules(o rulesPlanOptions, out io.Writer) error {
 	if o.format != "" {
-		if err := oneOf("rules plan", "--format", o.format, "nft", "iptables-save"); err != nil {
+		if err := cli.OneOf("rules plan", "--format", o.format, "nft", "iptables-save"); err != nil {
 			return err
 		}
 	}
-	if err := checkOutput("rules plan", o.output); err != nil {
+	if err := cli.CheckOutput("rules plan", o.output); err != nil {
 		return err
 	}
 	plan, backend, err := readPlan(o)
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	if o.format == "" {
 		o.format = "nft"
@@ -151,7 +152,7 @@ func planRules(o rulesPlanOptions, out io.Writer) error {
 		}
 	}
 	if o.output == "json" {
-		return writeJSON(out, reportPlan(plan, o.format))
+		return cli.WriteJSON(out, reportPlan(plan, o.format))
 	}
 	_, err = io.WriteString(out, planText(plan, o.format))
 	return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/testns"
 )
 
@@ -71,12 +72,12 @@ func TestRulesPlanErrors(t *testing.T) {
 		code int
 		want string
 	}{
-		{"a wrong option", []string{"-conf", corefile(t, "a {\n notrack 10.96.0.10 {\n  leese 1s\n }\n}\n")}, exitFailure, "Corefile:3 - Error during parsing: unknown option \"leese\""},
-		{"no Corefile", []string{"-conf", "/nonexistent/Corefile"}, exitFailure, "read the Corefile: open /nonexistent/Corefile"},
-		{"an empty one", []string{"-conf", corefile(t, "\n")}, exitFailure, "is empty"},
-		{"an unknown flag", []string{"-nosuchflag"}, exitUsage, "rules plan:"},
-		{"an unknown format", []string{"-conf", good, "--format", "iptables"}, exitUsage, `--format is nft or iptables-save, not "iptables"`},
-		{"an argument", []string{good}, exitUsage, "the Corefile is named with -conf"},
+		{"a wrong option", []string{"-conf", corefile(t, "a {\n notrack 10.96.0.10 {\n  leese 1s\n }\n}\n")}, cli.ExitFailure, "Corefile:3 - Error during parsing: unknown option \"leese\""},
+		{"no Corefile", []string{"-conf", "/nonexistent/Corefile"}, cli.ExitFailure, "read the Corefile: open /nonexistent/Corefile"},
+		{"an empty one", []string{"-conf", corefile(t, "\n")}, cli.ExitFailure, "is empty"},
+		{"an unknown flag", []string{"-nosuchflag"}, cli.ExitUsage, "rules plan:"},
+		{"an unknown format", []string{"-conf", good, "--format", "iptables"}, cli.ExitUsage, `--format is nft or iptables-save, not "iptables"`},
+		{"an argument", []string{good}, cli.ExitUsage, "the Corefile is named with -conf"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, code, err := runRules(t, nil, append([]string{"plan"}, tc.args...)...)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
@@ -54,9 +55,9 @@ func rulesRemoveCommand(node func() rulesNode) *cobra.Command {
 		Short:   "Take away everything of ours that has no living owner",
 		Long:    rulesRemoveHelp,
 		Example: rulesRemoveExample,
-		Args:    noArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput("rules remove", o.output); err != nil {
+			if err := cli.CheckOutput("rules remove", o.output); err != nil {
 				return err
 			}
 			if err := checkInterface("remove", o.link); err != nil {
@@ -65,7 +66,7 @@ func rulesRemoveCommand(node func() rulesNode) *cobra.Command {
 			return removeRules(node(), o, cmd.OutOrStdout())
 		},
 	}
-	outputFlag(cmd, &o.output)
+	cli.OutputFlag(cmd, &o.output)
 	interfaceFlag(cmd, &o.link)
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "list what would be removed, and change nothing")
 	cmd.Flags().BoolVar(&o.force, "force", false, "also remove what is not certainly ours or not certainly unused")
@@ -327,7 +328,7 @@ func (r *remover) remove(t removal, do func() error) {
 
 func (r *remover) write(out io.Writer) error {
 	if r.o.output == "json" {
-		return writeJSON(out, struct {
+		return cli.WriteJSON(out, struct {
 			DryRun bool      `json:"dry_run"`
 			Items  []removal `json:"items"`
 		}{r.o.dryRun, append([]removal{}, r.done...)})

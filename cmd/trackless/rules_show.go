@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -57,9 +58,9 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 		Short:   "Show the rules in place, ours and others'",
 		Long:    rulesShowHelp,
 		Example: rulesShowExample,
-		Args:    noArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput("rules show", o.output); err != nil {
+			if err := cli.CheckOutput("rules show", o.output); err != nil {
 				return err
 			}
 			if err := checkInterface("show", o.link); err != nil {
@@ -71,9 +72,9 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if o.output == "json" {
-				err = writeJSON(out, report)
+				err = cli.WriteJSON(out, report)
 			} else {
-				err = report.writeText(out, coloured(out))
+				err = report.writeText(out, cli.Coloured(out))
 			}
 			if err == nil && report.unreached != nil {
 				return rulesError("show", report.unreached)
@@ -81,9 +82,9 @@ func rulesShowCommand(node func() rulesNode) *cobra.Command {
 			return err
 		},
 	}
-	outputFlag(cmd, &o.output)
+	cli.OutputFlag(cmd, &o.output)
 	interfaceFlag(cmd, &o.link)
-	socketFlag(cmd, &o.socket)
+	cli.SocketFlag(cmd, &o.socket)
 	return cmd
 }
 
@@ -97,14 +98,9 @@ func interfaceFlag(cmd *cobra.Command, link *string) {
 func checkInterface(verb, name string) error {
 	const longest = 15 // IFNAMSIZ, less the terminating zero
 	if name == "" || len(name) > longest || name == "." || name == ".." || strings.ContainsAny(name, "/: \t\n") {
-		return &exitError{exitUsage, fmt.Errorf("rules %s: --interface %q: it takes the name of a link, of 1 to %d characters without / and :, such as %s", verb, name, longest, hostaddr.DefaultLink)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("rules %s: --interface %q: it takes the name of a link, of 1 to %d characters without / and :, such as %s", verb, name, longest, hostaddr.DefaultLink))
 	}
 	return nil
-}
-
-// socketFlag adds --socket.
-func socketFlag(cmd *cobra.Command, socket *string) {
-	cmd.Flags().StringVar(socket, "socket", "", "control socket of the instance to ask (default: all that are found)")
 }
 
 // rulesReport is the JSON of `rules show`. Fields may be added, none renamed.
@@ -427,5 +423,5 @@ func foreignMeaning(f hostrules.ForeignRule) string {
 	case has("accept"):
 		return "ends its own chain only: rules of the iptables backend behind it there are not reached, those of nftables are"
 	}
-	return "changes these packets before conntrack: " + cmp.Or(joined(f.Effects), "in a way that is not known")
+	return "changes these packets before conntrack: " + cmp.Or(cli.Joined(f.Effects), "in a way that is not known")
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
@@ -23,11 +24,11 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 	if f := r.Failover; f != nil {
 		state := "intact"
 		if !f.Intact {
-			state = painted("changed by somebody, or of another version", yellow, colour)
+			state = cli.Painted("changed by somebody, or of another version", cli.Yellow, colour)
 		}
 		p.title("table inet "+f.Table, state)
 		for _, pair := range f.Pairs {
-			text := fmt.Sprintf("%s to %s, port %s", pair.Listen, pair.Service, joined(pair.Ports))
+			text := fmt.Sprintf("%s to %s, port %s", pair.Listen, pair.Service, cli.Joined(pair.Ports))
 			if !pair.InUse {
 				text += "; no instance serves it: it stands for pods that ask there still (`trackless rules remove` takes it away)"
 			}
@@ -84,14 +85,14 @@ func (p *page) title(what, state string) {
 	if p.Len() > 0 {
 		p.WriteByte('\n')
 	}
-	fmt.Fprintf(p, "%s: %s\n", painted(what, bold, p.colour), state)
+	fmt.Fprintf(p, "%s: %s\n", cli.Painted(what, cli.Bold, p.colour), state)
 }
 
 func (p *page) line(name, value string) { fmt.Fprintf(p, "  %-10s %s\n", name, value) }
 
 func (p *page) instance(i instanceReport) {
-	code := map[string]string{"attached": green, "draining": yellow, "partly attached": yellow}[i.State]
-	state := painted(i.State, code, p.colour)
+	code := map[string]string{"attached": cli.Green, "draining": cli.Yellow, "partly attached": cli.Yellow}[i.State]
+	state := cli.Painted(i.State, code, p.colour)
 	if i.ByHand {
 		state += " by hand"
 	}
@@ -134,12 +135,12 @@ func (p *page) owner(i instanceReport) string {
 	case owner.Alive:
 		text += ", alive"
 	case owner.Dead:
-		text += ", " + painted("dead", red, p.colour)
+		text += ", " + cli.Painted("dead", cli.Red, p.colour)
 	default:
-		text += ", " + painted("perhaps dead", yellow, p.colour)
+		text += ", " + cli.Painted("perhaps dead", cli.Yellow, p.colour)
 	}
 	if i.Owner.AgeSeconds > 0 {
-		text += ", started " + shortDuration(time.Duration(i.Owner.AgeSeconds)*time.Second) + " ago"
+		text += ", started " + cli.ShortDuration(time.Duration(i.Owner.AgeSeconds)*time.Second) + " ago"
 	}
 	if i.Owned {
 		return text + "; the kernel removes the table with it"
@@ -214,7 +215,7 @@ func (p *page) foreign(f foreignReport) {
 		remedy = fmt.Sprintf("%s -t %s -D %s %d", program, f.Table, f.Chain, f.Handle)
 		where += " of iptables-legacy"
 	}
-	state := painted(joined(f.Effects), yellow, p.colour)
+	state := cli.Painted(cli.Joined(f.Effects), cli.Yellow, p.colour)
 	if !f.Certain {
 		state += ", possible"
 	}
@@ -226,36 +227,7 @@ func (p *page) foreign(f foreignReport) {
 	}
 	p.line("at", at)
 	if len(f.Endpoints) > 0 {
-		p.line("meets", fmt.Sprintf("%s: %s", joined(f.Directions), joined(f.Endpoints)))
+		p.line("meets", fmt.Sprintf("%s: %s", cli.Joined(f.Directions), cli.Joined(f.Endpoints)))
 	}
 	p.line("so", f.Meaning)
-}
-
-func joined[T any](values []T) string {
-	words := make([]string, 0, len(values))
-	for _, v := range values {
-		words = append(words, fmt.Sprint(v))
-	}
-	return strings.Join(words, ", ")
-}
-
-// shortDuration gives the two largest units: 3d4h, 5m6s.
-func shortDuration(d time.Duration) string {
-	units := []struct {
-		size time.Duration
-		name string
-	}{{24 * time.Hour, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}}
-	for i, u := range units {
-		if d < u.size {
-			continue
-		}
-		text := fmt.Sprintf("%d%s", d/u.size, u.name)
-		if i+1 < len(units) {
-			if rest := d % u.size / units[i+1].size; rest > 0 {
-				text += fmt.Sprintf("%d%s", rest, units[i+1].name)
-			}
-		}
-		return text
-	}
-	return "0s"
 }

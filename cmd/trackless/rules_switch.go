@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -63,7 +64,7 @@ func rulesSwitchCommand(node func() rulesNode, verb, short, long string) *cobra.
 		Short:   short,
 		Long:    long,
 		Example: fmt.Sprintf(rulesSwitchExample, verb),
-		Args:    noArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return err
@@ -71,8 +72,8 @@ func rulesSwitchCommand(node func() rulesNode, verb, short, long string) *cobra.
 			return switchRules(cmd.Context(), node(), o, cmd.OutOrStdout())
 		},
 	}
-	outputFlag(cmd, &o.output)
-	socketFlag(cmd, &o.socket)
+	cli.OutputFlag(cmd, &o.output)
+	cli.SocketFlag(cmd, &o.socket)
 	pidFlag(cmd, node, &o.pid)
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to wait for an instance")
 	return cmd
@@ -92,14 +93,14 @@ func pidFlag(cmd *cobra.Command, node func() rulesNode, pid *int) {
 }
 
 func (o rulesSwitchOptions) check() error {
-	if err := checkOutput("rules "+o.verb, o.output); err != nil {
+	if err := cli.CheckOutput("rules "+o.verb, o.output); err != nil {
 		return err
 	}
 	switch {
 	case o.pid < 0:
-		return &exitError{exitUsage, fmt.Errorf("rules %s: --pid is a process id, not %d", o.verb, o.pid)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("rules %s: --pid is a process id, not %d", o.verb, o.pid))
 	case o.timeout <= 0:
-		return &exitError{exitUsage, fmt.Errorf("rules %s: --timeout is more than 0, not %s", o.verb, o.timeout)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("rules %s: --timeout is more than 0, not %s", o.verb, o.timeout))
 	}
 	return nil
 }
@@ -228,7 +229,7 @@ func nobody(o rulesSwitchOptions) error {
 
 func writeSwitched(out io.Writer, output string, results []switched) error {
 	if output == "json" {
-		return writeJSON(out, struct {
+		return cli.WriteJSON(out, struct {
 			Instances []switched `json:"instances"`
 		}{results})
 	}

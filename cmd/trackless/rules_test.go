@@ -14,10 +14,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -226,14 +226,14 @@ func runRules(t *testing.T, node rulesNode, args ...string) (string, int, error)
 	cmd.SetErr(&out)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(t.Context())
-	var exit *exitError
+	var exit *cli.ExitError
 	switch {
 	case err == nil:
 		return out.String(), 0, nil
 	case errors.As(err, &exit):
-		return out.String(), exit.code, err
+		return out.String(), exit.Code, err
 	}
-	return out.String(), exitUsage, err
+	return out.String(), cli.ExitUsage, err
 }
 
 // acceptRule is one of ours in a host's chain.
@@ -352,7 +352,7 @@ func TestRulesShowOfOthersAlone(t *testing.T) {
 
 func TestRulesShowSaysWhatItCannotRead(t *testing.T) {
 	_, code, err := runRules(t, &fakeNode{err: fmt.Errorf("nftables: list tables: %w", iptables.ErrPermission)}, "show")
-	if code != exitFailure || !strings.Contains(err.Error(), "rules show: nftables: list tables: needs CAP_NET_ADMIN: run it as root") {
+	if code != cli.ExitFailure || !strings.Contains(err.Error(), "rules show: nftables: list tables: needs CAP_NET_ADMIN: run it as root") {
 		t.Errorf("status %d, error %v", code, err)
 	}
 	out, code, err := runRules(t, &fakeNode{
@@ -431,7 +431,7 @@ func TestRulesRemove(t *testing.T) {
 			want: []string{"table trackless-a"},
 			out: []string{"left: table inet trackless-b: pid 4711 is alive; end it with `kill 4711`", "left: failover table",
 				"left: link nodelocaldns: table inet trackless-b is in use", "left: address 10.96.0.10 on lo"},
-			code: exitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+			code: cli.ExitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
 		},
 		{
 			name: "what a living instance does not ask for",
@@ -442,14 +442,14 @@ func TestRulesRemove(t *testing.T) {
 			},
 			want: []string{"failover", "ip filter INPUT query udp 169.254.20.10:53", "address nodelocaldns 169.254.20.10", "address lo 169.254.20.10"},
 			out:  []string{"left: link nodelocaldns: table inet trackless-b is in use", "left: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53"},
-			code: exitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+			code: cli.ExitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
 		},
 		{
 			name: "pairs of the failover table that a living instance does not ask for",
 			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}, failover: pairs(linkLocal, clusterIP)},
 			want: []string{"failover but [{10.96.0.10 10.96.0.99 []}]"},
 			out:  []string{"left: failover table inet trackless-failover: table inet trackless-b is in use", "removed: failover pair 169.254.20.10 to 10.96.0.99"},
-			code: exitFailure, err: "table inet trackless-b stays",
+			code: cli.ExitFailure, err: "table inet trackless-b stays",
 		},
 		{
 			name: "node-cache has taken the addresses over, and has no use for our rules",
@@ -465,18 +465,18 @@ func TestRulesRemove(t *testing.T) {
 		{
 			name: "force does not override a living instance",
 			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours}},
-			args: []string{"--force"}, code: exitFailure, err: "pid 4711 is alive",
+			args: []string{"--force"}, code: cli.ExitFailure, err: "pid 4711 is alive",
 		},
 		{
 			name: "a dry run has the status of the removal",
 			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}},
-			args: []string{"--dry-run"}, code: exitFailure, err: "pid 4711 is alive",
+			args: []string{"--dry-run"}, code: cli.ExitFailure, err: "pid 4711 is alive",
 		},
 		{
 			name: "an owner that cannot be seen",
 			node: fakeNode{instances: []iptables.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
 			out:  []string{"left: table inet trackless-c: pid 1 of a container that cannot be seen from here may be alive"},
-			code: exitFailure, err: "use --force if it is gone for certain",
+			code: cli.ExitFailure, err: "use --force if it is gone for certain",
 		},
 		{
 			name: "an owner that cannot be seen, by force",
@@ -502,15 +502,15 @@ func TestRulesRemove(t *testing.T) {
 		},
 		{
 			name: "no privilege",
-			node: fakeNode{err: iptables.ErrPermission}, code: exitFailure, err: "needs CAP_NET_ADMIN",
+			node: fakeNode{err: iptables.ErrPermission}, code: cli.ExitFailure, err: "needs CAP_NET_ADMIN",
 		},
 		{
 			name: "a kernel without nf_tables has the link all the same",
 			node: fakeNode{err: &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("no")}, devices: []hostaddr.Device{ours}},
 			want: []string{"link nodelocaldns"},
 		},
-		{name: "wrong output", args: []string{"--output", "yaml"}, code: exitUsage, err: `--output is table or json, not "yaml"`},
-		{name: "an argument", args: []string{"everything"}, code: exitUsage, err: "unexpected argument"},
+		{name: "wrong output", args: []string{"--output", "yaml"}, code: cli.ExitUsage, err: `--output is table or json, not "yaml"`},
+		{name: "an argument", args: []string{"everything"}, code: cli.ExitUsage, err: "unexpected argument"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, code, err := runRules(t, &tc.node, append([]string{"remove"}, tc.args...)...)
@@ -532,7 +532,7 @@ func TestRulesRemove(t *testing.T) {
 func TestRulesRemoveJSON(t *testing.T) {
 	node := &fakeNode{instances: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}}
 	out, code, _ := runRules(t, node, "remove", "--dry-run", "--output", "json")
-	if code != exitFailure {
+	if code != cli.ExitFailure {
 		t.Errorf("status %d", code)
 	}
 	golden(t, "rules-remove.json", out)
@@ -599,33 +599,33 @@ func TestRulesAttachAndDetach(t *testing.T) {
 		},
 		{
 			name: "no instance", args: []string{"detach"}, sockets: []instance{{stale, ""}},
-			code: exitFailure, err: "no instance answers on this node",
+			code: cli.ExitFailure, err: "no instance answers on this node",
 		},
 		{
 			name: "no such pid", args: []string{"detach", "--pid", "5"}, sockets: []instance{{first(), ""}},
-			code: exitFailure, err: "no instance with pid 5",
+			code: cli.ExitFailure, err: "no instance with pid 5",
 		},
 		{
 			name: "a table whose owner has no socket", args: []string{"detach"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815), dead("trackless-a")},
 			sockets: []instance{{first(), "detach"}, {stale, ""}},
 			out:     []string{"pid 4711 (table inet trackless-b): detached"},
-			code:    exitFailure, err: "table inet trackless-d can be changed by its owner alone, pid 815, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control; or end it with `kill 815`",
+			code:    cli.ExitFailure, err: "table inet trackless-d can be changed by its owner alone, pid 815, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control; or end it with `kill 815`",
 		},
 		{
 			name: "an instance refuses", args: []string{"attach"}, sockets: []instance{{first(), "attach"}, {refusing, "attach"}},
 			out:  []string{"pid 4711 (table inet trackless-b): attached"},
-			code: exitFailure, err: "rules attach: pid 815 refused: this process is stopping",
+			code: cli.ExitFailure, err: "rules attach: pid 815 refused: this process is stopping",
 		},
 		{
 			name: "an instance takes too long, and says why", args: []string{"attach", "--timeout", "10ms"}, sockets: []instance{{hanging, "attach"}},
-			code: exitFailure, err: "pid 4711: no answer within 10ms; it goes on by itself: tcp 10.96.0.10:53 does not answer",
+			code: cli.ExitFailure, err: "pid 4711: no answer within 10ms; it goes on by itself: tcp 10.96.0.10:53 does not answer",
 		},
 		{
 			name: "the named socket does not answer", args: []string{"detach", "--socket", stale.name}, sockets: []instance{{stale, ""}},
-			code: exitFailure, err: "connection refused",
+			code: cli.ExitFailure, err: "connection refused",
 		},
-		{name: "wrong pid", args: []string{"detach", "--pid", "-1"}, code: exitUsage, err: "--pid is a process id"},
-		{name: "no time", args: []string{"detach", "--timeout", "0s"}, code: exitUsage, err: "--timeout is more than 0"},
+		{name: "wrong pid", args: []string{"detach", "--pid", "-1"}, code: cli.ExitUsage, err: "--pid is a process id"},
+		{name: "no time", args: []string{"detach", "--timeout", "0s"}, code: cli.ExitUsage, err: "--timeout is more than 0"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			node := &fakeNode{instances: tc.tables, err: tc.tableErr}
@@ -680,17 +680,6 @@ func TestRulesCompletion(t *testing.T) {
 			if !strings.Contains(out, want) {
 				t.Errorf("%v: %q is missing in\n%s", tc.args, want, out)
 			}
-		}
-	}
-}
-
-func TestShortDuration(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0: "0s", 59 * time.Second: "59s", time.Minute: "1m", 61 * time.Second: "1m1s",
-		3*time.Hour + 59*time.Second: "3h", 50 * time.Hour: "2d2h",
-	} {
-		if got := shortDuration(d); got != want {
-			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
 }

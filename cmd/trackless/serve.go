@@ -18,6 +18,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
@@ -90,10 +91,10 @@ func serve(args []string, out io.Writer) error {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
 		}
-		return &exitError{exitUsage, fmt.Errorf("%w; see `trackless serve -help`", err)}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("%w; see `trackless serve -help`", err))
 	}
 	if fs.NArg() > 0 {
-		return &exitError{exitUsage, fmt.Errorf("serve: unexpected argument %q; the Corefile is named with -conf", fs.Arg(0))}
+		return cli.Exit(cli.ExitUsage, fmt.Errorf("serve: unexpected argument %q; the Corefile is named with -conf", fs.Arg(0)))
 	}
 	return o.run(out, func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }, nil)
 }
@@ -107,7 +108,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	}
 	recent := newRecentLog()
 	if err := embedCoreDNS(o, load, recent); err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	switch {
 	case o.version:
@@ -120,12 +121,12 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	respectMemoryLimit("/")
 	if before != nil {
 		if err := before(); err != nil {
-			return &exitError{exitFailure, err}
+			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
 	corefile, err := caddy.LoadCaddyfile(serverType)
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	controlled := newServedInstance(recent)
 	caddy.TrapSignals()
@@ -140,7 +141,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 		for _, cleanup := range caddy.OnProcessExit {
 			cleanup()
 		}
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	if !o.quiet {
 		fmt.Fprintln(out, versionString())
@@ -158,7 +159,7 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 func parsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || port == 0 {
-		return 0, &exitError{exitUsage, fmt.Errorf("-dns.port %q, or -p: it takes a port from 1 to 65535", s)}
+		return 0, cli.Exit(cli.ExitUsage, fmt.Errorf("-dns.port %q, or -p: it takes a port from 1 to 65535", s))
 	}
 	return uint16(port), nil
 }

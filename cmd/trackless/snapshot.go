@@ -6,17 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
@@ -68,7 +66,7 @@ func snapshotCommand() *cobra.Command {
 		Short:   "Write the state of the table and of DNS to a file, to compare later",
 		Long:    snapshotHelp,
 		Example: snapshotExample,
-		Args:    noArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -89,7 +87,7 @@ func (o *snapshotOptions) register(cmd *cobra.Command) {
 	fs.BoolVar(&o.events, "events", true, "count new entries by the kernel's events")
 	fs.StringVar(&o.node, "node", "", "`name` of this node (default: the environment's NODE_NAME, else the host's name)")
 	fs.IntVar(&o.top, "top", 10, "`length` of the lists of addresses and ports")
-	socketFlag(cmd, &o.socket)
+	cli.SocketFlag(cmd, &o.socket)
 }
 
 // maxWindow bounds the number of samples: they are at most some hundred.
@@ -114,8 +112,8 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 	}
 	toFile := o.output != "-" && o.output != ""
 	if toFile {
-		if err := canWrite(o.output); err != nil {
-			return &exitError{exitFailure, orToStandardOutput("snapshot", fmt.Errorf("--output: %w", err))}
+		if err := cli.CanWrite(o.output); err != nil {
+			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("snapshot", fmt.Errorf("--output: %w", err)))
 		}
 	}
 	return o.netns.do(func() error {
@@ -123,15 +121,15 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 		if s == nil {
 			return err
 		}
-		write := func(w io.Writer) error { return writeJSON(w, s) }
+		write := func(w io.Writer) error { return cli.WriteJSON(w, s) }
 		var writeErr error
 		if toFile {
-			writeErr = writeFile(o.output, 0o644, write)
+			writeErr = cli.WriteFile(o.output, 0o644, write)
 		} else {
 			writeErr = write(out)
 		}
 		if writeErr != nil {
-			return &exitError{exitFailure, orToStandardOutput("snapshot", writeErr)}
+			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("snapshot", writeErr))
 		}
 		if toFile {
 			_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
@@ -140,77 +138,12 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 	})
 }
 
-// orToStandardOutput names the way out of a container in which nothing can be
-// written.
-func orToStandardOutput(verb string, err error) error {
-	if errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("%w; from a container whose file system is read-only, have it on the standard output: `kubectl exec POD -- trackless %s -o - > FILE`", err, verb)
-	}
-	return fmt.Errorf("%s: %w", verb, err)
-}
-
-// canWrite fails where writeFile would: before the look, which takes its time.
-func canWrite(path string) error {
-	info, err := os.Stat(path)
-	switch {
-	case err == nil && info.IsDir():
-		return fmt.Errorf("write %s: it is a directory; name a file in it", path)
-	case err == nil && !info.Mode().IsRegular():
-		return nil // a pipe or a device
-	}
-	f, err := createBeside(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w; make the directory first, or name another file", err)
-	case errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("%w; %s is no directory, name another file", err, filepath.Dir(path))
-	case err != nil:
-		return err
-	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
-}
-
-// createBeside makes a file that can be renamed to path.
-func createBeside(path string) (*os.File, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		// The name of a file that nobody asked for says nothing.
-		return nil, fmt.Errorf("write %s: %w", path, errors.Unwrap(err))
-	}
-	return f, nil
-}
-
-// writeFile writes a file with that mode, whole or not at all.
-func writeFile(path string, mode os.FileMode, write func(io.Writer) error) (err error) {
-	if info, statErr := os.Stat(path); statErr == nil && !info.Mode().IsRegular() {
-		// A pipe or a device cannot be replaced.
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		return errors.Join(write(f), f.Close())
-	}
-	f, err := createBeside(path)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if err := errors.Join(write(f), f.Chmod(mode), f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Rename(f.Name(), path)
-}
-
 // takeSnapshot looks at the node from the calling thread's namespace. The
 // snapshot is nil if there is no table to look at; an error beside it says that
 // the entries could not be read.
 func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snapshot.Snapshot, error) {
 	if _, err := sysctl.ReadLimits(""); err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	s := &snapshot.Snapshot{
 		Schema:   snapshot.Schema,
@@ -272,7 +205,7 @@ func readNode(s *snapshot.Snapshot, name string) error {
 
 // inBrief says in a line what a snapshot found.
 func inBrief(s *snapshot.Snapshot) string {
-	text := entriesOf(s.Table.Entries, s.Table.Limit)
+	text := cli.EntriesOf(s.Table.Entries, s.Table.Limit)
 	if s.Table.DNSPercent != nil {
 		text += fmt.Sprintf(", %.1f %% DNS", *s.Table.DNSPercent)
 	}
@@ -281,7 +214,7 @@ func inBrief(s *snapshot.Snapshot) string {
 	}
 	switch {
 	case s.Ledger != nil:
-		text += fmt.Sprintf("; Trackless keeps %s out", thousands(s.Ledger.EntriesAvoided))
+		text += fmt.Sprintf("; Trackless keeps %s out", cli.Thousands(s.Ledger.EntriesAvoided))
 	case len(s.Attached()) > 0:
 		text += "; Trackless is attached"
 	default:

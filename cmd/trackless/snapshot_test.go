@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/compare"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
@@ -127,7 +128,7 @@ func TestSnapshotWithoutPrivilege(t *testing.T) {
 	ns, _ := nodeTable(t, smallTable()...)
 	withoutNetAdmin(t, ns, func() {
 		out, errs, code := trackless("snapshot", "--window", "300ms")
-		if code != exitCannotLook || !strings.Contains(errs, "CAP_NET_ADMIN") {
+		if code != cli.ExitCannotLook || !strings.Contains(errs, "CAP_NET_ADMIN") {
 			t.Errorf("exit status %d: %s", code, errs)
 		}
 		s := readBack(t, out)
@@ -154,7 +155,7 @@ func TestSnapshotFiles(t *testing.T) {
 		t.Errorf("a single look has rates: %+v", s)
 	}
 
-	if _, errs, code := trackless("snapshot", "--netns", ns, "--window", "0", "-o", filepath.Join(dir, "none", "x.json")); code != exitFailure || !strings.Contains(errs, "no such file") {
+	if _, errs, code := trackless("snapshot", "--netns", ns, "--window", "0", "-o", filepath.Join(dir, "none", "x.json")); code != cli.ExitFailure || !strings.Contains(errs, "no such file") {
 		t.Errorf("exit status %d: %s", code, errs)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
@@ -196,20 +197,20 @@ func TestSnapshotAndCompareRefuse(t *testing.T) {
 		code int
 		says string
 	}{
-		{"snapshot --window -1s", exitUsage, "--window -1s"},
-		{"snapshot --window 48h", exitUsage, "1h0m0s is possible"},
-		{"snapshot --window 1ms", exitUsage, "no rates can be told"},
-		{"snapshot --top 0", exitUsage, "--top 0"},
-		{"snapshot before.json", exitUsage, "unexpected argument"},
-		{"snapshot --netns nowhere", exitCannotLook, "nowhere"},
-		{"compare", exitUsage, "there are 0"},
-		{"compare a b c", exitUsage, "there are 3"},
-		{"compare - -", exitUsage, "standard input"},
-		{"compare -o yaml " + good + " " + good, exitUsage, "table, json"},
-		{"compare " + good + " " + filepath.Join(dir, "none"), exitFailure, "no such file"},
-		{"compare " + good + " " + newer, exitFailure, newer + ": it was taken by a newer Trackless"},
-		{"compare " + half + " " + good, exitFailure, half + ": it ends after 46 bytes in the middle"},
-		{"compare --html " + dir + "/none/x.html " + good + " " + good, exitFailure, "no such file"},
+		{"snapshot --window -1s", cli.ExitUsage, "--window -1s"},
+		{"snapshot --window 48h", cli.ExitUsage, "1h0m0s is possible"},
+		{"snapshot --window 1ms", cli.ExitUsage, "no rates can be told"},
+		{"snapshot --top 0", cli.ExitUsage, "--top 0"},
+		{"snapshot before.json", cli.ExitUsage, "unexpected argument"},
+		{"snapshot --netns nowhere", cli.ExitCannotLook, "nowhere"},
+		{"compare", cli.ExitUsage, "there are 0"},
+		{"compare a b c", cli.ExitUsage, "there are 3"},
+		{"compare - -", cli.ExitUsage, "standard input"},
+		{"compare -o yaml " + good + " " + good, cli.ExitUsage, "table, json"},
+		{"compare " + good + " " + filepath.Join(dir, "none"), cli.ExitFailure, "no such file"},
+		{"compare " + good + " " + newer, cli.ExitFailure, newer + ": it was taken by a newer Trackless"},
+		{"compare " + half + " " + good, cli.ExitFailure, half + ": it ends after 46 bytes in the middle"},
+		{"compare --html " + dir + "/none/x.html " + good + " " + good, cli.ExitFailure, "no such file"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			out, errs, code := trackless(strings.Fields(tc.args)...)
@@ -240,13 +241,13 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		code int
 		says string
 	}{
-		{"snapshot --window 0", exitFailure, "snapshot: write /dev/full: no space left"},
-		{"snapshot --window 0 -o " + file, exitFailure, "snapshot: --output: write " + file + ": no such file"},
+		{"snapshot --window 0", cli.ExitFailure, "snapshot: write /dev/full: no space left"},
+		{"snapshot --window 0 -o " + file, cli.ExitFailure, "snapshot: --output: write " + file + ": no such file"},
 		// As a read-only root, said before the node was watched for an hour.
-		{"snapshot --window 1h -o /sys/x.json", exitFailure, "`kubectl exec POD -- trackless snapshot -o - > FILE`"},
-		{"support-bundle --window 1h -o /sys/x.tar.gz", exitFailure, "`kubectl exec POD -- trackless support-bundle -o - > FILE`"},
-		{"conntrack stats", exitFailure, "no space left"},
-		{"doctor --interval 1ms", exitCannotLook, "write the findings: write /dev/full"},
+		{"snapshot --window 1h -o /sys/x.json", cli.ExitFailure, "`kubectl exec POD -- trackless snapshot -o - > FILE`"},
+		{"support-bundle --window 1h -o /sys/x.tar.gz", cli.ExitFailure, "`kubectl exec POD -- trackless support-bundle -o - > FILE`"},
+		{"conntrack stats", cli.ExitFailure, "no space left"},
+		{"doctor --interval 1ms", cli.ExitCannotLook, "write the findings: write /dev/full"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -263,7 +264,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 			root.SetOut(full)
 			root.SetErr(io.Discard)
 			err = root.Execute()
-			if code := exitStatus(err); code != tc.code || !strings.Contains(fmt.Sprint(err), tc.says) {
+			if code := cli.ExitStatus(err); code != tc.code || !strings.Contains(fmt.Sprint(err), tc.says) {
 				t.Errorf("exit status %d, want %d: %v", code, tc.code, err)
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
@@ -47,7 +48,7 @@ func startWatch(o snapshotOptions, settings []sysctl.Setting) (*tableWatch, erro
 	w := &tableWatch{window: o.window, missed: map[string]bool{}}
 	var err error
 	if w.conn, err = conntrack.Dial(nil); err != nil {
-		return nil, cannotLook(err)
+		return nil, cli.CannotLook(err)
 	}
 	if o.window > 0 && o.events {
 		w.events, err = countEvents(settings)
@@ -76,14 +77,14 @@ func (w *tableWatch) run(ctx context.Context, errs io.Writer) error {
 	w.events.restart()
 	w.before = w.stats()
 	w.after = w.before
-	p := startProgress(errs, "samples taken", uint64(w.window/interval)+1)
-	defer p.stop()
+	p := cli.StartProgress(errs, "samples taken", uint64(w.window/interval)+1)
+	defer p.Stop()
 	w.sample(ctx)
 	if w.ledger != nil {
 		w.beforeFlows = w.ledger.FlowsAvoidedTotal
 	}
 	for next := w.start; time.Since(w.start) < w.window; {
-		p.step()
+		p.Step()
 		next = next.Add(interval)
 		if end := w.start.Add(w.window); next.After(end) {
 			next = end

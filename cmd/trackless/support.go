@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
@@ -59,7 +60,7 @@ func supportCommand() *cobra.Command {
 		Short:   "Collect what is needed to find a fault, without secrets",
 		Long:    supportHelp,
 		Example: supportExample,
-		Args:    noArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -105,18 +106,18 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if err := o.check(); err != nil {
 		return err
 	}
-	if o.output == "-" && isTerminal(out) {
+	if o.output == "-" && cli.IsTerminal(out) {
 		return errors.New("support-bundle: the standard output is a terminal; name a file with -o")
 	}
 	if o.output != "-" {
 		// The name that it will have is not known yet; its folder is.
-		if err := canWrite(cmp.Or(o.output, "trackless-support")); err != nil {
-			return &exitError{exitFailure, orToStandardOutput("support-bundle", fmt.Errorf("--output: %w", err))}
+		if err := cli.CanWrite(cmp.Or(o.output, "trackless-support")); err != nil {
+			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("support-bundle", fmt.Errorf("--output: %w", err)))
 		}
 	}
 	b := collect(ctx, o, errs)
 	if ctx.Err() != nil {
-		return &exitError{exitInterrupted, errors.New("interrupted; nothing was written")}
+		return cli.Exit(cli.ExitInterrupted, errors.New("interrupted; nothing was written"))
 	}
 	name := o.output
 	if name == "" {
@@ -127,10 +128,10 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if name == "-" {
 		err = write(out)
 	} else {
-		err = writeFile(name, 0o600, write)
+		err = cli.WriteFile(name, 0o600, write)
 	}
 	if err != nil {
-		return &exitError{exitFailure, orToStandardOutput("support-bundle", err)}
+		return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("support-bundle", err))
 	}
 	for _, m := range b.manifest.Missing {
 		_, _ = fmt.Fprintf(errs, "not in it: %s: %s\n", m.Name, m.Reason)

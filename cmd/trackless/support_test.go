@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 )
 
@@ -18,10 +19,10 @@ func TestSupportBundleRefuses(t *testing.T) {
 		code int
 		says string
 	}{
-		{"--without passwords", exitUsage, "there are snapshot, doctor, limits, rules, corefile, log"},
-		{"--window -1s", exitUsage, "--window -1s"},
-		{"bundle.tar", exitUsage, "unexpected argument"},
-		{"--window 0 --without doctor -o " + filepath.Join(t.TempDir(), "none", "b.tar"), exitFailure, "no such file"},
+		{"--without passwords", cli.ExitUsage, "there are snapshot, doctor, limits, rules, corefile, log"},
+		{"--window -1s", cli.ExitUsage, "--window -1s"},
+		{"bundle.tar", cli.ExitUsage, "unexpected argument"},
+		{"--window 0 --without doctor -o " + filepath.Join(t.TempDir(), "none", "b.tar"), cli.ExitFailure, "no such file"},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			out, errs, code := trackless(append([]string{"support-bundle"}, strings.Fields(tc.args)...)...)

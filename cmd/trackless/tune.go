@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 )
 
@@ -68,8 +69,8 @@ func tuneCommand() *cobra.Command {
 			return tune(ctx, o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.SetFlagErrorFunc(cannotLookFlag)
-	formatFlag(cmd, &o.output, "table", "json")
+	cmd.SetFlagErrorFunc(cli.JudgeFlagError)
+	cli.OutputFlag(cmd, &o.output)
 	fs := cmd.Flags()
 	fs.StringVar(&o.forWhat, "for", "", "print one `file` only: sysctl, modules-load, modprobe or kube-proxy")
 	fs.BoolVar(&o.apply, "apply", false, "write the files and set the settings")
@@ -81,20 +82,20 @@ func tuneCommand() *cobra.Command {
 }
 
 func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer) error {
-	if err := checkFormat(o.output, "table", "json"); err != nil {
-		return &exitError{exitCannotLook, err}
+	if err := cli.CheckOutput("tune", o.output); err != nil {
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
 	if err := o.oneOf(); err != nil {
-		return &exitError{exitCannotLook, err}
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
-	if err := checkRoot(o.root); err != nil {
+	if err := cli.CheckRoot(o.root); err != nil {
 		return err
 	}
 	switch {
 	case o.nodes:
 		return tuneNodes(args, o.output, out)
 	case len(args) > 0:
-		return &exitError{exitCannotLook, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0])}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0]))
 	case o.revert:
 		return revertTuning(o.root, os.Getenv, out)
 	}
@@ -113,7 +114,7 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	case o.forWhat != "":
 		return plan.writeOne(o.forWhat, out)
 	case o.output == "json":
-		return writeJSON(out, plan)
+		return cli.WriteJSON(out, plan)
 	}
 	return plan.write(out)
 }
@@ -158,7 +159,7 @@ type tuningFile struct {
 
 func (t *tuning) write(out io.Writer) error {
 	var b bytes.Buffer
-	width := textWidth(out)
+	width := cli.TextWidth(out)
 	if len(t.Settings) == 0 && t.Size.Buckets == t.buckets {
 		b.WriteString("Nothing to change: the settings fit the load seen now.\n")
 	} else {
@@ -173,14 +174,14 @@ func (t *tuning) write(out io.Writer) error {
 		_ = tw.Flush()
 		for _, s := range t.Settings {
 			fmt.Fprintf(&b, "\n%s\n", s.Name)
-			writeWrapped(&b, width, "  why   ", s.Why)
-			writeWrapped(&b, width, "  cost  ", s.Memory)
-			writeWrapped(&b, width, "  risk  ", s.Risk)
+			cli.WriteWrapped(&b, width, "  why   ", s.Why)
+			cli.WriteWrapped(&b, width, "  cost  ", s.Memory)
+			cli.WriteWrapped(&b, width, "  risk  ", s.Risk)
 		}
 	}
 	for _, note := range t.Notes {
 		b.WriteByte('\n')
-		writeWrapped(&b, width, "", note)
+		cli.WriteWrapped(&b, width, "", note)
 	}
 	for _, f := range t.Files {
 		fmt.Fprintf(&b, "\n--- %s\n%s", f.Path, f.Content)
@@ -191,7 +192,7 @@ func (t *tuning) write(out io.Writer) error {
 	}
 	for _, m := range t.Missing {
 		b.WriteByte('\n')
-		writeWrapped(&b, width, "not seen  ", m)
+		cli.WriteWrapped(&b, width, "not seen  ", m)
 	}
 	_, err := out.Write(b.Bytes())
 	return err
@@ -208,7 +209,7 @@ func (t *tuning) writeOne(name string, out io.Writer) error {
 		}
 	}
 	if content == "" {
-		return &exitError{exitCannotLook, fmt.Errorf("--for %q: there are sysctl, modules-load, modprobe and kube-proxy", name)}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--for %q: there are sysctl, modules-load, modprobe and kube-proxy", name))
 	}
 	_, err := io.WriteString(out, content)
 	return err
@@ -224,34 +225,34 @@ type tableCount struct {
 
 func tuneNodes(paths []string, output string, out io.Writer) error {
 	if len(paths) == 0 {
-		return &exitError{exitCannotLook, errors.New("--nodes: name the files that `trackless snapshot` or `trackless conntrack stats -o json` wrote, one for each node")}
+		return cli.Exit(cli.ExitCannotLook, errors.New("--nodes: name the files that `trackless snapshot` or `trackless conntrack stats -o json` wrote, one for each node"))
 	}
 	nodes := make([]advice.Node, 0, len(paths))
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			return &exitError{exitCannotLook, fmt.Errorf("--nodes: %w; name files that `trackless snapshot` or `trackless conntrack stats -o json` wrote", err)}
+			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes: %w; name files that `trackless snapshot` or `trackless conntrack stats -o json` wrote", err))
 		}
 		var s tableCount
 		if err := json.Unmarshal(b, &s); err != nil {
-			return &exitError{exitCannotLook, fmt.Errorf("--nodes %s: it is not JSON as `trackless snapshot` or `trackless conntrack stats -o json` write it: %w", path, err)}
+			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes %s: it is not JSON as `trackless snapshot` or `trackless conntrack stats -o json` write it: %w", path, err))
 		}
 		if s.Table != nil {
 			s = *s.Table
 		}
 		if s.Entries == nil || s.Limit == nil {
-			return &exitError{exitCannotLook, fmt.Errorf("--nodes %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path)}
+			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path))
 		}
 		if *s.Limit == 0 {
-			return &exitError{exitCannotLook, fmt.Errorf("--nodes %s: this node has no limit (nf_conntrack_max is 0), so its table is never full; leave the file out", path)}
+			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes %s: this node has no limit (nf_conntrack_max is 0), so its table is never full; leave the file out", path))
 		}
 		nodes = append(nodes, advice.Node{Name: path, Entries: *s.Entries, Limit: *s.Limit})
 	}
 	c := advice.Nodes(nodes)
 	if output == "json" {
-		return writeJSON(out, c)
+		return cli.WriteJSON(out, c)
 	}
 	_, err := fmt.Fprintf(out, "%d nodes, %s entries, the smallest limit is %s: %.0f %% full on average.\n%d nodes of that limit would be %.0f %% full, if the load spreads evenly.\n",
-		c.Nodes, thousands(c.Entries), thousands(c.Limit), c.Fill, c.Needed, c.FillThen)
+		c.Nodes, cli.Thousands(c.Entries), cli.Thousands(c.Limit), c.Fill, c.Needed, c.FillThen)
 	return err
 }

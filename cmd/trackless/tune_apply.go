@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
@@ -49,7 +50,7 @@ func (t *tuning) apply(root string, getenv func(string) string, out io.Writer) e
 	}
 	state, err := readTuneState(root)
 	if err != nil {
-		return &exitError{exitCannotLook, err}
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
 	var done []func() error // each undoes a step
 	undo := func(cause error) error {
@@ -57,12 +58,12 @@ func (t *tuning) apply(root string, getenv func(string) string, out io.Writer) e
 		for _, step := range slices.Backward(done) {
 			errs = append(errs, step())
 		}
-		return &exitError{exitFailure, fmt.Errorf("%w\nwhat was changed before is as it was again", errors.Join(errs...))}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("%w\nwhat was changed before is as it was again", errors.Join(errs...)))
 	}
 	// What was before is on disk before anything changes.
 	values, err := t.changes(root)
 	if err != nil {
-		return &exitError{exitCannotLook, err}
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
 	state.Time = time.Now().UTC()
 	for _, v := range values {
@@ -71,13 +72,13 @@ func (t *tuning) apply(root string, getenv func(string) string, out io.Writer) e
 	for _, f := range t.Files {
 		previous, err := readIfThere(root, f.Path)
 		if err != nil {
-			return &exitError{exitCannotLook, err}
+			return cli.Exit(cli.ExitCannotLook, err)
 		}
 		state.rememberFile(f.Path, previous)
 	}
 	before, err := state.write(root)
 	if err != nil {
-		return &exitError{exitFailure, err}
+		return cli.Exit(cli.ExitFailure, err)
 	}
 	done = append(done, func() error { _, err := writeKeeping(root, tuneStateFile, before); return err })
 
@@ -160,7 +161,7 @@ func (t *tuning) refuse(why string, out io.Writer) error {
 	if _, err := io.WriteString(out, b.String()); err != nil {
 		return err
 	}
-	return &exitError{exitCannotLook, fmt.Errorf("tune --apply: %s; nothing was changed, the commands for the host are printed", why)}
+	return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --apply: %s; nothing was changed, the commands for the host are printed", why))
 }
 
 // revertTuning restores what was before the first --apply. What somebody else
@@ -168,13 +169,13 @@ func (t *tuning) refuse(why string, out io.Writer) error {
 func revertTuning(root string, getenv func(string) string, out io.Writer) error {
 	state, err := readTuneState(root)
 	if err != nil {
-		return &exitError{exitCannotLook, err}
+		return cli.Exit(cli.ExitCannotLook, err)
 	}
 	if len(state.Settings) == 0 && len(state.Files) == 0 {
-		return &exitError{exitCannotLook, fmt.Errorf("tune --revert: nothing was applied on this host (no %s)", tuneStateFile)}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --revert: nothing was applied on this host (no %s)", tuneStateFile))
 	}
 	if why := refusal(root, getenv); why != "" {
-		return &exitError{exitCannotLook, fmt.Errorf("tune --revert: %s; nothing was changed", why)}
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --revert: %s; nothing was changed", why))
 	}
 	var errs []error
 	for _, v := range slices.Backward(state.Settings) { // the limit before the hash that is for it
@@ -205,10 +206,10 @@ func revertTuning(root string, getenv func(string) string, out io.Writer) error 
 		_, _ = fmt.Fprintf(out, "%s %s\n", verb, f.Path)
 	}
 	if len(errs) > 0 { // the state stays, for another try
-		return &exitError{exitFailure, errors.Join(errs...)}
+		return cli.Exit(cli.ExitFailure, errors.Join(errs...))
 	}
 	if err := os.Remove(filepath.Join(root, tuneStateFile)); err != nil {
-		return &exitError{exitFailure, fmt.Errorf("tune --revert: %w", err)}
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("tune --revert: %w", err))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -116,7 +117,7 @@ func TestTuneApplyAndRevert(t *testing.T) {
 	if got := fmt.Sprint(files(t, root)); got != fmt.Sprint(before) {
 		t.Errorf("after revert\n%s\nbefore\n%s", got, before)
 	}
-	if _, errs, code := inside(t, "tune", "--revert", "--root", root); code != exitCannotLook || !strings.Contains(errs, "nothing was applied") {
+	if _, errs, code := inside(t, "tune", "--revert", "--root", root); code != cli.ExitCannotLook || !strings.Contains(errs, "nothing was applied") {
 		t.Errorf("second revert: exit status %d, %s", code, errs)
 	}
 }
@@ -143,7 +144,7 @@ func TestTuneApplyIsAllOrNothing(t *testing.T) {
 	}
 	before := held()
 	out, errs, code := inside(t, "tune", "--apply", "--root", root)
-	if code != exitFailure || !strings.Contains(errs, "as it was again") {
+	if code != cli.ExitFailure || !strings.Contains(errs, "as it was again") {
 		t.Fatalf("exit status %d\n%s%s", code, out, errs)
 	}
 	if after := held(); after != before {
@@ -191,8 +192,8 @@ func TestTuneRefusesInContainers(t *testing.T) {
 			m := &measuredHost{Measurements: advice.Measurements{Entries: 60000, Limit: 65536, Buckets: 65536}}
 			var out strings.Builder
 			err := newTuning(m).refuse(why, &out)
-			var exit *exitError
-			if !errors.As(err, &exit) || exit.code != exitCannotLook || !strings.Contains(err.Error(), "nothing was changed") {
+			var exit *cli.ExitError
+			if !errors.As(err, &exit) || exit.Code != cli.ExitCannotLook || !strings.Contains(err.Error(), "nothing was changed") {
 				t.Errorf("error %v", err)
 			}
 			for _, want := range []string{"cat > " + sysctlFile, "nf_conntrack_max = 131072", "echo 131072 > " + hashsizeFile, "sysctl -p"} {
@@ -378,7 +379,7 @@ func TestTuneNodes(t *testing.T) {
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			out, errs, code := trackless(append([]string{"tune"}, test.args...)...)
-			if code != exitCannotLook || !strings.Contains(errs, test.says) || out != "" {
+			if code != cli.ExitCannotLook || !strings.Contains(errs, test.says) || out != "" {
 				t.Errorf("exit status %d\n%s%s", code, out, errs)
 			}
 		})

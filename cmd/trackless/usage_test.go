@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
 
 // Every wrong input is named with its flag or file and its value, and what would
@@ -21,45 +23,45 @@ func TestWrongInput(t *testing.T) {
 		code int
 		says []string
 	}{
-		{"help nonsense", exitUsage, []string{`"nonsense"`, "trackless --help"}},
-		{"help conntrack nonsense", exitUsage, []string{`"nonsense"`, "trackless conntrack --help"}},
-		{"help rules show nonsense", exitUsage, []string{`"nonsense"`, "rules show --help"}},
-		{"conntrack help nonsense", exitUsage, []string{`"nonsense"`}},
-		{"completion nonsense", exitUsage, []string{`"nonsense"`, "bash, fish, powershell and zsh"}},
-		{"completion bash extra", exitUsage, []string{`"extra"`, "completion bash --help"}},
-		{"probe nonsense", exitUsage, []string{`"nonsense"`, "probe --help"}},
-		{"probe dns", exitUsage, []string{"it takes one name, not 0", "probe dns --help"}},
-		{"rules nonsense", exitUsage, []string{`"nonsense"`, "rules --help"}},
-		{"version -o xml", exitUsage, []string{"--output is table or json", `"xml"`}},
-		{"version extra", exitUsage, []string{`"extra"`, "version --help"}},
-		{"snapshot --nonsense", exitUsage, []string{"--nonsense", "snapshot --help"}},
-		{"snapshot --window", exitUsage, []string{"--window", "value is missing", "500ms"}},
-		{"snapshot --window 5", exitUsage, []string{`--window "5"`, "a number with a unit"}},
-		{"snapshot --events=maybe", exitUsage, []string{`--events "maybe"`, "true or false"}},
-		{"snapshot -o " + filepath.Join(dir, "none", "x"), exitFailure, []string{"--output", "none/x", "make the directory"}},
-		{"snapshot -o " + dir, exitFailure, []string{"--output", dir, "name a file in it"}},
-		{"snapshot -o " + filepath.Join(file, "x"), exitFailure, []string{"--output", "no directory"}},
-		{"support-bundle -o " + filepath.Join(dir, "none", "x"), exitFailure, []string{"--output", "make the directory"}},
-		{"conntrack stats --top x", exitUsage, []string{`--top "x"`, "a whole number"}},
-		{"conntrack stats --netns " + file, exitCannotLook, []string{file, "no namespace", "ip netns list"}},
-		{"conntrack watch --duration -1s", exitUsage, []string{"--duration -1s", "more than 0"}},
-		{"conntrack watch --count -1", exitUsage, []string{"--count -1", "more than 0"}},
-		{"conntrack limits --root " + filepath.Join(dir, "none"), exitCannotLook, []string{"--root", "none", "proc is"}},
-		{"doctor --root " + file, exitCannotLook, []string{"--root", file, "no directory"}},
-		{"doctor --interval 2", exitCannotLook, []string{`--interval "2"`, "2s"}},
-		{"doctor --metrics localhost:9253", exitCannotLook, []string{`--metrics "localhost:9253"`, "http://127.0.0.1:9253/metrics"}},
-		{"doctor --metrics http://localhost:9253/metrics", exitCannotLook, []string{"with an address"}},
-		{"tune --entries -1", exitCannotLook, []string{`--entries "-1"`, "0 or more"}},
-		{"tune --root " + filepath.Join(dir, "none"), exitCannotLook, []string{"--root", "none"}},
-		{"tune --nodes " + file, exitCannotLook, []string{file, "not JSON", "trackless snapshot"}},
-		{"lab --html " + filepath.Join(dir, "none", "x.html"), exitFailure, []string{"--html", "make the directory"}},
-		{"rules show --interface averyveryverylongname", exitUsage, []string{`--interface "averyveryverylongname"`, "nodelocaldns"}},
-		{"rules remove --interface a/b", exitUsage, []string{`--interface "a/b"`, "without /"}},
-		{"serve -p x", exitUsage, []string{`"x", or -p`, "1 to 65535"}},
-		{"serve -dns.port 99999", exitUsage, []string{`"99999"`, "1 to 65535"}},
-		{"rules attach --socket " + filepath.Join(dir, "none"), exitFailure, []string{"none", "no such file", "-control of `trackless serve`"}},
-		{"probe live --socket " + file, exitFailure, []string{file, "nobody listens", "-control of `trackless serve`"}},
-		{"probe live --timeout x", exitUsage, []string{`--timeout "x"`, "500ms"}},
+		{"help nonsense", cli.ExitUsage, []string{`"nonsense"`, "trackless --help"}},
+		{"help conntrack nonsense", cli.ExitUsage, []string{`"nonsense"`, "trackless conntrack --help"}},
+		{"help rules show nonsense", cli.ExitUsage, []string{`"nonsense"`, "rules show --help"}},
+		{"conntrack help nonsense", cli.ExitUsage, []string{`"nonsense"`}},
+		{"completion nonsense", cli.ExitUsage, []string{`"nonsense"`, "bash, fish, powershell and zsh"}},
+		{"completion bash extra", cli.ExitUsage, []string{`"extra"`, "completion bash --help"}},
+		{"probe nonsense", cli.ExitUsage, []string{`"nonsense"`, "probe --help"}},
+		{"probe dns", cli.ExitUsage, []string{"it takes one name, not 0", "probe dns --help"}},
+		{"rules nonsense", cli.ExitUsage, []string{`"nonsense"`, "rules --help"}},
+		{"version -o xml", cli.ExitUsage, []string{"--output is table or json", `"xml"`}},
+		{"version extra", cli.ExitUsage, []string{`"extra"`, "version --help"}},
+		{"snapshot --nonsense", cli.ExitUsage, []string{"--nonsense", "snapshot --help"}},
+		{"snapshot --window", cli.ExitUsage, []string{"--window", "value is missing", "500ms"}},
+		{"snapshot --window 5", cli.ExitUsage, []string{`--window "5"`, "a number with a unit"}},
+		{"snapshot --events=maybe", cli.ExitUsage, []string{`--events "maybe"`, "true or false"}},
+		{"snapshot -o " + filepath.Join(dir, "none", "x"), cli.ExitFailure, []string{"--output", "none/x", "make the directory"}},
+		{"snapshot -o " + dir, cli.ExitFailure, []string{"--output", dir, "name a file in it"}},
+		{"snapshot -o " + filepath.Join(file, "x"), cli.ExitFailure, []string{"--output", "no directory"}},
+		{"support-bundle -o " + filepath.Join(dir, "none", "x"), cli.ExitFailure, []string{"--output", "make the directory"}},
+		{"conntrack stats --top x", cli.ExitUsage, []string{`--top "x"`, "a whole number"}},
+		{"conntrack stats --netns " + file, cli.ExitCannotLook, []string{file, "no namespace", "ip netns list"}},
+		{"conntrack watch --duration -1s", cli.ExitUsage, []string{"--duration -1s", "more than 0"}},
+		{"conntrack watch --count -1", cli.ExitUsage, []string{"--count -1", "more than 0"}},
+		{"conntrack limits --root " + filepath.Join(dir, "none"), cli.ExitCannotLook, []string{"--root", "none", "proc is"}},
+		{"doctor --root " + file, cli.ExitCannotLook, []string{"--root", file, "no directory"}},
+		{"doctor --interval 2", cli.ExitCannotLook, []string{`--interval "2"`, "2s"}},
+		{"doctor --metrics localhost:9253", cli.ExitCannotLook, []string{`--metrics "localhost:9253"`, "http://127.0.0.1:9253/metrics"}},
+		{"doctor --metrics http://localhost:9253/metrics", cli.ExitCannotLook, []string{"with an address"}},
+		{"tune --entries -1", cli.ExitCannotLook, []string{`--entries "-1"`, "0 or more"}},
+		{"tune --root " + filepath.Join(dir, "none"), cli.ExitCannotLook, []string{"--root", "none"}},
+		{"tune --nodes " + file, cli.ExitCannotLook, []string{file, "not JSON", "trackless snapshot"}},
+		{"lab --html " + filepath.Join(dir, "none", "x.html"), cli.ExitFailure, []string{"--html", "make the directory"}},
+		{"rules show --interface averyveryverylongname", cli.ExitUsage, []string{`--interface "averyveryverylongname"`, "nodelocaldns"}},
+		{"rules remove --interface a/b", cli.ExitUsage, []string{`--interface "a/b"`, "without /"}},
+		{"serve -p x", cli.ExitUsage, []string{`"x", or -p`, "1 to 65535"}},
+		{"serve -dns.port 99999", cli.ExitUsage, []string{`"99999"`, "1 to 65535"}},
+		{"rules attach --socket " + filepath.Join(dir, "none"), cli.ExitFailure, []string{"none", "no such file", "-control of `trackless serve`"}},
+		{"probe live --socket " + file, cli.ExitFailure, []string{file, "nobody listens", "-control of `trackless serve`"}},
+		{"probe live --timeout x", cli.ExitUsage, []string{`--timeout "x"`, "500ms"}},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			t.Parallel()
@@ -82,7 +84,7 @@ func TestRulesShowOfASilentSocket(t *testing.T) {
 	t.Parallel()
 	for _, output := range []string{"table", "json"} {
 		out, errs, code := inside(t, "rules", "show", "-o", output, "--socket", filepath.Join(t.TempDir(), "none"))
-		if code != exitFailure || !strings.Contains(errs, "no such file") || out == "" {
+		if code != cli.ExitFailure || !strings.Contains(errs, "no such file") || out == "" {
 			t.Errorf("%s: exit status %d\n%s%s", output, code, out, errs)
 		}
 	}

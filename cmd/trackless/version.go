@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spf13/cobra"
+
+	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
 
 // version and commit are set by the Makefile with -ldflags "-X main.version=...".
@@ -96,18 +98,18 @@ func versionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the versions of Trackless, CoreDNS and Go, and the commit",
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput("version", output); err != nil {
+			if err := cli.CheckOutput("version", output); err != nil {
 				return err
 			}
 			if output == "json" {
-				return writeJSON(cmd.OutOrStdout(), builtFrom())
+				return cli.WriteJSON(cmd.OutOrStdout(), builtFrom())
 			}
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionString())
 			return err
 		},
 	}
-	outputFlag(cmd, &output)
+	cli.OutputFlag(cmd, &output)
 	return cmd
 }

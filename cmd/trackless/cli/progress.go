@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -21,10 +21,10 @@ const (
 	progressInterval = 200 * time.Millisecond
 )
 
-// startProgress counts what, of which about total are expected.
-func startProgress(w io.Writer, what string, total uint64) *progress {
+// StartProgress counts what, of which about total are expected.
+func StartProgress(w io.Writer, what string, total uint64) *progress {
 	p := &progress{done: make(chan struct{})}
-	if !isTerminal(w) || dumbTerminal() {
+	if !IsTerminal(w) || DumbTerminal() {
 		return p
 	}
 	p.end.Go(func() {
@@ -35,11 +35,11 @@ func startProgress(w io.Writer, what string, total uint64) *progress {
 			select {
 			case <-p.done:
 				if shown {
-					_, _ = fmt.Fprint(w, clearLine)
+					_, _ = fmt.Fprint(w, ClearLine)
 				}
 				return
 			case <-timer.C:
-				_, _ = fmt.Fprintf(w, "\r%s of about %s %s", thousands(p.n.Load()), thousands(total), what)
+				_, _ = fmt.Fprintf(w, "\r%s of about %s %s", Thousands(p.n.Load()), Thousands(total), what)
 				shown = true
 				timer.Reset(progressInterval)
 			}
@@ -48,9 +48,9 @@ func startProgress(w io.Writer, what string, total uint64) *progress {
 	return p
 }
 
-func (p *progress) step() { p.n.Add(1) }
+func (p *progress) Step() { p.n.Add(1) }
 
-func (p *progress) stop() {
+func (p *progress) Stop() {
 	close(p.done)
 	p.end.Wait()
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -13,9 +13,9 @@ import (
 // Where a terminal is too narrow the running text stands below its row, and
 // nothing is lost.
 func TestTextTable(t *testing.T) {
-	table := textTable{header: []string{"NAME", "VALUE", "SET BY", "MEANING"}, text: 2}
-	table.add("nf_conntrack_max", "262144", "/etc/sysctl.d/90-trackless-conntrack.conf:2", "entries a namespace may have before it drops packets of new flows")
-	table.add("nf_conntrack_acct", "0", "-", "count packets")
+	table := TextTable{Header: []string{"NAME", "VALUE", "SET BY", "MEANING"}, Text: 2}
+	table.Add("nf_conntrack_max", "262144", "/etc/sysctl.d/90-trackless-conntrack.conf:2", "entries a namespace may have before it drops packets of new flows")
+	table.Add("nf_conntrack_acct", "0", "-", "count packets")
 	for _, test := range []struct {
 		name   string
 		width  int
@@ -30,7 +30,7 @@ func TestTextTable(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var b bytes.Buffer
-			table.write(&b, test.width)
+			table.Write(&b, test.width)
 			lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
 			found := test.before == ""
 			for _, line := range lines {
@@ -55,7 +55,7 @@ func TestTextTable(t *testing.T) {
 
 func TestTerminalWidth(t *testing.T) {
 	t.Parallel()
-	if width := terminalWidth(new(bytes.Buffer)); width != 0 {
+	if width := TerminalWidth(new(bytes.Buffer)); width != 0 {
 		t.Errorf("a buffer has %d columns", width)
 	}
 	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
@@ -66,14 +66,14 @@ func TestTerminalWidth(t *testing.T) {
 	if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 72}); err != nil {
 		t.Fatal(err)
 	}
-	if width := terminalWidth(terminal); width != 72 {
+	if width := TerminalWidth(terminal); width != 72 {
 		t.Errorf("%d columns, want 72", width)
 	}
-	if width := textWidth(terminal); width != 72 {
+	if width := TextWidth(terminal); width != 72 {
 		t.Errorf("text of %d columns, want 72", width)
 	}
-	if width := textWidth(new(bytes.Buffer)); width != readableWidth {
-		t.Errorf("text of %d columns, want %d", width, readableWidth)
+	if width := TextWidth(new(bytes.Buffer)); width != ReadableWidth {
+		t.Errorf("text of %d columns, want %d", width, ReadableWidth)
 	}
 }
 
@@ -93,7 +93,7 @@ func TestColourNeedsATerminalThatCan(t *testing.T) {
 	} {
 		t.Setenv("TERM", test.term)
 		t.Setenv("NO_COLOR", test.noColor)
-		if got := coloured(terminal); got != test.want {
+		if got := Coloured(terminal); got != test.want {
 			t.Errorf("TERM=%s NO_COLOR=%s: coloured %t, want %t", test.term, test.noColor, got, test.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -10,10 +10,10 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagError says of a wrong flag which it is, what was given, and what would be
+// FlagError says of a wrong flag which it is, what was given, and what would be
 // right. It is the FlagErrorFunc of every verb; those that judge give it their
 // own exit status.
-func flagError(cmd *cobra.Command, err error) error {
+func FlagError(cmd *cobra.Command, err error) error {
 	help := fmt.Sprintf("`%s --help` lists the flags", cmd.CommandPath())
 	var invalid *pflag.InvalidValueError
 	var unknown *pflag.NotExistError
@@ -44,30 +44,30 @@ func wantedValue(kind string) string {
 	return "it takes a " + kind
 }
 
-// cannotLookFlag is flagError with the exit status of verbs that judge: theirs
+// JudgeFlagError is FlagError with the exit status of verbs that judge: theirs
 // for wrong usage must not read as a judgement.
-func cannotLookFlag(cmd *cobra.Command, err error) error {
-	return &exitError{exitCannotLook, flagError(cmd, err)}
+func JudgeFlagError(cmd *cobra.Command, err error) error {
+	return Exit(ExitCannotLook, FlagError(cmd, err))
 }
 
-// noArgs refuses arguments.
-func noArgs(cmd *cobra.Command, args []string) error {
+// NoArgs refuses arguments.
+func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("unexpected argument %q; `%s --help` says what it takes", args[0], cmd.CommandPath())
 	}
 	return nil
 }
 
-// noArguments is noArgs with the exit status of verbs that judge.
-func noArguments(cmd *cobra.Command, args []string) error {
-	if err := noArgs(cmd, args); err != nil {
-		return &exitError{exitCannotLook, err}
+// JudgeNoArgs is NoArgs with the exit status of verbs that judge.
+func JudgeNoArgs(cmd *cobra.Command, args []string) error {
+	if err := NoArgs(cmd, args); err != nil {
+		return Exit(ExitCannotLook, err)
 	}
 	return nil
 }
 
-// unknownVerb refuses arguments to a command that has only verbs.
-func unknownVerb(cmd *cobra.Command, args []string) error {
+// UnknownVerb refuses arguments to a command that has only verbs.
+func UnknownVerb(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
@@ -79,8 +79,8 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 	return fmt.Errorf("unknown verb %q; `%s` lists them", args[0], list)
 }
 
-// helpCommand is cobra's, except that an unknown topic is an error.
-func helpCommand() *cobra.Command {
+// HelpCommand is cobra's, except that an unknown topic is an error.
+func HelpCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [VERB...]",
 		Short: "Help about any verb",
@@ -103,9 +103,9 @@ func helpCommand() *cobra.Command {
 	}
 }
 
-// strictCompletion makes cobra's verb completion refuse a shell that it does not
+// StrictCompletion makes cobra's verb completion refuse a shell that it does not
 // know; it is made once all other verbs are there.
-func strictCompletion(root *cobra.Command) {
+func StrictCompletion(root *cobra.Command) {
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
 		if cmd.Name() == "completion" {
@@ -117,20 +117,20 @@ func strictCompletion(root *cobra.Command) {
 			}
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			for _, shell := range cmd.Commands() {
-				shell.Args = noArgs
+				shell.Args = NoArgs
 			}
 		}
 	}
 }
 
-// checkRoot refuses a --root that is no directory.
-func checkRoot(root string) error {
+// CheckRoot refuses a --root that is no directory.
+func CheckRoot(root string) error {
 	info, err := os.Stat(root)
 	if err == nil && !info.IsDir() {
 		err = fmt.Errorf("%s is no directory", root)
 	}
 	if err != nil {
-		return &exitError{exitCannotLook, fmt.Errorf("--root: %w; name the directory under which the host's proc is, / on the host itself", err)}
+		return Exit(ExitCannotLook, fmt.Errorf("--root: %w; name the directory under which the host's proc is, / on the host itself", err))
 	}
 	return nil
 }

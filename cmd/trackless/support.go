@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/node/support"
 )
 
 const supportHelp = `Collect in one file what somebody needs who is to find out what is wrong: a
@@ -121,9 +121,9 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	}
 	name := o.output
 	if name == "" {
-		name = b.fileName()
+		name = b.FileName()
 	}
-	write := func(w io.Writer) error { return b.write(w, !strings.HasSuffix(name, ".tar")) }
+	write := func(w io.Writer) error { return b.Write(w, !strings.HasSuffix(name, ".tar")) }
 	var err error
 	if name == "-" {
 		err = write(out)
@@ -133,36 +133,35 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if err != nil {
 		return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("support-bundle", err))
 	}
-	for _, m := range b.manifest.Missing {
+	for _, m := range b.Manifest().Missing {
 		_, _ = fmt.Fprintf(errs, "not in it: %s: %s\n", m.Name, m.Reason)
 	}
 	if name != "-" {
-		_, _ = fmt.Fprintf(errs, "%s: %d parts, %d secrets left out. Look at it before you give it away.\n", name, len(b.manifest.Parts), b.redact.count)
+		_, _ = fmt.Fprintf(errs, "%s: %d parts, %d secrets left out. Look at it before you give it away.\n", name, len(b.Manifest().Parts), b.Manifest().SecretsLeftOut)
 	}
 	return nil
 }
 
 // collect asks for everything. The Corefile comes first: secrets that are found
 // in it are taken out of all the rest.
-func collect(ctx context.Context, o supportOptions, errs io.Writer) *bundle {
+func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bundle {
 	var node snapshot.Snapshot
 	nodeErr := readNode(&node, o.node)
-	b := newBundle(node.Node, time.Now().UTC())
-	b.redact.rememberEnvironment(os.Environ())
-	b.without = o.without
-	b.add("", "versions.txt", "of trackless, CoreDNS, Go and the kernel", func() ([]byte, error) {
+	b := support.New(node.Node, version, time.Now().UTC(), o.without...)
+	b.RememberEnvironment(os.Environ())
+	b.Add("", "versions.txt", "of trackless, CoreDNS, Go and the kernel", func() ([]byte, error) {
 		return fmt.Appendf(nil, "%s\nLinux %s\n", versionString(), node.Node.Kernel), nodeErr
 	})
 
 	report, rulesErr := readRules(ctx, kernelNode{}, rulesShowOptions{socket: o.socket})
 	collectInstances(ctx, b, o, report)
-	b.add("rules", "rules.json", "`trackless rules show -o json`", func() ([]byte, error) {
+	b.Add("rules", "rules.json", "`trackless rules show -o json`", func() ([]byte, error) {
 		if rulesErr != nil {
 			return nil, rulesErr
 		}
-		return indented(report)
+		return support.Indented(report)
 	})
-	b.add("rules", "rules.txt", "`trackless rules show`", func() ([]byte, error) {
+	b.Add("rules", "rules.txt", "`trackless rules show`", func() ([]byte, error) {
 		if rulesErr != nil {
 			return nil, rulesErr
 		}
@@ -170,32 +169,32 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *bundle {
 		err := report.writeText(&text, false)
 		return text.Bytes(), err
 	})
-	b.add("snapshot", "snapshot.json", "`trackless snapshot`", func() ([]byte, error) {
+	b.Add("snapshot", "snapshot.json", "`trackless snapshot`", func() ([]byte, error) {
 		s, err := takeSnapshot(ctx, o.snapshotOptions, errs)
 		if s == nil {
 			return nil, err
 		}
-		return indented(s) // what is missing in it, it says itself
+		return support.Indented(s) // what is missing in it, it says itself
 	})
-	b.add("doctor", "doctor.json", "`trackless doctor -o json`", func() ([]byte, error) {
+	b.Add("doctor", "doctor.json", "`trackless doctor -o json`", func() ([]byte, error) {
 		r, _, err := lookDoctor(ctx, measureOptions{root: "/", interval: 2 * time.Second, metrics: "auto"}, errs)
 		if err != nil {
 			return nil, err
 		}
-		return indented(r)
+		return support.Indented(r)
 	})
-	b.add("limits", "limits.json", "`trackless conntrack limits -o json`", func() ([]byte, error) {
+	b.Add("limits", "limits.json", "`trackless conntrack limits -o json`", func() ([]byte, error) {
 		r, err := readLimits("/")
 		if err != nil {
 			return nil, err
 		}
-		return indented(r)
+		return support.Indented(r)
 	})
 	return b
 }
 
 // collectInstances asks every instance of this namespace.
-func collectInstances(ctx context.Context, b *bundle, o supportOptions, report *rulesReport) {
+func collectInstances(ctx context.Context, b *support.Bundle, o supportOptions, report *rulesReport) {
 	var pids []int
 	if report != nil {
 		for _, i := range report.Instances {
@@ -206,7 +205,7 @@ func collectInstances(ctx context.Context, b *bundle, o supportOptions, report *
 	}
 	found, quiet := reach(ctx, kernelNode{}, o.socket, pids)
 	for _, q := range quiet {
-		b.miss("instance at "+q.socket, "everything of it", q.err)
+		b.Miss("instance at "+q.socket, "everything of it", q.err)
 	}
 	for n, f := range found {
 		dir := fmt.Sprintf("instance-%d", n+1)
@@ -218,40 +217,40 @@ func collectInstances(ctx context.Context, b *bundle, o supportOptions, report *
 				return read(ctx)
 			}
 		}
-		b.add("corefile", path.Join(dir, "Corefile"), "the Corefile in force", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
+		b.Add("corefile", path.Join(dir, "Corefile"), "the Corefile in force", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
 			c, err := client.Corefile(ctx)
 			if err != nil {
 				return nil, err
 			}
-			b.missImports(dir, c.Contents)
-			return []byte(b.redact.corefile(fmt.Sprintf("# %s\n%s", c.Path, c.Contents))), nil
+			missImports(b, dir, c.Contents)
+			return []byte(b.Corefile(fmt.Sprintf("# %s\n%s", c.Path, c.Contents))), nil
 		}))
-		b.add("", path.Join(dir, "status.json"), "its state, as it sees itself", func() ([]byte, error) { return indented(f.status) })
-		b.add("", path.Join(dir, "figures.json"), "what it saves", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
+		b.Add("", path.Join(dir, "status.json"), "its state, as it sees itself", func() ([]byte, error) { return support.Indented(f.status) })
+		b.Add("", path.Join(dir, "figures.json"), "what it saves", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
 			figures, err := client.Figures(ctx)
 			if err != nil {
 				return nil, err
 			}
-			return indented(figures)
+			return support.Indented(figures)
 		}))
-		b.add("log", path.Join(dir, "log.txt"), "the end of its log", ask(5*time.Second, client.Log))
+		b.Add("log", path.Join(dir, "log.txt"), "the end of its log", ask(5*time.Second, client.Log))
 	}
 	if len(found) > 0 {
 		return
 	}
 	none := errors.New("no instance was reached: none runs, or its control socket is off or out of reach; run this where it runs, or name the socket with --socket")
-	b.miss("instance-1/log.txt", "the end of the log", fmt.Errorf("%w; `kubectl logs --previous` shows what an ended container wrote", none))
+	b.Miss("instance-1/log.txt", "the end of the log", fmt.Errorf("%w; `kubectl logs --previous` shows what an ended container wrote", none))
 	if o.conf == "" {
-		b.miss("instance-1/Corefile", "the Corefile in force", fmt.Errorf("%w; --conf names a file to take instead", none))
+		b.Miss("instance-1/Corefile", "the Corefile in force", fmt.Errorf("%w; --conf names a file to take instead", none))
 		return
 	}
-	b.add("corefile", "Corefile", "the file that --conf named", func() ([]byte, error) {
+	b.Add("corefile", "Corefile", "the file that --conf named", func() ([]byte, error) {
 		text, err := os.ReadFile(o.conf)
 		if err != nil {
 			return nil, err
 		}
-		b.missImports("", string(text))
-		return []byte(b.redact.corefile(string(text))), nil
+		missImports(b, "", string(text))
+		return []byte(b.Corefile(string(text))), nil
 	})
 }
 
@@ -259,13 +258,8 @@ func collectInstances(ctx context.Context, b *bundle, o supportOptions, report *
 // dot, a slash or a star is a snippet of the same file.
 var imports = regexp.MustCompile(`(?m)^\s*import\s+(\S*[./*]\S*)`)
 
-func (b *bundle) missImports(dir, corefile string) {
+func missImports(b *support.Bundle, dir, corefile string) {
 	for _, found := range imports.FindAllStringSubmatch(corefile, -1) {
-		b.miss(path.Join(dir, "Corefile"), "a file that it imports", fmt.Errorf("import %s: files that a Corefile imports are not read; add them by hand, without their secrets", found[1]))
+		b.Miss(path.Join(dir, "Corefile"), "a file that it imports", fmt.Errorf("import %s: files that a Corefile imports are not read; add them by hand, without their secrets", found[1]))
 	}
-}
-
-func indented(v any) ([]byte, error) {
-	text, err := json.MarshalIndent(v, "", "  ")
-	return append(text, '\n'), err
 }

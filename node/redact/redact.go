@@ -1,4 +1,6 @@
-package main
+// Package redact takes secrets out of texts, Corefiles and JSON documents, before
+// somebody gives them away.
+package redact
 
 import (
 	"cmp"
@@ -10,14 +12,24 @@ import (
 	"unicode"
 )
 
-// leftOut stands where a secret was.
-const leftOut = "[left-out]"
+// LeftOut stands where a secret was.
+const LeftOut = "[left-out]"
 
-// redactor takes secrets out of texts. What it finds in one it takes out of all
+// Redactor takes secrets out of texts. What it finds in one it takes out of all
 // that follow, wherever it stands there. The zero value works.
-type redactor struct {
+type Redactor struct {
 	values map[string]bool
 	count  int
+}
+
+// Count is how many secrets were taken out.
+func (r *Redactor) Count() int { return r.count }
+
+// Learn finds the secrets of a text that Text takes out later, of other texts too.
+func (r *Redactor) Learn(s string) {
+	count := r.count
+	r.Text(s)
+	r.count = count
 }
 
 // secretName matches names of things that are secret.
@@ -50,11 +62,11 @@ const secretWord = `(?:password|passwd|passphrase|secret|token|api[_-]?key|acces
 // randomLooking are candidates for keys in base64 or hexadecimal.
 var randomLooking = regexp.MustCompile(`[A-Za-z0-9+/_-]{32,}={0,2}`)
 
-// remember takes a value out of all that follows. Short ones would take words
+// Remember takes a value out of all that follows. Short ones would take words
 // out that are none.
-func (r *redactor) remember(value string) {
+func (r *Redactor) Remember(value string) {
 	value = strings.Trim(value, `"'\`)
-	if len(value) < 5 || value == leftOut || isPlaceholder(value) {
+	if len(value) < 5 || value == LeftOut || isPlaceholder(value) {
 		return
 	}
 	if r.values == nil {
@@ -63,29 +75,29 @@ func (r *redactor) remember(value string) {
 	r.values[value] = true
 }
 
-// rememberEnvironment remembers the values of secret names. What is set for
+// RememberEnvironment remembers the values of secret names. What is set for
 // this process is often what is set for the instance.
-func (r *redactor) rememberEnvironment(environment []string) {
+func (r *Redactor) RememberEnvironment(environment []string) {
 	for _, pair := range environment {
 		if name, value, ok := strings.Cut(pair, "="); ok && secretName.MatchString(name) {
 			if _, err := os.Stat(value); err != nil { // the name of a file is none
-				r.remember(value)
+				r.Remember(value)
 			}
 		}
 	}
 }
 
-// text takes secrets out of a text of any kind.
-func (r *redactor) text(s string) string {
+// Text takes secrets out of a text of any kind.
+func (r *Redactor) Text(s string) string {
 	for _, shape := range secretShapes {
 		s = shape.ReplaceAllStringFunc(s, func(found string) string {
 			groups := shape.FindStringSubmatch(found)
-			if groups[2] == leftOut || isPlaceholder(groups[2]) {
+			if groups[2] == LeftOut || isPlaceholder(groups[2]) {
 				return found
 			}
-			r.remember(groups[2])
+			r.Remember(groups[2])
 			r.count++
-			return groups[1] + leftOut + strings.TrimPrefix(found, groups[1]+groups[2])
+			return groups[1] + LeftOut + strings.TrimPrefix(found, groups[1]+groups[2])
 		})
 	}
 	s = randomLooking.ReplaceAllStringFunc(s, func(found string) string {
@@ -93,13 +105,13 @@ func (r *redactor) text(s string) string {
 			return found
 		}
 		r.count++
-		return leftOut
+		return LeftOut
 	})
 	return r.known(s)
 }
 
 // known takes out what was remembered, longer values first.
-func (r *redactor) known(s string) string {
+func (r *Redactor) known(s string) string {
 	values := make([]string, 0, len(r.values))
 	for value := range r.values {
 		values = append(values, value)
@@ -108,31 +120,31 @@ func (r *redactor) known(s string) string {
 	for _, value := range values {
 		if n := strings.Count(s, value); n > 0 {
 			r.count += n
-			s = strings.ReplaceAll(s, value, leftOut)
+			s = strings.ReplaceAll(s, value, LeftOut)
 		}
 	}
 	return s
 }
 
-// json takes secrets out of the strings of a document, and leaves its form.
-func (r *redactor) json(document []byte) []byte {
-	out := []byte(r.text(string(document)))
+// JSON takes secrets out of the strings of a document, and leaves its form.
+func (r *Redactor) JSON(document []byte) []byte {
+	out := []byte(r.Text(string(document)))
 	if json.Valid(out) {
 		return out
 	}
 	var v any
 	if json.Unmarshal(document, &v) != nil {
-		return []byte(`"` + leftOut + `"`)
+		return []byte(`"` + LeftOut + `"`)
 	}
 	// Encoding what was decoded cannot fail.
 	out, _ = json.MarshalIndent(r.walk(v), "", "  ")
 	return append(out, '\n')
 }
 
-func (r *redactor) walk(v any) any {
+func (r *Redactor) walk(v any) any {
 	switch node := v.(type) {
 	case string:
-		return r.text(node)
+		return r.Text(node)
 	case []any:
 		for i := range node {
 			node[i] = r.walk(node[i])
@@ -140,8 +152,8 @@ func (r *redactor) walk(v any) any {
 	case map[string]any:
 		for key := range node {
 			if text, ok := node[key].(string); ok && secretName.MatchString(key) {
-				r.remember(text)
-				node[key] = leftOut
+				r.Remember(text)
+				node[key] = LeftOut
 				continue
 			}
 			node[key] = r.walk(node[key])
@@ -179,80 +191,4 @@ func isRandom(s string) bool {
 // Corefile: its name is no secret.
 func isPlaceholder(s string) bool {
 	return strings.HasPrefix(s, "{$") && strings.HasSuffix(s, "}") || strings.HasPrefix(s, "{%") && strings.HasSuffix(s, "%}")
-}
-
-// corefile takes secrets out of a Corefile: all that follows a secret name on
-// its line, comments that speak of one, and what text finds.
-func (r *redactor) corefile(s string) string {
-	var b strings.Builder
-	hide := false // what follows on this line
-	for i := 0; i < len(s); {
-		switch c := s[i]; {
-		case c == '\n':
-			hide = false
-			b.WriteByte(c)
-			i++
-		case c == ' ' || c == '\t' || c == '\r':
-			b.WriteByte(c)
-			i++
-		case c == '#' && (i == 0 || strings.ContainsRune(" \t\n", rune(s[i-1]))):
-			end := lineEnd(s, i)
-			b.WriteString(r.comment(s[i:end], hide))
-			i = end
-		default:
-			end := tokenEnd(s, i)
-			token := s[i:end]
-			switch {
-			case token == "{" || token == "}":
-				hide = false
-				b.WriteString(token)
-			case hide && !isPlaceholder(token):
-				r.remember(token)
-				r.count++
-				b.WriteString(leftOut)
-			default:
-				hide = hide || secretName.MatchString(strings.Trim(token, `"`))
-				b.WriteString(token)
-			}
-			i = end
-		}
-	}
-	return r.text(b.String())
-}
-
-func (r *redactor) comment(comment string, hide bool) string {
-	for _, word := range strings.FieldsFunc(comment, func(c rune) bool { return !unicode.IsLetter(c) && !unicode.IsDigit(c) && c != '_' && c != '-' }) {
-		if hide || secretName.MatchString(word) {
-			r.count++
-			return "# " + leftOut
-		}
-	}
-	return comment
-}
-
-func lineEnd(s string, from int) int {
-	if n := strings.IndexByte(s[from:], '\n'); n >= 0 {
-		return from + n
-	}
-	return len(s)
-}
-
-// tokenEnd is where a token of a Corefile ends: at white space, or with a quote
-// that was opened, which may be some lines later (caddyfile/lexer.go).
-func tokenEnd(s string, from int) int {
-	if s[from] != '"' {
-		if n := strings.IndexAny(s[from:], " \t\r\n"); n >= 0 {
-			return from + n
-		}
-		return len(s)
-	}
-	for i := from + 1; i < len(s); i++ {
-		switch s[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
-		}
-	}
-	return len(s)
 }

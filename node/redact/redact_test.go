@@ -1,4 +1,4 @@
-package main
+package redact
 
 import (
 	"encoding/json"
@@ -27,8 +27,8 @@ func TestRedactCorefile(t *testing.T) {
 		{"names that only look so", "cluster.local {\n  template IN A tokens.example.org\n  hosts /etc/secrets-of-the-house/hosts2\n}", nil, []string{"tokens.example.org", "/etc/secrets-of-the-house/hosts2"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			var r redactor
-			got := r.corefile(tc.text)
+			var r Redactor
+			got := r.Corefile(tc.text)
 			checkRedacted(t, got, tc.gone, tc.kept)
 			if len(tc.gone) > 0 == (r.count == 0) {
 				t.Errorf("%d were left out", r.count)
@@ -74,25 +74,25 @@ func TestRedactText(t *testing.T) {
 		{"identities that are no secrets", "boot fb963509-dbe8-4aa1-9331-50acd1164f11 table trackless-0123456789abcdef", nil, []string{"fb963509-dbe8-4aa1-9331-50acd1164f11", "trackless-0123456789abcdef"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			checkRedacted(t, new(redactor).text(tc.text), tc.gone, tc.kept)
+			checkRedacted(t, new(Redactor).Text(tc.text), tc.gone, tc.kept)
 		})
 	}
 }
 
 func TestRedactEnvironment(t *testing.T) {
-	var r redactor
-	r.rememberEnvironment([]string{"DB_PASSWORD=plantedvalue", "TOKEN=abc", "HOME=/root", "AWS_SECRET_ACCESS_KEY=plantedaws", "KEY=" + os.TempDir(), "PATH=/bin"})
-	checkRedacted(t, r.text("plantedvalue and plantedaws, abc in /root and "+os.TempDir()), []string{"planted"}, []string{"abc", "/root", os.TempDir()})
+	var r Redactor
+	r.RememberEnvironment([]string{"DB_PASSWORD=plantedvalue", "TOKEN=abc", "HOME=/root", "AWS_SECRET_ACCESS_KEY=plantedaws", "KEY=" + os.TempDir(), "PATH=/bin"})
+	checkRedacted(t, r.Text("plantedvalue and plantedaws, abc in /root and "+os.TempDir()), []string{"planted"}, []string{"abc", "/root", os.TempDir()})
 }
 
 func TestRedactJSON(t *testing.T) {
-	var r redactor
-	r.remember("plantedvalue")
+	var r Redactor
+	r.Remember("plantedvalue")
 	for _, text := range []string{
 		`{"a": "token=planted1", "n": 12, "list": ["https://planted:x@h/", "plantedvalue"]}`,
 		`{"password": 5, "secret": "planted5", "b": {"c": "x"}}`,
 	} {
-		got := r.json([]byte(text))
+		got := r.JSON([]byte(text))
 		if !json.Valid(got) || strings.Contains(string(got), "planted") {
 			t.Errorf("%s", got)
 		}

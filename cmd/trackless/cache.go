@@ -18,6 +18,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/node/instance"
 	"github.com/trackless-dns/trackless/plugin/cache/contents"
 )
 
@@ -64,11 +65,11 @@ const cacheFlushExample = `  trackless cache flush www.example.org
   trackless cache flush --output json --pid 4711`
 
 func cacheCommand() *cobra.Command {
-	return cacheCommandOn(func() rulesNode { return kernelNode{} })
+	return cacheCommandOn(func() instance.Node { return instance.Kernel{} })
 }
 
 // cacheCommandOn makes the verb for a node, which tests replace.
-func cacheCommandOn(node func() rulesNode) *cobra.Command {
+func cacheCommandOn(node func() instance.Node) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "Show and flush what instances have cached",
@@ -95,10 +96,10 @@ type cacheOptions struct {
 	name, qtype, zone string
 }
 
-func (o *cacheOptions) register(cmd *cobra.Command, node func() rulesNode) {
+func (o *cacheOptions) register(cmd *cobra.Command, node func() instance.Node) {
 	cli.OutputFlag(cmd, &o.output)
 	cli.SocketFlag(cmd, &o.socket)
-	pidFlag(cmd, node, &o.pid)
+	cli.PIDFlag(cmd, &o.pid, node)
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 10*time.Second, "how long to wait for an instance")
 }
 
@@ -126,7 +127,7 @@ func (o *cacheOptions) scope() control.CacheScope {
 	return control.CacheScope{Name: o.name, Zone: o.zone}
 }
 
-func cacheShowCommand(node func() rulesNode) *cobra.Command {
+func cacheShowCommand(node func() instance.Node) *cobra.Command {
 	o := cacheOptions{verb: "show"}
 	cmd := &cobra.Command{
 		Use:     "show NAME [TYPE]",
@@ -160,7 +161,7 @@ func cacheShowCommand(node func() rulesNode) *cobra.Command {
 	return cmd
 }
 
-func cacheFlushCommand(node func() rulesNode) *cobra.Command {
+func cacheFlushCommand(node func() instance.Node) *cobra.Command {
 	o := cacheOptions{verb: "flush"}
 	cmd := &cobra.Command{
 		Use:     "flush [NAME | --zone ZONE]",
@@ -214,8 +215,8 @@ type cacheFlushed struct {
 	Caches  []control.CacheFlushed `json:"caches"`
 }
 
-func showCache(ctx context.Context, node rulesNode, o cacheOptions, out io.Writer) error {
-	reports := askCaches(ctx, node, o, func(ctx context.Context, s controlSocket, r *cacheReport) error {
+func showCache(ctx context.Context, node instance.Node, o cacheOptions, out io.Writer) error {
+	reports := askCaches(ctx, node, o, func(ctx context.Context, s instance.ControlSocket, r *cacheReport) error {
 		content, err := s.ShowCache(ctx, o.name, o.qtype)
 		if err == nil {
 			r.cacheShown = &cacheShown{content.Answers, content.More}
@@ -225,8 +226,8 @@ func showCache(ctx context.Context, node rulesNode, o cacheOptions, out io.Write
 	return writeCaches(out, o, reports)
 }
 
-func flushCache(ctx context.Context, node rulesNode, o cacheOptions, out io.Writer) error {
-	reports := askCaches(ctx, node, o, func(ctx context.Context, s controlSocket, r *cacheReport) error {
+func flushCache(ctx context.Context, node instance.Node, o cacheOptions, out io.Writer) error {
+	reports := askCaches(ctx, node, o, func(ctx context.Context, s instance.ControlSocket, r *cacheReport) error {
 		removed, err := s.FlushCache(ctx, o.scope())
 		if err == nil {
 			r.cacheFlushed = &cacheFlushed{Caches: removed.Caches}
@@ -241,14 +242,14 @@ func flushCache(ctx context.Context, node rulesNode, o cacheOptions, out io.Writ
 
 // askCaches asks all instances at once. Those that do not answer are reported
 // too.
-func askCaches(ctx context.Context, node rulesNode, o cacheOptions, ask func(context.Context, controlSocket, *cacheReport) error) []cacheReport {
+func askCaches(ctx context.Context, node instance.Node, o cacheOptions, ask func(context.Context, instance.ControlSocket, *cacheReport) error) []cacheReport {
 	// Tables tell of instances that no socket leads to. Reading them needs a
 	// privilege that asking does not, and an instance may have none.
 	tables, _ := node.Instances()
-	found, quiet := reach(ctx, node, o.socket, localPIDs(tables))
+	found, quiet := instance.Reach(ctx, node, o.socket, instance.LocalPIDs(tables))
 	unreached := tablesWithout(found, tables)
 	if o.pid != 0 {
-		found = slices.DeleteFunc(found, func(r reached) bool { return r.pid() != o.pid })
+		found = slices.DeleteFunc(found, func(r instance.Reached) bool { return r.PID() != o.pid })
 		unreached = slices.DeleteFunc(unreached, func(pid int) bool { return pid != o.pid })
 	}
 	reports := make([]cacheReport, len(found))
@@ -258,7 +259,7 @@ func askCaches(ctx context.Context, node rulesNode, o cacheOptions, ask func(con
 	for i, f := range found {
 		wg.Go(func() {
 			r := &reports[i]
-			r.PID, r.Socket = f.pid(), f.Socket()
+			r.PID, r.Socket = f.PID(), f.Socket()
 			err := ask(ctx, f, r)
 			var refused *control.RefusedError
 			switch {
@@ -280,16 +281,16 @@ func askCaches(ctx context.Context, node rulesNode, o cacheOptions, ask func(con
 		reports = append(reports, cacheReport{PID: pid, Error: fmt.Sprintf("pid %d answers on no control socket: name its socket with --socket if `trackless serve` was given another -control", pid)})
 	}
 	for _, s := range quiet {
-		reports = append(reports, cacheReport{Socket: s.socket, Error: s.err.Error()})
+		reports = append(reports, cacheReport{Socket: s.Socket, Error: s.Err.Error()})
 	}
 	return reports
 }
 
 // tablesWithout are the processes that live, have a table, and were not reached.
-func tablesWithout(found []reached, tables []iptables.Instance) []int {
+func tablesWithout(found []instance.Reached, tables []iptables.Instance) []int {
 	var pids []int
 	for _, i := range tables {
-		answers := slices.ContainsFunc(found, func(r reached) bool { return r.status.Table == i.Table })
+		answers := slices.ContainsFunc(found, func(r instance.Reached) bool { return r.Answer.Table == i.Table })
 		if pid := cmp.Or(i.Owner.LocalPID, i.Owner.PID); !answers && i.Owner.Life != owner.Dead && pid != 0 {
 			pids = append(pids, pid)
 		}
@@ -302,7 +303,7 @@ func tablesWithout(found []reached, tables []iptables.Instance) []int {
 func writeCaches(out io.Writer, o cacheOptions, reports []cacheReport) error {
 	var problems []string
 	if len(reports) == 0 {
-		problems = append(problems, nobody(rulesSwitchOptions{pid: o.pid}).Error())
+		problems = append(problems, instance.NoAnswer(o.pid).Error())
 	}
 	var text strings.Builder
 	for _, r := range reports {

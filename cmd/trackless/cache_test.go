@@ -9,14 +9,17 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/node/nodetest"
 )
 
-func runCache(t *testing.T, node rulesNode, args ...string) (string, int, error) {
+func runCache(t *testing.T, node instance.Node, args ...string) (string, int, error) {
 	t.Helper()
-	cmd := cacheCommandOn(func() rulesNode { return node })
+	cmd := cacheCommandOn(func() instance.Node { return node })
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	var out bytes.Buffer
 	cmd.SetOut(&out)
@@ -27,13 +30,13 @@ func runCache(t *testing.T, node rulesNode, args ...string) (string, int, error)
 }
 
 // aCache is an instance with something of each kind in its caches.
-func aCache(name string, pid int) *fakeSocket {
-	s := newSocket(name, pid, "trackless-b")
+func aCache(name string, pid int) *nodetest.Socket {
+	s := nodetest.NewSocket(name, pid, "trackless-b")
 	cluster := control.CacheBlock{ServerBlock: "dns://cluster.local.:53", Bind: []string{"169.254.20.10", "10.96.0.10"}, Zones: []string{"cluster.local."}}
 	inside := control.CacheBlock{ServerBlock: "dns://.:53", Bind: []string{}, View: "inside", Zones: []string{"."}}
 	stored := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	soa := []string{"cluster.local. 5 IN SOA ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5"}
-	s.content = control.CacheContent{More: 7, Answers: []control.CachedAnswer{
+	s.Content = control.CacheContent{More: 7, Answers: []control.CachedAnswer{
 		{
 			CacheBlock: inside, Name: "web.example.org.", Type: "A", Class: "IN", Flags: []string{"do", "cd"}, Kind: "positive", Rcode: "NOERROR",
 			Answer: []string{"web.example.org. 0 IN CNAME lb.example.net.", "lb.example.net. 0 IN A 192.0.2.1"}, Authority: []string{}, Additional: []string{},
@@ -48,7 +51,7 @@ func aCache(name string, pid int) *fakeSocket {
 			Answer: []string{}, Authority: []string{}, Additional: []string{}, Stored: stored, StoredTTLSeconds: 5, TTLSeconds: 5, Uses: 2, Source: "10.96.0.99:53",
 		},
 	}}
-	s.removed = control.CacheRemoved{Caches: []control.CacheFlushed{
+	s.Flushed = control.CacheRemoved{Caches: []control.CacheFlushed{
 		{CacheBlock: inside, Positive: 2, OtherNames: 1}, {CacheBlock: cluster, Denials: 1, Failures: 1}, {CacheBlock: control.CacheBlock{ServerBlock: "dns://untouched.:53"}},
 	}}
 	return s
@@ -64,12 +67,12 @@ func TestCacheGolden(t *testing.T) {
 		{"cache-flush.txt", []string{"flush", "web.example.org"}},
 		{"cache-flush.json", []string{"flush", "--output", "json"}},
 	} {
-		node := &fakeNode{sockets: []*fakeSocket{aCache("/run/trackless/control.sock", 47)}}
+		node := &nodetest.Node{Controls: []*nodetest.Socket{aCache("/run/trackless/control.sock", 47)}}
 		out, code, err := runCache(t, node, tc.args...)
 		if err != nil || code != 0 {
 			t.Fatalf("%v: status %d, error %v", tc.args, code, err)
 		}
-		golden(t, tc.golden, out)
+		testgolden.Compare(t, tc.golden, out)
 		if strings.HasSuffix(tc.golden, ".json") {
 			continue
 		}
@@ -84,45 +87,45 @@ func TestCacheGolden(t *testing.T) {
 
 func TestCache(t *testing.T) {
 	refusing := aCache("/run/trackless/control-2.sock", 2)
-	refusing.switchErr = &control.RefusedError{Reason: "the Corefile in force has no cache directive"}
+	refusing.SwitchErr = &control.RefusedError{Reason: "the Corefile in force has no cache directive"}
 	broken := aCache("/run/trackless/control-3.sock", 3)
-	broken.switchErr = errors.New("control socket: connection reset")
-	empty := newSocket("/run/trackless/control-4.sock", 4, "trackless-d")
-	hung := newSocket("/run/trackless/control-5.sock", 5, "trackless-e")
-	hung.statusErr = context.DeadlineExceeded
+	broken.SwitchErr = errors.New("control socket: connection reset")
+	empty := nodetest.NewSocket("/run/trackless/control-4.sock", 4, "trackless-d")
+	hung := nodetest.NewSocket("/run/trackless/control-5.sock", 5, "trackless-e")
+	hung.StatusErr = context.DeadlineExceeded
 	mute := iptables.Instance{Table: "trackless-mute", Owner: owner.Owner{PID: 6, LocalPID: 6, Life: owner.Alive}}
 	dead := iptables.Instance{Table: "trackless-dead", Owner: owner.Owner{PID: 7, Life: owner.Dead}}
 	first := aCache("/run/trackless/control.sock", 1)
 	for _, tc := range []struct {
 		name    string
 		args    []string
-		sockets []*fakeSocket
+		sockets []*nodetest.Socket
 		tables  []iptables.Instance
 		code    int
 		err     string
 		out     []string
 		asked   string // of the first
 	}{
-		{name: "type", args: []string{"show", "www.example.org", "aaaa"}, sockets: []*fakeSocket{first}, asked: "show www.example.org aaaa"},
-		{name: "nothing cached", args: []string{"show", "www.example.org", "MX"}, sockets: []*fakeSocket{empty}, out: []string{"nothing is cached for www.example.org MX\n"}, asked: "show www.example.org MX"},
-		{name: "name", args: []string{"flush", "www.example.org"}, sockets: []*fakeSocket{first}, asked: `flush name "www.example.org" zone ""`},
-		{name: "zone", args: []string{"flush", "--zone", "example.org"}, sockets: []*fakeSocket{first}, asked: `flush name "" zone "example.org"`},
-		{name: "everything", args: []string{"flush"}, sockets: []*fakeSocket{first}, asked: `flush name "" zone ""`},
+		{name: "type", args: []string{"show", "www.example.org", "aaaa"}, sockets: []*nodetest.Socket{first}, asked: "show www.example.org aaaa"},
+		{name: "nothing cached", args: []string{"show", "www.example.org", "MX"}, sockets: []*nodetest.Socket{empty}, out: []string{"nothing is cached for www.example.org MX\n"}, asked: "show www.example.org MX"},
+		{name: "name", args: []string{"flush", "www.example.org"}, sockets: []*nodetest.Socket{first}, asked: `flush name "www.example.org" zone ""`},
+		{name: "zone", args: []string{"flush", "--zone", "example.org"}, sockets: []*nodetest.Socket{first}, asked: `flush name "" zone "example.org"`},
+		{name: "everything", args: []string{"flush"}, sockets: []*nodetest.Socket{first}, asked: `flush name "" zone ""`},
 		{
-			name: "several instances, of which one refuses and one breaks off", args: []string{"flush"}, sockets: []*fakeSocket{first, refusing, broken},
+			name: "several instances, of which one refuses and one breaks off", args: []string{"flush"}, sockets: []*nodetest.Socket{first, refusing, broken},
 			code: cli.ExitFailure, err: "pid 2 refused: the Corefile in force has no cache directive; pid 3: control socket: connection reset",
 			out: []string{"pid 1:\nremoved 4 answers\n"}, asked: `flush name "" zone ""`,
 		},
-		{name: "one of several", args: []string{"flush", "--pid", "1"}, sockets: []*fakeSocket{first, refusing, broken}, out: []string{"removed 4 answers\n"}, asked: `flush name "" zone ""`},
-		{name: "the one with the socket", args: []string{"show", "a", "--socket", first.name}, sockets: []*fakeSocket{refusing, first}, tables: []iptables.Instance{mute}},
+		{name: "one of several", args: []string{"flush", "--pid", "1"}, sockets: []*nodetest.Socket{first, refusing, broken}, out: []string{"removed 4 answers\n"}, asked: `flush name "" zone ""`},
+		{name: "the one with the socket", args: []string{"show", "a", "--socket", first.Name}, sockets: []*nodetest.Socket{refusing, first}, tables: []iptables.Instance{mute}},
 		{
-			name: "JSON of one that refuses", args: []string{"show", "a", "-o", "json"}, sockets: []*fakeSocket{refusing},
+			name: "JSON of one that refuses", args: []string{"show", "a", "-o", "json"}, sockets: []*nodetest.Socket{refusing},
 			code: cli.ExitFailure, err: "no cache directive", out: []string{`"error": "pid 2 refused: the Corefile in force has no cache directive"`},
 		},
 		{name: "no instance", args: []string{"show", "a"}, code: cli.ExitFailure, err: "cache show: no instance answers on this node: is `trackless serve` running?"},
-		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*fakeSocket{first}, code: cli.ExitFailure, err: "no instance with pid 99 answers"},
-		{name: "one without a socket", args: []string{"flush"}, sockets: []*fakeSocket{first}, tables: []iptables.Instance{mute, dead}, code: cli.ExitFailure, err: "cache flush: pid 6 answers on no control socket", out: []string{"removed 4 answers"}},
-		{name: "one that hangs", args: []string{"flush"}, sockets: []*fakeSocket{hung}, code: cli.ExitFailure, err: "deadline exceeded"},
+		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*nodetest.Socket{first}, code: cli.ExitFailure, err: "no instance with pid 99 answers"},
+		{name: "one without a socket", args: []string{"flush"}, sockets: []*nodetest.Socket{first}, tables: []iptables.Instance{mute, dead}, code: cli.ExitFailure, err: "cache flush: pid 6 answers on no control socket", out: []string{"removed 4 answers"}},
+		{name: "one that hangs", args: []string{"flush"}, sockets: []*nodetest.Socket{hung}, code: cli.ExitFailure, err: "deadline exceeded"},
 		{name: "no name", args: []string{"show"}, code: cli.ExitUsage, err: "want NAME or NAME TYPE"},
 		{name: "no such type", args: []string{"show", "a", "NOPE"}, code: cli.ExitUsage, err: `cache show: "NOPE" is no record type`},
 		{name: "no domain name", args: []string{"show", "a..b"}, code: cli.ExitUsage, err: `"a..b" is no domain name`},
@@ -138,9 +141,9 @@ func TestCache(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, s := range tc.sockets {
-				s.asked = ""
+				s.Asked = ""
 			}
-			out, code, err := runCache(t, &fakeNode{sockets: tc.sockets, instances: tc.tables}, tc.args...)
+			out, code, err := runCache(t, &nodetest.Node{Controls: tc.sockets, Tables: tc.tables}, tc.args...)
 			if code != tc.code || (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
 			}
@@ -149,8 +152,8 @@ func TestCache(t *testing.T) {
 					t.Errorf("%q is missing in\n%s", want, out)
 				}
 			}
-			if tc.asked != "" && tc.sockets[0].asked != tc.asked {
-				t.Errorf("it was asked to %s, want %s", tc.sockets[0].asked, tc.asked)
+			if tc.asked != "" && tc.sockets[0].Asked != tc.asked {
+				t.Errorf("it was asked to %s, want %s", tc.sockets[0].Asked, tc.asked)
 			}
 			if tc.code == cli.ExitUsage && out != "" {
 				t.Errorf("a wrong command line wrote\n%s", out)
@@ -160,7 +163,7 @@ func TestCache(t *testing.T) {
 }
 
 func TestCacheCompletion(t *testing.T) {
-	node := &fakeNode{sockets: []*fakeSocket{aCache("/run/trackless/control.sock", 4711)}}
+	node := &nodetest.Node{Controls: []*nodetest.Socket{aCache("/run/trackless/control.sock", 4711)}}
 	for _, tc := range []struct {
 		args []string
 		want string

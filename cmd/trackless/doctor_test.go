@@ -528,7 +528,7 @@ func TestDoctorCannotLook(t *testing.T) {
 		{"no connection tracking", []string{"--root", t.TempDir()}, "", "not loaded"},
 		{"wrong flag", []string{"--color"}, "", "unknown flag"},
 		{"argument", []string{"please"}, "", "unexpected argument"},
-		{"wrong output", []string{"-o", "xml"}, "", "table, json"},
+		{"wrong output", []string{"-o", "xml"}, "", "table or json"},
 		{"no interval", []string{"--interval", "0s"}, "", "takes time"},
 		{"no such namespace", []string{"--netns", "nowhere"}, "", "ip netns list"},
 		{"no privilege", []string{"--interval", "10ms", "--root", unreadable}, "needs CAP_NET_ADMIN", "could not be looked at"},

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 )
 
 func main() {
@@ -47,7 +48,7 @@ shows with numbers what that saves.`,
 		Args:          cli.UnknownVerb,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), nodeCacheCommand(), rulesCommand(), cacheCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
+	root.AddCommand(serveCommand(), nodeCacheCommand(), rules.Command(readPlan), cacheCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
 		snapshotCommand(), compareCommand(), supportCommand(), versionCommand())
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(cli.FlagError)

@@ -19,9 +19,10 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/node/rules"
 )
 
 // measureOptions say what doctor and tune look at.
@@ -210,7 +211,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 		}
 		m.miss(err)
 	}
-	m.Listeners, err = dnsListeners()
+	m.Listeners, err = rules.Listeners()
 	m.miss(err)
 	m.miss(m.measureNotrack())
 	m.KubeProxies, err = host.KubeProxies(o.root, threadProc)
@@ -220,30 +221,6 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.miss(err)
 	m.Datapath = host.Datapath(o.root, links)
 	m.measureAvoided(ctx, o.metrics)
-}
-
-// dnsListeners are the addresses at which a DNS server of this node can be asked,
-// also by one socket for all.
-func dnsListeners() ([]netip.Addr, error) {
-	var held []netip.Addr
-	// Both only for wildcard sockets, and what cannot be read they do not have.
-	instances, _ := kernelNode{}.Instances()
-	for _, i := range instances {
-		for _, e := range i.Listen {
-			if e.Port == 53 {
-				held = append(held, e.Addr)
-			}
-		}
-	}
-	devices, _ := hostaddr.Inspect(hostaddr.Config{}, hostaddr.DefaultLink, nil)
-	for _, d := range devices {
-		for _, a := range d.Addresses {
-			if d.Link || a.Marked {
-				held = append(held, a.Addr)
-			}
-		}
-	}
-	return host.Listeners(threadProc, held...)
 }
 
 // measureNotrack finds out what rules do to the DNS of the addresses on which a
@@ -257,7 +234,7 @@ func (m *measuredHost) measureNotrack() error {
 	for i, a := range m.Listeners {
 		endpoints[i] = iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP}
 	}
-	instances, err := kernelNode{}.Instances()
+	instances, err := instance.Kernel{}.Instances()
 	var unsupported *iptables.UnsupportedError
 	if err != nil && !errors.As(err, &unsupported) { // without nf_tables there are none in it
 		return err

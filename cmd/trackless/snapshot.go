@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/node/instance"
 )
 
 const snapshotHelp = `Write down what is in the connection tracking table of this node, how much of it
@@ -197,7 +198,7 @@ func readNode(s *snapshot.Snapshot, name string) error {
 	}
 	var err error
 	s.Node, err = snapshot.ReadNode("/", name)
-	s.Node.NetworkNamespace = kernelNode{}.NetNamespace()
+	s.Node.NetworkNamespace = instance.Kernel{}.NetNamespace()
 	var memoryErr error
 	s.Node.MemoryBytes, memoryErr = host.MemTotal("/")
 	return errors.Join(hostErr, err, memoryErr)

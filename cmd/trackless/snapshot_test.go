@@ -206,7 +206,7 @@ func TestSnapshotAndCompareRefuse(t *testing.T) {
 		{"compare", cli.ExitUsage, "there are 0"},
 		{"compare a b c", cli.ExitUsage, "there are 3"},
 		{"compare - -", cli.ExitUsage, "standard input"},
-		{"compare -o yaml " + good + " " + good, cli.ExitUsage, "table, json"},
+		{"compare -o yaml " + good + " " + good, cli.ExitUsage, "table or json"},
 		{"compare " + good + " " + filepath.Join(dir, "none"), cli.ExitFailure, "no such file"},
 		{"compare " + good + " " + newer, cli.ExitFailure, newer + ": it was taken by a newer Trackless"},
 		{"compare " + half + " " + good, cli.ExitFailure, half + ": it ends after 46 bytes in the middle"},

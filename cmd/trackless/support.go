@@ -18,8 +18,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/conntrack/snapshot"
-	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/node/instance"
+	noderules "github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/support"
 )
 
@@ -153,7 +155,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 		return fmt.Appendf(nil, "%s\nLinux %s\n", versionString(), node.Node.Kernel), nodeErr
 	})
 
-	report, rulesErr := readRules(ctx, kernelNode{}, rulesShowOptions{socket: o.socket})
+	report, rulesErr := noderules.Read(ctx, noderules.Kernel{}, noderules.Options{Socket: o.socket})
 	collectInstances(ctx, b, o, report)
 	b.Add("rules", "rules.json", "`trackless rules show -o json`", func() ([]byte, error) {
 		if rulesErr != nil {
@@ -166,7 +168,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 			return nil, rulesErr
 		}
 		var text bytes.Buffer
-		err := report.writeText(&text, false)
+		err := rules.Text(&text, report, false)
 		return text.Bytes(), err
 	})
 	b.Add("snapshot", "snapshot.json", "`trackless snapshot`", func() ([]byte, error) {
@@ -194,22 +196,12 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 }
 
 // collectInstances asks every instance of this namespace.
-func collectInstances(ctx context.Context, b *support.Bundle, o supportOptions, report *rulesReport) {
-	var pids []int
-	if report != nil {
-		for _, i := range report.Instances {
-			if i.Owner.LocalPID != 0 {
-				pids = append(pids, i.Owner.LocalPID)
-			}
-		}
+func collectInstances(ctx context.Context, b *support.Bundle, o supportOptions, report *noderules.Report) {
+	for _, q := range report.Silent {
+		b.Miss("instance at "+q.Socket, "everything of it", q.Err)
 	}
-	found, quiet := reach(ctx, kernelNode{}, o.socket, pids)
-	for _, q := range quiet {
-		b.Miss("instance at "+q.socket, "everything of it", q.err)
-	}
-	for n, f := range found {
+	for n, f := range report.Reached {
 		dir := fmt.Sprintf("instance-%d", n+1)
-		client := control.NewClient(f.Socket())
 		ask := func(timeout time.Duration, read func(context.Context) ([]byte, error)) func() ([]byte, error) {
 			return func() ([]byte, error) {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -217,25 +209,25 @@ func collectInstances(ctx context.Context, b *support.Bundle, o supportOptions, 
 				return read(ctx)
 			}
 		}
-		b.Add("corefile", path.Join(dir, "Corefile"), "the Corefile in force", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
-			c, err := client.Corefile(ctx)
+		b.Add("corefile", path.Join(dir, "Corefile"), "the Corefile in force", ask(instance.StatusTimeout, func(ctx context.Context) ([]byte, error) {
+			c, err := f.Corefile(ctx)
 			if err != nil {
 				return nil, err
 			}
 			missImports(b, dir, c.Contents)
 			return []byte(b.Corefile(fmt.Sprintf("# %s\n%s", c.Path, c.Contents))), nil
 		}))
-		b.Add("", path.Join(dir, "status.json"), "its state, as it sees itself", func() ([]byte, error) { return support.Indented(f.status) })
-		b.Add("", path.Join(dir, "figures.json"), "what it saves", ask(statusTimeout, func(ctx context.Context) ([]byte, error) {
-			figures, err := client.Figures(ctx)
+		b.Add("", path.Join(dir, "status.json"), "its state, as it sees itself", func() ([]byte, error) { return support.Indented(f.Answer) })
+		b.Add("", path.Join(dir, "figures.json"), "what it saves", ask(instance.StatusTimeout, func(ctx context.Context) ([]byte, error) {
+			figures, err := f.Figures(ctx)
 			if err != nil {
 				return nil, err
 			}
 			return support.Indented(figures)
 		}))
-		b.Add("log", path.Join(dir, "log.txt"), "the end of its log", ask(5*time.Second, client.Log))
+		b.Add("log", path.Join(dir, "log.txt"), "the end of its log", ask(5*time.Second, f.Log))
 	}
-	if len(found) > 0 {
+	if len(report.Reached) > 0 {
 		return
 	}
 	none := errors.New("no instance was reached: none runs, or its control socket is off or out of reach; run this where it runs, or name the socket with --socket")

@@ -373,7 +373,7 @@ func TestTuneNodes(t *testing.T) {
 		{[]string{a}, "--nodes"},
 		{[]string{"--for", "systemd"}, "modules-load"},
 		{[]string{"--apply", "--revert"}, "--apply and --revert"},
-		{[]string{"-o", "yaml"}, "table, json"},
+		{[]string{"-o", "yaml"}, "table or json"},
 		{[]string{"--faster"}, "unknown flag"},
 		{[]string{"--root", dir}, "not loaded"},
 	} {

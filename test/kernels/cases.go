@@ -77,8 +77,12 @@ var Cases = []Case{
 		Package: "conntrack",
 	},
 	{
-		Name: "rules", What: "trackless rules: show, plan, remove",
-		Package: "cmd/trackless", Tests: "^Test(Rules|ThePlan)",
+		Name: "rules", What: "trackless rules: show, remove, attach, detach",
+		Package: "cmd/trackless/rules", Tests: "^TestRules",
+	},
+	{
+		Name: "plan", What: "trackless rules plan",
+		Package: "cmd/trackless", Tests: "^Test(RulesPlan|ThePlan)",
 	},
 	{
 		Name: "doctor", What: "trackless doctor: what is wrong is found",

@@ -1,4 +1,4 @@
-package main
+package rules
 
 import (
 	"context"
@@ -19,20 +19,21 @@ import (
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/nftables"
+	"github.com/trackless-dns/trackless/node/rules"
 )
 
-// instance is a running one as far as rules go: a backend whose rules are
+// running is an instance as far as rules go: a backend whose rules are
 // switched over a control socket.
-type instance struct{ backend *nftables.Backend }
+type running struct{ backend *nftables.Backend }
 
-func (i instance) Status() control.Status {
+func (i running) Status() control.Status {
 	return control.Status{Backend: "nftables", Table: i.backend.Table(), State: "attached"}
 }
-func (i instance) Attach(context.Context) error        { return i.backend.Attach() }
-func (i instance) Detach(context.Context) error        { return i.backend.Detach(nil) }
-func (i instance) Figures() (control.Figures, error)   { return control.Figures{}, nil }
-func (i instance) Corefile() (control.Corefile, error) { return control.Corefile{}, nil }
-func (i instance) Log() []byte                         { return nil }
+func (i running) Attach(context.Context) error        { return i.backend.Attach() }
+func (i running) Detach(context.Context) error        { return i.backend.Detach(nil) }
+func (i running) Figures() (control.Figures, error)   { return control.Figures{}, nil }
+func (i running) Corefile() (control.Corefile, error) { return control.Corefile{}, nil }
+func (i running) Log() []byte                         { return nil }
 
 // nodeState is everything of a network namespace that Trackless touches.
 func nodeState(t *testing.T) string {
@@ -55,13 +56,13 @@ func TestRulesOnTheKernel(t *testing.T) {
 	listen := []netip.Addr{linkLocal, clusterIP, clusterV6}
 	var plan iptables.Plan
 	for _, a := range listen {
-		plan.Listen = append(plan.Listen, dnsEndpoints(a, nil)...)
+		plan.Listen = append(plan.Listen, rules.DNSEndpoints(a, nil)...)
 	}
 	if err := errors.Join(addresses.Ensure(listen), backend.Install(iptables.Rules{Plan: plan.Normalize()}), backend.Attach(),
 		failover.Install(failover.Config{NetNS: ns}, []failover.Pair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}}, failover.Outside{})); err != nil {
 		t.Fatal(err)
 	}
-	socket, err := control.Listen(filepath.Join(t.TempDir(), "control.sock"), instance{backend})
+	socket, err := control.Listen(filepath.Join(t.TempDir(), "control.sock"), running{backend})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,19 +71,19 @@ func TestRulesOnTheKernel(t *testing.T) {
 	testns.Run(t, "nft", "add", "table", "inet", "trackless-dead", fmt.Sprintf("{ comment %q; }", fmt.Sprintf("trackless 1 pid %d start 1 pidns %d", os.Getpid(), control.Self().PIDNamespace)))
 	testns.Run(t, "iptables-nft", "-t", "raw", "-A", "PREROUTING", "-d", "10.96.0.10/32", "-p", "udp", "--dport", "53", "-j", "NOTRACK")
 
-	show := func() rulesReport {
+	show := func() rules.Report {
 		t.Helper()
-		out, code, err := runRules(t, kernelNode{}, "show", "--output", "json")
+		out, code, err := runRules(t, rules.Kernel{}, "show", "--output", "json")
 		if code != 0 {
 			t.Fatal(err)
 		}
-		var r rulesReport
+		var r rules.Report
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
-	states := func(r rulesReport) map[string]string {
+	states := func(r rules.Report) map[string]string {
 		out := map[string]string{}
 		for _, i := range r.Instances {
 			out[i.Table] = string(i.Owner.Life) + " " + i.State
@@ -105,7 +106,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 	}
 
 	for _, tc := range []struct{ verb, state string }{{"detach", "alive detached"}, {"attach", "alive attached"}} {
-		if out, code, err := runRules(t, kernelNode{}, tc.verb, "--socket", socket.Addr()); code != 0 || !strings.Contains(out, backend.Table()) {
+		if out, code, err := runRules(t, rules.Kernel{}, tc.verb, "--socket", socket.Addr()); code != 0 || !strings.Contains(out, backend.Table()) {
 			t.Fatalf("%s: status %d, error %v\n%s", tc.verb, code, err, out)
 		}
 		if got := states(show())[backend.Table()]; got != tc.state {
@@ -114,7 +115,7 @@ func TestRulesOnTheKernel(t *testing.T) {
 	}
 
 	// The living instance keeps all that it needs.
-	out, code, err := runRules(t, kernelNode{}, "remove", "--force")
+	out, code, err := runRules(t, rules.Kernel{}, "remove", "--force")
 	if code != cli.ExitFailure || !strings.Contains(err.Error(), fmt.Sprintf("pid %d is alive", os.Getpid())) {
 		t.Errorf("status %d, error %v\n%s", code, err, out)
 	}
@@ -129,14 +130,14 @@ func TestRulesOnTheKernel(t *testing.T) {
 	}
 	testns.Run(t, "iptables-nft", "-t", "raw", "-F")
 	testns.Run(t, "nft", "delete", "table", "ip", "raw")
-	if out, code, err = runRules(t, kernelNode{}, "remove", "--dry-run"); code != 0 || !strings.Contains(out, "would remove: failover table") {
+	if out, code, err = runRules(t, rules.Kernel{}, "remove", "--dry-run"); code != 0 || !strings.Contains(out, "would remove: failover table") {
 		t.Errorf("status %d, error %v\n%s", code, err, out)
 	}
 	if show().Failover == nil {
 		t.Error("a dry run removed the failover table")
 	}
 	for _, want := range []string{"removed: failover table inet trackless-failover", "nothing of ours is on this node"} {
-		if out, code, err = runRules(t, kernelNode{}, "remove"); code != 0 || !strings.Contains(out, want) {
+		if out, code, err = runRules(t, rules.Kernel{}, "remove"); code != 0 || !strings.Contains(out, want) {
 			t.Errorf("status %d, error %v; want %q in\n%s", code, err, want, out)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,7 +11,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/rules"
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 const planCorefile = `cluster.local {
@@ -39,6 +43,19 @@ func corefile(t *testing.T, text string) string {
 	return path
 }
 
+// runPlan runs the verb `rules` and returns what it prints and its status.
+func runPlan(t *testing.T, args ...string) (string, int, error) {
+	t.Helper()
+	cmd := rules.Command(readPlan)
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), cli.ExitStatus(err), err
+}
+
 func TestRulesPlan(t *testing.T) {
 	path := corefile(t, planCorefile)
 	none := corefile(t, "example.org {\nwhoami\n}\n")
@@ -53,13 +70,13 @@ func TestRulesPlan(t *testing.T) {
 		{"rules-plan-none.nft", [][]string{{"-conf", none}}},
 	} {
 		for _, args := range tc.args {
-			out, code, err := runRules(t, nil, append([]string{"plan"}, args...)...)
+			out, code, err := runPlan(t, append([]string{"plan"}, args...)...)
 			if code != 0 {
 				t.Fatalf("%v: status %d, error %v", args, code, err)
 			}
 			// The table itself is compared with what nft makes of it.
 			header, _, _ := strings.Cut(out, "table inet ")
-			golden(t, tc.golden, header)
+			testgolden.Compare(t, tc.golden, header)
 		}
 	}
 }
@@ -80,13 +97,13 @@ func TestRulesPlanErrors(t *testing.T) {
 		{"an argument", []string{good}, cli.ExitUsage, "the Corefile is named with -conf"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			_, code, err := runRules(t, nil, append([]string{"plan"}, tc.args...)...)
+			_, code, err := runPlan(t, append([]string{"plan"}, tc.args...)...)
 			if code != tc.code || err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.want)
 			}
 		})
 	}
-	if out, code, _ := runRules(t, nil, "plan", "--help"); code != 0 || !strings.Contains(out, "Exit status: 0 printed") {
+	if out, code, _ := runPlan(t, "plan", "--help"); code != 0 || !strings.Contains(out, "Exit status: 0 printed") {
 		t.Errorf("--help: status %d\n%s", code, out)
 	}
 }
@@ -96,7 +113,7 @@ func TestRulesPlanErrors(t *testing.T) {
 func TestThePlanIsReadByNFT(t *testing.T) {
 	testns.Program(t, "nft")
 	testns.Enter(t)
-	out, _, err := runRules(t, nil, "plan", "-conf", corefile(t, planCorefile))
+	out, _, err := runPlan(t, "plan", "-conf", corefile(t, planCorefile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +123,7 @@ func TestThePlanIsReadByNFT(t *testing.T) {
 		t.Fatalf("nft: %v\n%s\n%s", err, said, out)
 	}
 	_, table, _ := strings.Cut(out, "random id of the instance:\n")
-	if diff := cmp.Diff(table, testns.Run(t, "nft", "list", "table", "inet", planTable)); diff != "" {
+	if diff := cmp.Diff(table, testns.Run(t, "nft", "list", "table", "inet", owner.TablePrefix+"plan")); diff != "" {
 		t.Errorf("the table that nft makes of the plan differs (-plan +nft):\n%s", diff)
 	}
 }
@@ -114,7 +131,7 @@ func TestThePlanIsReadByNFT(t *testing.T) {
 // Without a format, the backend of the Corefile decides.
 func TestTheFormatOfAPlan(t *testing.T) {
 	for backend, want := range map[string]string{"auto": "table inet ", "nftables": "table inet ", "iptables": "*raw", "iptables legacy": "*raw"} {
-		out, _, err := runRules(t, nil, "plan", "-conf", corefile(t, ".:53 {\n bind 10.96.0.10\n notrack {\n  backend "+backend+"\n }\n whoami\n}\n"))
+		out, _, err := runPlan(t, "plan", "-conf", corefile(t, ".:53 {\n bind 10.96.0.10\n notrack {\n  backend "+backend+"\n }\n whoami\n}\n"))
 		if err != nil || !strings.Contains(out, "\n"+want) {
 			t.Errorf("backend %s: no line begins with %q, error %v:\n%s", backend, want, err, out)
 		}

@@ -1,15 +1,12 @@
-package main
+package rules
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,170 +15,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/node/nodetest"
+	"github.com/trackless-dns/trackless/node/rules"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", name, diff)
-	}
-}
-
-// fakeNode is a node in memory.
-type fakeNode struct {
-	instances []iptables.Instance
-	failover  failover.State
-	foreign   []hostrules.ForeignRule
-	accept    []hostrules.AcceptRule
-	devices   []hostaddr.Device
-	servers   []netip.Addr // DNS servers besides ours
-	listeners []netip.Addr // of anybody, ours as well
-	sockets   []*fakeSocket
-	err       error // of reading the tables
-	late      bool  // an instance starts after the first reading
-	readings  int
-	removed   []string
-}
-
-func (n *fakeNode) Instances() ([]iptables.Instance, error) {
-	n.readings++
-	if n.late && n.readings == 2 {
-		n.instances = append(n.instances, iptables.Instance{Backend: "nftables", Table: "trackless-late", Owned: true, Owner: owner.Owner{Life: owner.Alive}})
-	}
-	return slices.Clone(n.instances), n.err
-}
-
-func (n *fakeNode) RemoveTable(i iptables.Instance) error {
-	name := i.Table
-	n.removed = append(n.removed, "table "+name)
-	n.instances = slices.DeleteFunc(n.instances, func(i iptables.Instance) bool { return i.Table == name })
-	return nil
-}
-
-func (n *fakeNode) Failover() (failover.State, error) { return n.failover, nil }
-
-func (n *fakeNode) RemoveFailover() error {
-	n.removed = append(n.removed, "failover")
-	return nil
-}
-
-func (n *fakeNode) KeepFailover(pairs []failover.Pair, _ failover.Outside) error {
-	n.removed = append(n.removed, fmt.Sprintf("failover but %v", pairs))
-	return nil
-}
-
-func (n *fakeNode) OtherListeners() ([]netip.Addr, error) { return n.listeners, nil }
-
-func (n *fakeNode) Servers() ([]netip.Addr, error) { return n.servers, nil }
-
-func (n *fakeNode) AcceptRules() ([]hostrules.AcceptRule, error) { return n.accept, nil }
-
-func (n *fakeNode) RemoveAcceptRule(r hostrules.AcceptRule) error {
-	n.removed = append(n.removed, acceptRuleName(r))
-	return nil
-}
-
-func (n *fakeNode) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ForeignRule, error) {
-	var out []hostrules.ForeignRule
-	for _, f := range n.foreign {
-		f.Concerns = slices.DeleteFunc(slices.Clone(endpoints), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
-		out = append(out, f)
-	}
-	return out, nil
-}
-
-func (n *fakeNode) Devices(string, []netip.Addr) ([]hostaddr.Device, error) { return n.devices, nil }
-
-func (n *fakeNode) RemoveLink(name string) error {
-	n.removed = append(n.removed, "link "+name)
-	return nil
-}
-
-func (n *fakeNode) RemoveAddress(device string, a netip.Addr) error {
-	n.removed = append(n.removed, fmt.Sprintf("address %s %s", device, a))
-	return nil
-}
-
-func (n *fakeNode) Sockets(name string, pids []int) []controlSocket {
-	var out []controlSocket
-	for _, s := range n.sockets {
-		if name != "" && s.name != name || s.onlyByPID && !slices.Contains(pids, s.pid) && name == "" {
-			continue
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
-func (n *fakeNode) NetNamespace() uint64 { return 1 }
-
-// fakeSocket is an instance.
-type fakeSocket struct {
-	name      string
-	pid       int
-	status    control.Status
-	statusErr error
-	switchErr error
-	onlyByPID bool
-	hangs     bool // when asked to attach
-	asked     string
-	content   control.CacheContent
-	removed   control.CacheRemoved
-}
-
-func (s *fakeSocket) Socket() string { return s.name }
-func (s *fakeSocket) ShowCache(_ context.Context, name, qtype string) (control.CacheContent, error) {
-	s.asked = strings.TrimSpace("show " + name + " " + qtype)
-	return s.content, s.switchErr
-}
-func (s *fakeSocket) FlushCache(_ context.Context, scope control.CacheScope) (control.CacheRemoved, error) {
-	s.asked = fmt.Sprintf("flush name %q zone %q", scope.Name, scope.Zone)
-	return s.removed, s.switchErr
-}
-func (s *fakeSocket) PID() int { return s.pid }
-func (s *fakeSocket) Status(context.Context) (control.Status, error) {
-	return s.status, s.statusErr
-}
-
-func (s *fakeSocket) Attach(ctx context.Context) (control.Status, error) {
-	s.asked = "attach"
-	if s.hangs {
-		<-ctx.Done()
-		return control.Status{}, context.Cause(ctx)
-	}
-	s.status.State = "attached"
-	return s.status, s.switchErr
-}
-
-func (s *fakeSocket) Detach(context.Context) (control.Status, error) {
-	s.asked, s.status.State = "detach", "detached"
-	return s.status, s.switchErr
-}
-
-func newSocket(name string, pid int, table string) *fakeSocket {
-	return &fakeSocket{name: name, pid: pid, status: control.Status{
-		Process: control.Process{PID: pid, Start: uint64(pid), PIDNamespace: 1, NetNamespace: 1},
-		Table:   table, State: "attached",
-	}}
-}
 
 var (
 	linkLocal = netip.MustParseAddr("169.254.20.10")
@@ -194,7 +37,7 @@ func living(table string, pid int) iptables.Instance {
 		Backend: "nftables",
 		Table:   table, Owned: true,
 		Owner:  owner.Owner{PID: pid, LocalPID: pid, Life: owner.Alive, Command: "trackless"},
-		Listen: dnsEndpoints(clusterIP, nil), Live: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{},
+		Listen: rules.DNSEndpoints(clusterIP, nil), Live: rules.DNSEndpoints(clusterIP, nil), Packets: iptables.Counters{},
 	}
 }
 
@@ -205,7 +48,7 @@ func chains(i iptables.Instance) iptables.Instance {
 }
 
 func dead(table string) iptables.Instance {
-	return iptables.Instance{Backend: "nftables", Table: table, Owner: owner.Owner{PID: 11, Life: owner.Dead}, Listen: dnsEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
+	return iptables.Instance{Backend: "nftables", Table: table, Owner: owner.Owner{PID: 11, Life: owner.Dead}, Listen: rules.DNSEndpoints(clusterIP, nil), Packets: iptables.Counters{}}
 }
 
 func unseen(table string) iptables.Instance {
@@ -217,9 +60,9 @@ func dummyWith(addrs ...hostaddr.Address) hostaddr.Device {
 }
 
 // runRules runs the verb on a node and returns what it prints and its status.
-func runRules(t *testing.T, node rulesNode, args ...string) (string, int, error) {
+func runRules(t *testing.T, node rules.Node, args ...string) (string, int, error) {
 	t.Helper()
-	cmd := rulesCommandOn(func() rulesNode { return node })
+	cmd := commandOn(func() rules.Node { return node }, nil)
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	var out bytes.Buffer
 	cmd.SetOut(&out)
@@ -266,25 +109,25 @@ func loWith(addrs ...netip.Addr) hostaddr.Device {
 	return lo
 }
 
-func fullNode() *fakeNode {
+func fullNode() *nodetest.Node {
 	first := living("trackless-0a1b2c3d", 4711)
-	first.Listen = slices.Concat(dnsEndpoints(linkLocal, nil), first.Listen)
+	first.Listen = slices.Concat(rules.DNSEndpoints(linkLocal, nil), first.Listen)
 	first.Live = first.Listen
 	first.Packets = iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.UDP}: 1234, {Direction: iptables.Response, Family: iptables.IPv4, Proto: iptables.UDP}: 1230}
 	contained := living("trackless-1a1b2c3d", 1)
 	contained.Owner.LocalPID, contained.Live = 815, nil
 	partly := dead("trackless-2a1b2c3d")
 	partly.Live = partly.Listen[:1]
-	socket := newSocket("/run/trackless/control.sock", 4711, first.Table)
-	byHand := newSocket("/proc/815/root/run/trackless/control.sock", 815, contained.Table)
-	byHand.onlyByPID = true
-	byHand.status.State, byHand.status.ByHand, byHand.status.Reason = "draining", true, "2 queries are being answered"
-	return &fakeNode{
-		instances: []iptables.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},
-		failover: failover.State{Present: true, Intact: true,
+	socket := nodetest.NewSocket("/run/trackless/control.sock", 4711, first.Table)
+	byHand := nodetest.NewSocket("/proc/815/root/run/trackless/control.sock", 815, contained.Table)
+	byHand.OnlyByPID = true
+	byHand.State.State, byHand.State.ByHand, byHand.State.Reason = "draining", true, "2 queries are being answered"
+	return &nodetest.Node{
+		Tables: []iptables.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},
+		Standing: failover.State{Present: true, Intact: true,
 			Pairs:    []failover.Pair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
 			Counters: iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.TCP}: 3}},
-		foreign: []hostrules.ForeignRule{
+		OtherRules: []hostrules.ForeignRule{
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Hook: "prerouting", Priority: -300, Handle: 4, Effects: []string{"notrack"},
 				Certain: true, Directions: []iptables.Direction{iptables.Query}, Text: "ip daddr 10.96.0.10 meta l4proto udp th dport 53 CT"},
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Legacy: true, Hook: "prerouting", Priority: -300, Handle: 2, Effects: []string{"accept"},
@@ -292,34 +135,34 @@ func fullNode() *fakeNode {
 			{Family: "inet", Table: "firewall", Chain: "in", Hook: "prerouting", Priority: -400, Effects: []string{"drop"},
 				Directions: []iptables.Direction{iptables.Query, iptables.Response}, Text: "policy drop"},
 		},
-		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: clusterV6})},
-		accept:  []hostrules.AcceptRule{acceptRule},
-		sockets: []*fakeSocket{socket, byHand},
+		Links:     []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true}, hostaddr.Address{Addr: clusterV6})},
+		Accepting: []hostrules.AcceptRule{acceptRule},
+		Controls:  []*nodetest.Socket{socket, byHand},
 	}
 }
 
 // leftOverNode has an instance that serves the ClusterIP alone, and what one left that
 // served a link-local address as well.
-func leftOverNode() *fakeNode {
-	return &fakeNode{
-		instances: []iptables.Instance{living("trackless-0a1b2c3d", 4711)}, failover: pairs(linkLocal),
-		accept:  []hostrules.AcceptRule{acceptRuleAt(linkLocal)},
-		devices: []hostaddr.Device{loWith(linkLocal, clusterIP)},
+func leftOverNode() *nodetest.Node {
+	return &nodetest.Node{
+		Tables: []iptables.Instance{living("trackless-0a1b2c3d", 4711)}, Standing: pairs(linkLocal),
+		Accepting: []hostrules.AcceptRule{acceptRuleAt(linkLocal)},
+		Links:     []hostaddr.Device{loWith(linkLocal, clusterIP)},
 	}
 }
 
 func TestRulesShow(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		node   *fakeNode
+		node   *nodetest.Node
 		args   []string
 		golden string
 	}{
 		{"text", fullNode(), []string{"show"}, "rules-show.txt"},
 		{"json", fullNode(), []string{"show", "--output", "json"}, "rules-show.json"},
 		{"left over", leftOverNode(), []string{"show"}, "rules-show-left.txt"},
-		{"empty text", &fakeNode{}, []string{"show"}, "rules-show-empty.txt"},
-		{"empty json", &fakeNode{}, []string{"show", "-o", "json"}, "rules-show-empty.json"},
+		{"empty text", &nodetest.Node{}, []string{"show"}, "rules-show-empty.txt"},
+		{"empty json", &nodetest.Node{}, []string{"show", "-o", "json"}, "rules-show-empty.json"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, code, err := runRules(t, tc.node, tc.args...)
@@ -329,56 +172,56 @@ func TestRulesShow(t *testing.T) {
 			if strings.Contains(out, "\x1b") {
 				t.Error("colour off the terminal")
 			}
-			golden(t, tc.golden, out)
+			testgolden.Compare(t, tc.golden, out)
 		})
 	}
 }
 
 // Rules of others untrack DNS to a server of this node that is none of ours.
 func TestRulesShowOfOthersAlone(t *testing.T) {
-	node := &fakeNode{
-		servers: []netip.Addr{netip.MustParseAddr("169.254.10.11")},
-		foreign: []hostrules.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
+	node := &nodetest.Node{
+		OtherServers: []netip.Addr{netip.MustParseAddr("169.254.10.11")},
+		OtherRules:   []hostrules.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
 	}
 	out, code, err := runRules(t, node, "show")
 	if code != 0 || strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "rules of others untrack DNS to 169.254.10.11") {
 		t.Errorf("%d, %v\n%s", code, err, out)
 	}
-	node.foreign[0].Effects = []string{hostrules.EffectZone}
+	node.OtherRules[0].Effects = []string{hostrules.EffectZone}
 	if out, _, _ := runRules(t, node, "show"); !strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "which tracks them whatever") {
 		t.Errorf("a zone:\n%s", out)
 	}
 }
 
 func TestRulesShowSaysWhatItCannotRead(t *testing.T) {
-	_, code, err := runRules(t, &fakeNode{err: fmt.Errorf("nftables: list tables: %w", iptables.ErrPermission)}, "show")
+	_, code, err := runRules(t, &nodetest.Node{Err: fmt.Errorf("nftables: list tables: %w", iptables.ErrPermission)}, "show")
 	if code != cli.ExitFailure || !strings.Contains(err.Error(), "rules show: nftables: list tables: needs CAP_NET_ADMIN: run it as root") {
 		t.Errorf("status %d, error %v", code, err)
 	}
-	out, code, err := runRules(t, &fakeNode{
-		err:     &iptables.UnsupportedError{Feature: "nf_tables", Remedy: "modprobe", Err: errors.New("no")},
-		devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true})},
+	out, code, err := runRules(t, &nodetest.Node{
+		Err:   &iptables.UnsupportedError{Feature: "nf_tables", Remedy: "modprobe", Err: errors.New("no")},
+		Links: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: clusterIP, Marked: true})},
 	}, "show")
 	if code != 0 || !strings.Contains(out, "this node has no nf_tables") || !strings.Contains(out, "10.96.0.10") {
 		t.Errorf("without nf_tables: status %d, error %v\n%s", code, err, out)
 	}
-	hung := newSocket("/run/trackless/control.sock", 1, "")
-	hung.statusErr = fmt.Errorf("control socket %s: %w", hung.name, context.DeadlineExceeded)
-	gone := newSocket("/run/trackless/stale.sock", 1, "")
-	gone.statusErr = errors.New("connection refused")
-	out, _, _ = runRules(t, &fakeNode{sockets: []*fakeSocket{hung, gone}}, "show")
-	if !strings.Contains(out, hung.name) || strings.Contains(out, gone.name) {
+	hung := nodetest.NewSocket("/run/trackless/control.sock", 1, "")
+	hung.StatusErr = fmt.Errorf("control socket %s: %w", hung.Name, context.DeadlineExceeded)
+	gone := nodetest.NewSocket("/run/trackless/stale.sock", 1, "")
+	gone.StatusErr = errors.New("connection refused")
+	out, _, _ = runRules(t, &nodetest.Node{Controls: []*nodetest.Socket{hung, gone}}, "show")
+	if !strings.Contains(out, hung.Name) || strings.Contains(out, gone.Name) {
 		t.Errorf("one is hung and one is gone:\n%s", out)
 	}
 }
 
 func TestColourIsForTerminals(t *testing.T) {
-	report, err := readRules(t.Context(), fullNode(), rulesShowOptions{})
+	report, err := rules.Read(t.Context(), fullNode(), rules.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var plain, colour bytes.Buffer
-	if err := errors.Join(report.writeText(&plain, false), report.writeText(&colour, true)); err != nil {
+	if err := errors.Join(Text(&plain, report, false), Text(&colour, report, true)); err != nil {
 		t.Fatal(err)
 	}
 	stripped := regexp.MustCompile(`\x1b\[[0-9;]*m`).ReplaceAllString(colour.String(), "")
@@ -398,7 +241,7 @@ func TestRulesRemove(t *testing.T) {
 	failover := failover.State{Present: true}
 	for _, tc := range []struct {
 		name string
-		node fakeNode
+		node nodetest.Node
 		args []string
 		want []string // what is removed
 		out  []string
@@ -408,26 +251,26 @@ func TestRulesRemove(t *testing.T) {
 		{name: "nothing there", out: []string{"nothing of ours is on this node"}},
 		{
 			name: "all of a dead instance",
-			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, accept: []hostrules.AcceptRule{acceptRule}, devices: []hostaddr.Device{ours}},
+			node: nodetest.Node{Tables: []iptables.Instance{dead("trackless-a")}, Standing: failover, Accepting: []hostrules.AcceptRule{acceptRule}, Links: []hostaddr.Device{ours}},
 			want: []string{"table trackless-a", "failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "link nodelocaldns"},
 			out: []string{"removed: table inet trackless-a: its owner, pid 11, is dead", "removed: failover table inet trackless-failover",
 				"removed: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53", "removed: link nodelocaldns"},
 		},
 		{
 			name: "chains of a dead instance of the iptables backend",
-			node: fakeNode{instances: []iptables.Instance{chains(dead("TRACKLESS-a"))}},
+			node: nodetest.Node{Tables: []iptables.Instance{chains(dead("TRACKLESS-a"))}},
 			want: []string{"table TRACKLESS-a"},
 			out:  []string{"removed: chains TRACKLESS-a-*: its owner, pid 11, is dead"},
 		},
 		{
 			name: "dry run",
-			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}},
+			node: nodetest.Node{Tables: []iptables.Instance{dead("trackless-a")}, Standing: failover, Links: []hostaddr.Device{ours}},
 			args: []string{"--dry-run"},
 			out:  []string{"would remove: table inet trackless-a", "would remove: failover table", "would remove: link nodelocaldns"},
 		},
 		{
 			name: "a living instance keeps what it needs",
-			node: fakeNode{instances: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours, lo}},
+			node: nodetest.Node{Tables: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}, Standing: failover, Links: []hostaddr.Device{ours, lo}},
 			want: []string{"table trackless-a"},
 			out: []string{"left: table inet trackless-b: pid 4711 is alive; end it with `kill 4711`", "left: failover table",
 				"left: link nodelocaldns: table inet trackless-b is in use", "left: address 10.96.0.10 on lo"},
@@ -435,10 +278,10 @@ func TestRulesRemove(t *testing.T) {
 		},
 		{
 			name: "what a living instance does not ask for",
-			node: fakeNode{
-				instances: []iptables.Instance{living("trackless-b", 4711)}, failover: pairs(linkLocal),
-				accept:  []hostrules.AcceptRule{acceptRule, acceptRuleAt(linkLocal)},
-				devices: []hostaddr.Device{dummyWith(hostaddr.Address{Addr: linkLocal, Marked: true}, hostaddr.Address{Addr: clusterIP, Marked: true}), loWith(linkLocal)},
+			node: nodetest.Node{
+				Tables: []iptables.Instance{living("trackless-b", 4711)}, Standing: pairs(linkLocal),
+				Accepting: []hostrules.AcceptRule{acceptRule, acceptRuleAt(linkLocal)},
+				Links:     []hostaddr.Device{dummyWith(hostaddr.Address{Addr: linkLocal, Marked: true}, hostaddr.Address{Addr: clusterIP, Marked: true}), loWith(linkLocal)},
 			},
 			want: []string{"failover", "ip filter INPUT query udp 169.254.20.10:53", "address nodelocaldns 169.254.20.10", "address lo 169.254.20.10"},
 			out:  []string{"left: link nodelocaldns: table inet trackless-b is in use", "left: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53"},
@@ -446,67 +289,67 @@ func TestRulesRemove(t *testing.T) {
 		},
 		{
 			name: "pairs of the failover table that a living instance does not ask for",
-			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}, failover: pairs(linkLocal, clusterIP)},
+			node: nodetest.Node{Tables: []iptables.Instance{living("trackless-b", 4711)}, Standing: pairs(linkLocal, clusterIP)},
 			want: []string{"failover but [{10.96.0.10 10.96.0.99 []}]"},
 			out:  []string{"left: failover table inet trackless-failover: table inet trackless-b is in use", "removed: failover pair 169.254.20.10 to 10.96.0.99"},
 			code: cli.ExitFailure, err: "table inet trackless-b stays",
 		},
 		{
 			name: "node-cache has taken the addresses over, and has no use for our rules",
-			node: fakeNode{listeners: []netip.Addr{linkLocal, clusterIP}, failover: pairs(linkLocal), accept: []hostrules.AcceptRule{acceptRule}, devices: []hostaddr.Device{mixed}},
+			node: nodetest.Node{Listening: []netip.Addr{linkLocal, clusterIP}, Standing: pairs(linkLocal), Accepting: []hostrules.AcceptRule{acceptRule}, Links: []hostaddr.Device{mixed}},
 			want: []string{"failover", "ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53"},
 			out:  []string{"left: link nodelocaldns: a DNS server that listens there and is no instance of Trackless is in use"},
 		},
 		{
 			name: "force takes no address from a server that listens there",
-			node: fakeNode{listeners: []netip.Addr{clusterIP}, devices: []hostaddr.Device{mixed, loWith(clusterIP)}},
+			node: nodetest.Node{Listening: []netip.Addr{clusterIP}, Links: []hostaddr.Device{mixed, loWith(clusterIP)}},
 			args: []string{"--force"},
 		},
 		{
 			name: "force does not override a living instance",
-			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}, failover: failover, devices: []hostaddr.Device{ours}},
+			node: nodetest.Node{Tables: []iptables.Instance{living("trackless-b", 4711)}, Standing: failover, Links: []hostaddr.Device{ours}},
 			args: []string{"--force"}, code: cli.ExitFailure, err: "pid 4711 is alive",
 		},
 		{
 			name: "a dry run has the status of the removal",
-			node: fakeNode{instances: []iptables.Instance{living("trackless-b", 4711)}},
+			node: nodetest.Node{Tables: []iptables.Instance{living("trackless-b", 4711)}},
 			args: []string{"--dry-run"}, code: cli.ExitFailure, err: "pid 4711 is alive",
 		},
 		{
 			name: "an owner that cannot be seen",
-			node: fakeNode{instances: []iptables.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
+			node: nodetest.Node{Tables: []iptables.Instance{unseen("trackless-c")}, Links: []hostaddr.Device{ours}},
 			out:  []string{"left: table inet trackless-c: pid 1 of a container that cannot be seen from here may be alive"},
 			code: cli.ExitFailure, err: "use --force if it is gone for certain",
 		},
 		{
 			name: "an owner that cannot be seen, by force",
-			node: fakeNode{instances: []iptables.Instance{unseen("trackless-c")}, devices: []hostaddr.Device{ours}},
+			node: nodetest.Node{Tables: []iptables.Instance{unseen("trackless-c")}, Links: []hostaddr.Device{ours}},
 			args: []string{"--force"}, want: []string{"table trackless-c", "link nodelocaldns"},
 		},
 		{
 			name: "an instance that starts meanwhile",
-			node: fakeNode{instances: []iptables.Instance{dead("trackless-a")}, failover: failover, devices: []hostaddr.Device{ours}, late: true},
+			node: nodetest.Node{Tables: []iptables.Instance{dead("trackless-a")}, Standing: failover, Links: []hostaddr.Device{ours}, Late: true},
 			want: []string{"table trackless-a"}, out: []string{"left: failover table inet trackless-failover: table inet trackless-late is in use"},
 		},
 		{
 			name: "addresses of others stay, and with them the link",
-			node: fakeNode{devices: []hostaddr.Device{mixed, lo, eth}},
+			node: nodetest.Node{Links: []hostaddr.Device{mixed, lo, eth}},
 			want: []string{"address nodelocaldns 10.96.0.10", "address lo 10.96.0.10"},
 			out:  []string{"left: address 169.254.20.10 on nodelocaldns: it does not carry our mark", "left: address fd00:10:96::a on lo"},
 		},
 		{
 			name: "addresses without our mark, by force",
-			node: fakeNode{devices: []hostaddr.Device{mixed, lo, eth}},
+			node: nodetest.Node{Links: []hostaddr.Device{mixed, lo, eth}},
 			args: []string{"--force"},
 			want: []string{"link nodelocaldns", "address lo 10.96.0.10", "address lo fd00:10:96::a"},
 		},
 		{
 			name: "no privilege",
-			node: fakeNode{err: iptables.ErrPermission}, code: cli.ExitFailure, err: "needs CAP_NET_ADMIN",
+			node: nodetest.Node{Err: iptables.ErrPermission}, code: cli.ExitFailure, err: "needs CAP_NET_ADMIN",
 		},
 		{
 			name: "a kernel without nf_tables has the link all the same",
-			node: fakeNode{err: &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("no")}, devices: []hostaddr.Device{ours}},
+			node: nodetest.Node{Err: &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("no")}, Links: []hostaddr.Device{ours}},
 			want: []string{"link nodelocaldns"},
 		},
 		{name: "wrong output", args: []string{"--output", "yaml"}, code: cli.ExitUsage, err: `--output is table or json, not "yaml"`},
@@ -517,7 +360,7 @@ func TestRulesRemove(t *testing.T) {
 			if code != tc.code || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
 			}
-			if diff := cmp.Diff(tc.want, tc.node.removed); diff != "" {
+			if diff := cmp.Diff(tc.want, tc.node.Removed); diff != "" {
 				t.Errorf("removed (-want +got):\n%s", diff)
 			}
 			for _, want := range tc.out {
@@ -530,116 +373,118 @@ func TestRulesRemove(t *testing.T) {
 }
 
 func TestRulesRemoveJSON(t *testing.T) {
-	node := &fakeNode{instances: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}}
+	node := &nodetest.Node{Tables: []iptables.Instance{dead("trackless-a"), living("trackless-b", 4711)}}
 	out, code, _ := runRules(t, node, "remove", "--dry-run", "--output", "json")
 	if code != cli.ExitFailure {
 		t.Errorf("status %d", code)
 	}
-	golden(t, "rules-remove.json", out)
-	out, _, _ = runRules(t, &fakeNode{}, "remove", "-o", "json")
-	var empty struct{ Items []removal }
+	testgolden.Compare(t, "rules-remove.json", out)
+	out, _, _ = runRules(t, &nodetest.Node{}, "remove", "-o", "json")
+	var empty struct{ Items []rules.Removal }
 	if err := json.Unmarshal([]byte(out), &empty); err != nil || empty.Items == nil {
 		t.Errorf("with nothing to do, items is not an empty list: %v\n%s", err, out)
 	}
 }
 
 func TestRulesAttachAndDetach(t *testing.T) {
-	type instance struct {
-		socket *fakeSocket
+	type asked struct {
+		socket *nodetest.Socket
 		asked  string
 	}
-	first := func() *fakeSocket { return newSocket("/run/trackless/control.sock", 4711, "trackless-b") }
-	second := func() *fakeSocket { return newSocket("/run/trackless/control-815.sock", 815, "trackless-d") }
+	first := func() *nodetest.Socket { return nodetest.NewSocket("/run/trackless/control.sock", 4711, "trackless-b") }
+	second := func() *nodetest.Socket {
+		return nodetest.NewSocket("/run/trackless/control-815.sock", 815, "trackless-d")
+	}
 	elsewhere := second()
-	elsewhere.status.Process.NetNamespace = 2
+	elsewhere.State.Process.NetNamespace = 2
 	alias := first()
-	alias.name = "/proc/4711/root/run/trackless/control.sock"
+	alias.Name = "/proc/4711/root/run/trackless/control.sock"
 	refusing := second()
-	refusing.switchErr = &control.RefusedError{Reason: "this process is stopping"}
+	refusing.SwitchErr = &control.RefusedError{Reason: "this process is stopping"}
 	hanging := first()
-	hanging.hangs, hanging.status.Reason = true, "tcp 10.96.0.10:53 does not answer"
+	hanging.Hangs, hanging.State.Reason = true, "tcp 10.96.0.10:53 does not answer"
 	stale := second()
-	stale.statusErr = errors.New("connection refused")
+	stale.StatusErr = errors.New("connection refused")
 	for _, tc := range []struct {
 		name     string
 		args     []string
 		tables   []iptables.Instance
 		tableErr error
-		sockets  []instance
+		sockets  []asked
 		out      []string
 		code     int
 		err      string
 	}{
 		{
 			name: "all instances", args: []string{"detach"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
-			sockets: []instance{{first(), "detach"}, {second(), "detach"}},
+			sockets: []asked{{first(), "detach"}, {second(), "detach"}},
 			out:     []string{"pid 4711 (table inet trackless-b): detached", "pid 815 (table inet trackless-d): detached"},
 		},
 		{
-			name: "attach", args: []string{"attach"}, sockets: []instance{{first(), "attach"}},
+			name: "attach", args: []string{"attach"}, sockets: []asked{{first(), "attach"}},
 			out: []string{"pid 4711 (table inet trackless-b): attached"},
 		},
 		{
 			name: "one of them", args: []string{"detach", "--pid", "815"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815)},
-			sockets: []instance{{first(), ""}, {second(), "detach"}},
+			sockets: []asked{{first(), ""}, {second(), "detach"}},
 		},
 		{
-			name: "one by its socket", args: []string{"detach", "--socket", first().name}, tables: []iptables.Instance{living("trackless-d", 815)},
-			sockets: []instance{{first(), "detach"}, {second(), ""}},
+			name: "one by its socket", args: []string{"detach", "--socket", first().Name}, tables: []iptables.Instance{living("trackless-d", 815)},
+			sockets: []asked{{first(), "detach"}, {second(), ""}},
 		},
 		{
 			name: "without the privilege to read tables", args: []string{"detach"}, tableErr: iptables.ErrPermission,
-			sockets: []instance{{first(), "detach"}},
+			sockets: []asked{{first(), "detach"}},
 		},
 		{
-			name: "found by two names, asked once", args: []string{"detach"}, sockets: []instance{{first(), "detach"}, {alias, ""}},
+			name: "found by two names, asked once", args: []string{"detach"}, sockets: []asked{{first(), "detach"}, {alias, ""}},
 		},
 		{
-			name: "not those of another network namespace", args: []string{"detach"}, sockets: []instance{{first(), "detach"}, {elsewhere, ""}},
+			name: "not those of another network namespace", args: []string{"detach"}, sockets: []asked{{first(), "detach"}, {elsewhere, ""}},
 		},
 		{
-			name: "no instance", args: []string{"detach"}, sockets: []instance{{stale, ""}},
+			name: "no instance", args: []string{"detach"}, sockets: []asked{{stale, ""}},
 			code: cli.ExitFailure, err: "no instance answers on this node",
 		},
 		{
-			name: "no such pid", args: []string{"detach", "--pid", "5"}, sockets: []instance{{first(), ""}},
+			name: "no such pid", args: []string{"detach", "--pid", "5"}, sockets: []asked{{first(), ""}},
 			code: cli.ExitFailure, err: "no instance with pid 5",
 		},
 		{
 			name: "a table whose owner has no socket", args: []string{"detach"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815), dead("trackless-a")},
-			sockets: []instance{{first(), "detach"}, {stale, ""}},
+			sockets: []asked{{first(), "detach"}, {stale, ""}},
 			out:     []string{"pid 4711 (table inet trackless-b): detached"},
 			code:    cli.ExitFailure, err: "table inet trackless-d can be changed by its owner alone, pid 815, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control; or end it with `kill 815`",
 		},
 		{
-			name: "an instance refuses", args: []string{"attach"}, sockets: []instance{{first(), "attach"}, {refusing, "attach"}},
+			name: "an instance refuses", args: []string{"attach"}, sockets: []asked{{first(), "attach"}, {refusing, "attach"}},
 			out:  []string{"pid 4711 (table inet trackless-b): attached"},
 			code: cli.ExitFailure, err: "rules attach: pid 815 refused: this process is stopping",
 		},
 		{
-			name: "an instance takes too long, and says why", args: []string{"attach", "--timeout", "10ms"}, sockets: []instance{{hanging, "attach"}},
+			name: "an instance takes too long, and says why", args: []string{"attach", "--timeout", "10ms"}, sockets: []asked{{hanging, "attach"}},
 			code: cli.ExitFailure, err: "pid 4711: no answer within 10ms; it goes on by itself: tcp 10.96.0.10:53 does not answer",
 		},
 		{
-			name: "the named socket does not answer", args: []string{"detach", "--socket", stale.name}, sockets: []instance{{stale, ""}},
+			name: "the named socket does not answer", args: []string{"detach", "--socket", stale.Name}, sockets: []asked{{stale, ""}},
 			code: cli.ExitFailure, err: "connection refused",
 		},
 		{name: "wrong pid", args: []string{"detach", "--pid", "-1"}, code: cli.ExitUsage, err: "--pid is a process id"},
 		{name: "no time", args: []string{"detach", "--timeout", "0s"}, code: cli.ExitUsage, err: "--timeout is more than 0"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			node := &fakeNode{instances: tc.tables, err: tc.tableErr}
+			node := &nodetest.Node{Tables: tc.tables, Err: tc.tableErr}
 			for _, s := range tc.sockets {
-				s.socket.asked = ""
-				node.sockets = append(node.sockets, s.socket)
+				s.socket.Asked = ""
+				node.Controls = append(node.Controls, s.socket)
 			}
 			out, code, err := runRules(t, node, tc.args...)
 			if code != tc.code || err != nil && !strings.Contains(err.Error(), tc.err) {
 				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
 			}
 			for _, s := range tc.sockets {
-				if s.socket.asked != s.asked {
-					t.Errorf("%s was asked to %q, want %q", s.socket.name, s.socket.asked, s.asked)
+				if s.socket.Asked != s.asked {
+					t.Errorf("%s was asked to %q, want %q", s.socket.Name, s.socket.Asked, s.asked)
 				}
 			}
 			for _, want := range tc.out {
@@ -652,15 +497,15 @@ func TestRulesAttachAndDetach(t *testing.T) {
 }
 
 func TestRulesDetachJSON(t *testing.T) {
-	refusing := newSocket("/run/trackless/control-815.sock", 815, "trackless-d")
-	refusing.switchErr = &control.RefusedError{Reason: "this process is stopping"}
-	node := &fakeNode{sockets: []*fakeSocket{newSocket("/run/trackless/control.sock", 47, "trackless-b"), refusing}}
+	refusing := nodetest.NewSocket("/run/trackless/control-815.sock", 815, "trackless-d")
+	refusing.SwitchErr = &control.RefusedError{Reason: "this process is stopping"}
+	node := &nodetest.Node{Controls: []*nodetest.Socket{nodetest.NewSocket("/run/trackless/control.sock", 47, "trackless-b"), refusing}}
 	out, _, _ := runRules(t, node, "detach", "--output", "json")
-	golden(t, "rules-detach.json", out)
+	testgolden.Compare(t, "rules-detach.json", out)
 }
 
 func TestRulesCompletion(t *testing.T) {
-	node := &fakeNode{sockets: []*fakeSocket{newSocket("/run/trackless/control.sock", 4711, "trackless-b")}}
+	node := &nodetest.Node{Controls: []*nodetest.Socket{nodetest.NewSocket("/run/trackless/control.sock", 4711, "trackless-b")}}
 	for _, tc := range []struct {
 		args []string
 		want []string

@@ -1,4 +1,4 @@
-package main
+package rules
 
 import (
 	"fmt"
@@ -10,13 +10,14 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/node/rules"
 )
 
-// writeText writes the report for people.
-func (r *rulesReport) writeText(out io.Writer, colour bool) error {
+// Text writes a report for people.
+func Text(out io.Writer, r *rules.Report, colour bool) error {
 	p := &page{colour: colour}
 	if len(r.Instances) == 0 {
-		p.title("no instance", r.withoutInstance())
+		p.title("no instance", withoutInstance(r))
 	}
 	for _, i := range r.Instances {
 		p.instance(i)
@@ -48,7 +49,7 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 	for _, n := range r.Notes {
 		p.title("note", n)
 	}
-	if slices.ContainsFunc(r.Instances, func(i instanceReport) bool { return i.Owned }) {
+	if slices.ContainsFunc(r.Instances, func(i rules.Instance) bool { return i.Owned }) {
 		p.title("to save the rules of others", advice.SaveOthers)
 		p.line("why", "nft -f loads nothing of a file that holds the table of a living process")
 	}
@@ -57,7 +58,7 @@ func (r *rulesReport) writeText(out io.Writer, colour bool) error {
 }
 
 // withoutInstance says what becomes of DNS where there is no table of ours.
-func (r *rulesReport) withoutInstance() string {
+func withoutInstance(r *rules.Report) string {
 	var addrs []string
 	for _, f := range r.Foreign {
 		if !slices.Contains(f.Effects, "notrack") {
@@ -90,7 +91,7 @@ func (p *page) title(what, state string) {
 
 func (p *page) line(name, value string) { fmt.Fprintf(p, "  %-10s %s\n", name, value) }
 
-func (p *page) instance(i instanceReport) {
+func (p *page) instance(i rules.Instance) {
 	code := map[string]string{"attached": cli.Green, "draining": cli.Yellow, "partly attached": cli.Yellow}[i.State]
 	state := cli.Painted(i.State, code, p.colour)
 	if i.ByHand {
@@ -125,9 +126,9 @@ func (p *page) instance(i instanceReport) {
 	p.packets(i.Packets)
 }
 
-func (p *page) owner(i instanceReport) string {
-	o := i.Owner.owner
-	text := ownerName(o)
+func (p *page) owner(i rules.Instance) string {
+	o := i.Owner
+	text := o.Name()
 	if o.Command != "" {
 		text += " (" + o.Command + ")"
 	}
@@ -148,7 +149,7 @@ func (p *page) owner(i instanceReport) string {
 	return text + "; the table outlives it"
 }
 
-func (p *page) packets(counts []packetsReport) {
+func (p *page) packets(counts []rules.Packets) {
 	var parts []string
 	for _, c := range counts {
 		if c.Packets > 0 {
@@ -161,7 +162,7 @@ func (p *page) packets(counts []packetsReport) {
 	p.line("packets", strings.Join(parts, ", "))
 }
 
-func (p *page) device(d deviceReport) {
+func (p *page) device(d rules.Device) {
 	kind := d.Kind
 	if kind == "" {
 		kind = "device"
@@ -193,7 +194,7 @@ func (p *page) device(d deviceReport) {
 	}
 }
 
-func (p *page) accept(a acceptReport) {
+func (p *page) accept(a rules.AcceptRule) {
 	where := fmt.Sprintf("%s filter %s", a.Family, a.Chain)
 	if a.Legacy {
 		where += " of iptables-legacy"
@@ -207,7 +208,7 @@ func (p *page) accept(a acceptReport) {
 	p.line("so", fmt.Sprintf("untracked, a %s is not dropped there: %s", a.Direction, a.Endpoint))
 }
 
-func (p *page) foreign(f foreignReport) {
+func (p *page) foreign(f rules.ForeignRule) {
 	where := fmt.Sprintf("%s %s %s", f.Family, f.Table, f.Chain)
 	remedy := fmt.Sprintf("nft delete rule %s handle %d", where, f.Handle)
 	if f.Legacy {

@@ -1,16 +1,13 @@
-package main
+package rules
 
 import (
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"strings"
 
-	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
-	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -19,10 +16,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
-	"github.com/trackless-dns/trackless/plugin/notrack"
+	"github.com/trackless-dns/trackless/node/rules"
 )
 
-const rulesPlanHelp = `Print what "trackless serve" would put on this node for a Corefile, while it is
+const planHelp = `Print what "trackless serve" would put on this node for a Corefile, while it is
 attached: the link, its addresses, and the rules. Nothing is started and nothing
 changed, and no privilege is needed. A wrong Corefile gives the error that
 "trackless serve" would give.
@@ -36,27 +33,27 @@ name are in comments. The backend of the Corefile decides if no format is given.
 Exit status: 0 printed, 1 the Corefile is wrong or cannot be read, 2 wrong
 command line.`
 
-const rulesPlanExample = `  trackless rules plan -conf /etc/coredns/Corefile
+const planExample = `  trackless rules plan -conf /etc/coredns/Corefile
   trackless rules plan -conf Corefile | nft --check --file -
   trackless rules plan -conf Corefile --output json | jq -r '.listen[].address'`
 
 // planTable stands for the name of an instance's table.
 const planTable = owner.TablePrefix + "plan"
 
-type rulesPlanOptions struct {
+type planOptions struct {
 	conf   string
 	port   string
 	format string
 	output string
 }
 
-func rulesPlanCommand() *cobra.Command {
-	var o rulesPlanOptions
+func planCommand(readPlan func(conf, port string) (Plan, error)) *cobra.Command {
+	var o planOptions
 	cmd := &cobra.Command{
 		Use:     "plan [-conf Corefile]",
 		Short:   "Print what a Corefile would install",
-		Long:    rulesPlanHelp,
-		Example: rulesPlanExample,
+		Long:    planHelp,
+		Example: planExample,
 		// -conf and -dns.port are written as those of serve; pflag would read
 		// -conf as -c with the value onf.
 		DisableFlagParsing: true,
@@ -73,7 +70,7 @@ func rulesPlanCommand() *cobra.Command {
 			if rest := cmd.Flags().Args(); len(rest) > 0 {
 				return cli.Exit(cli.ExitUsage, fmt.Errorf("rules plan: unexpected argument %q; the Corefile is named with -conf", rest[0]))
 			}
-			return planRules(o, cmd.OutOrStdout())
+			return printPlan(o, readPlan, cmd.OutOrStdout())
 		},
 		ValidArgsFunction: completePlan,
 	}
@@ -132,7 +129,7 @@ func completePlan(cmd *cobra.Command, args []string, toComplete string) ([]strin
 	return nil, cobra.ShellCompDirectiveNoFileComp
 }
 
-func planRules(o rulesPlanOptions, out io.Writer) error {
+func printPlan(o planOptions, readPlan func(conf, port string) (Plan, error), out io.Writer) error {
 	if o.format != "" {
 		if err := cli.OneOf("rules plan", "--format", o.format, "nft", "iptables-save"); err != nil {
 			return err
@@ -141,39 +138,21 @@ func planRules(o rulesPlanOptions, out io.Writer) error {
 	if err := cli.CheckOutput("rules plan", o.output); err != nil {
 		return err
 	}
-	plan, backend, err := readPlan(o)
+	plan, err := readPlan(o.conf, o.port)
 	if err != nil {
 		return cli.Exit(cli.ExitFailure, err)
 	}
 	if o.format == "" {
 		o.format = "nft"
-		if backend == "iptables" {
+		if plan.Backend == "iptables" {
 			o.format = "iptables-save"
 		}
 	}
 	if o.output == "json" {
-		return cli.WriteJSON(out, reportPlan(plan, o.format))
+		return cli.WriteJSON(out, reportPlan(plan.Plan, o.format))
 	}
-	_, err = io.WriteString(out, planText(plan, o.format))
+	_, err = io.WriteString(out, planText(plan.Plan, o.format))
 	return err
-}
-
-// readPlan loads the Corefile as serve does, up to where serve would start it.
-func readPlan(o rulesPlanOptions) (plan iptables.Plan, backend string, err error) {
-	serve := serveOptions{port: o.port, quiet: true}
-	load := func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }
-	if err := embedCoreDNS(&serve, load, io.Discard); err != nil {
-		return plan, "", err
-	}
-	clog.SetOutput(os.Stderr)
-	corefile, err := load(serverType)
-	if err != nil {
-		return plan, "", err
-	}
-	if corefile == nil {
-		return plan, "", errors.New("read the Corefile: nothing comes on standard input")
-	}
-	return notrack.PlanOf(corefile)
 }
 
 // planReport is the JSON of `rules plan`.
@@ -181,8 +160,8 @@ type planReport struct {
 	// Link is the interface for the addresses, empty for none.
 	Link      string           `json:"link"`
 	Addresses []netip.Addr     `json:"addresses"`
-	Listen    []endpointReport `json:"listen"`
-	Untrack   []endpointReport `json:"untrack"`
+	Listen    []rules.Endpoint `json:"listen"`
+	Untrack   []rules.Endpoint `json:"untrack"`
 	Format    string           `json:"format"`
 	Rules     string           `json:"rules"`
 }
@@ -190,7 +169,7 @@ type planReport struct {
 func reportPlan(p iptables.Plan, format string) planReport {
 	return planReport{
 		Link: p.Link, Addresses: p.Addresses(),
-		Listen: reportEndpoints(p.Listen, p.Listen), Untrack: reportEndpoints(p.Untrack, p.Untrack),
+		Listen: rules.Endpoints(p.Listen, p.Listen), Untrack: rules.Endpoints(p.Untrack, p.Untrack),
 		Format: format, Rules: planRulesText(p, format),
 	}
 }

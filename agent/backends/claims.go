@@ -4,10 +4,10 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
+	"github.com/trackless-dns/trackless/node/host"
 )
 
 // Claims returns who on this node asks for which addresses, this process left out:

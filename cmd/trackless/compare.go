@@ -9,9 +9,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
-	"github.com/trackless-dns/trackless/conntrack/compare"
-	htmlpage "github.com/trackless-dns/trackless/conntrack/compare/page"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/node/compare"
+	htmlpage "github.com/trackless-dns/trackless/node/compare/page"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 const compareHelp = `Compare two files of "trackless snapshot", and say in a sentence what the change

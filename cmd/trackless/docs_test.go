@@ -11,9 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/node/advice"
+	"github.com/trackless-dns/trackless/node/snapshot"
 	"github.com/trackless-dns/trackless/nodecache"
 )
 

@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
-	"github.com/trackless-dns/trackless/conntrack/compare"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/lab/experiment"
+	"github.com/trackless-dns/trackless/node/compare"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // compareLab makes of the two phases of a lab what `trackless compare` makes of

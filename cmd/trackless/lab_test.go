@@ -19,9 +19,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/conntrack/compare"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab/labtest"
+	"github.com/trackless-dns/trackless/node/compare"
 )
 
 // runLab runs `trackless lab` to its end.

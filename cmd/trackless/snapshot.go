@@ -16,10 +16,10 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/host"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/node/host"
 	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 const snapshotHelp = `Write down what is in the connection tracking table of this node, how much of it

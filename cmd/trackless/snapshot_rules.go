@@ -4,9 +4,9 @@ import (
 	"context"
 	"slices"
 
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/node/rules"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // readSnapshotRules fills in what untracks DNS here, and returns the control

@@ -13,9 +13,9 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/compare"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/node/compare"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // readBack reads a snapshot that the program wrote.

@@ -19,9 +19,9 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/node/instance"
 	noderules "github.com/trackless-dns/trackless/node/rules"
+	"github.com/trackless-dns/trackless/node/snapshot"
 	"github.com/trackless-dns/trackless/node/support"
 )
 

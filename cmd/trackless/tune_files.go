@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // The files of a tuning. The name sorts after those of distributions and of

@@ -11,9 +11,9 @@ import (
 	"testing"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
-	"github.com/trackless-dns/trackless/conntrack/advice"
-	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/node/advice"
+	"github.com/trackless-dns/trackless/node/host"
 )
 
 // tuneHost is a host whose table is full, below a new root.

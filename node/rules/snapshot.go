@@ -3,9 +3,9 @@ package rules
 import (
 	"slices"
 
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // Snapshot is the report as far as snapshots keep it: what is compared later, with

@@ -18,8 +18,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/node/redact"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // Schema names the version of the manifest. Within it fields are added,

@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/node/redact"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 func TestBundle(t *testing.T) {

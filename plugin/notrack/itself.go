@@ -12,8 +12,8 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/coredns/coredns/core/dnsserver"
 
-	"github.com/trackless-dns/trackless/conntrack/host"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/node/host"
 	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 

@@ -16,10 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/compare"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/load"
+	"github.com/trackless-dns/trackless/node/compare"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // takeSnapshot runs `trackless snapshot` on the node while a load runs.

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/compare"
-	htmlpage "github.com/trackless-dns/trackless/conntrack/compare/page"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/node/compare"
+	htmlpage "github.com/trackless-dns/trackless/node/compare/page"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // The snapshots of testdata are of one node, before and after.

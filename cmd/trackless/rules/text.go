@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
-	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/iptables/owner"
+	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/rules"
 )
 

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 const (

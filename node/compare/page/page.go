@@ -12,8 +12,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/trackless-dns/trackless/conntrack/compare"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/node/compare"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 //go:embed page.html

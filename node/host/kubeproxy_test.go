@@ -12,8 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 const kubeProxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1

@@ -3,7 +3,7 @@ package host
 import (
 	"path/filepath"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // Datapath looks for datapaths that translate Services before the hooks of

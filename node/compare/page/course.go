@@ -5,7 +5,7 @@ import (
 	"math"
 	"strings"
 
-	"github.com/trackless-dns/trackless/conntrack/compare"
+	"github.com/trackless-dns/trackless/node/compare"
 )
 
 // The drawing of a course has these units; the browser stretches it to the

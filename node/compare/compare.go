@@ -9,8 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // Schema names the version of a Comparison's JSON. Within it fields are added,

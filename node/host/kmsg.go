@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // tableFull is what nf_conntrack_core.c writes, with the name of the module

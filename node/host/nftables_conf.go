@@ -8,7 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // nftablesFiles are the rulesets that distributions load at boot, and when their

@@ -2,7 +2,7 @@ package compare
 
 import (
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/snapshot"
+	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
 // Unit says what a figure counts, and so how it is written.

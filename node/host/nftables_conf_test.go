@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 func TestSavedTables(t *testing.T) {

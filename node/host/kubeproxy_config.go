@@ -9,7 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // flags are values of a command line by the name of the flag, as

@@ -8,7 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/trackless-dns/trackless/conntrack/advice"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // rancher is where k3s and RKE2, which is built on it, keep their configuration.

@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/advice"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/node/advice"
 )
 
 // plant writes files below a new root.

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
-	"github.com/trackless-dns/trackless/node/host"
 )
 
 // Claims returns who on this node asks for which addresses, this process left out:
@@ -21,6 +21,6 @@ func Claims() (iptables.Claims, error) {
 	}
 	chains, chainsErr := binaries.Instances()
 	others := slices.DeleteFunc(append(instances, chains...), func(i iptables.Instance) bool { return i.Owner.IsSelf() })
-	servers, serversErr := host.OtherListeners("/proc/thread-self")
+	servers, serversErr := sockets.OtherListeners("/proc/thread-self")
 	return iptables.NewClaims(others, servers), errors.Join(err, chainsErr, serversErr)
 }

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/loopback"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/node/host"
 )
 
 // The table is walked at most every walkInterval, and so seldom that the walks
@@ -166,7 +166,7 @@ func (t *Watcher) walk(ctx context.Context) (*Walk, error) {
 	if limits.Count == 0 {
 		// Whoever keeps lo untracked would make the question meaningless, had
 		// the table entries.
-		tracked, err := host.Tracked(conn)
+		tracked, err := loopback.Tracked(conn)
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/loopback"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
@@ -205,7 +206,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.Log, err = host.KernelLog(o.root)
 	m.miss(err)
 	if m.Table != nil { // without CAP_NET_ADMIN there is nothing to find the packet with
-		active, err := host.Tracked(c)
+		active, err := loopback.Tracked(c)
 		if err == nil {
 			m.Active = &active
 		}

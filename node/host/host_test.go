@@ -1,22 +1,14 @@
 package host
 
 import (
-	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/node/advice"
 )
 
@@ -59,121 +51,6 @@ func TestKernelLog(t *testing.T) {
 	if _, err := KernelLog(plant(t, map[string]string{"proc/uptime": "1 1\n"})); err == nil || !strings.Contains(err.Error(), "dmesg_restrict") {
 		t.Errorf("unreadable log: %v", err)
 	}
-}
-
-func TestListeners(t *testing.T) {
-	t.Parallel()
-	ns := testns.New(t)
-	ns.Do(func() {
-		for _, args := range []string{"addr add 169.254.20.10/32 dev lo", "addr add fd00::a/128 dev lo nodad"} {
-			if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-				t.Fatalf("ip %s: %v\n%s", args, err, out)
-			}
-		}
-		for _, addr := range []string{"169.254.20.10:53", "[fd00::a]:53", "127.0.0.1:53", "169.254.20.10:5353", "[::1]:53"} {
-			c, err := net.ListenPacket("udp", addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = c.Close() })
-		}
-		got, err := Listeners("/proc/thread-self")
-		want := []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("fd00::a")}
-		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("Listeners() = %v, %v; want %v", got, err, want)
-		}
-	})
-}
-
-// A socket of our own is none of others'.
-func TestOtherListeners(t *testing.T) {
-	t.Parallel()
-	ns := testns.New(t)
-	ns.Do(func() {
-		if out, err := exec.Command("ip", "addr", "add", "169.254.20.10/32", "dev", "lo").CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		c, err := net.ListenPacket("udp4", "169.254.20.10:53")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := OtherListeners("/proc/thread-self"); len(got) > 0 || err != nil {
-			t.Errorf("our own: %v, %v", got, err)
-		}
-		f, err := c.(*net.UDPConn).File()
-		if err != nil {
-			t.Fatal(err)
-		}
-		other := exec.Command("sleep", "60") // has what it inherits
-		other.ExtraFiles = []*os.File{f}
-		if err := errors.Join(other.Start(), f.Close(), c.Close()); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
-		want := []netip.Addr{netip.MustParseAddr("169.254.20.10")}
-		if got, err := OtherListeners("/proc/thread-self"); err != nil || !slices.Equal(got, want) {
-			t.Errorf("another process's: %v, %v; want %v", got, err, want)
-		}
-	})
-}
-
-// One socket for all addresses is one at each of those that the node has for a cache.
-func TestListenersEverywhere(t *testing.T) {
-	t.Parallel()
-	held := []netip.Addr{netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00::b")}
-	for _, test := range []struct{ network, listen, want string }{
-		{"udp4", "0.0.0.0:53", "[10.96.0.10]"},
-		{"udp", "[::]:53", "[10.96.0.10 fd00::b]"},
-		{"udp", "[::]:5353", "[]"},
-	} {
-		var got []netip.Addr
-		var err error
-		testns.New(t).Do(func() {
-			var c net.PacketConn
-			if c, err = net.ListenPacket(test.network, test.listen); err == nil {
-				got, err = Listeners("/proc/thread-self", held...)
-				_ = c.Close()
-			}
-		})
-		if err != nil || fmt.Sprint(got) != test.want {
-			t.Errorf("%s: %v, %v; want %s", test.listen, got, err, test.want)
-		}
-	}
-}
-
-func TestTracked(t *testing.T) {
-	t.Parallel()
-	ns := testns.New(t)
-	ns.Do(func() {
-		c, err := conntrack.Dial(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = c.Close() }()
-		for _, step := range []struct {
-			rules string
-			want  bool
-		}{
-			{"", false}, // no rule needs connection tracking
-			{"add table inet z { chain c { type filter hook output priority -310; ct zone set 9; }; }", true},
-			{"delete table inet z", false},
-			{"add table inet t { chain c { type filter hook input priority 0; ct state new accept; }; }", true},
-			{"add table inet u { chain c { type filter hook output priority -300; oif lo notrack; }; }", false},
-		} {
-			if step.rules != "" {
-				if out, err := exec.Command("nft", step.rules).CombinedOutput(); err != nil {
-					t.Fatalf("nft: %v\n%s", err, out)
-				}
-			}
-			got, err := Tracked(c)
-			if err != nil || got != step.want {
-				t.Errorf("Tracked() = %t, %v after %q, want %t", got, err, step.rules, step.want)
-			}
-		}
-		if n, _, err := c.Count(); err != nil || n != 0 {
-			t.Errorf("%d entries left behind, %v", n, err)
-		}
-	})
 }
 
 func TestAvoided(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -11,7 +12,6 @@ import (
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
 	"github.com/trackless-dns/trackless/iptables/nftables"
-	"github.com/trackless-dns/trackless/node/host"
 	"github.com/trackless-dns/trackless/node/instance"
 )
 
@@ -57,7 +57,7 @@ func (Kernel) KeepFailover(pairs []failover.Pair, outside failover.Outside) erro
 }
 
 // OtherListeners implements Node.
-func (Kernel) OtherListeners() ([]netip.Addr, error) { return host.OtherListeners(threadProc) }
+func (Kernel) OtherListeners() ([]netip.Addr, error) { return sockets.OtherListeners(threadProc) }
 
 // RemoveLink implements Node.
 func (Kernel) RemoveLink(name string) error { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
@@ -131,5 +131,5 @@ func Listeners() ([]netip.Addr, error) {
 			}
 		}
 	}
-	return host.Listeners(threadProc, held...)
+	return sockets.Listeners(threadProc, held...)
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/coredns/coredns/core/dnsserver"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/node/host"
 	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
@@ -50,7 +50,7 @@ func listensAt(listen []iptables.Endpoint, everywhere bool, server netip.AddrPor
 		return true
 	}
 	port := func(e iptables.Endpoint) bool { return e.Port == server.Port() }
-	return everywhere && slices.ContainsFunc(listen, port) && isLocal(server.Addr()) && !host.HasListener("/proc/thread-self", server)
+	return everywhere && slices.ContainsFunc(listen, port) && isLocal(server.Addr()) && !sockets.HasListener("/proc/thread-self", server)
 }
 
 func isWildcard(listen string) bool {

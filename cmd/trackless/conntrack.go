@@ -1,15 +1,7 @@
 package main
 
 import (
-	"fmt"
-	"path/filepath"
-	"runtime"
-	"strconv"
-	"strings"
-
 	"github.com/spf13/cobra"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
@@ -42,56 +34,3 @@ func conntrackCommand() *cobra.Command {
 		conntrackLimitsCommand(), conntrackHelpCommand())
 	return cmd
 }
-
-// netnsFlag is the namespace that a verb looks at.
-type netnsFlag string
-
-const netnsUsage = "network `namespace`: a name of ip-netns(8), a process id or a path (default: this one)"
-
-// path returns the file of the namespace.
-func (n netnsFlag) path() string {
-	s := string(n)
-	if _, err := strconv.Atoi(s); err == nil {
-		return filepath.Join("/proc", s, "ns/net")
-	}
-	if strings.Contains(s, "/") {
-		return s
-	}
-	return filepath.Join("/run/netns", s)
-}
-
-// do runs fn on a thread inside the namespace and returns its error.
-func (n netnsFlag) do(fn func() error) error {
-	if n == "" {
-		return fn()
-	}
-	ns, err := netns.GetFromPath(n.path())
-	if err != nil {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("network namespace %q: %w (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), err))
-	}
-	defer func() { _ = ns.Close() }()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(ns), &st); err == nil && st.Type != unix.NSFS_MAGIC {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("network namespace %q: %s is no namespace (a name of `ip netns list`, a process id, or a path such as /proc/1/ns/net)", string(n), n.path()))
-	}
-	return inNamespace(ns, fn)
-}
-
-// inNamespace runs fn on a thread of its own inside ns.
-func inNamespace(ns netns.NsHandle, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// Not unlocked: a thread that was elsewhere is not used again.
-		runtime.LockOSThread()
-		if err := netns.Set(ns); err != nil {
-			done <- cli.Exit(cli.ExitCannotLook, fmt.Errorf("enter the network namespace: %w (needs CAP_SYS_ADMIN)", err))
-			return
-		}
-		done <- fn()
-	}()
-	return <-done
-}
-
-// threadProc is proc as the calling thread's namespace has it: /proc/net is
-// that of the process's first thread.
-const threadProc = "/proc/thread-self"

@@ -22,7 +22,7 @@ No privileges are needed; the size of an entry is measured for root alone.`
 
 type limitsOptions struct {
 	output string
-	netns  netnsFlag
+	netns  cli.NetNS
 	root   string
 }
 
@@ -38,7 +38,7 @@ func conntrackLimitsCommand() *cobra.Command {
 		},
 	}
 	cli.OutputFlag(cmd, &o.output)
-	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	o.netns.Register(cmd, "")
 	cmd.Flags().StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys and etc are")
 	return cmd
 }
@@ -62,7 +62,7 @@ func conntrackLimits(o limitsOptions, out io.Writer) error {
 	if err := cli.CheckRoot(o.root); err != nil {
 		return err
 	}
-	return o.netns.do(func() error {
+	return o.netns.Do(func() error {
 		r, err := readLimits(o.root)
 		if err != nil {
 			return cli.CannotLook(err)

@@ -32,7 +32,7 @@ yaml have the same fields, which do not change.`
 type listOptions struct {
 	filterFlags
 	output string
-	netns  netnsFlag
+	netns  cli.NetNS
 }
 
 func conntrackListCommand() *cobra.Command {
@@ -53,7 +53,7 @@ func conntrackListCommand() *cobra.Command {
 	}
 	o.register(cmd)
 	cli.OutputFlag(cmd, &o.output, format.Names...)
-	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	o.netns.Register(cmd, "")
 	return cmd
 }
 
@@ -65,7 +65,7 @@ func conntrackList(o listOptions, out, errs io.Writer) error {
 	if err := cli.CheckOutput("conntrack list", o.output, format.Names...); err != nil {
 		return err
 	}
-	return o.netns.do(func() error {
+	return o.netns.Do(func() error {
 		c, err := conntrack.Dial(nil)
 		if err != nil {
 			return cli.CannotLook(err)

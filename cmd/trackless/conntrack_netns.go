@@ -5,31 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
-
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/node/netns"
 )
 
 // A namespaceReport is one namespace of the host in the JSON of stats --netns all.
 type namespaceReport struct {
-	// Inode identifies the namespace, as in net:[4026531840].
-	Inode uint64 `json:"inode"`
-	// Path is a file that refers to it; Process the command of the first
-	// process in it, if any; Pod the pod's UID from that process's cgroup.
-	Path    string `json:"path"`
-	Process string `json:"process,omitempty"`
-	PID     int    `json:"pid,omitempty"`
-	Pod     string `json:"pod_uid,omitempty"`
+	netns.Namespace
 
 	Entries     uint64  `json:"entries"`
 	Limit       uint64  `json:"limit"`
@@ -43,14 +29,16 @@ type namespaceReport struct {
 // statsOfAllNamespaces counts the table of every namespace that a process is in
 // or that has a name.
 func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Writer) error {
-	list, err := findNamespaces("/")
+	found, err := netns.Find("/")
 	if err != nil {
 		return cli.CannotLook(err)
 	}
+	list := make([]namespaceReport, len(found))
 	p := cli.StartProgress(errs, "namespaces counted", uint64(len(list)))
 	failed := 0
 	var reason error
 	for i := range list {
+		list[i].Namespace = found[i]
 		if err := countNamespace(&list[i], f); err != nil {
 			list[i].Error = err.Error()
 			reason = err
@@ -69,74 +57,13 @@ func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Write
 	return writeNamespaces(out, list)
 }
 
-// findNamespaces lists the network namespaces that processes below root/proc
-// are in, and those with a name below root/run/netns or root/run/docker/netns.
-func findNamespaces(root string) ([]namespaceReport, error) {
-	seen := map[uint64]bool{}
-	var list []namespaceReport
-	add := func(r namespaceReport) {
-		var st unix.Stat_t
-		if unix.Stat(r.Path, &st) != nil || seen[st.Ino] {
-			return // ended meanwhile, not ours to see, or known
-		}
-		seen[st.Ino] = true
-		r.Inode = st.Ino
-		list = append(list, r)
-	}
-	proc := filepath.Join(root, "proc")
-	entries, err := os.ReadDir(proc)
-	if err != nil {
-		return nil, fmt.Errorf("list the processes: %w", err)
-	}
-	pids := make([]int, 0, len(entries))
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	slices.Sort(pids)
-	for _, pid := range pids {
-		dir := filepath.Join(proc, strconv.Itoa(pid))
-		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-		cgroup, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-		add(namespaceReport{Path: filepath.Join(dir, "ns/net"), PID: pid, Process: strings.TrimSpace(string(comm)), Pod: podUID(string(cgroup))})
-	}
-	for _, dir := range []string{"run/netns", "run/docker/netns"} {
-		names, err := os.ReadDir(filepath.Join(root, dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("list named namespaces: %w", err)
-		}
-		for _, n := range names {
-			add(namespaceReport{Path: filepath.Join(root, dir, n.Name())})
-		}
-	}
-	return list, nil
-}
-
-// podUID finds the UID in the cgroup that kubelet made for a pod: .../pod<UID>/...
-// with the cgroupfs driver, kubepods-burstable-pod<UID with _>.slice with systemd's.
-func podUID(cgroup string) string {
-	for part := range strings.FieldsFuncSeq(cgroup, func(r rune) bool { return r == '/' || r == '\n' }) {
-		part = strings.TrimSuffix(part, ".slice")
-		i := strings.LastIndex(part, "pod")
-		if i < 0 {
-			continue
-		}
-		uid := strings.ReplaceAll(part[i+len("pod"):], "_", "-")
-		if len(uid) == 36 && strings.Count(uid, "-") == 4 {
-			return uid
-		}
-	}
-	return ""
-}
-
 func countNamespace(r *namespaceReport, f conntrack.Filter) error {
-	ns, err := netns.GetFromPath(r.Path)
+	ns, err := r.Open()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = ns.Close() }()
-	return inNamespace(ns, func() error {
+	defer ns.Close()
+	return cli.Inside(ns, func() error {
 		c, err := conntrack.Dial(nil)
 		if err != nil {
 			return err
@@ -173,7 +100,7 @@ func writeNamespaces(out io.Writer, list []namespaceReport) error {
 			table.Add(fmt.Sprintf("net:[%d]", r.Inode), "-", "-", "-", "-", who, r.Error)
 			continue
 		}
-		pod := r.Pod
+		pod := r.PodUID
 		if pod == "" {
 			pod = "-"
 		}

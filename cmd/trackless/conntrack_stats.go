@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/thread"
 )
 
 const statsHelp = `Show what is in the connection tracking table: how full it is, protocols and
@@ -28,7 +29,7 @@ its own rules fills the table of its own pod; the limit is the same for each.`
 type statsOptions struct {
 	filterFlags
 	output string
-	netns  netnsFlag
+	netns  cli.NetNS
 	top    int
 	perCPU bool
 }
@@ -46,7 +47,7 @@ func conntrackStatsCommand() *cobra.Command {
 	}
 	o.register(cmd)
 	cli.OutputFlag(cmd, &o.output)
-	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage+"; all counts every one")
+	o.netns.Register(cmd, "; all counts every one")
 	cmd.Flags().IntVar(&o.top, "top", 10, "`length` of the lists")
 	cmd.Flags().BoolVar(&o.perCPU, "per-cpu", false, "show the kernel's counters for each CPU too")
 	return cmd
@@ -91,7 +92,7 @@ func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 	if o.netns == "all" {
 		return statsOfAllNamespaces(f, o, out, errs)
 	}
-	return o.netns.do(func() error {
+	return o.netns.Do(func() error {
 		r, err := readTable(f, o.top, errs)
 		if r == nil {
 			return err
@@ -129,7 +130,7 @@ func readTable(f conntrack.Filter, top int, errs io.Writer) (*tableReport, error
 
 	stats, statsErr := c.Stats()
 	if statsErr != nil {
-		stats, statsErr = conntrack.ReadStats(threadProc)
+		stats, statsErr = conntrack.ReadStats(thread.Proc)
 	}
 	if statsErr == nil {
 		sum := conntrack.Sum(stats)

@@ -38,7 +38,7 @@ the standard error and counted in the column LOST of --rate.`
 type watchOptions struct {
 	filterFlags
 	output   string
-	netns    netnsFlag
+	netns    cli.NetNS
 	events   []string
 	rate     bool
 	count    int
@@ -64,7 +64,7 @@ func conntrackWatchCommand() *cobra.Command {
 	}
 	o.register(cmd)
 	cli.OutputFlag(cmd, &o.output, format.Names...)
-	cmd.Flags().StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	o.netns.Register(cmd, "")
 	cmd.Flags().StringSliceVar(&o.events, "events", []string{"new", "update", "destroy"}, "`kinds` of events")
 	cmd.Flags().BoolVar(&o.rate, "rate", false, "one line per second with the number of events")
 	cmd.Flags().IntVarP(&o.count, "count", "c", 0, "end after so `many` events, or lines of --rate; 0 for none")
@@ -116,7 +116,7 @@ func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) er
 		ctx, cancel = context.WithTimeout(ctx, o.duration)
 		defer cancel()
 	}
-	return o.netns.do(func() error {
+	return o.netns.Do(func() error {
 		l, err := conntrack.Listen(nil, types...)
 		if err != nil {
 			return cli.CannotLook(err)

@@ -35,7 +35,7 @@ wrong command line, and for findings that could not be written.`
 type doctorOptions struct {
 	measureOptions
 	output string
-	netns  netnsFlag
+	netns  cli.NetNS
 }
 
 func doctorCommand() *cobra.Command {
@@ -54,7 +54,7 @@ func doctorCommand() *cobra.Command {
 	cmd.SetFlagErrorFunc(cli.JudgeFlagError)
 	cli.OutputFlag(cmd, &o.output)
 	fs := cmd.Flags()
-	fs.StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	o.netns.Register(cmd, "")
 	fs.DurationVar(&o.interval, "interval", 2*time.Second, "`time` between the two looks; longer sees slower growth")
 	fs.StringVar(&o.metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
 	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
@@ -94,7 +94,7 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 	if err := checkMetrics(o.metrics); err != nil {
 		return cli.Exit(cli.ExitCannotLook, err)
 	}
-	return o.netns.do(func() error {
+	return o.netns.Do(func() error {
 		r, blind, err := lookDoctor(ctx, o.measureOptions, errs)
 		if err != nil {
 			return err

@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/loopback"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -174,7 +175,7 @@ func readCounters(c *conntrack.Conn) (conntrack.CPUStats, error) {
 	stats, err := c.Stats()
 	if err != nil {
 		var procErr error
-		if stats, procErr = conntrack.ReadStats(threadProc); procErr != nil {
+		if stats, procErr = conntrack.ReadStats(thread.Proc); procErr != nil {
 			return conntrack.CPUStats{}, errors.Join(err, procErr)
 		}
 	}
@@ -215,7 +216,7 @@ func (m *measuredHost) measureSurroundings(ctx context.Context, o measureOptions
 	m.Listeners, err = rules.Listeners()
 	m.miss(err)
 	m.miss(m.measureNotrack())
-	m.KubeProxies, err = host.KubeProxies(o.root, threadProc)
+	m.KubeProxies, err = host.KubeProxies(o.root, thread.Proc)
 	m.miss(err)
 	m.SavedTables = host.SavedTables(o.root, owner.TablePrefix)
 	links, err := linkNames()

@@ -57,7 +57,7 @@ type snapshotOptions struct {
 	window time.Duration
 	events bool
 	top    int
-	netns  netnsFlag
+	netns  cli.NetNS
 }
 
 func snapshotCommand() *cobra.Command {
@@ -77,7 +77,7 @@ func snapshotCommand() *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVarP(&o.output, "output", "o", "-", "`file` to write; - for the standard output")
 	o.register(cmd)
-	fs.StringVar((*string)(&o.netns), "netns", "", netnsUsage)
+	o.netns.Register(cmd, "")
 	return cmd
 }
 
@@ -117,7 +117,7 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("snapshot", fmt.Errorf("--output: %w", err)))
 		}
 	}
-	return o.netns.do(func() error {
+	return o.netns.Do(func() error {
 		s, err := takeSnapshot(ctx, o, errs)
 		if s == nil {
 			return err

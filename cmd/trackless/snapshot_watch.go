@@ -11,6 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/node/snapshot"
 )
@@ -103,7 +104,7 @@ func (w *tableWatch) run(ctx context.Context, errs io.Writer) error {
 func (w *tableWatch) stats() []conntrack.CPUStats {
 	stats, err := w.conn.Stats()
 	if err != nil {
-		if stats, err = conntrack.ReadStats(threadProc); err != nil {
+		if stats, err = conntrack.ReadStats(thread.Proc); err != nil {
 			return nil // readTable says so
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/host"
 )
@@ -247,7 +248,7 @@ func TestTuneOutputs(t *testing.T) {
 // read what tune printed.
 func checkFragment(t *testing.T, files map[string]string) {
 	t.Helper()
-	list, err := host.KubeProxies(tuneHost(t, files), threadProc)
+	list, err := host.KubeProxies(tuneHost(t, files), thread.Proc)
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%+v, %v", list, err)
 	}

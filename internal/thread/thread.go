@@ -8,6 +8,10 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// Proc is the process's directory below /proc as the calling thread sees it:
+// /proc/net is that of the namespace of the process's first thread.
+const Proc = "/proc/thread-self"
+
 // Elsewhere runs fn on a thread that may change its network namespace, and
 // returns to where it was: a thread that went back can serve other goroutines
 // again, also if it is the first of the process, whose namespace is that of

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/trackless-dns/trackless/internal/sockets"
+	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -41,10 +42,6 @@ type Node interface {
 // Kernel is the node on which we run.
 type Kernel struct{ instance.Kernel }
 
-// threadProc is proc as the calling thread's namespace has it: /proc/net is that of
-// the process's first thread.
-const threadProc = "/proc/thread-self"
-
 // Failover implements Node.
 func (Kernel) Failover() (failover.State, error) { return failover.Read(failover.Config{}) }
 
@@ -57,7 +54,7 @@ func (Kernel) KeepFailover(pairs []failover.Pair, outside failover.Outside) erro
 }
 
 // OtherListeners implements Node.
-func (Kernel) OtherListeners() ([]netip.Addr, error) { return sockets.OtherListeners(threadProc) }
+func (Kernel) OtherListeners() ([]netip.Addr, error) { return sockets.OtherListeners(thread.Proc) }
 
 // RemoveLink implements Node.
 func (Kernel) RemoveLink(name string) error { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
@@ -131,5 +128,5 @@ func Listeners() ([]netip.Addr, error) {
 			}
 		}
 	}
-	return sockets.Listeners(threadProc, held...)
+	return sockets.Listeners(thread.Proc, held...)
 }

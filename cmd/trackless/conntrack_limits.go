@@ -12,6 +12,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 const limitsHelp = `Show every limit and timeout of connection tracking: its value, the kernel's
@@ -91,13 +92,13 @@ func readLimits(root string) (*limitsReport, error) {
 
 func writeLimits(out io.Writer, r *limitsReport) error {
 	var b bytes.Buffer
-	whenFull := cli.ByteSize(r.LimitBytes) + " when full"
+	whenFull := figure.Bytes(r.LimitBytes) + " when full"
 	if limit, ok := sysctl.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {
 		whenFull = "no limit (nf_conntrack_max is 0)"
 	}
 	width := cli.TerminalWidth(out)
 	cli.WriteLine(&b, width, fmt.Sprintf("%s entries. Memory of the table: %s now, %s (%d + about %d bytes an entry, %s; %d bytes a bucket)",
-		cli.Thousands(r.Entries), cli.ByteSize(r.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes,
+		figure.Thousands(r.Entries), figure.Bytes(r.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes,
 		memorySource(r.Memory.Source), r.Memory.BucketBytes))
 	b.WriteByte('\n')
 	table := cli.TextTable{Header: []string{"NET.NETFILTER.", "VALUE", "", "DEFAULT", "SET BY", "MEANING"}, Text: 2}
@@ -138,7 +139,7 @@ func settingValue(u sysctl.Unit, v uint64) string {
 		}
 		return fmt.Sprintf("%d s", v)
 	case sysctl.UnitBytes:
-		return cli.ByteSize(v)
+		return figure.Bytes(v)
 	}
 	return strconv.FormatUint(v, 10)
 }
@@ -160,10 +161,10 @@ func settingCost(s sysctl.Setting, m sysctl.Memory) string {
 	switch s.Unit {
 	case sysctl.UnitEntries:
 		if isLimit(s) && s.Value > 0 {
-			return fmt.Sprintf(" [%s when reached]", cli.ByteSize(m.Table(s.Value, 0)))
+			return fmt.Sprintf(" [%s when reached]", figure.Bytes(m.Table(s.Value, 0)))
 		}
 	case sysctl.UnitBuckets:
-		return fmt.Sprintf(" [%s always]", cli.ByteSize(m.Table(0, s.Value)))
+		return fmt.Sprintf(" [%s always]", figure.Bytes(m.Table(0, s.Value)))
 	}
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/netns"
 )
 
@@ -74,7 +75,7 @@ func countNamespace(r *namespaceReport, f conntrack.Filter) error {
 			return err
 		}
 		r.Entries, r.Limit = uint64(entries), uint64(limit)
-		r.FillPercent = cli.Percent(r.Entries, r.Limit)
+		r.FillPercent = figure.Percent(r.Entries, r.Limit)
 		if entries == 0 {
 			return nil
 		}
@@ -104,7 +105,7 @@ func writeNamespaces(out io.Writer, list []namespaceReport) error {
 		if pod == "" {
 			pod = "-"
 		}
-		table.Add(fmt.Sprintf("net:[%d]", r.Inode), cli.Thousands(r.Entries), cli.FillText(r.Entries, r.Limit), cli.Thousands(r.DNS), cli.Thousands(r.Unreplied), who, pod)
+		table.Add(fmt.Sprintf("net:[%d]", r.Inode), figure.Thousands(r.Entries), figure.Fill(r.Entries, r.Limit), figure.Thousands(r.DNS), figure.Thousands(r.Unreplied), who, pod)
 	}
 	table.Write(&b, cli.TerminalWidth(out))
 	_, err := out.Write(b.Bytes())

@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/internal/thread"
 )
 
@@ -117,7 +118,7 @@ func readTable(f conntrack.Filter, top int, errs io.Writer) (*tableReport, error
 		return nil, cli.CannotLook(err)
 	}
 	r := &tableReport{Time: time.Now().UTC(), Entries: limits.Count, Limit: limits.Max, Buckets: limits.Buckets}
-	r.FillPercent = cli.Percent(r.Entries, r.Limit)
+	r.FillPercent = figure.Percent(r.Entries, r.Limit)
 	r.Memory.Memory = sysctl.ReadMemory("")
 	r.Memory.NowBytes = r.Memory.Table(r.Entries, r.Buckets)
 	r.Memory.LimitBytes = r.Memory.Table(r.Limit, r.Buckets)

@@ -9,21 +9,22 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // writeTableReport writes a report for people.
 func writeTableReport(out io.Writer, r *tableReport) error {
 	var b bytes.Buffer
-	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", cli.Ratio(r.Entries, r.Buckets)), ""
+	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", figure.Ratio(r.Entries, r.Buckets)), ""
 	if r.Limit > 0 {
 		fill = fmt.Sprintf(" (%.1f %%)", r.FillPercent)
-		perBucket = fmt.Sprintf("%.1f entries per bucket at the limit", cli.Ratio(r.Limit, r.Buckets))
-		whenFull = fmt.Sprintf(", %s at the limit", cli.ByteSize(r.Memory.LimitBytes))
+		perBucket = fmt.Sprintf("%.1f entries per bucket at the limit", figure.Ratio(r.Limit, r.Buckets))
+		whenFull = fmt.Sprintf(", %s at the limit", figure.Bytes(r.Memory.LimitBytes))
 	}
 	width := cli.TerminalWidth(out)
-	cli.WriteLine(&b, width, fmt.Sprintf("%s%s, %s buckets (%s)", cli.EntriesOf(r.Entries, r.Limit), fill, cli.Thousands(r.Buckets), perBucket))
+	cli.WriteLine(&b, width, fmt.Sprintf("%s%s, %s buckets (%s)", figure.Entries(r.Entries, r.Limit), fill, figure.Thousands(r.Buckets), perBucket))
 	cli.WriteLine(&b, width, fmt.Sprintf("memory: %s now%s (%d + about %d bytes an entry, %s)",
-		cli.ByteSize(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source)))
+		figure.Bytes(r.Memory.NowBytes), whenFull, r.Memory.EntryBytes, r.Memory.ExtensionBytes, memorySource(r.Memory.Source)))
 	if s := r.Summary; s != nil {
 		writeShares(&b, r, s, width)
 		writeCounts(&b, s)
@@ -51,12 +52,12 @@ func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary, width int)
 	if r.Filtered {
 		whose = " of those selected"
 	}
-	fmt.Fprintf(b, "\n%s entries read%s: %s IPv4, %s IPv6\n", cli.Thousands(s.Entries), whose, cli.Thousands(s.IPv4), cli.Thousands(s.IPv6))
+	fmt.Fprintf(b, "\n%s entries read%s: %s IPv4, %s IPv6\n", figure.Thousands(s.Entries), whose, figure.Thousands(s.IPv4), figure.Thousands(s.IPv6))
 	table := cli.TextTable{Text: 1}
 	line := func(name string, n uint64, note string) {
-		table.Add(name, cli.Thousands(n), fmt.Sprintf("%5.1f %%", cli.Percent(n, s.Entries)), note)
+		table.Add(name, figure.Thousands(n), fmt.Sprintf("%5.1f %%", figure.Percent(n, s.Entries)), note)
 	}
-	line("DNS", s.DNS.Entries, fmt.Sprintf("%s UDP, %s TCP; %s without an answer", cli.Thousands(s.DNS.UDP), cli.Thousands(s.DNS.TCP), cli.Thousands(s.DNS.Unreplied)))
+	line("DNS", s.DNS.Entries, fmt.Sprintf("%s UDP, %s TCP; %s without an answer", figure.Thousands(s.DNS.UDP), figure.Thousands(s.DNS.TCP), figure.Thousands(s.DNS.Unreplied)))
 	if s.DNS.Reversed > 0 {
 		line("DNS, answers first", s.DNS.Reversed, "the query was not tracked and the answer was: NOTRACK is one-sided")
 	}
@@ -84,7 +85,7 @@ func writeCounts(b *bytes.Buffer, s *summary.Summary) {
 	section := func(title string, rows func(add func(n uint64, cells ...any))) {
 		fmt.Fprintf(b, "\n%s\n", title)
 		rows(func(n uint64, cells ...any) {
-			fmt.Fprintf(b, "%12s  %5.1f %%  %s", cli.Thousands(n), cli.Percent(n, s.Entries), fmt.Sprintln(cells...))
+			fmt.Fprintf(b, "%12s  %5.1f %%  %s", figure.Thousands(n), figure.Percent(n, s.Entries), fmt.Sprintln(cells...))
 		})
 	}
 	section("PROTOCOL AND STATE", func(add func(uint64, ...any)) {
@@ -117,12 +118,12 @@ func writeCounts(b *bytes.Buffer, s *summary.Summary) {
 	if len(s.DNS.Servers) > 0 {
 		section("DNS SERVER", func(add func(uint64, ...any)) {
 			for _, c := range s.DNS.Servers {
-				add(c.Entries, dnsServer(c.Asked, c.Address), fmt.Sprintf("(%s unreplied)", cli.Thousands(c.Unreplied)))
+				add(c.Entries, dnsServer(c.Asked, c.Address), fmt.Sprintf("(%s unreplied)", figure.Thousands(c.Unreplied)))
 			}
 		})
 	}
 	if s.Uncertainty > 0 {
-		fmt.Fprintf(b, "\nThere are too many addresses to count each: counts by address may be up to %s too low.\n", cli.Thousands(s.Uncertainty))
+		fmt.Fprintf(b, "\nThere are too many addresses to count each: counts by address may be up to %s too low.\n", figure.Thousands(s.Uncertainty))
 	}
 }
 
@@ -140,7 +141,7 @@ func writeCounters(b *bytes.Buffer, r *tableReport, width int) {
 	fmt.Fprintf(b, "\nKERNEL COUNTERS since this namespace was made (32 bits on each CPU)\n")
 	table := cli.TextTable{Text: 1, Indent: "  "}
 	for _, c := range r.Counters {
-		table.Add(c.Name, cli.Thousands(c.Value), c.Meaning)
+		table.Add(c.Name, figure.Thousands(c.Value), c.Meaning)
 	}
 	table.Write(b, width)
 	if len(r.PerCPU) == 0 {

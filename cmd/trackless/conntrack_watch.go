@@ -20,6 +20,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 const watchHelp = `Show the entries as they are made, changed and destroyed, until interrupted.
@@ -286,6 +287,6 @@ func (r *rateLine) write(out io.Writer, output string, first bool) error {
 		}
 	}
 	_, err := fmt.Fprintf(out, "%s  %9d %9d  %9d  %9d  %13d  %8d  %6s  %4d\n", r.Time.Format(time.TimeOnly),
-		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, cli.FillText(r.Entries, r.Limit), r.Lost)
+		r.New, r.Update, r.Destroy, r.NewDNS, r.DestroyDNS, r.Entries, figure.Fill(r.Entries, r.Limit), r.Lost)
 	return err
 }

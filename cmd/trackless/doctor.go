@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/advice"
 )
 
@@ -183,7 +184,7 @@ func writeDoctorReport(out io.Writer, r *doctorReport) error {
 		cli.WriteWrapped(&b, width, "not seen  ", m)
 	}
 	if len(r.Findings) == 0 {
-		fmt.Fprintf(&b, "Nothing found: %s.\n", cli.EntriesOf(r.Entries, r.Limit))
+		fmt.Fprintf(&b, "Nothing found: %s.\n", figure.Entries(r.Entries, r.Limit))
 	}
 	_, err := out.Write(b.Bytes())
 	return err

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/lab/experiment"
 	"github.com/trackless-dns/trackless/node/compare"
 	"github.com/trackless-dns/trackless/node/snapshot"
@@ -16,7 +16,7 @@ func compareLab(r *experiment.Report) *compare.Comparison {
 	before, after := labSnapshot(r, &r.Before), labSnapshot(r, &r.After)
 	after.Rules = &snapshot.Rules{Instances: []snapshot.Instance{{Backend: "nftables", State: "attached", Version: version}}}
 	c := compare.Snapshots(before, after)
-	c.Title = fmt.Sprintf("%s DNS queries through kube-proxy, and with Trackless", cli.Thousands(uint64(r.Before.Queries)))
+	c.Title = fmt.Sprintf("%s DNS queries through kube-proxy, and with Trackless", figure.Thousands(uint64(r.Before.Queries)))
 	if r.FillerEntries > 0 {
 		c.Title += ", on a full table"
 	}
@@ -40,7 +40,7 @@ func labSnapshot(r *experiment.Report, p *experiment.Phase) *snapshot.Snapshot {
 		s.Node.Kernel, s.Node.CPUs, s.Node.Architecture = node.Kernel, node.CPUs, node.Architecture
 	}
 	s.Table.Entries, s.Table.Limit = uint64(p.EntriesEnd), uint64(r.TableLimit)
-	s.Table.FillPercent = cli.Percent(s.Table.Entries, s.Table.Limit)
+	s.Table.FillPercent = figure.Percent(s.Table.Entries, s.Table.Limit)
 	s.Table.SetSummary(p.Table)
 	duration := time.Duration(p.DurationMS) * time.Millisecond
 	if duration > 0 {
@@ -90,7 +90,7 @@ func labVerdict(r *experiment.Report, v compare.Verdict) compare.Verdict {
 			v.Outcome = compare.Worse
 		}
 		v.Sentence = fmt.Sprintf("On a full table, Trackless answers %s of %s queries; through kube-proxy %s are.",
-			cli.Thousands(uint64(r.After.Answered)), cli.Thousands(uint64(r.After.Queries)), answeredOf(r.Before.Answered))
+			figure.Thousands(uint64(r.After.Answered)), figure.Thousands(uint64(r.After.Queries)), answeredOf(r.Before.Answered))
 	}
 	if !r.Kept {
 		v.Sentence += " Not every promise was kept."
@@ -102,5 +102,5 @@ func answeredOf(n int) string {
 	if n == 0 {
 		return "none"
 	}
-	return cli.Thousands(uint64(n))
+	return figure.Thousands(uint64(n))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/host"
 	"github.com/trackless-dns/trackless/node/instance"
 	"github.com/trackless-dns/trackless/node/snapshot"
@@ -206,7 +207,7 @@ func readNode(s *snapshot.Snapshot, name string) error {
 
 // inBrief says in a line what a snapshot found.
 func inBrief(s *snapshot.Snapshot) string {
-	text := cli.EntriesOf(s.Table.Entries, s.Table.Limit)
+	text := figure.Entries(s.Table.Entries, s.Table.Limit)
 	if s.Table.DNSPercent != nil {
 		text += fmt.Sprintf(", %.1f %% DNS", *s.Table.DNSPercent)
 	}
@@ -215,7 +216,7 @@ func inBrief(s *snapshot.Snapshot) string {
 	}
 	switch {
 	case s.Ledger != nil:
-		text += fmt.Sprintf("; Trackless keeps %s out", cli.Thousands(s.Ledger.EntriesAvoided))
+		text += fmt.Sprintf("; Trackless keeps %s out", figure.Thousands(s.Ledger.EntriesAvoided))
 	case len(s.Attached()) > 0:
 		text += "; Trackless is attached"
 	default:

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/advice"
 )
 
@@ -253,6 +254,6 @@ func tuneNodes(paths []string, output string, out io.Writer) error {
 		return cli.WriteJSON(out, c)
 	}
 	_, err := fmt.Fprintf(out, "%d nodes, %s entries, the smallest limit is %s: %.0f %% full on average.\n%d nodes of that limit would be %.0f %% full, if the load spreads evenly.\n",
-		c.Nodes, cli.Thousands(c.Entries), cli.Thousands(c.Limit), c.Fill, c.Needed, c.FillThen)
+		c.Nodes, figure.Thousands(c.Entries), figure.Thousands(c.Limit), c.Fill, c.Needed, c.FillThen)
 	return err
 }

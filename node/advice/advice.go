@@ -11,7 +11,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // Severity says how urgent a finding is.
@@ -169,19 +168,6 @@ var Rules = []Rule{
 		[]Symptom{IntermittentDNS}, datapath},
 	{"kube-proxy", "kube-proxy sets limits and timeouts by itself",
 		[]Symptom{APIErrors}, kubeProxy},
-}
-
-// thousands writes 262144 as 262,144.
-func thousands[N ~int | ~int64 | ~uint64](n N) string {
-	s := fmt.Sprint(n)
-	sign := ""
-	if strings.HasPrefix(s, "-") {
-		sign, s = "-", s[1:]
-	}
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return sign + s
 }
 
 // bytesText writes a number of bytes in MiB or GiB.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // quiet is a healthy node: no rule finds anything in it.
@@ -434,7 +435,7 @@ func TestKubeProxyLimits(t *testing.T) {
 	}
 }
 
-func thousandsFree(n uint64) string { return strings.ReplaceAll(thousands(n), ",", "") }
+func thousandsFree(n uint64) string { return strings.ReplaceAll(figure.Thousands(n), ",", "") }
 
 func TestNodes(t *testing.T) {
 	for _, test := range []struct {
@@ -454,13 +455,5 @@ func TestNodes(t *testing.T) {
 				t.Errorf("%+v, want %+v", got, test.want)
 			}
 		})
-	}
-}
-
-func TestThousands(t *testing.T) {
-	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567"} {
-		if got := thousands(n); got != want {
-			t.Errorf("thousands(%d) = %q", n, got)
-		}
 	}
 }

@@ -3,6 +3,8 @@ package advice
 import (
 	"fmt"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // A Distribution is what carries a kube-proxy, as far as that decides where its
@@ -89,7 +91,7 @@ func (k *KubeProxy) Limits() []Limit {
 		own = node
 	}
 	scaled := perCore * node
-	formula := fmt.Sprintf("maxPerCore %s x %s, at least min %s", thousands(perCore), cpus(node, "of the node"), thousands(least))
+	formula := fmt.Sprintf("maxPerCore %s x %s, at least min %s", figure.Thousands(perCore), cpus(node, "of the node"), figure.Thousands(least))
 	plain := Limit{uint64(max(scaled, least)), formula}
 	if k.Distribution == K3s || k.Distribution == RKE2 {
 		return []Limit{plain}
@@ -103,7 +105,7 @@ func (k *KubeProxy) Limits() []Limit {
 		limits = append(limits, plain)
 	}
 	if capped {
-		limits = append(limits, Limit{maxScaled, fmt.Sprintf("maxPerCore %s x %s is over it, and min does not count then; Kubernetes 1.36 and later", thousands(perCore), cpus(node, "of the node"))})
+		limits = append(limits, Limit{maxScaled, fmt.Sprintf("maxPerCore %s x %s is over it, and min does not count then; Kubernetes 1.36 and later", figure.Thousands(perCore), cpus(node, "of the node"))})
 	}
 	if own != node && k.maybeBefore(minorNodeCPUs) {
 		old := Limit{uint64(max(perCore*own, least)), fmt.Sprintf("maxPerCore x %s; Kubernetes 1.20 and earlier", cpus(own, "that it may use itself"))}

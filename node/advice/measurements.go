@@ -1,13 +1,13 @@
 package advice
 
 import (
-	"fmt"
 	"net/netip"
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // Measurements are what is known of a host. What could not be measured is left
@@ -118,12 +118,7 @@ func (m *Measurements) setting(name string) (uint64, bool) {
 }
 
 // entriesOf writes how many entries there are of how many.
-func (m *Measurements) entriesOf() string {
-	if m.Limit == 0 {
-		return thousands(m.Entries) + " entries, no limit (nf_conntrack_max is 0)"
-	}
-	return fmt.Sprintf("%s of %s entries", thousands(m.Entries), thousands(m.Limit))
-}
+func (m *Measurements) entriesOf() string { return figure.Entries(m.Entries, m.Limit) }
 
 // fill returns how much of the limit is used, 0 to 1 and above; 0 if there is
 // none.

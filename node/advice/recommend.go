@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/bits"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // A Recommendation is a set of settings that fits what was measured.
@@ -50,7 +52,7 @@ func Recommend(m *Measurements) Recommendation {
 	if r.Size.Max > m.Limit {
 		r.Settings = append(r.Settings, Setting{
 			Name: "net.netfilter.nf_conntrack_max", Current: m.Limit, Value: r.Size.Max,
-			Why:    fmt.Sprintf("%s entries fill %.0f %% of %s; of %s they fill %.0f %%", thousands(m.Entries), 100*m.fill(), thousands(m.Limit), thousands(r.Size.Max), 100*float64(m.Entries)/float64(r.Size.Max)),
+			Why:    fmt.Sprintf("%s entries fill %.0f %% of %s; of %s they fill %.0f %%", figure.Thousands(m.Entries), 100*m.fill(), figure.Thousands(m.Limit), figure.Thousands(r.Size.Max), 100*float64(m.Entries)/float64(r.Size.Max)),
 			Memory: fmt.Sprintf("%s more when full", bytesText(r.Size.ExtraBytes)),
 			Risk:   "kernel memory that no cgroup limits",
 		})
@@ -58,7 +60,7 @@ func Recommend(m *Measurements) Recommendation {
 	if m.Limit == 0 {
 		r.Notes = append(r.Notes, "nf_conntrack_max is 0: there is no limit, and none is proposed. The entries may take all the memory that the kernel has; no cgroup limits them")
 	} else if r.Size.Max < wantedMax(m) {
-		r.Notes = append(r.Notes, fmt.Sprintf("%s entries would be wanted; more than %s take over a sixteenth of this machine's memory. Spread the load over more nodes", thousands(wantedMax(m)), thousands(r.Size.Max)))
+		r.Notes = append(r.Notes, fmt.Sprintf("%s entries would be wanted; more than %s take over a sixteenth of this machine's memory. Spread the load over more nodes", figure.Thousands(wantedMax(m)), figure.Thousands(r.Size.Max)))
 	}
 	established, ok := m.setting("nf_conntrack_tcp_timeout_established")
 	switch {

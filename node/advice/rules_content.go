@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // Thresholds of the rules about what is in the table. A share of a small table
@@ -38,9 +39,9 @@ func dnsShare(m *Measurements) []Finding {
 	if m.Avoided != nil && *m.Avoided > 0 {
 		return []Finding{{
 			Severity: Info,
-			Title:    fmt.Sprintf("Trackless keeps %s entries out of the table", thousands(*m.Avoided)),
+			Title:    fmt.Sprintf("Trackless keeps %s entries out of the table", figure.Thousands(*m.Avoided)),
 			Evidence: []string{
-				fmt.Sprintf("the table has %s entries; with them it would have %s%s", thousands(m.Entries), thousands(m.Entries+*m.Avoided), m.ofLimit(m.Entries+*m.Avoided)),
+				fmt.Sprintf("the table has %s entries; with them it would have %s%s", figure.Thousands(m.Entries), figure.Thousands(m.Entries+*m.Avoided), m.ofLimit(m.Entries+*m.Avoided)),
 				fmt.Sprintf("memory saved: %s", bytesText(m.Memory.Table(*m.Avoided, 0))),
 			},
 			Remedy: []string{"nothing to do"},
@@ -50,7 +51,7 @@ func dnsShare(m *Measurements) []Finding {
 		return nil
 	}
 	dns := m.Table.DNS
-	evidence := []string{fmt.Sprintf("%s of %s entries: %s UDP, %s TCP, %s never answered", thousands(dns.Entries), thousands(m.Table.Entries), thousands(dns.UDP), thousands(dns.TCP), thousands(dns.Unreplied))}
+	evidence := []string{fmt.Sprintf("%s of %s entries: %s UDP, %s TCP, %s never answered", figure.Thousands(dns.Entries), figure.Thousands(m.Table.Entries), figure.Thousands(dns.UDP), figure.Thousands(dns.TCP), figure.Thousands(dns.Unreplied))}
 	if m.Limit > 0 {
 		evidence = append(evidence, fmt.Sprintf("without them the table would be %.0f %% full instead of %.0f %%", 100*float64(m.Entries-min(m.Entries, dns.Entries))/float64(m.Limit), 100*m.fill()))
 	}
@@ -58,7 +59,7 @@ func dnsShare(m *Measurements) []Finding {
 		Severity: m.crowded(),
 		Title:    fmt.Sprintf("%.0f %% of the table is DNS", 100*m.share(dns.Entries)),
 		Evidence: evidence,
-		Remedy:   []string{fmt.Sprintf("run Trackless on this node: it answers from a cache and keeps DNS untracked; saves about %s entries, %s", thousands(dns.Entries), bytesText(m.Memory.Table(dns.Entries, 0)))},
+		Remedy:   []string{fmt.Sprintf("run Trackless on this node: it answers from a cache and keeps DNS untracked; saves about %s entries, %s", figure.Thousands(dns.Entries), bytesText(m.Memory.Table(dns.Entries, 0)))},
 		Memory:   "the cache's own, as configured",
 		Risk:     "none: without Trackless queries go to kube-dns as now",
 	}}
@@ -85,7 +86,7 @@ func idleEstablished(m *Measurements) []Finding {
 		Severity: m.crowded(),
 		Title:    fmt.Sprintf("%.0f %% of the table are TCP connections idle for an hour or more", 100*m.share(idle)),
 		Evidence: []string{
-			fmt.Sprintf("%s of %s established connections idle over an hour, %s over a day", thousands(idle), thousands(m.Table.Established.Entries), thousands(m.Table.Established.IdleDay)),
+			fmt.Sprintf("%s of %s established connections idle over an hour, %s over a day", figure.Thousands(idle), figure.Thousands(m.Table.Established.Entries), figure.Thousands(m.Table.Established.IdleDay)),
 			fmt.Sprintf("nf_conntrack_tcp_timeout_established is %s: a connection whose end was not seen stays that long", time.Duration(timeout)*time.Second),
 		},
 		Remedy: []string{"set net.netfilter.nf_conntrack_tcp_timeout_established to 86400 (one day, as kube-proxy does): trackless tune"},
@@ -128,7 +129,7 @@ func timeWait(m *Measurements) []Finding {
 	return []Finding{{
 		Severity: m.crowded(),
 		Title:    fmt.Sprintf("%.0f %% of the table are closed TCP connections", 100*m.share(n)),
-		Evidence: []string{fmt.Sprintf("%s entries in TIME_WAIT, which last %d s: about %s connections closed a second", thousands(n), timeout, thousands(n/max(1, timeout)))},
+		Evidence: []string{fmt.Sprintf("%s entries in TIME_WAIT, which last %d s: about %s connections closed a second", figure.Thousands(n), timeout, figure.Thousands(n/max(1, timeout)))},
 		Remedy: []string{
 			"let clients reuse connections (HTTP keep-alive, pools): the cause is a connection for each request",
 			"set net.netfilter.nf_conntrack_tcp_timeout_time_wait to 30",
@@ -145,7 +146,7 @@ func udpUnreplied(m *Measurements) []Finding {
 	return []Finding{{
 		Severity: Warning,
 		Title:    fmt.Sprintf("%.0f %% of the table are UDP flows without an answer", 100*m.share(m.Table.UDPUnreplied)),
-		Evidence: append([]string{fmt.Sprintf("%s entries; most from %s", thousands(m.Table.UDPUnreplied), countedList(m.Table.UDPUnrepliedSources))},
+		Evidence: append([]string{fmt.Sprintf("%s entries; most from %s", figure.Thousands(m.Table.UDPUnreplied), countedList(m.Table.UDPUnrepliedSources))},
 			portsOf(m.Table, "udp")),
 		Remedy: []string{
 			"if the sources are pods: look what they send and to whom (trackless conntrack list --proto udp --state UNREPLIED)",
@@ -160,7 +161,7 @@ func countedList(list []summary.Counted) string {
 	const shown = 3
 	parts := make([]string, 0, shown)
 	for _, c := range list[:min(shown, len(list))] {
-		parts = append(parts, fmt.Sprintf("%s (%s)", c.Address, thousands(c.Entries)))
+		parts = append(parts, fmt.Sprintf("%s (%s)", c.Address, figure.Thousands(c.Entries)))
 	}
 	if len(parts) == 0 {
 		return "unknown sources"
@@ -173,7 +174,7 @@ func portsOf(s *summary.Summary, protocol string) string {
 	parts := make([]string, 0, shown)
 	for _, p := range s.DestinationPorts {
 		if p.Protocol == protocol && len(parts) < shown {
-			parts = append(parts, fmt.Sprintf("%d (%s)", p.Port, thousands(p.Entries)))
+			parts = append(parts, fmt.Sprintf("%d (%s)", p.Port, figure.Thousands(p.Entries)))
 		}
 	}
 	return "most frequent " + protocol + " destination ports: " + strings.Join(parts, ", ")

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 const (
@@ -41,7 +42,7 @@ func deadDNSEndpoint(m *Measurements) []Finding {
 		f := Finding{
 			Severity: Warning,
 			Title:    fmt.Sprintf("the DNS server %s behind %s does not answer", s.Address, s.Asked),
-			Evidence: []string{fmt.Sprintf("%s of %s entries to it never saw an answer", thousands(s.Unreplied), thousands(s.Entries))},
+			Evidence: []string{fmt.Sprintf("%s of %s entries to it never saw an answer", figure.Thousands(s.Unreplied), figure.Thousands(s.Entries))},
 			Remedy: []string{
 				fmt.Sprintf("if no such pod runs any more, delete its entries: conntrack -D -p udp --reply-src %s; a client that keeps its port would go on asking it", s.Address),
 				"if the pod runs, ask it: dig @" + s.Address.String() + "; look at network policies and at its node",
@@ -108,7 +109,7 @@ func trackedNevertheless(m *Measurements, s summary.Server) Finding {
 		Severity: Warning,
 		Title:    fmt.Sprintf("DNS to %s is tracked, although rules untrack it", s.Asked),
 		Evidence: []string{
-			fmt.Sprintf("%s entries, answered by %s; packets were tracked within the last %s", thousands(s.Entries), s.Address, m.Interval),
+			fmt.Sprintf("%s entries, answered by %s; packets were tracked within the last %s", figure.Thousands(s.Entries), s.Address, m.Interval),
 			"the rules in force untrack both directions",
 		},
 		Remedy: m.zoneFirst(s.Asked,
@@ -147,12 +148,12 @@ func notrackMissing(m *Measurements) []Finding {
 		case untracked:
 			findings = append(findings, trackedNevertheless(m, s))
 		case m.detached(s.Asked):
-			findings = append(findings, detachedFrom(s.Asked, fmt.Sprintf("%s entries of its queries, answered by %s", thousands(s.Entries), s.Address)))
+			findings = append(findings, detachedFrom(s.Asked, fmt.Sprintf("%s entries of its queries, answered by %s", figure.Thousands(s.Entries), s.Address)))
 		case s.Address != s.Asked:
 			findings = append(findings, Finding{
 				Severity: Warning,
 				Title:    fmt.Sprintf("queries to %s pass the cache on this node by", s.Asked),
-				Evidence: []string{fmt.Sprintf("%s entries: a DNS server listens on %s, but destination NAT sends the queries to %s before they reach it", thousands(s.Entries), s.Asked, s.Address)},
+				Evidence: []string{fmt.Sprintf("%s entries: a DNS server listens on %s, but destination NAT sends the queries to %s before they reach it", figure.Thousands(s.Entries), s.Asked, s.Address)},
 				Remedy:   m.zoneFirst(s.Asked, "the rules that keep these queries untracked are missing: trackless rules show"),
 				Risk:     "none",
 			})
@@ -160,7 +161,7 @@ func notrackMissing(m *Measurements) []Finding {
 			findings = append(findings, Finding{
 				Severity: Warning,
 				Title:    fmt.Sprintf("DNS to %s on this node is tracked", s.Asked),
-				Evidence: []string{fmt.Sprintf("%s entries, %s of them answered: neither direction is exempt from tracking", thousands(s.Entries), thousands(s.Entries-s.Unreplied))},
+				Evidence: []string{fmt.Sprintf("%s entries, %s of them answered: neither direction is exempt from tracking", figure.Thousands(s.Entries), figure.Thousands(s.Entries-s.Unreplied))},
 				Remedy: m.zoneFirst(s.Asked,
 					"add NOTRACK rules for both directions in raw prerouting and output, as Trackless does by itself: trackless rules show",
 				),
@@ -215,7 +216,7 @@ func notrackOneSided(m *Measurements) []Finding {
 			Severity: Critical,
 			Title:    fmt.Sprintf("answers from %s are tracked, the queries to it are not", r.Address),
 			Evidence: []string{
-				fmt.Sprintf("%s entries whose first packet came from %s port 53", thousands(r.Entries), r.Address),
+				fmt.Sprintf("%s entries whose first packet came from %s port 53", figure.Thousands(r.Entries), r.Address),
 				"the client's next query from the same port counts as a reply to such an entry: it is not translated, and once the server stops it is lost",
 			},
 			Remedy: []string{
@@ -233,7 +234,7 @@ func notrackOneSided(m *Measurements) []Finding {
 			findings = append(findings, Finding{
 				Severity: Warning,
 				Title:    fmt.Sprintf("queries to %s are tracked, the answers are not", s.Asked),
-				Evidence: []string{fmt.Sprintf("%s entries to the DNS server on this node, none with an answer", thousands(s.Entries))},
+				Evidence: []string{fmt.Sprintf("%s entries to the DNS server on this node, none with an answer", figure.Thousands(s.Entries))},
 				Remedy: m.zoneFirst(s.Asked,
 					"add the missing NOTRACK rules for destination port 53 in raw prerouting and output: trackless rules show",
 					"if clients get no answers the server is at fault, not the rules: dig @"+s.Asked.String(),

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // kubeProxy tells what each kube-proxy sets, and where that contradicts the
@@ -51,7 +52,7 @@ func kubeProxySets(m *Measurements, k *KubeProxy) Finding {
 	}
 	limits := k.Limits()
 	for _, l := range limits {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("it sets nf_conntrack_max to %s (%s)", thousands(l.Entries), l.How))
+		f.Evidence = append(f.Evidence, fmt.Sprintf("it sets nf_conntrack_max to %s (%s)", figure.Thousands(l.Entries), l.How))
 	}
 	if len(limits) > 0 {
 		f.Evidence = append(f.Evidence, limitBounds(m, k))
@@ -108,7 +109,7 @@ func settingText(name string, v uint64) string {
 	case "nf_conntrack_tcp_be_liberal":
 		return strconv.FormatUint(v, 10)
 	case "nf_conntrack_max":
-		return thousands(v)
+		return figure.Thousands(v)
 	}
 	return (time.Duration(v) * time.Second).String()
 }

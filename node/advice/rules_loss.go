@@ -3,6 +3,8 @@ package advice
 import (
 	"fmt"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // recentLog is how old a message may be to speak of the present.
@@ -14,11 +16,11 @@ func loss(m *Measurements, counter string, rise, total uint64, rising, once Seve
 	switch {
 	case rise > 0:
 		f.Severity = rising
-		f.Evidence = append([]string{fmt.Sprintf("%s rose by %s in %s, to %s", counter, thousands(rise), m.Interval, thousands(total))}, f.Evidence...)
+		f.Evidence = append([]string{fmt.Sprintf("%s rose by %s in %s, to %s", counter, figure.Thousands(rise), m.Interval, figure.Thousands(total))}, f.Evidence...)
 	case total > 0:
 		f.Severity = once
 		f.Title += " (not now)"
-		f.Evidence = append([]string{fmt.Sprintf("%s is %s since this namespace was made and did not rise while we looked", counter, thousands(total))}, f.Evidence...)
+		f.Evidence = append([]string{fmt.Sprintf("%s is %s since this namespace was made and did not rise while we looked", counter, figure.Thousands(total))}, f.Evidence...)
 	default:
 		return nil
 	}
@@ -50,7 +52,7 @@ func dropped(m *Measurements) []Finding {
 		f.Remedy = f.Remedy[1:]
 	}
 	if clashes := max(m.Rise.InsertFailed, m.Total.InsertFailed); clashes > 0 {
-		f.Evidence = append(f.Evidence, "the kernel counts failed insertions as drop, too: "+thousands(m.Total.InsertFailed)+" in all, which are left out above unless the table is nearly full")
+		f.Evidence = append(f.Evidence, "the kernel counts failed insertions as drop, too: "+figure.Thousands(m.Total.InsertFailed)+" in all, which are left out above unless the table is nearly full")
 	}
 	return loss(m, "drop", withoutClashes(m, m.Rise.Drop, m.Rise.InsertFailed), withoutClashes(m, m.Total.Drop, m.Total.InsertFailed), Critical, Warning, f)
 }
@@ -106,10 +108,10 @@ func insertFailed(m *Measurements) []Finding {
 		f.Remedy = append(f.Remedy, "a resolver's pair of queries, until then: options single-request-reopen in the pods' resolv.conf (glibc only), or a resolver that uses a socket per query")
 	}
 	if m.Table != nil {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("of the entries now %s are under source NAT and %s under destination NAT", thousands(m.Table.NAT.SNAT+m.Table.NAT.Both), thousands(m.Table.NAT.DNAT+m.Table.NAT.Both)))
+		f.Evidence = append(f.Evidence, fmt.Sprintf("of the entries now %s are under source NAT and %s under destination NAT", figure.Thousands(m.Table.NAT.SNAT+m.Table.NAT.Both), figure.Thousands(m.Table.NAT.DNAT+m.Table.NAT.Both)))
 	}
 	if m.Total.ClashResolve > 0 {
-		f.Evidence = append(f.Evidence, fmt.Sprintf("%s further races were settled without loss (clash_resolve)", thousands(m.Total.ClashResolve)))
+		f.Evidence = append(f.Evidence, fmt.Sprintf("%s further races were settled without loss (clash_resolve)", figure.Thousands(m.Total.ClashResolve)))
 	}
 	f.Evidence = append(f.Evidence, "each counts as drop, too")
 	return loss(m, "insert_failed", m.Rise.InsertFailed, m.Total.InsertFailed, Warning, Info, f)
@@ -118,7 +120,7 @@ func insertFailed(m *Measurements) []Finding {
 func chainTooLong(m *Measurements) []Finding {
 	return loss(m, "chain_toolong", m.Rise.ChainTooLong, m.Total.ChainTooLong, Critical, Warning, Finding{
 		Title:    "packets are dropped because their hash bucket is full",
-		Evidence: []string{fmt.Sprintf("%s buckets for %s entries", thousands(m.Buckets), thousands(m.Entries))},
+		Evidence: []string{fmt.Sprintf("%s buckets for %s entries", figure.Thousands(m.Buckets), figure.Thousands(m.Entries))},
 		Remedy: []string{
 			"give the hash more buckets: trackless tune",
 			"many flows between the same two addresses in reused zones or with fixed ports end in one bucket: spread the ports",
@@ -136,7 +138,7 @@ func kernelLog(m *Measurements) []Finding {
 		Severity: Warning,
 		Title:    "the kernel's log says that the table was full",
 		Evidence: []string{
-			fmt.Sprintf("%s messages \"nf_conntrack: table full, dropping packet\", the last %s ago", thousands(m.Log.TableFull), m.Log.LastAgo.Round(time.Second)),
+			fmt.Sprintf("%s messages \"nf_conntrack: table full, dropping packet\", the last %s ago", figure.Thousands(m.Log.TableFull), m.Log.LastAgo.Round(time.Second)),
 			"the log is limited to a few messages in five seconds: packets were more. A namespace of this host was full, not necessarily this one: trackless conntrack stats --netns all",
 		},
 		Remedy: []string{"raise the limit: trackless tune", "keep DNS out of the table: run Trackless on this node"},

@@ -3,6 +3,8 @@ package advice
 import (
 	"fmt"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // Thresholds of the rules about the size of the table.
@@ -66,7 +68,7 @@ func tableFilling(m *Measurements) []Finding {
 		Severity: Warning,
 		Title:    fmt.Sprintf("at this rate the table is full in %s", left.Round(time.Second)),
 		Evidence: []string{
-			fmt.Sprintf("%s entries in %s: %.0f a second, %s places left", thousands(m.Growth), m.Interval, perSecond, thousands(m.Limit-m.Entries)),
+			fmt.Sprintf("%s entries in %s: %.0f a second, %s places left", figure.Thousands(m.Growth), m.Interval, perSecond, figure.Thousands(m.Limit-m.Entries)),
 			"the rate falls when the first entries expire: look again after the timeout of what grows (30 s for DNS)",
 		},
 		Remedy: []string{
@@ -93,7 +95,7 @@ func fewBuckets(m *Measurements) []Finding {
 	f := Finding{
 		Title: title,
 		Evidence: []string{
-			fmt.Sprintf("%s buckets, %s", thousands(m.Buckets), m.entriesOf()),
+			fmt.Sprintf("%s buckets, %s", figure.Thousands(m.Buckets), m.entriesOf()),
 			"an entry stands in the hash twice; every packet walks half a bucket's list before it finds its flow",
 		},
 	}

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // A progress shows on a terminal how far long work is. It shows nothing for the
@@ -39,7 +41,7 @@ func StartProgress(w io.Writer, what string, total uint64) *progress {
 				}
 				return
 			case <-timer.C:
-				_, _ = fmt.Fprintf(w, "\r%s of about %s %s", Thousands(p.n.Load()), Thousands(total), what)
+				_, _ = fmt.Fprintf(w, "\r%s of about %s %s", figure.Thousands(p.n.Load()), figure.Thousands(total), what)
 				shown = true
 				timer.Reset(progressInterval)
 			}

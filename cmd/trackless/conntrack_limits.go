@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/figure"
 )
@@ -44,18 +44,6 @@ func conntrackLimitsCommand() *cobra.Command {
 	return cmd
 }
 
-// limitsReport is the JSON of limits; its names do not change.
-type limitsReport struct {
-	Entries  uint64           `json:"entries"`
-	Settings []sysctl.Setting `json:"settings"`
-	Memory   sysctl.Memory    `json:"memory"`
-	// NowBytes and LimitBytes are what the table takes now and when full.
-	NowBytes   uint64 `json:"now_bytes"`
-	LimitBytes uint64 `json:"limit_bytes"`
-	// Hashsize are the places that set the module's parameter hashsize.
-	Hashsize []sysctl.SettingFile `json:"hashsize_files,omitempty"`
-}
-
 func conntrackLimits(o limitsOptions, out io.Writer) error {
 	if err := cli.CheckOutput("conntrack limits", o.output); err != nil {
 		return err
@@ -64,7 +52,7 @@ func conntrackLimits(o limitsOptions, out io.Writer) error {
 		return err
 	}
 	return o.netns.Do(func() error {
-		r, err := readLimits(o.root)
+		r, err := summary.ReadLimits(o.root)
 		if err != nil {
 			return cli.CannotLook(err)
 		}
@@ -75,22 +63,7 @@ func conntrackLimits(o limitsOptions, out io.Writer) error {
 	})
 }
 
-func readLimits(root string) (*limitsReport, error) {
-	settings, err := sysctl.ReadSettings(root)
-	if err != nil {
-		return nil, err
-	}
-	limits, err := sysctl.ReadLimits(filepath.Join(root, "proc"))
-	if err != nil {
-		return nil, err
-	}
-	r := &limitsReport{Entries: limits.Count, Settings: settings, Memory: sysctl.ReadMemory(root), Hashsize: sysctl.HashsizeFiles(root)}
-	r.NowBytes = r.Memory.Table(limits.Count, limits.Buckets)
-	r.LimitBytes = r.Memory.Table(limits.Max, limits.Buckets)
-	return r, nil
-}
-
-func writeLimits(out io.Writer, r *limitsReport) error {
+func writeLimits(out io.Writer, r *summary.Limits) error {
 	var b bytes.Buffer
 	whenFull := figure.Bytes(r.LimitBytes) + " when full"
 	if limit, ok := sysctl.SettingValue(r.Settings, "nf_conntrack_max"); ok && limit == 0 {

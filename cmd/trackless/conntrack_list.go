@@ -1,10 +1,7 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"hash/maphash"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -12,10 +9,8 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
+	"github.com/trackless-dns/trackless/conntrack/reread"
 )
-
-// dumpAttempts is how often a table that was rebuilt under the dump is read again.
-const dumpAttempts = 3
 
 const listHelp = `List the entries of the connection tracking table, or those that all given
 filters select. Entries are printed as the kernel sends them; the table is never
@@ -79,93 +74,7 @@ func conntrackList(o listOptions, out, errs io.Writer) error {
 		if err != nil {
 			return err
 		}
-		err = listWhole(c.Dump, f, w.Entry, errs)
-		return errors.Join(err, w.Close())
+		err = reread.Entries(c.Dump, f, w.Entry, cli.Progress(errs))
+		return errors.Join(cli.CannotLook(err), w.Close())
 	})
-}
-
-// listWhole dumps until the table held still, and hands on every entry once. A
-// rebuild of the table is rare, but only what was remembered all along can be
-// told from what was not seen yet.
-func listWhole(dump func(conntrack.Filter, func(*conntrack.Entry) error) error, f conntrack.Filter, fn func(*conntrack.Entry) error, errs io.Writer) error {
-	seen := newFingerprints()
-	for attempt := 1; ; attempt++ {
-		err := dump(f, func(e *conntrack.Entry) error {
-			if !seen.add(e) {
-				return nil
-			}
-			return fn(e)
-		})
-		switch {
-		case !errors.Is(err, conntrack.ErrInterrupted):
-			return cli.CannotLook(err)
-		case attempt == dumpAttempts:
-			return cli.Exit(cli.ExitFailure, fmt.Errorf("gave up after %d attempts: %w", attempt, err))
-		}
-		_, _ = fmt.Fprintf(errs, "trackless: %v; reading it again (attempt %d of %d)\n", err, attempt+1, dumpAttempts)
-	}
-}
-
-// fingerprints is a set of entries, 8 bytes each: an open-addressed table of
-// hashes. Two entries with one hash are as likely as nothing that ever happens.
-type fingerprints struct {
-	seed  maphash.Seed
-	table []uint64
-	n     int
-}
-
-func newFingerprints() *fingerprints {
-	return &fingerprints{seed: maphash.MakeSeed(), table: make([]uint64, 1<<10)}
-}
-
-// add puts e into the set and reports whether it is new to it.
-func (s *fingerprints) add(e *conntrack.Entry) bool {
-	h := s.hash(e) | 1 // 0 marks a free place
-	if s.n >= len(s.table)/4*3 {
-		old := s.table
-		s.table = make([]uint64, 2*len(old))
-		for _, h := range old {
-			if h != 0 {
-				s.insert(h)
-			}
-		}
-	}
-	if !s.insert(h) {
-		return false
-	}
-	s.n++
-	return true
-}
-
-// hash covers what tells entries apart; the kernel's ID alone is a hash of 32 bits.
-func (s *fingerprints) hash(e *conntrack.Entry) uint64 {
-	t := &e.Original
-	src, dst := t.Src.As16(), t.Dst.As16()
-	var b [52]byte
-	copy(b[:], src[:])
-	copy(b[16:], dst[:])
-	binary.NativeEndian.PutUint16(b[32:], t.SrcPort)
-	binary.NativeEndian.PutUint16(b[34:], t.DstPort)
-	binary.NativeEndian.PutUint16(b[36:], t.ICMPID)
-	binary.NativeEndian.PutUint16(b[38:], t.Zone)
-	binary.NativeEndian.PutUint16(b[40:], e.Zone)
-	binary.NativeEndian.PutUint32(b[42:], e.ID)
-	b[46], b[47], b[48] = byte(t.Proto), t.ICMPType, t.ICMPCode
-	if t.Src.Is4() {
-		b[49] = 4 // As16 maps 10.0.0.1 and ::ffff:10.0.0.1 to the same
-	}
-	return maphash.Bytes(s.seed, b[:])
-}
-
-func (s *fingerprints) insert(h uint64) bool {
-	mask := uint64(len(s.table) - 1)
-	for i := h >> 1 & mask; ; i = (i + 1) & mask {
-		switch s.table[i] {
-		case 0:
-			s.table[i] = h
-			return true
-		case h:
-			return false
-		}
-	}
 }

@@ -35,7 +35,7 @@ func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Write
 		return cli.CannotLook(err)
 	}
 	list := make([]namespaceReport, len(found))
-	p := cli.StartProgress(errs, "namespaces counted", uint64(len(list)))
+	p := cli.Progress(errs).Begin("namespaces counted", uint64(len(list)))
 	failed := 0
 	var reason error
 	for i := range list {

@@ -13,7 +13,7 @@ import (
 )
 
 // writeTableReport writes a report for people.
-func writeTableReport(out io.Writer, r *tableReport) error {
+func writeTableReport(out io.Writer, r *summary.Table) error {
 	var b bytes.Buffer
 	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", figure.Ratio(r.Entries, r.Buckets)), ""
 	if r.Limit > 0 {
@@ -47,7 +47,7 @@ func memorySource(source string) string {
 	return "typical: /proc/slabinfo may be read by root alone"
 }
 
-func writeShares(b *bytes.Buffer, r *tableReport, s *summary.Summary, width int) {
+func writeShares(b *bytes.Buffer, r *summary.Table, s *summary.Summary, width int) {
 	whose := ""
 	if r.Filtered {
 		whose = " of those selected"
@@ -134,7 +134,7 @@ func dnsServer(asked, server netip.Addr) string {
 	return asked.String() + " -> " + server.String()
 }
 
-func writeCounters(b *bytes.Buffer, r *tableReport, width int) {
+func writeCounters(b *bytes.Buffer, r *summary.Table, width int) {
 	if len(r.Counters) == 0 {
 		return
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/node/netns"
 )
@@ -225,7 +225,7 @@ func TestConntrackStats(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit status %d: %s", code, errs)
 	}
-	var r tableReport
+	var r summary.Table
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err)
 	}
@@ -415,107 +415,14 @@ func TestConntrackLimits(t *testing.T) {
 	}
 }
 
-// An interrupted dump is made again; nothing is listed twice, and it is said.
-func TestListWhole(t *testing.T) {
-	entries := smallTable()
-	for _, test := range []struct {
-		name        string
-		interrupted int
-		want        int
-		says        string
-	}{
-		{"undisturbed", 0, 0, ""},
-		{"once", 1, 0, "attempt 2 of 3"},
-		{"always", 99, cli.ExitFailure, "attempt 3 of 3"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			dumps := 0
-			dump := func(_ conntrack.Filter, fn func(*conntrack.Entry) error) error {
-				dumps++
-				for i, e := range entries {
-					if dumps == 1 && i == 1 && test.interrupted > 0 {
-						continue // missed
-					}
-					for range 2 { // and repeated
-						if err := fn(e); err != nil {
-							return err
-						}
-					}
-				}
-				if dumps <= test.interrupted {
-					return conntrack.ErrInterrupted
-				}
-				return nil
-			}
-			var got []conntrack.Tuple
-			var errs bytes.Buffer
-			err := listWhole(dump, conntrack.Filter{}, func(e *conntrack.Entry) error {
-				got = append(got, e.Original)
-				return nil
-			}, &errs)
-			var exit *cli.ExitError
-			if errors.As(err, &exit) != (test.want != 0) || exit != nil && exit.Code != test.want {
-				t.Errorf("error %v, want exit status %d", err, test.want)
-			}
-			if len(got) != len(entries) {
-				t.Errorf("%d entries, want each of %d once", len(got), len(entries))
-			}
-			if !strings.Contains(errs.String(), test.says) {
-				t.Errorf("%q does not say %q", errs.String(), test.says)
-			}
-		})
-	}
-}
-
-func TestFingerprintsTellEntriesApart(t *testing.T) {
-	s := newFingerprints()
-	e := flow(conntrack.UDP, "10.0.0.1:1", "10.0.0.2:53")
-	n := 0
-	add := func() {
-		t.Helper()
-		n++
-		if !s.add(e) {
-			t.Errorf("entry %d taken for one before it", n)
-		}
-		if s.add(e) {
-			t.Errorf("entry %d taken for new twice", n)
-		}
-	}
-	for range 5000 { // several growths
-		e.Original.SrcPort++
-		add()
-	}
-	e.Zone = 1
-	add()
-	e.Original.Zone = 1
-	add()
-	e.ID = 1
-	add()
-	e.Original.Proto = conntrack.TCP
-	add()
-	e.Original.Src = netip.MustParseAddr("::ffff:10.0.0.1")
-	add()
-}
-
-func BenchmarkFingerprints(b *testing.B) {
-	e := flow(conntrack.UDP, "10.0.0.1:1", "10.0.0.2:53")
-	s := newFingerprints()
-	b.ReportAllocs()
-	for b.Loop() {
-		e.ID++
-		s.add(e)
-	}
-}
-
 // A table without a limit is never full, and nothing is a share of 0.
 func TestTableWithoutLimit(t *testing.T) {
 	var b bytes.Buffer
-	r := &tableReport{Entries: 1000, Buckets: 500}
+	r := &summary.Table{Entries: 1000, Buckets: 500}
 	if err := writeTableReport(&b, r); err != nil {
 		t.Fatal(err)
 	}
-	line := rateLine{Entries: 1000}
-	if err := line.write(&b, "table", true); err != nil {
+	if err := writeRate(&b, &summary.Rate{Entries: 1000}, "table", true); err != nil {
 		t.Fatal(err)
 	}
 	if err := writeNamespaces(&b, []namespaceReport{{Namespace: netns.Namespace{Inode: 1}, Entries: 1000}}); err != nil {

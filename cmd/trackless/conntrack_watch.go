@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/format"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/figure"
 )
@@ -185,99 +185,32 @@ func watchEvents(ctx context.Context, l *conntrack.Listener, f *conntrack.Filter
 	}
 }
 
-// rateLine is one second of events; its JSON names do not change.
-type rateLine struct {
-	Time       time.Time `json:"time"`
-	New        uint64    `json:"new"`
-	Update     uint64    `json:"update"`
-	Destroy    uint64    `json:"destroy"`
-	NewDNS     uint64    `json:"new_dns"`
-	DestroyDNS uint64    `json:"destroy_dns"`
-	Lost       uint64    `json:"overruns"`
-	Entries    uint64    `json:"entries"`
-	Limit      uint64    `json:"limit"`
-}
-
-// watchRate counts events and prints the counts every second.
+// watchRate prints the number of events every second.
 func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f *conntrack.Filter, o watchOptions, out io.Writer) error {
-	match := f.Matcher()
-	var mu sync.Mutex
-	var line rateLine
-	failed := make(chan error, 1)
-	go func() {
-		for {
-			err := l.Receive(func(t conntrack.EventType, e *conntrack.Entry) error {
-				if match(e) {
-					mu.Lock()
-					line.count(t, e.IsDNS())
-					mu.Unlock()
-				}
-				return nil
-			})
-			switch {
-			case errors.Is(err, conntrack.ErrOverrun):
-				mu.Lock()
-				line.Lost++
-				mu.Unlock()
-			case err != nil:
-				failed <- err
-				return
-			}
+	lines := 0
+	err := summary.Rates(ctx, l, c, f, func(r *summary.Rate) error {
+		if err := writeRate(out, r, o.output, lines == 0); err != nil {
+			return &writeError{err}
 		}
-	}()
-
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for lines := 1; ; lines++ {
-		select {
-		case <-ctx.Done():
-			if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
-				return cli.CannotLook(err)
-			}
-			return nil
-		case err := <-failed:
-			if ctx.Err() != nil {
-				return nil
-			}
-			return cli.CannotLook(err)
-		case now := <-tick.C:
-			entries, limit, err := c.Count()
-			if err != nil {
-				return cli.CannotLook(err)
-			}
-			mu.Lock()
-			finished := line
-			line = rateLine{}
-			mu.Unlock()
-			finished.Time, finished.Entries, finished.Limit = now.UTC().Truncate(time.Millisecond), uint64(entries), uint64(limit)
-			if err := finished.write(out, o.output, lines == 1); err != nil {
-				return err
-			}
-			if o.count > 0 && lines >= o.count {
-				return nil
-			}
+		if lines++; o.count > 0 && lines >= o.count {
+			return errEnough
 		}
+		return nil
+	})
+	var write *writeError
+	switch {
+	case errors.Is(err, errEnough):
+		return nil
+	case errors.As(err, &write):
+		return write.error
 	}
+	return cli.CannotLook(err)
 }
 
-func (r *rateLine) count(t conntrack.EventType, dns bool) {
-	var one uint64
-	if dns {
-		one = 1
-	}
-	switch t {
-	case conntrack.EventNew:
-		r.New++
-		r.NewDNS += one
-	case conntrack.EventUpdate:
-		r.Update++
-	case conntrack.EventDestroy:
-		r.Destroy++
-		r.DestroyDNS += one
-	}
-}
+// A writeError is that of the output, not of the table.
+type writeError struct{ error }
 
-func (r *rateLine) write(out io.Writer, output string, first bool) error {
+func writeRate(out io.Writer, r *summary.Rate, output string, first bool) error {
 	if output == "jsonl" {
 		return json.NewEncoder(out).Encode(r)
 	}

@@ -74,7 +74,7 @@ func measure(ctx context.Context, o measureOptions, errs io.Writer) (*measuredHo
 	}
 	defer func() { _ = c.Close() }()
 	before, statsErr := readCounters(c)
-	m.Table, err = summarise(c, conntrack.Filter{}, m.Entries, measuredTop, errs)
+	m.Table, err = summary.Read(c, conntrack.Filter{}, m.Entries, measuredTop, cli.Progress(errs))
 	m.miss(err)
 	m.measureSurroundings(ctx, o, c)
 	var look summary.Look

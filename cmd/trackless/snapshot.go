@@ -16,6 +16,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/host"
@@ -176,7 +177,8 @@ func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snap
 	}
 	w.finish(s)
 
-	table, err := readTable(conntrack.Filter{}, o.top, errs)
+	table, err := summary.ReadTable(conntrack.Filter{}, o.top, cli.Progress(errs))
+	err = cli.CannotLook(err)
 	if table == nil {
 		return nil, err
 	}

@@ -10,8 +10,8 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
-	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/node/snapshot"
 )
@@ -78,7 +78,7 @@ func (w *tableWatch) run(ctx context.Context, errs io.Writer) error {
 	w.events.restart()
 	w.before = w.stats()
 	w.after = w.before
-	p := cli.StartProgress(errs, "samples taken", uint64(w.window/interval)+1)
+	p := cli.Progress(errs).Begin("samples taken", uint64(w.window/interval)+1)
 	defer p.Stop()
 	w.sample(ctx)
 	if w.ledger != nil {
@@ -102,11 +102,9 @@ func (w *tableWatch) run(ctx context.Context, errs io.Writer) error {
 }
 
 func (w *tableWatch) stats() []conntrack.CPUStats {
-	stats, err := w.conn.Stats()
+	stats, err := summary.ReadStats(w.conn)
 	if err != nil {
-		if stats, err = conntrack.ReadStats(thread.Proc); err != nil {
-			return nil // readTable says so
-		}
+		return nil // summary.ReadTable says so
 	}
 	return stats
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
+	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/node/instance"
 	noderules "github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/snapshot"
@@ -186,7 +187,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 		return support.Indented(r)
 	})
 	b.Add("limits", "limits.json", "`trackless conntrack limits -o json`", func() ([]byte, error) {
-		r, err := readLimits("/")
+		r, err := summary.ReadLimits("/")
 		if err != nil {
 			return nil, err
 		}

@@ -58,6 +58,9 @@ func CannotLook(err error) error {
 	if errors.As(err, &has) {
 		return err
 	}
+	if errors.Is(err, conntrack.ErrInterrupted) {
+		return Exit(ExitFailure, err)
+	}
 	if conntrack.IsPermission(err) {
 		err = fmt.Errorf("%w\nwithout it `trackless conntrack limits` works, and `trackless conntrack stats` shows how full the table is", err)
 	}

@@ -7,8 +7,22 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/trackless-dns/trackless/conntrack/reread"
 	"github.com/trackless-dns/trackless/internal/figure"
 )
+
+// Progress tells on w how the reading of a long table goes on.
+func Progress(w io.Writer) reread.Progress { return progressOn{w} }
+
+type progressOn struct{ w io.Writer }
+
+func (p progressOn) Begin(what string, total uint64) reread.Counter {
+	return startProgress(p.w, what, total)
+}
+
+func (p progressOn) Again(err error, attempt int) {
+	_, _ = fmt.Fprintf(p.w, "trackless: %v; reading it again (attempt %d of %d)\n", err, attempt, reread.Attempts)
+}
 
 // A progress shows on a terminal how far long work is. It shows nothing for the
 // first half second, and nothing at all where nobody watches.
@@ -23,8 +37,8 @@ const (
 	progressInterval = 200 * time.Millisecond
 )
 
-// StartProgress counts what, of which about total are expected.
-func StartProgress(w io.Writer, what string, total uint64) *progress {
+// startProgress counts what, of which about total are expected.
+func startProgress(w io.Writer, what string, total uint64) *progress {
 	p := &progress{done: make(chan struct{})}
 	if !IsTerminal(w) || DumbTerminal() {
 		return p

@@ -14,6 +14,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
+	"github.com/trackless-dns/trackless/cmd/trackless/table"
 )
 
 func main() {
@@ -48,7 +49,7 @@ shows with numbers what that saves.`,
 		Args:          cli.UnknownVerb,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), nodeCacheCommand(), rules.Command(readPlan), cacheCommand(), probeCommand(), labCommand(), conntrackCommand(), doctorCommand(), tuneCommand(),
+	root.AddCommand(serveCommand(), nodeCacheCommand(), rules.Command(readPlan), cacheCommand(), probeCommand(), labCommand(), table.Command(), doctorCommand(), tuneCommand(),
 		snapshotCommand(), compareCommand(), supportCommand(), versionCommand())
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(cli.FlagError)

@@ -1,4 +1,5 @@
-package main
+// Package table is the verb conntrack: it shows the connection tracking table.
+package table
 
 import (
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ and, on kernels that have /proc/net/stat/nf_conntrack, what was dropped.
 Exit status: 0 done, 1 the table changed under every attempt to read it whole, or
 the output could not be written, 2 wrong command line, 3 the table cannot be read.`
 
-func conntrackCommand() *cobra.Command {
+func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "conntrack",
 		Short: "See and explain the connection tracking table",

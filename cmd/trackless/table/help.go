@@ -72,7 +72,7 @@ Status bits of entries, which --status selects ("!" before a name: not set).
   UNTRACKED      not used since Linux 4.12; untracked packets have no entry.
 `
 
-func conntrackHelpCommand() *cobra.Command {
+func helpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "help [states]",
 		Short: "Explain the states and status bits",

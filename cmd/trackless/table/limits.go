@@ -27,7 +27,7 @@ type limitsOptions struct {
 	root   string
 }
 
-func conntrackLimitsCommand() *cobra.Command {
+func limitsCommand() *cobra.Command {
 	var o limitsOptions
 	cmd := &cobra.Command{
 		Use:   "limits",
@@ -35,7 +35,7 @@ func conntrackLimitsCommand() *cobra.Command {
 		Long:  limitsHelp,
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return conntrackLimits(o, cmd.OutOrStdout())
+			return runLimits(o, cmd.OutOrStdout())
 		},
 	}
 	cli.OutputFlag(cmd, &o.output)
@@ -44,7 +44,7 @@ func conntrackLimitsCommand() *cobra.Command {
 	return cmd
 }
 
-func conntrackLimits(o limitsOptions, out io.Writer) error {
+func runLimits(o limitsOptions, out io.Writer) error {
 	if err := cli.CheckOutput("conntrack limits", o.output); err != nil {
 		return err
 	}

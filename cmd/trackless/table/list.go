@@ -30,7 +30,7 @@ type listOptions struct {
 	netns  cli.NetNS
 }
 
-func conntrackListCommand() *cobra.Command {
+func listCommand() *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
 		Use:     "list",
@@ -43,7 +43,7 @@ func conntrackListCommand() *cobra.Command {
   trackless conntrack list -o jsonl | jq -r .original.src | sort | uniq -c`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return conntrackList(o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runList(o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd)
@@ -52,7 +52,7 @@ func conntrackListCommand() *cobra.Command {
 	return cmd
 }
 
-func conntrackList(o listOptions, out, errs io.Writer) error {
+func runList(o listOptions, out, errs io.Writer) error {
 	f, err := o.filter()
 	if err != nil {
 		return err

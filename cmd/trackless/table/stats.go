@@ -30,7 +30,7 @@ type statsOptions struct {
 	perCPU bool
 }
 
-func conntrackStatsCommand() *cobra.Command {
+func statsCommand() *cobra.Command {
 	var o statsOptions
 	cmd := &cobra.Command{
 		Use:   "stats",
@@ -38,7 +38,7 @@ func conntrackStatsCommand() *cobra.Command {
 		Long:  statsHelp,
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return conntrackStats(o, o.set(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runStats(o, o.set(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd)
@@ -49,7 +49,7 @@ func conntrackStatsCommand() *cobra.Command {
 	return cmd
 }
 
-func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
+func runStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 	f, err := o.filter()
 	if err != nil {
 		return err
@@ -76,6 +76,6 @@ func conntrackStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 		if o.output == "json" {
 			return errors.Join(cli.WriteJSON(out, r), err)
 		}
-		return errors.Join(writeTableReport(out, r), err)
+		return errors.Join(writeTable(out, r), err)
 	})
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 )
 
-// writeTableReport writes a report for people.
-func writeTableReport(out io.Writer, r *summary.Table) error {
+// writeTable writes a report for people.
+func writeTable(out io.Writer, r *summary.Table) error {
 	var b bytes.Buffer
 	fill, perBucket, whenFull := "", fmt.Sprintf("%.1f entries per bucket now", figure.Ratio(r.Entries, r.Buckets)), ""
 	if r.Limit > 0 {

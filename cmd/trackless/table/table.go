@@ -7,7 +7,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 )
 
-const conntrackHelp = `See what the kernel's connection tracking table holds, how near it is to full,
+const tableHelp = `See what the kernel's connection tracking table holds, how near it is to full,
 who fills it, and what the kernel drops.
 
   trackless conntrack stats                      the table at a glance
@@ -23,15 +23,16 @@ and, on kernels that have /proc/net/stat/nf_conntrack, what was dropped.
 Exit status: 0 done, 1 the table changed under every attempt to read it whole, or
 the output could not be written, 2 wrong command line, 3 the table cannot be read.`
 
+// Command makes the verb.
 func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "conntrack",
 		Short: "See and explain the connection tracking table",
-		Long:  conntrackHelp,
+		Long:  tableHelp,
 		Args:  cli.UnknownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(conntrackListCommand(), conntrackStatsCommand(), conntrackWatchCommand(),
-		conntrackLimitsCommand(), conntrackHelpCommand())
+	cmd.AddCommand(listCommand(), statsCommand(), watchCommand(),
+		limitsCommand(), helpCommand())
 	return cmd
 }

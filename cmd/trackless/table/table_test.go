@@ -93,7 +93,7 @@ func TestConntrackStatsOfAllNamespaces(t *testing.T) {
 func TestTableWithoutLimit(t *testing.T) {
 	var b bytes.Buffer
 	r := &summary.Table{Entries: 1000, Buckets: 500}
-	if err := writeTableReport(&b, r); err != nil {
+	if err := writeTable(&b, r); err != nil {
 		t.Fatal(err)
 	}
 	if err := writeRate(&b, &summary.Rate{Entries: 1000}, "table", true); err != nil {

@@ -46,7 +46,7 @@ type watchOptions struct {
 	duration time.Duration
 }
 
-func conntrackWatchCommand() *cobra.Command {
+func watchCommand() *cobra.Command {
 	var o watchOptions
 	cmd := &cobra.Command{
 		Use:     "watch",
@@ -60,7 +60,7 @@ func conntrackWatchCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			return conntrackWatch(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runWatch(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd)
@@ -89,7 +89,7 @@ func (o *watchOptions) eventTypes() ([]conntrack.EventType, error) {
 	return types, nil
 }
 
-func conntrackWatch(ctx context.Context, o watchOptions, out, errs io.Writer) error {
+func runWatch(ctx context.Context, o watchOptions, out, errs io.Writer) error {
 	f, err := o.filter()
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/nodecache"
+	"github.com/trackless-dns/trackless/nodecache/source"
 )
 
 // nodeCacheName is the program of NodeLocal DNSCache. Called by that name we
@@ -77,6 +78,6 @@ func nodeCache(args []string, out io.Writer) error {
 	if err := options.Validate(); err != nil && !serve.version && !serve.plugins {
 		return cli.Exit(cli.ExitUsage, fmt.Errorf("%s: %w", nodeCacheName, err))
 	}
-	n := newNodeCacheSource(&options, port)
-	return serve.run(out, n.load, n.start)
+	n := source.New(&options, port, directives)
+	return serve.run(out, n.Load, n.Start)
 }

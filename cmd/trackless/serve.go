@@ -5,24 +5,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
-	clog "github.com/coredns/coredns/plugin/pkg/log"
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/server"
 )
-
-const serverType = "dns"
 
 // serveOptions are the flags of `trackless serve`: those of CoreDNS, by the
 // same names, so that unit files and manifests need no change.
@@ -96,7 +89,7 @@ func serve(args []string, out io.Writer) error {
 	if fs.NArg() > 0 {
 		return cli.Exit(cli.ExitUsage, fmt.Errorf("serve: unexpected argument %q; the Corefile is named with -conf", fs.Arg(0)))
 	}
-	return o.run(out, func(serverType string) (caddy.Input, error) { return loadCorefile(o.conf, serverType) }, nil)
+	return o.run(out, server.Loader(o.conf), nil)
 }
 
 // run serves what load returns, until a signal ends the process; it returns
@@ -106,8 +99,10 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 	if _, err := parsePort(o.port); err != nil {
 		return err
 	}
-	recent := newRecentLog()
-	if err := embedCoreDNS(o, load, recent); err != nil {
+	s, err := server.New(server.Options{
+		Directives: directives, Version: version, Port: o.port, PIDFile: o.pidFile, Control: o.control, Quiet: o.quiet, Load: load,
+	})
+	if err != nil {
 		return cli.Exit(cli.ExitFailure, err)
 	}
 	switch {
@@ -118,41 +113,18 @@ func (o *serveOptions) run(out io.Writer, load caddy.LoaderFunc, before func() e
 		fmt.Fprintln(out, caddy.DescribePlugins())
 		return nil
 	}
-	respectMemoryLimit("/")
-	if before != nil {
-		if err := before(); err != nil {
-			return cli.Exit(cli.ExitFailure, err)
+	if before == nil {
+		before = func() error { return nil }
+	}
+	started := func() {
+		if !o.quiet {
+			fmt.Fprintln(out, versionString())
 		}
 	}
-	corefile, err := caddy.LoadCaddyfile(serverType)
-	if err != nil {
+	if err := s.Run(before, started); err != nil {
 		return cli.Exit(cli.ExitFailure, err)
 	}
-	controlled := newServedInstance(recent)
-	caddy.TrapSignals()
-	// It subscribes to the signals in goroutines of its own. While this one
-	// sleeps they run; a SIGTERM before that would end us without cleanup.
-	time.Sleep(10 * time.Millisecond)
-	instance, err := caddy.Start(corefile)
-	if err != nil {
-		err = withUnset(err, string(corefile.Body()))
-		// A start that failed half way may have left rules and addresses;
-		// the same cleanup runs as at a stop.
-		for _, cleanup := range caddy.OnProcessExit {
-			cleanup()
-		}
-		return cli.Exit(cli.ExitFailure, err)
-	}
-	if !o.quiet {
-		fmt.Fprintln(out, versionString())
-	}
-	if o.control != "off" {
-		controlled.listen(o.control)
-	}
-	instance.Wait()
-	// All servers have stopped, which only a signal does; its handler ends
-	// the process when the cleanup is done.
-	select {}
+	return nil
 }
 
 // parsePort reads -dns.port.
@@ -164,53 +136,10 @@ func parsePort(s string) (uint16, error) {
 	return uint16(port), nil
 }
 
-// embedCoreDNS prepares the process-wide state of CoreDNS and caddy, as the
-// documentation of package dnsserver asks of an embedding program. coremain
-// is not called; the prometheus plugin links it all the same for its version
-// constant, so what its init sets is set again here.
-func embedCoreDNS(o *serveOptions, load caddy.LoaderFunc, recent io.Writer) error {
-	caddy.AppName = "trackless"
-	caddy.AppVersion = version
-	buildInfo.WithLabelValues(version, runtime.Version()).Set(1)
-	caddy.Quiet = true
-	caddy.PidFile = o.pidFile
-	caddy.DefaultConfigFile = "Corefile"
-	dnsserver.Quiet = o.quiet
-	dnsserver.Port = o.port
-	clog.SetOutput(io.MultiWriter(os.Stdout, recent))
-	log.SetFlags(0)
-
-	keepOpcodes()
-	if err := dnsserver.SetDirectives(directives); err != nil {
-		return fmt.Errorf("plugin list: %w", err)
-	}
-	if err := dnsserver.Register(); err != nil {
-		return fmt.Errorf("register the DNS server type: %w", err)
-	}
-	caddy.SetDefaultCaddyfileLoader("trackless", load)
-	return nil
-}
-
-// loadCorefile reads the Corefile that -conf names, or the one in the working
-// directory. With neither there, CoreDNS's default server would answer whoami
-// on the default port, which helps nobody on a node: that is an error here.
-func loadCorefile(conf, serverType string) (caddy.Input, error) {
-	path := conf
-	switch path {
-	case "stdin":
-		return caddy.CaddyfileFromPipe(os.Stdin, serverType)
-	case "":
-		path = caddy.DefaultConfigFile
-	}
-	contents, err := os.ReadFile(filepath.Clean(path))
-	if err != nil {
-		return nil, fmt.Errorf("read the Corefile: %w; name one with -conf", err)
-	}
-	if strings.TrimSpace(string(contents)) == "" {
-		return nil, fmt.Errorf("the Corefile %s is empty; it needs at least one server block", path)
-	}
-	if unset := unsetVariables(string(contents)); len(unset) > 0 {
-		clog.Warningf("the Corefile %s uses variables that are not set, and nothing is put in their place: %s", path, strings.Join(unset, ", "))
-	}
-	return caddy.CaddyfileInput{Contents: contents, Filepath: path, ServerTypeName: serverType}, nil
+// readPlan loads the Corefile as serve does, up to where serve would start it.
+func readPlan(conf, port string) (rules.Plan, error) {
+	plan, backend, err := server.Plan(server.Options{
+		Directives: directives, Version: version, Port: port, Quiet: true, Load: server.Loader(conf),
+	})
+	return rules.Plan{Plan: plan, Backend: backend}, err
 }

@@ -5,9 +5,6 @@ import (
 	"runtime"
 	"runtime/debug"
 
-	"github.com/coredns/coredns/plugin"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
@@ -83,15 +80,6 @@ func coreDNSVersion() string {
 }
 
 func versionString() string { return builtFrom().String() }
-
-// buildInfo tells Trackless from other CoreDNS, which export the same names:
-// the cluster's DNS behind it, for one. coredns_build_info has CoreDNS's version.
-var buildInfo = promauto.NewGaugeVec(prometheus.GaugeOpts{
-	Namespace: plugin.Namespace,
-	Subsystem: "trackless",
-	Name:      "build_info",
-	Help:      "The version of Trackless; always 1.",
-}, []string{"version", "goversion"})
 
 func versionCommand() *cobra.Command {
 	var output string

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"github.com/coredns/caddy"
@@ -17,7 +17,7 @@ type servedInstance struct {
 	*recentLog
 }
 
-func newServedInstance(log *recentLog) *servedInstance {
+func newServedInstance(version string, log *recentLog) *servedInstance {
 	return &servedInstance{Measured: notrack.Controlled(version), CacheHolder: cache.Controlled(), recentLog: log}
 }
 

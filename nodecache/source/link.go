@@ -1,4 +1,4 @@
-package main
+package source
 
 import (
 	"net/netip"
@@ -14,14 +14,14 @@ import (
 	"github.com/trackless-dns/trackless/nodecache"
 )
 
-// nodeCacheInterface puts the addresses on the node where notrack does not, and
+// link puts the addresses on the node where notrack does not, and
 // looks after them at every -syncinterval. As with node-cache, DNS is served
 // whatever becomes of them: the process may not be allowed to, and need not where
 // they are there already or where it listens elsewhere.
-type nodeCacheInterface struct {
+type link struct {
 	addrs  []netip.Addr
 	every  time.Duration
-	errors *nodeCacheErrors
+	errors *errorCount
 
 	mu   sync.Mutex
 	host *hostaddr.Host
@@ -29,14 +29,14 @@ type nodeCacheInterface struct {
 	over bool
 }
 
-func newNodeCacheInterface(o *nodecache.Options, e *nodeCacheErrors) *nodeCacheInterface {
-	return &nodeCacheInterface{
+func newLink(o *nodecache.Options, e *errorCount) *link {
+	return &link{
 		addrs: o.LocalIPs, every: o.SyncInterval, errors: e,
 		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown, Claims: backends.Claims, Log: clog.Infof}, o.InterfaceName),
 	}
 }
 
-func (i *nodeCacheInterface) start() {
+func (i *link) start() {
 	i.ensure()
 	caddy.OnProcessExit = append(caddy.OnProcessExit, i.remove)
 	go func() {
@@ -47,7 +47,7 @@ func (i *nodeCacheInterface) start() {
 }
 
 // ensure counts every failure, and says the same one once.
-func (i *nodeCacheInterface) ensure() {
+func (i *link) ensure() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.over {
@@ -68,7 +68,7 @@ func (i *nodeCacheInterface) ensure() {
 }
 
 // remove takes the addresses away when nobody listens there any more.
-func (i *nodeCacheInterface) remove() {
+func (i *link) remove() {
 	for _, instance := range slices.Clone(caddy.Instances()) {
 		if err := instance.Stop(); err != nil {
 			clog.Errorf("stop: %v", err)

@@ -1,4 +1,4 @@
-package main
+package source
 
 import (
 	"flag"
@@ -12,20 +12,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/trackless-dns/trackless/nodecache"
+	"github.com/trackless-dns/trackless/server"
 )
 
 // newSource gives a source whose files lie in a directory of the test.
-func newSource(t *testing.T) (*nodeCacheSource, string) {
+func newSource(t *testing.T) (*Source, string) {
 	t.Helper()
 	dir := t.TempDir()
 	var o nodecache.Options
-	fs := flag.NewFlagSet(nodeCacheName, flag.ContinueOnError)
+	fs := flag.NewFlagSet("node-cache", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	o.Register(fs)
 	if err := fs.Parse([]string{"-localip", "169.254.20.10", "-basecorefile", filepath.Join(dir, "base"), "-corefile", filepath.Join(dir, "Corefile"), "-kubednscm", dir}); err != nil {
 		t.Fatal(err)
 	}
-	n := newNodeCacheSource(&o, 53)
+	n := New(&o, 53, []string{"reload", "bind", "notrack", "errors", "cache", "forward"})
 	n.inputs.upstream = netip.MustParseAddr("10.96.0.99")
 	return n, dir
 }
@@ -75,7 +76,7 @@ func TestNodeCacheSourceKeepsWhatWorks(t *testing.T) {
 			if got := testutil.ToFloat64(n.errors.total.WithLabelValues(errorConfigMap)); got != float64(tc.errors) {
 				t.Errorf("%g errors are counted, want %d", got, tc.errors)
 			}
-			input, err := n.load(serverType)
+			input, err := n.Load(server.Type)
 			if err != nil {
 				t.Fatal(err)
 			}

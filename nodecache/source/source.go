@@ -1,4 +1,6 @@
-package main
+// Package source makes the Corefile of what node-cache was configured by, follows
+// changes of its files, and puts the addresses on the node where notrack does not.
+package source
 
 import (
 	"bytes"
@@ -23,45 +25,49 @@ import (
 	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/nodecache"
 	"github.com/trackless-dns/trackless/plugin/upstream"
+	"github.com/trackless-dns/trackless/server"
 )
 
-// nodeCacheSync is the time between two looks at the mounted ConfigMaps, as
+// syncInterval is the time between two looks at the mounted ConfigMaps, as
 // node-cache has it.
-const nodeCacheSync = 10 * time.Second
+const syncInterval = 10 * time.Second
 
-// nodeCacheSource makes the Corefile of node-cache's files and follows their
+// Source makes the Corefile of node-cache's files and follows their
 // changes.
 //
 // The text changes only while mu is held, and mu is held until what runs has
-// changed with it. The reload plugin asks load, which waits for mu, so that no
+// changed with it. The reload plugin asks Load, which waits for mu, so that no
 // two reloads meet.
-type nodeCacheSource struct {
-	options   *nodecache.Options
-	port      uint16
-	errors    *nodeCacheErrors
-	anySource bool
+type Source struct {
+	options    *nodecache.Options
+	port       uint16
+	errors     *errorCount
+	directives []string
+	anySource  bool
 
 	mu       sync.Mutex
-	inputs   nodeCacheInputs
+	inputs   inputs
 	corefile string // what the template became; empty without one
 	said     string // the last complaint
 	late     bool   // it has changed before anything ran
 }
 
-// nodeCacheInputs are what a Corefile is rendered from.
-type nodeCacheInputs struct {
+// inputs are what a Corefile is rendered from.
+type inputs struct {
 	template []byte // nil if there is none
 	kubeDNS  nodecache.KubeDNS
 	upstream netip.Addr
 }
 
-func newNodeCacheSource(o *nodecache.Options, port uint16) *nodeCacheSource {
-	return &nodeCacheSource{options: o, port: port, errors: newNodeCacheErrors()}
+// New makes a source of what node-cache was configured by. Server blocks that name no
+// port get this one; directives is the plugin list.
+func New(o *nodecache.Options, port uint16, directives []string) *Source {
+	return &Source{options: o, port: port, directives: directives, errors: newErrorCount()}
 }
 
-// start runs before the first Corefile is loaded.
-func (n *nodeCacheSource) start() error {
-	serveNodeCacheMetrics(n.options.Metrics)
+// Start runs before the first Corefile is loaded.
+func (n *Source) Start() error {
+	serveMetrics(n.options.Metrics)
 	if n.options.KubeDNS == "" {
 		if _, err := os.Stat(nodecache.DefaultKubeDNS); err == nil {
 			n.options.KubeDNS = nodecache.DefaultKubeDNS
@@ -79,7 +85,7 @@ func (n *nodeCacheSource) start() error {
 			clog.Warningf("the uplink %s is a bridge: whoever asks is served, as by node-cache; a Corefile with `notrack { sources CIDR... }` says otherwise", bridge)
 		}
 	} else if n.options.SetupInterface {
-		newNodeCacheInterface(n.options, n.errors).start()
+		newLink(n.options, n.errors).start()
 	}
 	if n.options.SkipTeardown {
 		clog.Info("-skipteardown: link and addresses stay at the end; the rules go, so that kube-dns answers until the next start")
@@ -110,7 +116,7 @@ const upstreamPatience = 10 * time.Second
 
 // followUpstream follows the Service of -upstreamsvc, until the process ends. It
 // returns when an address is known.
-func (n *nodeCacheSource) followUpstream() {
+func (n *Source) followUpstream() {
 	known, once := make(chan struct{}), sync.Once{}
 	go upstream.FollowService(context.Background(), kubeapi.Namespace("/"), n.options.UpstreamService, func(addrs []netip.AddrPort, by string) {
 		n.upstreamFound(addrs, by)
@@ -127,7 +133,7 @@ func (n *nodeCacheSource) followUpstream() {
 
 // upstreamFound takes an address of the Service: of those of both families the
 // one like before.
-func (n *nodeCacheSource) upstreamFound(addrs []netip.AddrPort, by string) {
+func (n *Source) upstreamFound(addrs []netip.AddrPort, by string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := n.inputs
@@ -148,7 +154,7 @@ func (n *nodeCacheSource) upstreamFound(addrs []netip.AddrPort, by string) {
 }
 
 // asksItself refuses an upstream that is an address of ours: misses would come back.
-func (n *nodeCacheSource) asksItself(upstream netip.Addr) error {
+func (n *Source) asksItself(upstream netip.Addr) error {
 	if !slices.Contains(n.options.LocalIPs, upstream) {
 		return nil
 	}
@@ -157,7 +163,7 @@ func (n *nodeCacheSource) asksItself(upstream netip.Addr) error {
 
 // mayChangeRules reports whether the process may do what -setupiptables asks for.
 // Without the capability node-cache logs that, counts it and serves all the same.
-func (n *nodeCacheSource) mayChangeRules() bool {
+func (n *Source) mayChangeRules() bool {
 	_, err := hostrules.Generation(hostrules.Config{})
 	if !errors.Is(err, iptables.ErrPermission) {
 		return true
@@ -168,7 +174,7 @@ func (n *nodeCacheSource) mayChangeRules() bool {
 }
 
 // look reads the files. What cannot be read stays as it was.
-func (n *nodeCacheSource) look() nodeCacheInputs {
+func (n *Source) look() inputs {
 	now := n.inputs
 	template, err := os.ReadFile(n.options.BaseCorefile)
 	switch {
@@ -188,7 +194,7 @@ func (n *nodeCacheSource) look() nodeCacheInputs {
 }
 
 // complain logs and counts what it has not said last. mu is held.
-func (n *nodeCacheSource) complain(err error) {
+func (n *Source) complain(err error) {
 	if err.Error() == n.said {
 		return
 	}
@@ -198,7 +204,7 @@ func (n *nodeCacheSource) complain(err error) {
 }
 
 // update makes a Corefile of the inputs and writes it. mu is held.
-func (n *nodeCacheSource) update(now nodeCacheInputs) error {
+func (n *Source) update(now inputs) error {
 	n.inputs = now
 	if now.template == nil {
 		return nil
@@ -207,7 +213,7 @@ func (n *nodeCacheSource) update(now nodeCacheInputs) error {
 	if err != nil {
 		return err
 	}
-	if text, err = n.options.Insert(n.options.Corefile, text, directives, n.anySource); err != nil {
+	if text, err = n.options.Insert(n.options.Corefile, text, n.directives, n.anySource); err != nil {
 		return fmt.Errorf("%s: %w", n.options.BaseCorefile, err)
 	}
 	if text == n.corefile {
@@ -221,31 +227,31 @@ func (n *nodeCacheSource) update(now nodeCacheInputs) error {
 	return nil
 }
 
-// load returns the Corefile that is to run.
-func (n *nodeCacheSource) load(serverType string) (caddy.Input, error) {
+// Load returns the Corefile that is to run.
+func (n *Source) Load(serverType string) (caddy.Input, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.corefile != "" {
 		return n.input(serverType, n.corefile), nil
 	}
-	input, err := loadCorefile(n.options.Corefile, serverType)
+	input, err := server.Loader(n.options.Corefile)(serverType)
 	if err != nil {
 		return nil, err
 	}
-	text, err := n.options.Insert(input.Path(), string(input.Body()), directives, n.anySource)
+	text, err := n.options.Insert(input.Path(), string(input.Body()), n.directives, n.anySource)
 	if err != nil {
 		return nil, err
 	}
 	return n.input(serverType, text), nil
 }
 
-func (n *nodeCacheSource) input(serverType, text string) caddy.Input {
+func (n *Source) input(serverType, text string) caddy.Input {
 	return caddy.CaddyfileInput{Contents: []byte(text), Filepath: n.options.Corefile, ServerTypeName: serverType}
 }
 
 // follow looks at the files from time to time, until the process ends.
-func (n *nodeCacheSource) follow() {
-	for range time.Tick(nodeCacheSync) {
+func (n *Source) follow() {
+	for range time.Tick(syncInterval) {
 		n.mu.Lock()
 		if now := n.look(); !reflect.DeepEqual(now, n.inputs) {
 			n.change(now, n.options.ReloadWithSignal || n.reloads())
@@ -257,7 +263,7 @@ func (n *nodeCacheSource) follow() {
 }
 
 // change renders again and, if asked to, replaces what runs. mu is held.
-func (n *nodeCacheSource) change(now nodeCacheInputs, reload bool) {
+func (n *Source) change(now inputs, reload bool) {
 	before := n.corefile
 	if err := n.update(now); err != nil {
 		n.complain(fmt.Errorf("the Corefile stays as it was: %w", err))
@@ -269,7 +275,7 @@ func (n *nodeCacheSource) change(now nodeCacheInputs, reload bool) {
 }
 
 // reload replaces what runs. mu is held.
-func (n *nodeCacheSource) reload() {
+func (n *Source) reload() {
 	instances := caddy.Instances()
 	if n.late = len(instances) == 0; n.late {
 		return
@@ -282,7 +288,7 @@ func (n *nodeCacheSource) reload() {
 
 // reloads reports whether what runs has the reload plugin: without it, nobody
 // expects a change to take effect.
-func (n *nodeCacheSource) reloads() bool {
+func (n *Source) reloads() bool {
 	for _, i := range caddy.Instances() {
 		input := i.Caddyfile()
 		blocks, err := caddyfile.Parse(input.Path(), bytes.NewReader(input.Body()), nil)

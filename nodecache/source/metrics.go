@@ -1,4 +1,4 @@
-package main
+package source
 
 import (
 	"errors"
@@ -22,24 +22,24 @@ const (
 	errorInterfaceAdd = "interface_add"
 )
 
-var nodeCacheErrorTypes = []string{errorIPTables, "iptables_lock", errorInterfaceAdd, "interface_check", errorConfigMap}
+var errorTypes = []string{errorIPTables, "iptables_lock", errorInterfaceAdd, "interface_check", errorConfigMap}
 
-// nodeCacheErrors is the metric of node-cache itself.
-type nodeCacheErrors struct{ total *prometheus.CounterVec }
+// errorCount is the metric of node-cache itself.
+type errorCount struct{ total *prometheus.CounterVec }
 
-func newNodeCacheErrors() *nodeCacheErrors {
-	e := &nodeCacheErrors{notrack.SetupErrors}
-	for _, t := range nodeCacheErrorTypes {
+func newErrorCount() *errorCount {
+	e := &errorCount{notrack.SetupErrors}
+	for _, t := range errorTypes {
 		e.total.WithLabelValues(t)
 	}
 	return e
 }
 
-func (e *nodeCacheErrors) count(errortype string) { e.total.WithLabelValues(errortype).Inc() }
+func (e *errorCount) count(errortype string) { e.total.WithLabelValues(errortype).Inc() }
 
-// serveNodeCacheMetrics serves all metrics at the address. Two instances may
+// serveMetrics serves all metrics at the address. Two instances may
 // share it while one replaces the other. Serving DNS does not depend on it.
-func serveNodeCacheMetrics(address string) {
+func serveMetrics(address string) {
 	if address == "" {
 		return
 	}

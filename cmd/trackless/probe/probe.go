@@ -1,4 +1,5 @@
-package main
+// Package probe has the verbs below `trackless probe`.
+package probe
 
 import (
 	"context"
@@ -14,13 +15,13 @@ import (
 	"github.com/trackless-dns/trackless/node/instance"
 )
 
-const probeHelp = `Ask the instance of this container how it is, for the exec probes of kubelet. The
+const help = `Ask the instance of this container how it is, for the exec probes of kubelet. The
 instance is asked over its control socket; among several, as with an abstract
 socket on a shared network namespace, the one in our own pid namespace.
 
 Exit status: 0 it is, 1 it is not or nobody answers, 2 wrong command line.`
 
-const probeReadyHelp = `Ask whether the instance is ready: it answers a name through its own listeners
+const readyHelp = `Ask whether the instance is ready: it answers a name through its own listeners
 at every listen address, and its rules are in force. Any answer to the name will
 do, also that it does not exist; no answer, or SERVFAIL, will not.
 
@@ -32,19 +33,19 @@ With --wait one probe sees a pod through its start: the next one may come late.
 
 Exit status: 0 ready, 1 not ready or nobody answers, 2 wrong command line.`
 
-const probeLiveHelp = `Ask whether the instance is alive: its process answers, and a query that needs no
+const liveHelp = `Ask whether the instance is alive: its process answers, and a query that needs no
 upstream comes back from the plugins of each server block. Neither upstreams nor
 rules nor anything outside of the process matter, so that kubelet restarts what
 a restart mends.
 
 Exit status: 0 alive, 1 not alive or nobody answers, 2 wrong command line.`
 
-const probeExample = `  trackless probe ready
+const example = `  trackless probe ready
   trackless probe ready --wait
   trackless probe ready --name kubernetes.default.svc.example.org. --timeout 3s
   trackless probe live --socket /run/trackless/control.sock`
 
-type probeOptions struct {
+type options struct {
 	verb    string
 	output  string
 	socket  string
@@ -53,25 +54,26 @@ type probeOptions struct {
 	timeout time.Duration
 }
 
-func probeCommand() *cobra.Command {
+// Command makes the verb.
+func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "probe",
 		Short:   "Whether the instance of this container is ready, or alive",
-		Long:    probeHelp,
-		Example: probeExample,
+		Long:    help,
+		Example: example,
 		Args:    cli.UnknownVerb,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
-		probeVerb("ready", "Whether it answers and its rules are in force", probeReadyHelp),
-		probeVerb("live", "Whether it answers at all", probeLiveHelp),
-		probeDNSCommand(),
+		verbCommand("ready", "Whether it answers and its rules are in force", readyHelp),
+		verbCommand("live", "Whether it answers at all", liveHelp),
+		dnsCommand(),
 	)
 	return cmd
 }
 
-func probeVerb(verb, short, long string) *cobra.Command {
-	o := probeOptions{verb: verb}
+func verbCommand(verb, short, long string) *cobra.Command {
+	o := options{verb: verb}
 	cmd := &cobra.Command{
 		Use:   verb,
 		Short: short,
@@ -84,7 +86,7 @@ func probeVerb(verb, short, long string) *cobra.Command {
 			if o.timeout <= 0 {
 				return cli.Exit(cli.ExitUsage, fmt.Errorf("probe %s: --timeout is more than 0, not %s", verb, o.timeout))
 			}
-			return runProbe(cmd.Context(), o, cmd.OutOrStdout())
+			return run(cmd.Context(), o, cmd.OutOrStdout())
 		},
 	}
 	cli.OutputFlag(cmd, &o.output)
@@ -97,8 +99,8 @@ func probeVerb(verb, short, long string) *cobra.Command {
 	return cmd
 }
 
-// probeReport is the JSON of a probe.
-type probeReport struct {
+// report is the JSON of a probe.
+type report struct {
 	Probe  string `json:"probe"`
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
@@ -109,29 +111,29 @@ type probeReport struct {
 // askAgain is how long --wait waits between two questions.
 const askAgain = 250 * time.Millisecond
 
-func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
+func run(ctx context.Context, o options, out io.Writer) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, o.timeout, fmt.Errorf("no answer within %s", o.timeout))
 	defer cancel()
-	report := o.ask(ctx)
-	for again := time.NewTicker(askAgain); o.wait && !report.OK && ctx.Err() == nil; {
+	r := o.ask(ctx)
+	for again := time.NewTicker(askAgain); o.wait && !r.OK && ctx.Err() == nil; {
 		select {
 		case <-again.C:
 			if next := o.ask(ctx); next.OK || ctx.Err() == nil {
-				report = next // otherwise the one before says more
+				r = next // otherwise the one before says more
 			}
 		case <-ctx.Done():
 		}
 	}
 	if o.output == "json" {
-		if err := cli.WriteJSON(out, report); err != nil {
+		if err := cli.WriteJSON(out, r); err != nil {
 			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
-	if !report.OK {
-		return cli.Exit(cli.ExitFailure, fmt.Errorf("not %s: %s", o.verb, report.Detail))
+	if !r.OK {
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("not %s: %s", o.verb, r.Detail))
 	}
 	if o.output == "table" {
-		if _, err := fmt.Fprintf(out, "%s: %s\n", o.verb, report.Detail); err != nil {
+		if _, err := fmt.Fprintf(out, "%s: %s\n", o.verb, r.Detail); err != nil {
 			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
@@ -139,21 +141,21 @@ func runProbe(ctx context.Context, o probeOptions, out io.Writer) error {
 }
 
 // ask asks once.
-func (o probeOptions) ask(ctx context.Context) probeReport {
-	report := probeReport{Probe: o.verb}
+func (o options) ask(ctx context.Context) report {
+	r := report{Probe: o.verb}
 	client, err := instance.Own(ctx, o.socket)
 	if err == nil {
-		report.Socket = client.Socket()
+		r.Socket = client.Socket()
 		var h control.Health
 		if o.verb == "ready" {
 			h, err = client.Ready(ctx, o.name)
 		} else {
 			h, err = client.Live(ctx)
 		}
-		report.OK, report.Detail, report.PID = h.OK, h.Detail, h.Process.PID
+		r.OK, r.Detail, r.PID = h.OK, h.Detail, h.Process.PID
 	}
 	if err != nil {
-		report.OK, report.Detail = false, err.Error()
+		r.OK, r.Detail = false, err.Error()
 	}
-	return report
+	return r
 }

@@ -1,4 +1,4 @@
-package main
+package probe
 
 import (
 	"encoding/json"
@@ -16,7 +16,7 @@ func TestProbesOfManifestsAreEarly(t *testing.T) {
 		t.Errorf("probes ask %s, and instances listen on %s", got, control.DefaultPath)
 	}
 	for _, manifest := range []string{"kustomize/base/daemonset.yaml", "helm/trackless/templates/daemonset.yaml"} {
-		text, err := os.ReadFile("../../deploy/" + manifest)
+		text, err := os.ReadFile("../../../deploy/" + manifest)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package main
+package probe
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/node/probe"
 )
 
 // nameServer answers on a port of 127.0.0.1 over UDP and TCP, and over TCP
@@ -84,27 +85,27 @@ func TestProbeDNS(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		name    string
-		options probeDNSOptions
+		options dnsOptions
 		status  int
 		out     []string // each is in the output
 		err     string   // is in the error
 	}{
-		{"answered", probeDNSOptions{servers: []string{good}}, 0, []string{good + " over udp: name.example. A is 192.0.2.7 (", good + " over tcp: name.example. A is 192.0.2.7 ("}, ""},
-		{"lower-case type", probeDNSOptions{servers: []string{good}, qtype: "a"}, 0, []string{"is 192.0.2.7"}, ""},
-		{"no record of the type", probeDNSOptions{servers: []string{good}, qtype: "AAAA"}, cli.ExitFailure, nil, good + " over udp: the answer has no record of the type"},
-		{"no such name", probeDNSOptions{servers: []string{nameServer(t, nameError, nil)}}, cli.ExitFailure, nil, "over udp: the answer is NXDOMAIN"},
-		{"not over TCP", probeDNSOptions{servers: []string{nameServer(t, addressAnswer, nameError)}}, cli.ExitFailure, []string{"over udp: name.example. A is 192.0.2.7"}, "over tcp: the answer is NXDOMAIN"},
-		{"one of two servers", probeDNSOptions{servers: []string{good, nameServer(t, nameError, nil)}}, cli.ExitFailure, []string{good + " over tcp: "}, "the answer is NXDOMAIN"},
-		{"silence", probeDNSOptions{servers: []string{nameServer(t, noAnswer, addressAnswer)}, timeout: 50 * time.Millisecond}, cli.ExitFailure, []string{"over tcp: "}, "over udp: no answer within 50ms"},
-		{"nobody listens", probeDNSOptions{servers: []string{"127.0.0.1:1"}}, cli.ExitFailure, nil, "127.0.0.1:1 over udp: "},
-		{"empty resolv.conf", probeDNSOptions{resolv: resolv + ".empty"}, cli.ExitFailure, nil, "names no server; name a server with --server"},
-		{"no resolv.conf", probeDNSOptions{resolv: resolv + ".none"}, cli.ExitFailure, nil, "no such file or directory"},
-		{"wrong resolv.conf", probeDNSOptions{resolv: resolv + ".wrong"}, cli.ExitFailure, nil, `has "here", which is no address`},
-		{"type", probeDNSOptions{qtype: "B"}, cli.ExitUsage, nil, `--type "B": it takes a record type`},
-		{"server", probeDNSOptions{servers: []string{"kube-dns"}}, cli.ExitUsage, nil, `--server "kube-dns": it takes an IP address`},
-		{"timeout", probeDNSOptions{timeout: -1}, cli.ExitUsage, nil, "--timeout is more than 0"},
-		{"output", probeDNSOptions{output: "xml"}, cli.ExitUsage, nil, `--output is table or json, not "xml"`},
-		{"name", probeDNSOptions{name: "a..b"}, cli.ExitUsage, nil, `"a..b" is no domain name`},
+		{"answered", dnsOptions{servers: []string{good}}, 0, []string{good + " over udp: name.example. A is 192.0.2.7 (", good + " over tcp: name.example. A is 192.0.2.7 ("}, ""},
+		{"lower-case type", dnsOptions{servers: []string{good}, qtype: "a"}, 0, []string{"is 192.0.2.7"}, ""},
+		{"no record of the type", dnsOptions{servers: []string{good}, qtype: "AAAA"}, cli.ExitFailure, nil, good + " over udp: the answer has no record of the type"},
+		{"no such name", dnsOptions{servers: []string{nameServer(t, nameError, nil)}}, cli.ExitFailure, nil, "over udp: the answer is NXDOMAIN"},
+		{"not over TCP", dnsOptions{servers: []string{nameServer(t, addressAnswer, nameError)}}, cli.ExitFailure, []string{"over udp: name.example. A is 192.0.2.7"}, "over tcp: the answer is NXDOMAIN"},
+		{"one of two servers", dnsOptions{servers: []string{good, nameServer(t, nameError, nil)}}, cli.ExitFailure, []string{good + " over tcp: "}, "the answer is NXDOMAIN"},
+		{"silence", dnsOptions{servers: []string{nameServer(t, noAnswer, addressAnswer)}, timeout: 50 * time.Millisecond}, cli.ExitFailure, []string{"over tcp: "}, "over udp: no answer within 50ms"},
+		{"nobody listens", dnsOptions{servers: []string{"127.0.0.1:1"}}, cli.ExitFailure, nil, "127.0.0.1:1 over udp: "},
+		{"empty resolv.conf", dnsOptions{resolv: resolv + ".empty"}, cli.ExitFailure, nil, "names no server; name a server with --server"},
+		{"no resolv.conf", dnsOptions{resolv: resolv + ".none"}, cli.ExitFailure, nil, "no such file or directory"},
+		{"wrong resolv.conf", dnsOptions{resolv: resolv + ".wrong"}, cli.ExitFailure, nil, `has "here", which is no address`},
+		{"type", dnsOptions{qtype: "B"}, cli.ExitUsage, nil, `--type "B": it takes a record type`},
+		{"server", dnsOptions{servers: []string{"kube-dns"}}, cli.ExitUsage, nil, `--server "kube-dns": it takes an IP address`},
+		{"timeout", dnsOptions{timeout: -1}, cli.ExitUsage, nil, "--timeout is more than 0"},
+		{"output", dnsOptions{output: "xml"}, cli.ExitUsage, nil, `--output is table or json, not "xml"`},
+		{"name", dnsOptions{name: "a..b"}, cli.ExitUsage, nil, `"a..b" is no domain name`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -122,7 +123,7 @@ func TestProbeDNS(t *testing.T) {
 				o.timeout = 10 * time.Second
 			}
 			var out bytes.Buffer
-			err := runProbeDNS(t.Context(), o, &out)
+			err := runDNS(t.Context(), o, &out)
 			if got := cli.ExitStatus(err); got != tc.status {
 				t.Errorf("exit status %d, want %d (%v)", got, tc.status, err)
 			}
@@ -141,18 +142,18 @@ func TestProbeDNS(t *testing.T) {
 	}
 
 	t.Run("the servers of resolv.conf", func(t *testing.T) {
-		servers, err := serversOf(resolv)
+		servers, err := probe.ServersOf(resolv)
 		if err != nil || len(servers) != 1 || servers[0].String() != "127.0.0.1:53" {
 			t.Errorf("%v, %v", servers, err)
 		}
 	})
 	t.Run("json", func(t *testing.T) {
 		var out bytes.Buffer
-		o := probeDNSOptions{name: "name.example", qtype: "A", servers: []string{good}, output: "json", timeout: 10 * time.Second}
-		if err := runProbeDNS(t.Context(), o, &out); err != nil {
+		o := dnsOptions{name: "name.example", qtype: "A", servers: []string{good}, output: "json", timeout: 10 * time.Second}
+		if err := runDNS(t.Context(), o, &out); err != nil {
 			t.Fatal(err)
 		}
-		var r dnsReport
+		var r probe.Report
 		if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 			t.Fatal(err)
 		}

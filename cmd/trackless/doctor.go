@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/advice"
+	"github.com/trackless-dns/trackless/node/measure"
 )
 
 const doctorHelp = `Look at the connection tracking table of this node, twice within --interval, and
@@ -34,13 +35,13 @@ look, or could not look at the entries and found nothing without them; also for 
 wrong command line, and for findings that could not be written.`
 
 type doctorOptions struct {
-	measureOptions
+	measure.Options
 	output string
 	netns  cli.NetNS
 }
 
 func doctorCommand() *cobra.Command {
-	var o doctorOptions
+	o := doctorOptions{Options: measure.Options{Rules: nodeRules}}
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find what is wrong with the connection tracking table",
@@ -56,9 +57,9 @@ func doctorCommand() *cobra.Command {
 	cli.OutputFlag(cmd, &o.output)
 	fs := cmd.Flags()
 	o.netns.Register(cmd, "")
-	fs.DurationVar(&o.interval, "interval", 2*time.Second, "`time` between the two looks; longer sees slower growth")
-	fs.StringVar(&o.metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
-	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
+	fs.DurationVar(&o.Interval, "interval", 2*time.Second, "`time` between the two looks; longer sees slower growth")
+	fs.StringVar(&o.Metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
+	fs.StringVar(&o.Root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
 	return cmd
 }
 
@@ -71,34 +72,24 @@ func symptomsHelp() string {
 	return b.String()
 }
 
-// doctorReport is the JSON of doctor; its names do not change.
-type doctorReport struct {
-	Time            time.Time        `json:"time"`
-	Worst           string           `json:"worst"` // ok, info, warning, critical
-	Findings        []advice.Finding `json:"findings"`
-	Missing         []string         `json:"missing,omitempty"`
-	Entries         uint64           `json:"entries"`
-	Limit           uint64           `json:"limit"`
-	IntervalSeconds float64          `json:"interval_seconds"`
-}
-
 func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 	if err := cli.CheckOutput("doctor", o.output); err != nil {
 		return cli.Exit(cli.ExitCannotLook, err)
 	}
-	if o.interval <= 0 {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.interval))
+	if o.Interval <= 0 {
+		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.Interval))
 	}
-	if err := cli.CheckRoot(o.root); err != nil {
+	if err := cli.CheckRoot(o.Root); err != nil {
 		return err
 	}
-	if err := checkMetrics(o.metrics); err != nil {
+	if err := measure.CheckMetrics(o.Metrics); err != nil {
 		return cli.Exit(cli.ExitCannotLook, err)
 	}
+	o.Progress = cli.Progress(errs)
 	return o.netns.Do(func() error {
-		r, blind, err := lookDoctor(ctx, o.measureOptions, errs)
+		r, blind, err := measure.Check(ctx, o.Options)
 		if err != nil {
-			return err
+			return cli.CannotLook(err)
 		}
 		if o.output == "json" {
 			err = cli.WriteJSON(out, r)
@@ -108,28 +99,12 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 		if err != nil {
 			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("write the findings: %w", err))
 		}
-		return r.verdict(blind)
+		return verdict(r, blind)
 	})
 }
 
-// lookDoctor makes the report; blind means that the entries could not be read.
-func lookDoctor(ctx context.Context, o measureOptions, errs io.Writer) (r *doctorReport, blind bool, err error) {
-	m, err := measure(ctx, o, errs)
-	if err != nil {
-		return nil, false, err
-	}
-	r = &doctorReport{
-		Time: time.Now().UTC(), Findings: advice.Check(&m.Measurements), Missing: m.missing,
-		Entries: m.Entries, Limit: m.Limit, IntervalSeconds: m.Interval.Seconds(), Worst: "ok",
-	}
-	if len(r.Findings) > 0 {
-		r.Worst = advice.Worst(r.Findings).String()
-	}
-	return r, m.Table == nil, nil
-}
-
 // verdict turns the findings into an exit status.
-func (r *doctorReport) verdict(blind bool) error {
+func verdict(r *measure.Report, blind bool) error {
 	count := map[advice.Severity]int{}
 	for _, f := range r.Findings {
 		count[f.Severity]++
@@ -151,7 +126,7 @@ const (
 	exitCritical = 2
 )
 
-func writeDoctorReport(out io.Writer, r *doctorReport) error {
+func writeDoctorReport(out io.Writer, r *measure.Report) error {
 	var b bytes.Buffer
 	colour, width := cli.Coloured(out), cli.TextWidth(out)
 	for _, f := range r.Findings {

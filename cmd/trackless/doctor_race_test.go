@@ -9,6 +9,8 @@ import (
 	"github.com/mdlayher/netlink"
 	"github.com/ti-mo/netfilter"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/node/measure"
 )
 
 // race loses packets in the race for one entry, without luck: of two echo
@@ -92,7 +94,7 @@ func (s *sick) race(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := wait(ctx, 20*time.Millisecond); err != nil {
+		if err := measure.Wait(ctx, 20*time.Millisecond); err != nil {
 			return nil
 		}
 	}

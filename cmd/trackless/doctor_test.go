@@ -23,6 +23,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/node/advice"
+	"github.com/trackless-dns/trackless/node/measure"
 )
 
 // hostRoot is this machine's root with a kernel log of its own: other tests may
@@ -248,10 +249,10 @@ func TestDoctorEndToEnd(t *testing.T) {
 	}
 }
 
-func runDoctor(t *testing.T, args ...string) (doctorReport, int) {
+func runDoctor(t *testing.T, args ...string) (measure.Report, int) {
 	t.Helper()
 	out, errs, code := trackless(append([]string{"doctor", "-o", "json", "--metrics", "off", "--interval", "300ms"}, args...)...)
-	var r doctorReport
+	var r measure.Report
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatalf("exit status %d: %v\n%s%s", code, err, out, errs)
 	}
@@ -262,7 +263,7 @@ func runDoctor(t *testing.T, args ...string) (doctorReport, int) {
 }
 
 // checkFinding checks one finding and that the exit status is that of the worst.
-func checkFinding(t *testing.T, r doctorReport, code int, id string, severity advice.Severity, says string) {
+func checkFinding(t *testing.T, r measure.Report, code int, id string, severity advice.Severity, says string) {
 	t.Helper()
 	want := map[advice.Severity]int{advice.Info: 0, advice.Warning: exitWarnings, advice.Critical: exitCritical}[advice.Worst(r.Findings)]
 	if code != want {
@@ -273,7 +274,7 @@ func checkFinding(t *testing.T, r doctorReport, code int, id string, severity ad
 	}
 }
 
-func has(r doctorReport, id string, severity advice.Severity, says string) bool {
+func has(r measure.Report, id string, severity advice.Severity, says string) bool {
 	return slices.ContainsFunc(r.Findings, func(f advice.Finding) bool {
 		return f.ID == id && f.Severity == severity && strings.Contains(f.Title+strings.Join(f.Evidence, "\n"), says)
 	})
@@ -318,12 +319,12 @@ func TestDoctorOnAFullTable(t *testing.T) {
 	}()
 	want := map[string]string{"drop": "drop rose by", "early-drop": "early_drop rose by", "table-full": "100 % full"}
 	root := hostRoot(t, "")
-	var r doctorReport
+	var r measure.Report
 	var code int
 	for deadline, found := time.Now().Add(time.Minute), false; !found && time.Now().Before(deadline); {
 		var out, errs string
 		out, errs, code = trackless("doctor", "-o", "json", "--metrics", "off", "--interval", "1s", "--netns", path, "--root", root)
-		r = doctorReport{}
+		r = measure.Report{}
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			t.Fatalf("%v\n%s%s", err, out, errs)
 		}

@@ -173,7 +173,7 @@ func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snap
 	defer w.close()
 	w.sockets = readSnapshotRules(ctx, s, o.socket)
 	if err := w.run(ctx, errs); err != nil {
-		return nil, err
+		return nil, cli.CannotLook(err)
 	}
 	w.finish(s)
 

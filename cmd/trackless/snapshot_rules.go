@@ -39,15 +39,14 @@ func readSnapshotRules(ctx context.Context, s *snapshot.Snapshot, socket string)
 // readListeners finds the DNS servers of this node, and which of their packets
 // rules untrack.
 func readListeners(s *snapshot.Snapshot) error {
-	var m measuredHost
-	var err error
-	if m.Listeners, err = rules.Listeners(); err != nil {
+	listeners, err := nodeRules.Listeners()
+	if err != nil {
 		return err
 	}
-	notrackErr := m.measureNotrack()
-	for _, a := range m.Listeners {
+	notrack, notrackErr := nodeRules.Notrack(listeners)
+	for _, a := range listeners {
 		l := snapshot.Listener{Address: a}
-		for _, n := range m.Notrack {
+		for _, n := range notrack {
 			if n.Address == a {
 				l.QueriesUntracked, l.ResponsesUntracked = new(n.Queries), new(n.Responses)
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/node/measure"
 	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
@@ -90,7 +91,7 @@ func (w *tableWatch) run(ctx context.Context, errs io.Writer) error {
 		if end := w.start.Add(w.window); next.After(end) {
 			next = end
 		}
-		if err := wait(ctx, time.Until(next)); err != nil {
+		if err := measure.Wait(ctx, time.Until(next)); err != nil {
 			return err
 		}
 		w.after = w.stats()

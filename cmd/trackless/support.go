@@ -21,6 +21,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/node/measure"
 	noderules "github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/snapshot"
 	"github.com/trackless-dns/trackless/node/support"
@@ -180,9 +181,9 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 		return support.Indented(s) // what is missing in it, it says itself
 	})
 	b.Add("doctor", "doctor.json", "`trackless doctor -o json`", func() ([]byte, error) {
-		r, _, err := lookDoctor(ctx, measureOptions{root: "/", interval: 2 * time.Second, metrics: "auto"}, errs)
+		r, _, err := measure.Check(ctx, measure.Options{Root: "/", Interval: 2 * time.Second, Metrics: "auto", Rules: nodeRules, Progress: cli.Progress(errs)})
 		if err != nil {
-			return nil, err
+			return nil, cli.CannotLook(err)
 		}
 		return support.Indented(r)
 	})

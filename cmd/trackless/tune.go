@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/advice"
+	"github.com/trackless-dns/trackless/node/measure"
 )
 
 const tuneHelp = `Recommend settings that fit the load of this node, each with its reason, its cost
@@ -44,7 +45,7 @@ Exit status: 0 done, 1 not everything could be done and what was done is undone,
 3 it could not look, or refused; also for a wrong command line.`
 
 type tuneOptions struct {
-	measureOptions
+	measure.Options
 	output  string
 	forWhat string
 	apply   bool
@@ -54,7 +55,7 @@ type tuneOptions struct {
 }
 
 func tuneCommand() *cobra.Command {
-	var o tuneOptions
+	o := tuneOptions{Options: measure.Options{Rules: nodeRules, Metrics: "off"}}
 	cmd := &cobra.Command{
 		Use:   "tune [--apply | --revert | --nodes SNAPSHOT...]",
 		Short: "Recommend settings with their cost and risk, and set them",
@@ -78,7 +79,7 @@ func tuneCommand() *cobra.Command {
 	fs.BoolVar(&o.revert, "revert", false, "restore what was before --apply")
 	fs.BoolVar(&o.nodes, "nodes", false, "say how many nodes it takes, from the snapshots given")
 	fs.Uint64Var(&o.entries, "entries", 0, "plan for so `many` entries instead of those seen now")
-	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, sys and etc are")
+	fs.StringVar(&o.Root, "root", "/", "`directory` under which the host's proc, sys and etc are")
 	return cmd
 }
 
@@ -89,7 +90,7 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	if err := o.oneOf(); err != nil {
 		return cli.Exit(cli.ExitCannotLook, err)
 	}
-	if err := cli.CheckRoot(o.root); err != nil {
+	if err := cli.CheckRoot(o.Root); err != nil {
 		return err
 	}
 	switch {
@@ -98,12 +99,12 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	case len(args) > 0:
 		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0]))
 	case o.revert:
-		return revertTuning(o.root, os.Getenv, out)
+		return revertTuning(o.Root, os.Getenv, out)
 	}
-	o.metrics = "off"
-	m, err := measure(ctx, o.measureOptions, errs)
+	o.Progress = cli.Progress(errs)
+	m, err := measure.Take(ctx, o.Options)
 	if err != nil {
-		return err
+		return cli.CannotLook(err)
 	}
 	if o.entries > 0 {
 		m.Entries = o.entries
@@ -111,7 +112,7 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	plan := newTuning(m)
 	switch {
 	case o.apply:
-		return plan.apply(o.root, os.Getenv, out)
+		return plan.apply(o.Root, os.Getenv, out)
 	case o.forWhat != "":
 		return plan.writeOne(o.forWhat, out)
 	case o.output == "json":

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/node/advice"
+	"github.com/trackless-dns/trackless/node/measure"
 )
 
 // The files of a tuning. The name sorts after those of distributions and of
@@ -19,8 +20,8 @@ const (
 	modprobeFile    = "/etc/modprobe.d/trackless-conntrack.conf"
 )
 
-func newTuning(m *measuredHost) *tuning {
-	t := &tuning{Recommendation: advice.Recommend(&m.Measurements), Missing: m.missing, buckets: m.Buckets}
+func newTuning(m *measure.Node) *tuning {
+	t := &tuning{Recommendation: advice.Recommend(&m.Measurements), Missing: m.Missing, buckets: m.Buckets}
 	t.Files = []tuningFile{
 		{"sysctl", sysctlFile, t.sysctl()},
 		{"modules-load", modulesLoadFile, "# The settings below net.netfilter exist only while the module is loaded.\nnf_conntrack\n"},
@@ -80,7 +81,7 @@ type proxySetting struct{ field, value, comment string }
 
 // proxySettings are those that make kube-proxy set what is recommended, or what
 // is now where nothing is.
-func (t *tuning) proxySettings(m *measuredHost, present *advice.KubeProxy) []proxySetting {
+func (t *tuning) proxySettings(m *measure.Node, present *advice.KubeProxy) []proxySetting {
 	var list []proxySetting
 	if t.Size.Max == 0 {
 		list = append(list, proxySetting{"maxPerCore", "0", "nf_conntrack_max is 0, no limit: 0 leaves it alone."})
@@ -110,7 +111,7 @@ func (t *tuning) proxySettings(m *measuredHost, present *advice.KubeProxy) []pro
 
 // kubeProxyConfiguration returns the fragment that makes the kube-proxy of this
 // node set them, and the file it belongs to.
-func (t *tuning) kubeProxyConfiguration(m *measuredHost, k *advice.KubeProxy) (file, fragment string) {
+func (t *tuning) kubeProxyConfiguration(m *measure.Node, k *advice.KubeProxy) (file, fragment string) {
 	var b strings.Builder
 	lead, line := "", func(s proxySetting) string { return "--" + kubeProxyFlags[s.field] + "=" + s.value }
 	switch k.Distribution {
@@ -148,7 +149,7 @@ func orZero(d *time.Duration) time.Duration {
 }
 
 // value returns what a setting is to be: recommended, or as it is.
-func (t *tuning) value(m *measuredHost, name string) (uint64, bool) {
+func (t *tuning) value(m *measure.Node, name string) (uint64, bool) {
 	for _, s := range t.Settings {
 		if s.Name == "net.netfilter."+name {
 			return s.Value, true

@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/host"
+	"github.com/trackless-dns/trackless/node/measure"
 )
 
 // tuneHost is a host whose table is full, below a new root.
@@ -190,7 +191,7 @@ func TestTuneRefusesInContainers(t *testing.T) {
 			if !strings.Contains(why, test.why) {
 				t.Fatalf("refusal %q, want %q", why, test.why)
 			}
-			m := &measuredHost{Measurements: advice.Measurements{Entries: 60000, Limit: 65536, Buckets: 65536}}
+			m := &measure.Node{Measurements: advice.Measurements{Entries: 60000, Limit: 65536, Buckets: 65536}}
 			var out strings.Builder
 			err := newTuning(m).refuse(why, &out)
 			var exit *cli.ExitError

@@ -20,6 +20,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/measure"
+	"github.com/trackless-dns/trackless/node/tune"
 )
 
 const tuneHelp = `Recommend settings that fit the load of this node, each with its reason, its cost
@@ -68,7 +69,7 @@ func tuneCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			return tune(ctx, o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runTune(ctx, o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.SetFlagErrorFunc(cli.JudgeFlagError)
@@ -83,7 +84,7 @@ func tuneCommand() *cobra.Command {
 	return cmd
 }
 
-func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer) error {
+func runTune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer) error {
 	if err := cli.CheckOutput("tune", o.output); err != nil {
 		return cli.Exit(cli.ExitCannotLook, err)
 	}
@@ -99,7 +100,7 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	case len(args) > 0:
 		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0]))
 	case o.revert:
-		return revertTuning(o.Root, os.Getenv, out)
+		return tuned(tune.Revert(o.Root, os.Getenv, sayStep(out)))
 	}
 	o.Progress = cli.Progress(errs)
 	m, err := measure.Take(ctx, o.Options)
@@ -109,16 +110,16 @@ func tune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer
 	if o.entries > 0 {
 		m.Entries = o.entries
 	}
-	plan := newTuning(m)
+	plan := tune.New(m)
 	switch {
 	case o.apply:
-		return plan.apply(o.Root, os.Getenv, out)
+		return applyPlan(plan, o.Root, out)
 	case o.forWhat != "":
-		return plan.writeOne(o.forWhat, out)
+		return writeOne(plan, o.forWhat, out)
 	case o.output == "json":
 		return cli.WriteJSON(out, plan)
 	}
-	return plan.write(out)
+	return writePlan(plan, out)
 }
 
 // oneOf refuses flags that ask for different things.
@@ -136,33 +137,10 @@ func (o *tuneOptions) oneOf() error {
 	return nil
 }
 
-// A tuning is a recommendation with the files that carry it; its JSON names do
-// not change.
-type tuning struct {
-	advice.Recommendation
-	Files []tuningFile `json:"files"`
-	// KubeProxy is a fragment of KubeProxyFile: of a KubeProxyConfiguration, or
-	// of the file in which a distribution gives kube-proxy its flags.
-	KubeProxy     string `json:"kube_proxy"`
-	KubeProxyFile string `json:"kube_proxy_file"`
-	// Overridden names the settings that kube-proxy of this node would set
-	// otherwise when it starts.
-	Overridden []string `json:"kube_proxy_overrides,omitempty"`
-	Missing    []string `json:"missing,omitempty"`
-
-	buckets uint64 // present
-}
-
-type tuningFile struct {
-	For     string `json:"for"`
-	Path    string `json:"path"`
-	Content string `json:"content"`
-}
-
-func (t *tuning) write(out io.Writer) error {
+func writePlan(t *tune.Plan, out io.Writer) error {
 	var b bytes.Buffer
 	width := cli.TextWidth(out)
-	if len(t.Settings) == 0 && t.Size.Buckets == t.buckets {
+	if len(t.Settings) == 0 && t.Size.Buckets == t.Buckets {
 		b.WriteString("Nothing to change: the settings fit the load seen now.\n")
 	} else {
 		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -170,8 +148,8 @@ func (t *tuning) write(out io.Writer) error {
 		for _, s := range t.Settings {
 			_, _ = fmt.Fprintf(tw, "%s\t%d\t%d\n", s.Name, s.Current, s.Value)
 		}
-		if t.Size.Buckets != t.buckets {
-			_, _ = fmt.Fprintf(tw, "hash buckets\t%d\t%d\n", t.buckets, t.Size.Buckets)
+		if t.Size.Buckets != t.Buckets {
+			_, _ = fmt.Fprintf(tw, "hash buckets\t%d\t%d\n", t.Buckets, t.Size.Buckets)
 		}
 		_ = tw.Flush()
 		for _, s := range t.Settings {
@@ -200,7 +178,7 @@ func (t *tuning) write(out io.Writer) error {
 	return err
 }
 
-func (t *tuning) writeOne(name string, out io.Writer) error {
+func writeOne(t *tune.Plan, name string, out io.Writer) error {
 	content := ""
 	if name == "kube-proxy" {
 		content = t.KubeProxy
@@ -215,6 +193,69 @@ func (t *tuning) writeOne(name string, out io.Writer) error {
 	}
 	_, err := io.WriteString(out, content)
 	return err
+}
+
+// applyPlan writes the files and sets the settings.
+func applyPlan(t *tune.Plan, root string, out io.Writer) error {
+	if why := tune.Refusal(root, os.Getenv); why != "" {
+		return refuseToTune(t, why, out)
+	}
+	if err := t.Apply(root, sayStep(out)); err != nil {
+		return tuned(err)
+	}
+	_, err := fmt.Fprintf(out, "previous values are in %s; trackless tune --revert restores them\n", tune.StateFile)
+	for _, name := range t.Overridden {
+		_, _ = fmt.Fprintf(out, "kube-proxy sets %s again when it starts: give it the output of trackless tune --for kube-proxy\n", name)
+	}
+	return err
+}
+
+// tuned gives an error its exit status.
+func tuned(err error) error {
+	var unchanged *tune.UnchangedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &unchanged):
+		return cli.Exit(cli.ExitCannotLook, err)
+	}
+	return cli.Exit(cli.ExitFailure, err)
+}
+
+// sayStep writes what is done, a line for each step.
+func sayStep(out io.Writer) func(tune.Step) {
+	return func(s tune.Step) {
+		var text string
+		switch s.Kind {
+		case tune.ValueSet:
+			text = fmt.Sprintf("set %s to %s (was %s)", s.Name, s.Value, s.Other)
+		case tune.FileWritten:
+			text = "wrote " + s.Name
+		case tune.ValueRestored:
+			text = fmt.Sprintf("set %s back to %s", s.Name, s.Value)
+		case tune.ValueLeftAlone:
+			text = fmt.Sprintf("left %s at %s: it was set to %s, somebody changed it since", s.Name, s.Value, s.Other)
+		case tune.FileRestored:
+			text = "restored " + s.Name
+		case tune.FileRemoved:
+			text = "removed " + s.Name
+		}
+		_, _ = fmt.Fprintln(out, text)
+	}
+}
+
+// refuseToTune prints what to do on the host instead.
+func refuseToTune(t *tune.Plan, why string, out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s. As root on the host:\n", why)
+	for _, f := range t.Files {
+		fmt.Fprintf(&b, "cat > %s <<'EOF'\n%sEOF\n", f.Path, f.Content)
+	}
+	fmt.Fprintf(&b, "echo %d > %s\nsysctl -p %s\n", t.Size.Buckets, tune.HashsizeFile, tune.SysctlFile)
+	if _, err := io.WriteString(out, b.String()); err != nil {
+		return err
+	}
+	return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --apply: %s; nothing was changed, the commands for the host are printed", why))
 }
 
 // tableCount is the part of a file that counts nodes: of what stats wrote, or of

@@ -16,6 +16,7 @@ import (
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/host"
 	"github.com/trackless-dns/trackless/node/measure"
+	"github.com/trackless-dns/trackless/node/tune"
 )
 
 // tuneHost is a host whose table is full, below a new root.
@@ -93,7 +94,7 @@ func TestTuneApplyAndRevert(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		sysctlFile: "net.netfilter.nf_conntrack_max = 131072", modprobeFile: "options nf_conntrack hashsize=131072", modulesLoadFile: "\nnf_conntrack",
+		tune.SysctlFile: "net.netfilter.nf_conntrack_max = 131072", tune.ModprobeFile: "options nf_conntrack hashsize=131072", tune.ModulesLoadFile: "\nnf_conntrack",
 	} {
 		if !strings.Contains(after[name], want) {
 			t.Errorf("%s holds %q, want %q in it", name, after[name], want)
@@ -152,7 +153,7 @@ func TestTuneApplyIsAllOrNothing(t *testing.T) {
 	if after := held(); after != before {
 		t.Errorf("after\n%s\nbefore\n%s", after, before)
 	}
-	for _, name := range []string{sysctlFile, modulesLoadFile, tuneStateFile} {
+	for _, name := range []string{tune.SysctlFile, tune.ModulesLoadFile, tune.StateFile} {
 		if _, err := os.Stat(filepath.Join(root, name)); err == nil {
 			t.Errorf("%s was left behind", name)
 		}
@@ -187,18 +188,18 @@ func TestTuneRefusesInContainers(t *testing.T) {
 				root = tuneHost(t, nil)
 				test.prepare(root)
 			}
-			why := refusal(root, func(name string) string { return test.env[name] })
+			why := tune.Refusal(root, func(name string) string { return test.env[name] })
 			if !strings.Contains(why, test.why) {
 				t.Fatalf("refusal %q, want %q", why, test.why)
 			}
 			m := &measure.Node{Measurements: advice.Measurements{Entries: 60000, Limit: 65536, Buckets: 65536}}
 			var out strings.Builder
-			err := newTuning(m).refuse(why, &out)
+			err := refuseToTune(tune.New(m), why, &out)
 			var exit *cli.ExitError
 			if !errors.As(err, &exit) || exit.Code != cli.ExitCannotLook || !strings.Contains(err.Error(), "nothing was changed") {
 				t.Errorf("error %v", err)
 			}
-			for _, want := range []string{"cat > " + sysctlFile, "nf_conntrack_max = 131072", "echo 131072 > " + hashsizeFile, "sysctl -p"} {
+			for _, want := range []string{"cat > " + tune.SysctlFile, "nf_conntrack_max = 131072", "echo 131072 > " + tune.HashsizeFile, "sysctl -p"} {
 				if !strings.Contains(out.String(), want) {
 					t.Errorf("no %q in\n%s", want, out.String())
 				}
@@ -218,12 +219,12 @@ func TestTuneOutputs(t *testing.T) {
 		args []string
 		has  []string
 	}{
-		{nil, []string{"net.netfilter.nf_conntrack_max", "65536   131072", "why ", "cost ", "risk ", "hash buckets", sysctlFile, "kube-proxy runs on this node"}},
+		{nil, []string{"net.netfilter.nf_conntrack_max", "65536   131072", "why ", "cost ", "risk ", "hash buckets", tune.SysctlFile, "kube-proxy runs on this node"}},
 		{[]string{"--for", "sysctl"}, []string{"net.netfilter.nf_conntrack_max = 131072\n", "nf_conntrack_tcp_timeout_established = 86400\n"}},
 		{[]string{"--for", "modprobe"}, []string{"options nf_conntrack hashsize=131072\n"}},
 		{[]string{"--for", "modules-load"}, []string{"\nnf_conntrack\n"}},
 		{[]string{"--for", "kube-proxy"}, []string{"kind: KubeProxyConfiguration", "min: 131072", "tcpEstablishedTimeout: 24h0m0s", "tcpCloseWaitTimeout: 1m0s", "udpTimeout: 15s", "tcpBeLiberal: true"}},
-		{[]string{"-o", "json"}, []string{`"max": 131072`, `"kube_proxy_overrides"`, `"path": "` + sysctlFile}},
+		{[]string{"-o", "json"}, []string{`"max": 131072`, `"kube_proxy_overrides"`, `"path": "` + tune.SysctlFile}},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			out, errs, code := inside(t, append([]string{"tune", "--root", root}, test.args...)...)

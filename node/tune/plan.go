@@ -1,4 +1,6 @@
-package main
+// Package tune recommends settings of connection tracking for a node, as files, and
+// sets them there, or restores what was before.
+package tune
 
 import (
 	"fmt"
@@ -15,24 +17,50 @@ import (
 // Kubernetes installers, so that it wins, and before 99-sysctl.conf, so that an
 // administrator's own file does.
 const (
-	sysctlFile      = "/etc/sysctl.d/90-trackless-conntrack.conf"
-	modulesLoadFile = "/etc/modules-load.d/trackless-conntrack.conf"
-	modprobeFile    = "/etc/modprobe.d/trackless-conntrack.conf"
+	SysctlFile      = "/etc/sysctl.d/90-trackless-conntrack.conf"
+	ModulesLoadFile = "/etc/modules-load.d/trackless-conntrack.conf"
+	ModprobeFile    = "/etc/modprobe.d/trackless-conntrack.conf"
 )
 
-func newTuning(m *measure.Node) *tuning {
-	t := &tuning{Recommendation: advice.Recommend(&m.Measurements), Missing: m.Missing, buckets: m.Buckets}
-	t.Files = []tuningFile{
-		{"sysctl", sysctlFile, t.sysctl()},
-		{"modules-load", modulesLoadFile, "# The settings below net.netfilter exist only while the module is loaded.\nnf_conntrack\n"},
-		{"modprobe", modprobeFile, fmt.Sprintf("# One bucket to an entry: %d bytes.\noptions nf_conntrack hashsize=%d\n", t.Size.Buckets*m.Memory.BucketBytes, t.Size.Buckets)},
+// A Plan is a recommendation with the files that carry it. Its JSON names do not
+// change.
+type Plan struct {
+	advice.Recommendation
+	Files []File `json:"files"`
+	// KubeProxy is a fragment of KubeProxyFile: of a KubeProxyConfiguration, or
+	// of the file in which a distribution gives kube-proxy its flags.
+	KubeProxy     string `json:"kube_proxy"`
+	KubeProxyFile string `json:"kube_proxy_file"`
+	// Overridden names the settings that kube-proxy of this node would set
+	// otherwise when it starts.
+	Overridden []string `json:"kube_proxy_overrides,omitempty"`
+	Missing    []string `json:"missing,omitempty"`
+
+	// Buckets is the present size of the hash.
+	Buckets uint64 `json:"-"`
+}
+
+// A File is one of those that carry a recommendation; For is what --for calls it.
+type File struct {
+	For     string `json:"for"`
+	Path    string `json:"path"`
+	Content string `json:"content"`
+}
+
+// New plans for the load that was measured.
+func New(m *measure.Node) *Plan {
+	p := &Plan{Recommendation: advice.Recommend(&m.Measurements), Missing: m.Missing, Buckets: m.Buckets}
+	p.Files = []File{
+		{"sysctl", SysctlFile, p.sysctl()},
+		{"modules-load", ModulesLoadFile, "# The settings below net.netfilter exist only while the module is loaded.\nnf_conntrack\n"},
+		{"modprobe", ModprobeFile, fmt.Sprintf("# One bucket to an entry: %d bytes.\noptions nf_conntrack hashsize=%d\n", p.Size.Buckets*m.Memory.BucketBytes, p.Size.Buckets)},
 	}
 	k := settingProxy(m.KubeProxies)
-	t.KubeProxyFile, t.KubeProxy = t.kubeProxyConfiguration(m, k)
+	p.KubeProxyFile, p.KubeProxy = p.kubeProxyConfiguration(m, k)
 	if len(m.KubeProxies) > 0 {
-		t.Overridden = t.overridden(k)
+		p.Overridden = p.overridden(k)
 	}
-	return t
+	return p
 }
 
 // settingProxy returns the kube-proxy that sets limits and timeouts here; where
@@ -49,21 +77,21 @@ func settingProxy(proxies []advice.KubeProxy) *advice.KubeProxy {
 	return &advice.KubeProxy{Distribution: advice.Standalone}
 }
 
-func (t *tuning) sysctl() string {
+func (p *Plan) sysctl() string {
 	var b strings.Builder
 	b.WriteString("# Written by trackless tune.\n")
 	sized := false
-	for _, s := range t.Settings {
+	for _, s := range p.Settings {
 		fmt.Fprintf(&b, "# %s. Risk: %s. Before: %d\n%s = %d\n", s.Why, s.Risk, s.Current, s.Name, s.Value)
 		sized = sized || s.Name == "net.netfilter.nf_conntrack_max"
 	}
 	if !sized {
 		// The hash size given to the module would otherwise set the limit too.
 		comment := "As it is."
-		if t.Size.Max == 0 {
+		if p.Size.Max == 0 {
 			comment = "No limit, as it is."
 		}
-		fmt.Fprintf(&b, "# "+comment+"\nnet.netfilter.nf_conntrack_max = %d\n", t.Size.Max)
+		fmt.Fprintf(&b, "# "+comment+"\nnet.netfilter.nf_conntrack_max = %d\n", p.Size.Max)
 	}
 	return b.String()
 }
@@ -81,22 +109,22 @@ type proxySetting struct{ field, value, comment string }
 
 // proxySettings are those that make kube-proxy set what is recommended, or what
 // is now where nothing is.
-func (t *tuning) proxySettings(m *measure.Node, present *advice.KubeProxy) []proxySetting {
+func (p *Plan) proxySettings(m *measure.Node, present *advice.KubeProxy) []proxySetting {
 	var list []proxySetting
-	if t.Size.Max == 0 {
+	if p.Size.Max == 0 {
 		list = append(list, proxySetting{"maxPerCore", "0", "nf_conntrack_max is 0, no limit: 0 leaves it alone."})
 	} else {
 		// With a maxPerCore of 1 min decides, on every number of CPUs and in every
 		// version: since 1.36 a larger product is cut to 1,048,576.
 		list = append(list,
-			proxySetting{"maxPerCore", "1", fmt.Sprintf("%d on every node, whatever its CPUs and version.", t.Size.Max)},
-			proxySetting{"min", strconv.FormatUint(t.Size.Max, 10), ""})
+			proxySetting{"maxPerCore", "1", fmt.Sprintf("%d on every node, whatever its CPUs and version.", p.Size.Max)},
+			proxySetting{"min", strconv.FormatUint(p.Size.Max, 10), ""})
 	}
 	for _, s := range []struct{ name, field string }{
 		{"nf_conntrack_tcp_timeout_close_wait", "tcpCloseWaitTimeout"},
 		{"nf_conntrack_tcp_timeout_established", "tcpEstablishedTimeout"},
 	} {
-		if v, ok := t.value(m, s.name); ok {
+		if v, ok := p.value(m, s.name); ok {
 			list = append(list, proxySetting{s.field, (time.Duration(v) * time.Second).String(), ""})
 		}
 	}
@@ -111,7 +139,7 @@ func (t *tuning) proxySettings(m *measure.Node, present *advice.KubeProxy) []pro
 
 // kubeProxyConfiguration returns the fragment that makes the kube-proxy of this
 // node set them, and the file it belongs to.
-func (t *tuning) kubeProxyConfiguration(m *measure.Node, k *advice.KubeProxy) (file, fragment string) {
+func (p *Plan) kubeProxyConfiguration(m *measure.Node, k *advice.KubeProxy) (file, fragment string) {
 	var b strings.Builder
 	lead, line := "", func(s proxySetting) string { return "--" + kubeProxyFlags[s.field] + "=" + s.value }
 	switch k.Distribution {
@@ -132,7 +160,7 @@ func (t *tuning) kubeProxyConfiguration(m *measure.Node, k *advice.KubeProxy) (f
 		b.WriteString("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nconntrack:\n")
 		lead, line = "  ", func(s proxySetting) string { return s.field + ": " + s.value }
 	}
-	for _, s := range t.proxySettings(m, k) {
+	for _, s := range p.proxySettings(m, k) {
 		if s.comment != "" {
 			fmt.Fprintf(&b, "%s# %s\n", lead, s.comment)
 		}
@@ -149,8 +177,8 @@ func orZero(d *time.Duration) time.Duration {
 }
 
 // value returns what a setting is to be: recommended, or as it is.
-func (t *tuning) value(m *measure.Node, name string) (uint64, bool) {
-	for _, s := range t.Settings {
+func (p *Plan) value(m *measure.Node, name string) (uint64, bool) {
+	for _, s := range p.Settings {
 		if s.Name == "net.netfilter."+name {
 			return s.Value, true
 		}
@@ -165,13 +193,13 @@ func (t *tuning) value(m *measure.Node, name string) (uint64, bool) {
 
 // overridden returns the recommended settings that a kube-proxy would set
 // otherwise.
-func (t *tuning) overridden(k *advice.KubeProxy) []string {
+func (p *Plan) overridden(k *advice.KubeProxy) []string {
 	sets := k.Sets()
 	var names []string
-	if t.Size.Max == 0 && len(k.Limits()) > 0 {
+	if p.Size.Max == 0 && len(k.Limits()) > 0 {
 		names = append(names, "net.netfilter.nf_conntrack_max") // there would be a limit again
 	}
-	for _, s := range t.Settings {
+	for _, s := range p.Settings {
 		name := strings.TrimPrefix(s.Name, "net.netfilter.")
 		v, ok := sets[name]
 		if name == "nf_conntrack_max" && k.Lowers() {

@@ -1,10 +1,9 @@
-package main
+package tune
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,109 +11,132 @@ import (
 	"strings"
 	"time"
 
-	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
+// Files of the host: what Revert needs, and the parameter with the hash size.
 const (
-	tuneStateFile = "/var/lib/trackless/tune.json"
-	hashsizeFile  = "/sys/module/nf_conntrack/parameters/hashsize"
-	hashsizeName  = "hashsize"
+	StateFile    = "/var/lib/trackless/tune.json"
+	HashsizeFile = "/sys/module/nf_conntrack/parameters/hashsize"
+	hashsizeName = "hashsize"
 )
 
-// tuneState is what --revert needs: what was before the first --apply, and what
+// state is what --revert needs: what was before the first --apply, and what
 // was set since.
-type tuneState struct {
-	Time     time.Time     `json:"time"`
-	Settings []tunedValue  `json:"settings"`
-	Files    []tunedBefore `json:"files"`
+type state struct {
+	Time     time.Time    `json:"time"`
+	Settings []value      `json:"settings"`
+	Files    []fileBefore `json:"files"`
 }
 
-// tunedValue is a sysctl, or the hash size under the name hashsize.
-type tunedValue struct {
+// value is a sysctl, or the hash size under the name hashsize.
+type value struct {
 	Name     string `json:"name"`
 	Previous string `json:"previous"`
 	Set      string `json:"set"`
 }
 
-type tunedBefore struct {
+type fileBefore struct {
 	Path string `json:"path"`
 	// Previous is nil if there was no such file.
 	Previous *string `json:"previous"`
 }
 
-// apply writes the files and sets the settings, or leaves all as it was.
-func (t *tuning) apply(root string, getenv func(string) string, out io.Writer) error {
-	if why := refusal(root, getenv); why != "" {
-		return t.refuse(why, out)
-	}
-	state, err := readTuneState(root)
+// A Step is something that was done, or was to be restored and is left alone.
+type Step struct {
+	Kind StepKind
+	// Name is that of a setting or the path of a file.
+	Name string
+	// Value is what a setting is now. Other is what it was before, or for LeftAlone
+	// what it had been set to.
+	Value, Other string
+}
+
+// A StepKind says what was done.
+type StepKind int
+
+// The kinds of steps.
+const (
+	ValueSet StepKind = iota
+	FileWritten
+	ValueRestored
+	ValueLeftAlone // somebody changed it since
+	FileRestored
+	FileRemoved // there was none before
+)
+
+// An UnchangedError says why nothing was done.
+type UnchangedError struct{ err error }
+
+func (e *UnchangedError) Error() string { return e.err.Error() }
+func (e *UnchangedError) Unwrap() error { return e.err }
+
+// Apply writes the files and sets the settings, or leaves all as it was. An
+// *UnchangedError says that it did not begin. Refusal has to be asked before.
+func (p *Plan) Apply(root string, done func(Step)) error {
+	state, err := readState(root)
 	if err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return &UnchangedError{err}
 	}
-	var done []func() error // each undoes a step
+	var undos []func() error // each undoes a step
 	undo := func(cause error) error {
 		errs := []error{cause}
-		for _, step := range slices.Backward(done) {
+		for _, step := range slices.Backward(undos) {
 			errs = append(errs, step())
 		}
-		return cli.Exit(cli.ExitFailure, fmt.Errorf("%w\nwhat was changed before is as it was again", errors.Join(errs...)))
+		return fmt.Errorf("%w\nwhat was changed before is as it was again", errors.Join(errs...))
 	}
 	// What was before is on disk before anything changes.
-	values, err := t.changes(root)
+	values, err := p.changes(root)
 	if err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return &UnchangedError{err}
 	}
 	state.Time = time.Now().UTC()
 	for _, v := range values {
 		state.remember(v)
 	}
-	for _, f := range t.Files {
+	for _, f := range p.Files {
 		previous, err := readIfThere(root, f.Path)
 		if err != nil {
-			return cli.Exit(cli.ExitCannotLook, err)
+			return &UnchangedError{err}
 		}
 		state.rememberFile(f.Path, previous)
 	}
 	before, err := state.write(root)
 	if err != nil {
-		return cli.Exit(cli.ExitFailure, err)
+		return err
 	}
-	done = append(done, func() error { _, err := writeKeeping(root, tuneStateFile, before); return err })
+	undos = append(undos, func() error { _, err := writeKeeping(root, StateFile, before); return err })
 
 	for _, v := range values {
-		if err := writeTuned(root, v.Name, v.Set); err != nil {
+		if err := writeValue(root, v.Name, v.Set); err != nil {
 			return undo(err)
 		}
-		done = append(done, func() error { return writeTuned(root, v.Name, v.Previous) })
-		_, _ = fmt.Fprintf(out, "set %s to %s (was %s)\n", v.Name, v.Set, v.Previous)
+		undos = append(undos, func() error { return writeValue(root, v.Name, v.Previous) })
+		done(Step{ValueSet, v.Name, v.Set, v.Previous})
 	}
-	for _, f := range t.Files {
+	for _, f := range p.Files {
 		previous, err := writeKeeping(root, f.Path, &f.Content)
 		if err != nil {
 			return undo(err)
 		}
-		done = append(done, func() error { _, err := writeKeeping(root, f.Path, previous); return err })
-		_, _ = fmt.Fprintf(out, "wrote %s\n", f.Path)
+		undos = append(undos, func() error { _, err := writeKeeping(root, f.Path, previous); return err })
+		done(Step{Kind: FileWritten, Name: f.Path})
 	}
-	_, err = fmt.Fprintf(out, "previous values are in %s; trackless tune --revert restores them\n", tuneStateFile)
-	for _, name := range t.Overridden {
-		_, _ = fmt.Fprintf(out, "kube-proxy sets %s again when it starts: give it the output of trackless tune --for kube-proxy\n", name)
-	}
-	return err
+	return nil
 }
 
 // changes returns the values that are to change, with what they are now: the
 // hash before the limit that it is for.
-func (t *tuning) changes(root string) ([]tunedValue, error) {
-	wanted := []tunedValue{{Name: hashsizeName, Set: fmt.Sprint(t.Size.Buckets)}}
-	for _, s := range t.Settings {
-		wanted = append(wanted, tunedValue{Name: s.Name, Set: fmt.Sprint(s.Value)})
+func (p *Plan) changes(root string) ([]value, error) {
+	wanted := []value{{Name: hashsizeName, Set: fmt.Sprint(p.Size.Buckets)}}
+	for _, s := range p.Settings {
+		wanted = append(wanted, value{Name: s.Name, Set: fmt.Sprint(s.Value)})
 	}
-	var list []tunedValue
+	var list []value
 	for _, v := range wanted {
 		var err error
-		if v.Previous, err = readTuned(root, v.Name); err != nil {
+		if v.Previous, err = readValue(root, v.Name); err != nil {
 			return nil, err
 		}
 		if v.Previous != v.Set {
@@ -124,8 +146,8 @@ func (t *tuning) changes(root string) ([]tunedValue, error) {
 	return list, nil
 }
 
-// refusal says why settings cannot be applied here: "" if they can.
-func refusal(root string, getenv func(string) string) string {
+// Refusal says why settings cannot be applied here: "" if they can.
+func Refusal(root string, getenv func(string) string) string {
 	if root == "/" {
 		for _, name := range []string{"KUBERNETES_SERVICE_HOST", "container"} {
 			if getenv(name) != "" {
@@ -150,72 +172,58 @@ func refusal(root string, getenv func(string) string) string {
 	return ""
 }
 
-// refuse prints what to do on the host instead.
-func (t *tuning) refuse(why string, out io.Writer) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# %s. As root on the host:\n", why)
-	for _, f := range t.Files {
-		fmt.Fprintf(&b, "cat > %s <<'EOF'\n%sEOF\n", f.Path, f.Content)
-	}
-	fmt.Fprintf(&b, "echo %d > %s\nsysctl -p %s\n", t.Size.Buckets, hashsizeFile, sysctlFile)
-	if _, err := io.WriteString(out, b.String()); err != nil {
-		return err
-	}
-	return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --apply: %s; nothing was changed, the commands for the host are printed", why))
-}
-
-// revertTuning restores what was before the first --apply. What somebody else
-// changed since is left alone, and said.
-func revertTuning(root string, getenv func(string) string, out io.Writer) error {
-	state, err := readTuneState(root)
+// Revert restores what was before the first Apply. A value that somebody else
+// changed since is left alone. An *UnchangedError says that it did not begin.
+func Revert(root string, getenv func(string) string, done func(Step)) error {
+	state, err := readState(root)
 	if err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return &UnchangedError{err}
 	}
 	if len(state.Settings) == 0 && len(state.Files) == 0 {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --revert: nothing was applied on this host (no %s)", tuneStateFile))
+		return &UnchangedError{fmt.Errorf("tune --revert: nothing was applied on this host (no %s)", StateFile)}
 	}
-	if why := refusal(root, getenv); why != "" {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --revert: %s; nothing was changed", why))
+	if why := Refusal(root, getenv); why != "" {
+		return &UnchangedError{fmt.Errorf("tune --revert: %s; nothing was changed", why)}
 	}
 	var errs []error
 	for _, v := range slices.Backward(state.Settings) { // the limit before the hash that is for it
-		now, err := readTuned(root, v.Name)
+		now, err := readValue(root, v.Name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		if now != v.Set {
-			_, _ = fmt.Fprintf(out, "left %s at %s: it was set to %s, somebody changed it since\n", v.Name, now, v.Set)
+			done(Step{ValueLeftAlone, v.Name, now, v.Set})
 			continue
 		}
-		if err := writeTuned(root, v.Name, v.Previous); err != nil {
+		if err := writeValue(root, v.Name, v.Previous); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		_, _ = fmt.Fprintf(out, "set %s back to %s\n", v.Name, v.Previous)
+		done(Step{ValueRestored, v.Name, v.Previous, v.Set})
 	}
 	for _, f := range state.Files {
 		if _, err := writeKeeping(root, f.Path, f.Previous); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		verb := "restored"
+		kind := FileRestored
 		if f.Previous == nil {
-			verb = "removed"
+			kind = FileRemoved
 		}
-		_, _ = fmt.Fprintf(out, "%s %s\n", verb, f.Path)
+		done(Step{Kind: kind, Name: f.Path})
 	}
 	if len(errs) > 0 { // the state stays, for another try
-		return cli.Exit(cli.ExitFailure, errors.Join(errs...))
+		return errors.Join(errs...)
 	}
-	if err := os.Remove(filepath.Join(root, tuneStateFile)); err != nil {
-		return cli.Exit(cli.ExitFailure, fmt.Errorf("tune --revert: %w", err))
+	if err := os.Remove(filepath.Join(root, StateFile)); err != nil {
+		return fmt.Errorf("tune --revert: %w", err)
 	}
 	return nil
 }
 
 // remember keeps the value before the first --apply over later ones.
-func (s *tuneState) remember(v tunedValue) {
+func (s *state) remember(v value) {
 	for i := range s.Settings {
 		if s.Settings[i].Name == v.Name {
 			s.Settings[i].Set = v.Set
@@ -225,22 +233,22 @@ func (s *tuneState) remember(v tunedValue) {
 	s.Settings = append(s.Settings, v)
 }
 
-func (s *tuneState) rememberFile(path string, previous *string) {
-	if !slices.ContainsFunc(s.Files, func(f tunedBefore) bool { return f.Path == path }) {
-		s.Files = append(s.Files, tunedBefore{path, previous})
+func (s *state) rememberFile(path string, previous *string) {
+	if !slices.ContainsFunc(s.Files, func(f fileBefore) bool { return f.Path == path }) {
+		s.Files = append(s.Files, fileBefore{path, previous})
 	}
 }
 
-func readTuneState(root string) (*tuneState, error) {
-	path := filepath.Join(root, tuneStateFile)
+func readState(root string) (*state, error) {
+	path := filepath.Join(root, StateFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &tuneState{}, nil
+		return &state{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("tune: previous values: %w", err)
 	}
-	var s tuneState
+	var s state
 	if err := json.Unmarshal(b, &s); err != nil {
 		return nil, fmt.Errorf("tune: previous values in %s: %w (move the file away to start anew)", path, err)
 	}
@@ -248,36 +256,36 @@ func readTuneState(root string) (*tuneState, error) {
 }
 
 // write writes the state and returns what the file held before.
-func (s *tuneState) write(root string) (*string, error) {
+func (s *state) write(root string) (*string, error) {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return nil, err
 	}
 	text := string(b) + "\n"
-	return writeKeeping(root, tuneStateFile, &text)
+	return writeKeeping(root, StateFile, &text)
 }
 
-func readTuned(root, name string) (string, error) {
-	b, err := os.ReadFile(tunedPath(root, name))
+func readValue(root, name string) (string, error) {
+	b, err := os.ReadFile(valuePath(root, name))
 	if err != nil {
 		return "", fmt.Errorf("tune: read %s: %w", name, err)
 	}
 	return strings.TrimSpace(string(b)), nil
 }
 
-func writeTuned(root, name, value string) error {
+func writeValue(root, name, value string) error {
 	if name != hashsizeName {
 		return sysctl.WriteSetting(root, name, value)
 	}
-	if err := os.WriteFile(tunedPath(root, name), []byte(value+"\n"), 0o644); err != nil {
+	if err := os.WriteFile(valuePath(root, name), []byte(value+"\n"), 0o644); err != nil {
 		return fmt.Errorf("tune: set the hash to %s buckets: %w", value, err)
 	}
 	return nil
 }
 
-func tunedPath(root, name string) string {
+func valuePath(root, name string) string {
 	if name == hashsizeName {
-		return filepath.Join(root, hashsizeFile)
+		return filepath.Join(root, HashsizeFile)
 	}
 	return filepath.Join(root, "proc/sys", strings.ReplaceAll(name, ".", "/"))
 }

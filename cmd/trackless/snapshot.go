@@ -1,9 +1,7 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,13 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
-	"github.com/trackless-dns/trackless/conntrack"
-	"github.com/trackless-dns/trackless/conntrack/summary"
-	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/figure"
-	"github.com/trackless-dns/trackless/node/host"
-	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/node/snapshot"
+	"github.com/trackless-dns/trackless/node/snapshot/take"
 )
 
 const snapshotHelp = `Write down what is in the connection tracking table of this node, how much of it
@@ -120,7 +115,7 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 		}
 	}
 	return o.netns.Do(func() error {
-		s, err := takeSnapshot(ctx, o, errs)
+		s, err := o.take(ctx, errs)
 		if s == nil {
 			return err
 		}
@@ -141,70 +136,18 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 	})
 }
 
-// takeSnapshot looks at the node from the calling thread's namespace. The
-// snapshot is nil if there is no table to look at; an error beside it says that
-// the entries could not be read.
-func takeSnapshot(ctx context.Context, o snapshotOptions, errs io.Writer) (*snapshot.Snapshot, error) {
-	if _, err := sysctl.ReadLimits(""); err != nil {
-		return nil, cli.CannotLook(err)
-	}
-	s := &snapshot.Snapshot{
-		Schema:   snapshot.Schema,
+// take takes a snapshot from the calling thread's namespace. It is nil if there is
+// no table to look at; an error beside it says that the entries could not be read.
+func (o *snapshotOptions) take(ctx context.Context, errs io.Writer) (*snapshot.Snapshot, error) {
+	s, err := take.Snapshot(ctx, take.Options{
+		Node: o.node, Window: o.window, Events: o.events, Top: o.top,
 		Versions: snapshot.Versions{Trackless: version, CoreDNS: coreDNSVersion(), Go: runtime.Version()},
-		Counters: []snapshot.Counter{}, Listeners: []snapshot.Listener{}, Samples: []snapshot.Sample{},
-	}
-	missing := func(err error) {
-		if err != nil {
-			s.Missing = append(s.Missing, err.Error())
-		}
-	}
-	missing(readNode(s, o.node))
-	settings, err := sysctl.ReadSettings("/")
-	missing(err)
-	s.Settings = map[string]uint64{}
-	for _, setting := range settings {
-		s.Settings[setting.Name] = setting.Value
-	}
-
-	w, err := startWatch(o, settings)
-	if err != nil {
-		return nil, err
-	}
-	defer w.close()
-	w.sockets = readSnapshotRules(ctx, s, o.socket)
-	if err := w.run(ctx, errs); err != nil {
-		return nil, cli.CannotLook(err)
-	}
-	w.finish(s)
-
-	table, err := summary.ReadTable(conntrack.Filter{}, o.top, cli.Progress(errs))
-	err = cli.CannotLook(err)
-	if table == nil {
-		return nil, err
-	}
-	s.Time = table.Time
-	s.Table = snapshot.Table{
-		Entries: table.Entries, Limit: table.Limit, Buckets: table.Buckets, FillPercent: table.FillPercent,
-		MemoryBytes: table.Memory.NowBytes, MemoryLimitBytes: table.Memory.LimitBytes, Expectations: table.Expectations,
-	}
-	s.Table.SetSummary(table.Summary)
-	s.Missing = append(s.Missing, table.Missing...)
-	return s, err
-}
-
-// readNode fills in which node this is.
-func readNode(s *snapshot.Snapshot, name string) error {
-	name = cmp.Or(name, os.Getenv("NODE_NAME"))
-	var hostErr error
-	if name == "" {
-		name, hostErr = os.Hostname()
-	}
-	var err error
-	s.Node, err = snapshot.ReadNode("/", name)
-	s.Node.NetworkNamespace = instance.Kernel{}.NetNamespace()
-	var memoryErr error
-	s.Node.MemoryBytes, memoryErr = host.MemTotal("/")
-	return errors.Join(hostErr, err, memoryErr)
+		Rules: func(ctx context.Context, s *snapshot.Snapshot) []*control.Client {
+			return readSnapshotRules(ctx, s, o.socket)
+		},
+		Progress: cli.Progress(errs),
+	})
+	return s, cli.CannotLook(err)
 }
 
 // inBrief says in a line what a snapshot found.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"slices"
 
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/node/rules"
@@ -54,21 +53,4 @@ func readListeners(s *snapshot.Snapshot) error {
 		s.Listeners = append(s.Listeners, l)
 	}
 	return notrackErr
-}
-
-// addFigures adds what one instance saves.
-func addFigures(sum *snapshot.Ledger, f control.Figures) {
-	sum.Instances++
-	sum.Error += f.EntriesAvoidedError
-	for _, c := range f.Classes {
-		sum.EntriesAvoided += c.EntriesAvoided
-		sum.FlowsAvoidedTotal += c.FlowsAvoided
-		i := slices.IndexFunc(sum.Classes, func(have snapshot.Class) bool { return have.Protocol == c.Protocol && have.Family == c.Family })
-		if i < 0 {
-			sum.Classes = append(sum.Classes, snapshot.Class{Protocol: c.Protocol, Family: c.Family})
-			i = len(sum.Classes) - 1
-		}
-		sum.Classes[i].EntriesAvoided += c.EntriesAvoided
-		sum.Classes[i].FlowsAvoidedTotal += c.FlowsAvoided
-	}
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/trackless-dns/trackless/node/measure"
 	noderules "github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/snapshot"
+	"github.com/trackless-dns/trackless/node/snapshot/take"
 	"github.com/trackless-dns/trackless/node/support"
 )
 
@@ -150,7 +151,7 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 // in it are taken out of all the rest.
 func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bundle {
 	var node snapshot.Snapshot
-	nodeErr := readNode(&node, o.node)
+	nodeErr := take.ReadNode(&node, o.node)
 	b := support.New(node.Node, version, time.Now().UTC(), o.without...)
 	b.RememberEnvironment(os.Environ())
 	b.Add("", "versions.txt", "of trackless, CoreDNS, Go and the kernel", func() ([]byte, error) {
@@ -174,7 +175,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 		return text.Bytes(), err
 	})
 	b.Add("snapshot", "snapshot.json", "`trackless snapshot`", func() ([]byte, error) {
-		s, err := takeSnapshot(ctx, o.snapshotOptions, errs)
+		s, err := o.take(ctx, errs)
 		if s == nil {
 			return nil, err
 		}

@@ -1,15 +1,13 @@
-package main
+package take
 
 import (
 	"context"
 	"errors"
-	"io"
-	"sync"
-	"sync/atomic"
+	"slices"
 	"time"
 
-	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/reread"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables/control"
@@ -46,13 +44,13 @@ const (
 	walkPause = 9
 )
 
-func startWatch(o snapshotOptions, settings []sysctl.Setting) (*tableWatch, error) {
-	w := &tableWatch{window: o.window, missed: map[string]bool{}}
+func startWatch(o Options, settings []sysctl.Setting) (*tableWatch, error) {
+	w := &tableWatch{window: o.Window, missed: map[string]bool{}}
 	var err error
 	if w.conn, err = conntrack.Dial(nil); err != nil {
-		return nil, cli.CannotLook(err)
+		return nil, err
 	}
-	if o.window > 0 && o.events {
+	if o.Window > 0 && o.Events {
 		w.events, err = countEvents(settings)
 		w.miss("new entries", err)
 	}
@@ -73,13 +71,13 @@ func (w *tableWatch) close() {
 }
 
 // run takes samples until the window is over, one if there is no window.
-func (w *tableWatch) run(ctx context.Context, errs io.Writer) error {
+func (w *tableWatch) run(ctx context.Context, progress reread.Progress) error {
 	interval := max(sampleInterval, w.window/sampleCount)
 	w.start = time.Now()
 	w.events.restart()
 	w.before = w.stats()
 	w.after = w.before
-	p := cli.Progress(errs).Begin("samples taken", uint64(w.window/interval)+1)
+	p := progress.Begin("samples taken", uint64(w.window/interval)+1)
 	defer p.Stop()
 	w.sample(ctx)
 	if w.ledger != nil {
@@ -197,69 +195,19 @@ func (w *tableWatch) finish(s *snapshot.Snapshot) {
 	s.Missing = append(s.Missing, w.missing...)
 }
 
-// eventCount counts the events of new entries in the background. A nil one
-// counts nothing.
-type eventCount struct {
-	listener *conntrack.Listener
-	all, dns atomic.Uint64
-	lost     atomic.Bool
-	once     sync.Once
-	done     chan struct{}
-}
-
-func countEvents(settings []sysctl.Setting) (*eventCount, error) {
-	if v, ok := sysctl.SettingValue(settings, "nf_conntrack_events"); ok && v == 0 {
-		return nil, errors.New("net.netfilter.nf_conntrack_events is 0: the kernel tells nobody of them")
-	}
-	l, err := conntrack.Listen(nil, conntrack.EventNew)
-	if err != nil {
-		return nil, err
-	}
-	e := &eventCount{listener: l, done: make(chan struct{})}
-	go func() {
-		defer close(e.done)
-		for {
-			err := l.Receive(func(_ conntrack.EventType, entry *conntrack.Entry) error {
-				e.all.Add(1)
-				if entry.IsDNS() {
-					e.dns.Add(1)
-				}
-				return nil
-			})
-			switch {
-			case errors.Is(err, conntrack.ErrOverrun):
-				e.lost.Store(true)
-			case err != nil:
-				return // stopped
-			}
+// addFigures adds what one instance saves.
+func addFigures(sum *snapshot.Ledger, f control.Figures) {
+	sum.Instances++
+	sum.Error += f.EntriesAvoidedError
+	for _, c := range f.Classes {
+		sum.EntriesAvoided += c.EntriesAvoided
+		sum.FlowsAvoidedTotal += c.FlowsAvoided
+		i := slices.IndexFunc(sum.Classes, func(have snapshot.Class) bool { return have.Protocol == c.Protocol && have.Family == c.Family })
+		if i < 0 {
+			sum.Classes = append(sum.Classes, snapshot.Class{Protocol: c.Protocol, Family: c.Family})
+			i = len(sum.Classes) - 1
 		}
-	}()
-	return e, nil
-}
-
-func (e *eventCount) restart() {
-	if e != nil {
-		e.all.Store(0)
-		e.dns.Store(0)
-		e.lost.Store(false)
-	}
-}
-
-func (e *eventCount) stop() {
-	if e == nil {
-		return
-	}
-	e.once.Do(func() {
-		_ = e.listener.Close()
-		<-e.done
-	})
-}
-
-func (e *eventCount) rates(d time.Duration) *snapshot.NewFlows {
-	if e == nil || d <= 0 {
-		return nil
-	}
-	return &snapshot.NewFlows{
-		PerSecond: float64(e.all.Load()) / d.Seconds(), DNSPerSecond: float64(e.dns.Load()) / d.Seconds(), Lost: e.lost.Load(),
+		sum.Classes[i].EntriesAvoided += c.EntriesAvoided
+		sum.Classes[i].FlowsAvoidedTotal += c.FlowsAvoided
 	}
 }

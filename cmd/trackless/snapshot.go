@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/snapshot"
 	"github.com/trackless-dns/trackless/node/snapshot/take"
 )
@@ -143,7 +144,7 @@ func (o *snapshotOptions) take(ctx context.Context, errs io.Writer) (*snapshot.S
 		Node: o.node, Window: o.window, Events: o.events, Top: o.top,
 		Versions: snapshot.Versions{Trackless: version, CoreDNS: coreDNSVersion(), Go: runtime.Version()},
 		Rules: func(ctx context.Context, s *snapshot.Snapshot) []*control.Client {
-			return readSnapshotRules(ctx, s, o.socket)
+			return rules.FillSnapshot(ctx, rules.Kernel{}, s, o.socket)
 		},
 		Progress: cli.Progress(errs),
 	})

@@ -9,8 +9,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -20,7 +18,6 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/conntrack/summary"
-	"github.com/trackless-dns/trackless/node/instance"
 	"github.com/trackless-dns/trackless/node/measure"
 	noderules "github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/snapshot"
@@ -159,7 +156,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 	})
 
 	report, rulesErr := noderules.Read(ctx, noderules.Kernel{}, noderules.Options{Socket: o.socket})
-	collectInstances(ctx, b, o, report)
+	b.AddInstances(ctx, report, o.conf)
 	b.Add("rules", "rules.json", "`trackless rules show -o json`", func() ([]byte, error) {
 		if rulesErr != nil {
 			return nil, rulesErr
@@ -196,65 +193,4 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 		return support.Indented(r)
 	})
 	return b
-}
-
-// collectInstances asks every instance of this namespace.
-func collectInstances(ctx context.Context, b *support.Bundle, o supportOptions, report *noderules.Report) {
-	for _, q := range report.Silent {
-		b.Miss("instance at "+q.Socket, "everything of it", q.Err)
-	}
-	for n, f := range report.Reached {
-		dir := fmt.Sprintf("instance-%d", n+1)
-		ask := func(timeout time.Duration, read func(context.Context) ([]byte, error)) func() ([]byte, error) {
-			return func() ([]byte, error) {
-				ctx, cancel := context.WithTimeout(ctx, timeout)
-				defer cancel()
-				return read(ctx)
-			}
-		}
-		b.Add("corefile", path.Join(dir, "Corefile"), "the Corefile in force", ask(instance.StatusTimeout, func(ctx context.Context) ([]byte, error) {
-			c, err := f.Corefile(ctx)
-			if err != nil {
-				return nil, err
-			}
-			missImports(b, dir, c.Contents)
-			return []byte(b.Corefile(fmt.Sprintf("# %s\n%s", c.Path, c.Contents))), nil
-		}))
-		b.Add("", path.Join(dir, "status.json"), "its state, as it sees itself", func() ([]byte, error) { return support.Indented(f.Answer) })
-		b.Add("", path.Join(dir, "figures.json"), "what it saves", ask(instance.StatusTimeout, func(ctx context.Context) ([]byte, error) {
-			figures, err := f.Figures(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return support.Indented(figures)
-		}))
-		b.Add("log", path.Join(dir, "log.txt"), "the end of its log", ask(5*time.Second, f.Log))
-	}
-	if len(report.Reached) > 0 {
-		return
-	}
-	none := errors.New("no instance was reached: none runs, or its control socket is off or out of reach; run this where it runs, or name the socket with --socket")
-	b.Miss("instance-1/log.txt", "the end of the log", fmt.Errorf("%w; `kubectl logs --previous` shows what an ended container wrote", none))
-	if o.conf == "" {
-		b.Miss("instance-1/Corefile", "the Corefile in force", fmt.Errorf("%w; --conf names a file to take instead", none))
-		return
-	}
-	b.Add("corefile", "Corefile", "the file that --conf named", func() ([]byte, error) {
-		text, err := os.ReadFile(o.conf)
-		if err != nil {
-			return nil, err
-		}
-		missImports(b, "", string(text))
-		return []byte(b.Corefile(string(text))), nil
-	})
-}
-
-// imports are the lines of a Corefile that bring in files; a name without a
-// dot, a slash or a star is a snippet of the same file.
-var imports = regexp.MustCompile(`(?m)^\s*import\s+(\S*[./*]\S*)`)
-
-func missImports(b *support.Bundle, dir, corefile string) {
-	for _, found := range imports.FindAllStringSubmatch(corefile, -1) {
-		b.Miss(path.Join(dir, "Corefile"), "a file that it imports", fmt.Errorf("import %s: files that a Corefile imports are not read; add them by hand, without their secrets", found[1]))
-	}
 }

@@ -18,6 +18,9 @@ type Socket struct {
 	OnlyByPID bool // it is found by its process alone
 	Hangs     bool // when asked to attach
 	Asked     string
+	Config    control.Corefile
+	Saves     control.Figures
+	Lines     []byte // of its log
 	Content   control.CacheContent
 	Flushed   control.CacheRemoved
 }
@@ -58,16 +61,16 @@ func (s *Socket) Attach(ctx context.Context) (control.Status, error) {
 
 // Corefile implements instance.ControlSocket.
 func (s *Socket) Corefile(context.Context) (control.Corefile, error) {
-	return control.Corefile{}, s.StatusErr
+	return s.Config, s.StatusErr
 }
 
 // Figures implements instance.ControlSocket.
 func (s *Socket) Figures(context.Context) (control.Figures, error) {
-	return control.Figures{}, s.StatusErr
+	return s.Saves, s.StatusErr
 }
 
 // Log implements instance.ControlSocket.
-func (s *Socket) Log(context.Context) ([]byte, error) { return nil, s.StatusErr }
+func (s *Socket) Log(context.Context) ([]byte, error) { return s.Lines, s.StatusErr }
 
 // Detach implements instance.ControlSocket.
 func (s *Socket) Detach(context.Context) (control.Status, error) {

@@ -1,12 +1,63 @@
 package rules
 
 import (
+	"context"
 	"slices"
 
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/node/instance"
+	"github.com/trackless-dns/trackless/node/measure"
 	"github.com/trackless-dns/trackless/node/snapshot"
 )
+
+// FillSnapshot fills in what untracks DNS here, and returns the control
+// sockets of the instances of this namespace.
+func FillSnapshot(ctx context.Context, node Node, s *snapshot.Snapshot, socket string) []*control.Client {
+	report, err := Read(ctx, node, Options{Socket: socket})
+	if err != nil {
+		s.Missing = append(s.Missing, "rules: "+err.Error())
+	}
+	for _, q := range report.Silent {
+		s.Missing = append(s.Missing, "savings: "+q.Err.Error())
+	}
+	if err == nil {
+		s.Rules = report.Snapshot()
+		for _, i := range report.WithoutAnswer() {
+			s.Missing = append(s.Missing, "savings: the instance of table "+i.Table+" ("+i.Owner.Name()+
+				") has no control socket that can be reached from here; run this where it runs, or name the socket with --socket")
+		}
+	}
+	if err := readListeners(node, s); err != nil {
+		s.Missing = append(s.Missing, err.Error())
+	}
+	var clients []*control.Client
+	for _, f := range report.Reached {
+		clients = append(clients, control.NewClient(f.Socket()))
+	}
+	return clients
+}
+
+// readListeners finds the DNS servers of this node, and which of their packets
+// rules untrack.
+func readListeners(node Node, s *snapshot.Snapshot) error {
+	measured := measure.Rules{Instances: node.Instances, Listeners: Listeners}
+	listeners, err := measured.Listeners()
+	if err != nil {
+		return err
+	}
+	notrack, notrackErr := measured.Notrack(listeners)
+	for _, a := range listeners {
+		l := snapshot.Listener{Address: a}
+		for _, n := range notrack {
+			if n.Address == a {
+				l.QueriesUntracked, l.ResponsesUntracked = new(n.Queries), new(n.Responses)
+			}
+		}
+		s.Listeners = append(s.Listeners, l)
+	}
+	return notrackErr
+}
 
 // Snapshot is the report as far as snapshots keep it: what is compared later, with
 // what the instances say of themselves. An instance that answers and has no table

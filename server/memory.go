@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// One part in so many of the control group's limit is neither for Go's heap
-	// nor for answers, but for the program's own pages and what the kernel
-	// charges to us, such as socket buffers. Exec probes run in the same group,
+	// One part in so many of the control group's limit is for the program's own
+	// pages and for memory that the kernel charges to us, such as socket buffers,
+	// and neither for Go's heap nor for answers. Exec probes run in the same group,
 	// so that it is at least 16 MiB, or a quarter of a small limit.
 	memoryForOthers    = 10
 	minMemoryForOthers = 16 << 20
@@ -24,7 +24,7 @@ const (
 )
 
 // memoryLimit returns what the Go runtime may use (package runtime/debug,
-// SetMemoryLimit) where the control group allows limit octets in all.
+// SetMemoryLimit) where the control group allows limit bytes in all.
 func memoryLimit(limit int64) int64 {
 	others := max(limit/memoryForOthers, min(minMemoryForOthers, limit/4))
 	return limit - others - min(limit/memoryForAnswers, maxMemoryForAnswers)

@@ -17,7 +17,7 @@ const StatusTimeout = 2 * time.Second
 // Reached is an instance that answers on its control socket.
 type Reached struct {
 	ControlSocket
-	// Answer is what it said when asked how it is.
+	// Answer is its status.
 	Answer control.Status
 }
 

@@ -31,8 +31,8 @@ type Switched struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// Switch has instances attach or detach and returns what each of them said. An
-// error says that nobody could be asked.
+// Switch has instances attach or detach and returns the answer of each. An
+// error says that none could be asked.
 func Switch(ctx context.Context, node Node, o SwitchOptions) ([]Switched, error) {
 	// Tables tell of instances that no socket leads to. Reading them needs a
 	// privilege that asking does not.
@@ -55,7 +55,7 @@ func Switch(ctx context.Context, node Node, o SwitchOptions) ([]Switched, error)
 	wg.Wait()
 	results = append(results, unreached...)
 	if o.Socket != "" || o.PID == 0 && len(unreached) == 0 {
-		// Whom a silent socket belongs to is not known.
+		// A silent socket may belong to any of them.
 		for _, s := range silent {
 			results = append(results, Switched{Socket: s.Socket, Error: s.Err.Error()})
 		}
@@ -66,7 +66,7 @@ func Switch(ctx context.Context, node Node, o SwitchOptions) ([]Switched, error)
 	return results, nil
 }
 
-// Failures joins what those said who did not do it, nil if all did.
+// Failures joins the errors of those that failed, nil if none did.
 func Failures(results []Switched) error {
 	var failed []string
 	for _, r := range results {

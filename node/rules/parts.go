@@ -35,7 +35,7 @@ func reportInstance(i iptables.Instance, reached []instance.Reached) Instance {
 			continue
 		}
 		r.Socket, r.ByHand, r.Reason = f.Socket(), f.Answer.ByHand, f.Answer.Reason
-		// What the kernel holds counts, except that it does not show a drain.
+		// The kernel knows best, but it does not show a drain.
 		if r.State == "detached" && f.Answer.State == "draining" {
 			r.State = "draining"
 		}

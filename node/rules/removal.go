@@ -45,7 +45,7 @@ func (r Removal) String() string {
 	return text
 }
 
-// A step of a plan removes a thing, or leaves it where do is nil.
+// A step of a plan removes a thing; where do is nil the thing stays.
 type step struct {
 	Removal
 	do func(Node) error

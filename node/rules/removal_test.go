@@ -12,9 +12,9 @@ import (
 )
 
 var (
-	served  = netip.MustParseAddr("10.96.0.10")
-	unserved   = netip.MustParseAddr("169.254.20.10")
-	service = netip.MustParseAddr("10.96.0.99")
+	served   = netip.MustParseAddr("10.96.0.10")
+	unserved = netip.MustParseAddr("169.254.20.10")
+	service  = netip.MustParseAddr("10.96.0.99")
 )
 
 // inUse are the claims of an instance that serves one address.

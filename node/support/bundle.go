@@ -49,6 +49,7 @@ type Manifest struct {
 	SecretsLeftOut int `json:"secrets_left_out"`
 }
 
+// Part is a file of the bundle.
 type Part struct {
 	Name   string `json:"name"`
 	About  string `json:"about"`
@@ -56,6 +57,7 @@ type Part struct {
 	SHA256 string `json:"sha256"`
 }
 
+// MissingPart is what is not in the bundle, and why.
 type MissingPart struct {
 	Name   string `json:"name"`
 	About  string `json:"about"`
@@ -128,8 +130,8 @@ func (b *Bundle) FileName() string {
 // Write takes secrets out of all parts and writes them, the manifest first.
 // Names, order, times and owners depend on what is in it alone.
 func (b *Bundle) Write(w io.Writer, compressed bool) error {
-	// A secret that shows itself in one part may stand bare in another: what
-	// there is to find is found before anything is taken out.
+	// One part may show that a word is a secret, and another may hold the word
+	// alone: all are found before any is taken out.
 	for _, part := range b.manifest.Parts {
 		b.redact.Learn(string(b.contents[part.Name]))
 	}

@@ -14,19 +14,19 @@ import (
 	"github.com/trackless-dns/trackless/nodecache"
 )
 
-// link puts the addresses on the node where notrack does not, and
-// looks after them at every -syncinterval. As with node-cache, DNS is served
-// whatever becomes of them: the process may not be allowed to, and need not where
-// they are there already or where it listens elsewhere.
+// link puts the addresses on the node where notrack does not, and restores them at
+// every -syncinterval. As with node-cache, DNS is served whatever becomes of them:
+// the process may not be allowed to, and need not where they are there already or
+// where it listens elsewhere.
 type link struct {
 	addrs  []netip.Addr
 	every  time.Duration
 	errors *errorCount
 
-	mu   sync.Mutex
-	host *hostaddr.Host
-	said string // the last complaint
-	over bool
+	mu            sync.Mutex
+	host          *hostaddr.Host
+	lastComplaint string // is logged once
+	removed       bool
 }
 
 func newLink(o *nodecache.Options, e *errorCount) *link {
@@ -50,20 +50,20 @@ func (i *link) start() {
 func (i *link) ensure() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.over {
+	if i.removed {
 		return
 	}
 	err := i.host.Ensure(i.addrs)
 	switch {
 	case err != nil:
 		i.errors.count(errorInterfaceAdd)
-		if err.Error() != i.said {
+		if err.Error() != i.lastComplaint {
 			clog.Errorf("-setupinterface: %v; DNS is served without, and it is tried again every %s: add NET_ADMIN to the container's capabilities where that is what is missing, or say -setupinterface=false", err, i.every)
-			i.said = err.Error()
+			i.lastComplaint = err.Error()
 		}
-	case i.said != "":
+	case i.lastComplaint != "":
 		clog.Infof("-setupinterface: the addresses are on %s", i.host.Device())
-		i.said = ""
+		i.lastComplaint = ""
 	}
 }
 
@@ -76,7 +76,7 @@ func (i *link) remove() {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.over = true
+	i.removed = true
 	if err := i.host.Remove(); err != nil {
 		clog.Errorf("remove the listen addresses: %v", err)
 	}

@@ -45,11 +45,11 @@ type Source struct {
 	directives []string
 	anySource  bool
 
-	mu       sync.Mutex
-	inputs   inputs
-	corefile string // what the template became; empty without one
-	said     string // the last complaint
-	late     bool   // it has changed before anything ran
+	mu            sync.Mutex
+	inputs        inputs
+	corefile      string // what the template became; empty without one
+	lastComplaint string // is logged once
+	late          bool   // it has changed before anything ran
 }
 
 // inputs are what a Corefile is rendered from.
@@ -153,7 +153,8 @@ func (n *Source) upstreamFound(addrs []netip.AddrPort, by string) {
 	n.change(now, true)
 }
 
-// asksItself refuses an upstream that is an address of ours: misses would come back.
+// asksItself refuses an upstream that is an address of ours: every miss would come
+// back to us.
 func (n *Source) asksItself(upstream netip.Addr) error {
 	if !slices.Contains(n.options.LocalIPs, upstream) {
 		return nil
@@ -193,12 +194,12 @@ func (n *Source) look() inputs {
 	return now
 }
 
-// complain logs and counts what it has not said last. mu is held.
+// complain logs and counts an error that is not the last one again. mu is held.
 func (n *Source) complain(err error) {
-	if err.Error() == n.said {
+	if err.Error() == n.lastComplaint {
 		return
 	}
-	n.said = err.Error()
+	n.lastComplaint = err.Error()
 	n.errors.count(errorConfigMap)
 	clog.Error(err)
 }

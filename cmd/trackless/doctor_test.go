@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/node"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -265,7 +266,7 @@ func runDoctor(t *testing.T, args ...string) (measure.Report, int) {
 // checkFinding checks one finding and that the exit status is that of the worst.
 func checkFinding(t *testing.T, r measure.Report, code int, id string, severity advice.Severity, says string) {
 	t.Helper()
-	want := map[advice.Severity]int{advice.Info: 0, advice.Warning: exitWarnings, advice.Critical: exitCritical}[advice.Worst(r.Findings)]
+	want := map[advice.Severity]int{advice.Info: 0, advice.Warning: node.ExitWarnings, advice.Critical: node.ExitCritical}[advice.Worst(r.Findings)]
 	if code != want {
 		t.Errorf("exit status %d, want %d", code, want)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/node"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/experiment"
 	"github.com/trackless-dns/trackless/lab/load"
@@ -128,7 +129,7 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 		return cli.Exit(cli.ExitFailure, fmt.Errorf("write the report: %w", err))
 	}
 	if o.html != "" {
-		if err := writePage(o.html, compareLab(report)); err != nil {
+		if err := node.WritePage(o.html, compareLab(report)); err != nil {
 			return cli.Exit(cli.ExitFailure, err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/cmd/trackless/node"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/node/measure"
@@ -50,13 +51,13 @@ const supportExample = `  trackless support-bundle
   kubectl -n kube-system exec POD -- trackless support-bundle -o - > bundle.tar.gz`
 
 type supportOptions struct {
-	snapshotOptions
+	node.SnapshotOptions
 	conf    string
 	without []string
 }
 
 func supportCommand() *cobra.Command {
-	var o supportOptions
+	o := supportOptions{SnapshotOptions: node.SnapshotOptions{Source: newSnapshotSource()}}
 	cmd := &cobra.Command{
 		Use:     "support-bundle [-o FILE]",
 		Short:   "Collect what is needed to find a fault, without secrets",
@@ -70,10 +71,10 @@ func supportCommand() *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&o.output, "output", "o", "", "`file` to write, .tar or .tar.gz; - for the standard output (default: trackless-support-NODE-TIME.tar.gz)")
-	o.register(cmd)
+	fs.StringVarP(&o.Output, "output", "o", "", "`file` to write, .tar or .tar.gz; - for the standard output (default: trackless-support-NODE-TIME.tar.gz)")
+	o.Register(cmd)
 	fs.Lookup("window").DefValue = "5s"
-	o.window = 5 * time.Second
+	o.Window = 5 * time.Second
 	fs.StringVar(&o.conf, "conf", "", "Corefile to take where no instance tells its own")
 	fs.StringSliceVar(&o.without, "without", nil, "`parts` to leave out: "+strings.Join(supportParts, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("without", cobra.FixedCompletions(supportParts, cobra.ShellCompDirectiveNoFileComp))
@@ -84,7 +85,7 @@ func supportCommand() *cobra.Command {
 var supportParts = []string{"snapshot", "doctor", "limits", "rules", "corefile", "log"}
 
 func (o *supportOptions) check() error {
-	if err := o.snapshotOptions.check(); err != nil {
+	if err := o.SnapshotOptions.Check(); err != nil {
 		return err
 	}
 	for _, part := range o.without {
@@ -108,12 +109,12 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if err := o.check(); err != nil {
 		return err
 	}
-	if o.output == "-" && cli.IsTerminal(out) {
+	if o.Output == "-" && cli.IsTerminal(out) {
 		return errors.New("support-bundle: the standard output is a terminal; name a file with -o")
 	}
-	if o.output != "-" {
+	if o.Output != "-" {
 		// The name that it will have is not known yet; its folder is.
-		if err := cli.CanWrite(cmp.Or(o.output, "trackless-support")); err != nil {
+		if err := cli.CanWrite(cmp.Or(o.Output, "trackless-support")); err != nil {
 			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("support-bundle", fmt.Errorf("--output: %w", err)))
 		}
 	}
@@ -121,7 +122,7 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 	if ctx.Err() != nil {
 		return cli.Exit(cli.ExitInterrupted, errors.New("interrupted; nothing was written"))
 	}
-	name := o.output
+	name := o.Output
 	if name == "" {
 		name = b.FileName()
 	}
@@ -147,15 +148,15 @@ func supportBundle(ctx context.Context, o supportOptions, out, errs io.Writer) e
 // collect asks for everything. The Corefile comes first: secrets that are found
 // in it are taken out of all the rest.
 func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bundle {
-	var node snapshot.Snapshot
-	nodeErr := take.ReadNode(&node, o.node)
-	b := support.New(node.Node, version, time.Now().UTC(), o.without...)
+	var host snapshot.Snapshot
+	nodeErr := take.ReadNode(&host, o.Node)
+	b := support.New(host.Node, version, time.Now().UTC(), o.without...)
 	b.RememberEnvironment(os.Environ())
 	b.Add("", "versions.txt", "of trackless, CoreDNS, Go and the kernel", func() ([]byte, error) {
-		return fmt.Appendf(nil, "%s\nLinux %s\n", versionString(), node.Node.Kernel), nodeErr
+		return fmt.Appendf(nil, "%s\nLinux %s\n", versionString(), host.Node.Kernel), nodeErr
 	})
 
-	report, rulesErr := noderules.Read(ctx, noderules.Kernel{}, noderules.Options{Socket: o.socket})
+	report, rulesErr := noderules.Read(ctx, noderules.Kernel{}, noderules.Options{Socket: o.Socket})
 	b.AddInstances(ctx, report, o.conf)
 	b.Add("rules", "rules.json", "`trackless rules show -o json`", func() ([]byte, error) {
 		if rulesErr != nil {
@@ -172,7 +173,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 		return text.Bytes(), err
 	})
 	b.Add("snapshot", "snapshot.json", "`trackless snapshot`", func() ([]byte, error) {
-		s, err := o.take(ctx, errs)
+		s, err := o.Take(ctx, errs)
 		if s == nil {
 			return nil, err
 		}

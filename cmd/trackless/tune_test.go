@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/host"
-	"github.com/trackless-dns/trackless/node/measure"
 	"github.com/trackless-dns/trackless/node/tune"
 )
 
@@ -157,54 +155,6 @@ func TestTuneApplyIsAllOrNothing(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(root, name)); err == nil {
 			t.Errorf("%s was left behind", name)
 		}
-	}
-}
-
-func TestTuneRefusesInContainers(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name    string
-		root    string
-		env     map[string]string
-		prepare func(root string)
-		why     string
-	}{
-		{name: "in Kubernetes", root: "/", env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, why: "KUBERNETES_SERVICE_HOST"},
-		{name: "in Podman", root: "/", env: map[string]string{"container": "podman"}, why: "variable container"},
-		{name: "read-only", prepare: func(root string) {
-			if err := os.Chmod(filepath.Join(root, "proc/sys/net/netfilter/nf_conntrack_max"), 0o444); err != nil {
-				t.Fatal(err)
-			}
-		}, why: "read-only"},
-		{name: "not there", prepare: func(root string) {
-			if err := os.Remove(filepath.Join(root, "proc/sys/net/netfilter/nf_conntrack_max")); err != nil {
-				t.Fatal(err)
-			}
-		}, why: "cannot be written"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			root := test.root
-			if root == "" {
-				root = tuneHost(t, nil)
-				test.prepare(root)
-			}
-			why := tune.Refusal(root, func(name string) string { return test.env[name] })
-			if !strings.Contains(why, test.why) {
-				t.Fatalf("refusal %q, want %q", why, test.why)
-			}
-			m := &measure.Node{Measurements: advice.Measurements{Entries: 60000, Limit: 65536, Buckets: 65536}}
-			var out strings.Builder
-			err := refuseToTune(tune.New(m), why, &out)
-			var exit *cli.ExitError
-			if !errors.As(err, &exit) || exit.Code != cli.ExitCannotLook || !strings.Contains(err.Error(), "nothing was changed") {
-				t.Errorf("error %v", err)
-			}
-			for _, want := range []string{"cat > " + tune.SysctlFile, "nf_conntrack_max = 131072", "echo 131072 > " + tune.HashsizeFile, "sysctl -p"} {
-				if !strings.Contains(out.String(), want) {
-					t.Errorf("no %q in\n%s", want, out.String())
-				}
-			}
-		})
 	}
 }
 

@@ -88,3 +88,37 @@ func TestUnchanged(t *testing.T) {
 		t.Errorf("a file that cannot be written: %v", err)
 	}
 }
+
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		root    string
+		env     map[string]string
+		prepare func(limit string) error
+		why     string
+	}{
+		{name: "in Kubernetes", root: "/", env: map[string]string{"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, why: "KUBERNETES_SERVICE_HOST"},
+		{name: "in Podman", root: "/", env: map[string]string{"container": "podman"}, why: "variable container"},
+		{name: "read-only", prepare: func(limit string) error { return os.Chmod(limit, 0o444) }, why: "read-only"},
+		{name: "not there", prepare: os.Remove, why: "cannot be written"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			root := test.root
+			if root == "" {
+				root, _ = host(t)
+				if err := test.prepare(filepath.Join(root, "proc/sys/net/netfilter/nf_conntrack_max")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			why := Refusal(root, func(name string) string { return test.env[name] })
+			if !strings.Contains(why, test.why) {
+				t.Fatalf("refusal %q, want %q", why, test.why)
+			}
+		})
+	}
+	root, _ := host(t)
+	if why := Refusal(root, noContainer); why != "" {
+		t.Errorf("on a host: %q", why)
+	}
+}

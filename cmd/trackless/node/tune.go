@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"bytes"
@@ -55,8 +55,9 @@ type tuneOptions struct {
 	entries uint64
 }
 
-func tuneCommand() *cobra.Command {
-	o := tuneOptions{Options: measure.Options{Rules: nodeRules, Metrics: "off"}}
+// Tune makes the verb tune for a node with these rules.
+func Tune(rules measure.Rules) *cobra.Command {
+	o := tuneOptions{Options: measure.Options{Rules: rules, Metrics: "off"}}
 	cmd := &cobra.Command{
 		Use:   "tune [--apply | --revert | --nodes SNAPSHOT...]",
 		Short: "Recommend settings with their cost and risk, and set them",

@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"bytes"
@@ -40,8 +40,9 @@ type doctorOptions struct {
 	netns  cli.NetNS
 }
 
-func doctorCommand() *cobra.Command {
-	o := doctorOptions{Options: measure.Options{Rules: nodeRules}}
+// Doctor makes the verb doctor for a node with these rules.
+func Doctor(rules measure.Rules) *cobra.Command {
+	o := doctorOptions{Options: measure.Options{Rules: rules}}
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Find what is wrong with the connection tracking table",
@@ -111,9 +112,9 @@ func verdict(r *measure.Report, blind bool) error {
 	}
 	switch {
 	case count[advice.Critical] > 0:
-		return cli.Exit(exitCritical, fmt.Errorf("doctor: %d critical, %d warnings", count[advice.Critical], count[advice.Warning]))
+		return cli.Exit(ExitCritical, fmt.Errorf("doctor: %d critical, %d warnings", count[advice.Critical], count[advice.Warning]))
 	case count[advice.Warning] > 0:
-		return cli.Exit(exitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning]))
+		return cli.Exit(ExitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning]))
 	case blind:
 		return cli.Exit(cli.ExitCannotLook, errors.New("doctor: the entries could not be looked at; nothing is wrong with the rest"))
 	}
@@ -122,8 +123,8 @@ func verdict(r *measure.Report, blind bool) error {
 
 // Exit statuses of verbs that judge.
 const (
-	exitWarnings = 1
-	exitCritical = 2
+	ExitWarnings = 1
+	ExitCritical = 2
 )
 
 func writeDoctorReport(out io.Writer, r *measure.Report) error {

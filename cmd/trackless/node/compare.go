@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"errors"
@@ -39,7 +39,8 @@ type compareOptions struct {
 	html   string
 }
 
-func compareCommand() *cobra.Command {
+// Compare makes the verb compare.
+func Compare() *cobra.Command {
 	var o compareOptions
 	cmd := &cobra.Command{
 		Use:     "compare BEFORE AFTER",
@@ -84,7 +85,7 @@ func compareSnapshots(o compareOptions, beforePath, afterPath string, in io.Read
 	}
 	c := compare.Snapshots(before, after)
 	if o.html != "" {
-		if err := writePage(o.html, c); err != nil {
+		if err := WritePage(o.html, c); err != nil {
 			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
@@ -115,7 +116,8 @@ func readSnapshot(path string, in io.Reader) (*snapshot.Snapshot, error) {
 	return s, nil
 }
 
-func writePage(path string, c *compare.Comparison) error {
+// WritePage writes a comparison as a page of HTML.
+func WritePage(path string, c *compare.Comparison) error {
 	return cli.WriteFile(path, 0o644, func(w io.Writer) error { return htmlpage.Write(w, c) })
 }
 

@@ -1,4 +1,4 @@
-package main
+package node
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/node/rules"
 	"github.com/trackless-dns/trackless/node/snapshot"
 	"github.com/trackless-dns/trackless/node/snapshot/take"
 )
@@ -48,18 +46,29 @@ const snapshotExample = `  trackless snapshot -o before.json
   trackless compare before.json after.json --html report.html
   kubectl -n kube-system exec ds/trackless -- trackless snapshot > node.json`
 
-type snapshotOptions struct {
-	output string
-	node   string
-	socket string
-	window time.Duration
+// A SnapshotSource has what a snapshot is made with besides the table.
+type SnapshotSource struct {
+	Versions snapshot.Versions
+	// Rules fills in the rules of the node, and returns the control sockets of its
+	// instances, or the one that is named.
+	Rules func(ctx context.Context, s *snapshot.Snapshot, socket string) []*control.Client
+}
+
+// SnapshotOptions say what is looked at, for how long, and where it goes.
+type SnapshotOptions struct {
+	Source SnapshotSource
+	Output string
+	Node   string
+	Socket string
+	Window time.Duration
 	events bool
 	top    int
 	netns  cli.NetNS
 }
 
-func snapshotCommand() *cobra.Command {
-	var o snapshotOptions
+// Snapshot makes the verb snapshot.
+func Snapshot(source SnapshotSource) *cobra.Command {
+	o := SnapshotOptions{Source: source}
 	cmd := &cobra.Command{
 		Use:     "snapshot [-o FILE]",
 		Short:   "Write the state of the table and of DNS to a file, to compare later",
@@ -73,31 +82,32 @@ func snapshotCommand() *cobra.Command {
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVarP(&o.output, "output", "o", "-", "`file` to write; - for the standard output")
-	o.register(cmd)
+	fs.StringVarP(&o.Output, "output", "o", "-", "`file` to write; - for the standard output")
+	o.Register(cmd)
 	o.netns.Register(cmd, "")
 	return cmd
 }
 
-// register adds the flags that say what is looked at, and for how long.
-func (o *snapshotOptions) register(cmd *cobra.Command) {
+// Register adds the flags that say what is looked at, and for how long.
+func (o *SnapshotOptions) Register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.DurationVar(&o.window, "window", 10*time.Second, "how `long` to watch; 0 for a single look, without rates")
+	fs.DurationVar(&o.Window, "window", 10*time.Second, "how `long` to watch; 0 for a single look, without rates")
 	fs.BoolVar(&o.events, "events", true, "count new entries by the kernel's events")
-	fs.StringVar(&o.node, "node", "", "`name` of this node (default: the environment's NODE_NAME, else the host's name)")
+	fs.StringVar(&o.Node, "node", "", "`name` of this node (default: the environment's NODE_NAME, else the host's name)")
 	fs.IntVar(&o.top, "top", 10, "`length` of the lists of addresses and ports")
-	cli.SocketFlag(cmd, &o.socket)
+	cli.SocketFlag(cmd, &o.Socket)
 }
 
 // maxWindow bounds the number of samples: they are at most some hundred.
 const maxWindow = time.Hour
 
-func (o *snapshotOptions) check() error {
-	if o.window < 0 || o.window > maxWindow {
-		return fmt.Errorf("--window %s: from 0 to %s is possible", o.window, maxWindow)
+// Check refuses flags that make no snapshot.
+func (o *SnapshotOptions) Check() error {
+	if o.Window < 0 || o.Window > maxWindow {
+		return fmt.Errorf("--window %s: from 0 to %s is possible", o.Window, maxWindow)
 	}
-	if o.window > 0 && o.window < 100*time.Millisecond {
-		return fmt.Errorf("--window %s: no rates can be told in that; 10s or more is useful, 0 is a single look", o.window)
+	if o.Window > 0 && o.Window < 100*time.Millisecond {
+		return fmt.Errorf("--window %s: no rates can be told in that; 10s or more is useful, 0 is a single look", o.Window)
 	}
 	if o.top < 1 {
 		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
@@ -105,25 +115,25 @@ func (o *snapshotOptions) check() error {
 	return nil
 }
 
-func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) error {
-	if err := o.check(); err != nil {
+func writeSnapshot(ctx context.Context, o SnapshotOptions, out, errs io.Writer) error {
+	if err := o.Check(); err != nil {
 		return err
 	}
-	toFile := o.output != "-" && o.output != ""
+	toFile := o.Output != "-" && o.Output != ""
 	if toFile {
-		if err := cli.CanWrite(o.output); err != nil {
+		if err := cli.CanWrite(o.Output); err != nil {
 			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("snapshot", fmt.Errorf("--output: %w", err)))
 		}
 	}
 	return o.netns.Do(func() error {
-		s, err := o.take(ctx, errs)
+		s, err := o.Take(ctx, errs)
 		if s == nil {
 			return err
 		}
 		write := func(w io.Writer) error { return cli.WriteJSON(w, s) }
 		var writeErr error
 		if toFile {
-			writeErr = cli.WriteFile(o.output, 0o644, write)
+			writeErr = cli.WriteFile(o.Output, 0o644, write)
 		} else {
 			writeErr = write(out)
 		}
@@ -131,20 +141,20 @@ func writeSnapshot(ctx context.Context, o snapshotOptions, out, errs io.Writer) 
 			return cli.Exit(cli.ExitFailure, cli.OrToStandardOutput("snapshot", writeErr))
 		}
 		if toFile {
-			_, _ = fmt.Fprintf(errs, "%s: %s\n", o.output, inBrief(s))
+			_, _ = fmt.Fprintf(errs, "%s: %s\n", o.Output, inBrief(s))
 		}
 		return err
 	})
 }
 
-// take takes a snapshot from the calling thread's namespace. It is nil if there is
+// Take takes a snapshot from the calling thread's namespace. It is nil if there is
 // no table to look at; an error beside it says that the entries could not be read.
-func (o *snapshotOptions) take(ctx context.Context, errs io.Writer) (*snapshot.Snapshot, error) {
+func (o *SnapshotOptions) Take(ctx context.Context, errs io.Writer) (*snapshot.Snapshot, error) {
 	s, err := take.Snapshot(ctx, take.Options{
-		Node: o.node, Window: o.window, Events: o.events, Top: o.top,
-		Versions: snapshot.Versions{Trackless: version, CoreDNS: coreDNSVersion(), Go: runtime.Version()},
+		Node: o.Node, Window: o.Window, Events: o.events, Top: o.top,
+		Versions: o.Source.Versions,
 		Rules: func(ctx context.Context, s *snapshot.Snapshot) []*control.Client {
-			return rules.FillSnapshot(ctx, rules.Kernel{}, s, o.socket)
+			return o.Source.Rules(ctx, s, o.Socket)
 		},
 		Progress: cli.Progress(errs),
 	})

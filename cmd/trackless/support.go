@@ -85,7 +85,7 @@ func supportCommand() *cobra.Command {
 var supportParts = []string{"snapshot", "doctor", "limits", "rules", "corefile", "log"}
 
 func (o *supportOptions) check() error {
-	if err := o.SnapshotOptions.Check(); err != nil {
+	if err := o.Check(); err != nil {
 		return err
 	}
 	for _, part := range o.without {

@@ -16,6 +16,7 @@ type TextTable struct {
 	Indent string // before each row
 }
 
+// Add appends a row.
 func (t *TextTable) Add(cells ...string) { t.rows = append(t.rows, cells) }
 
 // Write writes the table for a width, 0 for any.

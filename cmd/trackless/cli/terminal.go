@@ -85,6 +85,7 @@ func WriteLine(b *bytes.Buffer, width int, text string) {
 	WriteWrapped(b, width, "", text)
 }
 
+// ClearLine goes to the start of the line and empties it.
 const ClearLine = "\r\x1b[K"
 
 // Colours of ANSI X3.64.
@@ -95,6 +96,7 @@ const (
 	Bold   = "1"
 )
 
+// Painted returns a text in a colour, or as it is.
 func Painted(text, code string, colour bool) string {
 	if !colour || code == "" {
 		return text

@@ -6,6 +6,7 @@ import (
 	"time"
 )
 
+// Joined writes values with commas between them.
 func Joined[T any](values []T) string {
 	words := make([]string, 0, len(values))
 	for _, v := range values {

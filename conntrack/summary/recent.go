@@ -12,27 +12,27 @@ import (
 // first packet of the entries is an answer Asked is not valid.
 type DNSFlow struct{ Asked, Server netip.Addr }
 
-// A Look remembers of each DNSFlow how long its youngest entries have left, for
-// Recent to compare with a later one. Its memory is bounded.
-type Look map[lookKey]time.Duration
+// TimesLeft has of each DNSFlow how long its youngest entries have left, for Recent
+// to compare with later times. Its memory is bounded.
+type TimesLeft map[flowKey]time.Duration
 
 // Entries of one key have the same timeout, so that of one that just saw a packet
 // is the longest.
-type lookKey struct {
+type flowKey struct {
 	flow     DNSFlow
 	protocol conntrack.Protocol
 	status   conntrack.Status
 	state    conntrack.TCPState
 }
 
-// Add looks at one entry. It always returns nil, so that it can be the callback
+// Add takes one entry into account. It always returns nil, so that it can be the callback
 // of a dump. TCP connections count while they are made only: one that was there
 // before NOTRACK rules may stay tracked to its end.
-func (l Look) Add(e *conntrack.Entry) error {
+func (l TimesLeft) Add(e *conntrack.Entry) error {
 	if !e.IsDNS() || !e.Has(conntrack.FieldTimeout) {
 		return nil
 	}
-	key := lookKey{protocol: e.Original.Proto, status: e.Status & (conntrack.StatusSeenReply | conntrack.StatusAssured)}
+	key := flowKey{protocol: e.Original.Proto, status: e.Status & (conntrack.StatusSeenReply | conntrack.StatusAssured)}
 	if key.protocol == conntrack.TCP {
 		if key.state = e.TCP.State; key.state != conntrack.TCPSynSent && key.state != conntrack.TCPSynRecv {
 			return nil
@@ -50,11 +50,11 @@ func (l Look) Add(e *conntrack.Entry) error {
 	return nil
 }
 
-// Recent returns the flows of which a packet was tracked between two looks, at
-// least so far apart: one of their entries has more time left than any earlier
-// one would have by now. The kernel tells whole seconds, so looks that are less
-// than a second apart tell nothing.
-func Recent(before, after Look, apart time.Duration) map[DNSFlow]bool {
+// Recent returns the flows of which a packet was tracked between two readings of the
+// table, at least so far apart: one of their entries has more time left than any
+// earlier one would have by now. The kernel tells whole seconds, so readings that are
+// less than a second apart tell nothing.
+func Recent(before, after TimesLeft, apart time.Duration) map[DNSFlow]bool {
 	apart = apart.Truncate(time.Second)
 	recent := map[DNSFlow]bool{}
 	for key, left := range after {

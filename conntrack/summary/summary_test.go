@@ -185,8 +185,8 @@ func TestRecent(t *testing.T) {
 		{"not DNS", nil, []*conntrack.Entry{entry(func(e *conntrack.Entry) { e.Original.DstPort, e.Reply.SrcPort = 80, 80 }, 29*time.Second)}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			look := func(entries []*conntrack.Entry) Look {
-				l := Look{}
+			times := func(entries []*conntrack.Entry) TimesLeft {
+				l := TimesLeft{}
 				for _, e := range entries {
 					if err := l.Add(e); err != nil {
 						t.Fatal(err)
@@ -194,7 +194,7 @@ func TestRecent(t *testing.T) {
 				}
 				return l
 			}
-			got := Recent(look(test.before), look(test.after), 2900*time.Millisecond)
+			got := Recent(times(test.before), times(test.after), 2900*time.Millisecond)
 			want := map[DNSFlow]bool{}
 			for _, f := range test.want {
 				want[f] = true

@@ -27,7 +27,7 @@ import (
 // Options say what is measured, and over which time.
 type Options struct {
 	Root     string        // the directory under which the host's proc, sys and etc are
-	Interval time.Duration // between two looks; 0 for one look
+	Interval time.Duration // between two readings; 0 for one reading
 	Metrics  string        // URL, "auto" or "off"
 
 	Rules    Rules
@@ -85,12 +85,12 @@ func Take(ctx context.Context, o Options) (*Node, error) {
 	m.Table, err = summary.Read(c, conntrack.Filter{}, m.Entries, measuredTop, o.Progress)
 	m.miss(err)
 	m.measureSurroundings(ctx, o, c)
-	var look summary.Look
+	var first summary.TimesLeft
 	if o.Interval > 0 && m.doubtful() {
-		look, err = lookAtDNS(c)
+		first, err = readTimesLeft(c)
 		m.miss(err)
 	}
-	looked := time.Now()
+	firstRead := time.Now()
 
 	if o.Interval > 0 {
 		if err := Wait(ctx, o.Interval-time.Since(start)); err != nil {
@@ -103,15 +103,15 @@ func Take(ctx context.Context, o Options) (*Node, error) {
 		}
 		m.Growth, m.Entries = int64(limits.Count)-int64(m.Entries), limits.Count
 	}
-	if look != nil {
-		if err := Wait(ctx, lookApart-time.Since(looked)); err != nil {
+	if first != nil {
+		if err := Wait(ctx, timesLeftApart-time.Since(firstRead)); err != nil {
 			return nil, err
 		}
-		apart := time.Since(looked)
-		again, err := lookAtDNS(c)
+		apart := time.Since(firstRead)
+		second, err := readTimesLeft(c)
 		m.miss(err)
 		if err == nil {
-			m.Recent = summary.Recent(look, again, apart)
+			m.Recent = summary.Recent(first, second, apart)
 		}
 	}
 	if statsErr != nil {
@@ -127,9 +127,9 @@ func Take(ctx context.Context, o Options) (*Node, error) {
 	return m, nil
 }
 
-// lookApart is the least time between two looks at DNS: the kernel tells whole
-// seconds.
-const lookApart = 1100 * time.Millisecond
+// timesLeftApart is the least time between two readings of the times that are left:
+// the kernel tells whole seconds.
+const timesLeftApart = 1100 * time.Millisecond
 
 // doubtful reports whether entries of DNS to the cache on this node contradict
 // the rules, or meet rules that could not be read: they may be older.
@@ -150,16 +150,16 @@ func (m *Node) doubtful() bool {
 	})
 }
 
-// lookAtDNS looks how long the entries of DNS have left.
-func lookAtDNS(c *conntrack.Conn) (summary.Look, error) {
-	look := summary.Look{}
+// readTimesLeft reads how long the entries of DNS have left.
+func readTimesLeft(c *conntrack.Conn) (summary.TimesLeft, error) {
+	left := summary.TimesLeft{}
 	dns := []conntrack.PortRange{{First: 53, Last: 53}}
 	for _, f := range []conntrack.Filter{{DstPorts: dns}, {SrcPorts: dns}} {
-		if err := c.Dump(f, look.Add); err != nil && !errors.Is(err, conntrack.ErrInterrupted) {
+		if err := c.Dump(f, left.Add); err != nil && !errors.Is(err, conntrack.ErrInterrupted) {
 			return nil, err
 		}
 	}
-	return look, nil
+	return left, nil
 }
 
 // measuredTop is how many addresses the rules get to see of each list.
@@ -177,7 +177,7 @@ func Wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// measureSurroundings looks at what bears on the table from outside.
+// measureSurroundings reads what acts on the table from outside.
 func (m *Node) measureSurroundings(ctx context.Context, o Options, c *conntrack.Conn) {
 	var err error
 	m.Log, err = host.KernelLog(o.Root)

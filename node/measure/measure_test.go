@@ -44,8 +44,8 @@ func TestCheckMetrics(t *testing.T) {
 	}
 }
 
-// Two looks see what was made between them, and what exempts the DNS server from
-// tracking.
+// Two readings show what was made between them, and which packets of the DNS server
+// rules exempt from tracking.
 func TestTake(t *testing.T) {
 	t.Parallel()
 	testns.New(t).Do(func() {
@@ -60,7 +60,7 @@ func TestTake(t *testing.T) {
 		defer func() { _ = c.Close() }()
 		made := make(chan error, 1)
 		o := Options{Root: "/", Interval: 100 * time.Millisecond, Metrics: "off", Rules: oneServer, Progress: silent{}}
-		o.Rules.Listeners = func() ([]netip.Addr, error) { // read after the first look
+		o.Rules.Listeners = func() ([]netip.Addr, error) { // read after the first reading
 			e := &conntrack.Entry{Timeout: time.Minute}
 			e.Original = conntrack.Tuple{Src: netip.MustParseAddr("10.0.0.1"), Dst: netip.MustParseAddr("10.0.0.2"), SrcPort: 1, DstPort: 2, Proto: conntrack.UDP}
 			e.Reply = e.Original.Mirror()
@@ -83,7 +83,7 @@ func TestTake(t *testing.T) {
 	})
 }
 
-// Who interrupts does not wait for the second look.
+// An interrupt ends the wait for the second reading.
 func TestTakeInterrupted(t *testing.T) {
 	t.Parallel()
 	testns.New(t).Do(func() {

@@ -18,10 +18,10 @@ import (
 	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
-// Options say what is looked at, and for how long.
+// Options say what is read, and for how long.
 type Options struct {
 	Node     string        // its name, "" for NODE_NAME of the environment or the host's
-	Window   time.Duration // how long the table is watched, 0 for one look
+	Window   time.Duration // how long the table is watched, 0 for one reading
 	Events   bool          // count new entries by the kernel's events
 	Top      int           // length of the lists of addresses and ports
 	Versions snapshot.Versions
@@ -33,8 +33,8 @@ type Options struct {
 	Progress reread.Progress
 }
 
-// Snapshot looks at the node from the calling thread's namespace. The snapshot is nil
-// if there is no table to look at; an error beside it says that the entries could not
+// Snapshot reads the node from the calling thread's namespace. The snapshot is nil if
+// there is no table to read; an error beside it says that the entries could not
 // be read.
 func Snapshot(ctx context.Context, o Options) (*snapshot.Snapshot, error) {
 	if _, err := sysctl.ReadLimits(""); err != nil {

@@ -1,7 +1,7 @@
 // Command trackless is a node-local DNS cache that keeps DNS out of the
 // kernel's connection tracking table, and the tool that shows it.
 //
-// Each verb has a file of its own; directives.go is the plugin list of
+// Each verb has a file or a package of its own; directives.go is the plugin list of
 // `trackless serve`.
 package main
 

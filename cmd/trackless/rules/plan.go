@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -39,6 +38,9 @@ const planExample = `  trackless rules plan -conf /etc/coredns/Corefile
 
 // planTable stands for the name of an instance's table.
 const planTable = owner.TablePrefix + "plan"
+
+// dnsPort is the default of -dns.port.
+const dnsPort = "53"
 
 type planOptions struct {
 	conf   string
@@ -76,7 +78,7 @@ func planCommand(readPlan func(conf, port string) (Plan, error)) *cobra.Command 
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.conf, "conf", "", "Corefile to read, a file or \"stdin\" (default \"Corefile\" in the working directory)")
-	flags.StringVar(&o.port, "dns.port", dnsserver.DefaultPort, "default port of server blocks that name none")
+	flags.StringVar(&o.port, "dns.port", dnsPort, "default port of server blocks that name none")
 	flags.StringVar(&o.format, "format", "", "nft or iptables-save (default: that of the backend in the Corefile)")
 	cli.OutputFlag(cmd, &o.output)
 	return cmd

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// recentLog keeps the end of the log in memory, for `trackless support-bundle`:
-// where the lines go that are written to the standard output depends on who
-// started us, and is often out of reach from inside a container. It is an
+// recentLog keeps the end of the log in memory, for `trackless support-bundle`.
+// The standard output goes where whoever started us sends it, often out of reach
+// from inside a container. It is an
 // io.Writer that takes one line with each call, as package log writes them.
 //
 // Warnings and errors are kept apart as well, so that a log of every query does

@@ -28,16 +28,15 @@ import (
 	"github.com/trackless-dns/trackless/server"
 )
 
-// syncInterval is the time between two looks at the mounted ConfigMaps, as
+// syncInterval is the time between two readings of the mounted ConfigMaps, as
 // node-cache has it.
 const syncInterval = 10 * time.Second
 
-// Source makes the Corefile of node-cache's files and follows their
-// changes.
+// Source makes the Corefile of node-cache's files and follows their changes.
 //
-// The text changes only while mu is held, and mu is held until what runs has
-// changed with it. The reload plugin asks Load, which waits for mu, so that no
-// two reloads meet.
+// mu is held from a change of the text until the running server has changed with
+// it. The reload plugin calls Load, which waits for mu: so two reloads never
+// overlap.
 type Source struct {
 	options    *nodecache.Options
 	port       uint16
@@ -47,7 +46,7 @@ type Source struct {
 
 	mu            sync.Mutex
 	inputs        inputs
-	corefile      string // what the template became; empty without one
+	corefile      string // rendered from the template; empty without one
 	lastComplaint string // is logged once
 	late          bool   // it has changed before anything ran
 }
@@ -174,7 +173,7 @@ func (n *Source) mayChangeRules() bool {
 	return false
 }
 
-// look reads the files. What cannot be read stays as it was.
+// look reads the files. A file that cannot be read counts as unchanged.
 func (n *Source) look() inputs {
 	now := n.inputs
 	template, err := os.ReadFile(n.options.BaseCorefile)
@@ -250,7 +249,7 @@ func (n *Source) input(serverType, text string) caddy.Input {
 	return caddy.CaddyfileInput{Contents: []byte(text), Filepath: n.options.Corefile, ServerTypeName: serverType}
 }
 
-// follow looks at the files from time to time, until the process ends.
+// follow reads the files from time to time, until the process ends.
 func (n *Source) follow() {
 	for range time.Tick(syncInterval) {
 		n.mu.Lock()
@@ -263,7 +262,7 @@ func (n *Source) follow() {
 	}
 }
 
-// change renders again and, if asked to, replaces what runs. mu is held.
+// change renders again and, if asked to, reloads. mu is held.
 func (n *Source) change(now inputs, reload bool) {
 	before := n.corefile
 	if err := n.update(now); err != nil {
@@ -275,7 +274,7 @@ func (n *Source) change(now inputs, reload bool) {
 	}
 }
 
-// reload replaces what runs. mu is held.
+// reload replaces the running server. mu is held.
 func (n *Source) reload() {
 	instances := caddy.Instances()
 	if n.late = len(instances) == 0; n.late {
@@ -287,8 +286,8 @@ func (n *Source) reload() {
 	}
 }
 
-// reloads reports whether what runs has the reload plugin: without it, nobody
-// expects a change to take effect.
+// reloads reports whether the running Corefile has the reload plugin: without it,
+// nobody expects a change to take effect.
 func (n *Source) reloads() bool {
 	for _, i := range caddy.Instances() {
 		input := i.Caddyfile()

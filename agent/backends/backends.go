@@ -3,6 +3,7 @@
 package backends
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
+	kinds "github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/predecessor"
@@ -26,8 +28,8 @@ const (
 	IPTables = "iptables"
 )
 
-// openNFT opens the nftables backend; tests make it fail.
-var openNFT = func() (*nftables.Backend, error) { return nftables.New(nftables.Config{}) }
+// openBackend opens a backend; tests make it fail.
+var openBackend = func(k kinds.Kind, o kinds.Options) (iptables.Backend, error) { return k.Open(o) }
 
 // Choice is what a Corefile says of the backend.
 type Choice struct {
@@ -41,33 +43,28 @@ func (c Choice) String() string { return strings.TrimSpace(c.Name + " " + string
 // Open makes the backend that is asked for and says why it is that
 // one. It changes nothing in the kernel. Failures of programs are counted by count.
 func (c Choice) Open(count func(errorType string)) (b iptables.Backend, why string, err error) {
-	if c.Name == IPTables {
-		b, err := c.openBinaries(count)
+	options := kinds.Options{Variant: c.Variant, Count: count}
+	if kind, named := kinds.Named(c.Name); named {
+		b, err := openBackend(kind, options)
 		return b, "the Corefile says so", err
 	}
-	native, err := openNFT()
-	var unsupported *iptables.UnsupportedError
-	switch {
-	case err == nil && c.Name == NFTables:
-		return native, "the Corefile says so", nil
-	case err == nil:
-		return native, "this kernel has nf_tables", nil
-	case c.Name == NFTables || !errors.As(err, &unsupported):
-		return nil, "", err
+	var failed []error
+	for _, kind := range kinds.All() {
+		b, err := openBackend(kind, options)
+		if err == nil {
+			return b, cmp.Or(why, "this kernel has "+kind.Needs), nil
+		}
+		failed = append(failed, err)
+		var unsupported *iptables.UnsupportedError
+		if !errors.As(err, &unsupported) {
+			break
+		}
+		why = "this kernel has no " + unsupported.Feature
 	}
-	b, otherErr := c.openBinaries(count)
-	if otherErr != nil {
-		return nil, "", fmt.Errorf("neither backend can be used: %w; %w", err, otherErr)
+	if len(failed) == 1 {
+		return nil, "", failed[0]
 	}
-	return b, "this kernel has no " + unsupported.Feature, nil
-}
-
-func (c Choice) openBinaries(count func(errorType string)) (iptables.Backend, error) {
-	b, err := binaries.New(binaries.Config{Variant: c.Variant, Count: count})
-	if err != nil {
-		return nil, err // not b: a nil pointer in an interface is none
-	}
-	return b, nil
+	return nil, "", fmt.Errorf("neither backend can be used: %w; %w", failed[0], failed[1])
 }
 
 // Serves reports whether a backend is one that is asked for.
@@ -76,12 +73,16 @@ func (c Choice) Serves(b iptables.Backend) bool {
 		can, _ := b.Capabilities() // Variant takes no probe
 		return c.Name == b.Name() && (c.Variant == binaries.Auto || string(c.Variant) == can.Variant)
 	}
-	if b.Name() == NFTables {
-		return true
+	// auto keeps a backend only where there is nothing better.
+	for _, kind := range kinds.All() {
+		if kind.Name == b.Name() {
+			break
+		}
+		if _, err := openBackend(kind, kinds.Options{Variant: c.Variant}); err == nil {
+			return false
+		}
 	}
-	// auto keeps iptables only where there is nothing better.
-	_, err := openNFT()
-	return err != nil
+	return true
 }
 
 // Fit adapts the plan to what the backend can do on this kernel, and says what
@@ -122,7 +123,7 @@ func Announce(b iptables.Backend, why string, log logger.Logger) {
 // adoptInterval is the time between two looks for what a predecessor left.
 const adoptInterval = time.Minute
 
-// Adopter takes away what predecessors left: rules of dead instances, of either
+// Adopter takes away what predecessors left: rules of dead instances, of any
 // backend, and those of Kubernetes' node-cache, which puts its own back once a
 // minute while it lives. A look runs up to a dozen programs, so it is not taken
 // more often than that.
@@ -166,12 +167,11 @@ func adoptAll(addrs []netip.Addr, log logger.Logger) (changed bool, err error) {
 
 // RemoveStale takes away the rules of instances that are certainly dead.
 func RemoveStale(log logger.Logger) error {
-	stale, err := binaries.RemoveStale()
-	tables, tablesErr := nftables.RemoveStale(nftables.Config{})
-	if stale = append(stale, tables...); len(stale) > 0 {
+	stale, err := kinds.RemoveStale()
+	if len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
 	}
-	return errors.Join(err, tablesErr)
+	return err
 }
 
 // Watch announces changes of the node: those that the kernel tells

@@ -7,15 +7,19 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	kinds "github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
 // withoutNFTables makes this kernel one without nf_tables.
 func withoutNFTables(t *testing.T) {
-	real := openNFT
-	t.Cleanup(func() { openNFT = real })
-	openNFT = func() (*nftables.Backend, error) {
+	real := openBackend
+	t.Cleanup(func() { openBackend = real })
+	openBackend = func(k kinds.Kind, o kinds.Options) (iptables.Backend, error) {
+		if k.Name != NFTables {
+			return real(k, o)
+		}
 		return nil, &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("not supported")}
 	}
 }
@@ -71,7 +75,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 func TestWhenAReloadChangesTheBackend(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
-	native, err := openNFT()
+	native, err := nftables.New(nftables.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}

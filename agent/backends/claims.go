@@ -6,21 +6,24 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/binaries"
-	"github.com/trackless-dns/trackless/iptables/nftables"
+	kinds "github.com/trackless-dns/trackless/iptables/backends"
 )
 
 // Claims returns who on this node asks for which addresses, this process left out:
-// instances with either backend, and other DNS servers that listen at just one
+// instances with any backend, and other DNS servers that listen at just one
 // address, as node-cache does beside which we end.
 func Claims() (iptables.Claims, error) {
-	instances, err := nftables.Instances(nftables.Config{})
-	var unsupported *iptables.UnsupportedError
-	if errors.As(err, &unsupported) {
-		err = nil
+	var others []iptables.Instance
+	var errs []error
+	for _, kind := range kinds.All() {
+		instances, err := kind.Instances()
+		var unsupported *iptables.UnsupportedError
+		if !errors.As(err, &unsupported) {
+			errs = append(errs, err)
+		}
+		others = append(others, instances...)
 	}
-	chains, chainsErr := binaries.Instances()
-	others := slices.DeleteFunc(append(instances, chains...), func(i iptables.Instance) bool { return i.Owner.IsSelf() })
-	servers, serversErr := sockets.OtherListeners("/proc/thread-self")
-	return iptables.NewClaims(others, servers), errors.Join(err, chainsErr, serversErr)
+	others = slices.DeleteFunc(others, func(i iptables.Instance) bool { return i.Owner.IsSelf() })
+	servers, err := sockets.OtherListeners("/proc/thread-self")
+	return iptables.NewClaims(others, servers), errors.Join(append(errs, err)...)
 }

@@ -4,13 +4,11 @@ package instance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/trackless-dns/trackless/iptables"
-	"github.com/trackless-dns/trackless/iptables/binaries"
+	"github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/control"
-	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -47,12 +45,8 @@ type Kernel struct{}
 // NetNamespace implements Node.
 func (Kernel) NetNamespace() uint64 { return control.Self().NetNamespace }
 
-// Instances are those of both backends, also where the kernel has no nf_tables.
-func (Kernel) Instances() ([]iptables.Instance, error) {
-	tables, err := nftables.Instances(nftables.Config{})
-	chains, chainsErr := binaries.Instances()
-	return append(tables, chains...), errors.Join(err, chainsErr)
-}
+// Instances are those of all backends, also where the kernel has no nf_tables.
+func (Kernel) Instances() ([]iptables.Instance, error) { return backends.Instances() }
 
 // Sockets implements Node.
 func (Kernel) Sockets(name string, pids []int) []ControlSocket {

@@ -7,12 +7,12 @@ import (
 	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/internal/thread"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
-	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/node/instance"
 )
 
@@ -60,12 +60,7 @@ func (Kernel) OtherListeners() ([]netip.Addr, error) { return sockets.OtherListe
 func (Kernel) RemoveLink(name string) error { return hostaddr.RemoveLink(hostaddr.Config{}, name) }
 
 // RemoveTable implements Node.
-func (Kernel) RemoveTable(i iptables.Instance) error {
-	if i.Backend == "iptables" {
-		return binaries.RemoveInstance(i.Table)
-	}
-	return nftables.RemoveTable(nftables.Config{}, i.Table)
-}
+func (Kernel) RemoveTable(i iptables.Instance) error { return backends.Remove(i) }
 
 // Foreign implements Node.
 func (Kernel) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ForeignRule, error) {

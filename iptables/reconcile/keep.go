@@ -126,15 +126,8 @@ func (r *Reconciler) lapse(s *serving, round *lease.Round) {
 	r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
 	// Where somebody holds up the kernel, what was renewed too late runs out instead.
 	if len(yield) > 0 && r.mu.TryLock() {
-		r.yieldTo(s, yield)
+		r.yieldTo(s.plan, yield)
 		r.mu.Unlock()
-	}
-}
-
-// yieldTo leaves addresses to the cluster's DNS. The lock is held.
-func (r *Reconciler) yieldTo(s *serving, addrs []netip.Addr) {
-	if err := r.standBack(s.plan, addrs); err != nil {
-		r.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(addrs), err)
 	}
 }
 

@@ -63,7 +63,7 @@ func (r *Reconciler) checkLoad(ctx context.Context, s *serving, lock func() bool
 	}
 	var wait time.Duration
 	r.leases.tell(func(m *lease.Machine) { wait = m.Overloaded(time.Now(), errors.New(load.Explain())) })
-	r.yieldTo(s, s.plan.Addresses())
+	r.yieldTo(s.plan, s.plan.Addresses())
 	part, backlog := load.Lost()
 	r.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
 		addressList(s.plan.Addresses()), wait, 100*part, backlog.Round(time.Millisecond), load.Explain())

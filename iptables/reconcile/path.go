@@ -25,11 +25,8 @@ func (r *Reconciler) checkPath(rules iptables.Rules) {
 	blocked, cleared := r.cfg.Kernel.MakeWay(rules)
 	var lost []netip.Addr
 	r.leases.tell(func(m *lease.Machine) { lost = m.PathChecked(time.Now(), blocked, cleared) })
-	if len(lost) == 0 {
-		return
-	}
-	if err := r.standBack(rules.Plan, lost); err != nil {
-		r.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(lost), err)
+	if len(lost) > 0 {
+		r.yieldTo(rules.Plan, lost)
 	}
 }
 
@@ -43,8 +40,14 @@ func (r *Reconciler) checkPathOf(ctx context.Context, s *serving) {
 	}
 }
 
-// standBack leaves the queries to addresses to the cluster's DNS. The lock is held.
-func (r *Reconciler) standBack(p iptables.Plan, addrs []netip.Addr) error {
+// yieldTo leaves the queries to addresses to the cluster's DNS. The lock is held.
+func (r *Reconciler) yieldTo(p iptables.Plan, addrs []netip.Addr) {
+	if err := r.endLeases(p, addrs); err != nil {
+		r.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(addrs), err)
+	}
+}
+
+func (r *Reconciler) endLeases(p iptables.Plan, addrs []netip.Addr) error {
 	listen := slices.DeleteFunc(slices.Clone(p.Listen), func(e iptables.Endpoint) bool { return !slices.Contains(addrs, e.Addr) })
 	b := r.Backend()
 	if p.Lease == 0 {

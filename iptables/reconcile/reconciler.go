@@ -52,9 +52,9 @@ type Reconciler struct {
 	load    loadMeter
 	probes  prober
 
-	plans    atomic.Pointer[plans]  // for readers
-	crowded  atomic.Pointer[func()] // measures the load for the attached plan
-	hopeless atomic.Bool            // queries were not answered in all of the drain
+	plans     atomic.Pointer[plans]  // for readers
+	crowded   atomic.Pointer[func()] // measures the load for the attached plan
+	undrained atomic.Bool            // queries were not answered in all of the drain
 
 	// mu is held while the kernel changes, which may take seconds: a foreign
 	// transaction can hold the kernel's own lock that long. What renews the

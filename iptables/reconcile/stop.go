@@ -27,8 +27,8 @@ func (r *Reconciler) Detach() error {
 	r.mu.Lock()
 	err := r.leave()
 	r.mu.Unlock()
-	if !r.hopeless.Load() {
-		r.hopeless.Store(!r.drain())
+	if !r.undrained.Load() {
+		r.undrained.Store(!r.drain())
 	}
 	return err
 }

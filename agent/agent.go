@@ -232,7 +232,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Uplinks: follower.Uplinks,
 			Unowned: p.services.Unowned,
 			Refresh: p.refresh,
-			MakeWay: (&firewall.Opener{Log: p.log}).Open,
+			Unblock: (&firewall.Opener{Log: p.log}).Open,
 			Adopt:   (&backends.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
 			Claims:  backends.Claims,
 			Explain: firewall.Explain,

@@ -121,8 +121,8 @@ type Devices interface {
 	// last LostFor, of which none arrived. A caller that did not run for a
 	// while finds none.
 	Lost() ([]string, error)
-	// SetAside leaves the queries that a device brings tracked for a time.
-	SetAside(device string, d time.Duration) error
+	// Quarantine leaves the queries that a device brings tracked for a time.
+	Quarantine(device string, d time.Duration) error
 }
 
 // LostFor is how long [Devices.Lost] remembers a query.

@@ -71,11 +71,11 @@ type Config struct {
 	Instead func(netip.Addr) netip.Addr
 }
 
-// Rules are those that bring queries here. GiveBack leaves the queries to the cluster's
-// DNS, TakeBack ends that.
+// Rules are those that bring queries here. FailOver leaves the queries to the cluster's
+// DNS, FailBack ends that.
 type Rules interface {
-	GiveBack(why error) error
-	TakeBack() error
+	FailOver(why error) error
+	FailBack() error
 }
 
 // Serve passes a miss on, or asks the cluster's DNS in place of the block's upstreams.
@@ -94,7 +94,7 @@ func (m *Monitor) Follow(config *Config, k Rules) {
 	}
 	if k == nil || config.DryRun {
 		if k != nil && m.given {
-			if err := k.TakeBack(); err != nil {
+			if err := k.FailBack(); err != nil {
 				m.Log.Errorf("%v", err)
 			}
 		}
@@ -216,10 +216,10 @@ func (m *Monitor) decide(config *Config, k Rules) {
 	}
 	switch {
 	case why != nil:
-		err = k.GiveBack(why)
+		err = k.FailOver(why)
 		m.given = true
 	case m.given:
-		err = k.TakeBack()
+		err = k.FailBack()
 		m.given = false
 	}
 	if err != nil {

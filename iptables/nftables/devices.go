@@ -56,8 +56,8 @@ func lostOf(asked, arrived []nfnl.Element, took time.Duration) (lost []string) {
 	return lost
 }
 
-// SetAside leaves the queries that a device brings tracked for a time.
-func (b *Backend) SetAside(device string, d time.Duration) error {
+// Quarantine leaves the queries that a device brings tracked for a time.
+func (b *Backend) Quarantine(device string, d time.Duration) error {
 	return b.change("set "+device+" aside", func(c *nftables.Conn) error {
 		return addElements(c, b.rs.sets[asideSet.name], []nftables.SetElement{{Key: nfnl.DeviceKey(device), Timeout: d}})
 	})

@@ -79,7 +79,7 @@ func TestLost(t *testing.T) {
 			}
 			testns.Run(t, "nft", "add table inet x; add chain inet x c { type filter hook input priority 0; }; add rule inet x c iifname pod0 ct state untracked drop")
 			tracetest.Await(t, "the loss is found", func() bool { return slices.Equal(ask(), []string{"pod0"}) })
-			if err := b.SetAside("pod0", time.Minute); err != nil {
+			if err := b.Quarantine("pod0", time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			tracetest.Await(t, "the device is set aside", func() bool { return len(ask()) == 0 })

@@ -141,8 +141,8 @@ func (t *Twin) ExemptOnly(conns []iptables.Connection) error {
 // Lost implements [iptables.Devices]; a twin loses nothing.
 func (*Twin) Lost() ([]string, error) { return nil, nil }
 
-// SetAside implements [iptables.Devices].
-func (t *Twin) SetAside(device string, d time.Duration) error {
+// Quarantine implements [iptables.Devices].
+func (t *Twin) Quarantine(device string, d time.Duration) error {
 	t.put(asideSet.name, string(nfnl.DeviceKey(device)), time.Now().Add(d))
 	return nil
 }

@@ -76,11 +76,11 @@ type Kernel struct {
 	Unowned func([]netip.Addr) []netip.Addr
 	// Refresh brings up to date what is not the Reconciler's, at every sync.
 	Refresh func(iptables.Rules) error
-	// MakeWay lets untracked DNS pass the filter chains of others. It returns
+	// Unblock lets untracked DNS pass the filter chains of others. It returns
 	// for each address to which it does not pass what blocks it and what
 	// can be done, and whether anything passes now that did not before. It is
 	// called by one goroutine at a time.
-	MakeWay func(iptables.Rules) (blocked map[netip.Addr]error, cleared bool)
+	Unblock func(iptables.Rules) (blocked map[netip.Addr]error, cleared bool)
 	// Adopt takes away what a predecessor left for the addresses, and reports
 	// whether that was anything. It is called once DNS to them is untracked by
 	// our own rules, and at every sync.

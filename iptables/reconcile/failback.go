@@ -26,10 +26,10 @@ func (r *Reconciler) DetachByHand() error {
 	return nil
 }
 
-// GiveBack leaves the queries to the cluster's DNS, since what came here
-// would not be answered. It lasts until TakeBack or the end of the process, also
+// FailOver leaves the queries to the cluster's DNS, since what came here
+// would not be answered. It lasts until FailBack or the end of the process, also
 // over a change of plan. At a stop it does nothing: that leaves them as well.
-func (r *Reconciler) GiveBack(why error) error {
+func (r *Reconciler) FailOver(why error) error {
 	isNew, err := r.withhold(lease.Unanswerable, why)
 	if errors.Is(err, errLeaving) {
 		return nil
@@ -100,9 +100,9 @@ func (r *Reconciler) attachByHand() error {
 	return err
 }
 
-// TakeBack ends what GiveBack began. Queries are untracked again as soon as the
+// FailBack ends what FailOver began. Queries are untracked again as soon as the
 // listeners answer.
-func (r *Reconciler) TakeBack() error {
+func (r *Reconciler) FailBack() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.leaving {

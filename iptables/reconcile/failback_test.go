@@ -12,7 +12,7 @@ var errNoUpstream = errors.New("the upstream is gone")
 func TestGiveBack(t *testing.T) {
 	inBubble(t, "until it is taken back", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
-		if err := errors.Join(k.GiveBack(errNoUpstream), k.GiveBack(errNoUpstream)); err != nil {
+		if err := errors.Join(k.FailOver(errNoUpstream), k.FailOver(errNoUpstream)); err != nil {
 			t.Fatal(err)
 		}
 		n.expect(t, "detach")
@@ -28,7 +28,7 @@ func TestGiveBack(t *testing.T) {
 			t.Errorf("said %d times", n)
 		}
 		n.takeLog()
-		if err := errors.Join(k.TakeBack(), k.TakeBack()); err != nil {
+		if err := errors.Join(k.FailBack(), k.FailBack()); err != nil {
 			t.Fatal(err)
 		}
 		n.expect(t, "install 10.96.0.10 leases=1")
@@ -42,7 +42,7 @@ func TestGiveBack(t *testing.T) {
 	})
 	inBubble(t, "both reasons must end", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
-		if err := errors.Join(k.GiveBack(errNoUpstream), k.DetachByHand(), k.TakeBack()); err != nil {
+		if err := errors.Join(k.FailOver(errNoUpstream), k.DetachByHand(), k.FailBack()); err != nil {
 			t.Fatal(err)
 		}
 		n.expect(t, "detach")
@@ -57,7 +57,7 @@ func TestGiveBack(t *testing.T) {
 	})
 	inBubble(t, "lasts over a change of plan", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
-		if err := k.GiveBack(errNoUpstream); err != nil {
+		if err := k.FailOver(errNoUpstream); err != nil {
 			t.Fatal(err)
 		}
 		p := planFor("10.96.0.10", "169.254.20.10")
@@ -70,7 +70,7 @@ func TestGiveBack(t *testing.T) {
 		if k.Covers(clusterIP) || k.Covers(linkLocal) || k.State() != Detached {
 			t.Errorf("%v", k.Status())
 		}
-		if err := k.TakeBack(); err != nil {
+		if err := k.FailBack(); err != nil {
 			t.Fatal(err)
 		}
 		settle(time.Second)
@@ -80,7 +80,7 @@ func TestGiveBack(t *testing.T) {
 	})
 	inBubble(t, "does not hinder the end", func(t *testing.T, n *node, k *Reconciler) {
 		attached(t, k, planFor("10.96.0.10"), n)
-		if err := errors.Join(k.GiveBack(errNoUpstream), k.Detach(), k.Close(), k.TakeBack()); err != nil {
+		if err := errors.Join(k.FailOver(errNoUpstream), k.Detach(), k.Close(), k.FailBack()); err != nil {
 			t.Fatal(err)
 		}
 		n.expect(t, "detach", "close-checks", "remove-rules", "remove-addresses")

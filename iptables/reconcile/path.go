@@ -22,7 +22,7 @@ func (r *Reconciler) checkPath(rules iptables.Rules) {
 	if rules.Plan.DryRun {
 		return
 	}
-	blocked, cleared := r.cfg.Kernel.MakeWay(rules)
+	blocked, cleared := r.cfg.Kernel.Unblock(rules)
 	var lost []netip.Addr
 	r.leases.tell(func(m *lease.Machine) { lost = m.PathChecked(time.Now(), blocked, cleared) })
 	if len(lost) > 0 {

@@ -25,7 +25,7 @@ func newObstructed(addrs ...string) (*obstructedNode, *Reconciler) {
 	n, k := newNode()
 	o := &obstructedNode{node: n}
 	o.block(addrs...)
-	k.cfg.Kernel.MakeWay = func(iptables.Rules) (map[netip.Addr]error, bool) {
+	k.cfg.Kernel.Unblock = func(iptables.Rules) (map[netip.Addr]error, bool) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.looks++

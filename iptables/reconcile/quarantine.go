@@ -133,7 +133,7 @@ func (r *Reconciler) quarantine(s *serving, b iptables.Devices, q *quarantine, d
 	for _, d := range devices {
 		now := time.Now()
 		wait := q.next(now, d)
-		if err := b.SetAside(d, wait); err != nil {
+		if err := b.Quarantine(d, wait); err != nil {
 			r.cfg.Log.Warningf("leave the queries of %s to the cluster: %v", d, err)
 			continue
 		}

@@ -34,7 +34,7 @@ func (l *lossy) Lost() ([]string, error) {
 	return l.lost, nil
 }
 
-func (l *lossy) SetAside(device string, d time.Duration) error {
+func (l *lossy) Quarantine(device string, d time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.aside = append(l.aside, fmt.Sprintf("%s for %s", device, d))
@@ -120,7 +120,7 @@ func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
 		cleared := 0 // times that something passes anew
 		var blocked map[netip.Addr]error
 		k.mu.Lock()
-		k.cfg.Kernel.MakeWay = func(iptables.Rules) (b map[netip.Addr]error, anew bool) {
+		k.cfg.Kernel.Unblock = func(iptables.Rules) (b map[netip.Addr]error, anew bool) {
 			n.set(func() { b, anew, cleared = blocked, cleared > 0, max(cleared-1, 0) })
 			return b, anew
 		}

@@ -120,7 +120,7 @@ func TestWhatAPredecessorLeft(t *testing.T) {
 			}
 			return left.Add(-1) == 0, nil
 		}
-		k.cfg.Kernel.MakeWay = func(iptables.Rules) (map[netip.Addr]error, bool) {
+		k.cfg.Kernel.Unblock = func(iptables.Rules) (map[netip.Addr]error, bool) {
 			ways.Add(1)
 			return nil, false
 		}

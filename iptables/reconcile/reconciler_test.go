@@ -226,7 +226,7 @@ func (n *node) kernel() Kernel {
 		Uplinks:     func(iptables.Plan) ([]string, error) { return nil, nil },
 		Unowned:     func([]netip.Addr) []netip.Addr { return nil },
 		Refresh:     func(iptables.Rules) error { return nil },
-		MakeWay:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
+		Unblock:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
 		Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
 		Claims:      n.claims,
 		Explain:     func(netip.Addr) string { return "" },

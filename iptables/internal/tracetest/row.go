@@ -75,7 +75,7 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 			if can, err = b.Capabilities(); err != nil || can.Devices == nil {
 				t.Fatalf("%s: the backend cannot: %v", step.Do, err)
 			}
-			err = can.Devices.SetAside(words[1], Long)
+			err = can.Devices.Quarantine(words[1], Long)
 		case "end":
 			err = b.EndLease([]netip.Addr{Addr(f, words[1])})
 		case "exempt":

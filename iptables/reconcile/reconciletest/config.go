@@ -22,7 +22,7 @@ func Config(b iptables.Backend, a reconcile.Addresses, log reconcile.Logger) rec
 			Uplinks:     func(iptables.Plan) ([]string, error) { return nil, nil },
 			Unowned:     func([]netip.Addr) []netip.Addr { return nil },
 			Refresh:     func(iptables.Rules) error { return nil },
-			MakeWay:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
+			Unblock:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
 			Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
 			Claims:      func() (iptables.Claims, error) { return iptables.Claims{}, nil },
 			Explain:     func(netip.Addr) string { return "" },

@@ -24,33 +24,33 @@ const (
 // once, since none may wait for another: the lease is renewed after each round
 // of checks that was answered; the effect is checked; what others take away
 // is put back; devices and the load are watched.
-func (r *Reconciler) keep(ctx context.Context, s *serving) {
+func (s *serving) keep(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
 		every(ctx, effectInterval, nil, func(iptables.Change) {
-			r.checkEffect(ctx, s)
-			r.checkCause(ctx, s)
+			s.checkEffect(ctx)
+			s.checkCause(ctx)
 		})
 	})
 	wg.Go(func() {
-		r.takeOver(ctx, s)
-		every(ctx, r.cfg.Sync, r.cfg.Changes, func(c iptables.Change) { r.sync(ctx, s, c) })
+		s.takeOver(ctx)
+		every(ctx, s.r.cfg.Sync, s.r.cfg.Changes, func(c iptables.Change) { s.sync(ctx, c) })
 	})
-	wg.Go(func() { r.watchDevices(ctx, s) })
-	crowded := func() { r.checkLoad(ctx, s, r.mu.TryLock) }
-	r.crowded.Store(&crowded)
-	defer r.crowded.CompareAndSwap(&crowded, nil)
+	wg.Go(func() { s.watchDevices(ctx) })
+	crowded := func() { s.checkLoad(ctx, s.r.mu.TryLock) }
+	s.r.crowded.Store(&crowded)
+	defer s.r.crowded.CompareAndSwap(&crowded, nil)
 	wg.Go(func() {
 		every(ctx, lease.SampleInterval, nil, func(iptables.Change) {
-			r.checkLoad(ctx, s, func() bool { r.mu.Lock(); return true })
+			s.checkLoad(ctx, func() bool { s.r.mu.Lock(); return true })
 		})
 	})
 	interval := s.plan.Lease / 5
 	if interval == 0 {
 		interval = lessLease
 	}
-	every(ctx, interval, nil, func(iptables.Change) { r.renew(ctx, s) })
+	every(ctx, interval, nil, func(iptables.Change) { s.renew(ctx) })
 }
 
 // every calls f at each interval and at each change until the context ends.
@@ -73,28 +73,28 @@ func every(ctx context.Context, interval time.Duration, changes <-chan iptables.
 // whose endpoints all answered the checks of the round before. One after the other
 // they would take twice as long, which listeners that cannot keep up do not leave
 // us.
-func (r *Reconciler) renew(ctx context.Context, s *serving) {
-	due := asked(&r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
+func (s *serving) renew(ctx context.Context) {
+	due := asked(&s.r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
 	var renewals []lease.Renewal
 	var wg sync.WaitGroup
-	wg.Go(func() { renewals = r.renewAll(ctx, s, due) })
+	wg.Go(func() { renewals = s.renewAll(ctx, due) })
 	failed := s.checkAll(ctx)
 	wg.Wait()
 	if ctx.Err() != nil {
 		return
 	}
 	var round *lease.Round
-	r.leases.tell(func(*lease.Machine) { round = s.hold.Ended(time.Now(), failed, renewals) })
+	s.r.leases.tell(func(*lease.Machine) { round = s.hold.Ended(time.Now(), failed, renewals) })
 	for _, b := range round.Blocked {
-		r.cfg.Log.Warningf("%s: detached, %s: %v", b.Addr, whereTo(b.Why), b.Why)
+		s.r.cfg.Log.Warningf("%s: detached, %s: %v", b.Addr, whereTo(b.Why), b.Why)
 	}
 	if len(round.Lapsed) > 0 {
-		r.lapse(s, round)
+		s.lapse(round)
 	}
 	if len(round.Again) > 0 {
-		r.cfg.Log.Infof("%s: attached again", addressList(round.Again))
+		s.r.cfg.Log.Infof("%s: attached again", addressList(round.Again))
 	}
-	r.leases.tell(func(*lease.Machine) {
+	s.r.leases.tell(func(*lease.Machine) {
 		if ctx.Err() == nil {
 			round.Settle(time.Now())
 		}
@@ -102,10 +102,10 @@ func (r *Reconciler) renew(ctx context.Context, s *serving) {
 }
 
 // lapse is for leases that ran out. Those of a moment later come from the same.
-func (r *Reconciler) lapse(s *serving, round *lease.Round) {
+func (s *serving) lapse(round *lease.Round) {
 	addrs := addressList(round.LapsedAddrs())
 	if round.First {
-		load := r.load.measure(s.plan, &r.leases)
+		load := s.r.load.measure(s.plan, &s.r.leases)
 		load = load.SinceLapse()
 		worst := round.Worst()
 		why := worst.Why
@@ -113,30 +113,30 @@ func (r *Reconciler) lapse(s *serving, round *lease.Round) {
 			why = fmt.Errorf("%w; %s", why, explained)
 		}
 		var wait time.Duration
-		r.leases.tell(func(*lease.Machine) { wait = round.Explain(time.Now(), load.Cause(), why) })
+		s.r.leases.tell(func(*lease.Machine) { wait = round.Explain(time.Now(), load.Cause(), why) })
 		where := "went to the cluster"
 		if wait > 0 {
 			where = "goes to the cluster for " + wait.String()
 		}
-		r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", addrs, worst.Late.Round(time.Millisecond), where, why)
+		s.r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", addrs, worst.Late.Round(time.Millisecond), where, why)
 	} else {
-		r.cfg.Log.Infof("%s: the lease ran out as well", addrs)
+		s.r.cfg.Log.Infof("%s: the lease ran out as well", addrs)
 	}
 	var yield []netip.Addr
-	r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
+	s.r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
 	// Where somebody holds up the kernel, what was renewed too late runs out instead.
-	if len(yield) > 0 && r.mu.TryLock() {
-		r.yieldTo(s.plan, yield)
-		r.mu.Unlock()
+	if len(yield) > 0 && s.r.mu.TryLock() {
+		s.r.yieldTo(s.plan, yield)
+		s.r.mu.Unlock()
 	}
 }
 
 // checkEffect asks as any client would, and says once when that goes wrong
 // and once when it goes right again.
-func (r *Reconciler) checkEffect(ctx context.Context, s *serving) {
+func (s *serving) checkEffect(ctx context.Context) {
 	for _, a := range s.plan.Addresses() {
 		var may bool
-		r.leases.tell(func(*lease.Machine) { may = s.hold.MayCheckEffect(time.Now(), a) })
+		s.r.leases.tell(func(*lease.Machine) { may = s.hold.MayCheckEffect(time.Now(), a) })
 		if !may {
 			continue
 		}
@@ -146,16 +146,16 @@ func (r *Reconciler) checkEffect(ctx context.Context, s *serving) {
 			return
 		}
 		var effect lease.Effect
-		r.leases.tell(func(*lease.Machine) { effect = s.hold.EffectChecked(began, time.Now(), a, err) })
+		s.r.leases.tell(func(*lease.Machine) { effect = s.hold.EffectChecked(began, time.Now(), a, err) })
 		switch effect {
 		case lease.Restored:
-			r.cfg.Log.Infof("%s: the rules have their effect again", a)
+			s.r.cfg.Log.Infof("%s: the rules have their effect again", a)
 		case lease.Defeated:
-			if why := r.explain(ctx, a); why != "" {
+			if why := s.r.explain(ctx, a); why != "" {
 				err = fmt.Errorf("%w; %s", err, why)
 			}
-			r.leases.tell(func(*lease.Machine) { s.hold.EffectDefeated(a, err) })
-			r.cfg.Log.Warningf("%s: the rules are in force without effect: %v", a, err)
+			s.r.leases.tell(func(*lease.Machine) { s.hold.EffectDefeated(a, err) })
+			s.r.cfg.Log.Warningf("%s: the rules are in force without effect: %v", a, err)
 		}
 	}
 }
@@ -163,24 +163,24 @@ func (r *Reconciler) checkEffect(ctx context.Context, s *serving) {
 // checkCause finds out, once for each time, what of others may keep our checks
 // from being answered. It reads all their rules, and so waits until a lapse that is
 // over by itself would be.
-func (r *Reconciler) checkCause(ctx context.Context, s *serving) {
+func (s *serving) checkCause(ctx context.Context) {
 	var due bool
-	r.leases.tell(func(m *lease.Machine) {
+	s.r.leases.tell(func(m *lease.Machine) {
 		due = m.CauseIsDue(time.Now(), complainAfter, complainAfter+2*effectInterval)
 	})
-	if due && r.findCause(ctx, s) != "" {
-		r.cfg.Log.Warningf("still detached: %v", r.Standing().Reason)
+	if due && s.findCause(ctx) != "" {
+		s.r.cfg.Log.Warningf("still detached: %v", s.r.Standing().Reason)
 	}
 }
 
 // findCause looks for what of others may be why a plan is not attached.
-func (r *Reconciler) findCause(ctx context.Context, s *serving) (cause string) {
+func (s *serving) findCause(ctx context.Context) (cause string) {
 	addrs := s.plan.Addresses()
-	if len(addrs) == 0 || len(r.blocked(s.plan)) > 0 {
+	if len(addrs) == 0 || len(s.r.blocked(s.plan)) > 0 {
 		return ""
 	}
-	cause = r.explain(ctx, addrs[0])
-	r.leases.tell(func(m *lease.Machine) { m.FoundCause(cause) })
+	cause = s.r.explain(ctx, addrs[0])
+	s.r.leases.tell(func(m *lease.Machine) { m.FoundCause(cause) })
 	return cause
 }
 
@@ -246,20 +246,20 @@ func (p *prober) wait() {
 }
 
 // renewAll renews the leases of addresses, or attaches them where there is no lease.
-func (r *Reconciler) renewAll(ctx context.Context, s *serving, addrs []netip.Addr) []lease.Renewal {
+func (s *serving) renewAll(ctx context.Context, addrs []netip.Addr) []lease.Renewal {
 	if s.plan.Lease == 0 {
-		return r.probes.all(addrs, func(a netip.Addr) (time.Time, error) { return time.Now(), r.attachAgain(ctx, s, a) })
+		return s.r.probes.all(addrs, func(a netip.Addr) (time.Time, error) { return time.Now(), s.attachAgain(ctx, a) })
 	}
-	r.probes.token <- struct{}{}
-	defer func() { <-r.probes.token }()
-	return r.probes.all(addrs, func(a netip.Addr) (time.Time, error) {
+	s.r.probes.token <- struct{}{}
+	defer func() { <-s.r.probes.token }()
+	return s.r.probes.all(addrs, func(a netip.Addr) (time.Time, error) {
 		began := time.Now()
-		if err := r.mayProbe(s, a); err != nil {
+		if err := s.mayProbe(a); err != nil {
 			return began, err
 		}
 		answered, err := s.checker.Renew(ctx, a)
 		if err == nil {
-			r.leases.tell(func(m *lease.Machine) { m.Probed(a, began, time.Now(), s.plan.Lease) })
+			s.r.leases.tell(func(m *lease.Machine) { m.Probed(a, began, time.Now(), s.plan.Lease) })
 		}
 		return answered, err
 	})
@@ -267,18 +267,18 @@ func (r *Reconciler) renewAll(ctx context.Context, s *serving, addrs []netip.Add
 
 // mayProbe returns nil unless the way to an address was found blocked since the round
 // began, or the queries were left to the cluster's DNS.
-func (r *Reconciler) mayProbe(s *serving, a netip.Addr) error {
-	return asked(&r.leases, func(m *lease.Machine) error { return m.MayProbe(time.Now(), s.plan, a) })
+func (s *serving) mayProbe(a netip.Addr) error {
+	return asked(&s.r.leases, func(m *lease.Machine) error { return m.MayProbe(time.Now(), s.plan, a) })
 }
 
 // attachAgain untracks the queries of a plan without a lease, unless they are.
-func (r *Reconciler) attachAgain(ctx context.Context, s *serving, a netip.Addr) error {
-	if r.Covers(a) {
+func (s *serving) attachAgain(ctx context.Context, a netip.Addr) error {
+	if s.r.Covers(a) {
 		return nil
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := errors.Join(ctx.Err(), r.mayProbe(s, a)); err != nil {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if err := errors.Join(ctx.Err(), s.mayProbe(a)); err != nil {
 		return err
 	}
 	return s.backend.Attach()

@@ -52,23 +52,23 @@ func (r *Reconciler) Crowded() {
 // checkLoad leaves all queries to the cluster's DNS if too many are lost here to a CPU
 // limit. In its own time the lease would run out, and they would be lost until then.
 // lock takes the lock, or reports that it could not.
-func (r *Reconciler) checkLoad(ctx context.Context, s *serving, lock func() bool) {
-	load := r.load.measure(s.plan, &r.leases)
-	if !load.Overloaded() || !r.mayYield(ctx, s) || !lock() {
+func (s *serving) checkLoad(ctx context.Context, lock func() bool) {
+	load := s.r.load.measure(s.plan, &s.r.leases)
+	if !load.Overloaded() || !s.mayYield(ctx) || !lock() {
 		return
 	}
-	defer r.mu.Unlock()
-	if !r.mayYield(ctx, s) || r.current != s {
+	defer s.r.mu.Unlock()
+	if !s.mayYield(ctx) || s.r.current != s {
 		return
 	}
 	var wait time.Duration
-	r.leases.tell(func(m *lease.Machine) { wait = m.Overloaded(time.Now(), errors.New(load.Explain())) })
-	r.yieldTo(s.plan, s.plan.Addresses())
+	s.r.leases.tell(func(m *lease.Machine) { wait = m.Overloaded(time.Now(), errors.New(load.Explain())) })
+	s.r.yieldTo(s.plan, s.plan.Addresses())
 	part, backlog := load.Lost()
-	r.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
+	s.r.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
 		addressList(s.plan.Addresses()), wait, 100*part, backlog.Round(time.Millisecond), load.Explain())
 }
 
-func (r *Reconciler) mayYield(ctx context.Context, s *serving) bool {
-	return ctx.Err() == nil && asked(&r.leases, func(m *lease.Machine) bool { return m.MayYield(time.Now(), s.plan) })
+func (s *serving) mayYield(ctx context.Context) bool {
+	return ctx.Err() == nil && asked(&s.r.leases, func(m *lease.Machine) bool { return m.MayYield(time.Now(), s.plan) })
 }

@@ -32,11 +32,11 @@ func (r *Reconciler) checkPath(rules iptables.Rules) {
 
 // checkPathOf checks the path for a plan that is prepared or in force. It waits for a
 // check that is under way.
-func (r *Reconciler) checkPathOf(ctx context.Context, s *serving) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if ctx.Err() == nil && (r.next == s || r.current == s) {
-		r.checkPath(r.rules.installed[s.backend])
+func (s *serving) checkPathOf(ctx context.Context) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if ctx.Err() == nil && (s.r.next == s || s.r.current == s) {
+		s.r.checkPath(s.r.rules.installed[s.backend])
 	}
 }
 

@@ -51,8 +51,8 @@ func (r *Reconciler) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) e
 	if err := r.cfg.Addresses.Ensure(p.Addresses()); err != nil {
 		return err
 	}
-	n := &serving{plan: p, backend: b, checker: c}
-	if err := r.prepare(n); err != nil {
+	n := &serving{r: r, plan: p, backend: b, checker: c}
+	if err := n.prepare(); err != nil {
 		return errors.Join(err, c.Close(), r.restore(b))
 	}
 	r.next = n
@@ -62,22 +62,22 @@ func (r *Reconciler) PrepareOn(b iptables.Backend, p iptables.Plan, c Checker) e
 
 // prepare installs what a plan needs before its listeners are opened. Its addresses
 // are on the node.
-func (r *Reconciler) prepare(n *serving) (err error) {
-	if n.checks, n.leases, err = n.checker.Reserve(n.plan.Addresses()); err != nil {
+func (s *serving) prepare() (err error) {
+	if s.checks, s.leases, err = s.checker.Reserve(s.plan.Addresses()); err != nil {
 		return err
 	}
-	err = r.rules.install(n.backend, r.current, n)
+	err = s.r.rules.install(s.backend, s.r.current, s)
 	if errors.Is(err, iptables.ErrBusy) {
-		r.cfg.Log.Warningf("the rules come later: %v", err)
-		n.late, err = true, nil
+		s.r.cfg.Log.Warningf("the rules come later: %v", err)
+		s.late, err = true, nil
 	}
 	if err == nil {
-		err = r.ensureAgain(n.plan)
+		err = s.r.ensureAgain(s.plan)
 	}
 	if err != nil {
 		return err
 	}
-	return r.cfg.Kernel.Purge(n.plan.Listen)
+	return s.r.cfg.Kernel.Purge(s.plan.Listen)
 }
 
 // Commit waits in the background until every listen endpoint of the prepared
@@ -94,15 +94,15 @@ func (r *Reconciler) Commit() {
 	go func() {
 		defer close(n.done)
 		defer cancel()
-		if r.attachWhenAnswering(ctx, n) {
-			r.keep(ctx, n)
+		if n.attachWhenAnswering(ctx) {
+			n.keep(ctx)
 		}
 	}()
 }
 
 // attachWhenAnswering checks all endpoints until each has answered, then
 // attaches, trying again if the kernel refuses. It reports whether it did.
-func (r *Reconciler) attachWhenAnswering(ctx context.Context, n *serving) bool {
+func (s *serving) attachWhenAnswering(ctx context.Context) bool {
 	complain := time.NewTimer(complainAfter)
 	defer complain.Stop()
 	poll := time.NewTicker(attachInterval)
@@ -110,20 +110,20 @@ func (r *Reconciler) attachWhenAnswering(ctx context.Context, n *serving) bool {
 	var pathChecked time.Time
 	for {
 		if time.Since(pathChecked) >= pathInterval {
-			r.checkPathOf(ctx, n)
+			s.checkPathOf(ctx)
 			pathChecked = time.Now()
 		}
-		attached, why := r.tryToAttach(ctx, n)
+		attached, why := s.tryToAttach(ctx)
 		if why == nil {
 			return attached
 		}
-		r.leases.tell(func(m *lease.Machine) { m.Failing(why) })
+		s.r.leases.tell(func(m *lease.Machine) { m.Failing(why) })
 		select {
 		case <-ctx.Done():
 			return false
 		case <-complain.C:
-			r.findCause(ctx, n)
-			r.cfg.Log.Warningf("the rules wait, %s: %v", whereTo(why), r.Standing().Reason)
+			s.findCause(ctx)
+			s.r.cfg.Log.Warningf("the rules wait, %s: %v", whereTo(why), s.r.Standing().Reason)
 		case <-poll.C:
 		}
 	}
@@ -131,30 +131,30 @@ func (r *Reconciler) attachWhenAnswering(ctx context.Context, n *serving) bool {
 
 // tryToAttach attaches a plan if all its endpoints answer. It reports false if the
 // plan was given up meanwhile.
-func (r *Reconciler) tryToAttach(ctx context.Context, n *serving) (bool, error) {
-	if err := r.installLate(ctx, n); err != nil {
+func (s *serving) tryToAttach(ctx context.Context) (bool, error) {
+	if err := s.installLate(ctx); err != nil {
 		return false, err
 	}
-	failed := n.checkAll(ctx)
-	if err := asked(&r.leases, func(m *lease.Machine) error { return m.MayStart(n.plan, failed) }); err != nil {
+	failed := s.checkAll(ctx)
+	if err := asked(&s.r.leases, func(m *lease.Machine) error { return m.MayStart(s.plan, failed) }); err != nil {
 		return false, err
 	}
-	return r.attach(ctx, n)
+	return s.attach(ctx)
 }
 
 // installLate installs what Prepare could not. Without it our own checks are
 // rewritten like anybody's queries, and somebody else answers them.
-func (r *Reconciler) installLate(ctx context.Context, n *serving) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !n.late || ctx.Err() != nil || r.next != n {
+func (s *serving) installLate(ctx context.Context) error {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if !s.late || ctx.Err() != nil || s.r.next != s {
 		return nil
 	}
-	if err := r.rules.install(n.backend, r.current, n); err != nil {
+	if err := s.r.rules.install(s.backend, s.r.current, s); err != nil {
 		return err
 	}
-	n.late = false
-	return r.ensureAgain(n.plan)
+	s.late = false
+	return s.r.ensureAgain(s.plan)
 }
 
 // ensureAgain puts back addresses that an instance took along which ended meanwhile:
@@ -169,56 +169,56 @@ func (r *Reconciler) ensureAgain(p iptables.Plan) error {
 
 // attach makes the prepared plan the committed one and untracks its queries.
 // It reports false if the plan was given up meanwhile.
-func (r *Reconciler) attach(ctx context.Context, n *serving) (bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if ctx.Err() != nil || r.next != n {
+func (s *serving) attach(ctx context.Context) (bool, error) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if ctx.Err() != nil || s.r.next != s {
 		return false, nil
 	}
-	if err := r.rules.install(n.backend, n); err != nil {
+	if err := s.r.rules.install(s.backend, s); err != nil {
 		return false, err
 	}
-	replaces := r.current != nil && r.current.backend != n.backend
-	if r.current == nil || r.State() != Attached || replaces {
-		if err := r.rules.exempt(n); err != nil {
+	replaces := s.r.current != nil && s.r.current.backend != s.backend
+	if s.r.current == nil || s.r.State() != Attached || replaces {
+		if err := s.r.rules.exempt(s); err != nil {
 			return false, err
 		}
 	}
-	renewed, taken, err := r.take(ctx, n)
+	renewed, taken, err := s.take(ctx)
 	if err != nil {
 		return false, err
 	}
 	if replaces {
-		if err := r.rules.exemptOnly(n); err != nil {
+		if err := s.r.rules.exemptOnly(s); err != nil {
 			return false, err
 		}
 	}
-	old := r.current
-	r.current, r.next = n, nil
-	r.publish()
-	r.leases.tell(func(m *lease.Machine) { n.hold = m.Start(time.Now(), n.plan, renewed, taken) })
-	if err := r.finish(old, n); err != nil {
-		r.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
+	old := s.r.current
+	s.r.current, s.r.next = s, nil
+	s.r.publish()
+	s.r.leases.tell(func(m *lease.Machine) { s.hold = m.Start(time.Now(), s.plan, renewed, taken) })
+	if err := s.r.finish(old, s); err != nil {
+		s.r.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
-	r.logAttached(n)
+	s.logAttached()
 	return true, nil
 }
 
 // take untracks the queries of a plan that has answered, if they may be taken. It
 // returns when the answers came that renewed the leases.
-func (r *Reconciler) take(ctx context.Context, n *serving) (renewed map[netip.Addr]time.Time, taken bool, err error) {
-	r.load.measure(n.plan, &r.leases) // before the queries of a busy node come all at once
+func (s *serving) take(ctx context.Context) (renewed map[netip.Addr]time.Time, taken bool, err error) {
+	s.r.load.measure(s.plan, &s.r.leases) // before the queries of a busy node come all at once
 	switch {
-	case n.plan.DryRun || !r.mayTake():
+	case s.plan.DryRun || !s.r.mayTake():
 		return nil, false, nil
-	case n.plan.Lease == 0:
-		err := n.backend.Attach()
+	case s.plan.Lease == 0:
+		err := s.backend.Attach()
 		return nil, err == nil, err
 	}
-	blocked := r.blocked(n.plan)
-	free := slices.DeleteFunc(n.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil })
+	blocked := s.r.blocked(s.plan)
+	free := slices.DeleteFunc(s.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil })
 	renewed = map[netip.Addr]time.Time{}
-	for _, p := range r.renewAll(ctx, n, free) {
+	for _, p := range s.renewAll(ctx, free) {
 		if p.Err != nil {
 			return nil, false, fmt.Errorf("%s: lease probe: %w", p.Addr, p.Err)
 		}
@@ -238,31 +238,31 @@ func (r *Reconciler) finish(old, n *serving) (err error) {
 		}
 	}
 	if n.plan.DryRun {
-		err = errors.Join(err, r.untrackNothing(n))
+		err = errors.Join(err, n.untrackNothing())
 	}
 	return errors.Join(err, r.cfg.Addresses.Release(n.plan.Addresses()))
 }
 
-func (r *Reconciler) logAttached(n *serving) {
-	addrs := addressList(n.plan.Addresses())
+func (s *serving) logAttached() {
+	addrs := addressList(s.plan.Addresses())
 	switch {
-	case n.plan.DryRun:
-		r.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addrs, n.backend.Name())
-	case r.leases.view.Load().ByHand():
-		r.cfg.Log.Infof("ready, and still detached by hand: DNS to %s goes to the cluster until it is attached by hand", addrs)
-	case !r.mayTake():
-		r.cfg.Log.Infof("ready, and DNS to %s goes to the cluster still: %v", addrs, r.Standing().Reason)
+	case s.plan.DryRun:
+		s.r.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addrs, s.backend.Name())
+	case s.r.leases.view.Load().ByHand():
+		s.r.cfg.Log.Infof("ready, and still detached by hand: DNS to %s goes to the cluster until it is attached by hand", addrs)
+	case !s.r.mayTake():
+		s.r.cfg.Log.Infof("ready, and DNS to %s goes to the cluster still: %v", addrs, s.r.Standing().Reason)
 	default:
-		r.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addrs, n.backend.Name())
+		s.r.cfg.Log.Infof("attached: DNS to %s is untracked (%s)", addrs, s.backend.Name())
 	}
 }
 
 // untrackNothing ends what a plan before a dry run may have begun: addresses that
 // are live would be attached again as soon as the dry run is over, and responses
 // that left since its rules came have made entries.
-func (r *Reconciler) untrackNothing(s *serving) error {
-	r.leases.tell(func(m *lease.Machine) { m.Stop(time.Now()) })
-	return errors.Join(r.rules.detach(s.backend, r.listen()), r.cfg.Kernel.Purge(s.plan.Listen))
+func (s *serving) untrackNothing() error {
+	s.r.leases.tell(func(m *lease.Machine) { m.Stop(time.Now()) })
+	return errors.Join(s.r.rules.detach(s.backend, s.r.listen()), s.r.cfg.Kernel.Purge(s.plan.Listen))
 }
 
 // retire ends the goroutine of a plan. The lock is held; the goroutine may be

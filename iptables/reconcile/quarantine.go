@@ -81,7 +81,7 @@ func (q *quarantine) devices(now time.Time) (devices []string) {
 }
 
 // watchDevices checks the devices until the context ends, if the backend sees them.
-func (r *Reconciler) watchDevices(ctx context.Context, s *serving) {
+func (s *serving) watchDevices(ctx context.Context) {
 	can, _ := s.backend.Capabilities() // Devices takes no probe
 	if can.Devices == nil || s.plan.DryRun {
 		return
@@ -90,8 +90,8 @@ func (r *Reconciler) watchDevices(ctx context.Context, s *serving) {
 	n := 0
 	every(ctx, deviceInterval, nil, func(iptables.Change) {
 		// Checks read sets of the kernel, for which a CPU limit leaves no time.
-		if n++; n%throttledChecks < 2 || !r.load.throttled() {
-			r.checkDevices(ctx, s, can.Devices, q)
+		if n++; n%throttledChecks < 2 || !s.r.load.throttled() {
+			s.checkDevices(ctx, can.Devices, q)
 		}
 	})
 }
@@ -100,25 +100,25 @@ func (r *Reconciler) watchDevices(ctx context.Context, s *serving) {
 // the chains are read to do may be wrong, or nothing that can be read: this is
 // what becomes of the packets. Whoever forbids a single pod to ask forbids it
 // kube-dns as well, so that it is nobody's loss.
-func (r *Reconciler) checkDevices(ctx context.Context, s *serving, b iptables.Devices, q *quarantine) {
+func (s *serving) checkDevices(ctx context.Context, b iptables.Devices, q *quarantine) {
 	lost, err := b.Lost()
 	if err != nil || ctx.Err() != nil {
 		return
 	}
-	if q.unknown(lost) && !r.pathIsNew(s.plan) {
+	if q.unknown(lost) && !s.r.pathIsNew(s.plan) {
 		// What drops them may be something that we can do something about, and
 		// are about to.
-		r.checkPathOf(ctx, s)
+		s.checkPathOf(ctx)
 	}
-	if r.pathIsNew(s.plan) {
+	if s.r.pathIsNew(s.plan) {
 		lost = nil
 	}
-	r.quarantine(s, b, q, q.checked(time.Now(), lost))
+	s.quarantine(b, q, q.checked(time.Now(), lost))
 	var why error
 	if devices := q.devices(time.Now()); len(devices) > 0 {
 		why = fmt.Errorf("queries from %s do not arrive here, dropped or tracked again by rules of others, and go to the cluster's DNS", strings.Join(devices, " "))
 	}
-	r.leases.tell(func(m *lease.Machine) { m.Quarantined(why) })
+	s.r.leases.tell(func(m *lease.Machine) { m.Quarantined(why) })
 }
 
 // pathIsNew reports whether that queries are lost is about to end: the reason is
@@ -128,13 +128,13 @@ func (r *Reconciler) pathIsNew(p iptables.Plan) bool {
 }
 
 // quarantine leaves the queries of the devices to the cluster's DNS.
-func (r *Reconciler) quarantine(s *serving, b iptables.Devices, q *quarantine, devices []string) {
+func (s *serving) quarantine(b iptables.Devices, q *quarantine, devices []string) {
 	var done []string
 	for _, d := range devices {
 		now := time.Now()
 		wait := q.next(now, d)
 		if err := b.Quarantine(d, wait); err != nil {
-			r.cfg.Log.Warningf("leave the queries of %s to the cluster: %v", d, err)
+			s.r.cfg.Log.Warningf("leave the queries of %s to the cluster: %v", d, err)
 			continue
 		}
 		q.add(now, d, wait)
@@ -143,15 +143,15 @@ func (r *Reconciler) quarantine(s *serving, b iptables.Devices, q *quarantine, d
 	if len(done) == 0 {
 		return
 	}
-	if err := r.cfg.Reset(s.plan.Listen, done); err != nil {
-		r.cfg.Log.Warningf("end the connections of clients behind %s: %v", strings.Join(done, " "), err)
+	if err := s.r.cfg.Reset(s.plan.Listen, done); err != nil {
+		s.r.cfg.Log.Warningf("end the connections of clients behind %s: %v", strings.Join(done, " "), err)
 	}
 	// Last, since it reads all rules of the host.
-	why := r.cfg.Kernel.Explain(s.plan.Listen[0].Addr)
+	why := s.r.cfg.Kernel.Explain(s.plan.Listen[0].Addr)
 	if why != "" {
 		why = "; " + why
 	}
 	for _, d := range done {
-		r.cfg.Log.Warningf("queries from %s are untracked and do not arrive here, dropped or tracked again by rules of others: they go to the cluster's DNS for %s%s", d, q.wait[d], why)
+		s.r.cfg.Log.Warningf("queries from %s are untracked and do not arrive here, dropped or tracked again by rules of others: they go to the cluster's DNS for %s%s", d, q.wait[d], why)
 	}
 }

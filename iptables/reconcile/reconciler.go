@@ -68,6 +68,7 @@ type Reconciler struct {
 
 // serving is a plan, and the goroutine that keeps it in force.
 type serving struct {
+	r       *Reconciler
 	plan    iptables.Plan
 	backend iptables.Backend
 	checker Checker

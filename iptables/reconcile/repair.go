@@ -174,76 +174,76 @@ func (p *repairer) clearLeft(keep, prepared []netip.Addr) {
 
 // takeOver adopts what a predecessor left as soon as our own rules are in force. It
 // may be rules by the ten thousand, so the lease is renewed meanwhile.
-func (r *Reconciler) takeOver(ctx context.Context, s *serving) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if ctx.Err() == nil && r.current == s {
-		r.adopt(s)
+func (s *serving) takeOver(ctx context.Context) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if ctx.Err() == nil && s.r.current == s {
+		s.adopt()
 	}
 }
 
 // adopt takes over what a predecessor left. It may have been what let untracked
 // DNS pass.
-func (r *Reconciler) adopt(s *serving) {
-	if r.State() != Attached {
+func (s *serving) adopt() {
+	if s.r.State() != Attached {
 		return
 	}
-	changed, err := r.cfg.Kernel.Adopt(s.plan.Addresses())
+	changed, err := s.r.cfg.Kernel.Adopt(s.plan.Addresses())
 	if err != nil {
-		r.cfg.Log.Warningf("take away what a predecessor left: %v", err)
+		s.r.cfg.Log.Warningf("take away what a predecessor left: %v", err)
 	}
 	if changed {
-		r.checkPath(r.rules.installed[s.backend])
+		s.r.checkPath(s.r.rules.installed[s.backend])
 	}
 }
 
 // sync makes everything what it should be again.
-func (r *Reconciler) sync(ctx context.Context, s *serving, c iptables.Change) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if ctx.Err() != nil || r.current != s {
+func (s *serving) sync(ctx context.Context, c iptables.Change) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if ctx.Err() != nil || s.r.current != s {
 		return
 	}
-	defer r.repairs.synced(time.Now())
-	r.repairs.link(s.plan.Addresses(), c)
+	defer s.r.repairs.synced(time.Now())
+	s.r.repairs.link(s.plan.Addresses(), c)
 	// Uplinks come and go with routes.
-	rules, err := r.rules.rules(s.backend, s, r.next)
+	rules, err := s.r.rules.rules(s.backend, s, s.r.next)
 	if err == nil {
 		// Before the rules: that these are gone costs nobody a query.
-		r.checkPath(rules)
+		s.r.checkPath(rules)
 	}
 	if present, presentErr := s.backend.Present(); presentErr == nil && !present {
 		gone := false
-		r.repairs.putBack(RepairRules, "the table", c, func() error {
+		s.r.repairs.putBack(RepairRules, "the table", c, func() error {
 			gone = true
-			return r.reinstall(s)
+			return s.reinstall()
 		})
 		if gone {
 			return
 		}
 	}
-	r.adopt(s)
+	s.adopt()
 	var prepared []netip.Addr
-	if r.next != nil {
-		prepared = r.next.plan.Addresses()
+	if s.r.next != nil {
+		prepared = s.r.next.plan.Addresses()
 	}
-	r.repairs.clearLeft(s.plan.Addresses(), prepared)
-	if err == nil && !reflect.DeepEqual(rules, r.rules.installed[s.backend]) {
-		err = r.rules.install(s.backend, s, r.next)
+	s.r.repairs.clearLeft(s.plan.Addresses(), prepared)
+	if err == nil && !reflect.DeepEqual(rules, s.r.rules.installed[s.backend]) {
+		err = s.r.rules.install(s.backend, s, s.r.next)
 	}
 	if err == nil {
-		err = r.cfg.Kernel.Refresh(rules)
+		err = s.r.cfg.Kernel.Refresh(rules)
 	}
 	if err != nil {
-		r.cfg.Log.Warningf("bring the rules up to date: %v", err)
+		s.r.cfg.Log.Warningf("bring the rules up to date: %v", err)
 	}
 }
 
 // reinstall puts back rules that are gone, those of queries among them where no lease
 // brings these back.
-func (r *Reconciler) reinstall(s *serving) error {
-	err := r.rules.install(s.backend, s, r.next)
-	if err == nil && s.plan.Lease == 0 && !s.plan.DryRun && r.mayTake() && len(r.blocked(s.plan)) == 0 {
+func (s *serving) reinstall() error {
+	err := s.r.rules.install(s.backend, s, s.r.next)
+	if err == nil && s.plan.Lease == 0 && !s.plan.DryRun && s.r.mayTake() && len(s.r.blocked(s.plan)) == 0 {
 		err = s.backend.Attach()
 	}
 	return err

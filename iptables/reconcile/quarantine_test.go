@@ -178,3 +178,47 @@ func TestDevicesAreLookedAtLessUnderALimit(t *testing.T) {
 		})
 	})
 }
+
+// TestQuarantine plays checks to what remembers them: which devices lost their
+// queries at a time, and which are to be quarantined then.
+func TestQuarantine(t *testing.T) {
+	type check struct {
+		after     time.Duration // the check before
+		lost, due string
+		wait      time.Duration // of those due
+	}
+	const s, m = time.Second, time.Minute
+	for _, tc := range []struct {
+		name   string
+		checks []check
+	}{
+		{"once is a suspicion", []check{{s, "a", "", 0}, {s, "", "", 0}, {s, "a", "", 0}}},
+		{"twice is a loss", []check{{s, "a", "", 0}, {s, "a", "a", m}}},
+		{"each device for itself", []check{{s, "a", "", 0}, {s, "a b", "a", m}, {s, "b", "b", m}}},
+		{"not while it is quarantined", []check{{s, "a", "", 0}, {s, "a", "a", m}, {s, "a", "", 0}, {s, "a", "", 0}}},
+		{"twice as long soon after", []check{{s, "a", "", 0}, {s, "a", "a", m}, {m + s, "a", "a", 2 * m}, {2*m + s, "a", "a", 4 * m}}},
+		{"up to a limit", []check{{s, "a", "", 0}, {s, "a", "a", m}, {m, "a", "a", 2 * m}, {2 * m, "a", "a", 4 * m}, {4 * m, "a", "a", 8 * m}, {8 * m, "a", "a", 16 * m}, {16 * m, "a", "a", 16 * m}}},
+		{"as at first when it was well for as long", []check{{s, "a", "", 0}, {s, "a", "a", m}, {2 * m, "a", "a", m}}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			q, now := newQuarantine(), time.Unix(1_000_000, 0)
+			for i, c := range tc.checks {
+				now = now.Add(c.after)
+				due := q.checked(now, strings.Fields(c.lost))
+				if got := strings.Join(due, " "); got != c.due {
+					t.Fatalf("check %d: %q are to be quarantined, want %q", i+1, got, c.due)
+				}
+				for _, d := range due {
+					wait := q.next(now, d)
+					if wait != c.wait {
+						t.Fatalf("check %d: %s for %s, want %s", i+1, d, wait, c.wait)
+					}
+					q.add(now, d, wait)
+				}
+				if len(due) > 0 && (len(q.devices(now.Add(c.wait-1))) == 0 || len(q.devices(now.Add(c.wait))) > 0) {
+					t.Errorf("check %d: not quarantined for %s", i+1, c.wait)
+				}
+			}
+		})
+	}
+}

@@ -59,7 +59,7 @@ func (m *Machine) enter(now time.Time, s State) {
 
 // View returns what readers see until the next event.
 func (m *Machine) View() *View {
-	v := &View{covered: m.covered, byHand: m.byHand, withheld: m.withheld(), released: m.released}
+	v := &View{covered: m.covered, byHand: m.byHand, released: m.released}
 	for a, err := range m.effects {
 		if err != nil {
 			v.defeated = append(v.defeated, a)
@@ -371,9 +371,6 @@ func (m *Machine) CauseIsDue(now time.Time, from, to time.Duration) bool {
 
 // FoundCause notes what it is; empty if nothing was found.
 func (m *Machine) FoundCause(why string) { m.cause = why }
-
-// Cause returns it.
-func (m *Machine) Cause() string { return m.cause }
 
 // firstError returns the error of the lowest address that has one.
 func firstError(errs map[netip.Addr]error) error {

@@ -51,7 +51,6 @@ type View struct {
 	covered  []netip.Addr
 	defeated []netip.Addr
 	byHand   bool
-	withheld bool
 	released bool
 }
 
@@ -64,10 +63,6 @@ func (v *View) Untracks(a netip.Addr) bool { return v.Covers(a) && !slices.Conta
 
 // Released reports whether the query rules were taken away on purpose.
 func (v *View) Released() bool { return v != nil && v.released }
-
-// Withheld reports whether all queries are left to the cluster's DNS on purpose,
-// and ByHand whether an operator wants it.
-func (v *View) Withheld() bool { return v != nil && v.withheld }
 
 // ByHand reports whether an operator detached this process.
 func (v *View) ByHand() bool { return v != nil && v.byHand }

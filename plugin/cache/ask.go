@@ -24,10 +24,14 @@ import (
 //
 //   - A query waits for five seconds at most. Clients do not wait longer.
 //   - As soon as another query has been answered that was sent later, it is asked
-//     anew, over a new connection, a few at a time (type slowStart).
+//     anew, over a new connection, a few at a time (package slowstart).
 //   - While nothing is heard at all, a few of those who wait knock.
 const (
 	askTimeout = 5 * time.Second
+
+	// newPatience is how long a query waits at the return of the upstream that was not
+	// asked before: it may be one that another plugin answers.
+	newPatience = 100 * time.Millisecond
 
 	// maxAsks is how often a query is sent at most.
 	maxAsks = 3
@@ -60,7 +64,7 @@ func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) 
 		patience = askTimeout // it is asked beside another, or before anybody asks
 	}
 	for asks := 1; ; asks++ {
-		leave, ok := c.flights.responses.start.enter(limited, patience)
+		leave, ok := c.flights.responses.start.Enter(limited, patience)
 		if !ok {
 			return code, err
 		}

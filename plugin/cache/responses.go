@@ -3,6 +3,8 @@ package cache
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/trackless-dns/trackless/plugin/cache/slowstart"
 )
 
 const (
@@ -32,7 +34,7 @@ type responses struct {
 	back    atomic.Uint64             // the count at the response that ended the last silence
 	backAt  atomic.Pointer[time.Time] // when that was
 	slow    lookers                   // of queries that would rather be asked anew then
-	start   slowStart
+	start   slowstart.Limit
 }
 
 // patience is how long to wait before somebody asks anew.
@@ -77,7 +79,7 @@ func (r *responses) hears(q sent) {
 	if r.silent.Swap(false) || wasQuiet {
 		r.backAt.Store(&now)
 		r.back.Store(count)
-		r.start.begin()
+		r.start.Begin()
 		go r.slow.check()
 	}
 }

@@ -29,9 +29,9 @@ var linkLocalDNS6 = netip.MustParseAddr("fd00:169:254:20::10")
 // that no Service owns.
 var ListenAddresses = []netip.Addr{lab.ClusterDNS4, lab.ClusterDNS6, lab.LinkLocalDNS4, linkLocalDNS6}
 
+// MetricsAddress and SecondMetricsAddress are where two servers of a node serve
+// their metrics, FaultAddress where the directive of package fault listens.
 const (
-	// MetricsAddress and SecondMetricsAddress are where two servers of a node serve
-	// their metrics, FaultAddress where the directive of package fault listens.
 	MetricsAddress       = "127.0.0.1:9253"
 	SecondMetricsAddress = "127.0.0.1:9254"
 	FaultAddress         = "127.0.0.1:9990"

@@ -1,4 +1,8 @@
-package cache
+// Package slowstart bounds how many queries are asked at a time of an upstream that has
+// just come back. Thousands may wait for it by then, and each would open a connection:
+// the handshakes keep each other from ending, and all of them time out. So it begins with
+// a few, whose connections the next ones use, and lets more in as answers come.
+package slowstart
 
 import (
 	"context"
@@ -8,12 +12,8 @@ import (
 	"time"
 )
 
-// slowStart bounds how many queries are asked at a time of an upstream that has just
-// come back. Thousands may wait for it by then, and each would open a connection: the
-// handshakes keep each other from ending, and all of them time out. So it begins with a
-// few, whose connections the next ones use, and lets more in as answers come. The zero
-// value bounds nothing.
-type slowStart struct {
+// Limit is that of one upstream. The zero value bounds nothing.
+type Limit struct {
 	active atomic.Bool
 
 	mu      sync.Mutex
@@ -32,18 +32,15 @@ const (
 	firstAsks     = 32
 	answersPerAsk = 8
 
-	// slowStartFor is how long there is a limit.
-	slowStartFor = 2 * time.Second
+	// lasts is how long there is a limit.
+	lasts = 2 * time.Second
 
-	// slotTime is how long a query that is not answered keeps others waiting, and
-	// newPatience how long one waits that was not asked before: it may be one that
-	// another plugin answers.
-	slotTime    = 500 * time.Millisecond
-	newPatience = 100 * time.Millisecond
+	// slotTime is how long a query that is not answered keeps others waiting.
+	slotTime = 500 * time.Millisecond
 )
 
-// begin notes that the upstream has come back.
-func (s *slowStart) begin() {
+// Begin notes that the upstream has come back.
+func (s *Limit) Begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active.Load() {
@@ -53,10 +50,10 @@ func (s *slowStart) begin() {
 	epoch := s.epoch
 	s.limit, s.running, s.answers = firstAsks, 0, 0
 	s.active.Store(true)
-	time.AfterFunc(slowStartFor, func() { s.end(epoch) })
+	time.AfterFunc(lasts, func() { s.end(epoch) })
 }
 
-func (s *slowStart) end(epoch int) {
+func (s *Limit) end(epoch int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.epoch == epoch {
@@ -65,7 +62,7 @@ func (s *slowStart) end(epoch int) {
 }
 
 // stop lets all go on.
-func (s *slowStart) stop() {
+func (s *Limit) stop() {
 	s.active.Store(false)
 	for _, next := range s.queue {
 		close(next)
@@ -73,9 +70,9 @@ func (s *slowStart) stop() {
 	s.queue = nil
 }
 
-// enter waits until the query may be asked, for so long at most. The caller calls
+// Enter waits until the query may be asked, for so long at most. The caller calls
 // leave when it has been. It reports false if the context is done before.
-func (s *slowStart) enter(ctx context.Context, patience time.Duration) (leave func(answered bool), ok bool) {
+func (s *Limit) Enter(ctx context.Context, patience time.Duration) (leave func(answered bool), ok bool) {
 	free := func(bool) {}
 	if !s.active.Load() {
 		return free, true
@@ -111,7 +108,7 @@ func (s *slowStart) enter(ctx context.Context, patience time.Duration) (leave fu
 }
 
 // withdraw takes one out of the queue, and reports false if it is not there.
-func (s *slowStart) withdraw(next chan struct{}) bool {
+func (s *Limit) withdraw(next chan struct{}) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.Index(s.queue, next)
@@ -123,7 +120,7 @@ func (s *slowStart) withdraw(next chan struct{}) bool {
 }
 
 // entered is for a query that runs.
-func (s *slowStart) entered(epoch int) (leave func(answered bool)) {
+func (s *Limit) entered(epoch int) (leave func(answered bool)) {
 	timer := time.AfterFunc(slotTime, func() { s.leave(epoch, false) })
 	return func(answered bool) {
 		if timer.Stop() {
@@ -132,7 +129,7 @@ func (s *slowStart) entered(epoch int) (leave func(answered bool)) {
 	}
 }
 
-func (s *slowStart) leave(epoch int, answered bool) {
+func (s *Limit) leave(epoch int, answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.active.Load() || s.epoch != epoch {

@@ -1,4 +1,4 @@
-package cache
+package slowstart
 
 import (
 	"context"
@@ -9,10 +9,16 @@ import (
 	"time"
 )
 
+// How long a query waits.
+const (
+	patient   = 5 * time.Second
+	impatient = 100 * time.Millisecond
+)
+
 // started are queries of a slow start: those that are asked, in the order in which they
 // could be.
 type started struct {
-	slowStart
+	Limit
 	ending sync.WaitGroup
 
 	mu     sync.Mutex
@@ -23,7 +29,7 @@ type started struct {
 func (s *started) ask(n int, patience time.Duration) {
 	for range n {
 		s.ending.Go(func() {
-			leave, ok := s.enter(context.Background(), patience)
+			leave, ok := s.Enter(context.Background(), patience)
 			if !ok {
 				return
 			}
@@ -44,12 +50,12 @@ func (s *started) asked() int {
 }
 
 func (s *started) queued() int {
-	s.slowStart.mu.Lock()
-	defer s.slowStart.mu.Unlock()
+	s.Limit.mu.Lock()
+	defer s.Limit.mu.Unlock()
 	return len(s.queue)
 }
 
-func TestSlowStart(t *testing.T) {
+func TestLimit(t *testing.T) {
 	const many = 10 * firstAsks
 	for _, tc := range []struct {
 		name     string
@@ -57,31 +63,31 @@ func TestSlowStart(t *testing.T) {
 		then     func(*started)
 		want     int
 	}{
-		{"nothing is answered", askTimeout, func(*started) {}, firstAsks},
-		{"some fail", askTimeout, func(s *started) { s.end(3, false) }, firstAsks + 3},
-		{"some are answered", askTimeout, func(s *started) { s.end(answersPerAsk, true) }, firstAsks + answersPerAsk + 1},
-		{"some end twice", askTimeout, func(s *started) { s.end(3, false); s.end(3, false) }, firstAsks + 3},
-		{"none ends", askTimeout, func(*started) { time.Sleep(slotTime) }, 2 * firstAsks},
-		{"some do not wait for long", newPatience, func(*started) { time.Sleep(newPatience) }, many},
-		{"it is over", askTimeout, func(*started) { time.Sleep(slowStartFor) }, many},
-		{"it begins again while it lasts", askTimeout, func(s *started) { s.begin() }, firstAsks},
+		{"nothing is answered", patient, func(*started) {}, firstAsks},
+		{"some fail", patient, func(s *started) { s.end(3, false) }, firstAsks + 3},
+		{"some are answered", patient, func(s *started) { s.end(answersPerAsk, true) }, firstAsks + answersPerAsk + 1},
+		{"some end twice", patient, func(s *started) { s.end(3, false); s.end(3, false) }, firstAsks + 3},
+		{"none ends", patient, func(*started) { time.Sleep(slotTime) }, 2 * firstAsks},
+		{"some do not wait for long", impatient, func(*started) { time.Sleep(impatient) }, many},
+		{"it is over", patient, func(*started) { time.Sleep(lasts) }, many},
+		{"it begins again while it lasts", patient, func(s *started) { s.Begin() }, firstAsks},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var s started
-				s.ask(1, askTimeout)
+				s.ask(1, patient)
 				if s.asked() != 1 {
 					t.Fatal("held back although nothing has begun")
 				}
 				s.end(1, true)
 				s.leaves = nil
-				s.begin()
+				s.Begin()
 				s.ask(many, tc.patience)
 				tc.then(&s)
 				if got := s.asked(); got != tc.want {
 					t.Errorf("%d are asked, want %d", got, tc.want)
 				}
-				time.Sleep(2 * slowStartFor)
+				time.Sleep(2 * lasts)
 				s.ending.Wait()
 				if n := s.queued(); n > 0 || s.active.Load() {
 					t.Errorf("it goes on, with %d in the queue", n)
@@ -102,20 +108,20 @@ func (s *started) end(n int, answered bool) {
 }
 
 // A client that goes away while it waits leaves nothing behind.
-func TestSlowStartIsLeft(t *testing.T) {
+func TestLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s started
-		s.begin()
-		s.ask(firstAsks, askTimeout)
+		s.Begin()
+		s.ask(firstAsks, patient)
 		s.ending.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), newPatience)
+		ctx, cancel := context.WithTimeout(t.Context(), impatient)
 		defer cancel()
-		if _, ok := s.enter(ctx, askTimeout); ok {
+		if _, ok := s.Enter(ctx, patient); ok {
 			t.Error("asked although there is no room")
 		}
 		if s.queued() > 0 {
 			t.Error("it waits on")
 		}
-		time.Sleep(2 * slowStartFor)
+		time.Sleep(2 * lasts)
 	})
 }

@@ -59,7 +59,7 @@ func TestUpdatePage(t *testing.T) {
 // The page has a place for the table, so that a matrix of a quarter of an hour
 // does not end in an error.
 func TestPageHasPlace(t *testing.T) {
-	text, err := os.ReadFile("../../docs/chaos.md")
+	text, err := os.ReadFile("../../../docs/chaos.md")
 	if err != nil {
 		t.Fatal(err)
 	}

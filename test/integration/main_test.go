@@ -28,8 +28,13 @@ var program string // the trackless binary under test
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		var err error
-		if program, err = testprogram.Path(); err != nil {
+		folder, err := os.MkdirTemp("", "trackless-integration-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(folder)
+		if program, err = testprogram.File(folder); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

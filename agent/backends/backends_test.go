@@ -25,7 +25,6 @@ func withoutNFTables(t *testing.T) {
 }
 
 func TestChoiceOfTheBackend(t *testing.T) {
-	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
 	for _, tc := range []struct {
 		name      string
@@ -45,6 +44,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 		{name: "iptables without programs", backend: IPTables, noProgram: true, why: "install iptables"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			testns.Enter(t)
 			if tc.noNFT {
 				withoutNFTables(t)
 			}

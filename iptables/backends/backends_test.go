@@ -11,10 +11,10 @@ import (
 
 // TestEachKind: what a kind makes is found and removed by its entry alone.
 func TestEachKind(t *testing.T) {
-	testns.Enter(t)
 	testns.Program(t, "iptables-nft")
 	for _, k := range All() {
 		t.Run(k.Name, func(t *testing.T) {
+			testns.Enter(t)
 			if named, known := Named(k.Name); !known || named.Name != k.Name {
 				t.Fatalf("called %q, known %t", named.Name, known)
 			}

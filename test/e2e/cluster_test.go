@@ -211,10 +211,23 @@ func eventually(t *testing.T, what string, within time.Duration, f func() error)
 	testwait.Until(t, within, what, f)
 }
 
+// podsGone waits until no pod of ours is left. Cleanups may call it.
+func (c *cluster) podsGone(t *testing.T) {
+	t.Helper()
+	ctx, cancel := testContext()
+	defer cancel()
+	for _, pods := range ours {
+		if out, err := c.kubectl(ctx, "-n", namespace, "wait", "--for=delete", "pods", "-l", pods, "--timeout=90s"); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+}
+
 // rulesRemove runs `trackless rules remove` on the node as docs/uninstall.md
 // says, after the last Trackless is gone. Cleanups may call it.
 func (c *cluster) rulesRemove(t *testing.T, node string) {
 	t.Helper()
+	c.podsGone(t)
 	ctx, cancel := testContext()
 	defer cancel()
 	kubectl := func(args ...string) string {

@@ -103,6 +103,7 @@ var states = map[string]func(*testing.T, *reader){
 		if out, err := helm(t.Context(), "uninstall", "trackless", "--wait"); err != nil {
 			t.Fatalf("helm uninstall: %v\n%s", err, out)
 		}
+		lab.podsGone(t)
 	},
 	"NodeLocal DNSCache": func(t *testing.T, _ *reader) {
 		apply(t, stock(t, stockName))
@@ -368,14 +369,10 @@ func uninstallAll(t *testing.T) {
 	if out, err := helm(ctx, "uninstall", "trackless", "--ignore-not-found", "--wait"); err != nil {
 		t.Errorf("helm uninstall: %v\n%s", err, out)
 	}
-	for _, args := range [][]string{
-		{"delete", "-k", "../../deploy/kustomize/overlays/cluster-ip", "--ignore-not-found", "--timeout=90s"},
-		{"-n", namespace, "wait", "--for=delete", "pods", "-l", ours[0], "--timeout=90s"},
-	} {
-		if out, err := lab.kubectl(ctx, args...); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
+	if out, err := lab.kubectl(ctx, "delete", "-k", "../../deploy/kustomize/overlays/cluster-ip", "--ignore-not-found", "--timeout=90s"); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
+	lab.podsGone(t)
 }
 
 // withoutRules removes the failover table of the nodes, where one is left.

@@ -70,11 +70,7 @@ func remove(t *testing.T, manifest string) {
 	if out, err := lab.kubectlWith(ctx, manifest, "delete", "-f", "-", "--ignore-not-found", "--timeout=90s"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	for _, pods := range ours {
-		if out, err := lab.kubectl(ctx, "-n", namespace, "wait", "--for=delete", "pods", "-l", pods, "--timeout=90s"); err != nil {
-			t.Errorf("%v\n%s", err, out)
-		}
-	}
+	lab.podsGone(t)
 }
 
 // rolledOut waits until every pod of the DaemonSet is ready.

@@ -215,6 +215,50 @@ func TestBootBesideLocalAnswers(t *testing.T) {
 	})
 }
 
+// TestCutShort: a query that is asked anew when its time is nearly over fails. That says
+// nothing of the name: who asks next is answered.
+func TestCutShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := &boot{backAt: time.Now().Add(askTimeout - lookInterval/2)}
+		answer := replies(nil, anA).f
+		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			if time.Now().Before(up.backAt) {
+				return dns.RcodeServerFailure, up.pendingDial(ctx)
+			}
+			if r.Question[0].Name == "slow.example.org." {
+				select {
+				case <-ctx.Done():
+					return dns.RcodeServerFailure, errTimeout
+				case <-time.After(2 * lookInterval):
+				}
+			}
+			return answer(ctx, w, r)
+		}
+		c := newCache(t, up, nil)
+		serve := func(name string) int {
+			w := &client{}
+			code, _ := c.ServeDNS(context.Background(), w, question(name, nil))
+			if len(w.got) > 0 {
+				code = w.got[0].Rcode
+			}
+			return code
+		}
+		var first sync.WaitGroup
+		first.Go(func() {
+			if code := serve("slow.example.org."); code != dns.RcodeServerFailure {
+				t.Errorf("%s: it is not cut short, and the test tests nothing", dns.RcodeToString[code])
+			}
+		})
+		time.Sleep(time.Until(up.backAt))
+		serve("another.example.org.")
+		first.Wait()
+		if code := serve("slow.example.org."); code != dns.RcodeSuccess {
+			t.Errorf("%s a moment later, from an upstream that answers", dns.RcodeToString[code])
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
 // CoreDNS's loop asks for a name of its own at the start, again and again while there
 // is no response, and takes three queries for one of its own for a loop: whatever is
 // asked anew here must not be among them.

@@ -38,6 +38,9 @@ type responder struct {
 	sent    sent
 	back    bool // the upstream did not respond, but has responded again since
 
+	// cutShort: it was asked anew, and there was no time left to wait for the response.
+	cutShort bool
+
 	local, remote net.Addr // nil: the client's addresses
 
 	replaceStale bool // take only a response that may replace a stale answer
@@ -157,8 +160,8 @@ func (w *responder) conclude(ctx context.Context, r *dns.Msg, code int, err erro
 			return err // the client went away, which says nothing about the name
 		}
 		// The failure is not stored if it was over TCP, since most clients ask over UDP,
-		// nor if the upstream has come back since.
-		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) && !w.back {
+		// nor if the upstream has come back since, or there was no time to wait for it.
+		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) && !w.back && !w.cutShort {
 			w.storeFailure(r)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -16,12 +17,17 @@ import (
 // queryServer asks the running server for www.example.org over UDP.
 func queryServer(t *testing.T) *dns.Msg {
 	t.Helper()
-	client := &dns.Client{}
-	m, _, err := client.Exchange(question(www, nil), "127.0.0.1:"+reloadPort)
-	if err != nil {
-		t.Fatal(err)
+	// The server of the test before may still be closing its socket, and take the query
+	// along.
+	for deadline := time.Now().Add(time.Minute); ; {
+		m, _, err := new(dns.Client).Exchange(question(www, nil), "127.0.0.1:"+reloadPort)
+		if err == nil {
+			return m
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
 	}
-	return m
 }
 
 // engineOf returns the newest engine.

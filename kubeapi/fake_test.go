@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
 // fakeAPI is an API server with one list of objects. Like a real one, it gives each change
@@ -198,11 +200,5 @@ func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, from int, hangUp
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	testwait.True(t, time.Minute, what, holds)
 }

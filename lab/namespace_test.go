@@ -208,10 +208,5 @@ func TestTailKeepsTheLast(t *testing.T) {
 // eventually polls until the condition holds.
 func eventually(t *testing.T, holds func() bool) {
 	t.Helper()
-	testwait.Until(t, 20*time.Second, "the condition", func() error {
-		if !holds() {
-			return errors.New("it does not hold")
-		}
-		return nil
-	})
+	testwait.True(t, 20*time.Second, "the condition", holds)
 }

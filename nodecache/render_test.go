@@ -2,35 +2,15 @@ package nodecache
 
 import (
 	"errors"
-	"flag"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/coredns/caddy/caddyfile"
-	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/internal/testgolden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", name, diff)
-	}
-}
 
 // stock is the template of Kubernetes' manifest with the cluster's domain and the listen
 // addresses filled in, as its README says.
@@ -77,7 +57,7 @@ func TestCorefiles(t *testing.T) {
 			if text, err = o.Insert("Corefile", text, nil, false); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, tc.name+".corefile", text)
+			testgolden.Compare(t, tc.name+".corefile", text)
 			if _, err := caddyfile.Parse("Corefile", strings.NewReader(text), nil); err != nil {
 				t.Error(err)
 			}

@@ -2,6 +2,7 @@
 package testwait
 
 import (
+	"errors"
 	"testing"
 	"time"
 )
@@ -28,3 +29,16 @@ func Until(t testing.TB, within time.Duration, what string, holds func() error) 
 		time.Sleep(interval)
 	}
 }
+
+// True is Until for a condition that has no error to tell.
+func True(t testing.TB, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	Until(t, within, what, func() error {
+		if !holds() {
+			return errNot
+		}
+		return nil
+	})
+}
+
+var errNot = errors.New("it is not so")

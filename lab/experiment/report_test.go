@@ -3,19 +3,15 @@ package experiment
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/load"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
 
 // keptReport is a steady run as it should be.
 func keptReport() *Report {
@@ -79,31 +75,13 @@ func TestReportGolden(t *testing.T) {
 			if err := test.report.WriteTable(&table, test.colour); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, test.name+".txt", table.Bytes())
+			testgolden.Compare(t, test.name+".txt", table.String())
 			encoded, err := json.MarshalIndent(test.report, "", "  ")
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, test.name+".json", append(encoded, '\n'))
+			testgolden.Compare(t, test.name+".json", string(encoded)+"\n")
 		})
-	}
-}
-
-// golden compares with a file below testdata, which `go test -update` writes.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
 }
 

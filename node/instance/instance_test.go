@@ -18,7 +18,7 @@ import (
 
 func TestReach(t *testing.T) {
 	first := nodetest.NewSocket("/run/trackless/control.sock", 7, "trackless-a")
-	alias := nodetest.NewSocket("/proc/7/root/run/trackless/control.sock", 7, "trackless-a")
+	alias := nodetest.NewSocket(nodetest.InContainer(7), 7, "trackless-a")
 	elsewhere := nodetest.NewSocket("/run/trackless/elsewhere.sock", 8, "trackless-b")
 	elsewhere.State.Process.NetNamespace = 2
 	stale := nodetest.NewSocket("/run/trackless/stale.sock", 9, "")

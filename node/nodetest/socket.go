@@ -78,6 +78,10 @@ func (s *Socket) Detach(context.Context) (control.Status, error) {
 	return s.State, s.SwitchErr
 }
 
+// InContainer is the control socket of a process that has a file system of its own, as
+// the node sees it.
+func InContainer(pid int) string { return fmt.Sprintf("/proc/%d/root%s", pid, control.DefaultPath) }
+
 // NewSocket is an attached instance.
 func NewSocket(name string, pid int, table string) *Socket {
 	return &Socket{Name: name, ID: pid, State: control.Status{

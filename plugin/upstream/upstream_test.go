@@ -14,6 +14,8 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
 // server is a kube-dns that can be told what to do.
@@ -116,13 +118,7 @@ func fakeSources(t *testing.T) *fakes {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	testwait.True(t, time.Minute, what, holds)
 }
 
 // tell gives a source its addresses, as whoever follows would.

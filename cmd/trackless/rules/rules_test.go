@@ -119,7 +119,7 @@ func fullNode() *nodetest.Node {
 	partly := dead("trackless-2a1b2c3d")
 	partly.Live = partly.Listen[:1]
 	socket := nodetest.NewSocket("/run/trackless/control.sock", 4711, first.Table)
-	byHand := nodetest.NewSocket("/proc/815/root/run/trackless/control.sock", 815, contained.Table)
+	byHand := nodetest.NewSocket(nodetest.InContainer(815), 815, contained.Table)
 	byHand.OnlyByPID = true
 	byHand.State.State, byHand.State.ByHand, byHand.State.Reason = "draining", true, "2 queries are being answered"
 	return &nodetest.Node{
@@ -398,7 +398,7 @@ func TestRulesAttachAndDetach(t *testing.T) {
 	elsewhere := second()
 	elsewhere.State.Process.NetNamespace = 2
 	alias := first()
-	alias.Name = "/proc/4711/root/run/trackless/control.sock"
+	alias.Name = nodetest.InContainer(4711)
 	refusing := second()
 	refusing.SwitchErr = &control.RefusedError{Reason: "this process is stopping"}
 	hanging := first()

@@ -43,6 +43,7 @@ LAB_FLAGS ?=
 CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
 FLOOD_FLAGS ?=
+BENCH_FLAGS ?=
 E2E_FLAGS ?=
 CHART_FLAGS ?=
 VM_FLAGS ?=
@@ -226,6 +227,11 @@ vulncheck: $(VULNCHECK)
 .PHONY: bench
 bench: deps ## run the benchmarks of all packages
 	go test -run '^$$' -bench . -benchmem ./...
+
+# node-cache beside it: BENCH_FLAGS='-node-cache FILE'. No module proxy has it.
+.PHONY: bench-idle
+bench-idle: deps build $(COREDNS) ## what a server costs while nobody asks, and at 10 queries a second, beside CoreDNS (root, 3 minutes)
+	go run ./test/bench -program bin/trackless -coredns $(COREDNS) $(BENCH_FLAGS)
 
 .PHONY: test-diff
 test-diff: deps ## play 200,000 random steps to CoreDNS's cache and to ours, and to mutants of ours

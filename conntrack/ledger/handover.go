@@ -8,11 +8,13 @@ import (
 	"unsafe"
 )
 
-// While Run runs, packets come from the listeners to the table through buffers. Each
-// processor has one. A query locks it with one uncontended atomic exchange, adds its
-// record, and unlocks it. Run empties all buffers into the table. A query that finds the
-// buffer locked does not wait, but goes into the table at once. A query that fills a
-// buffer empties all of them, so that nothing is lost if Run is late.
+// At a low rate each packet goes into the table at once, under the lock, and nothing ticks.
+//
+// At a high rate Run is at work, and packets come from the listeners to the table through
+// buffers. Each processor has one. A query locks it with one uncontended atomic exchange,
+// adds its record, and unlocks it. Run empties all buffers into the table. A query that
+// finds the buffer locked does not wait, but goes into the table at once. A query that
+// fills a buffer empties all of them, so that nothing is lost if Run is late.
 
 // record is a packet on its way to the table.
 type record struct {
@@ -29,13 +31,19 @@ type buffer struct {
 }
 
 const (
-	// handOver is how often Run empties the buffers while there is traffic. Its clock
-	// is as coarse as that, like the kernel's, whose jiffies are 1 to 10 ms.
+	// handOver is how often Run empties the buffers while it is at work. Its clock is as
+	// coarse as that, like the kernel's, whose jiffies are 1 to 10 ms.
 	handOver = 10 * time.Millisecond
 
-	// restAfter is how many times Run finds the buffers empty before it sleeps until the
-	// next packet.
-	restAfter = 100
+	// busyPackets is how many packets within busyWindow put Run to work: with fewer, its
+	// wake-ups cost more than the lock.
+	busyPackets = 1000
+	busyWindow  = 100 // milliseconds
+
+	// Run counts the packets of restAfter of its rounds. With fewer than restPackets it
+	// rests.
+	restAfter   = 100
+	restPackets = 2500
 
 	// bufferRecords is enough for 10 ms of 25,000 queries a second on one processor. A
 	// buffer that is half full wakes Run.
@@ -62,7 +70,7 @@ func (l *Ledger) makeBuffers(processors, maxBytes int) (bytes int) {
 }
 
 // Run moves noted packets into the table and updates the clock with which they are noted,
-// until ctx ends. Without traffic it sleeps. It must not run twice at a time.
+// until ctx ends. At a low rate it sleeps. It must not run twice at a time.
 func (l *Ledger) Run(ctx context.Context) {
 	ticker := time.NewTicker(handOver)
 	defer ticker.Stop()
@@ -79,24 +87,33 @@ func (l *Ledger) Run(ctx context.Context) {
 }
 
 func (l *Ledger) runBusy(ctx context.Context, ticker *time.Ticker) {
-	for quiet := 0; quiet < restAfter && ctx.Err() == nil; quiet++ {
-		l.tick.Store(l.milliseconds() + 1)
-		select {
-		case <-ticker.C:
-		case <-l.wake:
-		case <-ctx.Done():
+	for busy := true; busy && ctx.Err() == nil; {
+		packets := 0
+		for round := 0; round < restAfter && ctx.Err() == nil; round++ {
+			l.tick.Store(l.milliseconds() + 1)
+			select {
+			case <-ticker.C:
+			case <-l.wake:
+			case <-ctx.Done():
+			}
+			l.mu.Lock()
+			l.drain()
+			packets += l.noted
+			l.noted = 0
+			l.mu.Unlock()
 		}
-		l.mu.Lock()
-		if l.drain() {
-			quiet = 0
-		}
-		l.mu.Unlock()
+		busy = packets >= restPackets
 	}
 	l.tick.Store(0)
-	// Some packets may have been noted with the clock before it stopped.
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	// Nothing is put into a buffer after that: its user finds that the clock has stopped.
 	l.drain()
-	l.mu.Unlock()
+	l.noted = 0
+	select {
+	case <-l.wake: // by a buffer that was half full
+	default:
+	}
 }
 
 // note puts one packet into the buffer b, or into a buffer of this processor if b is nil.
@@ -107,14 +124,19 @@ func (l *Ledger) note(b *buffer, key uint64) *buffer {
 		l.noteAtOnce(record{key, l.milliseconds()})
 		return nil
 	}
-	r := record{key, tick - 1}
 	if b == nil {
 		b = l.pool.Get().(*buffer)
 		l.pool.Put(b) // the pool only tells which buffer is near; nobody owns one
 	}
+	r := record{key, tick - 1}
 	if b.busy.Swap(true) {
 		// Its user was interrupted within these few instructions, or it is being
 		// emptied.
+		l.noteAtOnce(r)
+		return nil
+	}
+	if l.tick.Load() == 0 {
+		b.busy.Store(false)
 		l.noteAtOnce(r)
 		return nil
 	}
@@ -128,8 +150,13 @@ func (l *Ledger) noteAll(flows []Flow, packets uint64) {
 	b := l.pool.Get().(*buffer)
 	l.pool.Put(b)
 	for len(flows) > 0 {
+		locked := l.tick.Load() != 0 && !b.busy.Swap(true)
 		tick := l.tick.Load()
-		if tick == 0 || b.busy.Swap(true) {
+		if locked && tick == 0 {
+			b.busy.Store(false)
+			locked = false
+		}
+		if !locked {
 			if key, ok := l.wanted(&flows[0]); ok {
 				l.noteAtOnce(record{key | packets, l.milliseconds()})
 			}
@@ -167,17 +194,23 @@ func (l *Ledger) awake() {
 	}
 }
 
-// noteAtOnce enters a packet into the table.
+// noteAtOnce enters a packet into the table, and wakes Run if there are many.
 func (l *Ledger) noteAtOnce(r record) {
 	l.mu.Lock()
 	l.apply(r)
+	if r.at >= l.windowEnd && l.tick.Load() == 0 {
+		l.windowEnd, l.noted = r.at+busyWindow, 0
+	}
+	l.noted++
+	busy := l.noted == busyPackets
 	l.mu.Unlock()
-	l.awake()
+	if busy {
+		l.awake()
+	}
 }
 
-// drain empties all buffers into the table and reports whether there were records. The
-// caller holds the lock.
-func (l *Ledger) drain() (any bool) {
+// drain empties all buffers into the table. The caller holds the lock.
+func (l *Ledger) drain() {
 	for i := range l.buffers {
 		b := &l.buffers[i]
 		for b.busy.Swap(true) {
@@ -187,10 +220,9 @@ func (l *Ledger) drain() (any bool) {
 		b.records = l.spare[:0]
 		b.busy.Store(false)
 		l.applyAll(records)
+		l.noted += len(records)
 		l.spare = records
-		any = any || len(records) > 0
 	}
-	return any
 }
 
 // applyAll applies records in their order. A query and its response are mostly adjacent.

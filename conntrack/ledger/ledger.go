@@ -61,17 +61,17 @@ type Config struct {
 // Ledger holds the flows that would have been tracked. New makes one. Its methods may be
 // called from many goroutines at once.
 //
-// While Run runs, noting a packet takes no lock: it puts 16 bytes into a buffer of its
-// processor. Otherwise each packet goes into the table at once, under a lock.
+// Each packet goes into the table at once, under a lock. At a high rate and while Run runs,
+// noting a packet takes no lock: it puts 16 bytes into a buffer of its processor.
 type Ledger struct {
 	now   func() time.Time // nil: time.Since(start)
 	start time.Time
 	keys  hashKeys
 
 	// tick is the age of the ledger in milliseconds plus one, which Run updates; 0 while
-	// Run does not run.
+	// Run rests or does not run.
 	tick    atomic.Int64
-	wake    chan struct{} // holds a token if Run is to drain the buffers
+	wake    chan struct{} // holds a token if Run is to go to work, or to drain the buffers
 	pool    sync.Pool     // of *buffer: the one that this processor used last
 	buffers []buffer
 	nextBuf atomic.Uint32
@@ -81,8 +81,15 @@ type Ledger struct {
 	// writes.
 	unwanted [shards]atomic.Uint32
 
-	mu       sync.Mutex
-	spare    []record // swapped with the records of a buffer
+	mu    sync.Mutex
+	spare []record // swapped with the records of a buffer
+
+	// noted is how many packets came into the table: while Run rests, in the window that
+	// ends at windowEnd, in milliseconds of the ledger's age; otherwise since Run's last
+	// round.
+	noted     int
+	windowEnd int64
+
 	shards   [shards]shard
 	timeouts *timeouts
 	times    Timeouts

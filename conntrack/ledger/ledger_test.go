@@ -103,6 +103,39 @@ func useConcurrently(t *testing.T, l *Ledger) {
 	}
 }
 
+// At a low rate Run rests, after a high one too, and the ledger knows every packet.
+func TestRunRestsAtALowRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Config{})
+		ctx, cancel := context.WithCancel(t.Context())
+		var run sync.WaitGroup
+		run.Go(func() { l.Run(ctx) })
+		ask := func(queries uint32, every time.Duration) (worked bool) {
+			for i := range queries {
+				l.Query(benchFlow(i)).Response()
+				time.Sleep(every)
+				worked = worked || l.tick.Load() != 0
+			}
+			return worked
+		}
+		if ask(1000, 10*ms) {
+			t.Error("Run works for 100 queries a second")
+		}
+		if !ask(busyPackets, ms/10) {
+			t.Error("Run rests at 10,000 queries a second")
+		}
+		ask(300, 10*ms)
+		if ask(1000, 10*ms) {
+			t.Error("Run works for 100 queries a second, seconds after there were more")
+		}
+		if got := l.Entries().Total(); got != 1000 {
+			t.Errorf("%d entries, want 1000", got)
+		}
+		cancel()
+		run.Wait()
+	})
+}
+
 // While Run is at work packets wait in buffers; whoever asks sees them all the
 // same, and a flow's packets stay in their order.
 func TestHandOver(t *testing.T) {
@@ -113,13 +146,17 @@ func TestHandOver(t *testing.T) {
 		run.Go(func() { l.Run(ctx) })
 
 		synctest.Wait()
+		first := l.Query(benchFlow(1))
+		synctest.Wait()
 		if l.tick.Load() != 0 {
-			t.Error("Run keeps the clock although there was no packet")
+			t.Error("Run works for a single packet")
 		}
-		first := l.Query(benchFlow(1)) // wakes Run
+		for range busyPackets {
+			l.Query(benchFlow(1))
+		}
 		synctest.Wait()
 		if l.tick.Load() == 0 {
-			t.Fatal("Run sleeps although there was a packet")
+			t.Fatal("Run rests although there were many packets")
 		}
 		first.Response()
 		second := l.Query(benchFlow(2))
@@ -145,7 +182,7 @@ func TestHandOver(t *testing.T) {
 			t.Errorf("%d entries after the first has expired", got)
 		}
 		if l.tick.Load() != 0 {
-			t.Error("Run keeps the clock although the last packet was long ago")
+			t.Error("Run works although the last packet was long ago")
 		}
 		time.Sleep(300*ms + handOver)
 		if got := l.Entries().Total(); got != 0 {

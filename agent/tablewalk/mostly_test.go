@@ -68,9 +68,8 @@ func TestMostlyTracked(t *testing.T) {
 		{"none", 0, 100, time.Minute, 0},
 		{"attached since then", 20, 0, -time.Second, 0},
 	} {
-		before := &Walk{At: now, arrived: 500}
-		w := &Walk{At: now.Add(10 * time.Second), arrived: 500 + tc.arrived}
-		w.judge(before, map[netip.Addr]uint64{a: tc.fresh})
+		w := &Walk{At: now.Add(10 * time.Second)}
+		w.judge(window{began: now, arrived: 500}, 500+tc.arrived, map[netip.Addr]uint64{a: tc.fresh})
 		var table Watcher
 		table.last.Store(w)
 		if got := table.MostlyTracked(a, now.Add(-tc.attached)); got != tc.want {
@@ -78,7 +77,7 @@ func TestMostlyTracked(t *testing.T) {
 		}
 	}
 	var first Walk
-	first.judge(nil, map[netip.Addr]uint64{a: 20})
+	first.judge(window{}, 0, map[netip.Addr]uint64{a: 20})
 	var table Watcher
 	table.last.Store(&first)
 	if got := table.MostlyTracked(a, now); got != 0 {

@@ -1,5 +1,5 @@
-// Package tablewalk looks, in the background, at what of DNS is in the kernel's
-// connection tracking table all the same.
+// Package tablewalk finds DNS that is in the kernel's connection tracking table although
+// it should not be there.
 package tablewalk
 
 import (
@@ -19,56 +19,57 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// The table is walked at most every walkInterval, and so seldom that the walks
-// take at most one part in walkShare of one CPU, which a table of a million
-// entries stretches to minutes; but at least every maxWalkInterval.
-const (
-	walkInterval    = 10 * time.Second
-	maxWalkInterval = 10 * time.Minute
-	walkShare       = 100
-)
-
-// Watcher looks, in the background, at what of DNS is in the kernel's table all the
-// same, and at whether there is any tracking that could be avoided.
+// Watcher walks the table in the background, when somebody wants to know what is in it:
+// after a scrape, and when there may be queries to us that are tracked.
 type Watcher struct {
 	Log     logger.Logger
 	Arrived func() uint64 // queries that have come to us
 
 	view     atomic.Pointer[View]
 	last     atomic.Pointer[Walk] // nil before the first
+	scraped  atomic.Bool          // since the last walk
 	inactive atomic.Bool          // the kernel tracks nothing here
 	cpu      atomic.Int64         // nanoseconds that all walks took
+
+	// Of Run.
+	pace       pace
+	window     window
+	complained bool
 }
 
-// Walk is what one look found.
+// Walk is what one walk found.
 type Walk struct {
 	At       time.Time
 	Entries  Entries
-	Interval time.Duration // until the next
+	Interval time.Duration // the next walk is not earlier than that
 
 	// Idle is why the kernel tracks nothing, empty where it does.
 	Idle string
 
-	// since is when the walk before it was, zero for none, and arrived how many
-	// queries had come to us by now. mostly has the listen addresses of whose
-	// queries since then most were tracked, and how many.
-	since   time.Time
-	arrived uint64
-	mostly  map[netip.Addr]uint64
+	// since is when the last window began, zero for none. mostly has the listen
+	// addresses of whose queries in it most were tracked, and how many.
+	since  time.Time
+	mostly map[netip.Addr]uint64
+}
+
+// window is the time since a poll that found out which queries were tracked.
+type window struct {
+	began   time.Time
+	arrived uint64 // queries that had come to us by then
 }
 
 // fewTracked is up to how many flows prove nothing.
 const fewTracked = 3
 
-// judge finds the addresses of whose queries most were tracked since the walk before:
-// rules of others may do that to what pods ask, and not to what we ask ourselves.
-func (w *Walk) judge(before *Walk, fresh map[netip.Addr]uint64) {
-	if before == nil {
+// judge finds the addresses of whose queries in the window most were tracked: rules of
+// others may do that to what pods ask, and not to what we ask ourselves.
+func (w *Walk) judge(in window, arrived uint64, fresh map[netip.Addr]uint64) {
+	if in.began.IsZero() {
 		return
 	}
-	w.since = before.At
+	w.since = in.began
 	for a, n := range fresh {
-		if n >= fewTracked && 2*n > w.arrived-before.arrived {
+		if n >= fewTracked && 2*n > arrived-in.arrived {
 			if w.mostly == nil {
 				w.mostly = map[netip.Addr]uint64{}
 			}
@@ -77,9 +78,8 @@ func (w *Walk) judge(before *Walk, fresh map[netip.Addr]uint64) {
 	}
 }
 
-// MostlyTracked returns how many flows to an address were tracked between the last
-// two walks, if these are most of them and the address was as it is now since
-// before.
+// MostlyTracked returns how many flows to an address were tracked in the last window, if
+// these are most of them and the address was as it is now since before.
 func (t *Watcher) MostlyTracked(a netip.Addr, since time.Time) uint64 {
 	if w := t.last.Load(); w != nil && !w.since.Before(since) {
 		return w.mostly[a]
@@ -87,38 +87,45 @@ func (t *Watcher) MostlyTracked(a netip.Addr, since time.Time) uint64 {
 	return 0
 }
 
-// Run walks the table until ctx ends.
+// Run polls the table, and walks it when that is needed, until ctx ends.
 func (t *Watcher) Run(ctx context.Context) {
+	t.pace, t.window, t.complained = pace{}, window{}, false
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		t.poll(ctx)
+		select {
+		case <-ctx.Done():
+		case <-ticker.C:
+		}
+	}
+}
+
+// poll finds out which queries were tracked since the last poll.
+func (t *Watcher) poll(ctx context.Context) {
 	// The time that walks take is that of this thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	complained := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
-		began := threadTime()
-		w, err := t.walk(ctx)
-		cost := threadTime() - began
-		interval := min(max(cost*walkShare, walkInterval), maxWalkInterval)
-		timer.Reset(interval)
-		switch {
-		case err == nil:
-			w.Interval = interval
-			complained = false
-		case ctx.Err() == nil && !complained && !errors.Is(err, conntrack.ErrInterrupted):
-			t.Log.Warningf("the connection tracking table cannot be read, so coredns_conntrack_dns_entries is missing or old: %v", err)
-			complained = true
-		}
-		if err != nil {
-			w = nil
-		}
-		t.Record(w, cost)
+	began, now := threadTime(), window{time.Now(), t.Arrived()}
+	w, err := t.read(ctx, now)
+	cost := threadTime() - began
+	switch {
+	case err == nil:
+		t.complained = false
+	case ctx.Err() == nil && !t.complained && !errors.Is(err, conntrack.ErrInterrupted):
+		t.Log.Warningf("the connection tracking table cannot be read, so coredns_conntrack_dns_entries is missing or old: %v", err)
+		t.complained = true
 	}
+	if err != nil {
+		w = nil
+	}
+	if w != nil {
+		t.window = now
+		if w.At.Equal(now.began) { // the table was walked now
+			w.Interval = t.pace.rest(cost)
+		}
+	}
+	t.Record(w, cost)
 }
 
 // Record takes what a walk found, nil for nothing, and the processor time it took.
@@ -133,8 +140,12 @@ func (t *Watcher) Record(w *Walk, cost time.Duration) {
 // Follow has the next walks count by another view.
 func (t *Watcher) Follow(v *View) { t.view.Store(v) }
 
-// Latest returns the last walk, nil before the first.
-func (t *Watcher) Latest() *Walk { return t.last.Load() }
+// Latest returns the last walk for a scrape, nil before the first. The table is walked
+// again at the next poll: the next scrape gets what is found then.
+func (t *Watcher) Latest() *Walk {
+	t.scraped.Store(true)
+	return t.last.Load()
+}
 
 // Idle reports whether the kernel tracks nothing here.
 func (t *Watcher) Idle() bool { return t.inactive.Load() }
@@ -148,42 +159,73 @@ const (
 	idleNotUsed   = "no rule of this network namespace uses connection tracking"
 )
 
-func (t *Watcher) walk(ctx context.Context) (*Walk, error) {
-	w := &Walk{At: time.Now(), arrived: t.Arrived()}
+// read walks the table if that is needed, and returns the last walk otherwise. It returns nil
+// if a walk is needed and it is too early for it.
+func (t *Watcher) read(ctx context.Context, now window) (*Walk, error) {
 	limits, err := sysctl.ReadLimits("")
 	if errors.Is(err, conntrack.ErrUnavailable) {
-		w.Idle = idleNotLoaded
-		return w, nil
+		t.pace.walked(poll{at: now.began}, false)
+		return &Walk{At: now.began, Idle: idleNotLoaded}, nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	if limits.Count == 0 {
+		return t.readEmpty(now)
+	}
+	known := poll{
+		at: now.began, count: limits.Count, arrived: now.arrived - t.window.arrived,
+		view: t.view.Load(), scraped: t.scraped.Load(),
+	}
+	switch t.pace.decide(known) {
+	case walkLater:
+		return nil, nil
+	case walkNot:
+		w := *t.last.Load()
+		w.mostly = nil
+		w.judge(t.window, now.arrived, nil)
+		return &w, nil
 	}
 	conn, err := conntrack.Dial(nil)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	if limits.Count == 0 {
-		// Whoever keeps lo untracked would make the question meaningless, had
-		// the table entries.
-		tracked, err := loopback.Tracked(conn)
-		if err != nil {
-			return nil, err
-		}
-		if !tracked {
-			w.Idle = idleNotUsed
-			return w, nil
-		}
+	length := time.Duration(0)
+	if !t.window.began.IsZero() {
+		length = now.began.Sub(t.window.began)
 	}
-	before := t.last.Load()
-	window := time.Duration(0)
-	if before != nil {
-		window = w.At.Sub(before.At)
+	entries, fresh, err := known.view.count(ctx, conn, limits, length)
+	if err != nil {
+		return nil, err
 	}
-	var fresh map[netip.Addr]uint64
-	w.Entries, fresh, err = t.view.Load().count(ctx, conn, window)
-	w.judge(before, fresh)
-	return w, err
+	t.scraped.Store(false)
+	t.pace.walked(known, len(fresh) > 0)
+	w := &Walk{At: now.began, Entries: entries}
+	w.judge(t.window, now.arrived, fresh)
+	return w, nil
+}
+
+// readEmpty finds out whether the table is empty since nothing is tracked.
+func (t *Watcher) readEmpty(now window) (*Walk, error) {
+	conn, err := conntrack.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// Whoever keeps lo untracked would make the question meaningless, had the table
+	// entries.
+	tracked, err := loopback.Tracked(conn)
+	if err != nil {
+		return nil, err
+	}
+	w := &Walk{At: now.began, Entries: Entries{}}
+	if !tracked {
+		w.Idle = idleNotUsed
+	}
+	t.pace.walked(poll{at: now.began}, false)
+	w.judge(t.window, now.arrived, nil)
+	return w, nil
 }
 
 // threadTime is the processor time of the calling thread, in user space and in

@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
 	"github.com/trackless-dns/trackless/iptables/route"
@@ -53,11 +54,9 @@ func NewView(plan iptables.Plan, upstreams []netip.AddrPort, pairs []failover.Pa
 	return v
 }
 
-// count walks the table once for each port and protocol. The kernel leaves out
-// what is not to it (since Linux 5.8). The second result is by listen address the
-// number of UDP flows of this node and its pods of which a packet came within the
-// window.
-func (v *View) count(ctx context.Context, conn *conntrack.Conn, window time.Duration) (Entries, map[netip.Addr]uint64, error) {
+// count walks the table. The second result is by listen address the number of UDP flows
+// of this node and its pods of which a packet came within the window.
+func (v *View) count(ctx context.Context, conn *conntrack.Conn, limits sysctl.Limits, window time.Duration) (Entries, map[netip.Addr]uint64, error) {
 	origins, err := readOrigins(v.uplinks)
 	if err != nil {
 		return nil, nil, err
@@ -71,21 +70,39 @@ func (v *View) count(ctx context.Context, conn *conntrack.Conn, window time.Dura
 		bypass: map[netip.Addr]Entries{}, servers: map[netip.Addr]bool{},
 		timeouts: timeouts, window: window, fresh: map[netip.Addr]uint64{},
 	}
-	for _, port := range v.ports {
-		for _, proto := range []conntrack.Protocol{conntrack.UDP, conntrack.TCP} {
-			err := conn.Dump(conntrack.Filter{
-				Protocols: []conntrack.Protocol{proto},
-				DstPorts:  []conntrack.PortRange{{First: port, Last: port}},
-			}, func(e *conntrack.Entry) error {
-				c.add(e)
-				return ctx.Err()
-			})
-			if err != nil {
-				return nil, nil, err
-			}
+	for _, filter := range v.filters(limits) {
+		err := conn.Dump(filter, func(e *conntrack.Entry) error {
+			c.add(e)
+			return ctx.Err()
+		})
+		if err != nil {
+			return nil, nil, err
 		}
 	}
 	return c.total(), c.fresh, nil
+}
+
+// bucketsPerEntry is how many empty buckets the kernel passes in the time that it takes to
+// send an entry, and we to read it.
+const bucketsPerEntry = 20
+
+// filters returns those of the dumps that together have all DNS. There is one for each port
+// and protocol, of which the kernel sends nothing else (since Linux 5.8), or, where there
+// are few entries for so many buckets, a single one for all of the table.
+func (v *View) filters(limits sysctl.Limits) []conntrack.Filter {
+	var filters []conntrack.Filter
+	for _, port := range v.ports {
+		for _, proto := range []conntrack.Protocol{conntrack.UDP, conntrack.TCP} {
+			filters = append(filters, conntrack.Filter{
+				Protocols: []conntrack.Protocol{proto},
+				DstPorts:  []conntrack.PortRange{{First: port, Last: port}},
+			})
+		}
+	}
+	if limits.Count*bucketsPerEntry < limits.Buckets*uint64(len(filters)-1) {
+		return []conntrack.Filter{{}}
+	}
+	return filters
 }
 
 // tableCount is a count under way.
@@ -109,6 +126,9 @@ const maxServers = 4096
 
 func (c *tableCount) add(e *conntrack.Entry) {
 	o := &e.Original
+	if o.Proto != conntrack.UDP && o.Proto != conntrack.TCP {
+		return
+	}
 	if o.DstPort == dnsPort && e.Status&conntrack.StatusSeenReply != 0 && len(c.servers) < maxServers {
 		c.servers[e.Reply.Src] = true
 	}

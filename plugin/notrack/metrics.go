@@ -91,7 +91,7 @@ var ruleMetrics = append([]*metric{
 				out.gauge(float64(s.walk.At.UnixMilli()) / 1000)
 			}
 		}},
-	{subsystem: conntrackSubsystem, name: "walk_interval_seconds", help: "Time between two walks of the table, so long that they take at most 1 % of a CPU.",
+	{subsystem: conntrackSubsystem, name: "walk_interval_seconds", help: "Shortest time between two walks of the table, so long that they take at most 1 % of a CPU.",
 		read: func(s *scrape, out output) {
 			if s.walk != nil {
 				out.gauge(s.walk.Interval.Seconds())

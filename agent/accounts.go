@@ -12,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// accounts keeps the ledger in step with the kernel and with the Corefile, and
-// looks at the table, while there is a notrack block.
+// accounts keeps the ledger in step with the kernel and with the Corefile, and watches the
+// table, while there is a notrack block.
 type accounts struct {
 	stop  context.CancelFunc // nil: not at work
 	tasks sync.WaitGroup

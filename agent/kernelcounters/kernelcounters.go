@@ -18,8 +18,8 @@ func Read() (stats []conntrack.CPUStats, err error) {
 	return conn.Stats()
 }
 
-// Sums adds up the kernel's counters. Each CPU's has 32 bits and goes
-// back to 0; the sums never do.
+// Sums adds up the kernel's counters. The counters of a CPU have 32 bits and wrap to 0; the
+// sums do not.
 type Sums struct {
 	mu   sync.Mutex
 	last map[int][]conntrack.Counter // by CPU

@@ -10,8 +10,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Flows to a listen address are noticed if a packet of a pod or of this node came
-// over them within the window.
+// A flow to a listen address is fresh if a pod or this node sent a packet of it within the
+// window.
 func TestFreshFlows(t *testing.T) {
 	listen := netip.MustParseAddr("10.96.0.10")
 	view := &View{listen: map[iptables.Endpoint]bool{

@@ -61,8 +61,8 @@ type window struct {
 // fewTracked is up to how many flows prove nothing.
 const fewTracked = 3
 
-// judge finds the addresses of whose queries in the window most were tracked: rules of
-// others may do that to what pods ask, and not to what we ask ourselves.
+// judge finds the addresses of whose queries in the window most were tracked. Another
+// program's rules can track the queries of pods and not those of this node.
 func (w *Walk) judge(in window, arrived uint64, fresh map[netip.Addr]uint64) {
 	if in.began.IsZero() {
 		return
@@ -213,8 +213,7 @@ func (t *Watcher) readEmpty(now window) (*Walk, error) {
 		return nil, err
 	}
 	defer conn.Close()
-	// Whoever keeps lo untracked would make the question meaningless, had the table
-	// entries.
+	// In a table with entries this would prove nothing: a rule may untrack lo alone.
 	tracked, err := loopback.Tracked(conn)
 	if err != nil {
 		return nil, err
@@ -242,8 +241,8 @@ func threadTime() time.Duration {
 type Role uint8
 
 const (
-	// Client is to a listen address, tracked because we are not attached, or
-	// since before we were.
+	// Client is to a listen address, tracked while we are not attached, or since a
+	// time when we were not.
 	Client Role = iota
 	// Upstream is from this node to a target of forward.
 	Upstream
@@ -256,7 +255,7 @@ const (
 // String gives the value of the label role.
 func (r Role) String() string { return [dnsRoles]string{"client", "upstream", "bypass"}[r] }
 
-// Class is what entries are counted by.
+// Class is a kind of entries that is counted.
 type Class struct {
 	Role   Role
 	Proto  iptables.Proto

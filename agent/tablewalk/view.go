@@ -22,17 +22,17 @@ import (
 
 const dnsPort = 53
 
-// View tells which entries are DNS, and whose.
+// View tells which entries are DNS, and who asks whom.
 type View struct {
 	listen    map[iptables.Endpoint]bool
 	upstreams map[netip.AddrPort]bool
 	pairs     []failover.Pair
 	ports     []uint16 // of all of these, and 53
-	uplinks   []string // those that the Corefile names, else the default routes'
+	uplinks   []string // from the Corefile; empty: the devices of the default routes
 }
 
-// NewView returns a view for a plan, the servers to which its misses are forwarded,
-// and the pairs of the failover table.
+// NewView returns a view for a plan, the upstreams of its misses, and the pairs of the
+// failover table.
 func NewView(plan iptables.Plan, upstreams []netip.AddrPort, pairs []failover.Pair) *View {
 	v := &View{
 		listen:    map[iptables.Endpoint]bool{},
@@ -105,14 +105,14 @@ func (v *View) filters(limits sysctl.Limits) []conntrack.Filter {
 	return filters
 }
 
-// tableCount is a count under way.
+// tableCount counts the entries of one walk.
 type tableCount struct {
 	view    *View
 	origins origins
 	entries Entries
 
-	// bypass holds what each source asked of others than us, servers those
-	// that answered.
+	// bypass has the entries of each source that asked other servers, servers the
+	// addresses that answered.
 	bypass  map[netip.Addr]Entries
 	servers map[netip.Addr]bool
 
@@ -121,7 +121,7 @@ type tableCount struct {
 	fresh    map[netip.Addr]uint64
 }
 
-// maxServers bounds what tableCount keeps of a table that somebody fills.
+// maxServers bounds the memory of tableCount, should somebody fill the table.
 const maxServers = 4096
 
 func (c *tableCount) add(e *conntrack.Entry) {
@@ -149,24 +149,23 @@ func (c *tableCount) add(e *conntrack.Entry) {
 	}
 }
 
-// isFresh reports whether a packet of this node or of its pods came over the flow
-// within the window: the kernel gives it its full time again with each.
+// isFresh reports whether this node or one of its pods sent a packet of the flow within
+// the window. With each packet the kernel sets the timeout of the entry anew.
 func (c *tableCount) isFresh(e *conntrack.Entry) bool {
 	o := &e.Original
 	if o.Proto != conntrack.UDP || o.Src == o.Dst || !c.origins.here(o.Src) {
-		return false // of those to itself the node's are checks of ours
+		return false // a flow of the node to itself is mostly a check of ours
 	}
 	full := c.timeouts.UDP
 	if e.Status&conntrack.StatusAssured != 0 {
 		full = c.timeouts.UDPStream
 	}
-	// What is left is rounded down to whole seconds.
+	// The kernel rounds the remaining time down to whole seconds.
 	since := full - e.Timeout
 	return since >= 0 && since <= c.window
 }
 
-// total adds up. What a DNS server asks on its own account, as kube-dns does, is
-// no bypass.
+// total adds up. Queries of a DNS server, such as kube-dns, are no bypass.
 func (c *tableCount) total() Entries {
 	for src, entries := range c.bypass {
 		if c.servers[src] {
@@ -186,16 +185,15 @@ type origins struct {
 	known  map[netip.Addr]bool
 }
 
-// destination is where a route of the main table leads; local if that is directly
-// behind a device of this node, of a kind behind which pods are, that is no
-// uplink: to its pods.
+// destination is where a route of the main table leads. It is local if it leads to pods of
+// this node: without a gateway, over a device of a kind that pods have, which is no uplink.
 type destination struct {
 	to    netip.Prefix
 	local bool
 }
 
-// here reports whether the address is of this node or of one of its pods. Beyond
-// as many different addresses as no node has, it says no.
+// here reports whether the address is of this node or of one of its pods. After maxServers
+// different addresses it reports false for each new one.
 func (s *origins) here(a netip.Addr) bool {
 	if s.own[a] {
 		return true
@@ -211,8 +209,8 @@ func (s *origins) here(a netip.Addr) bool {
 	return local
 }
 
-// readOrigins reads addresses and routes. With no uplinks given they are those
-// that the routes tell.
+// readOrigins reads addresses and routes. Without names of uplinks it takes the devices of
+// the default routes.
 func readOrigins(named []string) (origins, error) {
 	s := origins{own: map[netip.Addr]bool{}, known: map[netip.Addr]bool{}}
 	addrs, err := net.InterfaceAddrs()
@@ -250,7 +248,7 @@ func podDevices(links []rtnetlink.LinkMessage, uplinks []string) map[uint32]bool
 	return out
 }
 
-// destinations are those of the main table, the longest prefix first.
+// destinations returns the destinations of the main table, the longest prefix first.
 func destinations(routes []route.Route, podDevices map[uint32]bool) (out []destination) {
 	for _, r := range routes {
 		if r.Table != route.Main {

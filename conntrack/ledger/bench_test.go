@@ -28,9 +28,9 @@ func benchFlow(i uint32) Flow {
 	}
 }
 
-// BenchmarkHotPath is what a query costs the listener that notes it, while Run is
-// at work on another processor: ns/query, for batches small enough that the buffer
-// is never full. What Run does for it afterwards is in BenchmarkQuery.
+// BenchmarkHotPath measures the time that a listener needs to note a query while Run is at
+// work on another processor. The batches are so small that no buffer is ever full.
+// BenchmarkQuery includes the work of Run.
 func BenchmarkHotPath(b *testing.B) {
 	const batch = 128
 	flows := make([]Flow, 1<<17)
@@ -74,8 +74,8 @@ func BenchmarkHotPath(b *testing.B) {
 	}
 }
 
-// BenchmarkQuery is all that a query of the flows alive costs, by whomever it is
-// paid: the listeners keep all processors busy, so that Run gets none of its own.
+// BenchmarkQuery measures all work for a query of a live flow. The listeners keep all
+// processors busy, so the work of Run is part of the time.
 func BenchmarkQuery(b *testing.B) {
 	for _, size := range []struct {
 		name  string
@@ -138,8 +138,8 @@ func running(t testing.TB, l *Ledger) {
 	}
 }
 
-// BenchmarkFreshPort is the cost of a query that makes an entry, with what it
-// costs to take away those that expired: 20,000 queries a second.
+// BenchmarkFreshPort measures a query that makes an entry, and the removal of expired
+// entries, at 20,000 queries a second.
 func BenchmarkFreshPort(b *testing.B) {
 	now := time.Now()
 	l := New(Config{Now: func() time.Time { now = now.Add(50 * time.Microsecond); return now }})
@@ -149,8 +149,8 @@ func BenchmarkFreshPort(b *testing.B) {
 	}
 }
 
-// BenchmarkEntries is the cost of a scrape: as a rule, and when the load has just
-// gone and all of the table is to be swept.
+// BenchmarkEntries measures a scrape: with live entries, and after a load, when the whole
+// table must be swept.
 func BenchmarkEntries(b *testing.B) {
 	const flows = 150_000
 	b.Run("alive", func(b *testing.B) {
@@ -187,8 +187,7 @@ func BenchmarkFlows(b *testing.B) {
 	}
 }
 
-// BenchmarkMillionFlows reports what a million flows alive take and how well they
-// are known.
+// BenchmarkMillionFlows measures how well a million live flows are known.
 func BenchmarkMillionFlows(b *testing.B) {
 	const flows = 1_000_000
 	var e Estimate

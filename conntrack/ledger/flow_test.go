@@ -8,9 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The sample stands for all flows only if the hash spreads what differs least:
-// ports in sequence, addresses in sequence. Each group of bits that the table
-// uses is checked for itself.
+// The sample is fair only if the hash spreads ports and addresses that follow each other.
+// Each group of bits that the table uses is tested alone.
 func TestHashSpreadsNeighbours(t *testing.T) {
 	groups := []struct {
 		name  string

@@ -18,24 +18,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel is the judge of the model: the same flows are tracked by it and noted
-// in a ledger by the server, and at every moment both must hold the same number of
-// entries of each protocol and family. The timeouts are a few seconds, so that
-// entries come, become streams, and go, within the test.
+// The ledger is compared with the kernel. The kernel tracks the same flows that the server
+// notes in a ledger. At every moment both must have the same number of entries of each
+// protocol and family. The timeouts are a few seconds: within the test entries begin,
+// become streams, and expire.
 func TestAgreesWithKernel(t *testing.T) {
 	t.Parallel()
 	agreesWithKernel(t, false)
 }
 
-// With the ends of TCP connections reported the ledger knows what it else assumes:
-// resets, connections without a query, a client that closes late.
+// Where the kernel reports the ends of TCP connections, the ledger knows of resets, of
+// connections without a query, and of clients that close late.
 func TestAgreesWithKernelFollowingTCP(t *testing.T) {
 	t.Parallel()
 	agreesWithKernel(t, true)
 }
 
-// agreesWithKernel tries again where the machine stalled for so long that clients
-// and server did not do what they were to do when they were to do it.
+// agreesWithKernel tries again if the machine stalled and clients or server were late.
 func agreesWithKernel(t *testing.T, follow bool) {
 	const attempts, tolerable = 3, 60 * ms
 	for attempt := 1; ; attempt++ {
@@ -54,7 +53,7 @@ func agreesWithKernel(t *testing.T, follow bool) {
 	}
 }
 
-// problems are what a run found wrong.
+// problems are the failures of one run.
 type problems struct {
 	mu   sync.Mutex
 	list []string
@@ -185,9 +184,9 @@ func observe(t *testing.T, n *node, l *Ledger, idle <-chan struct{}) (run observ
 	}
 }
 
-// check compares each count of the kernel with those of the ledger at the time:
-// any within a lag, as a busy machine may run the server that long after the
-// kernel saw the packet. They may disagree in few of them.
+// check compares each count of the kernel with the ledger's counts within a lag: a busy
+// machine may run the server that long after the kernel saw the packet. A few counts may
+// disagree.
 func (run observations) check(p *problems, lag time.Duration) (peak uint64) {
 	const slack = 2
 	var disagree []string
@@ -236,9 +235,8 @@ func stalls(t *testing.T) (longest func() time.Duration) {
 	return func() time.Duration { end(); return most }
 }
 
-// kernelClock is a clock by which a datagram can be noted at the time when the
-// kernel received it, however much later the server runs: what makes a stream is
-// a question of milliseconds.
+// kernelClock is a clock that can show the time when the kernel received a datagram. The
+// server may run later, and milliseconds decide whether a flow is a stream.
 type kernelClock struct {
 	noting   sync.Mutex
 	received atomic.Int64 // nanoseconds since 1970, 0 for now
@@ -251,7 +249,7 @@ func (c *kernelClock) now() time.Time {
 	return time.Now().Round(0) // as timestamps, without the monotonic clock
 }
 
-// at has now return the given time while do runs.
+// at makes now return the given time while do runs.
 func (c *kernelClock) at(received time.Time, do func()) {
 	c.noting.Lock()
 	defer c.noting.Unlock()
@@ -298,8 +296,7 @@ func talk(p *problems, n *node, server netip.AddrPort, begin time.Duration) {
 	})
 }
 
-// hangUp is clients that end their connections in ways that the queries do not
-// show.
+// hangUp has clients that end their connections in ways that no query shows.
 func hangUp(p *problems, n *node, server netip.AddrPort, begin time.Duration) {
 	<-time.After(begin)
 	var kinds sync.WaitGroup
@@ -322,9 +319,9 @@ func hangUp(p *problems, n *node, server netip.AddrPort, begin time.Duration) {
 	}
 }
 
-// The steps of a client: reply sends a query that says after how long it wants its
-// response; answer awaits one; end awaits the end of the connection; reset has the
-// client reset it when it is done.
+// The steps of a client. reply sends a query that says after how long its response must
+// come. answer waits for a response, end for the end of the connection. reset makes the
+// client reset the connection when it is done.
 type (
 	reply time.Duration
 	pause time.Duration
@@ -373,9 +370,9 @@ func askEcho(ns netns.NsHandle, network string, server netip.AddrPort, script ..
 // echoIdle is the idle timeout of the TCP server.
 const echoIdle = 2 * s
 
-// serveEcho listens on both addresses of the node and notes in the ledger what a
-// DNS server sees of its clients. A query is a byte that says after how many times
-// 20 ms it wants its response, 255 for never.
+// serveEcho listens on both addresses of the node and notes queries and responses in the
+// ledger, as a DNS server does. A query is a byte n: its response comes after n times 20 ms,
+// for 255 never.
 func serveEcho(t *testing.T, n *node, l *Ledger, clock *kernelClock) []netip.AddrPort {
 	t.Helper()
 	servers := []netip.AddrPort{netip.AddrPortFrom(n.server4, 53), netip.AddrPortFrom(n.server6, 53)}

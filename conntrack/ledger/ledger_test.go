@@ -27,8 +27,8 @@ func TestOwnClock(t *testing.T) {
 	})
 }
 
-// Packets of the same flows on all processors, with everything else a daemon does
-// meanwhile, and with Run coming and going.
+// Packets of the same flows are noted on all processors, while others read the ledger and
+// change its timeouts, and while Run starts and ends.
 func TestConcurrentUse(t *testing.T) {
 	t.Run("without Run", func(t *testing.T) { useConcurrently(t, New(Config{})) })
 	t.Run("with Run", func(t *testing.T) {
@@ -136,8 +136,8 @@ func TestRunRestsAtALowRate(t *testing.T) {
 	})
 }
 
-// While Run is at work packets wait in buffers; whoever asks sees them all the
-// same, and a flow's packets stay in their order.
+// While Run is at work, packets wait in buffers. They are counted nevertheless, and the
+// packets of a flow stay in their order.
 func TestHandOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(Config{})
@@ -193,7 +193,7 @@ func TestHandOver(t *testing.T) {
 	})
 }
 
-// All memory is taken by New, and is at most what Config says, whatever comes.
+// New allocates all memory, and not more than Config says.
 func TestMemory(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

@@ -30,8 +30,8 @@ type node struct {
 	conntrack, created *netlink.Conn
 }
 
-// newNode skips the test where the machine lacks what it needs, and fails it
-// where TRACKLESS_REQUIRE_PRIVILEGED=1 says that nothing may be lacking.
+// newNode skips the test if the machine lacks a feature. With
+// TRACKLESS_REQUIRE_PRIVILEGED=1 the test fails instead.
 func newNode(t *testing.T, sysctls map[string]string) *node {
 	t.Helper()
 	lacking := func(what string, err error) {
@@ -84,8 +84,8 @@ func newNode(t *testing.T, sysctls map[string]string) *node {
 	return n
 }
 
-// track has the kernel track connections in the namespace of the thread, by a
-// rule that looks at their state.
+// track makes the kernel track connections in the namespace of the thread, by a rule that
+// matches their state.
 func track() error {
 	nft, err := nftables.New()
 	if err != nil {
@@ -185,8 +185,8 @@ func waitReady(conn *rtnetlink.Conn, index uint32) error {
 	}
 }
 
-// entries counts what `conntrack -L` would list: the kernel leaves out of a dump
-// what has expired.
+// entries counts the entries that `conntrack -L` would list. The kernel's dump has no
+// expired entries.
 func (n *node) entries() (Counts, error) {
 	const nlmsgConntrackGet = unix.NFNL_SUBSYS_CTNETLINK<<8 | 1 // IPCTNL_MSG_CT_GET
 	replies, err := n.conntrack.Execute(netlink.Message{
@@ -309,8 +309,8 @@ func inNamespace(ns netns.NsHandle, do func() error) error {
 	})
 }
 
-// onOwnThread runs do on a thread that ends with it, so that nothing else is ever
-// run in the namespace it leaves the thread in.
+// onOwnThread runs do on a thread that ends with it: no other goroutine runs in the
+// namespace that do has entered.
 func onOwnThread(do func() error) error {
 	done := make(chan error)
 	go func() {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reference is the same rules written a second time, as naively as can be: a map
-// with an element per tuple and times as times, unbounded.
+// reference has the same rules in the simplest form: a map with an element for each tuple,
+// without a bound.
 type reference struct {
 	timeouts Timeouts
 	idle     time.Duration
@@ -195,8 +195,8 @@ func TestExactModeEqualsReference(t *testing.T) {
 	}
 }
 
-// Above its bound the ledger estimates. The error stated must be neither too small
-// nor so large that it says nothing, and the estimate without bias.
+// Above its bound the ledger estimates, without bias. The stated error must be neither too
+// small nor too large.
 func TestSampledModeWithinBound(t *testing.T) {
 	var within, checks int
 	var bias float64
@@ -259,8 +259,8 @@ func TestSampleGrowsAgain(t *testing.T) {
 	if rate := l.Entries().SamplingRate; rate > 1.0/8 {
 		t.Fatalf("sampling rate %v at the peak: the test tests nothing", rate)
 	}
-	// The same sockets are used on and on, about once a minute: at the worst
-	// time for a model that must guess what they did before it saw them.
+	// The same sockets are used about once a minute. That is the worst case for a ledger
+	// that did not see their earlier packets.
 	calm := &traffic{rand.New(rand.NewPCG(2, 2)), 10, 60}
 	last := l.Flows()
 	sampled := 0

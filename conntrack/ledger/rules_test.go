@@ -22,7 +22,7 @@ var testKeys = hashKeys{
 	0x8ebc6af09c88c6e3,
 }
 
-// event is one thing seen of the test's flow, at a time since its start.
+// event is one packet or end of the test's flow, at a time since its start.
 type event struct {
 	at   time.Duration
 	what func(*Ledger, Flow)
@@ -323,8 +323,8 @@ func TestSetTimeouts(t *testing.T) {
 	}
 }
 
-// An idle ledger must not take its old expiries for new ones when 32 bits of
-// milliseconds have gone round.
+// An idle ledger must not take old expiries for new ones when 32 bits of milliseconds have
+// wrapped.
 func TestClockWraps(t *testing.T) {
 	for _, pause := range []time.Duration{20 * 24 * time.Hour, 30 * 24 * time.Hour, 49 * 24 * time.Hour, 50*24*time.Hour - 10*s} {
 		clock := newClock()

@@ -7,15 +7,14 @@ import (
 	"github.com/trackless-dns/trackless/lab/clients"
 )
 
-// The load lasts so long that entries of the shorter timeout expire while it
-// lasts, and the rest of the time shows them go.
+// The load lasts longer than the shorter timeout: entries expire during it, and after it.
 const (
 	loadTime  = 65 * time.Second
 	watchTime = 90 * time.Second
 )
 
-// load is a way of asking. Its streams are the same for every node, down to the
-// source ports.
+// load is a set of clients. Its streams are the same for every node, with the same source
+// ports.
 type load struct {
 	name, what string
 	streams    []streams
@@ -39,8 +38,8 @@ var loads = []load{
 		{clients.FreshPort, 12, 50},
 		{clients.SinglePort, 120, 1},
 		{clients.ShortTCP, 12, 5},
-		{clients.LongTCP, 12, 4},    // closed by the server after so many queries
-		{clients.LongTCP, 48, 0.05}, // closed by the server as idle, and made anew
+		{clients.LongTCP, 12, 4},    // the server closes them after some number of queries
+		{clients.LongTCP, 48, 0.05}, // the server closes them as idle, and the client makes them anew
 	}},
 }
 

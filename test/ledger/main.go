@@ -1,8 +1,8 @@
-// Command ledger measures how well Trackless knows what it saves. The same load,
-// from the same source ports, goes to two nodes: on one it is tracked, through
-// kube-proxy's DNAT to kube-dns; on the other `trackless serve` keeps it out of
-// the table. Each second the entries of the first node's table are counted and
-// compared with what the second says it avoided.
+// Command ledger measures how well Trackless counts the entries that it avoids. Two nodes
+// get the same load, from the same source ports. On the first the load is tracked and goes
+// through kube-proxy's DNAT to kube-dns. On the second `trackless serve` keeps it out of
+// the table. Each second the entries in the first node's table are compared with the
+// number that the second node says it avoids.
 //
 // It needs root and changes nothing outside the network namespaces that it makes.
 // It exits with 0 if the two agree, 1 if they do not, and 2 if that could not be

@@ -26,8 +26,8 @@ const (
 	attempts = 3
 )
 
-// measureUndisturbed measures until both nodes were sent the same at the same
-// time.
+// measureUndisturbed repeats the measurement until both nodes have got the same queries at
+// the same time.
 func measureUndisturbed(ctx context.Context, program string, l load) (*Result, error) {
 	var r *Result
 	for attempt := range attempts {
@@ -111,7 +111,7 @@ func stopBoth(both []*clients.Streams, sent *[2][][]clients.Sent) error {
 	return errors.Join(<-errs, <-errs)
 }
 
-// watch counts each second that the machine leaves it the time for.
+// watch counts once a second. It skips seconds if the machine is too busy.
 func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server, table, left *table) error {
 	for second := 1; second <= int(watchTime/time.Second); second++ {
 		select {
@@ -123,8 +123,8 @@ func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server,
 			r.Skipped++
 			continue
 		}
-		// To read the table takes a moment, in which entries come and go: what
-		// the ledger says is taken before and after it.
+		// Entries come and go while the table is read. So the ledger is asked before
+		// and after it.
 		before, err := avoided(ctx, server)
 		if err != nil {
 			return err
@@ -175,12 +175,12 @@ func serve(ctx context.Context, node *lab.Node) (*lab.Server, error) {
 	return server, server.AwaitAttached(ctx, metricsAddress)
 }
 
-// avoided is what the server says it avoids.
+// avoided returns how many entries the server says it avoids.
 func avoided(ctx context.Context, server *lab.Server) (float64, error) {
 	return value(ctx, server, "coredns_notrack_entries_avoided")
 }
 
-// value is that of a metric, over all labels.
+// value returns the sum of a metric over all labels.
 func value(ctx context.Context, server *lab.Server, metric string) (float64, error) {
 	metrics, err := server.Metrics(ctx, metricsAddress)
 	if err != nil {
@@ -193,7 +193,7 @@ func value(ctx context.Context, server *lab.Server, metric string) (float64, err
 	return n, nil
 }
 
-// table counts the entries of a node that clients' queries made.
+// table counts the entries of clients' queries on a node.
 type table struct {
 	*conntrack.Conn
 	listen []netip.Addr
@@ -223,8 +223,8 @@ func (t *table) clients() (n int, err error) {
 	return n, nil
 }
 
-// compareWithConntrackL counts the same with the program conntrack. No query
-// comes any more, so entries only go: its number must lie between two of ours.
+// compareWithConntrackL counts the same with the program conntrack. No query comes any
+// more, so entries only expire: its number must lie between two of ours.
 func (t *table) compareWithConntrackL(node *lab.Node) (ConntrackL, error) {
 	var c ConntrackL
 	var err error

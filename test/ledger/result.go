@@ -11,31 +11,30 @@ import (
 	"github.com/trackless-dns/trackless/lab/clients"
 )
 
-// What is asked of the ledger.
+// The bars of the ledger.
 const (
-	settled     = 10  // seconds until it is asked anything
+	settled     = 10  // seconds before it must be right
 	everySecond = 2.0 // percent by which it may be off in any one
 	onAverage   = 1.0 // percent by which it may be off on average
 
-	// sentApart is by how many percent the two nodes may have been sent different
-	// numbers of queries, by any second, and lost the percentage of queries that
-	// may have been lost. Beyond it the machine was too busy, and the two cannot
-	// be compared.
+	// sentApart is by how many percent the numbers of queries to the two nodes may
+	// differ, at any second, and lost how many percent of the queries may be lost. If
+	// there is more, the machine was too busy, and the two cannot be compared.
 	sentApart = 2.0
 	lost      = 0.5
 
-	// blurred is how many seconds there may be that say little: the two nodes
-	// differed, or changed while they were counted, by more than the ledger may be
-	// off, or an earlier second was being counted all the while.
+	// blurred is how many seconds may prove little: the two nodes differed, or changed
+	// while they were counted, by more than the ledger may be off, or the count of an
+	// earlier second was not over.
 	blurred = 8
 
-	// udpTimeout is nf_conntrack_udp_timeout in the namespaces of both nodes: so
-	// long after the answer ends the entry of a port that asked once. Those of
-	// ports that are used again, and of TCP connections, outlast the measurement.
+	// udpTimeout is nf_conntrack_udp_timeout in the namespaces of both nodes. The entry
+	// of a port that asked once expires so long after the answer. Entries of ports that
+	// are used again, and of TCP connections, outlast the measurement.
 	udpTimeout = 30 * time.Second
 )
 
-// Result is what one load showed. Its JSON form is stable.
+// Result is the result of one load. Its JSON form is stable.
 type Result struct {
 	Name string `json:"name"`
 	Load string `json:"load"`
@@ -43,12 +42,14 @@ type Result struct {
 	Agree    bool     `json:"agree"`
 	Failures []string `json:"failures,omitempty"`
 
-	// Disturbances are why the nodes cannot be compared: the machine was too busy.
+	// Disturbances are the reasons why the nodes cannot be compared: the machine was
+	// too busy.
 	Attempts     int      `json:"attempts"`
 	Disturbances []string `json:"disturbances,omitempty"`
 
-	// Of both nodes: queries sent, those without an answer, and those of the
-	// second that came from another source port than their like of the first.
+	// Of both nodes: queries sent, and queries without an answer. OtherPorts are the
+	// queries to the second node whose source port differs from that of the same query
+	// to the first.
 	Queries    int `json:"queries"`
 	Lost       int `json:"lost"`
 	OtherPorts int `json:"other_ports"`
@@ -59,12 +60,12 @@ type Result struct {
 
 	ConntrackL ConntrackL `json:"conntrack_l"`
 
-	// LeftOnUntracked is the most entries of clients that were seen in the table
-	// of the node that tracks none.
+	// LeftOnUntracked is the highest number of clients' entries that was seen in the
+	// table of the second node. There must be none.
 	LeftOnUntracked int `json:"left_on_untracked"`
 
 	Seconds []Second `json:"seconds"`
-	// Skipped are those that passed while an earlier one was counted.
+	// Skipped is the number of seconds that passed while an earlier one was counted.
 	Skipped int `json:"skipped"`
 }
 
@@ -73,14 +74,14 @@ type Second struct {
 	Second int `json:"second"`
 	// Kernel is the number of entries of clients in the first node's table.
 	Kernel int `json:"kernel"`
-	// Ledger is what the second node says it avoids.
+	// Ledger is the number of entries that the second node says it avoids.
 	Ledger float64 `json:"ledger"`
-	// Moved is half of what the latter changed by while the table was read: so
-	// much the two may differ and agree.
+	// Moved is half of the change of that number while the table was read. The two may
+	// differ by so much and agree.
 	Moved float64 `json:"moved"`
-	// Apart is how many entries more or fewer the second node's clients had cause
-	// for, by the clock of those who sent: the flows that they had begun by then,
-	// less those that had been answered so long ago that their time was over.
+	// Apart is how many entries more or fewer the clients of the second node should
+	// have, by the clock of the clients: the flows that they had begun by then, less
+	// those that had expired since their answer.
 	Apart int `json:"apart"`
 	// Percent is how far the ledger is off.
 	Percent float64 `json:"percent"`
@@ -88,14 +89,14 @@ type Second struct {
 	counted time.Duration // since the beginning
 }
 
-// blur is by how much the two may differ and agree.
+// blur returns by how much the two may differ and agree.
 func (s *Second) blur() float64 { return s.Moved + math.Abs(float64(s.Apart)) }
 
-// percentOf is a part in percent of the kernel's entries.
+// percentOf returns a number in percent of the kernel's entries.
 func (s *Second) percentOf(n float64) float64 { return 100 * math.Abs(n) / max(float64(s.Kernel), 1) }
 
-// ConntrackL is what the program conntrack lists, and what was counted by the
-// means of this one before and after it.
+// ConntrackL is the number of entries that the program conntrack lists, and our own counts
+// before and after it.
 type ConntrackL struct {
 	Before int `json:"before"`
 	Lines  int `json:"lines"`
@@ -138,7 +139,7 @@ func (r *Result) compareSent(l load, began time.Time, sent [2][][]clients.Sent) 
 		}
 	}
 	if worst > sentApart {
-		r.Disturbances = append(r.Disturbances, fmt.Sprintf("by second %d the nodes had been sent numbers of queries that differ by %.1f %%", at, worst))
+		r.Disturbances = append(r.Disturbances, fmt.Sprintf("by second %d the numbers of queries to the two nodes differ by %.1f %%", at, worst))
 	}
 	if share := 100 * float64(r.Lost) / float64(r.Queries); share > lost {
 		r.Disturbances = append(r.Disturbances, fmt.Sprintf("%.1f %% of the queries were lost", share))
@@ -148,23 +149,23 @@ func (r *Result) compareSent(l load, began time.Time, sent [2][][]clients.Sent) 
 	}
 }
 
-// course is when a node was asked, as those who asked know it.
+// course has the times at which clients asked a node, by their clock.
 type course struct {
 	queries times
 	begun   times // flows
-	over    times // entries whose time is over
+	over    times // expired entries
 }
 
 // times are durations since the beginning, sorted.
 type times []time.Duration
 
-// by is how many there were by then.
+// by returns how many there were by then.
 func (t times) by(then time.Duration) int {
 	n, _ := slices.BinarySearch(t, then+1)
 	return n
 }
 
-// entries is how many there is cause for.
+// entries returns how many entries there should be.
 func (c *course) entries(then time.Duration) int { return c.begun.by(then) - c.over.by(then) }
 
 func newCourse(l load, began time.Time, sent [][]clients.Sent) course {
@@ -192,7 +193,7 @@ func newCourse(l load, began time.Time, sent [][]clients.Sent) course {
 	return c
 }
 
-// judge computes how far the two are apart and whether that will do.
+// judge computes how far the two are apart and compares that with the bars.
 func (r *Result) judge() {
 	sum, n := 0.0, 0
 	for i := range r.Seconds {
@@ -215,7 +216,7 @@ func (r *Result) judge() {
 		r.Failures = append(r.Failures, fmt.Sprintf("conntrack -L lists %d entries, between our own counts of %d and %d", c.Lines, c.Before, c.After))
 	}
 	if r.LeftOnUntracked > 0 {
-		r.Failures = append(r.Failures, fmt.Sprintf("%d entries of clients on the node that tracks none", r.LeftOnUntracked))
+		r.Failures = append(r.Failures, fmt.Sprintf("%d entries of clients on the node that must not track them", r.LeftOnUntracked))
 	}
 	r.Agree = len(r.Failures)+len(r.Disturbances) == 0
 }

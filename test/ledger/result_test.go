@@ -42,7 +42,7 @@ func TestJudge(t *testing.T) {
 		{"entries where there is none", func(r *Result) { r.Seconds[50].Kernel, r.Seconds[50].Ledger = 0, 5 }, "second 51"},
 		{"conntrack -L lists more", func(r *Result) { r.ConntrackL.Lines = 11 }, "conntrack -L"},
 		{"conntrack -L lists fewer", func(r *Result) { r.ConntrackL.Lines = 7 }, "conntrack -L"},
-		{"tracked on the second node", func(r *Result) { r.LeftOnUntracked = 1 }, "the node that tracks none"},
+		{"tracked on the second node", func(r *Result) { r.LeftOnUntracked = 1 }, "the node that must not track them"},
 		{"disturbed", func(r *Result) { r.Disturbances = []string{"busy"} }, "busy"},
 		{"disturbed and apart", func(r *Result) {
 			r.Disturbances, r.Seconds[20].Ledger = []string{"busy"}, 0

@@ -225,8 +225,9 @@ vulncheck: $(VULNCHECK)
 	else echo "$$out"; exit 1; fi
 
 .PHONY: bench
-bench: deps ## run the benchmarks of all packages
+bench: deps ## run the benchmarks of all packages; as root also bench-idle
 	go test -run '^$$' -bench . -benchmem ./...
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory bench-idle; fi
 
 # node-cache beside it: BENCH_FLAGS='-node-cache FILE'. No module proxy has it.
 .PHONY: bench-idle

@@ -20,6 +20,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/plugin/notrack"
+	"github.com/trackless-dns/trackless/server/stacks"
 )
 
 // Type is the server type of a Corefile.
@@ -65,6 +66,7 @@ func New(o Options) (*Server, error) {
 // it serves.
 func (s *Server) Run(before func() error, started func()) error {
 	respectMemoryLimit("/")
+	stacks.Keep()
 	if err := before(); err != nil {
 		return err
 	}

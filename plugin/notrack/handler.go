@@ -52,7 +52,16 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	}
 	query := n.note(client, server, proto)
 	defer query.Response()
-	return plugin.NextOrFailure(n.Name(), n.Next, ctx, w, r)
+	return n.pass(ctx, w, r)
+}
+
+// pass passes a query on. What plugin.NextOrFailure does besides is for plugins above
+// that note which one has answered, or trace: there are none.
+func (n *NoTrack) pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	if n.Next == nil {
+		return plugin.NextOrFailure(n.Name(), nil, ctx, w, r)
+	}
+	return n.Next.ServeDNS(ctx, w, r)
 }
 
 // note tells the ledger of a query to an address that is untracked.
@@ -73,7 +82,7 @@ func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	defer query.Response()
 	tcp := sockets.NewWriter(w, client, server, n.block.WriteTimeout, limited)
 	serve := func() (int, error) {
-		rcode, err := plugin.NextOrFailure(n.Name(), n.Next, ctx, tcp, r)
+		rcode, err := n.pass(ctx, tcp, r)
 		answerError(tcp, r, rcode)
 		return dns.RcodeSuccess, err
 	}

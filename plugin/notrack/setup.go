@@ -11,6 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/plugin/querymetrics"
 )
 
 func init() { plugin.Register(directive, setup) }
@@ -52,7 +53,7 @@ func setup(c *caddy.Controller) error {
 	}
 	block := dnsserver.GetConfig(c)
 	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
-		n := &NoTrack{Next: next, config: config, block: block}
+		n := &NoTrack{Next: querymetrics.Instead(next), config: config, block: block}
 		config.made(n)
 		return n
 	})

@@ -6,6 +6,8 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
+	"github.com/coredns/coredns/plugin/metrics"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -169,5 +171,22 @@ func TestBlocksOfOneCorefile(t *testing.T) {
 		if err := config.add(parsed(20, tc.text)); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error %v, want %q", tc.name, err, tc.want)
 		}
+	}
+}
+
+// prometheus below us is passed over: it takes twice as long for the same.
+func TestQueriesAreNotCountedByPrometheusItself(t *testing.T) {
+	c := controller([]string{"10.96.0.10"}, []string{"dns://.:53"}, "notrack 10.96.0.10")
+	if err := setup(c); err != nil {
+		t.Fatal(err)
+	}
+	plugins := dnsserver.GetConfig(c).Plugin
+	below := metrics.New("localhost:0")
+	n := plugins[len(plugins)-1](below).(*NoTrack)
+	if n.Next == plugin.Handler(below) {
+		t.Error("prometheus itself is next")
+	}
+	if n.Next.Name() != below.Name() {
+		t.Errorf("next is %s", n.Next.Name())
 	}
 }

@@ -28,21 +28,25 @@ func Buffers(endpoints []iptables.Endpoint) (queued, dropped uint64, err error) 
 	for _, s := range listeningUDP(descriptors(), endpoints) {
 		q, d := bufferOf(s.fd)
 		queued, dropped = queued+q, dropped+d
-		if e := enlarge(s.fd); e != nil && err == nil {
+		if e := enlarge(s.fd, roomUnderLimit); e != nil && err == nil {
 			err = e
 		}
 	}
 	return queued, dropped, err
 }
 
-// enlarge gives a listener the buffer that it needs under a CPU limit.
-func enlarge(fd int) error {
+// enlarge gives a listener a buffer of at least so many bytes as the kernel counts them.
+// If that needs a capability that we lack, it gives what there is, and returns an error.
+func enlarge(fd, bytes int) error {
 	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
-	if err != nil || size >= roomUnderLimit {
+	if err != nil || size >= bytes {
 		return err
 	}
 	// The kernel doubles what is asked for (socket(7)).
-	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, roomUnderLimit/2)
+	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes/2); err != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes/2)
+	}
+	return err
 }
 
 // bufferOf is about how many queries are in a socket's buffer, and for how many there

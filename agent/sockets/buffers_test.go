@@ -86,7 +86,7 @@ func TestListenersAreEnlarged(t *testing.T) {
 	t.Parallel()
 	_, send, control := listening(t)
 	control(func(fd int) {
-		if err := enlarge(fd); err != nil {
+		if err := enlarge(fd, roomUnderLimit); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -133,9 +133,19 @@ func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.
 
 func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *configuration) (int, error) {
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok {
-		c.servers.LoadOrStore(s, struct{}{})
+		if _, known := c.servers.LoadOrStore(s, struct{}{}); !known {
+			c.readyForQueries()
+		}
 	}
 	return dns.RcodeSuccess, w.WriteMsg(c.identity.Answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
+}
+
+// readyForQueries prepares the listeners. A check has come to a server for the first time:
+// it has set up its socket, and clients ask it soon.
+func (c *configuration) readyForQueries() {
+	if err := sockets.ForQueries(c.plan.Listen); err != nil {
+		log.Debugf("the buffers of the listeners stay as small as net.core.rmem_max, so that bursts of queries may be lost: %v; give the container NET_ADMIN", err)
+	}
 }
 
 // checkpoint stands directly below `cache`, answers the checks that came through

@@ -1,0 +1,53 @@
+package sockets
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+const (
+	// room is the size of a listener's buffer, in bytes as the kernel counts them: some
+	// 1,300 queries, those of 65 ms at 20,000 a second. For so long other processes may
+	// keep this one from running. The kernel's default is 277.
+	room = 1 << 20
+
+	// allRoom is the size of the buffers of all listeners together. The kernel may
+	// charge them to the control group, whose memory limit leaves room for more.
+	allRoom = 4 << 20
+)
+
+// ForQueries gives the UDP listeners of this process at the endpoints room for a burst of
+// queries. It returns an error where the kernel grants less: beyond
+// net.core.rmem_max it needs CAP_NET_ADMIN.
+//
+// It also ends that the kernel tells of each packet to which address it was sent, where
+// a listener has but one: the DNS server would give the same back with each response,
+// as its source.
+func ForQueries(endpoints []iptables.Endpoint) error {
+	listeners := listeningUDP(descriptors(), endpoints)
+	var errs []error
+	for _, l := range listeners {
+		errs = append(errs, enlarge(l.fd, roomOf(len(listeners))))
+		if !transportAddress(l.own).Addr().IsUnspecified() {
+			forgetDestinations(l)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// roomOf is the size of the buffer of one of so many listeners.
+func roomOf(listeners int) int { return min(room, allRoom/max(listeners, 1)) }
+
+// forgetDestinations undoes what the DNS server has asked for (IP_PKTINFO in ip(7),
+// IPV6_RECVPKTINFO in ipv6(7)). Where the kernel refuses, nothing changes.
+func forgetDestinations(l listeningSocket) {
+	switch l.own.(type) {
+	case *unix.SockaddrInet4:
+		_ = unix.SetsockoptInt(l.fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 0)
+	case *unix.SockaddrInet6:
+		_ = unix.SetsockoptInt(l.fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 0)
+	}
+}

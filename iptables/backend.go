@@ -8,6 +8,13 @@ import (
 	"time"
 )
 
+// The names of the backends: the values of the option `backend` in the Corefile, and
+// of [Instance.Backend]. Package backends lists them.
+const (
+	BackendNFTables = "nftables"
+	BackendBinaries = "iptables"
+)
+
 // Rules are everything that a backend keeps in the kernel for one instance.
 type Rules struct {
 	Plan Plan
@@ -16,65 +23,64 @@ type Rules struct {
 	// own listeners.
 	Checks []Check
 
-	// Leases are the answers that renew the lease. None: nothing renews it.
+	// Leases are the lease probes whose answers renew the lease. None: nothing
+	// renews it.
 	Leases []Lease
 
-	// Uplinks are the devices from which only Plan.Sources are served; nil or
-	// empty serves everybody.
+	// Uplinks are the devices over which only Plan.Sources are served. Empty:
+	// clients of all devices are served.
 	Uplinks []string
 
-	// Unowned are listen addresses that no Service owns: a query from outside
-	// to one of them is dropped instead of passed on.
+	// Unowned are listen addresses that no Service owns. A query to them from
+	// outside the cluster is dropped, not passed on.
 	Unowned []netip.Addr
 }
 
-// Backend keeps the rules of one instance in the kernel. It holds one table of
-// this instance. All methods are called by one goroutine at a time.
+// Backend keeps the rules of one instance in the kernel, in a table or chains of
+// its own. All methods are called by one goroutine at a time.
 type Backend interface {
-	// Name is what `backend` in the Corefile calls it, for example "nftables".
+	// Name is [BackendNFTables] or [BackendBinaries].
 	Name() string
 
-	// Table is the name under which the rules are found: that of a table, or the
-	// beginning of the names of chains.
+	// Table is the name of the table, or the prefix of the names of the chains.
 	Table() string
 
 	// Owned reports whether the kernel removes the rules when this process dies.
 	// It is known once Install has succeeded.
 	Owned() bool
 
-	// Capabilities says what the backend can do on this node. What takes a probe of
-	// the kernel is probed once; an error that matches ErrBusy says that it could
-	// not be yet, and leaves the fields that say so unset.
+	// Capabilities says what the backend can do on this node. It probes the kernel
+	// once. An error that matches ErrBusy says that it could not probe yet; the
+	// fields that need the probe are then unset.
 	Capabilities() (Capabilities, error)
 
-	// Install makes the static part equal to the rules in one transaction,
-	// whatever others have done to it since.
-	// Which addresses are live is left as it is, save for those no longer in
-	// the plan. On an error the kernel is as it was before.
+	// Install makes the static part equal to the rules in one transaction, and
+	// repairs what other programs changed in it. Attached addresses stay attached
+	// if they are still in the plan. On an error the kernel is as it was before.
 	Install(Rules) error
 
 	// Attach untracks the queries to every address of the installed plan until
-	// Detach. It is for plans without a lease; with one, Renewals attach.
+	// Detach. It is for plans without a lease; with a lease, renewals attach.
 	Attach() error
 
-	// Detach stops untracking queries and lets nothing renew the lease, in one
-	// transaction. Responses stay untracked, so that late answers leave no
-	// entry, and so do the TCP connections that our listeners hold: those
-	// given, and those that the rules have noted.
+	// Detach stops untracking queries and ends the renewals of the lease, in one
+	// transaction. Responses stay untracked, so that late answers leave no entry.
+	// Queries on TCP connections of our listeners stay untracked, too: those in
+	// held, and those that the rules have noted.
 	Detach(held []Connection) error
 
-	// EndLease gives the queries to addresses of the plan back at once, as if
-	// their lease had run out. The next renewal takes them again.
+	// EndLease tracks the queries to these addresses again at once, as if their
+	// lease had run out. The next renewal untracks them.
 	EndLease([]netip.Addr) error
 
-	// Exempt keeps connections that are tracked already tracked until they end,
-	// besides those that the rules have noted.
+	// Exempt keeps these connections, which are tracked, tracked until they end.
+	// Connections that the rules have noted stay noted.
 	Exempt([]Connection) error
 
-	// ExemptOnly is Exempt and forgets whatever the rules have noted.
+	// ExemptOnly is Exempt, and forgets the connections that the rules have noted.
 	ExemptOnly([]Connection) error
 
-	// Remove takes everything of this instance out of the kernel.
+	// Remove removes everything of this instance from the kernel.
 	Remove() error
 
 	// Present reports whether the rules are still in the kernel.
@@ -87,71 +93,70 @@ type Backend interface {
 	Counters() (Counters, error)
 }
 
-// Capabilities are what a backend can do on this node besides what [Backend] asks of
-// all, and what it cannot.
+// Capabilities say what a backend can and cannot do on this node, beyond the methods
+// of [Backend].
 type Capabilities struct {
-	// Variant is that of the programs that the backend runs, legacy or nft. Empty:
-	// it runs none.
+	// Variant is the variant of the programs that the backend runs, legacy or nft.
+	// Empty: it runs no programs.
 	Variant string
 
 	// NeedsLease says why a plan without a lease would outlive a killed process.
 	// Empty: it would not, or Install refuses such a plan itself.
 	NeedsLease string
 
-	// NoLeases: nothing in this kernel ends rules after a time, so that only plans
-	// without a lease can be installed. It takes a probe.
+	// NoLeases: this kernel cannot end rules after a time, so that only plans
+	// without a lease can be installed. It needs a probe.
 	NoLeases bool
 
-	// Lacks names the guarantees that this kernel takes away, one sentence each. It
-	// takes a probe.
+	// Lacks names the guarantees that this kernel cannot give, one sentence each.
+	// It needs a probe.
 	Lacks []string
 
-	// Devices sees which devices lose their queries. Nil: the backend cannot.
+	// Devices finds devices that lose their queries. Nil: the backend cannot.
 	Devices Devices
 
-	// Watch calls changed, until the context ends, when others have changed rules of
-	// which the kernel announces nothing. Nil: it announces all.
+	// Watch calls changed when other programs changed rules and the kernel does not
+	// announce such changes. It returns when the context ends. Nil: the kernel
+	// announces all changes.
 	Watch func(ctx context.Context, changed func())
 }
 
-// Devices sees which devices lose their queries on the way from the rules to the
-// listeners, and can leave these to the cluster's DNS.
+// Devices finds devices whose queries get lost between the rules and the listeners,
+// and can leave these queries to the cluster's DNS.
 type Devices interface {
-	// Lost returns the devices from which queries were untracked within the
-	// last LostFor, of which none arrived. A caller that did not run for a
-	// while finds none.
+	// Lost returns the devices whose queries were untracked within the last
+	// LostFor and did not arrive. It returns none if the caller did not run for a
+	// while.
 	Lost() ([]string, error)
-	// Quarantine leaves the queries that a device brings tracked for a time.
+	// Quarantine leaves the queries of a device tracked for that time.
 	Quarantine(device string, d time.Duration) error
 }
 
 // LostFor is how long [Devices.Lost] remembers a query.
 const LostFor = 300 * time.Millisecond
 
-// Change is an announcement of the kernel that rules, links or addresses are not
-// what they were.
+// Change is an announcement of the kernel that rules, links or addresses changed.
 type Change struct {
-	Who string // the process that changed them; empty where the kernel does not say
-	Own bool   // we did
+	Who string // the process that made the change; empty if the kernel does not say
+	Own bool   // this process made it
 }
 
 // Check is the transport address from which this instance checks its own
-// listeners. Packets with exactly this source and an endpoint of the plan as
-// destination are untracked also while queries are not: otherwise kube-proxy
-// would rewrite the check and someone else would answer it.
+// listeners. Packets from exactly this address to an endpoint of the plan are
+// untracked also while queries are tracked. Otherwise kube-proxy would rewrite the
+// check, and another server would answer it.
 type Check struct {
 	Endpoint
 }
 
 // Lease is the transport address from which lease probes are sent to a listen
-// endpoint. An answer to it over lo, and nothing else, renews the lease of the
-// address.
+// endpoint. Only an answer to it over lo renews the lease of the address.
 type Lease struct {
 	Source netip.AddrPort // the listen address and the instance's lease port
 	Listen netip.AddrPort
 }
 
-// Connection is a TCP connection to a listen endpoint as its client sees it.
+// Connection is a TCP connection of a client to a listen endpoint.
 type Connection struct {
 	Client, Listen netip.AddrPort
 }
@@ -159,13 +164,13 @@ type Connection struct {
 // Direction tells queries from responses in counters.
 type Direction uint8
 
-// A query goes to a listen endpoint, a response comes from one.
+// A query goes to a listen endpoint; a response comes from it.
 const (
 	Query Direction = iota
 	Response
 )
 
-// String gives the value of the metric's label.
+// String returns the value of the metric's label.
 func (d Direction) String() string {
 	if d == Response {
 		return "response"
@@ -193,18 +198,18 @@ func CounterKeys() []CounterKey {
 	return keys
 }
 
-// Counters holds the number of untracked packets. A packet that this node
-// sends to itself passes two hooks and is counted once.
+// Counters are the numbers of untracked packets. A packet from this node to itself
+// passes two hooks and is counted once.
 type Counters map[CounterKey]uint64
 
-// UnsupportedError says that the running kernel, or the image, lacks what a
+// UnsupportedError says that the running kernel or the image lacks a feature that a
 // backend needs.
 type UnsupportedError struct {
-	// Feature is what is missing, for example "nf_tables".
+	// Feature is the missing feature, for example "nf_tables".
 	Feature string
-	// Remedy is what the operator can do about it.
+	// Remedy tells the operator what to do.
 	Remedy string
-	// Err is the kernel's own answer.
+	// Err is the kernel's answer.
 	Err error
 }
 
@@ -214,12 +219,12 @@ func (e *UnsupportedError) Error() string {
 
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// HeldError says that an interface of somebody else holds a listen address, for
-// which reason nothing was changed.
+// HeldError says that an interface of another program holds a listen address.
+// Nothing was changed.
 type HeldError struct {
-	Prefix    netip.Prefix // as it is held
+	Prefix    netip.Prefix // the address as the interface has it
 	Interface string
-	What      string // what the address is there
+	What      string // what the address is for on that interface
 	Remedy    string
 }
 
@@ -227,14 +232,14 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("address %s is held by interface %s of this host: %s; %s", e.Prefix.Addr(), e.Interface, e.What, e.Remedy)
 }
 
-// ErrBusy is matched by errors that are over as soon as another program gives
-// back what it holds. Nothing has been changed, and trying again may do.
+// ErrBusy is matched by errors that end when another program releases a lock.
+// Nothing was changed; try again.
 var ErrBusy = errors.New("another program is changing the rules")
 
-// ErrUntracked is matched by errors about addresses to which rules of others untrack
-// DNS for good: while it is not attached it comes here all the same, and when this
-// process is gone nobody answers.
-var ErrUntracked = errors.New("rules of others untrack DNS for good")
+// ErrUntracked is matched by errors about addresses whose DNS other programs' rules
+// untrack permanently. Queries come here also while the address is detached, and when
+// this process is gone nobody answers them.
+var ErrUntracked = errors.New("rules of other programs untrack DNS permanently")
 
-// ErrPermission is matched by errors that CAP_NET_ADMIN would have prevented.
+// ErrPermission is matched by errors that a process with CAP_NET_ADMIN does not get.
 var ErrPermission = errors.New("needs CAP_NET_ADMIN")

@@ -7,20 +7,19 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// Claims tell who on a node asks for a listen address, and with it for all that
-// belongs to the address: the link that carries it, its local route, its accept
-// rules, its pair of the failover table. Whoever takes something away, or says that
-// it may be taken away, asks them: an instance that leaves, one that stays and
-// finds what another left, `trackless rules`. The zero value is a node on which
-// nobody asks for anything.
+// Claims tell who on a node uses a listen address. Whoever uses it also uses what
+// belongs to it: the link that carries it, its local route, its accept rules, its
+// pair of the failover table. Code that removes such a thing asks the claims first:
+// an instance that stops, an instance that removes what a dead one left, and
+// `trackless rules`. The zero value is a node on which nobody uses anything.
 type Claims struct {
 	instances []Instance
 	servers   []netip.Addr
 }
 
-// NewClaims returns the claims of instances, of which those that are certainly dead
-// ask for nothing, and of servers: addresses at which others listen, such as
-// Kubernetes' node-cache.
+// NewClaims returns the claims of instances and of servers. Instances that are
+// certainly dead use nothing. Servers are addresses at which other programs listen,
+// such as Kubernetes' node-cache.
 func NewClaims(instances []Instance, servers []netip.Addr) Claims {
 	return Claims{
 		instances: slices.DeleteFunc(slices.Clone(instances), func(i Instance) bool { return i.Owner.Life == owner.Dead }),
@@ -28,8 +27,8 @@ func NewClaims(instances []Instance, servers []netip.Addr) Claims {
 	}
 }
 
-// Of says who asks for the address itself, in words that "is in use" may follow;
-// nobody if it is empty.
+// Of names the user of the address itself, for a sentence that goes on with "is in
+// use". Empty: nobody uses it.
 func (c Claims) Of(a netip.Addr) string {
 	if who := c.Instance(a); who != "" || !slices.Contains(c.servers, a) {
 		return who
@@ -37,8 +36,8 @@ func (c Claims) Of(a netip.Addr) string {
 	return "a DNS server that listens there and is no instance of Trackless"
 }
 
-// Instance is Of for what only an instance has a use for: rules. Rules that name no
-// address, as those of a version to come may, ask for all of them.
+// Instance is Of for rules, which only an instance uses. An instance whose rules name
+// no address uses all addresses: it may be of a later version.
 func (c Claims) Instance(a netip.Addr) string {
 	for _, i := range c.instances {
 		if len(i.Listen) == 0 || slices.ContainsFunc(i.Listen, func(e Endpoint) bool { return e.Addr == a }) {
@@ -48,7 +47,7 @@ func (c Claims) Instance(a netip.Addr) string {
 	return ""
 }
 
-// Any says who asks for anything; no instance does if it is empty.
+// Any names an instance that uses anything. Empty: there is none.
 func (c Claims) Any() string {
 	for _, i := range c.instances {
 		return i.Name()
@@ -56,7 +55,7 @@ func (c Claims) Any() string {
 	return ""
 }
 
-// Serving returns those of the endpoints at which an instance listens as well.
+// Serving returns the endpoints at which an instance listens, too.
 func (c Claims) Serving(endpoints []Endpoint) []Endpoint {
 	return slices.DeleteFunc(slices.Clone(endpoints), func(e Endpoint) bool {
 		return !slices.ContainsFunc(c.instances, func(i Instance) bool { return slices.Contains(i.Listen, e) })

@@ -19,7 +19,7 @@ const (
 	UDP Proto = 17
 )
 
-// String gives the name nft and iptables use.
+// String returns the name that nft and iptables use.
 func (p Proto) String() string {
 	switch p {
 	case TCP:
@@ -30,10 +30,10 @@ func (p Proto) String() string {
 	return fmt.Sprintf("proto-%d", uint8(p))
 }
 
-// Family is an IP version as packet counters and metrics name it.
+// Family is an IP version, named as in packet counters and metrics.
 type Family uint8
 
-// The families of one plan; both live in one process and one table.
+// The families of one plan. One process and one table serve both.
 const (
 	IPv4 Family = 4
 	IPv6 Family = 6
@@ -48,7 +48,7 @@ func FamilyOf(a netip.Addr) Family {
 	return IPv6
 }
 
-// String gives "ipv4" or "ipv6".
+// String returns "ipv4" or "ipv6".
 func (f Family) String() string {
 	if f == IPv4 {
 		return "ipv4"
@@ -60,16 +60,16 @@ func (f Family) String() string {
 // priority raw (-300), before conntrack (-200).
 type Hook uint8
 
-// Prerouting sees what arrives, from pods and over lo; Output sees what this
-// node sends: its own queries and our responses. In Input, behind everybody's
-// filter rules, a backend may see what has arrived.
+// Prerouting sees packets that arrive, from pods and over lo. Output sees packets
+// that this node sends: its own queries and our responses. Input comes after the
+// filter rules of all programs: a backend may count there what arrived.
 const (
 	Prerouting Hook = iota
 	Output
 	Input
 )
 
-// String gives the name nft uses.
+// String returns the name that nft uses.
 func (h Hook) String() string {
 	switch h {
 	case Output:
@@ -80,15 +80,15 @@ func (h Hook) String() string {
 	return "prerouting"
 }
 
-// Endpoint is one transport address that is untracked: DNS on port 53, or a
-// further local service such as the health port.
+// Endpoint is one untracked transport address: DNS on port 53, or another local
+// service such as the health port.
 type Endpoint struct {
 	Addr  netip.Addr
 	Port  uint16
 	Proto Proto
 }
 
-// String gives for example "udp 10.96.0.10:53" or "tcp [fd00::a]:53".
+// String returns for example "udp 10.96.0.10:53" or "tcp [fd00::a]:53".
 func (e Endpoint) String() string {
 	return e.Proto.String() + " " + e.AddrPort().String()
 }
@@ -101,31 +101,31 @@ func (e Endpoint) Compare(o Endpoint) int {
 	return cmp.Or(e.Addr.Compare(o.Addr), cmp.Compare(e.Port, o.Port), cmp.Compare(e.Proto, o.Proto))
 }
 
-// Plan says what has to be untracked, as a pure value: two plans that ask for
+// Plan says what is to be untracked. It is a pure value: two plans that ask for
 // the same are equal. The zero Plan asks for nothing.
 type Plan struct {
-	// Link is the interface that carries the listen addresses. It is created
-	// as a dummy, or, where the kernel has no dummy, the addresses go on lo.
-	// Empty: the addresses are managed by someone else and must be there.
+	// Link is the interface that carries the listen addresses. It is created as a
+	// dummy; if the kernel has no dummy, the addresses go on lo. Empty: another
+	// program manages the addresses, and they must be there.
 	Link string
 
 	// Listen are the endpoints on which DNS is served. Their addresses go on
 	// the link, and they are attached once every one of them answers.
 	Listen []Endpoint
 
-	// Untrack are further local services on the listen addresses that are
-	// untracked with them and that nobody checks.
+	// Untrack are other local services on the listen addresses. They are untracked
+	// with them, and not checked.
 	Untrack []Endpoint
 
 	// Lease is how long queries stay untracked after an answer of ours; 0
 	// means until the process detaches or dies.
 	Lease time.Duration
 
-	// DryRun counts what would be untracked and untracks nothing.
+	// DryRun counts the packets that would be untracked, and untracks none.
 	DryRun bool
 
-	// Sources are the prefixes that are served although an uplink brings
-	// them. AnySource serves everybody.
+	// Sources are the client prefixes that are served also over an uplink.
+	// AnySource serves every client.
 	Sources   []netip.Prefix
 	AnySource bool
 
@@ -134,12 +134,21 @@ type Plan struct {
 	Uplinks []string
 }
 
-// Merge joins the endpoints of two plans of one process into a normalized plan,
-// whose other settings are those of the second. Plans that name different links
-// cannot be joined.
+// LinkConflictError says that two plans of one process name different links.
+type LinkConflictError struct {
+	Link, Other string
+}
+
+func (e *LinkConflictError) Error() string {
+	return fmt.Sprintf("interface %s conflicts with interface %s: one process has one link", e.Other, e.Link)
+}
+
+// Merge joins the endpoints of two plans of one process into a normalized plan. The
+// other settings are those of the second plan. Plans with different links give a
+// [LinkConflictError].
 func (p Plan) Merge(o Plan) (Plan, error) {
 	if len(p.Listen) > 0 && len(o.Listen) > 0 && p.Link != o.Link {
-		return Plan{}, fmt.Errorf("interface %s conflicts with interface %s: one process has one link", o.LinkName(), p.LinkName())
+		return Plan{}, &LinkConflictError{Link: p.LinkName(), Other: o.LinkName()}
 	}
 	link := p.Link
 	if len(p.Listen) == 0 {
@@ -153,7 +162,7 @@ func (p Plan) Merge(o Plan) (Plan, error) {
 }
 
 // Normalize returns the plan with its endpoints sorted and without duplicates.
-// An endpoint that is served is not listed as untracked again.
+// Untrack has no endpoint that Listen has.
 func (p Plan) Normalize() Plan {
 	p.Listen = sortedUnique(p.Listen)
 	p.Untrack = slices.DeleteFunc(sortedUnique(p.Untrack), func(e Endpoint) bool {
@@ -169,7 +178,7 @@ func sortedUnique(in []Endpoint) []Endpoint {
 	return slices.Compact(out)
 }
 
-// Validate reports the first endpoint that no rule can be made for.
+// Validate returns an error for the first endpoint that cannot be in a rule.
 func (p Plan) Validate() error {
 	if len(p.Listen) == 0 {
 		return fmt.Errorf("no listen address: name one, or add a bind directive")
@@ -179,13 +188,13 @@ func (p Plan) Validate() error {
 		case !e.Addr.IsValid():
 			return fmt.Errorf("%s: not an IP address", e)
 		case e.Addr.IsUnspecified():
-			return fmt.Errorf("%s: the wildcard address is no listen address of its own; name the addresses that clients ask", e.Addr)
+			return fmt.Errorf("%s: the wildcard address cannot be a listen address; name the addresses that clients ask", e.Addr)
 		case e.Addr.Is4In6():
 			return fmt.Errorf("%s: write the IPv4 address %s", e.Addr, e.Addr.Unmap())
 		case e.Addr.Zone() != "":
 			return fmt.Errorf("%s: an IPv6 address with a zone cannot be put on %s; use a unique local address", e.Addr, p.LinkName())
 		case e.Addr.Is6() && e.Addr.IsLinkLocalUnicast():
-			return fmt.Errorf("%s: an IPv6 link-local address is reached from its own link alone, and no pod is on that of the listen addresses; use a unique local address, such as fd00:169:254:20::10", e.Addr)
+			return fmt.Errorf("%s: pods cannot reach an IPv6 link-local address of another link; use a unique local address, such as fd00:169:254:20::10", e.Addr)
 		case e.Addr.IsMulticast():
 			return fmt.Errorf("%s: a multicast address cannot be a listen address", e.Addr)
 		case e.Port == 0:
@@ -197,7 +206,7 @@ func (p Plan) Validate() error {
 	return nil
 }
 
-// Endpoints returns everything that is untracked, served or not.
+// Endpoints returns all untracked endpoints: Listen, then Untrack.
 func (p Plan) Endpoints() []Endpoint { return slices.Concat(p.Listen, p.Untrack) }
 
 // Addresses returns the distinct listen addresses in order.
@@ -220,7 +229,7 @@ func (p Plan) Equal(o Plan) bool {
 		slices.Equal(p.Sources, o.Sources) && slices.Equal(p.Uplinks, o.Uplinks)
 }
 
-// String prints the plan for logs and for people, one line per fact.
+// String prints the plan for logs and operators, one line per fact.
 func (p Plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "link     %s\n", p.LinkName())
@@ -251,7 +260,7 @@ func (p Plan) String() string {
 	return b.String()
 }
 
-// LinkName returns the link for people: "none" where the plan has none.
+// LinkName returns the link for messages: "none" if the plan has no link.
 func (p Plan) LinkName() string {
 	if p.Link == "" {
 		return "none"

@@ -1,6 +1,5 @@
-// Package backends lists the ways to keep rules in the kernel. A backend is a
-// package beside this one and an entry here: nobody else has to know which there
-// are.
+// Package backends lists the backends. A backend is a package beside this one and an
+// entry here; no other package lists them.
 package backends
 
 import (
@@ -12,29 +11,28 @@ import (
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
-// Kind is a way to keep rules in the kernel.
+// Kind is one backend.
 type Kind struct {
-	// Name is what `backend` in the Corefile calls it, and [iptables.Instance] too.
+	// Name is its name in the Corefile (`backend`) and in [iptables.Instance].
 	Name string
-	// Needs is what the kernel must have for it.
+	// Needs is the kernel feature that it needs.
 	Needs string
 	// Open makes the backend of an instance. It changes nothing in the kernel, and
-	// fails with an [iptables.UnsupportedError] where the kind cannot be used.
+	// fails with an [iptables.UnsupportedError] if this node cannot use the kind.
 	Open func(Options) (iptables.Backend, error)
-	// Instances reads what the kernel holds of all instances of the kind. It changes
-	// nothing.
+	// Instances reads the rules of all instances of the kind. It changes nothing.
 	Instances func() ([]iptables.Instance, error)
-	// Remove takes away what the kernel holds of an instance, by the name of its table.
+	// Remove removes the rules of an instance, by the name of its table.
 	Remove func(table string) error
-	// RemoveStale takes away what the kernel holds of instances whose process is
-	// certainly gone, and returns the names of their tables.
+	// RemoveStale removes the rules of instances whose process is certainly gone,
+	// and returns the names of their tables.
 	RemoveStale func() ([]string, error)
 }
 
-// Options are for backends that run programs; the others have no use for them.
+// Options are for backends that run programs; other backends ignore them.
 type Options struct {
 	Variant binaries.Variant
-	// Count is told of each failure, by its kind.
+	// Count is called for each failure, with its type.
 	Count func(errorType string)
 }
 
@@ -42,7 +40,7 @@ type Options struct {
 func All() []Kind {
 	return []Kind{
 		{
-			Name:  "nftables",
+			Name:  iptables.BackendNFTables,
 			Needs: "nf_tables",
 			Open: func(Options) (iptables.Backend, error) {
 				return opened(nftables.New(nftables.Config{}))
@@ -52,7 +50,7 @@ func All() []Kind {
 			RemoveStale: func() ([]string, error) { return nftables.RemoveStale(nftables.Config{}) },
 		},
 		{
-			Name:  "iptables",
+			Name:  iptables.BackendBinaries,
 			Needs: "x_tables",
 			Open: func(o Options) (iptables.Backend, error) {
 				return opened(binaries.New(binaries.Config{Variant: o.Variant, Count: o.Count}))
@@ -64,7 +62,8 @@ func All() []Kind {
 	}
 }
 
-// opened makes an interface of a backend. A nil pointer in an interface is none.
+// opened returns the backend as an interface: nil on an error, not an interface that
+// holds a nil pointer.
 func opened[B iptables.Backend](b B, err error) (iptables.Backend, error) {
 	if err != nil {
 		return nil, err
@@ -72,7 +71,7 @@ func opened[B iptables.Backend](b B, err error) (iptables.Backend, error) {
 	return b, nil
 }
 
-// Named returns the kind of a name.
+// Named returns the kind with that name.
 func Named(name string) (k Kind, known bool) {
 	for _, k := range All() {
 		if k.Name == name {
@@ -82,8 +81,9 @@ func Named(name string) (k Kind, known bool) {
 	return Kind{}, false
 }
 
-// Instances returns those of all kinds, sorted by kind and name, also where the
-// kernel has not what one of them needs: that is an [iptables.UnsupportedError].
+// Instances returns the instances of all kinds, sorted by kind and name. If the
+// kernel lacks a feature that one kind needs, it returns the instances of the others
+// and an [iptables.UnsupportedError].
 func Instances() (all []iptables.Instance, err error) {
 	for _, k := range All() {
 		some, someErr := k.Instances()
@@ -93,17 +93,17 @@ func Instances() (all []iptables.Instance, err error) {
 	return all, err
 }
 
-// Remove takes away what the kernel holds of an instance.
+// Remove removes the rules of an instance.
 func Remove(i iptables.Instance) error {
 	k, known := Named(i.Backend)
 	if !known {
-		return fmt.Errorf("remove %s: no backend is called %q", i.Name(), i.Backend)
+		return fmt.Errorf("remove %s: unknown backend %q", i.Name(), i.Backend)
 	}
 	return k.Remove(i.Table)
 }
 
-// RemoveStale takes away what the kernel holds of instances whose process is certainly
-// gone, and returns their names.
+// RemoveStale removes the rules of instances whose process is certainly gone, and
+// returns the names of their tables.
 func RemoveStale() (removed []string, err error) {
 	for _, k := range All() {
 		some, someErr := k.RemoveStale()

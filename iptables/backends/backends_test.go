@@ -9,7 +9,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/binaries"
 )
 
-// TestEachKind: what a kind makes is found and removed by its entry alone.
+// TestEachKind: the entry of a kind finds and removes the rules that its backend makes.
 func TestEachKind(t *testing.T) {
 	testns.Program(t, "iptables-nft")
 	for _, k := range All() {
@@ -38,7 +38,7 @@ func TestEachKind(t *testing.T) {
 				t.Errorf("%q is said to be stale, error %v", removed, err)
 			}
 			if b.Owned() {
-				err = b.Remove() // nobody else can
+				err = b.Remove() // no other process can
 			} else {
 				err = Remove(found[0])
 			}

@@ -93,8 +93,8 @@ func New(cfg Config) (*Backend, error) {
 	}, nil
 }
 
-// Name returns "iptables".
-func (*Backend) Name() string { return "iptables" }
+// Name returns [iptables.BackendBinaries].
+func (*Backend) Name() string { return iptables.BackendBinaries }
 
 // Table is the name under which the chains of this instance are found.
 func (b *Backend) Table() string { return chainPrefix + b.rs.id }

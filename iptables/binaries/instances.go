@@ -40,7 +40,7 @@ func instances() ([]instance, error) {
 		for _, id := range table.ids() {
 			i := byTable[chainPrefix+id]
 			if i == nil {
-				i = &instance{Instance: iptables.Instance{Backend: "iptables", Variant: string(p.variant), Table: chainPrefix + id, Packets: iptables.Counters{}}}
+				i = &instance{Instance: iptables.Instance{Backend: iptables.BackendBinaries, Variant: string(p.variant), Table: chainPrefix + id, Packets: iptables.Counters{}}}
 				for _, k := range iptables.CounterKeys() {
 					i.Packets[k] = 0
 				}

@@ -47,7 +47,7 @@ func TestInstances(t *testing.T) {
 		if i.Variant == string(NFT) {
 			wantLive = len(plan.Listen)
 		}
-		if i.Backend != "iptables" || !slices.Contains(tables, i.Table) || i.Owner.Life != owner.Alive || !slices.Equal(i.Listen, plan.Listen) || len(i.Live) != wantLive {
+		if i.Backend != iptables.BackendBinaries || !slices.Contains(tables, i.Table) || i.Owner.Life != owner.Alive || !slices.Equal(i.Listen, plan.Listen) || len(i.Live) != wantLive {
 			t.Errorf("%+v, want %v", i, plan.Listen)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/failover"
@@ -60,8 +59,7 @@ func leave(r Removal, user string) step {
 // planTable plans for the table of an instance: it goes if the instance is dead, or
 // if that is not known by force.
 func planTable(i iptables.Instance, force bool) step {
-	r := Removal{}
-	r.Kind, r.Name, _ = strings.Cut(i.Name(), " ")
+	r := Removal{Kind: i.Kind(), Name: i.TableName()}
 	name := instance.OwnerName(i.Owner)
 	switch {
 	case i.Owner.Life == owner.Alive && i.Owner.LocalPID != 0:

@@ -19,7 +19,7 @@ var (
 
 // inUse are the claims of an instance that serves one address.
 func inUse() iptables.Claims {
-	return iptables.NewClaims([]iptables.Instance{{Backend: "nftables", Table: "trackless-a", Listen: DNSEndpoints(served, nil)}}, nil)
+	return iptables.NewClaims([]iptables.Instance{{Backend: iptables.BackendNFTables, Table: "trackless-a", Listen: DNSEndpoints(served, nil)}}, nil)
 }
 
 // inWords is a plan in words: what would go, and what stays.
@@ -50,7 +50,7 @@ func TestPlanTable(t *testing.T) {
 		{"perhaps alive, by force", owner.Owner{PID: 1, Life: owner.Unknown}, true, true, false, "by force"},
 		{"dead", owner.Owner{PID: 7, Life: owner.Dead}, false, true, false, "its owner, pid 7, is dead"},
 	} {
-		s := planTable(iptables.Instance{Backend: "nftables", Table: "trackless-a", Owner: tc.owner}, tc.force)
+		s := planTable(iptables.Instance{Backend: iptables.BackendNFTables, Table: "trackless-a", Owner: tc.owner}, tc.force)
 		if (s.do != nil) != tc.goes || s.Refused != tc.refused || !strings.Contains(s.Reason, tc.says) {
 			t.Errorf("%s: %+v", tc.name, s.Removal)
 		}

@@ -88,7 +88,8 @@ func (r *remover) run() error {
 	return nil
 }
 
-// instances are those of both backends. A kernel without nf_tables has none of one.
+// instances are the instances of all backends. A kernel that lacks the feature that a
+// backend needs has no instances of it.
 func (r *remover) instances() ([]iptables.Instance, error) {
 	all, err := r.node.Instances()
 	var unsupported *iptables.UnsupportedError

@@ -21,7 +21,7 @@ var listen = netip.MustParseAddr("10.96.0.10")
 
 func instanceOf(table string, pid int, life owner.Life) iptables.Instance {
 	return iptables.Instance{
-		Backend: "nftables", Table: table, Owner: owner.Owner{PID: pid, LocalPID: pid, Life: life},
+		Backend: iptables.BackendNFTables, Table: table, Owner: owner.Owner{PID: pid, LocalPID: pid, Life: life},
 		Listen: rules.DNSEndpoints(listen, nil), Live: rules.DNSEndpoints(listen, nil), Packets: iptables.Counters{},
 	}
 }

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// CacheHolder is an instance that shows and empties its caches. A [Controlled]
-// that is one serves them too. Its methods are called from several goroutines.
+// CacheHolder is an instance that shows and empties its caches. A [Controlled] may be
+// a CacheHolder, too. Its methods are called from several goroutines.
 type CacheHolder interface {
-	// ShowCache returns the answers that are cached for a name, of one type or,
-	// if that is empty, of all.
+	// ShowCache returns the cached answers for a name, of one type, or of all types
+	// if qtype is empty.
 	ShowCache(name, qtype string) (CacheContent, error)
-	// FlushCache removes answers and returns what it removed.
+	// FlushCache removes answers and returns how many it removed.
 	FlushCache(CacheScope) (CacheRemoved, error)
 }
 
@@ -21,7 +21,7 @@ type CacheHolder interface {
 type CacheContent struct {
 	Process Process        `json:"process"`
 	Answers []CachedAnswer `json:"answers"`
-	// More is the number of answers that are left out because they are too many.
+	// More is the number of answers that are left out to bound the list.
 	More int `json:"more"`
 }
 
@@ -31,9 +31,9 @@ type CacheBlock struct {
 	ServerBlock string `json:"server_block"`
 	// Bind are the addresses of its listeners; empty for all addresses.
 	Bind []string `json:"bind"`
-	// View is its view's name, if it has one.
+	// View is the name of its view, if it has one.
 	View string `json:"view,omitempty"`
-	// Zones are the zones that its cache is for.
+	// Zones are the zones of its cache.
 	Zones []string `json:"zones"`
 }
 
@@ -44,43 +44,43 @@ type CachedAnswer struct {
 	Name  string `json:"name"`
 	Type  string `json:"type"`
 	Class string `json:"class"`
-	// Flags are the bits of the queries that it answers, such as do and cd.
+	// Flags are the flags of the queries that it answers, such as do and cd.
 	Flags []string `json:"flags"`
-	// Kind is positive, nxdomain, nodata, failure, or retained for a positive
+	// Kind is positive, nxdomain, nodata or failure; or retained, for a positive
 	// answer that serve_stale_policy keeps beside a later one.
 	Kind string `json:"kind"`
-	// Rcode is the response code's name.
+	// Rcode is the name of the response code.
 	Rcode string `json:"rcode"`
-	// Answer, Authority and Additional are the sections' records in presentation
-	// format, with the TTL that they would have now.
+	// Answer, Authority and Additional are the records of the sections in
+	// presentation format, with the TTL that they would have now.
 	Answer     []string `json:"answer"`
 	Authority  []string `json:"authority"`
 	Additional []string `json:"additional"`
-	// Stored is when it was stored, AgeSeconds how long ago that is.
+	// Stored is the time at which it was stored, AgeSeconds the time since then.
 	Stored     time.Time `json:"stored"`
 	AgeSeconds int64     `json:"age_seconds"`
-	// StoredTTLSeconds is the time to live that it had then, TTLSeconds what is
-	// left of it, and StaleSeconds how long ago it expired.
+	// StoredTTLSeconds is its TTL when it was stored, TTLSeconds the TTL that is
+	// left, and StaleSeconds the time since it expired.
 	StoredTTLSeconds int64 `json:"stored_ttl_seconds"`
 	TTLSeconds       int64 `json:"ttl_seconds"`
 	StaleSeconds     int64 `json:"stale_seconds"`
-	// Uses is how often it was used lately: in a row if prefetch counts that,
-	// else since its place was last looked at. UsesOrMore says that counting
-	// ended there.
+	// Uses is the number of recent uses: in a row if prefetch counts them, else
+	// since the eviction last passed its slot. UsesOrMore tells that there may be
+	// more, because the counter is full.
 	Uses       int  `json:"uses"`
 	UsesOrMore bool `json:"uses_or_more"`
-	// Source is the address of the upstream that answered or, of a failure, was
-	// asked last; empty if it is not known.
+	// Source is the address of the upstream that answered; for a failure, of the
+	// upstream that was asked last. Empty: it is not known.
 	Source string `json:"source,omitempty"`
 }
 
-// CacheScope says what to flush.
+// CacheScope says which answers to flush.
 type CacheScope struct {
-	// Name or Zone, or neither for everything. Zone includes what is below it.
+	// Name or Zone, or neither for everything. Zone includes the names below it.
 	Name, Zone string
 }
 
-// CacheRemoved is what a flush took away.
+// CacheRemoved is the result of a flush.
 type CacheRemoved struct {
 	Process Process        `json:"process"`
 	Caches  []CacheFlushed `json:"caches"`
@@ -93,12 +93,12 @@ type CacheFlushed struct {
 	Positive int `json:"positive"`
 	Denials  int `json:"denials"`
 	Failures int `json:"failures"`
-	// OtherNames counts those among them that were for other names, and had
-	// records of the one that was flushed.
+	// OtherNames is the number of these answers that were for other names and had
+	// records of the flushed name.
 	OtherNames int `json:"other_names"`
 }
 
-// Answers is the number of answers that were removed.
+// Answers returns the number of removed answers.
 func (f CacheFlushed) Answers() int { return f.Positive + f.Denials + f.Failures }
 
 func caches(mux *http.ServeMux, c CacheHolder) {
@@ -113,9 +113,9 @@ func caches(mux *http.ServeMux, c CacheHolder) {
 	mux.HandleFunc("POST /v1/cache/flush", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		scope := CacheScope{Name: q.Get("name"), Zone: q.Get("zone")}
-		// What a later version may ask for must not empty the cache of this one.
+		// A scope that only a later version knows must not empty the cache.
 		if scope == (CacheScope{}) && q.Get("all") != "true" {
-			reply(w, http.StatusBadRequest, failure{Error: "neither name nor zone nor all=true says what to flush"})
+			reply(w, http.StatusBadRequest, failure{Error: "flush the cache: the request names no scope: it needs name, zone or all=true"})
 			return
 		}
 		show(func() (CacheRemoved, error) {
@@ -126,13 +126,13 @@ func caches(mux *http.ServeMux, c CacheHolder) {
 	})
 }
 
-// ShowCache asks for the answers that are cached for a name, of one type or,
-// if that is empty, of all.
+// ShowCache asks for the cached answers for a name, of one type, or of all types if
+// qtype is empty.
 func (c *Client) ShowCache(ctx context.Context, name, qtype string) (CacheContent, error) {
 	return askSigned[CacheContent](ctx, c, http.MethodGet, "cache?"+url.Values{"name": {name}, "type": {qtype}}.Encode())
 }
 
-// FlushCache has answers removed.
+// FlushCache asks the instance to remove answers.
 func (c *Client) FlushCache(ctx context.Context, scope CacheScope) (CacheRemoved, error) {
 	q := url.Values{"all": {"true"}}
 	switch {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -52,7 +51,7 @@ func TestCacheRequests(t *testing.T) {
 			t.Errorf("flushed %+v, want %+v", instance.scope, scope)
 		}
 	}
-	// A scope of which this version knows nothing.
+	// A scope that this version does not know.
 	flushes := instance.flushes
 	if _, err := c.fetch(t.Context(), http.MethodPost, "cache/flush?tag=x"); err == nil || instance.flushes != flushes {
 		t.Errorf("an unknown scope flushed everything: error %v", err)
@@ -68,12 +67,12 @@ func TestCacheRequests(t *testing.T) {
 	}
 }
 
-// TestCacheOfAnOlderVersion: it refuses, in words.
+// TestCacheOfAnOlderVersion asks an instance that does not know the request.
 func TestCacheOfAnOlderVersion(t *testing.T) {
 	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), &fake{})
 	_, err := NewClient(s.Addr()).ShowCache(t.Context(), "a", "")
 	var refused *RefusedError
-	if !errors.As(err, &refused) || !strings.Contains(refused.Reason, "does not know this request") {
+	if !errors.As(err, &refused) || !refused.Unknown {
 		t.Errorf("error %v", err)
 	}
 }

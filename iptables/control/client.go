@@ -33,10 +33,10 @@ func NewClient(socket string) *Client {
 			if err != nil {
 				return nil, err
 			}
-			// Anybody can take an abstract name, so we look who it is.
+			// Any process can take an abstract name.
 			p := peerOf(conn)
 			if err := p.trusted(); err != nil {
-				return nil, errors.Join(fmt.Errorf("whoever listens there is no instance of ours: %w", err), conn.Close())
+				return nil, errors.Join(fmt.Errorf("%w: %w", errStranger, err), conn.Close())
 			}
 			c.pid.Store(int64(p.pid))
 			return conn, nil
@@ -45,14 +45,17 @@ func NewClient(socket string) *Client {
 	return c
 }
 
+// errStranger is matched by errors about a socket on which another program listens.
+var errStranger = errors.New("the process that listens there is not an instance of Trackless")
+
 // Socket returns the path, or @ and the abstract name.
 func (c *Client) Socket() string { return c.socket }
 
-// PID returns the instance's process id as seen from here, once a request was
-// made; 0 if it cannot be seen.
+// PID returns the process id of the instance in our pid namespace, after a request
+// was made; 0 if it is not visible there.
 func (c *Client) PID() int { return int(c.pid.Load()) }
 
-// Status asks how the instance is.
+// Status asks for the state of the instance.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	return askSigned[Status](ctx, c, http.MethodGet, "status")
 }
@@ -62,15 +65,17 @@ func (c *Client) Attach(ctx context.Context) (Status, error) {
 	return askSigned[Status](ctx, c, http.MethodPost, "attach")
 }
 
-// Detach asks the instance to hand queries back to the cluster's DNS.
+// Detach asks the instance to leave queries to the cluster's DNS.
 func (c *Client) Detach(ctx context.Context) (Status, error) {
 	return askSigned[Status](ctx, c, http.MethodPost, "detach")
 }
 
-// RefusedError is the answer of an instance that did not do it.
+// RefusedError is the answer of an instance that did not do what it was asked.
 type RefusedError struct {
-	// Reason is the instance's own sentence.
+	// Reason is the error of the instance.
 	Reason string
+	// Unknown tells that the version of the instance does not know the request.
+	Unknown bool
 }
 
 func (e *RefusedError) Error() string { return e.Reason }
@@ -88,7 +93,7 @@ func ask[T any](ctx context.Context, c *Client, method, verb string) (T, error) 
 	return answer, nil
 }
 
-// signed is an answer that says whose it is.
+// signed is an answer that names the process that gave it.
 type signed interface{ signature() Process }
 
 func (s Status) signature() Process       { return s.Process }
@@ -96,7 +101,7 @@ func (h Health) signature() Process       { return h.Process }
 func (c CacheContent) signature() Process { return c.Process }
 func (r CacheRemoved) signature() Process { return r.Process }
 
-// askSigned asks for an answer that only an instance gives.
+// askSigned makes a request whose answer only an instance can give.
 func askSigned[T signed](ctx context.Context, c *Client, method, verb string) (T, error) {
 	answer, err := ask[T](ctx, c, method, verb)
 	if err == nil && answer.signature().PID == 0 {
@@ -105,15 +110,16 @@ func askSigned[T signed](ctx context.Context, c *Client, method, verb string) (T
 	return answer, err
 }
 
-// stranger is the error for an answer that is not ours.
+// stranger is the error for an answer that no instance gives.
 func (c *Client) stranger(verb string) error {
-	return fmt.Errorf("control socket %s: %s: the answer is not that of an instance", c.socket, verb)
+	return fmt.Errorf("control socket %s: %s: the answer is not from an instance of Trackless", c.socket, verb)
 }
 
-// maxAnswer bounds what is read of an answer; the largest is a log.
+// maxAnswer bounds how much is read of an answer. The largest answer is a log.
 const maxAnswer = 8 << 20
 
-// unanswered says in place of an address that means nothing why nobody answers.
+// unanswered replaces the URL in the error, which means nothing on a unix socket, by
+// the reason and the remedy.
 func unanswered(err error) error {
 	var request *url.Error
 	if errors.As(err, &request) {
@@ -124,14 +130,14 @@ func unanswered(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; %s", err, remedy)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: nobody listens there, or the instance has ended; %s", err, remedy)
+		return fmt.Errorf("%w: no process listens there, or the instance has ended; %s", err, remedy)
 	}
 	return err
 }
 
 // fetch returns the body of a successful answer.
 func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error) {
-	// The host of the URL is of no meaning on a unix socket.
+	// The host of the URL has no meaning on a unix socket.
 	req, err := http.NewRequestWithContext(ctx, method, "http://trackless/v1/"+verb, nil)
 	if err != nil {
 		return nil, err
@@ -149,14 +155,16 @@ func (c *Client) fetch(ctx context.Context, method, verb string) ([]byte, error)
 		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, err)
 	}
 	if resp.StatusCode == http.StatusNotFound {
-		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{"HTTP status " + resp.Status + ": the instance is of a version that does not know this request; update it"})
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{
+			Reason: "HTTP status " + resp.Status + ": the version of the instance does not know this request; update it", Unknown: true,
+		})
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f failure
 		if json.Unmarshal(body, &f) != nil || f.Error == "" {
 			return nil, fmt.Errorf("control socket %s: %s: HTTP status %s", c.socket, verb, resp.Status)
 		}
-		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{f.Error})
+		return nil, fmt.Errorf("control socket %s: %s: %w", c.socket, verb, &RefusedError{Reason: f.Error})
 	}
 	return body, nil
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -25,10 +26,12 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
 )
 
-// fake is an instance that does as it is told, or fails with err.
+// fake is an instance that does what it is asked, or fails with err.
 type fake struct {
 	mu     sync.Mutex
 	state  string
@@ -43,7 +46,7 @@ func (f *fake) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return Status{
-		Version: "v1", Backend: "nftables", Table: "trackless-0123", State: f.state, ByHand: f.byHand, Since: since,
+		Version: "v1", Backend: iptables.BackendNFTables, Table: "trackless-0123", State: f.state, ByHand: f.byHand, Since: since,
 		Addresses: []AddressStatus{{netip.MustParseAddr("10.96.0.10"), f.state == "attached"}},
 	}
 }
@@ -108,7 +111,7 @@ func TestAnInstanceIsAskedAndSwitched(t *testing.T) {
 	instance := &fake{state: "attached"}
 	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), instance)
 	if s.Fallback() != nil {
-		t.Errorf("not where it was asked for: %v", s.Fallback())
+		t.Errorf("it is not at its path: %v", s.Fallback())
 	}
 	c := NewClient(s.Addr())
 	want := instance.Status()
@@ -138,13 +141,13 @@ func TestAnInstanceIsAskedAndSwitched(t *testing.T) {
 		t.Errorf("the server's pid is %d, want %d", c.PID(), os.Getpid())
 	}
 	if want.Process.Start == 0 || want.Process.PIDNamespace == 0 || want.Process.NetNamespace == 0 {
-		t.Errorf("the process does not know itself: %+v", want.Process)
+		t.Errorf("the process has fields of value 0: %+v", want.Process)
 	}
 
 	instance.err = errors.New("udp 10.96.0.10:53 does not answer")
 	_, err := c.Attach(t.Context())
 	var refused *RefusedError
-	if !errors.As(err, &refused) || refused.Reason != instance.err.Error() || !strings.Contains(err.Error(), s.Addr()) {
+	if !errors.As(err, &refused) || refused.Reason != instance.err.Error() || refused.Unknown || !strings.Contains(err.Error(), s.Addr()) {
 		t.Errorf("a refusal gives %v", err)
 	}
 }
@@ -165,10 +168,10 @@ func TestAnInstanceShowsWhatItMeasures(t *testing.T) {
 	if err != nil || string(log) != string(instance.Log()) {
 		t.Errorf("log %q, error %v", log, err)
 	}
-	instance.err = errors.New("the Corefile in force has no notrack block")
+	instance.err = errors.New("the Corefile in use has no notrack block")
 	var refused *RefusedError
 	if _, err := c.Figures(t.Context()); !errors.As(err, &refused) || refused.Reason != instance.err.Error() {
-		t.Errorf("figures that there are not give %v", err)
+		t.Errorf("an instance without figures gives %v", err)
 	}
 }
 
@@ -182,7 +185,7 @@ func TestTheRequestEndsWithTheClient(t *testing.T) {
 		_, err := NewClient(s.Addr()).Detach(ctx)
 		ended <- err
 	}()
-	<-instance.block // it is being done
+	<-instance.block // Detach has begun
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want that it was cancelled", err)
@@ -200,8 +203,20 @@ func TestOnlyKnownRequests(t *testing.T) {
 	for _, tc := range []struct{ method, verb string }{
 		{http.MethodGet, "detach"}, {http.MethodPost, "log"}, {http.MethodPost, "corefile"}, {http.MethodGet, "attach"}, {http.MethodPost, "status"}, {http.MethodGet, "remove"},
 	} {
-		if _, err := c.fetch(t.Context(), tc.method, tc.verb); err == nil || !strings.Contains(err.Error(), "HTTP status 40") {
-			t.Errorf("%s %s: error %v", tc.method, tc.verb, err)
+		if _, err := c.fetch(t.Context(), tc.method, tc.verb); err == nil {
+			t.Errorf("%s %s succeeds", tc.method, tc.verb)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), tc.method, "http://trackless/v1/"+tc.verb, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.http.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusMethodNotAllowed {
+			t.Errorf("%s %s: %s", tc.method, tc.verb, resp.Status)
 		}
 	}
 }
@@ -303,7 +318,7 @@ func TestAFileThatIsNoSocketStays(t *testing.T) {
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := Listen(path, &fake{}); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if s, err := Listen(path, &fake{}); !errors.Is(err, errNoSocket) {
 		t.Errorf("%v, error %v", s, err)
 	}
 	if got, _ := os.ReadFile(path); string(got) != "mine" {
@@ -350,9 +365,9 @@ func TestAbstractNameWhereNoFileCanBe(t *testing.T) {
 	}
 }
 
-func TestTooLongAPathIsSaid(t *testing.T) {
+func TestPathTooLong(t *testing.T) {
 	path := "/" + strings.Repeat("a", 105) + "/control.sock"
-	if _, err := Listen(path, &fake{}); err == nil || !strings.Contains(err.Error(), "at most 107 bytes") {
+	if _, err := Listen(path, &fake{}); !errors.Is(err, errPathTooLong) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -374,8 +389,8 @@ func TestSocketsOfAProcessAreFoundWhereverTheyAre(t *testing.T) {
 // detach.
 const askVar = "TRACKLESS_CONTROL_ASK"
 
-// An abstract name lets in whom the file would: the same container, or who may
-// change rules anyway.
+// TestWhoAsksAtAnAbstractName: processes of the same container may ask, and those that
+// can change rules anyway. testdata/refused.txt has the errors of the others.
 func TestWhoAsksAtAnAbstractName(t *testing.T) {
 	testns.Root(t)
 	for _, name := range []string{"setpriv", "unshare"} {
@@ -383,16 +398,18 @@ func TestWhoAsksAtAnAbstractName(t *testing.T) {
 	}
 	const fewer = "-all"
 	noCapabilities := []string{"setpriv", "--bounding-set", fewer, "--inh-caps", fewer}
+	var refused strings.Builder
+	pid := regexp.MustCompile(`process \d+`)
 	for _, tc := range []struct {
-		name string
-		as   []string
-		want string // of the error
+		name    string
+		as      []string
+		refused bool
 	}{
-		{"root of the host", nil, ""},
-		{"the same container, without capabilities", noCapabilities, ""},
-		{"another container with CAP_NET_ADMIN", []string{"unshare", "--mount"}, ""},
-		{"another container without capabilities", append([]string{"unshare", "--mount"}, noCapabilities...), "is in another container and has no CAP_NET_ADMIN"},
-		{"all capabilities, of a user namespace of its own", []string{"unshare", "--user", "--map-root-user"}, "is in another user namespace"},
+		{"root of the host", nil, false},
+		{"the same container, without capabilities", noCapabilities, false},
+		{"another container with CAP_NET_ADMIN", []string{"unshare", "--mount"}, false},
+		{"another container without capabilities", append([]string{"unshare", "--mount"}, noCapabilities...), true},
+		{"all capabilities, of a user namespace of its own", []string{"unshare", "--user", "--map-root-user"}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			instance := &fake{state: "attached"}
@@ -404,21 +421,25 @@ func TestWhoAsksAtAnAbstractName(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			said, want := string(out), "detached"
-			if tc.want == "" && strings.Contains(said, "error") || !strings.Contains(said, tc.want) {
-				t.Errorf("%s, want %q", said, tc.want)
+			var f failure
+			if err := json.Unmarshal(out, &f); err != nil || (f.Error != "") != tc.refused {
+				t.Errorf("%s, error %v, want refused %t", out, err, tc.refused)
 			}
-			if tc.want != "" {
+			want := "detached"
+			if tc.refused {
 				want = "attached"
+				fmt.Fprintf(&refused, "%s:\n%s\n", tc.name, pid.ReplaceAllString(f.Error, "process PID"))
 			}
 			if got := instance.Status().State; got != want {
 				t.Errorf("the instance is %s, want %s", got, want)
 			}
 		})
 	}
+	testgolden.Compare(t, "refused.txt", refused.String())
 }
 
-// A process that has ended is no longer the one that connected, whoever has its id.
+// TestPeerThatHasEnded: a process that has ended is not trusted, since another may have
+// its id.
 func TestPeerThatHasEnded(t *testing.T) {
 	l, err := bind("@trackless-test/" + t.Name() + time.Now().String())
 	if err != nil {
@@ -452,7 +473,7 @@ const helperVar = "TRACKLESS_CONTROL_HELPER"
 
 func TestMain(m *testing.M) {
 	if socket := os.Getenv(askVar); socket != "" {
-		// Not our client, which looks at the instance first.
+		// Our own client would check the instance first.
 		client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		}}}
@@ -483,7 +504,7 @@ func TestAnInstanceInAContainerIsReachedFromTheHost(t *testing.T) {
 	testns.Program(t, "unshare")
 	dir := t.TempDir()
 	path := filepath.Join(dir, "control.sock")
-	// Its own file system covers the directory, which stays empty out here.
+	// A file system of its own covers the directory, which stays empty on the host.
 	child := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
 		`mount -t tmpfs none "$1" && exec "$2"`, "sh", dir, os.Args[0])
 	child.Env = append(os.Environ(), helperVar+"="+path)
@@ -580,11 +601,11 @@ func TestOtherUsersAreRefused(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&f); err != nil {
 		t.Fatal(err)
 	}
-	if resp.StatusCode != http.StatusForbidden || !strings.Contains(f.Error, "user 65534") {
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(f.Error, strconv.Itoa(nobody)) {
 		t.Errorf("%s: %s", resp.Status, f.Error)
 	}
 	if instance.Status().State != "attached" {
-		t.Error("it was done all the same")
+		t.Error("the request was carried out")
 	}
 
 	var stranger *net.UnixListener
@@ -593,7 +614,7 @@ func TestOtherUsersAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stranger.Close()
-	if _, err := NewClient(stranger.Addr().String()).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "no instance of ours") {
+	if _, err := NewClient(stranger.Addr().String()).Status(t.Context()); !errors.Is(err, errStranger) {
 		t.Errorf("a stranger's socket is asked: error %v", err)
 	}
 }

@@ -10,12 +10,12 @@ import (
 	"strings"
 )
 
-// Sockets lists the sockets on which instances may listen: those in the
-// directory of [DefaultPath], the abstract ones of this network namespace, and
-// those of the given processes, wherever -control put them. Some may be stale.
+// Sockets lists the sockets on which instances may listen: those in the directory of
+// [DefaultPath], the abstract ones of this network namespace, and all sockets of the
+// given processes. Some may be stale.
 //
-// The sockets of a process in a container are reached through its root
-// directory in /proc, so that an instance can be asked from the host.
+// The sockets of a process in a container are named below its root directory in /proc,
+// so that a client on the host can reach them.
 func Sockets(pids ...int) []string {
 	return sockets(filepath.Dir(DefaultPath), pids)
 }
@@ -67,12 +67,12 @@ func socketsOf(pid int) []string {
 	return found
 }
 
-// sameRoot reports whether a process sees the file system as we do.
+// sameRoot reports whether a process has our root directory and mounts.
 func sameRoot(dir string) bool {
 	theirs, err := os.Stat(filepath.Join(dir, "root") + "/")
 	ours, ourErr := os.Stat("/")
 	if errors.Join(err, ourErr) != nil {
-		return true // the path as it is may still be right
+		return true // the path may still be right
 	}
 	mounts, err := os.Readlink(filepath.Join(dir, "ns", "mnt"))
 	ourMounts, ourErr := os.Readlink("/proc/self/ns/mnt")

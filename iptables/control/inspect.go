@@ -7,14 +7,14 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Inspected is an instance that shows what it measures and how it is set up.
-// Its methods are called from several goroutines.
+// Inspected is an instance that shows its measurements and its configuration. Its
+// methods are called from several goroutines.
 type Inspected interface {
-	// Figures tells what the instance kept out of the table until now.
+	// Figures returns how many entries the instance has avoided.
 	Figures() (Figures, error)
-	// Corefile is the one in force, which may differ from the file by now.
+	// Corefile returns the Corefile in use. The file may have changed since.
 	Corefile() (Corefile, error)
-	// Log is the end of the log, whole lines that begin with their time.
+	// Log returns the end of the log: whole lines that begin with their time.
 	Log() []byte
 }
 
@@ -24,16 +24,15 @@ type Instance interface {
 	Inspected
 }
 
-// Figures are an instance's savings; the numbers of the metrics
+// Figures are the savings of an instance: the numbers of the metrics
 // coredns_notrack_*.
 type Figures struct {
 	// Classes has an element for each transport protocol and address family.
 	Classes []ClassFigures `json:"classes"`
-	// EntriesAvoidedError is the distance in entries within which the true sum
-	// of EntriesAvoided lies with a probability of 99.7 %; 0 where it is exact.
+	// EntriesAvoidedError is the error bound of the sum of EntriesAvoided, in
+	// entries, with a probability of 99.7 %; 0 if the sum is exact.
 	EntriesAvoidedError float64 `json:"entries_avoided_error"`
-	// Packets are those that the rules untracked, nil if the backend did not
-	// tell.
+	// Packets are the untracked packets; nil if the backend could not be read.
 	Packets []PacketFigures `json:"packets,omitempty"`
 }
 
@@ -41,8 +40,8 @@ type Figures struct {
 type ClassFigures struct {
 	Protocol string `json:"protocol"`
 	Family   string `json:"family"`
-	// EntriesAvoided would be in the table now, FlowsAvoided would have been
-	// made since the instance started.
+	// EntriesAvoided are entries that would be in the table now. FlowsAvoided are
+	// entries that would have been made since the instance started.
 	EntriesAvoided uint64 `json:"entries_avoided"`
 	FlowsAvoided   uint64 `json:"flows_avoided_total"`
 }
@@ -64,12 +63,12 @@ func PacketsOf(c iptables.Counters) []PacketFigures {
 	return list
 }
 
-// Corefile is a configuration in force.
+// Corefile is the configuration in use.
 type Corefile struct {
-	// Path is where it was read.
+	// Path is the file that it was read from.
 	Path string `json:"path"`
-	// Contents are as written: imports, snippets and environment variables
-	// are not expanded.
+	// Contents are the contents of the file: imports, snippets and environment
+	// variables are not expanded.
 	Contents string `json:"contents"`
 }
 
@@ -78,7 +77,7 @@ func (c *Client) Figures(ctx context.Context) (Figures, error) {
 	return ask[Figures](ctx, c, http.MethodGet, "figures")
 }
 
-// Corefile asks for the configuration in force.
+// Corefile asks for the configuration in use.
 func (c *Client) Corefile(ctx context.Context) (Corefile, error) {
 	return ask[Corefile](ctx, c, http.MethodGet, "corefile")
 }

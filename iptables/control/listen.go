@@ -16,22 +16,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultPath is where an instance listens and clients look.
+// DefaultPath is the path of the socket, for instances and clients.
 const DefaultPath = "/run/trackless/control.sock"
 
-// abstractName is the socket's name where the file system cannot hold one.
+// abstractName is the name of the socket if the file system cannot hold a socket.
 // The @ stands for the zero byte of an abstract name (unix(7)).
 const abstractName = "@trackless/control.sock"
 
-// maxPath is the size of sun_path less its final zero.
+// maxPath is the size of sun_path without its final zero.
 const maxPath = 107
+
+// Why an instance cannot listen at a path.
+var (
+	errPathTooLong = fmt.Errorf("the path is too long: the name of a unix socket has at most %d bytes", maxPath)
+	errNoSocket    = errors.New("a file with this name exists and is not a socket; remove it, or name another path with -control")
+)
 
 // dialTimeout bounds a connection to a socket of this machine.
 const dialTimeout = time.Second
 
-// listen opens the socket at path, or beside it if a live instance has that.
-// Where the directory cannot be written it takes an abstract name, and
-// fallback says why.
+// listen opens the socket at path, or beside it if a live instance has path. If the
+// directory cannot be written it takes an abstract name; fallback is the reason.
 func listen(path string) (l *net.UnixListener, fallback error, err error) {
 	if strings.HasPrefix(path, "@") {
 		l, err = listenAbstract(path)
@@ -41,7 +46,7 @@ func listen(path string) (l *net.UnixListener, fallback error, err error) {
 		return nil, nil, err
 	}
 	if longest := beside(path, 0); len(longest) > maxPath {
-		return nil, nil, fmt.Errorf("control socket %s: the path is too long: a unix socket's name has at most %d bytes", path, maxPath)
+		return nil, nil, fmt.Errorf("control socket %s: %w", path, errPathTooLong)
 	}
 	l, err = listenFile(path)
 	if err == nil || !unwritable(err) {
@@ -54,8 +59,8 @@ func listen(path string) (l *net.UnixListener, fallback error, err error) {
 	return l, err, nil
 }
 
-// unwritable reports whether the file system, and not the socket, is the
-// trouble.
+// unwritable reports whether an error is that of a file system which cannot hold the
+// socket.
 func unwritable(err error) bool {
 	for _, e := range []error{unix.EROFS, unix.EACCES, unix.EPERM, unix.ENOTDIR, unix.ENOENT, unix.ENOSPC, unix.EDQUOT, unix.EOPNOTSUPP} {
 		if errors.Is(err, e) {
@@ -65,9 +70,9 @@ func unwritable(err error) bool {
 	return false
 }
 
-// listenFile takes the path if nobody answers there, else the next free one
-// beside it. The directory is locked meanwhile, so that two instances that
-// start together do not replace each other's socket.
+// listenFile takes the path if no process answers there, else the next free path
+// beside it. It locks the directory, so that two instances that start together do not
+// replace each other's socket.
 func listenFile(path string) (*net.UnixListener, error) {
 	unlock, err := lockDirectory(filepath.Dir(path))
 	if err != nil {
@@ -94,18 +99,17 @@ func listenFile(path string) (*net.UnixListener, error) {
 			n--
 			continue
 		case n == maxBeside:
-			return nil, fmt.Errorf("control socket %s: %d instances hold the names beside it; name another with -control", path, n)
+			return nil, fmt.Errorf("control socket %s: instances use all %d names beside it; name another path with -control", path, n)
 		}
 		name = beside(path, n)
 	}
 }
 
-// maxBeside bounds the search for a free name: containers that share the
-// directory all have process 1.
+// maxBeside bounds the search for a free name. The pid in a name does not make it
+// unique: in containers that share the directory every instance is process 1.
 const maxBeside = 32
 
-// beside gives control-123.sock, control-123-1.sock and so on for
-// control.sock.
+// beside returns control-123.sock, control-123-1.sock and so on for control.sock.
 func beside(path string, n int) string {
 	extension := filepath.Ext(path)
 	stem := strings.TrimSuffix(path, extension) + "-" + strconv.Itoa(os.Getpid())
@@ -122,7 +126,7 @@ func listenAbstract(name string) (*net.UnixListener, error) {
 		if err == nil {
 			return l, nil
 		}
-		// An abstract name goes with its socket: one in use is alive.
+		// An abstract name ends with its socket: a name in use is not stale.
 		if !errors.Is(err, unix.EADDRINUSE) || n == maxBeside {
 			return nil, fmt.Errorf("control socket %s: %w", name, err)
 		}
@@ -133,9 +137,8 @@ func listenAbstract(name string) (*net.UnixListener, error) {
 func bind(name string) (*net.UnixListener, error) {
 	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
-		// bind(2) gives the file the mode of the socket's own inode, so there
-		// is no moment at which others may connect (unix_bind_bsd in
-		// net/unix/af_unix.c).
+		// bind(2) gives the file the mode of the socket's inode, so other users
+		// can connect at no moment (unix_bind_bsd in net/unix/af_unix.c).
 		controlErr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
 		return errors.Join(controlErr, err)
 	}}
@@ -147,12 +150,12 @@ func bind(name string) (*net.UnixListener, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("%T is no unix listener", l), l.Close())
 	}
-	// Removing the file is our business: it may be another's by then.
+	// Server.Close removes the file: at that time it may be that of another instance.
 	unixListener.SetUnlinkOnClose(false)
 	return unixListener, nil
 }
 
-// isStale reports whether nobody listens on the socket any more.
+// isStale reports whether no process listens on the socket any more.
 func isStale(name string) (bool, error) {
 	info, err := os.Lstat(name)
 	switch {
@@ -161,7 +164,7 @@ func isStale(name string) (bool, error) {
 	case err != nil:
 		return false, err
 	case info.Mode().Type() != fs.ModeSocket:
-		return false, fmt.Errorf("there is a file of that name that is no socket; remove it, or name another with -control")
+		return false, errNoSocket
 	}
 	conn, err := net.DialTimeout("unix", name, dialTimeout)
 	if err == nil {
@@ -170,7 +173,7 @@ func isStale(name string) (bool, error) {
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT), nil
 }
 
-// lockDirectory makes the directory if need be and locks it against other
+// lockDirectory makes the directory if it is missing, and locks it against other
 // instances until unlock.
 func lockDirectory(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {

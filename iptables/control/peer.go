@@ -15,16 +15,15 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// peer is the process at the other end of a connection, as the kernel noted it
-// when the connection or the listener was made (SO_PEERCRED, unix(7)).
+// peer is the process at the other end of a connection. The kernel notes it when the
+// connection or the listener is made (SO_PEERCRED, unix(7)).
 type peer struct {
-	// pid is its id as seen from here; 0 if it lives in a pid namespace that
-	// cannot be seen from ours.
+	// pid is its id in our pid namespace; 0 if it is not visible there.
 	pid int
 	uid uint32
 	err error
-	// outside says why it could not open the socket's file, if there were one;
-	// nil where there is one.
+	// outside says why the peer could not open a socket that is a file. It is nil if
+	// the socket is a file.
 	outside error
 }
 
@@ -56,18 +55,18 @@ func peerOf(conn net.Conn) peer {
 	return p
 }
 
-// isAbstract reports whether a socket has an abstract name; that of one without any
-// is @ alone.
+// isAbstract reports whether a socket has an abstract name. The address of a socket
+// without a name is @.
 func isAbstract(a net.Addr) bool {
 	return a != nil && strings.HasPrefix(a.String(), "@") && a.String() != "@"
 }
 
-// trusted returns nil for root and for our own user. On an abstract name, which
-// has no file and can be reached from every container of the network namespace,
-// user 0 alone says nothing: see couldOpen.
+// trusted returns nil for root and for our own user. An abstract name has no file, and
+// every container of the network namespace can reach it: there user 0 is not enough,
+// see couldOpen.
 func (p peer) trusted() error {
 	if p.err != nil {
-		return fmt.Errorf("read who is at the other end: %w", p.err)
+		return fmt.Errorf("read the credentials of the other end: %w", p.err)
 	}
 	if own := uint32(os.Geteuid()); p.uid != 0 && p.uid != own {
 		return fmt.Errorf("user %d is neither root nor user %d", p.uid, own)
@@ -75,29 +74,29 @@ func (p peer) trusted() error {
 	return p.outside
 }
 
-// capNetAdmin is CAP_NET_ADMIN's bit of the sets in /proc/PID/status.
+// capNetAdmin is the bit of CAP_NET_ADMIN in the sets of /proc/PID/status.
 const capNetAdmin = 1 << unix.CAP_NET_ADMIN
 
-// couldOpen reports whether the peer is one for whom the socket's file would be no
-// obstacle: in our user namespace, where its user 0 is ours, and either in our mount
-// namespace, where the file would be, or with CAP_NET_ADMIN, with which it could
-// change our rules by other means. All of it is of the process that connected, and
-// not of a later one with the same id.
+// couldOpen returns nil if the peer could also open a socket that is a file. It must
+// be in our user namespace, where its user 0 is our user 0. It must also be in our
+// mount namespace, where the file would be, or have CAP_NET_ADMIN: with that it could
+// change our rules anyway. The pin ensures that all of this is about the process that
+// connected, not about a later one with the same id.
 func (p peer) couldOpen(fd int) error {
 	if p.pid == 0 {
-		return errors.New("the process at the other end cannot be seen from the pid namespace of this one, so that what it may do is not known")
+		return errors.New("the process at the other end is not visible in the pid namespace of this process, so its permissions are unknown")
 	}
-	isSame, err := p.pin(fd)
+	pin, err := p.pin(fd)
 	if err != nil {
-		return fmt.Errorf("look at process %d: %w", p.pid, err)
+		return fmt.Errorf("read the state of process %d: %w", p.pid, err)
 	}
-	defer isSame.close()
+	defer pin.close()
 	dir := filepath.Join("/proc", strconv.Itoa(p.pid))
 	user, err := sameNamespace(dir, "user")
 	mount, mountErr := sameNamespace(dir, "mnt")
 	admin, adminErr := hasNetAdmin(dir)
-	if err := errors.Join(err, mountErr, adminErr, isSame.check()); err != nil {
-		return fmt.Errorf("look at process %d: %w", p.pid, err)
+	if err := errors.Join(err, mountErr, adminErr, pin.check()); err != nil {
+		return fmt.Errorf("read the state of process %d: %w", p.pid, err)
 	}
 	switch {
 	case !user:
@@ -131,16 +130,16 @@ func hasNetAdmin(dir string) (bool, error) {
 	return false, fmt.Errorf("%s/status has no CapEff", dir)
 }
 
-// pinned tells a process from a later one with its id.
+// pinned distinguishes a process from a later one with the same id.
 type pinned struct {
 	pid   int
 	pidfd int    // -1 before Linux 6.5
-	start uint64 // without pidfd
+	start uint64 // used without pidfd
 }
 
-// pin holds the process that connected. A pidfd of it (SO_PEERPIDFD, since Linux
-// 6.5) becomes readable when it ends; before, the process must have begun before we
-// took the connection.
+// pin pins the process that connected. Its pidfd (SO_PEERPIDFD, since Linux 6.5)
+// becomes readable when it ends. On older kernels the process must have started before
+// we accepted the connection.
 func (p peer) pin(fd int) (pinned, error) {
 	out := pinned{pid: p.pid, pidfd: -1}
 	if pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD); err == nil {
@@ -151,27 +150,27 @@ func (p peer) pin(fd int) (pinned, error) {
 	}
 	start, age, err := owner.Started(p.pid)
 	if err == nil && age < startTick {
-		err = errors.New("it began after it connected")
+		err = errors.New("a process with this id started after the connection was made")
 	}
 	out.start = start
 	return out, err
 }
 
-// startTick is how exactly the start of a process is known.
+// startTick is the resolution of the start time of a process.
 const startTick = 10 * time.Millisecond
 
-// check reports whether the process has not ended.
+// check returns an error if the process has ended.
 func (p pinned) check() error {
 	if p.pidfd < 0 {
 		start, _, err := owner.Started(p.pid)
 		if err == nil && start != p.start {
-			err = errors.New("it has ended")
+			err = errors.New("the process has ended")
 		}
 		return err
 	}
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}, 0)
 	if err == nil && n > 0 {
-		err = errors.New("it has ended")
+		err = errors.New("the process has ended")
 	}
 	return err
 }

@@ -6,23 +6,22 @@ import (
 	"net/url"
 )
 
-// Prober is an instance that can say whether it does its work. A [Controlled]
-// that is one answers probes too. Its methods are called from several
-// goroutines.
+// Prober is an instance that answers probes. A [Controlled] may be a Prober, too. Its
+// methods are called from several goroutines.
 type Prober interface {
-	// Ready returns nil if the name is answered by the instance's own
-	// listeners and its rules are in force, or are knowingly not. The detail
-	// says what was found in one sentence.
+	// Ready returns nil if the listeners of the instance answer the name, and its
+	// rules are in place or are absent on purpose. The detail says in one sentence
+	// which of these holds.
 	Ready(ctx context.Context, name string) (detail string, err error)
-	// Live returns nil if the instance answers at all. Nothing outside of it
-	// matters.
+	// Live returns nil if the instance answers at all. It depends on nothing
+	// outside of the instance.
 	Live(ctx context.Context) error
 }
 
 // Health is the answer to a probe.
 type Health struct {
 	OK bool `json:"ok"`
-	// Detail is what was found, or what is wrong.
+	// Detail says what was found, or what is wrong.
 	Detail  string  `json:"detail"`
 	Process Process `json:"process"`
 }
@@ -44,7 +43,7 @@ func probes(mux *http.ServeMux, p Prober) {
 	})
 }
 
-// Ready asks whether the instance answers the name and its rules are in force.
+// Ready asks whether the instance answers the name and its rules are in place.
 func (c *Client) Ready(ctx context.Context, name string) (Health, error) {
 	return askSigned[Health](ctx, c, http.MethodGet, "ready?name="+url.QueryEscape(name))
 }

@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Server listens for the requests of one instance.
+// Server serves the control socket of one instance.
 type Server struct {
 	listener *net.UnixListener
-	inode    uint64 // of the socket's file, 0 for an abstract name
+	inode    uint64 // of the file of the socket; 0 for an abstract name
 	fallback error
 	http     http.Server
 	done     chan struct{}
@@ -26,11 +26,11 @@ type Server struct {
 
 // Listen opens the control socket at path and serves it in the background.
 //
-// A path that starts with @ is an abstract name. A socket that a dead process
-// left there is replaced; if a live instance listens there the name beside it
-// is taken, control-PID.sock for control.sock. If the file system cannot hold a
-// socket at all, the name is an abstract one; Fallback tells why. [Server.Addr]
-// gives the name in the end.
+// A path that starts with @ is an abstract name. Listen replaces the socket of a dead
+// process. If a live instance listens there it takes the name beside it:
+// control-PID.sock for control.sock. If the file system cannot hold a socket it takes
+// an abstract name; Fallback returns the reason. [Server.Addr] returns the name that
+// it took.
 func Listen(path string, c Instance) (*Server, error) {
 	l, fallback, err := listen(path)
 	if err != nil {
@@ -60,7 +60,7 @@ func Listen(path string, c Instance) (*Server, error) {
 // Addr returns the socket's path, or @ and its abstract name.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Fallback returns why the socket is not where it was asked for, or nil.
+// Fallback returns why the socket has an abstract name instead of its path, or nil.
 func (s *Server) Fallback() error { return s.fallback }
 
 // Close ends all connections and removes the socket. Requests under way see
@@ -68,7 +68,7 @@ func (s *Server) Fallback() error { return s.fallback }
 func (s *Server) Close() error {
 	var err error
 	if name := s.Addr(); s.inode != 0 {
-		// While we listen nobody replaces the file, unless by hand.
+		// While we listen only an operator replaces the file.
 		if unlock, lockErr := lockDirectory(filepath.Dir(name)); lockErr == nil {
 			defer unlock()
 		}
@@ -122,7 +122,7 @@ func handler(c Instance) http.Handler {
 	return mux
 }
 
-// show answers with what read returns.
+// show answers with the value that read returns.
 func show[T any](read func() (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		answer, err := read()
@@ -134,7 +134,7 @@ func show[T any](read func() (T, error)) http.HandlerFunc {
 	}
 }
 
-// failure is the body of an answer that is no success.
+// failure is the body of an answer with an error.
 type failure struct {
 	Error string `json:"error"`
 }
@@ -148,14 +148,13 @@ func reply(w http.ResponseWriter, code int, body any) {
 
 type peerKey struct{}
 
-// onlyPeers refuses whoever is neither root nor our own user. The mode of the
-// socket's file says the same; an abstract name has none, nor a directory that only
-// our container sees.
+// onlyPeers refuses peers that are not trusted. A socket that is a file has its mode
+// and its directory for that; an abstract name has neither.
 func onlyPeers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p, _ := r.Context().Value(peerKey{}).(peer)
 		if err := p.trusted(); err != nil {
-			reply(w, http.StatusForbidden, failure{Error: fmt.Sprintf("the control socket is for root and the user of the instance, within its container or with CAP_NET_ADMIN: %v; ask from within the container (kubectl exec), or give the instance a directory in which it can make its socket (an emptyDir at /run/trackless, or -control FILE)", err)})
+			reply(w, http.StatusForbidden, failure{Error: fmt.Sprintf("the control socket is for root and the user of the instance, in its container or with CAP_NET_ADMIN: %v; ask from inside the container (kubectl exec), or give the instance a directory for its socket (an emptyDir at /run/trackless, or -control FILE)", err)})
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -9,40 +9,39 @@ import (
 	"time"
 )
 
-// Controlled is an instance whose rules can be switched by hand. Its methods
-// are called from several goroutines.
+// Controlled is an instance whose rules an operator can switch. Its methods are
+// called from several goroutines.
 type Controlled interface {
-	// Status tells how things are now, without waiting for a change under
-	// way. The server fills in Process.
+	// Status returns the present state without waiting for a change in progress.
+	// The server fills in Process.
 	Status() Status
-	// Attach undoes Detach: it returns when queries are untracked again, or
-	// with an error if the listeners do not answer or ctx ends first; the
-	// instance then goes on trying.
+	// Attach undoes Detach. It returns when queries are untracked again. It returns
+	// an error if the listeners do not answer or ctx ends first; the instance then
+	// keeps trying.
 	Attach(ctx context.Context) error
-	// Detach hands the queries back to the cluster's DNS and returns when the
-	// drain is over. The instance stays detached until Attach, whatever
-	// Corefile it loads meanwhile. Doing so twice is no error.
+	// Detach leaves the queries to the cluster's DNS and returns when the drain
+	// ends. The instance stays detached until Attach, also when it loads another
+	// Corefile. A second Detach is no error.
 	Detach(ctx context.Context) error
 }
 
-// Status is how an instance sees itself.
+// Status is the state of an instance.
 type Status struct {
 	Process Process `json:"process"`
-	// Version is that of the program.
+	// Version is the version of the program.
 	Version string `json:"version,omitempty"`
-	// Backend is the iptables.Backend's name, for example "nftables".
+	// Backend is the name of its backend, for example "nftables".
 	Backend string `json:"backend"`
-	// Table is the name of the instance's nf_tables table in family inet;
-	// empty with another backend, and before there is one.
+	// Table is the name of the instance's nf_tables table in family inet. It is
+	// empty with another backend, and before the table is made.
 	Table string `json:"table,omitempty"`
 	// State is "detached", "attached" or "draining".
 	State string `json:"state"`
-	// ByHand tells that it is detached because somebody asked for it, and will
-	// not attach by itself.
+	// ByHand tells that an operator detached it. It will not attach by itself.
 	ByHand bool `json:"by_hand"`
-	// Since is when State was entered.
+	// Since is the time at which State began.
 	Since time.Time `json:"since"`
-	// Reason says why it is detached or what is missing; empty if all is well.
+	// Reason says why it is detached, or what is wrong. Empty: nothing is wrong.
 	Reason string `json:"reason,omitempty"`
 	// Addresses are the listen addresses.
 	Addresses []AddressStatus `json:"addresses"`
@@ -54,12 +53,12 @@ type AddressStatus struct {
 	Attached bool       `json:"attached"`
 }
 
-// Process names a process beyond the life of its id and the borders of its pid
-// namespace.
+// Process identifies a process, also when its id is used again, and from other pid
+// namespaces.
 type Process struct {
 	// PID is its id in its own pid namespace.
 	PID int `json:"pid"`
-	// Start is its start in clock ticks after boot, field 22 of
+	// Start is its start time in clock ticks after boot, field 22 of
 	// /proc/PID/stat.
 	Start uint64 `json:"start"`
 	// PIDNamespace and NetNamespace are inodes of namespaces.
@@ -67,7 +66,7 @@ type Process struct {
 	NetNamespace uint64 `json:"net_namespace"`
 }
 
-// Self describes the calling process. What cannot be read is 0.
+// Self describes the calling process. A field that cannot be read is 0.
 func Self() Process {
 	p := Process{PID: os.Getpid(), PIDNamespace: namespace("pid"), NetNamespace: namespace("net")}
 	if stat, err := os.ReadFile("/proc/self/stat"); err == nil {
@@ -81,8 +80,8 @@ func Self() Process {
 	return p
 }
 
-// namespace reads the inode of a namespace of the calling thread, which in
-// tests is not always that of the process.
+// namespace reads the inode of a namespace of the calling thread. In tests a thread
+// may be in another namespace than the process.
 func namespace(kind string) uint64 {
 	link, err := os.Readlink("/proc/thread-self/ns/" + kind)
 	if err != nil {

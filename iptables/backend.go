@@ -219,9 +219,21 @@ func (e *UnsupportedError) Error() string {
 
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// HeldError says that an interface of another program holds a listen address.
-// Nothing was changed.
+// HeldBy is the kind of the holder of an address.
+type HeldBy int
+
+// The kinds of holders. HeldByNode: it is an address of the node itself, or a gateway.
+const (
+	HeldByNode HeldBy = iota + 1
+	HeldByInstance
+	HeldByIPVS
+	HeldByOther
+)
+
+// HeldError says that an interface already holds a listen address. Nothing was
+// changed.
 type HeldError struct {
+	By        HeldBy
 	Prefix    netip.Prefix // the address as the interface has it
 	Interface string
 	What      string // what the address is for on that interface

@@ -13,8 +13,8 @@ import (
 const (
 	attrProto = 11 // IFA_PROTO, since Linux 5.18; older kernels ignore it
 
-	// protoTrackless marks the addresses of ours among those on lo. Values up
-	// to 3 are the kernel's own (IFAPROT_KERNEL_*); the rest is free.
+	// protoTrackless marks our addresses among those on lo. The kernel uses the
+	// values up to 3 (IFAPROT_KERNEL_*); the others are free.
 	protoTrackless = 0x54
 
 	lifetimeForever = 0xffffffff // INFINITY_LIFE_TIME of net/addrconf.h
@@ -84,7 +84,8 @@ func addrFrom(b []byte) netip.Addr {
 	return a
 }
 
-// addAddress puts an address on a link in the way the package comment tells.
+// addAddress puts an address on a link, with scope and lifetimes as in the package
+// comment.
 func (c *conn) addAddress(index uint32, a netip.Addr) error {
 	ae := netlink.NewAttributeEncoder()
 	ae.Bytes(unix.IFA_LOCAL, a.AsSlice())

@@ -1,15 +1,15 @@
 // Package hostaddr puts the listen addresses on this node, so that an untracked
 // packet to them is delivered locally.
 //
-// They go on a dummy link of their own or, where the kernel has no dummy, on
-// lo. They must never become the source address of other traffic: IPv4
-// addresses have scope host, IPv6 addresses are deprecated from the start
-// (preferred lifetime 0) and skip duplicate address detection, which on some
-// links would leave them unusable for a second. Flows of the node to them have
-// the node's usual source, see route.go.
+// They go on a dummy link of their own, or on lo if the kernel has no dummy. They must
+// never become the source address of other traffic. So IPv4 addresses have scope host,
+// and IPv6 addresses are deprecated from the start (preferred lifetime 0). IPv6
+// addresses also skip duplicate address detection, which on some links would make them
+// unusable for a second. Flows of the node to them have the node's usual source, see
+// route.go.
 //
-// An address left behind does no harm without the rules: kube-proxy rewrites
-// queries before the routing decision.
+// An address that stays without the rules does no harm: kube-proxy rewrites queries
+// before the routing decision.
 package hostaddr
 
 import (
@@ -26,26 +26,27 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// DefaultLink is the link's name, the same that Kubernetes' node-cache uses,
-// so that a predecessor's link is taken over.
+// DefaultLink is the name of the link. Kubernetes' node-cache uses the same name, so
+// that its link is taken over.
 const DefaultLink = "nodelocaldns"
 
 const loopback = "lo"
 
-// Config says where the addresses go. The zero value means this process's own
-// network namespace.
+// Config says where the addresses go. The zero value is the network namespace of this
+// process.
 type Config struct {
 	// NetNS is a file descriptor of a network namespace; 0 is our own.
 	NetNS int
 
-	// Keep leaves link and addresses where they are when Remove is called.
+	// Keep makes Remove leave link and addresses in place.
 	Keep bool
 
-	// Claims returns who else on this node asks for which addresses. Nil means that
-	// this cannot be known: nothing that an instance left elsewhere is taken over,
-	// and what this one holds is nobody else's.
+	// Claims returns which addresses others on this node use. Nil: this is not
+	// known. Then Host takes over no addresses from other links, and removes its own
+	// without asking.
 	Claims func() (iptables.Claims, error)
-	// Log, if not nil, is told of what is taken over, and of what stays for others.
+	// Log, if not nil, logs which addresses are taken over, and which stay for
+	// others.
 	Log func(format string, args ...any)
 
 	// kind is the type of link to create; tests on kernels without dummy use
@@ -54,7 +55,7 @@ type Config struct {
 }
 
 // Host holds the listen addresses of one process on this node. Its methods are
-// not safe for concurrent use. See release.go for how they go.
+// not safe for concurrent use. File release.go removes them.
 type Host struct {
 	cfg  Config
 	link string
@@ -66,9 +67,8 @@ type Host struct {
 	rerouted map[netip.Addr]time.Time // by PreferSource
 }
 
-// New returns a Host for the link of that name; nothing is changed yet. With an
-// empty name the addresses are someone else's business: Ensure only checks that
-// they are there.
+// New returns a Host for the link of that name. It changes nothing. With an empty name
+// another program manages the addresses: Ensure only checks that they are there.
 func New(cfg Config, link string) *Host {
 	if cfg.kind == "" {
 		cfg.kind = "dummy"
@@ -82,17 +82,17 @@ func (h *Host) Link() string { return h.link }
 // Device returns the name of the device that carries the addresses.
 func (h *Host) Device() string { return h.device }
 
-// Ensure adds the addresses that are not there yet. Addresses on the link, or
-// left on lo or under another name by an earlier instance, are taken over. It
-// fails, and changes nothing, if another interface holds one of them, or if one is
-// an address by which this node is known.
+// Ensure adds the addresses that are missing. It takes over addresses that are on the
+// link, or that an earlier instance left on lo or on a link with another name. It
+// fails with an [iptables.HeldError], and changes nothing, if another interface holds
+// one of them, or if one is an address of the node itself.
 func (h *Host) Ensure(addrs []netip.Addr) (err error) {
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	if err := h.settle(conn, addrs); err != nil {
+	if err := h.resolveHolders(conn, addrs); err != nil {
 		return err
 	}
 	present, names := conn.present, conn.names
@@ -113,7 +113,7 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 	}
 	index := indexOf(names, h.device)
 	if !conn.up[index] {
-		// One that is up needs no capability.
+		// A link that is up needs no change, and so no capability.
 		if err := conn.setUp(index, h.device); err != nil {
 			return err
 		}
@@ -140,8 +140,8 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 		if onLoopbackAlways(a) {
 			continue
 		}
-		// That there is no route of ours is no reason not to serve: the next
-		// PreferSource tries again and tells.
+		// We can serve without a route of ours. The next PreferSource tries again
+		// and returns the error.
 		_, _ = conn.preferSource(index, a, addrs)
 		if !slices.ContainsFunc(present, func(p address) bool { return p.addr == a && p.index == index }) {
 			if err := conn.addAddress(index, a); err != nil {
@@ -153,13 +153,13 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 			h.held = append(h.held, a)
 		}
 	}
-	conn.outliveKernelRoutes(index, added, addrs)
+	conn.replaceKernelRoutes(index, added, addrs)
 	return nil
 }
 
-// Missing returns those of the addresses that are not where Ensure puts them.
+// Missing returns the addresses that are not where Ensure puts them.
 func (h *Host) Missing(addrs []netip.Addr) ([]netip.Addr, error) {
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return nil, err
 	}
@@ -177,13 +177,13 @@ func (h *Host) Missing(addrs []netip.Addr) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// Down reports whether the device of the addresses is down. It is of nobody's
-// doing but somebody else's: Ensure sets it up.
+// Down reports whether the device of the addresses is down. Ensure sets it up, so
+// another program or an operator has set it down.
 func (h *Host) Down() (bool, error) {
 	if h.device == "" {
 		return false, nil
 	}
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return false, err
 	}
@@ -192,16 +192,17 @@ func (h *Host) Down() (bool, error) {
 	return index != 0 && !conn.up[index], nil
 }
 
-// SetUp sets the device of the addresses up. The kernel has taken the IPv6
-// addresses away with it, and the routes of both families; it brings back its
-// own to IPv4 addresses, the rest is for Ensure and PreferSource.
+// SetUp sets the device of the addresses up. When a device goes down the kernel
+// removes its IPv6 addresses and the routes of both families. When it comes up the
+// kernel adds only its own routes to IPv4 addresses. Call Ensure and PreferSource for
+// the rest.
 func (h *Host) SetUp() error {
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	clear(h.rerouted) // by ourselves, before it went down
+	clear(h.rerouted) // these times are from before the device went down
 	return conn.setUp(indexOf(conn.names, h.device), h.device)
 }
 
@@ -212,8 +213,8 @@ func (h *Host) findDevice(conn *conn, names map[uint32]string) (created bool, er
 		if err != nil {
 			return false, err
 		}
-		// A dummy of this name was made for this purpose, by us or by
-		// Kubernetes' node-cache; anything else is somebody's own.
+		// We or Kubernetes' node-cache made a dummy with this name, for this
+		// purpose. A link of another kind is another program's.
 		h.device, h.ours = h.link, kind == h.cfg.kind
 		return false, nil
 	}
@@ -234,12 +235,15 @@ func allPresent(addrs []netip.Addr, present []address) error {
 		if onLoopbackAlways(a) || slices.ContainsFunc(present, func(p address) bool { return p.addr == a }) {
 			continue
 		}
-		return fmt.Errorf("address %s is on no interface of this host: add it, or let notrack do so (drop `interface none`)", a)
+		return fmt.Errorf("address %s: %w: add it, or let notrack add it (drop `interface none`)", a, errAbsent)
 	}
 	return nil
 }
 
-// onLoopbackAlways reports whether the address is on every host already.
+// errAbsent says that `interface none` asks for an address that is not there.
+var errAbsent = errors.New("it is on no interface of this host")
+
+// onLoopbackAlways reports whether every host has the address.
 func onLoopbackAlways(a netip.Addr) bool { return a.IsLoopback() }
 
 func mapValues(m map[uint32]string) []string {
@@ -266,20 +270,20 @@ func explain(err error) error {
 	return err
 }
 
-// conn is one route netlink socket; rtnetlink for links, our own encoding for
-// addresses, since the library has neither lifetimes nor the protocol.
+// conn is a connection to route netlink: package rtnetlink for links, and our own
+// encoding for addresses, since that package has neither lifetimes nor the protocol.
 type conn struct {
 	rt  *rtnetlink.Conn
 	raw *netlink.Conn
 
-	// What was there when look was called.
+	// Addresses and links when open was called.
 	present []address
 	names   map[uint32]string // of links, by index
-	up      map[uint32]bool   // set up, whether or not there is a carrier
+	up      map[uint32]bool   // set up, with or without a carrier
 }
 
-// look opens a connection and reads addresses and links.
-func (h *Host) look() (*conn, error) {
+// open opens a connection and reads addresses and links.
+func (h *Host) open() (*conn, error) {
 	c, err := h.dial()
 	if err != nil {
 		return nil, err

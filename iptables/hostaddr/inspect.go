@@ -24,8 +24,7 @@ type Device struct {
 	Addresses []Address
 }
 
-// Address is a listen address on a device, or what is left of one: a local route
-// of ours.
+// Address is a listen address on a device, or our local route to one that is gone.
 type Address struct {
 	Addr netip.Addr
 	// Marked tells that an instance of Trackless put it there. Linux before
@@ -33,12 +32,11 @@ type Address struct {
 	Marked bool
 }
 
-// Inspect lists the link of that name, and every other device that carries one
-// of the addresses or one with our mark. It changes nothing and needs no
-// privilege.
+// Inspect lists the link of that name, and every other device that carries one of the
+// addresses or an address with our mark. It changes nothing and needs no privilege.
 func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 	h := New(cfg, link)
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +76,9 @@ func Inspect(cfg Config, link string, addrs []netip.Addr) ([]Device, error) {
 	return out, nil
 }
 
-// Leftovers splits what a device carries and nobody asks for into what is ours and
-// what may be somebody else's. link tells that the device goes as a whole: nothing
-// on it is asked for or in doubt.
+// Leftovers returns the addresses of a device that nobody uses: those that are ours,
+// and those that may be another program's. link tells that the whole device can be
+// removed: it is ours, and all its addresses are.
 func (d Device) Leftovers(claims iptables.Claims) (link bool, ours, doubtful []netip.Addr) {
 	link = d.Link
 	for _, a := range d.Addresses {
@@ -97,11 +95,11 @@ func (d Device) Leftovers(claims iptables.Claims) (link bool, ours, doubtful []n
 	return link, ours, doubtful
 }
 
-// RemoveLink deletes a link with all its addresses. One that is not there is no
-// error; one that was not made to carry listen addresses is refused.
+// RemoveLink deletes a link with all its addresses. It is no error if the link does not
+// exist. It refuses a link that was not made for listen addresses.
 func RemoveLink(cfg Config, name string) error {
 	h := New(cfg, name)
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
@@ -116,7 +114,7 @@ func RemoveLink(cfg Config, name string) error {
 		return err
 	}
 	if kind != h.cfg.kind {
-		return fmt.Errorf("delete link %s: it is no %s link, so not ours", name, h.cfg.kind)
+		return fmt.Errorf("delete link %s: it is no %s link: %w", name, h.cfg.kind, errNotOurs)
 	}
 	if err := conn.deleteLink(index); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("delete link %s: %w", name, explain(err))
@@ -124,10 +122,13 @@ func RemoveLink(cfg Config, name string) error {
 	return nil
 }
 
-// RemoveAddress takes one address, and our local route to it, from a device. One
-// that is not there is no error.
+// errNotOurs says that another program made a link.
+var errNotOurs = errors.New("another program made it")
+
+// RemoveAddress removes one address, and our local route to it, from a device. It is no
+// error if they do not exist.
 func RemoveAddress(cfg Config, device string, a netip.Addr) error {
-	conn, err := New(cfg, device).look()
+	conn, err := New(cfg, device).open()
 	if err != nil {
 		return err
 	}

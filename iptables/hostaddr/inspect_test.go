@@ -1,8 +1,8 @@
 package hostaddr
 
 import (
+	"errors"
 	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -30,7 +30,7 @@ func TestInspectTellsOursFromOthers(t *testing.T) {
 			link: true,
 		},
 		{
-			name: "an address of somebody on our link", kind: "bridge",
+			name: "an address of another program on our link", kind: "bridge",
 			more: [][]string{{"address", "add", "192.0.2.1/32", "dev", DefaultLink}},
 			want: []Device{{Name: DefaultLink, Kind: "bridge", Link: true, Addresses: []Address{
 				{clusterIP, true}, {linkLocal, true}, {foreign, false}, {clusterV6, true},
@@ -85,7 +85,7 @@ func TestInspectTellsOursFromOthers(t *testing.T) {
 func TestRemoveLinkRefusesOtherKinds(t *testing.T) {
 	h := newHost(t, "bridge")
 	testns.Run(t, "ip", "link", "add", DefaultLink, "type", "veth", "peer", "name", "other")
-	if err := RemoveLink(h.cfg, DefaultLink); err == nil || !strings.Contains(err.Error(), "not ours") {
+	if err := RemoveLink(h.cfg, DefaultLink); !errors.Is(err, errNotOurs) {
 		t.Errorf("a veth of that name: error %v", err)
 	}
 	testns.Run(t, "ip", "link", "show", DefaultLink)

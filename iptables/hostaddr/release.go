@@ -12,36 +12,37 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Instances share a link, or lo, and each may ask for other addresses. So addresses
-// go one by one: whoever gives one up takes it away unless somebody else asks for
-// it, and the link goes with its last address.
+// Instances share a link, or lo, and each may use other addresses. So they remove
+// addresses one by one: an instance that no longer needs an address removes it unless
+// others use it. The last address is removed with the link.
 
-// Release gives up the addresses that we hold and that are not in keep.
+// Release removes the addresses that we hold, except those in keep and those that
+// others use.
 func (h *Host) Release(keep []netip.Addr) error {
 	if h.device == "" {
 		return nil
 	}
-	given := slices.DeleteFunc(slices.Clone(h.held), func(a netip.Addr) bool { return slices.Contains(keep, a) })
-	if len(given) == 0 {
+	unneeded := slices.DeleteFunc(slices.Clone(h.held), func(a netip.Addr) bool { return slices.Contains(keep, a) })
+	if len(unneeded) == 0 {
 		return nil
 	}
 	claims, err := h.claims()
 	if err != nil {
 		return err
 	}
-	h.held = slices.DeleteFunc(h.held, func(a netip.Addr) bool { return slices.Contains(given, a) })
-	conn, err := h.look()
+	h.held = slices.DeleteFunc(h.held, func(a netip.Addr) bool { return slices.Contains(unneeded, a) })
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
-	return conn.remove(h.device, h.unclaimed(given, claims))
+	return conn.remove(h.device, h.unclaimed(unneeded, claims))
 }
 
-// Left returns the addresses that instances put on this node, that are not in keep,
-// and for which nobody asks: those of a process that was killed, or that ended
-// while another one still asked for them. There are none with Config.Keep, by
-// which they are meant to stay.
+// Left returns the addresses that instances put on this node and that nobody uses,
+// except those in keep. A process that was killed left them, or one that ended while
+// another one still used them. With Config.Keep there are none, since addresses are
+// meant to stay.
 func (h *Host) Left(keep []netip.Addr) ([]netip.Addr, error) {
 	if h.cfg.Keep || h.cfg.Claims == nil || h.device == "" {
 		return nil, nil
@@ -59,7 +60,7 @@ func (h *Host) Left(keep []netip.Addr) ([]netip.Addr, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, nil // without a look at the rules of others
+		return nil, nil // reading the claims is expensive
 	}
 	claims, err := h.cfg.Claims()
 	if err != nil {
@@ -68,14 +69,14 @@ func (h *Host) Left(keep []netip.Addr) ([]netip.Addr, error) {
 	return slices.DeleteFunc(out, func(a netip.Addr) bool { return claims.Of(a) != "" }), nil
 }
 
-// Clear takes addresses that Left returned off whatever carries them.
+// Clear removes addresses that Left returned from all devices.
 func (h *Host) Clear(left []netip.Addr) error {
 	return h.clear(func(a Address) bool { return a.Marked && slices.Contains(left, a.Addr) })
 }
 
-// Remove gives up what we hold, and takes along what others left and nobody asks
-// for. Addresses without a mark, and with them the link if it is ours, go when none
-// that it carries is asked for: Linux before 5.18 keeps no mark.
+// Remove removes the addresses that we hold, and those that others left and nobody
+// uses. It deletes our link, with addresses that have no mark, if nobody uses any
+// address on it: Linux before 5.18 keeps no mark.
 func (h *Host) Remove() error {
 	if h.cfg.Keep || h.device == "" {
 		return nil
@@ -95,16 +96,16 @@ func (h *Host) Remove() error {
 	return err
 }
 
-// removeLink deletes our link unless somebody asks for what it carries.
+// removeLink deletes our link unless anybody uses an address on it.
 func (h *Host) removeLink(claims iptables.Claims) error {
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
 	defer conn.close()
 	index := indexOf(conn.names, h.device)
-	asked := func(p address) bool { return p.index == index && claims.Of(p.addr) != "" }
-	if index == 0 || slices.ContainsFunc(conn.present, asked) {
+	used := func(p address) bool { return p.index == index && claims.Of(p.addr) != "" }
+	if index == 0 || slices.ContainsFunc(conn.present, used) {
 		return nil
 	}
 	if err := conn.deleteLink(index); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -113,19 +114,19 @@ func (h *Host) removeLink(claims iptables.Claims) error {
 	return nil
 }
 
-// claims are those of others.
+// claims returns which addresses others use.
 func (h *Host) claims() (iptables.Claims, error) {
 	if h.cfg.Claims == nil {
 		return iptables.Claims{}, nil
 	}
 	claims, err := h.cfg.Claims()
 	if err != nil {
-		err = fmt.Errorf("the listen addresses stay, since it is not known who else asks for them (`trackless rules remove` takes them away if nobody does): %w", err)
+		err = fmt.Errorf("the listen addresses stay, since it is not known whether others use them; `trackless rules remove` removes them if nobody does: %w", err)
 	}
 	return claims, err
 }
 
-// unclaimed leaves out the addresses that stay for others, and tells of them.
+// unclaimed returns the addresses that nobody else uses. It logs the others.
 func (h *Host) unclaimed(addrs []netip.Addr, claims iptables.Claims) (free []netip.Addr) {
 	var stay []string
 	for _, a := range addrs {
@@ -136,19 +137,19 @@ func (h *Host) unclaimed(addrs []netip.Addr, claims iptables.Claims) (free []net
 		}
 	}
 	if len(stay) > 0 && h.cfg.Log != nil {
-		h.cfg.Log("listen addresses stay on this node, since others ask for them: %s", strings.Join(stay, ", "))
+		h.cfg.Log("listen addresses stay on this node, since others use them: %s", strings.Join(stay, ", "))
 	}
 	return free
 }
 
-// clear takes addresses off their devices, and links that were made for them and
-// carry nothing any more.
-func (h *Host) clear(gone func(Address) bool) error {
+// clear removes addresses from their devices, and deletes links that were made for
+// listen addresses and have none left.
+func (h *Host) clear(unneeded func(Address) bool) error {
 	devices, err := Inspect(h.cfg, h.link, h.held)
 	if err != nil {
 		return err
 	}
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func (h *Host) clear(gone func(Address) bool) error {
 	for _, d := range devices {
 		var addrs []netip.Addr
 		for _, a := range d.Addresses {
-			if gone(a) {
+			if unneeded(a) {
 				addrs = append(addrs, a.Addr)
 			}
 		}
@@ -175,8 +176,8 @@ func (h *Host) clear(gone func(Address) bool) error {
 	return errors.Join(errs...)
 }
 
-// remove takes addresses, and our routes to them, off a device. That there are none
-// is no error.
+// remove removes addresses, and our routes to them, from a device. It is no error if
+// they do not exist.
 func (c *conn) remove(device string, addrs []netip.Addr) error {
 	index := indexOf(c.names, device)
 	if index == 0 {
@@ -187,7 +188,7 @@ func (c *conn) remove(device string, addrs []netip.Addr) error {
 		if err := c.deleteAddress(index, a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			errs = append(errs, fmt.Errorf("remove address %s from %s: %w", a, device, explain(err)))
 		}
-		// The kernel looks for its own route and leaves ours.
+		// With the address the kernel deletes its own route, but not ours.
 		errs = append(errs, c.deleteRoutes(index, a))
 	}
 	return errors.Join(errs...)

@@ -11,9 +11,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// asked are the claims of an instance that asks for these addresses; without any
-// there is none.
-func asked(addrs ...netip.Addr) func() (iptables.Claims, error) {
+// usedBy returns the claims of one instance that uses these addresses. Without
+// addresses there is no instance.
+func usedBy(addrs ...netip.Addr) func() (iptables.Claims, error) {
 	var i iptables.Instance
 	for _, a := range addrs {
 		i.Listen = append(i.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP})
@@ -26,7 +26,7 @@ func asked(addrs ...netip.Addr) func() (iptables.Claims, error) {
 	}
 }
 
-// on lists which of all are on the host, and which links were made for them.
+// on lists which addresses of all are on the host, and which links were made for them.
 func on(t *testing.T) (addrs []netip.Addr, links []string) {
 	t.Helper()
 	shown := testns.Run(t, "ip", "-o", "address")
@@ -43,9 +43,9 @@ func on(t *testing.T) (addrs []netip.Addr, links []string) {
 	return addrs, links
 }
 
-// Who gives up an address takes it away unless somebody else asks for it, and the
-// link goes with its last address.
-func TestReleaseLeavesWhatOthersAskFor(t *testing.T) {
+// TestReleaseLeavesAddressesInUse: an instance removes an address unless another uses
+// it, and the link with its last address.
+func TestReleaseLeavesAddressesInUse(t *testing.T) {
 	four := []netip.Addr{linkLocal, clusterIP}
 	for _, kind := range []string{"bridge", "nosuchkind"} {
 		made := func(names ...string) []string {
@@ -55,33 +55,33 @@ func TestReleaseLeavesWhatOthersAskFor(t *testing.T) {
 			return names
 		}
 		for _, tc := range []struct {
-			name  string
-			asked []netip.Addr // by others
-			give  func(h *Host) error
-			want  []netip.Addr
-			links []string
+			name    string
+			used    []netip.Addr // by others
+			release func(h *Host) error
+			want    []netip.Addr
+			links   []string
 		}{
 			{"the end, alone", nil, (*Host).Remove, nil, nil},
-			{"the end, another asks for one", four[1:], (*Host).Remove, four[1:], made(DefaultLink)},
-			{"the end, another asks for all", all, (*Host).Remove, all, made(DefaultLink)},
-			{"the end, another asks for something else", []netip.Addr{netip.MustParseAddr("10.96.0.11")}, (*Host).Remove, nil, nil},
+			{"the end, another uses one", four[1:], (*Host).Remove, four[1:], made(DefaultLink)},
+			{"the end, another uses all", all, (*Host).Remove, all, made(DefaultLink)},
+			{"the end, another uses an address that we do not have", []netip.Addr{netip.MustParseAddr("10.96.0.11")}, (*Host).Remove, nil, nil},
 			{"a reload with fewer", nil, func(h *Host) error { return h.Release(four[1:]) }, four[1:], made(DefaultLink)},
-			{"a reload with fewer, another asks for what goes", four[:1], func(h *Host) error { return h.Release(four[1:]) }, four, made(DefaultLink)},
+			{"a reload with fewer, another uses the others", four[:1], func(h *Host) error { return h.Release(four[1:]) }, four, made(DefaultLink)},
 			{"the end after such a reload, alone by then", nil, func(h *Host) error {
-				h.cfg.Claims = asked(four[:1]...)
+				h.cfg.Claims = usedBy(four[:1]...)
 				err := h.Release(four[1:])
-				h.cfg.Claims = asked()
+				h.cfg.Claims = usedBy()
 				return errors.Join(err, h.Remove())
 			}, nil, nil},
 		} {
 			t.Run(kind+", "+tc.name, func(t *testing.T) {
 				h := newHostOnANode(t, kind)
 				before := snapshot(t) + routes(t)
-				h.cfg.Claims = asked(tc.asked...)
+				h.cfg.Claims = usedBy(tc.used...)
 				if err := h.Ensure(all); err != nil {
 					t.Fatal(err)
 				}
-				if err := tc.give(h); err != nil {
+				if err := tc.release(h); err != nil {
 					t.Fatal(err)
 				}
 				addrs, links := on(t)
@@ -101,20 +101,20 @@ func TestReleaseLeavesWhatOthersAskFor(t *testing.T) {
 	}
 }
 
-// What a killed instance left is found by one that asks for less, also on a link of
-// another name, and goes with its link.
-func TestWhatOthersLeft(t *testing.T) {
+// TestAddressesThatOthersLeft: an instance finds the addresses that a killed one left,
+// also on a link with another name, and removes them with the link.
+func TestAddressesThatOthersLeft(t *testing.T) {
 	for _, tc := range []struct {
 		name, kind, link string
-		asked            []netip.Addr
+		used             []netip.Addr
 		keep             bool
 		want             []netip.Addr
 	}{
 		{"on the same link", "bridge", DefaultLink, nil, false, []netip.Addr{linkLocal, clusterV6}},
 		{"on lo", "nosuchkind", DefaultLink, nil, false, []netip.Addr{linkLocal, clusterV6}},
 		{"on another link", "bridge", "dns0", nil, false, []netip.Addr{linkLocal, clusterV6}},
-		{"a third one asks for some", "bridge", "dns0", []netip.Addr{linkLocal}, false, []netip.Addr{clusterV6}},
-		{"a third one asks for all", "nosuchkind", DefaultLink, all, false, nil},
+		{"a third one uses some", "bridge", "dns0", []netip.Addr{linkLocal}, false, []netip.Addr{clusterV6}},
+		{"a third one uses all", "nosuchkind", DefaultLink, all, false, nil},
 		{"addresses are meant to stay", "bridge", DefaultLink, nil, true, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -124,7 +124,7 @@ func TestWhatOthersLeft(t *testing.T) {
 				t.Fatal(err)
 			}
 			h := New(dead.cfg, DefaultLink)
-			h.cfg.Claims, h.cfg.Keep = asked(tc.asked...), tc.keep
+			h.cfg.Claims, h.cfg.Keep = usedBy(tc.used...), tc.keep
 			own := []netip.Addr{clusterIP}
 			if err := h.Ensure(own); err != nil {
 				t.Fatal(err)
@@ -151,16 +151,17 @@ func TestWhatOthersLeft(t *testing.T) {
 	}
 }
 
-// To take away what others may need is worse than to leave it.
-func TestNothingGoesWhereClaimsAreUnknown(t *testing.T) {
+// TestNothingIsRemovedWhenClaimsAreUnknown: others may use the addresses.
+func TestNothingIsRemovedWhenClaimsAreUnknown(t *testing.T) {
 	h := newHost(t, "bridge")
 	if err := h.Ensure(all); err != nil {
 		t.Fatal(err)
 	}
 	before := snapshot(t)
-	h.cfg.Claims = func() (iptables.Claims, error) { return iptables.Claims{}, errors.New("unreadable") }
-	for name, give := range map[string]func() error{"Release": func() error { return h.Release(nil) }, "Remove": h.Remove} {
-		if err := give(); err == nil || !strings.Contains(err.Error(), "trackless rules remove") {
+	unreadable := errors.New("unreadable")
+	h.cfg.Claims = func() (iptables.Claims, error) { return iptables.Claims{}, unreadable }
+	for name, release := range map[string]func() error{"Release": func() error { return h.Release(nil) }, "Remove": h.Remove} {
+		if err := release(); !errors.Is(err, unreadable) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if now := snapshot(t); now != before {

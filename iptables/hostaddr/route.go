@@ -12,48 +12,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The source of a flow to a local address is that address itself, unless the
-// local route to it prefers another one. The node's own clients would thus have
-// a source that comes and goes with us, and what they still expect would be
-// lost with it. So each listen address gets a local route of ours, before the
-// address and until after it, that prefers what the node sends everything else
-// from: the source that these flows have without us.
+// The source of a flow to a local address is that address itself, unless the local
+// route to it prefers another source. Then the node's own clients would have a source
+// that comes and goes with us, and would lose the answers that they wait for. So each
+// listen address gets a local route of ours that prefers the node's usual source: the
+// source that these flows have without us. The route is added before the address and
+// deleted after it.
 //
-// IPv4 looks at ours first, since it is there first; the kernel's own stays
-// behind it, in case the preferred source goes and takes our route along. In
-// IPv6 a route of ours cannot be better than the kernel's own, which has to go.
+// In IPv4 our route is used, since it is added first. The kernel's route stays behind
+// it: if the preferred source is removed, our route is removed with it. In IPv6 our
+// route cannot be preferred to the kernel's, so the kernel's is deleted.
 //
-// An IPv6 socket that has found its way keeps it until something changes at or
-// above the route that it found (ip6_dst_check). A local route says nothing to a
-// socket that found the default route; the route to the address's prefix, which
-// the kernel adds to the main table and nobody uses, does.
+// An IPv6 socket keeps its route until something changes at or above that route
+// (ip6_dst_check). A new local route does not affect a socket that uses the default
+// route. The route to the prefix of the address does, which the kernel adds to the
+// main table.
 
-// protoRoute marks routes of ours (rtm_protocol). It is in none of the lists
-// that people keep (/etc/iproute2/rt_protos).
+// protoRoute marks our routes (rtm_protocol). No list of known protocols has it
+// (/etc/iproute2/rt_protos).
 const protoRoute = 0x54
 
 const (
-	// kernelRouteWait bounds the wait for the kernel's own routes to IPv6
-	// addresses, which a worker adds some time after the addresses
-	// (addrconf_dad_work in net/ipv6/addrconf.c).
+	// kernelRouteWait bounds the wait for the kernel's routes to IPv6 addresses.
+	// A worker adds them some time after the addresses (addrconf_dad_work in
+	// net/ipv6/addrconf.c).
 	kernelRouteWait = 250 * time.Millisecond
 	kernelRoutePoll = time.Millisecond
 
 	// routePause is the time between two changes of the route to an address by
-	// PreferSource. A change announces itself, and would else be answered by the
-	// next for ever where something we do not know of is in its way.
+	// PreferSource. The kernel announces each change, which leads to the next
+	// PreferSource. Without the pause this would not end if another program keeps
+	// undoing the change.
 	routePause = 10 * time.Second
 )
 
-// PreferSource makes the node's own flows to the addresses we hold have the
-// source that they would have without us, as Ensure does. What is so already is
-// left alone, and so is everything where the node has no other address to speak
-// of.
+// PreferSource gives the node's own flows to the addresses that we hold the source that
+// they have without us, as Ensure does. It changes nothing where the source is right,
+// or if the node has no other address.
 func (h *Host) PreferSource() error {
 	if h.device == "" || len(h.held) == 0 {
 		return nil
 	}
-	conn, err := h.look()
+	conn, err := h.open()
 	if err != nil {
 		return err
 	}
@@ -74,8 +74,8 @@ func (h *Host) PreferSource() error {
 	return errors.Join(errs...)
 }
 
-// preferSource makes the node's flows to a have its usual source, which must be
-// none of the listen addresses. It reports whether anything had to be changed.
+// preferSource gives the node's flows to a its usual source, which must not be a
+// listen address. It reports whether it changed anything.
 func (c *conn) preferSource(index uint32, a netip.Addr, listen []netip.Addr) (changed bool, err error) {
 	want, ok := c.usualSource(a)
 	if !ok || slices.Contains(listen, want) {
@@ -94,10 +94,10 @@ func (c *conn) preferSource(index uint32, a netip.Addr, listen []netip.Addr) (ch
 	return true, nil
 }
 
-// outliveKernelRoutes waits for the kernel's own routes to IPv6 addresses that
-// were just added, and deletes them. Those that take too long are left to the
-// next PreferSource.
-func (c *conn) outliveKernelRoutes(index uint32, added, listen []netip.Addr) {
+// replaceKernelRoutes waits for the kernel's routes to IPv6 addresses that were just
+// added, and deletes them, so that ours are used. If they take too long the next
+// PreferSource deletes them.
+func (c *conn) replaceKernelRoutes(index uint32, added, listen []netip.Addr) {
 	deadline := time.Now().Add(kernelRouteWait)
 	for _, a := range added {
 		want, ok := c.usualSource(a)
@@ -114,9 +114,9 @@ func (c *conn) outliveKernelRoutes(index uint32, added, listen []netip.Addr) {
 	}
 }
 
-// usualSource returns the node's source address towards the rest of the world,
-// in the family of a. The destinations asked for are documentation addresses
-// (RFC 5737, RFC 3849); nothing is sent.
+// usualSource returns the node's source address towards the rest of the world, in the
+// family of a. It asks for the route to a documentation address (RFC 5737, RFC 3849);
+// nothing is sent.
 func (c *conn) usualSource(a netip.Addr) (netip.Addr, bool) {
 	dst := netip.AddrFrom4([4]byte{198, 51, 100, 1})
 	if a.Is6() {
@@ -126,8 +126,8 @@ func (c *conn) usualSource(a netip.Addr) (netip.Addr, bool) {
 	return source, source.IsValid() && !source.IsLoopback()
 }
 
-// source asks the kernel which source a flow of this node to dst has, and
-// whether dst is on this node. The source is invalid where dst is unreachable.
+// source asks the kernel which source a flow of this node to dst has, and whether dst
+// is on this node. The source is invalid if dst is unreachable.
 func (c *conn) source(dst netip.Addr) (source netip.Addr, local bool) {
 	routes, err := c.rt.Route.Get(&rtnetlink.RouteMessage{
 		Family: routeFamily(dst), DstLength: uint8(dst.BitLen()),
@@ -140,9 +140,9 @@ func (c *conn) source(dst netip.Addr) (source netip.Addr, local bool) {
 	return source, routes[0].Type == unix.RTN_LOCAL
 }
 
-// routed lists the addresses to which there are local routes of ours, in the
-// form of the addresses that we put there. Without us there are none whose
-// address is gone, unless somebody took that away after we were killed.
+// routed lists the addresses to which there are local routes of ours, as if they were
+// on the device. A route without its address is left if we were killed and the address
+// was removed later.
 func (c *conn) routed() ([]address, error) {
 	routes, err := c.rt.Route.List()
 	if err != nil {
@@ -158,12 +158,12 @@ func (c *conn) routed() ([]address, error) {
 	return out, nil
 }
 
-// addRoute adds our local route to a, in the place of an earlier one.
+// addRoute adds our local route to a. It replaces an earlier one.
 func (c *conn) addRoute(index uint32, a, source netip.Addr) error {
 	flags := netlink.Create | netlink.Replace
 	if a.Is4() {
-		// To replace would be to replace whichever is first, perhaps the
-		// kernel's. Without a flag the new one comes first (fib_table_insert).
+		// Replace would replace the first route, which may be the kernel's.
+		// Without a flag the new route comes first (fib_table_insert).
 		if err := c.deleteRoutes(index, a); err != nil {
 			return err
 		}
@@ -174,7 +174,7 @@ func (c *conn) addRoute(index uint32, a, source netip.Addr) error {
 	return c.changeRoute(unix.RTM_NEWROUTE, m, flags)
 }
 
-// deleteRoutes removes our routes to a. That there is none is no error.
+// deleteRoutes removes our routes to a. It is no error if there are none.
 func (c *conn) deleteRoutes(index uint32, a netip.Addr) error {
 	for {
 		err := c.changeRoute(unix.RTM_DELROUTE, localRoute(index, a, protoRoute), 0)
@@ -187,8 +187,8 @@ func (c *conn) deleteRoutes(index uint32, a netip.Addr) error {
 	}
 }
 
-// deleteKernelRoute removes the route that the kernel made for an address, and
-// reports whether there was one.
+// deleteKernelRoute removes the kernel's route to an address, and reports whether
+// there was one.
 func (c *conn) deleteKernelRoute(index uint32, a netip.Addr) (deleted bool, err error) {
 	err = c.changeRoute(unix.RTM_DELROUTE, localRoute(index, a, unix.RTPROT_KERNEL), 0)
 	if errors.Is(err, unix.ESRCH) {

@@ -24,8 +24,8 @@ func newHostOnANode(t *testing.T, kind string) *Host {
 	h := newHost(t, kind)
 	testns.Run(t, "ip", "link", "set", "lo", "up")
 	testns.Run(t, "ip", "link", "add", "uplink", "type", "bridge")
-	// Without a link-local address: its routes come when its DAD is over, maybe
-	// in the middle of a test.
+	// Without a link-local address: the kernel adds its routes after duplicate
+	// address detection, perhaps in the middle of a test.
 	testns.Run(t, "ip", "link", "set", "uplink", "addrgenmode", "none")
 	testns.Run(t, "ip", "link", "set", "uplink", "up")
 	testns.Run(t, "ip", "address", "add", "192.0.2.7/24", "dev", "uplink")
@@ -77,7 +77,7 @@ func TestListenAddressesAreNoSource(t *testing.T) {
 				t.Error(err)
 			}
 			if diff := cmp.Diff(ours, routes(t)); diff != "" {
-				t.Errorf("what was right was changed:\n%s", diff)
+				t.Errorf("routes that were right changed:\n%s", diff)
 			}
 			if err := h.Remove(); err != nil {
 				t.Fatal(err)
@@ -89,8 +89,8 @@ func TestListenAddressesAreNoSource(t *testing.T) {
 	}
 }
 
-// There is no moment at which flows to an address of this host have that as
-// their source, for our route is there before the address and until after it.
+// TestRoutesOutliveAddresses: our route is there before the address and until after it,
+// so that at no moment flows to the address have it as their source.
 func TestRoutesOutliveAddresses(t *testing.T) {
 	h := newHostOnANode(t, "nosuchkind")
 	witness, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: h.cfg.NetNS})
@@ -137,8 +137,8 @@ func TestRoutesOutliveAddresses(t *testing.T) {
 	}
 }
 
-// eventOf tells what a message says of which address; nothing of routes that
-// are not ours.
+// eventOf returns the address and the event of a message. The address is invalid for
+// routes that are not ours.
 func eventOf(t *testing.T, m netlink.Message) (a netip.Addr, event string) {
 	t.Helper()
 	switch m.Header.Type {
@@ -169,8 +169,8 @@ func eventOf(t *testing.T, m netlink.Message) (a netip.Addr, event string) {
 	return a, event
 }
 
-// A socket that was connected before the addresses came finds the way to them,
-// and away again.
+// TestConnectedSocketsFollow: packets of a socket that is connected already come here
+// while the addresses are there.
 func TestConnectedSocketsFollow(t *testing.T) {
 	for _, a := range []netip.Addr{clusterIP, clusterV6} {
 		t.Run(a.String(), func(t *testing.T) {
@@ -182,7 +182,7 @@ func TestConnectedSocketsFollow(t *testing.T) {
 			}
 			defer client.Close()
 			for range 2 {
-				// The first use keeps the route that was found.
+				// After the first use the socket keeps its route.
 				if _, err := client.Write([]byte("away")); err != nil {
 					t.Fatal(err)
 				}
@@ -200,7 +200,7 @@ func TestConnectedSocketsFollow(t *testing.T) {
 					t.Fatal(err)
 				}
 				if _, err := server.Read(make([]byte, 16)); err != nil {
-					t.Errorf("what a connected socket sends does not come: %v", err)
+					t.Errorf("the packet of a connected socket does not arrive: %v", err)
 				}
 				if err := errors.Join(server.Close(), h.Remove()); err != nil {
 					t.Fatal(err)
@@ -224,7 +224,7 @@ func TestTwoInstancesShareRoutes(t *testing.T) {
 	if diff := cmp.Diff(ours, routes(t)); diff != "" {
 		t.Errorf("the second instance changed the routes of the first:\n%s", diff)
 	}
-	// The first ends and leaves everything to the second.
+	// The first instance ends.
 	if err := second.PreferSource(); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestSourceFollowsTheNode(t *testing.T) {
 			}
 			for _, a := range all {
 				if got := testns.Run(t, "ip", "route", "get", a.String()); !tc.gone && !strings.HasPrefix(got, "local ") {
-					t.Errorf("before it is put right, %s is no longer of this host:\n%s", a, got)
+					t.Errorf("before PreferSource, %s is not on this host:\n%s", a, got)
 				}
 			}
 			if tc.gone {
@@ -305,7 +305,7 @@ func TestWithoutAnotherAddress(t *testing.T) {
 		t.Error(err)
 	}
 	if got := testns.Run(t, "ip", "route", "get", clusterIP.String()); !strings.HasPrefix(got, "local ") {
-		t.Errorf("%s is not of this host:\n%s", clusterIP, got)
+		t.Errorf("%s is not on this host:\n%s", clusterIP, got)
 	}
 	if err := h.Remove(); err != nil {
 		t.Fatal(err)
@@ -321,8 +321,8 @@ func TestLeftoversAreFoundByTheirRoutes(t *testing.T) {
 	if err := h.Ensure(all); err != nil {
 		t.Fatal(err)
 	}
-	// Killed; then somebody takes the addresses away, of which the kernel
-	// removes its own routes only.
+	// It is killed. Then an operator removes the addresses, and the kernel deletes
+	// only its own routes.
 	for _, a := range all {
 		testns.Run(t, "ip", "address", "del", a.String(), "dev", "lo")
 	}
@@ -344,8 +344,8 @@ func TestLeftoversAreFoundByTheirRoutes(t *testing.T) {
 	}
 }
 
-// Somebody sets down what carries the addresses. The kernel takes IPv6 addresses
-// and all routes away with it and does not bring them back.
+// TestALinkThatIsSetDown: an operator sets down the device of the addresses. The kernel
+// removes IPv6 addresses and all routes, and does not add them again.
 func TestALinkThatIsSetDown(t *testing.T) {
 	for _, kind := range []string{"bridge", "nosuchkind"} {
 		t.Run(kind, func(t *testing.T) {
@@ -356,7 +356,7 @@ func TestALinkThatIsSetDown(t *testing.T) {
 			}
 			for range 2 { // the second time at once
 				if down, err := h.Down(); down || err != nil {
-					t.Fatalf("down %t, %v before anybody set it down", down, err)
+					t.Fatalf("down %t, %v before it was set down", down, err)
 				}
 				testns.Run(t, "ip", "link", "set", h.Device(), "down")
 				if down, err := h.Down(); !down || err != nil {
@@ -394,7 +394,7 @@ func TestALinkThatIsSetDown(t *testing.T) {
 					}
 				}
 			}
-			// A start finds it down as well.
+			// A start sets it up, too.
 			testns.Run(t, "ip", "link", "set", h.Device(), "down")
 			next := New(h.cfg, DefaultLink)
 			if err := next.Ensure(all); err != nil {

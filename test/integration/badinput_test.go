@@ -93,7 +93,7 @@ func TestBadInput(t *testing.T) {
 		{
 			name: "the gateway of the pods, interface none",
 			text: corefile(notrackWith("interface none"), "", netip.MustParseAddr("10.244.0.1")),
-			want: []string{"line 4", "10.244.0.1 is held by interface veth", "the gateway of what is behind veth"},
+			want: []string{"line 4", "10.244.0.1 is held by interface veth", "the gateway of the network behind veth"},
 			lies: []string{"ip address del"},
 		},
 		{

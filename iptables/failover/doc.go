@@ -1,4 +1,4 @@
-// Package failover holds the standing table that answers for listen addresses
-// which no Service owns, while nobody untracks their queries: it sends them to a
-// Service instead, over netlink and in one transaction.
+// Package failover holds the standing table for listen addresses that no Service owns.
+// While nobody untracks the queries to such an address, the table sends them to a
+// Service. It is installed over netlink, in one transaction.
 package failover

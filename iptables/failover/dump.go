@@ -17,7 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// failoverDump is the table as the kernel dumps it. The zero value is none.
+// failoverDump is the table as the kernel dumps it. The zero value means no table.
 type failoverDump struct {
 	present  bool
 	comment  string
@@ -25,10 +25,10 @@ type failoverDump struct {
 	chains   map[string]chainShape
 	rules    map[string][][]byte // NFTA_RULE_EXPRESSIONS by chain
 	counters iptables.Counters
-	others   int // objects that are none of our counters, and sets
+	others   int // sets, and objects that are not our counters
 }
 
-// chainShape is what makes a chain the one we mean besides its rules.
+// chainShape holds the properties of a chain besides its rules.
 type chainShape struct {
 	kind     string
 	hook     uint32
@@ -40,7 +40,7 @@ func dumpFailover(conn *netlink.Conn) (failoverDump, error) {
 	d := failoverDump{chains: map[string]chainShape{}, rules: map[string][][]byte{}, counters: iptables.Counters{}}
 	err := d.read(conn)
 	if errors.Is(err, unix.ENOENT) {
-		return failoverDump{}, nil // also where it goes while it is read
+		return failoverDump{}, nil // also if it is deleted while it is read
 	}
 	if err != nil {
 		return failoverDump{}, explainFailover("read table inet "+owner.FailoverTable, err)
@@ -81,7 +81,7 @@ func (d *failoverDump) read(conn *netlink.Conn) error {
 			if err != nil {
 				return err
 			}
-			// Not every kind of dump knows the filter.
+			// Some kinds of dumps ignore the filter.
 			if text(attrs[part.table]) != owner.FailoverTable {
 				continue
 			}
@@ -137,7 +137,7 @@ func (d *failoverDump) takeSet(attributeMap) error {
 	return nil
 }
 
-// is reports whether the table is what failoverTransaction makes of the chains.
+// is reports whether the table is the one that failoverTransaction makes of the chains.
 func (d *failoverDump) is(want []failoverChain) bool {
 	if !d.present || d.comment != failoverComment || d.flags != 0 || d.others != 0 ||
 		len(d.chains) != len(want) || len(d.counters) != len(iptables.CounterKeys()) {
@@ -162,9 +162,9 @@ func (d *failoverDump) is(want []failoverChain) bool {
 	return true
 }
 
-// holds reports whether a dump has every attribute that was sent, with the
-// same value and as many of each. What the kernel adds are defaults of what
-// was left out, and more of them in newer kernels.
+// holds reports whether a dump has every attribute that was sent, with the same value
+// and the same number of each. The kernel adds defaults for attributes that were not
+// sent; newer kernels add more of them.
 func holds(dumped, sent []byte) bool {
 	have, err := netlink.UnmarshalAttributes(dumped)
 	if err != nil {
@@ -195,8 +195,8 @@ func sameType(a netlink.Attribute) func(netlink.Attribute) bool {
 	return func(b netlink.Attribute) bool { return a.Type&attrTypeMask == b.Type&attrTypeMask }
 }
 
-// pairs reads the pairs from the rules that rewrite queries. What does not look
-// like one is skipped: is tells whether the table holds anything else.
+// pairs reads the pairs from the rules that rewrite queries. It skips all other rules;
+// method is tells whether there are any.
 func (d *failoverDump) pairs() []Pair {
 	var out []Pair
 	for _, rule := range d.rules["prerouting"] {
@@ -222,8 +222,8 @@ func (d *failoverDump) pairs() []Pair {
 	return out
 }
 
-// exprValue returns the constant in a cmp or immediate expression, and the mask of
-// a bitwise one; nil if there is none.
+// exprValue returns the constant of a cmp or immediate expression, or the mask of a
+// bitwise one; nil if there is none.
 func exprValue(e netlink.Attribute) []byte {
 	at := map[string]uint16{"cmp": unix.NFTA_CMP_DATA, "immediate": unix.NFTA_IMMEDIATE_DATA, "bitwise": unix.NFTA_BITWISE_MASK}
 	outer, err := attributes(e.Data)
@@ -244,7 +244,7 @@ func exprValue(e netlink.Attribute) []byte {
 // attrTypeMask is NLA_TYPE_MASK of linux/netlink.h: the type without flags.
 const attrTypeMask = 0x3fff
 
-// attributeMap holds the attributes of one object, each of which occurs once.
+// attributeMap holds the attributes of one object. Each type occurs once.
 type attributeMap map[uint16][]byte
 
 func attributes(data []byte) (attributeMap, error) {

@@ -13,9 +13,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// failoverExpr is one expression of a rule: the attributes of struct nft_expr
-// (NFTA_EXPR_NAME and NFTA_EXPR_DATA) encoded, or why they could not be.
-// google/nftables encodes most of them; three it cannot, see below.
+// failoverExpr is one expression of a rule: the encoded attributes of struct nft_expr
+// (NFTA_EXPR_NAME and NFTA_EXPR_DATA), or the error of encoding them. google/nftables
+// encodes most of them; the three that it cannot encode use raw.
 type failoverExpr struct {
 	data []byte
 	err  error
@@ -43,8 +43,8 @@ func be32Attr(typ uint16, v uint32) netlink.Attribute {
 	return netlink.Attribute{Type: typ, Data: binary.BigEndian.AppendUint32(nil, v)}
 }
 
-// The zone of one direction. The library sends no direction with a zone, and
-// elsewhere one of 32 bits where the kernel wants 8 (nft_ct_policy of
+// The zone of one direction. The library sends a zone without a direction, and other
+// keys with a direction of 32 bits, where the kernel wants 8 (nft_ct_policy of
 // net/netfilter/nft_ct.c).
 func setOriginalZone() failoverExpr  { return originalZone(unix.NFTA_CT_SREG) }
 func loadOriginalZone() failoverExpr { return originalZone(unix.NFTA_CT_DREG) }
@@ -59,9 +59,9 @@ func originalZone(register uint16) failoverExpr {
 }
 
 // write stores register 1 at the offset of the network header and corrects the
-// checksums: that of the IPv4 header, and those of UDP and TCP, whose pseudo
-// header holds the addresses. The library leaves the latter out where the
-// network header has none of its own.
+// checksums: that of the IPv4 header, and those of UDP and TCP, whose pseudo header
+// has the addresses. The library does not correct those of UDP and TCP if the network
+// header has no checksum.
 func (ip ipHeader) write(offset uint32) failoverExpr {
 	kind := uint32(unix.NFT_PAYLOAD_CSUM_NONE)
 	if ip.checksum != 0 {
@@ -78,8 +78,8 @@ func (ip ipHeader) write(offset uint32) failoverExpr {
 	)
 }
 
-// counter counts in a named counter. The library ends the name without the
-// null byte that the kernel dumps it with.
+// counter counts in a named counter. The library sends the name without the null byte
+// with which the kernel dumps it.
 func counter(name string) failoverExpr {
 	return raw("objref",
 		be32Attr(unix.NFTA_OBJREF_IMM_TYPE, unix.NFT_OBJECT_COUNTER),
@@ -110,8 +110,8 @@ func stateIs(bit uint32) []failoverExpr {
 	}
 }
 
-// loadPort loads the source port (offset 0) or destination port (2), which UDP
-// and TCP have in the same places.
+// loadPort loads the source port (offset 0) or destination port (2). UDP and TCP have
+// them at the same offsets.
 func loadPort(offset uint32) failoverExpr {
 	return library(&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2})
 }
@@ -124,7 +124,7 @@ func immediate(data []byte) failoverExpr {
 	return library(&expr.Immediate{Register: unix.NFT_REG_1, Data: data})
 }
 
-// hostOrder encodes a number that the kernel keeps in its own byte order.
+// hostOrder encodes a number that the kernel keeps in host byte order.
 func hostOrder[T uint16 | uint32](v T) []byte {
 	if v, ok := any(v).(uint16); ok {
 		return binary.NativeEndian.AppendUint16(nil, v)
@@ -134,7 +134,7 @@ func hostOrder[T uint16 | uint32](v T) []byte {
 
 func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
 
-// expressions encodes the rule as NFTA_RULE_EXPRESSIONS holds it.
+// expressions encodes the rule as the value of NFTA_RULE_EXPRESSIONS.
 func (r failoverRule) expressions() ([]byte, error) {
 	elems := make([]netlink.Attribute, 0, len(r.exprs))
 	for _, e := range r.exprs {

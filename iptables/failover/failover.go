@@ -16,42 +16,42 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// failoverComment names the format of the table in its user data, where `nft
-// list` shows it. It changes when the rules for the same pairs do.
+// failoverComment names the format of the table in its user data; `nft list` shows it.
+// It changes when the rules for the same pairs change.
 const failoverComment = "trackless failover 2"
 
-// State is what the kernel holds.
+// State is the table as the kernel holds it.
 type State struct {
-	// Present tells whether there is a table of that name; the rest is empty
-	// otherwise.
+	// Present tells whether there is a table with that name. If not, the other
+	// fields are empty.
 	Present bool
 
-	// Intact tells whether the table is exactly the one that Install
-	// makes of Pairs. If not, someone else changed it, or another version of
-	// Trackless wrote it.
+	// Intact tells whether the table is exactly the one that Install makes of
+	// Pairs. If not, another program changed it, or another version of Trackless
+	// wrote it.
 	Intact bool
 
 	// Pairs are read from the rules that rewrite queries, normalized.
 	Pairs []Pair
 
-	// Outside are those whom the table does not serve, normalized.
+	// Outside are the clients that the table does not serve, normalized.
 	Outside Outside
 
-	// Counters hold the packets rewritten since the content last changed:
-	// queries to the Service and responses back. They stand still while the
+	// Counters are the packets that were rewritten since the content last changed:
+	// queries to the Service, and responses from it. They do not change while the
 	// queries are untracked.
 	Counters iptables.Counters
 }
 
-// Install makes the table hold exactly these pairs, for everybody but
-// those outside, in one transaction: no packet meets a half of it. Where it does
-// so already nothing is sent, and the ruleset's generation stays. No pairs means
+// Install makes the table hold exactly these pairs, for all clients except those
+// outside. It is one transaction: no packet sees half of it. If the table already is
+// so, nothing is sent, and the generation of the ruleset stays. Without pairs there is
 // no table.
 //
 // The kernel needs conntrack zones, NAT in the inet family (Linux 5.2) and the
-// route hook; an [iptables.UnsupportedError] says if it has not. Counters start
-// again at 0 when the content changes, and responses that are under way from a
-// Service that is no longer in a pair are lost.
+// route hook; without them it returns an [iptables.UnsupportedError]. When the content
+// changes, the counters start at 0, and late responses from a Service that is no
+// longer in a pair are lost.
 func Install(cfg Config, pairs []Pair, outside Outside) (err error) {
 	pairs, err = normalizeFailover(pairs)
 	if err != nil {
@@ -60,7 +60,7 @@ func Install(cfg Config, pairs []Pair, outside Outside) (err error) {
 	if len(pairs) == 0 {
 		return Remove(cfg)
 	}
-	conn, err := dialFailover(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return err
 	}
@@ -81,9 +81,9 @@ func Install(cfg Config, pairs []Pair, outside Outside) (err error) {
 	return explainFailover("install table inet "+owner.FailoverTable, tx.Commit(conn))
 }
 
-// Remove deletes the table. That there is none is no error.
+// Remove deletes the table. It is no error if there is none.
 func Remove(cfg Config) (err error) {
-	conn, err := dialFailover(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return err
 	}
@@ -99,9 +99,9 @@ func Remove(cfg Config) (err error) {
 	return explainFailover("delete table inet "+owner.FailoverTable, err)
 }
 
-// Read reads the table. That there is none is no error.
+// Read reads the table. It is no error if there is none.
 func Read(cfg Config) (_ State, err error) {
-	conn, err := dialFailover(cfg)
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return State{}, err
 	}
@@ -118,7 +118,7 @@ func Read(cfg Config) (_ State, err error) {
 	return f, nil
 }
 
-// failoverTransaction replaces the table by one with these chains.
+// failoverTransaction replaces the table by a table with these chains.
 func failoverTransaction(chains []failoverChain) (nfnl.Transaction, error) {
 	table := &nftables.Table{Name: owner.FailoverTable, Family: nftables.TableFamilyINet}
 	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
@@ -147,9 +147,9 @@ func failoverTransaction(chains []failoverChain) (nfnl.Transaction, error) {
 			tx.Messages = append(tx.Messages, m)
 		}
 	}
-	// Adding the table before deleting it makes the deletion succeed where
-	// there is none. Without flags in it the first message changes nothing
-	// about one that is there (nf_tables_updtable).
+	// The table is added before it is deleted, so that the deletion succeeds also
+	// if there was none. Without flags the first message does not change a table
+	// that exists (nf_tables_updtable).
 	name := failoverTableName(unix.NFTA_TABLE_NAME)
 	comment := netlink.Attribute{Type: nfnl.TableUserdata, Data: userdata.AppendString(nil, nfnl.TableComment, failoverComment)}
 	return tx, errors.Join(
@@ -163,25 +163,14 @@ func failoverTableName(attr uint16) netlink.Attribute {
 	return netlink.Attribute{Type: attr, Data: append([]byte(owner.FailoverTable), 0)}
 }
 
-// failoverCounter gives for example "query-ipv4-udp".
+// failoverCounter returns for example "query-ipv4-udp".
 func failoverCounter(k iptables.CounterKey) string {
 	return fmt.Sprintf("%s-%s-%s", k.Direction, k.Family, k.Proto)
 }
 
-func dialFailover(cfg Config) (*netlink.Conn, error) {
-	if cfg.Socket != nil {
-		return cfg.Socket()
-	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
-	if err != nil {
-		return nil, explainFailover("open a netfilter netlink socket", err)
-	}
-	return conn, nil
-}
-
-// explainFailover turns the kernel's answer into a sentence with a remedy. The
-// transaction names nothing that it does not make itself, so that "no such
-// file or directory" can only be about a kind of chain or expression.
+// explainFailover adds the remedy to the kernel's answer. The transaction makes all
+// objects that it names, so "no such file or directory" can only be about a type of
+// chain or expression.
 func explainFailover(what string, err error) error {
 	missing := []error{unix.ENOENT, unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EAFNOSUPPORT}
 	switch {

@@ -15,16 +15,16 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// Outside is whom the failover table does not serve: what comes in over an uplink,
-// as long as it does not come from one of the sources. Its queries to a listen
-// address are dropped, as they are while an instance serves there. The zero value
-// serves everybody.
+// Outside are the clients that the failover table does not serve: those whose packets
+// come in over an uplink, except those of the sources. Their queries to a listen
+// address are dropped, as while an instance serves there. The zero value serves all
+// clients.
 type Outside struct {
 	Uplinks []string // devices
 	Sources []netip.Prefix
 }
 
-// outsideChain is where what an uplink brings is looked at.
+// outsideChain is the chain for packets that come in over an uplink.
 const outsideChain = "outside"
 
 func (o Outside) normalize() Outside {
@@ -41,7 +41,7 @@ func (o Outside) normalize() Outside {
 	return Outside{Uplinks: slices.Compact(uplinks), Sources: slices.Compact(sources)}
 }
 
-// lead are the rules that lead to the chain.
+// lead returns the rules that jump to the chain.
 func (o Outside) lead() (out []failoverRule) {
 	for _, device := range o.Uplinks {
 		var r failoverRule
@@ -52,7 +52,7 @@ func (o Outside) lead() (out []failoverRule) {
 	return out
 }
 
-// rules are those of the chain.
+// rules returns the rules of the chain.
 func (o Outside) rules(pairs []Pair) (out []failoverRule) {
 	for _, p := range o.Sources {
 		var r failoverRule
@@ -73,8 +73,8 @@ func (o Outside) rules(pairs []Pair) (out []failoverRule) {
 	return out
 }
 
-// sourceIs matches a source prefix in the way nft does: whole bytes are loaded
-// alone, others are masked.
+// sourceIs matches a source prefix as nft does: a prefix of whole bytes loads only
+// these bytes, others are masked.
 func sourceIs(p netip.Prefix) (text string, exprs []failoverExpr) {
 	ip := ipHeaderOf(p.Addr())
 	exprs = ip.isFamily()
@@ -99,15 +99,15 @@ func sourceIs(p netip.Prefix) (text string, exprs []failoverExpr) {
 	}), equals(network))
 }
 
-// How many expressions the rules have that outside reads.
+// The numbers of expressions of the rules that outside reads.
 const (
 	leadExprs   = 3
-	wholeExprs  = 3 // of a source that is a whole family
-	bytesExprs  = 5 // of one that ends at a byte
-	maskedExprs = 6
+	wholeExprs  = 3 // a source that is a whole family
+	bytesExprs  = 5 // a source prefix of whole bytes
+	maskedExprs = 6 // other sources
 )
 
-// outside reads whom the table does not serve.
+// outside reads which clients the table does not serve.
 func (d *failoverDump) outside() (o Outside) {
 	for _, rule := range d.rules["prerouting"] {
 		exprs, err := netlink.UnmarshalAttributes(rule)

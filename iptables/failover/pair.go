@@ -7,18 +7,17 @@ import (
 	"slices"
 )
 
-// Zone is the conntrack zone of rewritten queries, in their original
-// direction; responses are in the default zone. It keeps them apart from flows
-// of the same client and port that go to the Service directly: without it a
-// response could not be told to belong to the one or the other. Further listen
-// addresses of the same Service take the zones after it.
+// Zone is the conntrack zone of rewritten queries, in their original direction;
+// responses are in the default zone. It separates them from flows of the same client
+// and port directly to the Service. Without it a response could belong to either flow.
+// Other listen addresses of the same Service have the zones after it.
 const Zone = 53
 
 // dnsPort is the port of pairs that name none.
 const dnsPort = 53
 
-// Pair says where queries to a listen address go while nobody untracks
-// them. UDP and TCP are meant both.
+// Pair says where queries to a listen address go while nobody untracks them, over UDP
+// and TCP.
 type Pair struct {
 	// Listen is an address that no Service owns, of either family.
 	Listen netip.Addr
@@ -31,7 +30,7 @@ type Pair struct {
 	Ports []uint16
 }
 
-// Validate reports the first thing for which no rule can be made.
+// Validate returns an error for the first field that cannot be in a rule.
 func (p Pair) Validate() error {
 	for _, a := range []netip.Addr{p.Listen, p.Service} {
 		switch {
@@ -54,11 +53,11 @@ func (p Pair) Validate() error {
 	return nil
 }
 
-// ListenOf maps the original tuple of a tracked flow back to what the
-// client asked: a query to a listen address stands in conntrack under the
-// Service's address, in a zone of its own (conntrack's zone of the original
-// direction). The source is the client's in both. ok is false for every other
-// flow, also for one that asked the Service directly.
+// ListenOf returns the listen address that the client of a tracked flow asked, from
+// the destination of its original tuple and its zone of the original direction. In
+// conntrack such a query has the address of the Service, in a zone of its own; the
+// source is the client's. ok is false for all other flows, also for those directly to
+// the Service.
 func ListenOf(pairs []Pair, zone uint16, dst netip.AddrPort) (listen netip.AddrPort, ok bool) {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil {
@@ -72,8 +71,8 @@ func ListenOf(pairs []Pair, zone uint16, dst netip.AddrPort) (listen netip.AddrP
 	return netip.AddrPort{}, false
 }
 
-// failoverZone is the zone of the i-th of normalized pairs: no two pairs with
-// the same Service share one, since a response shows only Service and zone.
+// failoverZone is the zone of the i-th of normalized pairs. Two pairs with the same
+// Service have different zones, since a response shows only Service and zone.
 func failoverZone(pairs []Pair, i int) uint16 {
 	zone := uint16(Zone)
 	for _, p := range pairs[:i] {
@@ -85,7 +84,7 @@ func failoverZone(pairs []Pair, i int) uint16 {
 }
 
 // normalizeFailover validates the pairs and returns them sorted, each pair of
-// addresses once, with sorted ports.
+// addresses once, with its ports sorted.
 func normalizeFailover(pairs []Pair) ([]Pair, error) {
 	type endpoint struct {
 		listen netip.Addr

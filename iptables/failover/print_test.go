@@ -8,8 +8,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// Print writes the table that Install makes as nft syntax, as `nft list table inet trackless-failover` shows it, packet
-// counts aside. Pairs for which there can be no table print as nothing.
+// Print writes the table that Install makes in nft syntax, as `nft list table inet
+// trackless-failover` shows it, without packet counts. Pairs that are not valid give an
+// empty text.
 func Print(pairs []Pair, outside Outside) string {
 	pairs, err := normalizeFailover(pairs)
 	if err != nil || len(pairs) == 0 {

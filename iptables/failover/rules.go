@@ -12,27 +12,27 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// How a query to a listen address that no Service owns reaches the cluster's
-// DNS, and its response the client:
+// How a query to a listen address that no Service owns reaches the cluster's DNS, and
+// how its response reaches the client:
 //
-//	query     raw (-300)   no NOTRACK rule takes it, else it is accepted here
+//	query     raw (-300)   a NOTRACK rule may untrack it; then it is accepted at -290
 //	          -290         dropped if it comes from outside, else
 //	                       destination = Service, zone = 53
 //	          conntrack    an entry for the Service, in that zone
 //	          -100         kube-proxy's DNAT to an endpoint, as for any client
-//	          100, 101     kube-proxy's masquerade, or else ours: what the node
-//	                       itself sends has the listen address as its source,
-//	                       to which no endpoint elsewhere could answer
+//	          100, 101     kube-proxy's masquerade, else ours: a packet of the
+//	                       node itself has the listen address as its source,
+//	                       to which no endpoint on another node could answer
 //	response  conntrack    found in the default zone: source = Service again
 //	          300          source = listen address, if its query was in zone 53
 //
-// A DNAT to the Service instead would be the one NAT that a connection gets,
-// and kube-proxy's would be skipped. Every packet of a flow is rewritten on
-// its own, so kube-proxy may come, go and change its kind in the middle.
+// A DNAT to the Service would not do: a connection gets only one DNAT, and kube-proxy's
+// would be skipped. Every packet of a flow is rewritten on its own, so kube-proxy may
+// start, stop and change its mode at any time.
 const (
-	failoverRewritePriority  = -290 // behind raw (-300), before conntrack (-200)
-	failoverMasqPriority     = 101  // behind kube-proxy's, at srcnat (100)
-	failoverResponsePriority = 300  // behind the reversal of NAT, at 100
+	failoverRewritePriority  = -290 // after raw (-300), before conntrack (-200)
+	failoverMasqPriority     = 101  // after kube-proxy's, at srcnat (100)
+	failoverResponsePriority = 300  // after NAT is reversed, at 100
 )
 
 // failoverChain is one chain of the table.
@@ -46,13 +46,14 @@ type failoverChain struct {
 	rules    []failoverRule
 }
 
-// failoverRule is one rule, for the kernel and for people.
+// failoverRule is one rule: its expressions, and its text.
 type failoverRule struct {
 	exprs []failoverExpr
 	text  string
 }
 
-// failoverChains is the whole content for what is normalized, less the counters.
+// failoverChains returns the content of the table, without the counters. Its arguments
+// are normalized.
 func failoverChains(pairs []Pair, outside Outside) (chains []failoverChain) {
 	var queries []failoverRule
 	var responses, strays, masquerades []failoverRule
@@ -82,7 +83,7 @@ func failoverChains(pairs []Pair, outside Outside) (chains []failoverChain) {
 	}...)
 }
 
-// untrackedAccept ends the chain for what a NOTRACK rule has taken.
+// untrackedAccept ends the chain for untracked packets.
 func untrackedAccept() failoverRule {
 	var r failoverRule
 	r.add("ct state untracked", stateIs(expr.CtStateBitUNTRACKED)...)
@@ -100,7 +101,7 @@ func rewriteQuery(p Pair, zone uint16, proto iptables.Proto, port uint16) failov
 	return r
 }
 
-// The places of a query rule's values among its expressions.
+// The positions of the values among the expressions of a query rule.
 const (
 	queryRuleListen  = 3
 	queryRulePort    = 7
@@ -108,13 +109,13 @@ const (
 	queryRuleExprs   = 13
 )
 
-// rewriteResponse has one flaw, which is the kernel's: nft_payload_l4csum_update
-// corrects the sum over the packet (skb->csum) by the new address also for
-// IPv6, where the address and the checksum that covers it cancel out. It matters
-// only to UDP over IPv6 to the node itself, and only where conntrack has just
-// computed that sum: the device checked no checksum. Such a response is dropped
-// (Udp6InCsumErrors), unless net.netfilter.nf_conntrack_checksum is 0. Packets
-// of veths, and of devices that check, are not affected.
+// rewriteResponse has one flaw, which is the kernel's. nft_payload_l4csum_update
+// corrects the sum over the packet (skb->csum) by the new address also for IPv6, where
+// the address and the checksum that covers it cancel out. This affects only UDP over
+// IPv6 to the node itself, and only if conntrack has just computed that sum, because
+// the device checks no checksums. Such a response is dropped (Udp6InCsumErrors), unless
+// net.netfilter.nf_conntrack_checksum is 0. Packets from veths, and from devices that
+// check checksums, are not affected.
 func rewriteResponse(p Pair, zone uint16, proto iptables.Proto, port uint16) failoverRule {
 	const directionReply = 1 // IP_CT_DIR_REPLY of nf_conntrack_tuple_common.h
 	ip := ipHeaderOf(p.Listen)
@@ -131,9 +132,9 @@ func rewriteResponse(p Pair, zone uint16, proto iptables.Proto, port uint16) fai
 	return r
 }
 
-// dropInvalid keeps what the node itself sends and conntrack refuses, such as a
-// reset of a connection that we held when we died, from leaving the node: it is
-// rewritten, but no NAT gives it a source or a destination that exists.
+// dropInvalid drops packets of the node itself that conntrack finds invalid, such as a
+// reset of a connection that we held when we died. They are rewritten, but no NAT
+// gives them a source or a destination that exists.
 func dropInvalid(p Pair) failoverRule {
 	ip := ipHeaderOf(p.Listen)
 	var r failoverRule
@@ -151,14 +152,14 @@ func masqueradeListen(p Pair, zone uint16) failoverRule {
 	r.add(sprintf("ct original zone %d", zone), loadOriginalZone(), equals(hostOrder(zone)))
 	r.add("", ip.isFamily()...)
 	r.add(sprintf("%s saddr %s", ip.name, p.Listen), ip.load(ip.saddr), equals(p.Listen.AsSlice()))
-	// Random as kube-proxy's, for the same reason: two flows that choose the
-	// same free port at once would lose a packet.
+	// Random, as kube-proxy's: two flows that choose the same free port at once
+	// would lose a packet.
 	r.add("masquerade fully-random", library(&expr.Masq{FullyRandom: true}))
 	return r
 }
 
-// add appends expressions and the text they are printed as. nft does not print
-// what follows from something else, as the family does from the address.
+// add appends expressions and their text. nft does not print expressions that follow
+// from others, such as the family, which follows from the address.
 func (r *failoverRule) add(text string, exprs ...failoverExpr) {
 	r.exprs = append(r.exprs, exprs...)
 	if text != "" && r.text != "" {
@@ -167,7 +168,7 @@ func (r *failoverRule) add(text string, exprs ...failoverExpr) {
 	r.text += text
 }
 
-// ipHeader is what differs between IPv4 and IPv6 rules.
+// ipHeader holds the differences between IPv4 and IPv6 rules.
 type ipHeader struct {
 	name         string
 	nfproto      byte

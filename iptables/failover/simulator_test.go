@@ -15,7 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
-// Tracking is what conntrack says of a packet. The zero value is a packet in the
+// Tracking is the conntrack state of a packet. The zero value is a packet in the
 // original direction of a flow in the default zone, or one that conntrack has
 // not seen yet.
 type Tracking struct {
@@ -25,7 +25,7 @@ type Tracking struct {
 	Zone      uint16 // of the flow's original direction
 }
 
-// Result is what a chain of the failover table made of a packet.
+// Result is what a chain of the failover table did to a packet.
 type Result struct {
 	Src, Dst    netip.AddrPort
 	Tracking    Tracking
@@ -36,8 +36,8 @@ type Result struct {
 	counted   string // the named counter, empty for none
 }
 
-// String gives the word that tests use, and where the packet goes or comes from
-// if that was rewritten.
+// String returns the word that tests use, and the destination or source of the packet
+// if the chain rewrote it.
 func (r Result) String() string {
 	switch {
 	case r.Dropped:
@@ -53,8 +53,8 @@ func (r Result) String() string {
 }
 
 // traceFailover sends a packet through one chain of the table: prerouting, output,
-// input, postrouting or masquerading. It runs the very expressions that the kernel
-// would be given.
+// input, postrouting or masquerading. It runs the same expressions that Install sends
+// to the kernel.
 func traceFailover(chains []failoverChain, name string, p tracetest.Packet, ct Tracking) (Result, error) {
 	m := machine{proto: p.Proto, device: p.Device, ct: ct, out: Result{Tracking: ct}}
 	if p.Dst.Addr().Is4() {
@@ -75,7 +75,7 @@ func traceFailover(chains []failoverChain, name string, p tracetest.Packet, ct T
 	return m.out, nil
 }
 
-// walk runs a chain, and those that it jumps to.
+// walk runs a chain, and the chains that it jumps to.
 func (m *machine) walk(chains []failoverChain, name string) error {
 	for _, c := range chains {
 		if c.name != name {

@@ -18,7 +18,7 @@ import (
 type failoverNode struct{ *tracetest.Node }
 
 // newFailoverNode is a node between pods behind pod0 and a Service behind dns0.
-// Frames that leave have a link-layer address that nobody has.
+// Frames that leave go to a link-layer address that no device has.
 func newFailoverNode(t *testing.T) *failoverNode {
 	t.Helper()
 	n := &failoverNode{tracetest.NewNode(t)}
@@ -51,8 +51,8 @@ func newFailoverNode(t *testing.T) *failoverNode {
 	return n
 }
 
-// failoverObserver counts one packet directly before a chain and behind it, by
-// what may have become of it.
+// failoverObserver counts one packet directly before a chain and directly after it, by
+// its possible results.
 func failoverObserver(f iptables.Family, chain failoverChain, p tracetest.Packet, ct Tracking, outcomes []string) string {
 	ip := "ip"
 	if f == iptables.IPv6 {
@@ -108,8 +108,8 @@ func hostOf(addrPort string) string {
 	return host
 }
 
-// traceFailoverRow sends the packets of a row and says what became of the last
-// at the chain.
+// traceFailoverRow sends the packets of a row and returns the result of the last one at
+// the chain.
 func (n *failoverNode) traceFailoverRow(t *testing.T, f iptables.Family, row, port int) string {
 	t.Helper()
 	tc := failoverTraces[row]
@@ -125,8 +125,7 @@ func (n *failoverNode) traceFailoverRow(t *testing.T, f iptables.Family, row, po
 		send = []string{tc.chain + " " + device + " " + tc.packet}
 	}
 	_, p := tracetest.ReadPacket(f, strings.Fields("prerouting x "+withPort(tc.packet, port)))
-	// What the packet may become: everything that some row wants, of this client
-	// as well.
+	// The possible results: those that any row wants, and those with this client.
 	outcomes := []string{"unchanged"}
 	unchanged := fmt.Sprintf("rewritten %s > %s zone %d", p.Src, p.Dst, tc.ct.Zone)
 	for _, other := range failoverTraces {
@@ -156,8 +155,8 @@ func (n *failoverNode) traceFailoverRow(t *testing.T, f iptables.Family, row, po
 		after = n.Counted(t)
 		return after["before"] > before["before"]
 	})
-	// Sending has run the receiving side as well; whatever is still under way
-	// is so for moments only, and a wrong "dropped" fails the row.
+	// Sending has run the receiving side, too. A packet that has not arrived by now
+	// would fail the row as "dropped".
 	after = n.Counted(t)
 	for i, o := range outcomes {
 		if name := fmt.Sprintf("outcome-%d", i); after[name] > before[name] && o != "unchanged" {

@@ -12,10 +12,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
-// failoverTraces is the table of what the failover table does to a packet; it is
-// written as the cases of package tracetest are. A row is about one packet at one chain, where
-// conntrack says of it what stands in ct. In the kernel it becomes that packet
-// by what is sent: the last of the packets in send is the one.
+// failoverTraces says what the failover table does to packets, in the form of the cases
+// of package tracetest. A row is about one packet at one chain; ct is its conntrack
+// state. In the kernel the packets in send bring about that state: the last of them is
+// the packet of the row.
 //
 // Clients ask from a port of their own in every row, written C. The failover
 // goes from local and local2 to vip, behind the device dns0.
@@ -106,7 +106,7 @@ func failoverTracePairs() []Pair {
 	return out
 }
 
-// failoverOutside is what comes in over uplink2, but for the pods.
+// failoverOutside are the clients behind uplink2 except the pods.
 func failoverOutside() Outside {
 	o := Outside{Uplinks: []string{"uplink2"}}
 	for _, f := range nfnl.Families {
@@ -115,12 +115,12 @@ func failoverOutside() Outside {
 	return o
 }
 
-// withPort names the client's port of a row.
+// withPort fills in the client's port of a row.
 func withPort(text string, port int) string {
 	return strings.ReplaceAll(text, ":C", fmt.Sprintf(":%d", port))
 }
 
-// failoverWant is the wanted result with addresses for their names.
+// failoverWant is the wanted result with addresses in place of their names.
 func failoverWant(f iptables.Family, want string, port int) string {
 	words := strings.Fields(withPort(want, port))
 	if len(words) > 1 {
@@ -167,8 +167,8 @@ func TestFailoverTwinTraces(t *testing.T) {
 	}
 }
 
-// withoutFailoverRule returns the chains less one rule, the first row that this
-// changes, and what that gives then.
+// withoutFailoverRule returns the chains without one rule, the first row whose result
+// this changes, and the new result.
 func withoutFailoverRule(t *testing.T, chain, rule, port int) (f iptables.Family, row int, given string, found bool) {
 	t.Helper()
 	chains := allFailoverChains(t)

@@ -1,4 +1,4 @@
-// Package kubeproxy reads from kube-proxy's rules which Services there are and
-// whether somebody is behind them, in its nftables mode and in its iptables mode
-// with the nft binaries. For the rules of legacy iptables package legacy is asked.
+// Package kubeproxy reads from kube-proxy's rules which Services there are and whether
+// they have endpoints. It reads the rules of nftables mode, and of iptables mode with
+// the nft binaries. Package legacy reads those of iptables mode with legacy binaries.
 package kubeproxy

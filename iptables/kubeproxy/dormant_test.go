@@ -8,7 +8,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 )
 
-// A Service whose table is dormant leads nowhere.
+// TestServiceOfADormantTable: packets do not pass a dormant table.
 func TestServiceOfADormantTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	rules := `table ip kube-proxy { FLAGS

@@ -14,19 +14,17 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// IsService reports whether kube-proxy's rules rewrite packets to the address:
-// in nftables mode it stands in the set cluster-ips of the table kube-proxy, in
-// iptables mode with the nft binaries in a rule of the chain KUBE-SERVICES.
-// Rules of legacy iptables cannot be read over nftables: package legacy asks
-// for them.
+// IsService reports whether kube-proxy's rules rewrite packets to the address. In
+// nftables mode the address is in the set cluster-ips of the table kube-proxy. In
+// iptables mode with the nft binaries it is in a rule of the chain KUBE-SERVICES.
 func IsService(cfg Config, a netip.Addr) (bool, error) {
 	family := nftables.TableFamilyIPv4
 	if a.Is6() {
 		family = nftables.TableFamilyIPv6
 	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
-		return false, nfnl.Explain("open a netfilter netlink socket", err)
+		return false, err
 	}
 	defer conn.Close()
 	inSet, err := mentions(conn, unix.NFT_MSG_GETSETELEM, family, a,
@@ -42,31 +40,30 @@ func named(attr uint16, name string) netlink.Attribute {
 	return netlink.Attribute{Type: attr, Data: append([]byte(name), 0)}
 }
 
-// HasEndpoints reports whether kube-proxy's rules lead packets to an address and
-// port anywhere, over UDP or TCP: a Service has it, and somebody is behind it.
-// In nftables mode that is one look-up in the map service-ips, where only
-// Services with endpoints stand; in iptables mode with the nft binaries the same
-// goes for the rules of KUBE-SERVICES in the table nat
-// (pkg/proxy/{nftables,iptables}/proxier.go in kubernetes).
+// HasEndpoints reports whether a Service with endpoints has this address and port, over
+// UDP or TCP. In nftables mode it looks the address up in the map service-ips, which
+// has only Services with endpoints. In iptables mode with the nft binaries it reads the
+// rules of KUBE-SERVICES in the table nat, which also are only for Services with
+// endpoints (pkg/proxy/{nftables,iptables}/proxier.go in kubernetes).
 func HasEndpoints(cfg Config, service netip.AddrPort) (bool, error) {
 	a, family := service.Addr(), nftables.TableFamilyIPv4
 	if a.Is6() {
 		family = nftables.TableFamilyIPv6
 	}
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
-		return false, nfnl.Explain("open a netfilter netlink socket", err)
+		return false, err
 	}
 	defer conn.Close()
-	asleep, err := nfnl.IsDormant(conn, family, "kube-proxy")
+	dormant, err := nfnl.IsDormant(conn, family, "kube-proxy")
 	if err != nil {
 		return false, err
 	}
 	for _, proto := range []iptables.Proto{iptables.UDP, iptables.TCP} {
-		if asleep {
+		if dormant {
 			break
 		}
-		if found, err := leads(conn, family, service, proto); found || err != nil {
+		if found, err := inServiceIPs(conn, family, service, proto); found || err != nil {
 			return found, err
 		}
 	}
@@ -74,8 +71,8 @@ func HasEndpoints(cfg Config, service netip.AddrPort) (bool, error) {
 		"nat", named(unix.NFTA_RULE_CHAIN, "KUBE-SERVICES"))
 }
 
-// leads looks up one element of the map service-ips.
-func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPort, proto iptables.Proto) (bool, error) {
+// inServiceIPs looks up one element of the map service-ips.
+func inServiceIPs(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPort, proto iptables.Proto) (bool, error) {
 	// address . protocol . port, each padded to 32 bits
 	key := append(service.Addr().AsSlice(), byte(proto), 0, 0, 0)
 	key = append(binary.BigEndian.AppendUint16(key, service.Port()), 0, 0)
@@ -107,12 +104,12 @@ func leads(conn *netlink.Conn, family nftables.TableFamily, service netip.AddrPo
 	return false, nfnl.Explain("look for "+service.String()+" in kube-proxy's rules", err)
 }
 
-// mentions reports whether a dump of elements or rules has the address as a
-// value. It looks for the attribute in the messages, since decoders give up on
-// the extensions that iptables-nft puts into its rules. What is not there, or in a
-// dormant table, mentions nothing.
+// mentions reports whether a dump of elements or rules has the address as a value. It
+// searches the messages for the attribute, since decoders fail on the extensions that
+// iptables-nft puts into its rules. It returns false for a table that does not exist or
+// is dormant.
 func mentions(conn *netlink.Conn, msg int, family nftables.TableFamily, a netip.Addr, table string, in netlink.Attribute) (bool, error) {
-	if asleep, err := nfnl.IsDormant(conn, family, table); asleep || err != nil {
+	if dormant, err := nfnl.IsDormant(conn, family, table); dormant || err != nil {
 		return false, err
 	}
 	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: a.AsSlice()}})

@@ -13,19 +13,19 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// ServiceAddresses returns the ClusterIPs of a Service, named NAMESPACE/NAME, as
-// kube-proxy's rules have them, with the UDP port; IPv4 first. None if there is
-// no such Service, it has no endpoints, or the rules are those of legacy
-// iptables, which cannot be read over nftables.
+// ServiceAddresses returns the ClusterIPs of a Service, named NAMESPACE/NAME, from
+// kube-proxy's rules, with the UDP port; IPv4 first. It returns none if there is no
+// such Service, if it has no endpoints, or if the rules are those of legacy iptables,
+// which cannot be read over nftables.
 //
 // In nftables mode the map service-ips leads to chains named after the Service;
 // in iptables mode rules of KUBE-SERVICES have the
 // comment "NAMESPACE/NAME:PORT cluster IP" (pkg/proxy/nftables/proxier.go and
 // pkg/proxy/iptables/proxier.go in kubernetes).
 func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: cfg.NetNS})
+	conn, err := nfnl.Dial(cfg)
 	if err != nil {
-		return nil, nfnl.Explain("open a netfilter netlink socket", err)
+		return nil, err
 	}
 	defer conn.Close()
 	var out []netip.AddrPort
@@ -43,17 +43,17 @@ func ServiceAddresses(cfg Config, service string) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// unlessDormant reads a table through which packets pass.
+// unlessDormant reads a table unless it is dormant: packets do not pass it then.
 func unlessDormant(conn *netlink.Conn, family nftables.TableFamily, table, service string,
 	read func(*netlink.Conn, nftables.TableFamily, string) ([]netip.AddrPort, error),
 ) ([]netip.AddrPort, error) {
-	if asleep, err := nfnl.IsDormant(conn, family, table); asleep || err != nil {
+	if dormant, err := nfnl.IsDormant(conn, family, table); dormant || err != nil {
 		return nil, err
 	}
 	return read(conn, family, service)
 }
 
-// serviceIPs looks into kube-proxy's table of nftables mode.
+// serviceIPs reads kube-proxy's table of nftables mode.
 func serviceIPs(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
 	elements, err := nfnl.Elements(conn, family, "kube-proxy", "service-ips", func(e nfnl.Element) bool {
 		return e.Verdict != nil && isChainOf(e.Verdict.Chain, service)
@@ -72,7 +72,7 @@ func serviceIPs(conn *netlink.Conn, family nftables.TableFamily, service string)
 	return out, err
 }
 
-// isChainOf reports whether a chain is that of a Service's UDP port:
+// isChainOf reports whether a chain is for a UDP port of the Service:
 // service-HASH-NAMESPACE/NAME/udp/PORT.
 func isChainOf(chain, service string) bool {
 	rest, _ := strings.CutPrefix(chain, "service-")
@@ -80,7 +80,7 @@ func isChainOf(chain, service string) bool {
 	return strings.HasPrefix(rest, service+"/udp/")
 }
 
-// serviceRules looks into the rules of iptables mode.
+// serviceRules reads the rules of iptables mode.
 func serviceRules(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
 	const dns = 53
 	rules, err := nfnl.Rules(conn, family, "nat", "KUBE-SERVICES", func(r nfnl.Rule) bool {
@@ -89,7 +89,7 @@ func serviceRules(conn *netlink.Conn, family nftables.TableFamily, service strin
 	var out []netip.AddrPort
 	for _, r := range rules {
 		for _, e := range r.Exprs {
-			// The only comparison with something as long as an address.
+			// Only the comparison of the destination has the length of an address.
 			if e.Name != "cmp" {
 				continue
 			}

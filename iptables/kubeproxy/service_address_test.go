@@ -89,7 +89,7 @@ COMMIT
 				}
 				for _, ap := range found {
 					for port, want := range map[uint16]bool{ap.Port(): true, 5: len(tc.program) > 0 && tc.program[0] != "nft"} {
-						// The rules of iptables mode are not read for their ports.
+						// The ports of rules of iptables mode are not read.
 						if got, err := HasEndpoints(cfg, netip.AddrPortFrom(ap.Addr(), port)); err != nil || got != want {
 							t.Errorf("%s: endpoints at port %d: %v %v, want %v", ap.Addr(), port, got, err, want)
 						}

@@ -1,5 +1,5 @@
-// Package owner tells whose rules in the kernel are, and whether that process
-// still runs.
+// Package owner tells which process made rules in the kernel, and whether it still
+// runs.
 package owner
 
 import (
@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mark says who made rules. It stands beside them in the kernel as a comment, so
-// that what a dead process left can be told from what is in use.
+// Mark names the process that made rules. It is a comment beside them in the kernel, so
+// that the rules of a dead process can be told from rules in use.
 type Mark struct {
-	// Format is the version of what the rules look like.
+	// Format is the version of the layout of the rules.
 	Format int
 	// PID is the process id, in the process's own pid namespace.
 	PID int
@@ -28,32 +28,32 @@ type Mark struct {
 	PIDNamespace uint64
 }
 
-// Self is the mark of this process, for rules of a format.
+// Self returns the mark of this process, for rules of a format.
 func Self(format int) Mark {
 	m, _ := Of(os.Getpid(), format)
 	return m
 }
 
-// Of is the mark of a process of our own pid namespace.
+// Of returns the mark of a process of our own pid namespace.
 func Of(pid, format int) (Mark, error) {
 	start, err := processStart(pid)
 	return Mark{Format: format, PID: pid, Start: start, PIDNamespace: pidNamespace()}, err
 }
 
-// String is the comment.
+// String returns the comment.
 func (m Mark) String() string {
 	return fmt.Sprintf("trackless %d pid %d start %d pidns %d", m.Format, m.PID, m.Start, m.PIDNamespace)
 }
 
-// Parse reads a comment. It reports false if it is no mark of ours.
+// Parse reads a comment. It returns false if the comment is no mark of ours.
 func Parse(comment string) (Mark, bool) {
 	var m Mark
 	n, err := fmt.Sscanf(comment, "trackless %d pid %d start %d pidns %d", &m.Format, &m.PID, &m.Start, &m.PIDNamespace)
 	return m, err == nil && n == 4
 }
 
-// Dead reports whether the process is certainly gone. One in another pid
-// namespace cannot be judged from here and counts as living.
+// Dead reports whether the process is certainly gone. A process in another pid
+// namespace may not be visible from here and counts as alive.
 func (m Mark) Dead() bool {
 	if m.PIDNamespace == 0 || m.PIDNamespace != pidNamespace() {
 		return false
@@ -68,8 +68,8 @@ func processStart(pid int) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// The command name in parentheses may hold spaces; fields count from
-	// behind its end, where the state is field 3.
+	// The command name in parentheses may have spaces. The first field after it is
+	// field 3.
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(rest)
 	if len(fields) < 20 {
@@ -78,8 +78,8 @@ func processStart(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// Started returns when a process began, in units of its own since the machine did,
-// and how long ago that is. It fails if there is none.
+// Started returns when a process started, in clock ticks after boot, and how long ago
+// that is. It fails if there is no such process.
 func Started(pid int) (start uint64, age time.Duration, err error) {
 	start, err = processStart(pid)
 	return start, Owner{Start: start}.Age(), err
@@ -100,20 +100,20 @@ func pidNamespace() uint64 {
 // Life tells whether the process that made rules still runs.
 type Life string
 
-// Unknown is the answer where the process lives in a pid namespace that cannot
-// be seen from here, or where the rules do not say who made them.
+// Unknown: the process is in a pid namespace that is not visible from here, or the
+// rules do not say who made them.
 const (
 	Alive   Life = "alive"
 	Dead    Life = "dead"
 	Unknown Life = "unknown"
 )
 
-// Owner is the process that made rules, as their mark and /proc tell.
+// Owner is the process that made rules, from their mark and /proc.
 type Owner struct {
 	// PID is the process id in the process's own pid namespace.
 	PID int
-	// LocalPID is the id by which the caller can send it a signal; 0 if it is
-	// dead or cannot be seen from here.
+	// LocalPID is its id in the caller's pid namespace; 0 if it is dead or not
+	// visible there.
 	LocalPID int
 	// Start is the start of the process in clock ticks after boot, field 22 of
 	// /proc/PID/stat; 0 if unknown.
@@ -122,18 +122,18 @@ type Owner struct {
 	PIDNamespace uint64
 	// Life tells whether the process still runs.
 	Life Life
-	// Command is its name in /proc/PID/comm; empty unless it can be seen.
+	// Command is its name in /proc/PID/comm; empty if it is not visible.
 	Command string
 }
 
-// IsSelf reports whether it is this process.
+// IsSelf reports whether the owner is this process.
 func (o Owner) IsSelf() bool {
 	m := Self(0)
 	return o.PID == m.PID && o.Start == m.Start && o.PIDNamespace == m.PIDNamespace
 }
 
-// userHZ is the unit of process start times; the kernel shows user space 100
-// on every architecture that Go knows (include/asm-generic/param.h).
+// userHZ is the number of clock ticks in a second. The kernel shows 100 to user space on
+// every architecture that Go supports (include/asm-generic/param.h).
 const userHZ = 100
 
 // Age returns the time since the process started, 0 if unknown.
@@ -145,13 +145,12 @@ func (o Owner) Age() time.Duration {
 	return max(0, time.Duration(now.Nano())-time.Duration(o.Start)*(time.Second/userHZ))
 }
 
-// initialPIDNamespace is the inode of the first pid namespace
-// (PROC_PID_INIT_INO in include/linux/proc_ns.h). All processes can be seen
-// from there.
+// initialPIDNamespace is the inode of the initial pid namespace (PROC_PID_INIT_INO in
+// include/linux/proc_ns.h). All processes are visible there.
 const initialPIDNamespace = 0xeffffffc
 
-// Find looks for the process. Unlike Dead it also finds one
-// in a pid namespace below ours: a container's, seen from the host.
+// Find searches for the process. Unlike Dead it also finds processes in pid namespaces
+// below ours: those of containers, from the host.
 func (m Mark) Find() Owner {
 	out := Owner{PID: m.PID, Start: m.Start, PIDNamespace: m.PIDNamespace, Life: Unknown}
 	if m.PID == 0 || m.PIDNamespace == 0 {
@@ -180,8 +179,8 @@ func (m Mark) Find() Owner {
 	return out
 }
 
-// findBelow searches the processes of other pid namespaces. certain is false
-// if one that may be it could not be looked at.
+// findBelow searches the processes of other pid namespaces. certain is false if the
+// namespace of a process that may be the right one could not be read.
 func (m Mark) findBelow() (pid int, certain bool) {
 	dirs, err := filepath.Glob("/proc/[1-9]*")
 	if err != nil {
@@ -204,8 +203,8 @@ func (m Mark) findBelow() (pid int, certain bool) {
 	return 0, certain
 }
 
-// running reports whether the process runs and is the one that started then. A
-// zombie runs no more: its sockets, and with them its tables, are gone.
+// running reports whether the process runs and has this start time. A zombie does not
+// run: its sockets, and with them its tables, are gone.
 func running(pid int, start uint64) bool {
 	got, err := processStart(pid)
 	if err != nil || start != 0 && got != start {
@@ -219,7 +218,7 @@ func running(pid int, start uint64) bool {
 	return rest != "" && rest[0] != 'Z' && rest[0] != 'X'
 }
 
-// innermostPID is the process's id in its own pid namespace: the last number
+// innermostPID returns the id of the process in its own pid namespace: the last number
 // of NSpid in /proc/PID/status (proc_pid_status(5)).
 func innermostPID(dir string) int {
 	status, err := os.ReadFile(dir + "/status")

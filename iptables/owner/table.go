@@ -1,15 +1,15 @@
 package owner
 
-// TablePrefix starts the name of every table of ours; a random instance id
-// follows. Two instances on one node never share a table, so that the end of
-// one never takes the rules of the other with it.
+// TablePrefix is the prefix of the names of all our tables; a random instance id
+// follows. Two instances on one node never share a table, so that an instance that ends
+// never removes the rules of another.
 const TablePrefix = "trackless-"
 
-// FailoverTable is the name of the standing table that answers for listen
-// addresses no Service owns while nobody untracks their queries. All instances
-// share it and it outlives them: it belongs to no process, changes nothing
-// while a NOTRACK rule takes the packets, and goes with failover.Remove.
+// FailoverTable is the name of the standing failover table, for listen addresses that no
+// Service owns. All instances share it, and it outlives them: no process owns it. It
+// does not affect untracked packets. failover.Remove removes it.
 const FailoverTable = TablePrefix + "failover"
 
-// UpstreamPrefix starts the names of tables for upstreams; a random id follows.
+// UpstreamPrefix is the prefix of the names of tables for upstreams; a random id
+// follows.
 const UpstreamPrefix = TablePrefix + "upstream-"

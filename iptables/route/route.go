@@ -1,9 +1,9 @@
-// Package route reads by which devices a host reaches what: which of them lead
-// to the rest of the world, and which to something directly behind them.
+// Package route reads the routes of a host: which devices lead to the rest of the world,
+// and which prefixes are directly behind a device.
 //
-// A route names its devices in one of three ways: its own attributes, a list of
-// next hops (multipath), or the number of a nexthop object (Linux 5.3), of which
-// the kernel tells nothing more where net.ipv4.nexthop_compat_mode is 0.
+// A route names its devices in one of three ways: its own attributes, a list of next
+// hops (multipath), or the number of a nexthop object (Linux 5.3). If
+// net.ipv4.nexthop_compat_mode is 0 the kernel shows only the number of the object.
 package route
 
 import (
@@ -19,24 +19,23 @@ import (
 // Main is the table that `ip route` shows.
 const Main = unix.RT_TABLE_MAIN
 
-// Route is a unicast route of the main table, or of another one that some rule
-// (ip-rule(8)) leads to.
+// Route is a unicast route of the main table, or of another table that a rule
+// (ip-rule(8)) uses.
 type Route struct {
 	To    netip.Prefix
 	Table uint32
-	Hops  []Hop // none if the nexthop object is gone, or drops
+	Hops  []Hop // none if the nexthop object is gone, or drops packets
 }
 
-// Hop is one of the ways of a route.
+// Hop is one next hop of a route.
 type Hop struct {
 	Device uint32 // index
-	// Away tells that packets go on from there: to a gateway, of whichever
-	// family, or wrapped in another header.
+	// Away tells that the destination is not directly behind the device: packets
+	// go to a gateway, of either family, or are encapsulated.
 	Away bool
 }
 
-// Direct reports whether the route leads to something directly behind its
-// devices, whichever is taken.
+// Direct reports whether the destination is directly behind the device, for all hops.
 func (r Route) Direct() bool {
 	for _, h := range r.Hops {
 		if h.Away {
@@ -46,8 +45,7 @@ func (r Route) Direct() bool {
 	return len(r.Hops) > 0
 }
 
-// List returns the routes of a network namespace, given by a file descriptor; 0
-// is our own.
+// List returns the routes of the network namespace of a file descriptor; 0 is our own.
 func List(netns int) ([]Route, error) {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{NetNS: netns})
 	if err != nil {
@@ -100,11 +98,11 @@ func List(netns int) ([]Route, error) {
 	return out, nil
 }
 
-// attempts is how often a list is read that changes meanwhile.
+// attempts bounds how often a list is read again because it changed while it was read.
 const attempts = 5
 
-// dump asks for all objects of a kind and returns their messages, which are at
-// least as long as the header.
+// dump asks for all objects of a kind and returns their messages. Each is at least as
+// long as the header.
 func dump(conn *netlink.Conn, get, answer netlink.HeaderType, header int) (out [][]byte, err error) {
 	for range attempts {
 		messages, err := conn.Execute(netlink.Message{
@@ -125,19 +123,19 @@ func dump(conn *netlink.Conn, get, answer netlink.HeaderType, header int) (out [
 		if !interrupted {
 			break
 		}
-		// What was read is all there is where routes never rest.
+		// If the routes never stop changing, the last list has to do.
 	}
 	return out, nil
 }
 
-// table is one of a family: the numbers are the same, the routes are not.
+// table is a routing table of one family. Both families use the same numbers.
 type table struct {
 	family byte
 	id     uint32
 }
 
-// From include/uapi/linux/fib_rules.h: the length of struct fib_rule_hdr, the
-// action that looks a table up, and attributes.
+// From include/uapi/linux/fib_rules.h: the length of struct fib_rule_hdr, the action
+// that uses a table, and attributes.
 const (
 	fibRuleHeader  = 12
 	fibRuleToTable = 1  // FR_ACT_TO_TBL
@@ -145,8 +143,8 @@ const (
 	fibRuleL3MDev  = 19 // FRA_L3MDEV
 )
 
-// usedTables returns the tables that rules lead to, and whether one leads to
-// those of VRF devices. What a rule asks of a packet is no matter.
+// usedTables returns the tables that rules use, and whether a rule uses those of VRF
+// devices. It ignores the conditions of the rules.
 func usedTables(rules [][]byte) (used map[table]bool, devices bool) {
 	used = map[table]bool{{unix.AF_INET, Main}: true, {unix.AF_INET6, Main}: true}
 	for _, m := range rules {
@@ -193,8 +191,8 @@ func vrfTable(m []byte) (id uint32) {
 	return id
 }
 
-// parseRoute reads struct rtmsg and what follows it. ok is false for what is no
-// unicast route of IPv4 or IPv6.
+// parseRoute reads struct rtmsg and its attributes. ok is false unless it is a unicast
+// route of IPv4 or IPv6.
 func parseRoute(m []byte) (r Route, object uint32, ok bool) {
 	zero := netip.IPv4Unspecified()
 	switch m[0] {
@@ -261,8 +259,8 @@ const (
 	nhGroupEntry = 8 // struct nexthop_grp
 )
 
-// nexthopObjects returns the hops of each nexthop object. Groups hold numbers of
-// others, never of groups.
+// nexthopObjects returns the hops of each nexthop object. A group has the numbers of
+// objects that are not groups.
 func nexthopObjects(messages [][]byte) map[uint32][]Hop {
 	hops, groups := map[uint32][]Hop{}, map[uint32][]byte{}
 	for _, m := range messages {
@@ -296,8 +294,8 @@ func nexthopObjects(messages [][]byte) map[uint32][]Hop {
 	return hops
 }
 
-// eachAttribute calls f for each attribute. The kernel's are well formed; those
-// behind one that is not are left out.
+// eachAttribute calls f for each attribute. It stops at a malformed one, which the
+// kernel does not send.
 func eachAttribute(b []byte, f func(*netlink.AttributeDecoder)) {
 	ad, err := netlink.NewAttributeDecoder(b)
 	if err != nil {

@@ -7,18 +7,17 @@ import (
 	"slices"
 )
 
-// An uplink leads to the rest of the world. Most have a default route, some the
-// two halves of one, or all that is not private cut into pieces, or the routes
-// of all the Internet: so what counts is how much of the public address space
-// routes lead to by the device, together. No cluster and no site has so much:
-// more than one /8 of IPv4, more than one /16 of IPv6.
+// An uplink leads to the rest of the world. Most uplinks have a default route. Others
+// have its two halves, or all public prefixes, or the full table of the Internet. So a
+// device is an uplink if its routes together cover more of the public address space than
+// any cluster or site has: more than one /8 of IPv4, or more than one /16 of IPv6.
 const (
 	uplinkBits4 = 8
 	uplinkBits6 = 16
 )
 
-// notPublic are prefixes below which nothing belongs to the world: private,
-// link-local, multicast and reserved ones (RFC 6890).
+// notPublic are the prefixes that are not public address space: private, link-local,
+// multicast and reserved ones (RFC 6890).
 var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("10.0.0.0/8"),
@@ -31,40 +30,39 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("fc00::/6"), // fc00::/7, fe80::/10, ff00::/8
 }
 
-// Uplinks returns the indexes of the devices by which routes lead to the rest of
-// the world, sorted, whichever table they are in. lo is none: what is sent there
-// comes from this node.
+// Uplinks returns the indexes of the devices whose routes, in all tables, lead to the
+// rest of the world, sorted. lo is no uplink: its packets come from this node.
 func Uplinks(routes []Route) []uint32 {
-	type way struct {
+	type deviceFamily struct {
 		device uint32
 		ipv4   bool
 	}
-	public := map[way][]netip.Prefix{}
+	public := map[deviceFamily][]netip.Prefix{}
 	for _, r := range routes {
 		to := r.To.Masked()
 		if isPrivate(to) {
 			continue
 		}
 		for _, h := range r.Hops {
-			w := way{h.Device, to.Addr().Is4()}
-			public[w] = append(public[w], to)
+			d := deviceFamily{h.Device, to.Addr().Is4()}
+			public[d] = append(public[d], to)
 		}
 	}
 	var out []uint32
-	for w, prefixes := range public {
+	for d, prefixes := range public {
 		limit := addressesIn(128 - uplinkBits6)
-		if w.ipv4 {
+		if d.ipv4 {
 			limit = addressesIn(32 - uplinkBits4)
 		}
-		if w.device != loopbackIndex && size(prefixes) > limit {
-			out = append(out, w.device)
+		if d.device != loopbackIndex && size(prefixes) > limit {
+			out = append(out, d.device)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
-// loopbackIndex is lo's in every network namespace (LOOPBACK_IFINDEX).
+// loopbackIndex is the index of lo in every network namespace (LOOPBACK_IFINDEX).
 const loopbackIndex = 1
 
 func isPrivate(p netip.Prefix) bool {
@@ -73,7 +71,7 @@ func isPrivate(p netip.Prefix) bool {
 	})
 }
 
-// size is the number of addresses in the prefixes, each counted once.
+// size returns the number of addresses in the prefixes, each counted once.
 func size(prefixes []netip.Prefix) (total float64) {
 	slices.SortFunc(prefixes, func(a, b netip.Prefix) int {
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
@@ -81,7 +79,7 @@ func size(prefixes []netip.Prefix) (total float64) {
 	var last netip.Prefix
 	for _, p := range prefixes {
 		if last.IsValid() && last.Contains(p.Addr()) {
-			continue // a part of the one before
+			continue // inside the last prefix
 		}
 		total += addressesIn(p.Addr().BitLen() - p.Bits())
 		last = p

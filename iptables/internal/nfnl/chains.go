@@ -15,7 +15,7 @@ const (
 
 	attrHookDevs     = 4 // NFTA_HOOK_DEVS, since Linux 5.5
 	attrDeviceName   = 1 // NFTA_DEVICE_NAME
-	attrDevicePrefix = 2 // NFTA_DEVICE_PREFIX, since Linux 6.16: all devices whose names begin so
+	attrDevicePrefix = 2 // NFTA_DEVICE_PREFIX, since Linux 6.16: all devices with that prefix
 )
 
 // tableID names a table.
@@ -24,11 +24,10 @@ type tableID struct {
 	name   string
 }
 
-// ActiveChains reads the base chains through which packets pass at the moment.
-// Those of a dormant table are left out, since the kernel has unhooked them, and so
-// are those at devices of which there is none now: the kernel keeps their rules and
-// hooks them when one comes. Either makes the ruleset another generation, or the
-// devices others.
+// ActiveChains reads the base chains that packets pass now. It leaves out the chains of
+// a dormant table, since the kernel has unhooked them. It also leaves out chains whose
+// devices do not exist now: the kernel keeps their rules and hooks them when a device
+// comes. Both changes are announced, as a new generation or a new device.
 func ActiveChains(cfg Config, conn *netlink.Conn) ([]BaseChain, error) {
 	tables, err := Tables(conn)
 	if err != nil {
@@ -62,8 +61,8 @@ func ActiveChains(cfg Config, conn *netlink.Conn) ([]BaseChain, error) {
 	return out, nil
 }
 
-// AtDevices reports whether a base chain is hooked at devices, so that it sees
-// what these bring and nothing else.
+// AtDevices reports whether a base chain is hooked at devices, and so sees only packets
+// that come in over these.
 func (c BaseChain) AtDevices() bool {
 	switch c.Family {
 	case nftables.TableFamilyNetdev:
@@ -74,7 +73,7 @@ func (c BaseChain) AtDevices() bool {
 	return false
 }
 
-// hooks reports whether a device is one of those that a chain is hooked at.
+// hooks reports whether the chain is hooked at a device.
 func (c BaseChain) hooks(device string) bool {
 	return slices.ContainsFunc(c.devices, func(name string) bool {
 		prefix, is := strings.CutSuffix(name, "*")
@@ -82,8 +81,8 @@ func (c BaseChain) hooks(device string) bool {
 	})
 }
 
-// hookDevices reads the devices of a hook; one that stands for all with a prefix
-// ends in an asterisk, as nft has it.
+// hookDevices reads the devices of a hook. A prefix, which stands for all devices with
+// it, ends in an asterisk, as in nft.
 func hookDevices(hook map[uint16][]byte) []string {
 	var out []string
 	if name := cString(hook[unix.NFTA_HOOK_DEV]); name != "" {
@@ -128,8 +127,8 @@ func deviceNames(cfg Config) ([]string, error) {
 	return out, nil
 }
 
-// IsDormant reports whether a table is there and dormant, so that whatever stands
-// in it meets no packet.
+// IsDormant reports whether a table exists and is dormant: packets do not pass its
+// chains.
 func IsDormant(conn *netlink.Conn, family nftables.TableFamily, name string) (bool, error) {
 	tables, err := Tables(conn)
 	if err != nil && !IsAbsent(err) {
@@ -140,8 +139,8 @@ func IsDormant(conn *netlink.Conn, family nftables.TableFamily, name string) (bo
 	}), nil
 }
 
-// Hooks (include/uapi/linux/netfilter.h) as inet, ip and ip6 number them; the
-// ingress hook of inet has a number of its own and is netdev's only one.
+// Hooks (include/uapi/linux/netfilter.h) as inet, ip and ip6 number them. The ingress
+// hook has one number in inet, and another in netdev.
 const (
 	HookPrerouting  = 0
 	HookInput       = 1

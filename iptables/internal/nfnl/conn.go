@@ -11,8 +11,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Config says where the rules go. The zero value means this process's own
-// network namespace.
+// Config says where the rules go. The zero value is the network namespace of this
+// process.
 type Config struct {
 	// NetNS is a file descriptor of a network namespace; 0 is our own.
 	NetNS int
@@ -21,7 +21,7 @@ type Config struct {
 	Socket func() (*netlink.Conn, error)
 }
 
-// Explain turns the kernel's answer into a sentence with a remedy.
+// Explain adds the operation and the remedy to the kernel's answer.
 func Explain(what string, err error) error {
 	switch {
 	case err == nil:
@@ -50,10 +50,10 @@ func Dial(cfg Config) (*netlink.Conn, error) {
 	return conn, Explain("open a netfilter netlink socket", err)
 }
 
-// Families are both, in the order in which they are worked through.
+// Families are both families, in the order in which they are handled.
 var Families = []iptables.Family{iptables.IPv4, iptables.IPv6}
 
-// DeviceKey is the key of uplinks: a device name padded to IFNAMSIZ.
+// DeviceKey is a device name padded to IFNAMSIZ, as sets and registers hold it.
 func DeviceKey(name string) []byte {
 	key := make([]byte, 16)
 	copy(key, name)

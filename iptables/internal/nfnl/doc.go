@@ -1,7 +1,7 @@
-// Package nfnl is the netlink plumbing below everything that reads or writes
-// nf_tables: it dials a socket, sends a batch as one transaction, asks a
-// question, and decodes tables, chains, rules and set elements of any program.
+// Package nfnl is the netlink layer of all packages that read or write nf_tables. It
+// opens a socket, sends a batch as one transaction, makes requests, and decodes tables,
+// chains, rules and set elements of any program.
 //
-// Writing is encoded by google/nftables. Reading uses no code of it, since it
-// leaves out the expressions that it does not know.
+// google/nftables encodes what is written. It decodes nothing here, since it leaves out
+// the expressions that it does not know.
 package nfnl

@@ -15,11 +15,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Reading uses no code of google/nftables: it leaves out the expressions it
-// does not know, and a rule without its conditions reads as one that always
-// matches.
+// Reading uses no code of google/nftables. It leaves out the expressions that it does
+// not know, and a rule without its conditions seems to match always.
 
-// Table is a table of anybody.
+// Table is a table of any program.
 type Table struct {
 	Family  nftables.TableFamily
 	Name    string
@@ -27,7 +26,7 @@ type Table struct {
 	Comment string
 }
 
-// BaseChain is a base chain of anybody.
+// BaseChain is a base chain of any program.
 type BaseChain struct {
 	Family   nftables.TableFamily
 	Table    string
@@ -36,15 +35,15 @@ type BaseChain struct {
 	Hook     uint32
 	Priority int32
 	Policy   uint32   // NF_DROP or NF_ACCEPT
-	devices  []string // at which it is hooked, in families and hooks that have such
-	Owned    bool     // by a process that alone may change the table
+	devices  []string // at which it is hooked, in families and hooks with devices
+	Owned    bool     // only the process that owns the table may change it
 }
 
 // Rule is one rule with its expressions in order.
 type Rule struct {
 	Handle  uint64
 	Exprs   []Expression
-	Comment string // of nft, or of the comment match of iptables
+	Comment string // from nft, or from the comment match of iptables
 }
 
 // Expression is one expression of a rule: its name in the kernel
@@ -65,10 +64,10 @@ func (e Expression) Number(attr uint16) uint32 {
 // Has reports whether the attribute is there.
 func (e Expression) Has(attr uint16) bool { _, ok := e.Attrs[attr]; return ok }
 
-// Extension is the name of a match or target of iptables.
+// Extension returns the name of a match or target of iptables.
 func (e Expression) Extension() string { return cString(e.Attrs[unix.NFTA_MATCH_NAME]) }
 
-// SetName is the name of the set that a lookup looks into.
+// SetName returns the name of the set of a lookup.
 func (e Expression) SetName() string { return cString(e.Attrs[unix.NFTA_LOOKUP_SET]) }
 
 // Value reads the bytes of a nested struct nft_data.
@@ -85,13 +84,13 @@ type Element struct {
 	expires     time.Duration // 0: never
 }
 
-// Verdict is what a rule or a verdict map ends with.
+// Verdict is the verdict of a rule or of an element of a verdict map.
 type Verdict struct {
 	Code  int32
 	Chain string
 }
 
-// Attributes splits a run of netlink attributes; malformed ones are left out.
+// Attributes decodes netlink attributes by type. It leaves out malformed ones.
 func Attributes(b []byte) map[uint16][]byte {
 	out := map[uint16][]byte{}
 	ad, err := netlink.NewAttributeDecoder(b)
@@ -104,7 +103,7 @@ func Attributes(b []byte) map[uint16][]byte {
 	return out
 }
 
-// nestedOf splits a nested list of attributes of one type.
+// nestedOf decodes a nested list of attributes of one type.
 func nestedOf(b []byte) [][]byte {
 	ad, err := netlink.NewAttributeDecoder(b)
 	if err != nil {
@@ -122,9 +121,9 @@ func cString(b []byte) string {
 	return s
 }
 
-// Ask puts a question to nf_tables. None of ours is invalid in itself, so that this
-// answer is that of a kernel without nf_tables (nfnetlink_rcv_msg knows no such
-// subsystem); the error is then EPROTONOSUPPORT as well.
+// Ask makes a request to nf_tables. Our requests are valid, so EINVAL is the answer of a
+// kernel without nf_tables (nfnetlink_rcv_msg does not know the subsystem). The error
+// then matches EPROTONOSUPPORT, too.
 func Ask(conn *netlink.Conn, question netlink.Message) ([]netlink.Message, error) {
 	replies, err := conn.Execute(question)
 	return replies, unlessAbsent(err)
@@ -137,13 +136,13 @@ func unlessAbsent(err error) error {
 	return err
 }
 
-// IsAbsent reports whether a kernel without nf_tables answered: whatever was asked
-// for, there is none.
+// IsAbsent reports whether a kernel without nf_tables answered: the object that was
+// asked for does not exist.
 func IsAbsent(err error) bool { return errors.Is(err, unix.EPROTONOSUPPORT) }
 
-// Each asks for all objects of one kind and hands over one after the other, until
-// take wants no more; what is gone meanwhile is nothing. Other programs' rules
-// may be a great many, so that nothing of them is kept here.
+// Each asks for all objects of one kind and passes them to take one by one, until take
+// returns false. It is no error if the objects do not exist. Each keeps nothing, since
+// other programs may have very many rules.
 func Each(conn *netlink.Conn, msg int, family nftables.TableFamily, take func(data []byte) (more bool), attrs ...netlink.Attribute) error {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
@@ -166,13 +165,13 @@ func Each(conn *netlink.Conn, msg int, family nftables.TableFamily, take func(da
 		case err != nil:
 			return unlessAbsent(err)
 		case len(m.Data) >= 4 && !take(m.Data):
-			return nil // the rest is thrown away
+			return nil // the other messages are discarded
 		}
 	}
 	return nil
 }
 
-// Dump collects all objects of one kind, of which there are few.
+// Dump returns all objects of a kind of which there are few.
 func Dump(conn *netlink.Conn, msg int, family nftables.TableFamily, attrs ...netlink.Attribute) (out [][]byte, err error) {
 	err = Each(conn, msg, family, func(data []byte) bool {
 		out = append(out, data)
@@ -229,12 +228,13 @@ func baseChains(conn *netlink.Conn) (out []BaseChain, err error) {
 	return out, err
 }
 
-// Rules reads the rules of one chain that are wanted, in order; nil wants all.
+// Rules reads the rules of one chain for which wanted returns true, in order. A nil
+// wanted reads all.
 func Rules(conn *netlink.Conn, family nftables.TableFamily, table, chain string, wanted func(Rule) bool) (out []Rule, err error) {
 	err = Each(conn, unix.NFT_MSG_GETRULE, family, func(m []byte) bool {
 		attrs := Attributes(m[4:])
 		if cString(attrs[unix.NFTA_RULE_CHAIN]) != chain {
-			return true // Linux before 4.6 filtered by nothing
+			return true // Linux before 4.6 ignores the filter
 		}
 		var r Rule
 		if b := attrs[unix.NFTA_RULE_HANDLE]; len(b) == 8 {
@@ -257,8 +257,8 @@ func Rules(conn *netlink.Conn, family nftables.TableFamily, table, chain string,
 	return out, err
 }
 
-// Elements reads the elements of a set or map that are wanted, nil wants all;
-// one that is not there has no elements.
+// Elements reads the elements of a set or map for which wanted returns true. A nil
+// wanted reads all. A set that does not exist has no elements.
 func Elements(conn *netlink.Conn, family nftables.TableFamily, table, set string, wanted func(Element) bool) (out []Element, err error) {
 	err = Each(conn, unix.NFT_MSG_GETSETELEM, family, func(m []byte) bool {
 		for _, b := range nestedOf(Attributes(m[4:])[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
@@ -318,8 +318,8 @@ func ReadVerdict(b []byte) Verdict {
 	return v
 }
 
-// HasChain reports whether a family has a chain of such a name, in a table or, with
-// an empty name, in any. Without nf_tables there is none.
+// HasChain reports whether a family has a chain for whose name is returns true, in one
+// table, or in any table if that is empty. A kernel without nf_tables has none.
 func HasChain(cfg Config, f iptables.Family, table string, is func(chain string) bool) (found bool, err error) {
 	conn, err := Dial(cfg)
 	if err != nil {
@@ -382,7 +382,7 @@ func (v Verdict) Final() bool {
 	return v.Code == VerdictDrop || v.Code == VerdictAccept || v.Code == VerdictQueue
 }
 
-// FamilyName is the family in the words of nft.
+// FamilyName returns the family in the words of nft.
 func FamilyName(f nftables.TableFamily) string {
 	switch f {
 	case nftables.TableFamilyINet:

@@ -18,16 +18,14 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// A Transaction is one nf_tables batch, encoded by google/nftables and sent on
-// a socket of our own. The library cannot express what our table needs (table
-// flags and user data, DESIGN of an owned table), so its encoding is captured
-// before it leaves and amended.
+// A Transaction is one nf_tables batch, encoded by google/nftables and sent on a socket
+// of our own. The library cannot encode the flags and user data of our table, so its
+// messages are captured before they are sent, and changed.
 type Transaction struct {
-	Messages []netlink.Message // between and without the batch's begin and end
+	Messages []netlink.Message // without the begin and end of the batch
 }
 
-// Encode collects the messages that build queues on a connection which is
-// never sent anywhere.
+// Encode collects the messages that build queues. The library sends them nowhere.
 func Encode(build func(*nftables.Conn) error) (Transaction, error) {
 	var tx Transaction
 	conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
@@ -47,13 +45,13 @@ func Encode(build func(*nftables.Conn) error) (Transaction, error) {
 		return m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END
 	})
 	for i := range tx.Messages {
-		// Nothing of ours is as long as the longest attribute; what is has lost its
-		// length (struct nlattr has 16 bits for it).
+		// The length of an attribute has 16 bits (struct nlattr). A longer message
+		// may have an attribute whose length is wrong.
 		if m := tx.Messages[i]; len(m.Data) > math.MaxUint16 {
-			return tx, fmt.Errorf("nftables: %s: a message of %d bytes, of which an attribute holds 65,535 at most", messageName(m), len(m.Data))
+			return tx, fmt.Errorf("nftables: %s: the message has %d bytes, and an attribute at most 65,535", messageName(m), len(m.Data))
 		}
-		// The answer we want to each message is an acknowledgement and no
-		// echo; the sending socket sets sequence and port id.
+		// Each message asks for an acknowledgement and for no echo. The sending
+		// socket sets sequence and port id.
 		h := &tx.Messages[i].Header
 		h.Sequence, h.PID = 0, 0
 		h.Flags = h.Flags&^netlink.Echo | netlink.Acknowledge
@@ -72,7 +70,7 @@ func Header(family nftables.TableFamily, resource uint16) []byte {
 	return []byte{byte(family), unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}
 }
 
-// Prepend puts a message of our own encoding at the front.
+// Prepend puts a message that we encode ourselves at the front.
 func (tx *Transaction) Prepend(msg int, flags netlink.HeaderFlags, attrs []netlink.Attribute) error {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
@@ -85,13 +83,13 @@ func (tx *Transaction) Prepend(msg int, flags netlink.HeaderFlags, attrs []netli
 	return nil
 }
 
-// commitTimeout bounds the wait for the kernel's answers. A commit waits for
-// the nf_tables mutex, which a foreign transaction of 100,000 rules holds for
+// commitTimeout bounds the wait for the kernel's answers. A commit waits for the
+// nf_tables mutex. Another program's transaction of 100,000 rules holds that for
 // seconds.
 const commitTimeout = 30 * time.Second
 
-// Commit sends the batch and waits until the kernel has taken or refused it as
-// a whole. The error names the first message that the kernel refused.
+// Commit sends the batch and waits until the kernel has accepted or refused all of it.
+// The error names the first message that the kernel refused.
 func (tx Transaction) Commit(conn *netlink.Conn) error {
 	batch := make([]netlink.Message, 0, len(tx.Messages)+2)
 	batch = append(batch, batchMarker(unix.NFNL_MSG_BATCH_BEGIN))
@@ -100,14 +98,14 @@ func (tx Transaction) Commit(conn *netlink.Conn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(commitTimeout)); err != nil {
 		return err
 	}
-	if err := makeRoom(conn, batch); err != nil {
+	if err := growBuffers(conn, batch); err != nil {
 		return err
 	}
 	if _, err := conn.SendMessages(batch); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
-	// nfnetlink answers each message in order, refused or not; only an error
-	// about the batch itself comes alone.
+	// nfnetlink answers each message in order, refused or not. Only an error about
+	// the batch itself is the only answer.
 	var refused error
 	for i, m := range tx.Messages {
 		_, err := conn.Receive()
@@ -120,7 +118,7 @@ func (tx Transaction) Commit(conn *netlink.Conn) error {
 		if i == 0 && endsBatch(err) {
 			return refused
 		}
-		// The others' answers follow at once or not at all.
+		// The other answers come at once, or never.
 		if err := conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
 			return refused
 		}
@@ -131,10 +129,10 @@ func (tx Transaction) Commit(conn *netlink.Conn) error {
 	return refused
 }
 
-// makeRoom sizes the socket's buffers where the usual ones do not do, as for
-// thousands of connections: a batch leaves in one sendmsg(2), and all of its
-// answers may be there before the first is read.
-func makeRoom(conn *netlink.Conn, batch []netlink.Message) error {
+// growBuffers enlarges the buffers of the socket if the default ones are too small, as
+// for thousands of connections. One sendmsg(2) sends the whole batch, and all answers
+// may be there before the first is read.
+func growBuffers(conn *netlink.Conn, batch []netlink.Message) error {
 	const (
 		usual  = 128 << 10 // less than net.core.wmem_default and rmem_default
 		answer = 1 << 10   // what the kernel charges for an acknowledgement, at most
@@ -154,9 +152,9 @@ func makeRoom(conn *netlink.Conn, batch []netlink.Message) error {
 	return nil
 }
 
-// endsBatch reports whether the kernel said no to the whole batch
-// (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c): the sender may not, or
-// the subsystem is not there.
+// endsBatch reports whether the kernel refused the whole batch (nfnetlink_rcv_batch in
+// net/netfilter/nfnetlink.c): the sender lacks permission, or the kernel lacks the
+// subsystem.
 func endsBatch(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) ||
 		errors.Is(err, unix.ENOMEM) || errors.Is(err, os.ErrDeadlineExceeded)
@@ -169,7 +167,7 @@ func batchMarker(msg int) netlink.Message {
 	}
 }
 
-// messageName says what a refused message was about, in the words of nft.
+// messageName names a message in the words of nft.
 func messageName(m netlink.Message) string {
 	names := map[int]string{
 		unix.NFT_MSG_NEWTABLE:   "add table",
@@ -188,7 +186,7 @@ func messageName(m netlink.Message) string {
 	return fmt.Sprintf("nf_tables message %d", int(m.Header.Type)&0xff)
 }
 
-// NewTable queues the creation of our table in front of a transaction. It must
+// NewTable puts the creation of our table at the front of a transaction. The table must
 // not exist yet.
 func (tx *Transaction) NewTable(name string, m owner.Mark, flags uint32) error {
 	comment := userdata.AppendString(nil, TableComment, m.String())

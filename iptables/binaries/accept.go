@@ -8,16 +8,16 @@ import (
 )
 
 // ErrNoLegacy says that the binaries of iptables-legacy are not installed here.
-var ErrNoLegacy = errors.New("iptables-legacy is not in this image: take the flavour that has the iptables binaries, or run the command on the node")
+var ErrNoLegacy = errors.New("iptables-legacy is not in this image: use the image that has the iptables binaries, or run the command on the node")
 
 // lockWait is how many seconds the binaries wait for the xtables lock.
 const lockWait = "5"
 
-// AcceptLegacy puts a rule, given as the arguments of iptables, at the head of a
-// chain of the legacy table filter in this network namespace. One that stands
-// further down already is moved. It fails with [ErrNoLegacy] without the binary.
+// AcceptLegacy puts a rule, given as the arguments of iptables, at the top of a chain of
+// the legacy table filter in this network namespace. It moves the rule if the chain has
+// it already. It fails with [ErrNoLegacy] without the binary.
 func AcceptLegacy(ipv6 bool, chain string, rule []string) error {
-	// Where there is none this fails, and so be it.
+	// This fails if the chain does not have the rule yet.
 	_ = RemoveLegacy(ipv6, chain, rule)
 	return runLegacy(ipv6, append([]string{"-I", chain}, rule...))
 }

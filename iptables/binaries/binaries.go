@@ -1,15 +1,15 @@
-// Package binaries is the iptables backend: NOTRACK rules in the raw table, put
-// there by iptables-restore, of either variant (legacy or nft).
+// Package binaries is the iptables backend: NOTRACK rules in the raw table, installed by
+// iptables-restore, of either variant (legacy or nft).
 //
-// Nothing binds such rules to a process, and a killed one leaves them behind.
-// So the query rules untrack only what goes to an address of which the kernel
-// has seen, within the last second, this instance answer its own lease probe:
-// xt_recent keeps that list in the packet path. What is left of a dead process
-// is inert, and the next start takes it away.
+// The kernel does not bind such rules to a process: a process that is killed leaves
+// them. So the query rules untrack a query only if this instance has answered its own
+// lease probe at that address within the last second. xt_recent keeps that list in the
+// packet path. The rules of a dead process have no effect, and the next start removes
+// them.
 //
-// TCP connections, those that are tracked when we attach and those that we hold
-// when we detach, are noted by rules in sets of ip_set. What a kernel lacks is
-// said by [Backend.Lost].
+// Rules note TCP connections in sets of ip_set: those that are tracked when we attach,
+// and those that we hold when we detach. [Backend.Capabilities] names the guarantees
+// that this kernel cannot give.
 package binaries
 
 import (
@@ -24,11 +24,11 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// Lease is the only one there is: xt_recent counts whole seconds, and clients
-// give up after five.
+// Lease is the only possible lease: xt_recent counts whole seconds, and clients stop
+// waiting after five.
 const Lease = time.Second
 
-// format changes when what the chains hold does.
+// format changes when the content of the chains changes.
 const format = 2
 
 // Config says which programs are run. They run in the network namespace of the
@@ -37,14 +37,14 @@ type Config struct {
 	// Variant of the programs; the zero value chooses.
 	Variant Variant
 
-	// Count is called for every failure of a program that is tried again or
-	// given up: "iptables_lock" where the lock was not to be had, "iptables"
-	// for anything else. It may be nil.
+	// Count is called for every failure of a program: "iptables_lock" if the lock
+	// was held too long, "iptables" for other failures. It may be nil.
 	Count func(errorType string)
 
-	lease   time.Duration // of tests
-	lacking features      // taken for missing, by tests
-	room    uint32        // in each set; of tests
+	// For tests.
+	lease   time.Duration
+	lacking features // regarded as missing
+	room    uint32   // in each set
 }
 
 // Backend implements [iptables.Backend] with chains in the raw tables. Its
@@ -52,22 +52,22 @@ type Config struct {
 type Backend struct {
 	cfg      Config
 	programs map[iptables.Family]*program
-	missing  error // why a family has no program
+	missing  error // the reason if a family has no program
 
 	mu       sync.Mutex
 	rs       ruleset
 	probed   bool
 	setup    bool
-	families []iptables.Family            // that have chains of ours
+	families []iptables.Family            // with chains of ours
 	own      map[iptables.Family][]string // the chains as they were read after the last change
 	total    iptables.Counters            // of chains that were removed or emptied
-	last     iptables.Counters            // what the chains said when they were last read
+	last     iptables.Counters            // of the chains when they were last read
 }
 
 var _ iptables.Backend = (*Backend)(nil)
 
-// New looks for the programs; the kernel is not changed. It fails with an
-// [iptables.UnsupportedError] where there are none.
+// New finds the programs. It does not change the kernel. Without programs it fails with
+// an [iptables.UnsupportedError].
 func New(cfg Config) (*Backend, error) {
 	programs, err := findPrograms(cfg.Variant)
 	if len(programs) == 0 {
@@ -96,14 +96,14 @@ func New(cfg Config) (*Backend, error) {
 // Name returns [iptables.BackendBinaries].
 func (*Backend) Name() string { return iptables.BackendBinaries }
 
-// Table is the name under which the chains of this instance are found.
+// Table returns the prefix of the names of the chains of this instance.
 func (b *Backend) Table() string { return chainPrefix + b.rs.id }
 
-// Owned reports false: the kernel does not remove these rules when the process
-// dies; the lease makes them inert.
+// Owned returns false: the kernel does not remove these rules when the process dies.
+// The lease ends their effect.
 func (*Backend) Owned() bool { return false }
 
-// Variant is that of the programs, as `iptables --version` says.
+// Variant returns the variant of the programs, from `iptables --version`.
 func (b *Backend) Variant() Variant {
 	for _, f := range families {
 		if p := b.programs[f]; p != nil {
@@ -126,20 +126,20 @@ func (b *Backend) Capabilities() (iptables.Capabilities, error) {
 	return c, nil
 }
 
-// lacks names the guarantees that a kernel's lack of matches takes away, one
+// lacks names the guarantees that a kernel without some matches cannot give, one
 // sentence each.
 func (f features) lacks() (out []string) {
 	if !f.leases() {
-		out = append(out, "this kernel has neither xt_recent nor ip_set with xt_set, so that nothing ends the query rules of a process that was killed or hangs: until it is back, its node has no DNS (load one of them with `modprobe xt_recent` or `modprobe ip_set xt_set`)")
+		out = append(out, "this kernel has neither xt_recent nor ip_set with xt_set, so nothing ends the query rules when this process is killed or hangs: the node has no DNS until the process is back (load one of them with `modprobe xt_recent` or `modprobe ip_set xt_set`)")
 	}
 	if !f.ipset {
-		out = append(out, "this kernel has no ip_set with xt_set, so that rules cannot note TCP connections: one that begins in the moment of attaching, or ends its handshake in that of detaching, may be reset (load them with `modprobe ip_set ip_set_hash_ipportip xt_set`)")
+		out = append(out, "this kernel has no ip_set with xt_set, so rules cannot note TCP connections: a connection may be reset if it begins while this process attaches, or ends its handshake while it detaches (load them with `modprobe ip_set ip_set_hash_ipportip xt_set`)")
 	}
 	return out
 }
 
-// probe finds out which matches the kernel has, once. Others' programs may hold the
-// lock; then the error matches [iptables.ErrBusy], and it can be called again.
+// probe finds out once which matches the kernel has. If another program holds the lock
+// the error matches [iptables.ErrBusy], and probe can be called again.
 func (b *Backend) probe() error {
 	if b.probed {
 		return nil
@@ -160,7 +160,7 @@ func (b *Backend) probe() error {
 	return nil
 }
 
-// counted counts a failure.
+// counted counts a failure, and returns it.
 func (b *Backend) counted(err error) error {
 	if err == nil {
 		return nil
@@ -173,14 +173,14 @@ func (b *Backend) counted(err error) error {
 	return fmt.Errorf("iptables: %w", err)
 }
 
-// checkLease refuses what these rules cannot do.
+// checkLease refuses leases that these rules cannot keep.
 func (b *Backend) checkLease(p iptables.Plan) error {
 	leases := b.rs.features.leases()
 	switch {
 	case p.DryRun, leases && p.Lease == b.rs.lease, !leases && p.Lease == 0:
 		return nil
 	case !leases:
-		return errors.New("this kernel has neither xt_recent nor ip_set, so that there can be no lease")
+		return fmt.Errorf("lease %s: this kernel has neither xt_recent nor ip_set, so a lease is not possible", p.Lease)
 	}
-	return fmt.Errorf("lease %s: with backend iptables the lease is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process", p.Lease, b.rs.lease)
+	return fmt.Errorf("lease %s: with backend iptables the lease must be %s: xt_recent counts whole seconds, and only the lease ends the rules of a killed process", p.Lease, b.rs.lease)
 }

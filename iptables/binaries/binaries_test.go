@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -55,8 +56,8 @@ func newBackend(t *testing.T, cfg Config) *Backend {
 	return b
 }
 
-// saved is what the programs of a variant show of the raw tables, without
-// counters and comments.
+// saved returns the raw tables as the programs of a variant show them, without counters
+// and comments.
 func saved(t *testing.T, v Variant) string {
 	t.Helper()
 	var b strings.Builder
@@ -160,15 +161,31 @@ func TestLeasesThatAreRefused(t *testing.T) {
 	if err := without.Install(iptables.Rules{Plan: plan}); err != nil {
 		t.Error(err)
 	}
-	if got := strings.Join(without.rs.features.lacks(), "\n"); !strings.Contains(got, "killed or hangs") || !strings.Contains(got, "TCP") {
-		t.Errorf("the losses are said as %q", got)
+	can, err := without.Capabilities()
+	if want := (features{}).lacks(); err != nil || !slices.Equal(can.Lacks, want) || !can.NoLeases {
+		t.Errorf("capabilities %+v, error %v, want that it lacks %q", can, err, want)
 	}
 	if got := b.rs.features.lacks(); len(got) > 0 {
-		t.Errorf("on this kernel nothing is lost, but %q", got)
+		t.Errorf("this kernel lacks nothing, but %q", got)
 	}
 }
 
-// Whatever others do to our rules is found, and Install undoes it.
+// TestLacks compares the guarantees that a kernel cannot give with testdata/lacks.txt.
+func TestLacks(t *testing.T) {
+	var out strings.Builder
+	for _, tc := range []struct {
+		name string
+		features
+	}{
+		{"nothing", features{recent: true, ipset: true}}, {"xt_recent", features{ipset: true}},
+		{"ip_set", features{recent: true}}, {"both", features{}},
+	} {
+		fmt.Fprintf(&out, "without %s:\n%s\n", tc.name, strings.Join(tc.lacks(), "\n"))
+	}
+	testgolden.Compare(t, "lacks.txt", out.String())
+}
+
+// Present finds all changes of other programs to our rules, and Install undoes them.
 func TestDamageIsFoundAndRepaired(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v Variant) {
 		program := "iptables-" + string(v)
@@ -226,8 +243,8 @@ func TestForeignRulesStay(t *testing.T) {
 	})
 }
 
-// Two instances stand side by side, in the order in which they came, and one
-// that is dead goes at the next start.
+// The rules of two instances are in the order of their starts. The next start removes
+// those of a dead one.
 func TestSeveralInstances(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v Variant) {
 		rules := iptables.Rules{Plan: dnsPlan("10.96.0.10", "fd00::a")}
@@ -262,7 +279,7 @@ func TestSeveralInstances(t *testing.T) {
 	})
 }
 
-// A family that fails takes what was done for the other back.
+// If one family fails, the change of the other is undone.
 func TestAFailureChangesNothing(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v Variant) {
 		b := newBackend(t, Config{Variant: v})
@@ -298,8 +315,7 @@ func TestAFailureChangesNothing(t *testing.T) {
 	})
 }
 
-// Packets have filled a set. The connections that are known take the place of what
-// is in it.
+// In a set that packets have filled, known connections replace the other elements.
 func TestAFullSetTakesWhatIsKnown(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-"+string(NFT))

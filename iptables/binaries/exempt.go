@@ -31,7 +31,7 @@ func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
 				return err
 			}
 		}
-		return b.give(s, conns, b.rs.exemptSet)
+		return b.addAll(s, conns, b.rs.exemptSet)
 	}))
 }
 
@@ -44,10 +44,10 @@ func (b *Backend) flush(s *sets, set func(iptables.Family) string) error {
 	return nil
 }
 
-// give puts connections into the sets. Those that packets have filled hold nothing
-// that is worth more than connections that are known; of more than there is room
-// for as many are given as fit.
-func (b *Backend) give(s *sets, conns []iptables.Connection, set func(iptables.Family) string) error {
+// addAll puts connections into the sets. It empties a full set first: known connections
+// are worth more than those that packets have put there. If there are more connections
+// than room, it adds as many as fit.
+func (b *Backend) addAll(s *sets, conns []iptables.Connection, set func(iptables.Family) string) error {
 	flushed := false
 	for i := 0; i < len(conns); i++ {
 		err := s.add(set(iptables.FamilyOf(conns[i].Listen.Addr())), tupleOf(conns[i]))

@@ -13,7 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// instance is one with what its chains say of its owner.
+// instance is an instance and the mark of its chains.
 type instance struct {
 	iptables.Instance
 	mark owner.Mark
@@ -22,9 +22,8 @@ type instance struct {
 // dead reports whether the process is certainly gone, as [owner.Mark.Dead] does.
 func (i instance) dead() bool { return i.Owner.PID != 0 && i.mark.Dead() }
 
-// Instances reads the chains of all instances with the programs of both
-// variants, sorted by name. Where there are no programs there is nothing to see.
-// It changes nothing, and makes no table that is not there.
+// Instances reads the chains of all instances with the programs of both variants, sorted
+// by name. Without programs it finds none. It changes nothing, and makes no tables.
 func Instances() ([]iptables.Instance, error) {
 	all, err := instances()
 	out := make([]iptables.Instance, 0, len(all))
@@ -69,7 +68,7 @@ func instances() ([]instance, error) {
 	return out, err
 }
 
-// RemoveInstance deletes the chains and sets of an instance that is no more.
+// RemoveInstance deletes the chains and sets of an instance.
 func RemoveInstance(table string) error {
 	id, ok := strings.CutPrefix(table, chainPrefix)
 	if !ok {
@@ -105,9 +104,9 @@ func RemoveStale() (removed []string, err error) {
 	return removed, err
 }
 
-// eachRawTable reads the raw tables that hold chains of ours, of both variants and
-// families. To find none takes no program: iptables-nft-save reads all rules of
-// everybody, 100 MB for 85,000 of them.
+// eachRawTable reads the raw tables that have chains of ours, of both variants and
+// families. It runs a program only if there are such chains: iptables-nft-save reads all
+// rules of all programs, 100 MB for 85,000 of them.
 func eachRawTable(f func(*program, savedTable) error) error {
 	var errs []error
 	for _, p := range everyProgram() {
@@ -118,7 +117,7 @@ func eachRawTable(f func(*program, savedTable) error) error {
 		}
 		table, err := p.table()
 		if isUnsupported(err) {
-			continue // the programs are there, and the kernel has no such tables
+			continue // the kernel has no tables of this variant
 		}
 		if err == nil {
 			err = f(p, table)
@@ -128,7 +127,7 @@ func eachRawTable(f func(*program, savedTable) error) error {
 	return errors.Join(errs...)
 }
 
-// everyProgram finds what programs there are of both variants.
+// everyProgram finds the programs of both variants.
 func everyProgram() (out []*program) {
 	for _, v := range []Variant{NFT, Legacy} {
 		for _, f := range families {
@@ -140,7 +139,7 @@ func everyProgram() (out []*program) {
 	return out
 }
 
-// read takes what a family's table says about an instance.
+// read reads the rules of an instance from the table of a family.
 func (i *instance) read(f iptables.Family, id string, table savedTable) error {
 	table.count(id, f, i.Packets)
 	rs := ruleset{id: id}
@@ -156,7 +155,7 @@ func (i *instance) read(f iptables.Family, id string, table savedTable) error {
 			return err
 		}
 	}
-	// Without a lease, a rule of the chain takes everything.
+	// Without a lease, a rule of the chain untracks all queries.
 	always := static && slices.ContainsFunc(table.rules[rs.chain(queryingChain)], func(r savedRule) bool {
 		return r.text == rs.to(takeChain)
 	})
@@ -197,7 +196,7 @@ func parseEndpoint(text string) (e iptables.Endpoint, ok bool) {
 	return e, e.Addr.IsValid() && e.Proto != 0 && e.Port != 0
 }
 
-// ifAny drops the answer of a kernel without ip_set: no set is there.
+// ifAny drops the error of a kernel without ip_set: it has no sets.
 func ifAny(err error) error {
 	if isMissing(err) {
 		return nil

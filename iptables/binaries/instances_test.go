@@ -27,7 +27,7 @@ func TestInstances(t *testing.T) {
 		tables = append(tables, b.Table())
 		attached = b
 	}
-	// On a slow machine the lease can be over before it is looked at.
+	// On a slow machine the lease can end before it is read.
 	var all []iptables.Instance
 	for deadline := time.Now().Add(time.Minute); ; {
 		if err := attached.Attach(); err != nil {
@@ -88,7 +88,7 @@ func TestDeadInstancesAreRemoved(t *testing.T) {
 	})
 }
 
-// A look makes no legacy table.
+// Instances makes no legacy table.
 func TestLookingMakesNoTable(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
@@ -102,14 +102,14 @@ func TestLookingMakesNoTable(t *testing.T) {
 	}
 }
 
-// Where nothing is ours no program is run: iptables-nft-save reads all rules of
-// everybody.
+// Without chains of ours no program is run: iptables-nft-save reads all rules of all
+// programs.
 func TestLookingRunsNoProgramForNothing(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-nft")
 	testns.Run(t, "iptables-nft", "-t", "raw", "-A", "PREROUTING", "-s", "198.18.0.1", "-j", "ACCEPT")
 	for _, p := range everyProgram() {
-		// Its companions are not there, so that whoever runs one fails.
+		// Its -save and -restore do not exist, so that running one fails.
 		broken := *p
 		broken.path = filepath.Join(t.TempDir(), "iptables")
 		before, _ := opened.Swap(p.path, &broken)

@@ -14,8 +14,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Sets of ip_set are what xtables rules can put packets into and look them up
-// in. They are made over netlink: the program ipset need not be there.
+// xtables rules can add the addresses of packets to sets of ip_set, and match them. We
+// make the sets over netlink, so the program ipset is not needed.
 
 // From include/uapi/linux/netfilter/nfnetlink.h and ipset/ip_set.h.
 const (
@@ -48,30 +48,30 @@ const (
 	ipsetErrFull = unix.Errno(4352) // IPSET_ERR_HASH_FULL
 )
 
-// Types of sets; the first revision of each has all that is used here.
+// Types of sets. The first revision of each is enough.
 const (
 	setOfAddresses = "hash:ip"
 	setOfTuples    = "hash:ip,port,ip"
 )
 
-// setSize bounds what packets can put into a set; a full set takes no more.
+// setSize bounds how many elements packets can add to a set.
 const setSize = 65536
 
-// element is what a set holds: an address, or with a protocol a tuple of a
-// client's address and port and the address that it asks.
+// element is an element of a set: an address, or, with a protocol, a tuple of a client's
+// address and port and the address that it asks.
 type element struct {
 	addr    netip.Addr
 	proto   iptables.Proto
 	port    uint16
 	other   netip.Addr
-	timeout time.Duration // whole seconds; 0: for good
+	timeout time.Duration // whole seconds; 0: never
 }
 
 func tupleOf(c iptables.Connection) element {
 	return element{addr: c.Client.Addr(), proto: iptables.TCP, port: c.Client.Port(), other: c.Listen.Addr(), timeout: connectionTimeout}
 }
 
-// sets speaks with ip_set.
+// sets is a connection to ip_set.
 type sets struct{ conn *netlink.Conn }
 
 func dialSets() (*sets, error) {
@@ -106,7 +106,7 @@ func (s *sets) request(cmd int, flags netlink.HeaderFlags, set string, attrs ...
 	})
 }
 
-// create makes a set unless it is there.
+// create makes a set unless it exists.
 func (s *sets) create(set, typeName string, f iptables.Family, timeout time.Duration, room uint32) error {
 	family := byte(unix.NFPROTO_IPV4)
 	if f == iptables.IPv6 {
@@ -150,8 +150,8 @@ func (s *sets) add(set string, e element) error {
 	return explainSet("add to", set, err)
 }
 
-// remove takes an address out of a set. One that is not in it is no error: the
-// request does not ask for that (NLM_F_EXCL, ip_set_core.c).
+// remove deletes an address from a set. It is no error if the set does not have it:
+// only NLM_F_EXCL would make it one (ip_set_core.c).
 func (s *sets) remove(set string, a netip.Addr) error {
 	data, err := netlink.MarshalAttributes([]netlink.Attribute{ipAttribute(ipsetAttrIP, a)})
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *sets) flush(set string) error {
 	return explainSet("flush", set, err)
 }
 
-// destroy deletes a set. One that is not there is no error.
+// destroy deletes a set. It is no error if there is none.
 func (s *sets) destroy(set string) error {
 	_, err := s.request(ipsetDestroy, netlink.Acknowledge, set)
 	if errors.Is(err, unix.ENOENT) {
@@ -175,8 +175,7 @@ func (s *sets) destroy(set string) error {
 	return explainSet("destroy", set, err)
 }
 
-// list returns the elements of a set, or, of all sets whose names begin with a
-// prefix, the names.
+// list returns the elements of a set.
 func (s *sets) list(set string) (elements []element, err error) {
 	replies, err := s.request(ipsetList, netlink.Dump, set)
 	if err != nil {
@@ -214,7 +213,7 @@ func (s *sets) names(prefix string) (names []string, err error) {
 
 func parseSet(data []byte) (name string, elements []element, err error) {
 	if len(data) < 4 {
-		return "", nil, errors.New("a message without a header")
+		return "", nil, errors.New("the message has no header")
 	}
 	ad, err := netlink.NewAttributeDecoder(data[4:])
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
-// Without ip_set the rules name connections one by one: those that were tracked
-// before, and those that sockets hold at the detach.
+// Without ip_set there is one rule for each connection: those that were tracked before,
+// and those that sockets hold at the detach.
 func TestConnectionsWithoutSets(t *testing.T) {
 	for _, v := range variants {
 		t.Run(string(v), func(t *testing.T) {
@@ -43,8 +43,8 @@ func TestConnectionsWithoutSets(t *testing.T) {
 				must(b.ExemptOnly(nil))
 				check("prerouting pod0 tcp[A] pod:5000 > vip:53", "untracked")
 
-				// The observer of the node lets no packet through, so the
-				// connections are told by hand.
+				// No packet passes the observer of the node, so the test sets
+				// the connections.
 				must(b.change(func(rs *ruleset) {
 					rs.draining, rs.rules.Leases = true, nil
 					rs.held = []iptables.Connection{{Client: tracetest.AddrPort(f, "pod:6000"), Listen: vip}}
@@ -60,7 +60,7 @@ func TestConnectionsWithoutSets(t *testing.T) {
 	}
 }
 
-// Without a lease the query rules stand until they are taken away.
+// Without a lease the query rules stay until they are removed.
 func TestRulesWithoutALease(t *testing.T) {
 	node := tracetest.NewNode(t)
 	b := newBackend(t, Config{Variant: NFT, lacking: features{recent: true, ipset: true}})

@@ -15,10 +15,10 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-// ownLock gives the programs a lock of their own, so that a test that holds it
-// disturbs nobody.
+// ownLock gives the programs a lock file of the test.
 func ownLock(t *testing.T) (lock string) {
 	t.Helper()
 	lock = filepath.Join(t.TempDir(), "xtables.lock")
@@ -26,7 +26,7 @@ func ownLock(t *testing.T) (lock string) {
 	return lock
 }
 
-// hold takes the xtables lock and returns what gives it back.
+// hold takes the xtables lock.
 func hold(t *testing.T, lock string) (release func()) {
 	t.Helper()
 	file, err := os.OpenFile(lock, os.O_CREATE|os.O_RDONLY, 0o600)
@@ -64,7 +64,7 @@ func TestLockHeldByAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// Looking, and giving queries back, waits for nobody.
+	// Reading and detaching do not wait for the lock.
 	release = hold(t, lock)
 	if present, err := b.Present(); !present || err != nil {
 		t.Errorf("present: %t, %v", present, err)
@@ -81,21 +81,20 @@ func TestLockHeldByAnother(t *testing.T) {
 	release()
 }
 
-// A container without the host's lock is told what it lacks, and is not told to
-// wait for it.
+// A missing lock file is not a lock that is held.
 func TestLockThatIsNotThere(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "not mounted", "xtables.lock"))
 	b := newBackend(t, Config{Variant: Legacy})
 	err := b.Install(iptables.Rules{Plan: dnsPlan("10.96.0.10")})
-	if err == nil || errors.Is(err, iptables.ErrBusy) || !strings.Contains(err.Error(), "/run/xtables.lock of its host mounted") {
+	if errors.Is(err, iptables.ErrBusy) || !errors.Is(err, legacy.ErrNoLock) {
 		t.Errorf("install: %v", err)
 	}
 }
 
-// Starts and stops while another program takes the lock again and again leave
-// nothing, nothing twice, and fail only for the lock.
+// Starts and stops while another program takes the lock again and again leave nothing,
+// install nothing twice, and fail only because of the lock.
 func TestCyclesUnderAContendedLock(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
@@ -106,7 +105,7 @@ func TestCyclesUnderAContendedLock(t *testing.T) {
 		}
 	}
 	lock := ownLock(t)
-	// It ends by itself where this process is killed.
+	// It ends by itself if this process is killed.
 	contender := exec.Command("sh", "-c", `while kill -0 "$1"; do flock "$0" sleep 0.05; sleep 0.01; done`, lock, strconv.Itoa(os.Getpid()))
 	contender.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	testns.Program(t, "flock")
@@ -154,5 +153,5 @@ func TestCyclesUnderAContendedLock(t *testing.T) {
 	if names := setNames(t); len(names) > 0 {
 		t.Errorf("left behind: sets %v", names)
 	}
-	t.Logf("%d cycles, the lock was not to be had %d times", cycles, busy)
+	t.Logf("%d cycles, the lock was held %d times", cycles, busy)
 }

@@ -8,12 +8,11 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// PlanID stands for the id of an instance in what Print writes.
+// PlanID stands for the id of an instance in the output of Print.
 const PlanID = "plan"
 
-// Print writes rules as iptables-save shows the raw tables that Install makes of
-// them, counters and what packets put into sets aside. The sets that the rules
-// name are in comments, as ipset makes them.
+// Print writes the raw tables that Install makes of rules, as iptables-save shows them,
+// without counters. The commands of ipset that make the sets are in comments.
 func Print(r iptables.Rules) string {
 	rs := ruleset{
 		id: PlanID, mark: owner.Mark{Format: format}, lease: Lease, rules: r,

@@ -8,7 +8,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// What Print writes can be restored, and is what Install makes.
+// iptables-restore makes of the output of Print the tables that Install makes.
 func TestPrintIsWhatInstallMakes(t *testing.T) {
 	eachVariant(t, func(t *testing.T, v Variant) {
 		rules := iptables.Rules{Plan: dnsPlan("10.96.0.10", "169.254.20.10"), Uplinks: []string{"eth0"}}

@@ -6,9 +6,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// probe finds out which matches and targets there are, by a chain that is gone
-// again before the transaction ends: the programs ask the kernel for each match
-// by name and revision, which also loads its module.
+// probe finds out which matches and targets the kernel has. It makes a chain with them
+// and deletes it in the same transaction. The programs ask the kernel for each match by
+// name and revision, which also loads its module.
 func (p *program) probe(id string) (has features, err error) {
 	try := func(rules ...string) (bool, error) {
 		chain := chainPrefix + id + "-" + untrackChain
@@ -22,7 +22,7 @@ func (p *program) probe(id string) (has features, err error) {
 		}
 		return err == nil, nil
 	}
-	// First without: this fails where there is no raw table or no NOTRACK.
+	// First without them: this fails if there is no raw table or no NOTRACK.
 	if err := p.restore(basicProbe(id), quickWait); err != nil {
 		return has, err
 	}
@@ -32,7 +32,7 @@ func (p *program) probe(id string) (has features, err error) {
 	set := setPrefix + id + "-probe"
 	err = withSets(func(s *sets) error {
 		if err := s.create(set, setOfTuples, p.family, connectionTimeout, setSize); err != nil {
-			return nil //nolint:nilerr // a kernel without ip_set, which has says
+			return nil //nolint:nilerr // a kernel without ip_set: has.ipset stays false
 		}
 		has.ipset, err = try(
 			"-p tcp -m set --match-set "+set+" src,src,dst -j SET --add-set "+set+" src,src,dst --exist --timeout 1",

@@ -20,12 +20,12 @@ import (
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-// Variant tells which of the two kinds of iptables programs is meant: rules of
-// one are not seen by the other.
+// Variant is one of the two variants of the iptables programs. Neither sees the rules of
+// the other.
 type Variant string
 
-// Auto is the kind that holds kubelet's or kube-proxy's rules, or else what the
-// plain names run.
+// Auto is the variant that has kubelet's or kube-proxy's rules, or else the variant of
+// the programs without a suffix.
 const (
 	Auto   Variant = ""
 	Legacy Variant = "legacy"
@@ -41,19 +41,19 @@ type program struct {
 	list    *goiptables.IPTables
 }
 
-// quickWait is how long the xtables lock is waited for at a time: what calls us
-// tries again. A stop waits longer, since nothing comes after it.
+// quickWait bounds one wait for the xtables lock, since callers try again. A stop waits
+// longer, since it is not tried again.
 const (
 	quickWait = time.Second
 	lastWait  = 5 * time.Second
 )
 
-// restoreWaits is the version of iptables whose iptables-restore takes -w.
+// restoreWaits is the first version of iptables whose iptables-restore has -w.
 var restoreWaits = [3]int{1, 6, 2}
 
-// findPrograms looks for iptables and ip6tables of a variant, or of one that suits
-// the node: the same for both, unless there is only one of each. A family whose
-// program is missing is not in the result; err says why.
+// findPrograms finds iptables and ip6tables of a variant, or, with Auto, of the variant
+// that this node uses. Both have the same variant, unless each has only another one. A
+// family whose program is missing is not in the result; err is the reason.
 func findPrograms(v Variant) (map[iptables.Family]*program, error) {
 	found := map[iptables.Family]*program{}
 	var errs []error
@@ -75,13 +75,13 @@ func findPrograms(v Variant) (map[iptables.Family]*program, error) {
 	return found, errors.Join(errs...)
 }
 
-// opened remembers programs by name: their version does not change.
+// opened caches programs by path: their version does not change.
 var opened sync.Map
 
 var baseNames = map[iptables.Family]string{iptables.IPv4: "iptables", iptables.IPv6: "ip6tables"}
 
-// findProgram looks for the program of a variant, or, with Auto, for one that
-// this kernel has a use for.
+// findProgram finds the program of a variant, or, with Auto, one that works on this
+// kernel.
 func findProgram(f iptables.Family, v Variant) (*program, error) {
 	base := baseNames[f]
 	names := []string{base, base + "-" + string(Legacy), base + "-" + string(NFT)}
@@ -95,21 +95,21 @@ func findProgram(f iptables.Family, v Variant) (*program, error) {
 		case err != nil:
 			errs = append(errs, err)
 		case v != Auto && p.variant != v:
-			errs = append(errs, fmt.Errorf("%s is of the %s variant", p.path, p.variant))
+			errs = append(errs, fmt.Errorf("%s has the variant %s", p.path, p.variant))
 		case v == Auto && !p.works():
-			errs = append(errs, fmt.Errorf("%s is of the %s variant, which this kernel does not have", p.path, p.variant))
+			errs = append(errs, fmt.Errorf("%s has the variant %s, which this kernel does not have", p.path, p.variant))
 		default:
 			return p, nil
 		}
 	}
-	var said []string
+	var reasons []string
 	for _, err := range errs {
-		said = append(said, err.Error())
+		reasons = append(reasons, err.Error())
 	}
 	return nil, &iptables.UnsupportedError{
 		Feature: "program " + names[0],
-		Remedy:  "install iptables, or use the image flavour that has the iptables binaries, or `backend nftables`",
-		Err:     errors.New(strings.Join(said, "; ")),
+		Remedy:  "install iptables, use the image that has the iptables binaries, or set `backend nftables`",
+		Err:     errors.New(strings.Join(reasons, "; ")),
 	}
 }
 
@@ -139,10 +139,9 @@ func openProgram(f iptables.Family, name string) (*program, error) {
 	return p, nil
 }
 
-// variantInUse looks for the chains that kubelet and kube-proxy make to show
-// which variant this node uses, first those of nft, as kubelet's own images do.
-// A node of one family has them for that family alone. It is Auto where there
-// are none.
+// variantInUse finds the variant of the chains that kubelet and kube-proxy make to show
+// which variant this node uses. It checks nft first, as kubelet's images do. A node with
+// one family has them only for that family. Without such chains it is Auto.
 func variantInUse() Variant {
 	hint := func(chain string) bool {
 		return slices.Contains([]string{"KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-SERVICES"}, chain)
@@ -152,7 +151,7 @@ func variantInUse() Variant {
 			if _, err := exec.LookPath(baseNames[f] + "-" + string(v)); err != nil {
 				continue
 			}
-			// The program would read all rules of everybody for it.
+			// A program would read all rules of all programs for this.
 			if is, err := hasChain(v, f, "", hint); is && err == nil {
 				return v
 			}
@@ -161,7 +160,7 @@ func variantInUse() Variant {
 	return Auto
 }
 
-// hasChain asks the kernel for a chain in a table, or with an empty name in any.
+// hasChain asks the kernel for a chain in a table, or in any table if that is empty.
 func hasChain(v Variant, f iptables.Family, table string, is func(string) bool) (bool, error) {
 	if v == NFT {
 		return nfnl.HasChain(nfnl.Config{}, f, table, is)
@@ -181,8 +180,8 @@ func hasChain(v Variant, f iptables.Family, table string, is func(string) bool) 
 	return false, nil
 }
 
-// works reports whether the kernel has what the programs of the variant speak
-// with. A legacy table would be made by asking.
+// works reports whether the kernel supports the variant of the program. It does not check
+// legacy: that would make a table.
 func (p *program) works() bool {
 	if p.variant == Legacy {
 		return true
@@ -196,14 +195,14 @@ func isUnsupported(err error) bool {
 	return errors.As(err, &unsupported)
 }
 
-// companion is the path of the -save or -restore program.
+// companion returns the path of the -save or -restore program.
 func (p *program) companion(suffix string) string {
 	dir, name := filepath.Split(p.path)
 	return dir + name + suffix
 }
 
-// LockError says that another program held the xtables lock for as long as we
-// were willing to wait. It matches [iptables.ErrBusy].
+// LockError says that another program held the xtables lock for the whole time of our
+// wait. It matches [iptables.ErrBusy].
 type LockError struct {
 	Program string
 	Waited  time.Duration
@@ -234,7 +233,7 @@ func (p *program) restoreTables(lines []string, wait time.Duration) error {
 	return p.explain(path, wait, run(cmd), text)
 }
 
-// save returns the lines of iptables-save for one table, counters and all.
+// save returns the lines of iptables-save for one table, with the counters.
 func (p *program) save(table string) ([]string, error) {
 	path := p.companion("-save")
 	cmd := exec.Command(path, "-c", "-t", table)
@@ -246,7 +245,7 @@ func (p *program) save(table string) ([]string, error) {
 	return strings.Split(strings.TrimSpace(out.String()), "\n"), nil
 }
 
-// runError is a program that failed, with what it said.
+// runError is the failure of a program, with its error output.
 type runError struct {
 	err    error
 	stderr string
@@ -265,22 +264,22 @@ func run(cmd *exec.Cmd) error {
 	return nil
 }
 
-// explain turns what a program said into a sentence with a remedy.
+// explain adds the reason and the remedy to the failure of a program.
 func (p *program) explain(path string, waited time.Duration, err error, text string) error {
 	var failed *runError
 	if !errors.As(err, &failed) {
 		return err
 	}
 	name := filepath.Base(path)
-	switch said := failed.stderr; {
-	case strings.Contains(said, "xtables lock"):
+	switch stderr := failed.stderr; {
+	case strings.Contains(stderr, "xtables lock"):
 		return &LockError{name, waited}
-	case strings.Contains(said, "open lock file"):
-		return fmt.Errorf("%s: %w (a container needs /run/xtables.lock of its host mounted, which is what keeps it and the host's programs from undoing each other's changes)", name, err)
-	case strings.Contains(said, "Permission denied"), strings.Contains(said, "Operation not permitted"):
+	case strings.Contains(stderr, "open lock file"):
+		return fmt.Errorf("%s: %w: %w (mount /run/xtables.lock of the host into the container: it keeps the programs of both from undoing each other's changes)", name, legacy.ErrNoLock, err)
+	case strings.Contains(stderr, "Permission denied"), strings.Contains(stderr, "Operation not permitted"):
 		return fmt.Errorf("%s: %w (%w)", name, err, iptables.ErrPermission)
-	case strings.Contains(said, "Table does not exist"), strings.Contains(said, "can't initialize"),
-		strings.Contains(said, "Failed to initialize nft"), strings.Contains(said, "Could not fetch rule set generation id"):
+	case strings.Contains(stderr, "Table does not exist"), strings.Contains(stderr, "can't initialize"),
+		strings.Contains(stderr, "Failed to initialize nft"), strings.Contains(stderr, "Could not fetch rule set generation id"):
 		return fmt.Errorf("%s: %w", name, &iptables.UnsupportedError{
 			Feature: "raw table for " + p.family.String() + " of iptables-" + string(p.variant),
 			Remedy:  "load it with `modprobe iptable_raw ip6table_raw`, or use the other variant of the programs",
@@ -293,7 +292,7 @@ func (p *program) explain(path string, waited time.Duration, err error, text str
 	return fmt.Errorf("%s: %w", name, err)
 }
 
-// failingLine finds the line that iptables-restore complains about.
+// failingLine finds the line that iptables-restore names in its error.
 func failingLine(stderr, text string) (string, bool) {
 	_, rest, found := strings.Cut(stderr, "line ")
 	if !found {

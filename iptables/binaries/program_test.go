@@ -11,8 +11,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// withoutNFT puts programs of the nft variant first that a kernel without
-// nf_tables refuses, as it does with iptables 1.8.9.
+// withoutNFT puts programs of the nft variant first in PATH that fail as iptables 1.8.9
+// does on a kernel without nf_tables.
 func withoutNFT(t *testing.T) {
 	t.Helper()
 	directory := t.TempDir()
@@ -32,8 +32,8 @@ func withoutNFT(t *testing.T) {
 	t.Setenv("PATH", directory+":"+os.Getenv("PATH"))
 }
 
-// On a kernel without nf_tables the plain name may run the nft variant all the
-// same, as Debian's alternatives have it: the other one is taken.
+// On a kernel without nf_tables the program without a suffix may still be the nft
+// variant, as with Debian's alternatives. Then the legacy variant is used.
 func TestKernelWithoutNFTables(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
@@ -50,7 +50,7 @@ func TestKernelWithoutNFTables(t *testing.T) {
 	}
 }
 
-// onlyPrograms leaves nothing in PATH but these.
+// onlyPrograms makes these programs the only ones in PATH.
 func onlyPrograms(t *testing.T, names ...string) {
 	t.Helper()
 	directory := t.TempDir()
@@ -105,7 +105,7 @@ func TestProgramsThatAreThere(t *testing.T) {
 	}
 }
 
-// To watch legacy tables makes none for a family whose rules are elsewhere.
+// The watch of legacy tables makes no table for a family whose rules are elsewhere.
 func TestWatchMakesNoTable(t *testing.T) {
 	testns.Enter(t)
 	onlyPrograms(t, "iptables-legacy", "ip6tables-nft")
@@ -118,7 +118,7 @@ func TestWatchMakesNoTable(t *testing.T) {
 	}
 }
 
-// The variant whose tables hold kubelet's or kube-proxy's chains is the node's.
+// The node uses the variant whose tables have kubelet's or kube-proxy's chains.
 func TestVariantOfTheNode(t *testing.T) {
 	for _, v := range variants {
 		t.Run(string(v), func(t *testing.T) {

@@ -12,23 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A list of xt_recent is a file: reading shows the addresses and when, in ticks,
-// a rule last saw them; writing "+ADDRESS", "-ADDRESS" or "/" adds, deletes or
-// empties (net/netfilter/xt_recent.c). A file exists while a rule names the
-// list. Neither needs the xtables lock.
+// A list of xt_recent is a file. A read shows the addresses, and when a rule last saw
+// them, in ticks. A write of "+ADDRESS", "-ADDRESS" or "/" adds, deletes or empties
+// (net/netfilter/xt_recent.c). The file exists as long as a rule names the list. Neither
+// needs the xtables lock.
 const recentDirectory = "/proc/thread-self/net/xt_recent/"
 
-// recentClock is an address that no packet has. Adding it shows what time it is
-// by the kernel's ticks.
+// recentClock is an address that no packet has. Adding it shows the present time in
+// ticks.
 var recentClock = map[bool]netip.Addr{false: netip.IPv4Unspecified(), true: netip.IPv6Unspecified()}
 
 func writeRecent(list, command string) error {
 	err := os.WriteFile(recentDirectory+list, []byte(command), 0)
 	if errors.Is(err, os.ErrNotExist) && command == "/" {
-		return nil // nothing is empty
+		return nil // there is no list to empty
 	}
 	if err != nil {
-		return fmt.Errorf("change the list of xt_recent: %w", err)
+		return fmt.Errorf("write %q to the list of xt_recent: %w", command, err)
 	}
 	return nil
 }
@@ -37,10 +37,10 @@ func writeRecent(list, command string) error {
 type recentEntry struct {
 	addr  netip.Addr
 	last  uint64 // ticks
-	index uint64 // of the next stamp: every sight moves it on
+	index uint64 // of the next time stamp: it grows with every packet
 }
 
-// readRecent reads a list. One that is not there has no entry.
+// readRecent reads a list. A list that does not exist has no entries.
 func readRecent(list string) ([]recentEntry, error) {
 	text, err := os.ReadFile(recentDirectory + list)
 	if errors.Is(err, os.ErrNotExist) {
@@ -105,7 +105,7 @@ func liveInRecent(list string, ipv6 bool, lease time.Duration) ([]netip.Addr, er
 func tickLength() (time.Duration, error) {
 	var res unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &res); err != nil {
-		return 0, fmt.Errorf("resolution of the kernel's clock: %w", err)
+		return 0, fmt.Errorf("read the resolution of the kernel's clock: %w", err)
 	}
 	return time.Duration(res.Nano()), nil
 }

@@ -40,7 +40,7 @@ func (b *Backend) removeFamily(f iptables.Family, wait time.Duration) error {
 	})
 }
 
-// removeInstance takes the chains of an instance out of the raw table.
+// removeInstance removes the chains of an instance from the raw table.
 func (p *program) removeInstance(id string, wait time.Duration) error {
 	table, err := p.table()
 	if err != nil {

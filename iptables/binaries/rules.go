@@ -13,31 +13,31 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// The ruleset of one instance in the raw table of one family. Its chains are
-// called TRACKLESS-ID-NAME; the first rule of PREROUTING leads to IN, the first
-// of OUTPUT to OUT. A goto leaves for good: what ends in the chain behind it
-// goes on in PREROUTING or OUTPUT behind our rule, so that rules of others are
-// passed as if we were not there.
+// The ruleset of one instance in the raw table of one family. Its chains are called
+// TRACKLESS-ID-NAME. The first rule of PREROUTING jumps to IN, the first of OUTPUT to
+// OUT. Our chains use goto, which does not come back: at the end of its target a packet
+// goes on in PREROUTING or OUTPUT after our jump. So packets pass the rules of other
+// programs as if we were not there.
 //
-//	IN         what arrives: by endpoint to ARRIVING, responses to UNTRACK
+//	IN         packets that arrive: queries to ARRIVING, responses to UNTRACK
 //	ARRIVING   queries: our own to ASKING, from outside to FOREIGN
 //	ASKING     over lo: checks are untracked in every state
 //	QUERYING   exempt, live, held, or noted
 //	TAKE       untracked and counted as a query
-//	OUT        what leaves: by endpoint to LEAVING or ANSWERING
+//	OUT        packets that leave: queries to LEAVING, responses to ANSWERING
 //	LEAVING    the node's own queries: checks, exempt, live, held, or noted
-//	ANSWERING  responses; those over lo pass the next chain on their way
-//	LOCAL      answers to lease probes renew the lease, those to checks are
+//	ANSWERING  responses; those over lo go through LOCAL
+//	LOCAL      answers to lease probes renew the lease; answers to checks are
 //	           untracked in every state
-//	REPLYING   connections that we agree to, hold or end are noted; untracked and
-//	           counted
+//	REPLYING   notes connections that we accept, hold or end; responses are untracked
+//	           and counted
 //	QUERIES, RESPONSES  count by protocol and are never emptied
 //
-// Packets that are no DNS pass one rule for each endpoint and direction.
+// Packets that are not DNS pass one rule for each endpoint and direction.
 
 var families = []iptables.Family{iptables.IPv4, iptables.IPv6}
 
-// Names of chains behind the prefix, and their order in `rules plan`.
+// Names of chains after the prefix, and their order in `rules plan`.
 const (
 	inChain         = "IN"
 	arrivingChain   = "ARRIVING"
@@ -64,30 +64,29 @@ var chainNames = []string{
 	queriesChain, responsesChain,
 }
 
-// counting chains keep their counters over changes of the rest.
+// countingChains keep their counters when the other chains change.
 var countingChains = []string{queriesChain, responsesChain}
 
-// connectionTimeout is how long a connection is remembered; every packet of it
-// sets the time anew. DNS servers close idle connections much earlier (RFC 7766
-// 6.2.3). One that has only begun, or has ended, is remembered for a moment: whoever
-// can send a SYN can send as many as a set has room for.
+// connectionTimeout is how long a connection is noted after its last packet. DNS servers
+// close idle connections much earlier (RFC 7766 6.2.3). A connection that has only begun,
+// or has ended, is noted for a short time: a client that sends SYNs could fill the set.
 const (
 	connectionTimeout = 10 * time.Minute
 	openingTimeout    = 2 * time.Second // a SYN-ACK is sent again after 1 s (RFC 6298)
 	closingTimeout    = 10 * time.Second
-	begunTimeout      = 10 * time.Second // of one that will be tracked: its next segment may take a second SYN
+	begunTimeout      = 10 * time.Second // of a tracked connection: it may need a second SYN
 )
 
-// features are what the rules can be made of.
+// features are the matches that the kernel has.
 type features struct {
 	recent bool // xt_recent
 	ipset  bool // ip_set and xt_set
 }
 
-// leases reports whether queries can be untracked for a time only.
+// leases reports whether queries can be untracked for a limited time.
 func (f features) leases() bool { return f.recent || f.ipset }
 
-// ruleset says what the chains of an instance hold. It is a pure value.
+// ruleset is the content of the chains of an instance. It is a pure value.
 type ruleset struct {
 	id       string
 	mark     owner.Mark
@@ -95,8 +94,8 @@ type ruleset struct {
 	lease    time.Duration
 	rules    iptables.Rules
 
-	// Where rules cannot note connections, and where nothing can renew a
-	// lease, the state of things stands in the rules themselves.
+	// If rules cannot note connections, or nothing can renew a lease, these are
+	// written into the rules.
 	attached bool
 	draining bool
 	exempt   []iptables.Connection
@@ -105,14 +104,13 @@ type ruleset struct {
 
 func (rs *ruleset) chain(name string) string { return chainPrefix + rs.id + "-" + name }
 
-// comment is the owner's mark. It stands on the two rules that lead to our
-// chains, for people, and in the chain UNTRACK, for us: others may flush the
-// former.
+// comment is the owner's mark. The two rules that jump to our chains have it, for
+// operators, and a rule of the chain UNTRACK, for us: other programs may delete the jumps.
 func (rs *ruleset) comment() string {
 	return fmt.Sprintf("-m comment --comment %q", rs.mark)
 }
 
-// jump leads from a chain of the table to ours.
+// jump is the rule that jumps from a chain of the table to ours.
 func (rs *ruleset) jump(chain string) string {
 	target := map[string]string{preroutingChain: inChain, outputChain: outChain}[chain]
 	return rule(rs.comment(), "-j", rs.chain(target))
@@ -147,10 +145,10 @@ func (rs *ruleset) set(name string, f iptables.Family) string {
 	return fmt.Sprintf("%s%s-%s%d", setPrefix, rs.id, name, f)
 }
 
-// setPrefix begins the names of our sets and lists.
+// setPrefix is the prefix of the names of our sets and lists.
 const setPrefix = "trackless-"
 
-// rule is one rule: what it matches and what it does, as iptables-save has it.
+// rule is one rule, its matches and its target, as iptables-save prints it.
 func rule(words ...string) string { return strings.Join(words, " ") }
 
 // to is `-g` to one of our chains.
@@ -158,7 +156,7 @@ func (rs *ruleset) to(chain string) string { return "-g " + rs.chain(chain) }
 
 const notrack = "-j CT --notrack"
 
-// chains are the rules of all chains for a family, by the chain's name.
+// chains returns the rules of all chains for a family, by the name of the chain.
 func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 	out := map[string][]string{
 		queriesChain:   {"-p udp", "-p tcp"},
@@ -172,9 +170,9 @@ func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 		query := fmt.Sprintf("-d %s -p %s -m %[2]s --dport %d", e.Addr, e.Proto, e.Port)
 		response := fmt.Sprintf("-s %s -p %s -m %[2]s --sport %d", e.Addr, e.Proto, e.Port)
 		if dryRun {
-			// kube-proxy rewrites what stays tracked, so the node's own queries
-			// do not arrive here: they are counted as they leave, all others as
-			// they arrive. Responses do not come from our listeners.
+			// Queries stay tracked and kube-proxy rewrites them, so the node's own
+			// queries do not arrive here. They are counted when they leave, others
+			// when they arrive. Responses do not come from our listeners.
 			add(inChain, "! -i lo", query, rs.to(arrivingChain))
 			add(outChain, query, rs.to(leavingChain))
 			add(outChain, "-o lo", response, rs.to(localChain))
@@ -217,10 +215,10 @@ func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 	add(answeringChain, rs.to(replyingChain))
 	add(localChain, rs.to(replyingChain))
 	if rs.features.ipset {
-		// A connection is noted for a moment as our SYN-ACK leaves, and as held by
-		// whatever else of it does until it ends. It is not tracked: its SYN may
-		// have come to us because another instance untracked it. Its port may have
-		// been that of one before it.
+		// Our SYN-ACK notes a connection for a short time. Its later responses note
+		// it as held, until it ends. Its SYN came here, so it is not tracked, perhaps
+		// because another instance untracked it: it is no longer exempt or closing. An
+		// earlier connection may have had its port.
 		const tuple, both = "dst,dst,src", "SYN,ACK"
 		agreed := rule("-p tcp -m tcp --tcp-flags", both, both)
 		add(replyingChain, agreed, "-j SET --add-set", rs.openingSet(f), tuple, "--exist --timeout", seconds(openingTimeout))
@@ -239,7 +237,7 @@ func (rs *ruleset) chains(f iptables.Family) map[string][]string {
 	return out
 }
 
-// arriving tells those who are served from those who come in over an uplink.
+// arriving separates clients that are served from those that come in over an uplink.
 func (rs *ruleset) arriving(f iptables.Family, add func(string, ...string), outside, served string) {
 	if !rs.rules.Plan.AnySource {
 		for _, p := range rs.rules.Plan.Sources {
@@ -254,7 +252,7 @@ func (rs *ruleset) arriving(f iptables.Family, add func(string, ...string), outs
 	add(arrivingChain, served)
 }
 
-// ended are the rules that note the end of a connection that we hold.
+// ended returns the rules that note the end of a connection that we hold.
 func (rs *ruleset) ended(f iptables.Family, flag, tuple string) []string {
 	of := rule("-p tcp -m tcp --tcp-flags", flag, flag, "-m set --match-set", rs.heldSet(f), tuple)
 	return []string{
@@ -263,7 +261,7 @@ func (rs *ruleset) ended(f iptables.Family, flag, tuple string) []string {
 	}
 }
 
-// query decides about a query that may be untracked.
+// query returns the rules that decide whether a query is untracked.
 func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 	add := func(words ...string) { out = append(out, rule(words...)) }
 	tuple := func(c iptables.Connection) string {
@@ -273,10 +271,10 @@ func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 		return rule("-j SET --add-set", rs.exemptSet(f), "src,src,dst --exist --timeout", seconds(d))
 	}
 	if rs.features.ipset {
-		// A client's reset is the last that is heard of a connection. A forged one
-		// does nothing: the kernel answers it, and the connection is held again.
+		// A client's reset is the last packet of a connection. After a forged one
+		// the kernel answers, and the connection is held again.
 		out = append(out, rs.ended(f, "RST", "src,src,dst")...)
-		// Tracked before we attached: kube-proxy rewrites it until it ends.
+		// It was tracked before we attached: kube-proxy rewrites it until it ends.
 		known := rule("-p tcp -m set --match-set", rs.exemptSet(f), "src,src,dst")
 		add(known, note(connectionTimeout))
 		add(known, "-j RETURN")
@@ -294,8 +292,8 @@ func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 	case rs.attached:
 		add(untrack)
 	}
-	// Not live, but the connection is ours: it stays so during the drain. A
-	// lapse does not count as one.
+	// The address is not live, but the connection is ours: it stays so during a drain,
+	// not after a lease that ran out.
 	if rs.features.ipset {
 		for _, set := range []string{rs.heldSet(f), rs.openingSet(f), rs.closingSet(f)} {
 			add("-p tcp -m set --match-set", rs.drainSet(f), "dst -m set --match-set", set, "src,src,dst", untrack)
@@ -307,15 +305,15 @@ func (rs *ruleset) query(f iptables.Family, untrack string) (out []string) {
 		}
 	}
 	if rs.features.ipset {
-		// A connection that will be tracked, since nothing above took it, nor
-		// another instance before us.
+		// A connection that will be tracked: no rule above untracks it, and no other
+		// instance before us.
 		add("-p tcp -m tcp --tcp-flags SYN,ACK SYN -m conntrack ! --ctstate UNTRACKED", note(begunTimeout))
 	}
 	return out
 }
 
-// renewal are the rules for the answer to a lease probe: of this endpoint, over
-// lo, to the very ports of this instance.
+// renewal returns the rules for the answer to a lease probe: from this endpoint, over
+// lo, to the ports of this instance.
 func (rs *ruleset) renewal(f iptables.Family, l portGroup) []string {
 	match := fmt.Sprintf("-o lo -s %s -d %[1]s -p udp -m udp --sport %d -m multiport --dports %s", l.addr, l.listen, l.ports)
 	if rs.features.ipset {
@@ -344,7 +342,7 @@ func (rs *ruleset) endpoints(f iptables.Family) (out []iptables.Endpoint) {
 	return out
 }
 
-// families returns those that the plan has endpoints of.
+// families returns the families of the endpoints in the plan.
 func (rs *ruleset) families() (out []iptables.Family) {
 	for _, f := range families {
 		if len(rs.endpoints(f)) > 0 {
@@ -354,7 +352,7 @@ func (rs *ruleset) families() (out []iptables.Family) {
 	return out
 }
 
-// portGroup is an address with as many ports as one rule takes.
+// portGroup is an address with the ports of one rule.
 type portGroup struct {
 	addr   netip.Addr
 	proto  iptables.Proto
@@ -362,7 +360,7 @@ type portGroup struct {
 	ports  string
 }
 
-// multiport takes 15 ports (XT_MULTI_PORTS in xt_multiport.h).
+// portsPerRule is the limit of multiport (XT_MULTI_PORTS in xt_multiport.h).
 const portsPerRule = 15
 
 func groupPorts(ports map[portGroup][]uint16) (out []portGroup) {

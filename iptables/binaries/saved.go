@@ -10,13 +10,13 @@ import (
 
 // savedTable is a table as iptables-save shows it.
 type savedTable struct {
-	chains []string // those that are not the kernel's own
+	chains []string // user-defined chains
 	rules  map[string][]savedRule
 }
 
 // savedRule is a rule of a chain.
 type savedRule struct {
-	text    string // behind "-A CHAIN "
+	text    string // after "-A CHAIN "
 	packets uint64
 }
 
@@ -50,7 +50,7 @@ func (t savedTable) ids() (out []string) {
 	return out
 }
 
-// chainID returns whose chain it is.
+// chainID returns the instance of a chain.
 func chainID(chain string) (string, bool) {
 	rest, ok := strings.CutPrefix(chain, chainPrefix)
 	if !ok {
@@ -60,8 +60,8 @@ func chainID(chain string) (string, bool) {
 	return id, ok && slices.Contains(chainNames, name)
 }
 
-// mark reads who made an instance's chains. It is not known where others have
-// emptied them.
+// mark reads the mark of an instance. There is none if other programs have emptied its
+// chains.
 func (t savedTable) mark(id string) (owner.Mark, bool) {
 	candidates := slices.Clone(t.rules[chainPrefix+id+"-"+untrackChain])
 	for _, base := range []string{preroutingChain, outputChain} {
@@ -85,7 +85,7 @@ func leadsTo(text, id string) bool {
 	return ok && got == id
 }
 
-// jumpTarget returns the instance to whose chains a rule jumps.
+// jumpTarget returns the instance to whose chain a rule jumps.
 func jumpTarget(text string) (string, bool) {
 	_, target, ok := strings.Cut(text, "-j ")
 	if !ok {
@@ -119,7 +119,7 @@ func (t savedTable) stale() (out []string) {
 	return out
 }
 
-// removal is the part of a transaction that takes an instance out.
+// removal returns the lines of a transaction that remove an instance.
 func (t savedTable) removal(id string) (lines []string) {
 	for _, base := range []string{preroutingChain, outputChain} {
 		for _, r := range t.rules[base] {
@@ -137,16 +137,15 @@ func (t savedTable) removal(id string) (lines []string) {
 	for _, chain := range mine {
 		lines = append(lines, "-F "+chain)
 	}
-	// Not before all are empty: a chain cannot go while a rule leads to it.
+	// After all are empty: a chain cannot be deleted while a rule jumps to it.
 	for _, chain := range mine {
 		lines = append(lines, "-X "+chain)
 	}
 	return lines
 }
 
-// own are the rules of an instance's chains, to compare with later. Programs of
-// different versions write them in different ways, so they are remembered as
-// they were read.
+// own returns the rules of an instance's chains as they were read, to compare them
+// later. Programs of different versions print them differently.
 func (t savedTable) own(id string) (out []string) {
 	for _, chain := range t.chains {
 		if got, ok := chainID(chain); !ok || got != id {
@@ -160,10 +159,10 @@ func (t savedTable) own(id string) (out []string) {
 	return out
 }
 
-// position looks for the rule that leads from a chain of the table to an
-// instance. It is in its place if it is there once, with nothing before it but
-// the same of other instances; before is how many of these stand on top.
-func (t savedTable) position(base, id string, gone []string) (before int, inPlace bool) {
+// position finds the rule that jumps from a chain of the table to an instance. It is in
+// its place if it is there once, and only the jumps of other instances are before it.
+// before is the number of such jumps at the top. Jumps of stale instances do not count.
+func (t savedTable) position(base, id string, stale []string) (before int, inPlace bool) {
 	top, count := true, 0
 	for _, r := range t.rules[base] {
 		target, ours := jumpTarget(r.text)
@@ -171,7 +170,7 @@ func (t savedTable) position(base, id string, gone []string) (before int, inPlac
 		case ours && target == id:
 			count++
 			inPlace = top
-		case ours && slices.Contains(gone, target):
+		case ours && slices.Contains(stale, target):
 		case ours && top:
 			before++
 		default:

@@ -9,8 +9,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Present implements [iptables.Backend]: everything is as it was after the last
-// change, and nothing stands before it.
+// Present implements [iptables.Backend]: the chains are as after the last change, and no
+// rules of other programs are before ours.
 func (b *Backend) Present() (bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +92,7 @@ func (b *Backend) counters() (iptables.Counters, error) {
 	out := iptables.Counters{}
 	for _, k := range iptables.CounterKeys() {
 		if now[k] < b.last[k] {
-			b.total[k] += b.last[k] // others have emptied the chains
+			b.total[k] += b.last[k] // another program has emptied the chains
 		}
 		out[k] = b.total[k] + now[k]
 	}
@@ -100,7 +100,7 @@ func (b *Backend) counters() (iptables.Counters, error) {
 	return out, nil
 }
 
-// count adds what an instance's counting chains have counted.
+// count adds the counts of an instance's counting chains.
 func (t savedTable) count(id string, f iptables.Family, out iptables.Counters) {
 	for chain, d := range map[string]iptables.Direction{queriesChain: iptables.Query, responsesChain: iptables.Response} {
 		for _, r := range t.rules[chainPrefix+id+"-"+chain] {

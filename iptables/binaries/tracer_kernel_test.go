@@ -11,8 +11,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/tracetest"
 )
 
-// kernelTrace lets the kernel, with rules of this backend, take part in the
-// table of package tracetest.
+// kernelTrace plays the table of package tracetest to the kernel, with rules of this
+// backend.
 type kernelTrace struct {
 	*Backend
 	*tracetest.Node
@@ -21,8 +21,8 @@ type kernelTrace struct {
 // aged is a timeout that no rule sets.
 const aged = 6 * time.Hour
 
-// Watch tells what packets put by the timeouts of elements: those that are there
-// get one that no rule sets.
+// Watch finds the elements that packets add by their timeouts: elements that are there
+// before get a timeout that no rule sets.
 func (b kernelTrace) Watch(t *testing.T) func(int) []string {
 	t.Helper()
 	sawBefore := b.seen(t)
@@ -55,8 +55,8 @@ func (b kernelTrace) Watch(t *testing.T) func(int) []string {
 	}
 }
 
-// ages reports whether elements of the set may be made older: not those that a
-// row waits for to run out.
+// ages reports whether the timeouts of the set may be changed: not if a row waits for
+// them to run out.
 func (b kernelTrace) ages(set string) bool {
 	return b.rs.lease >= time.Minute || !slices.ContainsFunc(families, func(f iptables.Family) bool { return set == b.rs.liveSet(f) })
 }
@@ -99,7 +99,7 @@ func (b kernelTrace) elements(t *testing.T, each func(*sets, string, element) er
 	return out
 }
 
-// seen tells how often xt_recent saw each address.
+// seen returns how often xt_recent saw each address.
 func (b kernelTrace) seen(t *testing.T) map[string]uint64 {
 	t.Helper()
 	out := map[string]uint64{}
@@ -119,8 +119,8 @@ func (b kernelTrace) seen(t *testing.T) map[string]uint64 {
 
 func words(step string) []string { return strings.Fields(step) }
 
-// adapt turns a row's rules into what this backend takes, and returns the lease,
-// or 0 for a row about rules that it refuses.
+// adapt changes the rules of a row to rules that this backend accepts. It returns the
+// lease; 0 for a row about rules that it refuses.
 func adapt(tc tracetest.Case) (tracetest.Case, time.Duration) {
 	r := tracetest.Rules(iptables.IPv4)
 	if tc.Rules != nil {
@@ -178,7 +178,7 @@ func aboutTheLease(tc tracetest.Case) bool {
 	return slices.ContainsFunc(tc.Steps, func(s tracetest.Step) bool { return strings.Contains(s.Want, "+live") })
 }
 
-// traceRow plays a row and returns the steps that went otherwise.
+// traceRow plays a row and returns the steps with other results.
 func traceRow(t *testing.T, f iptables.Family, tc tracetest.Case, cfg Config, n *tracetest.Node, damage func(*Backend)) []string {
 	t.Helper()
 	b, err := New(cfg)
@@ -196,7 +196,7 @@ func traceRow(t *testing.T, f iptables.Family, tc tracetest.Case, cfg Config, n 
 	return tracetest.Differing(tc, got)
 }
 
-// The table bites: it notices when a rule is missing.
+// The rows fail when a rule is missing.
 func TestKernelWithoutARule(t *testing.T) {
 	testns.Program(t, "iptables-nft")
 	node := tracetest.NewNode(t)

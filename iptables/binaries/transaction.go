@@ -39,7 +39,7 @@ func (b *Backend) Install(r iptables.Rules) error {
 	return errors.Join(err, b.prune(former.rules))
 }
 
-// prune takes addresses that are no longer in the plan out of the list.
+// prune ends the lease of addresses that are no longer in the plan.
 func (b *Backend) prune(former iptables.Rules) error {
 	return b.endLease(slices.DeleteFunc(former.Plan.Addresses(), func(a netip.Addr) bool {
 		return slices.Contains(b.rs.rules.Plan.Addresses(), a)
@@ -68,8 +68,8 @@ func (b *Backend) EndLease(addrs []netip.Addr) error {
 	return b.counted(b.endLease(addrs))
 }
 
-// apply makes the chains those of the ruleset. On an error both families are as
-// they were, as far as the lock can be had for that.
+// apply makes the chains equal to the ruleset. On an error it restores both families, if
+// it gets the lock.
 func (b *Backend) apply() error {
 	wanted := b.rs.families()
 	for _, f := range wanted {
@@ -98,10 +98,10 @@ func (b *Backend) apply() error {
 	return nil
 }
 
-// undo takes the families away that a failed change has begun with.
-func (b *Backend) undo(begun []iptables.Family) error {
+// undo removes the chains of families that had none before a change that failed.
+func (b *Backend) undo(changed []iptables.Family) error {
 	var errs []error
-	for _, f := range begun {
+	for _, f := range changed {
 		if !slices.Contains(b.families, f) {
 			errs = append(errs, b.removeFamily(f, quickWait))
 		}
@@ -138,7 +138,7 @@ func (b *Backend) applyFamily(f iptables.Family, had bool) error {
 		return err
 	}
 	if !had {
-		// Sets outlive the rules that named them.
+		// Sets stay when the rules that name them are deleted.
 		if err := removeStaleSets(table.stale()); err != nil {
 			return err
 		}
@@ -150,8 +150,8 @@ func (b *Backend) applyFamily(f iptables.Family, had bool) error {
 	return nil
 }
 
-// transaction are the lines that make a table hold our chains, first where they
-// belong, and those of dead instances no more.
+// transaction returns the lines that put our chains into a table, with our jumps first,
+// and remove the chains of dead instances.
 func (b *Backend) transaction(f iptables.Family, table savedTable) (lines []string) {
 	stale := table.stale()
 	for _, name := range chainNames {
@@ -183,7 +183,7 @@ func (b *Backend) transaction(f iptables.Family, table savedTable) (lines []stri
 		}
 		lines = append(lines, fmt.Sprintf("-I %s %d %s", base, before+1, b.rs.jump(base)))
 	}
-	// Last, since the rules above count what is still there.
+	// Last: the numbers in the lines above count these rules, too.
 	for _, id := range stale {
 		lines = append(lines, table.removal(id)...)
 	}
@@ -213,8 +213,8 @@ func removeStaleSets(ids []string) error {
 	})
 }
 
-// destroyAll destroys the sets of an instance that no rule names any more; the
-// others go with the rules of the other family.
+// destroyAll destroys the sets of an instance, except those that rules still name:
+// they are destroyed with the rules of the other family.
 func (s *sets) destroyAll(id string) error {
 	names, err := s.names(setPrefix + id + "-")
 	if err != nil {
@@ -229,7 +229,7 @@ func (s *sets) destroyAll(id string) error {
 	return errors.Join(errs...)
 }
 
-// Attach implements [iptables.Backend]: for one lease, where there is one.
+// Attach implements [iptables.Backend]. With leases it lasts for one lease.
 func (b *Backend) Attach() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -259,7 +259,7 @@ func (b *Backend) Attach() error {
 	return b.change(func(rs *ruleset) { rs.attached = true })
 }
 
-// change changes what stands in the rules themselves.
+// change changes the rules.
 func (b *Backend) change(edit func(*ruleset)) error {
 	former := b.rs
 	edit(&b.rs)
@@ -270,8 +270,8 @@ func (b *Backend) change(edit func(*ruleset)) error {
 	return b.counted(err)
 }
 
-// Detach implements [iptables.Backend]. Where the kernel has ip_set it needs no
-// lock and waits for nobody.
+// Detach implements [iptables.Backend]. With ip_set it needs no lock and waits for no
+// other program.
 func (b *Backend) Detach(held []iptables.Connection) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -281,7 +281,7 @@ func (b *Backend) Detach(held []iptables.Connection) error {
 	addrs := b.rs.rules.Plan.Addresses()
 	if b.rs.features.ipset {
 		err := withSets(func(s *sets) error {
-			errs := []error{b.give(s, held, b.rs.heldSet)}
+			errs := []error{b.addAll(s, held, b.rs.heldSet)}
 			for _, a := range addrs {
 				errs = append(errs, s.add(b.rs.drainSet(iptables.FamilyOf(a)), element{addr: a}))
 			}

@@ -14,14 +14,13 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Delete deletes the rules of a table that doomed picks, and returns how many
-// these were. It does what iptables-legacy does (libiptc): under the xtables lock
-// it reads the table, and replaces it in one step by the same without them, with
-// the counters of what stays. Where nothing is picked, nothing is done and no
-// lock is needed.
+// Delete deletes the rules of a table that doomed picks, and returns their number. It
+// works like iptables-legacy (libiptc): under the xtables lock it reads the table, and
+// replaces it in one step by a table without these rules, with the counters of the
+// others. If doomed picks no rules, it does nothing and needs no lock.
 //
-// Without a lock file the error matches [ErrNoLock]; if another program holds the
-// lock for a second, [iptables.ErrBusy].
+// Without a lock file the error matches [ErrNoLock]. If another program holds the lock
+// for a second it matches [iptables.ErrBusy].
 func Delete(cfg Config, family iptables.Family, name string, doomed Filter) (deleted int, err error) {
 	some := false
 	found, err := read(cfg, family, name, func(h header, from entriesFrom) error {
@@ -43,7 +42,7 @@ func Delete(cfg Config, family iptables.Family, name string, doomed Filter) (del
 			if !errors.Is(err, unix.EAGAIN) {
 				break
 			}
-			// Somebody who knows no lock has changed the number of its rules.
+			// A program that does not take the lock changed the number of rules.
 		}
 		return err
 	})
@@ -68,7 +67,7 @@ func replace(family iptables.Family, name string, doomed Filter) (deleted int, e
 	if err != nil {
 		return 0, err
 	}
-	// The kernel wants all of it at once, and there is no second copy of it.
+	// The kernel needs the whole table at once. There is only one copy of it.
 	w, err := openWindow(family, name, h, math.MaxInt)
 	if err != nil {
 		return 0, err
@@ -105,8 +104,8 @@ func replace(family iptables.Family, name string, doomed Filter) (deleted int, e
 	if err != nil {
 		return 0, err
 	}
-	// The kernel has begun to count anew; what it had counted until the very
-	// moment of the change is added again.
+	// The counters of the new table start at 0. Add the counts at the time of the
+	// change.
 	counters := make([]byte, entriesHeader, entriesHeader+counterSize*len(kept))
 	copy(counters, name)
 	binary.NativeEndian.PutUint32(counters[nameSize:], uint32(len(kept)))
@@ -114,19 +113,19 @@ func replace(family iptables.Family, name string, doomed Filter) (deleted int, e
 		counters = append(counters, former[counterSize*i:counterSize*(i+1)]...)
 	}
 	if err := setsockopt(fd, level, optionAddCounters, counters); err != nil {
-		return len(gone), fmt.Errorf("the rules are deleted, the counters of the others begin at 0: %w", err)
+		return len(gone), fmt.Errorf("the rules are deleted, but the counters of the others start at 0: %w", err)
 	}
 	return len(gone), nil
 }
 
-// edited is a table as it is to be.
+// edited is the new table.
 type edited struct {
 	header
 	blob []byte
 }
 
-// without is the table without the entries at some offsets, in the memory of what
-// it was; kept are the numbers of the entries that stay.
+// without returns the table without the entries at some offsets, in the same memory.
+// kept are the numbers of the entries that stay.
 func without(l layout, h header, blob []byte, gone map[int]bool) (after edited, kept []int, err error) {
 	var starts []int // of all entries
 	for e, err := range l.entries(blob) {
@@ -136,11 +135,11 @@ func without(l layout, h header, blob []byte, gone map[int]bool) (after edited, 
 		starts = append(starts, e.at)
 	}
 	if uint32(len(starts)) != h.numEntries {
-		return after, nil, fmt.Errorf("%d entries, where the kernel counts %d", len(starts), h.numEntries)
+		return after, nil, fmt.Errorf("the table has %d entries, but the kernel says %d", len(starts), h.numEntries)
 	}
 	after.header, after.blob = h, blob[:0]
-	// moved[i] is where the first entry that stays, from the ith on, comes to
-	// stand: what led to a rule that goes leads to the next.
+	// moved[i] is the new offset of entry i, or of the next entry that stays: a jump
+	// to a deleted rule goes to the next rule.
 	moved := make([]uint32, len(starts))
 	for i, at := range starts {
 		moved[i] = uint32(len(after.blob))
@@ -185,15 +184,15 @@ func without(l layout, h header, blob []byte, gone map[int]bool) (after edited, 
 	return after, kept, nil
 }
 
-// isStandard reports whether a target is that of verdicts and jumps.
+// isStandard reports whether a target is the standard target: a verdict or a jump.
 func isStandard(target []byte) bool { return cString(target[2:2+extensionNameLen]) == "" }
 
 // replaceHeader is the size of struct ipt_replace before the entries.
 const replaceHeader = nameSize + 4*(1+1+1+numHooks+numHooks+1) + 8
 
-// commit replaces the table in the kernel and returns the counters that the former
-// entries had. EAGAIN: these were not as many as is said. The entries lie in the
-// buffer, which has room for the header: at least one of them is gone.
+// commit replaces the table in the kernel and returns the counters of the former
+// entries. The error EAGAIN means that their number was not former. The entries are in
+// the buffer. It has room for the header, since at least one entry was deleted.
 func (e edited) commit(fd, level int, name string, former uint32, buffer []byte) ([]byte, error) {
 	counters := make([]byte, counterSize*former)
 	var pins runtime.Pinner

@@ -17,7 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// ownLock gives the programs and us a lock of our own.
+// ownLock makes a lock file for the programs and for us.
 func ownLock(t *testing.T) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "xtables.lock")
@@ -30,7 +30,7 @@ func ownLock(t *testing.T) (path string) {
 
 var programs = map[iptables.Family]string{iptables.IPv4: "iptables-legacy", iptables.IPv6: "ip6tables-legacy"}
 
-// save is what the program shows of a table, counters and all.
+// save returns a table as the program shows it, with the counters.
 func save(t *testing.T, f iptables.Family, table string) string {
 	t.Helper()
 	var b strings.Builder
@@ -42,10 +42,10 @@ func save(t *testing.T, f iptables.Family, table string) string {
 	return b.String()
 }
 
-// isDoomed picks the rules that these tests want to go.
+// isDoomed picks the rules that these tests delete.
 func isDoomed(_ string, r Rule) bool { return r.Comment() == "doomed" }
 
-// withoutDoomed are the lines that are to stay.
+// withoutDoomed returns the lines of the rules that stay.
 func withoutDoomed(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -56,7 +56,7 @@ func withoutDoomed(text string) string {
 	return b.String()
 }
 
-// deletes takes the doomed out and compares everything else, byte for byte.
+// deletes deletes the doomed rules and compares all others, byte for byte.
 func deletes(t *testing.T, f iptables.Family, table string) {
 	t.Helper()
 	before := save(t, f, table)
@@ -70,7 +70,8 @@ func deletes(t *testing.T, f iptables.Family, table string) {
 	}
 }
 
-// foreignRules are of many shapes; ADDR and NET stand for those of the family.
+// foreignRules are rules of many kinds. ADDR and NET stand for an address and a prefix
+// of the family.
 const foreignRules = `*raw
 :PREROUTING ACCEPT [17:4711]
 :OUTPUT DROP [3:99]
@@ -105,7 +106,7 @@ const foreignRules = `*raw
 COMMIT
 `
 
-// makeSet makes a set of ip_set for addresses, as the program ipset would
+// makeSet makes a set of ip_set for addresses, as the program ipset does
 // (include/uapi/linux/netfilter/ipset/ip_set.h).
 func makeSet(t *testing.T, name string, family byte) {
 	t.Helper()
@@ -151,7 +152,7 @@ func TestDelete(t *testing.T) {
 				t.Fatalf("%v\n%s", err, out)
 			}
 			deletes(t, f, "raw")
-			// The programs can go on with what we have written.
+			// The programs can read and change the table that we wrote.
 			testns.Run(t, program, "-w", "-t", "raw", "-I", "doomed-all", "-m", "comment", "--comment", "doomed")
 			deletes(t, f, "raw")
 			if n, err := Delete(Config{}, f, "raw", isDoomed); n != 0 || err != nil {
@@ -161,7 +162,7 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// Tables of any shape stay what they are but for the doomed rules.
+// Tables of all kinds lose only the doomed rules.
 func TestDeleteFromAnyTable(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
@@ -188,7 +189,7 @@ func TestDeleteFromAnyTable(t *testing.T) {
 				if r.IntN(2) == 0 {
 					b.WriteString(" -m comment --comment doomed")
 				}
-				// Only to chains behind this one: a loop is refused.
+				// Only to later chains: the kernel refuses a loop.
 				switch later := chains[max(0, i-2):]; {
 				case r.IntN(2) == 0 && len(later) > 0:
 					fmt.Fprintf(&b, " -%s %s", []string{"j", "g"}[r.IntN(2)], later[r.IntN(len(later))])
@@ -249,7 +250,7 @@ func TestDeleteNeedsTheLock(t *testing.T) {
 	deletes(t, iptables.IPv4, "raw")
 }
 
-// Others who change the table at the same time lose nothing of it.
+// Other programs that change the table at the same time lose no change.
 func TestDeleteBesideOthers(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
@@ -257,8 +258,8 @@ func TestDeleteBesideOthers(t *testing.T) {
 	restore(t, "iptables-legacy-restore", "*raw\nCOMMIT\n")
 	const rules = 40
 	for i := range rules {
-		// Each replaces the rule of the one before: the number of rules, which is
-		// all that the kernel looks at, stays.
+		// Each replaces the rule of the one before. The number of rules stays, and
+		// the kernel checks only that.
 		change := fmt.Sprintf("*raw\n-I PREROUTING -m comment --comment doomed\n-A OUTPUT -s 10.0.0.%d/32\n", i)
 		if i > 0 {
 			change += fmt.Sprintf("-D OUTPUT -s 10.0.0.%d/32\n", i-1)
@@ -267,7 +268,7 @@ func TestDeleteBesideOthers(t *testing.T) {
 		cmd.Stdin = strings.NewReader(change + "COMMIT\n")
 		var said strings.Builder
 		cmd.Stdout, cmd.Stderr = &said, &said
-		// Started on this thread, which alone is in the namespace of the test.
+		// Started on this thread: only it is in the namespace of the test.
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -1,16 +1,16 @@
 // Package legacy reads the tables of iptables-legacy from the kernel without the
 // iptables binaries, and deletes rules from them.
 //
-// They are not part of nf_tables: the kernel keeps them as blobs that are read
-// with getsockopt (include/uapi/linux/netfilter_ipv4/ip_tables.h and its sibling
-// for IPv6). Those of kube-proxy have tens of MiB: they are read through a window of
-// a few, and only the rules that are wanted are kept. Asking for a table that this network namespace does not have would
-// create it, so only those are asked for that the kernel lists in
-// /proc/net/ip_tables_names. The kernel replaces a blob as a
-// whole and sees nothing of another program that has read it before and will
-// replace it after, so that every change is made under iptables' own lock. That is
-// a file of the host, which a container need not share: without it nothing is
-// changed.
+// They are not part of nf_tables: the kernel keeps them as blobs that are read with
+// getsockopt (include/uapi/linux/netfilter_ipv4/ip_tables.h, and the same for IPv6).
+// Those of kube-proxy have tens of MiB. They are read through a window of a few MiB, and
+// only the wanted rules are kept. To ask for a table that this network namespace does
+// not have would create it, so only tables in /proc/net/ip_tables_names are read.
+//
+// The kernel replaces a blob as a whole. It does not notice another program that read
+// the blob before and replaces it later. So every change is made under the lock of
+// iptables. That is a file of the host, which a container may not have: without it
+// nothing is changed.
 package legacy
 
 import (
@@ -25,14 +25,14 @@ import (
 type Table struct {
 	Family iptables.Family
 	Name   string // "raw", "mangle", "nat", "filter" or "security"
-	// Chains are in the table's order. Where rules were picked, a chain of a user
-	// of which none was wanted is left out.
+	// Chains are in the order of the table. With a Filter, user-defined chains
+	// without wanted rules are left out.
 	Chains []Chain
 }
 
-// Filter reports whether a rule is wanted. Where it jumps to is not known yet, and
-// the data of its matches and target are there during the call only. A nil Filter
-// wants all.
+// Filter reports whether a rule is wanted. The chain that the rule jumps to is not known
+// yet. The data of its matches and target are valid only during the call. A nil Filter
+// wants all rules.
 type Filter func(chain string, r Rule) bool
 
 // Chain returns the chain of that name, or nil.
@@ -45,42 +45,41 @@ func (t *Table) Chain(name string) *Chain {
 	return nil
 }
 
-// Chain is a base chain or one of a user.
+// Chain is a base chain or a user-defined chain.
 type Chain struct {
 	Name string
-	// Base tells a base chain; Hook is its hook then (enum nf_inet_hooks:
-	// prerouting 0, input 1, forward 2, output 3, postrouting 4), and Policy
-	// what becomes of a packet that passes all of its rules: Accept or Drop.
+	// Base tells a base chain. Then Hook is its hook (enum nf_inet_hooks:
+	// prerouting 0, input 1, forward 2, output 3, postrouting 4), and Policy the
+	// verdict at the end of the chain: Accept or Drop.
 	Base   bool
 	Hook   uint32
 	Policy VerdictCode
 	Rules  []Rule
 }
 
-// Rule is one rule. What it asks of the packet's header comes first; the zero
-// value of each asks for nothing.
+// Rule is one rule. Its conditions on the packet's header come first; the zero value of
+// each is no condition.
 type Rule struct {
-	// Place is that in the chain, from 1 on.
+	// Place is its number in the chain, from 1.
 	Place int
 
 	Source, Destination Masked
 	Input, Output       Interface
 	Proto               uint8 // 0: any
 	NotProto            bool
-	Fragment            bool // second and further fragments only
+	Fragment            bool // only second and later fragments
 	NotFragment         bool
 
-	// Matches are the extensions that have to match as well, in order.
+	// Matches are the extensions that must match, too, in order.
 	Matches []Extension
 
-	// Verdict is what the rule ends with, if it ends with a verdict of the
-	// kernel or a jump; else Target is the extension that it calls, or, where
-	// its name is empty, the rule only counts.
+	// Verdict is the verdict or jump of the rule. If it is nil, Target is the
+	// extension that the rule calls; a rule with neither only counts.
 	Verdict *Verdict
 	Target  Extension
 }
 
-// clone is the rule with data of its own.
+// clone returns a copy of the rule with data of its own.
 func (r Rule) clone() Rule {
 	r.Matches = slices.Clone(r.Matches)
 	for i := range r.Matches {
@@ -90,7 +89,7 @@ func (r Rule) clone() Rule {
 	return r
 }
 
-// Comment is the text of the rule's comment match.
+// Comment returns the text of the rule's comment match.
 func (r *Rule) Comment() string {
 	for _, m := range r.Matches {
 		if m.Name == "comment" {
@@ -100,14 +99,14 @@ func (r *Rule) Comment() string {
 	return ""
 }
 
-// Masked is an address of which the bits of the mask are compared. An invalid
-// Addr is any.
+// Masked is an address; only the bits of the mask are compared. An invalid Addr means
+// any address.
 type Masked struct {
 	Addr, Mask netip.Addr
 	Not        bool
 }
 
-// IsAddr reports whether exactly this address is meant.
+// IsAddr reports whether the condition is exactly this address.
 func (m Masked) IsAddr(a netip.Addr) bool { return !m.Not && m.Addr == a && m.Whole() }
 
 // Whole reports whether all bits are compared.
@@ -115,21 +114,21 @@ func (m Masked) Whole() bool {
 	return m.Addr.IsValid() && !slices.ContainsFunc(m.Mask.AsSlice(), func(b byte) bool { return b != 0xff })
 }
 
-// Interface is the name of a device, or how it begins. An empty name is any.
+// Interface is the name of a device, or a prefix of it. An empty name means any.
 type Interface struct {
 	Name   string
 	Prefix bool
 	Not    bool
 }
 
-// Extension is a match or target with its data as the kernel keeps it.
+// Extension is a match or target, with its data in the kernel's form.
 type Extension struct {
 	Name     string
 	Revision uint8
 	Info     []byte
 }
 
-// VerdictCode is what becomes of a packet.
+// VerdictCode is the code of a verdict.
 type VerdictCode uint8
 
 // The verdicts of a rule.
@@ -142,7 +141,7 @@ const (
 	Goto
 )
 
-// Verdict is a verdict; Chain is where a jump or goto leads.
+// Verdict is a verdict; Chain is the target of a jump or goto.
 type Verdict struct {
 	Code  VerdictCode
 	Chain string

@@ -12,15 +12,14 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// ErrNoLock is matched by the error of a change that would need the xtables lock
-// where its file is not there. Programs of iptables-legacy make the file, so that
-// where legacy tables have rules a missing file is one of the host that a
-// container does not see.
-var ErrNoLock = errors.New("the xtables lock, " + defaultLockFile + " of the host, is not to be seen here")
+// ErrNoLock is matched by the error of a change that needs the xtables lock if its file
+// is missing. Programs of iptables-legacy make the file. So if legacy tables have rules,
+// the file exists on the host and the container does not have it.
+var ErrNoLock = errors.New("the xtables lock of the host, " + defaultLockFile + ", is not visible here")
 
 const defaultLockFile = "/run/xtables.lock"
 
-// lockFile is the file that iptables locks, by its own variable elsewhere
+// lockFile returns the file that iptables locks. The variable is that of iptables
 // (iptables(8), since 1.8.8).
 func lockFile() string {
 	if path := os.Getenv("XTABLES_LOCKFILE"); path != "" {
@@ -29,7 +28,7 @@ func lockFile() string {
 	return defaultLockFile
 }
 
-// CanLock returns nil where Delete can take the lock, else an error that matches
+// CanLock returns nil if Delete can take the lock, else an error that matches
 // [ErrNoLock].
 func CanLock() error {
 	if _, err := os.Stat(lockFile()); errors.Is(err, fs.ErrNotExist) {
@@ -38,13 +37,13 @@ func CanLock() error {
 	return nil
 }
 
-// lockWait is how long the lock is waited for, lockPoll the time between two looks.
+// lockWait bounds the wait for the lock, lockPoll is the time between two attempts.
 const (
 	lockWait = time.Second
 	lockPoll = 20 * time.Millisecond
 )
 
-// lock takes the xtables lock and returns what gives it back.
+// lock takes the xtables lock.
 func lock(wait time.Duration) (release func(), err error) {
 	file, err := os.Open(lockFile())
 	if errors.Is(err, fs.ErrNotExist) {

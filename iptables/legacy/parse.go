@@ -14,7 +14,7 @@ import (
 // numHooks is NF_INET_NUMHOOKS.
 const numHooks = 5
 
-// header is struct ipt_getinfo without the table's name.
+// header is struct ipt_getinfo without the name of the table.
 type header struct {
 	validHooks uint32
 	hookEntry  [numHooks]uint32
@@ -32,7 +32,7 @@ const (
 func parseInfo(b []byte) (header, error) {
 	var h header
 	if len(b) < infoSize {
-		return h, fmt.Errorf("struct ipt_getinfo has %d bytes, want %d", len(b), infoSize)
+		return h, fmt.Errorf("struct ipt_getinfo has %d bytes instead of %d", len(b), infoSize)
 	}
 	fields := []*uint32{&h.validHooks}
 	for i := range numHooks {
@@ -47,7 +47,7 @@ func parseInfo(b []byte) (header, error) {
 	return h, nil
 }
 
-// layout says where struct ipt_entry or ip6t_entry has its fields (64-bit
+// layout has the offsets of the fields in struct ipt_entry or ip6t_entry (on 64-bit
 // kernels, whose counters are aligned to 8 bytes).
 type layout struct {
 	family   iptables.Family
@@ -85,15 +85,15 @@ const (
 	notProto     = 0x40
 )
 
-// interfaceSize is IFNAMSIZ; extensionHeader is that of struct xt_entry_match and
-// xt_entry_target: size, name and revision.
+// interfaceSize is IFNAMSIZ. extensionHeader is the size of the header of struct
+// xt_entry_match and xt_entry_target: size, name and revision.
 const (
 	interfaceSize    = 16
 	extensionHeader  = 32
 	extensionNameLen = 29
 )
 
-// errorTarget marks the head of a user's chain, and the end of the table.
+// errorTarget marks the head of a user-defined chain, and the end of the table.
 const errorTarget = "ERROR"
 
 // entry is an entry of the blob, at its offset.
@@ -101,10 +101,11 @@ type entry struct {
 	layout
 	at       int
 	b        []byte
-	targetAt int // where its target begins in it
+	targetAt int // offset of its target in b
 }
 
-// cut takes the first entry off a part of the blob that begins at an offset.
+// cut returns the first entry of a part of the blob; at is the offset of the part. whole
+// is false if the part ends before the entry does.
 func (l layout) cut(b []byte, at int) (e entry, whole bool, err error) {
 	if len(b) < l.size {
 		return e, false, nil
@@ -112,7 +113,7 @@ func (l layout) cut(b []byte, at int) (e entry, whole bool, err error) {
 	target := int(binary.NativeEndian.Uint16(b[l.target:]))
 	next := int(binary.NativeEndian.Uint16(b[l.target+2:]))
 	if target < l.size || next < target+extensionHeader {
-		return e, false, fmt.Errorf("entry at %d has its target at %d and its end at %d", at, target, next)
+		return e, false, fmt.Errorf("entry at %d: its target is at %d and its end at %d", at, target, next)
 	}
 	if next > len(b) {
 		return e, false, nil
@@ -120,7 +121,7 @@ func (l layout) cut(b []byte, at int) (e entry, whole bool, err error) {
 	return entry{l, at, b[:next], target}, true, nil
 }
 
-// entries are those of a whole blob.
+// entries returns the entries of a whole blob.
 func (l layout) entries(blob []byte) iter.Seq2[entry, error] {
 	return func(yield func(entry, error) bool) {
 		for at := 0; at < len(blob); {
@@ -136,7 +137,7 @@ func (l layout) entries(blob []byte) iter.Seq2[entry, error] {
 	}
 }
 
-// jump returns the offset that a jump or goto leads to, -1 without.
+// jump returns the offset to which a rule jumps; -1 if it does not jump.
 func (e entry) jump() int {
 	x := e.b[e.targetAt:]
 	if !isStandard(x) || len(x) < extensionHeader+4 {
@@ -151,23 +152,23 @@ func (e entry) jump() int {
 
 func (e entry) isGoto() bool { return e.b[e.flags]&e.gotoFlag != 0 }
 
-// continues reports whether a jump leads to the next entry, which is how a rule
-// without a target is written.
+// continues reports whether a jump leads to the next entry. The kernel keeps a rule
+// without a target in this form.
 func (e entry) continues(code int32) bool { return int(code) == e.at+len(e.b) && !e.isGoto() }
 
-// head is the name of the user's chain that begins after this entry, "" if none
-// does.
+// head returns the name of the user-defined chain that begins after this entry; "" if
+// none does.
 func (e entry) head() (string, error) {
 	if cStringIs(e.b[e.targetAt+2:e.targetAt+2+extensionNameLen], errorTarget) {
 		if name := cString(e.b[e.targetAt+extensionHeader:]); name != "" {
 			return name, nil
 		}
-		return "", fmt.Errorf("entry at %d: a chain without a name", e.at)
+		return "", fmt.Errorf("entry at %d: the chain has no name", e.at)
 	}
 	return "", nil
 }
 
-// rule reads the entry. The data of matches and target stay where they are.
+// rule decodes the entry. The data of matches and target are not copied.
 func (e entry) rule() (r Rule, err error) {
 	r = e.header(e.b)
 	if r.Matches, err = extensions(e.b[e.size:e.targetAt]); err != nil {
@@ -181,21 +182,20 @@ func (e entry) rule() (r Rule, err error) {
 	case x.Name != "":
 		r.Target = x
 	case len(x.Info) < 4:
-		return r, fmt.Errorf("entry at %d: a verdict of %d bytes", e.at, len(x.Info))
+		return r, fmt.Errorf("entry at %d: the verdict has %d bytes", e.at, len(x.Info))
 	default:
 		r.Verdict = e.standard(int32(binary.NativeEndian.Uint32(x.Info)))
 	}
 	return r, nil
 }
 
-// parse reads the entries of a table and keeps the rules that are wanted.
+// parse reads the entries of a table and keeps the wanted rules.
 func parse(family iptables.Family, name string, h header, entries iter.Seq2[entry, error], wanted Filter) (Table, error) {
 	t, _, err := parseAt(family, name, h, entries, wanted)
 	return t, err
 }
 
-// parseAt is parse and returns where each rule stands in the blob, by chain and
-// rule.
+// parseAt is parse, and returns the offsets of the rules in the blob, by chain and rule.
 func parseAt(family iptables.Family, name string, h header, entries iter.Seq2[entry, error], wanted Filter) (t Table, offsets [][]int, err error) {
 	p := parser{header: h, wanted: wanted, starts: map[int]string{}}
 	p.table = Table{Family: family, Name: name}
@@ -210,17 +210,17 @@ func parseAt(family iptables.Family, name string, h header, entries iter.Seq2[en
 	return p.table, p.offsets, p.finish()
 }
 
-// parser is what is known of a table while its entries come in.
+// parser is the state of parsing a table.
 type parser struct {
 	header
 	wanted  Filter
 	table   Table
-	starts  map[int]string // chains of a user, by the offset of their first rule
-	jumps   [][]int        // by chain and rule, -1 without
+	starts  map[int]string // user-defined chains, by the offset of their first rule
+	jumps   [][]int        // by chain and rule; -1 for no jump
 	offsets [][]int
 	current *Chain
 	place   int // of the last rule of the current chain
-	end     int // offset behind the last entry
+	end     int // offset after the last entry
 }
 
 func (p *parser) open(c Chain) {
@@ -242,7 +242,7 @@ func (p *parser) close() {
 	}
 	i := len(p.table.Chains) - 1
 	if n := len(c.Rules); n > 0 && c.Rules[n-1].Place == p.place {
-		c.Rules = c.Rules[:n-1] // the return that ends every user's chain
+		c.Rules = c.Rules[:n-1] // the return at the end of every user-defined chain
 	}
 	if p.wanted != nil && len(c.Rules) == 0 {
 		p.table.Chains, p.jumps, p.offsets = p.table.Chains[:i], p.jumps[:i], p.offsets[:i]
@@ -265,7 +265,7 @@ func (p *parser) take(e entry) error {
 	}
 	c := p.current
 	if c == nil {
-		return fmt.Errorf("entry at %d belongs to no chain", e.at)
+		return fmt.Errorf("entry at %d is in no chain", e.at)
 	}
 	r, err := e.rule()
 	if err != nil {
@@ -290,9 +290,9 @@ func (p *parser) take(e entry) error {
 	return nil
 }
 
-// finish names the chains that jumps lead to.
+// finish sets the names of the chains to which rules jump.
 func (p *parser) finish() error {
-	// The last entry marks the end of the table as if a chain began.
+	// The entry at the end of the table looks like the head of a chain.
 	if c := p.current; c != nil && !c.Base && p.place == 0 {
 		delete(p.starts, p.end)
 		i := len(p.table.Chains) - 1
@@ -308,7 +308,7 @@ func (p *parser) finish() error {
 			}
 			to, ok := p.starts[at]
 			if !ok {
-				return fmt.Errorf("chain %s, rule %d jumps to %d, where no chain begins", c.Name, c.Rules[j].Place, at)
+				return fmt.Errorf("chain %s: rule %d jumps to offset %d, where no chain begins", c.Name, c.Rules[j].Place, at)
 			}
 			c.Rules[j].Verdict.Chain = to
 		}
@@ -329,8 +329,8 @@ func hookName(hook int) string {
 	return [numHooks]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}[hook]
 }
 
-// standard reads the verdict of a standard target: an offset to jump to, or
-// the negative of a verdict minus one.
+// standard decodes the code of a standard target: an offset to jump to, or the negative
+// of a verdict minus one.
 func (e entry) standard(code int32) *Verdict {
 	const (
 		nfAccept, nfQueue = 1, 3
@@ -353,7 +353,7 @@ func (e entry) standard(code int32) *Verdict {
 	return &Verdict{Code: Drop}
 }
 
-// header reads what an entry asks of the packet's header.
+// header reads the conditions of an entry on the packet's header.
 func (l layout) header(b []byte) Rule {
 	flags, invert := b[l.flags], b[l.invert]
 	names := 4 * l.addr
@@ -383,8 +383,8 @@ func masked(addr, mask []byte, not bool) Masked {
 	return Masked{Addr: a, Mask: m, Not: not}
 }
 
-// device reads a name and, two names on, its mask: a mask that reaches over
-// the closing zero asks for the whole name.
+// device reads a name, and its mask two names later. A mask that covers the final zero
+// asks for the whole name.
 func device(b []byte, not bool) Interface {
 	name, mask := b[:interfaceSize], b[2*interfaceSize:3*interfaceSize]
 	n := 0
@@ -414,11 +414,11 @@ func extensions(b []byte) ([]Extension, error) {
 
 func extension(b []byte) (Extension, int, error) {
 	if len(b) < extensionHeader {
-		return Extension{}, 0, fmt.Errorf("an extension of %d bytes", len(b))
+		return Extension{}, 0, fmt.Errorf("an extension has %d bytes, fewer than its header", len(b))
 	}
 	size := int(binary.NativeEndian.Uint16(b))
 	if size < extensionHeader || size > len(b) {
-		return Extension{}, 0, fmt.Errorf("an extension of %d bytes in %d", size, len(b))
+		return Extension{}, 0, fmt.Errorf("an extension says that it has %d bytes, in %d", size, len(b))
 	}
 	return Extension{
 		Name:     cString(b[2 : 2+extensionNameLen]),

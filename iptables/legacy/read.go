@@ -16,16 +16,15 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Config says where the tables are. The zero value means this process's own
-// network namespace.
+// Config says where the tables are. The zero value is the network namespace of this
+// process.
 type Config struct {
 	// NetNS is a file descriptor of a network namespace; 0 is our own.
 	NetNS int
 }
 
-// Names returns the tables of a family that the network namespace has; none
-// where the kernel has no legacy iptables. Reading the list needs root, reading
-// a table CAP_NET_ADMIN.
+// Names returns the tables of a family in the network namespace. A kernel without legacy
+// iptables has none. The list needs root; the tables need CAP_NET_ADMIN.
 func Names(cfg Config, family iptables.Family) (names []string, err error) {
 	err = within(cfg, func() error {
 		names, err = tableNames(family)
@@ -34,8 +33,8 @@ func Names(cfg Config, family iptables.Family) (names []string, err error) {
 	return names, err
 }
 
-// Read returns the wanted rules of a table, and whether there is such a table. A
-// table that others replace all the time is an error in the end.
+// Read returns the wanted rules of a table, and whether the table exists. It fails if
+// other programs keep replacing the table.
 func Read(cfg Config, family iptables.Family, name string, wanted Filter) (t Table, found bool, err error) {
 	found, err = read(cfg, family, name, func(h header, from entriesFrom) error {
 		t, err = parse(family, name, h, from(0), wanted)
@@ -44,11 +43,11 @@ func Read(cfg Config, family iptables.Family, name string, wanted Filter) (t Tab
 	return t, found, err
 }
 
-// entriesFrom reads entries from an offset on at which one begins.
+// entriesFrom reads entries from an offset on. An entry must begin there.
 type entriesFrom func(offset int) iter.Seq2[entry, error]
 
-// read hands the entries of a table to take, and begins anew where another program
-// replaces the table meanwhile.
+// read passes the entries of a table to take, and starts again if another program
+// replaces the table in between.
 func read(cfg Config, family iptables.Family, name string, take func(header, entriesFrom) error) (found bool, err error) {
 	err = within(cfg, func() error {
 		names, err := tableNames(family)
@@ -81,12 +80,12 @@ func readEntries(family iptables.Family, name string, pages int, take func(heade
 		case err == nil:
 			return nil
 		case errors.Is(err, unix.EAGAIN), parts > 1:
-			last = err // it has changed meanwhile: its parts do not fit together
+			last = err // the table changed: its parts do not fit together
 		default:
 			return err
 		}
 	}
-	return fmt.Errorf("it changed %d times while it was read: %w", attempts, last)
+	return fmt.Errorf("other programs changed it %d times while it was read: %w", attempts, last)
 }
 
 func explain(family iptables.Family, name string, err error) error {
@@ -99,7 +98,7 @@ func explain(family iptables.Family, name string, err error) error {
 	return fmt.Errorf("legacy %s table %s: %w", family, name, err)
 }
 
-// tableNames reads which tables the namespace of this thread has.
+// tableNames reads the names of the tables in the network namespace of this thread.
 func tableNames(family iptables.Family) ([]string, error) {
 	path := "/proc/thread-self/net/ip_tables_names"
 	if family == iptables.IPv6 {
@@ -122,8 +121,8 @@ const (
 	optionEntries = 65
 )
 
-// attempts bounds how often a table is read that changes between the question
-// for its size and that for its entries.
+// attempts bounds how often a table is read again because it changed between the request
+// for its size and the request for its entries.
 const attempts = 10
 
 // info asks for the header of a table.
@@ -144,8 +143,19 @@ func info(family iptables.Family, name string) (header, error) {
 	return parseInfo(b)
 }
 
-// optionSocket opens a socket of which a family's tables can be asked, at the level
-// of their options.
+// Shape is the size of a table and of its chains. It changes when rules of another size
+// come, or their number changes.
+type Shape struct{ header }
+
+// ShapeOf reads the shape of a table in the network namespace of this thread, at the
+// price of one request. The table must exist: the request makes a missing one.
+func ShapeOf(family iptables.Family, name string) (Shape, error) {
+	h, err := info(family, name)
+	return Shape{h}, err
+}
+
+// optionSocket opens a socket for requests about a family's tables, and returns the level
+// of its options.
 func optionSocket(family iptables.Family) (fd, level int, err error) {
 	domain, level := unix.AF_INET, unix.SOL_IP
 	if family == iptables.IPv6 {
@@ -178,7 +188,8 @@ func within(cfg Config, fn func() error) error {
 	})
 }
 
-// HasChain reports whether a table has a chain of a user of such a name.
+// HasChain reports whether a table has a user-defined chain for whose name is returns
+// true.
 func HasChain(cfg Config, family iptables.Family, table string, is func(chain string) bool) (found bool, err error) {
 	_, err = read(cfg, family, table, func(_ header, from entriesFrom) error {
 		for e, err := range from(0) {

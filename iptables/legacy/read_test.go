@@ -55,7 +55,7 @@ func TestRead(t *testing.T) {
 		for j := range got.Chains[i].Rules {
 			r := &got.Chains[i].Rules[j]
 			for k := range r.Matches {
-				r.Matches[k].Info = nil // the kernel's own; the comment is asked for below
+				r.Matches[k].Info = nil // the kernel's own; the comment is checked below
 			}
 			r.Target.Info = nil
 		}
@@ -122,8 +122,8 @@ COMMIT
 	}
 }
 
-// Reading creates no table: the next iptables-nft would warn of it, and its hooks
-// would cost every packet.
+// Reading creates no table: iptables-nft would warn about it, and its hooks would cost
+// time for every packet.
 func TestReadCreatesNoTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
@@ -142,7 +142,7 @@ func TestReadCreatesNoTable(t *testing.T) {
 	}
 }
 
-// A table that is replaced between the two questions is read again.
+// A table that is replaced between the two requests is read again.
 func TestReadWhileItChanges(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	restore(t, "iptables-legacy-restore", "*filter\nCOMMIT\n")
@@ -227,7 +227,7 @@ func FuzzParse(f *testing.F) {
 }
 
 // sample is a table with one base chain, INPUT, one rule that jumps, and one
-// chain of a user.
+// user-defined chain.
 func sample() (header, []byte) {
 	var blob []byte
 	standard := func(verdict int32) int {

@@ -8,13 +8,12 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// IsService reports whether kube-proxy's rules rewrite packets to the address:
-// in iptables mode with the legacy binaries it stands in a rule of the chain
+// IsService reports whether kube-proxy's rules rewrite packets to the address. In
+// iptables mode with the legacy binaries the address is in a rule of the chain
 // KUBE-SERVICES of the table nat.
 //
-// The table has many times the rules of that chain. Prerouting leads to it, so that
-// it is found without reading what lies between; where prerouting does not, the
-// table is read up to it.
+// That chain has only a small part of the rules. The jumps of prerouting lead to it
+// without reading the rules in between. If none does, the table is read from its start.
 func IsService(cfg Config, a netip.Addr) (is bool, err error) {
 	_, err = read(cfg, iptables.FamilyOf(a), "nat", lookForService(a, &is))
 	return is && err == nil, err
@@ -28,12 +27,12 @@ func lookForService(a netip.Addr, is *bool) func(header, entriesFrom) error {
 			return err
 		}
 		for _, to := range offsets {
-			var there bool
-			if *is, there, err = destines(from(max(to-headSize, 0)), a, true); there || err != nil {
+			var found bool
+			if *is, found, err = inKubeServices(from(max(to-headSize, 0)), a, true); found || err != nil {
 				return err
 			}
 		}
-		*is, _, err = destines(from(0), a, false)
+		*is, _, err = inKubeServices(from(0), a, false)
 		return err
 	}
 }
@@ -43,7 +42,7 @@ const (
 	kubeServices   = "KUBE-SERVICES"
 )
 
-// jumpsOf are the offsets to which the rules of a base chain lead, each once.
+// jumpsOf returns the offsets to which the rules of a base chain jump, each once.
 func (h header) jumpsOf(hook int, from entriesFrom) (offsets []int, err error) {
 	if h.validHooks&(1<<hook) == 0 {
 		return nil, nil
@@ -62,31 +61,31 @@ func (h header) jumpsOf(hook int, from entriesFrom) (offsets []int, err error) {
 	return offsets, nil
 }
 
-// headSize is the size of the entry before the first rule of a user's chain: it has
-// no match, and its target a name of 30 bytes (struct xt_error_target).
+// headSize is the size of the entry before the first rule of a user-defined chain. The
+// entry has no match, and its target has a name of 30 bytes (struct xt_error_target).
 func (l layout) headSize() int { return l.size + extensionHeader + 32 }
 
-// destines reports whether a rule of the chain KUBE-SERVICES is for the address, and
-// whether there is that chain among the entries; with first, at their beginning.
-func destines(entries iter.Seq2[entry, error], a netip.Addr, first bool) (is, there bool, err error) {
+// inKubeServices reports whether a rule of the chain KUBE-SERVICES is for the address,
+// and whether the chain was found among the entries. With first, it must be the first.
+func inKubeServices(entries iter.Seq2[entry, error], a netip.Addr, first bool) (is, found bool, err error) {
 	for e, err := range entries {
 		if err != nil {
-			return false, there, err
+			return false, found, err
 		}
 		head, err := e.head()
 		switch {
 		case err != nil:
-			return false, there, err
-		case there && head != "":
-			return false, there, nil
+			return false, found, err
+		case found && head != "":
+			return false, found, nil
 		case head != "":
-			there = head == kubeServices
-		case there && e.header(e.b).Destination.IsAddr(a):
-			return true, there, nil
+			found = head == kubeServices
+		case found && e.header(e.b).Destination.IsAddr(a):
+			return true, found, nil
 		}
-		if first && !there {
+		if first && !found {
 			return false, false, nil
 		}
 	}
-	return false, there, nil
+	return false, found, nil
 }

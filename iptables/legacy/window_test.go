@@ -11,8 +11,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// manyRules are kube-proxy's for so many Services, chains before and behind
-// KUBE-SERVICES.
+// manyRules are kube-proxy's rules for that number of Services, with chains before and
+// after KUBE-SERVICES.
 func manyRules(services int) string {
 	var b strings.Builder
 	b.WriteString("*nat\n:KUBE-SERVICES - [0:0]\n")
@@ -30,7 +30,7 @@ func manyRules(services int) string {
 	return b.String()
 }
 
-// What is read through a window is what is read at once, however little it shows.
+// A window of any size gives the same rules as reading the table at once.
 func TestReadThroughAWindow(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	restore(t, "iptables-legacy-restore", manyRules(600))
@@ -65,7 +65,7 @@ func TestReadThroughAWindow(t *testing.T) {
 	}
 }
 
-// A table that is replaced by one of another size between two parts is read again.
+// A table is read again if one of another size replaces it between two parts.
 func TestReadChangesBetweenParts(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	restore(t, "iptables-legacy-restore", manyRules(600))
@@ -90,7 +90,7 @@ func TestReadChangesBetweenParts(t *testing.T) {
 	}
 }
 
-// The Service's chain is found where prerouting leads, and where nothing does.
+// KUBE-SERVICES is found whether or not prerouting jumps to it.
 func TestIsServiceThroughAWindow(t *testing.T) {
 	for _, tc := range []struct{ name, without string }{
 		{"prerouting leads to it", ""},
@@ -112,7 +112,7 @@ func TestIsServiceThroughAWindow(t *testing.T) {
 	}
 }
 
-// Only the wanted rules stay, with their places and the chains that they lead to.
+// Only the wanted rules are kept, with their places and the chains that they jump to.
 func TestReadWanted(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	restore(t, "iptables-legacy-restore", manyRules(20))

@@ -20,44 +20,44 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// AcceptComment tags our accept rules in the chains of iptables. The number is
-// that of their form.
+// AcceptComment is the comment of our accept rules in the chains of iptables. The number
+// is the version of the rules.
 const AcceptComment = "trackless 1: untracked DNS"
 
-// acceptTag is what the comments of all forms begin with.
+// acceptTag is the prefix of the comments of all versions.
 const acceptTag = "trackless "
 
-// AcceptRule lets untracked DNS pass a chain of iptables' table filter. It is
-// inert where nothing untracks.
+// AcceptRule accepts untracked DNS in a chain of iptables' table filter. It has no effect
+// if nothing is untracked.
 type AcceptRule struct {
 	// Family is "ip" or "ip6"; Legacy tells a table of iptables-legacy.
 	Family string
 	Legacy bool
 	Chain  string // INPUT or OUTPUT
-	Handle uint64 // of nf_tables; in a legacy chain the rule's number
-	// Endpoint and Direction tell what it lets pass.
+	Handle uint64 // of nf_tables; in a legacy chain the number of the rule
+	// Endpoint and Direction are those of the packets that it accepts.
 	Endpoint  iptables.Endpoint
 	Direction iptables.Direction
 	Text      string // as nft writes it
 }
 
-// Arguments gives the rule as arguments of iptables, the chain not among them.
+// Arguments returns the rule as arguments of iptables, without the chain.
 func (r AcceptRule) Arguments() []string { return acceptRule{r.Endpoint, r.Direction}.arguments() }
 
-// acceptRule is what the rule asks for.
+// acceptRule is the traffic that a rule accepts.
 type acceptRule evaluator.Traffic
 
 func ruleOf(o Obstacle) acceptRule { return acceptRule{o.Endpoint, o.Direction} }
 
 func (r acceptRule) v6() bool { return r.Endpoint.Addr.Is6() }
 
-// iptables gives the rule in the words of iptables.
+// iptables returns the rule in the syntax of iptables.
 func (r acceptRule) iptables() string {
 	return strings.Replace(strings.Join(r.arguments(), " "), AcceptComment, strconv.Quote(AcceptComment), 1)
 }
 
-// Arguments gives the rule that lets the obstacle's packets pass as arguments of
-// iptables, the chain not among them.
+// Arguments returns the rule that accepts the dropped packets as arguments of iptables,
+// without the chain.
 func (o Obstacle) Arguments() []string { return ruleOf(o).arguments() }
 
 func (r acceptRule) arguments() []string {
@@ -72,7 +72,7 @@ func (r acceptRule) arguments() []string {
 	}
 }
 
-// nft gives it in the words of nft.
+// nft returns the rule in the syntax of nft.
 func (r acceptRule) nft() string {
 	family, side, port := "ip", "daddr", "dport"
 	if r.v6() {
@@ -85,9 +85,9 @@ func (r acceptRule) nft() string {
 	return fmt.Sprintf("%s %s %s %s %s %d ct state untracked accept", family, side, e.Addr, e.Proto, port, e.Port)
 }
 
-// exprs writes the rule as iptables-nft does. Conditions that nf_tables has
-// itself would do as well for the kernel, but iptables 1.8.9 refuses to list a
-// chain in which it finds one that it does not write.
+// exprs returns the rule as iptables-nft writes it. The kernel would accept matches of
+// nf_tables, too. But iptables 1.8.9 refuses to list a chain with a match that it does
+// not write.
 func (r acceptRule) exprs() []expr.Any {
 	e := r.Endpoint
 	offset := uint32(12)
@@ -122,9 +122,9 @@ func (r acceptRule) exprs() []expr.Any {
 	}
 }
 
-// Accept puts a rule at the head of each chain that is an obstacle, in one
-// transaction. All of them are to be amendable ones of nf_tables. A rule of ours
-// that stands further down already, and was of no use there, is moved.
+// Accept puts a rule at the top of each chain that drops, in one transaction. All chains
+// must be amendable and of nf_tables. It moves a rule of ours that another program's
+// rule has come before.
 func Accept(cfg Config, obstacles []Obstacle) error {
 	if len(obstacles) == 0 {
 		return nil
@@ -137,7 +137,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
 		for _, o := range obstacles {
 			if !o.Amendable() || o.Legacy {
-				return fmt.Errorf("no rule of ours may stand in chain %s %s %s", o.Family, o.Table, o.Chain)
+				return fmt.Errorf("accept untracked DNS: chain %s %s %s is of a kind to which we add no rules", o.Family, o.Table, o.Chain)
 			}
 			table := &nftables.Table{Name: o.Table, Family: nftables.TableFamilyIPv4}
 			if o.Family == "ip6" {
@@ -149,7 +149,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 				return err
 			}
 			for _, r := range former {
-				if evaluator.MeetsAll(r, evaluator.Traffic(ruleOf(o))) {
+				if evaluator.MatchesAll(r, evaluator.Traffic(ruleOf(o))) {
 					if err := c.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.Handle}); err != nil {
 						return err
 					}
@@ -176,7 +176,7 @@ func acceptRules(conn *netlink.Conn, family nftables.TableFamily, chain string) 
 	return rules, nil
 }
 
-// AcceptRules finds our accept rules, those in legacy tables included.
+// AcceptRules finds our accept rules, also in legacy tables.
 func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {
@@ -192,9 +192,9 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
 		add := func(chain string, isLegacy bool, rules []nfnl.Rule) {
 			for _, r := range rules {
-				asked := evaluator.AsksFor(r)
+				matched := evaluator.TrafficOf(r)
 				out = append(out, AcceptRule{
-					nfnl.FamilyName(family), isLegacy, chain, r.Handle, asked.Endpoint, asked.Direction,
+					nfnl.FamilyName(family), isLegacy, chain, r.Handle, matched.Endpoint, matched.Direction,
 					evaluator.RuleText(r, family == nftables.TableFamilyIPv6),
 				})
 			}
@@ -216,11 +216,11 @@ func AcceptRules(cfg Config) ([]AcceptRule, error) {
 	return out, nil
 }
 
-// RemoveAcceptRule deletes an accept rule of ours from nf_tables. One that is
-// gone is no error.
+// RemoveAcceptRule deletes an accept rule of ours from nf_tables. It is no error if the
+// rule is gone.
 func RemoveAcceptRule(cfg Config, r AcceptRule) error {
 	if r.Legacy {
-		return fmt.Errorf("the rule in chain %s is one of iptables-legacy", r.Chain)
+		return fmt.Errorf("delete our rule from chain %s: it is a rule of iptables-legacy", r.Chain)
 	}
 	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
 	if r.Family == "ip6" {

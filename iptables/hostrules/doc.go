@@ -1,4 +1,4 @@
-// Package hostrules tells what rules of other programs do to the DNS of this
-// node: those that come before ours, the firewalls in which untracked packets
-// end, and the accept rules that let them pass there.
+// Package hostrules tells what other programs' rules do to the DNS of this node. It
+// finds rules that come before ours and firewalls that drop untracked packets, and adds
+// accept rules to these firewalls.
 package hostrules

@@ -19,7 +19,7 @@ const dropFilter = `table ip filter { FLAGS
 	chain INPUT { type filter hook input priority 0; policy drop; ct state established accept; }
 }`
 
-// A dormant table drops nothing. Awake it does, and the generation tells.
+// A dormant table drops nothing. The generation changes when it is no longer dormant.
 func TestObstaclesOfADormantTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
@@ -33,14 +33,14 @@ func TestObstaclesOfADormantTable(t *testing.T) {
 	}
 	testns.Run(t, "nft", "add", "table", "ip", "filter", "{ ; }") // without the flag
 	if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) == 0 {
-		t.Error("the table is awake, and nothing is in the way")
+		t.Error("the table is no longer dormant, and nothing drops")
 	}
 	if after, err := Generation(cfg); err != nil || after == before {
 		t.Errorf("generation %d, before %d, %v", after, before, err)
 	}
 }
 
-// A table that a process owns takes no rule of ours, whatever its name.
+// We cannot add rules to a table that a process owns.
 func TestObstacleOfAnOwnedTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}

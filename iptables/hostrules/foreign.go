@@ -16,33 +16,33 @@ import (
 	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
-// ForeignRule is a rule of somebody else that concerns the DNS of this node
-// before conntrack sees it, or one that Kubernetes' node-cache left behind.
+// ForeignRule is a rule of another program that affects the DNS of this node before
+// conntrack, or a rule that Kubernetes' node-cache left.
 type ForeignRule struct {
-	// Family, Table and Chain say where it stands, in the words of nft.
+	// Family, Table and Chain are those of the rule, in the words of nft.
 	Family, Table, Chain string
 	// Legacy tells a table of iptables-legacy.
 	Legacy bool
-	// Hook and Priority are those of the base chain from which it is reached.
+	// Hook and Priority are those of the base chain that leads to the rule.
 	Hook     string
 	Priority int
-	// Handle is the rule's number, as `nft -a list ruleset` shows it, or in a
-	// legacy table its place in the chain; 0 is the chain's policy.
+	// Handle is the number of the rule, as `nft -a list ruleset` shows it. In a
+	// legacy table it is the place in the chain. 0 is the policy of the chain.
 	Handle uint64
-	// Effects are what it does: notrack, accept, drop, queue, or another
-	// statement by its name.
+	// Effects are its effects: notrack, accept, drop, queue, or the name of another
+	// statement.
 	Effects []string
-	// Concerns are the endpoints whose queries or responses it meets.
+	// Concerns are the endpoints whose queries or responses match it.
 	Concerns []iptables.Endpoint
-	// Directions tell which of the two.
+	// Directions tell whether queries or responses match it.
 	Directions []iptables.Direction
-	// Certain tells that it meets all of these packets; otherwise it has
-	// conditions that depend on the client, the interface or the like. What a
-	// rule may meet beside what it certainly meets is left out.
+	// Certain tells that all these packets match it. Otherwise it has conditions on
+	// the client, the interface or the like. If some packets certainly match,
+	// packets that may match are left out.
 	Certain bool
-	// NodeCache tells that its comment is that of Kubernetes' node-cache.
+	// NodeCache tells that it has the comment of Kubernetes' node-cache.
 	NodeCache bool
-	// Text is the rule.
+	// Text is the rule as text.
 	Text string
 }
 
@@ -50,15 +50,15 @@ type ForeignRule struct {
 // tracking.
 const EffectZone = evaluator.EffectZone
 
-// conntrackPriority is NF_IP_PRI_CONNTRACK: what stands before it can keep a
-// packet from our rules, or do their work.
+// conntrackPriority is NF_IP_PRI_CONNTRACK. A rule before it can keep a packet from our
+// rules, or untrack it itself.
 const conntrackPriority = -200
 
-// ForeignRules finds the rules of other tables that concern the endpoints:
-// those in the base chains of prerouting, output and ingress before conntrack
-// and in the chains they lead to, and what node-cache left in raw and filter.
-// It reads what nf_tables holds, so also the tables of iptables-nft, and the
-// tables of iptables-legacy, but no BPF programs. It needs CAP_NET_ADMIN.
+// ForeignRules finds the rules of other tables that affect the endpoints: those in the
+// base chains of prerouting, output and ingress before conntrack, those in the chains to
+// which these jump, and the rules that node-cache left in raw and filter. It reads
+// nf_tables, with the tables of iptables-nft, and the tables of iptables-legacy, but no
+// BPF programs. It needs CAP_NET_ADMIN.
 func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, error) {
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {
@@ -73,9 +73,9 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 	for _, e := range endpoints {
 		probes = append(probes, evaluator.Probe{Endpoint: e, Direction: iptables.Query}, evaluator.Probe{Endpoint: e, Direction: iptables.Response})
 	}
-	meets := evaluator.MayMeet(probes)
+	mayMatch := evaluator.MayMatch(probes)
 	s := newSearch(conn, func(f nftables.TableFamily, r nfnl.Rule) bool {
-		return strings.HasPrefix(r.Comment, predecessor.NodeCacheComment) || meets(f, r)
+		return strings.HasPrefix(r.Comment, predecessor.NodeCacheComment) || mayMatch(f, r)
 	})
 	others, err := s.addLegacy(cfg)
 	if err != nil {
@@ -90,7 +90,7 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 		case before:
 			err = s.base(c, hook, endpoints)
 		case hook != "":
-			err = s.leftovers(c, hook)
+			err = s.nodeCache(c, hook)
 		}
 		if err != nil {
 			return nil, nfnl.Explain("read chain "+nfnl.FamilyName(c.Family)+" "+c.Table+" "+c.Name, err)
@@ -99,18 +99,18 @@ func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, err
 	return s.list(), nil
 }
 
-// beforeConntrack names the hook of a base chain that is looked at, "" for the
-// others, and tells whether its rules can come in our way.
+// beforeConntrack returns the hook of a base chain, "" for hooks that are not searched,
+// and whether packets pass it before conntrack.
 func beforeConntrack(c nfnl.BaseChain) (hook string, before bool) {
 	switch c.Family {
 	case nftables.TableFamilyNetdev:
-		// Its second hook, egress, comes after everything of ours.
+		// Its second hook, egress, comes after all our hooks.
 		if c.Hook == nfnl.HookNetdev {
 			return "ingress", true
 		}
 	case nftables.TableFamilyBridge:
-		// What a bridge of this node takes in passes here first. Its other
-		// hooks come behind, or concern what this node does not see.
+		// Packets that come in over a bridge of this node pass here first. The
+		// other hooks come later, or are for packets that this node only forwards.
 		if c.Hook == nfnl.HookPrerouting {
 			return "prerouting", true
 		}
@@ -129,8 +129,8 @@ func beforeConntrack(c nfnl.BaseChain) (hook string, before bool) {
 	return "", false
 }
 
-// reach is how certainly a packet comes to a base chain: some see only what
-// certain devices bring.
+// reach returns how certainly a packet comes to a base chain: some chains see only
+// packets of certain devices.
 func reach(c nfnl.BaseChain) evaluator.Certainty {
 	if c.AtDevices() || c.Family == nftables.TableFamilyBridge {
 		return evaluator.Maybe
@@ -138,7 +138,7 @@ func reach(c nfnl.BaseChain) evaluator.Certainty {
 	return evaluator.Always
 }
 
-// chainID names a chain, or a set, of a table.
+// chainID identifies a chain or a set.
 type chainID struct {
 	family      nftables.TableFamily
 	table, name string
@@ -150,7 +150,7 @@ type foundKey struct {
 	handle uint64
 }
 
-// foundRule is a rule and the probes that it meets.
+// foundRule is a rule and the probes that match it.
 type foundRule struct {
 	ForeignRule
 	hits []hit
@@ -161,7 +161,7 @@ type hit struct {
 	certain bool
 }
 
-// finish sums up the hits.
+// finish fills in the fields that follow from the hits.
 func (f *foundRule) finish() ForeignRule {
 	byCertainty := func(h hit) bool { return h.certain }
 	f.Certain = len(f.hits) == 0 || slices.ContainsFunc(f.hits, byCertainty)
@@ -181,30 +181,29 @@ func (f *foundRule) finish() ForeignRule {
 	return f.ForeignRule
 }
 
-// search walks the chains of one reading.
+// search follows packets through chains, and keeps the rules and sets that it has read.
 type search struct {
 	conn *netlink.Conn
-	// wanted are the rules that are kept of a table of a family: other programs
-	// may have a great many more.
+	// wanted picks the rules that are kept, since other programs may have very many.
 	wanted func(nftables.TableFamily, nfnl.Rule) bool
 
 	rules map[chainID][]nfnl.Rule
 	sets  map[chainID][]nfnl.Element
-	// sifted are the rules of chains that meet one kind of packet.
-	sifted map[relevantKey][]nfnl.Rule
-	found  map[foundKey]*foundRule
+	// filtered are the rules of chains that match one kind of packet.
+	filtered map[relevantKey][]nfnl.Rule
+	found    map[foundKey]*foundRule
 }
 
 func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, nfnl.Rule) bool) *search {
 	return &search{
 		conn: conn, wanted: wanted, rules: map[chainID][]nfnl.Rule{}, sets: map[chainID][]nfnl.Element{},
-		sifted: map[relevantKey][]nfnl.Rule{}, found: map[foundKey]*foundRule{},
+		filtered: map[relevantKey][]nfnl.Rule{}, found: map[foundKey]*foundRule{},
 	}
 }
 
-// base runs a query to and a response from each endpoint through a base chain.
+// base runs a query to each endpoint, and a response from it, through a base chain.
 func (s *search) base(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoint) error {
-	if err := s.leftovers(c, hook); err != nil {
+	if err := s.nodeCache(c, hook); err != nil {
 		return err
 	}
 	for _, e := range endpoints {
@@ -227,8 +226,8 @@ func (s *search) base(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoi
 	return nil
 }
 
-// leftovers finds the rules of node-cache in the base chain of its tables.
-func (s *search) leftovers(c nfnl.BaseChain, hook string) error {
+// nodeCache finds the rules of node-cache in a base chain of its tables.
+func (s *search) nodeCache(c nfnl.BaseChain, hook string) error {
 	if table, _ := legacyTable(c); table != "raw" && table != "filter" {
 		return nil
 	}
@@ -266,7 +265,7 @@ func (s *search) list() []ForeignRule {
 	return out
 }
 
-// walk is the way of one probe through one base chain.
+// walk runs one probe through one base chain and notes the rules that it matches.
 type walk struct {
 	*search
 	base  nfnl.BaseChain
@@ -286,15 +285,15 @@ func (w *walk) elements(set string) ([]nfnl.Element, error) {
 	return elements, err
 }
 
-// ourChains begins the names of the chains of the iptables backend, which leave
-// all others as they were.
+// ourChains is the prefix of the chains of the iptables backend. They do not keep
+// packets from other chains.
 const ourChains = "TRACKLESS-"
 
-// maxJumps is the kernel's own bound (NFT_JUMP_STACK_SIZE).
+// maxJumps is the kernel's bound (NFT_JUMP_STACK_SIZE).
 const maxJumps = 16
 
-// chain follows the probe and reports how certainly the way through the base
-// chain ends here.
+// chain runs the probe through a chain, and returns how certainly a verdict ends its path
+// through the base chain here.
 func (w *walk) chain(name string, reached evaluator.Certainty, depth int) (ended evaluator.Certainty, err error) {
 	if depth > maxJumps {
 		return evaluator.Never, nil
@@ -338,7 +337,7 @@ func (w *walk) chain(name string, reached evaluator.Certainty, depth int) (ended
 	return ended, nil
 }
 
-// add notes that a rule meets the probe.
+// add notes that the probe matches a rule.
 func (w *walk) add(chain string, r nfnl.Rule, o evaluator.Outcome, reached evaluator.Certainty) *foundRule {
 	key := foundKey{chainID{w.base.Family, w.base.Table, chain}, w.base.Name, r.Handle}
 	f := w.found[key]
@@ -364,8 +363,8 @@ func (w *walk) add(chain string, r nfnl.Rule, o evaluator.Outcome, reached evalu
 	return f
 }
 
-// ruleFamily is the IP version whose header a rule reads: that of the table,
-// or in a table of both the one that the rule asks for.
+// ruleFamily returns the IP version whose header a rule reads: that of the table, or in
+// a table for both, the one that the rule matches.
 func ruleFamily(r nfnl.Rule, family nftables.TableFamily) iptables.Family {
 	switch family {
 	case nftables.TableFamilyIPv4:
@@ -373,7 +372,7 @@ func ruleFamily(r nfnl.Rule, family nftables.TableFamily) iptables.Family {
 	case nftables.TableFamilyIPv6:
 		return iptables.IPv6
 	}
-	// nft puts the comparison right behind what it compares.
+	// nft puts a comparison directly after the load.
 	for i, e := range r.Exprs[:max(len(r.Exprs)-1, 0)] {
 		value := r.Exprs[i+1].Value(unix.NFTA_CMP_DATA)
 		switch {

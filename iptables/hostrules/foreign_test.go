@@ -200,7 +200,7 @@ func TestForeignRules(t *testing.T) {
 					t.Error(err)
 				}
 			})
-			// Our own table is no foreign one.
+			// The rules of our own table are left out.
 			if err := errors.Join(b.Install(iptables.Rules{Plan: iptables.Plan{Listen: all}.Normalize()}), b.Attach()); err != nil {
 				t.Fatal(err)
 			}

@@ -11,16 +11,16 @@ import (
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-// legacySuffix tells a table of iptables-legacy from one of the same name in
-// nf_tables. No table of nf_tables can have such a name.
+// legacySuffix distinguishes a table of iptables-legacy from a table of nf_tables with
+// the same name. No table of nf_tables can have such a name.
 const legacySuffix = " (iptables-legacy)"
 
-// legacyPriorities are those of the tables' hooks (include/uapi/linux/netfilter_ipv4.h).
-// The table nat is left out: what is not tracked does not pass it.
+// legacyPriorities are the priorities of the tables (include/uapi/linux/netfilter_ipv4.h).
+// Untracked packets do not pass the table nat.
 var legacyPriorities = map[string]int32{"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 
-// addLegacy reads the legacy tables and puts their rules beside those of
-// nf_tables, as iptables-nft would have written them.
+// addLegacy reads the legacy tables and adds their rules to those of nf_tables, in the
+// form in which iptables-nft would write them.
 func (s *search) addLegacy(cfg Config) ([]nfnl.BaseChain, error) {
 	var out []nfnl.BaseChain
 	for _, f := range nfnl.Families {
@@ -62,8 +62,8 @@ func (s *search) addLegacy(cfg Config) ([]nfnl.BaseChain, error) {
 	return out, nil
 }
 
-// legacyTable reports whether the chain is one of iptables-legacy, and the name of
-// its table there.
+// legacyTable returns the name of the table of a chain, and whether it is one of
+// iptables-legacy.
 func legacyTable(c nfnl.BaseChain) (table string, is bool) {
 	return strings.CutSuffix(c.Table, legacySuffix)
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +16,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-// manyForeignRules are a great many rules that do not concern DNS: blocked hosts in
-// front of everything, and kube-proxy's for as many Services.
+// manyForeignRules are very many rules that do not affect DNS: blocked hosts before all
+// others, and kube-proxy's rules for as many Services.
 func manyForeignRules(n int) string {
 	var b strings.Builder
 	b.WriteString("*filter\n:INPUT ACCEPT [0:0]\n")
@@ -35,7 +36,7 @@ func manyForeignRules(n int) string {
 	return b.String()
 }
 
-// peak is the most that was resident at once since resetPeak.
+// peak returns the highest resident set since resetPeak.
 func peak(t *testing.T) (bytes int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/status")
@@ -60,16 +61,16 @@ func resetPeak(t *testing.T) int {
 	return peak(t)
 }
 
-// Other programs' rules cost no memory that grows with them, and those among them
-// that concern us are found. Not parallel: the memory is the process's.
+// The memory does not grow with the number of other programs' rules, and those that affect
+// us are found. Not parallel: the memory is the process's.
 func TestMemoryOfOthersRules(t *testing.T) {
 	// Parsed as a whole, the rules of one table take three times as much.
 	const rules, most = 4_000, 10 << 20
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
 	for _, tc := range []struct {
 		program string
-		// counted is what looks like memory beside it: each place of a legacy table
-		// at which the pages of the window have been used, on a busy machine.
+		// counted is added to the bound: the kernel counts a page of the window once
+		// for each address at which it was used, which shows on a busy machine.
 		counted int
 	}{{"iptables-legacy-restore", 4 << 20}, {"iptables-nft-restore", 0}} {
 		t.Run(tc.program, func(t *testing.T) {
@@ -82,7 +83,7 @@ func TestMemoryOfOthersRules(t *testing.T) {
 				t.Errorf("obstacles: %v, %v", obstacles, err)
 			}
 			foreign, err := ForeignRules(cfg, endpoints)
-			if err != nil || len(foreign) != 1 || foreign[0].Handle == 0 || !strings.Contains(foreign[0].Text, "CT") && !strings.Contains(foreign[0].Text, "notrack") {
+			if err != nil || len(foreign) != 1 || foreign[0].Handle == 0 || !slices.Equal(foreign[0].Effects, []string{"notrack"}) {
 				t.Errorf("rules of others: %v, %v", foreign, err)
 			}
 			for _, service := range []struct {

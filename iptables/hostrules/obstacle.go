@@ -16,44 +16,44 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// Device is a device by which clients reach this node, or lo.
+// Device is a device over which clients reach this node, or lo.
 type Device struct {
 	Name  string
 	Index uint32
-	// Clients are addresses of clients behind it, one for each network there.
-	// Without one of a family, what rules ask of the client is not known.
+	// Clients are addresses of clients behind it, one for each network. Without an
+	// address of a family, matches on the client's address are uncertain.
 	Clients []netip.Addr
 }
 
-// Obstacle is a chain of somebody else in which untracked DNS ends: hosts that
-// drop what is not accepted accept what belongs to a tracked flow, and what we
-// untrack belongs to none.
+// Obstacle is a chain of another program that drops untracked DNS. Many firewalls drop
+// packets that no rule accepts, and accept packets of tracked flows. Untracked packets
+// belong to no flow.
 type Obstacle struct {
-	// Family, Table and Chain name the base chain in the words of nft, or with
-	// Legacy in those of iptables.
+	// Family, Table and Chain name the base chain in the words of nft; with Legacy,
+	// in those of iptables.
 	Family, Table, Chain string
 	Legacy               bool
 	Hook                 string
 	Priority             int
-	// Endpoint and Direction tell which packets are dropped there.
+	// Endpoint and Direction are those of the dropped packets.
 	Endpoint  iptables.Endpoint
 	Direction iptables.Direction
-	// Devices are those between which and us they are dropped.
+	// Devices are the devices of the dropped packets.
 	Devices []string
 	// By is the rule that drops them, with its chain if that is another one.
 	By string
-	// Owned tells that the table belongs to a process, which alone may change it.
+	// Owned tells that only the process that owns the table may change it.
 	Owned bool
 }
 
-// Amendable reports whether an accept rule of ours can stand in the chain: in
-// those of iptables' table filter, to which everybody adds rules. A chain of a
-// table that somebody wrote as a whole, as firewalld does, is his alone.
+// Amendable reports whether we may add an accept rule to the chain. We add them only to
+// chains of iptables' table filter, as many programs do. Other tables belong to one
+// program, such as firewalld.
 func (o Obstacle) Amendable() bool {
 	return !o.Owned && o.Table == "filter" && (o.Family == "ip" || o.Family == "ip6") && (o.Chain == "INPUT" || o.Chain == "OUTPUT")
 }
 
-// Remedy is a command that lets the packets pass.
+// Remedy returns a command that accepts the packets.
 func (o Obstacle) Remedy() string {
 	r := ruleOf(o)
 	switch {
@@ -67,7 +67,7 @@ func (o Obstacle) Remedy() string {
 	return fmt.Sprintf("nft insert rule %s %s %s %s", o.Family, o.Table, o.Chain, r.nft())
 }
 
-// String says what is dropped, and where.
+// String says which chain drops the packets of which devices.
 func (o Obstacle) String() string {
 	program := ""
 	if o.Legacy {
@@ -76,18 +76,18 @@ func (o Obstacle) String() string {
 	return fmt.Sprintf("chain %s of table %s %s%s drops untracked DNS (%s) for %s", o.Chain, o.Family, o.Table, program, o.By, strings.Join(o.Devices, " "))
 }
 
-// Obstacles runs an untracked query from each device to each endpoint, and the
-// response to it, through the chains of others behind conntrack: those of
-// nf_tables and those of iptables-legacy. What a chain certainly drops is
-// returned; where it depends on something that is not known here, such as a
-// mark or a rate, it is taken to let the packet pass. It needs CAP_NET_ADMIN.
+// Obstacles runs an untracked query from each device to each endpoint, and its response,
+// through the chains of other programs after conntrack: those of nf_tables and of
+// iptables-legacy. It returns the chains that certainly drop them. A match on something
+// that is not known here, such as a mark or a rate, does not count as certain. It needs
+// CAP_NET_ADMIN.
 func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	s := newSearch(conn, evaluator.MayMeet(probesOf(endpoints, devices)))
+	s := newSearch(conn, evaluator.MayMatch(probesOf(endpoints, devices)))
 	chains, err := nfnl.ActiveChains(cfg, conn)
 	if err != nil && !nfnl.IsAbsent(err) {
 		return nil, nfnl.Explain("list chains", err)
@@ -115,8 +115,8 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 	return out, nil
 }
 
-// passedUntracked names the hook of a base chain that untracked DNS passes after
-// it was untracked.
+// passedUntracked returns the hook of a base chain, and whether DNS passes it after it
+// was untracked.
 func passedUntracked(c nfnl.BaseChain) (hook string, passed bool) {
 	switch c.Family {
 	case nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
@@ -126,14 +126,14 @@ func passedUntracked(c nfnl.BaseChain) (hook string, passed bool) {
 	if c.Kind == "nat" || strings.HasPrefix(c.Table, owner.TablePrefix) {
 		return "", false
 	}
-	behind := c.Priority > int32(*nftables.ChainPriorityRaw)
+	afterRaw := c.Priority > int32(*nftables.ChainPriorityRaw)
 	switch c.Hook {
 	case nfnl.HookPrerouting:
-		return "prerouting", behind
+		return "prerouting", afterRaw
 	case nfnl.HookInput:
 		return "input", true
 	case nfnl.HookOutput:
-		return "output", behind
+		return "output", afterRaw
 	case nfnl.HookPostrouting:
 		return "postrouting", true
 	}
@@ -170,7 +170,7 @@ func (s *search) obstacles(c nfnl.BaseChain, hook string, endpoints []iptables.E
 	return out, nil
 }
 
-// probesOf are the packets of any client at any device.
+// probesOf returns the packets of all clients at all devices.
 func probesOf(endpoints []iptables.Endpoint, devices []Device) (out []evaluator.Probe) {
 	for _, e := range endpoints {
 		clients := []netip.Addr{e.Addr} // over lo
@@ -182,14 +182,14 @@ func probesOf(endpoints []iptables.Endpoint, devices []Device) (out []evaluator.
 		slices.SortFunc(clients, netip.Addr.Compare)
 		clients = slices.Compact(clients)
 		for _, direction := range []iptables.Direction{iptables.Query, iptables.Response} {
-			out = append(out, evaluator.Probe{Endpoint: e, Direction: direction, Way: &evaluator.Way{AnyClient: true, Clients: clients}})
+			out = append(out, evaluator.Probe{Endpoint: e, Direction: direction, Path: &evaluator.Path{AnyClient: true, Clients: clients}})
 		}
 	}
 	return out
 }
 
-// clientsOf are the device's clients of a family; where none is known, one whose
-// address is not.
+// clientsOf returns the device's clients of a family. If none is known it returns an
+// invalid address.
 func (d Device) clientsOf(f iptables.Family) []netip.Addr {
 	clients := slices.DeleteFunc(slices.Clone(d.Clients), func(a netip.Addr) bool { return iptables.FamilyOf(a) != f })
 	if len(clients) == 0 {
@@ -198,41 +198,40 @@ func (d Device) clientsOf(f iptables.Family) []netip.Addr {
 	return clients
 }
 
-// dropped returns what drops the packets between a device and us in the chain,
-// for at least one of the clients there; empty if nothing certainly does.
+// dropped returns the rule of the chain that certainly drops packets between a device and
+// us, for at least one of the clients; empty if there is none.
 func (s *search) dropped(c nfnl.BaseChain, p evaluator.Probe, device Device) (string, error) {
 	lo := device.Name == "lo"
 	arrives := c.Hook == nfnl.HookPrerouting || c.Hook == nfnl.HookInput
 	if !lo && arrives != (p.Direction == iptables.Query) {
-		return "", nil // it takes another way
+		return "", nil // it does not pass this hook
 	}
 	clients := device.clientsOf(p.Family())
 	if lo {
-		// The node asks an address of its own from this very address.
+		// A query of the node to its own address has that address as its source.
 		clients = []netip.Addr{p.Endpoint.Addr}
 	}
-	there, none := &evaluator.Device{Name: device.Name, Index: device.Index}, &evaluator.Device{}
+	named, none := &evaluator.Device{Name: device.Name, Index: device.Index}, &evaluator.Device{}
 	for _, client := range clients {
-		w := &evaluator.Way{Hook: c.Hook, In: there, Out: none, Client: client, Local: arrives || lo}
+		p.Path = &evaluator.Path{Hook: c.Hook, In: named, Out: none, Client: client, Local: arrives || lo}
 		if !arrives {
-			w.In, w.Out = none, there
+			p.Path.In, p.Path.Out = none, named
 		}
-		p.Way = w
-		way := passage{search: s, family: chainID{family: c.Family, table: c.Table}, probe: p}
-		switch v, err := way.base(c); {
+		run := passage{search: s, family: chainID{family: c.Family, table: c.Table}, probe: p}
+		switch v, err := run.base(c); {
 		case err != nil:
 			return "", err
 		case v != mayDrop:
-		case way.drop.chain != c.Name:
-			return way.drop.chain + ": " + way.drop.text, nil
+		case run.drop.chain != c.Name:
+			return run.drop.chain + ": " + run.drop.text, nil
 		default:
-			return way.drop.text, nil
+			return run.drop.text, nil
 		}
 	}
 	return "", nil
 }
 
-// Generation is the number of the ruleset of nf_tables: it changes with every
+// Generation returns the generation of the ruleset of nf_tables. It changes with every
 // transaction.
 func Generation(cfg Config) (uint32, error) {
 	conn, err := nfnl.Dial(cfg)
@@ -242,7 +241,7 @@ func Generation(cfg Config) (uint32, error) {
 	defer conn.Close()
 	msgs, err := nfnl.Dump(conn, unix.NFT_MSG_GETGEN, nftables.TableFamilyUnspecified)
 	if err != nil && !nfnl.IsAbsent(err) {
-		return 0, nfnl.Explain("read the generation", err)
+		return 0, nfnl.Explain("read the generation of the ruleset", err)
 	}
 	for _, m := range msgs {
 		if id := nfnl.Attributes(m[4:])[unix.NFTA_GEN_ID]; len(id) == 4 {

@@ -13,8 +13,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// podDevices are lo, a pod behind a device of its own, a bridge with pods, and a
-// device behind which nobody is known.
+// podDevices are lo, a pod behind its own device, a bridge with pods, and a device with
+// unknown clients.
 var podDevices = []Device{
 	{Name: "lo", Index: 1},
 	{Name: "veth0", Index: 7, Clients: []netip.Addr{netip.MustParseAddr("10.244.0.11"), netip.MustParseAddr("fd00:244::11")}},
@@ -22,10 +22,11 @@ var podDevices = []Device{
 	{Name: "tap0", Index: 9},
 }
 
-// dropHosts are hosts whose firewall drops what it does not know.
+// dropHosts are hosts whose firewall drops packets that no rule accepts.
 var dropHosts = []struct {
 	name, rules string
-	// want has a line for each chain, direction and the devices lost there.
+	// want has a line for each chain and direction, with the devices whose packets are
+	// dropped.
 	want []string
 }{
 	{
@@ -83,7 +84,7 @@ COMMIT
 -A ufw-user-input -p tcp -m tcp --dport 22 -j ACCEPT
 COMMIT
 `,
-		// Who is behind tap0 is not known, so that it may be accepted.
+		// The clients behind tap0 are unknown, so they may be accepted.
 		want: []string{"INPUT query veth0: policy drop"},
 	},
 	{
@@ -210,8 +211,8 @@ func TestObstaclesOfNFT(t *testing.T) {
 	}
 }
 
-// Each obstacle in a chain of iptables-nft goes with one rule, and the programs of
-// others still read the chain.
+// One rule removes each obstacle in a chain of iptables-nft, and other programs can still
+// read the chain.
 func TestAccept(t *testing.T) {
 	endpoints := []iptables.Endpoint{
 		{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP},
@@ -222,7 +223,7 @@ func TestAccept(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
 			testns.Feed(t, tc.rules, "iptables-nft-restore")
 			before := testns.Run(t, "iptables-nft", "-S")
-			makeWay(t, cfg, endpoints)
+			acceptAll(t, cfg, endpoints)
 			listed := testns.Run(t, "iptables-nft", "-S")
 			var rest []string
 			ours := 0
@@ -244,7 +245,7 @@ func TestAccept(t *testing.T) {
 				t.Errorf("%d rules of ours are listed, %d found, %v", ours, len(found), err)
 			}
 			testns.Run(t, "nft", "list", "ruleset")
-			// What iptables-save writes, iptables-restore reads.
+			// iptables-restore reads the output of iptables-save.
 			testns.Feed(t, testns.Run(t, "iptables-nft-save"), "iptables-nft-restore")
 			if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
 				t.Errorf("after a restore of what was saved: %v", got)
@@ -267,8 +268,8 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// makeWay accepts what is dropped and asserts that the way is free.
-func makeWay(t *testing.T, cfg Config, endpoints []iptables.Endpoint) {
+// acceptAll accepts all dropped packets and asserts that none is dropped after that.
+func acceptAll(t *testing.T, cfg Config, endpoints []iptables.Endpoint) {
 	t.Helper()
 	found, err := Obstacles(cfg, endpoints, podDevices)
 	if err != nil {
@@ -278,19 +279,19 @@ func makeWay(t *testing.T, cfg Config, endpoints []iptables.Endpoint) {
 		t.Fatal(err)
 	}
 	if left := obstacleLines(t, cfg, endpoints, podDevices); len(left) > 0 {
-		t.Fatalf("still in the way: %v", left)
+		t.Fatalf("still dropped: %v", left)
 	}
 }
 
-// A rule that somebody else puts above ours is overtaken, and ours is not there
-// twice.
+// Accept moves our rule before a rule that another program has inserted, and our rule is
+// not there twice.
 func TestAcceptAgain(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 53, Proto: iptables.TCP}}
 	testns.Feed(t, "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", "ip6tables-nft-restore")
-	makeWay(t, cfg, endpoints)
+	acceptAll(t, cfg, endpoints)
 	testns.Run(t, "ip6tables-nft", "-I", "INPUT", "-j", "DROP")
-	makeWay(t, cfg, endpoints)
+	acceptAll(t, cfg, endpoints)
 	found, err := AcceptRules(cfg)
 	if err != nil {
 		t.Fatal(err)

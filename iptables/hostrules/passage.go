@@ -8,7 +8,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// verdicts are the ways in which a chain may end for a packet.
+// verdicts are the possible ends of a chain for a packet.
 type verdicts uint8
 
 const (
@@ -17,8 +17,7 @@ const (
 	mayGoOn
 )
 
-// passage is the way of one probe through one base chain, which is looked at for
-// how it ends only.
+// passage runs one probe through one base chain, only to find how it may end.
 type passage struct {
 	*search
 	family chainID // of the table; its name is not used
@@ -26,7 +25,7 @@ type passage struct {
 	drop   dropped // the last rule that may drop
 }
 
-// dropped names a rule that drops.
+// dropped is a rule that drops.
 type dropped struct {
 	chain, text string
 }
@@ -36,7 +35,7 @@ func (p *passage) elements(set string) ([]nfnl.Element, error) {
 	return w.elements(set)
 }
 
-// base returns how the base chain may end: not by going on.
+// base returns how the base chain may end. At its end is its policy.
 func (p *passage) base(c nfnl.BaseChain) (verdicts, error) {
 	v, err := p.chain(c.Name, 0)
 	if err != nil || v&mayGoOn == 0 {
@@ -79,7 +78,7 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 		case nfnl.VerdictDrop:
 			p.note(name, evaluator.RuleText(r, p.probe.Family() == iptables.IPv6))
 			v = mayDrop
-		default: // accepted, or decided by a program
+		default: // accepted, or a program decides
 			v = mayAccept
 		}
 		found |= v
@@ -92,7 +91,7 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 
 func (p *passage) note(chain, text string) { p.drop = dropped{chain, text} }
 
-// relevantKey names what a chain's rules were sifted for.
+// relevantKey is a chain and the kind of packet for which its rules were filtered.
 type relevantKey struct {
 	chainID
 	endpoint  iptables.Endpoint
@@ -101,25 +100,24 @@ type relevantKey struct {
 	local     bool
 }
 
-// relevant returns the rules of a chain that meet the packet by some device and
-// from some client, so that a host with hundreds of devices does not pay for
-// every rule with each of them.
+// relevant returns the rules of a chain that the packet matches over any device and from
+// any client. So a host with hundreds of devices does not evaluate all rules for each.
 func (p *passage) relevant(chain string) ([]nfnl.Rule, error) {
-	w := p.probe.Way
+	at := p.probe.Path
 	id := chainID{p.family.family, p.family.table, chain}
-	key := relevantKey{id, p.probe.Endpoint, p.probe.Direction, w.Hook, w.Local}
-	if rules, ok := p.sifted[key]; ok {
+	key := relevantKey{id, p.probe.Endpoint, p.probe.Direction, at.Hook, at.Local}
+	if rules, ok := p.filtered[key]; ok {
 		return rules, nil
 	}
 	rules, err := p.rulesOf(id)
 	if err != nil {
 		return nil, err
 	}
-	anybody := p.probe
-	anybody.Way = &evaluator.Way{Hook: w.Hook, Local: w.Local, AnyClient: true}
+	fromAny := p.probe
+	fromAny.Path = &evaluator.Path{Hook: at.Hook, Local: at.Local, AnyClient: true}
 	rules = slices.DeleteFunc(slices.Clone(rules), func(r nfnl.Rule) bool {
-		return evaluator.Evaluate(r, anybody, p.elements).Matches == evaluator.Never
+		return evaluator.Evaluate(r, fromAny, p.elements).Matches == evaluator.Never
 	})
-	p.sifted[key] = rules
+	p.filtered[key] = rules
 	return rules, nil
 }

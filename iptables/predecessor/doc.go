@@ -1,3 +1,3 @@
-// Package predecessor finds and deletes what Kubernetes' node-cache left on a
-// node: rules that untrack DNS for good, in nf_tables and in iptables-legacy.
+// Package predecessor finds and deletes the rules that Kubernetes' node-cache left on a
+// node. They untrack DNS permanently, in nf_tables and in iptables-legacy.
 package predecessor

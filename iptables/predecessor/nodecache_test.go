@@ -16,8 +16,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-// nodeCacheRules are the lines that node-cache installs for an address by its
-// own flags' plan, in the order in which it does: each before the others.
+// nodeCacheRules are the rules that node-cache installs for an address, in its order:
+// it inserts each before the others.
 func nodeCacheRules(a netip.Addr, healthPort string) (raw, filter []string) {
 	address := netip.PrefixFrom(a, a.BitLen()).String()
 	rule := func(chain, protocol, side, port, comment, target string) string {
@@ -57,7 +57,7 @@ func eachVariant(t *testing.T, f func(t *testing.T, variant string)) {
 	}
 }
 
-// asNodeCache installs what node-cache does, some times over.
+// asNodeCache installs the rules of node-cache, several times.
 func asNodeCache(t *testing.T, variant string, times int, addrs ...string) {
 	t.Helper()
 	for _, text := range addrs {
@@ -68,7 +68,7 @@ func asNodeCache(t *testing.T, variant string, times int, addrs ...string) {
 	}
 }
 
-// adopt takes the binaries away for the time: it has to do without.
+// adopt calls AdoptNodeCache without the binaries in PATH: it must not need them.
 func adopt(t *testing.T, addrs ...string) (int, error) {
 	t.Helper()
 	var all []netip.Addr
@@ -81,8 +81,8 @@ func adopt(t *testing.T, addrs ...string) (int, error) {
 	return AdoptNodeCache(Config{}, all)
 }
 
-// everything is what the programs of a variant show of raw and filter, with the
-// counters.
+// everything returns the tables raw and filter as the programs of a variant show them,
+// with the counters.
 func everything(t *testing.T, variant string) string {
 	t.Helper()
 	var b strings.Builder
@@ -96,7 +96,7 @@ func everything(t *testing.T, variant string) string {
 	return b.String()
 }
 
-// othersRules are none of node-cache's, however much they look like them.
+// othersRules look like rules of node-cache and are not.
 const othersRules = `*raw
 [1:10] -A PREROUTING -d 169.254.20.10/32 -p udp -m udp --dport 53 -j CT --notrack
 [2:20] -A PREROUTING -d 169.254.20.10/32 -p udp -m udp --dport 53 -m comment --comment mine -j CT --notrack
@@ -137,7 +137,7 @@ func TestNodeCacheIsAdopted(t *testing.T) {
 	})
 }
 
-// iptables before 1.8.8 made duplicates by the thousand (kubernetes/dns#568).
+// iptables before 1.8.8 made thousands of duplicates (kubernetes/dns#568).
 func TestNodeCacheManyTimesOver(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant string) {
 		asNodeCache(t, variant, 300, "169.254.20.10", "10.96.0.10")
@@ -150,7 +150,7 @@ func TestNodeCacheManyTimesOver(t *testing.T) {
 	})
 }
 
-// Two of us may come upon them at the same time, as in a rolling update.
+// Two instances may find them at the same time, as in a rolling update.
 func TestNodeCacheAdoptedTwiceAtOnce(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	testns.Program(t, "iptables-nft")
@@ -171,7 +171,7 @@ func TestNodeCacheAdoptedTwiceAtOnce(t *testing.T) {
 	}
 }
 
-// Whatever part of them somebody has deleted, the rest goes.
+// If some of the rules are deleted already, the others are deleted.
 func TestNodeCacheInPart(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant string) {
 		raw, filter := nodeCacheRules(netip.MustParseAddr("169.254.20.10"), "8080")
@@ -186,7 +186,7 @@ func TestNodeCacheInPart(t *testing.T) {
 	})
 }
 
-// Rules for addresses that are not ours go only if nobody is behind them.
+// Rules for addresses that are not ours are deleted only if nothing listens there.
 func TestNodeCacheThatServesOtherAddresses(t *testing.T) {
 	eachVariant(t, func(t *testing.T, variant string) {
 		testns.Run(t, "ip", "address", "add", "169.254.20.11/32", "dev", "lo")
@@ -203,13 +203,13 @@ func TestNodeCacheThatServesOtherAddresses(t *testing.T) {
 		if strings.Contains(got, "169.254.20.12") {
 			t.Errorf("rules without a listener stay:\n%s", got)
 		}
-		if n := strings.Count(got, "169.254.20.11"); n != 10 { // nobody serves the health port
+		if n := strings.Count(got, "169.254.20.11"); n != 10 { // nothing listens at the health port
 			t.Errorf("%d rules of a living node-cache are left, want 10:\n%s", n, got)
 		}
 	})
 }
 
-// A table that iptables-nft refuses to read, for a rule that it would not write.
+// iptables-nft refuses to read a table with a rule that it cannot write.
 func TestNodeCacheBesideRulesOfNFT(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-nft")
@@ -221,7 +221,7 @@ func TestNodeCacheBesideRulesOfNFT(t *testing.T) {
 	}
 }
 
-// Without the lock legacy rules stay, and that is said of their addresses alone.
+// Without the lock legacy rules stay, and only their addresses are reported.
 func TestNodeCacheWithoutTheLock(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")

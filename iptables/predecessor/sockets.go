@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// parseSocket reads an address of /proc/net/tcp: words of 32 bits in the host's
-// byte order, then the port (tcp4_seq_show, tcp6_seq_show).
+// parseSocket reads an address of /proc/net/tcp: words of 32 bits in host byte order,
+// then the port (tcp4_seq_show, tcp6_seq_show).
 func parseSocket(text string) (netip.AddrPort, bool) {
 	words, portText, _ := strings.Cut(text, ":")
 	port, err := strconv.ParseUint(portText, 16, 16)

@@ -1,6 +1,6 @@
-// Package evaluator runs rules of other programs on a packet of which only some
-// fields are known, as the kernel would, and writes them for people. Rules of
-// iptables-legacy are evaluated as iptables-nft would have written them.
+// Package evaluator runs other programs' rules on a packet of which only some fields are
+// known, as the kernel would, and prints them. It evaluates rules of iptables-legacy in
+// the form in which iptables-nft would write them.
 //
-// What it does not know makes an outcome uncertain, never wrong.
+// An unknown field makes an outcome uncertain, never wrong.
 package evaluator

@@ -35,7 +35,7 @@ func LegacyExpressions(r legacy.Rule) []nfnl.Expression {
 		out = append(out, metaExpr(unix.NFT_META_L4PROTO), cmpExpr(r.NotProto, []byte{r.Proto}))
 	}
 	if r.Fragment || r.NotFragment {
-		out = append(out, nfnl.Expression{Name: "fragment"}) // may hold for a response
+		out = append(out, nfnl.Expression{Name: "fragment"}) // a response may be fragmented
 	}
 	for _, m := range r.Matches {
 		out = append(out, nfnl.Expression{Name: "match", Attrs: map[uint16][]byte{
@@ -129,5 +129,5 @@ func nested(typ uint16, value []byte) []byte {
 	return b
 }
 
-// word encodes 32 bits as nf_tables has them in attributes.
+// word encodes a 32-bit attribute of nf_tables.
 func word(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }

@@ -27,18 +27,18 @@ func certain(b bool) Certainty {
 	return Never
 }
 
-// Outcome is what a rule does to a probe.
+// Outcome is the effect of a rule on a probe.
 type Outcome struct {
 	Matches Certainty
-	Effects []string      // notrack and what else is done to the packet
+	Effects []string      // on the packet, such as notrack
 	Verdict *nfnl.Verdict // nil: go on with the next rule
 }
 
-// ElementsOf reads a set that a rule looks into.
+// ElementsOf reads the elements of a set.
 type ElementsOf func(set string) ([]nfnl.Element, error)
 
-// Evaluate runs a rule on a probe, as nft_do_chain does. What it does not know
-// makes the outcome uncertain, never wrong.
+// Evaluate runs a rule on a probe, as nft_do_chain does. An unknown field makes the
+// outcome uncertain, never wrong.
 func Evaluate(r nfnl.Rule, p Probe, sets ElementsOf) Outcome {
 	out := Outcome{Matches: Always}
 	var regs registers
@@ -51,7 +51,7 @@ func Evaluate(r nfnl.Rule, p Probe, sets ElementsOf) Outcome {
 	return out
 }
 
-// Unconditional is what a rule does to the packets that it matches.
+// Unconditional returns the effect of a rule on the packets that it matches.
 func Unconditional(r nfnl.Rule, sets ElementsOf) Outcome {
 	var out Outcome
 	var regs registers
@@ -64,7 +64,7 @@ func Unconditional(r nfnl.Rule, sets ElementsOf) Outcome {
 
 func (o *Outcome) require(c Certainty) { o.Matches = min(o.Matches, c) }
 
-// step is what one expression adds to the outcome.
+// step adds one expression to the outcome.
 func (o *Outcome) step(e nfnl.Expression, p Probe, regs *registers, sets ElementsOf) {
 	switch e.Name {
 	case "payload":
@@ -100,10 +100,10 @@ func (o *Outcome) step(e nfnl.Expression, p Probe, regs *registers, sets Element
 	case "fib":
 		regs.store(e.Number(unix.NFTA_FIB_DREG), p.fib(e), 16)
 	case "counter", "objref", "log", "dynset":
-		// They match everything and change nothing of the packet.
+		// They match always and do not change the packet.
 	default:
-		// limit, quota, exthdr, socket and what is to come: they may
-		// not match, and what they load is not known.
+		// limit, quota, exthdr, socket and future expressions: they may not
+		// match, and the values that they load are unknown.
 		o.require(Maybe)
 		*regs = registers{}
 	}
@@ -119,10 +119,10 @@ func (o *Outcome) payload(e nfnl.Expression, p Probe, regs *registers) {
 	base, offset, dreg := e.Number(unix.NFTA_PAYLOAD_BASE), e.Number(unix.NFTA_PAYLOAD_OFFSET), e.Number(unix.NFTA_PAYLOAD_DREG)
 	regs.store(dreg, p.field(base, offset, length), length)
 	if p.otherEnd(base, offset, length) {
-		regs.hold(dreg, length)
+		regs.markOther(dreg, length)
 	}
 	if place, is := p.clientAt(base, offset, length); is {
-		regs.holdClient(dreg, length, place)
+		regs.markClient(dreg, length, place)
 	}
 }
 
@@ -166,15 +166,14 @@ func (o *Outcome) immediate(e nfnl.Expression, regs *registers) {
 	regs.store(e.Number(unix.NFTA_IMMEDIATE_DREG), e.Value(unix.NFTA_IMMEDIATE_DATA), 0)
 }
 
-// conntrack loads what is known of the entry of the packet, or changes it.
+// conntrack loads a field of the packet's entry, or changes it.
 func (o *Outcome) conntrack(e nfnl.Expression, p Probe, regs *registers) {
 	if e.Has(unix.NFTA_CT_SREG) {
 		o.Effects = append(o.Effects, ctEffect(e))
 		return
 	}
-	if p.Way != nil {
-		// nft_ct_get_eval: a packet without an entry has a state and
-		// nothing else.
+	if p.Path != nil {
+		// nft_ct_get_eval: without an entry only the state can be loaded.
 		if e.Number(unix.NFTA_CT_KEY) != unix.NFT_CT_STATE {
 			o.require(Never)
 			return
@@ -201,7 +200,7 @@ func compares(order int, op uint32) bool {
 	return order >= 0 // NFT_CMP_GTE
 }
 
-// bitwise is (source & mask) ^ xor, which prefixes are compared with.
+// bitwise computes (source & mask) ^ xor, for the comparison with a prefix.
 func bitwise(e nfnl.Expression, regs *registers) {
 	const bitwiseOp = 6 // NFTA_BITWISE_OP, since Linux 5.6; 0 is the boolean one
 	mask, xor := e.Value(unix.NFTA_BITWISE_MASK), e.Value(unix.NFTA_BITWISE_XOR)
@@ -246,7 +245,7 @@ func (o *Outcome) lookup(e nfnl.Expression, regs *registers, sets ElementsOf) {
 	}
 }
 
-// find looks for the key that starts in a register.
+// find searches for the key that starts in a register.
 func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Element, Certainty) {
 	if len(elements) == 0 {
 		return nil, Never
@@ -277,8 +276,7 @@ func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Elem
 		return nil, best
 	}
 	if slices.ContainsFunc(elements, func(e nfnl.Element) bool { return e.IntervalEnd }) {
-		// Intervals are sorted starts and, where something is left out behind
-		// them, ends.
+		// Intervals are sorted starts, and ends where there is a gap after them.
 		var last *nfnl.Element
 		sorted := slices.SortedFunc(slices.Values(elements), func(a, b nfnl.Element) int {
 			if order := bytes.Compare(a.Key, b.Key); order != 0 || a.IntervalEnd == b.IntervalEnd {

@@ -13,12 +13,12 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// Probe is a packet of which family, protocol and one end are known: a query
-// to an endpoint, or a response from it.
+// Probe is a packet whose family, protocol and one end are known: a query to an
+// endpoint, or a response from it.
 type Probe struct {
 	Endpoint  iptables.Endpoint
 	Direction iptables.Direction
-	Way       *Way // nil: before conntrack, by any device
+	Path      *Path // nil: before conntrack, over any device
 }
 
 // Family is the IP version of the packet.
@@ -35,9 +35,9 @@ func (p Probe) Passes(f nftables.TableFamily) bool {
 	return true
 }
 
-// MayMeet picks the rules that meet one of the packets, or may do so for all that
-// is known without the sets.
-func MayMeet(probes []Probe) func(nftables.TableFamily, nfnl.Rule) bool {
+// MayMatch returns a filter for the rules that one of the packets matches, or may match:
+// the sets are not read.
+func MayMatch(probes []Probe) func(nftables.TableFamily, nfnl.Rule) bool {
 	unread := func(string) ([]nfnl.Element, error) { return nil, errors.New("not read") }
 	return func(f nftables.TableFamily, r nfnl.Rule) bool {
 		return slices.ContainsFunc(probes, func(p Probe) bool {
@@ -46,7 +46,7 @@ func MayMeet(probes []Probe) func(nftables.TableFamily, nfnl.Rule) bool {
 	}
 }
 
-// field is a part of a header, nil if it is not known.
+// field returns a part of a header; nil if it is unknown.
 func (p Probe) field(base, offset uint32, length int) []byte {
 	var header [64]byte
 	var known [64]bool
@@ -85,10 +85,10 @@ func (p Probe) field(base, offset uint32, length int) []byte {
 	return header[offset:end]
 }
 
-// otherEnd reports whether a part of a header is the whole address or port of
-// the end that is not ours, and nobody's in particular.
+// otherEnd reports whether a part of a header is the whole address or port of the other
+// end, and that is unknown.
 func (p Probe) otherEnd(base, offset uint32, length int) bool {
-	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.Way != nil && (p.Way.AnyClient || p.Way.Client.IsValid()) {
+	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.Path != nil && (p.Path.AnyClient || p.Path.Client.IsValid()) {
 		return false
 	}
 	toOther := p.Direction == iptables.Response
@@ -103,10 +103,10 @@ func (p Probe) otherEnd(base, offset uint32, length int) bool {
 	return false
 }
 
-// clientAt reports whether a part of a header is one of the address of a client,
-// of whom several are known, and where it begins in it.
+// clientAt reports whether a part of a header is a part of the address of a client, if
+// several clients are known. place is its offset in the address.
 func (p Probe) clientAt(base, offset uint32, length int) (place int, is bool) {
-	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || p.Way == nil || !p.Way.AnyClient || len(p.Way.Clients) == 0 {
+	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || p.Path == nil || !p.Path.AnyClient || len(p.Path.Clients) == 0 {
 		return 0, false
 	}
 	size, source := net.IPv4len, 12
@@ -121,7 +121,7 @@ func (p Probe) clientAt(base, offset uint32, length int) (place int, is bool) {
 	return place, place >= 0 && length > 0 && place+length <= size
 }
 
-// meta is what the kernel knows of the packet beside its headers.
+// meta returns a property of the packet that is not in its headers.
 func (p Probe) meta(key uint32) []byte {
 	v6 := p.Family() == iptables.IPv6
 	switch key {

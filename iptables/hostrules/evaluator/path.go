@@ -10,24 +10,24 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// Way is where an untracked packet is on its way through this node.
-type Way struct {
-	// Hook is where it is; In and Out are the devices that the hook knows, nil
-	// if only the kind of way is known.
+// Path is the place of an untracked packet on its path through this node.
+type Path struct {
+	// Hook is its hook. In and Out are the devices that the hook has; nil if they are
+	// unknown.
 	Hook    uint32
 	In, Out *Device
-	// Client is the address of the end that is not ours; invalid, it is
-	// nobody's in particular, or with AnyClient any.
+	// Client is the address of the other end. If it is invalid, the address is
+	// unknown; with AnyClient it can be any.
 	Client    netip.Addr
 	AnyClient bool
-	// Clients are all that AnyClient stands for, where they are known; an invalid
-	// address among them is nobody's in particular.
+	// Clients are the clients for which AnyClient stands, if they are known. An
+	// invalid address among them is a client with an unknown address.
 	Clients []netip.Addr
 	// Local tells that the packet is for this node itself.
 	Local bool
 }
 
-// Device is a device by name and index; the zero value is none.
+// Device is a device by name and index; the zero value means no device.
 type Device struct {
 	Name  string
 	Index uint32
@@ -37,36 +37,36 @@ type Device struct {
 const stateUntracked = 1 << 6
 
 func (p Probe) client() netip.Addr {
-	if p.Way == nil {
+	if p.Path == nil {
 		return netip.Addr{}
 	}
-	return p.Way.Client
+	return p.Path.Client
 }
 
-// device is what the kernel knows of the devices: that of a hook that has none
-// is without name and number (nft_meta_get_eval).
+// device returns a property of the devices. In a hook without the device, the kernel
+// loads an empty name and index 0 (nft_meta_get_eval).
 func (p Probe) device(key uint32) []byte {
-	if p.Way == nil || p.Way.In == nil || p.Way.Out == nil {
+	if p.Path == nil || p.Path.In == nil || p.Path.Out == nil {
 		return nil
 	}
 	switch key {
 	case unix.NFT_META_IIFNAME:
-		return nfnl.DeviceKey(p.Way.In.Name)
+		return nfnl.DeviceKey(p.Path.In.Name)
 	case unix.NFT_META_OIFNAME:
-		return nfnl.DeviceKey(p.Way.Out.Name)
+		return nfnl.DeviceKey(p.Path.Out.Name)
 	case unix.NFT_META_IIF:
-		return nfnl.NativeUint32(p.Way.In.Index)
+		return nfnl.NativeUint32(p.Path.In.Index)
 	case unix.NFT_META_OIF:
-		return nfnl.NativeUint32(p.Way.Out.Index)
+		return nfnl.NativeUint32(p.Path.Out.Index)
 	}
 	return nil
 }
 
-// fib is the type of the destination's address, if that is all that is asked
-// for: what arrives for us is local.
+// fib returns the type of the destination address, if the expression loads only that: a
+// packet for this node is local.
 func (p Probe) fib(e nfnl.Expression) []byte {
 	const daddr = unix.NFTA_FIB_F_DADDR
-	if p.Way == nil || !p.Way.Local || e.Number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
+	if p.Path == nil || !p.Path.Local || e.Number(unix.NFTA_FIB_RESULT) != unix.NFT_FIB_RESULT_ADDRTYPE ||
 		e.Number(unix.NFTA_FIB_FLAGS)&^unix.NFTA_FIB_F_PRESENT != daddr {
 		return nil
 	}
@@ -75,7 +75,7 @@ func (p Probe) fib(e nfnl.Expression) []byte {
 
 // matchesState evaluates xt_conntrack and xt_state for an untracked packet.
 func (p Probe) matchesState(info []byte) Certainty {
-	if p.Way == nil {
+	if p.Path == nil {
 		return Maybe
 	}
 	// struct xt_state_info is a mask of 32 bits.
@@ -83,8 +83,8 @@ func (p Probe) matchesState(info []byte) Certainty {
 	if len(info) == 4 {
 		return certain(binary.NativeEndian.Uint32(info)&xtStateUntracked != 0)
 	}
-	// Without an entry conntrack_mt looks at the state alone and does not match
-	// what asks for anything else only.
+	// Without an entry conntrack_mt checks only the state, and does not match if
+	// the rule has no state.
 	const stateIsUntracked = 1 << 8
 	if len(info) < xtConntrackSize {
 		return Maybe
@@ -96,8 +96,7 @@ func (p Probe) matchesState(info []byte) Certainty {
 	return certain(mask&stateIsUntracked != 0 != inverted)
 }
 
-// struct xt_conntrack_mtinfo1 to 3 differ in the width of the masks behind the
-// flags.
+// struct xt_conntrack_mtinfo1 to 3 differ in the width of the masks after the flags.
 const (
 	xtConntrackMatch, xtConntrackInvert, xtConntrackStates = 146, 148, 150
 
@@ -105,8 +104,8 @@ const (
 	xtConntrackState = 1 << 0 // XT_CONNTRACK_STATE
 )
 
-// matchedStates reads which states a match of xt_conntrack asks for, whether for
-// all but these, and whether for nothing else.
+// matchedStates reads the states of a match of xt_conntrack, whether they are inverted,
+// and whether the match is only on states.
 func matchedStates(info []byte) (mask uint16, inverted, only bool) {
 	if len(info) < xtConntrackSize {
 		return 0, false, false
@@ -120,17 +119,16 @@ func matchedStates(info []byte) (mask uint16, inverted, only bool) {
 	return mask, binary.NativeEndian.Uint16(info[xtConntrackInvert:])&xtConntrackState != 0, asked == xtConntrackState
 }
 
-// matchesAddressType evaluates xt_addrtype where it asks whether the packet is
-// for this node.
+// matchesAddressType evaluates xt_addrtype on whether the packet is for this node.
 func (p Probe) matchesAddressType(revision uint32, info []byte) Certainty {
-	// struct xt_addrtype_info_v1: masks of types for source and destination,
-	// and flags; revision 0 has a word each for their inversion.
+	// struct xt_addrtype_info_v1 has masks of types for source and destination, and
+	// flags. Revision 0 has one word for the inversion of each.
 	const (
 		local     = 1 << unix.RTN_LOCAL
 		invertDst = 1 << 1
-		otherFlag = ^uint32(1<<0 | invertDst) // limits to a device
+		otherFlag = ^uint32(1<<0 | invertDst) // the limits to a device
 	)
-	if p.Way == nil || !p.Way.Local || len(info) < 8 || binary.NativeEndian.Uint16(info) != 0 {
+	if p.Path == nil || !p.Path.Local || len(info) < 8 || binary.NativeEndian.Uint16(info) != 0 {
 		return Maybe
 	}
 	inside := binary.NativeEndian.Uint16(info[2:])&local != 0
@@ -144,15 +142,15 @@ func (p Probe) matchesAddressType(revision uint32, info []byte) Certainty {
 	return Maybe
 }
 
-// matchesPorts evaluates xt_multiport as far as it asks for our end's port.
+// matchesPorts evaluates xt_multiport on the port of our end.
 func (p Probe) matchesPorts(revision uint32, info []byte) Certainty {
-	// struct xt_multiport_v1: flags, count, 15 ports, 15 marks that the next
-	// port ends a range, and whether all is inverted.
+	// struct xt_multiport_v1: flags, count, 15 ports, 15 flags that the next port
+	// ends a range, and the inversion.
 	const (
 		source, destination      = 0, 1
 		ports, ranges, invertion = 2, 32, 47
 	)
-	if p.Way == nil || revision != 1 || len(info) <= invertion {
+	if p.Path == nil || revision != 1 || len(info) <= invertion {
 		return Maybe
 	}
 	asked, ours := info[0], byte(source)

@@ -7,21 +7,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// registers are the 16 32-bit registers of nf_tables, byte by byte. A byte of
-// the other end's address or port is not known, but nobody's in particular: a
-// rule for a single other host does not concern the endpoint.
+// registers are the 16 32-bit registers of nf_tables, byte by byte. A byte of the other
+// end's address or port is unknown, but it is not that of a particular host: a rule for
+// one other host does not affect the endpoint.
 type registers [64]registerByte
 
 type registerByte struct {
 	value byte
 	known bool
 	other bool
-	// client is the place in the address of one client of several, from 1 on;
-	// value are the bits of it that are there.
+	// client is the offset, from 1, in the address of one of several clients; value
+	// is the mask of its known bits.
 	client uint8
 }
 
-// at returns the offset of a register: 1 to 4 are 16 bytes each, those from
+// at returns the offset of a register. Registers 1 to 4 have 16 bytes each; those from
 // NFT_REG32_00 on overlay them with 4 bytes each.
 func (*registers) at(register uint32) int {
 	if register >= unix.NFT_REG32_00 {
@@ -45,7 +45,7 @@ func (r *registers) store(register uint32, value []byte, length int) {
 	}
 }
 
-// load reads bytes, or reports that some of them are unknown.
+// load reads bytes. It returns false if some of them are unknown.
 func (r *registers) load(register uint32, length int) ([]byte, bool) {
 	offset := r.at(register)
 	if length <= 0 || offset+length > len(r) {
@@ -61,16 +61,16 @@ func (r *registers) load(register uint32, length int) ([]byte, bool) {
 	return out, true
 }
 
-// hold marks bytes as the other end's.
-func (r *registers) hold(register uint32, length int) {
+// markOther marks bytes as the other end's.
+func (r *registers) markOther(register uint32, length int) {
 	offset := r.at(register)
 	for i := offset; i < len(r) && i < offset+length; i++ {
 		r[i].other = true
 	}
 }
 
-// holdClient marks bytes as those of a client's address from a place on.
-func (r *registers) holdClient(register uint32, length, place int) {
+// markClient marks bytes as those of a client's address from an offset on.
+func (r *registers) markClient(register uint32, length, place int) {
 	offset := r.at(register)
 	for i := offset; i < len(r) && i < offset+length; i++ {
 		r[i].client, r[i].value = uint8(place+i-offset+1), 0xff
@@ -86,11 +86,11 @@ func (r *registers) isClient(register uint32, length int) bool {
 	return !slices.ContainsFunc(r[offset:offset+length], func(b registerByte) bool { return b.client == 0 })
 }
 
-// equalsClient reports whether bytes that are a client's may be the wanted ones
-// for one of the packet's clients.
+// equalsClient reports whether bytes of a client's address may have the wanted value for
+// one of the packet's clients.
 func (r *registers) equalsClient(register uint32, want []byte, p Probe) bool {
 	held := r[r.at(register):][:len(want)]
-	return slices.ContainsFunc(p.Way.Clients, func(a netip.Addr) bool {
+	return slices.ContainsFunc(p.Path.Clients, func(a netip.Addr) bool {
 		address := a.AsSlice()
 		whole := true
 		for i, b := range held {
@@ -99,12 +99,12 @@ func (r *registers) equalsClient(register uint32, want []byte, p Probe) bool {
 			}
 			whole = whole && b.value == 0xff
 		}
-		// A whole address is never that of nobody in particular.
+		// A client whose address is unknown does not match a whole address.
 		return a.IsValid() || !whole || len(want) < p.Endpoint.Addr.BitLen()/8
 	})
 }
 
-// other reports whether bytes hold the other end's address or port.
+// other reports whether bytes are of the other end's address or port.
 func (r *registers) other(register uint32, length int) bool {
 	offset := r.at(register)
 	for i := offset; i < len(r) && i < offset+length; i++ {

@@ -13,9 +13,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/internal/nfnl"
 )
 
-// RuleText writes a rule for people, in the syntax of nft where it has one. An
-// expression that is not known is named in brackets, so that no condition is
-// passed over in silence.
+// RuleText prints a rule, in the syntax of nft if it has one. An unknown expression is
+// named in brackets, so that the text leaves out no condition.
 func RuleText(r nfnl.Rule, v6 bool) string {
 	t := ruleWriter{v6: v6, field: map[uint32]ruleField{}}
 	for _, e := range r.Exprs {
@@ -27,7 +26,7 @@ func RuleText(r nfnl.Rule, v6 bool) string {
 	return strings.Join(t.words, " ")
 }
 
-// ruleField is what a register holds: its name, and how to write its values.
+// ruleField is the field in a register: its name, and how to print its values.
 type ruleField struct {
 	name string
 	show func([]byte) string
@@ -40,7 +39,7 @@ type ruleWriter struct {
 	field map[uint32]ruleField // by register
 }
 
-func (t *ruleWriter) say(format string, args ...any) {
+func (t *ruleWriter) write(format string, args ...any) {
 	t.words = append(t.words, fmt.Sprintf(format, args...))
 }
 
@@ -48,22 +47,22 @@ func (t *ruleWriter) add(e nfnl.Expression) {
 	switch e.Name {
 	case "payload":
 		if e.Has(unix.NFTA_PAYLOAD_SREG) {
-			t.say("[writes payload]")
+			t.write("[writes payload]")
 			return
 		}
 		t.field[e.Number(unix.NFTA_PAYLOAD_DREG)] = t.payload(e)
 	case "meta":
 		if !e.Has(unix.NFTA_META_DREG) {
-			t.say("[meta set]")
+			t.write("[meta set]")
 			return
 		}
 		t.field[e.Number(unix.NFTA_META_DREG)] = metaField(e.Number(unix.NFTA_META_KEY))
 	case "ct":
 		if !e.Has(unix.NFTA_CT_DREG) {
 			if effect := ctEffect(e); effect == EffectZone {
-				t.say("%s", effect)
+				t.write("%s", effect)
 			} else {
-				t.say("[%s]", effect)
+				t.write("[%s]", effect)
 			}
 			return
 		}
@@ -80,65 +79,64 @@ func (t *ruleWriter) add(e nfnl.Expression) {
 		if e.Number(unix.NFTA_RANGE_OP) != unix.NFT_RANGE_EQ {
 			not = "!= "
 		}
-		t.say("%s %s%s-%s", f.named(), not, f.value(e.Value(unix.NFTA_RANGE_FROM_DATA)), f.value(e.Value(unix.NFTA_RANGE_TO_DATA)))
+		t.write("%s %s%s-%s", f.named(), not, f.value(e.Value(unix.NFTA_RANGE_FROM_DATA)), f.value(e.Value(unix.NFTA_RANGE_TO_DATA)))
 	case "lookup":
 		not := ""
 		if e.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
 			not = "!= "
 		}
-		t.say("%s %s@%s", t.field[e.Number(unix.NFTA_LOOKUP_SREG)].named(), not, e.SetName())
+		t.write("%s %s@%s", t.field[e.Number(unix.NFTA_LOOKUP_SREG)].named(), not, e.SetName())
 	case "immediate":
 		if e.Number(unix.NFTA_IMMEDIATE_DREG) == unix.NFT_REG_VERDICT {
-			t.say("%s", nfnl.ReadVerdict(nfnl.Attributes(e.Attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT]))
+			t.write("%s", nfnl.ReadVerdict(nfnl.Attributes(e.Attrs[unix.NFTA_IMMEDIATE_DATA])[unix.NFTA_DATA_VERDICT]))
 		}
 	case "match":
 		t.match(e)
 	case "target":
-		t.say("%s", e.Extension())
+		t.write("%s", e.Extension())
 		if e.Extension() == "CT" {
 			notrack, zone := ctTarget(e.Attrs[unix.NFTA_TARGET_INFO])
 			if notrack {
 				zone = "--notrack"
 			}
 			if zone != "" {
-				t.say("%s", zone)
+				t.write("%s", zone)
 			}
 		}
 	case "counter":
 	case "notrack", "reject", "queue", "log", "tproxy":
-		t.say("%s", e.Name)
+		t.write("%s", e.Name)
 	default:
-		t.say("[%s]", e.Name)
+		t.write("[%s]", e.Name)
 	}
 }
 
 func (t *ruleWriter) compare(f ruleField, e nfnl.Expression) {
 	data := e.Value(unix.NFTA_CMP_DATA)
-	// nft leaves out what follows from the field that comes next.
+	// nft leaves out a match that follows from the next field.
 	if f.name == "meta nfproto" || f.name == "meta l4proto" {
-		t.say("%s %s", f.name, f.value(data))
+		t.write("%s %s", f.name, f.value(data))
 		return
 	}
 	op := map[uint32]string{
 		unix.NFT_CMP_NEQ: "!= ", unix.NFT_CMP_LT: "< ", unix.NFT_CMP_LTE: "<= ", unix.NFT_CMP_GT: "> ", unix.NFT_CMP_GTE: ">= ",
 	}[e.Number(unix.NFTA_CMP_OP)]
 	if f.mask != nil && strings.HasSuffix(f.name, "addr") {
-		t.say("%s %s%s/%d", f.named(), op, f.value(data), ones(f.mask))
+		t.write("%s %s%s/%d", f.named(), op, f.value(data), ones(f.mask))
 		return
 	}
 	if f.mask != nil {
-		t.say("%s & 0x%s %s0x%s", f.named(), hex.EncodeToString(f.mask), op, hex.EncodeToString(data))
+		t.write("%s & 0x%s %s0x%s", f.named(), hex.EncodeToString(f.mask), op, hex.EncodeToString(data))
 		return
 	}
-	t.say("%s %s%s", f.named(), op, f.value(data))
+	t.write("%s %s%s", f.named(), op, f.value(data))
 }
 
 func (t *ruleWriter) payload(e nfnl.Expression) ruleField {
 	base, offset, length := e.Number(unix.NFTA_PAYLOAD_BASE), e.Number(unix.NFTA_PAYLOAD_OFFSET), e.Number(unix.NFTA_PAYLOAD_LEN)
 	switch base {
 	case unix.NFT_PAYLOAD_NETWORK_HEADER:
-		// A prefix on a byte boundary is compared without a mask, by a
-		// shorter load.
+		// A prefix of whole bytes has a shorter load instead of a mask.
 		switch {
 		case !t.v6 && offset == 12 && length <= 4:
 			return ruleField{name: "ip saddr", show: addressText(4)}
@@ -271,7 +269,7 @@ func quotedText(b []byte) string {
 	return strconv.Quote(name)
 }
 
-// match writes an extension of iptables.
+// match prints a match of iptables.
 func (t *ruleWriter) match(e nfnl.Expression) {
 	name, info := e.Extension(), e.Attrs[unix.NFTA_MATCH_INFO]
 	switch {
@@ -291,19 +289,19 @@ func (t *ruleWriter) match(e nfnl.Expression) {
 			switch {
 			case from == 0 && to == 0xffff:
 			case from == to:
-				t.say("th %s %s%d", side, not, from)
+				t.write("th %s %s%d", side, not, from)
 			default:
-				t.say("th %s %s%d-%d", side, not, from, to)
+				t.write("th %s %s%d-%d", side, not, from, to)
 			}
 		}
 	case name == "conntrack" && stateText(info) != "":
-		t.say("%s", stateText(info))
+		t.write("%s", stateText(info))
 	default:
-		t.say("[match %s]", name)
+		t.write("[match %s]", name)
 	}
 }
 
-// stateText writes a match of xt_conntrack that asks for the state alone.
+// stateText prints a match of xt_conntrack on the state alone.
 func stateText(info []byte) string {
 	mask, inverted, only := matchedStates(info)
 	if !only {

@@ -16,16 +16,16 @@ type Traffic struct {
 	Direction iptables.Direction
 }
 
-// MeetsAll reports whether a rule meets all of the traffic.
-func MeetsAll(r nfnl.Rule, a Traffic) bool {
-	w := &Way{In: &Device{}, Out: &Device{}, AnyClient: true}
-	o := Evaluate(r, Probe{a.Endpoint, a.Direction, w}, func(string) ([]nfnl.Element, error) { return nil, nil })
+// MatchesAll reports whether a rule matches all of the traffic.
+func MatchesAll(r nfnl.Rule, a Traffic) bool {
+	path := &Path{In: &Device{}, Out: &Device{}, AnyClient: true}
+	o := Evaluate(r, Probe{a.Endpoint, a.Direction, path}, func(string) ([]nfnl.Element, error) { return nil, nil })
 	return o.Matches == Always
 }
 
-// AsksFor reads what a rule of ours asks for, whether we wrote it or iptables has
-// written it anew.
-func AsksFor(r nfnl.Rule) (a Traffic) {
+// TrafficOf returns the traffic that a rule of ours matches, in our form or in that of
+// iptables.
+func TrafficOf(r nfnl.Rule) (a Traffic) {
 	var at nfnl.Expression
 	for _, e := range r.Exprs {
 		switch e.Name {

@@ -44,7 +44,7 @@ func matches(e nfnl.Expression, p Probe) Certainty {
 		if inside == (info[invert]&flag != 0) {
 			return Never
 		}
-		// The other end's port is anything.
+		// The port of the other end can be any.
 		other := 4 - at
 		if port(other) != 0 || port(other+2) != 0xffff || info[invert]&^flag != 0 || name == "tcp" && info[9] != 0 {
 			return Maybe
@@ -54,7 +54,7 @@ func matches(e nfnl.Expression, p Probe) Certainty {
 	return Maybe
 }
 
-// target is what an extension of iptables does to the packet.
+// target adds the effect of a target of iptables to the outcome.
 func (o *Outcome) target(e nfnl.Expression) {
 	info := e.Attrs[unix.NFTA_TARGET_INFO]
 	switch name := e.Extension(); name {
@@ -81,12 +81,12 @@ func (o *Outcome) target(e nfnl.Expression) {
 	}
 }
 
-// EffectZone is the effect of a rule that puts packets into a zone of connection
-// tracking. That tracks them: nft's undoes NOTRACK, before and behind it, and that of
-// iptables does if it comes first.
+// EffectZone is the effect of a rule that puts packets into a conntrack zone. Packets in
+// a zone are tracked. nft's rule undoes NOTRACK before and after it; the rule of iptables
+// only if it comes first.
 const EffectZone = "ct zone set"
 
-// ctEffect names what nft's `ct … set` does.
+// ctEffect names the effect of nft's `ct … set`.
 func ctEffect(e nfnl.Expression) string {
 	if e.Number(unix.NFTA_CT_KEY) == unix.NFT_CT_ZONE {
 		return EffectZone
@@ -94,8 +94,8 @@ func ctEffect(e nfnl.Expression) string {
 	return "ct set"
 }
 
-// ctTarget reads what the target CT of iptables does: notrack, or the zone that it
-// sets, empty if none (struct xt_ct_target_info in linux/netfilter/xt_CT.h).
+// ctTarget reads the effect of the target CT of iptables: notrack, or the zone that it
+// sets (struct xt_ct_target_info in linux/netfilter/xt_CT.h).
 func ctTarget(info []byte) (notrack bool, zone string) {
 	const (
 		flagNotrack  = 1 << 0

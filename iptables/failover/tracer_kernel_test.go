@@ -210,7 +210,7 @@ func TestFailoverKernelWithoutARule(t *testing.T) {
 			}
 			testns.Run(t, "nft", "delete", "rule", "inet", owner.FailoverTable, chain.name, "handle", handles[r][1])
 			if got := n.traceFailoverRow(t, f, row, port); got != want {
-				t.Errorf("without chain %s: %s\n%s, %s: the twin gives %s and the kernel %s", chain.name, rule.text, f, failoverTraces[row].name, want, got)
+				t.Errorf("without chain %s: %s\n%s, %s: the simulator gives %s and the kernel %s", chain.name, rule.text, f, failoverTraces[row].name, want, got)
 			}
 		}
 	}

@@ -39,7 +39,7 @@ var failoverTraces = []struct {
 	{"a query from outside over TCP", "prerouting", "tcp[S] outside:C > local:53", Tracking{}, []string{"prerouting uplink2 tcp[S] outside:C > local:53"}, "dropped"},
 	{"a query from outside to the second address", "prerouting", "udp outside:C > local2:53", Tracking{}, []string{"prerouting uplink2 udp outside:C > local2:53"}, "dropped"},
 	{"a query from outside to it over TCP", "prerouting", "tcp[S] outside:C > local2:53", Tracking{}, []string{"prerouting uplink2 tcp[S] outside:C > local2:53"}, "dropped"},
-	{"a query over an uplink from whom we serve", "prerouting", "udp pod:C > local:53", Tracking{}, []string{"prerouting uplink2 udp pod:C > local:53"}, "rewritten pod:C > vip:53 zone 53"},
+	{"a query over an uplink from a client that we serve", "prerouting", "udp pod:C > local:53", Tracking{}, []string{"prerouting uplink2 udp pod:C > local:53"}, "rewritten pod:C > vip:53 zone 53"},
 	{"another port, from outside", "prerouting", "udp outside:C > local:54", Tracking{}, []string{"prerouting uplink2 udp outside:C > local:54"}, "tracked"},
 	{"a query from outside to the Service", "prerouting", "udp outside:C > vip:53", Tracking{}, []string{"prerouting uplink2 udp outside:C > vip:53"}, "tracked"},
 
@@ -58,7 +58,7 @@ var failoverTraces = []struct {
 		[]string{"prerouting pod0 udp pod:C > local2:53", "prerouting dns0 udp vip:53 > pod:C"}, "rewritten local2:53 > pod:C zone 54"},
 	{"a response for it over TCP", "postrouting", "tcp[SA] vip:53 > pod:C", Tracking{Reply: true, Zone: 54},
 		[]string{"prerouting pod0 tcp[S] pod:C > local2:53", "prerouting dns0 tcp[SA] vip:53 > pod:C"}, "rewritten local2:53 > pod:C zone 54"},
-	{"a response to who asked the Service", "postrouting", "udp vip:53 > pod:C", Tracking{Reply: true},
+	{"a response to a client that asked the Service", "postrouting", "udp vip:53 > pod:C", Tracking{Reply: true},
 		[]string{"prerouting pod0 udp pod:C > vip:53", "prerouting dns0 udp vip:53 > pod:C"}, "tracked"},
 	{"a query that leaves", "postrouting", "udp pod:C > vip:53", Tracking{Zone: 53},
 		[]string{"prerouting pod0 udp pod:C > local:53"}, "tracked"},

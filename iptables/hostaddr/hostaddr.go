@@ -125,13 +125,13 @@ func (h *Host) Ensure(addrs []netip.Addr) (err error) {
 		}
 		for _, a := range added {
 			if delErr := conn.deleteAddress(index, a); delErr != nil {
-				err = errors.Join(err, fmt.Errorf("remove address %s from %s again: %w", a, h.device, explain(delErr)))
+				err = errors.Join(err, fmt.Errorf("undo: remove address %s from %s: %w", a, h.device, explain(delErr)))
 			}
 			err = errors.Join(err, conn.deleteRoutes(index, a))
 		}
 		if createdLink {
 			if delErr := conn.deleteLink(index); delErr != nil {
-				err = errors.Join(err, fmt.Errorf("delete link %s again: %w", h.device, explain(delErr)))
+				err = errors.Join(err, fmt.Errorf("undo: delete link %s: %w", h.device, explain(delErr)))
 			}
 			h.device, h.ours = "", false
 		}

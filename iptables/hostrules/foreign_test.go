@@ -55,7 +55,7 @@ func TestForeignRules(t *testing.T) {
 				chain late { type filter hook prerouting priority mangle; udp dport 53 drop; } }`,
 		},
 		{
-			name: "others, among whom may be the client",
+			name: "prefixes and sets that may have the client",
 			nft: `table inet x { chain c { type filter hook prerouting priority raw;
 					ip daddr 10.96.0.0/29 drop; ip6 saddr fd00::/64 drop; udp dport { 1053, 1060-1070 } drop; } }`,
 			want: []found{
@@ -65,7 +65,7 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
-			name: "prefix, set, range and interval that hold the address",
+			name: "prefix, set, range and interval with the address",
 			nft: `table inet x { set s { type ipv4_addr; elements = { 10.96.0.1, 10.96.0.10 } }
 				set i { type ipv4_addr; flags interval; elements = { 10.96.0.0/24, 10.97.0.0/24 } }
 				set k { type ipv4_addr . inet_service; elements = { 10.96.0.10 . 53 } }
@@ -85,7 +85,7 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
-			name: "both families and both directions, with conditions that no packet decides",
+			name: "both families and both directions, with conditions that are unknown",
 			nft:  `table inet x { chain c { type filter hook prerouting priority raw; iifname "eth*" th dport 53 drop; ip6 saddr fd00:10:96::a udp sport 53 notrack; limit rate 5/second drop; } }`,
 			want: []found{
 				{"inet x c prerouting -300", "drop", all, false, `iifname "eth*" th dport 53 drop`},
@@ -94,7 +94,7 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
-			name: "behind jumps, a return and a verdict map",
+			name: "after jumps, a return and a verdict map",
 			nft: `table ip x {
 				chain deep { udp dport 53 drop; }
 				chain out { tcp dport 53 return; goto deep; }
@@ -177,7 +177,7 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
-			name: "leftovers of node-cache, of addresses that are not ours too",
+			name: "rules that node-cache left, also for addresses that are not ours",
 			rules: [][]string{
 				{"iptables-nft", "-t", "raw", "-A", "OUTPUT", "-d", "169.254.20.10/32", "-p", "tcp", "--dport", "8080", "-m", "comment", "--comment", "NodeLocal DNS Cache: skip conntrack", "-j", "NOTRACK"},
 				{"iptables-nft", "-t", "filter", "-A", "INPUT", "-d", "169.254.20.10/32", "-p", "udp", "--dport", "53", "-m", "comment", "--comment", "NodeLocal DNS Cache: allow DNS traffic", "-j", "ACCEPT"},

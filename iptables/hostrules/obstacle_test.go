@@ -88,7 +88,7 @@ COMMIT
 		want: []string{"INPUT query veth0: policy drop"},
 	},
 	{
-		name: "a drop in a chain behind a goto",
+		name: "a drop in a chain after a goto",
 		rules: `*filter
 :end - [0:0]
 :middle - [0:0]
@@ -186,7 +186,7 @@ func TestObstaclesOfNFT(t *testing.T) {
 			want: []string{"c query veth0 tap0: policy drop"},
 		},
 		{
-			name: "on the way out",
+			name: "when it leaves",
 			rules: `table ip x { chain c { type filter hook postrouting priority 0; oifname "veth*" ct state != { established, new } drop; }
  chain r { type route hook output priority mangle; oifname "cni0" counter drop; }
 }`,
@@ -195,7 +195,7 @@ func TestObstaclesOfNFT(t *testing.T) {
 			},
 		},
 		{
-			name: "the nat chains, which the untracked do not pass, and the raw ones, which are ours",
+			name: "nat chains, which untracked packets do not pass, and raw chains, which are ours",
 			rules: `table ip x { chain c { type nat hook prerouting priority -100; policy drop; }
  chain d { type filter hook prerouting priority -300; policy drop; }
 }`,

@@ -14,8 +14,8 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 )
 
-// newHost makes a namespace with the devices eth0, eth1 and pod0 and no routes but
-// those to the networks behind them.
+// newHost makes a namespace with the devices eth0, eth1 and pod0, and only the routes to
+// the networks behind them.
 func newHost(t *testing.T) int {
 	t.Helper()
 	ns := int(testns.Enter(t))
@@ -105,9 +105,9 @@ func TestUplinksOfAHost(t *testing.T) {
 	}
 }
 
-// What counts is how much of the world the routes lead to, in however many pieces.
+// A device is an uplink by the size of the public address space of all its routes.
 func TestUplinksByPieces(t *testing.T) {
-	// All that is not private, as those who write AllowedIPs cut it up.
+	// All public addresses, in the prefixes that are usual for AllowedIPs.
 	const notPrivate = `0.0.0.0/5 8.0.0.0/7 11.0.0.0/8 12.0.0.0/6 16.0.0.0/4 32.0.0.0/3 64.0.0.0/2 128.0.0.0/3
 		160.0.0.0/5 168.0.0.0/6 172.0.0.0/12 172.32.0.0/11 172.64.0.0/10 172.128.0.0/9 173.0.0.0/8 174.0.0.0/7 176.0.0.0/4 192.0.0.0/9`
 	for _, tc := range []struct {

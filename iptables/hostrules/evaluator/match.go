@@ -304,8 +304,8 @@ func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Elem
 	return nil, Never
 }
 
-// within compares 32 bits at a time. Where fields end within the key is not
-// known here, so a longer field that is inside only as a whole stays uncertain.
+// within compares 32 bits at a time. The bounds of the fields in the key are unknown. So
+// a key that is inside only when it is compared as a whole gives Maybe.
 func within(key, from, to []byte) Certainty {
 	if len(from) != len(key) || len(to) != len(key) {
 		return Maybe

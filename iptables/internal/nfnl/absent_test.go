@@ -17,8 +17,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
-// withoutNFTables answers as a kernel without nf_tables does: a question is
-// invalid (nfnetlink_rcv_msg), a batch is not supported (nfnetlink_rcv_batch).
+// withoutNFTables answers as a kernel without nf_tables does: a request is invalid
+// (nfnetlink_rcv_msg), and a batch is not supported (nfnetlink_rcv_batch).
 func withoutNFTables() nfnl.Config {
 	return nfnl.Config{Socket: func() (*netlink.Conn, error) {
 		return nltest.Dial(func(req []netlink.Message) ([]netlink.Message, error) {
@@ -29,14 +29,14 @@ func withoutNFTables() nfnl.Config {
 			if req[0].Header.Type == unix.NFNL_MSG_BATCH_BEGIN {
 				errno = unix.EOPNOTSUPP
 			}
-			req[0].Header.Flags = 0 // those of a question mean other things in an answer
+			req[0].Header.Flags = 0 // flags of a request have other meanings in an answer
 			return nltest.Error(int(errno), req[:1])
 		}), nil
 	}}
 }
 
-// Where the kernel has no nf_tables, what is read of it is nothing, and rules of
-// iptables-legacy are found all the same.
+// A kernel without nf_tables has no tables, and the rules of iptables-legacy are still
+// found.
 func TestKernelWithoutNFTables(t *testing.T) {
 	testns.Enter(t)
 	testns.Feed(t, `*filter

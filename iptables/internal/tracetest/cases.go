@@ -1,6 +1,6 @@
-// Package tracetest holds one table of what the NOTRACK rules do to packets, and
-// plays it to any backend: to the twin of the nftables backend, which walks its
-// rules in memory, and to the kernel.
+// Package tracetest holds one table of what the NOTRACK rules do to packets. It plays the
+// table to any backend: to the simulator of the nftables backend, which runs its rules in
+// memory, and to the kernel.
 package tracetest
 
 import (
@@ -12,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Case is a row of the table of what the rules do to a packet. It is written
-// once and read for both families, with names for addresses:
+// Case is a row of the table. It is written once and played for both families, with
+// names for addresses:
 //
 //	pod, pod2   clients behind the devices pod0 and uplink2
 //	outside     a client behind the device uplink, which is an uplink
@@ -24,25 +24,25 @@ import (
 // A step is a change of state or one packet at one hook:
 //
 //	install, attach, detach [CLIENT > LISTEN, a connection that is held], exempt CLIENT > LISTEN
-//	aside DEVICE             its queries stay tracked
+//	quarantine DEVICE        its queries stay tracked
 //	end ADDRESS              its lease ends
 //	expire                   wait until no address is live
 //	HOOK DEVICE PROTO[FLAGS] SOURCE > DESTINATION
 //
-// with S, A, F and R for the flags SYN, ACK, FIN and RST. What becomes of the packet is the
-// verdict, then "query" or "response" where it was counted as one, then a plus
-// and the name of each set in which it put or renewed an element, and a minus
-// and the name of each set from which it took one.
+// with S, A, F and R for the flags SYN, ACK, FIN and RST. The result of a packet is the
+// verdict, then "query" or "response" if it was counted as one. Then comes a plus and the
+// name of each set to which it added an element, or in which it renewed one, and a minus
+// and the name of each set from which it deleted one.
 type Case struct {
 	Name  string
-	Rules func(*iptables.Rules) // changes what Rules gives
+	Rules func(*iptables.Rules) // changes the result of Rules
 	Steps []Step
 }
 
 // Step is one line of the table.
 type Step struct{ Do, Want string }
 
-// Names are addresses by their names in rows, of IPv4 and of IPv6.
+// Names are the addresses, IPv4 and IPv6, of the names in rows.
 var Names = map[string][2]string{
 	"pod":     {"10.244.0.11", "fd00:244::11"},
 	"pod2":    {"10.244.0.12", "fd00:244::12"},
@@ -57,13 +57,13 @@ const (
 	udpCheck, tcpCheck, leasePort = ":41000", ":41001", ":42000"
 )
 
-// Long is a lease that outlasts every test.
+// Long is a lease that is longer than every test.
 const Long = time.Minute
 
-// Short is a lease that is waited for to run out.
+// Short is a lease for rows that wait until it runs out.
 const Short = 200 * time.Millisecond
 
-// Name replaces a name by the family's address, in NAME or NAME:PORT.
+// Name replaces a name by its address of the family, in NAME or NAME:PORT.
 func Name(f iptables.Family, text string) string {
 	name, port, hasPort := strings.Cut(text, ":")
 	pair, ok := Names[name]
@@ -79,17 +79,17 @@ func Name(f iptables.Family, text string) string {
 	return "[" + pair[1] + "]:" + port
 }
 
-// AddrPort is the transport address that NAME:PORT stands for.
+// AddrPort returns the transport address for NAME:PORT.
 func AddrPort(f iptables.Family, text string) netip.AddrPort {
 	return netip.MustParseAddrPort(Name(f, text))
 }
 
-// Addr is the address that a name stands for.
+// Addr returns the address for a name.
 func Addr(f iptables.Family, name string) netip.Addr {
 	return netip.MustParseAddr(Name(f, name))
 }
 
-// Rules are the rules of a row that changes none of them.
+// Rules returns the rules of a row without changes.
 func Rules(f iptables.Family) iptables.Rules {
 	vip, local := Addr(f, "vip"), Addr(f, "local")
 	plan := iptables.Plan{Lease: Long, Untrack: []iptables.Endpoint{{Addr: local, Port: 8080, Proto: iptables.TCP}}}
@@ -120,8 +120,7 @@ func Rules(f iptables.Family) iptables.Rules {
 func withoutLease(r *iptables.Rules) { r.Plan.Lease, r.Leases = 0, nil }
 func withDryRun(r *iptables.Rules)   { r.Plan.DryRun = true }
 
-// Table is Cases with every row that is not about the lease a second
-// time without one.
+// Table is Cases, and every row that is not about the lease again without a lease.
 var Table = func() []Case {
 	out := slices.Clone(Cases)
 	for _, tc := range Cases {
@@ -138,22 +137,22 @@ var Table = func() []Case {
 	return out
 }()
 
-// AsideTable has the rows of backends that can set devices aside.
+// AsideTable has the rows for backends that can quarantine devices.
 var AsideTable = []Case{
-	{"a device set aside", withoutLease, []Step{
+	{"a quarantined device", withoutLease, []Step{
 		{"install", ""},
 		{"attach", ""},
-		{"aside pod0", ""},
+		{"quarantine pod0", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 		{"prerouting pod0 udp pod:4000 > local:53", "tracked"},
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 		{"prerouting pod0 tcp[A] pod:4001 > vip:53", "tracked"},
 		{"prerouting uplink2 udp pod2:4000 > vip:53", "untracked query"},
 	}},
-	{"a device set aside, with a lease", nil, []Step{
+	{"a quarantined device, with a lease", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
-		{"aside pod0", ""},
+		{"quarantine pod0", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 		{"prerouting pod0 tcp[S] pod:4000 > vip:53", "tracked +exempt"},
 	}},
@@ -189,7 +188,7 @@ var Cases = []Case{
 		{"output lo udp local:53 > vip:4000", "untracked response"},
 		{"prerouting lo udp vip:53 > vip:4000", "untracked"},
 	}},
-	{"installed: what is no listen endpoint is left alone", nil, []Step{
+	{"installed: packets to other endpoints are not touched", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"prerouting pod0 udp pod:4000 > vip:54", "tracked"},
@@ -289,13 +288,13 @@ var Cases = []Case{
 		{"output pod0 tcp[SA] vip:53 > pod:4000", "untracked response +opening -closing"},
 		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response +held"},
 	}},
-	{"a reset of what was no connection", nil, []Step{
+	{"a reset without a connection", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"output pod0 tcp[R] vip:53 > pod:4000", "untracked response"},
 		{"prerouting pod0 tcp[R] pod:4000 > vip:53", "untracked query"},
 	}},
-	{"a connection from before the rules were put back", nil, []Step{
+	{"a connection from before the rules were repaired", nil, []Step{
 		{"install", ""},
 		{"attach", ""},
 		{"detach pod:4000 > vip:53", ""},
@@ -333,7 +332,7 @@ var Cases = []Case{
 		{"prerouting lo udp vip:42000 > vip:53", "untracked"},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 
-		// Whatever resembles it, sent by a pod or by the node.
+		// Similar packets of a pod and of the node.
 		{"prerouting pod0 udp vip:53 > vip:42000", "untracked"},
 		{"prerouting lo udp vip:53 > vip:42000", "untracked"},
 		{"output lo udp vip:53 > vip:42001", "untracked response"},
@@ -380,11 +379,11 @@ var Cases = []Case{
 		{"end vip", ""},
 		{"prerouting pod0 udp pod:4000 > vip:53", "tracked"},
 		{"prerouting pod0 udp pod:4000 > local:53", "untracked query"},
-		{"end vip", ""}, // once more does no harm
+		{"end vip", ""}, // a second time changes nothing
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 		{"prerouting pod0 udp pod:4000 > vip:53", "untracked query"},
 	}},
-	{"a lapse gives up held connections, a detach keeps them", func(r *iptables.Rules) { r.Plan.Lease = Short }, []Step{
+	{"a lease that runs out tracks held connections, a detach does not", func(r *iptables.Rules) { r.Plan.Lease = Short }, []Step{
 		{"install", ""},
 		{"output lo udp vip:53 > vip:42000", "untracked +live"},
 		{"output pod0 tcp[A] vip:53 > pod:4000", "untracked response +held"},
@@ -406,14 +405,14 @@ var Cases = []Case{
 		{"output lo udp vip:41000 > vip:53", "untracked"},
 		{"prerouting lo udp vip:41000 > vip:53", "untracked"},
 	}},
-	{"nobody else is a check", nil, []Step{
+	{"other queries are no checks", nil, []Step{
 		{"install", ""},
 		{"prerouting pod0 udp vip:41000 > vip:53", "tracked"},
 		{"output lo udp vip:41001 > vip:53", "tracked"},
 		{"output lo udp vip:41000 > other:53", "tracked"},
 		{"prerouting lo udp vip:41000 > other:53", "tracked"},
 	}},
-	{"an uplink: passed on, or dropped where no Service takes it", nil, []Step{
+	{"an uplink: tracked, or dropped if no Service owns the address", nil, []Step{
 		{"install", ""},
 		{"prerouting uplink udp outside:4000 > vip:53", "tracked"},
 		{"prerouting uplink udp outside:4000 > local:53", "dropped"},
@@ -477,7 +476,7 @@ var Cases = []Case{
 		{"output lo udp local:4000 > local:53", "tracked query"},
 		{"prerouting lo udp local:4000 > local:53", "tracked"},
 	}},
-	{"dry-run: our checks pass kube-proxy by, and are not counted", withDryRun, []Step{
+	{"dry-run: our checks bypass kube-proxy, and are not counted", withDryRun, []Step{
 		{"install", ""},
 		{"output lo udp vip:41000 > vip:53", "untracked"},
 		{"output lo udp vip:53 > vip:41000", "untracked"},

@@ -17,10 +17,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// observer counts what the rules made of a packet: first before they see
-// it, then behind conntrack (-200). It drops what it has counted, so that no
-// packet of a row causes another. The fence, which no rule of ours touches,
-// follows each packet: once it is counted, what went before it is through.
+// observer counts packets before the rules, and by their verdict after conntrack (-200).
+// It drops the packets that it has counted, so that no packet of a row causes another. A
+// fence packet, which matches no rule of ours, follows each packet: when it is counted,
+// the packet before it has passed.
 const observer = `table inet observer {
 	counter arrived { }
 	counter untracked { }
@@ -42,17 +42,17 @@ const observer = `table inet observer {
 }
 `
 
-// Node is a network namespace in which packets are sent past the rules.
+// Node is a network namespace in which packets are sent through the rules.
 type Node struct {
 	NetNS int // file descriptor
 	Links map[string]*net.Interface
 	Conn  *nftables.Conn
 
-	frames int // a packet socket: closing one takes the kernel long
+	frames int // a packet socket, kept open: the kernel closes one slowly
 }
 
-// NewNode makes devices on which packets can arrive: each is a veth whose
-// other end has its name and a p, in the same namespace.
+// NewNode makes devices on which packets can arrive: each is a veth, and its other end in
+// the same namespace has its name and a p.
 func NewNode(t *testing.T) *Node {
 	t.Helper()
 	testns.Program(t, "nft")
@@ -66,7 +66,7 @@ func NewNode(t *testing.T) *Node {
 		testns.Run(t, "ip", "address", "add", Addr(iptables.IPv4, name).String()+"/32", "dev", "lo")
 		testns.Run(t, "ip", "address", "add", Addr(iptables.IPv6, name).String()+"/128", "dev", "lo", "nodad")
 	}
-	// What leaves for anybody else leaves to the pods.
+	// All other packets that leave go to the pods.
 	testns.Run(t, "ip", "route", "add", "default", "dev", "pod0")
 	testns.Run(t, "ip", "-6", "route", "add", "default", "dev", "pod0")
 	rules := filepath.Join(t.TempDir(), "observer.nft")
@@ -93,8 +93,7 @@ func NewNode(t *testing.T) *Node {
 	return n
 }
 
-// Send makes a packet pass a hook and says what became of it: untracked,
-// tracked or dropped.
+// Send makes a packet pass a hook and returns its verdict: untracked, tracked or dropped.
 func (n *Node) Send(t *testing.T, h iptables.Hook, p Packet) string {
 	t.Helper()
 	before := n.Counted(t)
@@ -106,7 +105,7 @@ func (n *Node) Send(t *testing.T, h iptables.Hook, p Packet) string {
 		fence.Dst = AddrPort(iptables.FamilyOf(p.Dst.Addr()), "vip:9")
 	}
 	n.Inject(t, h, fence)
-	Await(t, "the fence behind the packet is counted", func() bool {
+	Await(t, "the fence after the packet is counted", func() bool {
 		return n.Counted(t)["fence"] > before["fence"]
 	})
 	after := n.Counted(t)
@@ -140,9 +139,9 @@ func (n *Node) Counted(t *testing.T) map[string]uint64 {
 	return out
 }
 
-// Inject makes a packet pass a hook: in prerouting it comes in over the device
-// as a frame, whatever it says of itself; through output it is sent from a raw
-// socket, and the routes must lead to the device.
+// Inject makes a packet pass a hook. In prerouting it comes in over the device as a frame,
+// with any addresses. In output it is sent from a raw socket, and the routes must lead to
+// the device.
 func (n *Node) Inject(t *testing.T, h iptables.Hook, p Packet) {
 	t.Helper()
 	var err error
@@ -160,8 +159,7 @@ func (n *Node) arrive(p Packet) error {
 	return n.Deliver(p.Device, n.Links[p.Device].HardwareAddr, Wire(p))
 }
 
-// Deliver makes a packet, whatever is in it, come in over a device, sent to a
-// link-layer address.
+// Deliver makes any packet come in over a device, sent to a link-layer address.
 func (n *Node) Deliver(device string, to net.HardwareAddr, packet []byte) error {
 	far := n.Links[device+"p"]
 	if device == "lo" {
@@ -182,7 +180,7 @@ func leave(p Packet) error {
 	if p.Dst.Addr().Is6() {
 		family, to = unix.AF_INET6, &unix.SockaddrInet6{Addr: p.Dst.Addr().As16()}
 	}
-	// With IPPROTO_RAW the packet brings its own header (raw(7)).
+	// With IPPROTO_RAW the packet has its own header (raw(7)).
 	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
@@ -240,7 +238,7 @@ func Wire(p Packet) []byte {
 	return append(header, segment...)
 }
 
-// Checksum is that of RFC 1071.
+// Checksum returns the checksum of RFC 1071.
 func Checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {

@@ -7,7 +7,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Packet is what a tracer sends through rules, at one hook.
+// Packet is a packet that a tracer sends through rules, at one hook.
 type Packet struct {
 	Proto              iptables.Proto
 	Src, Dst           netip.AddrPort

@@ -11,20 +11,19 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Backend is a backend and a way to send it packets: a twin, or the kernel.
+// Backend is a backend to which packets can be sent: a simulator, or the kernel.
 type Backend interface {
 	iptables.Backend
-	// Send gives the verdict on one packet.
+	// Send returns the verdict on one packet.
 	Send(t *testing.T, h iptables.Hook, p Packet) string
-	// Watch looks at the sets that packets fill. What it returns lists, sorted
-	// and as often as there are elements, the names of those in which an
-	// element was put or renewed since, with a plus before them, and of those
-	// from which one was taken, with a minus; it may look again while there are
-	// less than wanted.
+	// Watch reads the sets that packets fill. The function that it returns lists the
+	// changes since, sorted, one for each element: a plus and the name of the set for
+	// an element that was added or renewed, a minus and the name for an element that
+	// was deleted. It may read the sets again while there are fewer than wanted.
 	Watch(t *testing.T) func(wanted int) []string
 }
 
-// ReadPacket reads the words of a step that is a packet.
+// ReadPacket parses the words of a step that is a packet.
 func ReadPacket(f iptables.Family, words []string) (iptables.Hook, Packet) {
 	hook := map[string]iptables.Hook{"prerouting": iptables.Prerouting, "output": iptables.Output}[words[0]]
 	proto, flags, _ := strings.Cut(words[2], "[")
@@ -40,8 +39,8 @@ func ReadPacket(f iptables.Family, words []string) (iptables.Hook, Packet) {
 	}
 }
 
-// Row runs one row and returns what became of each step, in the order of
-// the steps; steps that are no packets have nothing.
+// Row runs one row and returns the result of each step, in order. The result of a step
+// that is no packet is empty.
 func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func()) []string {
 	t.Helper()
 	rules := Rules(f)
@@ -70,10 +69,10 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 			err = b.Detach(connection(words))
 		case "remove":
 			err = b.Remove()
-		case "aside":
+		case "quarantine":
 			var can iptables.Capabilities
 			if can, err = b.Capabilities(); err != nil || can.Devices == nil {
-				t.Fatalf("%s: the backend cannot: %v", step.Do, err)
+				t.Fatalf("%s: the backend has no capability for devices: %v", step.Do, err)
 			}
 			err = can.Devices.Quarantine(words[1], Long)
 		case "end":
@@ -97,7 +96,7 @@ func Row(t *testing.T, f iptables.Family, tc Case, b Backend, afterInstall func(
 	return out
 }
 
-// observe sends a packet and describes what it did.
+// observe sends a packet and describes its effects.
 func observe(t *testing.T, f iptables.Family, b Backend, h iptables.Hook, p Packet, want string) string {
 	t.Helper()
 	changes := b.Watch(t)
@@ -137,7 +136,7 @@ func Await(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// Differing returns the steps whose outcome is not the wanted one.
+// Differing returns the steps whose result is not the wanted one.
 func Differing(tc Case, got []string) []string {
 	var out []string
 	for i, step := range tc.Steps {

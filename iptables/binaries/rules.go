@@ -26,7 +26,7 @@ import (
 //	TAKE       untracked and counted as a query
 //	OUT        packets that leave: queries to LEAVING, responses to ANSWERING
 //	LEAVING    the node's own queries: checks, exempt, live, held, or noted
-//	ANSWERING  responses; those over lo go through LOCAL
+//	ANSWERING  responses; those over lo pass LOCAL first
 //	LOCAL      answers to lease probes renew the lease; answers to checks are
 //	           untracked in every state
 //	REPLYING   notes connections that we accept, hold or end; responses are untracked

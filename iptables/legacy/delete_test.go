@@ -56,7 +56,7 @@ func withoutDoomed(text string) string {
 	return b.String()
 }
 
-// deletes deletes the doomed rules and compares all others, byte for byte.
+// deletes calls Delete for the doomed rules and compares all others, byte for byte.
 func deletes(t *testing.T, f iptables.Family, table string) {
 	t.Helper()
 	before := save(t, f, table)

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -102,7 +100,7 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 			return cli.Exit(cli.ExitFailure, fmt.Errorf("lab: --html: %w", err))
 		}
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := cli.UntilInterrupted(ctx, syscall.SIGHUP)
 	defer stop()
 
 	experiment := experiment.Experiment{

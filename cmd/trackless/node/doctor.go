@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +46,7 @@ func Doctor(rules measure.Rules) *cobra.Command {
 		Long:  fmt.Sprintf(doctorHelp, symptomsHelp()),
 		Args:  cli.JudgeNoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := cli.UntilInterrupted(cmd.Context())
 			defer stop()
 			return doctor(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,7 +73,7 @@ func Snapshot(source SnapshotSource) *cobra.Command {
 		Example: snapshotExample,
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := cli.UntilInterrupted(cmd.Context())
 			defer stop()
 			return writeSnapshot(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -68,7 +66,7 @@ func Tune(rules measure.Rules) *cobra.Command {
   trackless tune --apply; trackless tune --revert
   trackless tune --nodes node-*.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := cli.UntilInterrupted(cmd.Context())
 			defer stop()
 			return runTune(ctx, o, args, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

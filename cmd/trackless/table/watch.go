@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,7 +56,7 @@ func watchCommand() *cobra.Command {
   trackless conntrack watch --rate`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			ctx, stop := cli.UntilInterrupted(cmd.Context())
 			defer stop()
 			return runWatch(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

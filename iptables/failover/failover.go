@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -121,9 +120,9 @@ func Read(cfg Config) (_ State, err error) {
 // failoverTransaction replaces the table by a table with these chains.
 func failoverTransaction(chains []failoverChain) (nfnl.Transaction, error) {
 	table := &nftables.Table{Name: owner.FailoverTable, Family: nftables.TableFamilyINet}
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		for _, k := range iptables.CounterKeys() {
-			c.AddObj(&nftables.NamedObj{Table: table, Name: failoverCounter(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+			c.AddCounter(table, failoverCounter(k))
 		}
 		accept := nftables.ChainPolicyAccept
 		for _, chain := range chains {

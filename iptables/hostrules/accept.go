@@ -134,7 +134,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 		return err
 	}
 	defer conn.Close()
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		for _, o := range obstacles {
 			if !o.Amendable() || o.Legacy {
 				return fmt.Errorf("accept untracked DNS: chain %s %s %s is of a kind to which we add no rules", o.Family, o.Table, o.Chain)
@@ -226,7 +226,7 @@ func RemoveAcceptRule(cfg Config, r AcceptRule) error {
 	if r.Family == "ip6" {
 		table.Family = nftables.TableFamilyIPv6
 	}
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		return c.DelRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Table: table, Name: r.Chain}, Handle: r.Handle})
 	})
 	if err != nil {

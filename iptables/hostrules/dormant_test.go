@@ -45,7 +45,7 @@ func TestObstacleOfAnOwnedTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	table := &nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4}
 	policy := nftables.ChainPolicyDrop
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		c.AddChain(&nftables.Chain{
 			Table: table, Name: "INPUT", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput,
 			Priority: nftables.ChainPriorityFilter, Policy: &policy,

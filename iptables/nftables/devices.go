@@ -58,7 +58,7 @@ func lostOf(asked, arrived []nfnl.Element, took time.Duration) (lost []string) {
 
 // Quarantine leaves the queries that a device brings tracked for a time.
 func (b *Backend) Quarantine(device string, d time.Duration) error {
-	return b.change("set "+device+" aside", func(c *nftables.Conn) error {
+	return b.change("set "+device+" aside", func(c *nfnl.Encoder) error {
 		return addElements(c, b.rs.sets[asideSet.name], []nftables.SetElement{{Key: nfnl.DeviceKey(device), Timeout: d}})
 	})
 }

@@ -12,14 +12,13 @@ import (
 )
 
 // elementsPerMessage keeps a list of elements, of 100 bytes at most, within the
-// 64 KiB of a netlink attribute: google/nftables encodes a longer one with a
-// length that has wrapped, and the kernel takes what that leaves of it.
+// 64 KiB of a netlink attribute.
 const elementsPerMessage = 256
 
 // addElements queues elements of a set. All that are ever added come by here.
-func addElements(c *nftables.Conn, set *nftables.Set, all []nftables.SetElement) error {
+func addElements(c *nfnl.Encoder, set *nftables.Set, all []nftables.SetElement) error {
 	for part := range slices.Chunk(all, elementsPerMessage) {
-		if err := c.SetAddElements(set, part); err != nil {
+		if err := c.AddElements(set, part); err != nil {
 			return err
 		}
 	}
@@ -35,7 +34,7 @@ type content struct {
 
 // replaceAll queues the contents of sets. A set is flushed and filled within one
 // transaction, which packets see as one change.
-func replaceAll(c *nftables.Conn, all []content) error {
+func replaceAll(c *nfnl.Encoder, all []content) error {
 	for _, s := range all {
 		c.FlushSet(s.set)
 		if err := addElements(c, s.set, s.elements); err != nil {

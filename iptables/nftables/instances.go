@@ -87,7 +87,7 @@ func RemoveTable(cfg Config, name string) error {
 		return err
 	}
 	defer conn.Close()
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
 		return nil
 	})

@@ -99,7 +99,7 @@ func TestAFullSetTakesWhatIsKnown(t *testing.T) {
 				}
 				return conns
 			}
-			if err := b.change("fill", func(c *nftables.Conn) error { return b.addConnections(c, tc.set, of(0, setSize), false) }); err != nil {
+			if err := b.change("fill", func(c *nfnl.Encoder) error { return b.addConnections(c, tc.set, of(0, setSize), false) }); err != nil {
 				t.Fatal(err)
 			}
 			known := of(setSize, 300)
@@ -194,7 +194,7 @@ func TestReadBack(t *testing.T) {
 	}
 }
 
-// The library encodes what is too long for an attribute, and says nothing.
+// A netlink attribute has 16 bits for its length.
 func TestEncodeRefusesWhatWraps(t *testing.T) {
 	rs := newRulesetOf("trackless-test", upstreamKinds)
 	var all []nftables.SetElement
@@ -202,10 +202,10 @@ func TestEncodeRefusesWhatWraps(t *testing.T) {
 		all = append(all, nftables.SetElement{Key: endpointKey(iptables.Endpoint{Addr: netip.AddrFrom4([4]byte{10, 244, byte(i >> 8), byte(i)}), Port: 53, Proto: iptables.UDP})})
 	}
 	set := rs.set(upstreamSet, iptables.IPv4)
-	if _, err := nfnl.Encode(func(c *nftables.Conn) error { return c.SetAddElements(set, all) }); err == nil {
+	if _, err := nfnl.Encode(func(c *nfnl.Encoder) error { return c.AddElements(set, all) }); err == nil {
 		t.Error("one message for 3,000 elements is no error")
 	}
-	if _, err := nfnl.Encode(func(c *nftables.Conn) error { return addElements(c, set, all) }); err != nil {
+	if _, err := nfnl.Encode(func(c *nfnl.Encoder) error { return addElements(c, set, all) }); err != nil {
 		t.Error(err)
 	}
 }

@@ -127,7 +127,7 @@ func (b *Backend) Install(r iptables.Rules) error {
 		return nil
 	}
 	contents := b.rs.contents(r)
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		if r.Plan.Lease != b.rules.Plan.Lease || r.Plan.DryRun != b.rules.Plan.DryRun {
 			b.rs.rebuild(c, b.rules.Plan, r.Plan)
 		}
@@ -147,13 +147,13 @@ func (b *Backend) Install(r iptables.Rules) error {
 }
 
 // prune takes addresses that are no longer in the plan out of the live set.
-func (b *Backend) prune(c *nftables.Conn, r iptables.Rules) error {
+func (b *Backend) prune(c *nfnl.Encoder, r iptables.Rules) error {
 	return b.endLease(c, slices.DeleteFunc(b.rules.Plan.Addresses(), func(a netip.Addr) bool {
 		return slices.Contains(r.Plan.Addresses(), a)
 	}))
 }
 
-func (b *Backend) endLease(c *nftables.Conn, addrs []netip.Addr) error {
+func (b *Backend) endLease(c *nfnl.Encoder, addrs []netip.Addr) error {
 	for _, a := range addrs {
 		// Deleting an element that has expired fails; adding it first does not.
 		set := b.rs.set(liveSet, iptables.FamilyOf(a))
@@ -161,7 +161,7 @@ func (b *Backend) endLease(c *nftables.Conn, addrs []netip.Addr) error {
 		if err := addElements(c, set, element); err != nil {
 			return err
 		}
-		if err := c.SetDeleteElements(set, element); err != nil {
+		if err := c.DelElements(set, element); err != nil {
 			return err
 		}
 	}
@@ -182,7 +182,7 @@ func (b *Backend) create(r iptables.Rules) error {
 
 func (b *Backend) createOnce(r iptables.Rules) error {
 	contents := b.rs.contents(r)
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		if err := b.rs.build(c, r.Plan); err != nil {
 			return err
 		}
@@ -222,7 +222,7 @@ func (b *Backend) createOnce(r iptables.Rules) error {
 
 // Attach implements [iptables.Backend].
 func (b *Backend) Attach() error {
-	return b.change("untrack queries", func(c *nftables.Conn) error {
+	return b.change("untrack queries", func(c *nfnl.Encoder) error {
 		for _, a := range b.rules.Plan.Addresses() {
 			element := []nftables.SetElement{{Key: addrKey(a)}}
 			if err := addElements(c, b.rs.set(liveSet, iptables.FamilyOf(a)), element); err != nil {
@@ -247,7 +247,7 @@ func (b *Backend) Detach(held []iptables.Connection) error {
 }
 
 func (b *Backend) detach(held []iptables.Connection, only bool) error {
-	return b.change("stop untracking queries", func(c *nftables.Conn) error {
+	return b.change("stop untracking queries", func(c *nfnl.Encoder) error {
 		if err := b.addConnections(c, heldSet, held, only); err != nil {
 			return err
 		}
@@ -267,7 +267,7 @@ func (b *Backend) detach(held []iptables.Connection, only bool) error {
 
 // EndLease implements [iptables.Backend].
 func (b *Backend) EndLease(addrs []netip.Addr) error {
-	return b.change("end the lease", func(c *nftables.Conn) error { return b.endLease(c, addrs) })
+	return b.change("end the lease", func(c *nfnl.Encoder) error { return b.endLease(c, addrs) })
 }
 
 // Exempt implements [iptables.Backend].
@@ -284,7 +284,7 @@ func (b *Backend) ExemptOnly(conns []iptables.Connection) error {
 }
 
 func (b *Backend) exempt(conns []iptables.Connection, only bool) error {
-	return b.change("exempt connections", func(c *nftables.Conn) error {
+	return b.change("exempt connections", func(c *nfnl.Encoder) error {
 		return b.addConnections(c, exemptSet, conns, only)
 	})
 }
@@ -307,7 +307,7 @@ func (b *Backend) withConnections(conns []iptables.Connection, only bool, give f
 	}
 }
 
-func (b *Backend) addConnections(c *nftables.Conn, kind setKind, conns []iptables.Connection, only bool) error {
+func (b *Backend) addConnections(c *nfnl.Encoder, kind setKind, conns []iptables.Connection, only bool) error {
 	elements := map[iptables.Family][]nftables.SetElement{}
 	for _, conn := range conns {
 		f := iptables.FamilyOf(conn.Listen.Addr())
@@ -335,7 +335,7 @@ func (b *Backend) installed() bool {
 }
 
 // change commits one transaction on the installed table.
-func (b *Backend) change(what string, build func(*nftables.Conn) error) error {
+func (b *Backend) change(what string, build func(*nfnl.Encoder) error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.setup {
@@ -413,7 +413,7 @@ func (b *Backend) Remove() error {
 }
 
 func (b *Backend) deleteTable(name string) error {
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		c.DelTable(&nftables.Table{Name: name, Family: nftables.TableFamilyINet})
 		return nil
 	})

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -294,27 +293,21 @@ func newRulesetOf(name string, kinds []setKind) *ruleset {
 func (rs *ruleset) set(k setKind, f iptables.Family) *nftables.Set { return rs.sets[k.instance(f)] }
 
 // build queues everything but the table itself and the sets' elements.
-func (rs *ruleset) build(c *nftables.Conn, p iptables.Plan) error {
+func (rs *ruleset) build(c *nfnl.Encoder, p iptables.Plan) error {
 	if err := rs.addSets(c, setKinds); err != nil {
 		return err
 	}
 	for _, k := range iptables.CounterKeys() {
-		c.AddObj(&nftables.NamedObj{Table: rs.table, Name: counterName(k), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})
+		c.AddCounter(rs.table, counterName(k))
 	}
 	rs.addChains(c, rs.chains(p))
 	return nil
 }
 
-// setNumbers is held where sets are added: the library numbers those of all
-// connections together and does not lock.
-var setNumbers sync.Mutex
-
-func (rs *ruleset) addSets(c *nftables.Conn, kinds []setKind) error {
-	setNumbers.Lock()
-	defer setNumbers.Unlock()
+func (rs *ruleset) addSets(c *nfnl.Encoder, kinds []setKind) error {
 	for _, k := range kinds {
 		for _, f := range k.families() {
-			if err := c.AddSet(rs.set(k, f), nil); err != nil {
+			if err := c.AddSet(rs.set(k, f)); err != nil {
 				return err
 			}
 		}
@@ -324,7 +317,7 @@ func (rs *ruleset) addSets(c *nftables.Conn, kinds []setKind) error {
 
 // rebuild replaces the rules of one variant by those of another. Sets and
 // counters stay.
-func (rs *ruleset) rebuild(c *nftables.Conn, old, p iptables.Plan) {
+func (rs *ruleset) rebuild(c *nfnl.Encoder, old, p iptables.Plan) {
 	former := rs.chains(old)
 	for _, ch := range former {
 		c.FlushChain(&nftables.Chain{Table: rs.table, Name: ch.name})
@@ -336,7 +329,7 @@ func (rs *ruleset) rebuild(c *nftables.Conn, old, p iptables.Plan) {
 	rs.addChains(c, rs.chains(p))
 }
 
-func (rs *ruleset) addChains(c *nftables.Conn, all []chain) {
+func (rs *ruleset) addChains(c *nfnl.Encoder, all []chain) {
 	policy := nftables.ChainPolicyAccept
 	added := map[string]*nftables.Chain{}
 	for _, ch := range all {

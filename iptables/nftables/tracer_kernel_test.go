@@ -107,7 +107,7 @@ func (b kernelTrace) takeAway(t *testing.T, id ruleID) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = b.change(fmt.Sprintf("take away a rule of chain %s", id.chain), func(c *nftables.Conn) error {
+	err = b.change(fmt.Sprintf("take away a rule of chain %s", id.chain), func(c *nfnl.Encoder) error {
 		return c.DelRule(&nftables.Rule{Table: b.rs.table, Chain: chain, Handle: rules[id.index].Handle})
 	})
 	if err != nil {

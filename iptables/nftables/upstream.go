@@ -72,7 +72,7 @@ func (u *Upstreams) Set(endpoints []iptables.Endpoint) error {
 		return u.create(endpoints)
 	}
 	contents := u.contents(endpoints)
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error { return replaceAll(c, contents) })
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error { return replaceAll(c, contents) })
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 	}
 	u.rs = newRulesetOf(owner.UpstreamPrefix+hex.EncodeToString(id[:]), upstreamKinds)
 	contents := u.contents(endpoints)
-	tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 		if err := u.rs.addSets(c, upstreamKinds); err != nil {
 			return err
 		}

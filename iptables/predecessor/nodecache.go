@@ -146,7 +146,7 @@ func deleteFrom(cfg Config, chain *nftables.Chain, isLeft func(nfnl.Rule) bool) 
 	}
 	// The answers to one batch must fit into the buffer of the socket.
 	for part := range slices.Chunk(rules, 64) {
-		tx, err := nfnl.Encode(func(c *nftables.Conn) error {
+		tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
 			for _, r := range part {
 				if err := c.DelRule(&nftables.Rule{Table: chain.Table, Chain: chain, Handle: r.Handle}); err != nil {
 					return err

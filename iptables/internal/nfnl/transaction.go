@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"os"
 	"slices"
 	"time"
@@ -18,45 +16,21 @@ import (
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
-// A Transaction is one nf_tables batch, encoded by google/nftables and sent on a socket
-// of our own. The library cannot encode the flags and user data of our table, so its
-// messages are captured before they are sent, and changed.
+// A Transaction is one nf_tables batch, without the batch's begin and end.
 type Transaction struct {
-	Messages []netlink.Message // without the begin and end of the batch
+	Messages []netlink.Message
 }
 
-// Encode collects the messages that build queues. The library sends them nowhere.
-func Encode(build func(*nftables.Conn) error) (Transaction, error) {
-	var tx Transaction
-	conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
-		tx.Messages = append(tx.Messages, req...)
-		return nil, io.EOF
-	}))
-	if err != nil {
-		return tx, err
+// Encode makes a transaction of what build puts into the encoder.
+func Encode(build func(*Encoder) error) (Transaction, error) {
+	var e Encoder
+	if err := build(&e); err != nil {
+		return Transaction{}, err
 	}
-	if err := build(conn); err != nil {
-		return tx, err
+	if e.err != nil {
+		return Transaction{}, e.err
 	}
-	if err := conn.Flush(); err != nil {
-		return tx, err
-	}
-	tx.Messages = slices.DeleteFunc(tx.Messages, func(m netlink.Message) bool {
-		return m.Header.Type == unix.NFNL_MSG_BATCH_BEGIN || m.Header.Type == unix.NFNL_MSG_BATCH_END
-	})
-	for i := range tx.Messages {
-		// The length of an attribute has 16 bits (struct nlattr). A longer message
-		// may have an attribute whose length is wrong.
-		if m := tx.Messages[i]; len(m.Data) > math.MaxUint16 {
-			return tx, fmt.Errorf("nftables: %s: the message has %d bytes, and an attribute at most 65,535", messageName(m), len(m.Data))
-		}
-		// Each message asks for an acknowledgement and for no echo. The sending
-		// socket sets sequence and port id.
-		h := &tx.Messages[i].Header
-		h.Sequence, h.PID = 0, 0
-		h.Flags = h.Flags&^netlink.Echo | netlink.Acknowledge
-	}
-	return tx, nil
+	return Transaction{Messages: e.messages}, nil
 }
 
 // MessageType returns the header type of an nf_tables message.
@@ -70,7 +44,7 @@ func Header(family nftables.TableFamily, resource uint16) []byte {
 	return []byte{byte(family), unix.NFNETLINK_V0, byte(resource >> 8), byte(resource)}
 }
 
-// Prepend puts a message that we encode ourselves at the front.
+// Prepend puts a message of our own encoding at the front.
 func (tx *Transaction) Prepend(msg int, flags netlink.HeaderFlags, attrs []netlink.Attribute) error {
 	data, err := netlink.MarshalAttributes(attrs)
 	if err != nil {
@@ -83,13 +57,13 @@ func (tx *Transaction) Prepend(msg int, flags netlink.HeaderFlags, attrs []netli
 	return nil
 }
 
-// commitTimeout bounds the wait for the kernel's answers. A commit waits for the
-// nf_tables mutex. Another program's transaction of 100,000 rules holds that for
+// commitTimeout bounds the wait for the kernel's answers. A commit waits for
+// the nf_tables mutex, which a foreign transaction of 100,000 rules holds for
 // seconds.
 const commitTimeout = 30 * time.Second
 
-// Commit sends the batch and waits until the kernel has accepted or refused all of it.
-// The error names the first message that the kernel refused.
+// Commit sends the batch and waits until the kernel has taken or refused it as
+// a whole. The error names the first message that the kernel refused.
 func (tx Transaction) Commit(conn *netlink.Conn) error {
 	batch := make([]netlink.Message, 0, len(tx.Messages)+2)
 	batch = append(batch, batchMarker(unix.NFNL_MSG_BATCH_BEGIN))
@@ -98,14 +72,14 @@ func (tx Transaction) Commit(conn *netlink.Conn) error {
 	if err := conn.SetReadDeadline(time.Now().Add(commitTimeout)); err != nil {
 		return err
 	}
-	if err := growBuffers(conn, batch); err != nil {
+	if err := makeRoom(conn, batch); err != nil {
 		return err
 	}
 	if _, err := conn.SendMessages(batch); err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
-	// nfnetlink answers each message in order, refused or not. Only an error about
-	// the batch itself is the only answer.
+	// nfnetlink answers each message in order, refused or not; only an error
+	// about the batch itself comes alone.
 	var refused error
 	for i, m := range tx.Messages {
 		_, err := conn.Receive()
@@ -118,7 +92,7 @@ func (tx Transaction) Commit(conn *netlink.Conn) error {
 		if i == 0 && endsBatch(err) {
 			return refused
 		}
-		// The other answers come at once, or never.
+		// The others' answers follow at once or not at all.
 		if err := conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
 			return refused
 		}
@@ -129,10 +103,10 @@ func (tx Transaction) Commit(conn *netlink.Conn) error {
 	return refused
 }
 
-// growBuffers enlarges the buffers of the socket if the default ones are too small, as
-// for thousands of connections. One sendmsg(2) sends the whole batch, and all answers
-// may be there before the first is read.
-func growBuffers(conn *netlink.Conn, batch []netlink.Message) error {
+// makeRoom sizes the socket's buffers where the usual ones do not do, as for
+// thousands of connections: a batch leaves in one sendmsg(2), and all of its
+// answers may be there before the first is read.
+func makeRoom(conn *netlink.Conn, batch []netlink.Message) error {
 	const (
 		usual  = 128 << 10 // less than net.core.wmem_default and rmem_default
 		answer = 1 << 10   // what the kernel charges for an acknowledgement, at most
@@ -152,9 +126,9 @@ func growBuffers(conn *netlink.Conn, batch []netlink.Message) error {
 	return nil
 }
 
-// endsBatch reports whether the kernel refused the whole batch (nfnetlink_rcv_batch in
-// net/netfilter/nfnetlink.c): the sender lacks permission, or the kernel lacks the
-// subsystem.
+// endsBatch reports whether the kernel said no to the whole batch
+// (nfnetlink_rcv_batch in net/netfilter/nfnetlink.c): the sender may not, or
+// the subsystem is not there.
 func endsBatch(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EOPNOTSUPP) ||
 		errors.Is(err, unix.ENOMEM) || errors.Is(err, os.ErrDeadlineExceeded)
@@ -167,7 +141,7 @@ func batchMarker(msg int) netlink.Message {
 	}
 }
 
-// messageName names a message in the words of nft.
+// messageName says what a refused message was about, in the words of nft.
 func messageName(m netlink.Message) string {
 	names := map[int]string{
 		unix.NFT_MSG_NEWTABLE:   "add table",
@@ -186,7 +160,7 @@ func messageName(m netlink.Message) string {
 	return fmt.Sprintf("nf_tables message %d", int(m.Header.Type)&0xff)
 }
 
-// NewTable puts the creation of our table at the front of a transaction. The table must
+// NewTable queues the creation of our table in front of a transaction. It must
 // not exist yet.
 func (tx *Transaction) NewTable(name string, m owner.Mark, flags uint32) error {
 	comment := userdata.AppendString(nil, TableComment, m.String())

@@ -20,8 +20,8 @@ VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)-$(GOTOOLCHAIN)
 COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)-$(GOTOOLCHAIN)
 
 # program:package, as Debian names them. Trackless itself runs none of them;
-# tests compare with what they say.
-PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils promtool:prometheus
+# tests compare with their output. A target that needs more adds it.
+PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils
 
 # RELEASE and REGISTRY. A build between releases says so: 0.1.0+3.gHASH is three
 # commits after v0.1.0, 0.1.0-dev+gHASH comes before it. Sources without git, or
@@ -64,7 +64,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
-deps: ## install what the other targets need (Debian packages, Go itself, Go modules)
+deps: ## install what tests need (Debian packages, Go itself, Go modules)
 	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing+=" $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -128,10 +128,13 @@ release-check: release ## make the same release in another folder, with nothing 
 set-version: ## set the version of the next release everywhere: make set-version RELEASE=X.Y.Z
 	go run ./deploy/version $(RELEASE)
 
+# It runs nothing but the program that was built, so it needs no `deps`.
 .PHONY: lab
-lab: deps build ## before and after on this machine: conntrack entries through kube-proxy and through Trackless (root)
+lab: build ## before and after on this machine: conntrack entries through kube-proxy and through Trackless (root)
 	bin/trackless lab $(LAB_FLAGS)
 
+# promtool brings a dozen packages with it.
+test check: PROGRAMS += promtool:prometheus
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces
 	go test -timeout 20m ./...

@@ -1,6 +1,7 @@
-package store
+package hitratio
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/maypok86/otter/v2"
 
+	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -62,15 +64,15 @@ func trace(names, length, churn int, s float64, seed uint64) []uint32 {
 }
 
 type storePolicy struct {
-	s   *Store
-	e   *Entry
+	s   *store.Store
+	e   *store.Entry
 	key wire.Key
 }
 
 func (p *storePolicy) access(name uint32) bool {
 	p.key = append(p.key[:0], 4, byte(name>>24), byte(name>>16), byte(name>>8), byte(name), 7, 'e', 'x', 'a', 'm', 'p', 'l', 'e', 3, 'o', 'r', 'g', 0, 0, 1, 0, 1, 0)
 	v := p.s.View(p.key)
-	r := v.Record(Positive)
+	r := v.Record(store.Positive)
 	if r != nil {
 		r.Touch()
 	}
@@ -78,7 +80,7 @@ func (p *storePolicy) access(name uint32) bool {
 	if r != nil {
 		return true
 	}
-	p.s.Put(p.key, Positive, p.e)
+	p.s.Put(p.key, store.Positive, p.e)
 	return false
 }
 
@@ -173,15 +175,27 @@ func (p *sievePolicy) access(name uint32) bool {
 }
 
 // fullStore returns a store and how many such answers fit.
-func fullStore(t testing.TB, bytes int) (*storePolicy, int) {
-	e := entryOf(16, 1, 0, 3600)
-	p := &storePolicy{s: open(t, Options{Bytes: bytes}), e: e}
-	for i := range uint32(bytes / 60) {
+func fullStore(t testing.TB, size int) (*storePolicy, int) {
+	e := &store.Entry{TTL: 3600, Answering: true, Answer: wire.Answer{
+		Flags: 1, Counts: [3]uint16{1, 2, 1}, Body: bytes.Repeat([]byte{1}, 16), TTLs: []byte{1, 0},
+	}}
+	p := &storePolicy{s: open(t, size), e: e}
+	for i := range uint32(size / 60) {
 		p.access(i | 1<<31)
 	}
-	size := p.s.Len(Positive)
-	p.s = open(t, Options{Bytes: bytes})
-	return p, size
+	answers := p.s.Len(store.Positive)
+	p.s = open(t, size)
+	return p, answers
+}
+
+func open(t testing.TB, size int) *store.Store {
+	t.Helper()
+	s, err := store.New(store.Options{Bytes: size})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
 }
 
 func ratio(p policy, names []uint32) float64 {
@@ -197,8 +211,8 @@ func ratio(p policy, names []uint32) float64 {
 // TestHitRatio holds the store against otter (adaptive W-TinyLFU) and random
 // eviction, each with room for as many answers.
 func TestHitRatio(t *testing.T) {
-	if testing.Short() || raceEnabled {
-		t.Skip("takes seconds, or minutes under the race detector, which has nothing to find in it")
+	if testing.Short() {
+		t.Skip("takes seconds")
 	}
 	compareHitRatios(t, 100_000, 600_000)
 }

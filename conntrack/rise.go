@@ -1,9 +1,10 @@
 package conntrack
 
+import "github.com/trackless-dns/trackless/internal/counter"
+
 // Rise returns how much the counters of all CPUs grew from before to after,
-// with CPU -1. The kernel keeps 32 bits of each, so a counter that wrapped once
-// between the two is counted right; a CPU that is in one list alone, since it
-// went on or off line, is not counted.
+// with CPU -1. A counter may have wrapped once in between, see [counter.Rise]. A
+// CPU that is in one list only, since it went online or offline, is not counted.
 func Rise(before, after []CPUStats) CPUStats {
 	sum := CPUStats{CPU: -1}
 	for i := range after {
@@ -17,17 +18,17 @@ func Rise(before, after []CPUStats) CPUStats {
 	return sum
 }
 
-// since returns s less before, each modulo 2^32.
+// since returns by how much each counter rose from before to s.
 func (s *CPUStats) since(before *CPUStats) CPUStats {
-	less := func(a, b uint64) uint64 { return uint64(uint32(a) - uint32(b)) }
+	rise := func(after, before uint64) uint64 { return uint64(counter.Rise(uint32(before), uint32(after))) }
 	return CPUStats{
 		CPU:   s.CPU,
-		Found: less(s.Found, before.Found), Invalid: less(s.Invalid, before.Invalid), Insert: less(s.Insert, before.Insert),
-		InsertFailed: less(s.InsertFailed, before.InsertFailed), Drop: less(s.Drop, before.Drop),
-		EarlyDrop: less(s.EarlyDrop, before.EarlyDrop), Error: less(s.Error, before.Error),
-		SearchRestart: less(s.SearchRestart, before.SearchRestart), ClashResolve: less(s.ClashResolve, before.ClashResolve),
-		ChainTooLong: less(s.ChainTooLong, before.ChainTooLong),
-		Searched:     less(s.Searched, before.Searched), New: less(s.New, before.New), Ignore: less(s.Ignore, before.Ignore),
-		Delete: less(s.Delete, before.Delete), DeleteList: less(s.DeleteList, before.DeleteList),
+		Found: rise(s.Found, before.Found), Invalid: rise(s.Invalid, before.Invalid), Insert: rise(s.Insert, before.Insert),
+		InsertFailed: rise(s.InsertFailed, before.InsertFailed), Drop: rise(s.Drop, before.Drop),
+		EarlyDrop: rise(s.EarlyDrop, before.EarlyDrop), Error: rise(s.Error, before.Error),
+		SearchRestart: rise(s.SearchRestart, before.SearchRestart), ClashResolve: rise(s.ClashResolve, before.ClashResolve),
+		ChainTooLong: rise(s.ChainTooLong, before.ChainTooLong),
+		Searched:     rise(s.Searched, before.Searched), New: rise(s.New, before.New), Ignore: rise(s.Ignore, before.Ignore),
+		Delete: rise(s.Delete, before.Delete), DeleteList: rise(s.DeleteList, before.DeleteList),
 	}
 }

@@ -12,6 +12,7 @@ func TestRise(t *testing.T) {
 		{"two CPUs", []CPUStats{{CPU: 0, Drop: 5}, {CPU: 1, Drop: 7, InsertFailed: 1}},
 			[]CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 9, InsertFailed: 5}}, CPUStats{CPU: -1, Drop: 3, InsertFailed: 4}},
 		{"a counter of 32 bits wraps", []CPUStats{{CPU: 3, Invalid: 1<<32 - 2}}, []CPUStats{{CPU: 3, Invalid: 5}}, CPUStats{CPU: -1, Invalid: 7}},
+		{"the counters began again at 0", []CPUStats{{CPU: 3, Drop: 9}}, []CPUStats{{CPU: 3, Drop: 2}}, CPUStats{CPU: -1, Drop: 2}},
 		{"a CPU comes", []CPUStats{{CPU: 0, Drop: 1}}, []CPUStats{{CPU: 0, Drop: 2}, {CPU: 1, Drop: 1000}}, CPUStats{CPU: -1, Drop: 1}},
 		{"a CPU goes", []CPUStats{{CPU: 0, Drop: 1}, {CPU: 1, Drop: 9}}, []CPUStats{{CPU: 0, Drop: 2}}, CPUStats{CPU: -1, Drop: 1}},
 	} {

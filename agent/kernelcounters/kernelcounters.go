@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/internal/counter"
 )
 
 // Read reads the counters of each CPU.
@@ -18,8 +19,8 @@ func Read() (stats []conntrack.CPUStats, err error) {
 	return conn.Stats()
 }
 
-// Sums adds up the kernel's counters. The counters of a CPU have 32 bits and wrap to 0; the
-// sums do not.
+// Sums adds up the kernel's counters. The counters of a CPU have 32 bits and
+// wrap; the sums never fall.
 type Sums struct {
 	mu   sync.Mutex
 	last map[int][]conntrack.Counter // by CPU
@@ -40,7 +41,7 @@ func (k *Sums) Update(stats []conntrack.CPUStats) map[string]uint64 {
 			if last != nil {
 				was = last[j].Value
 			}
-			k.sum[c.Name] += uint64(uint32(c.Value - was))
+			k.sum[c.Name] += uint64(counter.Rise(uint32(was), uint32(c.Value)))
 		}
 		k.last[stats[i].CPU] = now
 	}

@@ -17,6 +17,8 @@ func TestKernelCountersNeverFall(t *testing.T) {
 		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 3}}, 6 + 1<<32 + 3},
 		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}}, 6 + 1<<32 + 3},
 		{[]conntrack.CPUStats{{CPU: 0, Drop: 6}, {CPU: 1, Drop: 4}, {CPU: 2, Drop: 1}}, 6 + 1<<32 + 5},
+		// The module was loaded again: the counters began at 0.
+		{[]conntrack.CPUStats{{CPU: 0, Drop: 2}, {CPU: 1, Drop: 4}, {CPU: 2, Drop: 0}}, 8 + 1<<32 + 5},
 	} {
 		if got := k.Update(step.stats)["drop"]; got != step.want {
 			t.Errorf("step %d: drop %d, want %d", i, got, step.want)

@@ -96,13 +96,13 @@ func TestCache(t *testing.T) {
 	mute := iptables.Instance{Table: "trackless-mute", Owner: owner.Owner{PID: 6, LocalPID: 6, Life: owner.Alive}}
 	dead := iptables.Instance{Table: "trackless-dead", Owner: owner.Owner{PID: 7, Life: owner.Dead}}
 	first := aCache("/run/trackless/control.sock", 1)
+	golden := testgolden.NewRows(t, "errors-cache.golden")
 	for _, tc := range []struct {
 		name    string
 		args    []string
 		sockets []*nodetest.Socket
 		tables  []iptables.Instance
 		code    int
-		err     string
 		out     []string
 		asked   string // of the first
 	}{
@@ -113,39 +113,42 @@ func TestCache(t *testing.T) {
 		{name: "everything", args: []string{"flush"}, sockets: []*nodetest.Socket{first}, asked: `flush name "" zone ""`},
 		{
 			name: "several instances, of which one refuses and one breaks off", args: []string{"flush"}, sockets: []*nodetest.Socket{first, refusing, broken},
-			code: cli.ExitFailure, err: "pid 2 refused: the Corefile in force has no cache directive; pid 3: control socket: connection reset",
-			out: []string{"pid 1:\nremoved 4 answers\n"}, asked: `flush name "" zone ""`,
+			code: cli.ExitFailure,
+			out:  []string{"pid 1:\nremoved 4 answers\n"}, asked: `flush name "" zone ""`,
 		},
 		{name: "one of several", args: []string{"flush", "--pid", "1"}, sockets: []*nodetest.Socket{first, refusing, broken}, out: []string{"removed 4 answers\n"}, asked: `flush name "" zone ""`},
 		{name: "the one with the socket", args: []string{"show", "a", "--socket", first.Name}, sockets: []*nodetest.Socket{refusing, first}, tables: []iptables.Instance{mute}},
 		{
 			name: "JSON of one that refuses", args: []string{"show", "a", "-o", "json"}, sockets: []*nodetest.Socket{refusing},
-			code: cli.ExitFailure, err: "no cache directive", out: []string{`"error": "pid 2 refused: the Corefile in force has no cache directive"`},
+			code: cli.ExitFailure, out: []string{`"error": "pid 2 refused: the Corefile in force has no cache directive"`},
 		},
-		{name: "no instance", args: []string{"show", "a"}, code: cli.ExitFailure, err: "cache show: no instance answers on this node: is `trackless serve` running?"},
-		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*nodetest.Socket{first}, code: cli.ExitFailure, err: "no instance with pid 99 answers"},
-		{name: "one without a socket", args: []string{"flush"}, sockets: []*nodetest.Socket{first}, tables: []iptables.Instance{mute, dead}, code: cli.ExitFailure, err: "cache flush: pid 6 answers on no control socket", out: []string{"removed 4 answers"}},
-		{name: "one that hangs", args: []string{"flush"}, sockets: []*nodetest.Socket{hung}, code: cli.ExitFailure, err: "deadline exceeded"},
-		{name: "no name", args: []string{"show"}, code: cli.ExitUsage, err: "want NAME or NAME TYPE"},
-		{name: "no such type", args: []string{"show", "a", "NOPE"}, code: cli.ExitUsage, err: `cache show: "NOPE" is no record type`},
-		{name: "no domain name", args: []string{"show", "a..b"}, code: cli.ExitUsage, err: `"a..b" is no domain name`},
-		{name: "zone that is none", args: []string{"flush", "--zone", strings.Repeat("a", 64)}, code: cli.ExitUsage, err: "is no domain name: label is longer than 63"},
-		{name: "two names", args: []string{"flush", "a", "b"}, code: cli.ExitUsage, err: "want one NAME, not 2"},
-		{name: "name and zone", args: []string{"flush", "a", "--zone", "b"}, code: cli.ExitUsage, err: "both a name and a zone"},
-		{name: "variable that is not set", args: []string{"flush", ""}, code: cli.ExitUsage, err: "the name is empty"},
-		{name: "zone from a variable that is not set", args: []string{"flush", "--zone", ""}, code: cli.ExitUsage, err: "the name is empty"},
-		{name: "output", args: []string{"flush", "-o", "xml"}, code: cli.ExitUsage, err: "--output is table or json"},
-		{name: "pid", args: []string{"flush", "--pid", "-1"}, code: cli.ExitUsage, err: "--pid is a process id"},
-		{name: "timeout", args: []string{"flush", "--timeout", "0s"}, code: cli.ExitUsage, err: "--timeout is more than 0"},
-		{name: "verb", args: []string{"drop"}, code: cli.ExitUsage, err: `unknown verb "drop"`},
+		{name: "no instance", args: []string{"show", "a"}, code: cli.ExitFailure},
+		{name: "no instance of the pid", args: []string{"flush", "--pid", "99"}, sockets: []*nodetest.Socket{first}, code: cli.ExitFailure},
+		{name: "one without a socket", args: []string{"flush"}, sockets: []*nodetest.Socket{first}, tables: []iptables.Instance{mute, dead}, code: cli.ExitFailure, out: []string{"removed 4 answers"}},
+		{name: "one that hangs", args: []string{"flush"}, sockets: []*nodetest.Socket{hung}, code: cli.ExitFailure},
+		{name: "no name", args: []string{"show"}, code: cli.ExitUsage},
+		{name: "no such type", args: []string{"show", "a", "NOPE"}, code: cli.ExitUsage},
+		{name: "no domain name", args: []string{"show", "a..b"}, code: cli.ExitUsage},
+		{name: "zone that is none", args: []string{"flush", "--zone", strings.Repeat("a", 64)}, code: cli.ExitUsage},
+		{name: "two names", args: []string{"flush", "a", "b"}, code: cli.ExitUsage},
+		{name: "name and zone", args: []string{"flush", "a", "--zone", "b"}, code: cli.ExitUsage},
+		{name: "variable that is not set", args: []string{"flush", ""}, code: cli.ExitUsage},
+		{name: "zone from a variable that is not set", args: []string{"flush", "--zone", ""}, code: cli.ExitUsage},
+		{name: "output", args: []string{"flush", "-o", "xml"}, code: cli.ExitUsage},
+		{name: "pid", args: []string{"flush", "--pid", "-1"}, code: cli.ExitUsage},
+		{name: "timeout", args: []string{"flush", "--timeout", "0s"}, code: cli.ExitUsage},
+		{name: "verb", args: []string{"drop"}, code: cli.ExitUsage},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			for _, s := range tc.sockets {
 				s.Asked = ""
 			}
 			out, code, err := runCache(t, &nodetest.Node{Controls: tc.sockets, Tables: tc.tables}, tc.args...)
-			if code != tc.code || (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
-				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
+			if code != tc.code || (err != nil) != (tc.code != 0) {
+				t.Errorf("status %d, error %v; want %d", code, err, tc.code)
+			}
+			if err != nil {
+				golden.Compare(t, tc.name, err.Error())
 			}
 			for _, want := range tc.out {
 				if !strings.Contains(out, want) {

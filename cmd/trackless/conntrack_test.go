@@ -18,6 +18,8 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 	"github.com/trackless-dns/trackless/internal/testns"
+
+	"github.com/trackless-dns/trackless/internal/testgolden"
 )
 
 // trackless runs the program in this process and returns what it wrote and its
@@ -127,40 +129,41 @@ func TestConntrackList(t *testing.T) {
 }
 
 func TestConntrackWrongCommandLine(t *testing.T) {
+	golden := testgolden.NewRows(t, "usage-conntrack.golden")
 	for _, test := range []struct {
 		args string
-		says string
 	}{
-		{"list --proto icmp --dport 53", "icmp has no ports"},
-		{"list --proto quic", "--proto \"quic\""},
-		{"list --src 10.0.0.300", "--src \"10.0.0.300\""},
-		{"list --dst 10.0.0.0/33", "--dst \"10.0.0.0/33\""},
-		{"list --sport 70000", "--sport \"70000\""},
-		{"list --dport 53-x", "--dport \"53-x\""},
-		{"list --dport 54-53", "54-53 is empty"},
-		{"list --state OPENED", "ESTABLISHED"},
-		{"list --status OPENED", "SEEN_REPLY"},
-		{"list --status ASSURED,!ASSURED", "both set and clear"},
-		{"list --family ipx", "ipv4 and ipv6"},
-		{"list --zone 70000", "--zone \"70000\""},
-		{"list --mark x", "--mark \"x\""},
-		{"list --mark 1/0", "mask"},
-		{"list --nat full-cone", "snat"},
-		{"list -o xml", "jsonl"},
-		{"list everything", "unexpected argument"},
-		{"stats -o yaml", "table or json"},
-		{"stats --top 0", "--top 0"},
-		{"watch --events born", "new, update and destroy"},
-		{"watch --rate -o yaml", "--rate"},
-		{"limits -o wide", "table or json"},
-		{"drop", "unknown verb"},
-		{"help me", "unknown verb"},
+		{"list --proto icmp --dport 53"},
+		{"list --proto quic"},
+		{"list --src 10.0.0.300"},
+		{"list --dst 10.0.0.0/33"},
+		{"list --sport 70000"},
+		{"list --dport 53-x"},
+		{"list --dport 54-53"},
+		{"list --state OPENED"},
+		{"list --status OPENED"},
+		{"list --status ASSURED,!ASSURED"},
+		{"list --family ipx"},
+		{"list --zone 70000"},
+		{"list --mark x"},
+		{"list --mark 1/0"},
+		{"list --nat full-cone"},
+		{"list -o xml"},
+		{"list everything"},
+		{"stats -o yaml"},
+		{"stats --top 0"},
+		{"watch --events born"},
+		{"watch --rate -o yaml"},
+		{"limits -o wide"},
+		{"drop"},
+		{"help me"},
 	} {
 		t.Run(test.args, func(t *testing.T) {
 			out, errs, code := trackless(append([]string{"conntrack"}, strings.Fields(test.args)...)...)
-			if code != cli.ExitUsage || !strings.Contains(errs, test.says) || out != "" {
-				t.Errorf("exit status %d, want %d with %q:\n%s%s", code, cli.ExitUsage, test.says, out, errs)
+			if code != cli.ExitUsage || out != "" {
+				t.Errorf("exit status %d, want %d:\n%s%s", code, cli.ExitUsage, out, errs)
 			}
+			golden.Compare(t, test.args, errs)
 		})
 	}
 }

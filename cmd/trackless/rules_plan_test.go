@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,24 +84,27 @@ func TestRulesPlan(t *testing.T) {
 
 func TestRulesPlanErrors(t *testing.T) {
 	good := corefile(t, planCorefile)
+	wrong := corefile(t, "a {\n notrack 10.96.0.10 {\n  leese 1s\n }\n}\n")
+	empty := corefile(t, "\n")
+	golden := testgolden.NewRows(t, "refused-rules-plan.golden", wrong, "WRONG", empty, "EMPTY", good, "GOOD")
 	for _, tc := range []struct {
 		name string
 		args []string
 		code int
-		want string
 	}{
-		{"a wrong option", []string{"-conf", corefile(t, "a {\n notrack 10.96.0.10 {\n  leese 1s\n }\n}\n")}, cli.ExitFailure, "Corefile:3 - Error during parsing: unknown option \"leese\""},
-		{"no Corefile", []string{"-conf", "/nonexistent/Corefile"}, cli.ExitFailure, "read the Corefile: open /nonexistent/Corefile"},
-		{"an empty one", []string{"-conf", corefile(t, "\n")}, cli.ExitFailure, "is empty"},
-		{"an unknown flag", []string{"-nosuchflag"}, cli.ExitUsage, "rules plan:"},
-		{"an unknown format", []string{"-conf", good, "--format", "iptables"}, cli.ExitUsage, `--format is nft or iptables-save, not "iptables"`},
-		{"an argument", []string{good}, cli.ExitUsage, "the Corefile is named with -conf"},
+		{"a wrong option", []string{"-conf", wrong}, cli.ExitFailure},
+		{"no Corefile", []string{"-conf", "/nonexistent/Corefile"}, cli.ExitFailure},
+		{"an empty one", []string{"-conf", empty}, cli.ExitFailure},
+		{"an unknown flag", []string{"-nosuchflag"}, cli.ExitUsage},
+		{"an unknown format", []string{"-conf", good, "--format", "iptables"}, cli.ExitUsage},
+		{"an argument", []string{good}, cli.ExitUsage},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, code, err := runPlan(t, append([]string{"plan"}, tc.args...)...)
-			if code != tc.code || err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.want)
+			if code != tc.code {
+				t.Errorf("status %d, error %v; want %d", code, err, tc.code)
 			}
+			golden.Compare(t, tc.name, fmt.Sprint(err))
 		})
 	}
 	if out, code, _ := runPlan(t, "plan", "--help"); code != 0 || !strings.Contains(out, "Exit status: 0 printed") {

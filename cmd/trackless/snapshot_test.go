@@ -16,6 +16,8 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/node/compare"
 	"github.com/trackless-dns/trackless/node/snapshot"
+
+	"github.com/trackless-dns/trackless/internal/testgolden"
 )
 
 // readBack reads a snapshot that the program wrote.
@@ -192,31 +194,32 @@ func TestSnapshotAndCompareRefuse(t *testing.T) {
 	good := write("good.json", `{"schema":"trackless.snapshot/v1","time":"2026-01-02T03:04:05Z","node":{"name":"a"}}`)
 	newer := write("newer.json", `{"schema":"trackless.snapshot/v9","time":"2026-01-02T03:04:05Z"}`)
 	half := write("half.json", `{"schema":"trackless.snapshot/v1","time":"2026`)
+	golden := testgolden.NewRows(t, "refused-snapshot.golden", dir, "DIR")
 	for _, tc := range []struct {
 		args string
 		code int
-		says string
 	}{
-		{"snapshot --window -1s", cli.ExitUsage, "--window -1s"},
-		{"snapshot --window 48h", cli.ExitUsage, "1h0m0s is possible"},
-		{"snapshot --window 1ms", cli.ExitUsage, "no rates can be told"},
-		{"snapshot --top 0", cli.ExitUsage, "--top 0"},
-		{"snapshot before.json", cli.ExitUsage, "unexpected argument"},
-		{"snapshot --netns nowhere", cli.ExitCannotLook, "nowhere"},
-		{"compare", cli.ExitUsage, "there are 0"},
-		{"compare a b c", cli.ExitUsage, "there are 3"},
-		{"compare - -", cli.ExitUsage, "standard input"},
-		{"compare -o yaml " + good + " " + good, cli.ExitUsage, "table or json"},
-		{"compare " + good + " " + filepath.Join(dir, "none"), cli.ExitFailure, "no such file"},
-		{"compare " + good + " " + newer, cli.ExitFailure, newer + ": it was taken by a newer Trackless"},
-		{"compare " + half + " " + good, cli.ExitFailure, half + ": it ends after 46 bytes in the middle"},
-		{"compare --html " + dir + "/none/x.html " + good + " " + good, cli.ExitFailure, "no such file"},
+		{"snapshot --window -1s", cli.ExitUsage},
+		{"snapshot --window 48h", cli.ExitUsage},
+		{"snapshot --window 1ms", cli.ExitUsage},
+		{"snapshot --top 0", cli.ExitUsage},
+		{"snapshot before.json", cli.ExitUsage},
+		{"snapshot --netns nowhere", cli.ExitCannotLook},
+		{"compare", cli.ExitUsage},
+		{"compare a b c", cli.ExitUsage},
+		{"compare - -", cli.ExitUsage},
+		{"compare -o yaml " + good + " " + good, cli.ExitUsage},
+		{"compare " + good + " " + filepath.Join(dir, "none"), cli.ExitFailure},
+		{"compare " + good + " " + newer, cli.ExitFailure},
+		{"compare " + half + " " + good, cli.ExitFailure},
+		{"compare --html " + dir + "/none/x.html " + good + " " + good, cli.ExitFailure},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			out, errs, code := trackless(strings.Fields(tc.args)...)
-			if code != tc.code || !strings.Contains(errs, tc.says) || out != "" {
+			if code != tc.code || out != "" {
 				t.Errorf("exit status %d, want %d\n%s%s", code, tc.code, out, errs)
 			}
+			golden.Compare(t, tc.args, errs)
 		})
 	}
 }
@@ -235,19 +238,20 @@ func TestSnapshotReplacesFilesAlone(t *testing.T) {
 // A full disk is no wrong command line, and no finding of doctor.
 func TestOutputThatCannotBeWritten(t *testing.T) {
 	_, ns := nodeTable(t)
-	file := filepath.Join(t.TempDir(), "none", "x.json")
+	dir := t.TempDir()
+	file := filepath.Join(dir, "none", "x.json")
+	golden := testgolden.NewRows(t, "unwritten.golden", dir, "DIR")
 	for _, tc := range []struct {
 		args string
 		code int
-		says string
 	}{
-		{"snapshot --window 0", cli.ExitFailure, "snapshot: write /dev/full: no space left"},
-		{"snapshot --window 0 -o " + file, cli.ExitFailure, "snapshot: --output: write " + file + ": no such file"},
+		{"snapshot --window 0", cli.ExitFailure},
+		{"snapshot --window 0 -o " + file, cli.ExitFailure},
 		// As a read-only root, said before the node was watched for an hour.
-		{"snapshot --window 1h -o /sys/x.json", cli.ExitFailure, "`kubectl exec POD -- trackless snapshot -o - > FILE`"},
-		{"support-bundle --window 1h -o /sys/x.tar.gz", cli.ExitFailure, "`kubectl exec POD -- trackless support-bundle -o - > FILE`"},
-		{"conntrack stats", cli.ExitFailure, "no space left"},
-		{"doctor --interval 1ms", cli.ExitCannotLook, "write the findings: write /dev/full"},
+		{"snapshot --window 1h -o /sys/x.json", cli.ExitFailure},
+		{"support-bundle --window 1h -o /sys/x.tar.gz", cli.ExitFailure},
+		{"conntrack stats", cli.ExitFailure},
+		{"doctor --interval 1ms", cli.ExitCannotLook},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
@@ -264,9 +268,10 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 			root.SetOut(full)
 			root.SetErr(io.Discard)
 			err = root.Execute()
-			if code := cli.ExitStatus(err); code != tc.code || !strings.Contains(fmt.Sprint(err), tc.says) {
+			if code := cli.ExitStatus(err); code != tc.code {
 				t.Errorf("exit status %d, want %d: %v", code, tc.code, err)
 			}
+			golden.Compare(t, tc.args, fmt.Sprint(err))
 		})
 	}
 }

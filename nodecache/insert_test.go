@@ -1,6 +1,7 @@
 package nodecache
 
 import (
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/coredns/caddy/caddyfile"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/trackless-dns/trackless/internal/testgolden"
 )
 
 // Each row has the addresses of notrack in every resulting block, in the order of the
@@ -103,11 +106,10 @@ func TestWhoeverAsksIsServed(t *testing.T) {
 
 func TestABrokenCorefileIsReported(t *testing.T) {
 	o := mustParse(t)
-	if _, err := o.Insert("Corefile", ".:53 {\n    whoami\n", nil, false); err == nil || !strings.Contains(err.Error(), "Corefile:") {
-		t.Errorf("error %v", err)
-	}
+	golden := testgolden.NewRows(t, "broken-corefiles.golden")
+	_, err := o.Insert("Corefile", ".:53 {\n    whoami\n", nil, false)
+	golden.Compare(t, "a block without an end", fmt.Sprint(err))
 	o.SetupIPTables = false
-	if _, err := o.Insert("Corefile", ".:53 {\n    nosuch\n}\n", []string{"whoami"}, false); err == nil || !strings.Contains(err.Error(), "Unknown directive 'nosuch'") {
-		t.Errorf("error %v", err)
-	}
+	_, err = o.Insert("Corefile", ".:53 {\n    nosuch\n}\n", []string{"whoami"}, false)
+	golden.Compare(t, "an unknown directive", fmt.Sprint(err))
 }

@@ -239,6 +239,7 @@ func TestRulesRemove(t *testing.T) {
 	lo := hostaddr.Device{Name: "lo", Addresses: []hostaddr.Address{{Addr: clusterIP, Marked: true}, {Addr: clusterV6}}}
 	eth := hostaddr.Device{Name: "eth0", Addresses: []hostaddr.Address{{Addr: clusterIP}}}
 	failover := failover.State{Present: true}
+	golden := testgolden.NewRows(t, "errors-remove.golden")
 	for _, tc := range []struct {
 		name string
 		node nodetest.Node
@@ -274,7 +275,7 @@ func TestRulesRemove(t *testing.T) {
 			want: []string{"table trackless-a"},
 			out: []string{"left: table inet trackless-b: pid 4711 is alive; end it with `kill 4711`", "left: failover table",
 				"left: link nodelocaldns: table inet trackless-b is in use", "left: address 10.96.0.10 on lo"},
-			code: cli.ExitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "what a living instance does not ask for",
@@ -285,14 +286,14 @@ func TestRulesRemove(t *testing.T) {
 			},
 			want: []string{"failover", "ip filter INPUT query udp 169.254.20.10:53", "address nodelocaldns 169.254.20.10", "address lo 169.254.20.10"},
 			out:  []string{"left: link nodelocaldns: table inet trackless-b is in use", "left: accept rule ip filter (iptables-legacy) INPUT query udp 10.96.0.10:53"},
-			code: cli.ExitFailure, err: "table inet trackless-b stays: pid 4711 is alive",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "pairs of the failover table that a living instance does not ask for",
 			node: nodetest.Node{Tables: []iptables.Instance{living("trackless-b", 4711)}, Standing: pairs(linkLocal, clusterIP)},
 			want: []string{"failover but [{10.96.0.10 10.96.0.99 []}]"},
 			out:  []string{"left: failover table inet trackless-failover: table inet trackless-b is in use", "removed: failover pair 169.254.20.10 to 10.96.0.99"},
-			code: cli.ExitFailure, err: "table inet trackless-b stays",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "node-cache has taken the addresses over, and has no use for our rules",
@@ -308,18 +309,18 @@ func TestRulesRemove(t *testing.T) {
 		{
 			name: "force does not override a living instance",
 			node: nodetest.Node{Tables: []iptables.Instance{living("trackless-b", 4711)}, Standing: failover, Links: []hostaddr.Device{ours}},
-			args: []string{"--force"}, code: cli.ExitFailure, err: "pid 4711 is alive",
+			args: []string{"--force"}, code: cli.ExitFailure,
 		},
 		{
 			name: "a dry run has the status of the removal",
 			node: nodetest.Node{Tables: []iptables.Instance{living("trackless-b", 4711)}},
-			args: []string{"--dry-run"}, code: cli.ExitFailure, err: "pid 4711 is alive",
+			args: []string{"--dry-run"}, code: cli.ExitFailure,
 		},
 		{
 			name: "an owner that cannot be seen",
 			node: nodetest.Node{Tables: []iptables.Instance{unseen("trackless-c")}, Links: []hostaddr.Device{ours}},
 			out:  []string{"left: table inet trackless-c: pid 1 of a container that cannot be seen from here may be alive"},
-			code: cli.ExitFailure, err: "use --force if it is gone for certain",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "an owner that cannot be seen, by force",
@@ -345,20 +346,23 @@ func TestRulesRemove(t *testing.T) {
 		},
 		{
 			name: "no privilege",
-			node: nodetest.Node{Err: iptables.ErrPermission}, code: cli.ExitFailure, err: "needs CAP_NET_ADMIN",
+			node: nodetest.Node{Err: iptables.ErrPermission}, code: cli.ExitFailure,
 		},
 		{
 			name: "a kernel without nf_tables has the link all the same",
 			node: nodetest.Node{Err: &iptables.UnsupportedError{Feature: "nf_tables", Err: errors.New("no")}, Links: []hostaddr.Device{ours}},
 			want: []string{"link nodelocaldns"},
 		},
-		{name: "wrong output", args: []string{"--output", "yaml"}, code: cli.ExitUsage, err: `--output is table or json, not "yaml"`},
-		{name: "an argument", args: []string{"everything"}, code: cli.ExitUsage, err: "unexpected argument"},
+		{name: "wrong output", args: []string{"--output", "yaml"}, code: cli.ExitUsage},
+		{name: "an argument", args: []string{"everything"}, code: cli.ExitUsage},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			out, code, err := runRules(t, &tc.node, append([]string{"remove"}, tc.args...)...)
-			if code != tc.code || err != nil && !strings.Contains(err.Error(), tc.err) {
-				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
+			if code != tc.code || (err != nil) != (tc.code != 0) {
+				t.Errorf("status %d, error %v; want %d", code, err, tc.code)
+			}
+			if err != nil {
+				golden.Compare(t, tc.name, err.Error())
 			}
 			if diff := cmp.Diff(tc.want, tc.node.Removed); diff != "" {
 				t.Errorf("removed (-want +got):\n%s", diff)
@@ -405,6 +409,7 @@ func TestRulesAttachAndDetach(t *testing.T) {
 	hanging.Hangs, hanging.State.Reason = true, "tcp 10.96.0.10:53 does not answer"
 	stale := second()
 	stale.StatusErr = errors.New("connection refused")
+	golden := testgolden.NewRows(t, "errors-attach.golden")
 	for _, tc := range []struct {
 		name     string
 		args     []string
@@ -444,33 +449,33 @@ func TestRulesAttachAndDetach(t *testing.T) {
 		},
 		{
 			name: "no instance", args: []string{"detach"}, sockets: []asked{{stale, ""}},
-			code: cli.ExitFailure, err: "no instance answers on this node",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "no such pid", args: []string{"detach", "--pid", "5"}, sockets: []asked{{first(), ""}},
-			code: cli.ExitFailure, err: "no instance with pid 5",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "a table whose owner has no socket", args: []string{"detach"}, tables: []iptables.Instance{living("trackless-b", 4711), living("trackless-d", 815), dead("trackless-a")},
 			sockets: []asked{{first(), "detach"}, {stale, ""}},
 			out:     []string{"pid 4711 (table inet trackless-b): detached"},
-			code:    cli.ExitFailure, err: "table inet trackless-d can be changed by its owner alone, pid 815, which answers on no control socket: name its socket with --socket if `trackless serve` was given another -control; or end it with `kill 815`",
+			code:    cli.ExitFailure,
 		},
 		{
 			name: "an instance refuses", args: []string{"attach"}, sockets: []asked{{first(), "attach"}, {refusing, "attach"}},
 			out:  []string{"pid 4711 (table inet trackless-b): attached"},
-			code: cli.ExitFailure, err: "rules attach: pid 815 refused: this process is stopping",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "an instance takes too long, and says why", args: []string{"attach", "--timeout", "10ms"}, sockets: []asked{{hanging, "attach"}},
-			code: cli.ExitFailure, err: "pid 4711: no answer within 10ms; it goes on by itself: tcp 10.96.0.10:53 does not answer",
+			code: cli.ExitFailure,
 		},
 		{
 			name: "the named socket does not answer", args: []string{"detach", "--socket", stale.Name}, sockets: []asked{{stale, ""}},
-			code: cli.ExitFailure, err: "connection refused",
+			code: cli.ExitFailure,
 		},
-		{name: "wrong pid", args: []string{"detach", "--pid", "-1"}, code: cli.ExitUsage, err: "--pid is a process id"},
-		{name: "no time", args: []string{"detach", "--timeout", "0s"}, code: cli.ExitUsage, err: "--timeout is more than 0"},
+		{name: "wrong pid", args: []string{"detach", "--pid", "-1"}, code: cli.ExitUsage},
+		{name: "no time", args: []string{"detach", "--timeout", "0s"}, code: cli.ExitUsage},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			node := &nodetest.Node{Tables: tc.tables, Err: tc.tableErr}
@@ -479,8 +484,11 @@ func TestRulesAttachAndDetach(t *testing.T) {
 				node.Controls = append(node.Controls, s.socket)
 			}
 			out, code, err := runRules(t, node, tc.args...)
-			if code != tc.code || err != nil && !strings.Contains(err.Error(), tc.err) {
-				t.Errorf("status %d, error %v; want %d, %q", code, err, tc.code, tc.err)
+			if code != tc.code || (err != nil) != (tc.code != 0) {
+				t.Errorf("status %d, error %v; want %d", code, err, tc.code)
+			}
+			if err != nil {
+				golden.Compare(t, tc.name, err.Error())
 			}
 			for _, s := range tc.sockets {
 				if s.socket.Asked != s.asked {

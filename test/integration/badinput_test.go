@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/lab"
 )
 
@@ -41,38 +43,35 @@ func start(t *testing.T, node *lab.Node, text string, change func(*exec.Cmd)) (s
 }
 
 func TestBadInput(t *testing.T) {
+	golden := testgolden.NewRows(t, "badinput.golden")
+	// The folder of the Corefile and the number of a device differ from run to run.
+	temporary := regexp.MustCompile(`/tmp/\S*/(Corefile)|(veth)[0-9]+`)
 	for _, tc := range []struct {
 		name    string
 		text    string
 		prepare func(t *testing.T, node *lab.Node)
 		change  func(*exec.Cmd)
-		want    []string
 		lies    []string // bad advice
 	}{
 		{
 			name: "unknown option",
 			text: corefile("notrack {\n nosuch 1\n}", "", lab.ClusterDNS4),
-			want: []string{"plugin/notrack", "Corefile:5", `unknown option "nosuch"`, "use backend"},
 		},
 		{
 			name: "not an address",
 			text: corefile("notrack 10.96.0.300", "", lab.ClusterDNS4),
-			want: []string{"plugin/notrack", "Corefile:4", `"10.96.0.300" is not an IP address`},
 		},
 		{
 			name: "forward to an address of its own",
 			text: strings.Replace(corefile(steady, "", lab.ClusterDNS4), "forward . "+lab.UpstreamDNS4.String(), "forward . 10.96.0.10", 1),
-			want: []string{"plugin/notrack", "Corefile:", "forward . 10.96.0.10: this server block itself listens on 10.96.0.10:53", "kube-dns-upstream"},
 		},
 		{
 			name: "a variable that is not set",
 			text: strings.Replace(corefile(steady, "", lab.ClusterDNS4), "forward . "+lab.UpstreamDNS4.String(), "forward . {$UPSTREAM_OF_NOBODY}", 1),
-			want: []string{"plugin/forward", "{$UPSTREAM_OF_NOBODY} in line", "not set"},
 		},
 		{
 			name: "conflicting blocks",
 			text: corefile(steady, "", lab.ClusterDNS4) + "example.org:53 {\n bind 10.96.0.10\n notrack {\n interface dns0\n }\n whoami\n}\n",
-			want: []string{"interface dns0 conflicts with interface nodelocaldns of the notrack block in line 4"},
 		},
 		{
 			name: "an address that another interface holds",
@@ -81,19 +80,16 @@ func TestBadInput(t *testing.T) {
 				run(t, node.Namespace, "ip", "link", "add", "kube-ipvs0", "type", "bridge")
 				run(t, node.Namespace, "ip", "address", "add", "10.96.0.10/32", "dev", "kube-ipvs0")
 			},
-			want: []string{"line 4", "10.96.0.10 is held by interface kube-ipvs0", "kube-proxy in IPVS mode", "169.254.20.10", "kube-proxy --cleanup"},
 			lies: []string{"ip address del", "interface none"},
 		},
 		{
 			name: "the node's own address",
 			text: corefile(steady, "", netip.MustParseAddr("192.0.2.10")),
-			want: []string{"line 4", "192.0.2.10 is held by interface uplink", "of this node itself", "169.254.20.10"},
 			lies: []string{"ip address del", "interface none"},
 		},
 		{
 			name: "the gateway of the pods, interface none",
 			text: corefile(notrackWith("interface none"), "", netip.MustParseAddr("10.244.0.1")),
-			want: []string{"line 4", "10.244.0.1 is held by interface veth", "the gateway of the network behind veth"},
 			lies: []string{"ip address del"},
 		},
 		{
@@ -102,12 +98,10 @@ func TestBadInput(t *testing.T) {
 			prepare: func(t *testing.T, node *lab.Node) {
 				run(t, node.Namespace, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 			},
-			want: []string{"line 4", "add address fd00:10:96::a", "IPv6 is disabled", "net.ipv6.conf.all.disable_ipv6"},
 		},
 		{
 			name: "an IPv6 link-local address",
 			text: corefile(steady, "", netip.MustParseAddr("fe80::10")),
-			want: []string{"Corefile:", "fe80::10: an IPv6 link-local address", "fd00:169:254:20::10"},
 		},
 		{
 			name: "no CAP_NET_ADMIN",
@@ -118,7 +112,6 @@ func TestBadInput(t *testing.T) {
 					AmbientCaps: []uintptr{unix.CAP_NET_BIND_SERVICE},
 				}
 			},
-			want: []string{"line 4", "CAP_NET_ADMIN"},
 		},
 		{
 			name: "port taken",
@@ -138,7 +131,6 @@ func TestBadInput(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			want: []string{"10.96.0.10:53", "address already in use"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -156,11 +148,8 @@ func TestBadInput(t *testing.T) {
 			if status != 1 {
 				t.Errorf("exit status %d, want 1", status)
 			}
-			for _, want := range tc.want {
-				if !strings.Contains(output, want) {
-					t.Errorf("the output does not say %q:\n%s", want, output)
-				}
-			}
+			complaint := output[strings.LastIndex(strings.TrimSpace(output), "\n")+1:]
+			golden.Compare(t, tc.name, temporary.ReplaceAllString(complaint, "$1$2"))
 			for _, lie := range tc.lies {
 				if strings.Contains(output, lie) {
 					t.Errorf("the output says %q:\n%s", lie, output)

@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -20,11 +19,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 )
-
-var update = flag.Bool("update", false, "write testdata/metrics.txt anew")
 
 // The page of a real run is what dashboards and alerts are made for: a name, a
 // type, a help text or a label that changes is a change for everybody's.
@@ -62,20 +60,7 @@ func TestMetricsPage(t *testing.T) {
 	})
 
 	t.Run("golden", func(t *testing.T) {
-		const golden = "testdata/metrics.txt"
-		got := normalizePage(page)
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
-			t.Errorf("the page has changed; if that was meant: go test ./test/integration -run MetricsPage -update\n%s", diff)
-		}
+		testgolden.Compare(t, "metrics.txt", normalizePage(page))
 	})
 	t.Run("promtool", func(t *testing.T) {
 		testns.Program(t, "promtool")

@@ -12,13 +12,13 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/agent/admission"
-	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/agent/entries"
 	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/probes"
+	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
@@ -57,7 +57,7 @@ type Agent struct {
 
 	mu       sync.Mutex
 	accounts accounts
-	watch    *backends.Watch
+	watch    *ruleset.Watch
 	current  *Load // the last that was started
 	stopping bool  // the shutdown callbacks have run
 }
@@ -83,7 +83,7 @@ type Config struct {
 // kernel can do.
 type Load struct {
 	Plan     iptables.Plan
-	Backend  backends.Choice
+	Backend  ruleset.Choice
 	Failover string // an address, or one of the settings of [services.Failover]
 	Sync     time.Duration
 	Keep     bool
@@ -184,7 +184,7 @@ func (p *Agent) begin(load *Load) error {
 			return err
 		}
 	}
-	if err := backends.Fit(&load.Plan, b, p.log); err != nil {
+	if err := ruleset.Fit(&load.Plan, b, p.log); err != nil {
 		return err
 	}
 	if p.keeper.Load() == nil {
@@ -202,7 +202,7 @@ func (p *Agent) begin(load *Load) error {
 	p.watch.Follow(b)
 	if why != "" {
 		p.reasons.Store(b, why)
-		backends.Announce(b, why, p.log)
+		ruleset.Announce(b, why, p.log)
 	}
 	return p.failover(load)
 }
@@ -210,13 +210,13 @@ func (p *Agent) begin(load *Load) error {
 // open makes what lasts from the first load with notrack to the last.
 func (p *Agent) open(load *Load, b iptables.Backend) error {
 	var err error
-	if p.watch, err = backends.StartWatch(); err != nil {
+	if p.watch, err = ruleset.StartWatch(); err != nil {
 		return err
 	}
 	follower := &devices.Follower{Log: p.log}
 	p.keeper.Store(reconcile.New(reconcile.Config{
 		Backend:   b,
-		Addresses: hostaddr.New(hostaddr.Config{Keep: load.Keep, Claims: backends.Claims, Log: p.log.Infof}, load.Plan.Link),
+		Addresses: hostaddr.New(hostaddr.Config{Keep: load.Keep, Claims: ruleset.Claims, Log: p.log.Infof}, load.Plan.Link),
 		Log:       p.log,
 		Served:    p.whatIsServed,
 		Yield:     sockets.LeaveToOthers,
@@ -233,8 +233,8 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Unowned: p.services.Unowned,
 			Refresh: p.refresh,
 			Unblock: (&firewall.Opener{Log: p.log}).Open,
-			Adopt:   (&backends.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
-			Claims:  backends.Claims,
+			Adopt:   (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
+			Claims:  ruleset.Claims,
 			Explain: firewall.Explain,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {
 				return p.Queries.Load(endpoints, p.Served.Arrived.Load, p.log)
@@ -363,7 +363,7 @@ func (p *Agent) Exit() {
 		p.current.Server.Stop()
 	}
 	// One may have been killed beside us since the last look.
-	if err := errors.Join(k.Close(), backends.RemoveStale(p.log)); err != nil {
+	if err := errors.Join(k.Close(), ruleset.RemoveStale(p.log)); err != nil {
 		p.log.Errorf("stop: %v", err)
 	}
 	p.Health.Follow(nil, nil)

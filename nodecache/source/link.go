@@ -9,7 +9,7 @@ import (
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
-	"github.com/trackless-dns/trackless/agent/backends"
+	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
 	"github.com/trackless-dns/trackless/nodecache"
 )
@@ -32,7 +32,7 @@ type link struct {
 func newLink(o *nodecache.Options, e *errorCount) *link {
 	return &link{
 		addrs: o.LocalIPs, every: o.SyncInterval, errors: e,
-		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown, Claims: backends.Claims, Log: clog.Infof}, o.InterfaceName),
+		host: hostaddr.New(hostaddr.Config{Keep: o.SkipTeardown, Claims: ruleset.Claims, Log: clog.Infof}, o.InterfaceName),
 	}
 }
 

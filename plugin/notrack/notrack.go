@@ -24,8 +24,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/agent"
-	"github.com/trackless-dns/trackless/agent/backends"
 	"github.com/trackless-dns/trackless/agent/checks"
+	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -46,7 +46,7 @@ const directive = "notrack"
 // block is what one notrack block of the Corefile asks for.
 type block struct {
 	plan     iptables.Plan
-	backend  backends.Choice
+	backend  ruleset.Choice
 	failover string
 	sync     time.Duration
 	keep     bool

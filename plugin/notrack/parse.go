@@ -10,7 +10,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin/pkg/transport"
 
-	"github.com/trackless-dns/trackless/agent/backends"
+	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/binaries"
@@ -21,7 +21,7 @@ import (
 func parse(c *caddy.Controller) (block, error) {
 	b := block{
 		plan:     iptables.Plan{Link: hostaddr.DefaultLink, Lease: defaultLease},
-		backend:  backends.Choice{Name: backends.Auto},
+		backend:  ruleset.Choice{Name: ruleset.Auto},
 		failover: services.FailoverAuto,
 		sync:     defaultSync,
 		zones:    map[iptables.Endpoint]string{},
@@ -52,7 +52,7 @@ func parse(c *caddy.Controller) (block, error) {
 	if err := b.listen(c, addrs); err != nil {
 		return b, err
 	}
-	if b.backend.Name == backends.IPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
+	if b.backend.Name == ruleset.IPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
 		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", binaries.Lease)
 	}
 	b.plan = b.plan.Normalize()
@@ -102,7 +102,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 	switch option {
 	case "backend":
 		var err error
-		if b.backend, err = backends.Parse(args); err != nil {
+		if b.backend, err = ruleset.Parse(args); err != nil {
 			return c.Err(err.Error())
 		}
 	case "interface":

@@ -1,4 +1,4 @@
-package backends
+package ruleset
 
 import (
 	"errors"
@@ -6,7 +6,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
-	kinds "github.com/trackless-dns/trackless/iptables/backends"
+	"github.com/trackless-dns/trackless/iptables/backends"
 )
 
 // Claims returns who on this node asks for which addresses, this process left out:
@@ -15,7 +15,7 @@ import (
 func Claims() (iptables.Claims, error) {
 	var others []iptables.Instance
 	var errs []error
-	for _, kind := range kinds.All() {
+	for _, kind := range backends.All() {
 		instances, err := kind.Instances()
 		var unsupported *iptables.UnsupportedError
 		if !errors.As(err, &unsupported) {

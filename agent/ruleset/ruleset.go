@@ -1,6 +1,6 @@
-// Package backends chooses the backend that changes the node, watches its rules, and
+// Package ruleset chooses the backend that changes the node, watches its rules, and
 // takes away those of instances and predecessors that are gone.
-package backends
+package ruleset
 
 import (
 	"cmp"
@@ -15,7 +15,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
-	kinds "github.com/trackless-dns/trackless/iptables/backends"
+	"github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/predecessor"
@@ -29,7 +29,7 @@ const (
 )
 
 // openBackend opens a backend; tests make it fail.
-var openBackend = func(k kinds.Kind, o kinds.Options) (iptables.Backend, error) { return k.Open(o) }
+var openBackend = func(k backends.Kind, o backends.Options) (iptables.Backend, error) { return k.Open(o) }
 
 // Choice is what a Corefile says of the backend.
 type Choice struct {
@@ -43,13 +43,13 @@ func (c Choice) String() string { return strings.TrimSpace(c.Name + " " + string
 // Open makes the backend that is asked for and says why it is that
 // one. It changes nothing in the kernel. Failures of programs are counted by count.
 func (c Choice) Open(count func(errorType string)) (b iptables.Backend, why string, err error) {
-	options := kinds.Options{Variant: c.Variant, Count: count}
-	if kind, named := kinds.Named(c.Name); named {
+	options := backends.Options{Variant: c.Variant, Count: count}
+	if kind, named := backends.Named(c.Name); named {
 		b, err := openBackend(kind, options)
 		return b, "the Corefile says so", err
 	}
 	var failed []error
-	for _, kind := range kinds.All() {
+	for _, kind := range backends.All() {
 		b, err := openBackend(kind, options)
 		if err == nil {
 			return b, cmp.Or(why, "this kernel has "+kind.Needs), nil
@@ -74,11 +74,11 @@ func (c Choice) Serves(b iptables.Backend) bool {
 		return c.Name == b.Name() && (c.Variant == binaries.Auto || string(c.Variant) == can.Variant)
 	}
 	// auto keeps a backend only where there is nothing better.
-	for _, kind := range kinds.All() {
+	for _, kind := range backends.All() {
 		if kind.Name == b.Name() {
 			break
 		}
-		if _, err := openBackend(kind, kinds.Options{Variant: c.Variant}); err == nil {
+		if _, err := openBackend(kind, backends.Options{Variant: c.Variant}); err == nil {
 			return false
 		}
 	}
@@ -167,7 +167,7 @@ func adoptAll(addrs []netip.Addr, log logger.Logger) (changed bool, err error) {
 
 // RemoveStale takes away the rules of instances that are certainly dead.
 func RemoveStale(log logger.Logger) error {
-	stale, err := kinds.RemoveStale()
+	stale, err := backends.RemoveStale()
 	if len(stale) > 0 {
 		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
 	}

@@ -1,4 +1,4 @@
-package backends
+package ruleset
 
 import (
 	"errors"
@@ -7,7 +7,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/iptables"
-	kinds "github.com/trackless-dns/trackless/iptables/backends"
+	"github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/binaries"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
@@ -16,7 +16,7 @@ import (
 func withoutNFTables(t *testing.T) {
 	real := openBackend
 	t.Cleanup(func() { openBackend = real })
-	openBackend = func(k kinds.Kind, o kinds.Options) (iptables.Backend, error) {
+	openBackend = func(k backends.Kind, o backends.Options) (iptables.Backend, error) {
 		if k.Name != NFTables {
 			return real(k, o)
 		}

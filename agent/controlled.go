@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/probes"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
@@ -137,15 +137,7 @@ func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 	if err := probes.AskAll(ctx, name, load.plain(), &c.agent.Asked); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s is answered, and DNS to %s is untracked", name, joined(load.Plan.Addresses())), nil
-}
-
-func joined(addrs []netip.Addr) string {
-	words := make([]string, 0, len(addrs))
-	for _, a := range addrs {
-		words = append(words, a.String())
-	}
-	return strings.Join(words, " ")
+	return fmt.Sprintf("%s is answered, and DNS to %s is untracked", name, figure.Joined(load.Plan.Addresses())), nil
 }
 
 // Live implements [control.Prober]. Every server block is asked a check inside

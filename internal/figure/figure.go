@@ -1,4 +1,4 @@
-// Package figure writes numbers for people.
+// Package figure writes numbers and lists for people.
 package figure
 
 import (
@@ -64,4 +64,13 @@ func Bytes(n uint64) string {
 		return fmt.Sprintf("%.1f KiB", float64(n)/kib)
 	}
 	return fmt.Sprintf("%d bytes", n)
+}
+
+// Joined writes values, such as addresses, with a space between them.
+func Joined[T fmt.Stringer](values []T) string {
+	words := make([]string, 0, len(values))
+	for _, v := range values {
+		words = append(words, v.String())
+	}
+	return strings.Join(words, " ")
 }

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/kubeapi"
 )
 
@@ -40,7 +41,7 @@ func newTold() (*follower, *told) {
 	return newFollower("kube-system/kube-dns-upstream", func(addrs []netip.AddrPort, by string) {
 		out.mu.Lock()
 		defer out.mu.Unlock()
-		out.addrs, out.by = joined(addrs), by
+		out.addrs, out.by = figure.Joined(addrs), by
 		out.times++
 	}), out
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // kind is what a source knows of a Service.
@@ -101,18 +103,10 @@ func (s *source) unsubscribe(u *Upstream) {
 func (s *source) found(addrs []netip.AddrPort, by string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log.Infof("%s: %s (says %s)", s.name, joined(addrs), by)
+	log.Infof("%s: %s (says %s)", s.name, figure.Joined(addrs), by)
 	s.addrs = slices.Clone(addrs)
 	known.WithLabelValues(s.name.String()).Set(float64(len(addrs)))
 	for u := range s.subscribers {
 		u.use(s.addrs)
 	}
-}
-
-func joined(addrs []netip.AddrPort) string {
-	words := make([]string, 0, len(addrs))
-	for _, a := range addrs {
-		words = append(words, a.String())
-	}
-	return strings.Join(words, " ")
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
@@ -327,7 +328,7 @@ func TestTheEnvironmentIsTheFallback(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := joined(u.fallback); got != want {
+		if got := figure.Joined(u.fallback); got != want {
 			t.Errorf("%s: fallback %q, want %q", text, got, want)
 		}
 	}

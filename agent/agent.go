@@ -42,10 +42,10 @@ type Agent struct {
 	Queries admission.Queries
 	Table   tablewalk.Watcher
 
-	config  Config
-	log     logger.Logger
-	keeper  atomic.Pointer[reconcile.Reconciler] // nil without a notrack block
-	serving atomic.Pointer[Load]                 // current, for those who must not wait for mu
+	config     Config
+	log        logger.Logger
+	reconciler atomic.Pointer[reconcile.Reconciler] // nil without a notrack block
+	serving    atomic.Pointer[Load]                 // current, for those who must not wait for mu
 
 	upstreams upstreams
 	live      probes.Liveness
@@ -125,7 +125,7 @@ func New(c Config) *Agent {
 	p.services.Log, p.services.Tracked = c.Log, p.zones.Tracked
 	p.standing.Services, p.standing.Log = &p.services, c.Log
 	p.Queries.Crowded = func() {
-		if k := p.keeper.Load(); k != nil {
+		if k := p.reconciler.Load(); k != nil {
 			k.Crowded()
 		}
 	}
@@ -134,23 +134,23 @@ func New(c Config) *Agent {
 
 // Released reports whether the queries go elsewhere from now on.
 func (p *Agent) Released() bool {
-	k := p.keeper.Load()
+	k := p.reconciler.Load()
 	return k != nil && k.Released()
 }
 
 // Rules returns what keeps the rules, the backend in force and why it was chosen; nil
 // without a notrack block.
-func (p *Agent) Rules() (keeper *reconcile.Reconciler, backend iptables.Backend, reason string) {
-	keeper, backend = p.keeper.Load(), p.inForce()
+func (p *Agent) Rules() (reconciler *reconcile.Reconciler, backend iptables.Backend, reason string) {
+	reconciler, backend = p.reconciler.Load(), p.inForce()
 	why, _ := p.reasons.Load(backend)
 	reason, _ = why.(string)
-	return keeper, backend, reason
+	return reconciler, backend, reason
 }
 
 // Covers reports whether DNS to the address is untracked, as far as its effect is
 // known. It runs for every query.
 func (p *Agent) Covers(a netip.Addr) bool {
-	k := p.keeper.Load()
+	k := p.reconciler.Load()
 	return k != nil && k.Untracks(a)
 }
 
@@ -168,8 +168,8 @@ func (p *Agent) Start(load *Load) error {
 	p.serving.Store(load)
 	p.upstreams.follow(load)
 	p.keepAccounts(load)
-	p.keeper.Load().Commit()
-	p.Health.Follow(p.healthOf(load), p.keeper.Load())
+	p.reconciler.Load().Commit()
+	p.Health.Follow(p.healthOf(load), p.reconciler.Load())
 	return nil
 }
 
@@ -187,7 +187,7 @@ func (p *Agent) begin(load *Load) error {
 	if err := ruleset.Fit(&load.Plan, b, p.log); err != nil {
 		return err
 	}
-	if p.keeper.Load() == nil {
+	if p.reconciler.Load() == nil {
 		if err := p.open(load, b); err != nil {
 			return err
 		}
@@ -196,7 +196,7 @@ func (p *Agent) begin(load *Load) error {
 		Identity: load.Identity, Listen: load.Plan.Listen, Zones: load.Zones, Sockets: load.Sockets,
 		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Progress: p.progress, Throttled: p.Queries.Throttled,
 	})
-	if err := p.keeper.Load().PrepareOn(b, load.Plan, checker); err != nil {
+	if err := p.reconciler.Load().PrepareOn(b, load.Plan, checker); err != nil {
 		return err
 	}
 	p.watch.Follow(b)
@@ -214,7 +214,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 		return err
 	}
 	follower := &devices.Follower{Log: p.log}
-	p.keeper.Store(reconcile.New(reconcile.Config{
+	p.reconciler.Store(reconcile.New(reconcile.Config{
 		Backend:   b,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: load.Keep, Claims: ruleset.Claims, Log: p.log.Infof}, load.Plan.Link),
 		Log:       p.log,
@@ -282,7 +282,7 @@ func (p *Agent) failover(load *Load) error {
 			p.standing.Forget()
 			return nil
 		}
-		return errors.Join(err, p.keeper.Load().Rollback())
+		return errors.Join(err, p.reconciler.Load().Rollback())
 	}
 	return nil
 }
@@ -294,7 +294,7 @@ func (p *Agent) forget() {
 		p.watch.Close()
 		p.watch = nil
 	}
-	p.keeper.Store(nil)
+	p.reconciler.Store(nil)
 	p.reasons.Clear()
 	p.current = nil
 	p.serving.Store(nil)
@@ -312,10 +312,10 @@ func (p *Agent) RestartFailed(load *Load) error {
 	p.serving.Store(load)
 	p.upstreams.follow(load)
 	defer p.keepAccounts(load)
-	err := p.keeper.Load().Rollback()
+	err := p.reconciler.Load().Rollback()
 	p.watch.Follow(p.inForce())
 	err = errors.Join(err, p.failover(load))
-	p.Health.Follow(p.healthOf(load), p.keeper.Load())
+	p.Health.Follow(p.healthOf(load), p.reconciler.Load())
 	return err
 }
 
@@ -328,7 +328,7 @@ func (p *Agent) Shutdown(load *Load) error {
 		return nil // it was not started, or a later load has taken over
 	}
 	// What fails on the way keeps nothing of the rest from being taken away.
-	k := p.keeper.Load()
+	k := p.reconciler.Load()
 	err := k.Detach()
 	if load.Server.Running() {
 		// The process ends. Its servers still answer what is under way, so
@@ -350,7 +350,7 @@ func (p *Agent) Shutdown(load *Load) error {
 func (p *Agent) Exit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	k := p.keeper.Load()
+	k := p.reconciler.Load()
 	if k == nil {
 		return
 	}
@@ -371,9 +371,9 @@ func (p *Agent) Exit() {
 	p.closeAccounts()
 }
 
-// inForce is the keeper's backend; nil without a keeper.
+// inForce is the reconciler's backend; nil without a reconciler.
 func (p *Agent) inForce() iptables.Backend {
-	k := p.keeper.Load()
+	k := p.reconciler.Load()
 	if k == nil {
 		return nil
 	}

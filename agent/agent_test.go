@@ -82,7 +82,7 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 				p := New(Config{Log: quiet{}})
 				p.current = config
 				k := reconcile.New(reconciletest.Config(stubBackend{n}, stubAddresses{n}, quiet{}))
-				p.keeper.Store(k)
+				p.reconciler.Store(k)
 				plan := iptables.Plan{Listen: []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, Lease: time.Second}
 				if err := k.Prepare(plan, n); err != nil {
 					t.Fatal(err)
@@ -99,8 +99,8 @@ func TestReloadWithoutNotrackTakesEverythingAway(t *testing.T) {
 				if want := []string{"detach", "remove rules", "remove addresses"}; !slices.Equal(n.log, want) {
 					t.Errorf("taken away: %q, want %q", n.log, want)
 				}
-				if p.keeper.Load() != nil {
-					t.Error("the next Corefile with notrack would meet the old keeper")
+				if p.reconciler.Load() != nil {
+					t.Error("the next Corefile with notrack would meet the old reconciler")
 				}
 			})
 		})

@@ -37,18 +37,18 @@ var errNoBlock = errors.New("the Corefile in force has no notrack block")
 // Status implements control.Controlled.
 func (c controlled) Status() control.Status {
 	s := control.Status{Version: c.version, State: reconcile.Detached.String()}
-	keeper, backend := c.agent.keeper.Load(), c.agent.inForce()
-	if keeper == nil || backend == nil {
+	reconciler, backend := c.agent.reconciler.Load(), c.agent.inForce()
+	if reconciler == nil || backend == nil {
 		s.Reason = errNoBlock.Error()
 		return s
 	}
-	standing := keeper.Standing()
+	standing := reconciler.Standing()
 	s.Backend, s.Table = backend.Name(), backend.Table()
 	s.State, s.Since, s.ByHand = standing.State.String(), standing.Since, standing.ByHand
 	if standing.Reason != nil {
 		s.Reason = standing.Reason.Error()
 	}
-	for a, attached := range keeper.Status() {
+	for a, attached := range reconciler.Status() {
 		s.Addresses = append(s.Addresses, control.AddressStatus{Address: a, Attached: attached})
 	}
 	slices.SortFunc(s.Addresses, func(a, b control.AddressStatus) int { return netip.Addr.Compare(a.Address, b.Address) })
@@ -57,7 +57,7 @@ func (c controlled) Status() control.Status {
 
 // Attach implements control.Controlled.
 func (c controlled) Attach(ctx context.Context) error {
-	if k := c.agent.keeper.Load(); k != nil {
+	if k := c.agent.reconciler.Load(); k != nil {
 		return k.AttachByHand(ctx)
 	}
 	return errNoBlock
@@ -65,7 +65,7 @@ func (c controlled) Attach(ctx context.Context) error {
 
 // Detach implements control.Controlled.
 func (c controlled) Detach(context.Context) error {
-	if k := c.agent.keeper.Load(); k != nil {
+	if k := c.agent.reconciler.Load(); k != nil {
 		return k.DetachByHand()
 	}
 	return errNoBlock
@@ -73,8 +73,8 @@ func (c controlled) Detach(context.Context) error {
 
 // Figures implements part of control.Inspected with what the metrics show.
 func (c controlled) Figures() (control.Figures, error) {
-	keeper := c.agent.keeper.Load()
-	if keeper == nil {
+	reconciler := c.agent.reconciler.Load()
+	if reconciler == nil {
 		return control.Figures{}, errNoBlock
 	}
 	var f control.Figures
@@ -86,7 +86,7 @@ func (c controlled) Figures() (control.Figures, error) {
 			Protocol: class.Proto.String(), Family: class.Family.String(), EntriesAvoided: class.N, FlowsAvoided: flows[i].N,
 		})
 	}
-	counters, err := keeper.Counters()
+	counters, err := reconciler.Counters()
 	if err != nil {
 		c.agent.log.Warningf("packet counters are missing from the figures: %v", err)
 		return f, nil
@@ -106,19 +106,19 @@ func (c controlled) Corefile() (control.Corefile, error) {
 
 // Ready implements [control.Prober]. Detached by hand and dry-run are ready: the
 // operator wants it so, and a rollout must not wait for what will not come. The
-// keeper has seen the listeners answer before it came to a dry run.
+// reconciler has seen the listeners answer before it came to a dry run.
 func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 	if _, ok := dns.IsDomainName(name); !ok || name == "" {
 		return "", fmt.Errorf("%q is not a domain name", name)
 	}
-	keeper, load := c.agent.keeper.Load(), c.agent.serving.Load()
-	if keeper == nil || load == nil {
+	reconciler, load := c.agent.reconciler.Load(), c.agent.serving.Load()
+	if reconciler == nil || load == nil {
 		if err := probes.AskAll(ctx, name, c.agent.config.Listeners(), nil); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("%s is answered; %v", name, errNoBlock), nil
 	}
-	standing := keeper.Standing()
+	standing := reconciler.Standing()
 	switch {
 	case standing.ByHand:
 		return "detached by hand: DNS goes to the cluster until `trackless rules attach`", nil
@@ -129,7 +129,7 @@ func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 	case standing.State != reconcile.Attached:
 		return "", fmt.Errorf("the rules are not in force: %s", standing.State)
 	}
-	for a, attached := range keeper.Status() {
+	for a, attached := range reconciler.Status() {
 		if !attached {
 			return "", fmt.Errorf("DNS to %s is not untracked", a)
 		}

@@ -27,20 +27,20 @@ type collector struct {
 	kernel   kernelcounters.Sums
 }
 
-// scrape is what several metrics are read from. Without a keeper there is nothing but
+// scrape is what several metrics are read from. Without a reconciler there is nothing but
 // the limits.
 type scrape struct {
 	agent  *agent.Agent
 	limits sysctl.Limits
 
-	keeper   *reconcile.Reconciler
-	backend  iptables.Backend
-	reason   string // for the backend
-	standing lease.Standing
-	stats    reconcile.Stats
-	avoided  ledger.Estimate // zero where nothing would be tracked
-	walk     *tablewalk.Walk // the last, nil before the first
-	kernel   map[string]uint64
+	reconciler *reconcile.Reconciler
+	backend    iptables.Backend
+	reason     string // for the backend
+	standing   lease.Standing
+	stats      reconcile.Stats
+	avoided    ledger.Estimate // zero where nothing would be tracked
+	walk       *tablewalk.Walk // the last, nil before the first
+	kernel     map[string]uint64
 }
 
 // Describe implements prometheus.Collector.
@@ -59,11 +59,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		s.limits = limits
 		collect(ch, nodeMetrics, s)
 	}
-	s.keeper, s.backend, s.reason = c.rules()
-	if s.keeper == nil || s.backend == nil {
+	s.reconciler, s.backend, s.reason = c.rules()
+	if s.reconciler == nil || s.backend == nil {
 		return
 	}
-	s.standing, s.stats, s.walk = s.keeper.Standing(), s.keeper.Stats(), c.agent.Table.Latest()
+	s.standing, s.stats, s.walk = s.reconciler.Standing(), s.reconciler.Stats(), c.agent.Table.Latest()
 	s.avoided, s.kernel = avoided(c.agent), c.readKernel()
 	collect(ch, ruleMetrics, s)
 }

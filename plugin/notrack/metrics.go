@@ -40,7 +40,7 @@ var nodeMetrics = []*metric{
 var ruleMetrics = append([]*metric{
 	{name: "attached", help: "Whether DNS to the listen address is untracked (1) or goes where it would go without us (0).", labels: []string{"address"},
 		read: func(s *scrape, out output) {
-			for a, attached := range s.keeper.Status() {
+			for a, attached := range s.reconciler.Status() {
 				out.gauge(number(attached), a.String())
 			}
 		}},
@@ -132,7 +132,7 @@ func init() {
 }
 
 func readPackets(s *scrape, out output) {
-	counters, err := s.keeper.Counters()
+	counters, err := s.reconciler.Counters()
 	if err != nil {
 		limited.Warningf("scrape-packets", "packet counters are missing from this scrape: %v", err)
 		return

@@ -49,8 +49,8 @@ func TestPlanOf(t *testing.T) {
 			if diff := cmp.Diff(tc.listen, endpoints(p.Listen)); diff != "" {
 				t.Errorf("listen (-want +got):\n%s", diff)
 			}
-			if keeper, _, _ := process.Rules(); keeper != nil {
-				t.Error("a keeper was made")
+			if reconciler, _, _ := process.Rules(); reconciler != nil {
+				t.Error("a reconciler was made")
 			}
 		})
 	}

@@ -12,15 +12,15 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// accounts keeps the ledger in step with the kernel and with the Corefile, and watches the
-// table, while there is a notrack block.
+// accounts runs the ledger and the walks of the kernel's table while there is a notrack
+// block.
 type accounts struct {
-	stop  context.CancelFunc // nil: not at work
+	stop  context.CancelFunc // nil: not running
 	tasks sync.WaitGroup
 	ends  *ledger.TCPEnds // nil where the kernel does not report them
 }
 
-// keepAccounts begins, or goes on with another configuration.
+// keepAccounts starts the accounts, or gives them another configuration.
 func (p *Agent) keepAccounts(load *Load) {
 	p.Table.Follow(tablewalk.NewView(load.Plan, load.Server.Forwards(), p.standing.Pairs()))
 	p.Ledger.SetTCPIdle(load.Idle)
@@ -33,20 +33,20 @@ func (p *Agent) keepAccounts(load *Load) {
 		ends, err := p.Ledger.FollowTCP(0, func(server netip.AddrPort) bool { return p.Covers(server.Addr()) })
 		switch {
 		case errors.Is(err, errors.ErrUnsupported):
-			p.log.Infof("when TCP connections end is estimated: %v", err)
+			p.log.Infof("the ends of TCP connections are estimated: %v", err)
 		case err != nil:
-			p.log.Warningf("when TCP connections end is estimated: %v", err)
+			p.log.Warningf("the ends of TCP connections are estimated: %v", err)
 		}
 		a.ends = ends
 	}
 	if a.ends != nil {
 		if err := a.ends.SetPorts(tcpPorts(load.Plan)...); err != nil {
-			p.log.Warningf("when TCP connections end is estimated: %v", err)
+			p.log.Warningf("the ends of TCP connections are estimated: %v", err)
 		}
 	}
 }
 
-// closeAccounts ends what keepAccounts began.
+// closeAccounts stops the accounts.
 func (p *Agent) closeAccounts() {
 	a := &p.accounts
 	if a.stop == nil {
@@ -63,7 +63,7 @@ func (p *Agent) closeAccounts() {
 	}
 }
 
-// Note tells the ledger of a query, unless the kernel tracks nothing anyway.
+// Note records a query in the ledger. It records nothing where the kernel tracks nothing.
 func (p *Agent) Note(f ledger.Flow) ledger.Pending {
 	if p.Table.Idle() {
 		return ledger.Pending{}

@@ -1,5 +1,5 @@
-// Package agent is what this process holds of the node: rules, addresses and what
-// follows them, with one owner. Packages below it say one thing each.
+// Package agent owns the state of this process on its node: rules, addresses, and the
+// tasks that watch them. Each package below it has one subject.
 package agent
 
 import (
@@ -31,9 +31,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
-// Agent is what this process holds of the node, whatever Corefile is loaded: a reload
-// replaces loads, not the rules. A process has one. Start, RestartFailed, Shutdown and
-// Exit are its lifecycle; its other methods and fields are safe for concurrent use.
+// Agent owns the rules and addresses of this process. A process has one Agent for all
+// Corefiles: a reload replaces the [Load], not the rules. Start, RestartFailed, Shutdown
+// and Exit are its lifecycle; its other methods and fields are safe for concurrent use.
 type Agent struct {
 	Served  Counters
 	Ledger  *ledger.Ledger
@@ -45,7 +45,7 @@ type Agent struct {
 	config     Config
 	log        logger.Logger
 	reconciler atomic.Pointer[reconcile.Reconciler] // nil without a notrack block
-	serving    atomic.Pointer[Load]                 // current, for those who must not wait for mu
+	serving    atomic.Pointer[Load]                 // current, for readers that must not wait for mu
 
 	upstreams upstreams
 	live      probes.Liveness
@@ -58,65 +58,64 @@ type Agent struct {
 	mu       sync.Mutex
 	accounts accounts
 	watch    *ruleset.Watch
-	current  *Load // the last that was started
+	current  *Load // the last load that was started
 	stopping bool  // the shutdown callbacks have run
 }
 
-// Counters are of queries, all loads together.
+// Counters count queries, over all loads.
 type Counters struct{ Arrived, Answered, OverTCP atomic.Uint64 }
 
-// Config is what an Agent works with.
+// Config configures an Agent.
 type Config struct {
 	Log logger.Logger
 
-	// CountSetupError counts failures to change the node: "iptables_lock" for each
-	// time that the xtables lock was not to be had, "iptables" for other failures of
-	// its programs.
+	// CountSetupError counts failures to change the node: "iptables_lock" where
+	// another program holds the xtables lock, "iptables" for other failures of
+	// iptables' programs.
 	CountSetupError func(errorType string)
 
-	// Listeners are the UDP sockets of the running servers, as a client of this node
-	// reaches them.
+	// Listeners returns the UDP addresses of the running servers, as a client of this
+	// node reaches them.
 	Listeners func() []netip.AddrPort
 }
 
-// Load is what one load of a Corefile asks for. The agent adapts Plan to what the
-// kernel can do.
+// Load is one load of a Corefile. The agent adapts Plan to what the kernel can do.
 type Load struct {
 	Plan     iptables.Plan
 	Backend  ruleset.Choice
-	Failover string // an address, or one of the settings of [services.Failover]
+	Failover string // an address, [services.FailoverAuto] or [services.FailoverOff]
 	Sync     time.Duration
 	Keep     bool
 
-	// Zones has, for each listen endpoint that speaks plain DNS, a zone that is served
-	// there; for the others, which are checked by connecting, "".
+	// Zones has a zone that is served at each listen endpoint for plain DNS. It has ""
+	// for other endpoints: they are checked by connecting.
 	Zones    map[iptables.Endpoint]string
 	Identity *checks.Identity
 	Sockets  int           // listening sockets at each endpoint
-	Idle     time.Duration // for which silent TCP connections are kept
+	Idle     time.Duration // silent TCP connections are closed after it
 	Corefile control.Corefile
 
 	Server Server
 }
 
-// Server is the DNS server as a load has set it up.
+// Server is the DNS server of one load.
 type Server interface {
-	// Forwards are the servers that its blocks with notrack ask, in the order of the
+	// Forwards returns the upstreams of its blocks with notrack, in the order of the
 	// Corefile.
 	Forwards() []netip.AddrPort
-	// Blocks are its blocks with notrack.
+	// Blocks returns its blocks with notrack.
 	Blocks() []health.Block
-	// Ask asks every block a check inside the process.
+	// Ask sends a check to every block, inside the process.
 	Ask(context.Context) error
 	// Running reports whether the load is in force.
 	Running() bool
 	// Stop stops all servers of the process.
 	Stop()
-	// Error names the directive and its line in the Corefile.
+	// Error adds the directive and its line in the Corefile to an error.
 	Error(error) error
 }
 
-// New returns an Agent that has changed nothing yet.
+// New returns an Agent. It changes nothing on the node.
 func New(c Config) *Agent {
 	p := &Agent{config: c, log: c.Log, Ledger: ledger.New(ledger.Config{})}
 	p.Table.Log, p.Table.Arrived = c.Log, p.Served.Arrived.Load
@@ -132,14 +131,14 @@ func New(c Config) *Agent {
 	return p
 }
 
-// Released reports whether the queries go elsewhere from now on.
+// Released reports whether new queries go to another server from now on.
 func (p *Agent) Released() bool {
 	k := p.reconciler.Load()
 	return k != nil && k.Released()
 }
 
-// Rules returns what keeps the rules, the backend in force and why it was chosen; nil
-// without a notrack block.
+// Rules returns the reconciler, its backend, and why that backend was chosen. They are
+// nil without a notrack block.
 func (p *Agent) Rules() (reconciler *reconcile.Reconciler, backend iptables.Backend, reason string) {
 	reconciler, backend = p.reconciler.Load(), p.inForce()
 	why, _ := p.reasons.Load(backend)
@@ -147,14 +146,14 @@ func (p *Agent) Rules() (reconciler *reconcile.Reconciler, backend iptables.Back
 	return reconciler, backend, reason
 }
 
-// Covers reports whether DNS to the address is untracked, as far as its effect is
-// known. It runs for every query.
+// Covers reports whether DNS to the address is untracked, as far as we know. It runs for
+// every query.
 func (p *Agent) Covers(a netip.Addr) bool {
 	k := p.reconciler.Load()
 	return k != nil && k.Untracks(a)
 }
 
-// Start runs before the listeners of a newly loaded Corefile are opened.
+// Start applies a load. It runs before the listeners of its Corefile open.
 func (p *Agent) Start(load *Load) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -207,7 +206,7 @@ func (p *Agent) begin(load *Load) error {
 	return p.failover(load)
 }
 
-// open makes what lasts from the first load with notrack to the last.
+// open makes the watch and the reconciler. They last until the last load with notrack ends.
 func (p *Agent) open(load *Load, b iptables.Backend) error {
 	var err error
 	if p.watch, err = ruleset.StartWatch(); err != nil {
@@ -218,7 +217,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 		Backend:   b,
 		Addresses: hostaddr.New(hostaddr.Config{Keep: load.Keep, Claims: ruleset.Claims, Log: p.log.Infof}, load.Plan.Link),
 		Log:       p.log,
-		Served:    p.whatIsServed,
+		Served:    p.served,
 		Yield:     sockets.LeaveToOthers,
 		Reset:     sockets.Reset,
 		Sync:      load.Sync,
@@ -244,9 +243,9 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 	return nil
 }
 
-// whatIsServed tells a stop what to wait for.
-func (p *Agent) whatIsServed(listen []iptables.Endpoint) reconcile.Served {
-	answered := p.Served.Answered.Load() // first, so that it is never more than arrived
+// served counts the queries that a stop must wait for.
+func (p *Agent) served(listen []iptables.Endpoint) reconcile.Served {
+	answered := p.Served.Answered.Load() // read first: it must not exceed Arrived
 	return reconcile.Served{
 		Answered:    answered,
 		Arrived:     p.Served.Arrived.Load(),
@@ -255,7 +254,7 @@ func (p *Agent) whatIsServed(listen []iptables.Endpoint) reconcile.Served {
 	}
 }
 
-// refresh brings up to date, at every sync, what nobody announces.
+// refresh updates at every sync what the kernel does not announce.
 func (p *Agent) refresh(r iptables.Rules) error {
 	timeouts, err := ledger.ReadTimeouts("/proc")
 	if err == nil {
@@ -265,8 +264,8 @@ func (p *Agent) refresh(r iptables.Rules) error {
 	return p.standing.Install(r)
 }
 
-// failover puts the standing table in place. It stands back as soon as queries
-// are untracked.
+// failover installs the standing failover table. The table has no effect on untracked
+// queries.
 func (p *Agent) failover(load *Load) error {
 	p.standing.Choose(load.Failover, load.Plan, load.forwardTargets())
 	r := iptables.Rules{Plan: load.Plan}
@@ -278,7 +277,7 @@ func (p *Agent) failover(load *Load) error {
 	if err != nil {
 		var unsupported *iptables.UnsupportedError
 		if errors.As(err, &unsupported) {
-			p.log.Warningf("no failover for link-local addresses: %v", err)
+			p.log.Warningf("no failover for link-local addresses while this process is down: %v", err)
 			p.standing.Forget()
 			return nil
 		}
@@ -287,6 +286,7 @@ func (p *Agent) failover(load *Load) error {
 	return nil
 }
 
+// forget ends everything that open and Start have begun.
 func (p *Agent) forget() {
 	p.closeAccounts()
 	p.Health.Follow(nil, nil)
@@ -301,7 +301,7 @@ func (p *Agent) forget() {
 	p.upstreams.follow(nil)
 }
 
-// RestartFailed runs on the load that stays in force.
+// RestartFailed restores a load after a reload failed. The load stays in force.
 func (p *Agent) RestartFailed(load *Load) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -319,20 +319,20 @@ func (p *Agent) RestartFailed(load *Load) error {
 	return err
 }
 
-// Shutdown runs when a load's servers stop: at the end, before they
-// do, or after a reload, when they have.
+// Shutdown ends a load. At the end of the process it runs before the load's servers
+// stop; after a reload it runs when they have stopped.
 func (p *Agent) Shutdown(load *Load) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if load == nil || p.current != load {
-		return nil // it was not started, or a later load has taken over
+		return nil // it was not started, or a later load is in force
 	}
-	// What fails on the way keeps nothing of the rest from being taken away.
+	// If one step fails, the others run all the same.
 	k := p.reconciler.Load()
 	err := k.Detach()
 	if load.Server.Running() {
-		// The process ends. Its servers still answer what is under way, so
-		// rules for responses and addresses stay until exit.
+		// The process ends. Its servers still answer queries under way, so the
+		// rules for responses and the addresses stay until Exit.
 		p.stopping = true
 	} else {
 		// A Corefile without notrack was loaded.
@@ -345,8 +345,9 @@ func (p *Agent) Shutdown(load *Load) error {
 	return nil
 }
 
-// Exit takes everything of ours off the node: query rules, what is under way,
-// listeners, response rules, addresses. The failover table stays.
+// Exit removes everything of ours from the node, in this order: rules for queries,
+// listeners, rules for responses, addresses. Queries under way are answered before the
+// listeners close. The failover table stays.
 func (p *Agent) Exit() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -358,11 +359,11 @@ func (p *Agent) Exit() {
 		p.log.Errorf("stop: %v", err)
 	}
 	if p.stopping {
-		// An answer that leaves after the response rules went would be tracked
-		// as a flow of its own and catch the client's next queries.
+		// Without the rules for responses a late answer would be tracked as a flow
+		// of its own. The client's next queries would match that entry.
 		p.current.Server.Stop()
 	}
-	// One may have been killed beside us since the last look.
+	// Another instance may have been killed since the last sync.
 	if err := errors.Join(k.Close(), ruleset.RemoveStale(p.log)); err != nil {
 		p.log.Errorf("stop: %v", err)
 	}
@@ -371,7 +372,7 @@ func (p *Agent) Exit() {
 	p.closeAccounts()
 }
 
-// inForce is the reconciler's backend; nil without a reconciler.
+// inForce returns the reconciler's backend; nil without a reconciler.
 func (p *Agent) inForce() iptables.Backend {
 	k := p.reconciler.Load()
 	if k == nil {
@@ -380,17 +381,16 @@ func (p *Agent) inForce() iptables.Backend {
 	return k.Backend()
 }
 
-// progress counts the queries that were answered, over all listeners.
+// progress returns how many queries were answered, over all listeners.
 func (p *Agent) progress() uint64 { return p.Served.Answered.Load() - p.Queries.Dropped() }
 
-// healthOf is what the upstreams of a load are followed by.
+// healthOf returns the configuration of upstream health for a load.
 func (p *Agent) healthOf(load *Load) *health.Config {
 	return &health.Config{Blocks: load.Server.Blocks, Listen: load.Plan.Listen, DryRun: load.Plan.DryRun, Instead: p.standing.Instead}
 }
 
-// forwardTargets are the addresses to which the notrack blocks of the load forward, in
-// the order of the Corefile: those of `forward`, and those that `upstream` falls back
-// to.
+// forwardTargets returns the upstreams of the notrack blocks, in the order of the
+// Corefile: those of `forward`, and the fallbacks of `upstream`.
 func (l *Load) forwardTargets() []netip.Addr {
 	var out []netip.Addr
 	for _, ap := range l.Server.Forwards() {
@@ -401,7 +401,7 @@ func (l *Load) forwardTargets() []netip.Addr {
 	return out
 }
 
-// plain are the endpoints that speak plain DNS over UDP.
+// plain returns the endpoints for plain DNS over UDP.
 func (l *Load) plain() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, e := range l.Plan.Listen {

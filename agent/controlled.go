@@ -17,11 +17,11 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
-// Measured is this process's agent as the control socket shows it.
+// Measured is the agent of this process as the control socket shows it.
 type Measured interface {
 	control.Controlled
 	control.Prober
-	// Figures and Corefile are control.Inspected's.
+	// Figures and Corefile are methods of control.Inspected.
 	Figures() (control.Figures, error)
 	Corefile() (control.Corefile, error)
 }
@@ -31,7 +31,6 @@ type controlled struct {
 	version string
 }
 
-// errNoBlock says that the Corefile in force has no notrack block.
 var errNoBlock = errors.New("the Corefile in force has no notrack block")
 
 // Status implements control.Controlled.
@@ -71,7 +70,7 @@ func (c controlled) Detach(context.Context) error {
 	return errNoBlock
 }
 
-// Figures implements part of control.Inspected with what the metrics show.
+// Figures implements part of control.Inspected. It returns figures of the metrics.
 func (c controlled) Figures() (control.Figures, error) {
 	reconciler := c.agent.reconciler.Load()
 	if reconciler == nil {
@@ -104,9 +103,9 @@ func (c controlled) Corefile() (control.Corefile, error) {
 	return load.Corefile, nil
 }
 
-// Ready implements [control.Prober]. Detached by hand and dry-run are ready: the
-// operator wants it so, and a rollout must not wait for what will not come. The
-// reconciler has seen the listeners answer before it came to a dry run.
+// Ready implements [control.Prober]. Detached by hand and dry-run count as ready: the
+// operator chose them, and a rollout would wait for ever otherwise. In a dry run the
+// reconciler has checked the listeners before.
 func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 	if _, ok := dns.IsDomainName(name); !ok || name == "" {
 		return "", fmt.Errorf("%q is not a domain name", name)
@@ -140,13 +139,13 @@ func (c controlled) Ready(ctx context.Context, name string) (string, error) {
 	return fmt.Sprintf("%s is answered, and DNS to %s is untracked", name, figure.Joined(load.Plan.Addresses())), nil
 }
 
-// Live implements [control.Prober]. Every server block is asked a check inside
-// the process, through `cache` if it has one. Packets play no part: rules of
-// others, which a restart does not mend, must not have us restarted.
+// Live implements [control.Prober]. It sends a check to every server block inside the
+// process, through `cache` if the block has one. It sends no packets: a restart would
+// not help against other programs' rules.
 func (c controlled) Live(ctx context.Context) error {
 	load := c.agent.serving.Load()
 	if load == nil {
-		return nil // that the control socket answered is all there is to know
+		return nil // without a notrack block an answering control socket is enough
 	}
 	return c.agent.live.Probe(ctx, load.Server.Ask)
 }

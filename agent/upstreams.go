@@ -10,7 +10,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
-// upstreams are the servers to which queries of ours are not tracked either.
+// upstreams are the servers that we ask untracked.
 type upstreams struct {
 	log logger.Logger
 
@@ -19,10 +19,10 @@ type upstreams struct {
 	on      bool // the Corefile in force has a notrack block that untracks
 	set     []iptables.Endpoint
 	table   nftables.Upstreams
-	refused string // said last
+	refused string // logged last
 }
 
-// follow begins or ends untracking with the configuration that is in force.
+// follow starts or stops untracking. nil means that no load is in force.
 func (u *upstreams) follow(load *Load) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -30,7 +30,7 @@ func (u *upstreams) follow(load *Load) {
 	u.apply()
 }
 
-// apply makes the table what is wanted. The lock is held.
+// apply writes the wanted servers into the table. The lock is held.
 func (u *upstreams) apply() {
 	var want []iptables.Endpoint
 	if u.on {
@@ -57,9 +57,9 @@ func (u *upstreams) apply() {
 	u.set, u.refused = want, ""
 }
 
-// Untrack keeps queries to the servers, and the answers, out of the conntrack
-// table for as long as a Corefile with notrack is in force; none ends that. Each
-// owner has its own servers. What is already under way stays as it is.
+// Untrack keeps queries to the servers, and the answers, out of the conntrack table while
+// a Corefile with notrack is in force. Each owner has its own servers; an empty list
+// removes them. Queries under way stay as they are.
 func (p *Agent) Untrack(owner any, servers []netip.AddrPort) {
 	u := &p.upstreams
 	u.mu.Lock()

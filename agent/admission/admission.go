@@ -1,5 +1,5 @@
-// Package admission bounds the queries that are here at once, and follows the CPU
-// limit of this process.
+// Package admission bounds the queries under way, and watches the CPU limit of this
+// process.
 package admission
 
 import (
@@ -12,111 +12,107 @@ import (
 	"time"
 )
 
-// Queries bounds the queries that are here at once. CoreDNS starts a goroutine
-// for every packet that it reads, and each holds memory until it ends: without a
-// bound one client that asks for names that nobody has asked for before has the
-// kernel kill us, and all others wait behind it. The zero value is ready.
+// Queries bounds the queries under way. CoreDNS starts a goroutine for every packet that
+// it reads, and each holds memory until it ends. Without a bound one client that asks for
+// ever new names would exhaust our memory, and the kernel would kill this process. The
+// zero value is ready.
 //
-// A query is either busy, or it is a miss that waits for an upstream. Some of the busy
-// ones only wait, in the cache, for the answer to another. No client may have all of
-// either. Nothing here locks: a lock for which hundreds of goroutines
-// wait is handed from one to the next at the pace of the scheduler.
+// A query is either busy, or it is a miss that waits for an upstream. Some busy queries
+// wait in the cache for the answer to another query. One client may have a part of either
+// kind, not all. There are no locks: hundreds of waiting goroutines would get a lock only
+// as fast as the scheduler runs them.
 type Queries struct {
 	busy, misses shares
-	waiting      shares        // of the busy ones, those that wait for another query
-	shed         atomic.Uint64 // queries that were dropped
-	refused      atomic.Uint64 // misses that were
+	waiting      shares        // busy queries that wait for another query
+	shed         atomic.Uint64 // dropped queries
+	refused      atomic.Uint64 // refused misses
 
-	watching, late atomic.Bool // goroutines are waited for; they run late
+	watching, late atomic.Bool // watch runs; goroutines run late
 
 	limit throttling
 
-	// Crowded is called, if it is set, by a query for which many others wait: while
-	// they do, goroutines that wait for a timer run as late as they.
+	// Crowded, if set, is called when many queries are busy: goroutines that wait for a
+	// timer run late then.
 	Crowded func()
 
-	// begun are the misses, and the queries that wait, that began to lately: in two
-	// windows of the time beginWindow, the present one by the count of windows. Windows
-	// change while goroutines are waited for.
+	// begun counts the queries that began to wait in the last two windows of length
+	// beginWindow. The windows advance while watch runs.
 	begun   [2]shares
 	windows atomic.Uint32
 
-	// Misses are counted in two generations. The former are those that have been
-	// under way for at least the time slow; when none of them is left the present
-	// ones become the former.
+	// Misses are counted in two generations. Misses of the former one have been under
+	// way for at least the time slow. When none of them is left, the present generation
+	// becomes the former one.
 	generations [2]atomic.Int32
 	former      atomic.Int32 // 0 or 1
 	ticking     atomic.Bool
 }
 
-// slow is how long a miss has taken, or at most twice as long, when it is looked for
-// whether its Service is gone. The kernel announces most changes of rules, but not
-// those of legacy iptables.
+// slow is the age of a miss, or at most twice that, at which we check whether its Service
+// still exists. The kernel announces most changes of rules, but not those of legacy
+// iptables.
 const slow = 125 * time.Millisecond
 
 const (
-	// queryMemory is what a query costs while it is under way: a goroutine with its
-	// stack, two messages, the writers of the plugins, and for a miss a socket.
+	// queryMemory is the memory of a query that is under way: a goroutine with its stack,
+	// two messages, the writers of the plugins, and for a miss a socket.
 	queryMemory = 64 << 10
 
 	// The bounds of the number of queries under way, whatever the memory limit.
 	minUnderWay = 256
 	maxUnderWay = 16384
 
-	// clientShare is the part of all misses under way, and of all busy queries, that
-	// one client may have. Busy queries may be twice as many as misses: they have no
-	// socket.
+	// One client may have 1/clientShare of the misses under way, and of the busy queries.
+	// There may be busyShare times as many busy queries as misses: they have no socket.
 	clientShare = 2
 	busyShare   = 2
 
-	// clientHere is how many queries one client may have here while goroutines run
-	// late: so few that the others need not wait for them. Without that they may all
-	// wait for the answer to one of them. What has waited for some time, for an upstream
-	// or for another query, needs no processor, and does not count: an upstream that is
-	// away makes no client greedy.
+	// clientHere bounds the queries of one client while goroutines run late, so that
+	// other clients need not wait for them. Queries that have waited for some time, for
+	// an upstream or for another query, do not count: they need no processor. So an
+	// upstream that does not answer makes no client greedy.
 	clientHere = 64
 
-	// clientThrottled is the same while a CPU limit is used up. All goroutines run late
-	// then, and what waits is answered late: that so many wait for long has another
-	// consequence, see package iptables.
+	// clientThrottled is the same bound while a CPU limit is used up. All goroutines run
+	// late then. If many queries wait for long, the lease ends: see package lease.
 	clientThrottled = 1024
 
-	// latePause is a time to sleep, and lateBy by how much more the sleep takes when
-	// goroutines run late.
+	// watch sleeps for latePause. Goroutines run late if the sleep takes longer by
+	// lateBy.
 	latePause = 5 * time.Millisecond
 	lateBy    = 3 * time.Millisecond
-	// crowd is at how many busy queries, and at each multiple of that, crowded is called.
+	// Crowded is called at each multiple of crowd busy queries.
 	crowd = 64
 
-	// lateFor is how long after that they count as late.
+	// Goroutines count as late for lateFor after watch found them late.
 	lateFor = 100 * time.Millisecond
 
-	// beginWindow is the least time for which a query counts as one that began to wait
-	// lately: with clientHere, 640 of a client may begin in a second.
+	// beginWindow is the shortest time for which a query counts as one that has just
+	// begun to wait. With clientHere, 640 of one client may begin in a second.
 	beginWindow = 50 * time.Millisecond
 )
 
 var (
-	errTooManyMisses = errors.New("more queries wait for an upstream than the memory limit allows: it is slow or silent, or somebody asks for very many names")
-	errGreedyClient  = errors.New("this client waits for half of all answers that may be waited for: it asks for very many names, or the upstream is slow or silent")
+	errTooManyMisses = errors.New("more queries wait for an upstream than the memory limit allows: the upstream is slow or does not answer, or a client asks for very many names")
+	errGreedyClient  = errors.New("this client has half of all queries that may wait for an upstream: it asks for very many names, or the upstream is slow or does not answer")
 )
 
-// queryLimit is how many queries may be busy, and how many misses under way, where
-// the Go runtime may use so many bytes (package runtime/debug, SetMemoryLimit).
+// queryLimit returns how many misses may be under way with a memory limit of the Go
+// runtime in bytes (SetMemoryLimit in runtime/debug).
 func queryLimit(memory int64) int32 {
 	return int32(min(max(memory/queryMemory, minUnderWay), maxUnderWay))
 }
 
-// memoryLimit is that of the process. It is set before the first query comes.
+// memoryLimit is the memory limit of the process. It is set before the first query comes.
 var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) })
 
-// Take notes a query that came over UDP, until done. It reports false for one to be
-// dropped, as the kernel drops what does not fit into a socket's buffer.
+// Take counts a query over UDP until [Queries.Done]. It returns false for a query that
+// must be dropped, as the kernel drops packets that do not fit into a socket's buffer.
 func (u *Queries) Take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
 	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client)
-	greedy := here > clientHere && here > u.clientMay() // the clock is read for few
+	greedy := here > clientHere && here > u.clientMay() // few queries read the clock
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
 	}
@@ -131,16 +127,16 @@ func (u *Queries) Take(client netip.Addr) bool {
 	return false
 }
 
-// Dropped is how many queries were dropped.
+// Dropped returns how many queries were dropped.
 func (u *Queries) Dropped() uint64 { return u.shed.Load() }
 
-// Refused is how many misses were refused.
+// Refused returns how many misses were refused.
 func (u *Queries) Refused() uint64 { return u.refused.Load() }
 
-// Throttled tells whether a CPU limit was used up a moment ago.
+// Throttled reports whether a CPU limit was used up in the last second.
 func (u *Queries) Throttled() bool { return u.limit.lately(time.Now()) }
 
-// clientMay is how many queries one client may have here while goroutines run late.
+// clientMay returns how many queries one client may have while goroutines run late.
 func (u *Queries) clientMay() int32 {
 	if u.limit.lately(time.Now()) {
 		return clientThrottled
@@ -148,9 +144,9 @@ func (u *Queries) clientMay() int32 {
 	return clientHere
 }
 
-// watch finds out whether goroutines run late, while very many queries are busy.
+// watch measures whether goroutines run late, while very many queries are busy.
 func (u *Queries) watch() {
-	var last time.Time // when they ran late
+	var last time.Time // when goroutines ran late
 	u.nextWindow()
 	u.nextWindow()
 	window := time.Now()
@@ -160,7 +156,7 @@ func (u *Queries) watch() {
 		now := time.Now()
 		if now.Sub(began) > latePause+lateBy {
 			last = now
-			u.limit.look()
+			u.limit.read()
 		}
 		u.late.Store(now.Sub(last) < lateFor)
 		if now.Sub(window) >= beginWindow {
@@ -172,19 +168,19 @@ func (u *Queries) watch() {
 	u.watching.Store(false)
 }
 
-// nextWindow forgets the misses that began before the present window.
+// nextWindow forgets the queries that began to wait before the present window.
 func (u *Queries) nextWindow() {
 	next := u.windows.Load() + 1
 	u.begun[next%2].clear()
 	u.windows.Store(next)
 }
 
-// Done is for a query that was taken.
+// Done ends a query that Take has counted.
 func (u *Queries) Done(client netip.Addr) { u.busy.add(client, -1) }
 
-// Begin notes a miss, until end is called. One that was taken is not busy meanwhile.
-// It fails where there are too many. While misses are under way that began some
-// time ago, late is called now and then.
+// Begin counts a miss until end is called. A query that was taken is not busy meanwhile.
+// Begin fails if there are too many misses. It calls late now and then while old misses
+// are under way.
 func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(), err error) {
 	limit := queryLimit(memoryLimit())
 	all, own := u.misses.add(client, 1)
@@ -215,7 +211,7 @@ func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(),
 	}, nil
 }
 
-// Wait notes that a query that was taken waits for another, until end is called.
+// Wait counts a taken query as waiting for another one, until end is called.
 func (u *Queries) Wait(client netip.Addr) (end func()) {
 	u.waiting.add(client, 1)
 	lately := u.begins(client)
@@ -225,8 +221,8 @@ func (u *Queries) Wait(client netip.Addr) (end func()) {
 	}
 }
 
-// begins counts a query among those that began to wait lately, until end is called or
-// that is some time ago.
+// begins counts a query as one that has just begun to wait, until end is called or two
+// windows have passed.
 func (u *Queries) begins(client netip.Addr) (end func()) {
 	window := u.windows.Load()
 	u.begun[window%2].add(client, 1)
@@ -237,7 +233,7 @@ func (u *Queries) begins(client netip.Addr) (end func()) {
 	}
 }
 
-// tick runs once in the time slow while there are misses.
+// tick runs every slow while there are misses.
 func (u *Queries) tick(late func()) {
 	former := u.former.Load()
 	if u.generations[former].Load() > 0 {
@@ -249,11 +245,11 @@ func (u *Queries) tick(late func()) {
 		time.AfterFunc(slow, func() { u.tick(late) })
 		return
 	}
-	u.ticking.Store(false) // a miss that begins just now waits for the next one's
+	u.ticking.Store(false) // the next miss starts the ticks again
 }
 
-// shares counts queries, in all and by client. Two of very many clients may by
-// chance share a counter.
+// shares counts queries, in all and by client. Two clients may share a counter by
+// chance.
 type shares struct {
 	all      atomic.Int32
 	byClient [1024]atomic.Int32

@@ -29,7 +29,7 @@ func TestQueryLimit(t *testing.T) {
 	}
 }
 
-// flooder returns a client and one that does not share its counters.
+// flooder returns two clients that do not share counters.
 func flooder(u *Queries) (flooder, other netip.Addr) {
 	flooder = netip.MustParseAddr("10.244.0.1")
 	u.busy.add(flooder, 1)
@@ -80,18 +80,18 @@ func TestBusyQueriesAreBounded(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		late    bool
-		waiting int // of the greedy client's queries, misses that wait for an upstream
+		waiting int // misses of the greedy client
 		want    int
 	}{
 		{"goroutines run in time", false, 0, int(queryLimit(memoryLimit()))},
 		{"goroutines run late", true, 0, clientHere},
 		{"misses that wait are not busy", false, 100, int(queryLimit(memoryLimit())) + 100},
-		{"but count while goroutines run late", true, 40, clientHere},
+		{"new misses count while goroutines run late", true, 40, clientHere},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var u Queries
 			u.late.Store(tc.late)
-			u.watching.Store(true) // so that nobody finds out otherwise
+			u.watching.Store(true) // so that watch does not start
 			greedy, other := flooder(&u)
 			taken := 0
 			for range tc.waiting {
@@ -128,24 +128,24 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 			u.Take(greedy)
 		}
 		if !u.watching.Load() {
-			t.Fatal("nobody looks")
+			t.Fatal("watch does not run")
 		}
 		time.Sleep(time.Second)
 		if u.late.Load() {
-			t.Error("late where nothing is")
+			t.Error("goroutines count as late, but run in time")
 		}
 		for range clientHere + 1 {
 			u.Done(greedy)
 		}
 		time.Sleep(time.Second)
 		if u.watching.Load() {
-			t.Error("looked for although nothing is busy")
+			t.Error("watch runs although no query is busy")
 		}
 	})
 }
 
-// An upstream that is away has every client's misses wait. That is no reason to drop
-// the next query, even where goroutines run late.
+// Misses of every client wait for an upstream that does not answer. They are no reason to
+// drop the next query, even while goroutines run late.
 func TestWaitingMakesNoClientGreedy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u Queries
@@ -153,7 +153,7 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 		var ends []func()
 		for range 4 * clientHere {
 			if !u.Take(client) {
-				t.Fatal("dropped where nothing is late")
+				t.Fatal("dropped while goroutines run in time")
 			}
 			end, err := u.Begin(client, true, func() {})
 			if err != nil {
@@ -168,7 +168,7 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 			taken++
 		}
 		if taken != clientHere {
-			t.Errorf("%d queries are taken beside those that wait, want %d", taken, clientHere)
+			t.Errorf("%d queries are taken beside the waiting ones, want %d", taken, clientHere)
 		}
 		for _, end := range ends {
 			end()
@@ -179,7 +179,7 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 		}
 		time.Sleep(3 * lateFor)
 		if all := u.begun[0].all.Load() + u.begun[1].all.Load(); all != 0 {
-			t.Errorf("%d misses are counted that nobody waits for", all)
+			t.Errorf("%d misses are counted after all have ended", all)
 		}
 	})
 }
@@ -199,7 +199,7 @@ func TestMissesThatTakeLongAreNoticed(t *testing.T) {
 				var u Queries
 				var noticed atomic.Int32
 				client := netip.MustParseAddr("10.244.0.1")
-				for range 20 { // one after the other, so that some are always under way
+				for range 20 { // one after the other, so that one is always under way
 					end, err := u.Begin(client, false, func() { noticed.Add(1) })
 					if err != nil {
 						t.Fatal(err)
@@ -212,7 +212,7 @@ func TestMissesThatTakeLongAreNoticed(t *testing.T) {
 					t.Errorf("noticed %d times", noticed.Load())
 				}
 				if u.ticking.Load() {
-					t.Error("it ticks on although nothing is under way")
+					t.Error("it ticks although no miss is under way")
 				}
 			})
 		})

@@ -12,46 +12,46 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
-// throttling follows the CPU limit of this process. The zero value is ready.
+// throttling watches the CPU limit of this process. The zero value is ready.
 type throttling struct {
-	sum  atomic.Int64 // nanoseconds for which it was used up, at the last look
-	at   atomic.Int64 // when that was more than at the look before, in nanoseconds of the Unix time
-	read func() cgroup.CPU
+	sum    atomic.Int64 // throttled time at the last read, in nanoseconds
+	at     atomic.Int64 // when sum last grew, in nanoseconds of the Unix time
+	source func() cgroup.CPU
 
-	refused sync.Once // says that buffers stay small
+	refused sync.Once // logs that buffers stay small
 }
 
-// throttledFor is how long after that the process counts as throttled.
+// The process counts as throttled for throttledFor after its limit was used up.
 const throttledFor = time.Second
 
-// look returns the limit, and notes whether it was used up since the last look.
-func (t *throttling) look() cgroup.CPU {
-	read := t.read
-	if read == nil {
-		read = readCPULimit
+// read returns the limit, and records whether it was used up since the last read.
+func (t *throttling) read() cgroup.CPU {
+	source := t.source
+	if source == nil {
+		source = readCPULimit
 	}
-	cpu := read()
+	cpu := source()
 	if t.sum.Swap(int64(cpu.Throttled)) < int64(cpu.Throttled) {
 		t.at.Store(time.Now().UnixNano())
 	}
 	return cpu
 }
 
-// lately reports whether the limit was used up a moment ago.
+// lately reports whether the limit was used up in the last second.
 func (t *throttling) lately(now time.Time) bool {
 	return now.UnixNano()-t.at.Load() < int64(throttledFor)
 }
 
 func readCPULimit() cgroup.CPU { return cgroup.CPULimit("/") }
 
-// Load returns what the kernel has made of this process and of the queries to the
-// endpoints. arrived counts those that have come.
+// Load returns how the kernel has scheduled this process, and how many queries to the
+// endpoints wait or were lost. arrived counts the queries that have arrived.
 func (u *Queries) Load(endpoints []iptables.Endpoint, arrived func() uint64, log logger.Logger) lease.Load {
-	cpu := u.limit.look()
+	cpu := u.limit.read()
 	shed := u.shed.Load()
 	l := lease.Load{Limit: cpu.Limit, Throttled: cpu.Throttled, Arrived: arrived() - shed}
 	if l.Limit == 0 {
-		// Under a limit this would tell of its pauses as well.
+		// Under a limit this would count the pauses of the limit, too.
 		l.Starved = cgroup.Starved("/")
 		return l
 	}
@@ -61,7 +61,7 @@ func (u *Queries) Load(endpoints []iptables.Endpoint, arrived func() uint64, log
 	l.Queued, l.Dropped = queued, l.Dropped+dropped
 	if err != nil {
 		u.limit.refused.Do(func() {
-			log.Warningf("the buffers of the listeners stay small under a CPU limit, so that more queries are lost when it is used up: %v; give the container NET_ADMIN", err)
+			log.Warningf("the buffers of the listeners stay small, so more queries are lost when the CPU limit is used up: %v; give the container NET_ADMIN", err)
 		})
 	}
 	return l

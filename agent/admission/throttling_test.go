@@ -12,7 +12,7 @@ func TestThrottledLately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u Queries
 		var used time.Duration
-		u.limit.read = func() cgroup.CPU { return cgroup.CPU{Limit: 0.1, Throttled: used} }
+		u.limit.source = func() cgroup.CPU { return cgroup.CPU{Limit: 0.1, Throttled: used} }
 		for _, step := range []struct {
 			name  string
 			after time.Duration
@@ -27,7 +27,7 @@ func TestThrottledLately(t *testing.T) {
 		} {
 			time.Sleep(step.after)
 			used += step.used
-			if cpu := u.limit.look(); cpu.Throttled != used {
+			if cpu := u.limit.read(); cpu.Throttled != used {
 				t.Fatalf("%s: %+v", step.name, cpu)
 			}
 			want := map[bool]int32{true: clientThrottled, false: clientHere}[step.want]

@@ -14,8 +14,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/failover"
 )
 
-// withTable runs f on a connection to the kernel's table. Where the kernel has
-// no connection tracking there is nothing to look at.
+// withTable runs f on a connection to the kernel's table. It does nothing where the kernel
+// has no connection tracking.
 func withTable(f func(*conntrack.Conn) error) error {
 	conn, err := conntrack.Dial(nil)
 	if err != nil {
@@ -32,9 +32,8 @@ func withTable(f func(*conntrack.Conn) error) error {
 	return err
 }
 
-// Connections returns the TCP connections to the endpoints that stand in
-// the table. Those that went through the failover table stand there under the
-// Service's address.
+// Connections returns the TCP connections to the endpoints that are in the kernel's table.
+// The failover table rewrites connections: their entries have the Service's address.
 func Connections(endpoints []iptables.Endpoint, pairs []failover.Pair) ([]iptables.Connection, error) {
 	var out []iptables.Connection
 	err := withTable(func(conn *conntrack.Conn) error {
@@ -56,16 +55,15 @@ func Connections(endpoints []iptables.Endpoint, pairs []failover.Pair) ([]iptabl
 	return out, err
 }
 
-// ended reports whether a TCP connection is over, although its entry stays for
-// a while.
+// ended reports whether a TCP connection has ended, although its entry remains.
 func ended(e *conntrack.Entry) bool {
 	state := e.State()
 	return state == "TIME_WAIT" || state == "CLOSE"
 }
 
-// PurgeReversed deletes entries that responses of ours made: their original
-// source is a listen endpoint. The client's next query from the same port would
-// match such an entry in reply direction and never be rewritten.
+// PurgeReversed deletes entries that our responses created: their original source is a
+// listen endpoint. The client's next query from the same port would match such an entry in
+// reply direction, and DNAT would not rewrite it.
 func PurgeReversed(endpoints []iptables.Endpoint) error {
 	return withTable(func(conn *conntrack.Conn) error {
 		var found []conntrack.Entry

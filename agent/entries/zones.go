@@ -12,14 +12,13 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 )
 
-// ZoneSearch finds out whether queries of our own were tracked, in whatever zone.
-// A rule of somebody else that sets one undoes NOTRACK, and the entry is found by
-// no look-up in the default zone.
+// ZoneSearch finds out whether our own queries were tracked, in any zone. Another
+// program's rule that sets a zone undoes NOTRACK, and a lookup in the default zone does
+// not find the entry.
 //
-// The zones in which entries were found before are asked each time. The others
-// take a walk through the whole table, which is put off so that walks take at most
-// one part in zoneShare of a processor: of a small table there is one each time, of
-// a million entries one in a quarter of a minute.
+// Each search looks in the zones in which it found entries before. For other zones it must
+// walk the whole table. Walks may take 1/zoneShare of a processor: a small table is walked
+// each time, one with a million entries every 15 seconds.
 type ZoneSearch struct {
 	mu    sync.Mutex
 	zones []uint16
@@ -28,11 +27,10 @@ type ZoneSearch struct {
 
 const (
 	zoneShare = 50
-	maxZones  = 16 // that are remembered, the last ones
+	maxZones  = 16 // remembered; the oldest is forgotten
 )
 
-// Tracked returns the zone of the entry that stands for a UDP query, and deletes it:
-// it is our own question that made it.
+// Tracked returns the zone of the entry of a UDP query of ours, and deletes the entry.
 func (s *ZoneSearch) Tracked(client, server netip.AddrPort) (zone uint16, found bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -56,7 +54,7 @@ func (s *ZoneSearch) Tracked(client, server netip.AddrPort) (zone uint16, found 
 	return zone, found, err
 }
 
-// find is [conntrack.Conn.Find], and leaves the walk out when it is not due.
+// find is [conntrack.Conn.Find] without the walk while none is due.
 func (s *ZoneSearch) find(conn *conntrack.Conn, t *conntrack.Tuple) (conntrack.Entry, error) {
 	began := time.Now()
 	if began.Before(s.next) {

@@ -12,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// A query that left an entry is found in whatever zone somebody put it, once by a
-// walk and then without one, and the entry is gone after it.
+// The entry of a query is found in any zone, once by a walk and then without one, and
+// then deleted.
 func TestTrackedInAZone(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -54,7 +54,7 @@ func TestTrackedInAZone(t *testing.T) {
 	}
 }
 
-// sendOne sends a query to an address at which nobody reads it, and returns its ends.
+// sendOne sends a query that nobody reads, and returns its client and server.
 func sendOne(t *testing.T, listen string) (client, server netip.AddrPort) {
 	server = netip.MustParseAddrPort(listen)
 	l, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(server))
@@ -75,7 +75,7 @@ func sendOne(t *testing.T, listen string) (client, server netip.AddrPort) {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort(), server
 }
 
-// Entries that late answers of ours made are deleted in whatever zone they are.
+// Entries that our late answers created are deleted in any zone.
 func TestPurgeReversedInAZone(t *testing.T) {
 	t.Parallel()
 	testns.New(t).Do(func() {

@@ -12,9 +12,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// What node-cache left in legacy tables keeps us detached where it cannot be
-// deleted, and is deleted where it can.
-func TestLeftoversOfNodeCache(t *testing.T) {
+// Rules of node-cache in legacy tables block an address while they cannot be deleted. They
+// are deleted as soon as that is possible.
+func TestRulesOfNodeCache(t *testing.T) {
 	testns.Enter(t)
 	testns.Program(t, "iptables-legacy")
 	lock := filepath.Join(t.TempDir(), "xtables.lock")
@@ -29,24 +29,24 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 	for _, a := range []netip.Addr{left, other} {
 		rules.Plan.Listen = append(rules.Plan.Listen, iptables.Endpoint{Addr: a, Port: 53, Proto: iptables.UDP})
 	}
-	look := (&firewall.Opener{Log: quiet{}}).Open
-	if blocked, _ := look(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
+	open := (&firewall.Opener{Log: quiet{}}).Open
+	if blocked, _ := open(rules); !errors.Is(blocked[left], iptables.ErrUntracked) || blocked[other] != nil {
 		t.Errorf("without the lock: %v", blocked)
 	}
 	a := &Adopter{Log: quiet{}, Count: func(string) {}}
 	if _, err := a.Adopt([]netip.Addr{left}); err == nil {
-		t.Error("without the lock nothing is said")
+		t.Error("without the lock: no error")
 	}
 	if a.last = a.last.Add(-2 * adoptInterval); a.failed == "" {
-		t.Error("what was said is forgotten")
+		t.Error("the last error is forgotten")
 	}
 	if _, err := a.Adopt([]netip.Addr{left}); err != nil {
-		t.Errorf("the same is said again: %v", err)
+		t.Errorf("the same error again: %v", err)
 	}
 	if err := os.WriteFile(lock, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if blocked, _ := look(rules); len(blocked) > 0 {
+	if blocked, _ := open(rules); len(blocked) > 0 {
 		t.Errorf("with the lock: %v", blocked)
 	}
 	a.last = a.last.Add(-2 * adoptInterval)
@@ -55,7 +55,7 @@ func TestLeftoversOfNodeCache(t *testing.T) {
 	}
 }
 
-// quiet is a log that keeps nothing.
+// quiet is a log that discards everything.
 type quiet struct{}
 
 func (quiet) Debugf(string, ...any)   {}

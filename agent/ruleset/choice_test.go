@@ -2,7 +2,7 @@ package ruleset
 
 import (
 	"errors"
-	"strings"
+	"slices"
 	"testing"
 
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -12,7 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/nftables"
 )
 
-// withoutNFTables makes this kernel one without nf_tables.
+// withoutNFTables makes nf_tables look unsupported.
 func withoutNFTables(t *testing.T) {
 	real := openBackend
 	t.Cleanup(func() { openBackend = real })
@@ -24,6 +24,21 @@ func withoutNFTables(t *testing.T) {
 	}
 }
 
+// lacking returns the features that are missing according to an error and those in it.
+func lacking(err error) (features []string) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			features = append(features, lacking(err)...)
+		}
+		return features
+	}
+	var unsupported *iptables.UnsupportedError
+	if errors.As(err, &unsupported) {
+		features = append(features, unsupported.Feature)
+	}
+	return features
+}
+
 func TestChoiceOfTheBackend(t *testing.T) {
 	testns.Program(t, "iptables-legacy")
 	for _, tc := range []struct {
@@ -32,16 +47,17 @@ func TestChoiceOfTheBackend(t *testing.T) {
 		variant   binaries.Variant
 		noNFT     bool
 		noProgram bool
-		want, why string // an error if want is empty
+		want, why string   // want is empty for an error
+		lacks     []string // the features that the error names
 	}{
 		{name: "auto takes nftables", backend: Auto, want: "nftables", why: "this kernel has nf_tables"},
 		{name: "auto falls back", backend: Auto, noNFT: true, want: "iptables", why: "this kernel has no nf_tables"},
-		{name: "auto has neither", backend: Auto, noNFT: true, noProgram: true, why: "neither backend can be used"},
+		{name: "auto has neither", backend: Auto, noNFT: true, noProgram: true, lacks: []string{"nf_tables", "program iptables"}},
 		{name: "nftables", backend: NFTables, want: "nftables", why: "the Corefile says so"},
-		{name: "nftables falls back to nothing", backend: NFTables, noNFT: true, why: "no nf_tables"},
+		{name: "nftables falls back to nothing", backend: NFTables, noNFT: true, lacks: []string{"nf_tables"}},
 		{name: "iptables", backend: IPTables, want: "iptables", why: "the Corefile says so"},
 		{name: "iptables legacy", backend: IPTables, variant: binaries.Legacy, want: "iptables", why: "the Corefile says so"},
-		{name: "iptables without programs", backend: IPTables, noProgram: true, why: "install iptables"},
+		{name: "iptables without programs", backend: IPTables, noProgram: true, lacks: []string{"program iptables"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			testns.Enter(t)
@@ -54,8 +70,8 @@ func TestChoiceOfTheBackend(t *testing.T) {
 			choice := Choice{tc.backend, tc.variant}
 			b, why, err := choice.Open(func(string) {})
 			if tc.want == "" {
-				if err == nil || !strings.Contains(err.Error(), tc.why) {
-					t.Errorf("error %v, want %q", err, tc.why)
+				if got := lacking(err); !slices.Equal(got, tc.lacks) {
+					t.Errorf("error %v: lacks %q, want %q", err, got, tc.lacks)
 				}
 				return
 			}
@@ -66,7 +82,7 @@ func TestChoiceOfTheBackend(t *testing.T) {
 				t.Errorf("variant %q, error %v", can.Variant, err)
 			}
 			if !choice.Serves(b) {
-				t.Error("the next load would choose another")
+				t.Error("the next load would choose another backend")
 			}
 		})
 	}
@@ -106,6 +122,6 @@ func TestWhenAReloadChangesTheBackend(t *testing.T) {
 	}
 	withoutNFTables(t)
 	if !(Choice{Name: Auto}).Serves(legacy) {
-		t.Error("legacy, auto, on a kernel without nf_tables: another is chosen")
+		t.Error("legacy, auto, on a kernel without nf_tables: another backend is chosen")
 	}
 }

@@ -9,9 +9,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables/backends"
 )
 
-// Claims returns who on this node asks for which addresses, this process left out:
-// instances with any backend, and other DNS servers that listen at just one
-// address, as node-cache does beside which we end.
+// Claims returns which addresses others on this node use: other instances, with any
+// backend, and other DNS servers that listen at a single address, such as node-cache.
 func Claims() (iptables.Claims, error) {
 	var others []iptables.Instance
 	var errs []error

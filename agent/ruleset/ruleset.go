@@ -1,5 +1,5 @@
-// Package ruleset chooses the backend that changes the node, watches its rules, and
-// takes away those of instances and predecessors that are gone.
+// Package ruleset chooses the backend of our rules and watches the rules. It removes the
+// rules that dead instances and predecessors left.
 package ruleset
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
-// backends that `backend` takes; auto chooses.
+// Values of the option `backend`.
 const (
 	Auto     = "auto"
 	NFTables = "nftables"
@@ -31,17 +31,17 @@ const (
 // openBackend opens a backend; tests make it fail.
 var openBackend = func(k backends.Kind, o backends.Options) (iptables.Backend, error) { return k.Open(o) }
 
-// Choice is what a Corefile says of the backend.
+// Choice is the option `backend` of a Corefile.
 type Choice struct {
 	Name    string
 	Variant binaries.Variant // of the programs of backend iptables
 }
 
-// String gives the words of the Corefile.
+// String returns the choice as a Corefile has it.
 func (c Choice) String() string { return strings.TrimSpace(c.Name + " " + string(c.Variant)) }
 
-// Open makes the backend that is asked for and says why it is that
-// one. It changes nothing in the kernel. Failures of programs are counted by count.
+// Open returns the chosen backend and the reason for it. It changes nothing in the
+// kernel. The backend calls count for each failure of a program.
 func (c Choice) Open(count func(errorType string)) (b iptables.Backend, why string, err error) {
 	options := backends.Options{Variant: c.Variant, Count: count}
 	if kind, named := backends.Named(c.Name); named {
@@ -67,13 +67,13 @@ func (c Choice) Open(count func(errorType string)) (b iptables.Backend, why stri
 	return nil, "", fmt.Errorf("neither backend can be used: %w; %w", failed[0], failed[1])
 }
 
-// Serves reports whether a backend is one that is asked for.
+// Serves reports whether the choice allows the backend.
 func (c Choice) Serves(b iptables.Backend) bool {
 	if c.Name != Auto {
-		can, _ := b.Capabilities() // Variant takes no probe
+		can, _ := b.Capabilities() // Variant needs no probe of the kernel
 		return c.Name == b.Name() && (c.Variant == binaries.Auto || string(c.Variant) == can.Variant)
 	}
-	// auto keeps a backend only where there is nothing better.
+	// auto keeps a backend only if no better one can be opened.
 	for _, kind := range backends.All() {
 		if kind.Name == b.Name() {
 			break
@@ -85,18 +85,18 @@ func (c Choice) Serves(b iptables.Backend) bool {
 	return true
 }
 
-// Fit adapts the plan to what the backend can do on this kernel, and says what
-// is lost.
+// Fit adapts the plan to what the backend can do on this kernel, and logs what it cannot
+// do.
 func Fit(plan *iptables.Plan, b iptables.Backend, log logger.Logger) error {
 	can, err := b.Capabilities()
 	if err != nil {
 		if errors.Is(err, iptables.ErrBusy) {
-			return nil // Install finds out
+			return nil // Install reports it
 		}
 		return err
 	}
 	if plan.Lease == 0 && !plan.DryRun && can.NeedsLease != "" {
-		return fmt.Errorf("lease off: %s; drop the option", can.NeedsLease)
+		return fmt.Errorf("lease off: %s; remove the option", can.NeedsLease)
 	}
 	for _, lacks := range can.Lacks {
 		log.Warningf("%s", lacks)
@@ -107,32 +107,31 @@ func Fit(plan *iptables.Plan, b iptables.Backend, log logger.Logger) error {
 	return nil
 }
 
-// Announce says once which backend was chosen, why, and what it cannot promise.
+// Announce logs which backend was chosen, why, and its limits.
 func Announce(b iptables.Backend, why string, log logger.Logger) {
 	switch can, _ := b.Capabilities(); {
 	case can.Variant != "":
-		log.Infof("backend %s (%s binaries), since %s: chains %s-* in the raw tables; after a SIGKILL the lease ends the rules within a second, and the chains stay, inert, until the next start", b.Name(), can.Variant, why, b.Table())
+		log.Infof("backend %s (%s binaries), since %s: chains %s-* in the raw tables; after a SIGKILL the lease ends the rules within a second; the chains stay without effect until the next start", b.Name(), can.Variant, why, b.Table())
 	case b.Owned():
-		log.Infof("backend %s, since %s: table inet %s, bound to the life of this process", b.Name(), why, b.Table())
+		log.Infof("backend %s, since %s: table inet %s; the kernel removes it when this process ends", b.Name(), why, b.Table())
 	default:
-		log.Warningf("backend %s, since %s: table inet %s. This kernel has no owned tables (they came with Linux 5.12): after a SIGKILL the lease ends the rules, and the table stays until the next start",
+		log.Warningf("backend %s, since %s: table inet %s. This kernel has no owned tables (Linux 5.12 and later have them): after a SIGKILL the lease ends the rules, and the table stays until the next start",
 			b.Name(), why, b.Table())
 	}
 }
 
-// adoptInterval is the time between two looks for what a predecessor left.
+// adoptInterval is the time between two searches for the rules of predecessors.
 const adoptInterval = time.Minute
 
-// Adopter takes away what predecessors left: rules of dead instances, of any
-// backend, and those of Kubernetes' node-cache, which puts its own back once a
-// minute while it lives. A look runs up to a dozen programs, so it is not taken
-// more often than that.
+// Adopter removes the rules of predecessors: those of dead instances, of any backend,
+// and those of Kubernetes' node-cache. A living node-cache restores its rules once a
+// minute. A search runs up to a dozen programs, so we search no more often than that.
 type Adopter struct {
 	Log   logger.Logger
-	Count func(errorType string) // counts that the xtables lock was not to be had
+	Count func(errorType string) // counts failures to get the xtables lock
 
 	last   time.Time
-	failed string // said last
+	failed string // returned last
 }
 
 // Adopt implements [iptables.Kernel.Adopt].
@@ -142,7 +141,7 @@ func (a *Adopter) Adopt(addrs []netip.Addr) (changed bool, err error) {
 	}
 	a.last = time.Now()
 	changed, err = adoptAll(addrs, a.Log)
-	said := a.failed
+	before := a.failed
 	if a.failed = ""; err == nil {
 		return changed, nil
 	}
@@ -150,7 +149,7 @@ func (a *Adopter) Adopt(addrs []netip.Addr) (changed bool, err error) {
 		a.Count("iptables_lock")
 		a.last = time.Time{} // at the next sync
 	}
-	if a.failed == said {
+	if a.failed == before {
 		err = nil
 	}
 	return changed, err
@@ -160,22 +159,22 @@ func adoptAll(addrs []netip.Addr, log logger.Logger) (changed bool, err error) {
 	err = RemoveStale(log)
 	n, adoptErr := predecessor.AdoptNodeCache(predecessor.Config{}, addrs)
 	if n > 0 {
-		log.Infof("%d rules that NodeLocal DNSCache left are gone; ours have taken their place", n)
+		log.Infof("%d rules of NodeLocal DNSCache removed; ours replace them", n)
 	}
 	return n > 0, errors.Join(err, adoptErr)
 }
 
-// RemoveStale takes away the rules of instances that are certainly dead.
+// RemoveStale removes the rules of instances that are certainly dead.
 func RemoveStale(log logger.Logger) error {
 	stale, err := backends.RemoveStale()
 	if len(stale) > 0 {
-		log.Infof("the rules of %d dead instance(s) are gone: %s", len(stale), strings.Join(stale, ", "))
+		log.Infof("rules of %d dead instance(s) removed: %s", len(stale), strings.Join(stale, ", "))
 	}
 	return err
 }
 
-// Watch announces changes of the node: those that the kernel tells
-// of, and those of legacy tables, which have to be looked for.
+// Watch announces changes of rules: those that the kernel announces, and those of legacy
+// tables, which it polls.
 type Watch struct {
 	Changes chan iptables.Change
 	cancel  context.CancelFunc
@@ -192,14 +191,14 @@ func StartWatch() (*Watch, error) {
 	return &Watch{Changes: kernel.Changes, kernel: kernel}, nil
 }
 
-// Follow looks at the tables of a backend that the kernel is silent about,
-// instead of those of the one before.
+// Follow polls the tables of a backend whose changes the kernel does not announce. It
+// ends the polls for the backend before.
 func (w *Watch) Follow(b iptables.Backend) {
 	w.unfollow()
 	if b == nil {
 		return
 	}
-	can, _ := b.Capabilities() // Watch takes no probe
+	can, _ := b.Capabilities() // Watch needs no probe of the kernel
 	if can.Watch == nil {
 		return
 	}

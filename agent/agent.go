@@ -386,7 +386,7 @@ func (p *Agent) progress() uint64 { return p.Served.Answered.Load() - p.Queries.
 
 // healthOf returns the configuration of upstream health for a load.
 func (p *Agent) healthOf(load *Load) *health.Config {
-	return &health.Config{Blocks: load.Server.Blocks, Listen: load.Plan.Listen, DryRun: load.Plan.DryRun, Instead: p.standing.Instead}
+	return &health.Config{Blocks: load.Server.Blocks, Listen: load.Plan.Listen, DryRun: load.Plan.DryRun, FailoverTo: p.standing.To}
 }
 
 // forwardTargets returns the upstreams of the notrack blocks, in the order of the

@@ -15,49 +15,50 @@ import (
 	"github.com/trackless-dns/trackless/agent/tuple"
 )
 
-// Query is one that a server block passes on.
+// Query is a query that a server block passes on.
 type Query struct {
 	Block Block
 	W     dns.ResponseWriter
 	R     *dns.Msg
-	TCP   bool // it came over TCP
+	TCP   bool // it arrived over TCP
 
-	// Asked is told whose answer is written in place of that of the block's upstreams.
+	// Asked, if set, is called with the Service that answered in place of the block's
+	// upstreams.
 	Asked func(service netip.AddrPort)
 
-	// Pass passes it, or another one in its place, to what is behind the block's cache.
+	// Pass passes this or another query to the plugins below the block's cache.
 	Pass func(context.Context, dns.ResponseWriter, *dns.Msg) (rcode int, err error)
 }
 
 func (q Query) pass(ctx context.Context) (int, error) { return q.Pass(ctx, q.W, q.R) }
 
 const (
-	// clusterTry is how long one try to ask the cluster's DNS may take, and
-	// clusterTimeout all of them: clients give up after five seconds.
+	// clusterTry bounds one try to ask the cluster's DNS, clusterTimeout all of them:
+	// clients give up after five seconds.
 	clusterTry     = 500 * time.Millisecond
 	clusterTimeout = 4 * time.Second
 )
 
-var errNobodyElse = errors.New("nobody else answers at this address")
+var errNoService = errors.New("no Service of the cluster's DNS answers for this address")
 
-// askCluster asks as a client does whose queries are given back, so that
-// kube-proxy leads us to kube-dns. What comes back to ourselves, since rules of
-// another instance bring it here, is dropped and tried again from another port.
-func (m *Monitor) askCluster(ctx context.Context, q Query, l *state) error {
+// askCluster asks as a client whose queries have failed over: kube-proxy takes the query to
+// kube-dns. Rules of another instance may bring the query back to us. It is dropped then,
+// and the next try uses another port.
+func (m *Monitor) askCluster(ctx context.Context, q Query, st *state) error {
 	_, server, _ := tuple.Of(q.W)
-	service, ok := l.instead[server.Addr()]
-	if !ok { // a refresh, which is nobody's query
-		for _, service = range l.instead {
+	service, ok := st.services[server.Addr()]
+	if !ok { // a refresh has no client
+		for _, service = range st.services {
 			break
 		}
 	}
 	if !service.IsValid() {
-		return errNobodyElse
+		return errNoService
 	}
 	ctx, cancel := context.WithTimeout(ctx, clusterTimeout)
 	defer cancel()
 	network := "udp"
-	err := errNobodyElse
+	err := errNoService
 	for ctx.Err() == nil {
 		var answer *dns.Msg
 		answer, err = m.askService(ctx, network, service, q.R)
@@ -71,7 +72,7 @@ func (m *Monitor) askCluster(ctx context.Context, q Query, l *state) error {
 			}
 			return q.W.WriteMsg(answer)
 		default:
-			// At once only if there was a wait.
+			// An error may come at once.
 			pause := time.NewTimer(clusterTry / 10)
 			select {
 			case <-pause.C:
@@ -82,7 +83,7 @@ func (m *Monitor) askCluster(ctx context.Context, q Query, l *state) error {
 	return fmt.Errorf("ask %s: %w", service, err)
 }
 
-// IsOurs reports whether a query is one that we ask of the cluster.
+// IsOurs reports whether a client is this process, which asks the cluster.
 func (m *Monitor) IsOurs(client netip.AddrPort) bool {
 	if m.asking.Load() == 0 {
 		return false
@@ -91,7 +92,7 @@ func (m *Monitor) IsOurs(client netip.AddrPort) bool {
 	return ours
 }
 
-// Asks notes that we ask the cluster from a transport address, until end is called.
+// Asks records that we ask the cluster from a transport address, until end is called.
 func (m *Monitor) Asks(from netip.AddrPort) (end func()) {
 	m.ours.Store(from, true)
 	m.asking.Add(1)
@@ -101,7 +102,7 @@ func (m *Monitor) Asks(from netip.AddrPort) (end func()) {
 	}
 }
 
-// askService asks once.
+// askService asks a Service once.
 func (m *Monitor) askService(ctx context.Context, network string, service netip.AddrPort, r *dns.Msg) (*dns.Msg, error) {
 	dialer := net.Dialer{Timeout: clusterTry}
 	conn, err := dialer.DialContext(ctx, network, service.String())
@@ -121,7 +122,7 @@ func (m *Monitor) askService(ctx context.Context, network string, service netip.
 		return nil, err
 	}
 	if !matches(r, answer) {
-		return nil, fmt.Errorf("%s answers another question", service)
+		return nil, fmt.Errorf("%s answered another question", service)
 	}
 	return answer, nil
 }

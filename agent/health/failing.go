@@ -16,39 +16,39 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// failing detects that the misses of a block fail while the cluster's DNS answers
-// the same questions: a firewall drops TCP to kube-dns, or the servers that forward
-// asks are dead. Our own checks need no upstream and are answered all the while.
+// failing detects that the misses of a block fail while the cluster's DNS answers the
+// same questions: a firewall drops TCP to kube-dns, or the servers of `forward` are dead.
+// Our own checks do not notice: they need no upstream.
 //
-// Only real misses count: several different names fail in a row, for a while, and none
-// is answered in between. Then the same questions are asked as a pod would ask them. If
-// the cluster's DNS answers them, the queries are given back. They are taken back when
-// the block's own upstreams have answered the questions several times in a row. Each
-// time the queries are given back for twice as long, so that they do not flap.
+// Only misses of clients count. Several different names must fail in a row, for some time,
+// and no miss may be answered in between. Then the same questions are asked as a pod would
+// ask them. If the cluster's DNS answers them, queries fail over. They fail back when the
+// block's own upstreams have answered the questions several times in a row. Each failover
+// lasts twice as long as the one before, so that queries do not flap.
 type failing struct {
 	suspects atomic.Int64 // blocks with failures, for the fast path
 	recheck  func()
 
 	mu     sync.Mutex
 	blocks map[Block]*failures
-	given  map[Block]bool // for which queries are to be given back
-	why    error          // nil for none
+	over   map[Block]bool // blocks whose queries fail over
+	why    error          // nil without a failover
 }
 
-// failures is what is known of one block's misses.
+// failures are the failed misses of one block.
 type failures struct {
-	asked []failedMiss // different names, none of which was answered since
-	since time.Time    // the first of them failed
-	until time.Time    // nothing is done before
+	asked []failedMiss // with different names; none was answered since
+	since time.Time    // when the first of them failed
+	until time.Time    // no failover before it
 
-	back    bool          // the queries are given back for this block
-	backAt  time.Time     // since when
-	good    int           // rounds in a row in which the own upstreams answered
-	wait    time.Duration // for which they are given back at least
-	takenAt time.Time     // when they were taken back last
+	over   bool          // the block's queries have failed over
+	overAt time.Time     // when they did
+	good   int           // rounds in a row in which the block's own upstreams answered
+	wait   time.Duration // the shortest time until failback
+	backAt time.Time     // the last failback
 }
 
-// failedMiss is a question, and how it was passed on.
+// failedMiss is a question, and the function that passes it on.
 type failedMiss struct {
 	pass     func(context.Context, dns.ResponseWriter, *dns.Msg) (rcode int, err error)
 	question dns.Question
@@ -62,33 +62,34 @@ func (m failedMiss) query() *dns.Msg {
 }
 
 const (
-	// failedNames is how many different names must have failed, and failedFor for
-	// how long nothing was answered.
+	// failedNames different names must have failed, and no miss may have been answered
+	// for failedFor.
 	failedNames = 3
 	failedFor   = time.Second
 
-	// pendingFor is when a miss that is under way counts as failed.
+	// pendingFor is the age at which a miss under way counts as failed.
 	pendingFor = 2 * time.Second
 
-	// witnessTimeout bounds a question to the cluster's DNS, and recheckTimeout one to
+	// bypassTimeout bounds a question to the cluster's DNS, and recheckTimeout one to
 	// the block's own upstreams.
-	witnessTimeout = time.Second
+	bypassTimeout  = time.Second
 	recheckTimeout = 3 * time.Second
 
-	// goodRounds in a row must have been answered by the block's own upstreams.
+	// The block's own upstreams must have answered in goodRounds rounds in a row.
 	goodRounds = 3
 
-	// The times for which queries are given back at least, and for which the
-	// cluster's DNS is not asked again when it did not answer either.
-	firstBack   = 5 * time.Second
-	longestBack = 5 * time.Minute
+	// The first failover lasts at least minFailover, and none must last longer than
+	// maxFailover. If the cluster's DNS does not answer either, it is asked again after
+	// askAgain.
+	minFailover = 5 * time.Second
+	maxFailover = 5 * time.Minute
 	askAgain    = 10 * time.Second
 
-	// forgiven is after how long a failure is a new one.
+	// After forgiven without a failover the next one counts as the first.
 	forgiven = 10 * time.Minute
 )
 
-// serve passes a miss to f and notes what becomes of it.
+// serve passes a miss on and records whether it is answered.
 func (f *failing) serve(ctx context.Context, q Query, serve func(context.Context, Query) (int, error)) (int, error) {
 	if len(q.R.Question) != 1 {
 		return serve(ctx, q)
@@ -104,14 +105,14 @@ func (f *failing) serve(ctx context.Context, q Query, serve func(context.Context
 	switch {
 	case w.written.Load() && w.rcode != dns.RcodeServerFailure:
 		f.answered(q.Block)
-	case ctx.Err() != nil: // nobody waits for it any more
+	case ctx.Err() != nil: // its client has gone
 	case w.written.Load() || rcode == dns.RcodeServerFailure:
 		failed()
 	}
 	return rcode, err
 }
 
-// outcomeWriter remembers what was answered.
+// outcomeWriter remembers the answer's RCODE.
 type outcomeWriter struct {
 	dns.ResponseWriter
 	written atomic.Bool
@@ -125,33 +126,33 @@ func (w *outcomeWriter) WriteMsg(m *dns.Msg) error {
 	return w.ResponseWriter.WriteMsg(m)
 }
 
-// answered notes that a miss was answered. While queries are given back that may be
-// by the cluster's DNS and says nothing.
+// answered records that a miss was answered. After a failover it has no meaning: the
+// answer may be that of the cluster's DNS.
 func (f *failing) answered(block Block) {
 	if f.suspects.Load() == 0 {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s := f.blocks[block]; s != nil && !s.back && len(s.asked) > 0 {
+	if s := f.blocks[block]; s != nil && !s.over && len(s.asked) > 0 {
 		s.asked = nil
 		f.suspects.Add(-1)
 	}
 }
 
-// failed notes that a miss was not answered.
+// failed records that a miss was not answered.
 func (f *failing) failed(block Block, m failedMiss) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.recheck == nil {
-		return // nobody looks
+		return // the monitor is stopped
 	}
 	s := f.blocks[block]
 	if s == nil {
 		s = &failures{}
 		f.blocks[block] = s
 	}
-	if s.back {
+	if s.over {
 		return
 	}
 	same := func(have failedMiss) bool { return have.question.Name == m.question.Name }
@@ -167,66 +168,65 @@ func (f *failing) failed(block Block, m failedMiss) {
 	}
 }
 
-// due reports whether the cluster's DNS is to be asked.
+// due reports whether to ask the cluster's DNS.
 func (s *failures) due(now time.Time) bool {
-	return !s.back && len(s.asked) == failedNames && now.Sub(s.since) >= failedFor && !now.Before(s.until)
+	return !s.over && len(s.asked) == failedNames && now.Sub(s.since) >= failedFor && !now.Before(s.until)
 }
 
-// begin and end bound the time in which failures count.
+// begin starts to count failures; end stops it.
 func (f *failing) begin(recheck func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.recheck, f.blocks, f.given, f.why = recheck, map[Block]*failures{}, nil, nil
+	f.recheck, f.blocks, f.over, f.why = recheck, map[Block]*failures{}, nil, nil
 	f.suspects.Store(0)
 }
 
 func (f *failing) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.recheck, f.blocks, f.given, f.why = nil, nil, nil, nil
+	f.recheck, f.blocks, f.over, f.why = nil, nil, nil, nil
 	f.suspects.Store(0)
 }
 
-// resolvers are those that are asked a failed question, to find out who answers it.
+// resolvers ask a failed question again.
 type resolvers struct {
-	// witness asks the cluster's DNS while our rules are in force, asPod when they
-	// are not, and own the block's own upstreams.
-	witness, asPod, own func(context.Context, failedMiss) error
+	// bypass asks the cluster's DNS while our rules are in force, asPod when they are
+	// not. own asks the block's own upstreams.
+	bypass, asPod, own func(context.Context, failedMiss) error
 }
 
-// look decides which blocks' queries are given back, and reports whether that changed.
-// It is called by one goroutine at a time.
-func (f *failing) look(ctx context.Context, w resolvers) (changed bool) {
+// check decides which blocks fail over, and reports whether that changed. One goroutine
+// calls it at a time.
+func (f *failing) check(ctx context.Context, w resolvers) (changed bool) {
 	f.mu.Lock()
 	suspects := map[Block]*failures{}
 	for block, s := range f.blocks {
-		if s.back || s.due(time.Now()) {
+		if s.over || s.due(time.Now()) {
 			suspects[block] = s
 		}
 	}
 	f.mu.Unlock()
-	given, why := map[Block]bool{}, error(nil)
+	over, why := map[Block]bool{}, error(nil)
 	for block, s := range suspects {
-		// From here on only this goroutine changes what was asked, and answered,
-		// which forgets it.
+		// From here on only this goroutine changes s.asked; answered may clear it.
 		f.mu.Lock()
-		asked, back, since := s.asked, s.back, s.backAt
+		asked, isOver, since := s.asked, s.over, s.overAt
 		f.mu.Unlock()
 		if len(asked) == 0 {
 			continue
 		}
 		switch {
-		case !back:
-			f.decideToGive(s, most(ctx, witnessTimeout, asked, w.witness))
-		case time.Since(since) > lostInterval/2 && most(ctx, witnessTimeout, asked, w.asPod) != nil:
-			f.take(s, true)
+		case !isOver:
+			f.considerFailover(s, most(ctx, bypassTimeout, asked, w.bypass))
+		case time.Since(since) > failoverInterval/2 && most(ctx, bypassTimeout, asked, w.asPod) != nil:
+			f.failBack(s, true)
 		default:
-			f.decideToTake(s, most(ctx, recheckTimeout, asked, w.own))
+			f.considerFailback(s, most(ctx, recheckTimeout, asked, w.own))
 		}
 		f.mu.Lock()
-		if s.back {
-			given[block] = true
-			why = fmt.Errorf("misses fail of which the cluster's DNS answers the same questions, as %s", asked[0].question.Name)
+		if s.over {
+			over[block] = true
+			why = fmt.Errorf("the upstreams do not answer misses, and the cluster's DNS answers the same questions, such as %s", asked[0].question.Name)
 		}
 		f.mu.Unlock()
 	}
@@ -235,70 +235,69 @@ func (f *failing) look(ctx context.Context, w resolvers) (changed bool) {
 	if ctx.Err() != nil || f.blocks == nil {
 		return false
 	}
-	changed = !maps.Equal(f.given, given)
-	if f.given = given; f.why == nil || why == nil {
+	changed = !maps.Equal(f.over, over)
+	if f.over = over; f.why == nil || why == nil {
 		f.why = why
 	}
 	return changed
 }
 
-// join adds to what is known of lost Services the blocks whose misses fail.
-func (f *failing) join(config *Config, l *state) (*state, error) {
+// join adds the blocks whose misses fail to the state.
+func (f *failing) join(config *Config, st *state) (*state, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.why == nil {
-		return l, nil
+		return st, nil
 	}
-	out := &state{blocks: maps.Clone(f.given), instead: map[netip.Addr]netip.AddrPort{}}
+	out := &state{blocks: maps.Clone(f.over), services: map[netip.Addr]netip.AddrPort{}}
 	for _, e := range config.Listen {
-		out.instead[e.Addr] = netip.AddrPortFrom(config.Instead(e.Addr), e.Port)
+		out.services[e.Addr] = netip.AddrPortFrom(config.FailoverTo(e.Addr), e.Port)
 	}
 	return out, f.why
 }
 
-// decideToGive gives the queries back if somebody else answers.
-func (f *failing) decideToGive(s *failures, witness error) {
+// considerFailover fails over if the cluster's DNS has answered.
+func (f *failing) considerFailover(s *failures, bypass error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
 	switch {
 	case len(s.asked) == 0: // answered meanwhile
-	case witness != nil:
+	case bypass != nil:
 		s.asked, s.until = nil, now.Add(askAgain)
 		f.suspects.Add(-1)
 	default:
-		if s.wait == 0 || now.Sub(s.takenAt) > forgiven {
-			s.wait = firstBack
+		if s.wait == 0 || now.Sub(s.backAt) > forgiven {
+			s.wait = minFailover
 		} else {
-			s.wait = min(2*s.wait, longestBack)
+			s.wait = min(2*s.wait, maxFailover)
 		}
-		s.back, s.backAt, s.good = true, now, 0
+		s.over, s.overAt, s.good = true, now, 0
 	}
 }
 
-// decideToTake takes them back when the own upstreams have answered for long enough.
-func (f *failing) decideToTake(s *failures, own error) {
+// considerFailback fails back if the block's own upstreams have answered for long enough.
+func (f *failing) considerFailback(s *failures, own error) {
 	if s.good++; own != nil {
 		s.good = 0
 	}
-	if s.good >= goodRounds && time.Since(s.backAt) >= s.wait {
-		f.take(s, false)
+	if s.good >= goodRounds && time.Since(s.overAt) >= s.wait {
+		f.failBack(s, false)
 	}
 }
 
-// take ends what decideToGive began. inVain says that nobody else answers either.
-func (f *failing) take(s *failures, inVain bool) {
+// failBack ends a failover. inVain means that the cluster's DNS does not answer either.
+func (f *failing) failBack(s *failures, inVain bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s.back, s.asked, s.takenAt = false, nil, time.Now()
+	s.over, s.asked, s.backAt = false, nil, time.Now()
 	if inVain {
-		s.until = s.takenAt.Add(s.wait)
+		s.until = s.backAt.Add(s.wait)
 	}
 	f.suspects.Add(-1)
 }
 
-// most asks all questions at once and returns nil if all but one of them, or more,
-// were answered.
+// most asks all questions at once. It returns nil if at most one stayed unanswered.
 func most(ctx context.Context, timeout time.Duration, questions []failedMiss, ask func(context.Context, failedMiss) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -320,7 +319,7 @@ func most(ctx context.Context, timeout time.Duration, questions []failedMiss, as
 	return nil
 }
 
-// askOwn asks a block's own upstreams. They may not heed the context.
+// askOwn asks a block's own upstreams. They may ignore the context.
 func askOwn(ctx context.Context, q failedMiss) error {
 	done := make(chan error, 1)
 	go func() {
@@ -330,7 +329,7 @@ func askOwn(ctx context.Context, q failedMiss) error {
 		case err == nil && w.Answer == nil:
 			err = fmt.Errorf("no answer, %s", dns.RcodeToString[rcode])
 		case err == nil:
-			err = properly(w.Answer)
+			err = checkAnswer(w.Answer)
 		}
 		done <- err
 	}()
@@ -342,43 +341,43 @@ func askOwn(ctx context.Context, q failedMiss) error {
 	}
 }
 
-// properly returns an error for an answer that is none.
-func properly(m *dns.Msg) error {
+// checkAnswer returns an error for any RCODE but NOERROR and NXDOMAIN.
+func checkAnswer(m *dns.Msg) error {
 	if m.Rcode == dns.RcodeSuccess || m.Rcode == dns.RcodeNameError {
 		return nil
 	}
 	return fmt.Errorf("answered with %s", dns.RcodeToString[m.Rcode])
 }
 
-// resolversOf returns those of a configuration. The cluster's DNS is asked over UDP at an
-// address whose queries our rules leave alone, and, once queries are given back, where
-// pods ask it.
-func (m *Monitor) resolversOf(config *Config, leads func(netip.AddrPort) (bool, error)) resolvers {
+// resolversOf returns the resolvers of a configuration. They ask the cluster's DNS over
+// UDP: at an address that our rules leave alone, and after a failover at the address that
+// pods ask.
+func (m *Monitor) resolversOf(config *Config, hasEndpoints func(netip.AddrPort) (bool, error)) resolvers {
 	ask := func(ctx context.Context, servers []netip.AddrPort, question *dns.Msg) error {
-		err := errNobodyElse
+		err := errNoService
 		for _, s := range servers {
 			var answer *dns.Msg
 			if answer, err = m.askService(ctx, "udp", s, question); err == nil {
-				return properly(answer)
+				return checkAnswer(answer)
 			}
 		}
 		return err
 	}
 	return resolvers{
-		witness: func(ctx context.Context, q failedMiss) error {
-			return ask(ctx, config.witnesses(leads), q.query())
+		bypass: func(ctx context.Context, q failedMiss) error {
+			return ask(ctx, config.bypassServers(hasEndpoints), q.query())
 		},
 		asPod: func(ctx context.Context, q failedMiss) error { return ask(ctx, config.clusterDNS(), q.query()) },
 		own:   askOwn,
 	}
 }
 
-// clusterDNS are the Services that answer for the listen addresses while queries are
-// given back; none if one of the addresses has no such.
+// clusterDNS returns the Services that answer for the listen addresses after a failover;
+// none if one of the addresses has no Service.
 func (c *Config) clusterDNS() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, e := range c.Listen {
-		service := netip.AddrPortFrom(c.Instead(e.Addr), e.Port)
+		service := netip.AddrPortFrom(c.FailoverTo(e.Addr), e.Port)
 		if !service.Addr().IsValid() {
 			return nil
 		}
@@ -389,12 +388,12 @@ func (c *Config) clusterDNS() []netip.AddrPort {
 	return out
 }
 
-// witnesses are Services of the cluster's DNS that are no listen addresses of ours,
-// so that what we ask them goes the way that a pod's query without us does.
-func (c *Config) witnesses(leads func(netip.AddrPort) (bool, error)) []netip.AddrPort {
+// bypassServers returns Services of the cluster's DNS that are no listen addresses of ours.
+// Our queries to them take the path of a pod's query on a node without us.
+func (c *Config) bypassServers(hasEndpoints func(netip.AddrPort) (bool, error)) []netip.AddrPort {
 	candidates := c.clusterDNS()
 	if len(candidates) == 0 {
-		return nil // nobody would answer
+		return nil // queries cannot fail over
 	}
 	for _, block := range c.Blocks() {
 		for _, group := range block.Upstreams() {
@@ -405,7 +404,7 @@ func (c *Config) witnesses(leads func(netip.AddrPort) (bool, error)) []netip.Add
 		if c.listensAt(a.Addr()) {
 			return true
 		}
-		there, err := leads(a)
+		there, err := hasEndpoints(a)
 		return err != nil || !there
 	})
 }

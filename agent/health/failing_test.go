@@ -17,17 +17,17 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// failingNode is a block whose misses fail as it says.
+// failingNode is a block whose misses fail.
 type failingNode struct {
 	t     *testing.T
 	f     failing
 	block stubBlock
 	names atomic.Int64
 
-	own     func() (rcode int, err error) // what the block's upstreams do
-	takes   time.Duration                 // and for how long
-	cluster error                         // what the cluster's DNS does
-	pods    error                         // and once queries are given back
+	own     func() (rcode int, err error) // the block's upstreams
+	takes   time.Duration                 // until they answer
+	cluster error                         // of the cluster's DNS
+	pods    error                         // of the cluster's DNS after a failover
 	asked   atomic.Int64                  // questions to the cluster
 }
 
@@ -53,7 +53,7 @@ func (n *failingNode) next() func(context.Context, dns.ResponseWriter, *dns.Msg)
 	}
 }
 
-// miss asks for a name; an empty one is a new one.
+// miss asks for a name, or for a new one.
 func (n *failingNode) miss(ctx context.Context, name string) {
 	if i := n.names.Add(1); name == "" {
 		name = fmt.Sprintf("n%d.example.org.", i)
@@ -62,7 +62,7 @@ func (n *failingNode) miss(ctx context.Context, name string) {
 	_, _ = n.f.serve(ctx, q, func(ctx context.Context, q Query) (int, error) { return q.pass(ctx) })
 }
 
-// misses asks for some, one each second.
+// misses asks for names, one each second.
 func (n *failingNode) misses(count int, name string) {
 	for range count {
 		n.miss(n.t.Context(), name)
@@ -70,25 +70,25 @@ func (n *failingNode) misses(count int, name string) {
 	}
 }
 
-func (n *failingNode) look() {
-	n.f.look(n.t.Context(), resolvers{
-		witness: func(context.Context, failedMiss) error { n.asked.Add(1); return n.cluster },
-		asPod:   func(context.Context, failedMiss) error { return n.pods },
-		own:     askOwn,
+func (n *failingNode) check() {
+	n.f.check(n.t.Context(), resolvers{
+		bypass: func(context.Context, failedMiss) error { n.asked.Add(1); return n.cluster },
+		asPod:  func(context.Context, failedMiss) error { return n.pods },
+		own:    askOwn,
 	})
 }
 
-func (n *failingNode) back() bool {
+func (n *failingNode) over() bool {
 	_, why := n.f.join(&Config{}, nil)
 	return why != nil
 }
 
-// rounds looks until queries are taken back, and returns after which time.
+// rounds checks until the failback, and returns how long that took.
 func (n *failingNode) rounds() (took time.Duration) {
 	began := time.Now()
-	for n.back() && time.Since(began) < time.Hour {
-		time.Sleep(lostInterval)
-		n.look()
+	for n.over() && time.Since(began) < time.Hour {
+		time.Sleep(failoverInterval)
+		n.check()
 	}
 	return time.Since(began)
 }
@@ -99,14 +99,14 @@ func TestFailingMisses(t *testing.T) {
 	for _, tc := range []struct {
 		name string
 		do   func(n *failingNode)
-		back bool
+		over bool
 	}{
 		{"different names, of which the cluster answers", func(n *failingNode) { n.misses(3, "") }, true},
 		{"answered with SERVFAIL", func(n *failingNode) {
 			n.own = func() (int, error) { return dns.RcodeServerFailure, nil }
 			n.misses(3, "")
 		}, true},
-		{"that hang", func(n *failingNode) {
+		{"they hang", func(n *failingNode) {
 			n.takes = time.Minute
 			for range 3 {
 				go n.miss(n.t.Context(), "")
@@ -132,7 +132,7 @@ func TestFailingMisses(t *testing.T) {
 			n.own = func() (int, error) { return dns.RcodeRefused, errors.New("max_concurrent exceeded") }
 			n.misses(9, "")
 		}, false},
-		{"of clients that have gone", func(n *failingNode) {
+		{"clients have gone", func(n *failingNode) {
 			ctx, cancel := context.WithCancel(n.t.Context())
 			cancel()
 			for range 9 {
@@ -140,8 +140,8 @@ func TestFailingMisses(t *testing.T) {
 				time.Sleep(time.Second)
 			}
 		}, false},
-		{"that the cluster does not answer either", func(n *failingNode) { n.cluster = broken; n.misses(9, "") }, false},
-		{"at once, which may be over", func(n *failingNode) {
+		{"the cluster does not answer either", func(n *failingNode) { n.cluster = broken; n.misses(9, "") }, false},
+		{"all at once", func(n *failingNode) {
 			for range 9 {
 				n.miss(n.t.Context(), "")
 			}
@@ -152,16 +152,16 @@ func TestFailingMisses(t *testing.T) {
 				n := newFailingNode(t)
 				defer n.f.end()
 				tc.do(n)
-				n.look()
-				if n.back() != tc.back {
-					t.Errorf("given back: %t, want %t", n.back(), tc.back)
+				n.check()
+				if n.over() != tc.over {
+					t.Errorf("failed over: %t, want %t", n.over(), tc.over)
 				}
 			})
 		})
 	}
 }
 
-func TestFailingMissesAreTakenBack(t *testing.T) {
+func TestFailbackOfFailingMisses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFailingNode(t)
 		defer n.f.end()
@@ -170,49 +170,49 @@ func TestFailingMissesAreTakenBack(t *testing.T) {
 		for i := range 4 {
 			n.own = failing
 			n.misses(3, "")
-			if n.look(); !n.back() {
-				t.Fatalf("round %d: not given back", i)
+			if n.check(); !n.over() {
+				t.Fatalf("round %d: no failover", i)
 			}
 			time.Sleep(10 * time.Second)
-			if n.look(); !n.back() {
-				t.Fatalf("round %d: taken back while misses fail", i)
+			if n.check(); !n.over() {
+				t.Fatalf("round %d: failback while misses fail", i)
 			}
 			n.own = ok
 			took := n.rounds()
-			if took < goodRounds*lostInterval || took < last || took > longestBack {
-				t.Errorf("round %d: taken back %s after misses worked again, %s the time before", i, took, last)
+			if took < goodRounds*failoverInterval || took < last || took > maxFailover {
+				t.Errorf("round %d: failback %s after misses worked again, %s the time before", i, took, last)
 			}
 			last = took
 		}
-		if last < 4*firstBack/2 {
-			t.Errorf("the fourth time they were given back for %s only: that is flapping", last)
+		if last < 4*minFailover/2 {
+			t.Errorf("the fourth failover lasted only %s: queries flap", last)
 		}
 	})
 }
 
-// Where a pod is not answered by the cluster after all, what is cached is better.
-func TestFailingMissesWithoutAnybodyElse(t *testing.T) {
+// Where the cluster's DNS does not answer pods, cached answers are better.
+func TestFailingMissesWithoutClusterDNS(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFailingNode(t)
 		defer n.f.end()
 		n.pods = errors.New("refused")
 		n.misses(3, "")
-		if n.look(); !n.back() {
-			t.Fatal("not given back")
+		if n.check(); !n.over() {
+			t.Fatal("no failover")
 		}
-		if took := n.rounds(); took > 2*lostInterval {
-			t.Errorf("given back to nobody for %s", took)
+		if took := n.rounds(); took > 2*failoverInterval {
+			t.Errorf("failed over to nobody for %s", took)
 		}
 		asked := n.asked.Load()
 		n.misses(3, "")
-		if n.look(); n.back() || n.asked.Load() != asked {
+		if n.check(); n.over() || n.asked.Load() != asked {
 			t.Error("tried again at once")
 		}
 	})
 }
 
-// The cluster's DNS is asked where our rules do not bring the question back.
-func TestWitnesses(t *testing.T) {
+// Our rules must not bring questions to the cluster's DNS back to us.
+func TestBypassServers(t *testing.T) {
 	listen := func(addrs ...string) (out []iptables.Endpoint) {
 		for _, a := range addrs {
 			out = append(out, iptables.Endpoint{Addr: netip.MustParseAddr(a), Port: 53, Proto: iptables.UDP})
@@ -222,23 +222,23 @@ func TestWitnesses(t *testing.T) {
 	kubeDNS := netip.MustParseAddr("10.96.0.10")
 	there := func(netip.AddrPort) (bool, error) { return true, nil }
 	for _, tc := range []struct {
-		name    string
-		listen  []iptables.Endpoint
-		instead map[string]netip.Addr
-		leads   func(netip.AddrPort) (bool, error)
-		want    string
+		name         string
+		listen       []iptables.Endpoint
+		service      map[string]netip.Addr
+		hasEndpoints func(netip.AddrPort) (bool, error)
+		want         string
 	}{
 		{"a link-local address alone", listen("169.254.20.10"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, there, "[10.96.0.10:53]"},
 		{"the Service itself", listen("10.96.0.10"), map[string]netip.Addr{"10.96.0.10": kubeDNS}, there, "[]"},
-		{"nobody stands in for one of them", listen("169.254.20.10", "169.254.20.11"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, there, "[]"},
+		{"no Service for one of them", listen("169.254.20.10", "169.254.20.11"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, there, "[]"},
 		{"the Service is gone", listen("169.254.20.10"), map[string]netip.Addr{"169.254.20.10": kubeDNS}, func(netip.AddrPort) (bool, error) { return false, nil }, "[]"},
 	} {
 		config := &Config{
-			Blocks:  func() []Block { return nil },
-			Listen:  tc.listen,
-			Instead: func(a netip.Addr) netip.Addr { return tc.instead[a.String()] },
+			Blocks:     func() []Block { return nil },
+			Listen:     tc.listen,
+			FailoverTo: func(a netip.Addr) netip.Addr { return tc.service[a.String()] },
 		}
-		got := config.witnesses(tc.leads)
+		got := config.bypassServers(tc.hasEndpoints)
 		if fmt.Sprint(got) != tc.want {
 			t.Errorf("%s: %v, want %s", tc.name, got, tc.want)
 		}

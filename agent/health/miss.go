@@ -8,69 +8,68 @@ import (
 )
 
 const (
-	// lookPatience is how long a failed miss waits for a check. Where large rules make
-	// checks take longer, such a miss fails at once.
-	lookPatience = 500 * time.Millisecond
+	// checkPatience is how long a failed miss waits for a check. Checks of large rules take
+	// longer; such a miss fails at once.
+	checkPatience = 500 * time.Millisecond
 
-	// missRounds is how often a miss is tried while what is known changes.
+	// missRounds bounds the tries of a miss while the state changes.
 	missRounds = 3
 )
 
-// serveMiss passes a miss on, or asks the cluster's DNS if the Service of the
-// block is gone, and does so again if that changed meanwhile.
+// serveMiss passes a miss on. If the Service of the block is gone, it asks the cluster's
+// DNS. It tries again if the state changed meanwhile.
 func (m *Monitor) serveMiss(ctx context.Context, q Query) (rcode int, err error) {
 	for range missRounds {
-		l := m.now.Load()
-		if l == nil {
+		st := m.now.Load()
+		if st == nil {
 			return q.pass(ctx)
 		}
-		if l.blocks[q.Block] {
-			if err := m.askCluster(ctx, q, l); err == nil {
+		if st.blocks[q.Block] {
+			if err := m.askCluster(ctx, q, st); err == nil {
 				return dns.RcodeSuccess, nil
 			}
 		}
-		if rcode, err = m.passUntil(ctx, q, l); err == nil || rcode != dns.RcodeServerFailure || ctx.Err() != nil {
-			// Answered; or refused by a plugin, which knows nothing of Services; or
-			// nobody waits for an answer any more.
+		if rcode, err = m.passUntil(ctx, q, st); err == nil || rcode != dns.RcodeServerFailure || ctx.Err() != nil {
+			// It was answered, or a plugin refused it, or its client has gone.
 			return rcode, err
 		}
-		if m.now.Load() == l {
-			// A Service that is gone may also refuse at once.
-			m.awaitLook(ctx)
+		if m.now.Load() == st {
+			// A Service that is gone may refuse at once.
+			m.awaitCheck(ctx)
 		}
-		if m.now.Load() == l {
+		if m.now.Load() == st {
 			return rcode, err
 		}
 	}
 	return rcode, err
 }
 
-// Slow asks for a check if misses go to a Service.
+// Slow requests a check if misses go to a Service.
 func (m *Monitor) Slow() {
 	if m.now.Load() != nil {
 		m.Recheck()
 	}
 }
 
-func (m *Monitor) awaitLook(ctx context.Context) {
-	looked := m.look(lookPatience)
-	if looked == nil {
+func (m *Monitor) awaitCheck(ctx context.Context) {
+	checked := m.checkWithin(checkPatience)
+	if checked == nil {
 		return
 	}
-	patience := time.NewTimer(lookPatience)
+	patience := time.NewTimer(checkPatience)
 	defer patience.Stop()
 	select {
-	case <-looked:
+	case <-checked:
 	case <-patience.C:
 	case <-ctx.Done():
 	}
 }
 
-// passUntil passes a miss on and gives up when its Service is found to be gone.
-func (m *Monitor) passUntil(ctx context.Context, q Query, l *state) (int, error) {
+// passUntil passes a miss on, until its Service is found to be gone.
+func (m *Monitor) passUntil(ctx context.Context, q Query, st *state) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(l.ctx, func() {
+	defer context.AfterFunc(st.ctx, func() {
 		if now := m.now.Load(); now != nil && now.blocks[q.Block] {
 			cancel()
 		}

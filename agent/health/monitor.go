@@ -1,5 +1,5 @@
-// Package health follows the upstreams that misses go to. While these fail and the
-// cluster's DNS answers, the queries are given back to it.
+// Package health watches the upstreams that answer misses. While they fail and the
+// cluster's DNS answers, queries fail over to it.
 package health
 
 import (
@@ -19,60 +19,59 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Monitor serves misses, queries for which `cache` has no answer. They go to a Service
-// that somebody may delete: by mistake, or as `kubectl delete -f` does, a moment
-// before our process is told to end. The same clients would be answered without
-// us. So the queries are given back until there is a Service again, and misses that
-// have come meanwhile are sent to the cluster's DNS.
+// Monitor serves misses: queries for which `cache` has no answer. They go to a Service
+// that may be deleted: by mistake, or by `kubectl delete -f`, a moment before this process
+// ends. Without us the clients would still get answers. So queries fail over until the
+// Service exists again, and misses that have arrived are sent to the cluster's DNS.
 type Monitor struct {
 	Log logger.Logger
 
 	now  atomic.Pointer[state] // nil where no miss goes to a Service
-	pipe chan struct{}         // asks for a check
+	wake chan struct{}         // requests a check
 	end  context.CancelFunc
 	done chan struct{}
 
 	mu      sync.Mutex
-	waiting []chan struct{} // for the next check
-	rest    time.Time       // no check begins before
-	took    time.Duration   // the last check
-	seen    map[netip.Addr]bool
-	given   bool
-	failure string // logged last
+	waiting []chan struct{}     // for the next check
+	rest    time.Time           // no check begins before it
+	took    time.Duration       // how long the last check took
+	seen    map[netip.Addr]bool // addresses that were in kube-proxy's rules
+	over    bool                // queries have failed over
+	failure string              // logged last
 
 	failing failing
 
-	asking atomic.Int64 // how many ask the cluster
-	ours   sync.Map     // the transport addresses from which they do
+	asking atomic.Int64 // queries to the cluster under way
+	ours   sync.Map     // their transport addresses
 }
 
-// state is what is known of the Services to which misses go.
+// state describes the Services to which misses go.
 type state struct {
-	ctx     context.Context // ends when the next state is published
-	end     context.CancelFunc
-	blocks  map[Block]bool                // those whose Service is gone
-	instead map[netip.Addr]netip.AddrPort // who answers for a listen address
+	ctx      context.Context // ends when the next state is published
+	end      context.CancelFunc
+	blocks   map[Block]bool                // blocks whose Service is gone
+	services map[netip.Addr]netip.AddrPort // the Service that answers for a listen address
 }
 
-// Block is a server block. Blocks are told apart by ==.
+// Block is a server block. It is comparable.
 type Block interface {
-	// Upstreams are those that the block asks.
+	// Upstreams returns the upstreams of the block.
 	Upstreams() []Group
 }
 
-// Config is what a Corefile says.
+// Config is the part of a Corefile that the monitor needs.
 type Config struct {
-	Blocks func() []Block // with a handler of ours
+	Blocks func() []Block // blocks with notrack
 	Listen []iptables.Endpoint
 	DryRun bool
 
-	// Instead returns the Service that answers for a listen address while queries are
-	// given back; the zero Addr for none.
-	Instead func(netip.Addr) netip.Addr
+	// FailoverTo returns the Service that answers for a listen address after a failover;
+	// the zero Addr for none.
+	FailoverTo func(netip.Addr) netip.Addr
 }
 
-// Rules are those that bring queries here. FailOver leaves the queries to the cluster's
-// DNS, FailBack ends that.
+// Rules are the rules that bring queries to this process. FailOver sends the queries to
+// the cluster's DNS, FailBack brings them back.
 type Rules interface {
 	FailOver(why error) error
 	FailBack() error
@@ -83,40 +82,40 @@ func (m *Monitor) Serve(ctx context.Context, q Query) (rcode int, err error) {
 	return m.failing.serve(ctx, q, m.serveMiss)
 }
 
-// Follow begins, or begins anew, with the configuration in force. Nil rules end it.
+// Follow starts the monitor, or restarts it with another configuration. Nil rules stop it.
 func (m *Monitor) Follow(config *Config, k Rules) {
 	if m.end != nil {
 		m.end()
 		<-m.done
 		m.end = nil
 		m.failing.end()
-		m.letGo()
+		m.releaseWaiting()
 	}
 	if k == nil || config.DryRun {
-		if k != nil && m.given {
+		if k != nil && m.over {
 			if err := k.FailBack(); err != nil {
 				m.Log.Errorf("%v", err)
 			}
 		}
-		m.given = false
+		m.over = false
 		m.publish(nil)
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	pipe, done := make(chan struct{}, 1), make(chan struct{})
+	wake, done := make(chan struct{}, 1), make(chan struct{})
 	m.mu.Lock()
-	m.end, m.done, m.pipe = cancel, done, pipe
+	m.end, m.done, m.wake = cancel, done, wake
 	m.mu.Unlock()
 	m.failing.begin(m.Recheck)
 	go func() {
 		defer close(done)
-		m.watch(ctx, pipe, config, k)
+		m.watch(ctx, wake, config, k)
 	}()
 	m.Recheck()
 }
 
-// letGo ends the waits for a check that does not come.
-func (m *Monitor) letGo() {
+// releaseWaiting ends the waits for a check that does not come.
+func (m *Monitor) releaseWaiting() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.waiting {
@@ -125,54 +124,54 @@ func (m *Monitor) letGo() {
 	m.waiting, m.rest, m.took = nil, time.Time{}, 0
 }
 
-// Recheck asks for a check soon.
+// Recheck requests a check soon.
 func (m *Monitor) Recheck() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.pokeLocked()
+	m.wakeLocked()
 }
 
-func (m *Monitor) pokeLocked() {
+func (m *Monitor) wakeLocked() {
 	select {
-	case m.pipe <- struct{}{}:
-	default: // one is due, or nobody looks
+	case m.wake <- struct{}{}:
+	default: // a check is due, or the monitor is stopped
 	}
 }
 
-// maxWaiting is how many failed misses may wait for a check at once. One check serves
-// them all. The others fail as they would without us.
+// maxWaiting bounds the failed misses that wait for a check. One check serves them all.
+// Further misses fail at once.
 const maxWaiting = 64
 
-// look asks for a check and returns a channel that is closed after it. It returns nil
-// where the check would not end within the given time, or too many wait.
-func (m *Monitor) look(within time.Duration) <-chan struct{} {
+// checkWithin requests a check and returns a channel that is closed after it. It returns
+// nil if the check would take longer than that, or if too many misses wait.
+func (m *Monitor) checkWithin(limit time.Duration) <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.pokeLocked()
-	if len(m.waiting) >= maxWaiting || time.Until(m.rest)+m.took > within {
+	m.wakeLocked()
+	if len(m.waiting) >= maxWaiting || time.Until(m.rest)+m.took > limit {
 		return nil
 	}
-	looked := make(chan struct{})
-	m.waiting = append(m.waiting, looked)
-	return looked
+	checked := make(chan struct{})
+	m.waiting = append(m.waiting, checked)
+	return checked
 }
 
-// looksShare bounds the time of checks to 1/50 of a CPU.
-const looksShare = 50
+// checkShare bounds the time of checks to 1/50 of a CPU.
+const checkShare = 50
 
-// lostInterval is the time between two checks while the queries are given back.
-const lostInterval = 2 * time.Second
+// failoverInterval is the time between two checks after a failover.
+const failoverInterval = 2 * time.Second
 
-func (m *Monitor) watch(ctx context.Context, pipe <-chan struct{}, config *Config, k Rules) {
+func (m *Monitor) watch(ctx context.Context, wake <-chan struct{}, config *Config, k Rules) {
 	for {
 		var again <-chan time.Time
-		if m.given { // so that no misses come, and nothing else may ask
-			again = time.After(lostInterval)
+		if m.over { // no misses arrive that could request a check
+			again = time.After(failoverInterval)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-pipe:
+		case <-wake:
 		case <-again:
 		}
 		m.mu.Lock()
@@ -182,14 +181,14 @@ func (m *Monitor) watch(ctx context.Context, pipe <-chan struct{}, config *Confi
 		began := time.Now()
 		m.decide(config, k)
 		took := time.Since(began)
-		rest := looksShare * took
+		rest := checkShare * took
 		m.mu.Lock()
 		m.took, m.rest = took, time.Now().Add(rest)
 		m.mu.Unlock()
 		for _, w := range waiting {
 			close(w)
 		}
-		if m.failing.look(ctx, m.resolversOf(config, services.HasEndpoints)) {
+		if m.failing.check(ctx, m.resolversOf(config, services.HasEndpoints)) {
 			m.decide(config, k)
 		}
 		select {
@@ -200,64 +199,64 @@ func (m *Monitor) watch(ctx context.Context, pipe <-chan struct{}, config *Confi
 	}
 }
 
-// decide gives the queries back, or takes them back.
+// decide fails queries over, or back.
 func (m *Monitor) decide(config *Config, k Rules) {
-	l, why, err := m.evaluate(config, services.HasEndpoints)
+	st, why, err := m.evaluate(config, services.HasEndpoints)
 	if err != nil {
 		if err.Error() != m.failure {
-			m.Log.Warningf("whether the upstream Service is there could not be found out: %v", err)
+			m.Log.Warningf("cannot check whether the upstream Service exists: %v", err)
 		}
 		m.failure = err.Error()
 		return
 	}
 	m.failure = ""
 	if why == nil {
-		l, why = m.failing.join(config, l)
+		st, why = m.failing.join(config, st)
 	}
 	switch {
 	case why != nil:
 		err = k.FailOver(why)
-		m.given = true
-	case m.given:
+		m.over = true
+	case m.over:
 		err = k.FailBack()
-		m.given = false
+		m.over = false
 	}
 	if err != nil {
 		m.Log.Errorf("%v", err)
 	}
-	m.publish(l)
+	m.publish(st)
 }
 
-// publish puts another state in force and wakes those who wait for one.
-func (m *Monitor) publish(l *state) {
+// publish stores another state and wakes the misses that wait for one.
+func (m *Monitor) publish(st *state) {
 	before := m.now.Load()
-	if before != nil && l != nil && maps.Equal(before.blocks, l.blocks) && maps.Equal(before.instead, l.instead) {
+	if before != nil && st != nil && maps.Equal(before.blocks, st.blocks) && maps.Equal(before.services, st.services) {
 		return
 	}
-	if l != nil {
-		l.ctx, l.end = context.WithCancel(context.Background())
+	if st != nil {
+		st.ctx, st.end = context.WithCancel(context.Background())
 	}
-	m.now.Store(l)
+	m.now.Store(st)
 	if before != nil {
 		before.end()
 	}
 }
 
-// evaluate finds the blocks that have lost their Service, and the reason for which the
-// queries are given back. The reason is nil where nobody else would answer them.
-func (m *Monitor) evaluate(config *Config, leads func(netip.AddrPort) (bool, error)) (*state, error, error) {
-	l := &state{blocks: map[Block]bool{}, instead: map[netip.Addr]netip.AddrPort{}}
+// evaluate returns the blocks whose Service is gone, and the reason for a failover. The
+// reason is nil if no other server would answer.
+func (m *Monitor) evaluate(config *Config, hasEndpoints func(netip.AddrPort) (bool, error)) (*state, error, error) {
+	st := &state{blocks: map[Block]bool{}, services: map[netip.Addr]netip.AddrPort{}}
 	asks := false
 	var gone []string
 	for _, block := range config.Blocks() {
 		for _, group := range block.Upstreams() {
-			services, lost, err := m.lost(group, leads)
+			isService, lost, err := m.lost(group, hasEndpoints)
 			if err != nil {
 				return nil, nil, err
 			}
-			asks = asks || services
+			asks = asks || isService
 			if lost {
-				l.blocks[block] = true
+				st.blocks[block] = true
 				gone = append(gone, group.String())
 			}
 		}
@@ -266,32 +265,32 @@ func (m *Monitor) evaluate(config *Config, leads func(netip.AddrPort) (bool, err
 		return nil, nil, nil
 	}
 	if len(gone) == 0 {
-		return l, nil, nil
+		return st, nil, nil
 	}
 	slices.Sort(gone)
-	why := fmt.Errorf("%s is gone from kube-proxy's rules, and misses have nowhere to go", strings.Join(slices.Compact(gone), ", "))
+	why := fmt.Errorf("%s is gone from kube-proxy's rules, and no upstream answers misses", strings.Join(slices.Compact(gone), ", "))
 	for _, e := range config.Listen {
-		service := netip.AddrPortFrom(config.Instead(e.Addr), e.Port)
+		service := netip.AddrPortFrom(config.FailoverTo(e.Addr), e.Port)
 		there := false
 		if service.Addr().IsValid() {
 			var err error
-			if there, err = leads(service); err != nil {
+			if there, err = hasEndpoints(service); err != nil {
 				return nil, nil, err
 			}
 		}
 		if !there {
-			// Cached answers are all that there is.
+			// Without us there would be no answers at all.
 			return &state{}, nil, nil
 		}
-		l.instead[e.Addr] = service
+		st.services[e.Addr] = service
 	}
-	return l, why, nil
+	return st, why, nil
 }
 
-// Group is of upstreams that stand for one another.
+// Group is a group of upstreams; any of them may be asked.
 type Group struct {
 	Addrs   []netip.AddrPort
-	Service bool // as far as is known without the rules
+	Service bool // known to be a Service without kube-proxy's rules
 }
 
 func (g Group) String() string {
@@ -305,16 +304,15 @@ func (g Group) String() string {
 	return "the upstream Service " + strings.Join(words, " ")
 }
 
-// lost reports whether a group has Services, and whether all of it were and are
-// none any more.
-func (m *Monitor) lost(g Group, leads func(netip.AddrPort) (bool, error)) (asks, lost bool, err error) {
+// lost reports whether a group asks Services, and whether all of them are gone.
+func (m *Monitor) lost(g Group, hasEndpoints func(netip.AddrPort) (bool, error)) (asks, lost bool, err error) {
 	if len(g.Addrs) == 0 {
 		return g.Service, g.Service, nil
 	}
 	lost = true
 	environ := services.ServiceHosts(os.Environ())
 	for _, a := range g.Addrs {
-		there, err := leads(a)
+		there, err := hasEndpoints(a)
 		if err != nil {
 			return false, false, err
 		}

@@ -46,16 +46,16 @@ func TestLostUpstreams(t *testing.T) {
 				g.Addrs = append(g.Addrs, netip.MustParseAddrPort(a))
 			}
 			rules := tc.seen
-			leads := func(a netip.AddrPort) (bool, error) {
+			hasEndpoints := func(a netip.AddrPort) (bool, error) {
 				return slices.Contains(strings.Fields(rules), a.String()), nil
 			}
 			if tc.seen != "" {
-				if _, lost, err := m.lost(g, leads); lost || err != nil {
+				if _, lost, err := m.lost(g, hasEndpoints); lost || err != nil {
 					t.Fatalf("lost before: %v %v", lost, err)
 				}
 			}
 			rules = tc.there
-			asks, lost, err := m.lost(g, leads)
+			asks, lost, err := m.lost(g, hasEndpoints)
 			if asks != tc.asks || lost != tc.wantOut || err != nil {
 				t.Errorf("asks %v, lost %v, %v, want %v %v", asks, lost, err, tc.asks, tc.wantOut)
 			}
@@ -67,8 +67,7 @@ func TestLostUpstreams(t *testing.T) {
 	}
 }
 
-// clusterDNS answers like kube-dns, over UDP with truncated responses if asked
-// to.
+// clusterDNS answers like kube-dns, over UDP with truncated responses if truncate is set.
 func clusterDNS(t *testing.T, truncate bool) netip.AddrPort {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -98,15 +97,15 @@ func clusterDNS(t *testing.T, truncate bool) netip.AddrPort {
 	return netip.MustParseAddrPort(listener.Addr().String())
 }
 
-// looks stands in for the goroutine that looks at the rules.
-func looks(t *testing.T, m *Monitor, look func()) {
-	m.pipe = make(chan struct{}, 1)
-	pipe := m.pipe
+// checks replaces the goroutine that checks the rules.
+func checks(t *testing.T, m *Monitor, check func()) {
+	m.wake = make(chan struct{}, 1)
+	wake := m.wake
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for range pipe {
-			look()
+		for range wake {
+			check()
 			m.mu.Lock()
 			for _, w := range m.waiting {
 				close(w)
@@ -117,9 +116,9 @@ func looks(t *testing.T, m *Monitor, look func()) {
 	}()
 	t.Cleanup(func() {
 		m.mu.Lock()
-		m.pipe = nil
+		m.wake = nil
 		m.mu.Unlock()
-		close(pipe)
+		close(wake)
 		<-done
 	})
 }
@@ -129,8 +128,8 @@ func TestMissesOfALostService(t *testing.T) {
 	block, other := new(stubBlock), new(stubBlock)
 	for _, tc := range []struct {
 		name     string
-		before   bool // it is known before the miss comes
-		onLook   bool // or found out by a look
+		before   bool // it is known before the miss arrives
+		onCheck  bool // or a check finds out
 		of       Block
 		tcp      bool
 		truncate bool
@@ -141,13 +140,13 @@ func TestMissesOfALostService(t *testing.T) {
 			next: func(context.Context, func()) error { t.Error("the upstream is asked"); return broken }},
 		{name: "known before, over TCP with an answer too long for UDP", before: true, of: block, tcp: true, truncate: true, answered: true,
 			next: func(context.Context, func()) error { return broken }},
-		{name: "found out while the upstream is dialled", of: block, answered: true,
+		{name: "found out while the upstream is asked", of: block, answered: true,
 			next: func(ctx context.Context, gone func()) error {
 				gone()
 				<-ctx.Done()
 				return broken
 			}},
-		{name: "found out when the upstream has refused", onLook: true, of: block, answered: true,
+		{name: "found out when the upstream has refused", onCheck: true, of: block, answered: true,
 			next: func(context.Context, func()) error { return broken }},
 		{name: "another block's", of: other,
 			next: func(ctx context.Context, gone func()) error {
@@ -161,15 +160,15 @@ func TestMissesOfALostService(t *testing.T) {
 			m.publish(&state{})
 			gone := func() {
 				m.publish(&state{
-					blocks:  map[Block]bool{tc.of: true},
-					instead: map[netip.Addr]netip.AddrPort{netip.MustParseAddr("127.0.0.1"): service},
+					blocks:   map[Block]bool{tc.of: true},
+					services: map[netip.Addr]netip.AddrPort{netip.MustParseAddr("127.0.0.1"): service},
 				})
 			}
 			if tc.before {
 				gone()
 			}
-			looks(t, &m, func() {
-				if tc.onLook {
+			checks(t, &m, func() {
+				if tc.onCheck {
 					gone()
 				}
 			})
@@ -192,21 +191,21 @@ func TestMissesOfALostService(t *testing.T) {
 	}
 }
 
-// One look serves all who wait, and waiting is bounded in number and in time.
-func TestFailedMissesWaitForALook(t *testing.T) {
+// One check serves all misses that wait. Waiting is bounded in number and in time.
+func TestFailedMissesWaitForACheck(t *testing.T) {
 	broken := errors.New("read udp 10.96.0.99:53: connection refused")
 	for _, tc := range []struct {
-		name  string
-		rcode int
-		rest  time.Duration // until the next look
-		took  time.Duration // the last look
-		wait  int           // of 200 that fail at once, those that wait
-		looks bool
+		name   string
+		rcode  int
+		rest   time.Duration // until the next check
+		took   time.Duration // the last check
+		wait   int           // how many of 200 failed misses wait
+		checks bool
 	}{
 		{"the upstream refuses at once", dns.RcodeServerFailure, 0, time.Millisecond, maxWaiting, true},
-		{"a look is due in a moment", dns.RcodeServerFailure, 100 * time.Millisecond, 2 * time.Millisecond, maxWaiting, true},
-		{"large rules put looks off", dns.RcodeServerFailure, 5 * time.Second, 100 * time.Millisecond, 0, true},
-		{"a look takes seconds", dns.RcodeServerFailure, 0, 2 * time.Second, 0, true},
+		{"a check is due in a moment", dns.RcodeServerFailure, 100 * time.Millisecond, 2 * time.Millisecond, maxWaiting, true},
+		{"large rules delay checks", dns.RcodeServerFailure, 5 * time.Second, 100 * time.Millisecond, 0, true},
+		{"a check takes seconds", dns.RcodeServerFailure, 0, 2 * time.Second, 0, true},
 		{"refused by a plugin, as by max_concurrent", dns.RcodeRefused, 0, time.Millisecond, 0, false},
 		{"malformed", dns.RcodeFormatError, 0, time.Millisecond, 0, false},
 	} {
@@ -214,7 +213,7 @@ func TestFailedMissesWaitForALook(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var m Monitor
 				m.publish(&state{})
-				m.pipe = make(chan struct{}, 1)
+				m.wake = make(chan struct{}, 1)
 				m.rest, m.took = time.Now().Add(tc.rest), tc.took
 				next := func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) { return tc.rcode, broken }
 				began := time.Now()
@@ -233,11 +232,11 @@ func TestFailedMissesWaitForALook(t *testing.T) {
 					})
 				}
 				synctest.Wait()
-				if len(m.pipe) > 0 != tc.looks {
-					t.Errorf("looks: %t", !tc.looks)
+				if len(m.wake) > 0 != tc.checks {
+					t.Errorf("checks: %t", !tc.checks)
 				}
 				time.Sleep(tc.rest + time.Millisecond)
-				m.letGo() // the look is over
+				m.releaseWaiting() // the check has ended
 				all.Wait()
 				time.Sleep(500 * time.Millisecond)
 				if got := int(waited.Load()); got != tc.wait {
@@ -251,19 +250,19 @@ func TestFailedMissesWaitForALook(t *testing.T) {
 	}
 }
 
-// Nobody looks, and those who wait do not wait for ever.
-func TestWaitsForALookEnd(t *testing.T) {
+// While the monitor is stopped, misses do not wait for ever.
+func TestWaitsForACheckEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m Monitor
 		began := time.Now()
-		m.awaitLook(t.Context())
-		if took := time.Since(began); took != lookPatience {
+		m.awaitCheck(t.Context())
+		if took := time.Since(began); took != checkPatience {
 			t.Errorf("waited for %s", took)
 		}
 	})
 }
 
-// stubBlock is a server block that asks nobody.
+// stubBlock is a server block without upstreams.
 type stubBlock struct{ _ int }
 
 func (*stubBlock) Upstreams() []Group { return nil }

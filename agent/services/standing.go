@@ -134,9 +134,9 @@ func standing(own []failover.Pair, table failover.State, last []failover.Pair) [
 	return out
 }
 
-// Instead returns the Service that answers for a listen address while queries
-// are given back: its owner, or that to which the failover table leads.
-func (f *Failover) Instead(a netip.Addr) netip.Addr {
+// To returns the Service that answers for a listen address after a failover: the Service
+// that owns it, or the one that the failover table sends queries to.
+func (f *Failover) To(a netip.Addr) netip.Addr {
 	if f.Services.owns(a) {
 		return a
 	}

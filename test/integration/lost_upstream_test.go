@@ -206,7 +206,7 @@ func TestMissesThatFailAreGivenBack(t *testing.T) {
 	answered(lab.KubeDNS)
 	run(t, node.Namespace, "nft", "delete table inet fw")
 	answered(lab.Trackless)
-	for _, said := range []string{"misses fail of which the cluster's DNS answers", "to be attached again"} {
+	for _, said := range []string{"the upstreams do not answer misses, and the cluster's DNS answers", "to be attached again"} {
 		if !strings.Contains(server.Output(), said) {
 			t.Errorf("%q is not in the log", said)
 		}

@@ -15,36 +15,41 @@ import (
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 )
 
-// Explain names what of others may defeat our rules for the address: rules that
-// meet its DNS before conntrack sees it, and eBPF programs through which packets
-// or sockets pass before any rule. It is empty if there are none.
+// Explain names the rules and eBPF programs of others that may defeat our rules for the
+// address. Such rules see its DNS before conntrack does, such programs see packets or
+// sockets before any rule. It returns "" if there are none.
 func Explain(a netip.Addr) string {
-	var found []string
+	found := conflicts(a)
+	found = append(found, programs(a)...)
+	if len(found) == 0 {
+		return ""
+	}
+	return "conflicting rules or programs: " + strings.Join(found, "; ")
+}
+
+// conflicts describes other programs' rules for DNS to the address before conntrack, at
+// most maxConflicts of them.
+func conflicts(a netip.Addr) (found []string) {
 	var endpoints []iptables.Endpoint
 	for _, p := range []iptables.Proto{iptables.UDP, iptables.TCP} {
 		endpoints = append(endpoints, iptables.Endpoint{Addr: a, Port: 53, Proto: p})
 	}
 	rules, err := hostrules.ForeignRules(hostrules.Config{}, endpoints)
 	if err != nil {
-		found = append(found, fmt.Sprintf("the rules of others cannot be read: %v", err))
+		found = append(found, fmt.Sprintf("other programs' rules cannot be read: %v", err))
 	}
 	for _, r := range rules {
-		if len(r.Concerns) == 0 || len(found) == maxCauses {
-			continue
+		if len(r.Concerns) > 0 && len(found) < maxConflicts {
+			found = append(found, describe(r))
 		}
-		found = append(found, ruleCause(r))
 	}
-	found = append(found, programs(a)...)
-	if len(found) == 0 {
-		return ""
-	}
-	return "others' rules in the way: " + strings.Join(found, "; ")
+	return found
 }
 
-// maxCauses bounds a line of the log.
-const maxCauses = 3
+// maxConflicts bounds a line of the log.
+const maxConflicts = 3
 
-func ruleCause(r hostrules.ForeignRule) string {
+func describe(r hostrules.ForeignRule) string {
 	program, may := "", ""
 	if r.Legacy {
 		program = " of iptables-legacy"
@@ -73,10 +78,9 @@ const (
 	attachTCXIngress               = 46
 )
 
-// programs names eBPF programs that decide about DNS before netfilter sees it: a
-// load balancer at the sockets rewrites a Service address before there is a
-// packet, one at a device may send it past all hooks. Those at classic tc are
-// not seen.
+// programs names eBPF programs that handle DNS before netfilter does. A load balancer at
+// the sockets rewrites a Service address before there is a packet. A program at a device
+// may make packets bypass all hooks. Programs at classic tc are not found.
 func programs(a netip.Addr) []string {
 	var out []string
 	connect, sendmsg := uint32(attachConnect4), uint32(attachSendmsg4)
@@ -86,7 +90,7 @@ func programs(a netip.Addr) []string {
 	if root, err := os.Open("/sys/fs/cgroup"); err == nil {
 		defer root.Close()
 		if n := countPrograms(uint32(root.Fd()), connect) + countPrograms(uint32(root.Fd()), sendmsg); n > 0 {
-			out = append(out, fmt.Sprintf("%d eBPF programs at the sockets of all processes, as a load balancer in place of kube-proxy has them", n))
+			out = append(out, fmt.Sprintf("%d eBPF programs at the sockets of all processes, as of a load balancer that replaces kube-proxy", n))
 		}
 	}
 	links, err := devices.List()
@@ -105,8 +109,8 @@ func programs(a netip.Addr) []string {
 	return out
 }
 
-// countPrograms is bpf(BPF_PROG_QUERY) for a cgroup's descriptor or a device's
-// index; what may not be asked counts as none.
+// countPrograms is bpf(BPF_PROG_QUERY) for the descriptor of a cgroup or the index of a
+// device. It returns 0 if the query is not allowed.
 func countPrograms(target, attachType uint32) uint32 {
 	const progQuery = 16
 	// The query part of union bpf_attr, up to Linux 4.15's size: target_fd or

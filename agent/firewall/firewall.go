@@ -1,6 +1,5 @@
-// Package firewall is about other programs' rules that keep untracked DNS from us or
-// have it tracked: chains of the host that drop it, and rules and programs that meet
-// it before ours do. Where it may it lets DNS pass, and names the others.
+// Package firewall finds other programs' rules that drop untracked DNS or make it tracked.
+// It adds accept rules where it may, and names the other rules.
 package firewall
 
 import (
@@ -24,18 +23,18 @@ import (
 	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
-// An Opener lets untracked DNS pass the filter chains of the host. It is used by
-// one goroutine at a time.
+// An Opener lets untracked DNS pass the filter chains of the host. One goroutine may use
+// it at a time.
 type Opener struct {
 	Log logger.Logger
 
 	seen    chainFacts
 	blocked map[netip.Addr]error
-	added   []time.Time // when rules were put in place
-	failure string      // said last
+	added   []time.Time // when rules were added
+	failure string      // logged last
 }
 
-// chainFacts are what the verdict depends on. Legacy tables change without a sign.
+// chainFacts are the inputs of the verdict. Legacy tables change without an announcement.
 type chainFacts struct {
 	generation uint32
 	legacy     bool
@@ -43,22 +42,22 @@ type chainFacts struct {
 	rules      iptables.Rules
 }
 
-// Open implements [reconcile.Kernel.MakeWay]. To what the filter chains of others drop
-// it adds what a predecessor left and cannot be taken away: to say that queries can
-// be given back would not be true.
+// Open implements [reconcile.Kernel.Unblock]. It returns the addresses whose DNS a filter
+// chain drops, and those with rules of a predecessor that cannot be removed: queries to
+// them could not fail over.
 func (m *Opener) Open(r iptables.Rules) (map[netip.Addr]error, bool) {
 	out := map[netip.Addr]error{}
 	blocked, cleared := m.openChains(r)
 	maps.Copy(out, blocked)
 	fixed, err := predecessor.FixedByNodeCache(predecessor.Config{}, r.Plan.Addresses())
 	if err != nil {
-		m.Log.Debugf("what NodeLocal DNSCache left: %v", err)
+		m.Log.Debugf("search for rules of NodeLocal DNSCache: %v", err)
 	}
 	maps.Copy(out, fixed)
 	return out, cleared
 }
 
-// openChains returns by address what still drops untracked DNS, and whether accept
+// openChains returns by address which chain still drops untracked DNS, and whether accept
 // rules were added.
 func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cleared bool) {
 	facts, err := readChainFacts(r)
@@ -71,10 +70,9 @@ func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cle
 		left, cleared, refused, err = m.clear(&facts)
 	}
 	if err != nil {
-		// What cannot be read may let everything pass; the checks and the
-		// packet counts tell.
+		// Unreadable rules may let DNS pass. Checks and packet counts find out.
 		if m.failure != err.Error() {
-			m.Log.Warningf("whether the host's filter rules drop untracked DNS could not be found out: %v", err)
+			m.Log.Warningf("cannot check whether the host's filter rules drop untracked DNS: %v", err)
 		}
 		m.failure = err.Error()
 		return m.blocked, cleared
@@ -87,29 +85,28 @@ func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cle
 	}
 	m.seen = facts
 	if refused != nil {
-		m.seen = chainFacts{} // to be tried again
+		m.seen = chainFacts{} // try again at the next call
 	}
 	return m.blocked, cleared
 }
 
-// obstacleError names what is in the way and what can be done.
+// obstacleError names the chain that drops DNS, and the remedy.
 func obstacleError(o hostrules.Obstacle, refused error) error {
 	if o.Amendable() && refused != nil {
-		return fmt.Errorf("%s; no rule of ours could be added: %w; let it pass with `%s`", o, refused, o.Remedy())
+		return fmt.Errorf("%s; an accept rule could not be added: %w; add one with `%s`", o, refused, o.Remedy())
 	}
 	if o.Owned {
-		return fmt.Errorf("%s; the table belongs to a process that alone can change it (`nft list ruleset` names it): have that process add what `%s` would, and likewise for the other endpoints, protocols and directions", o, o.Remedy())
+		return fmt.Errorf("%s; only the process that owns the table can change it (`nft list ruleset` names it): let that process add the rule of `%s`, and rules for the other endpoints, protocols and directions", o, o.Remedy())
 	}
-	return fmt.Errorf("%s; that chain is not ours to change: let it pass with `%s`, and likewise the other endpoints, protocols and directions", o, o.Remedy())
+	return fmt.Errorf("%s; we do not change that chain: let DNS pass with `%s`, and add rules for the other endpoints, protocols and directions", o, o.Remedy())
 }
 
-// clear adds the rules that DNS needs to pass and returns what is in the way still,
-// whether rules were added, and why one could not be. Somebody may change his rules meanwhile, as
-// those who write them for one family after the other do: it looks again until
-// there is nothing left to add.
+// clear adds the accept rules that DNS needs. It returns the chains that still drop DNS,
+// whether rules were added, and why one could not be added. Other programs may change
+// their rules meanwhile, so it repeats until there is nothing to add.
 func (m *Opener) clear(facts *chainFacts) (left []hostrules.Obstacle, added bool, refused, err error) {
 	for {
-		// Before the look: what is changed after it is not seen yet.
+		// The generation is read first, so that a later change is noticed.
 		if facts.generation, err = hostrules.Generation(hostrules.Config{}); err != nil {
 			return nil, added, refused, err
 		}
@@ -125,12 +122,12 @@ func (m *Opener) clear(facts *chainFacts) (left []hostrules.Obstacle, added bool
 		}
 		if refused = accept(ours); refused == nil {
 			added = true
-			m.Log.Infof("%s: %d accept rules for untracked DNS stand in the host's filter chains now (`trackless rules remove` takes them away)", ours[0], len(ours))
+			m.Log.Infof("%s: added %d accept rules for untracked DNS to the host's filter chains (`trackless rules remove` removes them)", ours[0], len(ours))
 		}
 	}
 }
 
-// accept puts a rule into each chain of iptables.
+// accept adds a rule to each chain of iptables.
 func accept(obstacles []hostrules.Obstacle) error {
 	var errs []error
 	var native []hostrules.Obstacle
@@ -149,21 +146,21 @@ func accept(obstacles []hostrules.Obstacle) error {
 	return errs[0]
 }
 
-// Three times a minute, and whoever takes our rules away is left alone for the
-// rest of it.
+// attempts bounds how often rules are added in a minute, so that we do not fight a program
+// that removes them.
 const attempts = 3
 
 func (m *Opener) mayAdd() error {
 	m.added = slices.DeleteFunc(m.added, func(t time.Time) bool { return time.Since(t) > time.Minute })
 	if len(m.added) >= attempts {
-		return errors.New("rules of ours were added three times within a minute, and somebody takes them away or puts his own above them")
+		return errors.New("accept rules were added three times within a minute, and another program removes them or inserts its own before them")
 	}
 	m.added = append(m.added, time.Now())
 	return nil
 }
 
-// obstacles are those of clients at the endpoints that we serve, and of the node
-// at the others.
+// obstacles returns the chains that drop DNS of clients at the endpoints that we serve, and
+// DNS of the node at the others.
 func obstacles(facts chainFacts) ([]hostrules.Obstacle, error) {
 	served, err := hostrules.Obstacles(hostrules.Config{}, facts.rules.Plan.Listen, facts.devices)
 	if err != nil || len(facts.rules.Plan.Untrack) == 0 {
@@ -175,7 +172,7 @@ func obstacles(facts chainFacts) ([]hostrules.Obstacle, error) {
 }
 
 func readChainFacts(r iptables.Rules) (facts chainFacts, err error) {
-	// Which checks and leases there are makes no difference.
+	// Checks and leases do not affect the verdict.
 	facts.rules = iptables.Rules{Plan: r.Plan, Uplinks: r.Uplinks}
 	if facts.devices, err = clientDevices(r); err != nil {
 		return facts, err
@@ -191,9 +188,8 @@ func readChainFacts(r iptables.Rules) (facts chainFacts, err error) {
 	return facts, err
 }
 
-// clientDevices are lo and the devices by which pods are reached: those that are
-// no uplinks, are up, are no port of another device, and are of a kind behind
-// which pods are.
+// clientDevices returns lo and the devices of pods: devices that are up, are no uplinks and
+// no ports of another device, and are of a kind that pods have.
 func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
 	links, err := devices.List()
 	if err != nil {
@@ -213,7 +209,7 @@ func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
 		case l.Flags&unix.IFF_UP == 0 || a.Master != nil || !devices.HasPods(l):
 			continue
 		case slices.Contains(r.Uplinks, a.Name):
-			// Of those that it brings only these are served.
+			// Of the clients behind an uplink we serve only the plan's sources.
 			d.Clients = nil
 			for _, s := range r.Plan.Sources {
 				d.Clients = append(d.Clients, devices.Inside(s))

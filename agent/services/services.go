@@ -1,5 +1,5 @@
-// Package services knows which addresses are those of Services, and which Service
-// answers for a listen address in our place.
+// Package services finds out which addresses belong to Services, and which Service answers
+// for a listen address after a failover.
 package services
 
 import (
@@ -21,21 +21,20 @@ import (
 	"github.com/trackless-dns/trackless/iptables/legacy"
 )
 
-// Services knows which addresses a Service owns. What it found out about a
-// listen address it keeps: once we are attached, asking would be answered by
-// ourselves.
+// Services finds out which addresses a Service owns. It remembers the result for a listen
+// address: while we are attached, we would answer the question ourselves.
 type Services struct {
 	Log logger.Logger
 
-	// Tracked deletes the entry of a question of our own.
+	// Tracked finds and deletes the conntrack entry of our own question.
 	Tracked func(client, server netip.AddrPort) (zone uint16, found bool, err error)
 
 	mu    sync.Mutex
 	owned map[netip.Addr]bool
 }
 
-// names reports whether kubelet's environment or kube-proxy's rules, where they
-// can be read, name the address as that of a Service.
+// names reports whether the address is a Service in kubelet's environment or in
+// kube-proxy's rules, as far as they can be read.
 func (s *Services) names(a netip.Addr) bool {
 	if slices.Contains(ServiceHosts(os.Environ()), a) {
 		return true
@@ -46,7 +45,7 @@ func (s *Services) names(a netip.Addr) bool {
 	} {
 		switch is, err := named(a); {
 		case err != nil:
-			s.Log.Debugf("whether %s is a Service address: %v", a, err)
+			s.Log.Debugf("cannot check whether %s is a Service address: %v", a, err)
 		case is:
 			return true
 		}
@@ -54,8 +53,8 @@ func (s *Services) names(a netip.Addr) bool {
 	return false
 }
 
-// owns reports whether a Service owns a listen address: one that is named, or,
-// for rules that cannot be read, at which somebody answers before we do.
+// owns reports whether a Service owns a listen address. If the rules do not say so, it
+// asks the address: an answer before we listen there is that of a Service.
 func (s *Services) owns(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,8 +70,8 @@ func (s *Services) owns(a netip.Addr) bool {
 	return owned
 }
 
-// failsOver reports whether the failover table rewrites queries to the address:
-// they are answered although no Service owns it.
+// failsOver reports whether the failover table rewrites queries to the address. Such
+// queries are answered although no Service owns the address.
 func failsOver(a netip.Addr) bool {
 	f, err := failover.Read(failover.Config{})
 	return err == nil && slices.ContainsFunc(f.Pairs, func(p failover.Pair) bool { return p.Listen == a })
@@ -92,8 +91,8 @@ func (s *Services) Unowned(addrs []netip.Addr) []netip.Addr {
 // askTimeout bounds a question to an address that may be a Service's.
 const askTimeout = 250 * time.Millisecond
 
-// answersTracked asks an address as a client whose queries are tracked does, and
-// removes the entry that this leaves.
+// answersTracked asks an address as a client whose queries are tracked. It removes the
+// conntrack entry of the question.
 func (s *Services) answersTracked(server netip.AddrPort) bool {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(server))
 	if err != nil {
@@ -118,7 +117,7 @@ func (s *Services) answersTracked(server netip.AddrPort) bool {
 	return err == nil
 }
 
-// ServiceHosts are the ClusterIPs that kubelet put into our environment as
+// ServiceHosts returns the ClusterIPs that kubelet put into an environment as
 // NAME_SERVICE_HOST.
 func ServiceHosts(environ []string) []netip.Addr {
 	var out []netip.Addr
@@ -131,7 +130,7 @@ func ServiceHosts(environ []string) []netip.Addr {
 	return out
 }
 
-// HasEndpoints asks all the kinds of rules that kube-proxy may have made.
+// HasEndpoints reports whether a Service has endpoints, in any kind of kube-proxy's rules.
 func HasEndpoints(service netip.AddrPort) (bool, error) {
 	there, err := kubeproxy.HasEndpoints(kubeproxy.Config{}, service)
 	if there {

@@ -12,26 +12,27 @@ import (
 	"github.com/trackless-dns/trackless/iptables/failover"
 )
 
-// Failover keeps the standing table that sends queries to a Service while nobody
+// Failover maintains the standing table, which sends queries to a Service while no process
 // untracks them. Its methods are safe for concurrent use.
 type Failover struct {
 	Services *Services
 	Log      logger.Logger
 
-	own atomic.Pointer[[]failover.Pair] // of our own addresses
-	all atomic.Pointer[[]failover.Pair] // that the table holds, as far as known
+	own atomic.Pointer[[]failover.Pair] // our own addresses
+	all atomic.Pointer[[]failover.Pair] // all pairs of the table, as last seen
 }
 
-// What the option failover may say besides an address.
+// Values of the option failover besides an address.
 const (
 	FailoverAuto = "auto"
 	FailoverOff  = "off"
 )
 
-// Pairs are those of the table, other instances' among them.
+// Pairs returns the pairs of the table, with those of other instances.
 func (f *Failover) Pairs() []failover.Pair { return pairsIn(&f.all) }
 
-// Choose decides where queries to the plan's listen addresses go while we are down.
+// Choose selects the Service that gets the queries to each listen address while we are
+// down.
 func (f *Failover) Choose(setting string, plan iptables.Plan, targets []netip.Addr) {
 	pairs, missing := failoverPairs(setting, plan, f.Services, targets)
 	if missing != nil {
@@ -40,17 +41,17 @@ func (f *Failover) Choose(setting string, plan iptables.Plan, targets []netip.Ad
 	f.own.Store(&pairs)
 }
 
-// Forget ends it on a kernel that cannot have the table.
+// Forget drops all pairs. It is for kernels that cannot have the table.
 func (f *Failover) Forget() {
 	f.own.Store(nil)
 	f.all.Store(nil)
 }
 
-// Install puts the table in place. It stands back as soon as queries are untracked.
+// Install installs the table. The table has no effect on untracked queries.
 func (f *Failover) Install(r iptables.Rules) error {
 	own := pairsIn(&f.own)
 	if len(own) == 0 {
-		return nil // the table, if there is one, is another's
+		return nil // if there is a table, another instance owns it
 	}
 	table, err := failover.Read(failover.Config{})
 	if err != nil {
@@ -68,11 +69,10 @@ func pairsIn(pairs *atomic.Pointer[[]failover.Pair]) []failover.Pair {
 	return nil
 }
 
-// failoverPairs says where queries to the listen addresses that no Service owns
-// go while we are down. With `failover auto` that is another listen address,
-// which a Service owns: it stays when Trackless is uninstalled. Without one it is
-// the forward target of a notrack block, if that is a Service address. The second
-// result says why an address has none.
+// failoverPairs returns the Service for each listen address that no Service owns. With
+// `failover auto` it is another listen address that a Service owns: such a Service stays
+// when Trackless is uninstalled. Otherwise it is the forward target of a notrack block, if
+// a Service owns that. The error names the addresses without a Service.
 func failoverPairs(setting string, plan iptables.Plan, s *Services, targets []netip.Addr) (pairs []failover.Pair, missing error) {
 	if setting == FailoverOff {
 		return nil, nil
@@ -80,7 +80,7 @@ func failoverPairs(setting string, plan iptables.Plan, s *Services, targets []ne
 	if setting != FailoverAuto {
 		target, err := netip.ParseAddr(setting)
 		if err != nil {
-			return nil, err // parse has refused it before
+			return nil, err // the parser has checked it
 		}
 		targets = []netip.Addr{target}
 	} else {
@@ -107,15 +107,15 @@ func failoverPairs(setting string, plan iptables.Plan, s *Services, targets []ne
 		pairs = append(pairs, pair)
 	}
 	if len(without) > 0 {
-		missing = fmt.Errorf("no failover for %s: no forward target of that family is known to be a Service address; while this process is down nobody answers there (name one with `failover ADDRESS`, or say `failover off`)", strings.Join(without, ", "))
+		missing = fmt.Errorf("no failover for %s: no forward target of the same address family is a Service, so queries there get no answer while this process is down; set a Service with `failover ADDRESS`, or `failover off`", strings.Join(without, ", "))
 	}
 	return pairs, missing
 }
 
-// standing are the pairs that the table is to have: our own, and those that it has
-// for addresses of others. These may be served by an instance beside us, or by one
-// before us whose pods still ask there; `trackless rules remove` ends that. Where
-// somebody has taken the whole table away, last is what it had.
+// standing returns the pairs that the table shall have: our own, and the present ones for
+// other addresses. Another instance may serve those, or pods may still ask there after an
+// earlier instance has ended; `trackless rules remove` removes them. If another program
+// has removed the table, last has its pairs.
 func standing(own []failover.Pair, table failover.State, last []failover.Pair) []failover.Pair {
 	others := table.Pairs
 	if !table.Present {
@@ -123,8 +123,8 @@ func standing(own []failover.Pair, table failover.State, last []failover.Pair) [
 	}
 	out := slices.Clone(own)
 	for _, p := range others {
-		// What was a listen address may be that of a Service by now, and the other
-		// way round: no table can have both.
+		// A former listen address may be a Service by now, and the other way round.
+		// The table cannot have both.
 		if !slices.ContainsFunc(own, func(o failover.Pair) bool {
 			return p.Listen == o.Listen || p.Listen == o.Service || p.Service == o.Listen
 		}) {

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Liveness remembers a question of a liveness probe that has not returned.
+// Liveness remembers the check of a liveness probe that has not returned.
 type Liveness struct {
 	mu    sync.Mutex
 	since time.Time // zero: none is under way
 }
 
-// begin reports since when an earlier question is under way, or notes a new one.
+// begin records a new check, or returns since when an earlier one is under way.
 func (l *Liveness) begin() (since time.Time, busy bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -31,27 +31,36 @@ func (l *Liveness) end() {
 	l.since = time.Time{}
 }
 
-// Probe asks by ask, which may hang. While an earlier question is under way it asks
-// nothing.
+// ErrHangs means that the plugins do not answer a query that needs no upstream.
+var ErrHangs = errors.New("the plugins do not answer a query that needs no upstream: the process hangs")
+
+// A StuckError means that the check of an earlier probe has not returned.
+type StuckError struct{ For time.Duration }
+
+func (e *StuckError) Error() string {
+	return fmt.Sprintf("the check of an earlier probe has not returned for %s: the process hangs", e.For.Round(time.Second))
+}
+
+// Probe calls ask, which may hang. It calls it not while an earlier call is under way. It
+// returns [ErrHangs] or a [*StuckError] if the call does not return in time.
 func (l *Liveness) Probe(ctx context.Context, ask func(context.Context) error) error {
 	if since, busy := l.begin(); busy {
-		// Two probes at once wait for the same; one that is long under way
-		// does not come back.
+		// Probes may overlap for a short time.
 		if age := time.Since(since); age > time.Second {
-			return fmt.Errorf("the question of an earlier probe has not come back for %s", age.Round(time.Second))
+			return &StuckError{For: age}
 		}
 		return nil
 	}
 	done := make(chan error, 1)
 	go func() {
 		err := ask(context.WithoutCancel(ctx))
-		l.end() // first, so that a probe that follows asks anew
+		l.end() // before the result, so that the next probe calls ask again
 		done <- err
 	}()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return errors.New("a query that needs no upstream does not come back from the plugins: the process hangs")
+		return ErrHangs
 	}
 }

@@ -1,4 +1,4 @@
-// Package probes asks what kubelet's probes of readiness and liveness want to know.
+// Package probes answers kubelet's readiness and liveness probes.
 package probes
 
 import (
@@ -16,8 +16,8 @@ import (
 	"github.com/trackless-dns/trackless/agent/sockets"
 )
 
-// AskAll asks every listener for the name. One in whose zones the name does not
-// lie refuses it, which is as good; at least one has to answer.
+// AskAll asks every listener for the name. A listener may refuse a name outside of its
+// zones, but at least one must answer.
 func AskAll(ctx context.Context, name string, servers []netip.AddrPort, seen *Questions) error {
 	if len(servers) == 0 {
 		return errors.New("there is no listener for plain DNS over UDP")
@@ -42,14 +42,14 @@ func AskAll(ctx context.Context, name string, servers []netip.AddrPort, seen *Qu
 	return nil
 }
 
-// comeTimeout is how long a query may take to the handler over lo.
-const comeTimeout = 250 * time.Millisecond
+// arrivalTimeout bounds the time until a query over lo reaches the handler.
+const arrivalTimeout = 250 * time.Millisecond
 
-// errElsewhere says that another process took the query.
-var errElsewhere = errors.New("no query came to this process; another one has the listen address too, or rules lead elsewhere")
+// errElsewhere means that another process got the query.
+var errElsewhere = errors.New("no query reached this process: another process listens at the same address, or rules send queries elsewhere")
 
-// askName asks one listener, from one port after another until the kernel gives
-// the query to a socket of ours: with SO_REUSEPORT others listen there too.
+// askName asks one listener. It tries ports until the kernel gives the query to a socket
+// of ours: with SO_REUSEPORT other processes may listen there, too.
 func askName(ctx context.Context, name string, server netip.AddrPort, seen *Questions) (rcode int, err error) {
 	const ports = 32
 	for range ports {
@@ -71,24 +71,24 @@ func askFrom(ctx context.Context, name string, server netip.AddrPort, seen *Ques
 	}
 	defer conn.Close()
 	query := new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)
-	// An option keeps shortcuts that answer hits before the chain from it
-	// (NSID, RFC 5001, may be left unanswered).
+	// Shortcuts answer hits before the plugins see them. They leave queries with the
+	// option NSID alone (RFC 5001).
 	query.SetEdns0(dns.DefaultMsgSize, false)
 	query.IsEdns0().Option = append(query.IsEdns0().Option, &dns.EDNS0_NSID{Code: dns.EDNS0NSID})
 	packed, err := query.Pack()
 	if err != nil {
 		return 0, err
 	}
-	came := seen.expect(sockets.Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
+	arrived := seen.expect(sockets.Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
 	defer seen.forget(sockets.Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort()))
 	if _, err := conn.WriteToUDPAddrPort(packed, server); err != nil {
 		return 0, err
 	}
-	if came != nil {
-		timeout := time.NewTimer(comeTimeout)
+	if arrived != nil {
+		timeout := time.NewTimer(arrivalTimeout)
 		defer timeout.Stop()
 		select {
-		case <-came:
+		case <-arrived:
 		case <-timeout.C:
 			return 0, errElsewhere
 		case <-ctx.Done():
@@ -115,16 +115,16 @@ func askFrom(ctx context.Context, name string, server netip.AddrPort, seen *Ques
 	}
 }
 
-// Questions are those of readiness probes that are under way, by the address
-// that they come from. A nil one knows of none.
+// Questions are the questions of readiness probes under way, by source address. A nil
+// *Questions watches for none.
 type Questions struct {
-	n   atomic.Int64 // how many
+	n   atomic.Int64 // len(out), for the fast path
 	mu  sync.Mutex
 	out map[netip.AddrPort]chan struct{}
 }
 
-// expect returns a channel that is closed when a query from the address has
-// come; nil if nobody watches.
+// expect returns a channel that is closed when a query from the address arrives; nil for a
+// nil *Questions.
 func (q *Questions) expect(client netip.AddrPort) <-chan struct{} {
 	if q == nil {
 		return nil
@@ -134,10 +134,10 @@ func (q *Questions) expect(client netip.AddrPort) <-chan struct{} {
 	if q.out == nil {
 		q.out = map[netip.AddrPort]chan struct{}{}
 	}
-	came := make(chan struct{})
-	q.out[client] = came
+	arrived := make(chan struct{})
+	q.out[client] = arrived
 	q.n.Store(int64(len(q.out)))
-	return came
+	return arrived
 }
 
 func (q *Questions) forget(client netip.AddrPort) {
@@ -150,15 +150,15 @@ func (q *Questions) forget(client netip.AddrPort) {
 	q.n.Store(int64(len(q.out)))
 }
 
-// Came notes a query from an address of this node to itself.
+// Came records a query from an address of this node to the same address.
 func (q *Questions) Came(client netip.AddrPort) {
 	if q.n.Load() == 0 {
 		return
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if came, ok := q.out[client]; ok {
-		close(came)
+	if arrived, ok := q.out[client]; ok {
+		close(arrived)
 		delete(q.out, client)
 		q.n.Store(int64(len(q.out)))
 	}

@@ -8,18 +8,18 @@ import (
 func TestQuestionsOfOurOwn(t *testing.T) {
 	var q Questions
 	mine, other := netip.MustParseAddrPort("10.96.0.10:4000"), netip.MustParseAddrPort("10.96.0.10:4001")
-	q.Came(mine) // nobody waits
-	came := q.expect(mine)
+	q.Came(mine) // no probe waits
+	arrived := q.expect(mine)
 	q.Came(other)
 	select {
-	case <-came:
+	case <-arrived:
 		t.Fatal("another query is taken for ours")
 	default:
 	}
 	q.Came(mine)
 	q.Came(mine)
 	select {
-	case <-came:
+	case <-arrived:
 	default:
 		t.Fatal("our query is not seen")
 	}

@@ -10,20 +10,19 @@ import (
 )
 
 const (
-	// roomUnderLimit is the size of a listener's buffer under a CPU limit, in bytes as
-	// the kernel counts them: some 2,700 queries. Those that come while the process
-	// does not run, and until kube-dns is asked in its place, wait there.
-	roomUnderLimit = 2 << 20
+	// bufferUnderLimit is the size of a listener's buffer under a CPU limit, in bytes as
+	// the kernel counts them: some 2,700 queries. Queries wait there while the process
+	// does not run, until they fail over to kube-dns.
+	bufferUnderLimit = 2 << 20
 
-	// bytesPerQuery is what the kernel counts for a query (truesize of a small packet
+	// bytesPerQuery is the memory that the kernel counts for a query (truesize of a small packet
 	// from a veth, Linux 6.18, x86-64).
 	bytesPerQuery = 768
 )
 
-// Buffers returns about how many queries wait in the buffers of this process's
-// listeners at the endpoints, and for how many there was no room so far. It gives
-// those that are small the size that they need under a CPU limit, and returns an
-// error where that is not possible.
+// Buffers returns about how many queries wait in the buffers of our listeners at the
+// endpoints, and how many were dropped because a buffer was full. It enlarges small buffers
+// to the size that is needed under a CPU limit, and returns an error if it cannot.
 func Buffers(endpoints []iptables.Endpoint) (queued, dropped uint64, err error) {
 	for _, s := range listeningUDP(descriptors(), endpoints) {
 		q, d := bufferOf(s.fd)
@@ -42,15 +41,15 @@ func enlarge(fd, bytes int) error {
 	if err != nil || size >= bytes {
 		return err
 	}
-	// The kernel doubles what is asked for (socket(7)).
+	// The kernel doubles the value (socket(7)).
 	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bytes/2); err != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, bytes/2)
 	}
 	return err
 }
 
-// bufferOf is about how many queries are in a socket's buffer, and for how many there
-// was no room so far (SO_MEMINFO, since Linux 4.12; include/uapi/linux/sock_diag.h,
+// bufferOf returns about how many queries are in a socket's buffer, and how many were
+// dropped because it was full (SO_MEMINFO, since Linux 4.12; include/uapi/linux/sock_diag.h,
 // SK_MEMINFO_RMEM_ALLOC and SK_MEMINFO_DROPS).
 func bufferOf(fd int) (queued, dropped uint64) {
 	const words, allocated, drops = 9, 0, 8

@@ -12,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// listening is a socket that listens on loopback, a client that sends packets to it,
-// and access to its descriptor.
+// listening returns a socket on loopback, a function that sends packets to it, and one
+// that accesses its descriptor.
 func listening(t *testing.T) (conn *net.UDPConn, send func(packets, size int), control func(func(fd int))) {
 	t.Helper()
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -48,7 +48,7 @@ func listening(t *testing.T) (conn *net.UDPConn, send func(packets, size int), c
 func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 	t.Parallel()
 	conn, send, control := listening(t)
-	if err := conn.SetReadBuffer(1); err != nil { // the kernel's least
+	if err := conn.SetReadBuffer(1); err != nil { // the kernel sets its minimum
 		t.Fatal(err)
 	}
 	at := Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
@@ -64,7 +64,7 @@ func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 		return n
 	}
 	if n := dropped(); n != 0 {
-		t.Fatalf("%d dropped of none", n)
+		t.Fatalf("%d dropped before any packet", n)
 	}
 	const packets = 100
 	send(packets, 512)
@@ -79,8 +79,7 @@ func TestPacketsThatDidNotFitAreCounted(t *testing.T) {
 	}
 }
 
-// Under a CPU limit a listener's buffer holds what comes until the queries are given
-// away.
+// Under a CPU limit a listener's buffer holds the queries until they fail over.
 func TestListenersAreEnlarged(t *testing.T) {
 	testns.Root(t)
 	t.Parallel()

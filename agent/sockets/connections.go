@@ -14,7 +14,7 @@ import (
 )
 
 // connection returns the descriptor of this process's TCP connection between
-// the two transport addresses. CoreDNS hands no handler the connection itself.
+// the two transport addresses. CoreDNS does not pass the connection to handlers.
 func connection(local, remote netip.AddrPort) (fd int, ok bool) {
 	for _, fd := range descriptors() {
 		if peer, ok := peerName(fd); ok && peer == remote && socketName(fd) == local {
@@ -81,7 +81,7 @@ func socketName(fd int) netip.AddrPort {
 	return transportAddress(sa)
 }
 
-// transportAddresses are those of the endpoints of a protocol.
+// transportAddresses returns the transport addresses of the endpoints with a protocol.
 func transportAddresses(endpoints []iptables.Endpoint, proto iptables.Proto) map[netip.AddrPort]bool {
 	out := make(map[netip.AddrPort]bool)
 	for _, e := range endpoints {
@@ -106,7 +106,7 @@ func transportAddress(sa unix.Sockaddr) netip.AddrPort {
 // end of the connection follows the answer in a segment of its own.
 func cork(fd, on int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_CORK, on) }
 
-// unread returns the number of bytes that have come in and were not read.
+// unread returns the number of received bytes that were not read.
 func unread(fd int) int {
 	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 	if err != nil {

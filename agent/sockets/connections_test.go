@@ -11,8 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// heldConnection is a TCP connection that its server keeps open, with an answer
-// read from it.
+// heldConnection returns a TCP connection that its server keeps open after an answer.
 func heldConnection(t *testing.T) net.Conn {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

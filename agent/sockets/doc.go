@@ -1,4 +1,4 @@
-// Package sockets works on the sockets of this process that CoreDNS hands nobody:
-// the listeners at the listen addresses and the TCP connections that came to them.
-// They are found among the open files of the process.
+// Package sockets works on sockets of this process that CoreDNS does not expose: the
+// listeners at the listen addresses, and their TCP connections. It finds them among the
+// open files of the process.
 package sockets

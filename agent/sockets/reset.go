@@ -12,11 +12,11 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// Reset implements [reconcile.Config.Reset]. The client sees the reset
-// as long as what leaves this node is not dropped as well.
+// Reset implements [reconcile.Config.Reset]. The client sees the reset unless a firewall
+// drops our packets to it.
 func Reset(endpoints []iptables.Endpoint, devices []string) error {
 	listen := transportAddresses(endpoints, iptables.TCP)
-	leadsTo := map[netip.Addr]string{} // by client, the device
+	leadsTo := map[netip.Addr]string{} // the device, by client
 	var errs []error
 	for _, fd := range descriptors() {
 		c, ok := connectionOf(fd, listen)
@@ -36,8 +36,8 @@ func Reset(endpoints []iptables.Endpoint, devices []string) error {
 	return errors.Join(errs...)
 }
 
-// resetConnection resets the connection of a descriptor, which the server may
-// close meanwhile, and another file take its number.
+// resetConnection resets the connection of a descriptor. The server may close it meanwhile,
+// and another file may get its number: so it works on a duplicate, and checks it.
 func resetConnection(fd int, c iptables.Connection) error {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
@@ -59,7 +59,7 @@ func resetConnection(fd int, c iptables.Connection) error {
 	return nil
 }
 
-// deviceTo returns the device by which an address is reached, empty if by none.
+// deviceTo returns the device of the route to an address, "" if there is none.
 func deviceTo(a netip.Addr) (string, error) {
 	conn, err := rtnetlink.Dial(nil)
 	if err != nil {

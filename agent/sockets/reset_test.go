@@ -19,14 +19,13 @@ func TestConnectionsAreReset(t *testing.T) {
 		resets  bool
 	}{
 		{name: "all", proto: iptables.TCP, resets: true},
-		{name: "of the clients behind a device", proto: iptables.TCP, devices: []string{"veth1", "lo"}, resets: true},
-		{name: "of those behind another one", proto: iptables.TCP, devices: []string{"veth1"}},
-		{name: "of those behind none", proto: iptables.TCP, devices: []string{}},
+		{name: "clients behind a device", proto: iptables.TCP, devices: []string{"veth1", "lo"}, resets: true},
+		{name: "clients behind another device", proto: iptables.TCP, devices: []string{"veth1"}},
+		{name: "no device", proto: iptables.TCP, devices: []string{}},
 		{name: "at another endpoint", proto: iptables.UDP},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			// A server that leaves the connection open behind its answer.
 			conn := heldConnection(t)
 			server := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 			if err := Reset([]iptables.Endpoint{{Addr: server.Addr(), Port: server.Port(), Proto: tc.proto}}, tc.devices); err != nil {
@@ -43,14 +42,14 @@ func TestConnectionsAreReset(t *testing.T) {
 	}
 }
 
-// The number of a descriptor may be another file's by the time it is used.
+// Another file may have got the number of a descriptor before it is used.
 func TestAnotherFileIsNotReset(t *testing.T) {
 	t.Parallel()
 	conn := heldConnection(t)
 	server, client := conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	fd, ok := connection(server, client)
 	if !ok {
-		t.Fatal("the connection is not there")
+		t.Fatal("the connection is not found")
 	}
 	former := iptables.Connection{Client: netip.AddrPortFrom(client.Addr(), client.Port()^1), Listen: server}
 	if err := resetConnection(fd, former); err != nil {

@@ -13,14 +13,13 @@ import (
 	"github.com/trackless-dns/trackless/internal/loglimit"
 )
 
-// Writer writes the answers to a query over TCP, each within a bounded time.
-// The DNS server sets no deadline: a client that does not read would hold its
-// goroutine, and whoever waits for the same answer, for as long as it likes. It
-// also reads on when an answer could not be written, and answers what is left in
-// the buffer of a connection whose client has gone; so the connection is closed.
+// Writer writes answers over TCP, each within a bounded time. The DNS server sets no
+// deadline for writes: a client that does not read would block its goroutine, and queries
+// that wait for the same answer. If an answer cannot be written, the Writer closes the
+// connection: the server would answer the rest of the buffer although the client has gone.
 //
-// The server serves one query of a connection after the other, so that there is
-// one writer of a connection at a time.
+// The server serves the queries of a connection one after the other, so a connection has
+// one Writer at a time.
 type Writer struct {
 	dns.ResponseWriter
 	client, server netip.AddrPort
@@ -35,37 +34,35 @@ func NewWriter(w dns.ResponseWriter, client, server netip.AddrPort, timeout time
 	return &Writer{ResponseWriter: w, client: client, server: server, timeout: cmp.Or(timeout, defaultWriteTimeout), log: log}
 }
 
-// ServeLast answers a query by serve and closes its TCP connection if no other one
-// waits in it, so that the client's next query finds the cluster's DNS.
+// ServeLast answers a query by serve. It closes the TCP connection if no other query waits
+// in it, so that the client's next query reaches the cluster's DNS.
 //
-// The end of the connection leaves in the same segment as the answer. A client
-// that has read the answer can see that there will be no other, and whatever it
-// sends after that it sends over a connection of its own.
+// The FIN leaves in the same segment as the answer. So a client that has read the answer
+// knows that the connection has ended, and sends its next query over another one.
 func (w *Writer) ServeLast(serve func() (int, error)) (int, error) {
 	fd, ok := connection(w.server, w.client)
 	if !ok {
-		return serve() // not the socket itself (proxy protocol): the listener closes it
+		return serve() // behind the proxy protocol the listener closes the connection
 	}
-	// The descriptor stays open until we close it: its only reader is the
-	// goroutine that we run in.
+	// The descriptor stays open: only this goroutine reads from it.
 	cork(fd, 1)
 	rcode, err := serve()
 	switch {
-	case w.closed: // it could not be written to
+	case w.closed: // a write has failed
 	case unread(fd) > 0:
 		cork(fd, 0) // another query waits
 	default:
-		_ = w.Close() // what could not be sent is lost either way
+		_ = w.Close() // unsent bytes are lost in any case
 	}
 	return rcode, err
 }
 
-// defaultWriteTimeout is that of CoreDNS's directive timeouts, which uses it for
-// other transports only.
+// defaultWriteTimeout is the default of CoreDNS's directive timeouts, which has no effect
+// on plain DNS over TCP.
 const defaultWriteTimeout = 5 * time.Second
 
-// WriteMsg implements dns.ResponseWriter. As everywhere in CoreDNS, a client that
-// cannot be written to is no error.
+// WriteMsg implements dns.ResponseWriter. A failed write to a client is no error, as
+// everywhere in CoreDNS.
 func (w *Writer) WriteMsg(m *dns.Msg) error {
 	return w.bounded(func() error { return w.ResponseWriter.WriteMsg(m) })
 }
@@ -94,15 +91,15 @@ func (w *Writer) bounded(write func() error) error {
 	err := write()
 	late := false
 	if !timer.Stop() {
-		late = <-aborted // the descriptor stays ours until then
+		late = <-aborted // the descriptor stays open until then
 	}
 	var gone *net.OpError
 	if !late && !errors.As(err, &gone) {
-		return err // nil, or that of a message that cannot be written
+		return err // nil, or the error of a message that cannot be packed
 	}
 	_ = w.Close()
 	if late {
-		w.log.Warningf("tcp-slow", "TCP connection of %s closed: an answer could not be written within %s, since the client does not read", w.client, w.timeout)
+		w.log.Warningf("tcp-slow", "TCP connection of %s closed: an answer could not be written within %s; the client does not read", w.client, w.timeout)
 		return nil
 	}
 	w.log.Warningf("tcp-gone", "TCP connection of %s closed: an answer could not be written: %v", w.client, gone.Err)
@@ -110,7 +107,7 @@ func (w *Writer) bounded(write func() error) error {
 }
 
 // abort ends a write that waits for the client, and reports whether it found the
-// connection. CoreDNS hands no handler the connection itself.
+// connection.
 func (w *Writer) abort() bool {
 	fd, ok := connection(w.server, w.client)
 	return ok && unix.Shutdown(fd, unix.SHUT_RDWR) == nil

@@ -9,17 +9,17 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// LeaveToOthers implements [reconcile.Config.Yield] for UDP: a listening socket that is
-// closed while packets still come takes what is in its queue along. TCP has
-// nothing of the kind; what a listener has accepted is closed behind an answer.
+// LeaveToOthers implements [reconcile.Config.Yield] for UDP. Closing a listening socket
+// while packets arrive would lose the packets in its queue. TCP needs no such care: its
+// connections are closed after an answer.
 func LeaveToOthers(endpoints []iptables.Endpoint) error {
 	return yieldSockets(descriptors(), endpoints)
 }
 
-// yieldSockets connects those of the sockets that listen at the endpoints to
-// themselves, since from there nothing ever comes. Of a group with SO_REUSEPORT
-// the kernel chooses none that is connected (reuseport_select_sock_by_hash,
-// Linux 5.4). What is in its queue can still be read, and answered with sendmsg.
+// yieldSockets connects the sockets that listen at the endpoints to themselves: no packets
+// arrive from there. In a group with SO_REUSEPORT the kernel chooses no connected socket
+// (reuseport_select_sock_by_hash, Linux 5.4). Queries in its queue can still be read, and
+// answered with sendmsg.
 func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 	var errs []error
 	for _, s := range listeningUDP(fds, endpoints) {
@@ -27,19 +27,19 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 			continue
 		}
 		if err := unix.Connect(s.fd, s.own); err != nil {
-			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: %w", transportAddress(s.own), err))
+			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: connect the socket to itself: %w", transportAddress(s.own), err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// listeningSocket is one that takes queries over UDP, and its own address.
+// listeningSocket is a socket that receives queries over UDP, and its address.
 type listeningSocket struct {
 	fd  int
 	own unix.Sockaddr
 }
 
-// listeningUDP returns those of the sockets that listen at the endpoints over UDP.
+// listeningUDP returns the sockets that listen at the endpoints over UDP.
 func listeningUDP(fds []int, endpoints []iptables.Endpoint) (out []listeningSocket) {
 	listen, ports := transportAddresses(endpoints, iptables.UDP), map[uint16]bool{}
 	for at := range listen {

@@ -80,7 +80,7 @@ func TestYield(t *testing.T) {
 					t.Errorf("%s asked after the first had yielded, and was answered by it", client.LocalAddr())
 				}
 			}
-			// What listens elsewhere is left alone.
+			// Sockets at other endpoints stay as they are.
 			if err := yieldSockets([]int{other}, []iptables.Endpoint{{Addr: at.Addr(), Port: 1, Proto: iptables.UDP}}); err != nil {
 				t.Error(err)
 			}
@@ -91,8 +91,8 @@ func TestYield(t *testing.T) {
 	}
 }
 
-// answerAll answers what is in a socket's queue; over loopback that is
-// everything that was sent.
+// answerAll answers the queries in a socket's queue. Over loopback it has all that were
+// sent.
 func answerAll(t *testing.T, conn *net.UDPConn) map[netip.AddrPort]bool {
 	t.Helper()
 	clients := map[netip.AddrPort]bool{}

@@ -12,9 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 )
 
-// The address that a query was sent to is known whatever the listener is bound to,
-// and through the writers that plugins put around the server's. It breaks when
-// miekg/dns keeps it elsewhere.
+// The destination of a query is known for any bound address, and through the writers of
+// plugins. The test fails when miekg/dns moves the field.
 func TestDestination(t *testing.T) {
 	for _, tc := range []struct{ name, listen, asked, network string }{
 		{"an address of its own", "127.0.0.7:0", "127.0.0.7", "udp"},
@@ -56,7 +55,7 @@ func TestDestination(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got := <-seen; got != at {
-				t.Errorf("a query to %s came to %s", at, got)
+				t.Errorf("the destination of a query to %s is %s", at, got)
 			}
 		})
 	}

@@ -1,5 +1,4 @@
-// Package tuple tells the two transport addresses of a query and the protocol
-// between them, as conntrack's tuple has them.
+// Package tuple returns client, server and protocol of a query, as in conntrack's tuple.
 package tuple
 
 import (
@@ -15,8 +14,8 @@ import (
 	"github.com/trackless-dns/trackless/agent/sockets"
 )
 
-// Of returns the two ends of a query and the protocol between them as
-// conntrack's tuple has them; the zero values for other kinds of address.
+// Of returns client, server and protocol of a query as in conntrack's tuple; zero values
+// for kinds of addresses other than UDP and TCP.
 func Of(w dns.ResponseWriter) (client, server netip.AddrPort, proto uint8) {
 	switch remote := w.RemoteAddr().(type) {
 	case *net.UDPAddr:
@@ -35,11 +34,10 @@ func Of(w dns.ResponseWriter) (client, server netip.AddrPort, proto uint8) {
 	return
 }
 
-// A socket on the wildcard address has no address of its own to tell what a query
-// was sent to. miekg/dns asks the kernel for it (IP_PKTINFO, IPV6_RECVPKTINFO), so
-// that the answer leaves with it as its source, and keeps it in fields that it shows
-// nobody. Reading them by reflection is what is left: a DecorateReader would see
-// them, and CoreDNS sets none.
+// A socket on the wildcard address does not know to which address a query was sent.
+// miekg/dns asks the kernel for it (IP_PKTINFO, IPV6_RECVPKTINFO), so that the answer has
+// it as its source. It keeps the address in unexported fields, so we read them by
+// reflection. A DecorateReader would see the address, but CoreDNS sets none.
 
 // WithDestination gives the writer of a query over UDP the address to which the query was
 // sent. Other writers are returned as they are.
@@ -63,8 +61,8 @@ type addressedWriter struct {
 // LocalAddr implements dns.ResponseWriter.
 func (w *addressedWriter) LocalAddr() net.Addr { return w.local }
 
-// destination returns the address to which a query over UDP was sent. It looks through
-// the writers that plugins put around that of the server.
+// destinationOf returns the address to which a query over UDP was sent. It unwraps the
+// writers that plugins put around the server's.
 func destinationOf(w dns.ResponseWriter) (netip.Addr, bool) {
 	for v := reflect.ValueOf(w); v.Kind() == reflect.Pointer && !v.IsNil(); {
 		fields := fieldsOf(v.Type())
@@ -84,12 +82,11 @@ func destinationOf(w dns.ResponseWriter) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// writerFields are numbers of fields, -1 for those that a writer does not have: the
-// writer that it is put around, or udpSession of dns.response and in it context of
-// dns.SessionUDP.
+// writerFields are indexes of fields, -1 for a missing field: the wrapped writer, or
+// udpSession of dns.response and the field context of dns.SessionUDP in it.
 type writerFields struct{ inner, session, control int }
 
-var knownFields sync.Map // of type writerFields, by the type of the writer
+var knownFields sync.Map // writerFields, by the type of the writer
 
 func fieldsOf(t reflect.Type) writerFields {
 	known, ok := knownFields.Load(t)
@@ -134,8 +131,8 @@ func packetDestination(control []byte) (netip.Addr, bool) {
 			}
 			return a, true
 		case header.Level == unix.IPPROTO_IP && header.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			// struct in_pktinfo: the device, the address that answers would
-			// leave with, and the one in the header.
+			// struct in_pktinfo: the device, the source address for answers, and the
+			// address in the header.
 			return netip.AddrFrom4([4]byte(data[8:])), true
 		}
 		control = rest
@@ -143,7 +140,7 @@ func packetDestination(control []byte) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// zoneName is the zone of a link-local address, as package net has it.
+// zoneName returns the zone of a link-local address as package net writes it.
 func zoneName(index uint32) string {
 	device, err := net.InterfaceByIndex(int(index))
 	if err != nil {

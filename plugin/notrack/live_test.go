@@ -3,7 +3,6 @@ package notrack
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -66,8 +65,8 @@ func TestLive(t *testing.T) {
 	}
 }
 
-// A handler whose answer is not that of this load is not alive.
-func TestLiveIsNotFooled(t *testing.T) {
+// The answer of another load is no sign of life.
+func TestLiveRefusesAnswersOfOtherLoads(t *testing.T) {
 	var l probes.Liveness
 	c := instance(t, nil)
 	c.handlers = map[*dnsserver.Config]*NoTrack{{}: {config: loaded(t), block: &dnsserver.Config{}}}
@@ -86,17 +85,18 @@ func TestAHungProcessIsNotAlive(t *testing.T) {
 			defer cancel()
 			return l.Probe(ctx, c.askInside)
 		}
-		if err := live(); err == nil || !strings.Contains(err.Error(), "the process hangs") {
+		if err := live(); !errors.Is(err, probes.ErrHangs) {
 			t.Errorf("the first probe: error %v", err)
 		}
 		time.Sleep(7 * time.Second)
-		if err := live(); err == nil || !strings.Contains(err.Error(), "has not come back for 10s") {
-			t.Errorf("the next: error %v", err)
+		var stuck *probes.StuckError
+		if err := live(); !errors.As(err, &stuck) || stuck.For != 10*time.Second {
+			t.Errorf("the second probe: error %v", err)
 		}
 		close(release)
 		synctest.Wait()
 		if err := live(); err != nil {
-			t.Errorf("it runs again: %v", err)
+			t.Errorf("after the release: error %v", err)
 		}
 	})
 }

@@ -14,13 +14,13 @@ import (
 	"github.com/trackless-dns/trackless/agent/recorder"
 )
 
-// forwarder is a handler that knows which Service addresses it asks. The second
-// result is false if it asks none; without addresses it knows none.
+// forwarder is a handler that asks Services. Services returns their known addresses, and
+// whether the handler asks Services at all.
 type forwarder interface {
 	Services() (addrs []netip.AddrPort, asks bool)
 }
 
-// serverBlock is one whose upstreams are followed.
+// serverBlock is a server block with notrack.
 type serverBlock struct{ *dnsserver.Config }
 
 // Upstreams implements [health.Block].
@@ -40,7 +40,7 @@ func (b serverBlock) Upstreams() []health.Group {
 		}
 		var g health.Group
 		for _, p := range f.List() {
-			// Another transport has a scheme, and a name is no Service address.
+			// Addresses of other transports have a scheme. They are no Service addresses.
 			if ap, err := netip.ParseAddrPort(p.Addr()); err == nil {
 				g.Addrs = append(g.Addrs, ap)
 			}
@@ -53,7 +53,7 @@ func (b serverBlock) Upstreams() []health.Group {
 	}
 }
 
-// handledBlocks are the blocks with a handler of ours.
+// handledBlocks returns the blocks with a handler of ours.
 func (c *configuration) handledBlocks() []health.Block {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,6 +64,7 @@ func (c *configuration) handledBlocks() []health.Block {
 	return out
 }
 
+// askInside sends a check to the handler of every block, and verifies the answers.
 func (c *configuration) askInside(ctx context.Context) error {
 	c.mu.Lock()
 	handlers := make([]*NoTrack, 0, len(c.handlers))

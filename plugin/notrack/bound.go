@@ -13,13 +13,12 @@ import (
 	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
-// A bind directive may name the link that carries the listen addresses. CoreDNS has
-// looked for its addresses by then, and they are put there later, when the
-// Corefile starts: the block would listen on none of them, or on those of a process
-// that was killed.
+// A bind directive may name the link of the listen addresses. CoreDNS reads the addresses
+// of the link before we add ours: the block would listen at none of them, or at those of
+// a killed process.
 
-// listenOnLink makes a block whose bind directive names the link listen on the
-// addresses that the link will have.
+// listenOnLink makes a block whose bind directive names the link listen at the addresses
+// that the link will have.
 func listenOnLink(c *caddy.Controller, link string, addrs []netip.Addr) {
 	words := bindWords(c)
 	if link == "" || !slices.Contains(words, link) {
@@ -38,8 +37,8 @@ func listenOnLink(c *caddy.Controller, link string, addrs []netip.Addr) {
 	config.ListenHosts = hosts
 }
 
-// bindWords are the words of a block's bind directive, none where that cannot be
-// found out. Only setup may ask, see loadedCorefile.
+// bindWords returns the words of a block's bind directive; none if the Corefile cannot be
+// read. Only setup may call it: see loadedCorefile.
 func bindWords(c *caddy.Controller) []string {
 	loaded := loadedCorefile()
 	blocks, err := caddyfile.Parse(loaded.Path, strings.NewReader(loaded.Contents), nil)
@@ -49,7 +48,7 @@ func bindWords(c *caddy.Controller) []string {
 	return corefile.BoundTo(blocks[c.ServerBlockIndex].Tokens["bind"])
 }
 
-// addressesOn lists the addresses of an interface as bind writes them.
+// addressesOn lists the addresses of an interface as bind has them.
 func addressesOn(name string) []string {
 	device, err := net.InterfaceByName(name)
 	if err != nil {

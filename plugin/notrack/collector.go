@@ -17,8 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
-// collector reads everything at the scrape, from counters that are there
-// anyway: none of it walks the kernel's table.
+// collector reads existing counters at each scrape. It does not walk the kernel's table.
 type collector struct {
 	agent    *agent.Agent
 	rules    func() (*reconcile.Reconciler, iptables.Backend, string)
@@ -27,19 +26,18 @@ type collector struct {
 	kernel   kernelcounters.Sums
 }
 
-// scrape is what several metrics are read from. Without a reconciler there is nothing but
-// the limits.
+// scrape has the inputs of the metrics. Without a reconciler it has only the limits.
 type scrape struct {
 	agent  *agent.Agent
 	limits sysctl.Limits
 
 	reconciler *reconcile.Reconciler
 	backend    iptables.Backend
-	reason     string // for the backend
+	reason     string // why the backend was chosen
 	standing   lease.Standing
 	stats      reconcile.Stats
-	avoided    ledger.Estimate // zero where nothing would be tracked
-	walk       *tablewalk.Walk // the last, nil before the first
+	avoided    ledger.Estimate // zero where the kernel tracks nothing
+	walk       *tablewalk.Walk // the last walk; nil before the first
 	kernel     map[string]uint64
 }
 
@@ -74,7 +72,7 @@ func collect(ch chan<- prometheus.Metric, metrics []*metric, s *scrape) {
 	}
 }
 
-// avoided estimates the entries that are avoided.
+// avoided estimates the avoided entries.
 func avoided(a *agent.Agent) ledger.Estimate {
 	if a.Table.Idle() {
 		return ledger.Estimate{}
@@ -95,7 +93,7 @@ func (c *collector) readKernel() map[string]uint64 {
 	return c.kernel.Update(stats)
 }
 
-// output takes the values of one metric.
+// output sends the values of one metric.
 type output struct {
 	ch   chan<- prometheus.Metric
 	desc *prometheus.Desc
@@ -113,7 +111,7 @@ func (o output) summary(count uint64, sum time.Duration) {
 	o.ch <- prometheus.MustNewConstSummary(o.desc, count, sum.Seconds(), nil)
 }
 
-// byClass takes a number for each protocol and family.
+// byClass sends a number for each protocol and family.
 func (o output) byClass(t prometheus.ValueType, n ledger.Counts) {
 	for _, c := range agent.ClassesOf(n) {
 		o.ch <- prometheus.MustNewConstMetric(o.desc, t, float64(c.N), c.Proto.String(), c.Family.String())

@@ -28,15 +28,15 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	w = tuple.WithDestination(w)
 	client, server, proto := tuple.Of(w)
 	if len(r.Question) == 1 && client.Addr() == server.Addr() {
-		// From this node to itself: perhaps a check of ours. They end here,
-		// so that they enter neither metrics nor log.
+		// This node asks itself: it may be a check of ours. Checks end here, so
+		// that they are in neither metrics nor log.
 		if p, ok := n.config.identity.ProbeOf(r.Question[0].Name); ok {
 			return n.answerProbe(ctx, w, r, p)
 		}
 		n.config.agent.Asked.Came(client)
 	}
 	if n.config.agent.Health.IsOurs(client) {
-		return dns.RcodeSuccess, nil // no answer: it was meant for kube-dns
+		return dns.RcodeSuccess, nil // no answer: we asked kube-dns
 	}
 	n.config.agent.Served.Arrived.Add(1)
 	defer n.config.agent.Served.Answered.Add(1)
@@ -64,7 +64,7 @@ func (n *NoTrack) pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (i
 	return n.Next.ServeDNS(ctx, w, r)
 }
 
-// note tells the ledger of a query to an address that is untracked.
+// note records a query to an untracked address in the ledger.
 func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pending {
 	if !n.config.agent.Covers(server.Addr()) {
 		return ledger.Pending{}
@@ -72,11 +72,11 @@ func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pendin
 	return n.config.agent.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
 }
 
-// limited holds back lines of the log that clients can bring about.
+// limited bounds log lines that clients can cause.
 var limited = loglimit.New(log)
 
-// serveTCP passes a query on, and closes its connection behind the answer where
-// the next query is better asked over another one.
+// serveTCP passes a query on. It closes the connection after the answer if another server
+// is to answer the client's next query.
 func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
 	query := n.note(client, server, unix.IPPROTO_TCP)
 	defer query.Response()
@@ -87,25 +87,25 @@ func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		return dns.RcodeSuccess, err
 	}
 	last := n.config.leaving.Load() || n.config.agent.Released()
-	// Without a zone it is not framed by the DNS server (HTTPS, gRPC, TLS), and the
-	// listener closes it.
+	// Endpoints without a zone are HTTPS, gRPC or TLS: the listener closes those
+	// connections.
 	if last && n.config.zones[iptables.Endpoint{Addr: server.Addr(), Port: server.Port(), Proto: iptables.TCP}] != "" {
 		return tcp.ServeLast(serve)
 	}
 	return serve()
 }
 
-// waiter is a plugin that holds queries back for the answer to another: `cache`.
+// waiter is a plugin in which queries wait for the answer to another one: `cache`.
 type waiter interface {
 	OnWait(waits func(client net.Addr) (end func()))
 }
 
-// followWaits has the caches of a load say which queries only wait.
+// followWaits makes the caches of a load report which queries wait.
 func followWaits(config *configuration, u *admission.Queries) {
 	for _, n := range config.everyHandler() {
 		if cache, ok := n.block.Handler("cache").(waiter); ok {
 			cache.OnWait(func(client net.Addr) (end func()) {
-				// Over TCP it is not counted.
+				// Queries over TCP are not counted.
 				if udp, ok := client.(*net.UDPAddr); ok {
 					return u.Wait(udp.AddrPort().Addr().Unmap())
 				}
@@ -115,12 +115,12 @@ func followWaits(config *configuration, u *admission.Queries) {
 	}
 }
 
-// answerProbe answers what this load asks of itself, through `cache` if the
-// block has one, so that a cache that hangs is found out.
+// answerProbe answers a check or lease probe of this load. It goes through `cache` if the
+// block has one, so that it notices a cache that hangs.
 func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, p checks.Probe) (int, error) {
 	switch {
 	case !p.Own && p.Lease:
-		return dns.RcodeSuccess, nil // no answer: it would renew a lease that is not ours
+		return dns.RcodeSuccess, nil // no answer: it would renew another instance's lease
 	case !p.Own:
 		return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}
@@ -148,8 +148,8 @@ func (c *configuration) readyForQueries() {
 	}
 }
 
-// checkpoint stands directly below `cache`, answers the checks that came through
-// it, and passes misses on.
+// checkpoint is the handler directly below `cache`. It answers checks that have passed the
+// cache, and passes misses on.
 type checkpoint struct {
 	Next   plugin.Handler
 	config *configuration
@@ -185,8 +185,8 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 	})
 }
 
-// answerError answers with a response code what no plugin has answered, which the
-// server would do without a deadline.
+// answerError writes the RCODE of a query that no plugin has answered. The server would
+// write it without a deadline.
 func answerError(w dns.ResponseWriter, r *dns.Msg, rcode int) {
 	if plugin.ClientWrite(rcode) {
 		return

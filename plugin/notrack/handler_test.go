@@ -84,7 +84,7 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// What lies between notrack and the checkpoint must be passed by every probe.
+// Every probe must pass the plugins between notrack and the checkpoint.
 func TestProbesPassTheCheckpoint(t *testing.T) {
 	config := loaded(t)
 	p := &checkpoint{config: config, Next: test.ErrorHandler()}
@@ -110,8 +110,7 @@ func TestProbesPassTheCheckpoint(t *testing.T) {
 	}
 }
 
-// What we ask of the cluster may come back to us, by the rules of another
-// instance.
+// Rules of another instance may bring our queries to the cluster's DNS back to us.
 func TestOwnQueriesToTheClusterAreNotAnswered(t *testing.T) {
 	client := netip.MustParseAddrPort("192.0.2.10:40212")
 	t.Cleanup(process.Health.Asks(client))

@@ -17,11 +17,11 @@ import (
 	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
-// A block that forwards to an address of its own answers nobody: each miss comes
-// back to it. The loop plugin finds that out later and by a query, and also loops
-// that go through other servers; this is for those that can be read.
+// A block that forwards to its own address answers no miss: each one comes back to it. The
+// plugin loop finds all loops, but later and by a query. Here we find those that the
+// Corefile shows.
 
-// refuseItself returns an error for a block whose queries would come back to it.
+// refuseItself returns an error for a block that would ask itself.
 func refuseItself(c *caddy.Controller, b block) error {
 	loaded := loadedCorefile()
 	blocks, err := caddyfile.Parse(loaded.Path, strings.NewReader(loaded.Contents), nil)
@@ -29,21 +29,21 @@ func refuseItself(c *caddy.Controller, b block) error {
 		return err
 	}
 	if c.ServerBlockIndex >= len(blocks) {
-		return nil // nothing is started
+		return nil // no Corefile is loaded
 	}
 	everywhere := slices.ContainsFunc(dnsserver.GetConfig(c).ListenHosts, isWildcard)
 	for _, t := range corefile.Targets(blocks[c.ServerBlockIndex].Tokens) {
 		if !listensAt(b.plan.Listen, everywhere, t.Server) {
 			continue
 		}
-		return fmt.Errorf("%s:%d: %s: this server block itself listens on %s, so that every miss would come back to it; name the server that is to be asked, for kube-dns the address of a Service that is no listen address (kube-dns-upstream)",
+		return fmt.Errorf("%s:%d: %s: this server block itself listens on %s, so every miss would come back to it; use the address of another server, for kube-dns that of a Service which is no listen address (kube-dns-upstream)",
 			path.Base(loaded.Path), t.Line, t.Words, t.Server)
 	}
 	return nil
 }
 
-// listensAt reports whether a query to the server comes back. A socket for all
-// addresses gets those of this node at which nobody else has one.
+// listensAt reports whether a query to the server comes back. A socket for all addresses
+// gets queries to any address of this node at which no other process listens.
 func listensAt(listen []iptables.Endpoint, everywhere bool, server netip.AddrPort) bool {
 	at := func(e iptables.Endpoint) bool { return e.AddrPort() == server }
 	if slices.ContainsFunc(listen, at) {
@@ -58,7 +58,7 @@ func isWildcard(listen string) bool {
 	return listen == "" || err == nil && a.IsUnspecified()
 }
 
-// isLocal reports whether an address is this node's.
+// isLocal reports whether this node has the address.
 func isLocal(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true

@@ -17,8 +17,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// releasedServer answers over TCP as a process that is about to stop does, and
-// lets what happens in between happen before the answer.
+// releasedServer answers over TCP as a process that is about to stop. It calls before in
+// front of each answer.
 func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 	t.Helper()
 	n := &NoTrack{
@@ -42,7 +42,7 @@ func releasedServer(t *testing.T, rcode int, before func()) net.Conn {
 	})
 }
 
-// connectionTo is a TCP connection to a DNS server.
+// connectionTo returns a TCP connection to a DNS server.
 func connectionTo(t *testing.T, handler dns.HandlerFunc) net.Conn {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -86,7 +86,7 @@ func answered(t *testing.T, conn net.Conn, id uint16) *dns.Msg {
 	return answer
 }
 
-// hungUp reports whether the other side's end of the connection is here already.
+// hungUp reports whether the server's FIN has arrived.
 func hungUp(t *testing.T, conn net.Conn) (yes bool) {
 	t.Helper()
 	raw, err := conn.(*net.TCPConn).SyscallConn()
@@ -109,7 +109,7 @@ func TestLastAnswerBringsTheEndOfTheConnection(t *testing.T) {
 	ask(t, conn, 1)
 	answered(t, conn, 1)
 	if !hungUp(t, conn) {
-		t.Error("the client has the answer and cannot see that the connection is over")
+		t.Error("the client has the answer, but no FIN")
 	}
 	if n, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("after the answer: %d bytes, %v; want an orderly end", n, err)
@@ -124,7 +124,7 @@ func TestQueriesThatWaitInTheConnectionAreAnswered(t *testing.T) {
 	conn = releasedServer(t, dns.RcodeSuccess, func() {
 		if !asked {
 			asked = true
-			<-second // the second query comes while the first is answered
+			<-second // the second query arrives while the first is answered
 		}
 	})
 	ask(t, conn, 1)
@@ -133,7 +133,7 @@ func TestQueriesThatWaitInTheConnectionAreAnswered(t *testing.T) {
 	answered(t, conn, 1)
 	answered(t, conn, 2)
 	if !hungUp(t, conn) {
-		t.Error("not closed behind the last answer")
+		t.Error("not closed after the last answer")
 	}
 }
 
@@ -145,6 +145,6 @@ func TestErrorBringsTheEndOfTheConnection(t *testing.T) {
 		t.Errorf("rcode %s", dns.RcodeToString[rcode])
 	}
 	if !hungUp(t, conn) {
-		t.Error("not closed behind an answer that no plugin gave")
+		t.Error("not closed after an answer that no plugin wrote")
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/notrack/corefile"
 )
 
-// start runs before the listeners of a newly loaded Corefile are opened.
+// start runs before the listeners of a new Corefile open.
 func (c *configuration) start() error {
 	c.load = &agent.Load{
 		Plan: c.plan, Backend: c.backend, Failover: c.failover, Sync: c.sync, Keep: c.keep,
@@ -30,13 +30,13 @@ func (c *configuration) start() error {
 	return c.agent.Start(c.load)
 }
 
-// restartFailed runs on the configuration that stays in force.
+// restartFailed runs after a failed reload, for the configuration that stays in force.
 func (c *configuration) restartFailed() error {
 	c.leaving.Store(false)
 	return c.agent.RestartFailed(c.load)
 }
 
-// server is CoreDNS as a configuration has set it up.
+// server is CoreDNS with a configuration.
 type server struct{ config *configuration }
 
 // Forwards implements [agent.Server].
@@ -72,12 +72,12 @@ func (s server) Error(err error) error {
 	return fmt.Errorf("plugin/%s: Corefile line %d: %w", directive, s.config.line, err)
 }
 
-// stopper is a server as a stop sees it.
+// stopper is a server that can be stopped.
 type stopper interface{ Stop() error }
 
-// stopAll stops servers at once. caddy does so one after the other, and each whose
-// queries hang takes 5 s: together longer than kubelet waits for a container. Their
-// errors come up again when caddy stops them.
+// stopAll stops all servers at the same time. caddy stops one after the other, and a
+// server whose queries hang takes 5 s: together longer than kubelet waits for a container.
+// Errors are dropped here; caddy returns them again when it stops the servers.
 func stopAll(servers []stopper) {
 	var wg sync.WaitGroup
 	for _, s := range servers {
@@ -86,8 +86,8 @@ func stopAll(servers []stopper) {
 	wg.Wait()
 }
 
-// loadedCorefile returns the Corefile that caddy is starting or has started last.
-// Only caddy's own callbacks may ask: it changes its list without a lock.
+// loadedCorefile returns the Corefile that caddy starts or has started last. Only caddy's
+// callbacks may call it: caddy changes its list without a lock.
 func loadedCorefile() control.Corefile {
 	for _, instance := range slices.Backward(caddy.Instances()) {
 		if in := instance.Caddyfile(); in != nil {
@@ -97,8 +97,8 @@ func loadedCorefile() control.Corefile {
 	return control.Corefile{}
 }
 
-// listeners are the UDP sockets of the running servers, as a client of this
-// node reaches them.
+// listeners returns the UDP addresses of the running servers, as a client of this node
+// reaches them.
 func listeners() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, i := range caddy.Instances() {
@@ -122,9 +122,8 @@ func listeners() []netip.AddrPort {
 	return out
 }
 
-// forwardEndpoints are the servers to which the notrack blocks of the running load
-// forward, in the order of the Corefile: those of `forward`, and those that `upstream`
-// falls back to.
+// forwardEndpoints returns the upstreams of the notrack blocks of the running load, in the
+// order of the Corefile: the servers of `forward`, and the fallbacks of `upstream`.
 func forwardEndpoints(config *configuration) []netip.AddrPort {
 	var input caddy.Input
 	for _, i := range caddy.Instances() {
@@ -140,7 +139,7 @@ func forwardEndpoints(config *configuration) []netip.AddrPort {
 	}
 	blocks, err := caddyfile.Parse(input.Path(), bytes.NewReader(input.Body()), nil)
 	if err != nil {
-		return nil // caddy has parsed it before
+		return nil // cannot fail: caddy has parsed it
 	}
 	return corefile.Forwards(blocks, directive)
 }

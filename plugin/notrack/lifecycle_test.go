@@ -13,7 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/recorder"
 )
 
-// meeting is a server whose stop takes until all others have begun theirs.
+// meeting is a server whose stop waits until all others are being stopped.
 type meeting struct{ begun *sync.WaitGroup }
 
 func (m meeting) Stop() error {

@@ -16,13 +16,13 @@ import (
 	"github.com/trackless-dns/trackless/agent/probes"
 )
 
-// fakeCache stands where `cache` does.
+// fakeCache takes the place of `cache`.
 type fakeCache struct{ plugin.Handler }
 
 func (fakeCache) Name() string { return "cache" }
 
-// instance is a configuration with one server block, in which queries pass through
-// before on their way to the checkpoint.
+// instance returns a configuration with one server block. Its queries call before on their
+// way to the checkpoint.
 func instance(t *testing.T, before func()) *configuration {
 	t.Helper()
 	config := loaded(t)

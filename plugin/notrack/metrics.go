@@ -15,7 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
 
-// metric is one of the metrics: its name, its help and how it is read.
+// metric has the name, help and reader of one metric.
 type metric struct {
 	subsystem, name, help string
 	labels                []string
@@ -26,7 +26,7 @@ type metric struct {
 
 const conntrackSubsystem = "conntrack"
 
-// nodeMetrics are there without rules as well, where the kernel tracks connections.
+// nodeMetrics need no rules, only connection tracking.
 var nodeMetrics = []*metric{
 	{subsystem: conntrackSubsystem, name: "entries", help: "Entries in the connection tracking table of this network namespace (nf_conntrack_count).",
 		read: func(s *scrape, out output) { out.gauge(float64(s.limits.Count)) }},
@@ -36,7 +36,7 @@ var nodeMetrics = []*metric{
 		read: func(s *scrape, out output) { out.gauge(float64(s.limits.Buckets)) }},
 }
 
-// ruleMetrics are there while a notrack block is in force.
+// ruleMetrics exist while a notrack block is in force.
 var ruleMetrics = append([]*metric{
 	{name: "attached", help: "Whether DNS to the listen address is untracked (1) or goes where it would go without us (0).", labels: []string{"address"},
 		read: func(s *scrape, out output) {
@@ -101,7 +101,7 @@ var ruleMetrics = append([]*metric{
 		read: func(s *scrape, out output) { out.counter(s.agent.Table.CPUTime().Seconds()) }},
 }, kernelMetrics()...)
 
-// kernelMetrics are the kernel's own counters, by the kernel's name, where it has them.
+// kernelMetrics returns the metrics of the kernel's counters, under the kernel's names.
 func kernelMetrics() []*metric {
 	var out []*metric
 	for _, c := range new(conntrack.CPUStats).Counters() {
@@ -118,7 +118,7 @@ func kernelMetrics() []*metric {
 	return out
 }
 
-// init describes them and registers the collector.
+// init makes the descriptions and registers the collector.
 func init() {
 	for _, metrics := range [][]*metric{nodeMetrics, ruleMetrics} {
 		for _, m := range metrics {

@@ -103,7 +103,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// Where nothing is tracked nothing is avoided.
+// Where the kernel tracks nothing, no entries are avoided.
 func TestMetricsWhereNothingIsTracked(t *testing.T) {
 	p := agent.New(agent.Config{Log: log})
 	flow := ledger.Flow{
@@ -115,7 +115,7 @@ func TestMetricsWhereNothingIsTracked(t *testing.T) {
 	flow.Client = netip.MustParseAddrPort("10.244.0.11:4001")
 	p.Note(flow).Response()
 	if n := p.Ledger.Flows().Total(); n != 1 {
-		t.Errorf("%d flows, want only the one that was tracked", n)
+		t.Errorf("%d flows, want only the first", n)
 	}
 	if n := avoided(p).Total(); n != 0 {
 		t.Errorf("%d entries avoided", n)

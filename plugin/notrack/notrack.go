@@ -1,13 +1,12 @@
 // Package notrack keeps DNS to this node's listen addresses out of the kernel's
 // connection tracking table.
 //
-// A pod's query to the DNS Service is recorded by conntrack and rewritten by
-// kube-proxy; on a busy node those entries fill the table, and lookups time out
-// at random. This directive puts the block's listen addresses on the node and
-// untracks packets to and from them in the raw hooks. It does so only while
-// this process answers: the rules come after the listeners, go before them, and
-// die with the process, so that without us the same packets reach the cluster's
-// DNS.
+// conntrack records a pod's query to the DNS Service, and kube-proxy rewrites it. On a busy
+// node those entries fill the table, and lookups time out at random. This directive adds
+// the block's listen addresses to the node and untracks packets to and from them in the
+// raw hooks, only while this process answers: the rules are installed after the listeners
+// open and removed before they close, and they end with the process. Without us the same
+// packets reach the cluster's DNS.
 package notrack
 
 import (
@@ -29,8 +28,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// NoTrack is the handler of one server block. It answers this process's own
-// checks and tells the ledger about everything else.
+// NoTrack is the handler of one server block. It answers checks of this process and records
+// all other queries in the ledger.
 type NoTrack struct {
 	Next plugin.Handler
 
@@ -43,7 +42,7 @@ func (*NoTrack) Name() string { return directive }
 
 const directive = "notrack"
 
-// block is what one notrack block of the Corefile asks for.
+// block has the settings of one notrack block.
 type block struct {
 	plan     iptables.Plan
 	backend  ruleset.Choice
@@ -52,33 +51,32 @@ type block struct {
 	keep     bool
 	line     int
 
-	// zones has, for each listen endpoint that speaks plain DNS, a zone that
-	// is served there; for the others, which are checked by connecting, "".
+	// zones has a zone that is served at each listen endpoint for plain DNS. It has ""
+	// for other endpoints: they are checked by connecting.
 	zones map[iptables.Endpoint]string
 }
 
-// configuration is what all notrack blocks of one Corefile ask for together.
-// Each load of a Corefile makes one. Its settings are those of the first block,
-// which the others must share; endpoints and zones are those of all.
+// configuration merges all notrack blocks of one load of a Corefile. It has the settings of
+// the first block, which the others must share, and the endpoints and zones of all.
 type configuration struct {
 	block
 
 	agent    *agent.Agent
 	identity *checks.Identity // of this load
 	sockets  int              // listening sockets at each endpoint
-	idle     time.Duration    // for which silent TCP connections are kept, the longest of all blocks
+	idle     time.Duration    // silent TCP connections are closed after it; the longest of all blocks
 	blocks   []*dnsserver.Config
 	context  caddy.Context
 
-	load    *agent.Load // set when it starts
-	leaving atomic.Bool // another load is about to take over
-	servers sync.Map    // the *dnsserver.Server that checks have come to
+	load    *agent.Load // set by start
+	leaving atomic.Bool // a reload has begun
+	servers sync.Map    // each *dnsserver.Server that got a check
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block
 }
 
-// made remembers a handler of a block. CoreDNS makes one for each listener.
+// made stores a handler of a block. CoreDNS makes one for each listener.
 func (c *configuration) made(n *NoTrack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,15 +86,15 @@ func (c *configuration) made(n *NoTrack) {
 	c.handlers[n.block] = n
 }
 
-// everyHandler is one handler of each block.
+// everyHandler returns one handler of each block.
 func (c *configuration) everyHandler() []*NoTrack {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Collect(maps.Values(c.handlers))
 }
 
-// askedServers are the servers that checks have come to: those of plain DNS.
-// CoreDNS hands nobody its servers but handlers.
+// askedServers returns the servers that got a check: those for plain DNS. CoreDNS passes
+// its servers only to handlers.
 func (c *configuration) askedServers() []stopper {
 	var out []stopper
 	c.servers.Range(func(s, _ any) bool {
@@ -106,7 +104,7 @@ func (c *configuration) askedServers() []stopper {
 	return out
 }
 
-// add merges a block, or says which line it conflicts with.
+// add merges a block. The error has the line of a block that conflicts with it.
 func (c *configuration) add(b block) error {
 	if c.line == 0 {
 		zones := c.zones

@@ -29,7 +29,7 @@ func parse(c *caddy.Controller) (block, error) {
 	var addrs []netip.Addr
 	for c.Next() {
 		if b.line != 0 {
-			return b, c.Err("notrack may stand only once in a server block")
+			return b, c.Err("a server block can have only one notrack directive")
 		}
 		b.line = c.Line()
 		var err error
@@ -53,7 +53,7 @@ func parse(c *caddy.Controller) (block, error) {
 		return b, err
 	}
 	if b.backend.Name == ruleset.IPTables && b.plan.Lease != binaries.Lease && !b.plan.DryRun {
-		return b, c.Errf("lease: with backend iptables it is %s and nothing else: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; drop the option", binaries.Lease)
+		return b, c.Errf("lease: backend iptables needs the lease %s: xt_recent counts whole seconds, and only the lease ends the rules of a killed process; remove the option", binaries.Lease)
 	}
 	b.plan = b.plan.Normalize()
 	if err := b.plan.Validate(); err != nil {
@@ -74,7 +74,8 @@ func parseAddresses(c *caddy.Controller, args []string) ([]netip.Addr, error) {
 	return addrs, nil
 }
 
-// boundAddresses are those of the block's bind directive, which runs before.
+// boundAddresses returns the addresses of the block's bind directive, which is set up
+// before.
 func boundAddresses(c *caddy.Controller) ([]netip.Addr, error) {
 	var hosts []string
 	for _, h := range dnsserver.GetConfig(c).ListenHosts {
@@ -83,10 +84,10 @@ func boundAddresses(c *caddy.Controller) ([]netip.Addr, error) {
 		}
 	}
 	if len(dnsserver.GetConfig(c).ListenHosts) == 0 {
-		return nil, c.Err("no address: the interfaces that bind names have none yet; name those that clients ask (notrack 169.254.20.10)")
+		return nil, c.Err("no address: the interfaces of bind have none yet; add the addresses that clients ask (notrack 169.254.20.10)")
 	}
 	if len(hosts) == 0 {
-		return nil, c.Err("no address: name those that clients ask (notrack 169.254.20.10), or add a bind directive to the block")
+		return nil, c.Err("no address: add the addresses that clients ask (notrack 169.254.20.10), or a bind directive")
 	}
 	return parseAddresses(c, hosts)
 }
@@ -133,7 +134,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 		}
 		if v != services.FailoverAuto && v != services.FailoverOff {
 			if _, err := netip.ParseAddr(v); err != nil {
-				return c.Errf("failover %q: want auto, off or the ClusterIP that answers when we are down", v)
+				return c.Errf("failover %q: want auto, off or the ClusterIP of a DNS Service that answers while this process is down", v)
 			}
 		}
 		b.failover = v
@@ -172,8 +173,8 @@ const (
 	defaultSync  = 10 * time.Second
 )
 
-// parseLease bounds the lease: five rounds of checks must fit into it, and
-// clients give up after five seconds.
+// parseLease bounds the lease. Five lease probes must fit into it, and clients give up
+// after five seconds.
 func parseLease(v string) (time.Duration, error) {
 	if v == "off" {
 		return 0, nil
@@ -198,7 +199,7 @@ func parseSources(c *caddy.Controller, b *block, args []string) error {
 		}
 		for _, p := range b.plan.Sources {
 			if p.Overlaps(prefix) {
-				return c.Errf("sources %s and %s overlap; name the larger one only", p, prefix)
+				return c.Errf("sources %s and %s overlap; use only the larger one", p, prefix)
 			}
 		}
 		b.plan.Sources = append(b.plan.Sources, prefix.Masked())
@@ -238,11 +239,11 @@ func parseInterface(name string) (string, error) {
 		return "", nil
 	}
 	if len(name) > 15 || name == "." || name == ".." {
-		return "", fmt.Errorf("%q is no interface name: 1 to 15 characters", name)
+		return "", fmt.Errorf("%q is no interface name: want 1 to 15 characters", name)
 	}
 	for _, r := range name {
 		if r == '/' || r == ':' || r <= ' ' {
-			return "", fmt.Errorf("%q is no interface name: %q cannot stand in one", name, r)
+			return "", fmt.Errorf("%q is no interface name: it must not contain %q", name, r)
 		}
 	}
 	return name, nil
@@ -256,13 +257,13 @@ func interfaceName(link string) string {
 }
 
 func conflict(option, a, b string, line int) error {
-	return fmt.Errorf("%s %s conflicts with %s %s of the notrack block in line %d: one process has one %s",
+	return fmt.Errorf("%s %s conflicts with %s %s of the notrack block in line %d: all blocks must have the same %s",
 		option, a, option, b, line, option)
 }
 
-// listen fills in the endpoints: every address with the port and transport of
-// each of the block's keys. caddy hands over the keys of a block as
-// TRANSPORT://ZONE:PORT; directives are set up for the first of them only.
+// listen sets the endpoints: every address with the port and transport of each key of the
+// block. caddy has the keys as TRANSPORT://ZONE:PORT, and sets up directives only for the
+// first key.
 func (b *block) listen(c *caddy.Controller, addrs []netip.Addr) error {
 	keys := c.ServerBlockKeys
 	if len(keys) == 0 {
@@ -283,7 +284,7 @@ func (b *block) listen(c *caddy.Controller, addrs []netip.Addr) error {
 		case transport.TLS, transport.HTTPS, transport.GRPC:
 			protos, checkZone = []iptables.Proto{iptables.TCP}, ""
 		default:
-			return c.Errf("notrack does not know how to untrack %s://; move it to a block of its own", trans)
+			return c.Errf("notrack cannot untrack %s://; use a server block without notrack for it", trans)
 		}
 		for _, a := range addrs {
 			for _, p := range protos {

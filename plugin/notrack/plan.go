@@ -10,9 +10,9 @@ import (
 
 var planning sync.Mutex
 
-// PlanOf returns the merged plan of all notrack blocks of a Corefile and the
-// backend that they name, with the errors that starting it would give. Nothing is started and nothing on the
-// node is changed or read. A Corefile without the directive has the zero Plan.
+// PlanOf returns the merged plan and the backend of all notrack blocks of a Corefile, or the
+// error that a start would return. It starts nothing, and changes or reads nothing on the
+// node. A Corefile without the directive has the zero Plan.
 //
 // The DNS server type must be registered; the result is undefined while another
 // Corefile is loaded by the same process.

@@ -11,8 +11,8 @@ import (
 
 var log = clog.NewWithPlugin(directive)
 
-// process is the agent of this process. caddy and Prometheus call plugins without
-// saying for whom, so that it is a variable.
+// process is the agent of this process. It is a variable, since caddy and Prometheus call
+// plugins without a context.
 var process = agent.New(agent.Config{
 	Log:             log,
 	CountSetupError: func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
@@ -20,23 +20,22 @@ var process = agent.New(agent.Config{
 })
 
 func init() {
-	// The last step of a stop. caddy runs it after the shutdown callbacks at
-	// SIGTERM, before them at SIGINT, alone at SIGQUIT; `trackless serve` runs
-	// it when a start failed.
+	// Exit is the last step of a stop. caddy runs it after the shutdown callbacks at
+	// SIGTERM, before them at SIGINT, without them at SIGQUIT. `trackless serve` runs
+	// it after a failed start.
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.Exit)
 }
 
-// LookAtUpstreams rechecks the upstream Service. A handler calls it when it asks another
-// one from now on.
-func LookAtUpstreams() { process.Health.Recheck() }
+// RecheckUpstreams checks soon whether the upstream Services exist. A handler calls it when
+// its upstreams have changed.
+func RecheckUpstreams() { process.Health.Recheck() }
 
-// Controlled returns this process's agent as the control socket shows it.
+// Controlled returns the agent of this process as the control socket shows it.
 func Controlled(version string) agent.Measured { return process.Controlled(version) }
 
-// Untrack keeps queries to the servers, and the answers, out of the conntrack
-// table for as long as a Corefile with notrack is in force; none ends that. Each
-// owner has its own servers. What is already under way stays as it is.
+// Untrack keeps queries to the servers, and the answers, out of the conntrack table while
+// a Corefile with notrack is in force. Each owner has its own servers; an empty list
+// removes them. Queries under way stay as they are.
 //
-// The servers must be asked directly: a ClusterIP that is untracked is answered
-// by nobody.
+// The servers must be endpoints: an untracked query to a ClusterIP gets no answer.
 func Untrack(owner any, servers []netip.AddrPort) { process.Untrack(owner, servers) }

@@ -16,14 +16,13 @@ import (
 
 func init() { plugin.Register(directive, setup) }
 
-// CheckpointBelow puts our second handler of every block with notrack directly below
-// the plugins of a directive, whose place in the list of directives is the handler's.
-// The list's owner calls it once, with "cache".
+// CheckpointBelow puts our second handler of every block with notrack directly below the
+// plugin of a directive. The owner of the list of directives calls it once, with "cache".
 func CheckpointBelow(directive string) {
 	caddy.RegisterParsingCallback("dns", directive, placeCheckpoints)
 }
 
-// configurationKey is where a load of the Corefile keeps its configuration.
+// configurationKey is the key of the configuration in caddy's storage of a load.
 type configurationKey struct{}
 
 func setup(c *caddy.Controller) error {
@@ -65,12 +64,11 @@ func setup(c *caddy.Controller) error {
 	return nil
 }
 
-// parsed is the configuration of the Corefile whose directives were set up
-// last.
+// parsed is the configuration of the Corefile that was set up last.
 var parsed atomic.Pointer[configuration]
 
-// placeCheckpoints runs when caddy has set up the directive above in all blocks of the
-// Corefile that it is reading, and puts a handler of ours directly below it.
+// placeCheckpoints runs after caddy has set up the directive above in all blocks. It puts
+// our handler directly below.
 func placeCheckpoints(ctx caddy.Context) error {
 	config := parsed.Load()
 	if config == nil || config.context != ctx {

@@ -6,9 +6,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// SetupErrors counts failures to change the node, under the name that node-cache
-// gives them: "iptables_lock" for each time that the xtables lock was not to be
-// had, "iptables" for other failures of its programs.
+// SetupErrors counts failures to change the node, under node-cache's name for the metric:
+// "iptables_lock" where another program holds the xtables lock, "iptables" for other
+// failures of iptables' programs.
 var SetupErrors = promauto.NewCounterVec(prometheus.CounterOpts{
 	Namespace: plugin.Namespace,
 	Subsystem: "nodecache",

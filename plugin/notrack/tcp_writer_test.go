@@ -14,9 +14,9 @@ import (
 	"github.com/miekg/dns"
 )
 
-// pipeliner is a TCP client that asks 2,000 times for answers of 25 KB and reads
-// none. came counts the queries that reach a plugin, ended is closed when the
-// server is through with the connection.
+// pipeliner is a TCP client that asks 2,000 times for answers of 25 KB and reads none. came
+// counts the queries that reach a plugin. ended is closed when the server has closed the
+// connection.
 func pipeliner(t *testing.T, timeout time.Duration) (client net.Conn, came *atomic.Int64, ended <-chan struct{}) {
 	t.Helper()
 	const queries = 2000
@@ -69,7 +69,7 @@ func pipeliner(t *testing.T, timeout time.Duration) (client net.Conn, came *atom
 	return client, came, done
 }
 
-// closingListener tells when a connection that it has accepted is closed.
+// closingListener closes a channel when a connection that it has accepted is closed.
 type closingListener struct {
 	net.Listener
 	closed chan struct{}
@@ -99,7 +99,7 @@ func TestTCPClientThatDoesNotRead(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(time.Minute):
-		t.Fatal("its connection is held")
+		t.Fatal("the connection stays open")
 	}
 	if came.Load() > 1900 {
 		t.Errorf("%d queries were worked on", came.Load())
@@ -123,14 +123,14 @@ func TestTCPClientThatHasGone(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(time.Minute):
-		t.Fatal("its connection is held")
+		t.Fatal("the connection stays open")
 	}
 	if more := came.Load() - waiting; more > 1 {
 		t.Errorf("%d queries were worked on for nobody", more)
 	}
 }
 
-// One that reads slowly, but reads, is served.
+// A client that reads slowly gets all answers.
 func TestTCPClientThatReads(t *testing.T) {
 	t.Parallel()
 	client, _, _ := pipeliner(t, 10*time.Second)

@@ -191,7 +191,7 @@ func (u *Upstream) use(addrs []netip.AddrPort) {
 			p.close()
 		}
 	}
-	notrack.LookAtUpstreams()
+	notrack.RecheckUpstreams()
 }
 
 // reachable reports whether there is a route: of a cluster with two families a

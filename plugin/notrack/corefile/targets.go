@@ -1,5 +1,5 @@
-// Package corefile reads what the blocks of a Corefile bind to and which servers they
-// ask.
+// Package corefile reads from the blocks of a Corefile at which addresses they listen and
+// which servers they ask.
 package corefile
 
 import (
@@ -13,29 +13,29 @@ import (
 	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
 )
 
-// Target is a server that a block asks, as the Corefile has it.
+// Target is a server that a block asks.
 type Target struct {
 	Server netip.AddrPort
-	Words  string // those that name it
+	Words  string // the words of the Corefile that name it
 	Line   int
 }
 
-// Targets are the servers that a block's directives forward, grpc and upstream
-// name, also by a file such as /etc/resolv.conf or by the environment.
+// Targets returns the servers of a block's directives forward, grpc and upstream. A file
+// such as /etc/resolv.conf, or the environment, may name a server, too.
 func Targets(tokens map[string][]caddyfile.Token) []Target {
 	var out []Target
 	add := func(words string, line int, named string) {
 		for _, server := range endpointsOf(named) {
-			said := words
+			text := words
 			if !strings.Contains(words, server.Addr().String()) {
-				said += " (" + server.Addr().String() + ")"
+				text += " (" + server.Addr().String() + ")"
 			}
-			out = append(out, Target{server, said, line})
+			out = append(out, Target{server, text, line})
 		}
 	}
 	for _, directive := range []string{"forward", "grpc"} {
 		for _, words := range linesOf(tokens[directive], directive) {
-			for _, w := range words[min(2, len(words)):] { // the zone comes first
+			for _, w := range words[min(2, len(words)):] { // words[1] is the zone
 				add(directive+" "+words[1].Text+" "+w.Text, w.Line, w.Text)
 			}
 		}
@@ -55,7 +55,7 @@ func Targets(tokens map[string][]caddyfile.Token) []Target {
 	return out
 }
 
-// linesOf returns the lines that begin with one of the words, up to a brace.
+// linesOf returns the lines that begin with one of the words, each up to its brace.
 func linesOf(tokens []caddyfile.Token, begins ...string) [][]caddyfile.Token {
 	var out [][]caddyfile.Token
 	line := -1
@@ -77,8 +77,8 @@ func linesOf(tokens []caddyfile.Token, begins ...string) [][]caddyfile.Token {
 	return out
 }
 
-// BoundTo returns the addresses and interfaces of bind directives, without those
-// that they except.
+// BoundTo returns the addresses and interfaces of bind directives, without their
+// exceptions.
 func BoundTo(tokens []caddyfile.Token) []string {
 	var words, except []string
 	excepting := false
@@ -98,9 +98,8 @@ func BoundTo(tokens []caddyfile.Token) []string {
 	return slices.DeleteFunc(words, func(w string) bool { return slices.Contains(except, w) })
 }
 
-// endpointsOf returns the servers that a word of a forward directive names: as
-// ADDRESS, TRANSPORT://ADDRESS:PORT, or in a file such as /etc/resolv.conf; none
-// for its other words.
+// endpointsOf returns the servers that a word of a forward directive names: ADDRESS,
+// TRANSPORT://ADDRESS:PORT, or a file such as /etc/resolv.conf. Other words name none.
 func endpointsOf(word string) []netip.AddrPort {
 	servers, err := hostparse.HostPortOrFile(word)
 	if err != nil {
@@ -116,8 +115,8 @@ func endpointsOf(word string) []netip.AddrPort {
 	return out
 }
 
-// Forwards are the servers to which the blocks with a directive forward, in the order
-// of the Corefile: those of `forward`, and those that `upstream` falls back to.
+// Forwards returns the upstreams of the blocks with a directive, in the order of the
+// Corefile: the servers of `forward`, and the fallbacks of `upstream`.
 func Forwards(blocks []caddyfile.ServerBlock, with string) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, b := range blocks {

@@ -11,19 +11,19 @@ import (
 	"github.com/trackless-dns/trackless/kubeapi"
 )
 
-// Found is told the addresses of an upstream whenever they are others than
-// before, never none: what was known last stays valid. by says who told.
+// Found is called with the addresses of an upstream when they have changed. It is not
+// called with none: the last addresses stay in use. by names the source.
 type Found func(addrs []netip.AddrPort, by string)
 
-// Who tells the addresses.
+// Sources of addresses.
 const (
 	byAPI       = "the Kubernetes API"
 	byKubeProxy = "kube-proxy's rules"
 )
 
-// FollowService tells the ClusterIPs of a Service, the primary one first, until
-// the context ends. It asks the API; while that does not answer, as without the
-// permission to, it reads kube-proxy's rules.
+// FollowService calls found with the ClusterIPs of a Service, the primary one first, until
+// the context ends. It watches the Kubernetes API. While the API does not answer, or gives
+// no permission, it reads kube-proxy's rules.
 func FollowService(ctx context.Context, namespace, name string, found Found) {
 	f := newFollower(namespace+"/"+name, found)
 	var wg sync.WaitGroup
@@ -45,8 +45,8 @@ func FollowService(ctx context.Context, namespace, name string, found Found) {
 	f.readRules(ctx)
 }
 
-// FollowEndpoints tells the endpoints of a Service until the context ends. Only
-// the API knows them.
+// FollowEndpoints calls found with the endpoints of a Service until the context ends. Only
+// the API has them.
 func FollowEndpoints(ctx context.Context, namespace, service string, found Found) {
 	f := newFollower("the endpoints of "+namespace+"/"+service, found)
 	client := f.client()
@@ -59,34 +59,34 @@ func FollowEndpoints(ctx context.Context, namespace, service string, found Found
 	})
 }
 
-// follower merges what several tell.
+// follower merges the addresses of several sources.
 type follower struct {
-	what  string
+	name  string
 	found Found
 
-	// Tests replace them.
+	// Tests replace these.
 	inCluster func() (kubeapi.Config, error)
 	rules     func() ([]netip.AddrPort, error)
 
-	mu     sync.Mutex
-	last   []netip.AddrPort
-	api    bool // it answers
-	said   string
-	silent bool // the rules cannot be read, and that was said
+	mu          sync.Mutex
+	last        []netip.AddrPort
+	api         bool   // the API answers
+	failure     string // of the API, logged last
+	rulesFailed bool   // the rules cannot be read, and that was logged
 }
 
-func newFollower(what string, found Found) *follower {
+func newFollower(name string, found Found) *follower {
 	return &follower{
-		what: what, found: found,
+		name: name, found: found,
 		inCluster: func() (kubeapi.Config, error) { return kubeapi.InCluster("/") },
-		rules:     func() ([]netip.AddrPort, error) { return kubeproxy.ServiceAddresses(kubeproxy.Config{}, what) },
+		rules:     func() ([]netip.AddrPort, error) { return kubeproxy.ServiceAddresses(kubeproxy.Config{}, name) },
 	}
 }
 
 func (f *follower) client() *kubeapi.Client {
 	config, err := f.inCluster()
 	if err != nil {
-		log.Infof("%s: %v", f.what, err)
+		log.Infof("%s: %v", f.name, err)
 		return nil
 	}
 	return kubeapi.New(config)
@@ -98,11 +98,11 @@ func (f *follower) tell(addrs []netip.AddrPort, by string) {
 	if by == byAPI {
 		f.api = true
 	} else if f.api {
-		return // it knows better
+		return // the API is newer
 	}
 	if len(addrs) == 0 {
 		if by == byAPI && len(f.last) > 0 {
-			log.Warningf("%s: %s knows no address any more; the last ones are used", f.what, by)
+			log.Warningf("%s: %s has no addresses any more; the last ones stay in use", f.name, by)
 		}
 		return
 	}
@@ -118,12 +118,12 @@ func (f *follower) apiFailed(err error) {
 	defer f.mu.Unlock()
 	f.api = err == nil
 	switch {
-	case err == nil && f.said != "":
-		log.Infof("%s: the Kubernetes API answers again", f.what)
-		f.said = ""
-	case err != nil && err.Error() != f.said:
-		log.Warningf("%s: %v; what is known stays in use", f.what, err)
-		f.said = err.Error()
+	case err == nil && f.failure != "":
+		log.Infof("%s: the Kubernetes API answers again", f.name)
+		f.failure = ""
+	case err != nil && err.Error() != f.failure:
+		log.Warningf("%s: %v; the last addresses stay in use", f.name, err)
+		f.failure = err.Error()
 	}
 }
 
@@ -133,9 +133,8 @@ func (f *follower) apiAnswers() bool {
 	return f.api
 }
 
-// Times between two readings of kube-proxy's rules: the second is that by which
-// the time of a reading is multiplied, so that large rulesets cost no more than
-// two percent of a processor.
+// kube-proxy's rules are read every rulesInterval. Reads of large rulesets are rarer: they
+// take at most 1/rulesShare of a processor.
 const (
 	rulesInterval = 2 * time.Second
 	rulesShare    = 50
@@ -149,11 +148,11 @@ func (f *follower) readRules(ctx context.Context) {
 			addrs, err := f.rules()
 			wait = max(wait, rulesShare*time.Since(began))
 			switch {
-			case err != nil && !f.silent:
-				f.silent = true
+			case err != nil && !f.rulesFailed:
+				f.rulesFailed = true
 				log.Warningf("%v", err)
 			case err == nil:
-				f.silent = false
+				f.rulesFailed = false
 				f.tell(addrs, byKubeProxy)
 			}
 		}

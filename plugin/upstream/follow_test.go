@@ -22,7 +22,7 @@ func at(list ...string) []netip.AddrPort {
 	return out
 }
 
-// told is what a follower passed on last.
+// told has the last addresses of a follower.
 type told struct {
 	mu    sync.Mutex
 	addrs string
@@ -46,7 +46,7 @@ func newTold() (*follower, *told) {
 	}), out
 }
 
-func TestWhoIsBelieved(t *testing.T) {
+func TestSourcesOfAddresses(t *testing.T) {
 	f, got := newTold()
 	expect := func(what, addrs string, times int) {
 		t.Helper()

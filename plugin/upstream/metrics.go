@@ -6,8 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// known is how many addresses were told last. How they answer is in
-// coredns_proxy_*, with proxy_name="upstream".
+// known counts the addresses. coredns_proxy_* with proxy_name="upstream" shows how they
+// answer.
 var known = promauto.NewGaugeVec(prometheus.GaugeOpts{
 	Namespace: plugin.Namespace,
 	Subsystem: directive,
@@ -15,13 +15,12 @@ var known = promauto.NewGaugeVec(prometheus.GaugeOpts{
 	Help:      "The number of addresses known of an upstream.",
 }, []string{"upstream"})
 
-// retries and rejects are what forward has as well, and why.
 var (
 	retries = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace,
 		Subsystem: directive,
 		Name:      "retries_total",
-		Help:      "Tries of a query after the first: after an error, after an answer with a code of failover, or beside a try whose answer was late.",
+		Help:      "Tries of a query after the first one: after an error, after an answer with a response code of failover, or beside a try whose answer was late.",
 	}, []string{"upstream", "reason"})
 	rejects = promauto.NewCounterVec(prometheus.CounterOpts{
 		Namespace: plugin.Namespace,

@@ -12,13 +12,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// query is one that is asked of addresses in an order, until one of them gives an
-// answer that ends it.
+// query asks addresses in an order, until one of them gives a final answer.
 //
-// A try that fails, or is answered with a code of `failover`, is followed by the
-// next at once. One whose answer takes longer than usual is joined by the next
-// and may still win: a lost packet costs a fraction of a second, a slow answer
-// nothing.
+// The next try starts at once when a try fails, or is answered with a response code of
+// `failover`. If an answer takes longer than usual, the next try runs beside the first,
+// and the first answer wins. So a lost packet costs a fraction of a second, and a slow
+// answer nothing.
 type query struct {
 	*Upstream
 	state   request.Request
@@ -28,7 +27,7 @@ type query struct {
 	results chan result
 }
 
-// result is how a try ended.
+// result is the result of a try.
 type result struct {
 	*target
 	answer *dns.Msg
@@ -43,12 +42,12 @@ const (
 )
 
 const (
-	// codeTries bounds how many are asked because of the codes of answers: a name
-	// that fails everywhere fails soon.
+	// codeTries bounds the answers with a code of failover: a name that fails
+	// everywhere must fail soon.
 	codeTries = 3
 
-	// maxExtra bounds the tries beside others of an upstream. Where nobody answers
-	// at all, they would only double the load.
+	// maxExtra bounds the tries of an upstream that run beside others. If no address
+	// answers, they would only double the load.
 	maxExtra = 64
 )
 
@@ -88,7 +87,7 @@ func (q *query) run(ctx context.Context) (by *target, answer *dns.Msg, err error
 			}
 		}
 		switch {
-		case q.running > 0: // somebody else is asked already
+		case q.running > 0: // another try is under way
 		case coded.answer == nil && q.started < len(q.tries):
 			retries.WithLabelValues(q.name.String(), afterError).Inc()
 			wait.Reset(q.start(ctx, func() {}))
@@ -105,14 +104,14 @@ func (q *query) run(ctx context.Context) (by *target, answer *dns.Msg, err error
 
 func (q *query) wasAsked(t *target) bool { return slices.Contains(q.tries[:q.started], t) }
 
-// start begins the next try, calls ended after it, and returns how long to wait
-// for its answer alone.
+// start begins the next try and returns how long to wait before another one joins. It calls
+// ended after the try.
 func (q *query) start(ctx context.Context, ended func()) time.Duration {
 	t := q.tries[q.started]
 	q.started++
 	q.running++
-	// Every try writes its own id into the query, and looks at no writer that is
-	// gone when the query is answered.
+	// Every try needs a copy, since it writes its own id. It must not use the client's
+	// writer, since it may outlive the query.
 	state := request.Request{W: peer{remote: q.state.W.RemoteAddr()}, Req: q.state.Req.Copy()}
 	results := q.results
 	go func() {
@@ -129,8 +128,8 @@ func (q *query) start(ctx context.Context, ended func()) time.Duration {
 	return t.patience()
 }
 
-// join begins the next try beside those that run, if there is one, and returns how
-// long to wait for another.
+// join begins the next try, if there is one, beside those that run. It returns how long to
+// wait before another one joins.
 func (q *query) join(ctx context.Context) time.Duration {
 	if q.started == len(q.tries) {
 		return queryTimeout
@@ -159,7 +158,7 @@ func (u *Upstream) ask(ctx context.Context, t *target, state request.Request) (*
 	}
 }
 
-// peer is all that a try needs of the client's connection.
+// peer has the client's address, which is all that a try needs.
 type peer struct {
 	dns.ResponseWriter
 	remote net.Addr

@@ -16,7 +16,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// silentAddr is one at which packets go nowhere.
+// silentAddr is an address at which no process answers.
 func silentAddr(t *testing.T, ip string) *server {
 	t.Helper()
 	s := newServer(t, ip)
@@ -24,7 +24,7 @@ func silentAddr(t *testing.T, ip string) *server {
 	return s
 }
 
-// A fallback that is dead costs a fraction of a try once, and nothing afterwards.
+// A dead fallback delays one query by a fraction of a try, and later queries not at all.
 func TestDeadFallback(t *testing.T) {
 	fakeSources(t)
 	dead, alive := silentAddr(t, "127.0.0.1"), newServer(t, "127.0.0.2")
@@ -50,7 +50,7 @@ func TestDeadFallback(t *testing.T) {
 	})
 }
 
-// One packet that is lost does not cost the timeout of a try, nor the answer.
+// A lost packet costs neither the timeout of a try nor the answer.
 func TestLostPacket(t *testing.T) {
 	sources := fakeSources(t)
 	one := newServer(t, "127.0.0.1")
@@ -68,7 +68,7 @@ func TestLostPacket(t *testing.T) {
 	}
 }
 
-// A slow answer counts although it was asked for again.
+// A slow answer counts although another try has begun.
 func TestSlowAnswerCounts(t *testing.T) {
 	sources := fakeSources(t)
 	slow, hold := newServer(t, "127.0.0.1"), make(chan struct{})
@@ -118,7 +118,7 @@ func TestCodesOfFailover(t *testing.T) {
 	}
 }
 
-// A name that fails everywhere is not asked for everywhere.
+// A name that fails everywhere is asked at few addresses.
 func TestCodesEnd(t *testing.T) {
 	sources := fakeSources(t)
 	var all []*server
@@ -299,8 +299,7 @@ func TestFailFast(t *testing.T) {
 	})
 }
 
-// The tries beside others are bounded: where nobody answers they would double the
-// load.
+// Tries beside others are bounded: if no address answers, they would double the load.
 func TestExtraTriesAreBounded(t *testing.T) {
 	fakeSources(t)
 	dead := silentAddr(t, "127.0.0.1")
@@ -319,7 +318,7 @@ func TestExtraTriesAreBounded(t *testing.T) {
 	eventually(t, "what ran beside has ended", func() bool { return u.extra.Load() == 0 })
 }
 
-// The server hands all classes and types on to an upstream as to forward.
+// The server passes all classes and types to upstream, as to forward.
 func TestClassesAndTypes(t *testing.T) {
 	fakeSources(t)
 	one := newServer(t, "127.0.0.1")

@@ -19,7 +19,7 @@ import (
 func init() {
 	plugin.Register(directive, setup)
 	// As for forward: without it, the server refuses all classes but IN
-	// (dnsserver.Server.ServeDNS), and the upstream may know them.
+	// (dnsserver.Server.ServeDNS), which the upstream may serve.
 	dnsserver.EnableChaos[directive] = struct{}{}
 }
 
@@ -37,7 +37,7 @@ func setup(c *caddy.Controller) error {
 	return nil
 }
 
-// dnsPort is the port of addresses that name none.
+// dnsPort is the port of addresses without one.
 const dnsPort = 53
 
 // label is a name of a namespace or of a Service (RFC 1123).
@@ -48,7 +48,7 @@ func parse(c *caddy.Controller) (*Upstream, error) {
 	seen := false
 	for c.Next() {
 		if seen {
-			return nil, c.Err("upstream may stand only once in a server block")
+			return nil, c.Err("a server block can have only one upstream directive")
 		}
 		seen = true
 		args := c.RemainingArgs()
@@ -79,12 +79,12 @@ func parse(c *caddy.Controller) (*Upstream, error) {
 func parseOption(c *caddy.Controller, u *Upstream) error {
 	option, args := c.Val(), c.RemainingArgs()
 	if !slices.Contains([]string{"fallback", "failover", "health_check"}, option) {
-		want := 1
-		if slices.Contains([]string{"force_tcp", "prefer_udp", "tracked", "failfast_all_unhealthy_upstreams"}, option) {
-			want = 0
-		}
-		if len(args) != want {
-			return c.Errf("%s takes %d values, not %d", option, want, len(args))
+		flag := slices.Contains([]string{"force_tcp", "prefer_udp", "tracked", "failfast_all_unhealthy_upstreams"}, option)
+		switch {
+		case flag && len(args) != 0:
+			return c.Errf("%s takes no value", option)
+		case !flag && len(args) != 1:
+			return c.Errf("%s takes one value, not %d", option, len(args))
 		}
 	}
 	duration := func(d *time.Duration, low, high time.Duration) error {
@@ -98,7 +98,7 @@ func parseOption(c *caddy.Controller, u *Upstream) error {
 	number := func(least uint64) (uint64, error) {
 		n, err := strconv.ParseUint(args[0], 10, 31)
 		if err != nil || n < least {
-			return 0, c.Errf("%s %q: want a number from %d on", option, args[0], least)
+			return 0, c.Errf("%s %q: want a number of at least %d", option, args[0], least)
 		}
 		return n, nil
 	}
@@ -179,7 +179,7 @@ func parseFailover(c *caddy.Controller, u *Upstream, args []string) error {
 	for _, arg := range args {
 		code, ok := dns.StringToRcode[strings.ToUpper(arg)]
 		if !ok || code == dns.RcodeSuccess {
-			return c.Errf("failover %q: want response codes such as SERVFAIL, not NOERROR, or none alone", arg)
+			return c.Errf("failover %q: want response codes such as SERVFAIL, but not NOERROR; or only none", arg)
 		}
 		u.failover = append(u.failover, code)
 	}
@@ -202,7 +202,7 @@ func parseHealthCheck(c *caddy.Controller, u *Upstream, args []string) error {
 			u.options.HCRecursionDesired = false
 		case args[0] == "domain" && len(args) > 1:
 			if _, ok := dns.IsDomainName(args[1]); !ok {
-				return c.Errf("health_check domain %q: this is no domain name", args[1])
+				return c.Errf("health_check domain %q: not a domain name", args[1])
 			}
 			u.options.HCDomain = dns.Fqdn(args[1])
 			args = args[1:]

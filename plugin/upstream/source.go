@@ -11,7 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 )
 
-// kind is what a source knows of a Service.
+// kind is the kind of addresses of a Service.
 type kind string
 
 const (
@@ -19,7 +19,7 @@ const (
 	endpoints kind = "endpoints"
 )
 
-// name says which addresses are meant.
+// name is a Service and the kind of its addresses.
 type name struct {
 	kind               kind
 	namespace, service string
@@ -27,9 +27,8 @@ type name struct {
 
 func (n name) String() string { return string(n.kind) + " " + n.namespace + "/" + n.service }
 
-// clusterIP is what kubelet told about the Service when the container started.
-// Instead of kube-dns it is kube-dns-upstream that answers for its endpoints,
-// since we listen on the address of the former.
+// clusterIP returns the ClusterIP that kubelet put into our environment. For the endpoints
+// of kube-dns it is that of kube-dns-upstream, since we listen at kube-dns's own.
 func (n name) clusterIP() netip.Addr {
 	service := n.service
 	if n.kind == endpoints {
@@ -40,8 +39,7 @@ func (n name) clusterIP() netip.Addr {
 	return a
 }
 
-// source follows one name for all server blocks and over reloads, so that what
-// is known is not forgotten with a Corefile.
+// source follows one name for all server blocks. It keeps the addresses over a reload.
 type source struct {
 	name   name
 	cancel context.CancelFunc
@@ -52,13 +50,13 @@ type source struct {
 	subscribers map[*Upstream]bool
 }
 
-// sources are those of this process.
+// sources are the sources of this process.
 var sources = struct {
 	sync.Mutex
 	all map[name]*source
 }{all: map[name]*source{}}
 
-// follow begins to follow a name; tests replace it.
+// follow follows a name until the context ends; tests replace it.
 var follow = func(ctx context.Context, n name, found Found) {
 	if n.kind == endpoints {
 		FollowEndpoints(ctx, n.namespace, n.service, found)
@@ -67,8 +65,7 @@ var follow = func(ctx context.Context, n name, found Found) {
 	FollowService(ctx, n.namespace, n.service, found)
 }
 
-// subscribe has u told of the addresses until it unsubscribes. What is known
-// already it learns at once.
+// subscribe passes the addresses to u until it unsubscribes, the known ones at once.
 func subscribe(n name, u *Upstream) *source {
 	sources.Lock()
 	defer sources.Unlock()
@@ -103,7 +100,7 @@ func (s *source) unsubscribe(u *Upstream) {
 func (s *source) found(addrs []netip.AddrPort, by string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	log.Infof("%s: %s (says %s)", s.name, figure.Joined(addrs), by)
+	log.Infof("%s has the addresses %s (from %s)", s.name, figure.Joined(addrs), by)
 	s.addrs = slices.Clone(addrs)
 	known.WithLabelValues(s.name.String()).Set(float64(len(addrs)))
 	for u := range s.subscribers {

@@ -15,22 +15,21 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/up"
 )
 
-// target is an address that is asked, with what is known of how it answers.
+// target is an address to ask, and the state of its answers.
 type target struct {
 	*proxy.Proxy
 
-	checked bool      // by health checks
-	probe   *up.Probe // runs them, one at a time, until one succeeds
-	late    moment    // when an answer was late that has not come since
-	failed  moment    // when a try failed, and nothing has succeeded since
+	checked bool      // health checks are on
+	probe   *up.Probe // runs health checks, one at a time, until one succeeds
+	late    moment    // when an answer was late; none after the next answer
+	failed  moment    // when a try failed; none after the next success
 
 	mu        sync.Mutex
 	usual     time.Duration // smoothed time of an answer
 	deviation time.Duration // smoothed, from the usual
 }
 
-// doubtFor is how long others are preferred to an address of which nothing new is
-// heard.
+// doubtFor is how long other addresses are preferred after a late answer or a failure.
 const doubtFor = time.Second
 
 // moment is a time, or none.
@@ -63,10 +62,10 @@ func (u *Upstream) open(a netip.AddrPort) *target {
 
 func (t *target) close() {
 	t.probe.Stop()
-	t.Stop() // its connections go with the last query that uses them
+	t.Stop() // connections are closed after their last query
 }
 
-// answered notes an answer that took so long.
+// answered records an answer and how long it took.
 func (t *target) answered(took time.Duration) {
 	t.late.clear()
 	t.failed.clear()
@@ -81,8 +80,8 @@ func (t *target) answered(took time.Duration) {
 	t.usual += (took - t.usual) / 8
 }
 
-// failedToAnswer notes a try that failed, and has the address checked. One that was
-// given up while it dialled says nothing.
+// failedToAnswer records a failed try and starts a health check. A canceled try does not
+// count.
 func (t *target) failedToAnswer(err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(err, proxy.ErrInvalidRequest) || errors.Is(err, proxy.ErrUnsupportedRequest) {
 		return
@@ -104,11 +103,11 @@ func (t *target) failedToAnswer(err error) {
 const (
 	minPatience   = 100 * time.Millisecond
 	maxPatience   = time.Second
-	firstPatience = 300 * time.Millisecond // nothing is known yet
+	firstPatience = 300 * time.Millisecond // before the first answer
 )
 
-// patience is how long an answer is waited for until it is asked for elsewhere as
-// well: longer than nearly all of them take.
+// patience returns how long to wait for an answer before another address is asked, too. It
+// is longer than nearly all answers take.
 func (t *target) patience() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -118,14 +117,14 @@ func (t *target) patience() time.Duration {
 	return min(max(t.usual+4*t.deviation, minPatience), maxPatience)
 }
 
-// doubt is how little an answer is to be expected.
+// doubt says how unlikely an answer is.
 type doubt int
 
 const (
 	none   doubt = iota
 	late         // an answer is overdue
 	failed       // a try has failed
-	down         // so have max_fails health checks
+	down         // max_fails health checks have failed
 )
 
 func (t *target) doubt(maxFails uint32) doubt {
@@ -140,12 +139,12 @@ func (t *target) doubt(maxFails uint32) doubt {
 	return none
 }
 
-// targets are those to ask, and those to ask when the first do not answer.
+// targets has the addresses, and the fallbacks that are asked when they do not answer.
 type targets struct{ first, last []*target }
 
 func (t *targets) all() []*target { return slices.Concat(t.first, t.last) }
 
-// policy brings addresses that are equally good in an order.
+// policy is the order of addresses that are equally good.
 type policy string
 
 const (
@@ -167,9 +166,9 @@ func (u *Upstream) arrange(list []*target) []*target {
 	return list
 }
 
-// order are the addresses to try: those that answer, by the policy, then the
-// fallback in the order of the Corefile, then those that do not, the fallback's
-// last again.
+// order returns the addresses in the order of tries. First come those that answer: by the
+// policy, then the fallbacks in the order of the Corefile. Those that do not answer follow
+// in the same order.
 func (u *Upstream) order() []*target {
 	t := u.targets.Load()
 	if t == nil {

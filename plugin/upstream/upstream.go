@@ -1,11 +1,10 @@
-// Package upstream forwards queries to a Service of the cluster, or straight to
-// its endpoints, wherever they are at the moment.
+// Package upstream forwards queries to a Service of the cluster, or directly to its
+// endpoints, and follows their addresses.
 //
-// The addresses that `forward` is given stand still: a Service that is made
-// again has another ClusterIP, and a query to a Service is recorded by conntrack
-// and rewritten by kube-proxy, so that a full table stops misses. This directive
-// follows the API, keeps what it knew while the API is away, and asks endpoints
-// directly.
+// `forward` has fixed addresses, but a Service that is created again has another
+// ClusterIP. conntrack records queries to a Service, so a full table stops misses. This
+// directive watches the Kubernetes API, keeps the last addresses while the API does not
+// answer, and asks endpoints directly.
 package upstream
 
 import (
@@ -37,12 +36,12 @@ type Upstream struct {
 	Next plugin.Handler
 
 	name          name
-	fallback      []netip.AddrPort // while nothing better is known, or answers
+	fallback      []netip.AddrPort // asked while no other address is known, or answers
 	options       proxy.Options
 	policy        policy
 	failover      []int // codes of answers after which the next address is asked
 	maxFails      uint32
-	failFast      bool // where all are down
+	failFast      bool // fail at once when all addresses are down
 	checkInterval time.Duration
 	expire        time.Duration
 	maxAge        time.Duration // of a connection, 0 for any
@@ -54,11 +53,11 @@ type Upstream struct {
 
 	source     *source
 	concurrent atomic.Int64
-	extra      atomic.Int64  // tries beside others
-	turn       atomic.Uint64 // of round_robin
+	extra      atomic.Int64  // tries that run beside others
+	turn       atomic.Uint64 // the counter of round_robin
 	targets    atomic.Pointer[targets]
 
-	mu      sync.Mutex // of changes
+	mu      sync.Mutex // held while addresses change
 	proxies map[netip.AddrPort]*target
 	stopped bool
 }
@@ -68,7 +67,7 @@ const (
 	defaultExpire   = 10 * time.Second
 	defaultTimeout  = 2 * time.Second
 
-	// defaultInterval is the time between two health checks of what has failed.
+	// defaultInterval is the time between two health checks of a failed address.
 	defaultInterval = 500 * time.Millisecond
 
 	// queryTimeout bounds all tries of a query: clients give up after five
@@ -76,7 +75,7 @@ const (
 	queryTimeout = 5 * time.Second
 )
 
-// New returns a handler with the default options.
+// newUpstream returns a handler with the default options.
 func newUpstream() *Upstream {
 	return &Upstream{
 		maxFails: defaultMaxFails, expire: defaultExpire, timeout: defaultTimeout, checkInterval: defaultInterval,
@@ -92,8 +91,8 @@ func (*Upstream) Name() string { return directive }
 var (
 	errUnknown   = errors.New("no address is known yet")
 	errTooMany   = errors.New("max_concurrent is reached")
-	errNoAnswer  = errors.New("nobody answered in time")
-	errNotAnswer = errors.New("the answer is not that to the question")
+	errNoAnswer  = errors.New("no address answered in time")
+	errNotAnswer = errors.New("the answer is for another question")
 	errAllDown   = errors.New("all addresses fail their health checks (failfast_all_unhealthy_upstreams)")
 )
 
@@ -128,10 +127,10 @@ func (u *Upstream) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 	return dns.RcodeServerFailure, u.wrap(err)
 }
 
-// repeat tries each address, and the first two once more, or as often as
-// max_connect_attempts says: where there is one only, a lost packet would be a lost
-// query. Those that failed come after the second round of the others: a packet is
-// lost sooner than a server is back.
+// repeat returns the addresses as often as they are tried. By default each is tried once
+// and the first two again, so that a lost packet is no lost query. Addresses that have
+// failed come last: a lost packet is more likely than a recovered server.
+// max_connect_attempts sets the number of tries.
 func (u *Upstream) repeat(order []*target) []*target {
 	if u.attempts == 0 {
 		well := slices.IndexFunc(order, func(t *target) bool { return t.doubt(u.maxFails) >= failed })
@@ -143,6 +142,7 @@ func (u *Upstream) repeat(order []*target) []*target {
 	return slices.Repeat(order, (u.attempts+len(order)-1)/len(order))[:u.attempts]
 }
 
+// wrap adds the plugin and the upstream to an error.
 func (u *Upstream) wrap(err error) error { return plugin.Error(directive, &nameError{u.name, err}) }
 
 type nameError struct {
@@ -153,8 +153,8 @@ type nameError struct {
 func (e *nameError) Error() string { return e.name.String() + ": " + e.err.Error() }
 func (e *nameError) Unwrap() error { return e.err }
 
-// use changes the addresses. Those that stay keep their connections; queries
-// under way at those that go are still answered.
+// use replaces the addresses. Addresses that stay keep their connections. Queries under way
+// to removed addresses are still answered.
 func (u *Upstream) use(addrs []netip.AddrPort) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -194,8 +194,8 @@ func (u *Upstream) use(addrs []netip.AddrPort) {
 	notrack.RecheckUpstreams()
 }
 
-// reachable reports whether there is a route: of a cluster with two families a
-// node may have one.
+// reachable reports whether there is a route. A node may have only one of the cluster's
+// address families.
 func reachable(a netip.AddrPort) bool {
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a))
 	if err != nil {
@@ -205,8 +205,8 @@ func reachable(a netip.AddrPort) bool {
 	return true
 }
 
-// Services are the addresses of the Service that is asked for what comes now;
-// false if that is asked of endpoints.
+// Services returns the addresses of the Service that is asked now. asks is false while
+// endpoints are asked.
 func (u *Upstream) Services() (addrs []netip.AddrPort, asks bool) {
 	t := u.targets.Load()
 	if t == nil {

@@ -148,7 +148,7 @@ func TestMissesGoStraightToEndpoints(t *testing.T) {
 					t.Errorf("with a full table: error %v, tracked: %t", err, tc.tracked)
 				}
 			}
-			if !strings.Contains(child.Output(), "(says the Kubernetes API)") {
+			if !strings.Contains(child.Output(), "(from the Kubernetes API)") {
 				t.Error("the endpoints are not from the API")
 			}
 			if err := child.Stop(patience); err != nil {

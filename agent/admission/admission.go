@@ -58,7 +58,7 @@ const (
 	// two messages, the writers of the plugins, and for a miss a socket.
 	queryMemory = 64 << 10
 
-	// The bounds of the number of queries under way, whatever the memory limit.
+	// The bounds of queryLimit, for any memory limit.
 	minUnderWay = 256
 	maxUnderWay = 16384
 

@@ -17,51 +17,52 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// An upstream that was away comes back, as after a boot, when kube-proxy has its
-// rules. What was asked before is of no use then: no packet of it has arrived. A
-// handshake is repeated after one, three, seven and fifteen seconds only, not always
-// with the new rules, and a dial takes up to half a minute to find that out. So:
+// An upstream may recover while queries wait for it, as after a boot, when kube-proxy
+// installs its rules. Queries that were sent before are lost: none of their packets has
+// arrived. The kernel repeats a handshake only after one, three, seven and fifteen seconds,
+// not always with the new rules, and a dial takes up to half a minute to fail. So:
 //
 //   - A query waits for five seconds at most. Clients do not wait longer.
-//   - As soon as another query has been answered that was sent later, it is asked
-//     anew, over a new connection, a few at a time (package slowstart).
-//   - While nothing is heard at all, a few of those who wait knock.
+//   - When a query that was sent later has a response, the others are asked anew, over
+//     new connections, a few at a time (package slowstart).
+//   - While there are no responses at all, a few of the waiting queries send a probe.
 const (
 	askTimeout = 5 * time.Second
 
-	// newPatience is how long a query waits at the return of the upstream that was not
-	// asked before: it may be one that another plugin answers.
+	// newPatience is how long a new query waits for its turn after the upstream has
+	// recovered. It is short, since another plugin may answer the query.
 	newPatience = 100 * time.Millisecond
 
-	// maxAsks is how often a query is sent at most.
+	// maxAsks bounds how often a query is sent.
 	maxAsks = 3
 
-	// lookInterval is how often a query that waits looks at what others have heard.
-	lookInterval = 500 * time.Millisecond
+	// checkInterval is how often a waiting query checks whether the upstream has
+	// recovered.
+	checkInterval = 500 * time.Millisecond
 
-	// maxKnocks is how many may knock at a time, each for knockTimeout, and knockAfter
-	// how long they have waited then: longer than CoreDNS's forward waits for a
-	// response, after which it tries again itself.
-	maxKnocks    = 8
-	knockAfter   = 2500 * time.Millisecond
-	knockTimeout = time.Second
+	// maxProbes bounds the probes under way, probeTimeout each of them. A query sends
+	// one after it has waited for probeAfter: longer than CoreDNS's forward waits for a
+	// response, after which forward tries again itself.
+	maxProbes    = 8
+	probeAfter   = 2500 * time.Millisecond
+	probeTimeout = time.Second
 )
 
-// ask passes the query on until there is a response, or no hope of one, or another
-// query has got the answer.
+// ask passes the query on until there is a response, until there is no hope of one, or
+// until another query has got the answer.
 func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
 	limited, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if w.question.Qtype == dns.TypeHINFO {
-		// CoreDNS's loop takes a query that it sees for the third time for a loop, and
-		// ends the process. It asks for HINFO, and again by itself.
-		w.sent = c.flights.responses.sends()
+		// CoreDNS's plugin loop asks for HINFO, and repeats the query itself. If it
+		// sees its query for the third time, it ends the process.
+		w.sent = c.flights.responses.sending()
 		return c.passDown(limited, w, r)
 	}
 	code, err := dns.RcodeServerFailure, plugin.Error(c.Name(), context.Canceled)
 	patience := newPatience
 	if w.ResponseWriter == nil {
-		patience = askTimeout // it is asked beside another, or before anybody asks
+		patience = askTimeout // no client waits for it
 	}
 	for asks := 1; ; asks++ {
 		leave, ok := c.flights.responses.start.Enter(limited, patience)
@@ -84,34 +85,34 @@ func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) 
 	}
 }
 
-// askOnce passes the query on. It reports whether it gave up, if it may, since the
-// upstream is back. The context ends what waits for a connection; CoreDNS's forward does not
-// heed it while it waits for a response, two seconds.
+// askOnce passes the query on. If mayGiveUp is set, it gives up when the upstream has
+// recovered, and reports that. The context ends dials; CoreDNS's forward ignores it while
+// it waits for a response, up to two seconds.
 func (c *Cache) askOnce(ctx context.Context, w *responder, r *dns.Msg, mayGiveUp bool) (code int, gaveUp bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w.sent = c.flights.responses.sends()
-	look := &looker{cache: c, sent: w.sent, giveUp: cancel, mayGiveUp: mayGiveUp, ctx: ctx, question: w.question, local: w.LocalAddr(), tcp: overTCP(w.RemoteAddr())}
-	look.timer = time.AfterFunc(time.Hour, look.look)
-	look.timer.Reset(lookInterval) // not before look can use it
-	defer look.stop()              // also where a plugin panics
+	w.sent = c.flights.responses.sending()
+	watch := &watcher{cache: c, sent: w.sent, giveUp: cancel, mayGiveUp: mayGiveUp, ctx: ctx, question: w.question, local: w.LocalAddr(), tcp: overTCP(w.RemoteAddr())}
+	watch.timer = time.AfterFunc(time.Hour, watch.run)
+	watch.timer.Reset(checkInterval) // only now, since run uses the timer
+	defer watch.stop()               // also if a plugin panics
 	code, err = c.passDown(ctx, w, r)
 	failed := w.unanswered(code, err)
-	w.back = failed && c.flights.responses.misses(w.sent)
-	return code, failed && look.gaveUp.Load(), err
+	w.back = failed && c.flights.responses.failed(w.sent)
+	return code, failed && watch.gaveUp.Load(), err
 }
 
-// passDown passes the query on. It asks for the AD bit, which the cache keeps for
-// clients that want it.
+// passDown passes the query on. It sets the AD bit: the cache keeps AD for clients that ask
+// for it.
 func (c *Cache) passDown(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	r = r.Copy()
 	r.AuthenticatedData = true
 	return plugin.NextOrFailure(c.Name(), c.Next, markUnderWay(ctx), w, r)
 }
 
-// looker looks at what others have heard while a query is under way. Of that query it
-// knows no more than nobody changes.
-type looker struct {
+// watcher checks whether the upstream has recovered while a query is under way. It uses
+// only those fields of the query that do not change.
+type watcher struct {
 	cache     *Cache
 	sent      sent
 	giveUp    context.CancelFunc
@@ -124,66 +125,66 @@ type looker struct {
 	timer  *time.Timer
 	over   atomic.Bool
 	gaveUp atomic.Bool
-	added  atomic.Bool // to the lookers that are told when the upstream is back
+	added  atomic.Bool // to the watchers of slow queries
 }
 
-// look runs in a goroutine of its own.
-func (l *looker) look() {
+// run checks, and sends a probe. It runs in its own goroutine.
+func (l *watcher) run() {
 	known := &l.cache.flights.responses
 	if l.mayGiveUp {
 		known.slow.add(l)
 	}
-	if time.Since(l.sent.at) >= knockAfter && !known.isBack(l.sent) && known.isSilent(l.sent) && l.cache.knocks.tryAcquire() {
-		l.knock()
-		l.cache.knocks.release()
+	if time.Since(l.sent.at) >= probeAfter && !known.isBack(l.sent) && known.isSilent(l.sent) && l.cache.probes.tryAcquire() {
+		l.probe()
+		l.cache.probes.release()
 	}
 	if l.check(); !l.over.Load() {
-		l.timer.Reset(lookInterval)
+		l.timer.Reset(checkInterval)
 	}
 }
 
-// check ends the query if the upstream is back.
-func (l *looker) check() {
+// check ends the query if the upstream has recovered.
+func (l *watcher) check() {
 	if l.mayGiveUp && l.cache.flights.responses.isBack(l.sent) && !l.over.Swap(true) {
 		l.gaveUp.Store(true)
 		l.giveUp()
 	}
 }
 
-func (l *looker) stop() {
+func (l *watcher) stop() {
 	l.over.Store(true)
-	if looked := !l.timer.Stop() || l.added.Load(); looked {
+	if ran := !l.timer.Stop() || l.added.Load(); ran {
 		l.cache.flights.responses.slow.remove(l)
 	}
 }
 
-// lookers are those of queries that take long. The zero value is ready.
-type lookers struct {
+// watchers has the watchers of slow queries. The zero value is ready.
+type watchers struct {
 	mu  sync.Mutex
-	all map[*looker]struct{}
+	all map[*watcher]struct{}
 }
 
-func (s *lookers) add(l *looker) {
+func (s *watchers) add(l *watcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l.over.Load() {
 		return
 	}
 	if s.all == nil {
-		s.all = make(map[*looker]struct{})
+		s.all = make(map[*watcher]struct{})
 	}
 	s.all[l] = struct{}{}
 	l.added.Store(true)
 }
 
-func (s *lookers) remove(l *looker) {
+func (s *watchers) remove(l *watcher) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.all, l)
 }
 
-// check has all of them look whether the upstream is back.
-func (s *lookers) check() {
+// check calls check of each watcher.
+func (s *watchers) check() {
 	s.mu.Lock()
 	all := slices.Collect(maps.Keys(s.all))
 	s.mu.Unlock()
@@ -192,33 +193,33 @@ func (s *lookers) check() {
 	}
 }
 
-// knock asks the same beside the query, to hear whether the upstream is there.
-func (l *looker) knock() {
-	ctx, cancel := context.WithTimeout(metadata.ContextWithMetadata(l.ctx), knockTimeout)
+// probe asks the same question beside the query, to find out whether the upstream responds.
+func (l *watcher) probe() {
+	ctx, cancel := context.WithTimeout(metadata.ContextWithMetadata(l.ctx), probeTimeout)
 	defer cancel()
 	r := new(dns.Msg).SetQuestion(l.question.Name, l.question.Qtype)
 	r.Question[0].Qclass = l.question.Qclass
-	w := &responder{cache: l.cache, local: l.local, remote: anyAddr(l.tcp), asking: l.cache.asking(ctx), sent: l.cache.flights.responses.sends()}
+	w := &responder{cache: l.cache, local: l.local, remote: anyAddr(l.tcp), asking: l.cache.asking(ctx), sent: l.cache.flights.responses.sending()}
 	defer recovered(l.question.Name)
-	_, _ = l.cache.passDown(ctx, ear{w}, r)
+	_, _ = l.cache.passDown(ctx, probeWriter{w}, r)
 }
 
-// ear hears a response, and forgets it.
-type ear struct{ *responder }
+// probeWriter records that there is a response, and drops it.
+type probeWriter struct{ *responder }
 
 // WriteMsg implements dns.ResponseWriter.
-func (e ear) WriteMsg(m *dns.Msg) error {
+func (w probeWriter) WriteMsg(m *dns.Msg) error {
 	if m != nil {
-		e.hears()
+		w.countResponse()
 	}
 	return nil
 }
 
 // Write implements dns.ResponseWriter.
-func (ear) Write(buf []byte) (int, error) { return len(buf), nil }
+func (probeWriter) Write(buf []byte) (int, error) { return len(buf), nil }
 
-// found reports whether another query has got the answer meanwhile, which is then in
-// f. A failure is none: it may be of that query only.
+// found reports whether another query has got the answer meanwhile, and copies it to f. A
+// failure does not count: it may concern only that query.
 func (c *Cache) found(key wire.Key, f *engine.Found) bool {
 	if !c.engine.Lookup(key, c.now(), f) || f.Stale() {
 		return false
@@ -227,9 +228,9 @@ func (c *Cache) found(key wire.Key, f *engine.Found) bool {
 	return rcode == dns.RcodeSuccess || rcode == dns.RcodeNameError
 }
 
-// isOver reports whether what was found is a failure of which no upstream spoke, and
-// the upstream is back.
+// isOver reports whether f is a failure without a response, and the upstream has recovered
+// since.
 func (c *Cache) isOver(f *engine.Found) bool {
-	return f.Answer.Flags.Rcode() == dns.RcodeServerFailure && time.Duration(f.TTL)*time.Second <= unspokenTTL &&
+	return f.Answer.Flags.Rcode() == dns.RcodeServerFailure && time.Duration(f.TTL)*time.Second <= noResponseTTL &&
 		c.flights.responses.isBackSince(c.engine.Store().Epoch().Add(time.Duration(f.Stored)))
 }

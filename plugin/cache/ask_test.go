@@ -15,9 +15,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// boot is an upstream to which no packet gets for some time. What is sent meanwhile
-// never arrives, as a connection that conntrack knows from before kube-proxy had its
-// rules.
+// boot is an upstream that gets no packets for some time. Queries sent meanwhile never
+// arrive: conntrack has their connections from before kube-proxy installed its rules.
 type boot struct {
 	upstream
 	backAt time.Time
@@ -28,7 +27,7 @@ var (
 	errRefused = errors.New("connection refused")
 )
 
-// pendingDial is a TCP or TLS connection of forward that does not come about.
+// pendingDial is a dial of forward over TCP or TLS that does not end.
 func (*boot) pendingDial(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -37,8 +36,7 @@ func (*boot) pendingDial(ctx context.Context) error {
 	return errTimeout
 }
 
-// lateDial is a connection whose handshake is repeated, as the kernel does: after one
-// second, and two, and four.
+// lateDial is a dial whose handshake the kernel repeats: after one second, two and four.
 func (b *boot) lateDial(ctx context.Context) error {
 	for wait := time.Second; ; wait *= 2 {
 		select {
@@ -52,7 +50,7 @@ func (b *boot) lateDial(ctx context.Context) error {
 	}
 }
 
-// pendingRead is a UDP query of forward: it does not heed the context.
+// pendingRead is a UDP query of forward, which ignores the context.
 func (*boot) pendingRead(context.Context) error {
 	time.Sleep(2 * time.Second)
 	return errTimeout
@@ -60,8 +58,8 @@ func (*boot) pendingRead(context.Context) error {
 
 func (*boot) refused(context.Context) error { return errRefused }
 
-// slowlyRefused is an upstream that is known to be dead after a while, as by the ICMP
-// of a router for a neighbour that does not answer.
+// slowlyRefused is a dial that fails after a while, as by the ICMP message of a router whose
+// neighbour does not answer.
 func (*boot) slowlyRefused(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
@@ -70,9 +68,9 @@ func (*boot) slowlyRefused(ctx context.Context) error {
 	return errRefused
 }
 
-// TestBoot: for nine seconds the upstream is away. A second after it answers a direct
-// query nobody gets a failure any more, and nobody waits longer for an answer than the
-// row says; all the while the log stays readable.
+// TestBoot: the upstream does not respond for nine seconds. One second after it responds,
+// no client gets a failure any more, and no client waits longer than the row says. The log
+// stays short all the time.
 func TestBoot(t *testing.T) {
 	const away = 9 * time.Second
 	for _, tc := range []struct {
@@ -82,7 +80,7 @@ func TestBoot(t *testing.T) {
 		waits  time.Duration
 	}{
 		{"dials that are pending", (*boot).pendingDial, 250, time.Second},
-		{"dials that are pending, a few clients", (*boot).pendingDial, 1, knockAfter + lookInterval},
+		{"dials that are pending, a few clients", (*boot).pendingDial, 1, probeAfter + checkInterval},
 		{"queries that vanish", (*boot).pendingRead, 250, 2 * time.Second},
 		{"queries that vanish, a few clients", (*boot).pendingRead, 1, 2 * time.Second},
 		{"dials that come about late", (*boot).lateDial, 250, time.Second},
@@ -142,7 +140,7 @@ type booted struct {
 	lines  map[time.Duration]int
 }
 
-// lookup asks up to twice, as glibc does.
+// lookup asks at most twice, as glibc does.
 func (b *booted) lookup(name string) {
 	for range 2 {
 		sent := time.Now()
@@ -170,9 +168,9 @@ func (b *booted) lookup(name string) {
 	}
 }
 
-// TestBootBesideLocalAnswers: while the upstream is away the process goes on answering
-// some names itself. That must not have the others asked anew: they are asked few times,
-// and then it is too early.
+// TestBootBesideLocalAnswers: while the upstream does not respond, the process answers some
+// names itself. These answers must not make it ask the others anew: a query is asked only a
+// few times, and the upstream has not recovered yet.
 func TestBootBesideLocalAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := &boot{backAt: time.Now().Add(4 * time.Second)}
@@ -191,7 +189,7 @@ func TestBootBesideLocalAnswers(t *testing.T) {
 			}
 			return answer(ctx, w, r)
 		}
-		c := newCache(t, up, func(c *Cache) { c.hearsAll = false })
+		c := newCache(t, up, func(c *Cache) { c.countsAll = false })
 		var clients sync.WaitGroup
 		w := &client{}
 		clients.Go(func() { _, _ = c.ServeDNS(context.Background(), w, question("example.org.", nil)) })
@@ -202,8 +200,8 @@ func TestBootBesideLocalAnswers(t *testing.T) {
 			}
 		}
 		time.Sleep(900 * time.Millisecond)
-		if asked > 2 { // and it knocks once
-			t.Errorf("asked %d times of an upstream that is away", asked)
+		if asked > 2 { // the query and a probe
+			t.Errorf("asked %d times while the upstream does not respond", asked)
 		}
 		_, _ = c.ServeDNS(context.Background(), &client{}, question("another.example.org.", nil))
 		time.Sleep(200 * time.Millisecond)
@@ -215,11 +213,11 @@ func TestBootBesideLocalAnswers(t *testing.T) {
 	})
 }
 
-// TestCutShort: a query that is asked anew when its time is nearly over fails. That says
-// nothing of the name: who asks next is answered.
+// TestCutShort: a query that is asked anew just before its time ends fails. The failure is
+// not stored: the next client gets an answer.
 func TestCutShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		up := &boot{backAt: time.Now().Add(askTimeout - lookInterval/2)}
+		up := &boot{backAt: time.Now().Add(askTimeout - checkInterval/2)}
 		answer := replies(nil, anA).f
 		up.f = func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 			if time.Now().Before(up.backAt) {
@@ -229,7 +227,7 @@ func TestCutShort(t *testing.T) {
 				select {
 				case <-ctx.Done():
 					return dns.RcodeServerFailure, errTimeout
-				case <-time.After(2 * lookInterval):
+				case <-time.After(2 * checkInterval):
 				}
 			}
 			return answer(ctx, w, r)
@@ -259,9 +257,9 @@ func TestCutShort(t *testing.T) {
 	})
 }
 
-// CoreDNS's loop asks for a name of its own at the start, again and again while there
-// is no response, and takes three queries for one of its own for a loop: whatever is
-// asked anew here must not be among them.
+// CoreDNS's plugin loop asks for a name of its own at the start, again and again while there
+// is no response. If it sees its name three times, it has found a loop. The cache must not
+// ask that name anew.
 func TestLoopIsAskedOnce(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -319,7 +317,7 @@ func TestErrorLimit(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		want := []string{errTest.Error(), errTest.Error(), errTest.Error(), errTest.Error(),
-			errTest.Error() + " (and 6 more queries that failed before this one)", errTest.Error(), errTest.Error(), errTest.Error()}
+			errTest.Error() + " (6 more queries failed before this one)", errTest.Error(), errTest.Error(), errTest.Error()}
 		if !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}

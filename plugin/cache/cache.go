@@ -72,15 +72,15 @@ type Cache struct {
 	engine    *engine.Engine
 	flights   flights
 	refreshes semaphore
-	knocks    semaphore
+	probes    semaphore
 	errors    *errorLimit
 	counters  metrics.ByServer
 	stop      chan struct{}
 	stopOnce  sync.Once
 	instance  *perInstance
-	hearsAll  bool // the plugin that forwards does not say whom it asks
+	countsAll bool // every response counts as one of the upstream: the plugin below publishes no upstream
 	waits     func(client net.Addr) (end func())
-	opened    int64 // its number in the order in which caches were opened
+	opened    int64 // numbers the caches in the order in which they were opened
 
 	now func() time.Time
 }
@@ -114,7 +114,7 @@ func New() *Cache {
 		duration:   time.Minute,
 		percentage: 10,
 		refreshes:  newSemaphore(maxRefreshes),
-		knocks:     newSemaphore(maxKnocks),
+		probes:     newSemaphore(maxProbes),
 		errors:     &reported,
 		waits:      func(net.Addr) func() { return func() {} },
 		now:        time.Now,
@@ -126,9 +126,9 @@ func New() *Cache {
 // Name implements plugin.Handler.
 func (c *Cache) Name() string { return "cache" }
 
-// OnWait has waits called for each query that begins to wait for the response to
-// another, and end when it does no longer. It must be called before the first query
-// comes.
+// OnWait sets a function that is called for each query that begins to wait for the response
+// to another one, and its result when the wait ends. It must be called before the first
+// query arrives.
 func (c *Cache) OnWait(waits func(client net.Addr) (end func())) { c.waits = waits }
 
 // Open reserves the memory of the cache. Close releases it. A cache that is not open

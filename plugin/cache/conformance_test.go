@@ -14,18 +14,17 @@ import (
 	"github.com/miekg/dns"
 )
 
-// step is a client that asks for one name at certain times, and what the
-// upstream would say at each of them.
+// step is a query of a client at one time, and the answer of the upstream at that time.
 type step struct {
 	at   time.Duration // since the start
 	up   string        // what the upstream does from now on: see act
 	want string        // what the client gets: see summary
-	// calls is how many queries the upstream has got, once all is quiet.
+	// calls is how many queries the upstream has got when none is under way.
 	calls int
 }
 
-// act is what the upstream does, by words: A1 and A2 are answers, @ and a
-// number is the TTL.
+// act makes the answer of the upstream from a word: A1 and A2 are answers, @ and a number is
+// the TTL.
 func act(word string, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	kind, ttlText, _ := strings.Cut(word, "@")
 	ttl, err := strconv.Atoi(ttlText)
@@ -102,8 +101,7 @@ func act(word string, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	return dns.RcodeSuccess, w.WriteMsg(m)
 }
 
-// summary says what a client got in a word: the answer's number or the
-// RCODE, and the TTL.
+// summary is a client's answer as a word: its number or RCODE, and its TTL.
 func summary(m *dns.Msg, code int, err error) string {
 	if m == nil {
 		return fmt.Sprintf("code %d error %t", code, err != nil)
@@ -137,7 +135,7 @@ func TestConformance(t *testing.T) {
 		options string
 		steps   []step
 	}{
-		// What is stored, and for how long.
+		// Stored answers, and their lifetime.
 		{"positive", "", []step{{0, "A1@300", "A1@300", 1}, {299 * s, "A2", "A1@1", 1}, {300 * s, "A2", "A2@10", 2}}},
 		{"TTL is capped for the first client too", "", []step{{0, "A1@7200", "A1@3600", 1}, {s, "A2", "A1@3599", 1}}},
 		{"TTL 0 becomes the minimum", "", []step{{0, "A1@0", "A1@5", 1}, {4 * s, "A2", "A1@1", 1}, {5 * s, "A2", "A2@10", 2}}},

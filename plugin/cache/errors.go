@@ -7,19 +7,18 @@ import (
 	"github.com/trackless-dns/trackless/internal/loglimit"
 )
 
-// maxErrors is how many errors of queries are reported in a second: while an upstream
-// is away there is one for each name that is asked for, and CoreDNS's errors logs
-// each.
+// maxErrors bounds the errors of queries that are reported in a second. While an upstream
+// does not respond there is one for each name, and CoreDNS's plugin errors logs each.
 const maxErrors = 4
 
-// errorLimit holds errors back. The zero value is ready.
+// errorLimit bounds the reported errors. The zero value is ready.
 type errorLimit struct{ budget loglimit.Budget }
 
-// reported is for all caches: they write into one log.
+// reported is shared by all caches: they write to one log.
 var reported errorLimit
 
-// pass returns the error if it is to be reported, with the number of those that were
-// not, and nil otherwise.
+// pass returns the error if it may be reported, with the number of errors that were not,
+// and nil otherwise.
 func (l *errorLimit) pass(err error) error {
 	if err == nil {
 		return nil
@@ -29,7 +28,7 @@ func (l *errorLimit) pass(err error) error {
 	case !ok:
 		return nil
 	case held > 0:
-		return fmt.Errorf("%w (and %d more queries that failed before this one)", err, held)
+		return fmt.Errorf("%w (%d more queries failed before this one)", err, held)
 	}
 	return err
 }

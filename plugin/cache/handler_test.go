@@ -130,7 +130,7 @@ func TestReplyIsPrivate(t *testing.T) {
 	for range 3 {
 		m := ask(t, c, question(www, nil))
 		if len(m.Answer) != 2 || m.Answer[0].(*dns.A).A.String() != "192.0.2.1" || m.Answer[0].Header().Ttl != 300 {
-			t.Fatalf("somebody's changes came back: %v", m)
+			t.Fatalf("the reply has the changes of another client: %v", m)
 		}
 		m.Answer[0].(*dns.A).A[3] = 99
 		m.Answer[0].Header().Ttl = 1
@@ -159,10 +159,9 @@ func TestWildcardMetadata(t *testing.T) {
 	}
 }
 
-// TestSubnets has a row for each pair of a client that asks first and one that
-// asks then, and what the upstream says of the first answer. RFC 7871 section
-// 7.3.1: what is for all networks is for everybody, and what was asked for without
-// regard to any network for such queries only.
+// TestSubnets has a row for each pair of a first and a second client, and for the scope of
+// the first answer. RFC 7871 section 7.3.1: an answer for all networks is for all clients.
+// An answer to a query without any network is only for such queries.
 func TestSubnets(t *testing.T) {
 	const none, hidden, network = -1, 0, 24
 	for _, tc := range []struct {
@@ -214,8 +213,8 @@ func TestSubnets(t *testing.T) {
 	}
 }
 
-// TestRecursionDesired: what a server says to those who want no recursion is not
-// for those who do, and the other way round it is.
+// TestRecursionDesired: an answer to a query without RD is not for queries with RD; an
+// answer to a query with RD is for both.
 func TestRecursionDesired(t *testing.T) {
 	norec := func(m *dns.Msg) { m.RecursionDesired = false }
 	up := &upstream{f: func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
@@ -242,9 +241,8 @@ func TestRecursionDesired(t *testing.T) {
 	}
 }
 
-// TestExtendedRcode: an RCODE that takes EDNS reaches those who have it as it is,
-// and the others as a failure, not as the RCODE that its lower bits are, or not
-// at all.
+// TestExtendedRcode: clients with EDNS get an extended RCODE unchanged. The others get
+// SERVFAIL, neither the RCODE of its lower bits nor no answer.
 func TestExtendedRcode(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -343,8 +341,8 @@ func TestCoalesce(t *testing.T) {
 	}
 }
 
-// TestCoalescedOutcomes has a row for each outcome upstream: what the one who
-// waits gets, and how many queries went upstream for the two of them.
+// TestCoalescedOutcomes has a row for each outcome upstream: the answer of the client that
+// waits, and how many queries went upstream for both clients.
 func TestCoalescedOutcomes(t *testing.T) {
 	errBroken := errors.New("broken")
 	for _, tc := range []struct {
@@ -434,7 +432,7 @@ func TestWaiterLeavesWithItsContext(t *testing.T) {
 		if code, err := c.ServeDNS(ctx, &client{}, question(www, nil)); code != dns.RcodeServerFailure || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != maxPatience/2 {
 			t.Errorf("code %d, error %v after %v", code, err, time.Since(start))
 		}
-		time.Sleep(2 * time.Minute) // it knocks, too
+		time.Sleep(2 * time.Minute) // with a probe
 	})
 }
 
@@ -478,8 +476,8 @@ func TestWaitersAreBounded(t *testing.T) {
 	})
 }
 
-// TestRefreshTransport holds that a refresh looks to the upstream like the
-// query that set it off, and that half an answer is asked for again over TCP.
+// TestRefreshTransport: a refresh looks to the upstream like the query that started it, and
+// asks again over TCP after a truncated answer.
 func TestRefreshTransport(t *testing.T) {
 	for _, tc := range []struct {
 		name      string
@@ -618,7 +616,7 @@ func TestRefreshesAreBounded(t *testing.T) {
 	})
 }
 
-// TestRefreshOutlivesClient: a client that goes away takes nothing with it.
+// TestRefreshOutlivesClient: a refresh goes on when its client has gone.
 func TestRefreshOutlivesClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := replies(nil, anA)
@@ -644,7 +642,7 @@ func TestRefreshOutlivesClient(t *testing.T) {
 	})
 }
 
-// TestPanicInRefresh: a refresh has no server above it that would recover.
+// TestPanicInRefresh: a refresh must recover itself, since no server is above it.
 func TestPanicInRefresh(t *testing.T) {
 	for _, options := range []string{"immediate", "verify"} {
 		synctest.Test(t, func(t *testing.T) {

@@ -19,7 +19,7 @@ func newCache(t testing.TB, next plugin.Handler, edit func(*Cache)) *Cache {
 	c.Next = next
 	c.size = 1 << 20
 	c.errors = new(errorLimit)
-	c.hearsAll = true // upstream does not say whom it is
+	c.countsAll = true // the upstream of tests publishes no address
 	if edit != nil {
 		edit(c)
 	}
@@ -62,8 +62,8 @@ func (u *upstream) reset() {
 	u.calls, u.tcp = 0, 0
 }
 
-// replies answers every question with the records, if they are given, and
-// whatever edit makes of the reply.
+// replies answers every question with the records, if there are any. edit may change the
+// reply.
 func replies(edit func(m *dns.Msg), records ...string) *upstream {
 	return &upstream{f: func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 		m := new(dns.Msg)

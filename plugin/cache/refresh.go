@@ -43,7 +43,7 @@ func (c *Cache) serveStale(ctx context.Context, q *query, now time.Time) (int, e
 	return c.reply(ctx, q, ttl)
 }
 
-// mayRetry reports whether a refresh may be tried, since none has failed just now.
+// mayRetry reports whether a refresh may be tried: none has failed a moment ago.
 func (c *Cache) mayRetry(q *query) bool { return c.staleRecheck == 0 || q.found.Retry }
 
 // refreshEarly refreshes a popular answer before it expires, after a delay that differs
@@ -59,8 +59,8 @@ type refreshOptions struct {
 	seen  store.Time // the last use of that answer
 }
 
-// refresh asks for an answer again in the background, unless somebody asks for it
-// already or too many refreshes are under way.
+// refresh asks for an answer again in the background, unless it is being asked for already,
+// or too many refreshes are under way.
 func (c *Cache) refresh(ctx context.Context, q *query, o refreshOptions) {
 	b := c.refreshing(ctx, q)
 	if b == nil {
@@ -89,7 +89,7 @@ func (c *Cache) verify(ctx context.Context, q *query) (served bool, code int, er
 		}
 		return c.verifyNow(ctx, q, a)
 	}
-	// The error says that the client has gone, which verifyNow notices itself.
+	// The error only says that the client has gone; verifyNow notices that itself.
 	out, a, _ := c.coalesced(ctx, q, c.verifyAnew)
 	if out == nil {
 		return c.verifyNow(ctx, q, a)
@@ -221,7 +221,7 @@ func (b *background) run(ask func()) {
 	ask()
 }
 
-// recovered is deferred in goroutines in which the server does not catch a panic.
+// recovered is deferred in goroutines of our own, in which the server catches no panic.
 func recovered(name string) {
 	if r := recover(); r != nil {
 		vars.Panic.Inc()

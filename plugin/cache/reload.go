@@ -20,10 +20,10 @@ var registry engines.Registry[*Cache]
 // opened counts the caches that were opened in this process.
 var opened atomic.Int64
 
-// inInstance is the key under which a caddy instance keeps what its caches share.
+// inInstance is the key of perInstance in the storage of a caddy instance.
 type inInstance struct{}
 
-// perInstance is what the caches of a caddy instance share.
+// perInstance is shared by the caches of a caddy instance.
 type perInstance struct {
 	defaultSized int // how many caches take their share of the default size
 }
@@ -37,8 +37,8 @@ func instanceOf(controller *caddy.Controller) *perInstance {
 	return p
 }
 
-// openShared opens the cache. If a cache before the reload had the fingerprint, it takes
-// over its answers.
+// openShared opens the cache. It takes over the answers of a cache before the reload with
+// the same fingerprint.
 func (c *Cache) openShared(controller *caddy.Controller, fingerprint string) error {
 	if err := c.prepare(); err != nil {
 		return err

@@ -49,11 +49,11 @@ func plant(t *testing.T) {
 	s.Put(key, store.Positive, &store.Entry{Stored: s.Time(time.Now()), TTL: 300})
 }
 
-// awaitServer waits until the server answers over both transports: one that is
-// stopped before it has begun goes on.
+// awaitServer waits until the server answers over both transports: a server that is stopped
+// before it has started does not stop.
 func awaitServer(t *testing.T) {
 	t.Helper()
-	// No plugin is asked, the server does not implement it.
+	// The server answers NOTIMP itself, without plugins.
 	query := question(www, func(m *dns.Msg) { m.Opcode = dns.OpcodeStatus })
 	for _, network := range []string{"udp", "tcp"} {
 		client := &dns.Client{Net: network, Timeout: time.Second}
@@ -194,7 +194,7 @@ func TestReloadWithFiles(t *testing.T) {
 			change: func(t *testing.T, dir string) { write(t, dir, "db.example.net", fmt.Sprintf(zoneText, 2)) },
 		},
 		{
-			name: "a file of nobody", kept: true,
+			name: "a file that no directive reads", kept: true,
 			blocks: "example.org {\nBIND\ncache\nhosts DIR/hosts\n}",
 			files:  map[string]string{"hosts": "192.0.2.1 www.example.org\n"},
 			change: func(t *testing.T, dir string) { write(t, dir, "other", "") },
@@ -266,8 +266,8 @@ func TestReloadWithHostName(t *testing.T) {
 	}
 }
 
-// TestFingerprintKnowsOptionsOfQueries: rewrite is above the cache, and what it
-// adds to a query is not part of the key.
+// TestFingerprintKnowsOptionsOfQueries: rewrite is above the cache, and the options that it
+// adds to a query are not part of the key.
 func TestFingerprintKnowsOptionsOfQueries(t *testing.T) {
 	corefile := ".:" + reloadPort + " {\nbind 127.0.0.1\nRULE\ncache\nforward . 192.0.2.1\n}"
 	for _, tc := range []struct {

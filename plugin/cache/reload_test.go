@@ -17,8 +17,7 @@ import (
 // queryServer asks the running server for www.example.org over UDP.
 func queryServer(t *testing.T) *dns.Msg {
 	t.Helper()
-	// The server of the test before may still be closing its socket, and take the query
-	// along.
+	// The query may be lost with the socket of the test before, which is being closed.
 	for deadline := time.Now().Add(time.Minute); ; {
 		m, _, err := new(dns.Client).Exchange(question(www, nil), "127.0.0.1:"+reloadPort)
 		if err == nil {
@@ -47,8 +46,8 @@ func owners() (all [][]*Cache) {
 	return all
 }
 
-// reloadPort is a port of loopback that was free a moment ago: a server must
-// find the same one again after a reload.
+// reloadPort returns a free port of loopback: a server must get the same port again after a
+// reload.
 var reloadPort = func() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -130,7 +129,7 @@ example.org:PORT {
 	}
 }
 
-// TestReloadCapsTTL: answers that survive a reload live no longer than the new options say.
+// TestReloadCapsTTL: the new options bound the lifetime of answers that survive a reload.
 func TestReloadCapsTTL(t *testing.T) {
 	corefile := "example.org:" + reloadPort + " {\n\tbind 127.0.0.1\n\tcache 300\n\thosts {\n\t\t192.0.2.1 www.example.org\n\t\tttl 300\n\t}\n}\n"
 	inst := start(t, corefile)
@@ -145,15 +144,15 @@ func TestReloadCapsTTL(t *testing.T) {
 	}
 }
 
-// TestFailedReload: a configuration that does not start takes nothing down and
-// leaves nothing open.
+// TestFailedReload: a configuration that does not start leaves the running one unchanged and
+// nothing open.
 func TestFailedReload(t *testing.T) {
 	corefile := "example.org:" + reloadPort + " {\n\tbind 127.0.0.1\n\tcache\n\thosts {\n\t\t192.0.2.1 www.example.org\n\t}\n}\n"
 	inst := start(t, corefile)
 	defer func() { stop(t, inst) }()
 	queryServer(t)
 	old := engineOf(t)
-	// An address nobody has: the cache opens, the listener does not.
+	// No interface has the address: the cache opens, the listener does not.
 	if _, err := inst.Restart(input(strings.Replace(corefile, "127.0.0.1", "192.0.2.53", 1))); err == nil {
 		t.Fatal("the restart did not fail")
 	}

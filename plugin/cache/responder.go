@@ -36,17 +36,17 @@ type responder struct {
 
 	attempt *flight.Attempt // for queries that wait for the response, or nil
 	sent    sent
-	back    bool // the upstream did not respond, but has responded again since
+	back    bool // the upstream did not respond, but has responded to others since
 
-	// cutShort: it was asked anew, and there was no time left to wait for the response.
+	// cutShort: the query was asked anew, and no time was left for the response.
 	cutShort bool
 
 	local, remote net.Addr // nil: the client's addresses
 
 	replaceStale bool // take only a response that may replace a stale answer
 
-	// A refresh keeps the count of uses of the answer of kind of: hits, the last of
-	// them at seen.
+	// A refresh keeps the uses of the answer with the kind of: their number is hits, the
+	// last was at seen.
 	refresh bool
 	of      store.Kind
 	hits    uint32
@@ -54,7 +54,7 @@ type responder struct {
 
 	out flight.Outcome
 	cut bool // a response was truncated
-	raw bool // a response came as bytes, which are not parsed
+	raw bool // a response was written as bytes, which are not parsed
 }
 
 var errNilMessage = errors.New("cache: response message is nil")
@@ -85,7 +85,7 @@ func (c *Cache) newResponder(ctx context.Context, q *query, a *flight.Attempt) *
 func (w *responder) WriteMsg(res *dns.Msg) error {
 	w.out.Refreshed = false
 	if res != nil {
-		w.hears()
+		w.countResponse()
 	}
 	client := w.ResponseWriter
 	if w.replaceStale {
@@ -112,16 +112,16 @@ func (w *responder) WriteMsg(res *dns.Msg) error {
 		_ = w.settle(dns.RcodeSuccess, nil)
 		return nil
 	}
-	// Others get the response first, since a write to the client may block.
+	// Other queries get the response first, since a write to the client may block.
 	_ = w.settle(dns.RcodeSuccess, nil)
 	return client.WriteMsg(res)
 }
 
-// hears notes a response. What a plugin of this process answers says nothing of the
-// upstream: a file of hosts, or the check of our own address, which comes each second.
-func (w *responder) hears() {
-	if w.cache.hearsAll || w.asking.asked().From != "" {
-		w.cache.flights.responses.hears(w.sent)
+// countResponse records a response of the upstream. Answers of plugins in this process do
+// not count, such as those of a hosts file, or to our own checks.
+func (w *responder) countResponse() {
+	if w.cache.countsAll || w.asking.asked().From != "" {
+		w.cache.flights.responses.responded(w.sent)
 	}
 }
 
@@ -131,8 +131,8 @@ func (w *responder) unanswered(code int, err error) bool {
 	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure
 }
 
-// settle gives the outcome to the queries that wait for it, once. It returns err with
-// the number of these queries, since only this one reports it.
+// settle gives the outcome to the queries that wait for it, once. It returns err with the
+// number of these queries, since only this query reports it.
 func (w *responder) settle(code int, err error) error {
 	if w.attempt == nil {
 		return err
@@ -141,26 +141,37 @@ func (w *responder) settle(code int, err error) error {
 	out.Code, out.Failed = code, w.unanswered(code, err)
 	out.Back = out.Failed && w.back
 	if n := w.attempt.Sharers - 1; out.Failed && n > 0 {
-		err = fmt.Errorf("%w (for %d more queries too, which waited for the same answer)", err, n)
+		err = &sharedError{err, n}
 	}
 	out.Err = err
 	w.attempt.Settle(out)
 	return err
 }
 
-// unspokenTTL is how long a failure without a response is stored at most. It keeps
-// clients that repeat their query from an upstream that is away, and must expire soon
-// after the upstream is back.
-const unspokenTTL = time.Second
+// sharedError is a failure that others waited for.
+type sharedError struct {
+	err    error
+	others int // queries that waited for the same answer
+}
+
+func (e *sharedError) Error() string {
+	return fmt.Sprintf("%v (also for %d other queries, which waited for the same answer)", e.err, e.others)
+}
+func (e *sharedError) Unwrap() error { return e.err }
+
+// noResponseTTL bounds how long a failure without a response is stored. It holds repeated
+// queries back from an upstream that does not respond, and expires soon after the upstream
+// has recovered.
+const noResponseTTL = time.Second
 
 // conclude settles a query that ended with code and err, with or without a response.
 func (w *responder) conclude(ctx context.Context, r *dns.Msg, code int, err error) error {
 	if w.unanswered(code, err) {
 		if ctx.Err() != nil {
-			return err // the client went away, which says nothing about the name
+			return err // the client has gone
 		}
-		// The failure is not stored if it was over TCP, since most clients ask over UDP,
-		// nor if the upstream has come back since, or there was no time to wait for it.
+		// A failure over TCP is not stored: most clients ask over UDP. Nor is one if the
+		// upstream has recovered since, or if no time was left for the response.
 		if w.cache.failttl > 0 && !overTCP(w.RemoteAddr()) && !w.back && !w.cutShort {
 			w.storeFailure(r)
 		}
@@ -176,8 +187,8 @@ const (
 	replace                 // store and serve it
 )
 
-// judge decides whether a response replaces a stale answer. RFC 8767 section 4: NOERROR
-// and NXDOMAIN do, any other RCODE is a failed refresh.
+// judge decides whether a response replaces a stale answer. NOERROR and NXDOMAIN do, any
+// other RCODE is a failed refresh (RFC 8767 section 4).
 func (w *responder) judge(res *dns.Msg) verdict {
 	if res == nil {
 		return ignore
@@ -203,10 +214,10 @@ func (w *responder) judge(res *dns.Msg) verdict {
 	return replace
 }
 
-// take stores a response and changes it to the reply for the client. All records get the
-// TTL with which it is stored. The question has the client's letter case. The OPT record
-// goes, since it is hop by hop. AD stays if the client asked for it. A failure is stored
-// for failttl.
+// take stores a response and changes it to the reply for the client: all records get the
+// stored TTL, the question gets the client's letter case, and the OPT record is removed,
+// since it is hop by hop. AD stays if the client asked for it. A failure is stored for
+// failttl.
 func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	c := w.cache
 	now := c.now()
@@ -275,8 +286,8 @@ func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) tim
 	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
 }
 
-// store stores the entry unless caching is disabled in its zone. It reports false then,
-// since the response is not for everybody.
+// store stores the entry. It returns false if caching is disabled in the zone: other
+// queries must not get the response then.
 func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) bool {
 	c := w.cache
 	excepted := c.pexceptZones
@@ -295,7 +306,7 @@ func (w *responder) store(key wire.Key, kind store.Kind, entry *store.Entry) boo
 func (w *responder) storeFailure(r *dns.Msg) {
 	failure := new(dns.Msg)
 	failure.SetRcode(r, dns.RcodeServerFailure)
-	w.take(failure, min(w.cache.failttl, unspokenTTL))
+	w.take(failure, min(w.cache.failttl, noResponseTTL))
 	w.out.Answered, w.out.Shared = false, false
 }
 
@@ -322,7 +333,7 @@ func (w *responder) Write(buf []byte) (int, error) {
 	return w.ResponseWriter.Write(buf)
 }
 
-// The rest of dns.ResponseWriter must work without a client too.
+// The other methods of dns.ResponseWriter must work without a client, too.
 
 // RemoteAddr implements dns.ResponseWriter.
 func (w *responder) RemoteAddr() net.Addr {

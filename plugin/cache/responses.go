@@ -8,36 +8,36 @@ import (
 )
 
 const (
-	// minPatience and maxPatience bound how long a query waits for the response
-	// to another before it is asked anew: a few times as long as the upstream
-	// usually takes. Long enough for a resolver that has to ask others, and short
-	// enough for clients that give up after a second.
+	// A query waits for the response to another one a few times as long as the upstream
+	// usually takes, from minPatience to maxPatience. Then it is asked anew. That is
+	// long enough for a resolver that must ask others, and short enough for clients
+	// that give up after a second.
 	minPatience = 100 * time.Millisecond
 	maxPatience = 200 * time.Millisecond
 	// usualTimes is how many times its usual time the upstream may take.
 	usualTimes = 4
 )
 
-// lull is how long nothing is heard of an upstream that is asked before that says
-// something; of a slow one, a few times as long as it usually takes.
-const lull = 500 * time.Millisecond
+// silence is how long an upstream must not respond until its next response counts as a
+// recovery. For a slow upstream it is longer: a few times its usual time.
+const silence = 500 * time.Millisecond
 
-// responses is what is known of the upstream by its responses: how long they
-// take, and whether there are any. The zero value knows nothing.
+// responses records how long the upstream takes to respond, and whether it responds at
+// all. The zero value is ready.
 type responses struct {
-	usual atomic.Int64 // nanoseconds to a response, on average; 0: not known yet
+	usual atomic.Int64 // nanoseconds to a response, on average; 0: none yet
 
-	count   atomic.Uint64             // of queries and responses, as they come
-	silent  atomic.Bool               // queries have failed since the last response
-	unheard atomic.Pointer[time.Time] // when the first query since the last response was sent
-	heard   atomic.Uint64             // the count at the last response
-	back    atomic.Uint64             // the count at the response that ended the last silence
-	backAt  atomic.Pointer[time.Time] // when that was
-	slow    lookers                   // of queries that would rather be asked anew then
-	start   slowstart.Limit
+	count      atomic.Uint64             // numbers queries and responses
+	silent     atomic.Bool               // queries have failed since the last response
+	unanswered atomic.Pointer[time.Time] // when the first query since the last response was sent
+	last       atomic.Uint64             // the number of the last response
+	back       atomic.Uint64             // the number of the response that ended the last silence
+	backAt     atomic.Pointer[time.Time] // when it arrived
+	slow       watchers                  // of queries to be asked anew after a recovery
+	start      slowstart.Limit
 }
 
-// patience is how long to wait before somebody asks anew.
+// patience returns how long a query waits for another one before it is asked anew.
 func (r *responses) patience() time.Duration {
 	usual := time.Duration(r.usual.Load())
 	if usual == 0 {
@@ -46,25 +46,25 @@ func (r *responses) patience() time.Duration {
 	return min(max(usualTimes*usual, minPatience), maxPatience)
 }
 
-// sent is when a query was sent upstream.
+// sent says when a query was sent upstream.
 type sent struct {
 	count uint64
 	at    time.Time
 }
 
-// sends notes that a query is sent upstream.
-func (r *responses) sends() sent {
+// sending records that a query is sent upstream.
+func (r *responses) sending() sent {
 	s := sent{r.count.Add(1), time.Now()}
-	if r.unheard.Load() == nil {
+	if r.unanswered.Load() == nil {
 		at := s.at
-		r.unheard.CompareAndSwap(nil, &at)
+		r.unanswered.CompareAndSwap(nil, &at)
 	}
 	return s
 }
 
-// hears notes that the upstream responded to a query. Of two that are heard at
-// once one may not count in the average.
-func (r *responses) hears(q sent) {
+// responded records that the upstream responded to a query. If two responses arrive at the
+// same time, the average may count only one.
+func (r *responses) responded(q sent) {
 	now := time.Now()
 	took, usual := int64(now.Sub(q.at)), r.usual.Load()
 	if usual == 0 {
@@ -73,9 +73,9 @@ func (r *responses) hears(q sent) {
 		r.usual.Store(usual + (took-usual)/8)
 	}
 	count := r.count.Add(1)
-	r.heard.Store(count)
-	first := r.unheard.Swap(nil)
-	wasQuiet := first != nil && now.Sub(*first) > max(lull, usualTimes*time.Duration(usual))
+	r.last.Store(count)
+	first := r.unanswered.Swap(nil)
+	wasQuiet := first != nil && now.Sub(*first) > max(silence, usualTimes*time.Duration(usual))
 	if r.silent.Swap(false) || wasQuiet {
 		r.backAt.Store(&now)
 		r.back.Store(count)
@@ -84,17 +84,17 @@ func (r *responses) hears(q sent) {
 	}
 }
 
-// misses notes that the upstream did not respond to a query, and reports whether a
-// silence has ended since it was sent.
-func (r *responses) misses(q sent) (back bool) {
+// failed records that the upstream did not respond to a query. It reports whether a silence
+// has ended since the query was sent.
+func (r *responses) failed(q sent) (back bool) {
 	if r.isSilent(q) {
 		r.silent.Store(true)
 	}
 	return r.isBack(q)
 }
 
-// isSilent reports whether nothing was heard since the query was sent.
-func (r *responses) isSilent(q sent) bool { return r.heard.Load() < q.count }
+// isSilent reports whether there was no response since the query was sent.
+func (r *responses) isSilent(q sent) bool { return r.last.Load() < q.count }
 
 // isBack reports whether a silence has ended since the query was sent.
 func (r *responses) isBack(q sent) bool { return r.back.Load() > q.count }

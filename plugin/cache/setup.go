@@ -41,7 +41,7 @@ func setup(controller *caddy.Controller) error {
 	controller.OnStartup(func() error {
 		c.viewLabel = cfg.ViewName
 		c.keys = controller.ServerBlockKeys
-		c.hearsAll = cfg.Handler("grpc") != nil
+		c.countsAll = cfg.Handler("grpc") != nil
 		c.bind = slices.DeleteFunc(slices.Clone(cfg.ListenHosts), func(host string) bool { return host == "" })
 		for _, h := range cfg.Handlers() {
 			b, ok := h.(ZoneBypasser)
@@ -56,7 +56,7 @@ func setup(controller *caddy.Controller) error {
 		}
 		sum, err := reading.End(cfg)
 		if err != nil {
-			log.Warningf("Answers do not outlive a reload: %v; let trackless read it, or name no such file in the Corefile", err)
+			log.Warningf("A reload will empty the cache: %v; make the file readable for trackless, or remove it from the Corefile", err)
 		}
 		if err := c.openShared(controller, sum); err != nil {
 			return plugin.Error("cache", err)
@@ -85,7 +85,7 @@ func parse(d *caddy.Controller) (*Cache, error) {
 		if len(args) > 0 {
 			if ttl, err := strconv.Atoi(args[0]); err == nil {
 				if ttl <= 0 {
-					return nil, d.Errf("cache %s: the TTL is 1 second or more; cache [TTL] [ZONES...]", args[0])
+					return nil, d.Errf("cache %s: the TTL must be at least 1 second; use cache [TTL] [ZONES...]", args[0])
 				}
 				c.pttl = time.Duration(ttl) * time.Second
 				c.nttl = c.pttl
@@ -124,7 +124,7 @@ var options = map[string]parser{
 	"coalesce":           parseCoalesce,
 }
 
-// syntax is what each option takes, for errors.
+// syntax describes the arguments of each option, for errors.
 var syntax = map[string]string{
 	success:              "CAPACITY [TTL [MINTTL]], whole numbers of entries and seconds",
 	denial:               "CAPACITY [TTL [MINTTL]], whole numbers of entries and seconds",
@@ -157,10 +157,10 @@ func (c *Cache) parseBlock(d *caddy.Controller) error {
 		option, ok := options[name]
 		args := d.RemainingArgs()
 		if !ok {
-			return optionError(d, name, args, fmt.Errorf("there is no such option; there are %s", strings.Join(slices.Sorted(maps.Keys(options)), ", ")))
+			return optionError(d, name, args, fmt.Errorf("unknown option; use one of %s", strings.Join(slices.Sorted(maps.Keys(options)), ", ")))
 		}
 		if name == "serve_stale_policy" && seen[name] {
-			return optionError(d, name, args, errors.New("it is there already"))
+			return optionError(d, name, args, errors.New("the option is repeated"))
 		}
 		seen[name] = true
 		if err := option(c, args); err != nil {
@@ -168,7 +168,7 @@ func (c *Cache) parseBlock(d *caddy.Controller) error {
 		}
 	}
 	if seen["serve_stale_policy"] && !seen["serve_stale"] {
-		return optionError(d, "serve_stale_policy", nil, errors.New("it needs serve_stale in the same block"))
+		return optionError(d, "serve_stale_policy", nil, errors.New("the option needs serve_stale in the same block"))
 	}
 	// With a memory budget there is no default number of entries: CoreDNS's would fill
 	// only a few MiB of it.
@@ -199,7 +199,7 @@ func parseLimits(args []string, capacity *int, ttl, minimum *time.Duration) erro
 			return err
 		}
 		if n <= 0 {
-			return fmt.Errorf("cache TTL can not be zero or negative: %d", n)
+			return fmt.Errorf("the TTL must be at least 1 second: %d", n)
 		}
 		*ttl = time.Duration(n) * time.Second
 	}
@@ -209,7 +209,7 @@ func parseLimits(args []string, capacity *int, ttl, minimum *time.Duration) erro
 			return err
 		}
 		if n < 0 {
-			return fmt.Errorf("cache min TTL can not be negative: %d", n)
+			return fmt.Errorf("the MINTTL must not be negative: %d", n)
 		}
 		*minimum = time.Duration(n) * time.Second
 	}
@@ -235,7 +235,7 @@ func parsePrefetch(c *Cache, args []string) error {
 		return err
 	}
 	if amount < 0 {
-		return fmt.Errorf("prefetch amount should be positive: %d", amount)
+		return fmt.Errorf("the AMOUNT must not be negative: %d", amount)
 	}
 	c.prefetch = amount
 	if len(args) > 1 {
@@ -246,14 +246,14 @@ func parsePrefetch(c *Cache, args []string) error {
 	if len(args) > 2 {
 		digits, ok := strings.CutSuffix(args[2], "%")
 		if !ok {
-			return fmt.Errorf("last character of percentage should be `%%`: %q", args[2])
+			return fmt.Errorf("the PERCENTAGE must end with %%: %q", args[2])
 		}
 		percentage, err := number(digits)
 		if err != nil {
 			return err
 		}
 		if percentage < 10 || percentage > 90 {
-			return fmt.Errorf("percentage should fall in range [10, 90]: %d", percentage)
+			return fmt.Errorf("the PERCENTAGE must be from 10 to 90: %d", percentage)
 		}
 		c.percentage = percentage
 	}
@@ -269,7 +269,7 @@ func parseServeStale(c *Cache, args []string) error {
 		return nil
 	}
 	var err error
-	if c.staleUpTo, err = duration(args[0], "serve_stale duration"); err != nil {
+	if c.staleUpTo, err = duration(args[0], "DURATION"); err != nil {
 		return err
 	}
 	if len(args) == 1 {
@@ -282,46 +282,47 @@ func parseServeStale(c *Cache, args []string) error {
 	case "verify":
 		c.verifyStale = true
 		if len(rest) > 0 {
-			if c.verifyTimeout, err = duration(rest[0], "serve_stale verify timeout"); err != nil {
+			if c.verifyTimeout, err = duration(rest[0], "TIMEOUT"); err != nil {
 				return err
 			}
 			rest = rest[1:]
 		}
 	default:
-		return fmt.Errorf("invalid value for serve_stale refresh mode: %s", mode)
+		return fmt.Errorf("unknown mode %q: use immediate or verify", mode)
 	}
 	if len(rest) > 2 {
 		return errArgs
 	}
 	if len(rest) > 0 {
-		if c.staleTTL, err = duration(rest[0], "serve_stale response TTL"); err != nil {
+		if c.staleTTL, err = duration(rest[0], "TTL"); err != nil {
 			return err
 		}
 		if c.staleTTL%time.Second != 0 {
-			return errors.New("serve_stale response TTL must be a whole number of seconds")
+			return errors.New("the TTL must be a whole number of seconds")
 		}
 		if c.staleTTL/time.Second > 1<<32-1 {
-			return errors.New("serve_stale response TTL exceeds the DNS TTL range")
+			return errors.New("the TTL must be less than 2^32 seconds")
 		}
 	}
 	if len(rest) > 1 {
-		if c.staleRecheck, err = duration(rest[1], "serve_stale failure recheck"); err != nil {
+		if c.staleRecheck, err = duration(rest[1], "RECHECK"); err != nil {
 			return err
 		}
-		if c.staleRecheck > 5*time.Minute { // RFC 8767 section 5
-			return errors.New("serve_stale failure recheck cannot exceed 5 minutes")
+		if c.staleRecheck > 5*time.Minute {
+			return errors.New("the RECHECK must be at most 5 minutes (RFC 8767 section 5)")
 		}
 	}
 	return nil
 }
 
-func duration(s, what string) (time.Duration, error) {
+// duration reads a duration that is not negative. The error names the argument.
+func duration(s, argument string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return 0, fmt.Errorf("invalid %s: %q is not a duration", what, s)
+		return 0, fmt.Errorf("%s %q is not a duration", argument, s)
 	}
 	if d < 0 {
-		return 0, fmt.Errorf("invalid negative %s: %s", what, s)
+		return 0, fmt.Errorf("%s %s is negative", argument, s)
 	}
 	return d, nil
 }
@@ -331,7 +332,7 @@ func parsePolicy(c *Cache, args []string) error {
 		return errArgs
 	}
 	if strings.ToLower(args[0]) != "prefer_positive" {
-		return fmt.Errorf("invalid serve_stale_policy: %s", args[0])
+		return fmt.Errorf("unknown policy %q", args[0])
 	}
 	c.preferPositive = true
 	return nil
@@ -341,12 +342,12 @@ func parseServfail(c *Cache, args []string) error {
 	if len(args) != 1 {
 		return errArgs
 	}
-	d, err := duration(args[0], "ttl for servfail")
+	d, err := duration(args[0], "DURATION")
 	if err != nil {
 		return err
 	}
 	if d > maxFail {
-		return errors.New("caching SERVFAIL responses over 5 minutes is not permitted (RFC 2308 section 7.1)")
+		return errors.New("the DURATION must be at most 5 minutes (RFC 2308 section 7.1)")
 	}
 	c.failttl = d
 	return nil
@@ -370,7 +371,7 @@ func parseDisable(c *Cache, args []string) error {
 	case success:
 		c.pexcept = zones
 	default:
-		return fmt.Errorf("cache type for disable must be %q or %q", success, denial)
+		return fmt.Errorf("unknown kind %q", args[0])
 	}
 	return nil
 }
@@ -400,7 +401,7 @@ func parseCoalesce(c *Cache, args []string) error {
 		return nil
 	}
 	if args[0] != "off" {
-		return fmt.Errorf("coalesce is on or off: %s", args[0])
+		return fmt.Errorf("unknown value %q", args[0])
 	}
 	c.coalesce = false
 	return nil

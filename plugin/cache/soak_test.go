@@ -165,8 +165,8 @@ func checkAnswers(t *testing.T, name string, m *dns.Msg) {
 	}
 }
 
-// TestMemoryIsBounded sends distinct names through a budget of 32 MiB and
-// holds that the resident set grows by at most 48 MiB.
+// TestMemoryIsBounded sends distinct names through a budget of 32 MiB. The resident set must
+// grow by at most 48 MiB.
 func TestMemoryIsBounded(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector's own memory is not bounded")

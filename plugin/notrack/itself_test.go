@@ -29,7 +29,7 @@ func TestListensAt(t *testing.T) {
 			{"another address", "10.96.0.99:53", false, false},
 			{"a local one, of a socket for all", "127.0.0.1:53", true, true},
 			{"a local one, of sockets for some", "127.0.0.1:53", false, false},
-			{"a local one that somebody else has", "127.0.0.53:53", true, false},
+			{"a local one of another process", "127.0.0.53:53", true, false},
 			{"a remote one, of a socket for all", "192.0.2.53:53", true, false},
 		} {
 			if got := listensAt(listen, tc.everywhere, netip.MustParseAddrPort(tc.server)); got != tc.want {

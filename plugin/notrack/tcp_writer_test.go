@@ -126,7 +126,7 @@ func TestTCPClientThatHasGone(t *testing.T) {
 		t.Fatal("the connection stays open")
 	}
 	if more := came.Load() - waiting; more > 1 {
-		t.Errorf("%d queries were worked on for nobody", more)
+		t.Errorf("%d queries were worked on after the client had gone", more)
 	}
 }
 

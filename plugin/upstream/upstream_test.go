@@ -128,7 +128,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func (f *fakes) tell(t *testing.T, n name, servers ...*server) {
 	t.Helper()
 	var found Found
-	eventually(t, "somebody follows "+n.String(), func() bool {
+	eventually(t, n.String()+" is followed", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		found = f.found[n]
@@ -274,7 +274,7 @@ func TestWhatIsKnownOutlivesAReload(t *testing.T) {
 	if err := second.stop(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nobody follows any more", func() bool {
+	eventually(t, "the source is not followed any more", func() bool {
 		sources.mu.Lock()
 		defer sources.mu.Unlock()
 		return sources.ended[kubeDNS]

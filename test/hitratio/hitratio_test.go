@@ -104,7 +104,7 @@ func (p otterPolicy) access(name uint32) bool {
 	return false
 }
 
-// randomPolicy evicts any, as CoreDNS's own cache does.
+// randomPolicy evicts a random answer, as CoreDNS's cache does.
 type randomPolicy struct {
 	at    map[uint32]int
 	names []uint32
@@ -208,8 +208,8 @@ func ratio(p policy, names []uint32) float64 {
 	return 100 * float64(hits) / float64(len(names))
 }
 
-// TestHitRatio holds the store against otter (adaptive W-TinyLFU) and random
-// eviction, each with room for as many answers.
+// TestHitRatio compares the store with otter (adaptive W-TinyLFU) and random eviction, each
+// with room for as many answers.
 func TestHitRatio(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")

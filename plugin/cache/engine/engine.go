@@ -166,7 +166,7 @@ func (e *Engine) threshold(ttl uint32) int64 {
 }
 
 // choose returns the answer to serve among those to one question, or nil. A denial comes
-// before a positive answer: it is newer, since nobody asks while the positive answer is
+// before a positive answer: it is newer, since no query goes upstream while the positive answer is
 // served. A failure does not, since it says nothing about the name.
 func (e *Engine) choose(v *store.View, now store.Time) *store.Record {
 	positive := e.servable(v.Record(store.Positive), now)

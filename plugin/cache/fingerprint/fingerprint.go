@@ -115,7 +115,7 @@ func readFacts(controller *caddy.Controller, files *reader) (*facts, error) {
 var askServer = []string{"auto", "etcd", "file", "kubernetes", "secondary", "template"}
 
 // fingerprint returns the fingerprint of the facts. It is empty if they could not be
-// read, or if a file changed while the directives were set up: nobody knows which
+// read, or if a file changed while the directives were set up: it is unknown which
 // contents they use then.
 func fingerprint(before, after *facts) string {
 	if before == nil || after == nil || !maps.Equal(before.Files, after.Files) {

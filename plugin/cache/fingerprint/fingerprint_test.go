@@ -21,7 +21,7 @@ func write(t *testing.T, dir, name, text string) {
 	}
 }
 
-// TestFilesChangeWhileDirectivesAreSetUp: nobody knows which contents the directives
+// TestFilesChangeWhileDirectivesAreSetUp: it is unknown which contents the directives
 // have read, so there is no fingerprint.
 func TestFilesChangeWhileDirectivesAreSetUp(t *testing.T) {
 	before, after := &facts{Files: contents{"a": "1"}}, &facts{Files: contents{"a": "1"}}

@@ -118,7 +118,7 @@ type flight struct {
 	key     string
 	over    bool
 	outcome *Outcome      // for all waiters; nil: each asks alone
-	event   chan struct{} // closed when an attempt ends; nil: nobody waits for that
+	event   chan struct{} // closed when an attempt ends; nil: no query waits
 	asking  int           // attempts under way
 	waiting int
 	checked int // how many waiters have called AmongFirst
@@ -391,7 +391,7 @@ func (a *Attempt) Settle(what Outcome) {
 	fl.forgetUnused()
 }
 
-// end ends the flight: the next query looks into the cache first.
+// end ends the flight. The next query looks in the cache first.
 func (fl *flight) end(out *Outcome) {
 	fl.over, fl.outcome = true, out
 	fl.forget()

@@ -1,7 +1,7 @@
-// Package slowstart bounds how many queries are asked at a time of an upstream that has
-// just come back. Thousands may wait for it by then, and each would open a connection:
-// the handshakes keep each other from ending, and all of them time out. So it begins with
-// a few, whose connections the next ones use, and lets more in as answers come.
+// Package slowstart bounds the queries under way to an upstream that has just recovered.
+// Thousands may wait for it, and each would open a connection: so many handshakes at once
+// all time out. A few queries go first, the next ones use their connections, and the limit
+// grows with the answers.
 package slowstart
 
 import (
@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Limit is that of one upstream. The zero value bounds nothing.
+// Limit is the limit of one upstream. The zero value bounds nothing.
 type Limit struct {
 	active atomic.Bool
 
@@ -21,25 +21,24 @@ type Limit struct {
 	limit   int
 	running int
 	answers int
-	queue   []chan struct{} // closed for who may go on
+	queue   []chan struct{} // closed when the query may go on
 }
 
 const (
-	// firstAsks is how many may be asked at first. The limit grows by one with every
-	// answersPerAsk answers: 2,500 queries have their answers in the blink of an eye
-	// from an upstream nearby, with 350 connections, and in a second from one that takes
-	// 50 ms.
+	// firstAsks is the limit at first. It grows by one with every answersPerAsk answers.
+	// 2,500 queries need 350 connections: a nearby upstream answers them at once, and
+	// one that takes 50 ms in a second.
 	firstAsks     = 32
 	answersPerAsk = 8
 
-	// lasts is how long there is a limit.
+	// lasts is how long the limit lasts.
 	lasts = 2 * time.Second
 
-	// slotTime is how long a query that is not answered keeps others waiting.
+	// A query without an answer keeps its place for slotTime.
 	slotTime = 500 * time.Millisecond
 )
 
-// Begin notes that the upstream has come back.
+// Begin starts the limit, when the upstream has recovered.
 func (s *Limit) Begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +60,7 @@ func (s *Limit) end(epoch int) {
 	}
 }
 
-// stop lets all go on.
+// stop ends the limit: all queries may go on.
 func (s *Limit) stop() {
 	s.active.Store(false)
 	for _, next := range s.queue {
@@ -70,8 +69,8 @@ func (s *Limit) stop() {
 	s.queue = nil
 }
 
-// Enter waits until the query may be asked, for so long at most. The caller calls
-// leave when it has been. It reports false if the context is done before.
+// Enter waits until the query may be asked, but no longer than patience. The caller must
+// call leave after it was asked. Enter returns false if the context is done before.
 func (s *Limit) Enter(ctx context.Context, patience time.Duration) (leave func(answered bool), ok bool) {
 	free := func(bool) {}
 	if !s.active.Load() {
@@ -104,10 +103,10 @@ func (s *Limit) Enter(ctx context.Context, patience time.Duration) (leave func(a
 	if s.withdraw(next) {
 		return free, ok
 	}
-	return s.entered(epoch), true // it was let in meanwhile
+	return s.entered(epoch), true // its turn has come meanwhile
 }
 
-// withdraw takes one out of the queue, and reports false if it is not there.
+// withdraw removes a query from the queue. It returns false if the query is not there.
 func (s *Limit) withdraw(next chan struct{}) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +118,7 @@ func (s *Limit) withdraw(next chan struct{}) bool {
 	return true
 }
 
-// entered is for a query that runs.
+// entered starts the time of a query that may be asked.
 func (s *Limit) entered(epoch int) (leave func(answered bool)) {
 	timer := time.AfterFunc(slotTime, func() { s.leave(epoch, false) })
 	return func(answered bool) {

@@ -1,6 +1,6 @@
 // Package store keeps cached answers within a fixed amount of memory.
 //
-// A store is divided into shards by a seeded hash of the key, so that nobody can choose
+// A store is divided into shards by a seeded hash of the key, so that no client can choose
 // names that all fall into one shard. A shard has
 //
 //   - a ring of records in memory outside of the Go heap, which the garbage collector
@@ -18,7 +18,7 @@
 // the head has gone round, it reaches old records: it moves records to the head and
 // reuses holes. An eighth of the ring is kept free of records, so that about seven
 // records are moved for a record that is written, at most. All memory is reserved at the
-// start. The store never allocates more, whatever the sizes of the answers.
+// start. The store never allocates more, for any sizes of answers.
 //
 // The package does not import CoreDNS.
 package store

@@ -330,8 +330,8 @@ func TestMemoryFollowsUse(t *testing.T) {
 	consistent(t, s)
 }
 
-// TestViewKeepsMemory: whoever is reading a record keeps the memory it is in,
-// even if nobody else has the store any more.
+// TestViewKeepsMemory: a reader of a record keeps its memory, even if it has the last
+// reference to the store.
 func TestViewKeepsMemory(t *testing.T) {
 	key := keyOf(t, 1)
 	collected := make(chan struct{})
@@ -456,8 +456,8 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// consistent checks that ring, index, queues and counts of every shard tell
-// the same, and that the budget is kept.
+// consistent checks that ring, index, queues and counts of every shard agree, and that the
+// budget is kept.
 func consistent(t testing.TB, s *Store) {
 	t.Helper()
 	if n := s.Bytes(); n > s.bytes {
@@ -503,8 +503,8 @@ func consistent(t testing.TB, s *Store) {
 	}
 }
 
-// TestConcurrent has readers check what they see while writers overwrite,
-// remove, evict and sweep. It is worth most under the race detector.
+// TestConcurrent: readers check records while writers overwrite, remove, evict and sweep. It
+// finds most under the race detector.
 func TestConcurrent(t *testing.T) {
 	s := open(t, Options{Bytes: MinBytes})
 	const names = 5000

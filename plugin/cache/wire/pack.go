@@ -21,7 +21,7 @@ var buffers = sync.Pool{New: func() any { return new([dns.MaxMsgSize]byte) }}
 // Pack packs the header bits of m and the sections after the question. It leaves out OPT
 // records, which are hop by hop (RFC 6891 section 6.2.1). An extended RCODE needs an OPT
 // record, and so is an error. Pack changes the records while it runs and then restores
-// them, so nobody else may use them meanwhile.
+// them, so no other goroutine may use them meanwhile.
 func Pack(m *dns.Msg) (Answer, error) {
 	if len(m.Question) != 1 {
 		return Answer{}, errQuestion

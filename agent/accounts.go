@@ -12,8 +12,8 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 )
 
-// accounts runs the ledger and the walks of the kernel's table while there is a notrack
-// block.
+// accounts keeps the ledger in step with the kernel and with the Corefile, and watches the
+// table, while there is a notrack block.
 type accounts struct {
 	stop  context.CancelFunc // nil: not running
 	tasks sync.WaitGroup

@@ -117,13 +117,20 @@ func (s *Services) answersTracked(server netip.AddrPort) bool {
 	return err == nil
 }
 
-// ServiceHosts returns the ClusterIPs that kubelet put into an environment as
-// NAME_SERVICE_HOST.
+// HostVariable returns the name of the environment variable in which kubelet puts the
+// ClusterIP of a Service.
+func HostVariable(service string) string {
+	return strings.ToUpper(strings.ReplaceAll(service, "-", "_")) + hostSuffix
+}
+
+const hostSuffix = "_SERVICE_HOST"
+
+// ServiceHosts returns the ClusterIPs that kubelet put into an environment.
 func ServiceHosts(environ []string) []netip.Addr {
 	var out []netip.Addr
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
-		if a, err := netip.ParseAddr(value); err == nil && strings.HasSuffix(name, "_SERVICE_HOST") {
+		if a, err := netip.ParseAddr(value); err == nil && strings.HasSuffix(name, hostSuffix) {
 			out = append(out, a)
 		}
 	}

@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 
+	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/internal/figure"
 )
 
@@ -34,8 +34,7 @@ func (n name) clusterIP() netip.Addr {
 	if n.kind == endpoints {
 		service += "-upstream"
 	}
-	variable := strings.ToUpper(strings.ReplaceAll(service, "-", "_")) + "_SERVICE_HOST"
-	a, _ := netip.ParseAddr(os.Getenv(variable))
+	a, _ := netip.ParseAddr(os.Getenv(services.HostVariable(service)))
 	return a
 }
 

@@ -11,6 +11,8 @@ import (
 
 	"github.com/coredns/caddy/caddyfile"
 	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
+
+	"github.com/trackless-dns/trackless/agent/services"
 )
 
 // Target is a server that a block asks.
@@ -48,8 +50,7 @@ func Targets(tokens map[string][]caddyfile.Token) []Target {
 				add("upstream … fallback "+w.Text, w.Line, w.Text)
 			}
 		case len(words) > 2 && words[1].Text == "service":
-			variable := strings.ToUpper(strings.ReplaceAll(path.Base(words[2].Text), "-", "_")) + "_SERVICE_HOST"
-			add("upstream service "+words[2].Text, words[2].Line, os.Getenv(variable))
+			add("upstream service "+words[2].Text, words[2].Line, os.Getenv(services.HostVariable(path.Base(words[2].Text))))
 		}
 	}
 	return out
@@ -129,9 +130,9 @@ func Forwards(blocks []caddyfile.ServerBlock, with string) []netip.AddrPort {
 		for i, token := range b.Tokens["upstream"] {
 			out = append(out, endpointsOf(token.Text)...)
 			if i == 2 { // the Service
-				name := strings.ToUpper(strings.ReplaceAll(path.Base(token.Text), "-", "_"))
-				for _, variable := range []string{name + "_UPSTREAM_SERVICE_HOST", name + "_SERVICE_HOST"} {
-					out = append(out, endpointsOf(os.Getenv(variable))...)
+				service := path.Base(token.Text)
+				for _, name := range []string{service + "-upstream", service} {
+					out = append(out, endpointsOf(os.Getenv(services.HostVariable(name)))...)
 				}
 			}
 		}

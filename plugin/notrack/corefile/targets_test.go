@@ -70,3 +70,30 @@ func TestEndpointsOf(t *testing.T) {
 		}
 	}
 }
+
+func TestForwards(t *testing.T) {
+	t.Setenv("KUBE_DNS_SERVICE_HOST", "10.96.0.10")
+	t.Setenv("KUBE_DNS_UPSTREAM_SERVICE_HOST", "10.96.0.99")
+	const text = `a {
+ notrack
+ forward . 10.96.0.1 10.96.0.2
+}
+b {
+ notrack
+ upstream endpoints kube-system/kube-dns {
+  fallback 10.96.0.7
+ }
+}
+c {
+ forward . 10.96.0.3
+}
+`
+	blocks, err := caddyfile.Parse("Corefile", strings.NewReader(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "[10.96.0.1:53 10.96.0.2:53 10.96.0.99:53 10.96.0.10:53 10.96.0.7:53]"
+	if got := fmt.Sprint(Forwards(blocks, "notrack")); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}

@@ -27,7 +27,7 @@ func Buffers(endpoints []iptables.Endpoint) (queued, dropped uint64, err error) 
 	for _, s := range listeningUDP(descriptors(), endpoints) {
 		q, d := bufferOf(s.fd)
 		queued, dropped = queued+q, dropped+d
-		if e := enlarge(s.fd, roomUnderLimit); e != nil && err == nil {
+		if e := enlarge(s.fd, bufferUnderLimit); e != nil && err == nil {
 			err = e
 		}
 	}

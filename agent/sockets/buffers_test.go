@@ -85,7 +85,7 @@ func TestListenersAreEnlarged(t *testing.T) {
 	t.Parallel()
 	_, send, control := listening(t)
 	control(func(fd int) {
-		if err := enlarge(fd, roomUnderLimit); err != nil {
+		if err := enlarge(fd, bufferUnderLimit); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -29,7 +29,7 @@ func instance(t *testing.T, before func()) *configuration {
 	block := &dnsserver.Config{Zone: "."}
 	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		n := &NoTrack{Next: next, config: config, block: block}
-		config.made(n)
+		config.addHandler(n)
 		return n
 	})
 	if before != nil {

@@ -76,8 +76,8 @@ type configuration struct {
 	handlers map[*dnsserver.Config]*NoTrack // one of each block
 }
 
-// made stores a handler of a block. CoreDNS makes one for each listener.
-func (c *configuration) made(n *NoTrack) {
+// addHandler stores a handler of a block. CoreDNS makes one for each listener.
+func (c *configuration) addHandler(n *NoTrack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.handlers == nil {

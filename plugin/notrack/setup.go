@@ -53,7 +53,7 @@ func setup(c *caddy.Controller) error {
 	block := dnsserver.GetConfig(c)
 	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		n := &NoTrack{Next: querymetrics.Instead(next), config: config, block: block}
-		config.made(n)
+		config.addHandler(n)
 		return n
 	})
 	config.sockets = max(config.sockets, block.NumSockets, 1)

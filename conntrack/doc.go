@@ -3,7 +3,7 @@
 // dropped. Its limits and other settings are in package sysctl below.
 //
 // The table is streamed. A node may hold a million entries, and the process
-// that looks at them is often the one that has least memory to spare, so
+// that reads them is often the one that has least memory to spare, so
 // [Conn.Dump] decodes every entry into the same [Entry] and never holds two.
 // Entries come over ctnetlink (NFNL_SUBSYS_CTNETLINK of nfnetlink, see
 // linux/netfilter/nfnetlink_conntrack.h and net/netfilter/nf_conntrack_netlink.c

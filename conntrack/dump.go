@@ -15,7 +15,7 @@ import (
 //
 // If fn returns an error no further entry is delivered, and Dump returns it.
 //
-// The table goes on changing while it is read: an entry made or destroyed
+// The table changes while it is read: an entry made or destroyed
 // meanwhile may or may not appear, and one in a bucket that changed may appear
 // twice. If the table as a whole was rebuilt Dump delivers what it gets and
 // then returns an error for which errors.Is(err, ErrInterrupted) holds.

@@ -18,7 +18,7 @@ type Tuple struct {
 	Proto Protocol
 
 	// ICMPType, ICMPCode and ICMPID are set for ICMP and ICMPv6 only. In a
-	// reply tuple the type is that of the answer.
+	// reply tuple it is the type of the answer.
 	ICMPType, ICMPCode uint8
 	ICMPID             uint16
 

@@ -34,7 +34,7 @@ func (t EventType) String() string {
 }
 
 // ErrOverrun is returned by Receive when events came faster than they were
-// read and the kernel dropped some. Receiving goes on with the next call.
+// read and the kernel dropped some. The next call receives further events.
 var ErrOverrun = errors.New("events were lost: they came faster than they were read")
 
 // eventBufferSize is what the kernel may hold for us between two calls: enough

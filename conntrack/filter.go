@@ -17,7 +17,7 @@ func (r PortRange) Contains(port uint16) bool { return r.First <= port && port <
 // A Filter selects entries: those for which everything that is set holds. The
 // zero Filter selects all. Within a list, one member has to match.
 //
-// What the kernel can decide it decides, so that what is not wanted is not even
+// The kernel filters where it can, so that an unwanted entry is not even
 // copied; on kernels that cannot, and for the rest, Dump decides. The answer is
 // the same. The kernel decides family and mark (any that is still in
 // use), protocol with single ports and IPv4 addresses (CTA_FILTER, since Linux

@@ -7,7 +7,7 @@ import (
 )
 
 // Find returns the entry to which a packet with the tuple t belongs, in whatever
-// zone it is; t.Zone is not looked at. The default zone and those given are asked
+// zone it is; t.Zone is ignored. The default zone and those given are asked
 // first, which takes one request each and finds either direction. The others are
 // found by a dump, by their original tuple: the kernel walks its whole table and
 // compares all but IPv6 addresses (since Linux 5.8). Without an entry the error

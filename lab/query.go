@@ -27,7 +27,7 @@ const (
 // timeout).
 const DefaultTimeout = 5 * time.Second
 
-// DNSPort is that of RFC 1035 section 4.2.
+// DNSPort is the port of RFC 1035 section 4.2.
 const DNSPort = 53
 
 // attemptTimeout bounds one attempt where several are made.

@@ -42,7 +42,7 @@ type TableFigures struct {
 	Table  *summary.Summary
 }
 
-// A TableSample is one look at a table; the numbers are those of TableFigures.
+// A TableSample is one reading of a table; its numbers are those of TableFigures.
 type TableSample struct {
 	// Seconds since the watch began.
 	Seconds         float64 `json:"seconds"`

@@ -8,7 +8,7 @@ import (
 )
 
 // recentLog keeps the end of the log in memory, for `trackless support-bundle`.
-// The standard output goes where whoever started us sends it, often out of reach
+// The standard output goes to the program that started us, often out of reach
 // from inside a container. It is an
 // io.Writer that takes one line with each call, as package log writes them.
 //

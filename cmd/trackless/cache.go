@@ -174,7 +174,7 @@ func cacheFlushCommand(node func() instance.Node) *cobra.Command {
 				return cli.Exit(cli.ExitUsage, fmt.Errorf("cache flush: want one NAME, not %d; --zone ZONE takes all names of a zone", len(args)))
 			case len(args) == 1 && args[0] == "", cmd.Flags().Changed("zone") && o.zone == "":
 				// A variable of a script that is not set must not empty the cache.
-				return cli.Exit(cli.ExitUsage, errors.New("cache flush: the name is empty; leave it away to flush everything"))
+				return cli.Exit(cli.ExitUsage, errors.New("cache flush: the name is empty; leave it out to flush everything"))
 			}
 			return nil
 		},

@@ -15,7 +15,7 @@ import (
 // nodeRules are those of the node on which we run.
 var nodeRules = measure.Rules{Instances: instance.Kernel{}.Instances, Listeners: rules.Listeners}
 
-// newSnapshotSource is that of snapshots of the node on which we run.
+// newSnapshotSource reads the node on which we run.
 func newSnapshotSource() node.SnapshotSource {
 	return node.SnapshotSource{
 		Versions: snapshot.Versions{Trackless: version, CoreDNS: coreDNSVersion(), Go: runtime.Version()},

@@ -154,7 +154,7 @@ func TestSnapshotFiles(t *testing.T) {
 	}
 	s := readBack(t, string(text))
 	if s.WindowSeconds != 0 || s.NewFlows != nil || s.Counter("drop").PerSecond != nil || len(s.Samples) != 1 {
-		t.Errorf("a single look has rates: %+v", s)
+		t.Errorf("a snapshot that was read once has rates: %+v", s)
 	}
 
 	if _, errs, code := trackless("snapshot", "--netns", ns, "--window", "0", "-o", filepath.Join(dir, "none", "x.json")); code != cli.ExitFailure || !strings.Contains(errs, "no such file") {

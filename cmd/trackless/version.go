@@ -61,7 +61,7 @@ func (v versions) String() string {
 	return fmt.Sprintf("trackless %s (commit %s, CoreDNS %s, %s, %s)", v.Version, v.Commit, v.CoreDNS, v.Go, v.Platform)
 }
 
-// coreDNSVersion is that of the module this binary was linked with.
+// coreDNSVersion is the version of the module in this binary.
 func coreDNSVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

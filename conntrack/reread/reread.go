@@ -15,7 +15,7 @@ import (
 // Attempts is how often a table is read that is rebuilt each time.
 const Attempts = 3
 
-// A Progress is told how the reading of a long table goes on.
+// A Progress is called while a long table is read.
 type Progress interface {
 	// Begin starts to count what, of which about total are expected.
 	Begin(what string, total uint64) Counter

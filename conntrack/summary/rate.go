@@ -87,7 +87,7 @@ func (c *rateCounter) listen(l *conntrack.Listener, match func(*conntrack.Entry)
 	}
 }
 
-// take returns what was counted and begins anew.
+// take returns the count and begins at 0 again.
 func (c *rateCounter) take() Rate {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -39,7 +39,7 @@ type Table struct {
 }
 
 // ReadTable reads all there is to know about the table of the calling thread's
-// namespace, with the top addresses of each list. What cannot be read without
+// namespace, with the top addresses of each list. A field that cannot be read without
 // privileges is left out and named; then the table comes with an error. It is nil
 // if there is no table to read.
 func ReadTable(f conntrack.Filter, top int, p reread.Progress) (*Table, error) {

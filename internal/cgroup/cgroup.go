@@ -11,7 +11,7 @@ import (
 )
 
 // MemoryLimit is the smallest memory limit of the control groups that the
-// process is in, in octets, or 0 if there is none. root is where proc and sys are. It reads version 2
+// process is in, in bytes, or 0 if there is none. root is where proc and sys are. It reads version 2
 // (Documentation/admin-guide/cgroup-v2.rst, memory.max) and version 1
 // (cgroup-v1/memory.rst, memory.limit_in_bytes).
 func MemoryLimit(root string) int64 {
@@ -65,7 +65,7 @@ func groups(root, controller string) (out []group) {
 	return out
 }
 
-// readLimit reads a limit in octets, 0 for none. Version 1 says none by a
+// readLimit reads a limit in bytes, 0 for none. Version 1 says none by a
 // number near the largest.
 func readLimit(path string) int64 {
 	b, err := os.ReadFile(path)

@@ -31,7 +31,7 @@ func TestMemoryLimit(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if got := MemoryLimit(rootWith(t, tc.files)); got != tc.want {
-				t.Errorf("%d octets, want %d", got, tc.want)
+				t.Errorf("%d bytes, want %d", got, tc.want)
 			}
 		})
 	}

@@ -55,8 +55,8 @@ const (
 	program    = "cmd/trackless"
 )
 
-// A house is the Go source of the tree, by folder.
-type house map[string]*room
+// A tree is the Go source of the module, by folder.
+type tree map[string]*room
 
 // A room is one folder. Its imports are those of what is no test and is built
 // without tags.
@@ -95,8 +95,8 @@ func TestTheHouseKeepsItsRules(t *testing.T) {
 
 // read reads all Go files below root, those of other modules too, and returns what
 // is too long.
-func read(root string) (house, []breach, error) {
-	h := house{}
+func read(root string) (tree, []breach, error) {
+	h := tree{}
 	var breaches []breach
 	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -160,7 +160,7 @@ func tooLong(files *token.FileSet, file *ast.File, rel string, lines int) (breac
 }
 
 // add adds a file to its folder.
-func (h house) add(folder string, file *ast.File, lines int, built bool) {
+func (h tree) add(folder string, file *ast.File, lines int, built bool) {
 	r := h[folder]
 	if r == nil {
 		r = &room{}
@@ -178,7 +178,7 @@ func (h house) add(folder string, file *ast.File, lines int, built bool) {
 }
 
 // closure is what the folders contain when they are built.
-func (h house) closure(folders ...string) map[string]bool {
+func (h tree) closure(folders ...string) map[string]bool {
 	contained := map[string]bool{}
 	for len(folders) > 0 {
 		folder := folders[0]
@@ -195,7 +195,7 @@ func (h house) closure(folders ...string) map[string]bool {
 
 // uses is what stands in the product and only tests need, and what stands in no
 // program although nobody says that it is for tests.
-func (h house) uses() (breaches []breach) {
+func (h tree) uses() (breaches []breach) {
 	var programs []string
 	for _, folder := range slices.Sorted(maps.Keys(h)) {
 		if h[folder].isMain && !inTest(folder) {

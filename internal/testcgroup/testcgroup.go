@@ -21,7 +21,7 @@ type Limits struct {
 	CPU    time.Duration // processor time in each Period
 }
 
-// Period is that of Limits.CPU: kubelet's, and the kernel's own.
+// Period is the period of Limits.CPU, as kubelet and the kernel set it.
 const Period = 100 * time.Millisecond
 
 const root = "/sys/fs/cgroup"

@@ -149,7 +149,7 @@ func newConnChannel(fd int, port uint16, server netip.AddrPort, timeout time.Dur
 	return c
 }
 
-// usable looks at the socket itself, since the reader may not yet have run when
+// usable asks the socket itself, since the reader may not yet have run when
 // the server has closed.
 func (c *connChannel) usable() bool {
 	c.stateMu.Lock()

@@ -96,7 +96,7 @@ func (f *Flood) send(sockets []int) error {
 			return nil
 		case <-tick.C:
 		}
-		// What a machine without time has kept us from sending is left out.
+		// Queries that a busy machine kept us from sending are left out.
 		owed += min(time.Since(last), floodBacklog).Seconds() * float64(f.Rate)
 		last = time.Now()
 		for ; owed >= 1; n, owed = n+1, owed-1 {

@@ -43,7 +43,7 @@ type Outcome struct {
 	Protocol    lab.Protocol
 	Hot         bool // one of the few names
 
-	// Lost says why there was no response; Rcode is that of the response.
+	// Lost says why there was no response; Rcode is the RCODE of the response.
 	Lost  string
 	Rcode int
 }

@@ -354,7 +354,7 @@ func localPort(fd int) (uint16, error) {
 	return uint16(local.(*unix.SockaddrInet4).Port), nil
 }
 
-// open makes the channel anew.
+// open makes a new channel.
 func (c *streamClient) open() error {
 	if c.channel != nil {
 		c.channel.close()

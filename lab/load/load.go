@@ -57,8 +57,7 @@ type Load struct {
 }
 
 // A Mix is the composition of a load, in shares of its queries from 0 to 1.
-// What is not TCP is UDP, what is not IPv6 is IPv4, what does not come from the
-// node itself comes from its pods in equal parts.
+// The rest goes over UDP and IPv4, and comes from the pods in equal parts.
 type Mix struct {
 	TCP, IPv6, FromNode float64
 

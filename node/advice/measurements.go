@@ -10,7 +10,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 )
 
-// Measurements are what is known of a host. What could not be measured is left
+// Measurements describe a host. A field that could not be measured is left
 // at its zero value, and no rule finds anything in it.
 type Measurements struct {
 	// Entries, Limit and Buckets are sysctl.Limits; a Limit of 0 is none.
@@ -22,12 +22,12 @@ type Measurements struct {
 	// Kernel is the version of Linux as {major, minor}, zero if not known.
 	Kernel [2]int
 
-	// Interval is the time between two looks; Growth and Rise are how much
+	// Interval is the time between two readings; Growth and Rise are how much
 	// Entries and the kernel's counters grew in it.
 	Interval time.Duration
 	Growth   int64
 	Rise     conntrack.CPUStats
-	// Total are the kernel's counters at the second look.
+	// Total are the kernel's counters at the second reading.
 	Total conntrack.CPUStats
 
 	Settings []sysctl.Setting
@@ -46,8 +46,8 @@ type Measurements struct {
 	// the rules could not be read whole.
 	Notrack []Notrack
 	// Recent are the DNS flows of which a packet was tracked during Interval, nil
-	// if nobody looked. Entries outlive the rules that untrack their flows: what
-	// is not in Recent may be older than those.
+	// if that was not measured. Entries outlive the rules that untrack their flows:
+	// one that is not in Recent may be older than these rules.
 	Recent map[summary.DNSFlow]bool
 	// Avoided is the number of entries that a Trackless on this node keeps out
 	// of the table (its metric entries_avoided), nil if none was asked.

@@ -149,7 +149,7 @@ func udpUnreplied(m *Measurements) []Finding {
 		Evidence: append([]string{fmt.Sprintf("%s entries; most from %s", figure.Thousands(m.Table.UDPUnreplied), countedList(m.Table.UDPUnrepliedSources))},
 			portsOf(m.Table, "udp")),
 		Remedy: []string{
-			"if the sources are pods: look what they send and to whom (trackless conntrack list --proto udp --state UNREPLIED)",
+			"if the sources are pods: check what they send and to whom (trackless conntrack list --proto udp --state UNREPLIED)",
 			"if they are from outside: drop the packets before they are tracked, in a raw or nftables prerouting chain at priority -300",
 			"if a server is down or its answers take another way, the flows are its clients': see dead-dns-endpoint",
 		},

@@ -45,7 +45,7 @@ func deadDNSEndpoint(m *Measurements) []Finding {
 			Evidence: []string{fmt.Sprintf("%s of %s entries to it never saw an answer", figure.Thousands(s.Unreplied), figure.Thousands(s.Entries))},
 			Remedy: []string{
 				fmt.Sprintf("if no such pod runs any more, delete its entries: conntrack -D -p udp --reply-src %s; a client that keeps its port would go on asking it", s.Address),
-				"if the pod runs, ask it: dig @" + s.Address.String() + "; look at network policies and at its node",
+				"if the pod runs, ask it: dig @" + s.Address.String() + "; check the network policies and its node",
 				"run Trackless on this node: clients then ask it, and no entry pins them to a server",
 			},
 			Risk: "deleting entries is safe for DNS: the next query makes a new one",
@@ -74,8 +74,8 @@ func (m *Measurements) untracked(a netip.Addr) (untracked, known bool) {
 	return m.Notrack[i].Queries && m.Notrack[i].Responses, true
 }
 
-// past reports whether the entries of a flow to the server at a say nothing of
-// the present: no packet of it was tracked while we looked, and no rule is known
+// past reports whether the entries of a flow to the server at a are only left
+// over: no packet of it was tracked during the measurement, and no rule is known
 // to be missing.
 func (m *Measurements) past(a netip.Addr, f summary.DNSFlow) bool {
 	untracked, known := m.untracked(a)
@@ -113,7 +113,7 @@ func trackedNevertheless(m *Measurements, s summary.Server) Finding {
 			"the rules in force untrack both directions",
 		},
 		Remedy: m.zoneFirst(s.Asked,
-			"a rule that assigns a zone undoes NOTRACK, also one that comes after it: look for `ct zone set` in nft list ruleset and for CT --zone in iptables-save -t raw",
+			"a rule that assigns a zone undoes NOTRACK, also one that comes after it: search for `ct zone set` in nft list ruleset and for CT --zone in iptables-save -t raw",
 			"if packets come in elsewhere, on another device or address, they may not meet the rules: trackless rules show",
 		),
 		Risk: "none in looking",

@@ -20,7 +20,7 @@ func loss(m *Measurements, counter string, rise, total uint64, rising, once Seve
 	case total > 0:
 		f.Severity = once
 		f.Title += " (not now)"
-		f.Evidence = append([]string{fmt.Sprintf("%s is %s since this namespace was made and did not rise while we looked", counter, figure.Thousands(total))}, f.Evidence...)
+		f.Evidence = append([]string{fmt.Sprintf("%s is %s since this namespace was made and did not rise while it was measured", counter, figure.Thousands(total))}, f.Evidence...)
 	default:
 		return nil
 	}
@@ -43,7 +43,7 @@ func dropped(m *Measurements) []Finding {
 		Remedy: []string{
 			"raise the limit: trackless tune",
 			"keep DNS out of the table: run Trackless on this node",
-			"if the table is not near its limit, memory is short: look for allocation failures in the kernel's log",
+			"if the table is not near its limit, memory is short: search for allocation failures in the kernel's log",
 		},
 		Memory: "see trackless tune",
 		Risk:   "none beyond the memory",

@@ -16,7 +16,7 @@ const (
 	fillingHorizon  = time.Hour
 	fillingCritical = 10 * time.Minute
 	// Below this part of the limit growth is noise: a handful of new
-	// connections between two looks.
+	// connections between two readings.
 	fillingNoise = 0.0001
 
 	// The kernel's own default is one bucket to one entry at the limit, and
@@ -69,7 +69,7 @@ func tableFilling(m *Measurements) []Finding {
 		Title:    fmt.Sprintf("at this rate the table is full in %s", left.Round(time.Second)),
 		Evidence: []string{
 			fmt.Sprintf("%s entries in %s: %.0f a second, %s places left", figure.Thousands(m.Growth), m.Interval, perSecond, figure.Thousands(m.Limit-m.Entries)),
-			"the rate falls when the first entries expire: look again after the timeout of what grows (30 s for DNS)",
+			"the rate falls when the first entries expire: measure again after the timeout of what grows (30 s for DNS)",
 		},
 		Remedy: []string{
 			"see what grows: trackless conntrack watch --rate, trackless conntrack stats",

@@ -117,7 +117,7 @@ type Counter struct {
 	BeforePerSecond *float64 `json:"before_per_second"`
 	AfterPerSecond  *float64 `json:"after_per_second"`
 	// Between is the rise from one snapshot to the other; nil if the counters
-	// began anew in between, or are another namespace's.
+	// began at 0 again in between, or are another namespace's.
 	Between *uint64 `json:"between"`
 }
 

@@ -82,7 +82,7 @@ func TestVerdict(t *testing.T) {
 			a.Ledger = nil
 		}, Unclear, []string{"not known on both sides"}, "", []string{"unknown-load"}},
 		{"too short", func(b, _ *snapshot.Snapshot) { b.WindowSeconds = 1 }, Unclear, []string{"the first watched for 1.0 s only", "DNS held 20,000 entries in the first and 200 in the second"}, "", []string{"short-window"}},
-		{"single looks", func(b, a *snapshot.Snapshot) {
+		{"read once", func(b, a *snapshot.Snapshot) {
 			for _, s := range []*snapshot.Snapshot{b, a} {
 				s.WindowSeconds, s.NewFlows = 0, nil
 				s.Counters = nil

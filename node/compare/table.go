@@ -43,7 +43,7 @@ func (c *Comparison) WriteTable(out io.Writer, paint func(kind, text string) str
 
 func window(s Side) string {
 	if s.WindowSeconds == 0 {
-		return "a single look"
+		return "read once"
 	}
 	return fmt.Sprintf("%.0f s", s.WindowSeconds)
 }

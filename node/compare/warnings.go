@@ -122,7 +122,7 @@ func (p pair) aboutLoad() []Warning {
 		switch {
 		case s.SentPerSecond != nil: // it is known what came, and all of it was seen
 		case s.WindowSeconds == 0:
-			list = append(list, Warning{"no-window", "the " + s.which + " is a single look, so it has no rates", false})
+			list = append(list, Warning{"no-window", "the " + s.which + " was read once, so it has no rates", false})
 		case s.WindowSeconds < shortWindow:
 			list = append(list, Warning{"short-window", fmt.Sprintf("the %s watched for %.1f s only: its rates say little; 10 s or more do", s.which, s.WindowSeconds), true})
 		}

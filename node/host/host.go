@@ -2,7 +2,7 @@
 // the kernel's log, kube-proxy, saved rulesets, datapaths that bypass the hooks, and
 // what a Trackless on the node saves.
 //
-// Paths are below an injected root, so that a host can be looked at from a
+// Paths are below an injected root, so that a host can be measured from a
 // container that has it mounted, and so that tests bring their own.
 package host
 

@@ -94,7 +94,7 @@ func listProcesses(root string) ([]process, error) {
 }
 
 // readFile reads a file as the process sees it, or the host's where the
-// process's root cannot be looked into.
+// process's root cannot be read.
 func (p process) readFile(path string) ([]byte, error) {
 	own := filepath.Join(p.dir, "root")
 	if _, err := os.Stat(own); err != nil {

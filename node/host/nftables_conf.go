@@ -43,7 +43,7 @@ type savedSearch struct {
 
 var include = regexp.MustCompile(`^include\s+["']([^"']+)["']`)
 
-// file looks into a file, and the files that it includes; of several statements
+// file reads a file, and the files that it includes; of several statements
 // about a table the first is named.
 func (s *savedSearch) file(path string, depth int) {
 	if depth == 0 || s.seen[path] {

@@ -1,5 +1,5 @@
 // Package measure measures a node: its connection tracking table and what acts on it,
-// over an interval. What that means says node/advice.
+// over an interval. node/advice turns the measurements into findings.
 package measure
 
 import (
@@ -173,7 +173,7 @@ func Wait(ctx context.Context, d time.Duration) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("ended before the second look: %w", ctx.Err())
+		return fmt.Errorf("ended before the second reading: %w", ctx.Err())
 	}
 }
 

@@ -90,7 +90,7 @@ func TestTakeInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		_, err := Take(ctx, Options{Root: "/", Interval: time.Hour, Metrics: "off", Rules: oneServer, Progress: silent{}})
-		if err == nil || !strings.Contains(err.Error(), "ended before the second look") {
+		if err == nil || !strings.Contains(err.Error(), "ended before the second reading") {
 			t.Errorf("error %v", err)
 		}
 	})

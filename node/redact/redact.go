@@ -15,7 +15,7 @@ import (
 // LeftOut stands where a secret was.
 const LeftOut = "[left-out]"
 
-// Redactor takes secrets out of texts. What it finds in one it takes out of all
+// Redactor takes secrets out of texts. A secret found in one text is removed from all
 // that follow, wherever it stands there. The zero value works.
 type Redactor struct {
 	values map[string]bool
@@ -187,7 +187,7 @@ func isRandom(s string) bool {
 	return hex == len(s) || upper > 2 && lower > 2
 }
 
-// isPlaceholder recognises what stands for an environment variable in a
+// isPlaceholder recognises a placeholder for an environment variable in a
 // Corefile: its name is no secret.
 func isPlaceholder(s string) bool {
 	return strings.HasPrefix(s, "{$") && strings.HasSuffix(s, "}") || strings.HasPrefix(s, "{%") && strings.HasSuffix(s, "%}")

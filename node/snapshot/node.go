@@ -12,7 +12,7 @@ import (
 )
 
 // ReadNode reads what tells this node and boot apart below root ("/" if
-// empty). What could not be read is zero, and the error says so.
+// empty). A field that could not be read is zero, and the error names it.
 func ReadNode(root, name string) (Node, error) {
 	if root == "" {
 		root = "/"

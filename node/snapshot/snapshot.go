@@ -18,13 +18,13 @@ import (
 // Schema names this version of the form.
 const Schema = "trackless.snapshot/v1"
 
-// A Snapshot is a look of WindowSeconds at one node. Pointers that are nil, and
+// A Snapshot is one node, measured for WindowSeconds. Pointers that are nil, and
 // lists that are empty, were not measured; Missing says why.
 type Snapshot struct {
 	Schema string `json:"schema"`
 	// Time is the end of the window, in UTC.
 	Time time.Time `json:"time"`
-	// WindowSeconds is how long the look took; 0 for a single look, which has
+	// WindowSeconds is how long it was measured; 0 if it was read once, which has
 	// no rates.
 	WindowSeconds float64  `json:"window_seconds"`
 	Node          Node     `json:"node"`
@@ -192,7 +192,7 @@ type Class struct {
 	FlowsAvoidedTotal uint64 `json:"flows_avoided_total"`
 }
 
-// Sample is a look within the window.
+// Sample is one reading within the window.
 type Sample struct {
 	// Seconds since the window began.
 	Seconds float64 `json:"seconds"`

@@ -79,7 +79,7 @@ func New(node snapshot.Node, version string, now time.Time, without ...string) *
 
 var errLeftOut = errors.New("left out by --without")
 
-// Add makes a part. kind is the name by which --without leaves it out.
+// Add makes a part. --without names its kind to leave it out.
 func (b *Bundle) Add(kind, name, about string, read func() ([]byte, error)) {
 	if kind != "" && slices.Contains(b.without, kind) {
 		b.Miss(name, about, errLeftOut)

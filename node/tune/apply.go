@@ -45,7 +45,7 @@ type fileBefore struct {
 // A Step is something that was done, or was to be restored and is left alone.
 type Step struct {
 	Kind StepKind
-	// Name is that of a setting or the path of a file.
+	// Name is the name of a setting or the path of a file.
 	Name string
 	// Value is what a setting is now. Other is what it was before, or for LeftAlone
 	// what it had been set to.
@@ -86,7 +86,7 @@ func (p *Plan) Apply(root string, done func(Step)) error {
 		}
 		return fmt.Errorf("%w\nwhat was changed before is as it was again", errors.Join(errs...))
 	}
-	// What was before is on disk before anything changes.
+	// The former settings are on disk before anything changes.
 	values, err := p.changes(root)
 	if err != nil {
 		return &UnchangedError{err}

@@ -58,7 +58,7 @@ func (i *link) ensure() {
 	case err != nil:
 		i.errors.count(errorInterfaceAdd)
 		if err.Error() != i.lastComplaint {
-			clog.Errorf("-setupinterface: %v; DNS is served without, and it is tried again every %s: add NET_ADMIN to the container's capabilities where that is what is missing, or say -setupinterface=false", err, i.every)
+			clog.Errorf("-setupinterface: %v; DNS is served without, and it is tried again every %s: add NET_ADMIN to the container's capabilities if that is missing, or set -setupinterface=false", err, i.every)
 			i.lastComplaint = err.Error()
 		}
 	case i.lastComplaint != "":

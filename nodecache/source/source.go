@@ -98,7 +98,7 @@ func (n *Source) Start() error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.update(n.look()); err != nil {
+	if err := n.update(n.read()); err != nil {
 		return err
 	}
 	if n.corefile == "" {
@@ -169,12 +169,12 @@ func (n *Source) mayChangeRules() bool {
 		return true
 	}
 	n.errors.count(errorIPTables)
-	clog.Errorf("-setupiptables: %v; DNS is served, and goes through conntrack as it does without a node-local cache: add NET_ADMIN to the container's capabilities, or say -setupiptables=false", err)
+	clog.Errorf("-setupiptables: %v; DNS is served, and goes through conntrack as it does without a node-local cache: add NET_ADMIN to the container's capabilities, or set -setupiptables=false", err)
 	return false
 }
 
-// look reads the files. A file that cannot be read counts as unchanged.
-func (n *Source) look() inputs {
+// read reads the files. A file that cannot be read counts as unchanged.
+func (n *Source) read() inputs {
 	now := n.inputs
 	template, err := os.ReadFile(n.options.BaseCorefile)
 	switch {
@@ -253,7 +253,7 @@ func (n *Source) input(serverType, text string) caddy.Input {
 func (n *Source) follow() {
 	for range time.Tick(syncInterval) {
 		n.mu.Lock()
-		if now := n.look(); !reflect.DeepEqual(now, n.inputs) {
+		if now := n.read(); !reflect.DeepEqual(now, n.inputs) {
 			n.change(now, n.options.ReloadWithSignal || n.reloads())
 		} else if n.late {
 			n.reload()

@@ -66,12 +66,12 @@ func TestNodeCacheSourceKeepsWhatWorks(t *testing.T) {
 				}
 			}
 			write(map[string]string{"base": base, "stubDomains": `{"old.local": ["10.0.0.1"]}`})
-			if err := n.update(n.look()); err != nil {
+			if err := n.update(n.read()); err != nil {
 				t.Fatal(err)
 			}
 			write(tc.files)
 			for range 3 {
-				n.change(n.look(), false)
+				n.change(n.read(), false)
 			}
 			if got := testutil.ToFloat64(n.errors.total.WithLabelValues(errorConfigMap)); got != float64(tc.errors) {
 				t.Errorf("%g errors are counted, want %d", got, tc.errors)

@@ -28,7 +28,7 @@ func BenchmarkPlugin(b *testing.B) { script.BenchmarkHits(b, open) }
 // BenchmarkMiss measures misses, less the upstream.
 func BenchmarkMiss(b *testing.B) { script.BenchmarkMisses(b, open) }
 
-// BenchmarkWire measures hits from octets to octets, which CoreDNS's cache
+// BenchmarkWire measures hits from bytes to bytes, which CoreDNS's cache
 // has no counterpart for: compare with its hits from message to message.
 func BenchmarkWire(b *testing.B) {
 	for _, shape := range script.Shapes {

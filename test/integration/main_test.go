@@ -163,7 +163,7 @@ func verb(t *testing.T, args ...string) *exec.Cmd {
 // stays when the process goes.
 var failoverTable = regexp.MustCompile(`(?ms)^table inet trackless-failover \{.*?^\}\n`)
 
-// state is what a start may change on a node and has to take back: rules, sets,
+// state is what a start may change on a node and has to remove: rules, sets,
 // links, addresses and routes. It leaves out the failover table.
 func state(t *testing.T, node *lab.Node) nodestate.State {
 	t.Helper()

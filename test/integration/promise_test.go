@@ -201,7 +201,7 @@ func TestAHangFallsBackAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	answeredBy(lab.Trackless)
-	// An answer that waited in a socket renews the lease before its keeper has
+	// An answer that waited in a socket renews the lease before its reconciler has
 	// had the time to look at the clock.
 	eventually(t, "the lapse is counted", func() error {
 		now, err := server.Metrics(t.Context(), metricsAddress)

@@ -49,7 +49,7 @@ var Cases = []Case{
 		Package: "iptables/failover", Skip: long,
 	},
 	{
-		Name: "firewalls", What: "rules of others before conntrack and in the way, and our accept rules",
+		Name: "firewalls", What: "other programs' rules before conntrack, their drops, and our accept rules",
 		Package: "iptables/hostrules",
 	},
 	{

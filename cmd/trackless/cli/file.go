@@ -20,7 +20,7 @@ func OrToStandardOutput(verb string, err error) error {
 	return fmt.Errorf("%s: %w", verb, err)
 }
 
-// CanWrite fails where writeFile would: before the look, which takes its time.
+// CanWrite fails where writeFile would, before a measurement that takes long.
 func CanWrite(path string) error {
 	info, err := os.Stat(path)
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/trackless-dns/trackless/node/netns"
 )
 
-// A NetNS is the network namespace that a verb looks at; "" is our own.
+// A NetNS is the network namespace that a verb reads; "" is our own.
 type NetNS string
 
 // Register adds --netns. More is added to its help.

@@ -11,7 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 )
 
-// Progress tells on w how the reading of a long table goes on.
+// Progress shows on w how much of a long table is read.
 func Progress(w io.Writer) reread.Progress { return progressOn{w} }
 
 type progressOn struct{ w io.Writer }

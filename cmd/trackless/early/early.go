@@ -20,7 +20,7 @@ const (
 	// usual domain; where it has another, the answer is that there is no such name.
 	Name = "kubernetes.default.svc.cluster.local."
 
-	// Directory is that of control.DefaultPath.
+	// Directory is the folder of control.DefaultPath.
 	Directory = "/run/trackless/"
 	// File is the rest of it.
 	File = "control.sock"

@@ -16,7 +16,7 @@ import (
 
 const compareHelp = `Compare two files of "trackless snapshot", and say in a sentence what the change
 did to the entries of DNS, or why nothing can be concluded: another node, another
-load, other timeouts, too short a look.
+load, other timeouts, too short a window.
 
 --html writes the comparison as one page with charts as well. It needs nothing
 else: no network and no script; it can be mailed, printed and read on a phone.

@@ -28,7 +28,7 @@ device, to see whether packets are tracked at all.
 What people report when the table is at fault, and the findings that explain it:
 %s
 Exit status: 0 nothing is wrong, 1 warnings, 2 critical findings, 3 it could not
-look, or could not look at the entries and found nothing without them; also for a
+measure, or could not read the entries and found nothing without them; also for a
 wrong command line, and for findings that could not be written.`
 
 type doctorOptions struct {
@@ -55,7 +55,7 @@ func Doctor(rules measure.Rules) *cobra.Command {
 	cli.OutputFlag(cmd, &o.output)
 	fs := cmd.Flags()
 	o.netns.Register(cmd, "")
-	fs.DurationVar(&o.Interval, "interval", 2*time.Second, "`time` between the two looks; longer sees slower growth")
+	fs.DurationVar(&o.Interval, "interval", 2*time.Second, "`time` between the two readings; a longer one shows slower growth")
 	fs.StringVar(&o.Metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
 	fs.StringVar(&o.Root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
 	return cmd
@@ -113,7 +113,7 @@ func verdict(r *measure.Report, blind bool) error {
 	case count[advice.Warning] > 0:
 		return cli.Exit(ExitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning]))
 	case blind:
-		return cli.Exit(cli.ExitCannotLook, errors.New("doctor: the entries could not be looked at; nothing is wrong with the rest"))
+		return cli.Exit(cli.ExitCannotLook, errors.New("doctor: the entries could not be read; the rest is healthy"))
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ type SnapshotSource struct {
 	Rules func(ctx context.Context, s *snapshot.Snapshot, socket string) []*control.Client
 }
 
-// SnapshotOptions say what is looked at, for how long, and where it goes.
+// SnapshotOptions say what is measured, for how long, and where the file goes.
 type SnapshotOptions struct {
 	Source SnapshotSource
 	Output string
@@ -85,10 +85,10 @@ func Snapshot(source SnapshotSource) *cobra.Command {
 	return cmd
 }
 
-// Register adds the flags that say what is looked at, and for how long.
+// Register adds the flags that say what is measured, and for how long.
 func (o *SnapshotOptions) Register(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.DurationVar(&o.Window, "window", 10*time.Second, "how `long` to watch; 0 for a single look, without rates")
+	fs.DurationVar(&o.Window, "window", 10*time.Second, "how `long` to watch; 0 to read once, without rates")
 	fs.BoolVar(&o.events, "events", true, "count new entries by the kernel's events")
 	fs.StringVar(&o.Node, "node", "", "`name` of this node (default: the environment's NODE_NAME, else the host's name)")
 	fs.IntVar(&o.top, "top", 10, "`length` of the lists of addresses and ports")
@@ -104,7 +104,7 @@ func (o *SnapshotOptions) Check() error {
 		return fmt.Errorf("--window %s: from 0 to %s is possible", o.Window, maxWindow)
 	}
 	if o.Window > 0 && o.Window < 100*time.Millisecond {
-		return fmt.Errorf("--window %s: no rates can be told in that; 10s or more is useful, 0 is a single look", o.Window)
+		return fmt.Errorf("--window %s: it is too short to measure rates; use 10s or more, or 0 to read once", o.Window)
 	}
 	if o.top < 1 {
 		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
@@ -145,7 +145,7 @@ func writeSnapshot(ctx context.Context, o SnapshotOptions, out, errs io.Writer) 
 }
 
 // Take takes a snapshot from the calling thread's namespace. It is nil if there is
-// no table to look at; an error beside it says that the entries could not be read.
+// no table to read; an error beside it says that the entries could not be read.
 func (o *SnapshotOptions) Take(ctx context.Context, errs io.Writer) (*snapshot.Snapshot, error) {
 	s, err := take.Snapshot(ctx, take.Options{
 		Node: o.Node, Window: o.Window, Events: o.events, Top: o.top,

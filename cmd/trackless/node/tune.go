@@ -28,7 +28,7 @@ for modprobe.d with the size of the hash, and a fragment for what kube-proxy wou
 override: of KubeProxyConfiguration, or of the file in which k3s, RKE2 or MicroK8s
 give kube-proxy its flags.
 
-The table is sized so that the entries seen now fill it to half; look at the busy
+The table is sized so that the entries seen now fill it to half; measure the busy
 hour, or say with --entries what to plan for. It never gets smaller than it is,
 and never takes more than a sixteenth of the memory.
 
@@ -41,7 +41,7 @@ and says what to do on the host.
 each.
 
 Exit status: 0 done, 1 not everything could be done and what was done is undone,
-3 it could not look, or refused; also for a wrong command line.`
+3 it could not measure, or refused; also for a wrong command line.`
 
 type tuneOptions struct {
 	measure.Options

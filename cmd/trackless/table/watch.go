@@ -205,7 +205,7 @@ func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f 
 	return cli.CannotLook(err)
 }
 
-// A writeError is that of the output, not of the table.
+// A writeError is an error of the output, not of the table.
 type writeError struct{ error }
 
 func writeRate(out io.Writer, r *summary.Rate, output string, first bool) error {

@@ -43,7 +43,7 @@ type Socket struct {
 }
 
 // Dial opens a socket in a network namespace, given as a file descriptor,
-// or in that of the calling thread if it is 0.
+// or in the namespace of the calling thread if it is 0.
 func Dial(netNS int) (*Socket, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS})
 	if err != nil {

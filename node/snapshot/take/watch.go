@@ -139,7 +139,7 @@ func (w *tableWatch) walk() *uint64 {
 		return nil
 	})
 	if err != nil {
-		return nil // why is said of the walk at the end
+		return nil // the walk at the end reports why
 	}
 	return &n
 }
@@ -187,7 +187,7 @@ func (w *tableWatch) finish(s *snapshot.Snapshot) {
 	if w.window > 0 {
 		s.WindowSeconds = w.elapsed.Seconds()
 		s.NewFlows = w.events.rates(w.elapsed)
-		// An instance that was replaced meanwhile began to count anew.
+		// An instance that was replaced meanwhile began to count at 0.
 		if s.Ledger != nil && s.Ledger.FlowsAvoidedTotal >= w.beforeFlows {
 			s.Ledger.FlowsPerSecond = new(float64(s.Ledger.FlowsAvoidedTotal-w.beforeFlows) / w.elapsed.Seconds())
 		}

@@ -1,5 +1,5 @@
 // Package fault is a directive for tests that makes a server fail from within,
-// on demand: a cache that waits for a lock that nobody gives back, a listener
+// on demand: a cache that waits for a lock that nobody releases, a listener
 // that nobody reads, memory that is needed. It stands directly before `cache`
 // and answers to its name, so that what waits here waits where a lock inside
 // the cache would hold it.

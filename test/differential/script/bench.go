@@ -149,7 +149,7 @@ func cpuTime() int64 {
 	return u.Utime.Nano() + u.Stime.Nano()
 }
 
-// HeapInUse is the heap in use after garbage collection, in octets.
+// HeapInUse is the heap in use after garbage collection, in bytes.
 func HeapInUse() int {
 	runtime.GC()
 	runtime.GC()
@@ -158,7 +158,7 @@ func HeapInUse() int {
 	return int(m.HeapInuse)
 }
 
-// Memory returns the octets of heap per answer that a cache takes for n
+// Memory returns the bytes of heap per answer that a cache takes for n
 // different names with an A record each, and adds what it has elsewhere.
 func Memory(tb testing.TB, n int, h plugin.Handler, elsewhere func() int) float64 {
 	before := HeapInUse() + elsewhere()

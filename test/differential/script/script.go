@@ -329,7 +329,7 @@ func (w *writer) addr(port int) net.Addr {
 }
 
 func (w *writer) Write([]byte) (int, error) {
-	return 0, errors.New("a message is written, not octets")
+	return 0, errors.New("a message is written, not bytes")
 }
 func (w *writer) LocalAddr() net.Addr  { return w.addr(53) }
 func (w *writer) RemoteAddr() net.Addr { return w.addr(40000) }

@@ -91,7 +91,7 @@ func (a *archive) entry(name string, mode int, size int64, content io.Reader) {
 	}
 	n, err := io.Copy(a.w, content)
 	if err == nil && n != size {
-		err = fmt.Errorf("changed while it was read: %d octets, not %d", n, size)
+		err = fmt.Errorf("changed while it was read: %d bytes, not %d", n, size)
 	}
 	if err != nil {
 		a.err = fmt.Errorf("%s: %w", name, err)
@@ -99,7 +99,7 @@ func (a *archive) entry(name string, mode int, size int64, content io.Reader) {
 	a.pad(int(n%4), nil)
 }
 
-// pad fills up to a multiple of four octets.
+// pad fills up to a multiple of four bytes.
 func (a *archive) pad(n int, err error) {
 	if err == nil {
 		_, err = a.w.WriteString("\x00\x00\x00"[:(4-n%4)%4])

@@ -63,7 +63,7 @@ func moduleName(path string) string {
 }
 
 // readModule reads what a module says of itself: strings KEY=VALUE, each ended
-// by a zero octet (include/linux/moduleparam.h, MODULE_INFO).
+// by a zero byte (include/linux/moduleparam.h, MODULE_INFO).
 func readModule(path string) (m kernels.Module, err error) {
 	file, err := elf.Open(path)
 	if err != nil {

@@ -28,7 +28,7 @@ func entries(t *testing.T, data []byte) (names []string, content map[string]stri
 			return int(n)
 		}
 		if string(data[at:at+6]) != "070701" {
-			t.Fatalf("no header at octet %d", at)
+			t.Fatalf("no header at byte %d", at)
 		}
 		size, nameSize := field(6), field(11)
 		name := string(data[at+110 : at+110+nameSize-1])

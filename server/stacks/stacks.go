@@ -45,15 +45,15 @@ func (h *holders) follow() {
 }
 
 // adjust fits the number of our goroutines to the size of the stack with which
-// goroutines start.
+// goroutines start. A size is twice the next smaller one.
 func (h *holders) adjust(size uint64) {
 	have := len(h.release)
 	step := 1 + have/8
 	switch {
 	case size < room:
-		h.hold(min(have+step, most))
+		h.hold(min(have+step*int(room/size/2), most))
 	case size > room:
-		h.hold(max(have-step, 0))
+		h.hold(max(have-step*int(size/room/2), 0))
 	}
 }
 

@@ -39,11 +39,13 @@ func TestAsManyWaitAsAreNeeded(t *testing.T) {
 		have, want int
 		size       uint64
 	}{
-		{"the first", 0, 1, 2 << 10},
+		{"the first", 0, 4, 2 << 10},
 		{"more", 16, 19, room / 2},
+		{"many more", 16, 22, room / 4},
 		{"no more than are useful", most, most, 2 << 10},
 		{"enough", 16, 16, room},
 		{"fewer", 16, 13, 2 * room},
+		{"far fewer", 16, 10, 4 * room},
 		{"none", 1, 0, 4 * room},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -92,5 +92,5 @@ func startingSize() uint64 {
 	if sample[0].Value.Kind() != metrics.KindUint64 {
 		return room // this runtime does not say
 	}
-	return sample[0].Value.Uint64()
+	return max(sample[0].Value.Uint64(), 1)
 }

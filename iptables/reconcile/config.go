@@ -44,7 +44,8 @@ type Checker interface {
 	// this node by then.
 	Reserve([]netip.Addr) ([]iptables.Check, []iptables.Lease, error)
 	// Check asks every listening socket of ours at one endpoint, and through
-	// what lies behind it. It returns nil if this process answered each time.
+	// what lies behind it. It returns nil if this process answered each time, and
+	// ErrStarved if it had no time to answer.
 	Check(context.Context, iptables.Endpoint) error
 	// Renew sends a lease probe to the address and returns when this process
 	// answered; the answer has renewed the lease then.

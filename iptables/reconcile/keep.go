@@ -46,11 +46,16 @@ func (s *serving) keep(ctx context.Context) {
 			s.checkLoad(ctx, func() bool { s.r.mu.Lock(); return true })
 		})
 	})
-	interval := s.plan.Lease / 5
-	if interval == 0 {
-		interval = lessLease
+	every(ctx, s.interval(), nil, func(iptables.Change) { s.renew(ctx) })
+	s.leaveChecks()
+}
+
+// interval is the time between two rounds of checks and lease probes.
+func (s *serving) interval() time.Duration {
+	if s.plan.Lease == 0 {
+		return lessLease
 	}
-	every(ctx, interval, nil, func(iptables.Change) { s.renew(ctx) })
+	return s.plan.Lease / 5
 }
 
 // every calls f at each interval and at each change until the context ends.
@@ -75,11 +80,7 @@ func every(ctx context.Context, interval time.Duration, changes <-chan iptables.
 // us.
 func (s *serving) renew(ctx context.Context) {
 	due := asked(&s.r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
-	var renewals []lease.Renewal
-	var wg sync.WaitGroup
-	wg.Go(func() { renewals = s.renewAll(ctx, due) })
-	failed := s.checkAll(ctx)
-	wg.Wait()
+	failed, renewals := s.run(ctx, due)
 	if ctx.Err() != nil {
 		return
 	}
@@ -91,7 +92,10 @@ func (s *serving) renew(ctx context.Context) {
 	if len(round.Lapsed) > 0 {
 		s.lapse(round)
 	}
-	if len(round.Again) > 0 {
+	switch e := round.Over; {
+	case e != nil:
+		s.r.cfg.Log.Infof("%s: attached again, after %s in which leases ran out %d times", addressList(e.Addrs), e.Lasted.Round(time.Millisecond), e.Lapses)
+	case len(round.Again) > 0 && !round.InEpisode():
 		s.r.cfg.Log.Infof("%s: attached again", addressList(round.Again))
 	}
 	s.r.leases.tell(func(*lease.Machine) {
@@ -103,7 +107,6 @@ func (s *serving) renew(ctx context.Context) {
 
 // lapse is for leases that ran out. Those of a moment later come from the same.
 func (s *serving) lapse(round *lease.Round) {
-	addrs := addressList(round.LapsedAddrs())
 	if round.First {
 		load := s.r.load.measure(s.plan, &s.r.leases)
 		load = load.SinceLapse()
@@ -118,9 +121,7 @@ func (s *serving) lapse(round *lease.Round) {
 		if wait > 0 {
 			where = "goes to the cluster for " + wait.String()
 		}
-		s.r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", addrs, worst.Late.Round(time.Millisecond), where, why)
-	} else {
-		s.r.cfg.Log.Infof("%s: the lease ran out as well", addrs)
+		s.r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", addressList(round.LapsedAddrs()), worst.Late.Round(time.Millisecond), where, why)
 	}
 	var yield []netip.Addr
 	s.r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
@@ -224,21 +225,6 @@ type prober struct {
 	token chan struct{} // held while lease probes are under way
 }
 
-// all sends probes to all the addresses at once: one that has to find another port,
-// as when another instance comes, must not cost the others their leases.
-func (p *prober) all(addrs []netip.Addr, probe func(netip.Addr) (time.Time, error)) []lease.Renewal {
-	out := make([]lease.Renewal, len(addrs))
-	var wg sync.WaitGroup
-	for i, a := range addrs {
-		wg.Go(func() {
-			answered, err := probe(a)
-			out[i] = lease.Renewal{Addr: a, Answered: answered, Err: err}
-		})
-	}
-	wg.Wait()
-	return out
-}
-
 // wait returns when no lease probe is under way.
 func (p *prober) wait() {
 	p.token <- struct{}{}
@@ -247,22 +233,53 @@ func (p *prober) wait() {
 
 // renewAll renews the leases of addresses, or attaches them where there is no lease.
 func (s *serving) renewAll(ctx context.Context, addrs []netip.Addr) []lease.Renewal {
-	if s.plan.Lease == 0 {
-		return s.r.probes.all(addrs, func(a netip.Addr) (time.Time, error) { return time.Now(), s.attachAgain(ctx, a) })
+	return s.renewOften(ctx, addrs, newTurns())
+}
+
+// renewOften does so for all the addresses at once: one that has to find another port,
+// as when another instance comes, must not cost the others their leases.
+func (s *serving) renewOften(ctx context.Context, addrs []netip.Addr, t *turns) []lease.Renewal {
+	if s.plan.Lease > 0 {
+		s.r.probes.token <- struct{}{}
+		defer func() { <-s.r.probes.token }()
 	}
-	s.r.probes.token <- struct{}{}
-	defer func() { <-s.r.probes.token }()
-	return s.r.probes.all(addrs, func(a netip.Addr) (time.Time, error) {
-		began := time.Now()
-		if err := s.mayProbe(a); err != nil {
-			return began, err
-		}
-		answered, err := s.checker.Renew(ctx, a)
-		if err == nil {
-			s.r.leases.tell(func(m *lease.Machine) { m.Probed(a, began, time.Now(), s.plan.Lease) })
-		}
+	out := make([]lease.Renewal, len(addrs))
+	var all, first sync.WaitGroup
+	for i, a := range addrs {
+		first.Add(1)
+		all.Go(func() {
+			answered, err := s.renewOne(ctx, a)
+			out[i] = lease.Renewal{Addr: a, Answered: answered, Err: err}
+			first.Done()
+			for t.another(s.interval()) {
+				if again, err := s.renewOne(ctx, a); err == nil {
+					out[i] = lease.Renewal{Addr: a, Answered: again}
+				}
+			}
+		})
+	}
+	first.Wait()
+	t.hadOne()
+	all.Wait()
+	return out
+}
+
+func (s *serving) renewOne(ctx context.Context, a netip.Addr) (answered time.Time, err error) {
+	began := time.Now()
+	if s.plan.Lease == 0 {
+		return began, s.attachAgain(ctx, a)
+	}
+	if err := s.mayProbe(a); err != nil {
+		return began, err
+	}
+	if answered, err = s.checker.Renew(ctx, a); err != nil {
 		return answered, err
-	})
+	}
+	if answered.Before(began) {
+		began = answered // to an earlier probe
+	}
+	s.r.leases.tell(func(m *lease.Machine) { m.Probed(a, began, time.Now(), s.plan.Lease) })
+	return answered, nil
 }
 
 // mayProbe returns nil unless the way to an address was found blocked since the round

@@ -51,6 +51,7 @@ type Reconciler struct {
 	repairs repairer
 	load    loadMeter
 	probes  prober
+	pulse   func(took time.Duration) (late time.Duration) // see await
 
 	plans     atomic.Pointer[plans]  // for readers
 	crowded   atomic.Pointer[func()] // measures the load for the attached plan
@@ -76,6 +77,7 @@ type serving struct {
 	checks  []iptables.Check
 	leases  []iptables.Lease
 	hold    *lease.Hold        // once it is in force
+	round   *checkRound        // of checks, under way; its loop's own
 	cancel  context.CancelFunc // nil before the commit
 	done    chan struct{}
 }
@@ -133,6 +135,7 @@ func New(cfg Config) *Reconciler {
 	r.repairs = newRepairer(&r.cfg)
 	r.load.cfg = &r.cfg
 	r.probes.token = make(chan struct{}, 1)
+	r.pulse = func(took time.Duration) time.Duration { return took - roundPulse }
 	r.plans.Store(&plans{})
 	return r
 }

@@ -31,6 +31,7 @@ type node struct {
 	stopped        time.Duration // how long the next renewal takes
 	slow           time.Duration // how long each renewal takes
 	slowCheck      time.Duration // how long each check takes
+	slowTo         netip.Addr    // the only address whose renewals are slow, if it is valid
 	installed      iptables.Rules
 	missing        []netip.Addr
 	takenAtInstall []netip.Addr // missing from then on
@@ -146,6 +147,9 @@ func (c checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease
 func (c checker) Renew(_ context.Context, a netip.Addr) (time.Time, error) {
 	c.mu.Lock()
 	stopped := c.stopped + c.slow
+	if c.slowTo.IsValid() && c.slowTo != a {
+		stopped = 0
+	}
 	c.stopped = 0
 	c.mu.Unlock()
 	time.Sleep(stopped)
@@ -172,7 +176,10 @@ func (c checker) Check(_ context.Context, e iptables.Endpoint) error {
 	time.Sleep(slow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answers[e] {
+	switch {
+	case c.fail["check"] != nil:
+		return c.fail["check"]
+	case c.answers[e]:
 		return nil
 	}
 	return errors.New("no answer")

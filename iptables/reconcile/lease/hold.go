@@ -24,6 +24,7 @@ type Hold struct {
 	// What the checks of the last round found, by address, and when they ended.
 	checks  map[netip.Addr]error
 	checked time.Time
+	episode *Episode // of lapses, under way
 
 	suspect map[netip.Addr]time.Time // since when the effect is missing
 }
@@ -59,6 +60,7 @@ type Round struct {
 	Lapsed  []Lapse      // those that ran out
 	Blocked []Blocked    // those found blocked, which was not known
 	First   bool         // the lapse is not the consequence of another
+	Over    *Episode     // of lapses, that is over; those in Again may belong to it
 
 	h    *Hold
 	live []netip.Addr // those held
@@ -78,11 +80,11 @@ type Blocked struct {
 	Why  error
 }
 
-// Ended ends a round. If leases lapsed, Explain and Yield are to be called, and
+// Ended ends a round. checks are nil if the checks are not over. If leases lapsed, Explain and Yield are to be called, and
 // Settle in any case.
 func (h *Hold) Ended(now time.Time, checks map[netip.Addr]error, renewals []Renewal) *Round {
 	r := &Round{h: h}
-	h.checks, h.checked = checks, now
+	h.checksEnded(now, checks)
 	switch {
 	case h.plan.DryRun || h.m.withheld():
 		h.leave(h.addrs)
@@ -115,8 +117,12 @@ func (h *Hold) Ended(now time.Time, checks map[netip.Addr]error, renewals []Rene
 			h.lapsed = now
 		}
 	}
+	r.Over = h.follow(now, r)
 	return r
 }
+
+// InEpisode reports whether an episode of lapses is under way.
+func (r *Round) InEpisode() bool { return r.h.episode != nil }
 
 func (r *Round) block(a netip.Addr, why error) {
 	h := r.h

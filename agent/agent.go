@@ -50,6 +50,7 @@ type Agent struct {
 	upstreams upstreams
 	live      probes.Liveness
 	zones     entries.ZoneSearch
+	lost      sockets.Dropped
 
 	services services.Services
 	standing services.Failover
@@ -117,7 +118,7 @@ type Server interface {
 
 // New returns an Agent. It changes nothing on the node.
 func New(c Config) *Agent {
-	p := &Agent{config: c, log: c.Log, Ledger: ledger.New(ledger.Config{})}
+	p := &Agent{config: c, log: c.Log, Ledger: ledger.New(ledger.Config{}), lost: sockets.Dropped{Proc: "/proc"}}
 	p.Table.Log, p.Table.Arrived = c.Log, p.Served.Arrived.Load
 	p.Health.Log = c.Log
 	p.upstreams.log = c.Log
@@ -193,7 +194,8 @@ func (p *Agent) begin(load *Load) error {
 	}
 	checker := checks.New(checks.Config{
 		Identity: load.Identity, Listen: load.Plan.Listen, Zones: load.Zones, Sockets: load.Sockets,
-		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Progress: p.progress, Throttled: p.Queries.Throttled,
+		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Progress: p.progress, Lost: p.lost.Count,
+		Throttled: p.Queries.Throttled,
 	})
 	if err := p.reconciler.Load().PrepareOn(b, load.Plan, checker); err != nil {
 		return err

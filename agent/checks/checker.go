@@ -62,9 +62,10 @@ type Config struct {
 	// is attached since then, if these are most of them; nil knows of none.
 	Mostly func(a netip.Addr, since time.Time) uint64
 
-	// Progress counts queries that were answered, and Throttled tells whether a CPU
-	// limit was used up a moment ago.
+	// Progress counts queries that were answered, Lost packets for which a socket had
+	// no room, and Throttled tells whether a CPU limit was used up a moment ago.
 	Progress  func() uint64
+	Lost      func() uint64
 	Throttled func() bool
 }
 
@@ -238,10 +239,11 @@ func (c *Checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port in
 	ctx, cancel := c.patience(ctx)
 	defer cancel()
 	if e.Proto == iptables.UDP {
-		socket, _, err = c.askUDP(ctx, e, p.udp[port], CheckLabel)
-		return socket, err
+		socket, err = c.askUDP(ctx, e, p.udp[port])
+	} else {
+		socket, err = c.askTCP(ctx, e, p.tcp[port].port)
 	}
-	return c.askTCP(ctx, e, p.tcp[port].port)
+	return socket, explain(ctx, err)
 }
 
 // Renew implements [reconcile.Checker]. Where another instance comes or goes the
@@ -253,9 +255,9 @@ func (c *Checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	if !ok {
 		return at, fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
 	}
-	first, cancel := context.WithTimeout(ctx, c.renewTimeout())
+	first, cancel := c.patienceOf(ctx, c.renewTimeout(), c.renewTimeout())
 	defer cancel()
-	if _, at, err = c.askUDP(first, e, p.lease[p.last], LeaseLabel); err == nil || ctx.Err() != nil {
+	if at, err = c.askLease(first, e, p.lease[p.last]); err == nil || ctx.Err() != nil {
 		return at, err
 	}
 	all, cancel := c.patience(ctx)
@@ -268,7 +270,7 @@ func (c *Checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err er
 	var wg sync.WaitGroup
 	for port := range leasePool {
 		wg.Go(func() {
-			if _, at, err := c.askUDP(all, e, p.lease[port], LeaseLabel); err == nil {
+			if at, err := c.askLease(all, e, p.lease[port]); err == nil {
 				answered <- renewed{port, at}
 				cancel()
 			}
@@ -305,7 +307,7 @@ func (c *Checker) Effect(ctx context.Context, a netip.Addr) error {
 	ctx, cancel := c.patience(ctx)
 	defer cancel()
 	conn := c.pools[a].effect
-	_, _, err := c.askUDP(ctx, e, conn, CheckLabel)
+	_, err := c.askUDP(ctx, e, conn)
 	if errors.Is(err, ErrNotOurs) {
 		// Of several instances on this node any may answer; what matters is
 		// that the query was not tracked.

@@ -25,7 +25,7 @@ func TestRenewFindsThePortThatLeadsToUs(t *testing.T) {
 	own := identityOf(t)
 	c := New(Config{
 		Identity: own, Listen: []iptables.Endpoint{e}, Zones: map[iptables.Endpoint]string{e: "."},
-		Progress: func() uint64 { return 0 }, Throttled: func() bool { return false },
+		Progress: func() uint64 { return 0 }, Lost: func() uint64 { return 0 }, Throttled: func() bool { return false },
 	})
 	if _, _, err := c.Reserve([]netip.Addr{e.Addr}); err != nil {
 		t.Fatal(err)

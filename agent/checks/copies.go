@@ -19,71 +19,123 @@ import (
 // Listeners that cannot keep up answer all the same, but their buffers are full
 // whenever a packet comes, and a check or a lease probe is one of very many that
 // are dropped. So it is sent again, more often each time, and waited for longer,
-// while queries go on being answered. Where none is, nobody reads the buffer, or
-// nobody gets any further: copies would only fill it.
+// while queries go on being answered and packets being dropped. Where none is
+// answered, nobody reads the buffer, or nobody gets any further; where none is
+// dropped, ours waits among the others. Copies would only fill the buffer then.
 const (
 	copyInterval = 10 * time.Millisecond
 	maxCopies    = 8 // at a time
 
 	// busyTimeout is in place of checkTimeout while queries are answered.
 	busyTimeout = 600 * time.Millisecond
+
+	// againInterval is the time until a lease probe is sent again that waits among
+	// others. Each answer renews the lease. If all of them wait for nearly as long as
+	// a lease lasts, it is held all the same.
+	againInterval = 100 * time.Millisecond
+
+	// lately is the age of an answer to an earlier lease probe that is as good as one
+	// to the last.
+	lately = 500 * time.Millisecond
 )
 
-// patience bounds a check.
-func (c *Checker) patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, busyTimeout)
-	before := c.Progress()
-	idle := time.AfterFunc(checkTimeout, func() {
-		if c.Progress() == before {
-			cancel()
-		}
-	})
-	return ctx, func() {
-		idle.Stop()
-		cancel()
+// askUDP sends a check and returns which of our sockets answered.
+func (c *Checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn) (socket string, err error) {
+	x, err := c.exchange(e, conn, CheckLabel)
+	if err != nil {
+		return "", err
 	}
+	socket, _, err = x.run(ctx)
+	return socket, err
 }
 
-// askUDP sends a check or a lease probe and returns which of our sockets answered,
-// and when its answer came in.
-func (c *Checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, label string) (socket string, at time.Time, err error) {
+// askLease sends a lease probe and returns when an answer came in, to it or to an
+// earlier one: either has renewed the lease.
+func (c *Checker) askLease(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn) (at time.Time, err error) {
+	x, err := c.exchange(e, conn, LeaseLabel)
+	if err != nil {
+		return at, err
+	}
+	x.again = againInterval
+	if _, at, err = x.run(ctx); err != nil && !x.earlier.IsZero() {
+		return x.earlier, nil
+	}
+	return at, err
+}
+
+// exchange is one query and its copies.
+type exchange struct {
+	c      *Checker
+	e      iptables.Endpoint
+	conn   *net.UDPConn
+	query  *dns.Msg
+	packed []byte
+
+	again   time.Duration // when it is sent again in any case; 0 for never
+	earlier time.Time     // when the answer to an earlier lease probe came in
+}
+
+func (c *Checker) exchange(e iptables.Endpoint, conn *net.UDPConn, label string) (*exchange, error) {
 	query := c.Identity.Query(label, c.Zones[e])
 	packed, err := query.Pack()
-	if err != nil {
-		return "", at, err
-	}
+	return &exchange{c: c, e: e, conn: conn, query: query, packed: packed}, err
+}
+
+// run sends the query, and copies where these are called for, until it is answered.
+func (x *exchange) run(ctx context.Context) (socket string, at time.Time, err error) {
 	// The end of the context ends a read that waits.
-	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(longAgo) })()
-	before, copies, more := c.Progress(), 1, 1
+	defer context.AfterFunc(ctx, func() { _ = x.conn.SetReadDeadline(longAgo) })()
+	copies, due := 1, copying{c: x.c, answered: x.c.Progress(), more: 1}
+	var sent time.Time
 	for {
+		if now := time.Now(); copies == 0 && x.again > 0 && now.Sub(sent) >= x.again {
+			copies = 1
+		}
 		for range copies {
-			if _, err := conn.WriteToUDPAddrPort(packed, e.AddrPort()); err != nil {
+			sent = time.Now()
+			if _, err := x.conn.WriteToUDPAddrPort(x.packed, x.e.AddrPort()); err != nil {
 				return "", at, err
 			}
 		}
 		var answer *dns.Msg
-		answer, at, err = receive(ctx, e, conn, query.Id)
+		answer, at, err = x.receive(ctx)
 		switch {
 		case err == nil:
-			socket, err = c.Identity.AnsweredBy(query, answer)
+			socket, err = x.c.Identity.AnsweredBy(x.query, answer)
 			return socket, at, err
 		case ctx.Err() != nil || !errors.Is(err, os.ErrDeadlineExceeded):
 			return "", at, err
 		}
-		copies = 0
-		if now := c.Progress(); now != before {
-			more = min(2*more, maxCopies)
-			before, copies = now, more
-		}
+		copies = due.next()
 	}
+}
+
+// copying decides how many copies are to be sent.
+type copying struct {
+	c              *Checker
+	answered, lost uint64
+	more           int
+	counts         bool // lost is known
+}
+
+func (d *copying) next() int {
+	lost, known := d.c.Lost(), d.counts
+	drops := lost != d.lost
+	d.lost, d.counts = lost, true
+	answered := d.c.Progress()
+	if !known || !drops || answered == d.answered {
+		return 0
+	}
+	d.answered, d.more = answered, min(2*d.more, maxCopies)
+	return d.more
 }
 
 var longAgo = time.Unix(1, 0)
 
-// receive waits for the answer with the id, until it is time for copies.
-func receive(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, id uint16) (*dns.Msg, time.Time, error) {
+// receive waits for the answer until it is time for copies.
+func (x *exchange) receive(ctx context.Context) (*dns.Msg, time.Time, error) {
 	began := time.Now()
-	if err := conn.SetReadDeadline(began.Add(copyInterval)); err != nil {
+	if err := x.conn.SetReadDeadline(began.Add(copyInterval)); err != nil {
 		return nil, began, err
 	}
 	if ctx.Err() != nil {
@@ -91,15 +143,21 @@ func receive(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn, id uin
 	}
 	buf, control := make([]byte, dns.MinMsgSize), make([]byte, unix.CmsgSpace(timespecSize))
 	for {
-		n, controls, _, from, err := conn.ReadMsgUDPAddrPort(buf, control)
+		n, controls, _, from, err := x.conn.ReadMsgUDPAddrPort(buf, control)
 		if err != nil {
 			return nil, began, err
 		}
 		answer := new(dns.Msg)
-		// A late answer to an earlier check, or one from another endpoint,
-		// is no answer to this one.
-		if from.Port() == e.Port && answer.Unpack(buf[:n]) == nil && answer.Id == id {
-			return answer, receivedAt(control[:controls]), nil
+		if from.Port() != x.e.Port || answer.Unpack(buf[:n]) != nil {
+			continue // one from another endpoint is no answer to this one
+		}
+		at := receivedAt(control[:controls])
+		if answer.Id == x.query.Id {
+			return answer, at, nil
+		}
+		// A late answer to an earlier check is no answer to this one.
+		if x.again > 0 && time.Since(at) < lately && x.c.Identity.renews(answer) {
+			x.earlier = at
 		}
 	}
 }
@@ -130,7 +188,7 @@ func receivedAt(control []byte) time.Time {
 		}
 		// By the clock on the wall, which somebody may set.
 		age := now.Sub(time.Unix(word(m.Data), word(m.Data[timespecSize/2:])))
-		return now.Add(-min(max(age, 0), busyTimeout))
+		return now.Add(-min(max(age, 0), longestPatience))
 	}
 	return now
 }

@@ -20,12 +20,14 @@ func TestChecksOfABusyListener(t *testing.T) {
 		name     string
 		drops    uint64 // packets before one is answered
 		progress bool   // queries of others are answered meanwhile
+		room     bool   // no socket drops anything, it only takes long
 		answered bool
 		packets  uint64 // at most
 	}{
-		{"it answers at once", 0, true, true, 1},
-		{"it drops most of what comes", 40, true, true, 100},
-		{"it drops most of what comes, and answers nobody", 40, false, false, 1},
+		{"it answers at once", 0, true, false, true, 1},
+		{"it drops most of what comes", 40, true, false, true, 100},
+		{"it drops most of what comes, and answers nobody", 40, false, false, false, 1},
+		{"it answers others, and drops nothing", 40, true, true, false, 1},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -67,6 +69,12 @@ func TestChecksOfABusyListener(t *testing.T) {
 					}
 					return 0
 				},
+				Lost: func() uint64 {
+					if tc.room {
+						return 0
+					}
+					return steps.Add(1)
+				},
 			})
 			conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
 			if err != nil {
@@ -78,12 +86,16 @@ func TestChecksOfABusyListener(t *testing.T) {
 			}
 			// Many times longer than the copies need.
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			if tc.progress {
+			if tc.answered {
 				ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second)
 			}
 			defer cancel()
 			began := time.Now()
-			socket, at, err := c.askUDP(ctx, e, conn, CheckLabel)
+			x, err := c.exchange(e, conn, CheckLabel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			socket, at, err := x.run(ctx)
 			if answered := err == nil && socket == "one"; answered != tc.answered {
 				t.Errorf("socket %q, %v", socket, err)
 			}

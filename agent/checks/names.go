@@ -77,6 +77,16 @@ func (i *Identity) AnsweredBy(query, answer *dns.Msg) (socket string, err error)
 	return "", fmt.Errorf("%w %s with %s", ErrNotOurs, query.Question[0].Name, dns.RcodeToString[answer.Rcode])
 }
 
+// renews reports whether a message is an answer of ours to a lease probe.
+func (i *Identity) renews(answer *dns.Msg) bool {
+	if len(answer.Question) != 1 {
+		return false
+	}
+	p, ok := i.ProbeOf(answer.Question[0].Name)
+	_, err := i.AnsweredBy(answer, answer)
+	return ok && p.Lease && p.Own && err == nil
+}
+
 // Probe is what a query asks for, if it is one of ours.
 type Probe struct {
 	Check, Lease bool

@@ -161,8 +161,9 @@ test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node,
 	go run ./test/flood -program bin/trackless -coredns $(COREDNS) $(FLOOD_FLAGS)
 
 .PHONY: test-throttle
-test-throttle: deps build ## a steady load under a CPU limit of 100m, with and without notrack (root, 4 minutes)
+test-throttle: deps build ## steady loads under a CPU limit of 100m, with and without notrack (root, 6 minutes)
 	go run ./test/flood -program bin/trackless -cpu 100 $(THROTTLE_FLAGS)
+	go run ./test/flood -program bin/trackless -cpu 100 -rate 500 -time 30s -lossless $(THROTTLE_FLAGS)
 
 .PHONY: monitoring
 monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring

@@ -62,20 +62,24 @@ func TestCount(t *testing.T) {
 func TestJudgeThrottled(t *testing.T) {
 	good := throttledResult{LostPercent: 2, Seconds: 60}
 	for _, tc := range []struct {
-		name   string
-		change func(r *throttledResult)
-		want   string
+		name     string
+		change   func(r *throttledResult)
+		lossless bool
+		want     string
 	}{
-		{"as much as the bare server", func(*throttledResult) {}, ""},
-		{"a lapse", func(r *throttledResult) { r.Lapses = 1 }, ""},
-		{"two lapses in a minute", func(r *throttledResult) { r.Lapses = 2 }, "lapsed 2 times"},
-		{"two lapses in two", func(r *throttledResult) { r.Lapses, r.Seconds = 2, 120 }, ""},
-		{"more than the bare server", func(r *throttledResult) { r.LostPercent = 3.5 }, "without notrack 2.00 %"},
+		{"as much as the bare server", func(*throttledResult) {}, false, ""},
+		{"a lapse", func(r *throttledResult) { r.Lapses = 1 }, false, ""},
+		{"two lapses in a minute", func(r *throttledResult) { r.Lapses = 2 }, false, "lapsed 2 times"},
+		{"two lapses in two", func(r *throttledResult) { r.Lapses, r.Seconds = 2, 120 }, false, ""},
+		{"more than the bare server", func(r *throttledResult) { r.LostPercent = 3.5 }, false, "without notrack 2.00 %"},
+		{"a load that must cost nothing", func(*throttledResult) {}, true, ""},
+		{"costs a lease", func(r *throttledResult) { r.Lapses = 1 }, true, "lapsed 1 times"},
+		{"costs a query", func(r *throttledResult) { r.Lost = 3 }, true, "3 queries were lost"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := good
 			tc.change(&r)
-			r.judge(&throttledResult{LostPercent: 2})
+			r.judge(&throttledResult{LostPercent: 2, Lost: 2}, tc.lossless)
 			got := strings.Join(r.Failures, "; ")
 			if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
 				t.Errorf("failures %q, want %q", got, tc.want)

@@ -171,9 +171,16 @@ func (r *throttledResult) count(sent []clients.Sent) {
 func percent(part, whole int) float64 { return 100 * float64(part) / float64(max(whole, 1)) }
 
 // judge notes what Trackless did not keep. bare is what became of the load at the
-// same server without the directive.
-func (r *throttledResult) judge(bare *throttledResult) {
+// same server without the directive. If lossless, nothing may be lost
+// that is not lost there, and no lease may run out.
+func (r *throttledResult) judge(bare *throttledResult, lossless bool) {
 	fail := func(format string, args ...any) { r.Failures = append(r.Failures, fmt.Sprintf(format, args...)) }
+	if lossless {
+		if r.Lost > bare.Lost || r.Lapses > 0 {
+			fail("%d queries were lost, without notrack %d, and the lease lapsed %d times: this load must cost nothing", r.Lost, bare.Lost, r.Lapses)
+		}
+		return
+	}
 	if most := lapsesPerMinute * max(r.Seconds/60, 1); float64(r.Lapses) > most {
 		fail("the lease lapsed %d times in %.0f s, at most %.0f may be", r.Lapses, r.Seconds, most)
 	}

@@ -119,11 +119,14 @@ type copying struct {
 }
 
 func (d *copying) next() int {
+	answered := d.c.Progress()
+	if answered == d.answered {
+		return 0
+	}
 	lost, known := d.c.Lost(), d.counts
 	drops := lost != d.lost
 	d.lost, d.counts = lost, true
-	answered := d.c.Progress()
-	if !known || !drops || answered == d.answered {
+	if !known || !drops {
 		return 0
 	}
 	d.answered, d.more = answered, min(2*d.more, maxCopies)

@@ -31,6 +31,21 @@ func nthClient(n int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(n >> 16), byte(n >> 8)}), 1024+uint16(n&0xff))
 }
 
+// The kernel allocates a set's hash table for its whole size when it is made, 16 bytes
+// for each element, and that once for each of more than a dozen sets.
+func TestSetsReserveLittle(t *testing.T) {
+	var room uint32
+	for name, set := range newRuleset("trackless-1").sets {
+		if set.Size > 1024 {
+			t.Errorf("set %s is made with room for %d elements", name, set.Size)
+		}
+		room += set.Size
+	}
+	if room > 4096 {
+		t.Errorf("all sets together are made with room for %d elements", room)
+	}
+}
+
 // Entries of TCP connections stay in the conntrack table for five days after
 // their last packet, so that a node may have a great many.
 func TestManyConnections(t *testing.T) {

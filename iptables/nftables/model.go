@@ -46,14 +46,15 @@ const (
 type setKind struct {
 	name    string
 	key     []field
-	dynamic bool // filled by packets, with a timeout
-	ranges  bool // elements are intervals
-	any     bool // not bound to a family
+	dynamic bool   // filled by packets, with a timeout
+	ranges  bool   // elements are intervals
+	any     bool   // not bound to a family
+	size    uint32 // for how many elements there is room; 0: see setSize
 }
 
 var (
 	listenSet  = setKind{name: "listen", key: []field{daddr, l4proto, dport}}
-	liveSet    = setKind{name: "live", key: []field{daddr}, dynamic: true}
+	liveSet    = setKind{name: "live", key: []field{daddr}, dynamic: true, size: 1024}
 	leaseSet   = setKind{name: "lease", key: []field{saddr, l4proto, sport, daddr, dport}}
 	checkSet   = setKind{name: "check", key: []field{saddr, l4proto, sport}}
 	exemptSet  = setKind{name: "exempt", key: []field{saddr, l4proto, sport, daddr, dport}, dynamic: true}
@@ -74,7 +75,10 @@ var setKinds = []setKind{
 	askedSet, arrivedSet, asideSet,
 }
 
-// setSize bounds what packets can put into a set; a full set takes no more.
+// setSize bounds what packets can put into a set; a full set takes no more. It is
+// what the kernel takes where a set is made without a size (nft_dynset_init). With a
+// size it would reserve room for all at once, 2 MB for each set, and every dump would
+// walk through it.
 const setSize = 65535
 
 // instance names the set of a family.

@@ -27,12 +27,12 @@ func Print(table string, r iptables.Rules) string {
 		line(1, "}")
 		line(0, "")
 	}
+	all := chains(r.Plan.Lease, r.Plan.DryRun)
 	for _, k := range setKinds {
 		for _, f := range k.families() {
-			printSet(line, k, f, r)
+			printSet(line, k, f, r, filled(all, k, f))
 		}
 	}
-	all := chains(r.Plan.Lease, r.Plan.DryRun)
 	for i, c := range all {
 		line(1, "chain %s {", c.name)
 		if c.hook != nil {
@@ -58,7 +58,21 @@ func Print(table string, r iptables.Rules) string {
 	return b.String()
 }
 
-func printSet(line func(int, string, ...any), k setKind, f iptables.Family, r iptables.Rules) {
+// filled reports whether a rule puts packets into the set, which gives it its size.
+func filled(all []chain, k setKind, f iptables.Family) bool {
+	for _, c := range all {
+		for _, r := range c.rules {
+			for _, s := range r {
+				if p, ok := s.(put); ok && p.set.instance(p.family) == k.instance(f) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func printSet(line func(int, string, ...any), k setKind, f iptables.Family, r iptables.Rules, filled bool) {
 	line(1, "set %s {", k.instance(f))
 	var types []string
 	for _, part := range k.key {
@@ -66,7 +80,11 @@ func printSet(line func(int, string, ...any), k setKind, f iptables.Family, r ip
 	}
 	line(2, "type %s", strings.Join(types, " . "))
 	if k.dynamic {
-		line(2, "size %d", setSize)
+		if k.size > 0 {
+			line(2, "size %d", k.size)
+		} else if filled {
+			line(2, "size %d", setSize)
+		}
 		line(2, "flags dynamic,timeout")
 	}
 	var elements []string

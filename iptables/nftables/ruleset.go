@@ -278,7 +278,7 @@ func newRulesetOf(name string, kinds []setKind) *ruleset {
 		for _, f := range k.families() {
 			set := &nftables.Set{Table: rs.table, Name: k.instance(f), KeyType: k.datatype(f)}
 			if k.dynamic {
-				set.Dynamic, set.HasTimeout, set.Size = true, true, setSize
+				set.Dynamic, set.HasTimeout, set.Size = true, true, k.size
 			}
 			set.Interval = k.ranges
 			if k.any {

@@ -34,7 +34,7 @@ func conflicts(a netip.Addr) (found []string) {
 	for _, p := range []iptables.Proto{iptables.UDP, iptables.TCP} {
 		endpoints = append(endpoints, iptables.Endpoint{Addr: a, Port: 53, Proto: p})
 	}
-	rules, err := hostrules.ForeignRules(hostrules.Config{}, endpoints)
+	rules, err := hostrules.ConflictingRules(hostrules.Config{}, endpoints)
 	if err != nil {
 		found = append(found, fmt.Sprintf("other programs' rules cannot be read: %v", err))
 	}
@@ -49,7 +49,7 @@ func conflicts(a netip.Addr) (found []string) {
 // maxConflicts bounds a line of the log.
 const maxConflicts = 3
 
-func describe(r hostrules.ForeignRule) string {
+func describe(r hostrules.ConflictingRule) string {
 	program, may := "", ""
 	if r.Legacy {
 		program = " of iptables-legacy"

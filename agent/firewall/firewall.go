@@ -64,7 +64,7 @@ func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cle
 	if err == nil && !facts.legacy && reflect.DeepEqual(facts, m.seen) {
 		return m.blocked, false
 	}
-	var left []hostrules.Obstacle
+	var left []hostrules.DroppingChain
 	var refused error
 	if err == nil {
 		left, cleared, refused, err = m.clear(&facts)
@@ -80,7 +80,7 @@ func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cle
 	m.failure, m.blocked = "", map[netip.Addr]error{}
 	for _, o := range left {
 		if m.blocked[o.Endpoint.Addr] == nil {
-			m.blocked[o.Endpoint.Addr] = obstacleError(o, refused)
+			m.blocked[o.Endpoint.Addr] = droppingChainError(o, refused)
 		}
 	}
 	m.seen = facts
@@ -90,8 +90,8 @@ func (m *Opener) openChains(r iptables.Rules) (blocked map[netip.Addr]error, cle
 	return m.blocked, cleared
 }
 
-// obstacleError names the chain that drops DNS, and the remedy.
-func obstacleError(o hostrules.Obstacle, refused error) error {
+// droppingChainError names the chain that drops DNS, and the remedy.
+func droppingChainError(o hostrules.DroppingChain, refused error) error {
 	if o.Amendable() && refused != nil {
 		return fmt.Errorf("%s; an accept rule could not be added: %w; add one with `%s`", o, refused, o.Remedy())
 	}
@@ -104,16 +104,16 @@ func obstacleError(o hostrules.Obstacle, refused error) error {
 // clear adds the accept rules that DNS needs. It returns the chains that still drop DNS,
 // whether rules were added, and why one could not be added. Other programs may change
 // their rules meanwhile, so it repeats until there is nothing to add.
-func (m *Opener) clear(facts *chainFacts) (left []hostrules.Obstacle, added bool, refused, err error) {
+func (m *Opener) clear(facts *chainFacts) (left []hostrules.DroppingChain, added bool, refused, err error) {
 	for {
 		// The generation is read first, so that a later change is noticed.
 		if facts.generation, err = hostrules.Generation(hostrules.Config{}); err != nil {
 			return nil, added, refused, err
 		}
-		if left, err = obstacles(*facts); err != nil {
+		if left, err = dropping(*facts); err != nil {
 			return nil, added, refused, err
 		}
-		ours := slices.DeleteFunc(slices.Clone(left), func(o hostrules.Obstacle) bool { return !o.Amendable() })
+		ours := slices.DeleteFunc(slices.Clone(left), func(o hostrules.DroppingChain) bool { return !o.Amendable() })
 		if len(ours) == 0 || refused != nil {
 			return left, added, refused, nil
 		}
@@ -128,10 +128,10 @@ func (m *Opener) clear(facts *chainFacts) (left []hostrules.Obstacle, added bool
 }
 
 // accept adds a rule to each chain of iptables.
-func accept(obstacles []hostrules.Obstacle) error {
+func accept(dropping []hostrules.DroppingChain) error {
 	var errs []error
-	var native []hostrules.Obstacle
-	for _, o := range obstacles {
+	var native []hostrules.DroppingChain
+	for _, o := range dropping {
 		if !o.Legacy {
 			native = append(native, o)
 			continue
@@ -159,15 +159,15 @@ func (m *Opener) mayAdd() error {
 	return nil
 }
 
-// obstacles returns the chains that drop DNS of clients at the endpoints that we serve, and
+// dropping returns the chains that drop DNS of clients at the endpoints that we serve, and
 // DNS of the node at the others.
-func obstacles(facts chainFacts) ([]hostrules.Obstacle, error) {
-	served, err := hostrules.Obstacles(hostrules.Config{}, facts.rules.Plan.Listen, facts.devices)
+func dropping(facts chainFacts) ([]hostrules.DroppingChain, error) {
+	served, err := hostrules.DroppingChains(hostrules.Config{}, facts.rules.Plan.Listen, facts.devices)
 	if err != nil || len(facts.rules.Plan.Untrack) == 0 {
 		return served, err
 	}
 	lo := slices.DeleteFunc(slices.Clone(facts.devices), func(d hostrules.Device) bool { return d.Name != "lo" })
-	other, err := hostrules.Obstacles(hostrules.Config{}, facts.rules.Plan.Untrack, lo)
+	other, err := hostrules.DroppingChains(hostrules.Config{}, facts.rules.Plan.Untrack, lo)
 	return append(served, other...), err
 }
 

@@ -200,10 +200,10 @@ func TestConntrackWithoutPrivilege(t *testing.T) {
 		stats bool
 		says  string
 	}{
-		{args: []string{"list"}, code: cli.ExitCannotLook, says: "needs CAP_NET_ADMIN"},
-		{args: []string{"watch", "--duration", "1ms"}, code: cli.ExitCannotLook, says: "needs CAP_NET_ADMIN"},
-		{args: []string{"stats"}, code: cli.ExitCannotLook, out: "4 of ", says: "needs CAP_NET_ADMIN"},
-		{args: []string{"stats", "-o", "json"}, code: cli.ExitCannotLook, out: `"entries": 4`, says: "without it"},
+		{args: []string{"list"}, code: cli.ExitCannotMeasure, says: "needs CAP_NET_ADMIN"},
+		{args: []string{"watch", "--duration", "1ms"}, code: cli.ExitCannotMeasure, says: "needs CAP_NET_ADMIN"},
+		{args: []string{"stats"}, code: cli.ExitCannotMeasure, out: "4 of ", says: "needs CAP_NET_ADMIN"},
+		{args: []string{"stats", "-o", "json"}, code: cli.ExitCannotMeasure, out: `"entries": 4`, says: "without it"},
 		{args: []string{"limits"}, code: 0, out: "nf_conntrack_udp_timeout_stream"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -357,7 +357,7 @@ func TestConntrackLimits(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
-	if _, errs, code := trackless("conntrack", "limits", "--root", t.TempDir()); code != cli.ExitCannotLook || !strings.Contains(errs, "not loaded") {
+	if _, errs, code := trackless("conntrack", "limits", "--root", t.TempDir()); code != cli.ExitCannotMeasure || !strings.Contains(errs, "not loaded") {
 		t.Errorf("without connection tracking: exit status %d, %s", code, errs)
 	}
 }

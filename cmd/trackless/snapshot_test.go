@@ -130,7 +130,7 @@ func TestSnapshotWithoutPrivilege(t *testing.T) {
 	ns, _ := nodeTable(t, smallTable()...)
 	withoutNetAdmin(t, ns, func() {
 		out, errs, code := trackless("snapshot", "--window", "300ms")
-		if code != cli.ExitCannotLook || !strings.Contains(errs, "CAP_NET_ADMIN") {
+		if code != cli.ExitCannotMeasure || !strings.Contains(errs, "CAP_NET_ADMIN") {
 			t.Errorf("exit status %d: %s", code, errs)
 		}
 		s := readBack(t, out)
@@ -204,7 +204,7 @@ func TestSnapshotAndCompareRefuse(t *testing.T) {
 		{"snapshot --window 1ms", cli.ExitUsage},
 		{"snapshot --top 0", cli.ExitUsage},
 		{"snapshot before.json", cli.ExitUsage},
-		{"snapshot --netns nowhere", cli.ExitCannotLook},
+		{"snapshot --netns nowhere", cli.ExitCannotMeasure},
 		{"compare", cli.ExitUsage},
 		{"compare a b c", cli.ExitUsage},
 		{"compare - -", cli.ExitUsage},
@@ -251,7 +251,7 @@ func TestOutputThatCannotBeWritten(t *testing.T) {
 		{"snapshot --window 1h -o /sys/x.json", cli.ExitFailure},
 		{"support-bundle --window 1h -o /sys/x.tar.gz", cli.ExitFailure},
 		{"conntrack stats", cli.ExitFailure},
-		{"doctor --interval 1ms", cli.ExitCannotLook},
+		{"doctor --interval 1ms", cli.ExitCannotMeasure},
 	} {
 		t.Run(tc.args, func(t *testing.T) {
 			full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

@@ -180,7 +180,7 @@ func collect(ctx context.Context, o supportOptions, errs io.Writer) *support.Bun
 	b.Add("doctor", "doctor.json", "`trackless doctor -o json`", func() ([]byte, error) {
 		r, _, err := measure.Check(ctx, measure.Options{Root: "/", Interval: 2 * time.Second, Metrics: "auto", Rules: nodeRules, Progress: cli.Progress(errs)})
 		if err != nil {
-			return nil, cli.CannotLook(err)
+			return nil, cli.CannotMeasure(err)
 		}
 		return support.Indented(r)
 	})

@@ -119,7 +119,7 @@ func TestTuneApplyAndRevert(t *testing.T) {
 	if got := fmt.Sprint(files(t, root)); got != fmt.Sprint(before) {
 		t.Errorf("after revert\n%s\nbefore\n%s", got, before)
 	}
-	if _, errs, code := inside(t, "tune", "--revert", "--root", root); code != cli.ExitCannotLook || !strings.Contains(errs, "nothing was applied") {
+	if _, errs, code := inside(t, "tune", "--revert", "--root", root); code != cli.ExitCannotMeasure || !strings.Contains(errs, "nothing was applied") {
 		t.Errorf("second revert: exit status %d, %s", code, errs)
 	}
 }
@@ -333,7 +333,7 @@ func TestTuneNodes(t *testing.T) {
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			out, errs, code := trackless(append([]string{"tune"}, test.args...)...)
-			if code != cli.ExitCannotLook || out != "" {
+			if code != cli.ExitCannotMeasure || out != "" {
 				t.Errorf("exit status %d\n%s%s", code, out, errs)
 			}
 			golden.Compare(t, strings.Join(test.args, " "), errs)

@@ -47,7 +47,7 @@ func (r AcceptRule) Arguments() []string { return acceptRule{r.Endpoint, r.Direc
 // acceptRule is the traffic that a rule accepts.
 type acceptRule evaluator.Traffic
 
-func ruleOf(o Obstacle) acceptRule { return acceptRule{o.Endpoint, o.Direction} }
+func ruleOf(o DroppingChain) acceptRule { return acceptRule{o.Endpoint, o.Direction} }
 
 func (r acceptRule) v6() bool { return r.Endpoint.Addr.Is6() }
 
@@ -58,7 +58,7 @@ func (r acceptRule) iptables() string {
 
 // Arguments returns the rule that accepts the dropped packets as arguments of iptables,
 // without the chain.
-func (o Obstacle) Arguments() []string { return ruleOf(o).arguments() }
+func (o DroppingChain) Arguments() []string { return ruleOf(o).arguments() }
 
 func (r acceptRule) arguments() []string {
 	side, port := "-d", "--dport"
@@ -125,8 +125,8 @@ func (r acceptRule) exprs() []expr.Any {
 // Accept puts a rule at the top of each chain that drops, in one transaction. All chains
 // must be amendable and of nf_tables. It moves a rule of ours that another program's
 // rule has come before.
-func Accept(cfg Config, obstacles []Obstacle) error {
-	if len(obstacles) == 0 {
+func Accept(cfg Config, dropping []DroppingChain) error {
+	if len(dropping) == 0 {
 		return nil
 	}
 	conn, err := nfnl.Dial(cfg)
@@ -135,7 +135,7 @@ func Accept(cfg Config, obstacles []Obstacle) error {
 	}
 	defer conn.Close()
 	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {
-		for _, o := range obstacles {
+		for _, o := range dropping {
 			if !o.Amendable() || o.Legacy {
 				return fmt.Errorf("accept untracked DNS: chain %s %s %s is of a kind to which we add no rules", o.Family, o.Table, o.Chain)
 			}

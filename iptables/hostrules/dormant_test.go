@@ -20,11 +20,11 @@ const dropFilter = `table ip filter { FLAGS
 }`
 
 // A dormant table drops nothing. The generation changes when it is no longer dormant.
-func TestObstaclesOfADormantTable(t *testing.T) {
+func TestDroppingChainsOfADormantTable(t *testing.T) {
 	cfg := Config{NetNS: int(testns.Enter(t))}
 	endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
 	testns.Feed(t, strings.Replace(dropFilter, "FLAGS", "flags dormant;", 1), "nft", "-f", "-")
-	if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
+	if got := droppingLines(t, cfg, endpoints, podDevices); len(got) > 0 {
 		t.Errorf("a dormant table: %v", got)
 	}
 	before, err := Generation(cfg)
@@ -32,7 +32,7 @@ func TestObstaclesOfADormantTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	testns.Run(t, "nft", "add", "table", "ip", "filter", "{ ; }") // without the flag
-	if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) == 0 {
+	if got := droppingLines(t, cfg, endpoints, podDevices); len(got) == 0 {
 		t.Error("the table is no longer dormant, and nothing drops")
 	}
 	if after, err := Generation(cfg); err != nil || after == before {
@@ -71,7 +71,7 @@ func TestObstacleOfAnOwnedTable(t *testing.T) {
 	if err := tx.Commit(other); err != nil {
 		t.Fatal(err)
 	}
-	found, err := Obstacles(cfg, []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, podDevices)
+	found, err := DroppingChains(cfg, []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}, podDevices)
 	if err != nil || len(found) == 0 {
 		t.Fatalf("%v, %v", found, err)
 	}

@@ -78,11 +78,11 @@ func TestMemoryOfOthersRules(t *testing.T) {
 			testns.Feed(t, manyForeignRules(rules), tc.program)
 			began := time.Now()
 			before := resetPeak(t)
-			obstacles, err := Obstacles(cfg, endpoints, podDevices)
-			if err != nil || len(obstacles) != 1 || strings.Join(obstacles[0].Devices, " ") != "veth0 cni0" || !strings.Contains(obstacles[0].By, "10.244.0.0/16") {
-				t.Errorf("obstacles: %v, %v", obstacles, err)
+			dropping, err := DroppingChains(cfg, endpoints, podDevices)
+			if err != nil || len(dropping) != 1 || strings.Join(dropping[0].Devices, " ") != "veth0 cni0" || !strings.Contains(dropping[0].By, "10.244.0.0/16") {
+				t.Errorf("dropping: %v, %v", dropping, err)
 			}
-			foreign, err := ForeignRules(cfg, endpoints)
+			foreign, err := ConflictingRules(cfg, endpoints)
 			if err != nil || len(foreign) != 1 || foreign[0].Handle == 0 || !slices.Equal(foreign[0].Effects, []string{"notrack"}) {
 				t.Errorf("rules of others: %v, %v", foreign, err)
 			}

@@ -81,7 +81,7 @@ func (b twinTrace) expiries(*testing.T) map[traceElement]expiry {
 }
 
 // traceTable is the table for this backend.
-var traceTable = slices.Concat(tracetest.Table, tracetest.AsideTable)
+var traceTable = slices.Concat(tracetest.Table, tracetest.QuarantineTable)
 
 // tracedSets are those of which a row tells. Those that note who asked a moment
 // ago have a test of their own: TestLost.

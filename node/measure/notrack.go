@@ -27,7 +27,7 @@ func (r Rules) Notrack(listeners []netip.Addr) ([]advice.Notrack, error) {
 	if err != nil && !errors.As(err, &unsupported) { // without nf_tables there are none in it
 		return nil, err
 	}
-	foreign, err := hostrules.ForeignRules(hostrules.Config{}, endpoints)
+	foreign, err := hostrules.ConflictingRules(hostrules.Config{}, endpoints)
 	if err != nil {
 		return nil, err
 	}

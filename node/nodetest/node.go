@@ -19,7 +19,7 @@ import (
 type Node struct {
 	Tables       []iptables.Instance
 	Standing     failover.State
-	OtherRules   []hostrules.ForeignRule
+	OtherRules   []hostrules.ConflictingRule
 	Accepting    []hostrules.AcceptRule
 	Links        []hostaddr.Device
 	OtherServers []netip.Addr // DNS servers besides ours
@@ -79,8 +79,8 @@ func (n *Node) RemoveAcceptRule(r hostrules.AcceptRule) error {
 }
 
 // Foreign implements rules.Node.
-func (n *Node) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ForeignRule, error) {
-	var out []hostrules.ForeignRule
+func (n *Node) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ConflictingRule, error) {
+	var out []hostrules.ConflictingRule
 	for _, f := range n.OtherRules {
 		f.Concerns = slices.DeleteFunc(slices.Clone(endpoints), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
 		out = append(out, f)

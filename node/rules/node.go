@@ -25,7 +25,7 @@ type Node interface {
 	RemoveFailover() error
 	// KeepFailover leaves these pairs of it.
 	KeepFailover([]failover.Pair, failover.Outside) error
-	Foreign([]iptables.Endpoint) ([]hostrules.ForeignRule, error)
+	Foreign([]iptables.Endpoint) ([]hostrules.ConflictingRule, error)
 	// Servers are addresses of DNS servers that pods of this node may ask, ours
 	// or others'.
 	Servers() ([]netip.Addr, error)
@@ -63,8 +63,8 @@ func (Kernel) RemoveLink(name string) error { return hostaddr.RemoveLink(hostadd
 func (Kernel) RemoveTable(i iptables.Instance) error { return backends.Remove(i) }
 
 // Foreign implements Node.
-func (Kernel) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ForeignRule, error) {
-	return hostrules.ForeignRules(hostrules.Config{}, endpoints)
+func (Kernel) Foreign(endpoints []iptables.Endpoint) ([]hostrules.ConflictingRule, error) {
+	return hostrules.ConflictingRules(hostrules.Config{}, endpoints)
 }
 
 // Servers are those that listen on this node, and the Service of kube-dns.

@@ -83,8 +83,8 @@ func reportDevice(d hostaddr.Device, claims iptables.Claims) Device {
 	return r
 }
 
-func reportForeign(f hostrules.ForeignRule) ForeignRule {
-	r := ForeignRule{
+func reportForeign(f hostrules.ConflictingRule) ConflictingRule {
+	r := ConflictingRule{
 		Family: f.Family, Table: f.Table, Chain: f.Chain, Legacy: f.Legacy, Hook: f.Hook, Priority: f.Priority, Handle: f.Handle,
 		Rule: f.Text, Effects: f.Effects, Meaning: foreignMeaning(f), Certain: f.Certain, NodeCache: f.NodeCache,
 		Endpoints: Endpoints(f.Concerns, nil), Directions: []string{},
@@ -96,7 +96,7 @@ func reportForeign(f hostrules.ForeignRule) ForeignRule {
 }
 
 // foreignMeaning says what a rule does to DNS, the gravest effect first.
-func foreignMeaning(f hostrules.ForeignRule) string {
+func foreignMeaning(f hostrules.ConflictingRule) string {
 	has := func(effect string) bool { return slices.Contains(f.Effects, effect) }
 	switch {
 	case has("drop"):

@@ -20,7 +20,7 @@ type Options struct {
 // answer all the same.
 func Read(ctx context.Context, node Node, o Options) (*Report, error) {
 	r := &Report{
-		Instances: []Instance{}, Accept: []AcceptRule{}, Devices: []Device{}, Foreign: []ForeignRule{}, Notes: []string{},
+		Instances: []Instance{}, Accept: []AcceptRule{}, Devices: []Device{}, Foreign: []ConflictingRule{}, Notes: []string{},
 		socket: o.Socket,
 	}
 	instances, err := node.Instances()

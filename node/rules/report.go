@@ -12,12 +12,12 @@ import (
 // Report says which rules, addresses and instances a node has. Its JSON is that of
 // `rules show`: fields may be added, none renamed.
 type Report struct {
-	Instances []Instance    `json:"instances"`
-	Failover  *Failover     `json:"failover"`
-	Accept    []AcceptRule  `json:"accept"`
-	Devices   []Device      `json:"devices"`
-	Foreign   []ForeignRule `json:"foreign"`
-	Notes     []string      `json:"notes"`
+	Instances []Instance        `json:"instances"`
+	Failover  *Failover         `json:"failover"`
+	Accept    []AcceptRule      `json:"accept"`
+	Devices   []Device          `json:"devices"`
+	Foreign   []ConflictingRule `json:"foreign"`
+	Notes     []string          `json:"notes"`
 
 	// Reached are the instances that answered on their control sockets, Silent the
 	// sockets on which somebody listens and does not answer.
@@ -131,8 +131,8 @@ type Address struct {
 	InUse bool `json:"in_use"`
 }
 
-// ForeignRule is a rule of others that meets DNS before conntrack sees it.
-type ForeignRule struct {
+// ConflictingRule is a rule of others that meets DNS before conntrack sees it.
+type ConflictingRule struct {
 	Family    string     `json:"family"`
 	Table     string     `json:"table"`
 	Chain     string     `json:"chain"`

@@ -40,7 +40,7 @@ func TestTheSnapshotOfAReport(t *testing.T) {
 		},
 		Controls:   []*nodetest.Socket{answering, without},
 		Standing:   failover.State{Present: true, Intact: true, Counters: iptables.Counters{}},
-		OtherRules: []hostrules.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Effects: []string{"drop"}, Certain: true}},
+		OtherRules: []hostrules.ConflictingRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Effects: []string{"drop"}, Certain: true}},
 	}
 	report, err := rules.Read(t.Context(), node, rules.Options{})
 	if err != nil {

@@ -63,7 +63,7 @@ func readListeners(node Node, s *snapshot.Snapshot) error {
 // what the instances say of themselves. An instance that answers and has no table
 // here is one of it.
 func (r *Report) Snapshot() *snapshot.Rules {
-	s := &snapshot.Rules{Instances: []snapshot.Instance{}, Foreign: []snapshot.ForeignRule{}, Notes: r.Notes}
+	s := &snapshot.Rules{Instances: []snapshot.Instance{}, Foreign: []snapshot.ConflictingRule{}, Notes: r.Notes}
 	for _, i := range r.Instances {
 		s.Instances = append(s.Instances, snapshot.Instance{
 			Table: i.Table, Backend: i.Backend, Owned: i.Owned, PID: i.Owner.PID,
@@ -85,7 +85,7 @@ func (r *Report) Snapshot() *snapshot.Rules {
 		s.Failover = &snapshot.Failover{Intact: f.Intact, Packets: snapshotPackets(f.Packets)}
 	}
 	for _, f := range r.Foreign {
-		s.Foreign = append(s.Foreign, snapshot.ForeignRule{
+		s.Foreign = append(s.Foreign, snapshot.ConflictingRule{
 			Family: f.Family, Table: f.Table, Chain: f.Chain, Rule: f.Rule, Effects: f.Effects, Meaning: f.Meaning, Certain: f.Certain,
 		})
 	}

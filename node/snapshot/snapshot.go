@@ -124,8 +124,8 @@ type Rules struct {
 	// none.
 	Failover *Failover `json:"failover,omitempty"`
 	// Foreign are the rules of others that meet DNS before conntrack sees it.
-	Foreign []ForeignRule `json:"foreign"`
-	Notes   []string      `json:"notes,omitempty"`
+	Foreign []ConflictingRule `json:"foreign"`
+	Notes   []string          `json:"notes,omitempty"`
 }
 
 // Instance is a Trackless of this node.
@@ -158,8 +158,8 @@ type Failover struct {
 	Packets []Packets `json:"packets"`
 }
 
-// ForeignRule is a rule that is not ours.
-type ForeignRule struct {
+// ConflictingRule is a rule that is not ours.
+type ConflictingRule struct {
 	Family  string   `json:"family"`
 	Table   string   `json:"table"`
 	Chain   string   `json:"chain"`

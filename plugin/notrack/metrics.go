@@ -38,7 +38,7 @@ var nodeMetrics = []*metric{
 
 // ruleMetrics exist while a notrack block is in force.
 var ruleMetrics = append([]*metric{
-	{name: "attached", help: "Whether DNS to the listen address is untracked (1) or goes where it would go without us (0).", labels: []string{"address"},
+	{name: "attached", help: "Whether DNS to the listen address is untracked (1) or goes where it would go without Trackless (0).", labels: []string{"address"},
 		read: func(s *scrape, out output) {
 			for a, attached := range s.reconciler.Status() {
 				out.gauge(number(attached), a.String())
@@ -52,27 +52,27 @@ var ruleMetrics = append([]*metric{
 		read: func(s *scrape, out output) {
 			out.gauge(1, s.backend.Name(), s.backend.Table(), strconv.FormatBool(s.backend.Owned()), s.reason)
 		}},
-	{name: "lease_lapses_total", help: "Leases that ran out although this process meant to hold them.",
+	{name: "lease_lapses_total", help: "Leases that ran out although this process tried to hold them.",
 		read: func(s *scrape, out output) { out.counter(float64(s.stats.Lapses)) }},
-	{name: "overloads_total", help: "Times that queries were given to the cluster's DNS, before a lease ran out, since too many were lost to the CPU limit of this process.",
+	{name: "overloads_total", help: "Times that queries failed over to the cluster's DNS before a lease ran out, since too many were lost to the CPU limit of this process.",
 		read: func(s *scrape, out output) { out.counter(float64(s.stats.Overloads)) }},
-	{name: "wait_seconds", help: "Time for which queries are still left to the cluster's DNS after lapses, by the cause of the last lapse; 0 where there is no wait.", labels: []string{"cause"},
+	{name: "wait_seconds", help: "Time until queries come back from the cluster's DNS after lapses, by the cause of the last lapse; 0 without a wait.", labels: []string{"cause"},
 		read: readWait},
-	{name: "repairs_total", help: "Rules, addresses and links that others took away or set down, and that were put back.", labels: []string{"reason"},
+	{name: "repairs_total", help: "Rules, addresses and links that others removed or changed, and that were restored.", labels: []string{"reason"},
 		read: func(s *scrape, out output) {
 			for _, reason := range []string{reconcile.RepairAddress, reconcile.RepairLink, reconcile.RepairRules} {
 				out.counter(float64(s.stats.Repairs[reason]), reason)
 			}
 		}},
-	{name: "sync_duration_seconds", help: "Time to hold rules, addresses, uplinks and timeouts against what they should be, and to put right what is not, at each `sync` and each change that is announced.",
+	{name: "sync_duration_seconds", help: "Time to compare rules, addresses, uplinks and timeouts with the desired state and to repair them, at each `sync` and each announced change.",
 		read: func(s *scrape, out output) { out.summary(s.stats.Syncs, s.stats.SyncTime) }},
 	{name: "entries_avoided", help: "Conntrack entries that `conntrack -L` would show now had DNS to the listen addresses been tracked.", labels: []string{"proto", "family"},
 		read: func(s *scrape, out output) { out.byClass(prometheus.GaugeValue, s.avoided.Counts) }},
-	{name: "entries_avoided_error", help: "Distance in entries within which the true sum of entries_avoided lies with a probability of 99.7 %; 0 where it is exact.",
+	{name: "entries_avoided_error", help: "The true sum of entries_avoided is at most so many entries away, with a probability of 99.7 %; 0 if it is exact.",
 		read: func(s *scrape, out output) { out.gauge(s.avoided.Error) }},
 	{name: "flows_avoided_total", help: "Conntrack entries that DNS to the listen addresses would have made.", labels: []string{"proto", "family"},
 		read: func(s *scrape, out output) { out.byClass(prometheus.CounterValue, s.agent.Ledger.Flows()) }},
-	{name: "shed_total", help: "Queries for which there was no room: dropped unanswered since their client had too many under way, or answered REFUSED since too many wait for an upstream.", labels: []string{"how"},
+	{name: "shed_total", help: "Queries that were dropped since their client had too many under way, or answered REFUSED since too many wait for an upstream.", labels: []string{"how"},
 		read: func(s *scrape, out output) {
 			out.counter(float64(s.agent.Queries.Dropped()), "dropped")
 			out.counter(float64(s.agent.Queries.Refused()), "refused")

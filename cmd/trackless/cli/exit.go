@@ -13,10 +13,10 @@ import (
 const (
 	ExitFailure = 1 // what was asked for did not work, or a promise did not hold
 	ExitUsage   = 2 // the command line is wrong, or this machine cannot run it
-	// ExitCannotLook is that of verbs that read the table where it cannot be
+	// ExitCannotMeasure is that of verbs that read the table where it cannot be
 	// read, and of verbs that judge for a wrong command line.
-	ExitCannotLook  = 3
-	ExitInterrupted = 130 // by a signal, as shells have it
+	ExitCannotMeasure = 3
+	ExitInterrupted   = 130 // by a signal, as shells have it
 )
 
 // Exit gives an error its exit status.
@@ -48,9 +48,9 @@ func ExitStatus(err error) int {
 	return ExitUsage
 }
 
-// CannotLook gives an error that kept a verb from reading the table its exit
+// CannotMeasure gives an error that kept a verb from reading the table its exit
 // status.
-func CannotLook(err error) error {
+func CannotMeasure(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -64,5 +64,5 @@ func CannotLook(err error) error {
 	if conntrack.IsPermission(err) {
 		err = fmt.Errorf("%w\nwithout it `trackless conntrack limits` works, and `trackless conntrack stats` shows how full the table is", err)
 	}
-	return Exit(ExitCannotLook, err)
+	return Exit(ExitCannotMeasure, err)
 }

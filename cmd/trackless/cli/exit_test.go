@@ -23,10 +23,10 @@ func TestExitStatus(t *testing.T) {
 		{"a wrong command line", errors.New("unknown flag"), ExitUsage},
 		{"a full disk", &fs.PathError{Op: "write", Path: "/dev/full", Err: syscall.ENOSPC}, ExitFailure},
 		{"its own", fmt.Errorf("verb: %w", Exit(7, errors.New("x"))), 7},
-		{"a table that cannot be read", CannotLook(errors.New("not loaded")), ExitCannotLook},
-		{"a table that was rebuilt each time", CannotLook(fmt.Errorf("gave up: %w", conntrack.ErrInterrupted)), ExitFailure},
-		{"one that has a status keeps it", CannotLook(Exit(7, errors.New("x"))), 7},
-		{"nothing kept it from looking", CannotLook(nil), 0},
+		{"a table that cannot be read", CannotMeasure(errors.New("not loaded")), ExitCannotMeasure},
+		{"a table that was rebuilt each time", CannotMeasure(fmt.Errorf("gave up: %w", conntrack.ErrInterrupted)), ExitFailure},
+		{"one that has a status keeps it", CannotMeasure(Exit(7, errors.New("x"))), 7},
+		{"nothing kept it from looking", CannotMeasure(nil), 0},
 	} {
 		if got := ExitStatus(test.err); got != test.want {
 			t.Errorf("%s: exit status %d, want %d", test.name, got, test.want)

@@ -23,7 +23,7 @@ func (n NetNS) Do(fn func() error) error {
 	}
 	ns, err := netns.Open(string(n))
 	if err != nil {
-		return Exit(ExitCannotLook, err)
+		return Exit(ExitCannotMeasure, err)
 	}
 	defer ns.Close()
 	return Inside(ns, fn)
@@ -34,7 +34,7 @@ func Inside(ns netns.Handle, fn func() error) error {
 	err := ns.Do(fn)
 	var enter *netns.EnterError
 	if errors.As(err, &enter) {
-		return Exit(ExitCannotLook, err)
+		return Exit(ExitCannotMeasure, err)
 	}
 	return err
 }

@@ -47,7 +47,7 @@ func wantedValue(kind string) string {
 // JudgeFlagError is FlagError with the exit status of verbs that judge: theirs
 // for wrong usage must not read as a judgement.
 func JudgeFlagError(cmd *cobra.Command, err error) error {
-	return Exit(ExitCannotLook, FlagError(cmd, err))
+	return Exit(ExitCannotMeasure, FlagError(cmd, err))
 }
 
 // NoArgs refuses arguments.
@@ -61,7 +61,7 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 // JudgeNoArgs is NoArgs with the exit status of verbs that judge.
 func JudgeNoArgs(cmd *cobra.Command, args []string) error {
 	if err := NoArgs(cmd, args); err != nil {
-		return Exit(ExitCannotLook, err)
+		return Exit(ExitCannotMeasure, err)
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func CheckRoot(root string) error {
 		err = fmt.Errorf("%s is no directory", root)
 	}
 	if err != nil {
-		return Exit(ExitCannotLook, fmt.Errorf("--root: %w; name the directory under which the host's proc is, / on the host itself", err))
+		return Exit(ExitCannotMeasure, fmt.Errorf("--root: %w; name the directory under which the host's proc is, / on the host itself", err))
 	}
 	return nil
 }

@@ -72,22 +72,22 @@ func symptomsHelp() string {
 
 func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 	if err := cli.CheckOutput("doctor", o.output); err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return cli.Exit(cli.ExitCannotMeasure, err)
 	}
 	if o.Interval <= 0 {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.Interval))
+		return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--interval %s: growth takes time to be seen; 1s or more is useful", o.Interval))
 	}
 	if err := cli.CheckRoot(o.Root); err != nil {
 		return err
 	}
 	if err := measure.CheckMetrics(o.Metrics); err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return cli.Exit(cli.ExitCannotMeasure, err)
 	}
 	o.Progress = cli.Progress(errs)
 	return o.netns.Do(func() error {
 		r, blind, err := measure.Check(ctx, o.Options)
 		if err != nil {
-			return cli.CannotLook(err)
+			return cli.CannotMeasure(err)
 		}
 		if o.output == "json" {
 			err = cli.WriteJSON(out, r)
@@ -95,7 +95,7 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 			err = writeDoctorReport(out, r)
 		}
 		if err != nil {
-			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("write the findings: %w", err))
+			return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("write the findings: %w", err))
 		}
 		return verdict(r, blind)
 	})
@@ -113,7 +113,7 @@ func verdict(r *measure.Report, blind bool) error {
 	case count[advice.Warning] > 0:
 		return cli.Exit(ExitWarnings, fmt.Errorf("doctor: %d warnings", count[advice.Warning]))
 	case blind:
-		return cli.Exit(cli.ExitCannotLook, errors.New("doctor: the entries could not be read; the rest is healthy"))
+		return cli.Exit(cli.ExitCannotMeasure, errors.New("doctor: the entries could not be read; the rest is healthy"))
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func (o *SnapshotOptions) Take(ctx context.Context, errs io.Writer) (*snapshot.S
 		},
 		Progress: cli.Progress(errs),
 	})
-	return s, cli.CannotLook(err)
+	return s, cli.CannotMeasure(err)
 }
 
 // inBrief says in a line what a snapshot found.

@@ -85,10 +85,10 @@ func Tune(rules measure.Rules) *cobra.Command {
 
 func runTune(ctx context.Context, o tuneOptions, args []string, out, errs io.Writer) error {
 	if err := cli.CheckOutput("tune", o.output); err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return cli.Exit(cli.ExitCannotMeasure, err)
 	}
 	if err := o.oneOf(); err != nil {
-		return cli.Exit(cli.ExitCannotLook, err)
+		return cli.Exit(cli.ExitCannotMeasure, err)
 	}
 	if err := cli.CheckRoot(o.Root); err != nil {
 		return err
@@ -97,14 +97,14 @@ func runTune(ctx context.Context, o tuneOptions, args []string, out, errs io.Wri
 	case o.nodes:
 		return tuneNodes(args, o.output, out)
 	case len(args) > 0:
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0]))
+		return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("tune: unexpected argument %q; snapshots go with --nodes", args[0]))
 	case o.revert:
 		return tuned(tune.Revert(o.Root, os.Getenv, sayStep(out)))
 	}
 	o.Progress = cli.Progress(errs)
 	m, err := measure.Take(ctx, o.Options)
 	if err != nil {
-		return cli.CannotLook(err)
+		return cli.CannotMeasure(err)
 	}
 	if o.entries > 0 {
 		m.Entries = o.entries
@@ -188,7 +188,7 @@ func writeOne(t *tune.Plan, name string, out io.Writer) error {
 		}
 	}
 	if content == "" {
-		return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--for %q: there are sysctl, modules-load, modprobe and kube-proxy", name))
+		return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--for %q: there are sysctl, modules-load, modprobe and kube-proxy", name))
 	}
 	_, err := io.WriteString(out, content)
 	return err
@@ -216,7 +216,7 @@ func tuned(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &unchanged):
-		return cli.Exit(cli.ExitCannotLook, err)
+		return cli.Exit(cli.ExitCannotMeasure, err)
 	}
 	return cli.Exit(cli.ExitFailure, err)
 }
@@ -254,7 +254,7 @@ func refuseToTune(t *tune.Plan, why string, out io.Writer) error {
 	if _, err := io.WriteString(out, b.String()); err != nil {
 		return err
 	}
-	return cli.Exit(cli.ExitCannotLook, fmt.Errorf("tune --apply: %s; nothing was changed, the commands for the host are printed", why))
+	return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("tune --apply: %s; nothing was changed, the commands for the host are printed", why))
 }
 
 // tableCount is the part of a file that counts nodes: of what stats wrote, or of
@@ -267,26 +267,26 @@ type tableCount struct {
 
 func tuneNodes(paths []string, output string, out io.Writer) error {
 	if len(paths) == 0 {
-		return cli.Exit(cli.ExitCannotLook, errors.New("--nodes: name the files that `trackless snapshot` or `trackless conntrack stats -o json` wrote, one for each node"))
+		return cli.Exit(cli.ExitCannotMeasure, errors.New("--nodes: name the files that `trackless snapshot` or `trackless conntrack stats -o json` wrote, one for each node"))
 	}
 	nodes := make([]advice.Node, 0, len(paths))
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
 		if err != nil {
-			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes: %w; name files that `trackless snapshot` or `trackless conntrack stats -o json` wrote", err))
+			return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--nodes: %w; name files that `trackless snapshot` or `trackless conntrack stats -o json` wrote", err))
 		}
 		var s tableCount
 		if err := json.Unmarshal(b, &s); err != nil {
-			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes %s: it is not JSON as `trackless snapshot` or `trackless conntrack stats -o json` write it: %w", path, err))
+			return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--nodes %s: it is not JSON as `trackless snapshot` or `trackless conntrack stats -o json` write it: %w", path, err))
 		}
 		if s.Table != nil {
 			s = *s.Table
 		}
 		if s.Entries == nil || s.Limit == nil {
-			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path))
+			return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--nodes %s: no entries and limit in it; it is neither what `trackless snapshot` nor what `trackless conntrack stats -o json` writes", path))
 		}
 		if *s.Limit == 0 {
-			return cli.Exit(cli.ExitCannotLook, fmt.Errorf("--nodes %s: this node has no limit (nf_conntrack_max is 0), so its table is never full; leave the file out", path))
+			return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--nodes %s: this node has no limit (nf_conntrack_max is 0), so its table is never full; leave the file out", path))
 		}
 		nodes = append(nodes, advice.Node{Name: path, Entries: *s.Entries, Limit: *s.Limit})
 	}

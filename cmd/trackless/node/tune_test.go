@@ -18,7 +18,7 @@ func TestTuneRefuses(t *testing.T) {
 	var out strings.Builder
 	err := refuseToTune(tune.New(m), "this is a container", &out)
 	var exit *cli.ExitError
-	if !errors.As(err, &exit) || exit.Code != cli.ExitCannotLook || !strings.Contains(err.Error(), "nothing was changed") {
+	if !errors.As(err, &exit) || exit.Code != cli.ExitCannotMeasure || !strings.Contains(err.Error(), "nothing was changed") {
 		t.Errorf("error %v", err)
 	}
 	for _, want := range []string{"cat > " + tune.SysctlFile, "nf_conntrack_max = 131072", "echo 131072 > " + tune.HashsizeFile, "sysctl -p"} {

@@ -127,7 +127,7 @@ func fullNode() *nodetest.Node {
 		Standing: failover.State{Present: true, Intact: true,
 			Pairs:    []failover.Pair{{Listen: linkLocal, Service: netip.MustParseAddr("10.96.0.99")}},
 			Counters: iptables.Counters{{Direction: iptables.Query, Family: iptables.IPv4, Proto: iptables.TCP}: 3}},
-		OtherRules: []hostrules.ForeignRule{
+		OtherRules: []hostrules.ConflictingRule{
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Hook: "prerouting", Priority: -300, Handle: 4, Effects: []string{"notrack"},
 				Certain: true, Directions: []iptables.Direction{iptables.Query}, Text: "ip daddr 10.96.0.10 meta l4proto udp th dport 53 CT"},
 			{Family: "ip", Table: "raw", Chain: "PREROUTING", Legacy: true, Hook: "prerouting", Priority: -300, Handle: 2, Effects: []string{"accept"},
@@ -181,7 +181,7 @@ func TestRulesShow(t *testing.T) {
 func TestRulesShowOfOthersAlone(t *testing.T) {
 	node := &nodetest.Node{
 		OtherServers: []netip.Addr{netip.MustParseAddr("169.254.10.11")},
-		OtherRules:   []hostrules.ForeignRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
+		OtherRules:   []hostrules.ConflictingRule{{Family: "ip", Table: "raw", Chain: "OUTPUT", Hook: "output", Effects: []string{"notrack"}, Certain: true}},
 	}
 	out, code, err := runRules(t, node, "show")
 	if code != 0 || strings.Contains(out, "DNS is tracked") || !strings.Contains(out, "rules of others untrack DNS to 169.254.10.11") {

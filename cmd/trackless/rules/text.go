@@ -208,7 +208,7 @@ func (p *page) accept(a rules.AcceptRule) {
 	p.line("so", fmt.Sprintf("untracked, a %s is not dropped there: %s", a.Direction, a.Endpoint))
 }
 
-func (p *page) foreign(f rules.ForeignRule) {
+func (p *page) foreign(f rules.ConflictingRule) {
 	where := fmt.Sprintf("%s %s %s", f.Family, f.Table, f.Chain)
 	remedy := fmt.Sprintf("nft delete rule %s handle %d", where, f.Handle)
 	if f.Legacy {

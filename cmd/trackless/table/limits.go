@@ -54,7 +54,7 @@ func runLimits(o limitsOptions, out io.Writer) error {
 	return o.netns.Do(func() error {
 		r, err := summary.ReadLimits(o.root)
 		if err != nil {
-			return cli.CannotLook(err)
+			return cli.CannotMeasure(err)
 		}
 		if o.output == "json" {
 			return cli.WriteJSON(out, r)

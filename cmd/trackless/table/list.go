@@ -63,18 +63,18 @@ func runList(o listOptions, out, errs io.Writer) error {
 	return o.netns.Do(func() error {
 		c, err := conntrack.Dial(nil)
 		if err != nil {
-			return cli.CannotLook(err)
+			return cli.CannotMeasure(err)
 		}
 		defer func() { _ = c.Close() }()
 		// A dump that fails at once prints nothing, not even an empty document.
 		if _, _, err := c.Count(); err != nil {
-			return cli.CannotLook(err)
+			return cli.CannotMeasure(err)
 		}
 		w, err := format.New(o.output, out)
 		if err != nil {
 			return err
 		}
 		err = reread.Entries(c.Dump, f, w.Entry, cli.Progress(errs))
-		return errors.Join(cli.CannotLook(err), w.Close())
+		return errors.Join(cli.CannotMeasure(err), w.Close())
 	})
 }

@@ -32,7 +32,7 @@ type namespaceReport struct {
 func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Writer) error {
 	found, err := netns.Find("/")
 	if err != nil {
-		return cli.CannotLook(err)
+		return cli.CannotMeasure(err)
 	}
 	list := make([]namespaceReport, len(found))
 	p := cli.Progress(errs).Begin("namespaces counted", uint64(len(list)))
@@ -49,7 +49,7 @@ func statsOfAllNamespaces(f conntrack.Filter, o statsOptions, out, errs io.Write
 	}
 	p.Stop()
 	if failed == len(list) {
-		return cli.CannotLook(reason)
+		return cli.CannotMeasure(reason)
 	}
 	slices.SortStableFunc(list, func(a, b namespaceReport) int { return int(b.Entries) - int(a.Entries) })
 	if o.output == "json" {

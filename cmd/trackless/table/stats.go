@@ -65,7 +65,7 @@ func runStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 	}
 	return o.netns.Do(func() error {
 		r, err := summary.ReadTable(f, o.top, cli.Progress(errs))
-		err = cli.CannotLook(err)
+		err = cli.CannotMeasure(err)
 		if r == nil {
 			return err
 		}

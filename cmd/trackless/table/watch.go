@@ -118,12 +118,12 @@ func runWatch(ctx context.Context, o watchOptions, out, errs io.Writer) error {
 	return o.netns.Do(func() error {
 		l, err := conntrack.Listen(nil, types...)
 		if err != nil {
-			return cli.CannotLook(err)
+			return cli.CannotMeasure(err)
 		}
 		defer func() { _ = l.Close() }()
 		c, err := conntrack.Dial(nil)
 		if err != nil {
-			return cli.CannotLook(err)
+			return cli.CannotMeasure(err)
 		}
 		defer func() { _ = c.Close() }()
 		warnAboutEvents(errs)
@@ -175,7 +175,7 @@ func watchEvents(ctx context.Context, l *conntrack.Listener, f *conntrack.Filter
 		case errors.Is(err, errEnough), errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 			return w.Close()
 		case err != nil:
-			return errors.Join(cli.CannotLook(err), w.Close())
+			return errors.Join(cli.CannotMeasure(err), w.Close())
 		}
 		if err := w.Flush(); err != nil {
 			return err
@@ -202,7 +202,7 @@ func watchRate(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f 
 	case errors.As(err, &write):
 		return write.error
 	}
-	return cli.CannotLook(err)
+	return cli.CannotMeasure(err)
 }
 
 // A writeError is an error of the output, not of the table.

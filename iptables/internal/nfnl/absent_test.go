@@ -73,11 +73,11 @@ COMMIT
 	if _, err := hostrules.Generation(cfg); err != nil {
 		t.Errorf("generation: %v", err)
 	}
-	if got, err := hostrules.Obstacles(cfg, endpoints, []hostrules.Device{{Name: "veth0", Index: 7}}); err != nil || len(got) == 0 || !got[0].Legacy {
-		t.Errorf("obstacles: %v, %v", got, err)
+	if got, err := hostrules.DroppingChains(cfg, endpoints, []hostrules.Device{{Name: "veth0", Index: 7}}); err != nil || len(got) == 0 || !got[0].Legacy {
+		t.Errorf("dropping: %v, %v", got, err)
 	}
-	if got, err := hostrules.ForeignRules(cfg, endpoints); err != nil || len(got) != 1 || !got[0].Legacy {
-		t.Errorf("foreign rules: %v, %v", got, err)
+	if got, err := hostrules.ConflictingRules(cfg, endpoints); err != nil || len(got) != 1 || !got[0].Legacy {
+		t.Errorf("conflicting rules: %v, %v", got, err)
 	}
 	if got, err := hostrules.AcceptRules(cfg); err != nil || len(got) != 1 || !got[0].Legacy {
 		t.Errorf("accept rules: %v, %v", got, err)

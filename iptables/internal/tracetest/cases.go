@@ -137,8 +137,8 @@ var Table = func() []Case {
 	return out
 }()
 
-// AsideTable has the rows for backends that can quarantine devices.
-var AsideTable = []Case{
+// QuarantineTable has the rows for backends that can quarantine devices.
+var QuarantineTable = []Case{
 	{"a quarantined device", withoutLease, []Step{
 		{"install", ""},
 		{"attach", ""},

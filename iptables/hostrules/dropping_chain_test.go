@@ -125,9 +125,9 @@ COMMIT
 
 var dnsOverUDP = []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
 
-func obstacleLines(t *testing.T, cfg Config, endpoints []iptables.Endpoint, devices []Device) []string {
+func droppingLines(t *testing.T, cfg Config, endpoints []iptables.Endpoint, devices []Device) []string {
 	t.Helper()
-	found, err := Obstacles(cfg, endpoints, devices)
+	found, err := DroppingChains(cfg, endpoints, devices)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,13 +138,13 @@ func obstacleLines(t *testing.T, cfg Config, endpoints []iptables.Endpoint, devi
 	return out
 }
 
-func TestObstacles(t *testing.T) {
+func TestDroppingChains(t *testing.T) {
 	for _, tc := range dropHosts {
 		for _, variant := range []string{"nft", "legacy"} {
 			t.Run(tc.name+", "+variant, func(t *testing.T) {
 				cfg := Config{NetNS: int(testns.Enter(t))}
 				testns.Feed(t, tc.rules, "iptables-"+variant+"-restore")
-				if diff := cmp.Diff(tc.want, obstacleLines(t, cfg, dnsOverUDP, podDevices)); diff != "" {
+				if diff := cmp.Diff(tc.want, droppingLines(t, cfg, dnsOverUDP, podDevices)); diff != "" {
 					t.Errorf("(-want +got):\n%s", diff)
 				}
 			})
@@ -152,7 +152,7 @@ func TestObstacles(t *testing.T) {
 	}
 }
 
-func TestObstaclesOfNFT(t *testing.T) {
+func TestDroppingChainsOfNFT(t *testing.T) {
 	for _, tc := range []struct {
 		name, rules string
 		want        []string
@@ -204,14 +204,14 @@ func TestObstaclesOfNFT(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := Config{NetNS: int(testns.Enter(t))}
 			testns.Feed(t, tc.rules, "nft", "-f", "-")
-			if diff := cmp.Diff(tc.want, obstacleLines(t, cfg, dnsOverUDP, podDevices)); diff != "" {
+			if diff := cmp.Diff(tc.want, droppingLines(t, cfg, dnsOverUDP, podDevices)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
 		})
 	}
 }
 
-// One rule removes each obstacle in a chain of iptables-nft, and other programs can still
+// One rule removes each drop in a chain of iptables-nft, and other programs can still
 // read the chain.
 func TestAccept(t *testing.T) {
 	endpoints := []iptables.Endpoint{
@@ -247,7 +247,7 @@ func TestAccept(t *testing.T) {
 			testns.Run(t, "nft", "list", "ruleset")
 			// iptables-restore reads the output of iptables-save.
 			testns.Feed(t, testns.Run(t, "iptables-nft-save"), "iptables-nft-restore")
-			if got := obstacleLines(t, cfg, endpoints, podDevices); len(got) > 0 {
+			if got := droppingLines(t, cfg, endpoints, podDevices); len(got) > 0 {
 				t.Errorf("after a restore of what was saved: %v", got)
 			}
 			if found, err = AcceptRules(cfg); err != nil || len(found) != ours {
@@ -271,14 +271,14 @@ func TestAccept(t *testing.T) {
 // acceptAll accepts all dropped packets and asserts that none is dropped after that.
 func acceptAll(t *testing.T, cfg Config, endpoints []iptables.Endpoint) {
 	t.Helper()
-	found, err := Obstacles(cfg, endpoints, podDevices)
+	found, err := DroppingChains(cfg, endpoints, podDevices)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := Accept(cfg, found); err != nil {
 		t.Fatal(err)
 	}
-	if left := obstacleLines(t, cfg, endpoints, podDevices); len(left) > 0 {
+	if left := droppingLines(t, cfg, endpoints, podDevices); len(left) > 0 {
 		t.Fatalf("still dropped: %v", left)
 	}
 }
@@ -305,36 +305,36 @@ func TestAcceptAgain(t *testing.T) {
 	}
 }
 
-func TestObstacleRemedy(t *testing.T) {
+func TestRemedyForADroppingChain(t *testing.T) {
 	e := iptables.Endpoint{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}
 	e6 := iptables.Endpoint{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 53, Proto: iptables.TCP}
 	for _, tc := range []struct {
-		obstacle  Obstacle
+		chain  DroppingChain
 		want      string
 		amendable bool
 	}{
 		{
-			Obstacle{Family: "inet", Table: "firewalld", Chain: "filter_INPUT", Endpoint: e, Devices: []string{"cni0", "veth1"}},
+			DroppingChain{Family: "inet", Table: "firewalld", Chain: "filter_INPUT", Endpoint: e, Devices: []string{"cni0", "veth1"}},
 			"firewall-cmd --permanent --zone=trusted --add-interface=cni0 --add-interface=veth1 && firewall-cmd --reload", false,
 		},
 		{
-			Obstacle{Family: "inet", Table: "filter", Chain: "input", Endpoint: e6, Direction: iptables.Response},
+			DroppingChain{Family: "inet", Table: "filter", Chain: "input", Endpoint: e6, Direction: iptables.Response},
 			"nft insert rule inet filter input ip6 saddr fd00:10:96::a tcp sport 53 ct state untracked accept", false,
 		},
 		{
-			Obstacle{Family: "ip", Table: "filter", Chain: "INPUT", Legacy: true, Endpoint: e},
+			DroppingChain{Family: "ip", Table: "filter", Chain: "INPUT", Legacy: true, Endpoint: e},
 			`iptables-legacy -t filter -I INPUT -d 10.96.0.10/32 -p udp -m udp --dport 53 -m conntrack --ctstate UNTRACKED -m comment --comment "trackless 1: untracked DNS" -j ACCEPT`, true,
 		},
 		{
-			Obstacle{Family: "ip", Table: "mangle", Chain: "INPUT", Endpoint: e},
+			DroppingChain{Family: "ip", Table: "mangle", Chain: "INPUT", Endpoint: e},
 			`iptables-nft -t mangle -I INPUT -d 10.96.0.10/32 -p udp -m udp --dport 53 -m conntrack --ctstate UNTRACKED -m comment --comment "trackless 1: untracked DNS" -j ACCEPT`, false,
 		},
 	} {
-		if got := tc.obstacle.Remedy(); got != tc.want {
+		if got := tc.chain.Remedy(); got != tc.want {
 			t.Errorf("%s\nwant %s", got, tc.want)
 		}
-		if got := tc.obstacle.Amendable(); got != tc.amendable {
-			t.Errorf("%s: %v", tc.obstacle, got)
+		if got := tc.chain.Amendable(); got != tc.amendable {
+			t.Errorf("%s: %v", tc.chain, got)
 		}
 	}
 }

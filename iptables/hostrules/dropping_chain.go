@@ -25,10 +25,10 @@ type Device struct {
 	Clients []netip.Addr
 }
 
-// Obstacle is a chain of another program that drops untracked DNS. Many firewalls drop
+// DroppingChain is a chain of another program that drops untracked DNS. Many firewalls drop
 // packets that no rule accepts, and accept packets of tracked flows. Untracked packets
 // belong to no flow.
-type Obstacle struct {
+type DroppingChain struct {
 	// Family, Table and Chain name the base chain in the words of nft; with Legacy,
 	// in those of iptables.
 	Family, Table, Chain string
@@ -49,12 +49,12 @@ type Obstacle struct {
 // Amendable reports whether we may add an accept rule to the chain. We add them only to
 // chains of iptables' table filter, as many programs do. Other tables belong to one
 // program, such as firewalld.
-func (o Obstacle) Amendable() bool {
+func (o DroppingChain) Amendable() bool {
 	return !o.Owned && o.Table == "filter" && (o.Family == "ip" || o.Family == "ip6") && (o.Chain == "INPUT" || o.Chain == "OUTPUT")
 }
 
 // Remedy returns a command that accepts the packets.
-func (o Obstacle) Remedy() string {
+func (o DroppingChain) Remedy() string {
 	r := ruleOf(o)
 	switch {
 	case o.Table == "firewalld":
@@ -68,7 +68,7 @@ func (o Obstacle) Remedy() string {
 }
 
 // String says which chain drops the packets of which devices.
-func (o Obstacle) String() string {
+func (o DroppingChain) String() string {
 	program := ""
 	if o.Legacy {
 		program = " of iptables-legacy"
@@ -76,12 +76,12 @@ func (o Obstacle) String() string {
 	return fmt.Sprintf("chain %s of table %s %s%s drops untracked DNS (%s) for %s", o.Chain, o.Family, o.Table, program, o.By, strings.Join(o.Devices, " "))
 }
 
-// Obstacles runs an untracked query from each device to each endpoint, and its response,
+// DroppingChains runs an untracked query from each device to each endpoint, and its response,
 // through the chains of other programs after conntrack: those of nf_tables and of
 // iptables-legacy. It returns the chains that certainly drop them. A match on something
 // that is not known here, such as a mark or a rate, does not count as certain. It needs
 // CAP_NET_ADMIN.
-func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
+func DroppingChains(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]DroppingChain, error) {
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
@@ -96,19 +96,19 @@ func Obstacles(cfg Config, endpoints []iptables.Endpoint, devices []Device) ([]O
 	if err != nil {
 		return nil, err
 	}
-	var out []Obstacle
+	var out []DroppingChain
 	for _, c := range append(chains, others...) {
 		hook, passed := passedUntracked(c)
 		if !passed {
 			continue
 		}
-		found, err := s.obstacles(c, hook, endpoints, devices)
+		found, err := s.dropping(c, hook, endpoints, devices)
 		if err != nil {
 			return nil, nfnl.Explain("read chain "+nfnl.FamilyName(c.Family)+" "+c.Table+" "+c.Name, err)
 		}
 		out = append(out, found...)
 	}
-	slices.SortFunc(out, func(a, b Obstacle) int {
+	slices.SortFunc(out, func(a, b DroppingChain) int {
 		return cmp.Or(a.Endpoint.Compare(b.Endpoint), cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Hook, b.Hook),
 			cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Family, b.Family))
 	})
@@ -140,16 +140,16 @@ func passedUntracked(c nfnl.BaseChain) (hook string, passed bool) {
 	return "", false
 }
 
-// obstacles runs all probes through one base chain.
-func (s *search) obstacles(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoint, devices []Device) ([]Obstacle, error) {
-	var out []Obstacle
+// dropping runs all probes through one base chain.
+func (s *search) dropping(c nfnl.BaseChain, hook string, endpoints []iptables.Endpoint, devices []Device) ([]DroppingChain, error) {
+	var out []DroppingChain
 	for _, e := range endpoints {
 		if !(evaluator.Probe{Endpoint: e}).Passes(c.Family) {
 			continue
 		}
 		for _, d := range []iptables.Direction{iptables.Query, iptables.Response} {
 			table, isLegacy := legacyTable(c)
-			o := Obstacle{
+			o := DroppingChain{
 				Family: nfnl.FamilyName(c.Family), Table: table, Chain: c.Name, Legacy: isLegacy, Hook: hook, Priority: int(c.Priority),
 				Endpoint: e, Direction: d, Owned: c.Owned,
 			}

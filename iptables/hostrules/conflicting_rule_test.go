@@ -220,7 +220,7 @@ func TestForeignRules(t *testing.T) {
 			for _, command := range tc.after {
 				testns.Run(t, "sh", "-c", command)
 			}
-			rules, err := ForeignRules(cfg, all)
+			rules, err := ConflictingRules(cfg, all)
 			if err != nil {
 				t.Fatal(err)
 			}

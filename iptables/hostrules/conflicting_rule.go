@@ -16,9 +16,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
-// ForeignRule is a rule of another program that affects the DNS of this node before
+// ConflictingRule is a rule of another program that affects the DNS of this node before
 // conntrack, or a rule that Kubernetes' node-cache left.
-type ForeignRule struct {
+type ConflictingRule struct {
 	// Family, Table and Chain are those of the rule, in the words of nft.
 	Family, Table, Chain string
 	// Legacy tells a table of iptables-legacy.
@@ -54,12 +54,12 @@ const EffectZone = evaluator.EffectZone
 // rules, or untrack it itself.
 const conntrackPriority = -200
 
-// ForeignRules finds the rules of other tables that affect the endpoints: those in the
+// ConflictingRules finds the rules of other tables that affect the endpoints: those in the
 // base chains of prerouting, output and ingress before conntrack, those in the chains to
 // which these jump, and the rules that node-cache left in raw and filter. It reads
 // nf_tables, with the tables of iptables-nft, and the tables of iptables-legacy, but no
 // BPF programs. It needs CAP_NET_ADMIN.
-func ForeignRules(cfg Config, endpoints []iptables.Endpoint) ([]ForeignRule, error) {
+func ConflictingRules(cfg Config, endpoints []iptables.Endpoint) ([]ConflictingRule, error) {
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ type foundKey struct {
 
 // foundRule is a rule and the probes that match it.
 type foundRule struct {
-	ForeignRule
+	ConflictingRule
 	hits []hit
 }
 
@@ -162,7 +162,7 @@ type hit struct {
 }
 
 // finish fills in the fields that follow from the hits.
-func (f *foundRule) finish() ForeignRule {
+func (f *foundRule) finish() ConflictingRule {
 	byCertainty := func(h hit) bool { return h.certain }
 	f.Certain = len(f.hits) == 0 || slices.ContainsFunc(f.hits, byCertainty)
 	for _, h := range f.hits {
@@ -178,7 +178,7 @@ func (f *foundRule) finish() ForeignRule {
 	}
 	slices.SortFunc(f.Concerns, iptables.Endpoint.Compare)
 	slices.Sort(f.Directions)
-	return f.ForeignRule
+	return f.ConflictingRule
 }
 
 // search follows packets through chains, and keeps the rules and sets that it has read.
@@ -253,12 +253,12 @@ func (s *search) rulesOf(id chainID) ([]nfnl.Rule, error) {
 	return rules, err
 }
 
-func (s *search) list() []ForeignRule {
-	out := make([]ForeignRule, 0, len(s.found))
+func (s *search) list() []ConflictingRule {
+	out := make([]ConflictingRule, 0, len(s.found))
 	for _, f := range s.found {
 		out = append(out, f.finish())
 	}
-	slices.SortFunc(out, func(a, b ForeignRule) int {
+	slices.SortFunc(out, func(a, b ConflictingRule) int {
 		return cmp.Or(cmp.Compare(a.Hook, b.Hook), cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Family, b.Family),
 			cmp.Compare(a.Table, b.Table), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Handle, b.Handle))
 	})
@@ -347,7 +347,7 @@ func (w *walk) add(chain string, r nfnl.Rule, o evaluator.Outcome, reached evalu
 			effects = append(slices.Clone(effects), o.Verdict.String())
 		}
 		table, isLegacy := legacyTable(w.base)
-		f = &foundRule{ForeignRule: ForeignRule{
+		f = &foundRule{ConflictingRule: ConflictingRule{
 			Family: nfnl.FamilyName(w.base.Family), Table: table, Chain: chain, Legacy: isLegacy,
 			Hook: w.hook, Priority: int(w.base.Priority), Handle: r.Handle, Effects: effects,
 			Text: evaluator.RuleText(r, ruleFamily(r, w.base.Family) == iptables.IPv6),

@@ -129,6 +129,11 @@ func New(c Config) *Agent {
 			k.Crowded()
 		}
 	}
+	p.Queries.Late = func(late bool) {
+		if load := p.serving.Load(); load != nil {
+			sockets.Shorten(load.Plan.Listen, late)
+		}
+	}
 	return p
 }
 

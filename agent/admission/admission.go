@@ -35,6 +35,11 @@ type Queries struct {
 	// timer run late then.
 	Crowded func()
 
+	// Late, if set, is called with true when goroutines run late because of the queries
+	// of one client, and with false when it no longer has so many.
+	Late func(bool)
+	told bool // that they run late; of the goroutine that watches
+
 	// begun counts the queries that began to wait in the last two windows of length
 	// beginWindow. The windows advance while watch runs.
 	begun   [2]shares
@@ -158,14 +163,38 @@ func (u *Queries) watch() {
 			last = now
 			u.limit.read()
 		}
-		u.late.Store(now.Sub(last) < lateFor)
+		u.note(now.Sub(last) < lateFor)
 		if now.Sub(window) >= beginWindow {
 			window = now
 			u.nextWindow()
 		}
 	}
-	u.late.Store(false)
+	u.endNotes()
 	u.watching.Store(false)
+}
+
+// note notes whether goroutines run late, and reports when they begin to.
+func (u *Queries) note(late bool) {
+	u.late.Store(late)
+	if late && !u.told {
+		u.told = true
+		u.tell(true)
+	}
+}
+
+// endNotes ends the notes when the queries are no longer watched.
+func (u *Queries) endNotes() {
+	u.late.Store(false)
+	if u.told {
+		u.told = false
+		u.tell(false)
+	}
+}
+
+func (u *Queries) tell(late bool) {
+	if u.Late != nil {
+		u.Late(late)
+	}
 }
 
 // nextWindow forgets the queries that began to wait before the present window.

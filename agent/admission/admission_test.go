@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -142,6 +143,25 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 			t.Error("watch runs although no query is busy")
 		}
 	})
+}
+
+// Being late is reported once for each time that a client is greedy.
+func TestLateGoroutinesAreToldOfOnce(t *testing.T) {
+	var u Queries
+	var told []bool
+	u.Late = func(late bool) { told = append(told, late) }
+	u.note(false)
+	u.note(true)
+	u.note(false)
+	u.note(true)
+	if !u.late.Load() {
+		t.Error("not late")
+	}
+	u.endNotes()
+	u.endNotes()
+	if u.late.Load() || !slices.Equal(told, []bool{true, false}) {
+		t.Errorf("told %v, and in the end late: %v", told, u.late.Load())
+	}
 }
 
 // Misses of every client wait for an upstream that does not answer. They are no reason to

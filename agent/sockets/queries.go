@@ -14,6 +14,11 @@ const (
 	// keep this one from running. The kernel's default is 277.
 	room = 1 << 20
 
+	// leastRoom is the size while goroutines run late, so that checks, and the queries of
+	// other clients, do not wait behind those of one client for longer than the lease:
+	// the kernel's default (net.core.rmem_default).
+	leastRoom = 212992
+
 	// allRoom is the size of the buffers of all listeners together. The kernel may
 	// charge them to the control group, whose memory limit leaves room for more.
 	allRoom = 4 << 20
@@ -36,6 +41,21 @@ func ForQueries(endpoints []iptables.Endpoint) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Shorten makes the queues of the UDP listeners at the endpoints short, or ends that. It
+// leaves those alone that are as large as a CPU limit needs.
+func Shorten(endpoints []iptables.Endpoint, short bool) {
+	listeners := listeningUDP(descriptors(), endpoints)
+	for _, l := range listeners {
+		if !short {
+			_ = enlarge(l.fd, roomOf(len(listeners))) // as before
+			continue
+		}
+		if size, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && size < roomUnderLimit {
+			_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, min(size, leastRoom)/2)
+		}
+	}
 }
 
 // roomOf is the size of the buffer of one of so many listeners.

@@ -57,6 +57,29 @@ func TestListenersHaveRoomForABurst(t *testing.T) {
 	}
 }
 
+func TestQueuesAreShortWhileOneClientFillsThem(t *testing.T) {
+	testns.Root(t)
+	t.Parallel()
+	conn, at := listener(t, "udp4", "127.0.0.1")
+	endpoints := []iptables.Endpoint{at}
+	steps := []struct {
+		name string
+		do   func()
+		want int
+	}{
+		{"ready for queries", func() { _ = ForQueries(endpoints) }, room},
+		{"goroutines run late", func() { Shorten(endpoints, true) }, leastRoom},
+		{"no longer", func() { Shorten(endpoints, false) }, room},
+		{"a CPU limit", func() { _, _, _ = Buffers(endpoints) }, roomUnderLimit},
+		{"goroutines run late under a CPU limit", func() { Shorten(endpoints, true) }, roomUnderLimit},
+	}
+	for _, s := range steps {
+		if s.do(); option(t, conn, unix.SOL_SOCKET, unix.SO_RCVBUF) != s.want {
+			t.Errorf("%s: a buffer of %d bytes, want %d", s.name, option(t, conn, unix.SOL_SOCKET, unix.SO_RCVBUF), s.want)
+		}
+	}
+}
+
 func TestManyListenersShareTheRoom(t *testing.T) {
 	t.Parallel()
 	for listeners, want := range map[int]int{1: room, 4: room, 8: allRoom / 8} {

@@ -214,28 +214,24 @@ func TestAHangFallsBackAndComesBack(t *testing.T) {
 		return nil
 	})
 	// The log has one line for its beginning and one for its end, whatever the number
-	// of addresses, also for those lapses that the machine may add.
-	for _, addr := range listenAddresses(node) {
-		eventually(t, "the log tells of an end", func() error {
-			if out := server.Output(); !attachedAgain(out, addr) {
-				return errNotYet{out}
-			}
-			return nil
-		})
-		out := false
-		for line := range strings.Lines(server.Output()) {
-			if !strings.Contains(line, addr.String()) {
-				continue
-			}
-			ranOut := strings.Contains(line, ": the lease ran out")
-			if again := strings.Contains(line, ": attached again"); !ranOut && !again {
-				continue
-			}
-			if ranOut == out {
-				t.Errorf("two lines about one episode:\n%s", server.Output())
-			}
-			out = ranOut
+	// of addresses, also for those lapses that the machine may add. Such may bring
+	// about another line, that kube-dns is asked for longer.
+	eventually(t, "the log tells of an end", func() error {
+		if out := server.Output(); !attachedAgain(out, listenAddresses(node)...) {
+			return errNotYet{out}
 		}
+		return nil
+	})
+	out := false
+	for line := range strings.Lines(server.Output()) {
+		ranOut, again := strings.Contains(line, ": the lease ran out"), strings.Contains(line, ": attached again")
+		switch {
+		case !ranOut && !again, out && strings.Contains(line, "DNS goes to the cluster for"):
+			continue
+		case ranOut == out:
+			t.Errorf("two lines about one episode:\n%s", server.Output())
+		}
+		out = ranOut
 	}
 }
 

@@ -52,7 +52,7 @@ func Shorten(endpoints []iptables.Endpoint, short bool) {
 			_ = enlarge(l.fd, roomOf(len(listeners))) // as before
 			continue
 		}
-		if size, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && size < roomUnderLimit {
+		if size, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && size < bufferUnderLimit {
 			_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, min(size, leastRoom)/2)
 		}
 	}

@@ -70,8 +70,8 @@ func TestQueuesAreShortWhileOneClientFillsThem(t *testing.T) {
 		{"ready for queries", func() { _ = ForQueries(endpoints) }, room},
 		{"goroutines run late", func() { Shorten(endpoints, true) }, leastRoom},
 		{"no longer", func() { Shorten(endpoints, false) }, room},
-		{"a CPU limit", func() { _, _, _ = Buffers(endpoints) }, roomUnderLimit},
-		{"goroutines run late under a CPU limit", func() { Shorten(endpoints, true) }, roomUnderLimit},
+		{"a CPU limit", func() { _, _, _ = Buffers(endpoints) }, bufferUnderLimit},
+		{"goroutines run late under a CPU limit", func() { Shorten(endpoints, true) }, bufferUnderLimit},
 	}
 	for _, s := range steps {
 		if s.do(); option(t, conn, unix.SOL_SOCKET, unix.SO_RCVBUF) != s.want {

@@ -309,7 +309,7 @@ func TestRemedyForADroppingChain(t *testing.T) {
 	e := iptables.Endpoint{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}
 	e6 := iptables.Endpoint{Addr: netip.MustParseAddr("fd00:10:96::a"), Port: 53, Proto: iptables.TCP}
 	for _, tc := range []struct {
-		chain  DroppingChain
+		chain     DroppingChain
 		want      string
 		amendable bool
 	}{

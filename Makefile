@@ -56,6 +56,12 @@ MODULES := $(patsubst ./%/go.mod,%,$(sort $(shell find . -mindepth 2 -name go.mo
 NOT_COMPILED := test/e2e/cluster/hyper
 COMPILED := $(filter-out $(NOT_COMPILED),$(MODULES))
 
+# The tests that `go test ./...` leaves out: those that need root and the kernel's
+# features, and those that take seconds.
+TAGS := privileged,load
+# Every tag that a test of the tree stands behind, for what reads all of it.
+ALL_TAGS := $(TAGS),chaos,e2e,kernels,monitoring
+
 # A privileged test may not skip where it can run.
 export TRACKLESS_REQUIRE_PRIVILEGED ?= $(if $(filter 0,$(shell id -u)),1,0)
 
@@ -137,20 +143,20 @@ lab: build ## before and after on this machine: conntrack entries through kube-p
 test check: PROGRAMS += promtool:prometheus
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces
-	go test -timeout 20m ./...
-	@set -e; for module in $(COMPILED); do echo "go test in $$module"; (cd $$module && go test ./...); done
+	go test -tags $(TAGS) -timeout 20m ./...
+	@set -e; for module in $(COMPILED); do echo "go test in $$module"; (cd $$module && go test -tags $(TAGS) ./...); done
 
 # The page is a thing of the browser: it is measured in one. Without chromium
 # `make test` leaves that out.
 .PHONY: test-page
 test-page: deps ## open the page of trackless compare in Chromium: wide, narrow, light, dark, printed
 	@$(MAKE) --no-print-directory deps PROGRAMS=chromium:chromium
-	TRACKLESS_REQUIRE_CHROMIUM=1 go test -count 1 ./test/page
+	TRACKLESS_REQUIRE_CHROMIUM=1 go test -tags $(TAGS) -count 1 ./test/page
 
 .PHONY: test-chaos
 test-chaos: deps build ## play every fault under load, with and without what it tests, and 200 starts and stops (root, 15 minutes)
 	TRACKLESS_PROGRAM=bin/trackless go run ./test/chaos/matrix -report bin/chaos.json -update-page docs/chaos.md $(CHAOS_FLAGS)
-	TRACKLESS_PROGRAM=$(CURDIR)/bin/trackless go test -tags chaos -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
+	TRACKLESS_PROGRAM=$(CURDIR)/bin/trackless go test -tags chaos,$(TAGS) -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
 
 .PHONY: test-ledger
 test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 5 minutes)
@@ -176,19 +182,19 @@ chart: ## write the tables of values in the chart's README from values.yaml and 
 .PHONY: test-monitoring
 test-monitoring: PROGRAMS += prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter
 test-monitoring: deps ## every query of dashboard and alerts against a real Prometheus, under load and faults (root, 2 minutes)
-	go test -tags monitoring -count 1 -timeout 10m -v ./test/monitoring
+	go test -tags monitoring,$(TAGS) -count 1 -timeout 10m -v ./test/monitoring
 
 .PHONY: e2e
 e2e: PROGRAMS += openssl:openssl nsenter:util-linux sysctl:procps git:git jq:jq
 e2e: deps test-chart ## install on a real Kubernetes of two nodes, and break it; the first time it is built for a quarter of an hour (root)
-	go test -tags e2e -count 1 -timeout 45m -v ./test/e2e $(E2E_FLAGS)
+	go test -tags e2e,$(TAGS) -count 1 -timeout 45m -v ./test/e2e $(E2E_FLAGS)
 
 # The cluster's programs are built by the machine's own Go; they are not what is
 # tested.
 .PHONY: test-chart
 test-chart: deps ## what the chart and the overlays render, and which values they refuse; with the programs of `make e2e`
 	GOTOOLCHAIN= test/e2e/cluster/build.sh
-	go test -tags e2e ./test/e2e/chart $(if $(CHART_FLAGS),-args $(CHART_FLAGS))
+	go test -tags e2e,$(TAGS) ./test/e2e/chart $(if $(CHART_FLAGS),-args $(CHART_FLAGS))
 
 # Programs that go into the machine, besides those that other tests need.
 test-vm: PROGRAMS += qemu-system-x86_64:qemu-system-x86 sysctl:procps
@@ -199,14 +205,15 @@ test-vm: deps ## the kernel's part on Debian 6.1, in a machine emulated in softw
 .PHONY: check
 check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, fuzz smoke, known vulnerabilities
 	go mod tidy -diff
-	go vet -tags chaos,e2e,kernels,monitoring ./...
+	go vet -tags $(ALL_TAGS) ./...
+	go vet ./...
 	$(GOLANGCI) run ./...
 	@$(MAKE) --no-print-directory check-modules
 	promtool check rules deploy/monitoring/rules.yaml
 	promtool test rules deploy/monitoring/rules_test.yaml
 	@# The type-check has one thread, and tests wait for much.
 	@$(MAKE) --no-print-directory type-check & checking=$$!; \
-	echo "go test -race -short ./..."; go test -race -short -timeout 20m ./...; tested=$$?; \
+	echo "go test -race -short ./..."; go test -race -short -tags $(TAGS) -timeout 20m ./...; tested=$$?; \
 	wait $$checking && exit $$tested
 	$(MAKE) --no-print-directory fuzz FUZZTIME=3s
 	$(MAKE) --no-print-directory vulncheck
@@ -216,7 +223,7 @@ check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, f
 check-modules: $(GOLANGCI)
 	@set -e; for module in $(MODULES); do echo "go mod tidy -diff in $$module"; (cd $$module && go mod tidy -diff); done
 	@set -e; for module in $(COMPILED); do echo "go vet, golangci-lint in $$module"; \
-		(cd $$module && go vet ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...); done
+		(cd $$module && go vet -tags $(TAGS) ./... && $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...); done
 
 .PHONY: type-check
 type-check: # what is too large to compile
@@ -230,7 +237,7 @@ vulncheck: $(VULNCHECK)
 
 .PHONY: bench
 bench: deps ## run the benchmarks of all packages; as root also bench-idle
-	go test -run '^$$' -bench . -benchmem ./...
+	go test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory bench-idle; fi
 
 # node-cache beside it: BENCH_FLAGS='-node-cache FILE'. No module proxy has it.
@@ -240,25 +247,25 @@ bench-idle: deps build $(COREDNS) ## what a server costs while nobody asks, and 
 
 .PHONY: test-diff
 test-diff: deps ## play 200,000 random steps to CoreDNS's cache and to ours, and to mutants of ours
-	go test ./test/differential -run SameAsStock -count 1 -v -timeout 30m -args -steps 200000
-	go test ./test/differential -run Mutants -count 1 -v -timeout 60m -args -mutants -steps 50000
+	go test -tags $(TAGS) ./test/differential -run SameAsStock -count 1 -v -timeout 30m -args -steps 200000
+	go test -tags $(TAGS) ./test/differential -run Mutants -count 1 -v -timeout 60m -args -mutants -steps 50000
 
 .PHONY: test-soak
 test-soak: deps ## a minute of everything at once under the race detector, and 10 million names through the cache
-	go test -race ./plugin/cache -run TestEverythingAtOnce -count 1 -v -timeout 10m -args -soak 60s
-	go test ./plugin/cache -run TestMemoryIsBounded -count 1 -v -timeout 20m -args -names 10000000
+	go test -race -tags $(TAGS) ./plugin/cache -run TestEverythingAtOnce -count 1 -v -timeout 10m -args -soak 60s
+	go test -tags $(TAGS) ./plugin/cache -run TestMemoryIsBounded -count 1 -v -timeout 20m -args -names 10000000
 
 .PHONY: bigtable
 bigtable: deps ## list and stats on 250,000 entries beside conntrack -L, and misses with a full table (root)
-	TRACKLESS_BIG_TABLE=1 go test -count=1 -run TestBigTable -v ./cmd/trackless
-	TRACKLESS_BIG_TABLE=1 go test -count=1 -run TestMissesGoStraight -v ./test/integration
+	TRACKLESS_BIG_TABLE=1 go test -tags $(TAGS) -count=1 -run TestBigTable -v ./cmd/trackless
+	TRACKLESS_BIG_TABLE=1 go test -tags $(TAGS) -count=1 -run TestMissesGoStraight -v ./test/integration
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (default 10m)
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r f; do \
 		for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$f); do \
 			echo "fuzz $$t in $$(dirname $$f) for $(FUZZTIME)"; \
-			go test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) $$(dirname $$f) | tail -1; \
+			go test -tags $(TAGS) -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) $$(dirname $$f) | tail -1; \
 		done; \
 	done
 

@@ -84,7 +84,7 @@ func TestMutants(t *testing.T) {
 	stock := playStock(t, seed, episodes)
 	play := func(t *testing.T, overlay string) ([]byte, error) {
 		binary := filepath.Join(t.TempDir(), "ours.test")
-		build := exec.Command("go", "test", "-c", "-overlay", overlay, "-o", binary, ".")
+		build := exec.Command("go", "test", "-tags", "load", "-c", "-overlay", overlay, "-o", binary, ".")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}

@@ -22,7 +22,7 @@ func build(ctx context.Context, source, to string, cases []kernels.Case) error {
 	for _, c := range cases {
 		if !built[c.Package] {
 			built[c.Package] = true
-			commands = append(commands, []string{"test", "-c", "-tags", "kernels", "-o", filepath.Join(to, c.Binary()), "./" + c.Package})
+			commands = append(commands, []string{"test", "-c", "-tags", "kernels,privileged,load", "-o", filepath.Join(to, c.Binary()), "./" + c.Package})
 		}
 	}
 	for _, args := range commands {

@@ -4,18 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/internal/testgolden"
-	"github.com/trackless-dns/trackless/internal/testns"
-	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 const planCorefile = `cluster.local {
@@ -109,26 +104,6 @@ func TestRulesPlanErrors(t *testing.T) {
 	}
 	if out, code, _ := runPlan(t, "plan", "--help"); code != 0 || !strings.Contains(out, "Exit status: 0 printed") {
 		t.Errorf("--help: status %d\n%s", code, out)
-	}
-}
-
-// What plan prints is what nft reads, and it makes the same of it. For the
-// format of iptables-save, package binaries proves that.
-func TestThePlanIsReadByNFT(t *testing.T) {
-	testns.Program(t, "nft")
-	testns.Enter(t)
-	out, _, err := runPlan(t, "plan", "-conf", corefile(t, planCorefile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(out)
-	if said, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("nft: %v\n%s\n%s", err, said, out)
-	}
-	_, table, _ := strings.Cut(out, "random id of the instance:\n")
-	if diff := cmp.Diff(table, testns.Run(t, "nft", "list", "table", "inet", owner.TablePrefix+"plan")); diff != "" {
-		t.Errorf("the table that nft makes of the plan differs (-plan +nft):\n%s", diff)
 	}
 }
 

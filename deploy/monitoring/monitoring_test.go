@@ -2,7 +2,6 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,8 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
-
-	"github.com/trackless-dns/trackless/internal/testns"
 )
 
 const root = "../.."
@@ -31,20 +28,6 @@ func TestGeneratedFilesAreCurrent(t *testing.T) {
 		if diff := cmp.Diff(string(want), string(got)); diff != "" {
 			t.Errorf("%s is not what its source makes: `make monitoring` (-source +file):\n%s", name, diff)
 		}
-	}
-}
-
-func TestPromtool(t *testing.T) {
-	testns.Program(t, "promtool")
-	for _, args := range [][]string{
-		{"check", "rules", "rules.yaml"},
-		{"test", "rules", "rules_test.yaml"},
-	} {
-		t.Run(args[0], func(t *testing.T) {
-			if out, err := exec.CommandContext(t.Context(), "promtool", args...).CombinedOutput(); err != nil {
-				t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
-			}
-		})
 	}
 }
 

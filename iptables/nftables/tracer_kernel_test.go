@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -16,15 +15,6 @@ import (
 type kernelTrace struct {
 	*Backend
 	*tracetest.Node
-}
-
-func newKernelTrace(t *testing.T, n *tracetest.Node) kernelTrace {
-	t.Helper()
-	b, err := New(Config{NetNS: n.NetNS})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kernelTrace{b, n}
 }
 
 // Watch can tell apart some ticks of the kernel's clock, by which it times
@@ -56,47 +46,6 @@ func (b kernelTrace) expiries(t *testing.T) map[traceElement]expiry {
 		}
 	}
 	return out
-}
-
-func TestKernelTraces(t *testing.T) {
-	node := tracetest.NewNode(t)
-	for _, f := range nfnl.Families {
-		for _, tc := range traceTable {
-			b := newKernelTrace(t, node)
-			got := tracetest.Row(t, f, tc, b, nil)
-			for _, d := range tracetest.Differing(tc, got) {
-				t.Errorf("%s, %s: %s", f, tc.Name, d)
-			}
-			if err := b.Remove(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-// The kernel without a rule goes wrong where the twin without it does: the
-// table bites there too.
-func TestKernelWithoutARule(t *testing.T) {
-	node := tracetest.NewNode(t)
-	seen := map[string]bool{}
-	for _, id := range allRules() {
-		if seen[id.text()] {
-			continue // with and without a lease
-		}
-		seen[id.text()] = true
-		f, tc, want := id.biting(t)
-		if want == nil {
-			continue // TestEveryRuleHasARow fails
-		}
-		b := newKernelTrace(t, node)
-		got := tracetest.Row(t, f, tc, b, func() { b.takeAway(t, id) })
-		if !slices.Equal(want, got) {
-			t.Errorf("without %s\n%s, %s: the twin gives\n%q\nand the kernel\n%q", id, f, tc.Name, want, got)
-		}
-		if err := b.Remove(); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // takeAway deletes a rule of the installed table.

@@ -133,25 +133,6 @@ func variantChains(lease, dryRun bool) []chain {
 	return chains(d, dryRun)
 }
 
-// allRules lists every rule of every variant of which a row can tell.
-func allRules() []ruleID {
-	var out []ruleID
-	for _, v := range []struct{ lease, dryRun bool }{{true, false}, {false, false}, {true, true}, {false, true}} {
-		for _, c := range variantChains(v.lease, v.dryRun) {
-			for i, r := range c.rules {
-				noted := slices.ContainsFunc(r, func(s statement) bool {
-					p, is := s.(put)
-					return is && !slices.ContainsFunc(tracedSets(), func(k setKind) bool { return k.name == p.set.name })
-				})
-				if !noted {
-					out = append(out, ruleID{v.lease, v.dryRun, c.name, i})
-				}
-			}
-		}
-	}
-	return out
-}
-
 // hits reports whether a row runs on the variant of the rule.
 func (id ruleID) hits(f iptables.Family, tc tracetest.Case) bool {
 	r := tracetest.Rules(f)
@@ -196,13 +177,4 @@ func (id ruleID) biting(t *testing.T) (in iptables.Family, shortest tracetest.Ca
 		}
 	}
 	return in, shortest, given
-}
-
-// The table notices when any rule is missing.
-func TestEveryRuleHasARow(t *testing.T) {
-	for _, id := range allRules() {
-		if _, _, given := id.biting(t); given == nil {
-			t.Errorf("no row fails without %s", id)
-		}
-	}
 }

@@ -1,3 +1,5 @@
+//go:build load
+
 // Package differential plays one script against CoreDNS's own cache and ours
 // and compares what clients and upstream saw.
 package differential

@@ -1,3 +1,5 @@
+//go:build privileged
+
 // Package failover shows on lab nodes that the failover table answers for
 // listen addresses no Service owns while Trackless is away, and does nothing
 // else.

@@ -1,3 +1,5 @@
+//go:build privileged
+
 // Package integration runs the real binary on a lab node and asks it as pods
 // and the node would.
 package integration

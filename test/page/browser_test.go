@@ -1,3 +1,5 @@
+//go:build load
+
 // Package page opens the pages of `trackless compare` in a browser.
 package page
 

@@ -94,7 +94,7 @@ func TestDoReturnsToTheCaller(t *testing.T) {
 				if !strings.Contains(cause, test.wantPanic) || (cause == "") != (test.wantPanic == "") {
 					t.Errorf("panicked with %q, want %q", cause, test.wantPanic)
 				}
-				if test.wantPanic != "" && !strings.Contains(cause, "namespace_test.go") {
+				if test.wantPanic != "" && !strings.Contains(cause, "TestDoReturnsToTheCaller") {
 					t.Errorf("the panic does not show where it came from:\n%s", cause)
 				}
 			}()

@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,8 @@ func Delete(cfg Config, family iptables.Family, name string, doomed Filter) (del
 	}
 	defer release()
 	err = within(cfg, func() error {
-		for range attempts {
+		for i := range attempts {
+			time.Sleep(pause(i))
 			deleted, err = replace(family, name, doomed)
 			if !errors.Is(err, unix.EAGAIN) {
 				break

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 	"unsafe"
 
 	"github.com/vishvananda/netns"
@@ -62,7 +63,8 @@ func read(cfg Config, family iptables.Family, name string, take func(header, ent
 
 func readEntries(family iptables.Family, name string, pages int, take func(header, entriesFrom) error) error {
 	var last error
-	for range attempts {
+	for i := range attempts {
+		time.Sleep(pause(i))
 		h, err := info(family, name)
 		if err != nil {
 			return err
@@ -124,6 +126,10 @@ const (
 // attempts bounds how often a table is read again because it changed between the request
 // for its size and the request for its entries.
 const attempts = 10
+
+// pause is the time before an attempt, counted from 0. Together the attempts take 0.3
+// seconds: some programs commit many changes in a row.
+func pause(attempt int) time.Duration { return time.Duration(attempt*attempt) * time.Millisecond }
 
 // info asks for the header of a table.
 func info(family iptables.Family, name string) (header, error) {

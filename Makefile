@@ -236,9 +236,8 @@ vulncheck: $(VULNCHECK)
 	else echo "$$out"; exit 1; fi
 
 .PHONY: bench
-bench: deps ## run the benchmarks of all packages; as root also bench-idle
+bench: deps ## run the benchmarks of all packages
 	go test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory bench-idle; fi
 
 # node-cache beside it: BENCH_FLAGS='-node-cache FILE'. No module proxy has it.
 .PHONY: bench-idle

@@ -199,8 +199,8 @@ func (p *Agent) begin(load *Load) error {
 	}
 	checker := checks.New(checks.Config{
 		Identity: load.Identity, Listen: load.Plan.Listen, Zones: load.Zones, Sockets: load.Sockets,
-		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Progress: p.progress, Lost: p.lost.Count,
-		Throttled: p.Queries.Throttled,
+		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Waiting: new(sockets.Listeners).Waiting,
+		Progress: p.progress, Lost: p.lost.Count, Throttled: p.Queries.Throttled,
 	})
 	if err := p.reconciler.Load().PrepareOn(b, load.Plan, checker); err != nil {
 		return err
@@ -227,6 +227,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 		Served:    p.served,
 		Yield:     sockets.LeaveToOthers,
 		Reset:     sockets.Reset,
+		Queries:   p.Served.Arrived.Load,
 		Sync:      load.Sync,
 		Changes:   p.watch.Changes,
 		Kernel: reconcile.Kernel{

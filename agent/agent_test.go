@@ -55,8 +55,11 @@ func (n *stubNode) Reserve([]netip.Addr) ([]iptables.Check, []iptables.Lease, er
 	return nil, nil, nil
 }
 func (n *stubNode) Check(context.Context, iptables.Endpoint) error { return nil }
-func (n *stubNode) Renew(context.Context, netip.Addr) (time.Time, error) {
-	return time.Now(), nil
+func (n *stubNode) IsDue(iptables.Endpoint) bool                   { return false }
+func (n *stubNode) Renew(_ context.Context, addrs []netip.Addr, result func(netip.Addr, time.Time, error)) {
+	for _, a := range addrs {
+		result(a, time.Now(), nil)
+	}
 }
 func (n *stubNode) Effect(context.Context, netip.Addr) error { return nil }
 func (n *stubNode) Close() error                             { return nil }

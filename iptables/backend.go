@@ -124,16 +124,17 @@ type Capabilities struct {
 // Devices finds devices whose queries get lost between the rules and the listeners,
 // and can leave these queries to the cluster's DNS.
 type Devices interface {
-	// Lost returns the devices whose queries were untracked within the last
-	// LostFor and did not arrive. It returns none if the caller did not run for a
-	// while.
-	Lost() ([]string, error)
-	// Quarantine leaves the queries of a device tracked for that time.
+	// Lost returns the devices from which a query was untracked after the given
+	// time and within the last LostFor, and no query has arrived since. It costs
+	// next to nothing while there are none.
+	Lost(after time.Time) ([]string, error)
+	// Quarantine leaves the queries that a device brings tracked for a time.
 	Quarantine(device string, d time.Duration) error
 }
 
 // LostFor is how long [Devices.Lost] remembers a query.
-const LostFor = 300 * time.Millisecond
+// It is longer than any time between two calls.
+const LostFor = 2 * time.Second
 
 // Change is an announcement of the kernel that rules, links or addresses changed.
 type Change struct {

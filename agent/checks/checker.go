@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"syscall"
 	"time"
 
@@ -25,12 +24,6 @@ const (
 	// checkTimeout bounds one check; it goes over lo. See busyTimeout.
 	checkTimeout = 250 * time.Millisecond
 
-	// renewTimeout bounds one try of a lease probe: another instance does not
-	// answer it, and other ports are tried. A process that a CPU limit stops for most
-	// of each 100 ms needs renewThrottled.
-	renewTimeout   = 100 * time.Millisecond
-	renewThrottled = 300 * time.Millisecond
-
 	// poolSize is the number of source ports for checks of each address and
 	// protocol, and leasePool that for lease probes. With SO_REUSEPORT the
 	// kernel spreads clients over the listening sockets of all instances on
@@ -44,10 +37,11 @@ const (
 type Checker struct {
 	Config
 	pools  map[netip.Addr]*pool
+	proofs proofs
 	steady map[netip.Addr]steadiness // of the looks at the effect
 }
 
-// Config is what a Checker works with. Tracked and Mostly may be nil.
+// Config is what a Checker works with. Tracked, Mostly and Waiting may be nil.
 type Config struct {
 	Identity *Identity
 	Listen   []iptables.Endpoint
@@ -61,6 +55,10 @@ type Config struct {
 	// Mostly returns how many queries of others were tracked although the address
 	// is attached since then, if these are most of them; nil knows of none.
 	Mostly func(a netip.Addr, since time.Time) uint64
+
+	// Waiting reports whether a connection waits for our listener at a TCP endpoint to
+	// accept it; nil knows of none.
+	Waiting func(iptables.Endpoint) bool
 
 	// Progress counts queries that were answered, Lost packets for which a socket had
 	// no room, and Throttled tells whether a CPU limit was used up a moment ago.
@@ -87,8 +85,8 @@ func (c *Checker) looked(a netip.Addr, now time.Time) time.Time {
 	return s.since
 }
 
-// steadyPause is longer than the time between two looks on a busy machine.
-const steadyPause = 5 * time.Second
+// steadyPause is longer than the time between two looks on an idle node.
+const steadyPause = 15 * time.Second
 
 // pool holds the source ports for checks of one address.
 type pool struct {
@@ -197,6 +195,12 @@ func (c *Checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
 // asked through a port that is known to lead to it; when a port leads elsewhere
 // than before, as after another instance came or went, all are tried again.
 func (c *Checker) Check(ctx context.Context, e iptables.Endpoint) error {
+	err := c.checkSockets(ctx, e)
+	c.proofs.note(e, err == nil)
+	return err
+}
+
+func (c *Checker) checkSockets(ctx context.Context, e iptables.Endpoint) error {
 	p := c.pools[e.Addr]
 	for socket, port := range p.routes[e] {
 		got, err := c.ask(ctx, p, e, port)
@@ -244,53 +248,6 @@ func (c *Checker) ask(ctx context.Context, p *pool, e iptables.Endpoint, port in
 		socket, err = c.askTCP(ctx, e, p.tcp[port].port)
 	}
 	return socket, explain(ctx, err)
-}
-
-// Renew implements [reconcile.Checker]. Where another instance comes or goes the
-// port that was answered last may lead elsewhere. The others are tried all at
-// once then: one after the other could outlast the lease.
-func (c *Checker) Renew(ctx context.Context, a netip.Addr) (at time.Time, err error) {
-	p := c.pools[a]
-	e, ok := c.leaseEndpoint(a)
-	if !ok {
-		return at, fmt.Errorf("%s has no listener for plain DNS over UDP, which a lease needs; use `lease off`", a)
-	}
-	first, cancel := c.patienceOf(ctx, c.renewTimeout(), c.renewTimeout())
-	defer cancel()
-	if at, err = c.askLease(first, e, p.lease[p.last]); err == nil || ctx.Err() != nil {
-		return at, err
-	}
-	all, cancel := c.patience(ctx)
-	defer cancel()
-	type renewed struct {
-		port int
-		at   time.Time
-	}
-	answered := make(chan renewed, leasePool)
-	var wg sync.WaitGroup
-	for port := range leasePool {
-		wg.Go(func() {
-			if at, err := c.askLease(all, e, p.lease[port]); err == nil {
-				answered <- renewed{port, at}
-				cancel()
-			}
-		})
-	}
-	wg.Wait()
-	select {
-	case r := <-answered:
-		p.last = r.port
-		return r.at, nil
-	default:
-		return at, err
-	}
-}
-
-func (c *Checker) renewTimeout() time.Duration {
-	if c.Throttled() {
-		return renewThrottled
-	}
-	return renewTimeout
 }
 
 // errTracked says that a query left a conntrack entry although the rules are

@@ -49,15 +49,20 @@ func (c *Checker) askUDP(ctx context.Context, e iptables.Endpoint, conn *net.UDP
 	return socket, err
 }
 
-// askLease sends a lease probe and returns when an answer came in, to it or to an
-// earlier one: either has renewed the lease.
-func (c *Checker) askLease(ctx context.Context, e iptables.Endpoint, conn *net.UDPConn) (at time.Time, err error) {
+// sendLease sends a lease probe.
+func (c *Checker) sendLease(e iptables.Endpoint, conn *net.UDPConn) (*exchange, error) {
 	x, err := c.exchange(e, conn, LeaseLabel)
 	if err != nil {
-		return at, err
+		return nil, err
 	}
 	x.again = againInterval
-	if _, at, err = x.run(ctx); err != nil && !x.earlier.IsZero() {
+	return x, x.send()
+}
+
+// awaitLease returns when an answer came in, to the lease probe or to an earlier one:
+// either has renewed the lease.
+func (x *exchange) awaitLease(ctx context.Context) (at time.Time, err error) {
+	if _, at, err = x.await(ctx); err != nil && !x.earlier.IsZero() {
 		return x.earlier, nil
 	}
 	return at, err
@@ -71,6 +76,7 @@ type exchange struct {
 	query  *dns.Msg
 	packed []byte
 
+	sent    time.Time     // last
 	again   time.Duration // when it is sent again in any case; 0 for never
 	earlier time.Time     // when the answer to an earlier lease probe came in
 }
@@ -81,19 +87,33 @@ func (c *Checker) exchange(e iptables.Endpoint, conn *net.UDPConn, label string)
 	return &exchange{c: c, e: e, conn: conn, query: query, packed: packed}, err
 }
 
-// run sends the query, and copies where these are called for, until it is answered.
+// send sends the query.
+func (x *exchange) send() error {
+	x.sent = time.Now()
+	_, err := x.conn.WriteToUDPAddrPort(x.packed, x.e.AddrPort())
+	return err
+}
+
+// run sends the query and waits for the answer.
 func (x *exchange) run(ctx context.Context) (socket string, at time.Time, err error) {
+	if err := x.send(); err != nil {
+		return "", at, err
+	}
+	return x.await(ctx)
+}
+
+// await waits until the query that was sent is answered, and sends copies where these
+// are called for.
+func (x *exchange) await(ctx context.Context) (socket string, at time.Time, err error) {
 	// The end of the context ends a read that waits.
 	defer context.AfterFunc(ctx, func() { _ = x.conn.SetReadDeadline(longAgo) })()
-	copies, due := 1, copying{c: x.c, answered: x.c.Progress(), more: 1}
-	var sent time.Time
+	copies, due := 0, copying{c: x.c, answered: x.c.Progress(), more: 1}
 	for {
-		if now := time.Now(); copies == 0 && x.again > 0 && now.Sub(sent) >= x.again {
+		if copies == 0 && x.again > 0 && time.Since(x.sent) >= x.again {
 			copies = 1
 		}
 		for range copies {
-			sent = time.Now()
-			if _, err := x.conn.WriteToUDPAddrPort(x.packed, x.e.AddrPort()); err != nil {
+			if err := x.send(); err != nil {
 				return "", at, err
 			}
 		}

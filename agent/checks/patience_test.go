@@ -117,7 +117,11 @@ func TestALateAnswerRenews(t *testing.T) {
 				cancel()
 			}()
 			began := time.Now()
-			at, err := c.askLease(ctx, e, conn)
+			x, err := c.sendLease(e, conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at, err := x.awaitLease(ctx)
 			cancel()
 			<-done
 			if renewed := err == nil; renewed != tc.renews {

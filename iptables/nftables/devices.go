@@ -13,42 +13,49 @@ import (
 
 var _ iptables.Devices = (*Backend)(nil)
 
-// Lost returns the devices from which queries were untracked a moment ago, of
-// which none arrived behind the filter rules of the node: whatever drops them
-// there would not drop them tracked.
-func (b *Backend) Lost() ([]string, error) {
+// Lost implements [iptables.Devices]. It reads one set, which is empty on a healthy
+// node, over a socket that is kept.
+func (b *Backend) Lost(after time.Time) ([]string, error) {
 	if !b.installed() {
 		return nil, nil
 	}
-	conn, err := nfnl.Dial(b.cfg)
-	if err != nil {
-		return nil, err
+	b.lookMu.Lock()
+	defer b.lookMu.Unlock()
+	if b.look == nil {
+		conn, err := nfnl.Dial(b.cfg)
+		if err != nil {
+			return nil, err
+		}
+		b.look = conn
 	}
-	defer conn.Close()
-	// In this order: what asked before the first reading has arrived, or not,
-	// by the second.
-	began := time.Now()
-	asked, err := nfnl.Elements(conn, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
+	asked, err := nfnl.Elements(b.look, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
 	if err != nil {
+		b.closeLook()
 		return nil, nfnl.Explain("read set "+askedSet.name, err)
 	}
-	arrived, err := nfnl.Elements(conn, nftables.TableFamilyINet, b.Table(), arrivedSet.name, nil)
-	if err != nil {
-		return nil, nfnl.Explain("read set "+arrivedSet.name, err)
-	}
-	return lostOf(asked, arrived, time.Since(began)), nil
+	return lostOf(asked, time.Now(), after), nil
 }
 
-// lostOf returns those that asked and did not arrive, if the readings of both
-// took so short that nothing can have been forgotten in between that is later
-// than what asked: we may have been stopped.
-func lostOf(asked, arrived []nfnl.Element, took time.Duration) (lost []string) {
-	if took > (arrivedFor-askedFor)/2 {
-		return nil
+// stopLooking gives the socket of Lost back.
+func (b *Backend) stopLooking() {
+	b.lookMu.Lock()
+	defer b.lookMu.Unlock()
+	b.closeLook()
+}
+
+func (b *Backend) closeLook() {
+	if b.look != nil {
+		_ = b.look.Close()
+		b.look = nil
 	}
+}
+
+// lostOf returns those that asked after the given time. Whatever drops the queries of
+// this node to itself would not drop them tracked.
+func lostOf(asked []nfnl.Element, now, after time.Time) (lost []string) {
 	for _, e := range asked {
-		there := slices.ContainsFunc(arrived, func(a nfnl.Element) bool { return slices.Equal(a.Key, e.Key) })
-		if name := strings.TrimRight(string(e.Key), "\x00"); !there && name != "lo" {
+		at := now.Add(e.Expires - askedFor)
+		if name := strings.TrimRight(string(e.Key), "\x00"); name != "lo" && !at.Before(after) {
 			lost = append(lost, name)
 		}
 	}
@@ -58,7 +65,7 @@ func lostOf(asked, arrived []nfnl.Element, took time.Duration) (lost []string) {
 
 // Quarantine leaves the queries that a device brings tracked for a time.
 func (b *Backend) Quarantine(device string, d time.Duration) error {
-	return b.change("set "+device+" aside", func(c *nfnl.Encoder) error {
+	return b.change("quarantine "+device, func(c *nfnl.Encoder) error {
 		return addElements(c, b.rs.sets[asideSet.name], []nftables.SetElement{{Key: nfnl.DeviceKey(device), Timeout: d}})
 	})
 }

@@ -38,6 +38,9 @@ type Backend struct {
 	owned bool
 	setup bool
 	total iptables.Counters // of tables that were removed
+
+	lookMu sync.Mutex
+	look   *netlink.Conn // over which Lost reads; nil until it is needed
 }
 
 var _ iptables.Backend = (*Backend)(nil)
@@ -404,6 +407,7 @@ func (b *Backend) Remove() error {
 	if !b.setup {
 		return nil
 	}
+	b.stopLooking()
 	if last, err := b.counters(); err == nil {
 		b.total = last
 	}

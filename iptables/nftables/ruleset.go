@@ -28,7 +28,7 @@ import (
 //	unowned  listen addresses that no Service owns
 //	sources  who is served although an uplink brings it
 //	uplinks  devices with a default route, both families
-//	asked    devices whose queries were untracked a moment ago
+//	asked    devices whose queries were untracked and have not arrived yet
 //	arrived  devices whose queries passed everybody's filter rules lately
 //	aside    devices whose queries stay tracked, since they do not arrive
 //
@@ -116,13 +116,13 @@ func chains(lease time.Duration, dryRun bool) []chain {
 	return append(out, pre, post, arrived())
 }
 
-// askedFor and arrivedFor are how long devices stay in the sets. One that is
-// among those that asked and not among those whose queries arrived has lost them
-// on the way: the difference is more than any packet takes, whether or not a
-// process runs that would read it.
+// askedFor and arrivedFor are how long devices stay in the sets. A query that arrives
+// takes its device out of those that asked, so that one that is left there has lost
+// its queries on the way. It stays there until somebody looks; and what arrived
+// lately tells for so short a time that a loss which begins now is found soon.
 const (
 	askedFor   = iptables.LostFor
-	arrivedFor = askedFor + 200*time.Millisecond
+	arrivedFor = 500 * time.Millisecond
 )
 
 // asked notes the device of a query that nobody but a rule of the node can keep from
@@ -143,7 +143,10 @@ func arrived() chain {
 	input := iptables.Input
 	c := chain{name: "arrived", hook: &input}
 	for _, f := range nfnl.Families {
-		c.rules = append(c.rules, rule{in{f, listenSet.key, listenSet, false}, put{f, []field{inDevice}, arrivedSet, true, arrivedFor}, accept{}})
+		c.rules = append(c.rules, rule{
+			in{f, listenSet.key, listenSet, false},
+			take{f, []field{inDevice}, askedSet}, put{f, []field{inDevice}, arrivedSet, true, arrivedFor}, accept{},
+		})
 	}
 	return c
 }

@@ -139,7 +139,7 @@ func (t *Twin) ExemptOnly(conns []iptables.Connection) error {
 }
 
 // Lost implements [iptables.Devices]; a twin loses nothing.
-func (*Twin) Lost() ([]string, error) { return nil, nil }
+func (*Twin) Lost(time.Time) ([]string, error) { return nil, nil }
 
 // Quarantine implements [iptables.Devices].
 func (t *Twin) Quarantine(device string, d time.Duration) error {

@@ -36,7 +36,7 @@ type Addresses interface {
 }
 
 // Checker finds out whether this process, and nobody else, answers. Its methods
-// are called by one goroutine at a time, save for Check and Renew, which run
+// are called by one goroutine at a time, save for IsDue, Check and Renew, which run
 // for different addresses at once, and at the same time.
 type Checker interface {
 	// Reserve binds the transport addresses from which the given listen
@@ -47,9 +47,14 @@ type Checker interface {
 	// what lies behind it. It returns nil if this process answered each time, and
 	// ErrStarved if it had no time to answer.
 	Check(context.Context, iptables.Endpoint) error
-	// Renew sends a lease probe to the address and returns when this process
-	// answered; the answer has renewed the lease then.
-	Renew(context.Context, netip.Addr) (time.Time, error)
+	// IsDue reports whether an endpoint has to be checked: nothing else has shown
+	// lately that it answers.
+	IsDue(iptables.Endpoint) bool
+	// Renew sends lease probes to the addresses, to all at once: one that has to find
+	// another port, as when another instance comes, must not cost the others their
+	// leases. It tells of each when this process answered, upon which the lease is
+	// renewed, or why not; it does so one at a time, and returns after the last.
+	Renew(ctx context.Context, addrs []netip.Addr, result func(a netip.Addr, answered time.Time, err error))
 	// Effect asks from a port that no rule names, as any client would. It
 	// returns nil if this process answered and no conntrack entry was left.
 	Effect(context.Context, netip.Addr) error
@@ -103,7 +108,7 @@ type Logger interface {
 }
 
 // Config is what a Reconciler works with. All of it is required, save for the
-// durations and Changes.
+// durations, Queries and Changes.
 type Config struct {
 	Backend   iptables.Backend
 	Addresses Addresses
@@ -126,6 +131,10 @@ type Config struct {
 	// Served tells what the listeners at the endpoints have done so far. The
 	// drain ends when it is complete.
 	Served func([]iptables.Endpoint) Served
+
+	// Queries is how many have come to the listeners so far, our own checks not among
+	// them. It is read in each round of checks. Nil: very many come all the time.
+	Queries func() uint64
 
 	// Drain bounds the wait for answers; zero means 5 s, CoreDNS's longest
 	// time with an upstream.
@@ -156,10 +165,11 @@ func (c *Config) missing() string {
 	for _, part := range []any{*c, c.Kernel} {
 		v := reflect.ValueOf(part)
 		for i := range v.NumField() {
+			name := v.Type().Field(i).Name
 			switch f := v.Field(i); f.Kind() {
 			case reflect.Func, reflect.Interface:
-				if f.IsNil() {
-					return fmt.Sprintf("%s.%s", v.Type().Name(), v.Type().Field(i).Name)
+				if f.IsNil() && name != "Queries" {
+					return fmt.Sprintf("%s.%s", v.Type().Name(), name)
 				}
 			}
 		}

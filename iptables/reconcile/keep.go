@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,77 +13,69 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
-const (
-	// lessLease is the time between two rounds without a lease.
-	lessLease = time.Second
-
-	// effectInterval is the time between two checks of the effect.
-	effectInterval = time.Second
-)
-
 // keep holds an attached plan until the context ends. Several things go on at
-// once, since none may wait for another: the lease is renewed after each round
-// of checks that was answered; the effect is checked; what others take away
-// is put back; devices and the load are watched.
+// once, since none may wait for another: the lease is renewed while the endpoints
+// answer; the effect is checked; what others take away is put back; devices and the
+// load are watched.
 func (s *serving) keep(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	s.changed.Store(true)
+	r := newRounds(s)
 	wg.Go(func() {
-		every(ctx, effectInterval, nil, func(iptables.Change) {
+		r.effect.follow(ctx, func() {
 			s.checkEffect(ctx)
 			s.checkCause(ctx)
 		})
 	})
 	wg.Go(func() {
 		s.takeOver(ctx)
-		every(ctx, s.r.cfg.Sync, s.r.cfg.Changes, func(c iptables.Change) { s.sync(ctx, c) })
+		s.followChanges(ctx)
 	})
-	wg.Go(func() { s.watchDevices(ctx) })
+	wg.Go(func() { r.devices.watch(ctx, s) })
 	crowded := func() { s.checkLoad(ctx, s.r.mu.TryLock) }
 	s.r.crowded.Store(&crowded)
 	defer s.r.crowded.CompareAndSwap(&crowded, nil)
-	wg.Go(func() {
-		every(ctx, lease.SampleInterval, nil, func(iptables.Change) {
-			s.checkLoad(ctx, func() bool { s.r.mu.Lock(); return true })
-		})
-	})
-	every(ctx, s.interval(), nil, func(iptables.Change) { s.renew(ctx) })
+	wg.Go(func() { r.load.follow(ctx, func() { s.watchLoad(ctx) }) })
+	r.run(ctx)
 	s.leaveChecks()
 }
 
-// interval is the time between two rounds of checks and lease probes.
-func (s *serving) interval() time.Duration {
-	if s.plan.Lease == 0 {
-		return lessLease
-	}
-	return s.plan.Lease / 5
-}
-
-// every calls f at each interval and at each change until the context ends.
-func every(ctx context.Context, interval time.Duration, changes <-chan iptables.Change, f func(iptables.Change)) {
-	ticker := time.NewTicker(interval)
+// followChanges puts back what others take away, when a change is announced and from
+// time to time, until the context ends.
+func (s *serving) followChanges(ctx context.Context) {
+	ticker := time.NewTicker(s.r.cfg.Sync)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			f(iptables.Change{})
-		case c := <-changes:
-			f(c)
+			s.sync(ctx, iptables.Change{})
+		case c := <-s.r.cfg.Changes:
+			s.changed.Store(true)
+			s.sync(ctx, c)
 		}
 	}
 }
 
-// renew runs one round: checks, and at the same time lease probes to the addresses
-// whose endpoints all answered the checks of the round before. One after the other
-// they would take twice as long, which listeners that cannot keep up do not leave
-// us.
-func (s *serving) renew(ctx context.Context) {
+// renew runs one round, and reports whether all that were asked answered.
+//
+// On a calm node an address is probed after its checks. On another the lease probes go
+// to the addresses whose endpoints all answered the checks of the round before, while
+// these are checked again: one after the other would take twice as long, which
+// listeners that cannot keep up do not leave us.
+func (s *serving) renew(ctx context.Context, calm bool) bool {
 	due := asked(&s.r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
-	failed, renewals := s.run(ctx, due)
+	var failed map[netip.Addr]error
+	var renewals []lease.Renewal
+	if calm && s.plan.Lease > 0 && s.round == nil {
+		failed, renewals = s.renewCalmly(ctx, due)
+	} else {
+		failed, renewals = s.run(ctx, due)
+	}
 	if ctx.Err() != nil {
-		return
+		return true
 	}
 	var round *lease.Round
 	s.r.leases.tell(func(*lease.Machine) { round = s.hold.Ended(time.Now(), failed, renewals) })
@@ -103,6 +96,7 @@ func (s *serving) renew(ctx context.Context) {
 			round.Settle(time.Now())
 		}
 	})
+	return failed != nil && len(failed) == 0 && !slices.ContainsFunc(renewals, func(r lease.Renewal) bool { return r.Err != nil })
 }
 
 // lapse is for leases that ran out. Those of a moment later come from the same.
@@ -193,31 +187,25 @@ func (r *Reconciler) explain(ctx context.Context, a netip.Addr) string {
 	return r.cfg.Kernel.Explain(a)
 }
 
-// checkAll runs one round of checks, for all addresses at once, and returns
-// what went wrong by address.
-func (s *serving) checkAll(ctx context.Context) map[netip.Addr]error {
-	var (
-		mu   sync.Mutex
-		wg   sync.WaitGroup
-		errs = map[netip.Addr]error{}
-	)
-	for _, a := range s.plan.Addresses() {
-		wg.Go(func() {
-			for _, e := range s.plan.Listen {
-				if e.Addr != a {
-					continue
-				}
-				if err := s.checker.Check(ctx, e); err != nil {
-					mu.Lock()
-					errs[a] = fmt.Errorf("%s does not answer: %w", e, err)
-					mu.Unlock()
-					return
-				}
-			}
-		})
+// checkAll checks the endpoints that are due, nil for all, at all addresses at once,
+// and returns what went wrong by address.
+func (s *serving) checkAll(ctx context.Context, due func(iptables.Endpoint) bool) map[netip.Addr]error {
+	r := s.startChecks(ctx, due)
+	<-r.done
+	return r.failed
+}
+
+// check checks the endpoints of one address that are due, nil for all.
+func (s *serving) check(ctx context.Context, a netip.Addr, due func(iptables.Endpoint) bool) error {
+	for _, e := range s.plan.Listen {
+		if e.Addr != a || due != nil && !due(e) {
+			continue
+		}
+		if err := s.checker.Check(ctx, e); err != nil {
+			return fmt.Errorf("%s does not answer: %w", e, err)
+		}
 	}
-	wg.Wait()
-	return errs
+	return nil
 }
 
 // prober sends lease probes.
@@ -225,10 +213,13 @@ type prober struct {
 	token chan struct{} // held while lease probes are under way
 }
 
+func (p *prober) begin() { p.token <- struct{}{} }
+func (p *prober) end()   { <-p.token }
+
 // wait returns when no lease probe is under way.
 func (p *prober) wait() {
-	p.token <- struct{}{}
-	<-p.token
+	p.begin()
+	p.end()
 }
 
 // renewAll renews the leases of addresses, or attaches them where there is no lease.
@@ -240,20 +231,19 @@ func (s *serving) renewAll(ctx context.Context, addrs []netip.Addr) []lease.Rene
 // as when another instance comes, must not cost the others their leases.
 func (s *serving) renewOften(ctx context.Context, addrs []netip.Addr, t *turns) []lease.Renewal {
 	if s.plan.Lease > 0 {
-		s.r.probes.token <- struct{}{}
-		defer func() { <-s.r.probes.token }()
+		s.r.probes.begin()
+		defer s.r.probes.end()
 	}
 	out := make([]lease.Renewal, len(addrs))
 	var all, first sync.WaitGroup
 	for i, a := range addrs {
 		first.Add(1)
 		all.Go(func() {
-			answered, err := s.renewOne(ctx, a)
-			out[i] = lease.Renewal{Addr: a, Answered: answered, Err: err}
+			out[i] = s.renewOne(ctx, a)
 			first.Done()
-			for t.another(s.interval()) {
-				if again, err := s.renewOne(ctx, a); err == nil {
-					out[i] = lease.Renewal{Addr: a, Answered: again}
+			for t.another(lease.Hurried(s.plan.Lease)) {
+				if again := s.renewOne(ctx, a); again.Err == nil {
+					out[i] = again
 				}
 			}
 		})
@@ -264,22 +254,38 @@ func (s *serving) renewOften(ctx context.Context, addrs []netip.Addr, t *turns) 
 	return out
 }
 
-func (s *serving) renewOne(ctx context.Context, a netip.Addr) (answered time.Time, err error) {
-	began := time.Now()
+func (s *serving) renewOne(ctx context.Context, a netip.Addr) lease.Renewal {
 	if s.plan.Lease == 0 {
-		return began, s.attachAgain(ctx, a)
+		return lease.Renewal{Addr: a, Answered: time.Now(), Err: s.attachAgain(ctx, a)}
 	}
-	if err := s.mayProbe(a); err != nil {
-		return began, err
+	return s.probe(ctx, []netip.Addr{a})[0]
+}
+
+// probe sends lease probes to addresses.
+func (s *serving) probe(ctx context.Context, addrs []netip.Addr) (renewals []lease.Renewal) {
+	began := time.Now()
+	var free []netip.Addr
+	for _, a := range addrs {
+		if err := s.mayProbe(a); err != nil {
+			renewals = append(renewals, lease.Renewal{Addr: a, Answered: began, Err: err})
+		} else {
+			free = append(free, a)
+		}
 	}
-	if answered, err = s.checker.Renew(ctx, a); err != nil {
-		return answered, err
+	if len(free) == 0 {
+		return renewals
 	}
-	if answered.Before(began) {
-		began = answered // to an earlier probe
-	}
-	s.r.leases.tell(func(m *lease.Machine) { m.Probed(a, began, time.Now(), s.plan.Lease) })
-	return answered, nil
+	s.checker.Renew(ctx, free, func(a netip.Addr, answered time.Time, err error) {
+		if err == nil {
+			sent := began
+			if answered.Before(began) {
+				sent = answered // the answer is to an earlier probe
+			}
+			s.r.leases.tell(func(m *lease.Machine) { m.Probed(a, sent, time.Now(), s.plan.Lease) })
+		}
+		renewals = append(renewals, lease.Renewal{Addr: a, Answered: answered, Err: err})
+	})
+	return renewals
 }
 
 // mayProbe returns nil unless the way to an address was found blocked since the round

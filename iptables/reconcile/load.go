@@ -69,6 +69,25 @@ func (s *serving) checkLoad(ctx context.Context, lock func() bool) {
 		addressList(s.plan.Addresses()), wait, 100*part, backlog.Round(time.Millisecond), load.Explain())
 }
 
+// limited reports whether there is a CPU limit.
+func (l *loadMeter) limited() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pressure.Limit() > 0
+}
+
+// watchLoad checks the load, and goes on while there is a limit and queries come: a
+// lease is long for those that are lost.
+func (s *serving) watchLoad(ctx context.Context) {
+	for {
+		queries := s.r.cfg.Queries()
+		s.checkLoad(ctx, func() bool { s.r.mu.Lock(); return true })
+		if !s.r.load.limited() || !sleep(ctx, lease.SampleInterval) || s.r.cfg.Queries() == queries {
+			return
+		}
+	}
+}
+
 func (s *serving) mayYield(ctx context.Context) bool {
 	return ctx.Err() == nil && asked(&s.r.leases, func(m *lease.Machine) bool { return m.MayYield(time.Now(), s.plan) })
 }

@@ -141,7 +141,7 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 				if after := n.renewals(tc.blocked); after != before {
 					t.Error("renewed after it was blocked")
 				}
-				settle(lessLease + 100*time.Millisecond)
+				settle(time.Second + 100*time.Millisecond)
 				before = n.renewals("10.96.0.10")
 				settle(2 * time.Second)
 				if k.Covers(netip.MustParseAddr("10.96.0.10")) || n.renewals("10.96.0.10") != before {
@@ -155,7 +155,7 @@ func TestStandBackWhenTheWayIsBlocked(t *testing.T) {
 				}
 				n.block()
 				changes <- iptables.Change{}
-				settle(lessLease + 100*time.Millisecond)
+				settle(time.Second + 100*time.Millisecond)
 				if !k.Covers(netip.MustParseAddr("10.96.0.10")) {
 					t.Errorf("not attached again: %v", k.Standing().Reason)
 				}

@@ -135,7 +135,7 @@ func (s *serving) tryToAttach(ctx context.Context) (bool, error) {
 	if err := s.installLate(ctx); err != nil {
 		return false, err
 	}
-	failed := s.checkAll(ctx)
+	failed := s.checkAll(ctx, nil)
 	if err := asked(&s.r.leases, func(m *lease.Machine) error { return m.MayStart(s.plan, failed) }); err != nil {
 		return false, err
 	}

@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// deviceInterval is the time between two checks of the devices. What the
-	// checks compare lives for a few of them, see package nftables.
+	// deviceInterval is the time between two checks of the devices while some lose
+	// their queries: one to suspect, one to confirm.
 	deviceInterval = 100 * time.Millisecond
 
-	// throttledChecks is of how many intervals two have a check while a CPU limit is
-	// used up: one to suspect, one to confirm.
-	throttledChecks = 10
+	// throttledInterval is the least time between two looks while a CPU limit is used
+	// up.
+	throttledInterval = time.Second
 
 	// quarantineWait is how long a device is quarantined at first. Its queries are
 	// lost for less than a second each time that it is tried again.
@@ -69,6 +69,16 @@ func (q *quarantine) add(now time.Time, device string, wait time.Duration) {
 	q.wait[device], q.until[device] = wait, now.Add(wait)
 }
 
+// firstEnd is when the next of those quarantined is not any more; zero if none is.
+func (q *quarantine) firstEnd(now time.Time) (first time.Time) {
+	for _, until := range q.until {
+		if now.Before(until) && (first.IsZero() || until.Before(first)) {
+			first = until
+		}
+	}
+	return first
+}
+
 // devices are those quarantined at the moment, in order.
 func (q *quarantine) devices(now time.Time) (devices []string) {
 	for d, until := range q.until {
@@ -80,51 +90,116 @@ func (q *quarantine) devices(now time.Time) (devices []string) {
 	return devices
 }
 
-// watchDevices checks the devices until the context ends, if the backend sees them.
-func (s *serving) watchDevices(ctx context.Context) {
+// deviceWatch is what the rounds and the goroutine that watches devices share.
+type deviceWatch struct {
+	devices iptables.Devices // nil: the backend does not see them
+	lost    chan struct{}    // some seem to lose their queries
+	looked  time.Time
+}
+
+func (s *serving) newDeviceWatch() *deviceWatch {
 	can, _ := s.backend.Capabilities() // Devices takes no probe
-	if can.Devices == nil || s.plan.DryRun {
+	w := &deviceWatch{devices: can.Devices, lost: make(chan struct{}, 1)}
+	if s.plan.DryRun {
+		w.devices = nil
+	}
+	return w
+}
+
+// look is called in each round: it costs next to nothing while no queries are lost.
+// Checks read sets of the kernel, for which a CPU limit leaves no time.
+func (w *deviceWatch) look(s *serving, now time.Time) {
+	if w.devices == nil || s.r.load.throttled() && now.Sub(w.looked) < throttledInterval {
+		return
+	}
+	w.looked = now
+	if lost, err := s.lostDevices(w.devices); err == nil && len(lost) > 0 {
+		select {
+		case w.lost <- struct{}{}:
+		default: // it is known
+		}
+	}
+}
+
+// watch checks the devices as long as some lose their queries, until the context ends.
+func (w *deviceWatch) watch(ctx context.Context, s *serving) {
+	if w.devices == nil {
 		return
 	}
 	q := newQuarantine()
-	n := 0
-	every(ctx, deviceInterval, nil, func(iptables.Change) {
-		// Checks read sets of the kernel, for which a CPU limit leaves no time.
-		if n++; n%throttledChecks < 2 || !s.r.load.throttled() {
-			s.checkDevices(ctx, can.Devices, q)
+	end := time.NewTimer(0) // of a quarantine
+	defer end.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end.C:
+			s.tellQuarantine(q)
+		case <-w.lost:
+			for checks := 1; s.checkDevices(ctx, w.devices, q) && (checks < 2 || !s.r.load.throttled()); checks++ {
+				if !sleep(ctx, deviceInterval) {
+					return
+				}
+			}
 		}
-	})
+		if until := q.firstEnd(time.Now()); !until.IsZero() {
+			end.Reset(time.Until(until))
+		}
+	}
 }
 
-// checkDevices quarantines those whose queries in two checks did not arrive. What
-// the chains are read to do may be wrong, or nothing that can be read: this is
-// what becomes of the packets. Whoever forbids a single pod to ask forbids it
-// kube-dns as well, so that it is nobody's loss.
-func (s *serving) checkDevices(ctx context.Context, b iptables.Devices, q *quarantine) {
-	lost, err := b.Lost()
-	if err != nil || ctx.Err() != nil {
-		return
+// sleep lets a time pass, and reports whether the context goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
 	}
-	if q.unknown(lost) && !s.r.pathIsNew(s.plan) {
+}
+
+// checkDevices quarantines those whose queries in two checks did not arrive, and
+// reports whether any are lost. What the chains are read to do may be wrong, or
+// nothing that can be read: this is what becomes of the packets. Whoever forbids a
+// single pod to ask forbids it kube-dns as well, so that it is nobody's loss.
+func (s *serving) checkDevices(ctx context.Context, b iptables.Devices, q *quarantine) bool {
+	lost, err := s.lostDevices(b)
+	if err != nil || ctx.Err() != nil {
+		return false
+	}
+	if q.unknown(lost) {
 		// What drops them may be something that we can do something about, and
 		// are about to.
 		s.checkPathOf(ctx)
-	}
-	if s.r.pathIsNew(s.plan) {
-		lost = nil
+		if lost, err = s.lostDevices(b); err != nil {
+			return false
+		}
 	}
 	s.quarantine(b, q, q.checked(time.Now(), lost))
+	s.tellQuarantine(q)
+	return len(lost) > 0
+}
+
+// lostDevices returns the devices that lose their queries, none where it is known why.
+func (s *serving) lostDevices(b iptables.Devices) (lost []string, err error) {
+	var blocked bool
+	var cleared time.Time
+	s.r.leases.tell(func(m *lease.Machine) { blocked, cleared = len(m.Blocked(s.plan)) > 0, m.PathCleared() })
+	if blocked {
+		return nil, nil
+	}
+	return b.Lost(cleared)
+}
+
+// tellQuarantine says which devices are quarantined now.
+func (s *serving) tellQuarantine(q *quarantine) {
 	var why error
 	if devices := q.devices(time.Now()); len(devices) > 0 {
 		why = fmt.Errorf("queries from %s do not arrive here, dropped or tracked again by rules of others, and go to the cluster's DNS", strings.Join(devices, " "))
 	}
 	s.r.leases.tell(func(m *lease.Machine) { m.Quarantined(why) })
-}
-
-// pathIsNew reports whether that queries are lost is about to end: the reason is
-// known, or was a moment ago.
-func (r *Reconciler) pathIsNew(p iptables.Plan) bool {
-	return asked(&r.leases, func(m *lease.Machine) bool { return m.PathIsNew(time.Now(), p, iptables.LostFor) })
 }
 
 // quarantine leaves the queries of the devices to the cluster's DNS.

@@ -15,6 +15,9 @@ import (
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
+// busyRound is the time between two rounds while many queries come.
+const busyRound = 200 * time.Millisecond
+
 // lossy is a backend whose devices lose their queries as told.
 type lossy struct {
 	backend
@@ -27,11 +30,21 @@ func (l *lossy) Capabilities() (iptables.Capabilities, error) {
 	return iptables.Capabilities{Devices: l}, nil
 }
 
-func (l *lossy) Lost() ([]string, error) {
+func (l *lossy) Lost(after time.Time) ([]string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.asked++
+	if !after.Before(time.Now()) {
+		return nil, nil // a query is lost every now and then, and none was since
+	}
 	return l.lost, nil
+}
+
+// looked is how often somebody asked for devices that lose their queries.
+func (l *lossy) looked() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.asked
 }
 
 func (l *lossy) Quarantine(device string, d time.Duration) error {
@@ -43,10 +56,10 @@ func (l *lossy) Quarantine(device string, d time.Duration) error {
 
 // newLossy returns an attached keeper, and what lets devices lose their queries
 // and looks at what was done about it since.
-func newLossy(t *testing.T) (n *node, k *Reconciler, lose, expect func(...string)) {
+func newLossy(t *testing.T) (l *lossy, k *Reconciler, lose, expect func(...string)) {
 	t.Helper()
-	n, k = newNode()
-	l := &lossy{backend: backend{n}}
+	n, k := newNode()
+	l = &lossy{backend: backend{n}}
 	k.cfg.Backend = l
 	k.cfg.Reset = func(listen []iptables.Endpoint, devices []string) error {
 		n.set(func() { l.aside = append(l.aside, fmt.Sprintf("reset %v at %s", devices, listen[0].Addr)) })
@@ -62,18 +75,20 @@ func newLossy(t *testing.T) (n *node, k *Reconciler, lose, expect func(...string
 			t.Errorf("set aside (-want +got):\n%s", diff)
 		}
 	}
-	return n, k, lose, expect
+	return l, k, lose, expect
 }
 
 func TestDeviceIsSetAside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, k, lose, expect := newLossy(t)
-		lose("veth1")
-		settle(deviceInterval)
-		lose("veth2") // another one, once each
-		settle(deviceInterval)
-		lose()
-		settle(3 * deviceInterval)
+		for _, once := range []string{"veth1", "veth2"} {
+			lose(once)
+			for before := n.looked(); n.looked() == before; {
+				settle(time.Millisecond)
+			}
+			lose()
+			settle(3 * busyRound)
+		}
 		expect()
 
 		lose("veth1")
@@ -81,14 +96,14 @@ func TestDeviceIsSetAside(t *testing.T) {
 			k.leases.tell(func(m *lease.Machine) { m.PathChecked(time.Now(), blocked, false) })
 		}
 		block(map[netip.Addr]error{netip.MustParseAddr("10.96.0.10"): errors.New("a chain drops")})
-		settle(3 * deviceInterval)
+		settle(3 * busyRound)
 		expect() // it is known why, and the lease runs out
 		block(nil)
 
 		lose()
-		settle(3 * deviceInterval)
+		settle(3 * busyRound)
 		lose("veth1", "veth3")
-		settle(3 * deviceInterval)
+		settle(3 * busyRound)
 		expect("veth1 for 1m0s", "veth3 for 1m0s", "reset [veth1 veth3] at 10.96.0.10")
 		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 veth3 do not arrive here") {
 			t.Errorf("reason %v", reason)
@@ -102,12 +117,12 @@ func TestDeviceIsSetAside(t *testing.T) {
 			t.Errorf("reason %v", reason)
 		}
 		lose("veth1") // tried again, and lost again
-		settle(3 * deviceInterval)
+		settle(3 * busyRound)
 		expect("veth1 for 2m0s", "reset [veth1] at 10.96.0.10")
 		lose()
 		settle(10 * time.Minute) // long well
 		lose("veth1")
-		settle(3 * deviceInterval)
+		settle(3 * busyRound)
 		expect("veth1 for 1m0s", "reset [veth1] at 10.96.0.10")
 	})
 }
@@ -127,21 +142,21 @@ func TestDeviceIsNotSetAsideWhileTheWayIsMade(t *testing.T) {
 		k.mu.Unlock()
 		n.set(func() { cleared = 1 })
 		lose("veth1")
-		settle(iptables.LostFor) // that long they are remembered
+		settle(busyRound) // what was lost before tells nothing
 		expect()
 		n.set(func() {
 			if cleared != 0 {
 				t.Error("the way was not looked at")
 			}
 		})
-		settle(3 * deviceInterval) // that was not it
+		settle(3 * busyRound) // that was not it
 		expect("veth1 for 1m0s", "reset [veth1] at 10.96.0.10")
 		lose()
 		settle(deviceInterval)
 
 		n.set(func() { blocked = map[netip.Addr]error{clusterIP: errors.New("a chain drops")} })
 		lose("veth2")
-		settle(5 * deviceInterval)
+		settle(3 * busyRound)
 		expect("reset [] at 10.96.0.10") // all of them, with the lease
 		if k.Covers(clusterIP) || !strings.Contains(n.logs(), "10.96.0.10: detached, DNS goes to the cluster: a chain drops") {
 			t.Errorf("covered: %v, log %s", k.Status(), n.logs())
@@ -160,14 +175,14 @@ func TestDevicesAreLookedAtLessUnderALimit(t *testing.T) {
 			return looks
 		}
 		asked()
-		if got := asked(); got < 95 {
+		if got := asked(); got < 45 {
 			t.Errorf("%d looks in 10 s", got)
 		}
 		l.set(second{throttled: time.Second, arrived: 100})
 		settle(time.Second)
 		asked()
-		if got := asked(); got < 15 || got > 25 {
-			t.Errorf("%d looks in 10 s under a limit, want 20", got)
+		if got := asked(); got < 8 || got > 12 {
+			t.Errorf("%d looks in 10 s under a limit, want 10", got)
 		}
 		n.set(func() { b.lost = []string{"veth1"} })
 		settle(1500 * time.Millisecond)

@@ -78,6 +78,7 @@ type serving struct {
 	leases  []iptables.Lease
 	hold    *lease.Hold        // once it is in force
 	round   *checkRound        // of checks, under way; its loop's own
+	changed atomic.Bool        // a change was announced since the last check of the effect
 	cancel  context.CancelFunc // nil before the commit
 	done    chan struct{}
 }
@@ -128,6 +129,10 @@ func New(cfg Config) *Reconciler {
 	}
 	if cfg.Sync == 0 {
 		cfg.Sync = 10 * time.Second
+	}
+	if cfg.Queries == nil {
+		var many atomic.Uint64
+		cfg.Queries = func() uint64 { return many.Add(1 << 20) }
 	}
 	r := &Reconciler{cfg: cfg}
 	r.leases.m = lease.New(time.Now())

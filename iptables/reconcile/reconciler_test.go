@@ -144,7 +144,23 @@ func (c checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease
 	return make([]iptables.Check, len(addrs)), make([]iptables.Lease, len(addrs)), c.do("reserve %s", addressList(addrs))
 }
 
-func (c checker) Renew(_ context.Context, a netip.Addr) (time.Time, error) {
+func (c checker) IsDue(iptables.Endpoint) bool { return true }
+
+func (c checker) Renew(_ context.Context, addrs []netip.Addr, result func(netip.Addr, time.Time, error)) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, a := range addrs {
+		wg.Go(func() {
+			at, err := c.renew(a)
+			mu.Lock()
+			defer mu.Unlock()
+			result(a, at, err)
+		})
+	}
+	wg.Wait()
+}
+
+func (c checker) renew(a netip.Addr) (time.Time, error) {
 	c.mu.Lock()
 	stopped := c.stopped + c.slow
 	if c.slowTo.IsValid() && c.slowTo != a {

@@ -3,8 +3,10 @@ package reconcile
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"time"
 
+	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
@@ -27,18 +29,44 @@ const (
 // checkRound is a round of checks under way.
 type checkRound struct {
 	done   chan struct{}
-	failed map[netip.Addr]error // once it is done
+	over   map[netip.Addr]chan struct{} // closed when the address is checked
+	errs   map[netip.Addr]*error        // of an address that is checked
+	failed map[netip.Addr]error         // once it is done
+}
+
+// startChecks begins to check the endpoints that are due, nil for all.
+func (s *serving) startChecks(ctx context.Context, due func(iptables.Endpoint) bool) *checkRound {
+	r := &checkRound{
+		done: make(chan struct{}), failed: map[netip.Addr]error{},
+		over: map[netip.Addr]chan struct{}{}, errs: map[netip.Addr]*error{},
+	}
+	addrs := s.plan.Addresses()
+	for _, a := range addrs {
+		r.over[a], r.errs[a] = make(chan struct{}), new(error)
+	}
+	var wg sync.WaitGroup
+	for _, a := range addrs {
+		wg.Go(func() {
+			defer close(r.over[a])
+			*r.errs[a] = s.check(ctx, a, due)
+		})
+	}
+	go func() {
+		defer close(r.done)
+		wg.Wait()
+		for _, a := range addrs {
+			if err := *r.errs[a]; err != nil {
+				r.failed[a] = err
+			}
+		}
+	}()
+	return r
 }
 
 // beginChecks begins a round of checks, or goes on with the one that is under way.
 func (s *serving) beginChecks(ctx context.Context) *checkRound {
 	if s.round == nil {
-		r := &checkRound{done: make(chan struct{})}
-		go func() {
-			defer close(r.done)
-			r.failed = s.checkAll(ctx)
-		}()
-		s.round = r
+		s.round = s.startChecks(ctx, s.checker.IsDue)
 	}
 	return s.round
 }
@@ -60,9 +88,13 @@ type turns struct {
 
 // newTurns are those of a round in which each address has one.
 func newTurns() *turns {
-	t := &turns{make(chan struct{}), make(chan struct{}), make(chan struct{})}
+	t := openTurns()
 	close(t.over)
 	return t
+}
+
+func openTurns() *turns {
+	return &turns{make(chan struct{}), make(chan struct{}), make(chan struct{})}
 }
 
 func (t *turns) hadOne() { close(t.one) }
@@ -89,7 +121,7 @@ func (t *turns) another(interval time.Duration) bool {
 // due. It returns no checks (nil) if these are not over while the process is starved.
 func (s *serving) run(ctx context.Context, due []netip.Addr) (failed map[netip.Addr]error, renewals []lease.Renewal) {
 	checks := s.beginChecks(ctx)
-	t := &turns{make(chan struct{}), make(chan struct{}), make(chan struct{})}
+	t := openTurns()
 	renewed := make(chan []lease.Renewal, 1)
 	go func() { renewed <- s.renewOften(ctx, due, t) }()
 	if s.await(checks, t) {

@@ -81,7 +81,7 @@ type Element struct {
 	Value       []byte   // of a map with data
 	Verdict     *Verdict // of a verdict map
 	IntervalEnd bool
-	expires     time.Duration // 0: never
+	Expires     time.Duration // until it times out; 0: never
 }
 
 // Verdict is the verdict of a rule or of an element of a verdict map.
@@ -287,7 +287,7 @@ func readElement(b []byte) Element {
 		e.IntervalEnd = binary.BigEndian.Uint32(b)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 	}
 	if b := attrs[unix.NFTA_SET_ELEM_EXPIRATION]; len(b) == 8 {
-		e.expires = time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
+		e.Expires = time.Duration(binary.BigEndian.Uint64(b)) * time.Millisecond
 	}
 	return e
 }

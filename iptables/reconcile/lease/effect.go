@@ -59,5 +59,16 @@ func (h *Hold) EffectChecked(began, now time.Time, a netip.Addr, err error) Effe
 	return Defeated
 }
 
+// EffectUnclear reports whether a check found that the effect is missing, and the next
+// is to tell more.
+func (h *Hold) EffectUnclear() bool {
+	for _, err := range h.m.effects {
+		if err != nil {
+			return true
+		}
+	}
+	return len(h.suspect) > 0
+}
+
 // EffectDefeated notes how.
 func (h *Hold) EffectDefeated(a netip.Addr, why error) { h.m.effects[a] = why }

@@ -242,11 +242,9 @@ func (m *Machine) Blocked(p iptables.Plan) map[netip.Addr]error {
 	return out
 }
 
-// PathIsNew reports whether that queries are lost is about to end: the blocker is
-// known, or went less than d ago.
-func (m *Machine) PathIsNew(now time.Time, p iptables.Plan, d time.Duration) bool {
-	return len(m.Blocked(p)) > 0 || now.Sub(m.cleared) < d
-}
+// PathCleared returns when the last blocker went. Queries that were lost before tell
+// nothing any more.
+func (m *Machine) PathCleared() time.Time { return m.cleared }
 
 // MayStart returns nil if a plan may be put in force after a round of checks. It is
 // told what failed, by address; blocked addresses are no reason to wait while there

@@ -1,0 +1,197 @@
+package reconcile
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+)
+
+// rounds runs one round after the other, and starts what need not be done in each of
+// them. No goroutine beside it has a timer of its own while nothing happens: each
+// wake-up of an idle process costs more than what is done then.
+type rounds struct {
+	s       *serving
+	pace    lease.Pace
+	devices *deviceWatch
+
+	queries uint64    // that had come when the last round ended
+	ended   time.Time // it
+
+	effect, load occasion
+}
+
+const (
+	// effectInterval is the least time between two checks of the effect, which is
+	// that of a busy node; effectAsked that of a calm one to which queries come.
+	// effectIdle is the longest, on an idle node: changes of rules are announced.
+	effectInterval = time.Second
+	effectAsked    = 3 * time.Second
+	effectIdle     = 10 * time.Second
+
+	// loadIdle is the longest time between two samples of the load.
+	loadIdle = 10 * time.Second
+)
+
+// occasion is something that another goroutine does now and then.
+type occasion struct {
+	due     chan struct{}
+	last    time.Time
+	queries uint64 // that had come then
+}
+
+// begin starts it, unless it is still under way.
+func (o *occasion) begin(now time.Time, queries uint64) {
+	o.last, o.queries = now, queries
+	select {
+	case o.due <- struct{}{}:
+	default:
+	}
+}
+
+// follow does it whenever it is due, until the context ends.
+func (o *occasion) follow(ctx context.Context, f func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.due:
+			f()
+		}
+	}
+}
+
+func newRounds(s *serving) *rounds {
+	r := &rounds{s: s, devices: s.newDeviceWatch(), ended: time.Now()}
+	for _, o := range []*occasion{&r.effect, &r.load} {
+		o.due, o.last = make(chan struct{}, 1), r.ended
+	}
+	r.note(r.ended, false)
+	return r
+}
+
+// run runs rounds until the context ends.
+func (r *rounds) run(ctx context.Context) {
+	due := time.Now().Add(r.next())
+	timer := time.NewTimer(time.Until(due))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		began := time.Now()
+		ok := r.s.renew(ctx, r.pace.Calm(began))
+		r.devices.look(r.s, time.Now())
+		r.note(due, !ok)
+		r.occasions(time.Now())
+		// A round that takes longer than it may is followed by the next at once.
+		due = began.Add(r.next())
+		if now := time.Now(); due.Before(now) {
+			due = now
+		}
+		timer.Reset(time.Until(due))
+	}
+}
+
+func (r *rounds) next() time.Duration { return r.pace.Next(time.Now(), r.s.plan.Lease) }
+
+// note tells the pace of the round that has ended.
+func (r *rounds) note(due time.Time, failed bool) {
+	now, queries := time.Now(), r.s.r.cfg.Queries()
+	r.pace.Ended(lease.Past{Due: due, Ended: now, Failed: failed, Queries: queries - r.queries, Since: now.Sub(r.ended)})
+	r.queries, r.ended = queries, now
+}
+
+// occasions begins what is due.
+func (r *rounds) occasions(now time.Time) {
+	calm := r.pace.Calm(now)
+	if r.effectIsDue(now, calm) {
+		r.effect.begin(now, r.queries)
+	}
+	if since := now.Sub(r.load.last); !calm || since >= loadIdle || r.s.r.load.limited() && r.queries != r.load.queries {
+		r.load.begin(now, r.queries)
+	}
+}
+
+func (r *rounds) effectIsDue(now time.Time, calm bool) bool {
+	since := now.Sub(r.effect.last)
+	switch {
+	case since < effectInterval:
+		return false
+	case !calm || since >= effectIdle || r.s.changed.Swap(false):
+		return true
+	case r.queries != r.effect.queries && since >= effectAsked:
+		return true
+	}
+	return asked(&r.s.r.leases, func(m *lease.Machine) bool { return m.State() != Attached || r.s.hold.EffectUnclear() })
+}
+
+// renewCalmly checks the endpoints of which nothing shows that they answer, and sends
+// lease probes to the addresses whose endpoints all do. A lease is not renewed in the
+// round in which a check fails, so that it runs out as early as it would have done
+// with more rounds. An address that has to wait for its checks does not hold up others,
+// and none waits while the process is starved.
+func (s *serving) renewCalmly(ctx context.Context, due []netip.Addr) (failed map[netip.Addr]error, renewals []lease.Renewal) {
+	s.r.probes.begin()
+	defer s.r.probes.end()
+	plain, checked := s.splitByChecks(due)
+	if len(checked) == 0 {
+		return map[netip.Addr]error{}, s.probe(ctx, plain)
+	}
+	checks, t := s.beginChecks(ctx), openTurns()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	probe := func(addrs ...netip.Addr) {
+		renewed := s.probe(ctx, addrs)
+		mu.Lock()
+		defer mu.Unlock()
+		renewals = append(renewals, renewed...)
+	}
+	wg.Go(func() { probe(plain...) })
+	for _, a := range checked {
+		wg.Go(func() {
+			select {
+			case <-checks.over[a]:
+				if *checks.errs[a] != nil {
+					return
+				}
+			case <-t.starved:
+			}
+			if slices.Contains(due, a) {
+				probe(a)
+			}
+		})
+	}
+	go func() {
+		wg.Wait()
+		t.hadOne()
+	}()
+	if s.await(checks, t) {
+		s.round, failed = nil, checks.failed
+	}
+	return failed, renewals
+}
+
+// splitByChecks returns those of the addresses whose leases are due that need no check,
+// and all addresses that need one.
+func (s *serving) splitByChecks(due []netip.Addr) (plain, checked []netip.Addr) {
+	for _, a := range s.plan.Addresses() {
+		switch {
+		case s.anyCheckIsDue(a):
+			checked = append(checked, a)
+		case slices.Contains(due, a):
+			plain = append(plain, a)
+		}
+	}
+	return plain, checked
+}
+
+func (s *serving) anyCheckIsDue(a netip.Addr) bool {
+	return slices.ContainsFunc(s.plan.Listen, func(e iptables.Endpoint) bool { return e.Addr == a && s.checker.IsDue(e) })
+}

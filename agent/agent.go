@@ -243,6 +243,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Adopt:   (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
 			Claims:  ruleset.Claims,
 			Explain: firewall.Explain,
+			Changed: p.zones.RulesChanged,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {
 				return p.Queries.Load(endpoints, p.Served.Arrived.Load, p.log)
 			},

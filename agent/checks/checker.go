@@ -86,7 +86,7 @@ func (c *Checker) looked(a netip.Addr, now time.Time) time.Time {
 }
 
 // steadyPause is longer than the time between two looks on an idle node.
-const steadyPause = 15 * time.Second
+const steadyPause = 45 * time.Second
 
 // pool holds the source ports for checks of one address.
 type pool struct {

@@ -84,7 +84,7 @@ func TestSteadyLooks(t *testing.T) {
 	var c Checker
 	a, began := netip.MustParseAddr("10.96.0.10"), time.Unix(1_000_000, 0)
 	for _, tc := range []struct{ at, since time.Duration }{
-		{0, 0}, {time.Second, 0}, {11 * time.Second, 0}, {40 * time.Second, 40 * time.Second}, {41 * time.Second, 40 * time.Second},
+		{0, 0}, {time.Second, 0}, {31 * time.Second, 0}, {80 * time.Second, 80 * time.Second}, {81 * time.Second, 80 * time.Second},
 	} {
 		if got := c.looked(a, began.Add(tc.at)); got.Sub(began) != tc.since {
 			t.Errorf("a look after %s: steady since %s, want %s", tc.at, got.Sub(began), tc.since)

@@ -176,7 +176,8 @@ func (x *exchange) receive(ctx context.Context) (*dns.Msg, time.Time, error) {
 		}
 		at := receivedAt(control[:controls])
 		if answer.Id == x.query.Id {
-			return answer, at, nil
+			// A deadline that stays wakes the process when it passes.
+			return answer, at, x.conn.SetReadDeadline(time.Time{})
 		}
 		// A late answer to an earlier check is no answer to this one.
 		if x.again > 0 && time.Since(at) < lately && x.c.Identity.renews(answer) {

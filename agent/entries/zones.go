@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,18 +17,24 @@ import (
 // program's rule that sets a zone undoes NOTRACK, and a lookup in the default zone does
 // not find the entry.
 //
-// Each search looks in the zones in which it found entries before. For other zones it must
-// walk the whole table. Walks may take 1/zoneShare of a processor: a small table is walked
-// each time, one with a million entries every 15 seconds.
+// The zones in which entries were found before are asked each time. The others
+// take a walk through the whole table, which is put off so that walks take at most
+// one part in zoneShare of a processor: of a small table there is one in a quarter of
+// a minute, of a million entries one in many minutes. After a change of rules there is
+// one soon, by the share changedShare.
 type ZoneSearch struct {
-	mu    sync.Mutex
-	zones []uint16
-	next  time.Time // when the whole table may be walked again
+	changed atomic.Bool // rules, since the last walk
+
+	mu     sync.Mutex
+	zones  []uint16
+	walked time.Time     // when the whole table was walked last
+	took   time.Duration // what that took
 }
 
 const (
-	zoneShare = 50
-	maxZones  = 16 // remembered; the oldest is forgotten
+	zoneShare    = 2000
+	changedShare = 50
+	maxZones     = 16 // that are remembered, the last ones
 )
 
 // Tracked returns the zone of the entry of a UDP query of ours, and deletes the entry.
@@ -54,14 +61,22 @@ func (s *ZoneSearch) Tracked(client, server netip.AddrPort) (zone uint16, found 
 	return zone, found, err
 }
 
-// find is [conntrack.Conn.Find] without the walk while none is due.
+// RulesChanged has the next search walk the table.
+func (s *ZoneSearch) RulesChanged() { s.changed.Store(true) }
+
+// find is [conntrack.Conn.Find], and leaves the walk out when it is not due.
 func (s *ZoneSearch) find(conn *conntrack.Conn, t *conntrack.Tuple) (conntrack.Entry, error) {
 	began := time.Now()
-	if began.Before(s.next) {
+	rest := zoneShare * s.took
+	if s.changed.Load() {
+		rest = changedShare * s.took
+	}
+	if began.Sub(s.walked) < rest {
 		return conn.FindIn(t, append([]uint16{0}, s.zones...)...)
 	}
+	s.changed.Store(false)
 	e, err := conn.Find(t, s.zones...)
-	s.next = began.Add(zoneShare * time.Since(began))
+	s.walked, s.took = began, time.Since(began)
 	return e, err
 }
 

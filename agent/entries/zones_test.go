@@ -41,7 +41,7 @@ func TestTrackedInAZone(t *testing.T) {
 				for _, walk := range []bool{true, false} {
 					client, server := sendOne(t, tc.listen)
 					if !walk {
-						s.next = time.Now().Add(time.Hour)
+						s.walked, s.took = time.Now(), time.Hour
 					}
 					zone, found, err := s.Tracked(client, server)
 					if err != nil || !found || zone != tc.want {
@@ -101,6 +101,28 @@ func TestPurgeReversedInAZone(t *testing.T) {
 		}
 		if n, _, err := conn.Count(); n != 0 || err != nil {
 			t.Errorf("%d entries are left, %v", n, err)
+		}
+	})
+}
+
+// A zone that nobody knows is found by a walk, which a change of rules brings on.
+func TestWalkAfterAChange(t *testing.T) {
+	t.Parallel()
+	testns.New(t).Do(func() {
+		for _, rule := range []string{"add table inet x", "add chain inet x o { type filter hook output priority -310; }", "add rule inet x o udp dport 53 ct zone set 7"} {
+			if out, err := exec.Command("nft", rule).CombinedOutput(); err != nil {
+				t.Errorf("nft %s: %v\n%s", rule, err, out)
+				return
+			}
+		}
+		s := ZoneSearch{walked: time.Now().Add(-time.Minute), took: 100 * time.Millisecond}
+		client, server := sendOne(t, "127.0.0.1:53")
+		if _, found, err := s.Tracked(client, server); found || err != nil {
+			t.Errorf("found %t, %v: the table was walked so soon after a walk", found, err)
+		}
+		s.RulesChanged()
+		if zone, found, err := s.Tracked(client, server); !found || zone != 7 || err != nil {
+			t.Errorf("after a change: zone %d, found %t, %v; want zone 7", zone, found, err)
 		}
 	})
 }

@@ -2,6 +2,7 @@ package sockets
 
 import (
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -11,39 +12,60 @@ import (
 // Listeners looks at this process's TCP listeners. The zero value is ready.
 type Listeners struct {
 	mu    sync.Mutex
-	known map[iptables.Endpoint][]int // their descriptors, which may be others' by now
+	known map[iptables.Endpoint]listeners
 }
 
+// listeners are descriptors as they were at a time. They may be others' by now.
+type listeners struct {
+	fds []int
+	at  time.Time
+}
+
+// listenersFor is how long descriptors are taken for what they were. Their listeners
+// last as long as a Corefile.
+const listenersFor = time.Minute
+
 // Waiting reports whether a connection to the endpoint waits for a listener of ours to
-// accept it. It reports false where the kernel does not say.
+// accept it. It reports false where the kernel does not say. It costs a system call
+// for each listener.
 func (l *Listeners) Waiting(e iptables.Endpoint) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fds := l.known[e]
-	for _, fd := range fds {
-		if !accepts(fd, e) {
-			fds = nil
-			break
+	known := l.known[e]
+	if time.Since(known.at) < listenersFor {
+		if waiting, ok := known.waiting(e); ok {
+			return waiting
 		}
 	}
-	if len(fds) == 0 {
-		for _, fd := range descriptors() {
-			if accepts(fd, e) {
-				fds = append(fds, fd)
-			}
-		}
-		if l.known == nil {
-			l.known = map[iptables.Endpoint][]int{}
-		}
-		l.known[e] = fds
-	}
-	for _, fd := range fds {
-		// Of a listener it is the number of those (tcp_get_info, net/ipv4/tcp.c).
-		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.Unacked > 0 {
-			return true
+	known = listeners{at: time.Now()}
+	for _, fd := range descriptors() {
+		if accepts(fd, e) {
+			known.fds = append(known.fds, fd)
 		}
 	}
-	return false
+	if l.known == nil {
+		l.known = map[iptables.Endpoint]listeners{}
+	}
+	l.known[e] = known
+	waiting, _ := known.waiting(e)
+	return waiting
+}
+
+// waiting reports whether a connection waits for one of the listeners, and that all
+// of them are still there.
+func (l *listeners) waiting(e iptables.Endpoint) (waiting, ok bool) {
+	const listens = 10 // TCP_LISTEN of net/tcp_states.h
+	for _, fd := range l.fds {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil || info.State != listens {
+			return false, false
+		}
+		// Of a listener it is the number of those that wait (tcp_get_info, net/ipv4/tcp.c).
+		if info.Unacked > 0 {
+			return true, accepts(fd, e)
+		}
+	}
+	return false, len(l.fds) > 0
 }
 
 // accepts reports whether a descriptor is that of a TCP listener at the endpoint.

@@ -93,6 +93,8 @@ type Kernel struct {
 	Adopt func([]netip.Addr) (bool, error)
 	// Claims returns who else on this node asks for which addresses.
 	Claims func() (iptables.Claims, error)
+	// Changed is told that others have changed rules, links or addresses.
+	Changed func()
 	// Explain names what of somebody else defeats the rules for the address, or
 	// returns the empty string.
 	Explain func(netip.Addr) string

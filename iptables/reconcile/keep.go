@@ -53,6 +53,7 @@ func (s *serving) followChanges(ctx context.Context) {
 		case <-ticker.C:
 			s.sync(ctx, iptables.Change{})
 		case c := <-s.r.cfg.Changes:
+			s.r.cfg.Kernel.Changed()
 			s.changed.Store(true)
 			s.sync(ctx, c)
 		}

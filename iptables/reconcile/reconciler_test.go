@@ -252,6 +252,7 @@ func (n *node) kernel() Kernel {
 		Unblock:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
 		Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
 		Claims:      n.claims,
+		Changed:     func() {},
 		Explain:     func(netip.Addr) string { return "" },
 		Load:        func([]iptables.Endpoint) Load { return Load{} },
 	}

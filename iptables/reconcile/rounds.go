@@ -31,7 +31,7 @@ const (
 	// effectIdle is the longest, on an idle node: changes of rules are announced.
 	effectInterval = time.Second
 	effectAsked    = 3 * time.Second
-	effectIdle     = 10 * time.Second
+	effectIdle     = 30 * time.Second
 
 	// loadIdle is the longest time between two samples of the load.
 	loadIdle = 10 * time.Second

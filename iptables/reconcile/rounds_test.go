@@ -62,8 +62,8 @@ func TestCalmRounds(t *testing.T) {
 		if got := l.checks.Load() - checks; got != 0 {
 			t.Errorf("%d checks, and none was due", got)
 		}
-		if got := n.effects() - looks; got < 8 || got > 14 {
-			t.Errorf("%d checks of the effect of two addresses, want one each in 10 s", got)
+		if got := n.effects() - looks; got < 2 || got > 6 {
+			t.Errorf("%d checks of the effect of two addresses, want one each in 30 s", got)
 		}
 		if got := samples - sampled; got > 7 {
 			t.Errorf("%d samples of the load in a minute", got)
@@ -139,7 +139,7 @@ func TestCalmRounds(t *testing.T) {
 		changes := make(chan iptables.Change)
 		k.cfg.Changes = changes
 		calm(t, n, k, never)
-		settle(15 * time.Second)
+		settle(35 * time.Second)
 		before := n.effects()
 		for n.effects() == before {
 			settle(100 * time.Millisecond)

@@ -25,6 +25,7 @@ func Config(b iptables.Backend, a reconcile.Addresses, log reconcile.Logger) rec
 			Unblock:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
 			Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
 			Claims:      func() (iptables.Claims, error) { return iptables.Claims{}, nil },
+			Changed:     func() {},
 			Explain:     func(netip.Addr) string { return "" },
 			Load:        func([]iptables.Endpoint) reconcile.Load { return reconcile.Load{} },
 		},

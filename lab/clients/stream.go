@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -103,6 +104,7 @@ type Streams struct {
 	stopped context.Context
 	senders sync.WaitGroup
 	waiting sync.WaitGroup // queries under way
+	paused  atomic.Bool
 
 	mu  sync.Mutex
 	err error
@@ -153,6 +155,13 @@ type streamPorts struct {
 	protocol lab.Protocol
 	ipv6     bool
 }
+
+// Pause has the clients ask nothing until Resume. What they would have asked meanwhile
+// they leave out.
+func (s *Streams) Pause() { s.paused.Store(true) }
+
+// Resume ends a pause.
+func (s *Streams) Resume() { s.paused.Store(false) }
 
 // Stop ends the sending, waits until every query was answered or is lost, and
 // returns the queries of each stream in the order of the streams and of their
@@ -215,6 +224,9 @@ func (s *Streams) send(clients []*streamClient) error {
 			return nil
 		}
 		next.due = next.due.Add(next.interval)
+		if s.paused.Load() {
+			continue
+		}
 		if err := next.ask(); err != nil {
 			return fmt.Errorf("%s to %s: %w", next.Kind, next.Target, err)
 		}

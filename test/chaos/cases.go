@@ -13,14 +13,14 @@ import (
 
 // Cases are all faults, in the order of the table.
 func Cases() []*scene.Case {
-	return slices.Concat(process.Deaths(), process.Hangs(), process.Floods(), process.Starvations(), rules.Foreign(), rules.Firewalls(), network.Links(), network.Forgeries(), rules.Predecessors())
+	return slices.Concat(process.Deaths(), process.Hangs(), process.IdleHangs(), process.Floods(), process.Starvations(), rules.Foreign(), rules.Firewalls(), network.Links(), network.Forgeries(), rules.Predecessors())
 }
 
 // onIPTables are the faults of the nftables backend that are played on iptables,
 // too: those in which the backends differ, and the firewalls, whose rules stand in
 // the programs' own tables beside ours.
 var onIPTables = []string{
-	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader", "flood", "deaf-tcp",
+	"sigkill", "sigterm", "start", "restart", "second-instance", "sigstop", "deadlock", "stuck-reader", "sigstop-idle", "deadlock-idle", "flood", "deaf-tcp",
 	"address-deleted", "link-down", "forged-martian", "syn-flood", "iptables-flush", "iptables-restore", "foreign-zone", "node-cache-killed",
 	"input-drop", "policy-drop", "policy-drop-ufw", "policy-drop-legacy", "firewalld",
 }

@@ -61,6 +61,60 @@ func Hangs() []*scene.Case {
 	}
 }
 
+// IdleHangs are hangs of which nobody knows when the first query comes.
+func IdleHangs() []*scene.Case {
+	const bar = "the first query 1.5 s later and all after it by kube-dns, 0 lost"
+	// A connection from before the hang is reset by kube-dns when its client asks.
+	kinds := []clients.StreamKind{clients.FreshPort, clients.SinglePort, clients.ShortTCP}
+	return []*scene.Case{
+		{
+			Name: "sigstop-idle", Fault: "SIGSTOP while nobody asks", Bar: bar,
+			Kinds: kinds, Sabotage: scene.RulesStay,
+			Play: func(s *scene.Scene) error {
+				signal := func(sig syscall.Signal) func() error { return func() error { return s.Server.Signal(sig) } }
+				return hangWhileIdle(s, signal(syscall.SIGSTOP), signal(syscall.SIGCONT))
+			},
+		},
+		{
+			Name: "deadlock-idle", Fault: "deadlock while nobody asks", Bar: bar,
+			Kinds: kinds, Faulty: true,
+			Sabotage: scene.Sabotage{What: scene.RulesStay.What, Fails: scene.FailResponder, Apply: scene.LeaveRules},
+			Play: func(s *scene.Scene) error {
+				return hangWhileIdle(s, func() error { return command(s, "hold chain") }, func() error { return command(s, "release chain") })
+			},
+		},
+	}
+}
+
+// idleFor is how long nobody asks: longer than it takes a process to find its node
+// idle.
+const idleFor = 7 * time.Second
+
+// hangWhileIdle lets a process hang while nobody asks, and clients ask again when the
+// bar is over.
+func hangWhileIdle(s *scene.Scene, hang, end func() error) error {
+	s.Pause(idleFor)
+	if err := s.Fault("hung, and nobody asks", scene.LeaseBar); err != nil {
+		return err
+	}
+	if err := hang(); err != nil {
+		return err
+	}
+	s.Let(scene.LeaseBar)
+	s.Begin(scene.Phase{Name: "the first queries", Want: lab.KubeDNS})
+	s.Resume()
+	time.Sleep(scene.Outage)
+	if err := s.Fault("recovering", scene.NoLoss); err != nil {
+		return err
+	}
+	if err := end(); err != nil {
+		return err
+	}
+	s.Await(lab.Trackless)
+	s.Steady("after", lab.Trackless, 700*time.Millisecond)
+	return nil
+}
+
 // hangAndRecover follows the beginning of a hang: kube-dns answers once the
 // bar is over, and the cache again, by itself, when the hang has ended.
 func hangAndRecover(s *scene.Scene, end func() error, only func(clients.Stream) bool) error {

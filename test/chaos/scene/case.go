@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/lab/clients"
 )
 
 // A Case is one fault and how it is played.
@@ -28,6 +29,9 @@ type Case struct {
 
 	// WriteTimeout, if not "", is that of the directive timeouts.
 	WriteTimeout string
+
+	// Kinds are the clients of the load, nil for all.
+	Kinds []clients.StreamKind
 
 	// LateStart begins the load before the server is started.
 	LateStart bool

@@ -306,7 +306,11 @@ func (s *Scene) loadStreams() []clients.Stream {
 		targets = s.Node.ClusterDNS()
 	}
 	var streams []clients.Stream
-	for _, kind := range clients.StreamKinds() {
+	kinds := s.Kinds
+	if kinds == nil {
+		kinds = clients.StreamKinds()
+	}
+	for _, kind := range kinds {
 		for _, target := range targets {
 			for _, origin := range origins {
 				streams = append(streams, clients.Stream{
@@ -402,6 +406,16 @@ func (s *Scene) Await(responder lab.Responder) {
 		s.Result.Fail(FailResponder, "%v", err)
 	}
 }
+
+// Pause has no client ask anything for a time, in which the node becomes calm, until
+// Resume.
+func (s *Scene) Pause(last time.Duration) {
+	s.streams.Pause()
+	time.Sleep(last)
+}
+
+// Resume ends a pause.
+func (s *Scene) Resume() { s.streams.Resume() }
 
 // Ended waits until the server has ended by itself.
 func (s *Scene) Ended(server *lab.Server) error {

@@ -19,34 +19,34 @@ func (b *Backend) Lost(after time.Time) ([]string, error) {
 	if !b.installed() {
 		return nil, nil
 	}
-	b.lookMu.Lock()
-	defer b.lookMu.Unlock()
-	if b.look == nil {
+	b.readerMu.Lock()
+	defer b.readerMu.Unlock()
+	if b.reader == nil {
 		conn, err := nfnl.Dial(b.cfg)
 		if err != nil {
 			return nil, err
 		}
-		b.look = conn
+		b.reader = conn
 	}
-	asked, err := nfnl.Elements(b.look, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
+	asked, err := nfnl.Elements(b.reader, nftables.TableFamilyINet, b.Table(), askedSet.name, nil)
 	if err != nil {
-		b.closeLook()
+		b.dropReader()
 		return nil, nfnl.Explain("read set "+askedSet.name, err)
 	}
 	return lostOf(asked, time.Now(), after), nil
 }
 
-// stopLooking gives the socket of Lost back.
-func (b *Backend) stopLooking() {
-	b.lookMu.Lock()
-	defer b.lookMu.Unlock()
-	b.closeLook()
+// closeReader gives the socket of Lost back.
+func (b *Backend) closeReader() {
+	b.readerMu.Lock()
+	defer b.readerMu.Unlock()
+	b.dropReader()
 }
 
-func (b *Backend) closeLook() {
-	if b.look != nil {
-		_ = b.look.Close()
-		b.look = nil
+func (b *Backend) dropReader() {
+	if b.reader != nil {
+		_ = b.reader.Close()
+		b.reader = nil
 	}
 }
 

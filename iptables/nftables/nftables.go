@@ -39,8 +39,8 @@ type Backend struct {
 	setup bool
 	total iptables.Counters // of tables that were removed
 
-	lookMu sync.Mutex
-	look   *netlink.Conn // over which Lost reads; nil until it is needed
+	readerMu sync.Mutex
+	reader   *netlink.Conn // over which Lost reads; nil until it is needed
 }
 
 var _ iptables.Backend = (*Backend)(nil)
@@ -407,7 +407,7 @@ func (b *Backend) Remove() error {
 	if !b.setup {
 		return nil
 	}
-	b.stopLooking()
+	b.closeReader()
 	if last, err := b.counters(); err == nil {
 		b.total = last
 	}

@@ -3,9 +3,10 @@
 //
 // A [Reconciler] is told of a plan before the listeners open, and attaches it
 // once they answer (prepare.go). From then on several goroutines keep it so
-// (keep.go): each round of checks renews the leases, the effect of the rules is
-// checked, what others take away is put back (repair.go), devices that lose their
-// queries are quarantined (quarantine.go), and the load is measured (load.go).
+// (keep.go). One has a timer and runs rounds (rounds.go): each renews the leases,
+// and starts what the others do when it is due. These check the effect of the rules,
+// quarantine devices that lose their queries (quarantine.go), and measure the load
+// (load.go). Another puts back what others take away (repair.go).
 // Package lease decides what follows from all that. Queries go to the cluster's
 // DNS when a firewall blocks the path (path.go), when an operator or the health of
 // the upstream asks for it (failback.go), and at a stop (stop.go).

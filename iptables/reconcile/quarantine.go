@@ -16,7 +16,7 @@ const (
 	// their queries: one to suspect, one to confirm.
 	deviceInterval = 100 * time.Millisecond
 
-	// throttledInterval is the least time between two looks while a CPU limit is used
+	// throttledInterval is the least time between two such checks while a CPU limit is used
 	// up.
 	throttledInterval = time.Second
 
@@ -94,7 +94,7 @@ func (q *quarantine) devices(now time.Time) (devices []string) {
 type deviceWatch struct {
 	devices iptables.Devices // nil: the backend does not see them
 	lost    chan struct{}    // some seem to lose their queries
-	looked  time.Time
+	peeked  time.Time
 }
 
 func (s *serving) newDeviceWatch() *deviceWatch {
@@ -106,13 +106,13 @@ func (s *serving) newDeviceWatch() *deviceWatch {
 	return w
 }
 
-// look is called in each round: it costs next to nothing while no queries are lost.
+// peek is called in each round: it costs next to nothing while no queries are lost.
 // Checks read sets of the kernel, for which a CPU limit leaves no time.
-func (w *deviceWatch) look(s *serving, now time.Time) {
-	if w.devices == nil || s.r.load.throttled() && now.Sub(w.looked) < throttledInterval {
+func (w *deviceWatch) peek(s *serving, now time.Time) {
+	if w.devices == nil || s.r.load.throttled() && now.Sub(w.peeked) < throttledInterval {
 		return
 	}
-	w.looked = now
+	w.peeked = now
 	if lost, err := s.lostDevices(w.devices); err == nil && len(lost) > 0 {
 		select {
 		case w.lost <- struct{}{}:

@@ -87,7 +87,7 @@ func (r *rounds) run(ctx context.Context) {
 		}
 		began := time.Now()
 		ok := r.s.renew(ctx, r.pace.Calm(began))
-		r.devices.look(r.s, time.Now())
+		r.devices.peek(r.s, time.Now())
 		r.note(due, !ok)
 		r.occasions(time.Now())
 		// A round that takes longer than it may is followed by the next at once.

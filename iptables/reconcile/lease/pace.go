@@ -16,6 +16,10 @@ const (
 	// rest is for the tries after one that fails.
 	calmShare = 0.7
 
+	// spare is the least time for these. A short lease leaves none, and is renewed as on
+	// a busy node.
+	spare = 300 * time.Millisecond
+
 	// calmest is the longest time between two rounds: devices are looked at in each.
 	calmest = time.Second
 
@@ -37,9 +41,9 @@ const (
 // Past is a round that has ended.
 type Past struct {
 	Due, Ended time.Time
-	Failed     bool
-	Queries    uint64 // that came since the round before it ended
-	Since      time.Duration
+	Failed     bool          // a check or a lease probe was not answered
+	Queries    uint64        // that came since the end of the round before it
+	Since      time.Duration // that end
 }
 
 // Ended notes what a round was like.
@@ -56,8 +60,10 @@ func (p *Pace) Calm(now time.Time) bool { return !now.Before(p.hurried) }
 // Next is the time between the beginnings of two rounds that renew a lease; zero for
 // none.
 func (p *Pace) Next(now time.Time, lease time.Duration) time.Duration {
-	if lease > 0 && p.Calm(now) {
-		return min(time.Duration(calmShare*float64(lease)), calmest)
+	calm := min(time.Duration(calmShare*float64(lease)), calmest)
+	if lease > 0 && p.Calm(now) && lease-calm >= spare {
+		return calm
+	}
 	}
 	return Hurried(lease)
 }

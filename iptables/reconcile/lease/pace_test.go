@@ -18,6 +18,7 @@ func TestPace(t *testing.T) {
 		{"an idle node", ms, false, 0, time.Second, 700 * ms},
 		{"a few queries", ms, false, 200, time.Second, 700 * ms},
 		{"a long lease", ms, false, 0, time.Minute, time.Second},
+		{"a short lease", ms, false, 0, 500 * ms, 100 * ms},
 		{"no lease", ms, true, 1000, 0, time.Second},
 		{"many queries", ms, false, 201, time.Second, 200 * ms},
 		{"a probe that failed", ms, true, 0, time.Second, 200 * ms},

@@ -64,7 +64,6 @@ func (p *Pace) Next(now time.Time, lease time.Duration) time.Duration {
 	if lease > 0 && p.Calm(now) && lease-calm >= spare {
 		return calm
 	}
-	}
 	return Hurried(lease)
 }
 

@@ -21,8 +21,8 @@ const (
 	varDomain     = "__PILLAR__DNS__DOMAIN__"
 )
 
-// forcedTCP is the block in which custom upstream servers are asked over UDP instead of
-// TCP. Like node-cache, Render changes this exact text and no other.
+// forcedTCP is the template's block that forces TCP to the upstream servers. For custom
+// servers Render replaces it with withoutForce, as node-cache does.
 const (
 	forcedTCP    = "\n    forward . " + varUpstreams + " {\n            force_tcp\n    }\n"
 	withoutForce = "\n    forward . " + varUpstreams + "\n"
@@ -56,7 +56,7 @@ func (o *Options) Render(template []byte, k KubeDNS, upstream netip.Addr, port u
 		return "", fmt.Errorf("%s: %s is still in it: replace it with the cluster's domain before the manifest is applied", o.BaseCorefile, varDomain)
 	}
 	if UsesUpstream(template) && !upstream.IsValid() {
-		return "", fmt.Errorf("-upstreamsvc %s: %w: the environment has no %s. The Service must be in this namespace and be there before the pod", o.UpstreamService, ErrNoUpstream, serviceVariable(o.UpstreamService))
+		return "", fmt.Errorf("-upstreamsvc %s: %w, since the environment has no %s; create the Service in this namespace before the pod starts", o.UpstreamService, ErrNoUpstream, serviceVariable(o.UpstreamService))
 	}
 	servers := "/etc/resolv.conf"
 	if len(k.UpstreamNameservers) > 0 {

@@ -155,7 +155,8 @@ func (d *copying) next() int {
 
 var longAgo = time.Unix(1, 0)
 
-// receive waits for the answer until it is time for copies.
+// receive waits for the answer, at most copyInterval. The caller then decides whether
+// to send copies.
 func (x *exchange) receive(ctx context.Context) (*dns.Msg, time.Time, error) {
 	began := time.Now()
 	if err := x.conn.SetReadDeadline(began.Add(copyInterval)); err != nil {

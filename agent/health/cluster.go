@@ -122,7 +122,7 @@ func (m *Monitor) askService(ctx context.Context, network string, service netip.
 		return nil, err
 	}
 	if !matches(r, answer) {
-		return nil, fmt.Errorf("%s answered another question", service)
+		return nil, fmt.Errorf("ask %s for %s: the answer is for another question", service, r.Question[0].Name)
 	}
 	return answer, nil
 }

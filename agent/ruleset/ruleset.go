@@ -64,7 +64,7 @@ func (c Choice) Open(count func(errorType string)) (b iptables.Backend, why stri
 	if len(failed) == 1 {
 		return nil, "", failed[0]
 	}
-	return nil, "", fmt.Errorf("neither backend can be used: %w; %w", failed[0], failed[1])
+	return nil, "", fmt.Errorf("no backend can be used: %w", errors.Join(failed...))
 }
 
 // Serves reports whether the choice allows the backend.
@@ -134,7 +134,7 @@ type Adopter struct {
 	failed string // returned last
 }
 
-// Adopt implements [iptables.Kernel.Adopt].
+// Adopt implements [reconcile.Kernel.Adopt].
 func (a *Adopter) Adopt(addrs []netip.Addr) (changed bool, err error) {
 	if time.Since(a.last) < adoptInterval {
 		return false, nil

@@ -34,8 +34,9 @@ func NewWriter(w dns.ResponseWriter, client, server netip.AddrPort, timeout time
 	return &Writer{ResponseWriter: w, client: client, server: server, timeout: cmp.Or(timeout, defaultWriteTimeout), log: log}
 }
 
-// ServeLast answers a query by serve. It closes the TCP connection if no other query waits
-// in it, so that the client's next query reaches the cluster's DNS.
+// ServeLast calls serve to answer a query, then closes the TCP connection, so that the
+// client's next query reaches the cluster's DNS. It leaves the connection open if the
+// socket holds another query.
 //
 // The FIN leaves in the same segment as the answer. So a client that has read the answer
 // knows that the connection has ended, and sends its next query over another one.

@@ -203,13 +203,13 @@ type cacheReport struct {
 	*cacheFlushed
 }
 
-// cacheShown is of `cache show`.
+// cacheShown has the fields that `cache show` adds to a report.
 type cacheShown struct {
 	Answers []control.CachedAnswer `json:"answers"`
 	More    int                    `json:"more"`
 }
 
-// cacheFlushed is of `cache flush`.
+// cacheFlushed has the fields that `cache flush` adds to a report.
 type cacheFlushed struct {
 	Removed int                    `json:"removed"`
 	Caches  []control.CacheFlushed `json:"caches"`

@@ -77,7 +77,8 @@ type timeouts struct {
 	tcpClose             uint32
 	tcpEndsReported      bool
 
-	// longest is the longest time until an expiry, also with earlier timeouts.
+	// longest is the longest timeout since the ledger was made: flows keep the timeout
+	// under which they were noted.
 	longest uint32
 }
 

@@ -23,9 +23,9 @@ type Rate struct {
 	Limit      uint64    `json:"limit"`
 }
 
-// Rates counts the events that the filter matches, and hands on the counts every
-// second until fn returns an error, or until ctx is done: then the listener's
-// deadline must have passed too, and Rates returns nil.
+// Rates counts events that match the filter and passes the counts to fn every second. It
+// returns fn's error, or nil after ctx is done. Whoever ends ctx must also let the
+// listener's deadline pass.
 func Rates(ctx context.Context, l *conntrack.Listener, c *conntrack.Conn, f *conntrack.Filter, fn func(*Rate) error) error {
 	var counts rateCounter
 	failed := make(chan error, 1)

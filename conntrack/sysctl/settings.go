@@ -331,7 +331,7 @@ func WriteSetting(root, name, value string) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("conntrack: set %s: %w (only root on the host may; in a container /proc/sys is read-only)", name, err)
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("conntrack: set %s: %w", name, conntrack.ErrUnavailable)
+		return fmt.Errorf("conntrack: set %s: %w; load the module nf_conntrack, or use a kernel that has this setting", name, conntrack.ErrUnavailable)
 	case err != nil:
 		return fmt.Errorf("conntrack: set %s to %s: %w", name, value, err)
 	}

@@ -52,7 +52,7 @@ func (r Release) dependencies() ([]Dependency, error) {
 			return nil, fmt.Errorf("%s: what it was built from: %w", p.Path, err)
 		}
 		if goVersion != "" && goVersion != info.GoVersion {
-			return nil, fmt.Errorf("%s is built with %s, another program with %s", p.Path, info.GoVersion, goVersion)
+			return nil, fmt.Errorf("compare the programs: %s is built with %s, another with %s; build all with one Go release", p.Path, info.GoVersion, goVersion)
 		}
 		goVersion = info.GoVersion
 		for _, m := range info.Deps {

@@ -73,7 +73,7 @@ func (r Release) changes() error {
 	}
 	start := regexp.MustCompile(`(?m)^## ` + regexp.QuoteMeta(r.Version) + `( .*)?$`).FindIndex(b)
 	if start == nil {
-		return fmt.Errorf("CHANGELOG.md has no part for %s", r.Version)
+		return fmt.Errorf("read the changes of %s: CHANGELOG.md has no heading `## %s`; add it", r.Version, r.Version)
 	}
 	section := b[start[0]:]
 	if end := regexp.MustCompile(`(?m)^## `).FindIndex(section[3:]); end != nil {

@@ -1,5 +1,5 @@
-// Package backends lists the backends. A backend is a package beside this one and an
-// entry here; no other package lists them.
+// Package backends is the list of backends. The option's parser and the printers also name
+// each backend: see "Where to add" in ARCHITECTURE.
 package backends
 
 import (

@@ -8,7 +8,7 @@ import (
 )
 
 // ErrNoLegacy says that the binaries of iptables-legacy are not installed here.
-var ErrNoLegacy = errors.New("iptables-legacy is not in this image: use the image that has the iptables binaries, or run the command on the node")
+var ErrNoLegacy = errors.New("iptables-legacy is not installed here: install it, use the image with the iptables binaries, or run the command on the node")
 
 // lockWait is how many seconds the binaries wait for the xtables lock.
 const lockWait = "5"

@@ -99,7 +99,7 @@ func listenFile(path string) (*net.UnixListener, error) {
 			n--
 			continue
 		case n == maxBeside:
-			return nil, fmt.Errorf("control socket %s: instances use all %d names beside it; name another path with -control", path, n)
+			return nil, fmt.Errorf("listen on control socket %s: running instances use this name and its %d alternatives; choose another path with -control", path, n)
 		}
 		name = beside(path, n)
 	}

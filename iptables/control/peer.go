@@ -100,7 +100,7 @@ func (p peer) couldOpen(fd int) error {
 	}
 	switch {
 	case !user:
-		return fmt.Errorf("process %d is in another user namespace", p.pid)
+		return fmt.Errorf("process %d is in another user namespace, so its root may not be ours; run the command on the node", p.pid)
 	case !mount && !admin:
 		return fmt.Errorf("process %d is in another container and has no CAP_NET_ADMIN", p.pid)
 	}

@@ -115,7 +115,7 @@ func replace(family iptables.Family, name string, doomed Filter) (deleted int, e
 		counters = append(counters, former[counterSize*i:counterSize*(i+1)]...)
 	}
 	if err := setsockopt(fd, level, optionAddCounters, counters); err != nil {
-		return len(gone), fmt.Errorf("the rules are deleted, but the counters of the others start at 0: %w", err)
+		return len(gone), fmt.Errorf("deleted the rules, but could not restore the packet counters of the other rules, which now start at 0: %w", err)
 	}
 	return len(gone), nil
 }

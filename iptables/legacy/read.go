@@ -116,8 +116,8 @@ func tableNames(family iptables.Family) ([]string, error) {
 	return strings.Fields(string(b)), nil
 }
 
-// Levels and names of the socket options: SOL_IP and SOL_IPV6, and
-// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, which are the same for IPv6.
+// The socket options IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES. IPv6 has the same numbers;
+// optionSocket returns the level.
 const (
 	optionInfo    = 64
 	optionEntries = 65

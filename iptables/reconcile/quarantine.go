@@ -197,7 +197,7 @@ func (s *serving) lostDevices(b iptables.Devices) (lost []string, err error) {
 func (s *serving) tellQuarantine(q *quarantine) {
 	var why error
 	if devices := q.devices(time.Now()); len(devices) > 0 {
-		why = fmt.Errorf("queries from %s do not arrive here, dropped or tracked again by rules of others, and go to the cluster's DNS", strings.Join(devices, " "))
+		why = fmt.Errorf("queries from %s do not reach our listeners, because rules of other programs drop or track them; the cluster's DNS answers them", strings.Join(devices, " "))
 	}
 	s.r.leases.tell(func(m *lease.Machine) { m.Quarantined(why) })
 }
@@ -227,6 +227,6 @@ func (s *serving) quarantine(b iptables.Devices, q *quarantine, devices []string
 		why = "; " + why
 	}
 	for _, d := range done {
-		s.r.cfg.Log.Warningf("queries from %s are untracked and do not arrive here, dropped or tracked again by rules of others: they go to the cluster's DNS for %s%s", d, q.wait[d], why)
+		s.r.cfg.Log.Warningf("device %s: its untracked queries do not reach our listeners, because rules of other programs drop or track them. The cluster's DNS answers them for %s%s", d, q.wait[d], why)
 	}
 }

@@ -105,10 +105,10 @@ func TestDeviceIsSetAside(t *testing.T) {
 		lose("veth1", "veth3")
 		settle(3 * busyRound)
 		expect("veth1 for 1m0s", "veth3 for 1m0s", "reset [veth1 veth3] at 10.96.0.10")
-		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 veth3 do not arrive here") {
+		if reason := k.Standing().Reason; reason == nil || !strings.Contains(reason.Error(), "queries from veth1 veth3 do not reach our listeners") {
 			t.Errorf("reason %v", reason)
 		}
-		if !strings.Contains(n.logs(), "queries from veth1 are untracked and do not arrive here") {
+		if !strings.Contains(n.logs(), "device veth1: its untracked queries do not reach our listeners") {
 			t.Errorf("log %s", n.logs())
 		}
 		lose()

@@ -83,16 +83,16 @@ func (p *repairer) putBack(what, name string, c iptables.Change, repair func() e
 	var held *iptables.HeldError
 	if errors.As(err, &held) {
 		if !f.held {
-			p.cfg.Log.Warningf("put back %s%s: %v", name, after(c), err)
+			p.cfg.Log.Warningf("cannot restore %s%s: %v", name, after(c), err)
 		}
 		f.held = true
 		return
 	}
 	if err != nil {
-		p.cfg.Log.Warningf("put back %s%s: %v", name, after(c), err)
+		p.cfg.Log.Warningf("cannot restore %s%s: %v", name, after(c), err)
 	} else {
 		p.count(func(s *Stats) { s.Repairs[what]++ })
-		p.cfg.Log.Infof("put back %s%s", name, after(c))
+		p.cfg.Log.Infof("restored %s%s", name, after(c))
 	}
 	f.recent, f.held = append(f.recent, time.Now()), false
 }

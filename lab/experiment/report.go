@@ -71,8 +71,9 @@ type Phase struct {
 	// it was avoiding at the time (coredns_notrack_entries_avoided).
 	EntriesAvoidedPeak int `json:"entries_avoided_peak"`
 
-	// Packets that the kernel dropped because their entry could not be
-	// inserted or made, and entries it evicted to make room.
+	// InsertFailed and Drop count packets that the kernel dropped because it could
+	// not insert or make their entry. EarlyDrop counts entries that it evicted to
+	// make room.
 	InsertFailed uint64 `json:"insert_failed"`
 	Drop         uint64 `json:"drop"`
 	EarlyDrop    uint64 `json:"early_drop"`

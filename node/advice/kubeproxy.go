@@ -78,9 +78,8 @@ type Limit struct {
 	How string
 }
 
-// Limits returns the values that kube-proxy may give nf_conntrack_max: none if
-// it leaves the limit alone, several where they depend on its version and that
-// is not known.
+// Limits returns every value that this kube-proxy may give nf_conntrack_max. It returns
+// none if kube-proxy leaves the limit alone, and several if its version is not known.
 func (k *KubeProxy) Limits() []Limit {
 	perCore, least := valueOr(k.MaxPerCore, int64(defaultMaxPerCore)), valueOr(k.Min, int64(defaultMin))
 	if perCore <= 0 {

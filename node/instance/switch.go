@@ -94,7 +94,7 @@ func switchOne(ctx context.Context, f Reached, attach bool) Switched {
 	case err != nil:
 		r.Error = fmt.Sprintf("pid %d: %v", r.PID, err)
 		if ctx.Err() != nil {
-			// Why it takes so long, it can say.
+			// Ask the instance for its status: it may know why it takes so long.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), StatusTimeout)
 			defer cancel()
 			if status, err := f.Status(ctx); err == nil && status.Reason != "" {

@@ -24,7 +24,7 @@ func Remove(node Node, o RemoveOptions) ([]Removal, error) {
 	}
 	for _, d := range r.done {
 		if d.Refused {
-			r.errs = append(r.errs, fmt.Errorf("%s %s stays: %s", d.Kind, d.Name, d.Reason))
+			r.errs = append(r.errs, fmt.Errorf("%s %s was not removed: %s", d.Kind, d.Name, d.Reason))
 		}
 	}
 	return r.done, joinErrors(r.errs)

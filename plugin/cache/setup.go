@@ -298,7 +298,7 @@ func parseServeStale(c *Cache, args []string) error {
 			return err
 		}
 		if c.staleTTL%time.Second != 0 {
-			return errors.New("the TTL must be a whole number of seconds")
+			return fmt.Errorf("the TTL %s has a fraction of a second; give whole seconds", rest[0])
 		}
 		if c.staleTTL/time.Second > 1<<32-1 {
 			return errors.New("the TTL must be less than 2^32 seconds")

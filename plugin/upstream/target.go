@@ -75,7 +75,7 @@ func (t *target) answered(took time.Duration) {
 		t.usual, t.deviation = took, took/2
 		return
 	}
-	// RFC 6298, section 2.
+	// Smooth the time and its deviation as RFC 6298 section 2 does.
 	t.deviation += (max(took-t.usual, t.usual-took) - t.deviation) / 4
 	t.usual += (took - t.usual) / 8
 }

@@ -105,10 +105,10 @@ func runWatch(ctx context.Context, o watchOptions, out, errs io.Writer) error {
 		}
 	}
 	if o.duration < 0 {
-		return fmt.Errorf("--duration %s: it is more than 0, or 0 for no end", o.duration)
+		return fmt.Errorf("--duration %s is negative: give a positive duration, or 0 to run without end", o.duration)
 	}
 	if o.count < 0 {
-		return fmt.Errorf("--count %d: it is more than 0, or 0 for no end", o.count)
+		return fmt.Errorf("--count %d is negative: give a positive number, or 0 to run without end", o.count)
 	}
 	if o.duration > 0 {
 		var cancel context.CancelFunc

@@ -47,9 +47,9 @@ type Want struct {
 	Keep func(key wire.Key, r *store.Record) (limit time.Duration, keep bool)
 }
 
-// Acquire returns an engine with the fingerprint. If one is in use with the same options
-// and rules, it is that one. If one is in use with others, it is a new engine with the
-// answers that Keep keeps. Otherwise it is an empty engine.
+// Acquire shares the engine in use that has the same fingerprint, options and rules. If
+// only the fingerprint matches, it makes a new engine with the answers that Keep keeps. If
+// no fingerprint matches, it makes an empty engine.
 func (r *Registry[Cache]) Acquire(owner Cache, want Want) (*engine.Engine, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -30,6 +31,7 @@ const (
 type Identity struct {
 	id    string
 	asked atomic.Uint64
+	void  atomic.Uint64 // lease probes up to this number are not answered
 }
 
 // NewIdentity makes one that no other process and no other load has.
@@ -40,6 +42,10 @@ func NewIdentity() (*Identity, error) {
 	}
 	return &Identity{id: hex.EncodeToString(id[:])}, nil
 }
+
+// Void has no lease probe answered that was asked before: a copy of it may still wait in
+// a buffer, and its answer would renew a lease that is ended.
+func (i *Identity) Void() { i.void.Store(i.asked.Load()) }
 
 // ErrNotOurs says that someone else answered.
 var ErrNotOurs = errors.New("someone else answered")
@@ -84,13 +90,14 @@ func (i *Identity) renews(answer *dns.Msg) bool {
 	}
 	p, ok := i.ProbeOf(answer.Question[0].Name)
 	_, err := i.AnsweredBy(answer, answer)
-	return ok && p.Lease && p.Own && err == nil
+	return ok && p.Lease && p.Own && !p.Void && err == nil
 }
 
 // Probe is what a query asks for, if it is one of ours.
 type Probe struct {
 	Check, Lease bool
 	Own          bool // of this load
+	Void         bool // a lease probe of this load that must not be answered any longer
 }
 
 // ProbeOf tells checks and lease probes from ordinary names.
@@ -103,7 +110,12 @@ func (i *Identity) ProbeOf(qname string) (p Probe, ok bool) {
 	if !p.Check && !p.Lease {
 		return p, false
 	}
-	id, _, _ := strings.Cut(qname[n:], ".")
+	id, rest, _ := strings.Cut(qname[n:], ".")
 	p.Own = strings.EqualFold(id, i.id)
+	if p.Own && p.Lease {
+		digits, _, _ := strings.Cut(rest, ".")
+		number, err := strconv.ParseUint(digits, 16, 64)
+		p.Void = err != nil || number <= i.void.Load()
+	}
 	return p, true
 }

@@ -23,6 +23,31 @@ func TestCheckNamesFit(t *testing.T) {
 	}
 }
 
+// A lease probe that was asked before Void is not answered any longer, a check and a later
+// probe are.
+func TestVoid(t *testing.T) {
+	own := identityOf(t)
+	name := func(label string) string { return own.Query(label, "cluster.local.").Question[0].Name }
+	lease, check := name(LeaseLabel), name(CheckLabel)
+	if p, _ := own.ProbeOf(lease); p.Void {
+		t.Error("void at once")
+	}
+	own.Void()
+	for _, tc := range []struct {
+		what, name string
+		want       bool
+	}{
+		{"a lease probe from before", lease, true},
+		{"a check from before", check, false},
+		{"a later lease probe", name(LeaseLabel), false},
+		{"a lease probe without a number", LeaseLabel + own.id + ".cluster.local.", true},
+	} {
+		if p, ok := own.ProbeOf(tc.name); !ok || !p.Own || p.Void != tc.want {
+			t.Errorf("%s: %+v, %v, want void %v", tc.what, p, ok, tc.want)
+		}
+	}
+}
+
 func identityOf(t *testing.T) *Identity {
 	t.Helper()
 	own, err := NewIdentity()

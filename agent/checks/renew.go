@@ -10,10 +10,8 @@ import (
 
 const (
 	// renewTimeout bounds one try of a lease probe: another instance does not
-	// answer it, and other ports are tried. A process that a CPU limit stops for most
-	// of each 100 ms needs renewThrottled.
-	renewTimeout   = 100 * time.Millisecond
-	renewThrottled = 300 * time.Millisecond
+	// answer it, and other ports are tried. Only time counts in which this process ran.
+	renewTimeout = 100 * time.Millisecond
 )
 
 // probe is a lease probe under way.
@@ -65,6 +63,9 @@ func (c *Checker) Renew(ctx context.Context, addrs []netip.Addr, result func(net
 	wg.Wait()
 }
 
+// Void implements [reconcile.Checker].
+func (c *Checker) Void() { c.Identity.Void() }
+
 // sendProbe sends a lease probe from the port that was answered last.
 func (c *Checker) sendProbe(a netip.Addr) (probe, error) {
 	e, ok := c.leaseEndpoint(a)
@@ -88,7 +89,7 @@ func (c *Checker) renewed(p probe) {
 // another instance comes or goes the port that was answered last may lead elsewhere.
 // The others are tried all at once then: one after the other could outlast the lease.
 func (c *Checker) renewLate(ctx context.Context, p probe) (at time.Time, err error) {
-	first, cancel := c.patienceOf(ctx, c.renewTimeout(), c.renewTimeout())
+	first, cancel := c.patienceOf(ctx, renewTimeout, renewTimeout)
 	defer cancel()
 	if at, err = p.awaitLease(first); err == nil || ctx.Err() != nil {
 		return at, err
@@ -122,11 +123,4 @@ func (c *Checker) renewLate(ctx context.Context, p probe) (at time.Time, err err
 	default:
 		return at, err
 	}
-}
-
-func (c *Checker) renewTimeout() time.Duration {
-	if c.Throttled() {
-		return renewThrottled
-	}
-	return renewTimeout
 }

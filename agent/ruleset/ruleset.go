@@ -64,7 +64,11 @@ func (c Choice) Open(count func(errorType string)) (b iptables.Backend, why stri
 	if len(failed) == 1 {
 		return nil, "", failed[0]
 	}
-	return nil, "", fmt.Errorf("no backend can be used: %w", errors.Join(failed...))
+	all := make([]any, len(failed)) // on one line
+	for i, err := range failed {
+		all[i] = err
+	}
+	return nil, "", fmt.Errorf("no backend can be used: "+strings.Repeat("%w; ", len(all)-1)+"%w", all...)
 }
 
 // Serves reports whether the choice allows the backend.

@@ -61,7 +61,8 @@ func (p *pace) decide(now poll) decision {
 	default:
 		wait = max(wait, p.patience)
 	}
-	if now.at.Sub(p.last) < wait {
+	// Polls come at the same interval, and some a moment early.
+	if now.at.Sub(p.last) < wait-pollInterval/2 {
 		return walkLater
 	}
 	return walkNow

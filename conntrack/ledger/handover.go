@@ -104,9 +104,9 @@ func (l *Ledger) runBusy(ctx context.Context, ticker *time.Ticker) {
 		}
 		busy = packets >= restPackets
 	}
-	l.tick.Store(0)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.tick.Store(0)
 	// Nothing is put into a buffer after that: its user finds that the clock has stopped.
 	l.drain()
 	l.noted = 0

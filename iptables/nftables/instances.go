@@ -80,7 +80,7 @@ func RemoveStale(cfg Config) (removed []string, err error) {
 // process.
 func RemoveTable(cfg Config, name string) error {
 	if !strings.HasPrefix(name, owner.TablePrefix) {
-		return fmt.Errorf("remove table inet %s: it is not a table of Trackless, whose names begin with %s", name, owner.TablePrefix)
+		return fmt.Errorf("nftables: remove table inet %s: it is not a table of Trackless, whose names begin with %s", name, owner.TablePrefix)
 	}
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {

@@ -70,7 +70,7 @@ func TestInstancesWhereThereAreNone(t *testing.T) {
 	if err := RemoveTable(Config{NetNS: int(ns)}, owner.TablePrefix+"nothing"); err != nil {
 		t.Errorf("removing what is not there: %v", err)
 	}
-	if err := RemoveTable(Config{NetNS: int(ns)}, "filter"); err == nil || !strings.Contains(err.Error(), "not ours") {
+	if err := RemoveTable(Config{NetNS: int(ns)}, "filter"); err == nil || !strings.Contains(err.Error(), "table inet filter") {
 		t.Errorf("removing somebody's table: error %v", err)
 	}
 }

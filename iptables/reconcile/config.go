@@ -55,6 +55,8 @@ type Checker interface {
 	// leases. It tells of each when this process answered, upon which the lease is
 	// renewed, or why not; it does so one at a time, and returns after the last.
 	Renew(ctx context.Context, addrs []netip.Addr, result func(a netip.Addr, answered time.Time, err error))
+	// Void has no lease probe answered that was sent before. None is under way.
+	Void()
 	// Effect asks from a port that no rule names, as any client would. It
 	// returns nil if this process answered and no conntrack entry was left.
 	Effect(context.Context, netip.Addr) error

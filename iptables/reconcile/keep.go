@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -211,16 +212,35 @@ func (s *serving) check(ctx context.Context, a netip.Addr, due func(iptables.End
 
 // prober sends lease probes.
 type prober struct {
-	token chan struct{} // held while lease probes are under way
+	mu    sync.Mutex
+	under map[chan struct{}]struct{} // way; each is closed when its probes are over
 }
 
-func (p *prober) begin() { p.token <- struct{}{} }
-func (p *prober) end()   { <-p.token }
+// begin notes that probes are about to be sent, and returns what ends them.
+func (p *prober) begin() (end func()) {
+	over := make(chan struct{})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.under == nil {
+		p.under = map[chan struct{}]struct{}{}
+	}
+	p.under[over] = struct{}{}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.under, over)
+		close(over)
+	}
+}
 
-// wait returns when no lease probe is under way.
+// wait returns when the lease probes that are under way now are over.
 func (p *prober) wait() {
-	p.begin()
-	p.end()
+	p.mu.Lock()
+	under := slices.Collect(maps.Keys(p.under))
+	p.mu.Unlock()
+	for _, over := range under {
+		<-over
+	}
 }
 
 // renewAll renews the leases of addresses, or attaches them where there is no lease.
@@ -231,10 +251,6 @@ func (s *serving) renewAll(ctx context.Context, addrs []netip.Addr) []lease.Rene
 // renewOften does so for all the addresses at once: one that has to find another port,
 // as when another instance comes, must not cost the others their leases.
 func (s *serving) renewOften(ctx context.Context, addrs []netip.Addr, t *turns) []lease.Renewal {
-	if s.plan.Lease > 0 {
-		s.r.probes.begin()
-		defer s.r.probes.end()
-	}
 	out := make([]lease.Renewal, len(addrs))
 	var all, first sync.WaitGroup
 	for i, a := range addrs {
@@ -264,6 +280,7 @@ func (s *serving) renewOne(ctx context.Context, a netip.Addr) lease.Renewal {
 
 // probe sends lease probes to addresses.
 func (s *serving) probe(ctx context.Context, addrs []netip.Addr) (renewals []lease.Renewal) {
+	defer s.r.probes.begin()()
 	began := time.Now()
 	var free []netip.Addr
 	for _, a := range addrs {

@@ -57,6 +57,9 @@ func (r *Reconciler) endLeases(p iptables.Plan, addrs []netip.Addr) error {
 	// The answer to a probe that has left would take the lease again; the next
 	// one is not sent. See mayProbe.
 	r.probes.wait()
+	for _, s := range r.plans.Load().all() {
+		s.checker.Void()
+	}
 	r.leases.tell(func(m *lease.Machine) { m.Yield(addrs) })
 	return errors.Join(b.EndLease(addrs), r.cfg.Reset(listen, nil))
 }

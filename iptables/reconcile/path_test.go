@@ -176,7 +176,7 @@ func TestStandBackWaitsForTheProbe(t *testing.T) {
 		const under = 50 * time.Millisecond
 		n.set(func() { n.stopped = under })
 		settle(p.Lease/5 - 1) // just before the next probe, or within it
-		for len(k.probes.token) == 0 {
+		for !k.probes.any() {
 			time.Sleep(time.Millisecond)
 		}
 		n.block("10.96.0.10")

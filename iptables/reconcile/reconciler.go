@@ -139,8 +139,7 @@ func New(cfg Config) *Reconciler {
 	r.rules = newInstaller(&r.cfg)
 	r.repairs = newRepairer(&r.cfg)
 	r.load.cfg = &r.cfg
-	r.probes.token = make(chan struct{}, 1)
-	r.pulse = func(took time.Duration) time.Duration { return took - roundPulse }
+	r.pulse = func(took time.Duration) time.Duration { return max(0, took-roundPulse-roundPunctual) }
 	r.plans.Store(&plans{})
 	return r
 }

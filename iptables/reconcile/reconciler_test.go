@@ -146,6 +146,15 @@ func (c checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease
 
 func (c checker) IsDue(iptables.Endpoint) bool { return true }
 
+func (c checker) Void() {}
+
+// any reports whether lease probes are under way.
+func (p *prober) any() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.under) > 0
+}
+
 func (c checker) Renew(_ context.Context, addrs []netip.Addr, result func(netip.Addr, time.Time, error)) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup

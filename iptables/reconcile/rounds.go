@@ -138,8 +138,6 @@ func (r *rounds) effectIsDue(now time.Time, calm bool) bool {
 // with more rounds. An address that has to wait for its checks does not hold up others,
 // and none waits while the process is starved.
 func (s *serving) renewCalmly(ctx context.Context, due []netip.Addr) (failed map[netip.Addr]error, renewals []lease.Renewal) {
-	s.r.probes.begin()
-	defer s.r.probes.end()
 	plain, checked := s.splitByChecks(due)
 	if len(checked) == 0 {
 		return map[netip.Addr]error{}, s.probe(ctx, plain)

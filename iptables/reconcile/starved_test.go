@@ -43,10 +43,16 @@ func TestStarved(t *testing.T) {
 		if got := k.Stats().Lapses; got != 0 {
 			t.Errorf("%d lapses: %s", got, n.logs())
 		}
-		n.set(func() {
-			clear(n.answers)
-			delete(n.fail, "check")
-		})
+		settle(5 * time.Second)
+		if k.State() != Detached {
+			t.Error("still attached after checks that said nothing for ten seconds")
+		}
+		n.set(func() { delete(n.fail, "check") })
+		settle(time.Minute)
+		if k.State() != Attached {
+			t.Errorf("%s once the checks are answered", k.State())
+		}
+		n.set(func() { clear(n.answers) })
 		settle(2 * time.Second)
 		if k.State() != Detached {
 			t.Error("a hang was not found after it")

@@ -119,8 +119,8 @@ func followWaits(config *configuration, u *admission.Queries) {
 // block has one, so that it notices a cache that hangs.
 func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, p checks.Probe) (int, error) {
 	switch {
-	case !p.Own && p.Lease:
-		return dns.RcodeSuccess, nil // no answer: it would renew another instance's lease
+	case p.Lease && (!p.Own || p.Void):
+		return dns.RcodeSuccess, nil // an answer would renew the lease of another instance, or one that is ended
 	case !p.Own:
 		return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}

@@ -11,16 +11,27 @@ import (
 // the process had no time to answer it.
 var ErrStarved = errors.New("this process got no processor in time")
 
+// unclearFor is for how long the checks of an address may say nothing: two of them. If its
+// lease probes are answered all the while, the process runs, and something else hangs.
+const unclearFor = 7 * time.Second
+
 // checksEnded notes what a round of checks found. A check that says nothing changes
-// nothing, and neither does a round that is not over yet since the process does not run
+// nothing at first, and neither does a round that is not over yet since the process does not run
 // in time (nil): a process that does not run renews no lease either.
 func (h *Hold) checksEnded(now time.Time, checks map[netip.Addr]error) {
 	h.checked = now
 	if checks == nil {
 		return
 	}
-	for a, err := range checks {
-		if !errors.Is(err, ErrStarved) {
+	for _, a := range h.plan.Addresses() {
+		if !errors.Is(checks[a], ErrStarved) {
+			delete(h.unclear, a)
+			continue
+		}
+		if _, ok := h.unclear[a]; !ok {
+			h.unclear[a] = now
+		}
+		if now.Sub(h.unclear[a]) > unclearFor {
 			continue
 		}
 		if former := h.checks[a]; former != nil {

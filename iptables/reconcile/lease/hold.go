@@ -24,7 +24,8 @@ type Hold struct {
 	// What the checks of the last round found, by address, and when they ended.
 	checks  map[netip.Addr]error
 	checked time.Time
-	episode *Episode // of lapses, under way
+	unclear map[netip.Addr]time.Time // since when its checks say nothing
+	episode *Episode                 // of lapses, under way
 
 	suspect map[netip.Addr]time.Time // since when the effect is missing
 }

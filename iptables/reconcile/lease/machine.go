@@ -108,7 +108,7 @@ func (m *Machine) Start(now time.Time, p iptables.Plan, renewed map[netip.Addr]t
 	maps.DeleteFunc(m.held, func(a netip.Addr, _ span) bool { return other(a) })
 	h := &Hold{
 		m: m, plan: p, addrs: addrs, checked: now, renewed: maps.Clone(renewed),
-		failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}, suspect: map[netip.Addr]time.Time{},
+		failed: map[netip.Addr]error{}, down: map[netip.Addr]bool{}, unclear: map[netip.Addr]time.Time{}, suspect: map[netip.Addr]time.Time{},
 	}
 	if h.renewed == nil {
 		h.renewed = map[netip.Addr]time.Time{}

@@ -92,6 +92,9 @@ const (
 	// Goroutines count as late for lateFor after watch found them late.
 	lateFor = 100 * time.Millisecond
 
+	// shortFor is how long after that buffers stay short.
+	shortFor = 5 * time.Second
+
 	// beginWindow is the shortest time for which a query counts as one that has just
 	// begun to wait. With clientHere, 640 of one client may begin in a second.
 	beginWindow = 50 * time.Millisecond
@@ -164,6 +167,9 @@ func (u *Queries) watch() {
 			u.limit.read()
 		}
 		u.note(now.Sub(last) < lateFor)
+		if now.Sub(last) >= shortFor {
+			u.endNotes()
+		}
 		if now.Sub(window) >= beginWindow {
 			window = now
 			u.nextWindow()

@@ -78,6 +78,15 @@ func (p *pace) walked(now poll, found bool) {
 	}
 }
 
+// failed notes a walk that failed, so that walks of a table that cannot be read take no
+// more time than others.
+func (p *pace) failed(at time.Time, cost time.Duration) {
+	if !p.last.IsZero() {
+		p.last = at
+	}
+	p.rest(cost)
+}
+
 // rest returns how long there is no other walk after one that took the processor time.
 func (p *pace) rest(cost time.Duration) time.Duration {
 	p.interval = min(max(cost*walkShare, pollInterval), maxWalkInterval)

@@ -7,6 +7,19 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 )
 
+func TestAFailedWalkIsPaced(t *testing.T) {
+	began, view := time.Unix(1_000_000, 0), new(View)
+	var p pace
+	p.walked(poll{at: began, view: view}, false)
+	p.rest(0)
+	p.failed(began.Add(10*time.Second), time.Second)
+	for seconds, want := range map[int]decision{20: walkLater, 100: walkLater, 110: walkNow} {
+		if got := p.decide(poll{at: began.Add(time.Duration(seconds) * time.Second), scraped: true, view: view}); got != want {
+			t.Errorf("after %d s: a walk %s, want %s", seconds, got, want)
+		}
+	}
+}
+
 func TestPace(t *testing.T) {
 	began := time.Unix(1_000_000, 0)
 	view := new(View)
@@ -25,6 +38,8 @@ func TestPace(t *testing.T) {
 		{"after a scrape, where walks take long", false, time.Second,
 			[]poll{{at: after(90), count: 100, scraped: true}, {at: after(100), count: 100, scraped: true}},
 			[]decision{walkLater, walkNow}},
+		{"after a scrape, by a poll that is early", false, 0,
+			[]poll{{at: after(10).Add(-time.Millisecond), count: 100, scraped: true}}, []decision{walkNow}},
 		{"another view", false, 0, []poll{{at: after(10), count: 100, view: new(View)}}, []decision{walkNow}},
 		{"entries came", false, 0, []poll{{at: after(10), count: 103}}, []decision{walkNow}},
 		{"entries went, and others came", false, 0,

@@ -118,6 +118,7 @@ func (t *Watcher) poll(ctx context.Context) {
 	}
 	if err != nil {
 		w = nil
+		t.pace.failed(now.began, cost)
 	}
 	if w != nil {
 		t.window = now

@@ -132,7 +132,7 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 		}
 	}
 	if !report.Kept {
-		return cli.Exit(cli.ExitFailure, fmt.Errorf("Trackless did not do what the lab expects: %s", strings.Join(broken(report), "; ")))
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("lab: Trackless did not do what it must: %s", strings.Join(broken(report), "; ")))
 	}
 	return nil
 }

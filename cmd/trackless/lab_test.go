@@ -228,7 +228,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) string {
 	// Reading fails with EIO once nobody has the terminal open any more.
 	screen, _ := io.ReadAll(master)
 	// Whether a starved machine keeps the promises is not what is seen here.
-	if err := cmd.Wait(); err != nil && !strings.Contains(string(screen), "Trackless did not do what the lab expects") {
+	if err := cmd.Wait(); err != nil && !strings.Contains(string(screen), "Trackless did not do what it must") {
 		t.Errorf("%v; it wrote %q", err, screen)
 	}
 	return string(screen)

@@ -211,12 +211,12 @@ func eventually(t *testing.T, what string, within time.Duration, f func() error)
 	testwait.Until(t, within, what, f)
 }
 
-// podsGone waits until no pod of ours is left. Cleanups may call it.
-func (c *cluster) podsGone(t *testing.T) {
+// podsGone waits until none of the pods is left. Cleanups may call it.
+func (c *cluster) podsGone(t *testing.T, selectors ...string) {
 	t.Helper()
 	ctx, cancel := testContext()
 	defer cancel()
-	for _, pods := range ours {
+	for _, pods := range selectors {
 		if out, err := c.kubectl(ctx, "-n", namespace, "wait", "--for=delete", "pods", "-l", pods, "--timeout=90s"); err != nil {
 			t.Errorf("%v\n%s", err, out)
 		}
@@ -227,7 +227,7 @@ func (c *cluster) podsGone(t *testing.T) {
 // says, after the last Trackless is gone. Cleanups may call it.
 func (c *cluster) rulesRemove(t *testing.T, node string) {
 	t.Helper()
-	c.podsGone(t)
+	c.podsGone(t, ours...)
 	ctx, cancel := testContext()
 	defer cancel()
 	kubectl := func(args ...string) string {

@@ -103,7 +103,7 @@ var states = map[string]func(*testing.T, *reader){
 		if out, err := helm(t.Context(), "uninstall", "trackless", "--wait"); err != nil {
 			t.Fatalf("helm uninstall: %v\n%s", err, out)
 		}
-		lab.podsGone(t)
+		lab.podsGone(t, ours...)
 	},
 	"NodeLocal DNSCache": func(t *testing.T, _ *reader) {
 		apply(t, stock(t, stockName))
@@ -372,7 +372,8 @@ func uninstallAll(t *testing.T) {
 	if out, err := lab.kubectl(ctx, "delete", "-k", "../../deploy/kustomize/overlays/cluster-ip", "--ignore-not-found", "--timeout=90s"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	lab.podsGone(t)
+	// The stock manifest goes later.
+	lab.podsGone(t, ofTheChart)
 }
 
 // withoutRules removes the failover table of the nodes, where one is left.

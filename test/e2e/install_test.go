@@ -11,9 +11,11 @@ import (
 
 const image = "local.invalid/trackless:e2e"
 
-// ours select the pods: those of kustomize and the chart, and those of the
-// stock manifest.
-var ours = []string{"app.kubernetes.io/name=trackless", "k8s-app=node-local-dns"}
+// ofTheChart selects the pods of kustomize and the chart; ours select them, and those of
+// the stock manifest.
+const ofTheChart = "app.kubernetes.io/name=trackless"
+
+var ours = []string{ofTheChart, "k8s-app=node-local-dns"}
 
 // overlay renders one of deploy/kustomize with the image of this test.
 func overlay(t *testing.T, name string) string {
@@ -70,7 +72,7 @@ func remove(t *testing.T, manifest string) {
 	if out, err := lab.kubectlWith(ctx, manifest, "delete", "-f", "-", "--ignore-not-found", "--timeout=90s"); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	lab.podsGone(t)
+	lab.podsGone(t, ours...)
 }
 
 // rolledOut waits until every pod of the DaemonSet is ready.

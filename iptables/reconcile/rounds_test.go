@@ -47,14 +47,14 @@ func never(iptables.Endpoint) bool { return false }
 
 func TestCalmRounds(t *testing.T) {
 	inBubble(t, "an idle node is asked seldom, and keeps its lease", func(t *testing.T, n *node, k *Reconciler) {
-		samples := 0
+		var samples atomic.Int64
 		k.cfg.Kernel.Load = func([]iptables.Endpoint) Load {
-			samples++
+			samples.Add(1)
 			return Load{}
 		}
 		l, _ := calm(t, n, k, never)
 		settle(5 * time.Second)
-		before, checks, looks, sampled := n.renewals(clusterIP), l.checks.Load(), n.effects(), samples
+		before, checks, looks, sampled := n.renewals(clusterIP), l.checks.Load(), n.effects(), samples.Load()
 		settle(time.Minute)
 		if got := n.renewals(clusterIP) - before; got < 80 || got > 90 {
 			t.Errorf("%d renewals in a minute, want one in 0.7 s", got)
@@ -65,7 +65,7 @@ func TestCalmRounds(t *testing.T) {
 		if got := n.effects() - looks; got < 2 || got > 6 {
 			t.Errorf("%d checks of the effect of two addresses, want one each in 30 s", got)
 		}
-		if got := samples - sampled; got > 7 {
+		if got := samples.Load() - sampled; got > 7 {
 			t.Errorf("%d samples of the load in a minute", got)
 		}
 		if s := k.Stats(); s.Lapses != 0 || k.State() != Attached {

@@ -20,11 +20,10 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 )
 
-// The reference is conntrack(8) itself, on the same entries of the same
-// namespace. Only what passes while one looks after the other may differ:
-// timeouts and ages by a second.
-func TestConntrackFormatEqualsConntrackL(t *testing.T) {
-	t.Parallel()
+// withConntrack returns a namespace and a connection to its table, where there is a
+// conntrack(8) to compare with.
+func withConntrack(t *testing.T) (*testns.Namespace, *conntrack.Conn) {
+	t.Helper()
 	if _, err := exec.LookPath("conntrack"); err != nil {
 		testns.Skip(t, "no conntrack(8) to compare with: %v", err)
 	}
@@ -34,6 +33,15 @@ func TestConntrackFormatEqualsConntrackL(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
+	return ns, c
+}
+
+// The reference is conntrack(8) itself, on the same entries of the same
+// namespace. Only what passes while one looks after the other may differ:
+// timeouts and ages by a second.
+func TestConntrackFormatEqualsConntrackL(t *testing.T) {
+	t.Parallel()
+	ns, c := withConntrack(t)
 
 	// Labels are kept only while a rule uses some.
 	ns.Do(func() {
@@ -104,15 +112,7 @@ func TestConntrackFormatEqualsConntrackL(t *testing.T) {
 // Events are compared with conntrack -E, which receives the same messages.
 func TestConntrackFormatEqualsConntrackE(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("conntrack"); err != nil {
-		testns.Skip(t, "no conntrack(8) to compare with: %v", err)
-	}
-	ns := testns.New(t)
-	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
+	ns, c := withConntrack(t)
 	l, err := conntrack.Listen(&conntrack.Config{NetNS: ns.FD()})
 	if err != nil {
 		t.Fatal(err)

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/load"
 )
@@ -204,7 +204,7 @@ func (e Experiment) corefile(node *lab.Node) string {
     forward . %[3]s
     prometheus %[4]s
 }
-`, joinAddrs(listen), ttl, lab.UpstreamDNS4, serveMetrics)
+`, figure.Joined(listen), ttl, lab.UpstreamDNS4, serveMetrics)
 }
 
 // queriesServed is how many DNS queries the server has counted.
@@ -276,12 +276,4 @@ func scrape(ctx context.Context, s *lab.Server, address string) (lab.Metrics, er
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-}
-
-func joinAddrs(addrs []netip.Addr) string {
-	texts := make([]string, len(addrs))
-	for i, addr := range addrs {
-		texts[i] = addr.String()
-	}
-	return strings.Join(texts, " ")
 }

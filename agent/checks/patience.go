@@ -8,24 +8,17 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
 // A check that is not answered in time shows that something hangs only if this process
 // had the time to answer it. On a machine with more work than processors it often has
 // not: nobody reads the query, and nobody looks at the clock either. So a check waits
 // for a time of which only the parts count in which our own timers were punctual.
-const (
-	// pulse is the time between two looks at the clock.
-	pulse = 25 * time.Millisecond
-
-	// punctual is by how much a timer may be late, so that the time until it fired
-	// counts in full.
-	punctual = 5 * time.Millisecond
-
-	// longestPatience bounds a wait by the clock on the wall. It is a multiple of the
-	// lease: who got no processor for so long has lost that.
-	longestPatience = 3 * time.Second
-)
+//
+// longestPatience bounds a wait by the clock on the wall. It is a multiple of the lease: who
+// got no processor for so long has lost that.
+const longestPatience = 3 * time.Second
 
 // patience is the wait for an answer.
 type patience struct {
@@ -54,7 +47,7 @@ func (c *Checker) patienceOf(ctx context.Context, idle, busy time.Duration) (con
 	p := &patience{progress: c.Progress, idle: idle, busy: busy, before: c.Progress(), began: now, last: now, cancel: cancel}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.timer = time.AfterFunc(pulse, func() { p.look(time.Now()) })
+	p.timer = time.AfterFunc(lease.Pulse, func() { p.look(time.Now()) })
 	return ctx, p.end
 }
 
@@ -73,7 +66,8 @@ func (p *patience) look(now time.Time) {
 	if p.ended {
 		return
 	}
-	p.counted += min(now.Sub(p.last), pulse+punctual)
+	took := now.Sub(p.last)
+	p.counted += took - lease.Late(took)
 	p.last = now
 	enough := p.idle
 	if p.progress() != p.before {
@@ -85,7 +79,7 @@ func (p *patience) look(now time.Time) {
 	case now.Sub(p.began) >= longestPatience:
 		p.cancel(fmt.Errorf("%w: it ran for %s of the last %s", reconcile.ErrStarved, p.counted.Round(time.Millisecond), longestPatience))
 	default:
-		p.timer.Reset(pulse)
+		p.timer.Reset(lease.Pulse)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
 // What a check waits for depends on how punctual our own timers are.
@@ -25,10 +26,10 @@ func TestPatience(t *testing.T) {
 		most     time.Duration
 		starved  bool
 	}{
-		{"punctual", 0, false, checkTimeout, checkTimeout + 2*pulse, false},
-		{"others are answered", 0, true, busyTimeout, busyTimeout + 2*pulse, false},
-		{"a little late", 3 * ms, false, checkTimeout - 2*pulse, checkTimeout + 2*pulse, false},
-		{"late by as much as it waits", pulse, false, 2 * checkTimeout * 3 / 4, 2 * checkTimeout, false},
+		{"punctual", 0, false, checkTimeout, checkTimeout + 2*lease.Pulse, false},
+		{"others are answered", 0, true, busyTimeout, busyTimeout + 2*lease.Pulse, false},
+		{"a little late", 3 * ms, false, checkTimeout - 2*lease.Pulse, checkTimeout + 2*lease.Pulse, false},
+		{"late by as much as it waits", lease.Pulse, false, 2 * checkTimeout * 3 / 4, 2 * checkTimeout, false},
 		{"it does not run for seconds", 2 * time.Second, false, longestPatience, longestPatience + 3*time.Second, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -42,7 +43,7 @@ func TestPatience(t *testing.T) {
 			defer p.end()
 			now := began
 			for ctx.Err() == nil && now.Sub(began) < time.Minute {
-				now = now.Add(pulse + tc.late)
+				now = now.Add(lease.Pulse + tc.late)
 				if tc.progress {
 					answered++
 				}

@@ -112,7 +112,7 @@ type Logger interface {
 }
 
 // Config is what a Reconciler works with. All of it is required, save for the
-// durations, Queries and Changes.
+// durations and Changes.
 type Config struct {
 	Backend   iptables.Backend
 	Addresses Addresses
@@ -137,7 +137,7 @@ type Config struct {
 	Served func([]iptables.Endpoint) Served
 
 	// Queries is how many have come to the listeners so far, our own checks not among
-	// them. It is read in each round of checks. Nil: very many come all the time.
+	// them. It is read in each round of checks.
 	Queries func() uint64
 
 	// Drain bounds the wait for answers; zero means 5 s, CoreDNS's longest
@@ -169,11 +169,10 @@ func (c *Config) missing() string {
 	for _, part := range []any{*c, c.Kernel} {
 		v := reflect.ValueOf(part)
 		for i := range v.NumField() {
-			name := v.Type().Field(i).Name
 			switch f := v.Field(i); f.Kind() {
 			case reflect.Func, reflect.Interface:
-				if f.IsNil() && name != "Queries" {
-					return fmt.Sprintf("%s.%s", v.Type().Name(), name)
+				if f.IsNil() {
+					return fmt.Sprintf("%s.%s", v.Type().Name(), v.Type().Field(i).Name)
 				}
 			}
 		}

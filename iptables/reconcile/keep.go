@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
@@ -89,9 +90,9 @@ func (s *serving) renew(ctx context.Context, calm bool) bool {
 	}
 	switch e := round.Over; {
 	case e != nil:
-		s.r.cfg.Log.Infof("%s: attached again, after %s in which leases ran out %d times", addressList(e.Addrs), e.Lasted.Round(time.Millisecond), e.Lapses)
+		s.r.cfg.Log.Infof("%s: attached again, after %s in which leases ran out %d times", figure.Joined(e.Addrs), e.Lasted.Round(time.Millisecond), e.Lapses)
 	case len(round.Again) > 0 && !round.InEpisode():
-		s.r.cfg.Log.Infof("%s: attached again", addressList(round.Again))
+		s.r.cfg.Log.Infof("%s: attached again", figure.Joined(round.Again))
 	}
 	s.r.leases.tell(func(*lease.Machine) {
 		if ctx.Err() == nil {
@@ -117,7 +118,7 @@ func (s *serving) lapse(round *lease.Round) {
 		if wait > 0 {
 			where = "goes to the cluster for " + wait.String()
 		}
-		s.r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", addressList(round.LapsedAddrs()), worst.Late.Round(time.Millisecond), where, why)
+		s.r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", figure.Joined(round.LapsedAddrs()), worst.Late.Round(time.Millisecond), where, why)
 	}
 	var yield []netip.Addr
 	s.r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
@@ -194,7 +195,7 @@ func (r *Reconciler) explain(ctx context.Context, a netip.Addr) string {
 func (s *serving) checkAll(ctx context.Context, due func(iptables.Endpoint) bool) map[netip.Addr]error {
 	r := s.startChecks(ctx, due)
 	<-r.done
-	return r.failed
+	return r.failed()
 }
 
 // check checks the endpoints of one address that are due, nil for all.
@@ -243,13 +244,8 @@ func (p *prober) wait() {
 	}
 }
 
-// renewAll renews the leases of addresses, or attaches them where there is no lease.
-func (s *serving) renewAll(ctx context.Context, addrs []netip.Addr) []lease.Renewal {
-	return s.renewOften(ctx, addrs, newTurns())
-}
-
-// renewOften does so for all the addresses at once: one that has to find another port,
-// as when another instance comes, must not cost the others their leases.
+// renewOften renews the leases as often as the addresses have turns. One that has to find
+// another port, as when another instance comes, must not cost the others their leases.
 func (s *serving) renewOften(ctx context.Context, addrs []netip.Addr, t *turns) []lease.Renewal {
 	out := make([]lease.Renewal, len(addrs))
 	var all, first sync.WaitGroup
@@ -271,6 +267,7 @@ func (s *serving) renewOften(ctx context.Context, addrs []netip.Addr, t *turns) 
 	return out
 }
 
+// renewOne renews the lease of an address, or attaches it where there is no lease.
 func (s *serving) renewOne(ctx context.Context, a netip.Addr) lease.Renewal {
 	if s.plan.Lease == 0 {
 		return lease.Renewal{Addr: a, Answered: time.Now(), Err: s.attachAgain(ctx, a)}

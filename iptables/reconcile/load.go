@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
@@ -66,7 +67,7 @@ func (s *serving) checkLoad(ctx context.Context, lock func() bool) {
 	s.r.yieldTo(s.plan, s.plan.Addresses())
 	part, backlog := load.Lost()
 	s.r.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
-		addressList(s.plan.Addresses()), wait, 100*part, backlog.Round(time.Millisecond), load.Explain())
+		figure.Joined(s.plan.Addresses()), wait, 100*part, backlog.Round(time.Millisecond), load.Explain())
 }
 
 // limited reports whether there is a CPU limit.

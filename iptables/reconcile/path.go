@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
@@ -43,7 +44,7 @@ func (s *serving) checkPathOf(ctx context.Context) {
 // yieldTo leaves the queries to addresses to the cluster's DNS. The lock is held.
 func (r *Reconciler) yieldTo(p iptables.Plan, addrs []netip.Addr) {
 	if err := r.endLeases(p, addrs); err != nil {
-		r.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", addressList(addrs), err)
+		r.cfg.Log.Warningf("give the queries to %s back to the cluster: %v", figure.Joined(addrs), err)
 	}
 }
 

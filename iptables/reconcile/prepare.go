@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
@@ -218,7 +219,7 @@ func (s *serving) take(ctx context.Context) (renewed map[netip.Addr]time.Time, t
 	blocked := s.r.blocked(s.plan)
 	free := slices.DeleteFunc(s.plan.Addresses(), func(a netip.Addr) bool { return blocked[a] != nil })
 	renewed = map[netip.Addr]time.Time{}
-	for _, p := range s.renewAll(ctx, free) {
+	for _, p := range s.probe(ctx, free) {
 		if p.Err != nil {
 			return nil, false, fmt.Errorf("%s: lease probe: %w", p.Addr, p.Err)
 		}
@@ -244,7 +245,7 @@ func (r *Reconciler) finish(old, n *serving) (err error) {
 }
 
 func (s *serving) logAttached() {
-	addrs := addressList(s.plan.Addresses())
+	addrs := figure.Joined(s.plan.Addresses())
 	switch {
 	case s.plan.DryRun:
 		s.r.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addrs, s.backend.Name())

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"context"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,16 +129,12 @@ func New(cfg Config) *Reconciler {
 	if cfg.Sync == 0 {
 		cfg.Sync = 10 * time.Second
 	}
-	if cfg.Queries == nil {
-		var many atomic.Uint64
-		cfg.Queries = func() uint64 { return many.Add(1 << 20) }
-	}
 	r := &Reconciler{cfg: cfg}
 	r.leases.m = lease.New(time.Now())
 	r.rules = newInstaller(&r.cfg)
 	r.repairs = newRepairer(&r.cfg)
 	r.load.cfg = &r.cfg
-	r.pulse = func(took time.Duration) time.Duration { return max(0, took-roundPulse-roundPunctual) }
+	r.pulse = lease.Late
 	r.plans.Store(&plans{})
 	return r
 }
@@ -233,12 +228,4 @@ func (r *Reconciler) Stats() Stats {
 	s.Lapses = asked(&r.leases, (*lease.Machine).Lapses)
 	s.Overloads = asked(&r.leases, (*lease.Machine).Overloads)
 	return s
-}
-
-func addressList(addrs []netip.Addr) string {
-	words := make([]string, 0, len(addrs))
-	for _, a := range addrs {
-		words = append(words, a.String())
-	}
-	return strings.Join(words, " ")
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -17,7 +18,7 @@ type other struct{ backend }
 
 func (o other) Name() string { return "other" }
 func (o other) Install(r iptables.Rules) error {
-	return o.do("other-install %s", addressList(r.Plan.Addresses()))
+	return o.do("other-install %s", figure.Joined(r.Plan.Addresses()))
 }
 func (o other) Exempt(c []iptables.Connection) error     { return o.do("other-exempt %d", len(c)) }
 func (o other) ExemptOnly(c []iptables.Connection) error { return o.do("other-exempt-only %d", len(c)) }

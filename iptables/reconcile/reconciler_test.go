@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -62,7 +64,7 @@ func (n *node) Capabilities() (iptables.Capabilities, error) {
 	return iptables.Capabilities{}, nil
 }
 func (n *node) Install(r iptables.Rules) error {
-	err := n.do("install %s leases=%d", addressList(r.Plan.Addresses()), len(r.Leases))
+	err := n.do("install %s leases=%d", figure.Joined(r.Plan.Addresses()), len(r.Leases))
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.installed, n.absent = r, false
@@ -87,7 +89,7 @@ func (n *node) Live() ([]netip.Addr, error)        { return nil, nil }
 func (n *node) Attach() error                      { return n.do("attach") }
 func (n *node) Detach([]iptables.Connection) error { return n.do("detach") }
 func (n *node) EndLease(addrs []netip.Addr) error {
-	return n.do("end lease %s", addressList(addrs))
+	return n.do("end lease %s", figure.Joined(addrs))
 }
 func (n *node) Counters() (iptables.Counters, error) { return nil, nil }
 
@@ -98,7 +100,7 @@ func (b backend) Remove() error { return b.do("remove-rules") }
 type addresses struct{ *node }
 
 func (a addresses) Ensure(addrs []netip.Addr) error {
-	err := a.do("ensure %s", addressList(addrs))
+	err := a.do("ensure %s", figure.Joined(addrs))
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil {
@@ -112,7 +114,7 @@ func (a addresses) Missing([]netip.Addr) ([]netip.Addr, error) {
 	missing := a.missing
 	return missing, nil
 }
-func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", addressList(keep)) }
+func (a addresses) Release(keep []netip.Addr) error { return a.do("keep %s", figure.Joined(keep)) }
 func (a addresses) PreferSource() error             { return nil }
 func (a addresses) Left([]netip.Addr) ([]netip.Addr, error) {
 	a.mu.Lock()
@@ -120,7 +122,7 @@ func (a addresses) Left([]netip.Addr) ([]netip.Addr, error) {
 	return slices.Clone(a.left), nil
 }
 func (a addresses) Clear(addrs []netip.Addr) error {
-	err := a.do("clear %s", addressList(addrs))
+	err := a.do("clear %s", figure.Joined(addrs))
 	a.set(func() {
 		a.left = slices.DeleteFunc(a.left, func(l netip.Addr) bool { return slices.Contains(addrs, l) })
 	})
@@ -141,7 +143,7 @@ func (a addresses) Remove() error { return a.do("remove-addresses") }
 type checker struct{ *node }
 
 func (c checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
-	return make([]iptables.Check, len(addrs)), make([]iptables.Lease, len(addrs)), c.do("reserve %s", addressList(addrs))
+	return make([]iptables.Check, len(addrs)), make([]iptables.Lease, len(addrs)), c.do("reserve %s", figure.Joined(addrs))
 }
 
 func (c checker) IsDue(iptables.Endpoint) bool { return true }
@@ -241,11 +243,13 @@ func (n *node) takeLog() []string {
 
 func newNode() (*node, *Reconciler) {
 	n := &node{answers: map[iptables.Endpoint]bool{}, fail: map[string]error{}, renewed: map[netip.Addr]int{}}
+	var asked atomic.Uint64 // very often: the node is busy
 	return n, New(Config{
 		Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: n.kernel(),
-		Yield:  func([]iptables.Endpoint) error { return nil },
-		Reset:  func([]iptables.Endpoint, []string) error { return nil },
-		Served: func([]iptables.Endpoint) Served { return Served{} },
+		Queries: func() uint64 { return asked.Add(1 << 20) },
+		Yield:   func([]iptables.Endpoint) error { return nil },
+		Reset:   func([]iptables.Endpoint, []string) error { return nil },
+		Served:  func([]iptables.Endpoint) Served { return Served{} },
 	})
 }
 

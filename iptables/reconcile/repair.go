@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -164,7 +165,7 @@ func (p *repairer) clearLeft(keep, prepared []netip.Addr) {
 	}
 	if err == nil && len(due) > 0 {
 		if err = p.cfg.Addresses.Clear(due); err == nil {
-			p.cfg.Log.Infof("took away %s, which another instance left and nobody asks for", addressList(due))
+			p.cfg.Log.Infof("took away %s, which another instance left and nobody asks for", figure.Joined(due))
 		}
 	}
 	if err != nil {

@@ -142,7 +142,7 @@ func (s *serving) renewCalmly(ctx context.Context, due []netip.Addr) (failed map
 	if len(checked) == 0 {
 		return map[netip.Addr]error{}, s.probe(ctx, plain)
 	}
-	checks, t := s.beginChecks(ctx), openTurns()
+	checks, t := s.beginChecks(ctx), newTurns()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	probe := func(addrs ...netip.Addr) {
@@ -155,8 +155,8 @@ func (s *serving) renewCalmly(ctx context.Context, due []netip.Addr) (failed map
 	for _, a := range checked {
 		wg.Go(func() {
 			select {
-			case <-checks.over[a]:
-				if *checks.errs[a] != nil {
+			case <-checks.of[a].over:
+				if checks.of[a].err != nil {
 					return
 				}
 			case <-t.starved:
@@ -171,7 +171,7 @@ func (s *serving) renewCalmly(ctx context.Context, due []netip.Addr) (failed map
 		t.hadOne()
 	}()
 	if s.await(checks, t) {
-		s.round, failed = nil, checks.failed
+		s.round, failed = nil, checks.failed()
 	}
 	return failed, renewals
 }

@@ -18,52 +18,51 @@ var ErrStarved = lease.ErrStarved
 // although all is well: each goroutine of it waits for a processor, and the round for
 // the last of them. So leases wait for nobody while our own timers are late.
 const (
-	// roundPulse is the time between two looks at the clock while a round is waited for.
-	roundPulse = 25 * time.Millisecond
-
-	// roundPunctual is by how much a timer may be late without a meaning.
-	roundPunctual = 5 * time.Millisecond
-
-	// roundLate is by how much our timers are late beyond that in a round, all together,
-	// when the process counts as starved.
+	// roundLate is by how much our timers are late in a round, all together, when the
+	// process counts as starved.
 	roundLate = 50 * time.Millisecond
 )
 
 // checkRound is a round of checks under way.
 type checkRound struct {
-	done   chan struct{}
-	over   map[netip.Addr]chan struct{} // closed when the address is checked
-	errs   map[netip.Addr]*error        // of an address that is checked
-	failed map[netip.Addr]error         // once it is done
+	done chan struct{}
+	of   map[netip.Addr]*addressCheck
+}
+
+// addressCheck is the check of one address.
+type addressCheck struct {
+	over chan struct{} // closed when it is
+	err  error         // then
 }
 
 // startChecks begins to check the endpoints that are due, nil for all.
 func (s *serving) startChecks(ctx context.Context, due func(iptables.Endpoint) bool) *checkRound {
-	r := &checkRound{
-		done: make(chan struct{}), failed: map[netip.Addr]error{},
-		over: map[netip.Addr]chan struct{}{}, errs: map[netip.Addr]*error{},
-	}
-	addrs := s.plan.Addresses()
-	for _, a := range addrs {
-		r.over[a], r.errs[a] = make(chan struct{}), new(error)
-	}
+	r := &checkRound{done: make(chan struct{}), of: map[netip.Addr]*addressCheck{}}
 	var wg sync.WaitGroup
-	for _, a := range addrs {
+	for _, a := range s.plan.Addresses() {
+		c := &addressCheck{over: make(chan struct{})}
+		r.of[a] = c
 		wg.Go(func() {
-			defer close(r.over[a])
-			*r.errs[a] = s.check(ctx, a, due)
+			defer close(c.over)
+			c.err = s.check(ctx, a, due)
 		})
 	}
 	go func() {
 		defer close(r.done)
 		wg.Wait()
-		for _, a := range addrs {
-			if err := *r.errs[a]; err != nil {
-				r.failed[a] = err
-			}
-		}
 	}()
 	return r
+}
+
+// failed returns what went wrong by address, once the round is done.
+func (r *checkRound) failed() map[netip.Addr]error {
+	errs := map[netip.Addr]error{}
+	for a, c := range r.of {
+		if c.err != nil {
+			errs[a] = c.err
+		}
+	}
+	return errs
 }
 
 // beginChecks begins a round of checks, or goes on with the one that is under way.
@@ -89,14 +88,7 @@ type turns struct {
 	over    chan struct{} // closed when nobody has another
 }
 
-// newTurns are those of a round in which each address has one.
 func newTurns() *turns {
-	t := openTurns()
-	close(t.over)
-	return t
-}
-
-func openTurns() *turns {
 	return &turns{make(chan struct{}), make(chan struct{}), make(chan struct{})}
 }
 
@@ -124,11 +116,11 @@ func (t *turns) another(interval time.Duration) bool {
 // due. It returns no checks (nil) if these are not over while the process is starved.
 func (s *serving) run(ctx context.Context, due []netip.Addr) (failed map[netip.Addr]error, renewals []lease.Renewal) {
 	checks := s.beginChecks(ctx)
-	t := openTurns()
+	t := newTurns()
 	renewed := make(chan []lease.Renewal, 1)
 	go func() { renewed <- s.renewOften(ctx, due, t) }()
 	if s.await(checks, t) {
-		s.round, failed = nil, checks.failed
+		s.round, failed = nil, checks.failed()
 	}
 	close(t.over)
 	return failed, <-renewed
@@ -137,7 +129,7 @@ func (s *serving) run(ctx context.Context, due []netip.Addr) (failed map[netip.A
 // await waits until each address has had a turn, and for the checks unless the process
 // is starved. It reports whether these are over.
 func (s *serving) await(checks *checkRound, t *turns) (checked bool) {
-	pulse := time.NewTimer(roundPulse)
+	pulse := time.NewTimer(lease.Pulse)
 	defer pulse.Stop()
 	late, starved, done, one := time.Duration(0), false, checks.done, t.one
 	for began := time.Now(); one != nil || done != nil && !starved; {
@@ -153,7 +145,7 @@ func (s *serving) await(checks *checkRound, t *turns) (checked bool) {
 				close(t.starved)
 			}
 			began = time.Now()
-			pulse.Reset(roundPulse)
+			pulse.Reset(lease.Pulse)
 		}
 	}
 	select {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
 
 // A process that others keep from running answers late, and is not to lose its leases
@@ -19,7 +21,7 @@ func TestStarved(t *testing.T) {
 		renewed bool // meanwhile
 	}{
 		{"punctual, leases wait for checks that take long", 0, 2, false},
-		{"late, they do not", roundPulse, 0, true},
+		{"late, they do not", lease.Pulse, 0, true},
 	} {
 		inBubble(t, tc.name, func(t *testing.T, n *node, k *Reconciler) {
 			k.pulse = func(time.Duration) time.Duration { return tc.late }
@@ -59,7 +61,7 @@ func TestStarved(t *testing.T) {
 		}
 	})
 	inBubble(t, "an address does not wait for the probe to another", func(t *testing.T, n *node, k *Reconciler) {
-		k.pulse = func(time.Duration) time.Duration { return roundPulse }
+		k.pulse = func(time.Duration) time.Duration { return lease.Pulse }
 		attached(t, k, two, n)
 		n.set(func() { n.slow, n.slowTo = 3*time.Second, linkLocal })
 		before := n.renewals(clusterIP)

@@ -16,8 +16,8 @@ var ErrStarved = errors.New("this process got no processor in time")
 const unclearFor = 7 * time.Second
 
 // checksEnded notes what a round of checks found. A check that says nothing changes
-// nothing at first, and neither does a round that is not over yet since the process does not run
-// in time (nil): a process that does not run renews no lease either.
+// nothing at first. Neither does a round that is not over yet, since the process does not
+// run in time (nil): such a process renews no lease either.
 func (h *Hold) checksEnded(now time.Time, checks map[netip.Addr]error) {
 	h.checked = now
 	if checks == nil {

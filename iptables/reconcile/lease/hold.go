@@ -81,8 +81,8 @@ type Blocked struct {
 	Why  error
 }
 
-// Ended ends a round. checks are nil if the checks are not over. If leases lapsed, Explain and Yield are to be called, and
-// Settle in any case.
+// Ended ends a round. checks are nil if the checks are not over. If leases lapsed, Explain
+// and Yield are to be called, and Settle in any case.
 func (h *Hold) Ended(now time.Time, checks map[netip.Addr]error, renewals []Renewal) *Round {
 	r := &Round{h: h}
 	h.checksEnded(now, checks)

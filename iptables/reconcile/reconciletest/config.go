@@ -3,6 +3,7 @@ package reconciletest
 
 import (
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
@@ -10,11 +11,13 @@ import (
 
 // Config is that of a reconciler on a node without anything of others.
 func Config(b iptables.Backend, a reconcile.Addresses, log reconcile.Logger) reconcile.Config {
+	var asked atomic.Uint64 // very often: the node is busy
 	return reconcile.Config{
 		Backend: b, Addresses: a, Log: log,
-		Yield:  func([]iptables.Endpoint) error { return nil },
-		Reset:  func([]iptables.Endpoint, []string) error { return nil },
-		Served: func([]iptables.Endpoint) reconcile.Served { return reconcile.Served{} },
+		Queries: func() uint64 { return asked.Add(1 << 20) },
+		Yield:   func([]iptables.Endpoint) error { return nil },
+		Reset:   func([]iptables.Endpoint, []string) error { return nil },
+		Served:  func([]iptables.Endpoint) reconcile.Served { return reconcile.Served{} },
 		Kernel: reconcile.Kernel{
 			Connections: func([]iptables.Endpoint) ([]iptables.Connection, error) { return nil, nil },
 			Held:        func([]iptables.Endpoint) []iptables.Connection { return nil },

@@ -236,8 +236,9 @@ vulncheck: $(VULNCHECK)
 	else echo "$$out"; exit 1; fi
 
 .PHONY: bench
-bench: deps ## run the benchmarks of all packages
+bench: deps ## run the benchmarks of all packages, and bench-idle
 	go test -tags $(TAGS) -run '^$$' -bench . -benchmem ./...
+	$(MAKE) bench-idle
 
 # node-cache beside it: BENCH_FLAGS='-node-cache FILE'. No module proxy has it.
 .PHONY: bench-idle

@@ -50,7 +50,7 @@ func parse() options {
 	flag.StringVar(&o.nodeCache, "node-cache", "", "the `binary` of Kubernetes' node-cache to compare with; no module proxy has it")
 	flag.StringVar(&o.output, "output", "table", "what goes to standard output: `table|json`")
 	flag.DurationVar(&o.last, "time", time.Minute, "how long each load is measured")
-	flag.DurationVar(&o.settle, "settle", 10*time.Second, "how long the servers run before anything is measured")
+	flag.DurationVar(&o.settle, "settle", 30*time.Second, "how long the servers run before anything is measured: one that has just started looks at everything more often")
 	flag.Float64Var(&o.rate, "rate", 10, "`queries` a second of the second load; 0 leaves it out")
 	flag.Parse()
 	if flag.NArg() > 0 || o.output != "table" && o.output != "json" || o.last < time.Second || o.settle < 0 || o.rate < 0 || o.rate > 1000 {

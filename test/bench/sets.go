@@ -122,8 +122,10 @@ func copySets(listed string) string {
 				}
 				continue
 			}
-			// A table with an owner ends with the nft that makes it.
-			if ours && !strings.HasPrefix(line, "\tflags ") {
+			// A table with an owner ends with the nft that makes it. A size is listed
+			// that the kernel gave the set when a rule first put something into it; a
+			// set that is made with it takes the room for all elements at once.
+			if ours && !strings.HasPrefix(line, "\tflags ") && !strings.HasPrefix(line, "\t\tsize ") {
 				text.WriteString(line)
 			}
 		}

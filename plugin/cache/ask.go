@@ -51,6 +51,10 @@ const (
 // ask passes the query on until there is a response, until there is no hope of one, or
 // until another query has got the answer.
 func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) {
+	if isCheck(ctx) {
+		w.sent = c.flights.responses.sending()
+		return c.passDown(ctx, w, r)
+	}
 	limited, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if w.question.Qtype == dns.TypeHINFO {

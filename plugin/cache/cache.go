@@ -96,7 +96,7 @@ const (
 	minCap     = 1024             // positive answers, and denials, as in CoreDNS
 	noCap      = -1               // only the memory budget limits
 	maxFail    = 5 * time.Minute  // of failures (RFC 2308 section 7.1)
-	sweepEvery = 10 * time.Second // between removals of expired answers without traffic
+	sweepEvery = 30 * time.Second // between removals of expired answers without traffic
 )
 
 // New returns a Cache with CoreDNS's defaults.

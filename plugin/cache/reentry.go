@@ -24,6 +24,17 @@ func markUnderWay(ctx context.Context) context.Context {
 	return context.WithValue(ctx, underWay{}, true)
 }
 
+type check struct{}
+
+// ServeCheck is [Cache.ServeDNS] for a query that this process answers itself, below the
+// cache. No upstream is waited for, so nothing has to look after the query: a timer would
+// wake an idle process although it was stopped in time.
+func (c *Cache) ServeCheck(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	return c.ServeDNS(context.WithValue(ctx, check{}, true), w, r)
+}
+
+func isCheck(ctx context.Context) bool { return ctx.Value(check{}) != nil }
+
 // comesOfUs reports whether the query came from a socket of this process. It checks all
 // sockets of the process, and only for queries from this host.
 func comesOfUs(w dns.ResponseWriter) bool {

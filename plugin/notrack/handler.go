@@ -124,11 +124,21 @@ func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.
 	case !p.Own:
 		return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}
-	if cache := n.block.Handler("cache"); cache != nil {
-		_, err := cache.ServeDNS(ctx, w, r)
-		return dns.RcodeSuccess, err
+	cache := n.block.Handler("cache")
+	if cache == nil {
+		return answerHere(ctx, w, r, n.config)
 	}
-	return answerHere(ctx, w, r, n.config)
+	serve := cache.ServeDNS
+	if c, ok := cache.(checked); ok {
+		serve = c.ServeCheck
+	}
+	_, err := serve(ctx, w, r)
+	return dns.RcodeSuccess, err
+}
+
+// checked is a cache that serves our checks with less effort.
+type checked interface {
+	ServeCheck(context.Context, dns.ResponseWriter, *dns.Msg) (int, error)
 }
 
 func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *configuration) (int, error) {

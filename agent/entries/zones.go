@@ -20,9 +20,9 @@ import (
 //
 // The zones in which entries were found before are asked each time. The others
 // take a walk through the whole table, which is put off so that walks take at most
-// one part in zoneShare of a processor: of a small table there is one in a quarter of
-// a minute, of a million entries one in many minutes. After a change of rules there is
-// one soon, by the share changedShare.
+// one part in zoneShare of a processor, but comes after zoneInterval at the latest: of a
+// small table there is one in some minutes. After a change of rules there is one soon, by
+// the share changedShare.
 type ZoneSearch struct {
 	changed atomic.Bool // rules, since the last walk
 
@@ -33,7 +33,8 @@ type ZoneSearch struct {
 }
 
 const (
-	zoneShare    = 2000
+	zoneShare    = 50_000
+	zoneInterval = 30 * time.Minute
 	changedShare = 50
 	maxZones     = 16 // that are remembered, the last ones
 )
@@ -68,7 +69,7 @@ func (s *ZoneSearch) RulesChanged() { s.changed.Store(true) }
 // find is [conntrack.Conn.Find], and leaves the walk out when it is not due.
 func (s *ZoneSearch) find(conn *conntrack.Conn, t *conntrack.Tuple) (conntrack.Entry, error) {
 	began := time.Now()
-	rest := zoneShare * s.took
+	rest := min(zoneShare*s.took, zoneInterval)
 	if s.changed.Load() {
 		rest = changedShare * s.took
 	}

@@ -24,9 +24,12 @@ import (
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/logger"
+	"github.com/trackless-dns/trackless/internal/wakeup"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/hostaddr"
+	"github.com/trackless-dns/trackless/iptables/legacy"
+	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
 )
@@ -58,7 +61,7 @@ type Agent struct {
 
 	mu       sync.Mutex
 	accounts accounts
-	watch    *ruleset.Watch
+	watch    *nftables.Watcher
 	current  *Load // the last load that was started
 	stopping bool  // the shutdown callbacks have run
 }
@@ -205,7 +208,6 @@ func (p *Agent) begin(load *Load) error {
 	if err := p.reconciler.Load().PrepareOn(b, load.Plan, checker); err != nil {
 		return err
 	}
-	p.watch.Follow(b)
 	if why != "" {
 		p.reasons.Store(b, why)
 		ruleset.Announce(b, why, p.log)
@@ -216,7 +218,7 @@ func (p *Agent) begin(load *Load) error {
 // open makes the watch and the reconciler. They last until the last load with notrack ends.
 func (p *Agent) open(load *Load, b iptables.Backend) error {
 	var err error
-	if p.watch, err = ruleset.StartWatch(); err != nil {
+	if p.watch, err = nftables.Watch(nftables.Config{}); err != nil {
 		return err
 	}
 	follower := &devices.Follower{Log: p.log}
@@ -230,20 +232,22 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 		Queries:   p.Served.Arrived.Load,
 		Sync:      load.Sync,
 		Changes:   p.watch.Changes,
+		NewTimer:  wakeup.New,
 		Kernel: reconcile.Kernel{
 			Connections: func(endpoints []iptables.Endpoint) ([]iptables.Connection, error) {
 				return entries.Connections(endpoints, p.standing.Pairs())
 			},
-			Held:    sockets.Connections,
-			Purge:   entries.PurgeReversed,
-			Uplinks: follower.Uplinks,
-			Unowned: p.services.Unowned,
-			Refresh: p.refresh,
-			Unblock: (&firewall.Opener{Log: p.log}).Open,
-			Adopt:   (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
-			Claims:  ruleset.Claims,
-			Explain: firewall.Explain,
-			Changed: p.zones.RulesChanged,
+			Held:        sockets.Connections,
+			Purge:       entries.PurgeReversed,
+			Uplinks:     follower.Uplinks,
+			Unowned:     p.services.Unowned,
+			Refresh:     p.refresh,
+			Unblock:     (&firewall.Opener{Log: p.log}).Open,
+			Adopt:       (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
+			Claims:      ruleset.Claims,
+			Explain:     firewall.Explain,
+			Unannounced: legacy.InUse,
+			Changed:     p.zones.RulesChanged,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {
 				return p.Queries.Load(endpoints, p.Served.Arrived.Load, p.log)
 			},
@@ -322,7 +326,6 @@ func (p *Agent) RestartFailed(load *Load) error {
 	p.upstreams.follow(load)
 	defer p.keepAccounts(load)
 	err := p.reconciler.Load().Rollback()
-	p.watch.Follow(p.inForce())
 	err = errors.Join(err, p.failover(load))
 	p.Health.Follow(p.healthOf(load), p.reconciler.Load())
 	return err

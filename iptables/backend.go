@@ -1,7 +1,6 @@
 package iptables
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -115,10 +114,10 @@ type Capabilities struct {
 	// Devices finds devices that lose their queries. Nil: the backend cannot.
 	Devices Devices
 
-	// Watch calls changed when other programs changed rules and the kernel does not
-	// announce such changes. It returns when the context ends. Nil: the kernel
-	// announces all changes.
-	Watch func(ctx context.Context, changed func())
+	// Changed reports whether other programs have changed rules since the call before,
+	// if the kernel does not announce such changes. One goroutine at a time calls it,
+	// in each round of lease probes. Nil: the kernel announces all changes.
+	Changed func() bool
 }
 
 // Devices finds devices whose queries get lost between the rules and the listeners,

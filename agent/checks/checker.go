@@ -37,6 +37,7 @@ const (
 type Checker struct {
 	Config
 	pools  map[netip.Addr]*pool
+	alarm  *alarm // nil before Reserve
 	proofs proofs
 	steady map[netip.Addr]steadiness // of the looks at the effect
 }
@@ -111,6 +112,9 @@ func New(c Config) *Checker {
 func (c *Checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Lease, error) {
 	var checks []iptables.Check
 	var leases []iptables.Lease
+	if c.alarm == nil {
+		c.alarm = newAlarm()
+	}
 	for _, a := range addrs {
 		p := c.pools[a]
 		if p == nil {
@@ -349,6 +353,10 @@ func (c *Checker) Close() error {
 			errs = append(errs, unix.Close(port.fd))
 		}
 		delete(c.pools, a)
+	}
+	if c.alarm != nil {
+		errs = append(errs, c.alarm.close())
+		c.alarm = nil
 	}
 	return errors.Join(errs...)
 }

@@ -165,11 +165,21 @@ func (x *exchange) receive(ctx context.Context) (*dns.Msg, time.Time, error) {
 	if ctx.Err() != nil {
 		return nil, began, os.ErrDeadlineExceeded
 	}
+	answer, at, err := x.read()
+	if err != nil {
+		return nil, began, err
+	}
+	// A deadline that stays wakes the process when it passes.
+	return answer, at, x.conn.SetReadDeadline(time.Time{})
+}
+
+// read reads the answer, until the deadline.
+func (x *exchange) read() (*dns.Msg, time.Time, error) {
 	buf, control := make([]byte, dns.MinMsgSize), make([]byte, unix.CmsgSpace(timespecSize))
 	for {
 		n, controls, _, from, err := x.conn.ReadMsgUDPAddrPort(buf, control)
 		if err != nil {
-			return nil, began, err
+			return nil, time.Now(), err
 		}
 		answer := new(dns.Msg)
 		if from.Port() != x.e.Port || answer.Unpack(buf[:n]) != nil {
@@ -177,8 +187,7 @@ func (x *exchange) receive(ctx context.Context) (*dns.Msg, time.Time, error) {
 		}
 		at := receivedAt(control[:controls])
 		if answer.Id == x.query.Id {
-			// A deadline that stays wakes the process when it passes.
-			return answer, at, x.conn.SetReadDeadline(time.Time{})
+			return answer, at, nil
 		}
 		// A late answer to an earlier check is no answer to this one.
 		if x.again > 0 && time.Since(at) < lately && x.c.Identity.renews(answer) {

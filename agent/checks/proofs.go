@@ -14,7 +14,7 @@ const (
 
 	// proofTCP is how long a check of a TCP endpoint does while no connection waits
 	// there. All that is behind the listener is asked over UDP as well.
-	proofTCP = 10 * time.Second
+	proofTCP = 30 * time.Second
 )
 
 // proofs remember when each endpoint was shown to answer. The zero value is ready.

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/miekg/dns"
 )
 
 const (
@@ -33,8 +35,13 @@ func (c *Checker) Renew(ctx context.Context, addrs []netip.Addr, result func(net
 		}
 		probes = append(probes, p)
 	}
+	receive := func(p probe) (*dns.Msg, time.Time, error) { return p.receive(ctx) }
+	if c.alarm.set(copyInterval, probes) {
+		defer c.alarm.stop()
+		receive = func(p probe) (*dns.Msg, time.Time, error) { return p.read() }
+	}
 	for _, p := range probes {
-		answer, at, err := p.receive(ctx)
+		answer, at, err := receive(p)
 		if err == nil {
 			_, err = c.Identity.AnsweredBy(p.query, answer)
 		}

@@ -1,23 +1,20 @@
-// Package ruleset chooses the backend of our rules and watches the rules. It removes the
-// rules that dead instances and predecessors left.
+// Package ruleset chooses the backend of our rules, and removes the rules that dead
+// instances and predecessors left.
 package ruleset
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/backends"
 	"github.com/trackless-dns/trackless/iptables/binaries"
-	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/predecessor"
 )
 
@@ -175,61 +172,6 @@ func RemoveStale(log logger.Logger) error {
 		log.Infof("rules of %d dead instance(s) removed: %s", len(stale), strings.Join(stale, ", "))
 	}
 	return err
-}
-
-// Watch announces changes of rules: those that the kernel announces, and those of legacy
-// tables, which it polls.
-type Watch struct {
-	Changes chan iptables.Change
-	cancel  context.CancelFunc
-	kernel  *nftables.Watcher
-	done    sync.WaitGroup
-}
-
-// StartWatch watches the rules of this network namespace.
-func StartWatch() (*Watch, error) {
-	kernel, err := nftables.Watch(nftables.Config{})
-	if err != nil {
-		return nil, err
-	}
-	return &Watch{Changes: kernel.Changes, kernel: kernel}, nil
-}
-
-// Follow polls the tables of a backend whose changes the kernel does not announce. It
-// ends the polls for the backend before.
-func (w *Watch) Follow(b iptables.Backend) {
-	w.unfollow()
-	if b == nil {
-		return
-	}
-	can, _ := b.Capabilities() // Watch needs no probe of the kernel
-	if can.Watch == nil {
-		return
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	w.cancel = cancel
-	w.done.Go(func() {
-		can.Watch(ctx, func() {
-			select {
-			case w.Changes <- iptables.Change{}:
-			default:
-			}
-		})
-	})
-}
-
-func (w *Watch) unfollow() {
-	if w.cancel != nil {
-		w.cancel()
-		w.done.Wait()
-		w.cancel = nil
-	}
-}
-
-// Close ends the watch.
-func (w *Watch) Close() {
-	w.unfollow()
-	w.kernel.Close()
 }
 
 // Parse reads `backend NAME [legacy|nft]`.

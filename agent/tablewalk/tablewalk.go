@@ -16,6 +16,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/loopback"
 	"github.com/trackless-dns/trackless/conntrack/sysctl"
 	"github.com/trackless-dns/trackless/internal/logger"
+	"github.com/trackless-dns/trackless/internal/wakeup"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -90,13 +91,17 @@ func (t *Watcher) MostlyTracked(a netip.Addr, since time.Time) uint64 {
 // Run polls the table, and walks it when that is needed, until ctx ends.
 func (t *Watcher) Run(ctx context.Context) {
 	t.pace, t.window, t.complained = pace{}, window{}, false
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for ctx.Err() == nil {
+	timer := wakeup.New()
+	defer timer.Close()
+	defer context.AfterFunc(ctx, func() { _ = timer.Close() })()
+	for due := time.Now(); ; {
 		t.poll(ctx)
-		select {
-		case <-ctx.Done():
-		case <-ticker.C:
+		if due = due.Add(pollInterval); due.Before(time.Now()) {
+			due = time.Now()
+		}
+		timer.Reset(max(time.Until(due), 1))
+		if timer.Wait() != nil {
+			return
 		}
 	}
 }

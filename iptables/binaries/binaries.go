@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
@@ -62,6 +63,8 @@ type Backend struct {
 	own      map[iptables.Family][]string // the chains as they were read after the last change
 	total    iptables.Counters            // of chains that were removed or emptied
 	last     iptables.Counters            // of the chains when they were last read
+
+	shapes map[iptables.Family]legacy.Shape // of changed alone
 }
 
 var _ iptables.Backend = (*Backend)(nil)
@@ -90,6 +93,7 @@ func New(cfg Config) (*Backend, error) {
 		cfg: cfg, programs: programs, missing: err,
 		rs:  ruleset{id: hex.EncodeToString(id[:]), mark: owner.Self(format), lease: cfg.lease},
 		own: map[iptables.Family][]string{}, total: iptables.Counters{}, last: iptables.Counters{},
+		shapes: map[iptables.Family]legacy.Shape{},
 	}, nil
 }
 
@@ -117,7 +121,7 @@ func (b *Backend) Variant() Variant {
 func (b *Backend) Capabilities() (iptables.Capabilities, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := iptables.Capabilities{Variant: string(b.Variant()), Watch: b.watch}
+	c := iptables.Capabilities{Variant: string(b.Variant()), Changed: b.changed}
 	if err := b.probe(); err != nil {
 		return c, err
 	}

@@ -116,6 +116,17 @@ func tableNames(family iptables.Family) ([]string, error) {
 	return strings.Fields(string(b)), nil
 }
 
+// InUse reports whether there are legacy tables in the network namespace of this thread,
+// or may be.
+func InUse() bool {
+	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
+		if names, err := tableNames(f); err != nil || len(names) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // The socket options IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES. IPv6 has the same numbers;
 // optionSocket returns the level.
 const (

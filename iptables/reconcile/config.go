@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/trackless-dns/trackless/internal/wakeup"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -95,6 +96,8 @@ type Kernel struct {
 	Adopt func([]netip.Addr) (bool, error)
 	// Claims returns who else on this node asks for which addresses.
 	Claims func() (iptables.Claims, error)
+	// Unannounced reports whether there are rules whose changes nobody announces.
+	Unannounced func() bool
 	// Changed is told that others have changed rules, links or addresses.
 	Changed func()
 	// Explain names what of somebody else defeats the rules for the address, or
@@ -139,6 +142,9 @@ type Config struct {
 	// Queries is how many have come to the listeners so far, our own checks not among
 	// them. It is read in each round of checks.
 	Queries func() uint64
+
+	// NewTimer makes the timer of the rounds.
+	NewTimer func() wakeup.Timer
 
 	// Drain bounds the wait for answers; zero means 5 s, CoreDNS's longest
 	// time with an upstream.

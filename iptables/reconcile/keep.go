@@ -32,7 +32,7 @@ func (s *serving) keep(ctx context.Context) {
 	})
 	wg.Go(func() {
 		s.takeOver(ctx)
-		s.followChanges(ctx)
+		s.followChanges(ctx, r)
 	})
 	wg.Go(func() { r.devices.watch(ctx, s) })
 	crowded := func() { s.checkLoad(ctx, s.r.mu.TryLock) }
@@ -43,21 +43,25 @@ func (s *serving) keep(ctx context.Context) {
 	s.leaveChecks()
 }
 
-// followChanges puts back what others take away, when a change is announced and from
-// time to time, until the context ends.
-func (s *serving) followChanges(ctx context.Context) {
-	ticker := time.NewTicker(s.r.cfg.Sync)
-	defer ticker.Stop()
+// followChanges puts back what others take away, when a change is announced and when the
+// rounds say so, until the context ends.
+func (s *serving) followChanges(ctx context.Context, r *rounds) {
+	announced := func(c iptables.Change) {
+		s.r.cfg.Kernel.Changed()
+		s.changed.Store(true)
+		r.settle.Store(true)
+		s.sync(ctx, c)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-r.sync.due:
 			s.sync(ctx, iptables.Change{})
 		case c := <-s.r.cfg.Changes:
-			s.r.cfg.Kernel.Changed()
-			s.changed.Store(true)
-			s.sync(ctx, c)
+			announced(c)
+		case <-r.found:
+			announced(iptables.Change{})
 		}
 	}
 }

@@ -16,9 +16,9 @@ const (
 	// their queries: one to suspect, one to confirm.
 	deviceInterval = 100 * time.Millisecond
 
-	// throttledInterval is the least time between two such checks while a CPU limit is used
-	// up.
-	throttledInterval = time.Second
+	// seldomInterval is the least time between two looks at the devices while no query
+	// comes, or a CPU limit is used up.
+	seldomInterval = time.Second
 
 	// quarantineWait is how long a device is quarantined at first. Its queries are
 	// lost for less than a second each time that it is tried again.
@@ -97,19 +97,19 @@ type deviceWatch struct {
 	peeked  time.Time
 }
 
-func (s *serving) newDeviceWatch() *deviceWatch {
-	can, _ := s.backend.Capabilities() // Devices takes no probe
-	w := &deviceWatch{devices: can.Devices, lost: make(chan struct{}, 1)}
+func (s *serving) newDeviceWatch(b iptables.Devices) *deviceWatch {
+	w := &deviceWatch{devices: b, lost: make(chan struct{}, 1)}
 	if s.plan.DryRun {
 		w.devices = nil
 	}
 	return w
 }
 
-// peek is called in each round: it costs next to nothing while no queries are lost.
-// Checks read sets of the kernel, for which a CPU limit leaves no time.
-func (w *deviceWatch) peek(s *serving, now time.Time) {
-	if w.devices == nil || s.r.load.throttled() && now.Sub(w.peeked) < throttledInterval {
+// peek is called in each round, and told whether the node is idle: it costs next to
+// nothing while no queries are lost. Checks read sets of the kernel, for which a CPU limit
+// leaves no time.
+func (w *deviceWatch) peek(s *serving, now time.Time, idle bool) {
+	if w.devices == nil || (idle || s.r.load.throttled()) && now.Sub(w.peeked) < seldomInterval {
 		return
 	}
 	w.peeked = now

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/trackless-dns/trackless/internal/figure"
+	"github.com/trackless-dns/trackless/internal/wakeup"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -246,10 +247,10 @@ func newNode() (*node, *Reconciler) {
 	var asked atomic.Uint64 // very often: the node is busy
 	return n, New(Config{
 		Backend: backend{n}, Addresses: addresses{n}, Log: n, Kernel: n.kernel(),
-		Queries: func() uint64 { return asked.Add(1 << 20) },
-		Yield:   func([]iptables.Endpoint) error { return nil },
-		Reset:   func([]iptables.Endpoint, []string) error { return nil },
-		Served:  func([]iptables.Endpoint) Served { return Served{} },
+		Queries: func() uint64 { return asked.Add(1 << 20) }, NewTimer: wakeup.NewRuntime,
+		Yield:  func([]iptables.Endpoint) error { return nil },
+		Reset:  func([]iptables.Endpoint, []string) error { return nil },
+		Served: func([]iptables.Endpoint) Served { return Served{} },
 	})
 }
 
@@ -265,6 +266,7 @@ func (n *node) kernel() Kernel {
 		Unblock:     func(iptables.Rules) (map[netip.Addr]error, bool) { return nil, false },
 		Adopt:       func([]netip.Addr) (bool, error) { return false, nil },
 		Claims:      n.claims,
+		Unannounced: func() bool { return false },
 		Changed:     func() {},
 		Explain:     func(netip.Addr) string { return "" },
 		Load:        func([]iptables.Endpoint) Load { return Load{} },

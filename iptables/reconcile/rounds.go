@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -18,11 +19,15 @@ type rounds struct {
 	s       *serving
 	pace    lease.Pace
 	devices *deviceWatch
+	changed func() bool   // see [iptables.Capabilities.Changed]
+	found   chan struct{} // a change that nobody announces
+	settle  atomic.Bool   // a change was announced
 
 	queries uint64    // that had come when the last round ended
 	ended   time.Time // it
 
-	effect, load occasion
+	effect, load, sync occasion
+	syncs              lease.Syncs
 }
 
 const (
@@ -30,11 +35,11 @@ const (
 	// that of a busy node; effectAsked that of a calm one to which queries come.
 	// effectIdle is the longest, on an idle node: changes of rules are announced.
 	effectInterval = time.Second
-	effectAsked    = 3 * time.Second
+	effectAsked    = 10 * time.Second
 	effectIdle     = 30 * time.Second
 
 	// loadIdle is the longest time between two samples of the load.
-	loadIdle = 10 * time.Second
+	loadIdle = time.Minute
 )
 
 // occasion is something that another goroutine does now and then.
@@ -66,28 +71,35 @@ func (o *occasion) follow(ctx context.Context, f func()) {
 }
 
 func newRounds(s *serving) *rounds {
-	r := &rounds{s: s, devices: s.newDeviceWatch(), ended: time.Now()}
-	for _, o := range []*occasion{&r.effect, &r.load} {
+	can, _ := s.backend.Capabilities() // Devices and Changed take no probe
+	r := &rounds{s: s, devices: s.newDeviceWatch(can.Devices), changed: can.Changed, found: make(chan struct{}, 1), ended: time.Now()}
+	for _, o := range []*occasion{&r.effect, &r.load, &r.sync} {
 		o.due, o.last = make(chan struct{}, 1), r.ended
 	}
+	cfg := &s.r.cfg
+	r.syncs = lease.Syncs{Every: cfg.Sync, Announced: cfg.Changes != nil, Silent: cfg.Kernel.Unannounced}
+	r.syncs.Begin(r.ended)
 	r.note(r.ended, false)
 	return r
 }
 
 // run runs rounds until the context ends.
 func (r *rounds) run(ctx context.Context) {
+	timer := r.s.r.cfg.NewTimer()
+	defer timer.Close()
+	defer context.AfterFunc(ctx, func() { _ = timer.Close() })()
 	due := time.Now().Add(r.next())
-	timer := time.NewTimer(time.Until(due))
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
+	timer.Reset(max(time.Until(due), 1))
+	for timer.Wait() == nil {
 		began := time.Now()
 		ok := r.s.renew(ctx, r.pace.Calm(began))
-		r.devices.peek(r.s, time.Now())
+		r.devices.peek(r.s, time.Now(), ok && r.s.r.cfg.Queries() == r.queries)
+		if r.changed != nil && r.changed() {
+			select {
+			case r.found <- struct{}{}:
+			default:
+			}
+		}
 		r.note(due, !ok)
 		r.occasions(time.Now())
 		// A round that takes longer than it may is followed by the next at once.
@@ -95,7 +107,7 @@ func (r *rounds) run(ctx context.Context) {
 		if now := time.Now(); due.Before(now) {
 			due = now
 		}
-		timer.Reset(time.Until(due))
+		timer.Reset(max(time.Until(due), 1))
 	}
 }
 
@@ -116,6 +128,12 @@ func (r *rounds) occasions(now time.Time) {
 	}
 	if since := now.Sub(r.load.last); !calm || since >= loadIdle || r.s.r.load.limited() && r.queries != r.load.queries {
 		r.load.begin(now, r.queries)
+	}
+	if r.settle.Swap(false) {
+		r.syncs.Changed()
+	}
+	if r.syncs.Due(now, r.queries) {
+		r.sync.begin(now, r.queries)
 	}
 }
 

@@ -13,8 +13,9 @@ type Pace struct {
 
 const (
 	// calmShare is the part of a lease after which it is renewed on a calm node. The
-	// rest is for the tries after one that fails.
-	calmShare = 0.7
+	// rest is for the tries after one that fails. With a lease of a second each third
+	// round comes as a listener wakes anyway, which waits for a query for two seconds.
+	calmShare = 2. / 3
 
 	// spare is the least time for these. A short lease leaves none, and is renewed as on
 	// a busy node.
@@ -38,6 +39,9 @@ const (
 	fewQueries = 200
 )
 
+// FewQueries reports whether so many may come in the time on a calm node.
+func FewQueries(n uint64, in time.Duration) bool { return float64(n) <= fewQueries*in.Seconds() }
+
 // Past is a round that has ended.
 type Past struct {
 	Due, Ended time.Time
@@ -48,8 +52,7 @@ type Past struct {
 
 // Ended notes what a round was like.
 func (p *Pace) Ended(r Past) {
-	busy := float64(r.Queries) > fewQueries*r.Since.Seconds()
-	if r.Failed || busy || r.Ended.Sub(r.Due) > prompt {
+	if r.Failed || !FewQueries(r.Queries, r.Since) || r.Ended.Sub(r.Due) > prompt {
 		p.hurried = r.Ended.Add(hurryFor)
 	}
 }

@@ -15,8 +15,8 @@ func TestPace(t *testing.T) {
 		lease   time.Duration
 		next    time.Duration
 	}{
-		{"an idle node", ms, false, 0, time.Second, 700 * ms},
-		{"a few queries", ms, false, 200, time.Second, 700 * ms},
+		{"an idle node", ms, false, 0, time.Second, 2 * time.Second / 3},
+		{"a few queries", ms, false, 200, time.Second, 2 * time.Second / 3},
 		{"a long lease", ms, false, 0, time.Minute, time.Second},
 		{"a short lease", ms, false, 0, 500 * ms, 100 * ms},
 		{"no lease", ms, true, 1000, 0, time.Second},

@@ -178,9 +178,7 @@ func (m *Monitor) watch(ctx context.Context, wake <-chan struct{}, config *Confi
 		waiting := m.waiting
 		m.waiting = nil
 		m.mu.Unlock()
-		began := time.Now()
-		m.decide(config, k)
-		took := time.Since(began)
+		took := m.decide(config, k)
 		rest := checkShare * took
 		m.mu.Lock()
 		m.took, m.rest = took, time.Now().Add(rest)
@@ -199,15 +197,19 @@ func (m *Monitor) watch(ctx context.Context, wake <-chan struct{}, config *Confi
 	}
 }
 
-// decide fails queries over, or back.
-func (m *Monitor) decide(config *Config, k Rules) {
+// decide fails queries over, or back, and returns what the check took. What follows from
+// it may wait for another change of rules, which must not put off the next check: after a
+// flush of all rules kube-proxy's are back a moment later.
+func (m *Monitor) decide(config *Config, k Rules) (took time.Duration) {
+	began := time.Now()
 	st, why, err := m.evaluate(config, services.HasEndpoints)
+	took = time.Since(began)
 	if err != nil {
 		if err.Error() != m.failure {
 			m.Log.Warningf("cannot check whether the upstream Service exists: %v", err)
 		}
 		m.failure = err.Error()
-		return
+		return took
 	}
 	m.failure = ""
 	if why == nil {
@@ -225,6 +227,7 @@ func (m *Monitor) decide(config *Config, k Rules) {
 		m.Log.Errorf("%v", err)
 	}
 	m.publish(st)
+	return took
 }
 
 // publish stores another state and wakes the misses that wait for one.

@@ -250,6 +250,32 @@ func TestFailedMissesWaitForACheck(t *testing.T) {
 	}
 }
 
+// slowRules wait for somebody else's change when they take the queries back.
+type slowRules struct{}
+
+func (slowRules) FailOver(error) error { return nil }
+func (slowRules) FailBack() error      { time.Sleep(time.Second); return nil }
+
+// The next check waits in proportion to what the last one took, not to what its
+// consequences did.
+func TestAChangeOfRulesPutsOffNoCheck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		checks := 0
+		config := &Config{Blocks: func() []Block { checks++; return nil }}
+		m := Monitor{over: true}
+		wake := make(chan struct{}, 1)
+		go m.watch(t.Context(), wake, config, slowRules{})
+		wake <- struct{}{}
+		synctest.Wait()
+		wake <- struct{}{} // announced meanwhile
+		time.Sleep(time.Second + time.Millisecond)
+		synctest.Wait()
+		if checks != 2 {
+			t.Errorf("%d checks when the rules had changed, want 2", checks)
+		}
+	})
+}
+
 // While the monitor is stopped, misses do not wait for ever.
 func TestWaitsForACheckEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

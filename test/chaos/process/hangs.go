@@ -30,9 +30,7 @@ func Hangs() []*scene.Case {
 		},
 		{
 			Name: "deadlock", Fault: "deadlock: a lock held inside `cache`", Bar: bar,
-			Faulty: true,
-			// Nothing need be lost: those who waited are answered in the end.
-			Sabotage: scene.Sabotage{What: scene.RulesStay.What, Fails: scene.FailResponder, Apply: scene.LeaveRules},
+			Faulty: true, Sabotage: answeredInTheEnd,
 			Play: func(s *scene.Scene) error {
 				if err := s.Fault("deadlocked", scene.LeaseBar); err != nil {
 					return err
@@ -61,6 +59,9 @@ func Hangs() []*scene.Case {
 	}
 }
 
+// answeredInTheEnd has clients wait for a process that hangs: nothing need be lost.
+var answeredInTheEnd = scene.Sabotage{What: scene.RulesStay.What, Fails: scene.FailResponder, Apply: scene.LeaveRules}
+
 // IdleHangs are hangs of which nobody knows when the first query comes.
 func IdleHangs() []*scene.Case {
 	const bar = "the first query 1.5 s later and all after it by kube-dns, 0 lost"
@@ -69,7 +70,7 @@ func IdleHangs() []*scene.Case {
 	return []*scene.Case{
 		{
 			Name: "sigstop-idle", Fault: "SIGSTOP while nobody asks", Bar: bar,
-			Kinds: kinds, Sabotage: scene.RulesStay,
+			Kinds: kinds, Sabotage: answeredInTheEnd,
 			Play: func(s *scene.Scene) error {
 				signal := func(sig syscall.Signal) func() error { return func() error { return s.Server.Signal(sig) } }
 				return hangWhileIdle(s, signal(syscall.SIGSTOP), signal(syscall.SIGCONT))
@@ -78,7 +79,7 @@ func IdleHangs() []*scene.Case {
 		{
 			Name: "deadlock-idle", Fault: "deadlock while nobody asks", Bar: bar,
 			Kinds: kinds, Faulty: true,
-			Sabotage: scene.Sabotage{What: scene.RulesStay.What, Fails: scene.FailResponder, Apply: scene.LeaveRules},
+			Sabotage: answeredInTheEnd,
 			Play: func(s *scene.Scene) error {
 				return hangWhileIdle(s, func() error { return command(s, "hold chain") }, func() error { return command(s, "release chain") })
 			},

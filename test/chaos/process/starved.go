@@ -40,7 +40,7 @@ func Starvations() []*scene.Case {
 		{
 			Name: "starved-sigstop", Fault: "SIGSTOP for 3 s beside two busy loops for each processor, SIGCONT",
 			Bar:      "at most 1.5 s of queries, recovery 0 lost",
-			Sabotage: scene.RulesStay,
+			Sabotage: answeredInTheEnd,
 			Play: func(s *scene.Scene) error {
 				stop, err := startLoops(s)
 				if err != nil {

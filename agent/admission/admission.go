@@ -43,6 +43,7 @@ type Queries struct {
 	// begun counts the queries that began to wait in the last two windows of length
 	// beginWindow. The windows advance while watch runs.
 	begun   [2]shares
+	before  stuck
 	windows atomic.Uint32
 
 	// Misses are counted in two generations. Misses of the former one have been under
@@ -73,9 +74,9 @@ const (
 	busyShare   = 2
 
 	// clientHere bounds the queries of one client while goroutines run late, so that
-	// other clients need not wait for them. Queries that have waited for some time, for
-	// an upstream or for another query, do not count: they need no processor. So an
-	// upstream that does not answer makes no client greedy.
+	// other clients need not wait for them. Queries that have waited for some time do not
+	// count, for an upstream, for another query or for a lock: they need no processor. So
+	// an upstream that does not answer makes no client greedy.
 	clientHere = 64
 
 	// clientThrottled is the same bound while a CPU limit is used up. All goroutines run
@@ -119,7 +120,7 @@ var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) 
 func (u *Queries) Take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
-	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client)
+	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client) - u.before.of(client)
 	greedy := here > clientHere && here > u.clientMay() // few queries read the clock
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
@@ -207,11 +208,17 @@ func (u *Queries) tell(late bool) {
 func (u *Queries) nextWindow() {
 	next := u.windows.Load() + 1
 	u.begun[next%2].clear()
+	u.before.begin(&u.busy, &u.waiting)
 	u.windows.Store(next)
 }
 
 // Done ends a query that Take has counted.
-func (u *Queries) Done(client netip.Addr) { u.busy.add(client, -1) }
+func (u *Queries) Done(client netip.Addr) {
+	u.busy.add(client, -1)
+	if u.watching.Load() {
+		u.before.ended(client)
+	}
+}
 
 // Begin counts a miss until end is called. A query that was taken is not busy meanwhile.
 // Begin fails if there are too many misses. It calls late now and then while old misses
@@ -228,7 +235,7 @@ func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(),
 		return nil, errGreedyClient
 	}
 	if taken {
-		u.busy.add(client, -1)
+		u.Done(client)
 	}
 	lately := u.begins(client)
 	generation := &u.generations[1-u.former.Load()]
@@ -292,13 +299,14 @@ type shares struct {
 
 var shareSeed = maphash.MakeSeed()
 
-func (s *shares) of(client netip.Addr) int32 {
-	return s.byClient[maphash.Comparable(shareSeed, client)%uint64(len(s.byClient))].Load()
+func slotOf(client netip.Addr) uint64 {
+	return maphash.Comparable(shareSeed, client) % uint64(len(shares{}.byClient))
 }
 
+func (s *shares) of(client netip.Addr) int32 { return s.byClient[slotOf(client)].Load() }
+
 func (s *shares) add(client netip.Addr, n int32) (all, own int32) {
-	slot := maphash.Comparable(shareSeed, client) % uint64(len(s.byClient))
-	return s.all.Add(n), s.byClient[slot].Add(n)
+	return s.all.Add(n), s.byClient[slotOf(client)].Add(n)
 }
 
 func (s *shares) clear() {
@@ -306,4 +314,24 @@ func (s *shares) clear() {
 	for i := range s.byClient {
 		s.byClient[i].Store(0)
 	}
+}
+
+// stuck has for each client the busy queries of before the present window that have not
+// ended in it. Some of those that ended may have come later, so that it is never too many.
+type stuck struct {
+	here, gone [len(shares{}.byClient)]atomic.Int32
+}
+
+func (s *stuck) begin(busy, waiting *shares) {
+	for i := range s.here {
+		s.here[i].Store(busy.byClient[i].Load() - waiting.byClient[i].Load())
+		s.gone[i].Store(0)
+	}
+}
+
+func (s *stuck) ended(client netip.Addr) { s.gone[slotOf(client)].Add(1) }
+
+func (s *stuck) of(client netip.Addr) int32 {
+	slot := slotOf(client)
+	return max(0, s.here[slot].Load()-s.gone[slot].Load())
 }

@@ -164,6 +164,39 @@ func TestLateGoroutinesAreToldOfOnce(t *testing.T) {
 	}
 }
 
+// Queries that a lock holds up need no processor, so they make no client greedy when they
+// go on and goroutines run late for it.
+func TestStuckQueriesMakeNoClientGreedy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u Queries
+		client, _ := flooder(&u)
+		for i := range 4 * clientHere {
+			if !u.Take(client) {
+				t.Fatalf("query %d was dropped, and goroutines run in time", i)
+			}
+		}
+		time.Sleep(2 * beginWindow)
+		u.late.Store(true)
+		taken := 0
+		for u.Take(client) {
+			taken++
+		}
+		if taken != clientHere {
+			t.Errorf("%d queries are taken beside those that are stuck, want %d", taken, clientHere)
+		}
+		for range 4 * clientHere {
+			u.Done(client) // the lock is free
+		}
+		if u.Take(client) {
+			t.Error("taken, although those that came now are too many")
+		}
+		for range clientHere {
+			u.Done(client)
+		}
+		time.Sleep(time.Second)
+	})
+}
+
 // Misses of every client wait for an upstream that does not answer. They are no reason to
 // drop the next query, even while goroutines run late.
 func TestWaitingMakesNoClientGreedy(t *testing.T) {

@@ -17,7 +17,7 @@ func Hangs() []*scene.Case {
 	return []*scene.Case{
 		{
 			Name: "sigstop", Fault: "SIGSTOP for 3 s, SIGCONT", Bar: bar,
-			Sabotage: scene.RulesStay,
+			Sabotage: answeredInTheEnd,
 			Play: func(s *scene.Scene) error {
 				if err := s.Fault("stopped", scene.LeaseBar); err != nil {
 					return err

@@ -27,7 +27,7 @@ type Queries struct {
 	shed         atomic.Uint64 // dropped queries
 	refused      atomic.Uint64 // refused misses
 
-	watching, late atomic.Bool // watch runs; goroutines run late
+	watching, late atomic.Bool // watch runs; goroutines run late, and clients are several
 
 	limit throttling
 
@@ -45,6 +45,11 @@ type Queries struct {
 	begun   [2]shares
 	before  stuck
 	windows atomic.Uint32
+
+	// last is the slot of the last client that asked, plus one, and mixed the window up to
+	// which clients count as several, since another one asked: one that is alone keeps
+	// nobody waiting.
+	last, mixed atomic.Uint32
 
 	// Misses are counted in two generations. Misses of the former one have been under
 	// way for at least the time slow. When none of them is left, the present generation
@@ -78,6 +83,10 @@ const (
 	// count, for an upstream, for another query or for a lock: they need no processor. So
 	// an upstream that does not answer makes no client greedy.
 	clientHere = 64
+
+	// A client is alone again when nobody else has asked for mixedFor windows of length
+	// beginWindow.
+	mixedFor = 20
 
 	// clientThrottled is the same bound while a CPU limit is used up. All goroutines run
 	// late then. If many queries wait for long, the lease ends: see package lease.
@@ -121,6 +130,9 @@ func (u *Queries) Take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
 	all, own := u.busy.add(client, 1)
 	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client) - u.before.of(client)
+	if u.watching.Load() {
+		u.asks(client)
+	}
 	greedy := here > clientHere && here > u.clientMay() // few queries read the clock
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
@@ -167,7 +179,7 @@ func (u *Queries) watch() {
 			last = now
 			u.limit.read()
 		}
-		u.note(now.Sub(last) < lateFor)
+		u.note(now.Sub(last) < lateFor && u.isMixed())
 		if now.Sub(last) >= shortFor {
 			u.endNotes()
 		}
@@ -179,6 +191,20 @@ func (u *Queries) watch() {
 	u.endNotes()
 	u.watching.Store(false)
 }
+
+// asks notes a query of a client.
+func (u *Queries) asks(client netip.Addr) {
+	slot := uint32(slotOf(client)) + 1
+	if last := u.last.Load(); last != slot {
+		u.last.Store(slot)
+		if last != 0 {
+			u.mixed.Store(u.windows.Load() + mixedFor)
+		}
+	}
+}
+
+// isMixed reports whether several clients have asked lately.
+func (u *Queries) isMixed() bool { return int32(u.mixed.Load()-u.windows.Load()) > 0 }
 
 // note notes whether goroutines run late, and reports when they begin to.
 func (u *Queries) note(late bool) {

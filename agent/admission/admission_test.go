@@ -145,6 +145,31 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 	})
 }
 
+// A client that is alone keeps nobody waiting.
+func TestAClientAlone(t *testing.T) {
+	var u Queries
+	client, other := flooder(&u)
+	u.watching.Store(true) // so that watch does not start
+	ask := func(c netip.Addr) {
+		u.Take(c)
+		u.Done(c)
+	}
+	for step, tc := range []struct {
+		windows int // that pass before
+		client  netip.Addr
+		mixed   bool
+	}{
+		{0, client, false}, {1, client, false}, {1, other, true}, {mixedFor - 1, other, true}, {1, other, false}, {0, client, true},
+	} {
+		for range tc.windows {
+			u.nextWindow()
+		}
+		if ask(tc.client); u.isMixed() != tc.mixed {
+			t.Errorf("step %d: several clients: %t", step, !tc.mixed)
+		}
+	}
+}
+
 // Being late is reported once for each time that a client is greedy.
 func TestLateGoroutinesAreToldOfOnce(t *testing.T) {
 	var u Queries

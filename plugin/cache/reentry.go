@@ -2,12 +2,10 @@ package cache
 
 import (
 	"context"
-	"net/netip"
-	"os"
-	"strconv"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/sockets"
 )
 
 // A query may be caused by a query under way: a plugin looks up the target of an alias
@@ -42,43 +40,5 @@ func comesOfUs(w dns.ResponseWriter) bool {
 	if a := client.Addr(); !a.IsLoopback() && a != server.Addr() && !server.Addr().IsUnspecified() {
 		return false
 	}
-	kind := unix.SOCK_DGRAM
-	if overTCP(w.RemoteAddr()) {
-		kind = unix.SOCK_STREAM
-	}
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		return false
-	}
-	names, _ := dir.Readdirnames(-1)
-	_ = dir.Close()
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		if boundTo(fd) != client {
-			continue
-		}
-		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && got == kind {
-			return true
-		}
-	}
-	return false
-}
-
-// boundTo returns the local address of a socket, or the zero value if fd is not an IP
-// socket.
-func boundTo(fd int) netip.AddrPort {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
+	return sockets.IsOwn(client, overTCP(w.RemoteAddr()))
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
+	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -61,6 +62,7 @@ type Cache struct {
 	preferPositive   bool
 	keepttl          bool
 	pexcept, nexcept []string
+	nxdomain         [][]string // as written
 
 	zonesLabel, viewLabel string
 	keys, bind            []string // of the server block
@@ -68,10 +70,12 @@ type Cache struct {
 	pexceptZones          []zone
 	nexceptZones          []zone
 	bypass                []zone
+	levels                cut.Levels
 
 	engine    *engine.Engine
 	flights   flights
 	refreshes semaphore
+	learning  semaphore
 	probes    semaphore
 	errors    *errorLimit
 	counters  metrics.ByServer
@@ -114,7 +118,9 @@ func New() *Cache {
 		duration:   time.Minute,
 		percentage: 10,
 		refreshes:  newSemaphore(maxRefreshes),
+		learning:   newSemaphore(maxLearning),
 		probes:     newSemaphore(maxProbes),
+		levels:     cut.Levels{Default: cut.BelowToo},
 		errors:     &reported,
 		waits:      func(net.Addr) func() { return func() {} },
 		now:        time.Now,
@@ -164,6 +170,9 @@ func (c *Cache) prepare() error {
 			return err
 		}
 		*z.to = zones
+	}
+	for _, z := range c.nexceptZones {
+		c.levels.Set(z, cut.PerType) // no denial of them is cached
 	}
 	return nil
 }

@@ -25,8 +25,8 @@ var askers = []asker{
 	{name: "another cookie", edit: edns(cookie("1112131415161718"))},
 	{name: "DO", edit: func(m *dns.Msg) { m.SetEdns0(1232, true) }},
 	{name: "CD", edit: func(m *dns.Msg) { m.CheckingDisabled = true }},
-	{name: "no network", edit: subnet(0)},
-	{name: "a network", edit: subnet(24)},
+	{name: "no network", edit: withSubnet(0)},
+	{name: "a network", edit: withSubnet(24)},
 	{name: "AAAA", edit: func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAAAA }},
 	{name: "transfer", edit: func(m *dns.Msg) { m.Question[0].Qtype = dns.TypeAXFR }, tcp: true},
 }

@@ -32,7 +32,7 @@ func edns(options ...dns.EDNS0) func(*dns.Msg) {
 	}
 }
 
-func subnet(bits uint8) func(*dns.Msg) {
+func withSubnet(bits uint8) func(*dns.Msg) {
 	return edns(&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: bits, Address: net.IPv4zero.To4()})
 }
 

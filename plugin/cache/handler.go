@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
+	"github.com/trackless-dns/trackless/plugin/cache/subnet"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -53,6 +54,9 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	now := c.now()
 	f := &q.found
 	if !c.engine.Lookup(q.key, now, f) || c.isOver(f) {
+		if served, code, err := c.deny(ctx, q, now); served {
+			return code, err
+		}
 		q.counters.Misses.Inc()
 		code, err := c.miss(ctx, q)
 		return code, c.errors.pass(err)
@@ -118,7 +122,7 @@ func (c *Cache) admit(q *query, r *dns.Msg) bool {
 			bits |= wire.DO
 		}
 		if len(opt.Option) > 0 {
-			bits |= subnetBit(clientSubnet(r))
+			bits |= subnet.Bit(subnet.Of(r))
 		}
 	}
 	if r.CheckingDisabled {

@@ -66,7 +66,7 @@ func TestMissesOfTheirOwn(t *testing.T) {
 		{"CD", func(m *dns.Msg) { m.CheckingDisabled = true }},
 		{"update", func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }},
 		{"notify", func(m *dns.Msg) { m.Opcode = dns.OpcodeNotify }},
-		{"client subnet", subnet(24)},
+		{"client subnet", withSubnet(24)},
 		{"two questions", func(m *dns.Msg) { m.Question = append(m.Question, m.Question[0]) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestSubnets(t *testing.T) {
 			up := replies(func(m *dns.Msg) {
 				m.Extra = nil
 				if tc.scope != none {
-					subnet(24)(m)
+					withSubnet(24)(m)
 					m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = uint8(tc.scope)
 				}
 			}, anA)
@@ -199,7 +199,7 @@ func TestSubnets(t *testing.T) {
 			for _, source := range []int{tc.first, tc.second} {
 				m := ask(t, c, question(www, func(m *dns.Msg) {
 					if source != none {
-						subnet(uint8(source))(m)
+						withSubnet(uint8(source))(m)
 					}
 				}))
 				if m == nil || len(m.Answer) != 1 || m.Answer[0].Header().Ttl != 300 {
@@ -371,7 +371,7 @@ func TestCoalescedOutcomes(t *testing.T) {
 			second: func(m *dns.Msg) { m.SetEdns0(4096, false) }, calls: 2, written: true},
 		{name: "truncated, over TCP", upstream: replies(func(m *dns.Msg) { m.Truncated = true }).f, overTCP: true, calls: 2, written: true},
 		{name: "another question", upstream: replies(func(m *dns.Msg) { m.Question[0].Name = "evil." }).f, calls: 2, written: true},
-		{name: "for a subnet", upstream: replies(func(m *dns.Msg) { subnet(24)(m); m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = 24 }, anA).f, calls: 2, written: true},
+		{name: "for a subnet", upstream: replies(func(m *dns.Msg) { withSubnet(24)(m); m.IsEdns0().Option[0].(*dns.EDNS0_SUBNET).SourceScope = 24 }, anA).f, calls: 2, written: true},
 		{name: "first client goes away", upstream: func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 			if ctx.Err() != nil {
 				return dns.RcodeServerFailure, ctx.Err()

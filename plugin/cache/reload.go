@@ -62,7 +62,7 @@ func (c *Cache) acquire(fingerprint string) error {
 
 // rules returns the options that decide which answers are stored, and for how long.
 func (c *Cache) rules() string {
-	return fmt.Sprint(c.Zones, c.bypass, c.pexcept, c.nexcept, c.pttl, c.nttl, c.failttl)
+	return fmt.Sprint(c.Zones, c.bypass, c.pexcept, c.nexcept, c.pttl, c.nttl, c.failttl, c.levels)
 }
 
 // wouldKeep reports whether this cache would have stored the answer, and its longest

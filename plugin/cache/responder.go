@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/subnet"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -223,14 +224,19 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	now := c.now()
 	t := classify.Type(res, now.UTC())
 	life := c.lifetime(res, t, failttl)
+	allowed := c.allowed(res, t)
 	ttl := uint32(life / time.Second)
 	storable := classify.Storable(res, t) && life > 0
 	mine := classify.AnswersTo(res, w.question)
-	forAll := forEveryNetwork(res)
-	key, subnet := w.key, forOneSubnet(res)
+	forAll := subnet.ForAll(res)
+	key, forOne := w.key, subnet.ForOne(res)
 	if bits := key.Bits(); bits&wire.Subnet != 0 {
 		// A response that is for all networks is stored for all.
-		key, subnet = key.AppendWith(nil, bits&^wire.Subnet), !forAll
+		key, forOne = key.AppendWith(nil, bits&^wire.Subnet), !forAll
+	}
+	var mark uint8
+	if mine {
+		mark = w.understand(w.asking.ctx, res, key, life, allowed)
 	}
 	for _, section := range []*[]dns.RR{&res.Answer, &res.Ns, &res.Extra} {
 		*section = withTTL(*section, ttl)
@@ -239,7 +245,7 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 	if storable && !mine {
 		w.counters.Drops.Inc()
 	}
-	storable = storable && mine && !subnet
+	storable = storable && mine && !forOne
 	var a wire.Answer
 	if storable {
 		var err error
@@ -254,6 +260,7 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 		Answering: classify.Answers(res),
 		ForAll:    forAll,
 		Wildcard:  w.out.Wildcard,
+		Mark:      mark,
 		Refresh:   w.refresh,
 		Of:        w.of,
 		Hits:      w.hits,
@@ -273,17 +280,22 @@ func (w *responder) take(res *dns.Msg, failttl time.Duration) {
 func (c *Cache) lifetime(m *dns.Msg, t response.Type, failttl time.Duration) time.Duration {
 	switch t {
 	case response.NameError, response.NoData:
-		ttl := dnsutil.MinimalTTLWithMaximum(m, t, c.nttl)
-		for _, rr := range m.Ns {
-			if soa, ok := rr.(*dns.SOA); ok {
-				ttl = min(ttl, time.Duration(soa.Minttl)*time.Second)
-			}
-		}
-		return min(max(ttl, c.minnttl), c.nttl)
+		return min(max(c.allowed(m, t), c.minnttl), c.nttl)
 	case response.ServerError:
 		return failttl
 	}
 	return min(max(dnsutil.MinimalTTLWithMaximum(m, t, c.pttl), c.minpttl), c.pttl)
+}
+
+// allowed returns how long a denial may live, as the upstream says.
+func (c *Cache) allowed(m *dns.Msg, t response.Type) time.Duration {
+	ttl := dnsutil.MinimalTTLWithMaximum(m, t, c.nttl)
+	for _, rr := range m.Ns {
+		if soa, ok := rr.(*dns.SOA); ok {
+			ttl = min(ttl, time.Duration(soa.Minttl)*time.Second)
+		}
+	}
+	return ttl
 }
 
 // store stores the entry. It returns false if caching is disabled in the zone: other

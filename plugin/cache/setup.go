@@ -54,6 +54,7 @@ func setup(controller *caddy.Controller) error {
 			}
 			c.bypass = append(c.bypass, zones...)
 		}
+		c.trustDenials(cfg)
 		sum, err := reading.End(cfg)
 		if err != nil {
 			log.Warningf("A reload will empty the cache: %v; make the file readable for trackless, or remove it from the Corefile", err)
@@ -122,6 +123,7 @@ var options = map[string]parser{
 	"keepttl":            parseKeepTTL,
 	"size":               parseSizeOption,
 	"coalesce":           parseCoalesce,
+	"nxdomain":           parseNXDOMAIN,
 }
 
 // syntax describes the arguments of each option, for errors.
@@ -136,6 +138,7 @@ var syntax = map[string]string{
 	"keepttl":            "nothing",
 	"size":               "BYTES, such as 64Mi",
 	"coalesce":           "[on|off]",
+	"nxdomain":           "type, name, cut or learn, then [ZONES...]",
 }
 
 var errArgs = errors.New("wrong number of arguments")

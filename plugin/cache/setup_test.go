@@ -9,6 +9,8 @@ import (
 	"github.com/coredns/caddy"
 
 	"github.com/trackless-dns/trackless/internal/testgolden"
+	"github.com/trackless-dns/trackless/plugin/cache/cut"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
 // settings has the settings of a Corefile.
@@ -120,6 +122,7 @@ func TestParseErrors(t *testing.T) {
 		"disable", "disable invalid example.org", "keepttl 1",
 		"size", "size many", "size 1", "size -1Mi", "size 1Mi more", "size 99999999999999999999", "size 9999999Gi",
 		"coalesce maybe", "coalesce on off",
+		"nxdomain", "nxdomain maybe", "nxdomain learn", "nxdomain cut a..b",
 	} {
 		inputs = append(inputs, "cache {\n"+line+"\n}")
 	}
@@ -132,6 +135,34 @@ func TestParseErrors(t *testing.T) {
 		fmt.Fprintf(&got, "%q\n\t%v\n", input, err)
 	}
 	testgolden.Compare(t, "parse_errors.txt", got.String())
+}
+
+// TestParseLevels: the last line for a zone counts, and nothing is learned by default.
+func TestParseLevels(t *testing.T) {
+	for _, tc := range []struct {
+		lines string
+		want  map[string]cut.Level
+	}{
+		{"", map[string]cut.Level{"a.example.org.": cut.BelowToo}},
+		{"nxdomain type", map[string]cut.Level{"a.example.org.": cut.PerType}},
+		{"nxdomain name", map[string]cut.Level{"a.example.org.": cut.PerName}},
+		{"nxdomain type\nnxdomain learn cluster.local Example.org", map[string]cut.Level{"a.example.org.": cut.Learn, "a.cluster.local.": cut.Learn, "local.": cut.PerType}},
+		{"nxdomain type example.org\nnxdomain cut example.org", map[string]cut.Level{"a.example.org.": cut.BelowToo, "a.example.net.": cut.BelowToo}},
+	} {
+		c, err := parse(caddy.NewTestController("dns", "cache {\n"+tc.lines+"\n}"))
+		if err != nil {
+			t.Fatalf("%q: %v", tc.lines, err)
+		}
+		for text, want := range tc.want {
+			name, err := wire.AppendName(nil, text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := c.levels.Of(name); got != want {
+				t.Errorf("%q: %s has level %d, want %d", tc.lines, text, got, want)
+			}
+		}
+	}
 }
 
 func TestCapacity(t *testing.T) {

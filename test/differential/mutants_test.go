@@ -50,7 +50,7 @@ var mutants = []mutant{
 	{"AD for clients that did not ask", "handler.go", "if err == nil && !q.do && !q.ad {", "if false {"},
 	{"UPDATE is answered from the cache", "handler.go", "r.Opcode != dns.OpcodeQuery || ", ""},
 	{"timeouts are not cached", "responder.go", "w.cache.failttl > 0 && !overTCP", "w.cache.failttl < 0 && !overTCP"},
-	{"a response to another question is stored", "responder.go", "storable = storable && mine && !subnet", "storable = storable && !subnet"},
+	{"a response to another question is stored", "responder.go", "storable = storable && mine && !forOne", "storable = storable && !forOne"},
 	{"mismatches are not counted", "responder.go", "w.counters.Drops.Inc()", "_ = 0"},
 	{"a failure replaces a stale answer", "responder.go", "if res.Rcode != dns.RcodeSuccess && res.Rcode != dns.RcodeNameError {", "if false {"},
 	{"a mismatch replaces a stale answer", "responder.go", "if res.Truncated || !classify.AnswersTo(res, w.question) {", "if res.Truncated {"},

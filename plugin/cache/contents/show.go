@@ -65,7 +65,7 @@ func (h Holder) ShowCache(name, qtype string) (control.CacheContent, error) {
 		content.Answers = append(content.Answers, kept...)
 		content.More += more
 	})
-	own := nameText(scope.Name)
+	own := wire.NameText(scope.Name)
 	rank := func(a control.CachedAnswer) int {
 		if a.Name == own {
 			return 0
@@ -130,7 +130,7 @@ func (c *copied) show(now, epoch time.Time, log Logger) control.CachedAnswer {
 	stored := epoch.Add(time.Duration(c.stored))
 	rcode := c.answer.Flags.Rcode()
 	a := control.CachedAnswer{
-		Name: nameText(c.key.Name()), Type: dns.Type(c.key.Type()).String(), Class: dns.Class(c.key.Class()).String(),
+		Name: wire.NameText(c.key.Name()), Type: dns.Type(c.key.Type()).String(), Class: dns.Class(c.key.Class()).String(),
 		Flags: flagsOf(c.key), Kind: kindName(c.kind, rcode), Rcode: dns.RcodeToString[rcode],
 		Answer: []string{}, Authority: []string{}, Additional: []string{},
 		Stored: stored.UTC(), AgeSeconds: int64(now.Sub(stored) / time.Second),
@@ -181,15 +181,6 @@ func texts(rrs []dns.RR) []string {
 		list = append(list, strings.ReplaceAll(rr.String(), "\t", " "))
 	}
 	return list
-}
-
-// nameText returns the presentation format of a name in wire format.
-func nameText(name []byte) string {
-	text, _, err := dns.UnpackDomainName(name, 0)
-	if err != nil {
-		return fmt.Sprintf("%q", name)
-	}
-	return text
 }
 
 // scopeOf checks a scope and returns it with its name in wire format.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -46,16 +47,24 @@ type Engine struct {
 	putting sync.RWMutex
 	flushes flushes
 	sources sources
+
+	existing *cut.Existing
 }
+
+// existingShare is the divisor that turns the memory budget into the part for names that
+// exist.
+const existingShare = 64
 
 // New reserves the memory of an engine. Close releases it.
 func New(o Options) (*Engine, error) {
 	o.Store.Stale = o.Stale.Truncate(time.Second)
+	existing := cut.NewExisting(o.Store.Bytes / existingShare)
+	o.Store.Beside = existing.Bytes()
 	s, err := store.New(o.Store)
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{store: s, opts: o, stale: int64(o.Stale / time.Second)}, nil
+	return &Engine{store: s, opts: o, stale: int64(o.Stale / time.Second), existing: existing}, nil
 }
 
 // Close empties the engine and releases its memory. Afterwards it finds and stores
@@ -79,8 +88,13 @@ type Found struct {
 	Prefetch bool   // it is popular and about to expire: ask again
 	Retry    bool   // a refresh may be tried: none has failed just now
 
-	buf []byte
+	buf    []byte
+	denied int // length of the denied name
 }
+
+// Denied returns the denied name, which is the question name or above it, if Engine.Denied
+// found the answer.
+func (f *Found) Denied(question []byte) []byte { return question[len(question)-f.denied:] }
 
 // Stale reports whether the answer has expired.
 func (f *Found) Stale() bool { return f.Left <= 0 }

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"sync/atomic"
+	"time"
 
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -47,6 +48,8 @@ func (e *Engine) Flush(scope Scope, removed func(key wire.Key, r *store.Record))
 	e.putting.Lock()
 	e.flushes.add(scope)
 	e.putting.Unlock()
+	// A denial of a name above must not go on to deny the names.
+	e.Exists(scope.Name, time.Now(), 0)
 	e.store.RemoveIf(func(key wire.Key, r *store.Record) bool {
 		a := r.Answer()
 		if !scope.Covers(key, &a) {

@@ -129,6 +129,30 @@ func fingerprint(before, after *facts) string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Answering lists the plugins below the cache that answer queries, a forward once for each
+// time that it is in the block.
+func Answering(cfg *dnsserver.Config) []string {
+	var names []string
+	for _, name := range dnsserver.Directives[slices.Index(dnsserver.Directives, "cache")+1:] {
+		h := cfg.Handler(name)
+		if h == nil || slices.Contains(passesOn, name) {
+			continue
+		}
+		names = append(names, name)
+		f, ok := h.(*forward.Forward)
+		for ok {
+			if f, ok = f.Next.(*forward.Forward); ok {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// passesOn are the plugins that change queries and responses of others, or answer queries of
+// their own only.
+var passesOn = []string{"header", "loop", "minimal"}
+
 // upstreamsOf lists the addresses of every forward below the cache.
 func upstreamsOf(cfg *dnsserver.Config) []string {
 	var addrs []string

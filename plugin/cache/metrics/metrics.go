@@ -20,6 +20,9 @@ var types = [2]string{"success", "denial"}
 var (
 	labels       = []string{"server", "zones", "view"}
 	labelsByType = []string{"server", "type", "zones", "view"}
+	// reasons are the values of the label reason.
+	labelsByReason = []string{"server", "reason", "zones", "view"}
+	reasons        = [2]string{"type", "below"}
 
 	entriesGauge = promauto.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: plugin.Namespace,
@@ -34,6 +37,8 @@ var (
 	dropsTotal     = counter("drops_total", "The number responses that are not cached, because the reply is malformed.", labels)
 	staleTotal     = counter("served_stale_total", "The number of requests served from stale cache entries.", labels)
 	evictionsTotal = counter("evictions_total", "The count of cache evictions.", labelsByType)
+	cutTotal       = counter("cut_total", "The count of queries that were answered by the denial of another type of the name, or of a name above.", labelsByReason)
+	cutProbesTotal = counter("cut_probes_total", "The count of queries sent upstream to learn whether all names below a name are denied.", labels)
 	coalescedTotal = counter("coalesced_total", "The count of cache misses that were answered by the upstream query of another client.", labels)
 )
 
@@ -44,9 +49,12 @@ func counter(name, help string, labels []string) *prometheus.CounterVec {
 // Counters are the metrics of a cache for one server. A lookup by label takes longer
 // than a hit, so they are looked up once.
 type Counters struct {
-	Requests, Misses, Prefetches, Drops, Stale, Coalesced prometheus.Counter
+	Requests, Misses, Prefetches, Drops, Stale, Coalesced, CutProbes prometheus.Counter
 	// Entries are the numbers of positive answers and of denials in the cache.
 	Entries [2]prometheus.Gauge
+
+	// ByOther are the hits of denials of other questions: of another type, or of a name above.
+	ByOther [2]prometheus.Counter
 
 	hits, evictions [2]prometheus.Counter
 }
@@ -59,6 +67,10 @@ func newCounters(server, zones, view string) *Counters {
 		Drops:      dropsTotal.WithLabelValues(server, zones, view),
 		Stale:      staleTotal.WithLabelValues(server, zones, view),
 		Coalesced:  coalescedTotal.WithLabelValues(server, zones, view),
+		CutProbes:  cutProbesTotal.WithLabelValues(server, zones, view),
+	}
+	for i, reason := range reasons {
+		c.ByOther[i] = cutTotal.WithLabelValues(server, reason, zones, view)
 	}
 	for i, t := range types {
 		c.hits[i] = hitsTotal.WithLabelValues(server, t, zones, view)
@@ -81,6 +93,17 @@ func (c *Counters) Hit(isDenial bool) {
 
 // Found counts a hit by the kind of the answer. The request is counted already.
 func (c *Counters) Found(k store.Kind) { c.hits[kindIndex(k)].Inc() }
+
+// Cut counts a hit of a denial of another question: one of a name above, or one of another
+// type. The request is counted already.
+func (c *Counters) Cut(below bool) {
+	c.hits[1].Inc()
+	if below {
+		c.ByOther[1].Inc()
+	} else {
+		c.ByOther[0].Inc()
+	}
+}
 
 // Stored counts the answers that were evicted for a new one, and the answers that
 // there are now.

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
-// metricNames are CoreDNS's, and coalesced_total.
+// metricNames are CoreDNS's, and those of coalescing and of denials.
 var metricNames = []string{
-	"coredns_cache_coalesced_total", "coredns_cache_drops_total", "coredns_cache_entries", "coredns_cache_evictions_total", "coredns_cache_hits_total",
+	"coredns_cache_coalesced_total", "coredns_cache_cut_probes_total", "coredns_cache_cut_total", "coredns_cache_drops_total", "coredns_cache_entries", "coredns_cache_evictions_total", "coredns_cache_hits_total",
 	"coredns_cache_misses_total", "coredns_cache_prefetch_total", "coredns_cache_requests_total", "coredns_cache_served_stale_total",
 }
 
@@ -40,6 +40,9 @@ func TestMetricNamesAndLabels(t *testing.T) {
 		want := "server view zones"
 		if strings.HasSuffix(name, "entries") || strings.HasSuffix(name, "hits_total") || strings.HasSuffix(name, "evictions_total") {
 			want = "server type view zones"
+		}
+		if strings.HasSuffix(name, "cut_total") {
+			want = "reason server view zones"
 		}
 		if have != want {
 			t.Errorf("%s has labels %q, want %q", name, have, want)

@@ -71,6 +71,7 @@ type Record struct {
 
 	source uint16 // here, it takes no more than padding would
 	forAll bool
+	mark   uint8
 }
 
 const headSize = uint32(unsafe.Sizeof(Record{}))
@@ -125,6 +126,9 @@ func (r *Record) Answer() wire.Answer {
 
 // Source returns the number of the upstream, as Entry.Source gave it.
 func (r *Record) Source() uint16 { return r.source }
+
+// Mark returns the byte that Entry.Mark or Store.SetMark gave.
+func (r *Record) Mark() uint8 { return r.mark }
 
 // Uses returns how often the answer was used since eviction last considered it, at most
 // MaxUses.

@@ -119,7 +119,7 @@ func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry, hits uint32) {
 	r.kind = kind
 	r.stored, r.ttl = int64(e.Stored), e.TTL
 	r.flags, r.counts, r.answering, r.forAll = e.Answer.Flags, e.Answer.Counts, e.Answering, e.ForAll
-	r.source = e.Source
+	r.source, r.mark = e.Source, e.Mark
 	r.hits.Store(hits)
 	r.seen.Store(e.Seen.millis())
 	r.retry.Store(0)

@@ -30,6 +30,8 @@ type Options struct {
 	// Bytes is the memory budget, from MinBytes to MaxBytes. It includes the indices and
 	// all else that grows with the number of answers.
 	Bytes int
+	// Beside is the part of Bytes that the caller uses itself.
+	Beside int
 	// Positive and Negative limit the numbers of answers. Retained answers count as
 	// positive. 0: only the budget limits.
 	Positive, Negative int
@@ -46,6 +48,7 @@ type Entry struct {
 	ForAll    bool   // the same for all networks, as the upstream said (RFC 7871 section 7.3.1)
 	Wildcard  string // at most 255 bytes
 	Source    uint16 // the number of the upstream; 0: unknown
+	Mark      uint8  // means what the caller wants it to mean
 
 	// Refresh: the entry keeps the count of uses of the record of kind Of, or Hits if
 	// that record is gone. The last use was at Seen.
@@ -70,6 +73,7 @@ type Store struct {
 	shards []shard
 	mem    []byte
 	bytes  int
+	beside int
 	closed atomic.Bool
 	entry  [classes]atomic.Int64
 }
@@ -88,7 +92,7 @@ func New(o Options) (*Store, error) {
 	n = 1 << (bits.Len(uint(min(max(n, 1), maxShards))) - 1)
 	// Of sixteen parts, one is for the index (4 bytes a slot, at most three quarters
 	// full) and one for the fingerprints of evicted keys.
-	share := o.Bytes / n
+	share := (o.Bytes - o.Beside) / n
 	if share/16*14 > maxMemory {
 		return nil, fmt.Errorf("cache: a memory budget of %d bytes needs a larger limit of entries", o.Bytes)
 	}
@@ -105,6 +109,7 @@ func New(o Options) (*Store, error) {
 		shards: make([]shard, n),
 		mem:    mem,
 		bytes:  o.Bytes,
+		beside: o.Beside,
 	}
 	perShard := func(limit int) int { return (limit + n - 1) / n }
 	limits := [classes]int{perShard(o.Positive), perShard(o.Negative)}
@@ -247,6 +252,19 @@ func (s *Store) Retry(key wire.Key, kind Kind, at Time) {
 	}
 }
 
+// SetMark changes the mark of a record, if the record with the key and kind has the mark
+// from.
+func (s *Store) SetMark(key wire.Key, kind Kind, from, to uint8) {
+	sh, hash := s.shardOf(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	var found [kinds]uint32
+	sh.find(hash, key, &found)
+	if off := found[kind]; off != none && sh.at(off).mark == from {
+		sh.at(off).mark = to
+	}
+}
+
 // Sweep removes expired records.
 func (s *Store) Sweep(now Time) (gone Evicted) {
 	for i := range s.shards {
@@ -280,9 +298,9 @@ func (s *Store) Range(fn func(key wire.Key, r *Record)) {
 func (s *Store) Len(k Kind) int { return int(s.entry[k.class()].Load()) }
 
 // Bytes returns the memory in use: the parts of the rings that were written so far, and
-// the tables.
+// the tables, and what the caller uses itself.
 func (s *Store) Bytes() int {
-	n := 0
+	n := s.beside
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.RLock()

@@ -1,4 +1,5 @@
-package cache
+// Package subnet reads the client subnet option of EDNS (RFC 7871).
+package subnet
 
 import (
 	"github.com/miekg/dns"
@@ -6,9 +7,9 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// subnetBit returns the bit of the key for the client subnet option of a query, or for a
+// Bit returns the bit of the key for the client subnet option of a query, or for a
 // query without one.
-func subnetBit(o *dns.EDNS0_SUBNET) wire.Bits {
+func Bit(o *dns.EDNS0_SUBNET) wire.Bits {
 	switch {
 	case o == nil:
 		return 0
@@ -18,8 +19,8 @@ func subnetBit(o *dns.EDNS0_SUBNET) wire.Bits {
 	return wire.Subnet
 }
 
-// clientSubnet returns the client subnet option of m, or nil (RFC 7871).
-func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
+// Of returns the client subnet option of m, or nil.
+func Of(m *dns.Msg) *dns.EDNS0_SUBNET {
 	opt := m.IsEdns0()
 	if opt == nil {
 		return nil
@@ -32,17 +33,17 @@ func clientSubnet(m *dns.Msg) *dns.EDNS0_SUBNET {
 	return nil
 }
 
-// forEveryNetwork reports whether the response says that it is the same for the clients
+// ForAll reports whether the response says that it is the same for the clients
 // of all networks. A response without the option does not: caches, CoreDNS's too, leave
 // the option out of a response that was made for one network.
-func forEveryNetwork(m *dns.Msg) bool {
-	ecs := clientSubnet(m)
+func ForAll(m *dns.Msg) bool {
+	ecs := Of(m)
 	return ecs != nil && ecs.SourceScope == 0
 }
 
-// forOneSubnet reports whether the response is for clients of one network only
+// ForOne reports whether the response is for clients of one network only
 // (RFC 7871 section 7.3.1: a scope of 0 is for all).
-func forOneSubnet(m *dns.Msg) bool {
-	ecs := clientSubnet(m)
+func ForOne(m *dns.Msg) bool {
+	ecs := Of(m)
 	return ecs != nil && ecs.SourceScope != 0
 }

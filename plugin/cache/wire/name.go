@@ -3,6 +3,9 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"fmt"
+
+	"github.com/miekg/dns"
 )
 
 const (
@@ -60,6 +63,11 @@ func AppendKey(dst []byte, name string, qtype, qclass uint16, bits Bits) (Key, e
 
 func appendTail(key []byte, qtype, qclass uint16, bits Bits) []byte {
 	return append(key, byte(qtype>>8), byte(qtype), byte(qclass>>8), byte(qclass), byte(bits))
+}
+
+// AppendQuestion appends to dst the key for a question name in wire format and lower case.
+func AppendQuestion(dst, name []byte, qtype, qclass uint16, bits Bits) Key {
+	return appendTail(append(dst, name...), qtype, qclass, bits)
 }
 
 // Name is the question name of the key: lower case, wire format.
@@ -134,6 +142,15 @@ func unescape(s string) (byte, int) {
 }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// NameText returns the presentation format of a name in wire format.
+func NameText(name []byte) string {
+	text, _, err := dns.UnpackDomainName(name, 0)
+	if err != nil {
+		return fmt.Sprintf("%q", name)
+	}
+	return text
+}
 
 // InZone reports whether the name is the zone or below it. Both are in wire
 // format and lower case.

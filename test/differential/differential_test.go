@@ -81,12 +81,21 @@ func TestSameAsStock(t *testing.T) {
 }
 
 func openOurs(t *testing.T, corefile string, next plugin.Handler) (plugin.Handler, func()) {
-	c := script.Setup(t, "cache", corefile, next).(*cache.Cache)
+	c := script.Setup(t, "cache", perType(corefile), next).(*cache.Cache)
 	c.Jitter = func(time.Duration) time.Duration { return 0 }
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}
 	return c, c.Close
+}
+
+// perType adds the option with which a denial answers its question alone, as in CoreDNS.
+// TestCut is the test without it.
+func perType(corefile string) string {
+	if head, options, ok := strings.Cut(corefile, "{"); ok {
+		return head + "{\nnxdomain type" + options
+	}
+	return corefile + " {\nnxdomain type\n}"
 }
 
 // playStock has CoreDNS's cache play the script in its own test binary, and returns

@@ -71,6 +71,28 @@ var mutants = []mutant{
 	{"a lost query is waited for", "responses.go", "return min(max(usualTimes*usual, minPatience), maxPatience)", "return time.Hour"},
 }
 
+// cutMutants are faults of what a denial denies. TestCut must find them.
+var cutMutants = []mutant{
+	{"a denial of TXT denies addresses in a zone of CoreDNS", "cut/cut.go", "\t\tif !address {\n\t\t\treturn Question\n\t\t}\n\t\tif d.holds", "\t\tif d.holds"},
+	{"a name with an underscore makes a cut", "cut/cut.go", "\tif hasUnderscore(d.Name) {\n\t\treturn false\n\t}\n", ""},
+	{"dns makes a cut", "cut/cut.go", "\"dns\", \"dns-version\", \"pod\"", "\"dns-version\", \"pod\""},
+	{"dns-version denies TXT", "cut/cut.go", "\"dns\", \"dns-version\", \"pod\"", "\"dns\", \"pod\""},
+	{"names below pod make cuts", "cut/cut.go", "return label == \"svc\"", "return label == \"svc\" || label == \"pod\""},
+	{"reverse zones are cut", "cut/cut.go", "!wire.InZone(d.Name, d.Zone) || isReverse(d.Name) {\n\t\treturn Question", "!wire.InZone(d.Name, d.Zone) {\n\t\treturn Question"},
+	{"the root makes cuts", "cut/cut.go", "case wire.Labels(d.Zone) >= 2 && isChild(d.Name, d.Zone):", "case isChild(d.Name, d.Zone):\n\t\treturn Below"},
+	{"an alias of a denied name is denied", "cut/cut.go", "m.Rcode != dns.RcodeNameError || len(m.Answer) > 0 ||", "m.Rcode != dns.RcodeNameError ||"},
+	{"signatures are left out", "cut/cut.go", "if key.Bits()&wire.DO != 0 {", "if false {"},
+	{"a level is for all zones", "cut/levels.go", "if len(z.zone) >= len(of) && wire.InZone(name, z.zone) {", "if false {"},
+	{"TTLs of denials of others do not age", "engine/denied.go", "Left: left, Stored", "Left: int64(r.TTL()), Stored"},
+	{"a denial of another question lives as long as its own", "engine/denied.go", "left := r.Left(l.now) - raised", "left := r.Left(l.now)"},
+	{"a denial above is used when it is over", "engine/denied.go", "if left <= 0 {", "if left < -20 {"},
+	{"names above are denied", "wire/denial.go", "!InZone(denied, zone) || !InZone(name, denied)", "!InZone(denied, zone)"},
+	{"any denial denies all types", "engine/denied.go", "cut.Scope(r.Mark()>>scopeShift) < need", "need == cut.Below && cut.Scope(r.Mark()>>scopeShift) < need"},
+	{"any denial denies the names below", "engine/denied.go", "cut.Scope(r.Mark()>>scopeShift) < need", "need != cut.Below && cut.Scope(r.Mark()>>scopeShift) < need"},
+	{"NODATA denies the name", "wire/denial.go", "if a.Flags.Rcode() != rcodeName || a.Counts[0] > 0 {", "a.Flags |= rcodeName\n\tif a.Counts[0] > 0 {"},
+	{"DO and CD are one", "engine/denied.go", "ok := l.among(append(wire.Key(buf[:0]), key...))", "ok := l.among(key.AppendWith(buf[:0], 0))"},
+}
+
 // TestMutants puts each fault into the cache and expects TestSameAsStock to
 // find it. It checks the test, not the cache.
 func TestMutants(t *testing.T) {
@@ -84,41 +106,46 @@ func TestMutants(t *testing.T) {
 	const seed = 20
 	episodes := max(*steps/250, 1)
 	stock := playStock(t, seed, episodes)
-	play := func(t *testing.T, overlay string) ([]byte, error) {
+	play := func(t *testing.T, test, overlay string) ([]byte, error) {
 		binary := filepath.Join(t.TempDir(), "ours.test")
 		build := exec.Command("go", "test", "-tags", "load", "-c", "-overlay", overlay, "-o", binary, ".")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		return exec.Command(binary, "-test.run", "^TestSameAsStock$", "-stock", stock, fmt.Sprint("-seed=", seed), fmt.Sprint("-steps=", episodes*250)).CombinedOutput()
+		return exec.Command(binary, "-test.run", "^"+test+"$", "-stock", stock, fmt.Sprint("-seed=", seed), fmt.Sprint("-steps=", episodes*250)).CombinedOutput()
 	}
 	none := writeOverlay(t, nil)
-	if out, err := play(t, none); err != nil {
-		t.Fatalf("without a fault the test must pass: %v\n%s", err, out)
+	for test, faults := range map[string][]mutant{"TestSameAsStock": mutants, "TestCut": cutMutants} {
+		if out, err := play(t, test, none); err != nil {
+			t.Fatalf("without a fault %s must pass: %v\n%s", test, err, out)
+		}
+		for _, m := range faults {
+			t.Run(m.name, func(t *testing.T) { catch(t, root, m, test, play) })
+		}
 	}
-	for _, m := range mutants {
-		t.Run(m.name, func(t *testing.T) {
-			file := filepath.Join(root, "plugin/cache", m.file)
-			source, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := strings.Count(string(source), m.from); n != 1 {
-				t.Fatalf("%s has %q %d times", m.file, m.from, n)
-			}
-			mutated := filepath.Join(t.TempDir(), "mutated.go")
-			if err := os.WriteFile(mutated, []byte(strings.Replace(string(source), m.from, m.to, 1)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			out, err := play(t, writeOverlay(t, map[string]string{file: mutated}))
-			if err == nil {
-				t.Error("not caught")
-				return
-			}
-			if !strings.Contains(string(out), "FAIL: TestSameAsStock") && !strings.Contains(string(out), "panic:") {
-				t.Errorf("the test did not run: %v\n%s", err, out)
-			}
-		})
+}
+
+// catch puts a fault into the cache and expects the test to find it.
+func catch(t *testing.T, root string, m mutant, test string, play func(t *testing.T, test, overlay string) ([]byte, error)) {
+	file := filepath.Join(root, "plugin/cache", m.file)
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(source), m.from); n != 1 {
+		t.Fatalf("%s has %q %d times", m.file, m.from, n)
+	}
+	mutated := filepath.Join(t.TempDir(), "mutated.go")
+	if err := os.WriteFile(mutated, []byte(strings.Replace(string(source), m.from, m.to, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := play(t, test, writeOverlay(t, map[string]string{file: mutated}))
+	if err == nil {
+		t.Error("not caught")
+		return
+	}
+	if !strings.Contains(string(out), "FAIL: "+test) && !strings.Contains(string(out), "panic:") {
+		t.Errorf("the test did not run: %v\n%s", err, out)
 	}
 }
 

@@ -38,6 +38,7 @@ import (
 
 	_ "github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/notrack"
+	_ "github.com/trackless-dns/trackless/plugin/searchpath"
 	_ "github.com/trackless-dns/trackless/plugin/upstream"
 )
 
@@ -69,6 +70,7 @@ var directives = []string{
 	"rewrite",
 	"autopath",
 	"acl",
+	"searchpath", // above the cache, which has the denials of a search path
 	"cache",
 	// notrack_checkpoint: the second handler of notrack, see init
 	"header",

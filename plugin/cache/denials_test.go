@@ -301,6 +301,9 @@ func TestDenialUnderOptions(t *testing.T) {
 		{"a stale answer of the name itself comes first", func(c *Cache) { c.staleUpTo = 3 * time.Hour }, []string{
 			"host.ent2.corp.example.com. A NOERROR upstream", "sleep 62m", "ent2.corp.example.com. A NXDOMAIN upstream", "x.ent2.corp.example.com. A NXDOMAIN upstream",
 			"y.ent2.corp.example.com. A NXDOMAIN cached", "host.ent2.corp.example.com. A NOERROR upstream"}},
+		{"a fresh denial of a name above comes before a stale one", func(c *Cache) { c.staleUpTo, c.verifyStale = time.Hour, true }, []string{
+			"a.com.svc.cluster.local. A NXDOMAIN upstream", "sleep 6s", "com.svc.cluster.local. A NXDOMAIN upstream", "a.com.svc.cluster.local. A NXDOMAIN cached",
+			"sleep 6s", "a.com.svc.cluster.local. A NXDOMAIN upstream"}},
 		{"a preferred positive answer comes first", func(c *Cache) { c.staleUpTo, c.preferPositive = 3*time.Hour, true }, []string{
 			"host.ent2.corp.example.com. A NOERROR upstream", "sleep 62m", "ent2.corp.example.com. A NXDOMAIN upstream", "x.ent2.corp.example.com. A NXDOMAIN upstream",
 			"y.ent2.corp.example.com. A NXDOMAIN cached", "host.ent2.corp.example.com. A NOERROR upstream"}},

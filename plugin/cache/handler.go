@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
+	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/subnet"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -53,10 +54,13 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 
 	now := c.now()
 	f := &q.found
-	if !c.engine.Lookup(q.key, now, f) || c.isOver(f) {
+	missed := !c.engine.Lookup(q.key, now, f) || c.isOver(f)
+	if missed || f.Stale() && f.Kind == store.Negative {
 		if served, code, err := c.deny(ctx, q, now); served {
 			return code, err
 		}
+	}
+	if missed {
 		q.counters.Misses.Inc()
 		code, err := c.miss(ctx, q)
 		return code, c.errors.pass(err)

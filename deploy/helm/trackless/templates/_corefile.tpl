@@ -39,12 +39,18 @@
 {{- end }}
     reload
     loop
+{{- if and .kubeDNS $v.searchPath.onePass }}
+    searchpath {{ join " " (prepend $v.searchPath.domains $v.external.domain) }}
+{{- end }}
     cache {
 {{- with $v.cache.size }}
         size {{ . }}
 {{- end }}
         success {{ int $v.cache.success.capacity }} {{ int $v.cache.success.ttl }}
         denial {{ int $v.cache.denial.capacity }} {{ int $v.cache.denial.ttl }}
+{{- if and .kubeDNS $v.searchPath.learn }}
+        nxdomain learn {{ $v.external.domain }}
+{{- end }}
 {{- if $v.cache.prefetch }}
         prefetch 10 1m 20%
 {{- end }}

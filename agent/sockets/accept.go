@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -38,7 +39,7 @@ func (l *Listeners) Waiting(e iptables.Endpoint) bool {
 		}
 	}
 	known = listeners{at: time.Now()}
-	for _, fd := range descriptors() {
+	for _, fd := range sockets.Descriptors() {
 		if accepts(fd, e) {
 			known.fds = append(known.fds, fd)
 		}
@@ -74,6 +75,6 @@ func accepts(fd int, e iptables.Endpoint) bool {
 	if err != nil || listens == 0 {
 		return false
 	}
-	at := socketName(fd)
+	at := sockets.NameOf(fd)
 	return at.Port() == e.Port && (at.Addr() == e.Addr || at.Addr().IsUnspecified())
 }

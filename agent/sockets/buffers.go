@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -24,7 +25,7 @@ const (
 // endpoints, and how many were dropped because a buffer was full. It enlarges small buffers
 // to the size that is needed under a CPU limit, and returns an error if it cannot.
 func Buffers(endpoints []iptables.Endpoint) (queued, dropped uint64, err error) {
-	for _, s := range listeningUDP(descriptors(), endpoints) {
+	for _, s := range listeningUDP(sockets.Descriptors(), endpoints) {
 		q, d := bufferOf(s.fd)
 		queued, dropped = queued+q, dropped+d
 		if e := enlarge(s.fd, bufferUnderLimit); e != nil && err == nil {

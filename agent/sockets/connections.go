@@ -4,20 +4,19 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
 // connection returns the descriptor of this process's TCP connection between
 // the two transport addresses. CoreDNS does not pass the connection to handlers.
 func connection(local, remote netip.AddrPort) (fd int, ok bool) {
-	for _, fd := range descriptors() {
-		if peer, ok := peerName(fd); ok && peer == remote && socketName(fd) == local {
+	for _, fd := range sockets.Descriptors() {
+		if peer, ok := peerName(fd); ok && peer == remote && sockets.NameOf(fd) == local {
 			return fd, true
 		}
 	}
@@ -28,7 +27,7 @@ func connection(local, remote netip.AddrPort) (fd int, ok bool) {
 func Connections(endpoints []iptables.Endpoint) []iptables.Connection {
 	listen := transportAddresses(endpoints, iptables.TCP)
 	var out []iptables.Connection
-	for _, fd := range descriptors() {
+	for _, fd := range sockets.Descriptors() {
 		if c, ok := connectionOf(fd, listen); ok {
 			out = append(out, c)
 		}
@@ -39,7 +38,7 @@ func Connections(endpoints []iptables.Endpoint) []iptables.Connection {
 // connectionOf returns the TCP connection of a descriptor, if it is one at the
 // transport addresses.
 func connectionOf(fd int, listen map[netip.AddrPort]bool) (iptables.Connection, bool) {
-	c := iptables.Connection{Listen: socketName(fd)}
+	c := iptables.Connection{Listen: sockets.NameOf(fd)}
 	var connected bool
 	if c.Client, connected = peerName(fd); !connected || !listen[c.Listen] {
 		return c, false
@@ -48,37 +47,12 @@ func connectionOf(fd int, listen map[netip.AddrPort]bool) (iptables.Connection, 
 	return c, err == nil && t == unix.SOCK_STREAM
 }
 
-// descriptors lists this process's open files; none if /proc cannot be read.
-func descriptors() []int {
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = dir.Close() }()
-	names, _ := dir.Readdirnames(-1)
-	fds := make([]int, 0, len(names))
-	for _, name := range names {
-		if fd, err := strconv.Atoi(name); err == nil {
-			fds = append(fds, fd)
-		}
-	}
-	return fds
-}
-
 func peerName(fd int) (netip.AddrPort, bool) {
 	sa, err := unix.Getpeername(fd)
 	if err != nil {
 		return netip.AddrPort{}, false // no socket, or not connected
 	}
-	return transportAddress(sa), true
-}
-
-func socketName(fd int) netip.AddrPort {
-	sa, err := unix.Getsockname(fd)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	return transportAddress(sa)
+	return sockets.AddressOf(sa), true
 }
 
 // transportAddresses returns the transport addresses of the endpoints with a protocol.
@@ -90,16 +64,6 @@ func transportAddresses(endpoints []iptables.Endpoint, proto iptables.Proto) map
 		}
 	}
 	return out
-}
-
-func transportAddress(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
 }
 
 // cork holds back partial segments (tcp(7)), for 200 ms at most. Without it the

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -32,11 +33,11 @@ const (
 // a listener has but one: the DNS server would give the same back with each response,
 // as its source.
 func ForQueries(endpoints []iptables.Endpoint) error {
-	listeners := listeningUDP(descriptors(), endpoints)
+	listeners := listeningUDP(sockets.Descriptors(), endpoints)
 	var errs []error
 	for _, l := range listeners {
 		errs = append(errs, enlarge(l.fd, roomOf(len(listeners))))
-		if !transportAddress(l.own).Addr().IsUnspecified() {
+		if !sockets.AddressOf(l.own).Addr().IsUnspecified() {
 			forgetDestinations(l)
 		}
 	}
@@ -46,7 +47,7 @@ func ForQueries(endpoints []iptables.Endpoint) error {
 // Shorten makes the queues of the UDP listeners at the endpoints short, or ends that. It
 // leaves those alone that are as large as a CPU limit needs.
 func Shorten(endpoints []iptables.Endpoint, short bool) {
-	listeners := listeningUDP(descriptors(), endpoints)
+	listeners := listeningUDP(sockets.Descriptors(), endpoints)
 	for _, l := range listeners {
 		if !short {
 			_ = enlarge(l.fd, roomOf(len(listeners))) // as before

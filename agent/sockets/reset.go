@@ -9,6 +9,7 @@ import (
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -18,7 +19,7 @@ func Reset(endpoints []iptables.Endpoint, devices []string) error {
 	listen := transportAddresses(endpoints, iptables.TCP)
 	leadsTo := map[netip.Addr]string{} // the device, by client
 	var errs []error
-	for _, fd := range descriptors() {
+	for _, fd := range sockets.Descriptors() {
 		c, ok := connectionOf(fd, listen)
 		if !ok {
 			continue

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -13,7 +14,7 @@ import (
 // while packets arrive would lose the packets in its queue. TCP needs no such care: its
 // connections are closed after an answer.
 func LeaveToOthers(endpoints []iptables.Endpoint) error {
-	return yieldSockets(descriptors(), endpoints)
+	return yieldSockets(sockets.Descriptors(), endpoints)
 }
 
 // yieldSockets connects the sockets that listen at the endpoints to themselves: no packets
@@ -27,7 +28,7 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 			continue
 		}
 		if err := unix.Connect(s.fd, s.own); err != nil {
-			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: connect the socket to itself: %w", transportAddress(s.own), err))
+			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: connect the socket to itself: %w", sockets.AddressOf(s.own), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -54,7 +55,7 @@ func listeningUDP(fds []int, endpoints []iptables.Endpoint) (out []listeningSock
 		if err != nil {
 			continue
 		}
-		if at := transportAddress(own); !listen[at] && (!at.Addr().IsUnspecified() || !ports[at.Port()]) {
+		if at := sockets.AddressOf(own); !listen[at] && (!at.Addr().IsUnspecified() || !ports[at.Port()]) {
 			continue
 		}
 		if _, connected := peerName(fd); !connected {

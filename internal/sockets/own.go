@@ -15,15 +15,8 @@ func IsOwn(addr netip.AddrPort, tcp bool) bool {
 	if tcp {
 		kind = unix.SOCK_STREAM
 	}
-	dir, err := os.Open("/proc/self/fd")
-	if err != nil {
-		return false
-	}
-	names, _ := dir.Readdirnames(-1)
-	_ = dir.Close()
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil || boundTo(fd) != addr {
+	for _, fd := range Descriptors() {
+		if NameOf(fd) != addr {
 			continue
 		}
 		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE); err == nil && got == kind {
@@ -33,13 +26,34 @@ func IsOwn(addr netip.AddrPort, tcp bool) bool {
 	return false
 }
 
-// boundTo returns the local address of a socket, or the zero value if fd is not an IP
-// socket.
-func boundTo(fd int) netip.AddrPort {
+// Descriptors lists this process's open files; none if /proc cannot be read.
+func Descriptors() []int {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = dir.Close() }()
+	names, _ := dir.Readdirnames(-1)
+	fds := make([]int, 0, len(names))
+	for _, name := range names {
+		if fd, err := strconv.Atoi(name); err == nil {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
+
+// NameOf returns the local address of a socket, or the zero value if fd is not an IP socket.
+func NameOf(fd int) netip.AddrPort {
 	sa, err := unix.Getsockname(fd)
 	if err != nil {
 		return netip.AddrPort{}
 	}
+	return AddressOf(sa)
+}
+
+// AddressOf returns the transport address, or the zero value if it is not one of IP.
+func AddressOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))

@@ -50,7 +50,7 @@ func (a *alarm) stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.probes = nil
-	a.timer.Reset(0)
+	a.timer.Stop()
 }
 
 func (a *alarm) ring() {

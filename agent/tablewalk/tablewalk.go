@@ -99,7 +99,7 @@ func (t *Watcher) Run(ctx context.Context) {
 		if due = due.Add(pollInterval); due.Before(time.Now()) {
 			due = time.Now()
 		}
-		timer.Reset(max(time.Until(due), 1))
+		timer.Reset(time.Until(due))
 		if timer.Wait() != nil {
 			return
 		}

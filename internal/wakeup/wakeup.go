@@ -19,8 +19,11 @@ import (
 
 // Timer wakes the goroutine that waits for it.
 type Timer interface {
-	// Reset has the timer wake after a time, in place of the one before; 0 stops it.
+	// Reset has the timer wake after a time, in place of the one before.
 	Reset(time.Duration)
+
+	// Stop keeps the timer from waking until the next Reset.
+	Stop()
 
 	// Wait returns nil when the time of the last Reset has passed, and
 	// [os.ErrClosed] after Close. One goroutine at a time calls it.
@@ -50,8 +53,13 @@ type kernelTimer struct {
 	raw  syscall.RawConn
 }
 
-func (t *kernelTimer) Reset(d time.Duration) {
-	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(max(int64(d), 0))}
+func (t *kernelTimer) Reset(d time.Duration) { t.set(max(d, 1)) }
+
+func (t *kernelTimer) Stop() { t.set(0) }
+
+// set arms the timer; 0 disarms it.
+func (t *kernelTimer) set(d time.Duration) {
+	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(d))}
 	// It fails for a closed file alone, which Wait tells.
 	_ = t.raw.Control(func(fd uintptr) { _ = unix.TimerfdSettime(int(fd), 0, &spec, nil) })
 }
@@ -78,13 +86,9 @@ type runtimeTimer struct {
 	closed chan struct{}
 }
 
-func (t *runtimeTimer) Reset(d time.Duration) {
-	if d <= 0 {
-		t.timer.Stop()
-		return
-	}
-	t.timer.Reset(d)
-}
+func (t *runtimeTimer) Reset(d time.Duration) { t.timer.Reset(d) }
+
+func (t *runtimeTimer) Stop() { t.timer.Stop() }
 
 func (t *runtimeTimer) Wait() error {
 	select {

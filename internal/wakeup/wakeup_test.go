@@ -24,10 +24,15 @@ func TestTimer(t *testing.T) {
 				t.Errorf("woke after %s", took)
 			}
 
+			timer.Reset(-time.Second) // it has passed
+			if err := timer.Wait(); err != nil {
+				t.Fatal(err)
+			}
+
 			// One that was stopped does not wake.
 			timer.Reset(time.Millisecond)
 			time.Sleep(5 * time.Millisecond)
-			timer.Reset(0)
+			timer.Stop()
 			woken := make(chan error, 1)
 			go func() { woken <- timer.Wait() }()
 			select {

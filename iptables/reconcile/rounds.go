@@ -89,7 +89,7 @@ func (r *rounds) run(ctx context.Context) {
 	defer timer.Close()
 	defer context.AfterFunc(ctx, func() { _ = timer.Close() })()
 	due := time.Now().Add(r.next())
-	timer.Reset(max(time.Until(due), 1))
+	timer.Reset(time.Until(due))
 	for timer.Wait() == nil {
 		began := time.Now()
 		ok := r.s.renew(ctx, r.pace.Calm(began))
@@ -107,7 +107,7 @@ func (r *rounds) run(ctx context.Context) {
 		if now := time.Now(); due.Before(now) {
 			due = now
 		}
-		timer.Reset(max(time.Until(due), 1))
+		timer.Reset(time.Until(due))
 	}
 }
 

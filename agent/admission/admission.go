@@ -84,10 +84,6 @@ const (
 	// an upstream that does not answer makes no client greedy.
 	clientHere = 64
 
-	// A client is alone again when nobody else has asked for mixedFor windows of length
-	// beginWindow.
-	mixedFor = 20
-
 	// clientThrottled is the same bound while a CPU limit is used up. All goroutines run
 	// late then. If many queries wait for long, the lease ends: see package lease.
 	clientThrottled = 1024
@@ -108,6 +104,10 @@ const (
 	// beginWindow is the shortest time for which a query counts as one that has just
 	// begun to wait. With clientHere, 640 of one client may begin in a second.
 	beginWindow = 50 * time.Millisecond
+
+	// A client is alone again when nobody else has asked for mixedFor windows of length
+	// beginWindow.
+	mixedFor = 20
 )
 
 var (
@@ -128,10 +128,12 @@ var memoryLimit = sync.OnceValue(func() int64 { return debug.SetMemoryLimit(-1) 
 // must be dropped, as the kernel drops packets that do not fit into a socket's buffer.
 func (u *Queries) Take(client netip.Addr) bool {
 	limit := busyShare * queryLimit(memoryLimit())
-	all, own := u.busy.add(client, 1)
-	here := own - u.waiting.of(client) + u.begun[0].of(client) + u.begun[1].of(client) - u.before.of(client)
+	slot := slotOf(client)
+	all, own := u.busy.add(slot, 1)
+	here := own - u.waiting.of(slot) + u.begun[0].of(slot) + u.begun[1].of(slot)
 	if u.watching.Load() {
-		u.asks(client)
+		here -= u.before.of(slot)
+		u.asks(slot)
 	}
 	greedy := here > clientHere && here > u.clientMay() // few queries read the clock
 	if greedy && u.watching.CompareAndSwap(false, true) {
@@ -143,7 +145,7 @@ func (u *Queries) Take(client netip.Addr) bool {
 	if all <= limit && own <= limit/clientShare && (!greedy || !u.late.Load()) {
 		return true
 	}
-	u.busy.add(client, -1)
+	u.busy.add(slot, -1)
 	u.shed.Add(1)
 	return false
 }
@@ -193,10 +195,9 @@ func (u *Queries) watch() {
 }
 
 // asks notes a query of a client.
-func (u *Queries) asks(client netip.Addr) {
-	slot := uint32(slotOf(client)) + 1
-	if last := u.last.Load(); last != slot {
-		u.last.Store(slot)
+func (u *Queries) asks(slot uint32) {
+	if last := u.last.Load(); last != slot+1 {
+		u.last.Store(slot + 1)
 		if last != 0 {
 			u.mixed.Store(u.windows.Load() + mixedFor)
 		}
@@ -239,10 +240,12 @@ func (u *Queries) nextWindow() {
 }
 
 // Done ends a query that Take has counted.
-func (u *Queries) Done(client netip.Addr) {
-	u.busy.add(client, -1)
+func (u *Queries) Done(client netip.Addr) { u.done(slotOf(client)) }
+
+func (u *Queries) done(slot uint32) {
+	u.busy.add(slot, -1)
 	if u.watching.Load() {
-		u.before.ended(client)
+		u.before.gone[slot].Add(1)
 	}
 }
 
@@ -251,9 +254,10 @@ func (u *Queries) Done(client netip.Addr) {
 // are under way.
 func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(), err error) {
 	limit := queryLimit(memoryLimit())
-	all, own := u.misses.add(client, 1)
+	slot := slotOf(client)
+	all, own := u.misses.add(slot, 1)
 	if all > limit || own > limit/clientShare {
-		u.misses.add(client, -1)
+		u.misses.add(slot, -1)
 		u.refused.Add(1)
 		if all > limit {
 			return nil, errTooManyMisses
@@ -261,9 +265,9 @@ func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(),
 		return nil, errGreedyClient
 	}
 	if taken {
-		u.Done(client)
+		u.done(slot)
 	}
-	lately := u.begins(client)
+	lately := u.begins(slot)
 	generation := &u.generations[1-u.former.Load()]
 	generation.Add(1)
 	if u.ticking.CompareAndSwap(false, true) {
@@ -272,31 +276,32 @@ func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(),
 	return func() {
 		generation.Add(-1)
 		lately()
-		u.misses.add(client, -1)
+		u.misses.add(slot, -1)
 		if taken {
-			u.busy.add(client, 1)
+			u.busy.add(slot, 1)
 		}
 	}, nil
 }
 
 // Wait counts a taken query as waiting for another one, until end is called.
 func (u *Queries) Wait(client netip.Addr) (end func()) {
-	u.waiting.add(client, 1)
-	lately := u.begins(client)
+	slot := slotOf(client)
+	u.waiting.add(slot, 1)
+	lately := u.begins(slot)
 	return func() {
 		lately()
-		u.waiting.add(client, -1)
+		u.waiting.add(slot, -1)
 	}
 }
 
 // begins counts a query as one that has just begun to wait, until end is called or two
 // windows have passed.
-func (u *Queries) begins(client netip.Addr) (end func()) {
+func (u *Queries) begins(slot uint32) (end func()) {
 	window := u.windows.Load()
-	u.begun[window%2].add(client, 1)
+	u.begun[window%2].add(slot, 1)
 	return func() {
 		if u.windows.Load()-window < 2 {
-			u.begun[window%2].add(client, -1)
+			u.begun[window%2].add(slot, -1)
 		}
 	}
 }
@@ -316,23 +321,25 @@ func (u *Queries) tick(late func()) {
 	u.ticking.Store(false) // the next miss starts the ticks again
 }
 
-// shares counts queries, in all and by client. Two clients may share a counter by
-// chance.
+// slots is the number of counters for clients. Two clients may share one by chance.
+const slots = 1024
+
+var slotSeed = maphash.MakeSeed()
+
+func slotOf(client netip.Addr) uint32 {
+	return uint32(maphash.Comparable(slotSeed, client) % slots)
+}
+
+// shares counts queries, in all and by the slot of their client.
 type shares struct {
 	all      atomic.Int32
-	byClient [1024]atomic.Int32
+	byClient [slots]atomic.Int32
 }
 
-var shareSeed = maphash.MakeSeed()
+func (s *shares) of(slot uint32) int32 { return s.byClient[slot].Load() }
 
-func slotOf(client netip.Addr) uint64 {
-	return maphash.Comparable(shareSeed, client) % uint64(len(shares{}.byClient))
-}
-
-func (s *shares) of(client netip.Addr) int32 { return s.byClient[slotOf(client)].Load() }
-
-func (s *shares) add(client netip.Addr, n int32) (all, own int32) {
-	return s.all.Add(n), s.byClient[slotOf(client)].Add(n)
+func (s *shares) add(slot uint32, n int32) (all, own int32) {
+	return s.all.Add(n), s.byClient[slot].Add(n)
 }
 
 func (s *shares) clear() {
@@ -344,8 +351,9 @@ func (s *shares) clear() {
 
 // stuck has for each client the busy queries of before the present window that have not
 // ended in it. Some of those that ended may have come later, so that it is never too many.
+// It is kept while watch runs.
 type stuck struct {
-	here, gone [len(shares{}.byClient)]atomic.Int32
+	here, gone [slots]atomic.Int32
 }
 
 func (s *stuck) begin(busy, waiting *shares) {
@@ -355,9 +363,4 @@ func (s *stuck) begin(busy, waiting *shares) {
 	}
 }
 
-func (s *stuck) ended(client netip.Addr) { s.gone[slotOf(client)].Add(1) }
-
-func (s *stuck) of(client netip.Addr) int32 {
-	slot := slotOf(client)
-	return max(0, s.here[slot].Load()-s.gone[slot].Load())
-}
+func (s *stuck) of(slot uint32) int32 { return max(0, s.here[slot].Load()-s.gone[slot].Load()) }

@@ -42,6 +42,24 @@ func denial(t testing.TB, qname string, qtype uint16, bits wire.Bits, authority 
 	return m, key
 }
 
+// read returns the denial of a name and a type, A if it is 0, and the zone that the operator
+// has named, nil if zone is empty.
+func read(t testing.TB, qname string, qtype uint16, soa, zone string) (d Denial, named []byte) {
+	t.Helper()
+	if qtype == 0 {
+		qtype = dns.TypeA
+	}
+	if zone != "" {
+		named = name(t, zone)
+	}
+	m, key := denial(t, qname, qtype, 0, soa)
+	d, ok := Read(m, key)
+	if !ok {
+		t.Fatalf("%s: not read", qname)
+	}
+	return d, named
+}
+
 // TestScope has a row for each denial that is trusted more or less than others. The first
 // rows are what CoreDNS's plugin kubernetes answers.
 func TestScope(t *testing.T) {
@@ -92,21 +110,9 @@ func TestScope(t *testing.T) {
 		// Only both names of the SOA record make a zone one of CoreDNS.
 		{name: "x.y.example.org.", soa: "example.org. 60 IN SOA ns.dns.example.org. root.example.org. 1 2 3 4 60", qtype: dns.TypeTXT, want: Name},
 	} {
-		if tc.qtype == 0 {
-			tc.qtype = dns.TypeA
-		}
-		var named []byte
-		if tc.named != "" {
-			named = name(t, tc.named)
-		}
-		m, key := denial(t, tc.name, tc.qtype, 0, tc.soa)
-		d, ok := Read(m, key)
-		if !ok {
-			t.Errorf("%s: not read", tc.name)
-			continue
-		}
+		d, named := read(t, tc.name, tc.qtype, tc.soa, tc.named)
 		if got := d.Scope(named); got != tc.want {
-			t.Errorf("%s %s, named %q: scope %d, want %d", tc.name, dns.Type(tc.qtype), tc.named, got, tc.want)
+			t.Errorf("%s %s, named %q: scope %d, want %d", tc.name, dns.Type(d.Type), tc.named, got, tc.want)
 		}
 	}
 }
@@ -172,18 +178,7 @@ func TestCandidates(t *testing.T) {
 		{name: "api.example.com.corp.example.com.", soa: company, named: "corp.example.com.", want: []string{"com.corp.example.com."}},
 		{name: "4.3.2.1.in-addr.arpa.", soa: "in-addr.arpa. 60 IN SOA a. b. 1 2 3 4 5", named: "in-addr.arpa."},
 	} {
-		if tc.qtype == 0 {
-			tc.qtype = dns.TypeA
-		}
-		var named []byte
-		if tc.named != "" {
-			named = name(t, tc.named)
-		}
-		m, key := denial(t, tc.name, tc.qtype, 0, tc.soa)
-		d, ok := Read(m, key)
-		if !ok {
-			t.Fatalf("%s: not read", tc.name)
-		}
+		d, named := read(t, tc.name, tc.qtype, tc.soa, tc.named)
 		var got []string
 		for _, n := range d.Candidates(named) {
 			got = append(got, wire.NameText(n))

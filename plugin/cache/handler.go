@@ -11,6 +11,7 @@ import (
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/direct"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
@@ -34,6 +35,7 @@ type query struct {
 	found    engine.Found
 
 	keyBuf [wire.MaxKey]byte
+	packed direct.Reply
 }
 
 var queries = sync.Pool{New: func() any { return new(query) }}
@@ -146,6 +148,11 @@ func (c *Cache) admit(q *query, r *dns.Msg) bool {
 
 // reply answers the query with the answer that was found.
 func (c *Cache) reply(ctx context.Context, q *query, ttl uint32) (int, error) {
+	if b := q.packed.Pack(q.w, q.r, q.key, &q.found.Answer, ttl); b != nil {
+		setWildcard(ctx, q.found.Wildcard)
+		_, _ = q.w.Write(b)
+		return dns.RcodeSuccess, nil
+	}
 	m, err := q.message(&q.found.Answer, ttl)
 	if err != nil {
 		// The answer is damaged. Ask for it again, which replaces it.

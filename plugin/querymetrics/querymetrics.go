@@ -201,12 +201,18 @@ func (r *recorder) WriteMsg(m *dns.Msg) error {
 // Write implements dns.ResponseWriter.
 func (r *recorder) Write(b []byte) (int, error) {
 	r.written = true
+	if len(b) > 3 {
+		r.rcode = int(b[3] & 0xf) // RFC 1035 section 4.1.1
+	}
 	n, err := r.ResponseWriter.Write(b)
 	if err == nil {
 		r.size += n
 	}
 	return n, err
 }
+
+// Beneath implements direct.Recorder of plugin/cache.
+func (r *recorder) Beneath() dns.ResponseWriter { return r.ResponseWriter }
 
 // monitored returns the type if it has a label of its own, and 0 otherwise
 // (plugin/metrics/vars, monitorType).

@@ -86,6 +86,22 @@ var cases = []struct {
 	}},
 }
 
+// A reply in bytes has the RCODE that stands in it. The plugin prometheus takes all for
+// NOERROR, and nothing but our own cache writes bytes with another one.
+func TestBytesHaveTheirRcode(t *testing.T) {
+	rec := &recorder{ResponseWriter: &test.ResponseWriter{}}
+	denial, err := new(dns.Msg).SetRcode(question("a.example.org."), dns.RcodeNameError).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rec.Write(denial); err != nil {
+		t.Fatal(err)
+	}
+	if rec.rcode != dns.RcodeNameError || rec.size != len(denial) || !rec.written {
+		t.Errorf("rcode %d, size %d of %d, written %v", rec.rcode, rec.size, len(denial), rec.written)
+	}
+}
+
 func question(name string) *dns.Msg { return new(dns.Msg).SetQuestion(name, dns.TypeA) }
 
 // counted asks h all cases and every type of query, and returns the series of the

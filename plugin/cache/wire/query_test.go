@@ -158,7 +158,63 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !bytes.Equal(key, q.Key()) {
 			t.Fatalf("key of %x: %q from bytes, %q from %q (%v)", msg, q.Key(), key, m.Question[0].Name, err)
 		}
+		sameFromMessage(t, &q, msg, m, key)
 	})
+}
+
+// sameFromMessage holds FromMessage against what Parse has read from the same query.
+func sameFromMessage(t *testing.T, parsed *Query, msg []byte, m *dns.Msg, key Key) {
+	t.Helper()
+	var q Query
+	buf := make([]byte, len(msg))
+	escaped := strings.Contains(m.Question[0].Name, `\`) || m.Question[0].Name == "."
+	if q.FromMessage(buf, m, key) == escaped {
+		t.Fatalf("FromMessage of %x returns %v", msg, !escaped)
+	}
+	if escaped {
+		return
+	}
+	if !bytes.Equal(buf[headerLen:q.end], msg[headerLen:parsed.end]) {
+		t.Fatalf("question of %x: %x", msg, buf[headerLen:q.end])
+	}
+	want := *parsed
+	want.key, want.keyLen = q.key, q.keyLen // not set by FromMessage
+	if q != want {
+		t.Fatalf("query of %x:\n%+v from the message\n%+v from bytes", msg, q, want)
+	}
+}
+
+// A query whose reply needs more than Reply can do is left to others.
+func TestFromMessageRefuses(t *testing.T) {
+	for name, tc := range map[string]struct {
+		edit func(*dns.Msg)
+		room int
+	}{
+		"an EDNS option":          {withOption, 512},
+		"two additional records":  {func(m *dns.Msg) { m.SetEdns0(1232, false).SetEdns0(1232, false) }, 512},
+		"TSIG":                    {func(m *dns.Msg) { m.SetTsig("key.", dns.HmacSHA256, 300, 0) }, 512},
+		"a record in the answer":  {func(m *dns.Msg) { m.Answer = records(t, "example.org. 1 IN A 192.0.2.1") }, 512},
+		"a record in authority":   {func(m *dns.Msg) { m.Ns = records(t, "example.org. 1 IN A 192.0.2.1") }, 512},
+		"opcode UPDATE":           {func(m *dns.Msg) { m.Opcode = dns.OpcodeUpdate }, 512},
+		"an escape":               {func(m *dns.Msg) { m.Question[0].Name = `a\.example.org.` }, 512},
+		"an escape, no final dot": {func(m *dns.Msg) { m.Question[0].Name = `a\.example.org` }, 512},
+		"no final dot":            {func(m *dns.Msg) { m.Question[0].Name = `a.example.org` }, 512},
+		"no room":                 {nil, 12 + 13 + 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := new(dns.Msg).SetQuestion("example.org.", dns.TypeA)
+			if tc.edit != nil {
+				tc.edit(m)
+			}
+			key, err := AppendKey(nil, m.Question[0].Name, m.Question[0].Qtype, m.Question[0].Qclass, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if new(Query).FromMessage(make([]byte, tc.room), m, key) {
+				t.Error("FromMessage accepts it")
+			}
+		})
+	}
 }
 
 // isPlain tells from the message that miekg/dns read whether Parse must have

@@ -61,7 +61,7 @@ func parse() options {
 	flag.IntVar(&o.rate, "rate", 0, "`queries` a second (default 20000; 2000 with -cpu)")
 	flag.IntVar(&o.cpu, "cpu", 0, "in place of floods a steady load under this CPU limit, in `thousandths` of a processor, with and without notrack")
 	flag.IntVar(&o.rounds, "rounds", 1, "`how often` the load of -cpu is repeated")
-	flag.BoolVar(&o.lossless, "lossless", false, "no query of -cpu may be lost that is not lost without notrack, and no lease may run out")
+	flag.BoolVar(&o.lossless, "lossless", false, "no query of -cpu may be lost that is not lost without notrack, and no lease may run out but one just after the start")
 	flag.BoolVar(&o.logs, "logs", false, "write what the servers of -cpu log to standard error")
 	flag.Parse()
 	last, rate := 12*time.Second, 20_000

@@ -74,6 +74,9 @@ func TestJudgeThrottled(t *testing.T) {
 		{"more than the bare server", func(r *throttledResult) { r.LostPercent = 3.5 }, false, "without notrack 2.00 %"},
 		{"a load that must cost nothing", func(*throttledResult) {}, true, ""},
 		{"costs a lease", func(r *throttledResult) { r.Lapses = 1 }, true, "lapsed 1 times"},
+		{"costs a lease at the start", func(r *throttledResult) { r.Lapses, r.ElsewhereBySecond = 1, []int{0, 0, 7, 9} }, true, ""},
+		{"costs a lease after the start", func(r *throttledResult) { r.Lapses, r.ElsewhereBySecond = 1, []int{0, 0, 0, 9} }, true, "lapsed 1 times"},
+		{"costs two leases", func(r *throttledResult) { r.Lapses, r.ElsewhereBySecond = 2, []int{5, 9} }, true, "lapsed 2 times"},
 		{"costs a query", func(r *throttledResult) { r.Lost = 3 }, true, "3 queries were lost"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -66,6 +66,7 @@ func New(o Options) (*Server, error) {
 // it serves.
 func (s *Server) Run(before func() error, started func()) error {
 	respectMemoryLimit("/")
+	respectCPULimit("/")
 	stacks.Keep()
 	if err := before(); err != nil {
 		return err

@@ -65,8 +65,11 @@ func udp(w dns.ResponseWriter) bool {
 			continue
 		}
 		t := reflect.TypeOf(w)
-		if t != tracker {
-			return bounded && isServers(t) && overUDP(w)
+		switch {
+		case t == nil:
+			return false
+		case t != tracker:
+			return bounded && isServers(w) && overUDP(w)
 		}
 		inner, ok := reflect.ValueOf(w).Elem().Field(trackerField).Interface().(dns.ResponseWriter)
 		if !ok {
@@ -100,16 +103,37 @@ func findTracker() (found reflect.Type, field int) {
 	return found, field
 }
 
-// server is the type of the writer of dns.Server, which does not export it.
-var server atomic.Pointer[reflect.Type]
+// server is the type of the writer of dns.Server, which does not export it, and the field
+// with the writer that gets the bytes of its messages.
+type server struct {
+	t      reflect.Type
+	writer int
+}
 
-func isServers(t reflect.Type) bool {
-	if known := server.Load(); known != nil && *known == t {
-		return true
+var known atomic.Pointer[server]
+
+// isServers reports whether w is the writer of dns.Server, and sends messages itself: a
+// plugin may have put a writer of its own behind it (dns.Server.DecorateWriter).
+func isServers(w dns.ResponseWriter) bool {
+	v := reflect.ValueOf(w)
+	s := known.Load()
+	if s == nil || v.Type() != s.t {
+		if s = newServer(v.Type()); s == nil {
+			return false
+		}
+		known.Store(s)
 	}
-	if t == nil || t.String() != "*dns.response" || t.Elem().PkgPath() != reflect.TypeFor[dns.Msg]().PkgPath() {
-		return false
+	sender := v.Elem().Field(s.writer).Elem()
+	return sender.Kind() == reflect.Pointer && sender.Pointer() == v.Pointer()
+}
+
+func newServer(t reflect.Type) *server {
+	if t.String() != "*dns.response" || t.Elem().PkgPath() != reflect.TypeFor[dns.Msg]().PkgPath() {
+		return nil
 	}
-	server.Store(&t)
-	return true
+	writer, ok := t.Elem().FieldByName("writer")
+	if !ok || writer.Type != reflect.TypeFor[dns.Writer]() {
+		return nil
+	}
+	return &server{t, writer.Index[0]}
 }

@@ -20,22 +20,25 @@ func TestWriters(t *testing.T) {
 		network string
 		wrap    func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter
 		want    bool
+
+		decorate dns.DecorateWriter
 	}{
-		"CoreDNS":         {"udp", scrub, true},
-		"through plugins": {"udp", func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return tracked(tracked(scrub(w, r))) }, true},
-		"through a recorder": {"udp", func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter {
+		"CoreDNS":         {network: "udp", wrap: scrub, want: true},
+		"through plugins": {network: "udp", wrap: func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return tracked(tracked(scrub(w, r))) }, want: true},
+		"through a recorder": {network: "udp", wrap: func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter {
 			return tracked(recorder{tracked(scrub(w, r))})
-		}, true},
-		"a server without its bound": {"udp", func(w dns.ResponseWriter, _ *dns.Msg) dns.ResponseWriter { return tracked(w) }, false},
-		"a plugin's writer":          {"udp", func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return tracked(changer{scrub(w, r)}) }, false},
-		"a plugin's writer outside":  {"udp", func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return changer{scrub(w, r)} }, false},
-		"a plugin's query":           {"udp", func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return scrub(nonwriter.New(w), r) }, false},
-		"no writer beneath":          {"udp", func(_ dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return tracked(scrub(nil, r)) }, false},
-		"TCP":                        {"tcp", scrub, false},
+		}, want: true},
+		"a server without its bound": {network: "udp", wrap: func(w dns.ResponseWriter, _ *dns.Msg) dns.ResponseWriter { return tracked(w) }},
+		"a plugin's writer":          {network: "udp", wrap: func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return tracked(changer{scrub(w, r)}) }},
+		"a plugin's writer outside":  {network: "udp", wrap: func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return changer{scrub(w, r)} }},
+		"a plugin's query":           {network: "udp", wrap: func(w dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return scrub(nonwriter.New(w), r) }},
+		"no writer beneath":          {network: "udp", wrap: func(_ dns.ResponseWriter, r *dns.Msg) dns.ResponseWriter { return tracked(scrub(nil, r)) }},
+		"a plugin's socket":          {network: "udp", wrap: scrub, decorate: func(w dns.Writer) dns.Writer { return socket{w} }},
+		"TCP":                        {network: "tcp", wrap: scrub},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := make(chan bool, 1)
-			serve(t, tc.network, func(w dns.ResponseWriter, r *dns.Msg) {
+			serve(t, tc.network, tc.decorate, func(w dns.ResponseWriter, r *dns.Msg) {
 				got <- udp(tc.wrap(w, r))
 				_ = w.WriteMsg(new(dns.Msg).SetReply(r))
 			})
@@ -53,6 +56,9 @@ type recorder struct{ dns.ResponseWriter }
 
 func (r recorder) Beneath() dns.ResponseWriter { return r.ResponseWriter }
 
+// socket is the writer of a plugin that sends itself.
+type socket struct{ dns.Writer }
+
 // tracked is w as the next plugin gets it.
 func tracked(w dns.ResponseWriter) (tracked dns.ResponseWriter) {
 	_, _ = plugin.NextOrFailure("", plugin.HandlerFunc(func(_ context.Context, w dns.ResponseWriter, _ *dns.Msg) (int, error) {
@@ -63,9 +69,9 @@ func tracked(w dns.ResponseWriter) (tracked dns.ResponseWriter) {
 }
 
 // serve asks a server with the handler one question.
-func serve(t *testing.T, network string, handler dns.HandlerFunc) {
+func serve(t *testing.T, network string, decorate dns.DecorateWriter, handler dns.HandlerFunc) {
 	t.Helper()
-	server := &dns.Server{Net: network, Addr: "127.0.0.1:0", Handler: handler}
+	server := &dns.Server{Net: network, Addr: "127.0.0.1:0", Handler: handler, DecorateWriter: decorate}
 	started := make(chan struct{})
 	server.NotifyStartedFunc = func() { close(started) }
 	done := make(chan error, 1)

@@ -19,8 +19,8 @@ GOLANGCI  := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)-$(GOTOOLCHAIN)
 VULNCHECK := $(TOOLS)/govulncheck-$(VULNCHECK_VERSION)-$(GOTOOLCHAIN)
 COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)-$(GOTOOLCHAIN)
 
-# program:package, as Debian names them. Trackless itself runs none of them;
-# tests compare with their output. A target that needs more adds it.
+# program:package, or file:package, as Debian names them. Trackless itself runs
+# none of them; tests compare with their output. A target that needs more adds it.
 PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils
 
 # RELEASE and REGISTRY. A build between releases says so: 0.1.0+3.gHASH is three
@@ -71,7 +71,7 @@ help: ## list the targets
 
 .PHONY: deps
 deps: ## install what tests need (Debian packages, Go itself, Go modules)
-	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || missing+=" $${p##*:}"; done; \
+	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || [ -e $${p%%:*} ] || missing+=" $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $$missing; \
@@ -141,6 +141,9 @@ lab: build ## before and after on this machine: conntrack entries through kube-p
 
 # promtool brings a dozen packages with it.
 test check: PROGRAMS += promtool:prometheus
+# The resolvers that pods have.
+test: PROGRAMS += cc:gcc /usr/include/netdb.h:libc6-dev musl-gcc:musl-tools /usr/include/ares.h:libc-ares-dev \
+	javac:default-jdk-headless /usr/share/java/netty-resolver-dns.jar:libnetty-java
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces
 	go test -tags $(TAGS) -timeout 20m ./...

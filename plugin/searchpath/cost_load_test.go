@@ -71,6 +71,8 @@ func openCache(t *testing.T, options string, next plugin.Handler) *cache.Cache {
 	return c
 }
 
+func has(m *dns.Msg) bool { return m.Rcode == dns.RcodeSuccess && len(m.Answer) > 0 }
+
 // cost is what a lookup of a new external name costs on average.
 type cost struct {
 	client, upstream float64 // queries

@@ -25,6 +25,10 @@ type SearchPath struct {
 	Next    plugin.Handler
 	zone    string   // of the cluster, in lower case
 	domains []string // of the search path after the zone
+
+	// rewrites: names of the zone go through the whole server block, since rewrite, above, may
+	// make others of them.
+	rewrites bool
 }
 
 // Name implements plugin.Handler.
@@ -117,7 +121,7 @@ func (s *SearchPath) ask(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, 
 	query.Question[0].Name, query.Question[0].Qtype = name, qtype
 	answer := nonwriter.New(w)
 	server, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server)
-	if !ok || dns.IsSubDomain(s.zone, name) {
+	if !ok || !s.rewrites && dns.IsSubDomain(s.zone, name) {
 		if _, err := plugin.NextOrFailure(directive, s.Next, ctx, answer, query); err != nil {
 			return nil
 		}

@@ -28,7 +28,12 @@ func setup(c *caddy.Controller) error {
 	if err != nil {
 		return plugin.Error(directive, err)
 	}
-	dnsserver.GetConfig(c).AddPlugin(func(next plugin.Handler) plugin.Handler {
+	config := dnsserver.GetConfig(c)
+	c.OnStartup(func() error {
+		s.rewrites = config.Handler("rewrite") != nil // known once the server is made
+		return nil
+	})
+	config.AddPlugin(func(next plugin.Handler) plugin.Handler {
 		s.Next = next
 		return s
 	})

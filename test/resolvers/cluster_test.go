@@ -41,6 +41,7 @@ var records = map[string][]string{
 	"six.example.com.":            {"300 IN AAAA 2001:db8::6"},
 	"alias.example.com.":          {"300 IN CNAME target.example.com."},
 	"alias4.example.com.":         {"300 IN CNAME target4.example.com."},
+	"db.floor.":                   {"300 IN A 192.0.2.99"},
 	"host.floor.":                 {"300 IN A 192.0.2.99"},
 	"host.floor.corp.test.":       {"300 IN A 192.0.2.31"},
 	"absolute.example.com.":       {"300 IN A 192.0.2.3"},

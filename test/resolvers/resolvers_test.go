@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/miekg/dns"
+
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/lab"
 )
@@ -181,5 +183,25 @@ func TestResolvers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestRewrite: a name of the walk that rewrite makes another one of is that one, also where
+// searchpath asks for it.
+func TestRewrite(t *testing.T) {
+	t.Parallel()
+	const rule = "    rewrite name exact db.floor.svc.cluster.local web.default.svc.cluster.local\n"
+	c := newCluster(t, rule+onePass)
+	for _, tc := range []struct {
+		name, base string
+		want       int // RCODE
+	}{
+		{"a name of the walk is rewritten", "db.floor", dns.RcodeNameError},
+		{"none is", "both.example.com", dns.RcodeSuccess},
+	} {
+		m, err := c.Query(t.Context(), lab.UDP, netip.MustParseAddr(listener), new(dns.Msg).SetQuestion(tc.base+".default.svc.cluster.local.", dns.TypeA))
+		if err != nil || m.Rcode != tc.want {
+			t.Errorf("%s: %v, %v", tc.name, m, err)
+		}
 	}
 }

@@ -29,6 +29,9 @@ Scenarios:
   steady      an empty table fills with DNS, or does not (the default)
   exhaustion  the node's table is filled to its limit first, with assured flows:
               who still gets answers?
+  search      pods look up new external names along their search path: with one
+              denial for each question, with NXDOMAIN cuts, and with one pass
+              (searchpath). --queries is the number of names; there is no --html
 
 --html writes the two phases as one page with charts as well, that of "trackless
 compare": the table over time, what was in it, and what was lost.
@@ -62,8 +65,8 @@ func labCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.scenario, "scenario", string(experiment.Steady), "what to measure: steady or exhaustion")
-	flags.IntVar(&o.queries, "queries", 0, "number of queries in each phase (default 20000; 5000 for exhaustion)")
+	flags.StringVar(&o.scenario, "scenario", string(experiment.Steady), "what to measure: steady, exhaustion or search")
+	flags.IntVar(&o.queries, "queries", 0, "number of queries in each phase (default 20000; 5000 for exhaustion; 1000 names for search)")
 	flags.IntVar(&o.rate, "rate", 2000, "queries sent in a second")
 	flags.IntVar(&o.pods, "pods", 2, "number of client pods")
 	flags.Uint64Var(&o.seed, "seed", 1, "seed of the load: the same seed sends the same queries")
@@ -88,6 +91,9 @@ func (o labOptions) check() error {
 	if o.rate < 1 {
 		return fmt.Errorf("lab: --rate is at least 1, not %d", o.rate)
 	}
+	if o.html != "" && experiment.Scenario(o.scenario) == experiment.SearchPath {
+		return fmt.Errorf("lab: --html shows the conntrack table, which the scenario %s does not measure; leave it out", o.scenario)
+	}
 	return nil
 }
 
@@ -103,38 +109,45 @@ func runLab(ctx context.Context, o labOptions, out, progress io.Writer) error {
 	ctx, stop := cli.UntilInterrupted(ctx, syscall.SIGHUP)
 	defer stop()
 
-	experiment := experiment.Experiment{
-		Scenario: experiment.Scenario(o.scenario),
-		Node:     lab.Options{Pods: o.pods, WithoutIPv6: !lab.HasIPv6()},
-		Load:     load.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
-	}
-	if err := lab.Missing(experiment.Node); err != nil {
+	options := lab.Options{Pods: o.pods, WithoutIPv6: !lab.HasIPv6()}
+	if err := lab.Missing(options); err != nil {
 		return cli.Exit(cli.ExitUsage, fmt.Errorf("this machine cannot run the lab: %w", err))
 	}
+	var show func(experiment.Progress)
 	if cli.IsTerminal(progress) && !cli.DumbTerminal() {
 		line := &progressLine{out: progress}
-		experiment.Progress = line.show
+		show = line.show
 		defer line.clear()
 	}
-	report, err := experiment.Run(ctx)
+	if experiment.Scenario(o.scenario) == experiment.SearchPath {
+		report, err := experiment.Search{Names: o.queries, Node: options, Progress: show}.Run(ctx)
+		if err != nil {
+			return labError(ctx, err)
+		}
+		if err := o.write(report, out); err != nil {
+			return err
+		}
+		return kept(report.Promises)
+	}
+	report, err := experiment.Experiment{
+		Scenario: experiment.Scenario(o.scenario), Node: options, Progress: show,
+		Load: load.Load{Queries: o.queries, Seed: o.seed, Rate: o.rate},
+	}.Run(ctx)
 	switch {
 	case errors.Is(err, lab.ErrTableTooLarge):
 		return cli.Exit(cli.ExitUsage, err)
 	case err != nil:
 		return labError(ctx, err)
 	}
-	if err := writeReport(report, o.output, out); err != nil {
-		return cli.Exit(cli.ExitFailure, fmt.Errorf("write the report: %w", err))
+	if err := o.write(report, out); err != nil {
+		return err
 	}
 	if o.html != "" {
 		if err := node.WritePage(o.html, compareLab(report)); err != nil {
 			return cli.Exit(cli.ExitFailure, err)
 		}
 	}
-	if !report.Kept {
-		return cli.Exit(cli.ExitFailure, fmt.Errorf("lab: Trackless did not do what it must: %s", strings.Join(broken(report), "; ")))
-	}
-	return nil
+	return kept(report.Promises)
 }
 
 // labError gives a failed run its exit status: another one if it failed because
@@ -146,23 +159,36 @@ func labError(ctx context.Context, err error) error {
 	return cli.Exit(cli.ExitFailure, err)
 }
 
-func writeReport(report *experiment.Report, format string, out io.Writer) error {
-	if format == "json" {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
-	}
-	return report.WriteTable(out, cli.Coloured(out))
+// tabled is a report for people, and in JSON.
+type tabled interface {
+	WriteTable(out io.Writer, colour bool) error
 }
 
-func broken(report *experiment.Report) []string {
+func (o labOptions) write(report tabled, out io.Writer) error {
+	write := func() error { return report.WriteTable(out, cli.Coloured(out)) }
+	if o.output == "json" {
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		write = func() error { return encoder.Encode(report) }
+	}
+	if err := write(); err != nil {
+		return cli.Exit(cli.ExitFailure, fmt.Errorf("write the report: %w", err))
+	}
+	return nil
+}
+
+// kept returns an error unless all promises were kept.
+func kept(promises []experiment.Promise) error {
 	var lines []string
-	for _, promise := range report.Promises {
+	for _, promise := range promises {
 		if !promise.Kept {
 			lines = append(lines, fmt.Sprintf("%s (%s: %s)", promise.Name, promise.Text, promise.Found))
 		}
 	}
-	return lines
+	if lines == nil {
+		return nil
+	}
+	return cli.Exit(cli.ExitFailure, fmt.Errorf("lab: Trackless did not do what it must: %s", strings.Join(lines, "; ")))
 }
 
 // progressLine keeps one line on a terminal up to date.

@@ -26,10 +26,16 @@ const (
 
 	// Exhaustion fills the node's table to its limit first.
 	Exhaustion Scenario = "exhaustion"
+
+	// SearchPath looks external names up along the search path of a pod: that is a Search.
+	SearchPath Scenario = "search"
 )
 
 // Scenarios lists them all, the default one first.
-func Scenarios() []Scenario { return []Scenario{Steady, Exhaustion} }
+func Scenarios() []Scenario { return append(loads(), SearchPath) }
+
+// loads are the scenarios of an Experiment.
+func loads() []Scenario { return []Scenario{Steady, Exhaustion} }
 
 // An Experiment measures the same load twice, each time on a fresh node: as it
 // goes through kube-proxy to kube-dns, and with `trackless serve` on the node.
@@ -66,8 +72,8 @@ func (e Experiment) Run(ctx context.Context) (*Report, error) {
 	if e.Scenario == "" {
 		e.Scenario = Steady
 	}
-	if !slices.Contains(Scenarios(), e.Scenario) {
-		return nil, fmt.Errorf("no scenario is called %q; there are %v", e.Scenario, Scenarios())
+	if !slices.Contains(loads(), e.Scenario) {
+		return nil, fmt.Errorf("no experiment has the scenario %q; there are %v", e.Scenario, loads())
 	}
 	if e.Scenario == Exhaustion && e.Load.Queries == 0 {
 		e.Load.Queries = exhaustionQueries

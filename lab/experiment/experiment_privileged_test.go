@@ -78,3 +78,34 @@ func TestExhaustion(t *testing.T) {
 		t.Errorf("%d filler entries in a table of %d", report.FillerEntries, report.TableLimit)
 	}
 }
+
+func TestSearch(t *testing.T) {
+	labtest.Require(t)
+	const names = 200
+	search := experiment.Search{Names: names, Node: lab.Options{Program: labtest.Program(t), WithoutIPv6: !lab.HasIPv6()}}
+	steps := make(map[string]bool)
+	search.Progress = func(p experiment.Progress) { steps[p.Phase+": "+p.Step] = true }
+	report, err := search.Run(t.Context())
+	for attempt := 1; err == nil && !report.Kept && attempt < 3; attempt++ { // a starved machine keeps no promise
+		report, err = search.Run(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	if err := report.WriteTable(&table, false); err != nil {
+		t.Error(err)
+	}
+	t.Logf("\n%s", table.String())
+	if !report.Kept {
+		t.Error("not every promise is kept")
+	}
+	if today := report.Ways[0]; today.ClientQueries != 8*names || today.UpstreamQueries != 8*names {
+		t.Errorf("today: %+v", today)
+	}
+	for _, step := range []string{"node: building a node", "cut: starting trackless", "one_pass: looking names up"} {
+		if !steps[step] {
+			t.Errorf("no progress was reported for %q, only for %v", step, steps)
+		}
+	}
+}

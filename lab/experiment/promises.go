@@ -3,6 +3,7 @@ package experiment
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/trackless-dns/trackless/lab"
@@ -34,10 +35,11 @@ func (r *Report) judge() {
 	default:
 		r.Promises = r.steadyPromises()
 	}
-	r.Kept = true
-	for _, promise := range r.Promises {
-		r.Kept = r.Kept && promise.Kept
-	}
+	r.Kept = allKept(r.Promises)
+}
+
+func allKept(promises []Promise) bool {
+	return !slices.ContainsFunc(promises, func(p Promise) bool { return !p.Kept })
 }
 
 func (r *Report) steadyPromises() []Promise {

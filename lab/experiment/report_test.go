@@ -85,6 +85,62 @@ func TestReportGolden(t *testing.T) {
 	}
 }
 
+// keptSearch is a search as it should be.
+func keptSearch() *SearchReport {
+	return &SearchReport{
+		Scenario: SearchPath, Names: 1000, Pods: 2, SearchDomains: 3, UpstreamDelay: 5000,
+		Ways: []Way{
+			{Name: "today", Lookups: 1000, Found: 1000, ClientQueries: 8000, UpstreamQueries: 8000, ClientPerName: 8, UpstreamPerName: 8, P50: 23400, P99: 29100, DurationMS: 12000},
+			{Name: "cut", Lookups: 1000, Found: 1000, ClientQueries: 8000, UpstreamQueries: 2012, ClientPerName: 8, UpstreamPerName: 2.01, P50: 6900, P99: 9100, DurationMS: 3500},
+			{Name: "one_pass", Lookups: 1000, Found: 1000, ClientQueries: 2000, UpstreamQueries: 2011, ClientPerName: 2, UpstreamPerName: 2.01, P50: 6100, P99: 8200, DurationMS: 3100},
+		},
+	}
+}
+
+func TestSearchReportGolden(t *testing.T) {
+	report := keptSearch()
+	report.judge()
+	if !report.Kept {
+		t.Error("not kept")
+	}
+	var table bytes.Buffer
+	if err := report.WriteTable(&table, false); err != nil {
+		t.Fatal(err)
+	}
+	testgolden.Compare(t, "search.txt", table.String())
+	encoded, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testgolden.Compare(t, "search.json", string(encoded)+"\n")
+}
+
+func TestSearchPromises(t *testing.T) {
+	for _, tc := range []struct {
+		broken string
+		change func(*SearchReport)
+	}{
+		{"found", func(r *SearchReport) { r.Ways[1].Found-- }},
+		{"cut_upstream", func(r *SearchReport) { r.Ways[1].UpstreamPerName = 2.11 }},
+		{"one_pass_upstream", func(r *SearchReport) { r.Ways[2].UpstreamPerName = 3 }},
+		{"one_pass_client", func(r *SearchReport) { r.Ways[2].ClientQueries++ }},
+		{"cut_time", func(r *SearchReport) { r.Ways[1].P50 = 7021 }},
+		{"one_pass_time", func(r *SearchReport) { r.Ways[2].P50 = 0 }},
+	} {
+		r := keptSearch()
+		tc.change(r)
+		r.judge()
+		for _, p := range r.Promises {
+			if p.Kept != (p.Name != tc.broken) {
+				t.Errorf("%s: %s is kept: %t", tc.broken, p.Name, p.Kept)
+			}
+		}
+		if r.Kept {
+			t.Errorf("%s: the report says kept", tc.broken)
+		}
+	}
+}
+
 func TestPromises(t *testing.T) {
 	tests := []struct {
 		name   string

@@ -25,13 +25,7 @@ func (r *Report) WriteTable(out io.Writer, colour bool) error {
 	b.WriteByte('\n')
 	writeColumns(&b, r.rows())
 	b.WriteByte('\n')
-	for _, promise := range r.Promises {
-		mark := paint("kept  ", "32", colour)
-		if !promise.Kept {
-			mark = paint("BROKEN", "1;31", colour)
-		}
-		fmt.Fprintf(&b, "%s  %s: %s\n", mark, promise.Text, promise.Found)
-	}
+	writePromises(&b, r.Promises, colour)
 	if r.Scenario == Exhaustion {
 		b.WriteString("\nA miss needs a flow to kube-dns that a full table cannot track, so it may be lost either way.\n")
 	}
@@ -39,12 +33,22 @@ func (r *Report) WriteTable(out io.Writer, colour bool) error {
 	return err
 }
 
-func (r *Report) rows() [][3]string {
-	before, after := &r.Before, &r.After
-	number := func(text string, of func(*Phase) int) [3]string {
-		return [3]string{text, lab.Grouped(of(before)), lab.Grouped(of(after))}
+func writePromises(b *strings.Builder, promises []Promise, colour bool) {
+	for _, promise := range promises {
+		mark := paint("kept  ", "32", colour)
+		if !promise.Kept {
+			mark = paint("BROKEN", "1;31", colour)
+		}
+		fmt.Fprintf(b, "%s  %s: %s\n", mark, promise.Text, promise.Found)
 	}
-	rows := [][3]string{
+}
+
+func (r *Report) rows() [][]string {
+	before, after := &r.Before, &r.After
+	number := func(text string, of func(*Phase) int) []string {
+		return []string{text, lab.Grouped(of(before)), lab.Grouped(of(after))}
+	}
+	rows := [][]string{
 		{"", "before", "after"},
 		{"", "kube-proxy", "trackless"},
 		{"answered by", responders(before), responders(after)},
@@ -54,11 +58,11 @@ func (r *Report) rows() [][3]string {
 	}
 	if before.Lost+after.Lost > 0 || r.Scenario == Exhaustion {
 		rows = append(rows,
-			[3]string{"  of repeated names (cache hits)", share(before.HitsLost, before.Hits), share(after.HitsLost, after.Hits)},
-			[3]string{"  of names asked once (misses)", share(before.MissesLost, before.Misses), share(after.MissesLost, after.Misses)},
+			[]string{"  of repeated names (cache hits)", share(before.HitsLost, before.Hits), share(after.HitsLost, after.Hits)},
+			[]string{"  of names asked once (misses)", share(before.MissesLost, before.Misses), share(after.MissesLost, after.Misses)},
 		)
 	}
-	return append(rows, [][3]string{
+	return append(rows, [][]string{
 		number("conntrack entries, peak", func(p *Phase) int { return p.EntriesPeak }),
 		number("conntrack entries, end", func(p *Phase) int { return p.EntriesEnd }),
 		number("  with a listen address, peak", func(p *Phase) int { return p.DNSEntriesPeak }),
@@ -86,15 +90,19 @@ func (r *Report) notAvoided() string {
 }
 
 // writeColumns writes the first column flush left, the others flush right.
-func writeColumns(b *strings.Builder, rows [][3]string) {
-	var widths [3]int
+func writeColumns(b *strings.Builder, rows [][]string) {
+	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
 	for _, row := range rows {
-		fmt.Fprintf(b, "%-*s  %*s  %*s\n", widths[0], row[0], widths[1]+2, row[1], widths[2]+2, row[2])
+		fmt.Fprintf(b, "%-*s", widths[0], row[0])
+		for i, cell := range row[1:] {
+			fmt.Fprintf(b, "  %*s", widths[i+1]+2, cell)
+		}
+		b.WriteByte('\n')
 	}
 }
 

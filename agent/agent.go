@@ -81,6 +81,9 @@ type Config struct {
 	// Listeners returns the UDP addresses of the running servers, as a client of this
 	// node reaches them.
 	Listeners func() []netip.AddrPort
+
+	// Search counts the queries of search paths. It may be nil.
+	Search func() control.SearchFigures
 }
 
 // Load is one load of a Corefile. The agent adapts Plan to what the kernel can do.

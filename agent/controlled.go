@@ -85,6 +85,9 @@ func (c controlled) Figures() (control.Figures, error) {
 			Protocol: class.Proto.String(), Family: class.Family.String(), EntriesAvoided: class.N, FlowsAvoided: flows[i].N,
 		})
 	}
+	if count := c.agent.config.Search; count != nil {
+		f.Search = count()
+	}
 	counters, err := reconciler.Counters()
 	if err != nil {
 		c.agent.log.Warningf("packet counters are missing from the figures: %v", err)

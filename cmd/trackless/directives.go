@@ -36,9 +36,11 @@ import (
 	_ "github.com/coredns/coredns/plugin/transfer"
 	_ "github.com/coredns/coredns/plugin/whoami"
 
+	"github.com/trackless-dns/trackless/iptables/control"
 	_ "github.com/trackless-dns/trackless/plugin/cache"
+	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/notrack"
-	_ "github.com/trackless-dns/trackless/plugin/searchpath"
+	"github.com/trackless-dns/trackless/plugin/searchpath"
 	_ "github.com/trackless-dns/trackless/plugin/upstream"
 )
 
@@ -89,3 +91,12 @@ var directives = []string{
 // A block with notrack has a handler of it here as well: what reaches it is a miss, or
 // a check that came through the cache.
 func init() { notrack.CheckpointBelow("cache") }
+
+// The control socket tells how many queries are those of search paths.
+func init() {
+	notrack.CountSearch(func() (f control.SearchFigures) {
+		f.Queries, f.Search, f.Cut = metrics.Search()
+		f.OnePass = searchpath.Saved()
+		return f
+	})
+}

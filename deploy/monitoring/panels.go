@@ -109,7 +109,7 @@ var rows = []row{
 	}},
 	{"Cache", []panel{
 		{
-			title: "Hits and misses", width: 8, unit: "reqps", stack: true,
+			title: "Hits and misses", width: 6, unit: "reqps", stack: true,
 			description: "Coalesced: misses that were answered with the upstream query of another client.",
 			queries: []query{
 				{`sum by (type) (` + rate("coredns_cache_hits_total") + `)`, "hits, {{type}}"},
@@ -118,7 +118,16 @@ var rows = []row{
 			},
 		},
 		{
-			title: "Stale answers, evictions, prefetches", width: 8, unit: unitPerSecond,
+			title: "Search paths", width: 6, unit: "reqps",
+			description: "Search path: queries for an external name below a domain of a pod's search path. Cut: queries that the denial of another question answered. One pass: replies for a whole search path.",
+			queries: []query{
+				{`sum(` + rate("coredns_cache_search_total") + `)`, "search path"},
+				{`sum(` + rate("coredns_cache_cut_total") + `)`, "cut"},
+				{`sum(` + rate("coredns_searchpath_answers_total") + `) or vector(0)`, "one pass"},
+			},
+		},
+		{
+			title: "Stale answers, evictions, prefetches", width: 6, unit: unitPerSecond,
 			description: "Stale: given after their time because the upstream did not answer. Evictions: the cache is too small.",
 			queries: []query{
 				{`sum(` + rate("coredns_cache_served_stale_total") + `)`, "stale"},
@@ -127,7 +136,7 @@ var rows = []row{
 			},
 		},
 		{
-			title: "Cached", width: 8, unit: unitCount, stack: true,
+			title: "Cached", width: 6, unit: unitCount, stack: true,
 			queries: []query{{`sum by (type) (coredns_cache_entries{instance=~"$instance"})`, "{{type}}"}},
 		},
 	}},

@@ -34,6 +34,19 @@ type Figures struct {
 	EntriesAvoidedError float64 `json:"entries_avoided_error"`
 	// Packets are the untracked packets; nil if the backend could not be read.
 	Packets []PacketFigures `json:"packets,omitempty"`
+	// Search are the queries of search paths.
+	Search SearchFigures `json:"search"`
+}
+
+// SearchFigures count since the instance started.
+type SearchFigures struct {
+	// Queries were asked of the cache. Search are those of them for an external name below a domain of
+	// a search path, and Cut those that the denial of another question answered.
+	Queries uint64 `json:"queries_total"`
+	Search  uint64 `json:"search_total"`
+	Cut     uint64 `json:"cut_total"`
+	// OnePass are queries that clients did not send, since one reply was for the whole search path.
+	OnePass uint64 `json:"one_pass_total"`
 }
 
 // ClassFigures are the savings of a protocol and family.

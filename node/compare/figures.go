@@ -65,6 +65,18 @@ func (p pair) figures() []Figure {
 		return s.Ledger.FlowsPerSecond
 	})
 	add("load", "dns_load_per_second", "Load: DNS flows, tracked or not", PerSecond, load)
+	add("load", "search_percent", "Share of the search path in queries", Percent, func(s *snapshot.Snapshot) *float64 {
+		if s.Search == nil {
+			return nil
+		}
+		return s.Search.SearchPercent
+	})
+	add("load", "search_saved_per_second", "Queries that the search path did not cost", PerSecond, func(s *snapshot.Snapshot) *float64 {
+		if s.Search == nil {
+			return nil
+		}
+		return s.Search.SavedPerSecond
+	})
 	add("loss", "lost_per_second", "Packets and entries lost to the table", PerSecond, lost)
 	return list
 }

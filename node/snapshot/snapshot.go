@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/internal/figure"
 )
 
 // Schema names this version of the form.
@@ -44,7 +45,9 @@ type Snapshot struct {
 	Rules     *Rules     `json:"rules,omitempty"`
 	// Ledger is what the instances of Trackless kept out of the table; nil if
 	// none was reached.
-	Ledger  *Ledger  `json:"ledger,omitempty"`
+	Ledger *Ledger `json:"ledger,omitempty"`
+	// Search are the queries of search paths that these instances got.
+	Search  *Search  `json:"search,omitempty"`
 	Samples []Sample `json:"samples"`
 	// Missing says in sentences what could not be measured, and why.
 	Missing []string `json:"missing,omitempty"`
@@ -182,6 +185,35 @@ type Ledger struct {
 	// FlowsPerSecond is how fast FlowsAvoidedTotal rose during the window.
 	FlowsPerSecond *float64 `json:"flows_avoided_per_second,omitempty"`
 	Classes        []Class  `json:"classes"`
+}
+
+// Search is the sum over all instances that were reached, since they started. The shares are those of
+// the window, and nil if there was none, or no query in it.
+type Search struct {
+	// QueriesTotal were asked of the cache. SearchTotal are those of them for an external name below a
+	// domain of a search path, CutTotal those that the denial of another question answered.
+	QueriesTotal uint64 `json:"queries_total"`
+	SearchTotal  uint64 `json:"search_total"`
+	CutTotal     uint64 `json:"cut_total"`
+	// OnePassTotal are queries that clients did not send, since one reply was for the whole path.
+	OnePassTotal uint64 `json:"one_pass_total"`
+	// SearchPercent is the share of the search path in the queries. SavedPerSecond are the queries that
+	// upstream or this node did not get: CutTotal and OnePassTotal.
+	SearchPercent  *float64 `json:"search_percent,omitempty"`
+	SavedPerSecond *float64 `json:"saved_per_second,omitempty"`
+}
+
+// Since sets the shares of a window that began with before, and lasted seconds. An instance that was
+// replaced meanwhile began to count at 0: then there are none.
+func (s *Search) Since(before Search, seconds float64) {
+	saved := func(s Search) uint64 { return s.CutTotal + s.OnePassTotal }
+	if seconds <= 0 || s.QueriesTotal < before.QueriesTotal || s.SearchTotal < before.SearchTotal || saved(*s) < saved(before) {
+		return
+	}
+	s.SavedPerSecond = new(float64(saved(*s)-saved(before)) / seconds)
+	if queries := s.QueriesTotal - before.QueriesTotal; queries > 0 {
+		s.SearchPercent = new(figure.Percent(s.SearchTotal-before.SearchTotal, queries))
+	}
 }
 
 // Class is a part of the ledger.

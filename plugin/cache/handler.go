@@ -11,6 +11,7 @@ import (
 	"github.com/coredns/coredns/plugin/metadata"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/direct"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
@@ -54,6 +55,9 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 		return c.passOn(ctx, w, r)
 	}
 
+	if zone := c.levels.Named(q.key.Name()); zone != nil && cut.OnWalk(q.key.Name(), zone) {
+		q.counters.Search.Inc()
+	}
 	now := c.now()
 	f := &q.found
 	missed := !c.engine.Lookup(q.key, now, f) || c.isOver(f)

@@ -7,6 +7,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent"
+	"github.com/trackless-dns/trackless/iptables/control"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -17,6 +18,12 @@ var process = agent.New(agent.Config{
 	Log:             log,
 	CountSetupError: func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
 	Listeners:       listeners,
+	Search: func() (f control.SearchFigures) {
+		if count := countSearch.Load(); count != nil {
+			f = (*count)()
+		}
+		return f
+	},
 })
 
 func init() {

@@ -11,6 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/plugin/querymetrics"
 )
 
@@ -21,6 +22,11 @@ func init() { plugin.Register(directive, setup) }
 func CheckpointBelow(directive string) {
 	caddy.RegisterParsingCallback("dns", directive, placeCheckpoints)
 }
+
+// CountSearch sets the function that counts the queries of search paths, for the control socket.
+func CountSearch(count func() control.SearchFigures) { countSearch.Store(&count) }
+
+var countSearch atomic.Pointer[func() control.SearchFigures]
 
 // configurationKey is the key of the configuration in caddy's storage of a load.
 type configurationKey struct{}

@@ -111,6 +111,7 @@ func (s *SearchPath) answer(ctx context.Context, w dns.ResponseWriter, r *dns.Ms
 		return nil
 	}
 	answers.WithLabelValues(metrics.WithServer(ctx)).Inc()
+	saved.Add(uint64(len(path.others) + 1))
 	return alias(r, path.absolute, m, life)
 }
 

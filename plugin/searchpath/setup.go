@@ -3,6 +3,7 @@ package searchpath
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 
 	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
@@ -20,6 +21,12 @@ var answers = promauto.NewCounterVec(prometheus.CounterOpts{
 	Name:      "answers_total",
 	Help:      "The count of queries that got the answer of the last name of their search path.",
 }, []string{"server"})
+
+// Saved returns how many queries the clients did not have to send.
+func Saved() uint64 { return saved.Load() }
+
+// saved counts for all server blocks.
+var saved atomic.Uint64
 
 func init() { plugin.Register(directive, setup) }
 

@@ -7,6 +7,25 @@ import (
 	"github.com/trackless-dns/trackless/node/snapshot"
 )
 
+// The share of the search path is that of the window, over all instances.
+func TestSearch(t *testing.T) {
+	var before, after snapshot.Search
+	for range 2 {
+		addSearch(&before, control.SearchFigures{Queries: 100, Search: 50, Cut: 10, OnePass: 1})
+		addSearch(&after, control.SearchFigures{Queries: 200, Search: 130, Cut: 40, OnePass: 6})
+	}
+	after.Since(before, 10)
+	if after.SearchPercent == nil || *after.SearchPercent != 80 || after.SavedPerSecond == nil || *after.SavedPerSecond != 7 {
+		t.Errorf("%+v", after)
+	}
+	for name, other := range map[string]snapshot.Search{"an instance was replaced": {QueriesTotal: 1}, "no query": before} {
+		other.Since(before, 10)
+		if other.SearchPercent != nil {
+			t.Errorf("%s: %+v", name, other)
+		}
+	}
+}
+
 // The savings of instances are added by class.
 func TestAddFigures(t *testing.T) {
 	var sum snapshot.Ledger

@@ -28,7 +28,9 @@ type tableWatch struct {
 	before      []conntrack.CPUStats
 	after       []conntrack.CPUStats
 	beforeFlows uint64
+	beforeQuery snapshot.Search
 	ledger      *snapshot.Ledger
+	search      *snapshot.Search
 	nextWalk    time.Time
 	samples     []snapshot.Sample
 	missing     []string
@@ -81,7 +83,7 @@ func (w *tableWatch) run(ctx context.Context, progress reread.Progress) error {
 	defer p.Stop()
 	w.sample(ctx)
 	if w.ledger != nil {
-		w.beforeFlows = w.ledger.FlowsAvoidedTotal
+		w.beforeFlows, w.beforeQuery = w.ledger.FlowsAvoidedTotal, *w.search
 	}
 	for next := w.start; time.Since(w.start) < w.window; {
 		p.Step()
@@ -153,6 +155,7 @@ func (w *tableWatch) readLedger(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 	defer cancel()
 	var sum *snapshot.Ledger
+	var search *snapshot.Search
 	kept := w.sockets[:0]
 	for _, c := range w.sockets {
 		figures, err := c.Figures(ctx)
@@ -166,11 +169,12 @@ func (w *tableWatch) readLedger(ctx context.Context) {
 		}
 		kept = append(kept, c)
 		if sum == nil {
-			sum = &snapshot.Ledger{}
+			sum, search = &snapshot.Ledger{}, &snapshot.Search{}
 		}
 		addFigures(sum, figures)
+		addSearch(search, figures.Search)
 	}
-	w.sockets, w.ledger = kept, sum
+	w.sockets, w.ledger, w.search = kept, sum, search
 }
 
 // finish takes over what was seen.
@@ -183,16 +187,27 @@ func (w *tableWatch) finish(s *snapshot.Snapshot) {
 		}
 		s.Counters = snapshot.Counters(conntrack.Sum(w.after), rise, w.elapsed)
 	}
-	s.Ledger = w.ledger
+	s.Ledger, s.Search = w.ledger, w.search
 	if w.window > 0 {
 		s.WindowSeconds = w.elapsed.Seconds()
 		s.NewFlows = w.events.rates(w.elapsed)
+		if s.Search != nil {
+			s.Search.Since(w.beforeQuery, w.elapsed.Seconds())
+		}
 		// An instance that was replaced meanwhile began to count at 0.
 		if s.Ledger != nil && s.Ledger.FlowsAvoidedTotal >= w.beforeFlows {
 			s.Ledger.FlowsPerSecond = new(float64(s.Ledger.FlowsAvoidedTotal-w.beforeFlows) / w.elapsed.Seconds())
 		}
 	}
 	s.Missing = append(s.Missing, w.missing...)
+}
+
+// addSearch adds the queries of search paths of one instance.
+func addSearch(sum *snapshot.Search, f control.SearchFigures) {
+	sum.QueriesTotal += f.Queries
+	sum.SearchTotal += f.Search
+	sum.CutTotal += f.Cut
+	sum.OnePassTotal += f.OnePass
 }
 
 // addFigures adds what one instance saves.

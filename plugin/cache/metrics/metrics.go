@@ -39,6 +39,7 @@ var (
 	evictionsTotal = counter("evictions_total", "The count of cache evictions.", labelsByType)
 	cutTotal       = counter("cut_total", "The count of queries that were answered by the denial of another type of the name, or of a name above.", labelsByReason)
 	cutProbesTotal = counter("cut_probes_total", "The count of queries sent upstream to learn whether all names below a name are denied.", labels)
+	searchTotal    = counter("search_total", "The count of queries for external names below a domain of a search path.", labels)
 	coalescedTotal = counter("coalesced_total", "The count of cache misses that were answered by the upstream query of another client.", labels)
 )
 
@@ -49,7 +50,7 @@ func counter(name, help string, labels []string) *prometheus.CounterVec {
 // Counters are the metrics of a cache for one server. A lookup by label takes longer
 // than a hit, so they are looked up once.
 type Counters struct {
-	Requests, Misses, Prefetches, Drops, Stale, Coalesced, CutProbes prometheus.Counter
+	Requests, Misses, Prefetches, Drops, Stale, Coalesced, CutProbes, Search prometheus.Counter
 	// Entries are the numbers of positive answers and of denials in the cache.
 	Entries [2]prometheus.Gauge
 
@@ -67,6 +68,7 @@ func newCounters(server, zones, view string) *Counters {
 		Drops:      dropsTotal.WithLabelValues(server, zones, view),
 		Stale:      staleTotal.WithLabelValues(server, zones, view),
 		Coalesced:  coalescedTotal.WithLabelValues(server, zones, view),
+		Search:     searchTotal.WithLabelValues(server, zones, view),
 		CutProbes:  cutProbesTotal.WithLabelValues(server, zones, view),
 	}
 	for i, reason := range reasons {

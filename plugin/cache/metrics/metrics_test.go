@@ -13,7 +13,7 @@ import (
 // metricNames are CoreDNS's, and those of coalescing and of denials.
 var metricNames = []string{
 	"coredns_cache_coalesced_total", "coredns_cache_cut_probes_total", "coredns_cache_cut_total", "coredns_cache_drops_total", "coredns_cache_entries", "coredns_cache_evictions_total", "coredns_cache_hits_total",
-	"coredns_cache_misses_total", "coredns_cache_prefetch_total", "coredns_cache_requests_total", "coredns_cache_served_stale_total",
+	"coredns_cache_misses_total", "coredns_cache_prefetch_total", "coredns_cache_requests_total", "coredns_cache_search_total", "coredns_cache_served_stale_total",
 }
 
 func TestMetricNamesAndLabels(t *testing.T) {

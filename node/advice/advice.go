@@ -144,6 +144,8 @@ var Rules = []Rule{
 		[]Symptom{Timeouts, IntermittentDNS, APIErrors, WorksSometimes, HealthyDropping}, kernelLog},
 	{"dns-share", "how much of the table is DNS, and what keeping it out saves",
 		[]Symptom{IntermittentDNS}, dnsShare},
+	{"search-path", "how many of the DNS queries are those of search paths",
+		nil, searchPath},
 	{"idle-established", "idle TCP connections fill the table because their timeout is days",
 		[]Symptom{Timeouts, HealthyDropping}, idleEstablished},
 	{"established-short", "the timeout of established connections is below the idle time of connection pools",

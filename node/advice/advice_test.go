@@ -96,6 +96,10 @@ func TestRules(t *testing.T) {
 		{"much DNS in an empty table", func(m *Measurements) { m.Table.DNS.Entries = 4_000 }, "dns-share", Info, []string{"20 % of the table is DNS", "saves about 4,000"}},
 		{"much DNS in a crowded table", func(m *Measurements) { m.Entries, m.Table.DNS.Entries = 140_000, 10_000 }, "dns-share", Warning, []string{"50 %"}},
 		{"DNS of a small table", func(m *Measurements) { m.Table.Entries, m.Table.DNS.Entries = 999, 999 }, "", Info, nil},
+		{"search paths", func(m *Measurements) { m.Search = Search{Queries: 10_000, OnPath: 7_500, Cut: 7_000} }, "search-path", Info, []string{"75 %", "7,500 of 10,000", "onePass"}},
+		{"search paths in one pass", func(m *Measurements) { m.Search = Search{Queries: 1_000, OnPath: 200, OnePass: 3} }, "search-path", Info, []string{"20 %", "nothing to do"}},
+		{"few search paths", func(m *Measurements) { m.Search = Search{Queries: 1_000, OnPath: 199} }, "", Info, nil},
+		{"search paths of few queries", func(m *Measurements) { m.Search = Search{Queries: 999, OnPath: 999} }, "", Info, nil},
 		{"Trackless at work", func(m *Measurements) { m.Avoided = ptr(uint64(30_000)) }, "dns-share", Info, []string{"keeps 30,000 entries out", "50,000", "11.0 MiB"}},
 
 		{"five days, idle", func(m *Measurements) {

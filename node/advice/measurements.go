@@ -53,6 +53,9 @@ type Measurements struct {
 	// of the table (its metric entries_avoided), nil if none was asked.
 	Avoided *uint64
 
+	// Search are the queries of search paths that this Trackless got.
+	Search Search
+
 	// SavedTables are tables of Trackless in rulesets that are loaded at boot.
 	SavedTables []SavedTable
 
@@ -135,4 +138,13 @@ func (m *Measurements) share(n uint64) float64 {
 		return 0
 	}
 	return float64(n) / float64(m.Table.Entries)
+}
+
+// Search are the queries of search paths that a Trackless got since it started.
+type Search struct {
+	// Queries were asked of its cache. OnPath are those of them for an external name below a domain of a
+	// search path, Cut those that the denial of another question answered.
+	Queries, OnPath, Cut uint64
+	// OnePass are replies for a whole search path.
+	OnePass uint64
 }

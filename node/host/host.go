@@ -56,20 +56,19 @@ func Kernel(root string) [2]int {
 // metricAvoided is the gauge of Trackless's directive notrack.
 const metricAvoided = "coredns_notrack_entries_avoided"
 
-// Avoided asks a Trackless for the number of entries that it keeps out of the
-// table: the sum over the labels of its metric, from the page at the URL. It asks
-// from the calling thread's namespace, and so does without names: the host of
+// Saved asks a Trackless what it saves: sums over the labels of its metrics, from
+// the page at the URL. It asks from the calling thread's namespace, and so does without names: the host of
 // the URL is an address.
-func Avoided(ctx context.Context, page string) (uint64, error) {
+func Saved(ctx context.Context, page string) (Savings, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, page, nil)
 	if err != nil {
-		return 0, fmt.Errorf("metrics: %w", err)
+		return Savings{}, fmt.Errorf("metrics: %w", err)
 	}
 	// An http.Transport dials on a goroutine of its own, that is in any
 	// namespace; the address is dialled here instead.
 	conn, err := dialAddress(ctx, req.URL)
 	if err != nil {
-		return 0, err
+		return Savings{}, err
 	}
 	defer func() { _ = conn.Close() }()
 	transport := &http.Transport{
@@ -78,18 +77,43 @@ func Avoided(ctx context.Context, page string) (uint64, error) {
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return 0, fmt.Errorf("metrics: %w", err)
+		return Savings{}, fmt.Errorf("metrics: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("metrics: %s answers %s", page, resp.Status)
+		return Savings{}, fmt.Errorf("metrics: %s answers %s", page, resp.Status)
 	}
 	const pageLimit = 16 << 20
 	text, err := io.ReadAll(io.LimitReader(resp.Body, pageLimit))
 	if err != nil {
-		return 0, fmt.Errorf("metrics: %w", err)
+		return Savings{}, fmt.Errorf("metrics: %w", err)
 	}
-	return sumMetric(string(text), metricAvoided)
+	return savings(string(text))
+}
+
+// Savings are what a Trackless says on its page of metrics.
+type Savings struct {
+	// Entries are those that the table does not have.
+	Entries uint64
+	// Queries were asked of the cache. Search are those of them for an external name below a domain of a
+	// search path, Cut those that the denial of another question answered. OnePass are replies for a whole
+	// search path. All are 0 on the page of a version that does not count them.
+	Queries, Search, Cut, OnePass uint64
+}
+
+func savings(page string) (s Savings, err error) {
+	if s.Entries, err = sumMetric(page, metricAvoided); err != nil {
+		return s, err
+	}
+	for name, n := range map[string]*uint64{
+		"coredns_cache_requests_total": &s.Queries, "coredns_cache_search_total": &s.Search,
+		"coredns_cache_cut_total": &s.Cut, "coredns_searchpath_answers_total": &s.OnePass,
+	} {
+		if *n, err = sumMetric(page, name); err != nil {
+			*n = 0
+		}
+	}
+	return s, nil
 }
 
 func dialAddress(ctx context.Context, u *url.URL) (net.Conn, error) {

@@ -53,18 +53,20 @@ func TestKernelLog(t *testing.T) {
 	}
 }
 
-func TestAvoided(t *testing.T) {
+func TestSaved(t *testing.T) {
 	for _, test := range []struct {
 		name, page string
 		status     int
 		want       uint64
 		says       string
+		queries    uint64
 	}{
-		{"two labels", "# TYPE coredns_notrack_entries_avoided gauge\ncoredns_notrack_entries_avoided{proto=\"udp\",family=\"ipv4\"} 1200\ncoredns_notrack_entries_avoided{proto=\"tcp\"} 3 1700000000\ncoredns_notrack_entries_avoided_other 7\n", 200, 1203, ""},
-		{"no labels", "coredns_notrack_entries_avoided 1.5e+03\n", 200, 1500, ""},
-		{"another program", "up 1\n", 200, 0, "not a Trackless"},
-		{"broken", "coredns_notrack_entries_avoided x\n", 200, 0, "invalid syntax"},
-		{"refused", "", 404, 0, "404"},
+		{"search paths", "coredns_notrack_entries_avoided 7\ncoredns_cache_requests_total{server=\"a\"} 40\ncoredns_cache_requests_total{server=\"b\"} 60\ncoredns_cache_search_total{server=\"a\"} 50\n", 200, 7, "", 100},
+		{"two labels", "# TYPE coredns_notrack_entries_avoided gauge\ncoredns_notrack_entries_avoided{proto=\"udp\",family=\"ipv4\"} 1200\ncoredns_notrack_entries_avoided{proto=\"tcp\"} 3 1700000000\ncoredns_notrack_entries_avoided_other 7\n", 200, 1203, "", 0},
+		{"no labels", "coredns_notrack_entries_avoided 1.5e+03\n", 200, 1500, "", 0},
+		{"another program", "up 1\n", 200, 0, "not a Trackless", 0},
+		{"broken", "coredns_notrack_entries_avoided x\n", 200, 0, "invalid syntax", 0},
+		{"refused", "", 404, 0, "404", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -72,9 +74,9 @@ func TestAvoided(t *testing.T) {
 				_, _ = w.Write([]byte(test.page))
 			}))
 			defer server.Close()
-			got, err := Avoided(t.Context(), server.URL)
-			if got != test.want || (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
-				t.Errorf("Avoided() = %d, %v; want %d, %q", got, err, test.want, test.says)
+			got, err := Saved(t.Context(), server.URL)
+			if got != (Savings{Entries: test.want, Queries: test.queries, Search: test.queries / 2}) || (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
+				t.Errorf("Saved() = %+v, %v; want %d, %q", got, err, test.want, test.says)
 			}
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/host"
 )
 
@@ -28,9 +29,9 @@ func CheckMetrics(metrics string) error {
 	return nil
 }
 
-// measureAvoided asks the Trackless of this node what it saves: at the given
+// measureSaved asks the Trackless of this node what it saves: at the given
 // URL, or with "auto" where it usually answers, if a cache listens at all.
-func (m *Node) measureAvoided(ctx context.Context, metrics string) {
+func (m *Node) measureSaved(ctx context.Context, metrics string) {
 	var urls []string
 	switch metrics {
 	case "off":
@@ -49,9 +50,10 @@ func (m *Node) measureAvoided(ctx context.Context, metrics string) {
 	defer cancel()
 	var failed error
 	for _, url := range urls {
-		n, err := host.Avoided(ctx, url)
+		saved, err := host.Saved(ctx, url)
 		if err == nil {
-			m.Avoided = &n
+			m.Avoided = &saved.Entries
+			m.Search = advice.Search{Queries: saved.Queries, OnPath: saved.Search, Cut: saved.Cut, OnePass: saved.OnePass}
 			return
 		}
 		failed = err

@@ -199,7 +199,7 @@ func (m *Node) measureSurroundings(ctx context.Context, o Options, c *conntrack.
 	links, err := linkNames()
 	m.miss(err)
 	m.Datapath = host.Datapath(o.Root, links)
-	m.measureAvoided(ctx, o.Metrics)
+	m.measureSaved(ctx, o.Metrics)
 }
 
 func linkNames() ([]string, error) {

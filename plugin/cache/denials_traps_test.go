@@ -12,6 +12,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/rewrite"
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // TestDenialTraps are messages with which a cut could deny too much, or deny it wrongly.
@@ -180,4 +181,17 @@ func TestCutBesideRewrite(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestSearchMetric: queries of a search path count once, however they are answered.
+func TestSearchMetric(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := kubeDNS()
+		c := newCache(t, up, func(c *Cache) { levels(t, "learn cluster.local")(c); c.zonesLabel = "TestSearchMetric" })
+		play(t, c, up, "api.example.com.default.svc.cluster.local. A NXDOMAIN upstream", "api.example.com.default.svc.cluster.local. AAAA NXDOMAIN cached",
+			"api.example.com.cluster.local. A NXDOMAIN upstream", "api.example.com. A NOERROR upstream", "kubernetes.default.svc.cluster.local. A NOERROR upstream")
+		if got := testutil.ToFloat64(c.Counters("").Search); got != 3 {
+			t.Errorf("counted %v, want 3", got)
+		}
+	})
 }

@@ -49,10 +49,12 @@ func (c *Cache) deny(ctx context.Context, q *query, now time.Time) (served bool,
 	if !ok {
 		return false, 0, nil
 	}
-	q.counters.Cut(scope == cut.Below)
-	if scope == cut.Below && q.found.Left*5 <= int64(q.found.TTL) && c.levels.Named(q.key.Name()) != nil {
-		c.learn(ctx, q.w, [][]byte{bytes.Clone(q.found.Denied(q.key.Name()))}, true)
+	if scope == cut.Below && q.found.Left*5 <= int64(q.found.TTL) && c.levels.Named(q.key.Name()) != nil &&
+		c.learn(ctx, q.w, [][]byte{bytes.Clone(q.found.Denied(q.key.Name()))}, true) {
+		// This query goes upstream, too: if its name exists, the cut is wrong, and ends.
+		return false, 0, nil
 	}
+	q.counters.Cut(scope == cut.Below)
 	code, err = c.reply(ctx, q, c.engine.ServeTTL(&q.found))
 	return true, code, err
 }
@@ -84,22 +86,24 @@ func (w *responder) understand(ctx context.Context, res *dns.Msg, key wire.Key, 
 }
 
 // learn asks in the background for the names, which are above each other, until one is denied.
-// Names of which that is known are skipped, unless a known denial is to be learned again.
-func (c *Cache) learn(ctx context.Context, w dns.ResponseWriter, names [][]byte, again bool) {
+// Names of which that is known are skipped, unless a known denial is to be learned again. It reports
+// whether it asks.
+func (c *Cache) learn(ctx context.Context, w dns.ResponseWriter, names [][]byte, again bool) bool {
 	key, ok := c.nextToLearn(names, again)
 	if !ok || !c.learning.tryAcquire() {
-		return
+		return false
+	}
+	attempt := c.flights.Lead(key, flight.Class{})
+	if attempt == nil {
+		c.learning.release()
+		return false // it is being asked for
 	}
 	local := w.LocalAddr()
 	counters := c.Counters(serverOf(ctx))
 	ctx = detach(ctx)
 	go func() {
 		defer c.learning.release()
-		for ; ok; key, ok = c.nextToLearn(names, false) {
-			attempt := c.flights.Lead(key, flight.Class{})
-			if attempt == nil {
-				return // a client has asked for it
-			}
+		for attempt != nil {
 			name := wire.NameText(key.Name())
 			r := new(dns.Msg).SetQuestion(name, dns.TypeA)
 			b := &background{cache: c, ctx: ctx, r: r, done: make(chan struct{}), w: &responder{
@@ -111,8 +115,13 @@ func (c *Cache) learn(ctx context.Context, w dns.ResponseWriter, names [][]byte,
 			if !b.w.out.Answered {
 				return
 			}
+			if key, ok = c.nextToLearn(names, false); !ok {
+				return
+			}
+			attempt = c.flights.Lead(key, flight.Class{})
 		}
 	}()
+	return true
 }
 
 // nextToLearn returns the key of the first of the names that is to be asked for.

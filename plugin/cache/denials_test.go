@@ -375,7 +375,8 @@ func TestLearnAsksUpToADenial(t *testing.T) {
 	})
 }
 
-// TestLearnAgain: while a cut is in use, one query a TTL renews it before it expires.
+// TestLearnAgain: while a cut is in use, one query a TTL renews it before it expires. The query of the
+// client that sets it off goes upstream, too.
 func TestLearnAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := kubeDNS()
@@ -389,9 +390,31 @@ func TestLearnAgain(t *testing.T) {
 			synctest.Wait()
 		}
 		asked := up.taken()
-		if len(asked) < 5 || len(asked) > 8 || slices.ContainsFunc(asked, func(q string) bool { return q != "com.svc.cluster.local. A" }) {
+		learned := slices.DeleteFunc(slices.Clone(asked), func(q string) bool { return q != "com.svc.cluster.local. A" })
+		if len(learned) < 5 || len(learned) > 8 || len(asked) != 2*len(learned) {
 			t.Errorf("in 30 s, with a TTL of 5 s, asked %q", asked)
 		}
+	})
+}
+
+// TestWrongCutEnds: kube-dns has a name of its own, by hosts or rewrite, below a name that it denies.
+// While the name is asked for, it is found when the cut is renewed.
+func TestWrongCutEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := kubeDNS()
+		up.set("db.corp.cluster.local.", "5 IN A 192.0.2.7")
+		up.denied = append(up.denied, "corp.cluster.local.")
+		c := newCache(t, up, levels(t, "learn cluster.local"))
+		play(t, c, up, "x.corp.cluster.local. A NXDOMAIN upstream", "db.corp.cluster.local. A NXDOMAIN cached")
+		begin := time.Now()
+		for ask(t, c, question("db.corp.cluster.local.", nil)).Rcode != dns.RcodeSuccess {
+			if time.Since(begin) > 5*time.Second {
+				t.Fatal("not found within the TTL of the denial")
+			}
+			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
+		}
+		play(t, c, up, "sleep 6s", "x.corp.cluster.local. A NXDOMAIN upstream", "corp.cluster.local. A NXDOMAIN upstream", "db.corp.cluster.local. A NOERROR upstream")
 	})
 }
 

@@ -88,6 +88,7 @@ func (s Search) measure(ctx context.Context, node *lab.Node, upstream *external,
 		return way, err
 	}
 	upstream.queries.Store(0)
+	upstream.bypassed.Store(0)
 	begin := time.Now()
 	var mu sync.Mutex
 	var times []time.Duration
@@ -125,7 +126,7 @@ func (s Search) measure(ctx context.Context, node *lab.Node, upstream *external,
 	if err := cache.Close(); err != nil {
 		return way, err
 	}
-	way.UpstreamQueries = int(upstream.queries.Load())
+	way.UpstreamQueries, way.BypassedQueries = int(upstream.queries.Load()), int(upstream.bypassed.Load())
 	way.ClientPerName, way.UpstreamPerName = perName(way.ClientQueries, way.Lookups), perName(way.UpstreamQueries, way.Lookups)
 	if slices.Sort(times); len(times) > 0 {
 		way.P50, way.P99 = times[len(times)/2].Microseconds(), times[len(times)*99/100].Microseconds()

@@ -182,6 +182,11 @@ func TestServe(t *testing.T) {
 		{name: "the absolute name fails", qname: "api.example.com" + first, edit: func(c *cluster) { c.fail["api.example.com."] = dns.RcodeRefused }, rcode: dns.RcodeServerFailure},
 		{name: "DO", qname: "api.example.com" + first, query: func(m *dns.Msg) { m.SetEdns0(1232, true) }, rcode: dns.RcodeNameError, alone: true},
 		{name: "CD", qname: "api.example.com" + first, query: func(m *dns.Msg) { m.CheckingDisabled = true }, rcode: dns.RcodeNameError, alone: true},
+		{name: "letters of either case in the domain", qname: "api.example.com.DEFAULT.Svc.cLuster.LOCAL.", want: []string{"5 CNAME api.example.com.", "300 A 192.0.2.1"}},
+		{name: "EDNS", qname: "api.example.com" + first, query: func(m *dns.Msg) { m.SetEdns0(1232, false) }, want: []string{"5 CNAME api.example.com.", "300 A 192.0.2.1"}},
+		{name: "another class", qname: "api.example.com" + first, query: func(m *dns.Msg) { m.Question[0].Qclass = dns.ClassCHAOS }, rcode: dns.RcodeNameError, alone: true},
+		{name: "ANY", qname: "api.example.com" + first, qtype: dns.TypeANY, rcode: dns.RcodeNameError, alone: true},
+		{name: "a Service in full, without the final dot", qname: "kubernetes.default.svc.cluster.local" + first, want: []string{"5 CNAME kubernetes.default.svc.cluster.local.", "5 A 10.96.0.1"}},
 		{name: "without RD", qname: "api.example.com" + first, query: func(m *dns.Msg) { m.RecursionDesired = false }, rcode: dns.RcodeNameError, alone: true},
 		{name: "another type", qname: "api.example.com" + first, qtype: dns.TypeMX, rcode: dns.RcodeNameError, alone: true},
 	} {

@@ -91,6 +91,10 @@ func (o labOptions) check() error {
 	if o.rate < 1 {
 		return fmt.Errorf("lab: --rate is at least 1, not %d", o.rate)
 	}
+	if experiment.Scenario(o.scenario) == experiment.SearchPath && o.queries > 0 && o.queries < experiment.MinSearchNames {
+		return fmt.Errorf("lab: --queries is at least %d names for the scenario %s, not %d: fewer show only what it costs to learn a cut",
+			experiment.MinSearchNames, o.scenario, o.queries)
+	}
 	if o.html != "" && experiment.Scenario(o.scenario) == experiment.SearchPath {
 		return fmt.Errorf("lab: --html shows the conntrack table, which the scenario %s does not measure; leave it out", o.scenario)
 	}

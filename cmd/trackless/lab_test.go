@@ -131,6 +131,7 @@ func TestLabUsage(t *testing.T) {
 		{"no rate", []string{"--rate", "0"}, []string{"--rate"}},
 		{"no pods", []string{"--pods", "0"}, []string{"--pods"}},
 		{"too many pods", []string{"--pods", "41"}, []string{"--pods"}},
+		{"few names for search", []string{"--scenario", "search", "--queries", "499"}, []string{"500", "499"}},
 		{"search has no page", []string{"--scenario", "search", "--html", "x.html"}, []string{"--html", "search"}},
 		{"unknown flag", []string{"--quick"}, []string{"--quick"}},
 		{"argument", []string{"now"}, []string{"now"}},

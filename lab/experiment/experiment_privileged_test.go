@@ -81,7 +81,7 @@ func TestExhaustion(t *testing.T) {
 
 func TestSearch(t *testing.T) {
 	labtest.Require(t)
-	const names = 200
+	const names = 400
 	search := experiment.Search{Names: names, Node: lab.Options{Program: labtest.Program(t), WithoutIPv6: !lab.HasIPv6()}}
 	steps := make(map[string]bool)
 	search.Progress = func(p experiment.Progress) { steps[p.Phase+": "+p.Step] = true }

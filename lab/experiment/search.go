@@ -24,8 +24,12 @@ type Search struct {
 	Progress func(Progress)
 }
 
-// searchNames is the default number of names.
-const searchNames = 1000
+const (
+	// searchNames is the default number of names.
+	searchNames = 1000
+	// MinSearchNames is from how many names on a cut is worth the queries that learn it.
+	MinSearchNames = 500
+)
 
 // upstreamDelay is how long kube-dns takes to answer.
 const upstreamDelay = 5 * time.Millisecond

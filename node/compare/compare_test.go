@@ -40,6 +40,18 @@ func trackless(s *snapshot.Snapshot, attached time.Duration, avoided uint64, flo
 	return s
 }
 
+// TestSearchFigures: a comparison says what share the search path has, and what it did not cost.
+func TestSearchFigures(t *testing.T) {
+	before, after := table(noon, 0, 0, 0), table(noon.Add(time.Hour), 0, 0, 0)
+	after.Search = &snapshot.Search{SearchPercent: new(75.0), SavedPerSecond: new(600.0)}
+	c := Snapshots(before, after)
+	for id, want := range map[string]float64{"search_percent": 75, "search_saved_per_second": 600} {
+		if f := c.Figure(id); f == nil || f.Before != nil || f.After == nil || *f.After != want {
+			t.Errorf("%s is %+v, want %v after", id, f, want)
+		}
+	}
+}
+
 func TestVerdict(t *testing.T) {
 	type change func(before, after *snapshot.Snapshot)
 	for _, tc := range []struct {

@@ -254,6 +254,24 @@ func TestExisting(t *testing.T) {
 	}
 }
 
+// TestExistingInherits: a memory of any size knows what the one before it knew.
+func TestExistingInherits(t *testing.T) {
+	for _, sizes := range [][2]int{{1 << 12, 1 << 12}, {1 << 12, 1 << 8}, {1 << 8, 1 << 12}} {
+		from, to := NewExisting(sizes[0]), NewExisting(sizes[1])
+		from.Add(name(t, "a.example.org."), 100)
+		from.Add(name(t, "early.example.net."), 10)
+		to.Inherit(from, -20)
+		for text, want := range map[string]bool{"a.example.org.": true, "example.org.": true, "early.example.net.": false} {
+			if got := to.Has(name(t, text), 79); got != want {
+				t.Errorf("sizes %v: %s exists: %t", sizes, text, got)
+			}
+		}
+		if to.Has(name(t, "a.example.org."), 80) {
+			t.Errorf("sizes %v: it exists for too long", sizes)
+		}
+	}
+}
+
 // TestExistingForgetsNothing fills the memory many times over.
 func TestExistingForgetsNothing(t *testing.T) {
 	e := NewExisting(64)

@@ -49,6 +49,20 @@ func (e *Existing) Has(name []byte, now uint32) bool {
 	return true
 }
 
+// Inherit takes over what another memory knows, before this one is used. Times of this one are by shift
+// seconds later. Where the sizes differ, more names may seem to exist, and none fewer.
+func (e *Existing) Inherit(from *Existing, shift int64) {
+	e.seed = from.seed
+	for i := range max(len(e.until), len(from.until)) {
+		until := int64(from.until[i&(len(from.until)-1)].Load())
+		if until == 0 || until+shift <= 0 {
+			continue
+		}
+		slot := &e.until[i&(len(e.until)-1)]
+		slot.Store(max(slot.Load(), uint32(until+shift)))
+	}
+}
+
 // slots returns the places of a name.
 func (e *Existing) slots(name []byte) [2]*atomic.Uint32 {
 	h := maphash.Bytes(e.seed, name)

@@ -21,6 +21,11 @@ func (e *Engine) Exists(name []byte, now time.Time, ttl time.Duration) {
 	e.existing.Add(name, seconds(e.store.Time(now.Add(ttl+existsFor))))
 }
 
+// InheritNames takes over from an engine before a reload which names exist, before this one is used.
+func (e *Engine) InheritNames(from *Engine, now time.Time) {
+	e.existing.Inherit(from.existing, int64(seconds(e.store.Time(now)))+1-int64(seconds(from.store.Time(now))))
+}
+
 // seconds returns the time in seconds, rounded up.
 func seconds(t store.Time) uint32 {
 	return uint32((t + store.Time(time.Second) - 1) / store.Time(time.Second))

@@ -85,9 +85,11 @@ func (r *Registry[Cache]) find(fingerprint string) *shared[Cache] {
 	return nil
 }
 
-// inherit copies the answers that keep keeps.
+// inherit copies the answers that keep keeps, and which names exist. What else the denials deny, it does
+// not copy.
 func inherit(to, from *engine.Engine, keep func(key wire.Key, r *store.Record) (time.Duration, bool)) {
 	now := time.Now()
+	to.InheritNames(from, now)
 	shift := to.Store().Time(now) - from.Store().Time(now)
 	from.Store().Range(func(key wire.Key, r *store.Record) {
 		limit, ok := keep(key, r)

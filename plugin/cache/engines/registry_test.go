@@ -44,6 +44,7 @@ func TestAcquire(t *testing.T) {
 			}
 			s := before.Store()
 			s.Put(key, store.Positive, &store.Entry{Stored: s.Time(time.Now()), TTL: 300})
+			before.Exists(key.Name(), time.Now(), time.Minute)
 			second := first
 			second.Keep = all
 			tc.edit(&second)
@@ -53,6 +54,9 @@ func TestAcquire(t *testing.T) {
 			}
 			if n := after.Store().Len(store.Positive); (after == before) != tc.same || n != tc.answers {
 				t.Errorf("same engine %t with %d answers, want %t with %d", after == before, n, tc.same, tc.answers)
+			}
+			if exists, _ := after.Knows(key, time.Now()); exists != (tc.name != "fingerprint" && tc.name != "no fingerprint") {
+				t.Errorf("the name exists: %t", exists)
 			}
 			r.Release(func(owner int) bool { return owner == 1 })
 			r.Each(func(e *engine.Engine, owners []int) {

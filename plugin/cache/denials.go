@@ -65,7 +65,9 @@ func (c *Cache) deny(ctx context.Context, q *query, now time.Time) (served bool,
 func (w *responder) understand(ctx context.Context, res *dns.Msg, key wire.Key, life, allowed time.Duration) uint8 {
 	c := w.cache
 	if res.Rcode == dns.RcodeSuccess || res.Rcode == dns.RcodeNameError && len(res.Answer) > 0 {
-		c.engine.Exists(key.Name(), c.now(), life)
+		for _, name := range cut.Shown(res, key) {
+			c.engine.Exists(name, c.now(), life)
+		}
 		return 0
 	}
 	if level, _ := c.levels.Of(key.Name()); level == cut.PerType {

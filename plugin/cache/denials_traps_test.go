@@ -116,6 +116,33 @@ func TestCutIsOfClassIN(t *testing.T) {
 	})
 }
 
+// TestTargetsExist: a name that an alias leads to exists, and no denial above denies it.
+func TestTargetsExist(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		zone := kubeDNS()
+		zone.denied = append(zone.denied, "ent2.corp.example.com.")
+		up := plugin.HandlerFunc(func(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			if r.Question[0].Name != "alias.example.net." {
+				return zone.ServeDNS(ctx, w, r)
+			}
+			m := new(dns.Msg).SetReply(r)
+			for _, text := range []string{"alias.example.net. 60 IN CNAME host.ent2.corp.example.com.", "host.ent2.corp.example.com. 60 IN A 192.0.2.2"} {
+				rr, err := dns.NewRR(text)
+				if err != nil {
+					return dns.RcodeServerFailure, err
+				}
+				m.Answer = append(m.Answer, rr)
+			}
+			return dns.RcodeSuccess, w.WriteMsg(m)
+		})
+		c := newCache(t, up, nil)
+		for _, name := range []string{"alias.example.net.", "ent2.corp.example.com.", "x.ent2.corp.example.com."} {
+			ask(t, c, question(name, nil))
+		}
+		play(t, c, zone, "host.ent2.corp.example.com. A NOERROR upstream")
+	})
+}
+
 // rewriting returns the plugin rewrite with a rule, in front of next.
 func rewriting(t *testing.T, rule string, next plugin.Handler) plugin.Handler {
 	t.Helper()

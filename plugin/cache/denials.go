@@ -91,7 +91,7 @@ func (w *responder) understand(ctx context.Context, res *dns.Msg, key wire.Key, 
 // Names of which that is known are skipped, unless a known denial is to be learned again. It reports
 // whether it asks.
 func (c *Cache) learn(ctx context.Context, w dns.ResponseWriter, names [][]byte, again bool) bool {
-	key, ok := c.nextToLearn(names, again)
+	key, ok := c.engine.NextToLearn(names, again, c.now())
 	if !ok || !c.learning.tryAcquire() {
 		return false
 	}
@@ -117,23 +117,11 @@ func (c *Cache) learn(ctx context.Context, w dns.ResponseWriter, names [][]byte,
 			if !b.w.out.Answered {
 				return
 			}
-			if key, ok = c.nextToLearn(names, false); !ok {
+			if key, ok = c.engine.NextToLearn(names, false, c.now()); !ok {
 				return
 			}
 			attempt = c.flights.Lead(key, flight.Class{})
 		}
 	}()
 	return true
-}
-
-// nextToLearn returns the key of the first of the names that is to be asked for.
-func (c *Cache) nextToLearn(names [][]byte, again bool) (wire.Key, bool) {
-	for _, name := range names {
-		key := wire.AppendQuestion(nil, name, dns.TypeA, dns.ClassINET, 0)
-		exists, answered := c.engine.Knows(key, c.now())
-		if !exists {
-			return key, again || !answered
-		}
-	}
-	return nil, false
 }

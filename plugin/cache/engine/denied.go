@@ -171,3 +171,16 @@ func (e *Engine) Knows(key wire.Key, now time.Time) (exists, answered bool) {
 	r := v.Record(store.Negative)
 	return false, r != nil && r.Left(t)-int64(r.Mark()&maxRaised) > 0
 }
+
+// NextToLearn returns the key of the first of the names that is to be asked for, to learn whether it is
+// denied: again, if a known denial counts as none.
+func (e *Engine) NextToLearn(names [][]byte, again bool, now time.Time) (wire.Key, bool) {
+	for _, name := range names {
+		key := wire.AppendQuestion(nil, name, dns.TypeA, dns.ClassINET, 0)
+		exists, answered := e.Knows(key, now)
+		if !exists {
+			return key, again || !answered
+		}
+	}
+	return nil, false
+}

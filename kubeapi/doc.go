@@ -1,5 +1,5 @@
-// Package kubeapi watches single objects of the Kubernetes API: a Service, and the
-// EndpointSlices of a Service.
+// Package kubeapi watches few objects of the Kubernetes API: a Service, the EndpointSlices
+// of a Service, the pods of a node, all Services.
 //
 // It lists and watches (Kubernetes API concepts, "Efficient detection of changes") over
 // HTTPS with the pod's service account. It has no cache and no other verbs. While the API

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -64,8 +65,8 @@ func (f *fakeAPI) config() Config {
 	return c
 }
 
-// set adds or changes an object, given as the JSON behind its metadata; remove
-// deletes it.
+// set adds or changes an object, named NAME or NAMESPACE/NAME and given as the JSON behind
+// its metadata; remove deletes it.
 func (f *fakeAPI) set(name, rest string) { f.note(name, rest, false) }
 func (f *fakeAPI) remove(name string)    { f.note(name, "", true) }
 
@@ -76,7 +77,9 @@ func (f *fakeAPI) note(name, rest string, remove bool) {
 	if rest != "" {
 		rest = "," + rest
 	}
-	o := json.RawMessage(fmt.Sprintf(`{"metadata":{"name":%q,"resourceVersion":"%d"}%s}`, name, f.version, rest))
+	namespace, short := path.Split(name)
+	namespace = strings.TrimSuffix(namespace, "/")
+	o := json.RawMessage(fmt.Sprintf(`{"metadata":{"name":%q,"namespace":%q,"resourceVersion":"%d"}%s}`, short, namespace, f.version, rest))
 	kind := "MODIFIED"
 	if _, ok := f.objects[name]; !ok {
 		kind = "ADDED"

@@ -18,6 +18,36 @@ type Service struct {
 	} `json:"spec"`
 }
 
+// Pod has the fields of a Pod that are used here (core/v1). The API returns whole pods: the
+// form with metadata alone has no addresses, and the form for tables one address of two.
+type Pod struct {
+	Metadata Meta `json:"metadata"`
+	Spec     struct {
+		HostNetwork bool `json:"hostNetwork"`
+	} `json:"spec"`
+	Status struct {
+		Phase  string `json:"phase"`
+		PodIPs []struct {
+			IP string `json:"ip"`
+		} `json:"podIPs"`
+	} `json:"status"`
+}
+
+// Addresses returns the addresses that are the pod's alone. A pod in the host's network has
+// none, and neither has one that ended: another pod may have its addresses now.
+func (p Pod) Addresses() []netip.Addr {
+	if p.Spec.HostNetwork || p.Status.Phase == "Succeeded" || p.Status.Phase == "Failed" {
+		return nil
+	}
+	var out []netip.Addr
+	for _, ip := range p.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // Port is a port of a Service or of an EndpointSlice.
 type Port struct {
 	Name     string `json:"name"`
@@ -42,6 +72,7 @@ type Endpoint struct {
 	} `json:"conditions"`
 }
 
+func (p Pod) meta() Meta           { return p.Metadata }
 func (s Service) meta() Meta       { return s.Metadata }
 func (s EndpointSlice) meta() Meta { return s.Metadata }
 
@@ -65,6 +96,47 @@ func (c *Client) WatchEndpoints(ctx context.Context, namespace, service string, 
 		path:  "/apis/discovery.k8s.io/v1/namespaces/" + url.PathEscape(namespace) + "/endpointslices",
 		query: url.Values{"labelSelector": {"kubernetes.io/service-name=" + service}},
 	}
+	w.run(ctx)
+}
+
+const (
+	podsPath     = "/api/v1/pods"
+	servicesPath = "/api/v1/services"
+)
+
+// podsOn selects the pods of a node. RBAC knows no nodes: the verbs must be allowed for the
+// pods of all.
+func podsOn(node string) url.Values { return url.Values{"fieldSelector": {"spec.nodeName=" + node}} }
+
+// ListPods returns the pods of a node, as the API server has them in memory. The verb list
+// must be allowed for pods in all namespaces.
+func (c *Client) ListPods(ctx context.Context, node string) ([]Pod, error) {
+	return listed[Pod](ctx, c, podsPath, podsOn(node))
+}
+
+// ListServices returns all Services, as the API server has them in memory. The verb list
+// must be allowed for services in all namespaces.
+func (c *Client) ListServices(ctx context.Context) ([]Service, error) {
+	return listed[Service](ctx, c, servicesPath, url.Values{})
+}
+
+func listed[T object](ctx context.Context, c *Client, path string, query url.Values) (out []T, err error) {
+	query.Set("resourceVersion", "0") // not asked of etcd: names need not be the newest
+	_, err = list(ctx, c, path, query, func(o T) { out = append(out, o) })
+	return out, err
+}
+
+// WatchPods watches the pods of a node until the context ends. The verbs list and watch must
+// be allowed for pods in all namespaces.
+func (c *Client) WatchPods(ctx context.Context, node string, h Handler[Pod]) {
+	w := &watcher[Pod]{client: c, handler: h, pace: defaultPace, path: podsPath, query: podsOn(node)}
+	w.run(ctx)
+}
+
+// WatchServices watches all Services until the context ends. The verbs list and watch must
+// be allowed for services in all namespaces.
+func (c *Client) WatchServices(ctx context.Context, h Handler[Service]) {
+	w := &watcher[Service]{client: c, handler: h, pace: defaultPace, path: servicesPath}
 	w.run(ctx)
 }
 

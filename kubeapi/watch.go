@@ -22,13 +22,16 @@ type Meta struct {
 	ResourceVersion string `json:"resourceVersion"`
 }
 
+// key identifies an object in a list, which may be of all namespaces.
+func (m Meta) key() string { return m.Namespace + "/" + m.Name }
+
 // object is a kind that can be watched.
 type object interface{ meta() Meta }
 
 // Handler gets the results of a watch. One goroutine calls its functions.
 type Handler[T any] struct {
-	// Changed gets all objects, sorted by name, after each list and after each event
-	// that changes them.
+	// Changed gets all objects, sorted by namespace and name, after each list and after
+	// each event that changes them.
 	Changed func([]T)
 	// Failed gets an error when the watch fails, and nil when it works again. The last
 	// objects that Changed got stay valid.
@@ -42,9 +45,6 @@ type pace struct {
 }
 
 var defaultPace = pace{first: time.Second, max: 30 * time.Second, watch: 5 * time.Minute}
-
-// maxList is how many bytes of the body of a list are read.
-const maxList = 32 << 20
 
 // errGone: the API no longer knows the version from which to watch.
 var errGone = errors.New("the resource version is too old")
@@ -115,8 +115,8 @@ func (w *watcher[T]) failed(err error) {
 
 func (w *watcher[T]) changed() {
 	objects := make([]T, 0, len(w.objects))
-	for _, name := range slices.Sorted(maps.Keys(w.objects)) {
-		objects = append(objects, w.objects[name])
+	for _, key := range slices.Sorted(maps.Keys(w.objects)) {
+		objects = append(objects, w.objects[key])
 	}
 	w.handler.Changed(objects)
 }
@@ -124,26 +124,15 @@ func (w *watcher[T]) changed() {
 func (w *watcher[T]) list(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	body, err := w.client.get(ctx, w.path, w.query)
+	objects := map[string]T{}
+	version, err := list(ctx, w.client, w.path, w.query, func(o T) { objects[o.meta().key()] = o })
 	if err != nil {
 		return err
 	}
-	defer body.Close()
-	var list struct {
-		Metadata Meta `json:"metadata"`
-		Items    []T  `json:"items"`
-	}
-	if err := json.NewDecoder(io.LimitReader(body, maxList)).Decode(&list); err != nil {
-		return fmt.Errorf("read the Kubernetes API's list of %s: %w", w.path, err)
-	}
-	w.version = list.Metadata.ResourceVersion
-	if w.version == "" {
+	if version == "" {
 		return fmt.Errorf("the Kubernetes API's list of %s has no resource version", w.path)
 	}
-	w.objects = map[string]T{}
-	for _, o := range list.Items {
-		w.objects[o.meta().Name] = o
-	}
+	w.version, w.objects = version, objects
 	w.failed(nil)
 	w.changed()
 	return nil
@@ -154,7 +143,8 @@ func (w *watcher[T]) watch(ctx context.Context) error {
 	hold := w.pace.watch + rand.N(w.pace.watch)
 	ctx, cancel := context.WithTimeout(ctx, hold+30*time.Second)
 	defer cancel()
-	query := maps.Clone(w.query)
+	query := url.Values{}
+	maps.Copy(query, w.query)
 	query.Set("watch", "true")
 	query.Set("allowWatchBookmarks", "true")
 	query.Set("resourceVersion", w.version)
@@ -205,9 +195,9 @@ func (w *watcher[T]) apply(kind string, raw json.RawMessage) error {
 	}
 	switch kind {
 	case "ADDED", "MODIFIED":
-		w.objects[m.Name] = o
+		w.objects[m.key()] = o
 	case "DELETED":
-		delete(w.objects, m.Name)
+		delete(w.objects, m.key())
 	default:
 		return nil // BOOKMARK, or an event of a later version of the API
 	}

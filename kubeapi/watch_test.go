@@ -93,6 +93,13 @@ func TestWatch(t *testing.T) {
 				t.Errorf("%d requests, want a list and a watch", n)
 			}
 		}},
+		{"one name in two namespaces", func(t *testing.T, f *fakeAPI, s *seen, _ Config) {
+			f.set("x/a", `"spec":{"clusterIP":"2"}`)
+			f.set("y/a", `"spec":{"clusterIP":"3"}`)
+			eventually(t, "both added", func() bool { return s.has("a1", "a2", "a3") })
+			f.remove("x/a")
+			eventually(t, "one deleted", func() bool { return s.has("a1", "a3") })
+		}},
 		{"a watch that ends is taken up where it was", func(t *testing.T, f *fakeAPI, s *seen, _ Config) {
 			eventually(t, "the watch", func() bool { return f.asked("watch=true") == 1 })
 			f.bookmark()

@@ -60,16 +60,22 @@ func serviceIPs(conn *netlink.Conn, family nftables.TableFamily, service string)
 	})
 	var out []netip.AddrPort
 	for _, e := range elements {
-		// address . protocol . port, each padded to 32 bits
-		n := len(e.Key) - 8
-		if n < 4 {
-			continue
-		}
-		if a, ok := netip.AddrFromSlice(e.Key[:n]); ok {
-			out = append(out, netip.AddrPortFrom(a, binary.BigEndian.Uint16(e.Key[n+4:])))
+		if ap, ok := serviceIP(e); ok {
+			out = append(out, ap)
 		}
 	}
 	return out, err
+}
+
+// serviceIP returns the address and port of an element of service-ips.
+func serviceIP(e nfnl.Element) (netip.AddrPort, bool) {
+	// address . protocol . port, each padded to 32 bits
+	n := len(e.Key) - 8
+	if n < 4 {
+		return netip.AddrPort{}, false
+	}
+	a, ok := netip.AddrFromSlice(e.Key[:n])
+	return netip.AddrPortFrom(a, binary.BigEndian.Uint16(e.Key[n+4:])), ok
 }
 
 // isChainOf reports whether a chain is for a UDP port of the Service:
@@ -80,24 +86,36 @@ func isChainOf(chain, service string) bool {
 	return strings.HasPrefix(rest, service+"/udp/")
 }
 
+// clusterIPComment is the end of the comments of rules for ClusterIPs.
+const clusterIPComment = " cluster IP"
+
 // serviceRules reads the rules of iptables mode.
 func serviceRules(conn *netlink.Conn, family nftables.TableFamily, service string) ([]netip.AddrPort, error) {
 	const dns = 53
 	rules, err := nfnl.Rules(conn, family, "nat", "KUBE-SERVICES", func(r nfnl.Rule) bool {
-		return strings.HasPrefix(r.Comment, service+":") && strings.HasSuffix(r.Comment, " cluster IP")
+		return strings.HasPrefix(r.Comment, service+":") && strings.HasSuffix(r.Comment, clusterIPComment)
 	})
 	var out []netip.AddrPort
 	for _, r := range rules {
-		for _, e := range r.Exprs {
-			// Only the comparison of the destination has the length of an address.
-			if e.Name != "cmp" {
-				continue
-			}
-			a, ok := netip.AddrFromSlice(e.Value(unix.NFTA_CMP_DATA))
-			if ok && (family == nftables.TableFamilyIPv4) == a.Is4() {
-				out = append(out, netip.AddrPortFrom(a, dns))
-			}
+		if a, ok := destination(r, family); ok {
+			out = append(out, netip.AddrPortFrom(a, dns))
 		}
 	}
 	return out, err
+}
+
+// destination returns the address with which a rule of KUBE-SERVICES compares the
+// destination.
+func destination(r nfnl.Rule, family nftables.TableFamily) (netip.Addr, bool) {
+	for _, e := range r.Exprs {
+		// Only the comparison of the destination has the length of an address.
+		if e.Name != "cmp" {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(e.Value(unix.NFTA_CMP_DATA))
+		if ok && (family == nftables.TableFamilyIPv4) == a.Is4() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
 }

@@ -44,6 +44,7 @@ COMMIT
 `
 	v4 := strings.NewReplacer("ADDRESS", "10.96.0.99/32", "OTHER", "10.96.0.10/32").Replace(iptablesMode)
 	v6 := strings.NewReplacer("ADDRESS", "fd00:10:96::63/128", "OTHER", "fd00:10:96::a/128").Replace(iptablesMode)
+	// The two Services that share an address in nftables mode have either's name.
 	for _, tc := range []struct {
 		name    string
 		program []string
@@ -77,7 +78,18 @@ COMMIT
 					t.Errorf("%s: endpoints: %v %v", a, got, err)
 				}
 			}
+			names, err := ServiceNames(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
 			for service, want := range tc.want {
+				for ap := range strings.FieldsSeq(want) {
+					a := netip.MustParseAddrPort(ap).Addr()
+					shared := strings.HasPrefix(service, "other/") || tc.name == "nftables mode" && service == "kube-system/kube-dns"
+					if names[a] != service && !shared {
+						t.Errorf("%s is of %q, want %s", a, names[a], service)
+					}
+				}
 				found, err := ServiceAddresses(cfg, service)
 				if err != nil {
 					t.Fatal(err)

@@ -1,0 +1,159 @@
+package who
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/trackless-dns/trackless/kubeapi"
+	"github.com/trackless-dns/trackless/kubeapi/names"
+)
+
+// fakeRuntime is a container runtime with three sandboxes.
+type fakeRuntime struct {
+	cri.UnimplementedRuntimeServiceServer
+	fails bool
+}
+
+func (f *fakeRuntime) ListPodSandbox(_ context.Context, r *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
+	if f.fails || r.GetFilter().GetState().GetState() != cri.PodSandboxState_SANDBOX_READY {
+		return nil, os.ErrPermission
+	}
+	sandbox := func(id, namespace, name string) *cri.PodSandbox {
+		return &cri.PodSandbox{Id: id, Metadata: &cri.PodSandboxMetadata{Namespace: namespace, Name: name}}
+	}
+	return &cri.ListPodSandboxResponse{Items: []*cri.PodSandbox{
+		sandbox("1", "shop", "cart"), sandbox("2", "kube-system", "kube-proxy"), sandbox("gone", "shop", "old"),
+	}}, nil
+}
+
+func (f *fakeRuntime) PodSandboxStatus(_ context.Context, r *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
+	s := &cri.PodSandboxStatus{Network: &cri.PodSandboxNetworkStatus{Ip: "10.244.0.7", AdditionalIps: []*cri.PodIP{{Ip: "fd00::7"}}}}
+	switch r.GetPodSandboxId() {
+	case "gone":
+		return nil, os.ErrNotExist
+	case "2":
+		s.Network.Ip = "192.0.2.1"
+		s.Linux = &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}}
+	}
+	return &cri.PodSandboxStatusResponse{Status: s}, nil
+}
+
+// withRuntime returns a root with the socket of a container runtime.
+func withRuntime(t *testing.T, fake *fakeRuntime) string {
+	t.Helper()
+	root := t.TempDir()
+	socket := filepath.Join(root, "run/crio/crio.sock")
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	cri.RegisterRuntimeServiceServer(server, fake)
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(l) }()
+	t.Cleanup(func() {
+		server.Stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.MkdirAll(filepath.Join(root, "proc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// withAPI returns an API server that answers each path with a status.
+func withAPI(t *testing.T, pods, services int) func() (kubeapi.Config, error) {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/api/v1/pods":
+			w.WriteHeader(pods)
+			if r.URL.Query().Get("fieldSelector") == "spec.nodeName=node-1" {
+				fmt.Fprint(w, `{"metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"api","namespace":"shop"},"status":{"podIPs":[{"ip":"10.244.0.7"}]}}]}`)
+			}
+		case "/api/v1/services":
+			w.WriteHeader(services)
+			fmt.Fprint(w, `{"metadata":{"resourceVersion":"1"},"items":[{"metadata":{"name":"kube-dns","namespace":"kube-system"},"spec":{"clusterIP":"10.96.0.10"}}]}`)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return func() (kubeapi.Config, error) { return kubeapi.Config{Server: server.URL}, nil }
+}
+
+func outside() (kubeapi.Config, error) { return kubeapi.Config{}, kubeapi.ErrNotInCluster }
+
+func TestFind(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		api            func() (kubeapi.Config, error)
+		runtime        *fakeRuntime
+		pods           string // where the names are from
+		of7, of10, of1 string // the owners of 10.244.0.7, 10.96.0.10 and 192.0.2.1
+		notes          []string
+	}{
+		{"the API", withAPI(t, http.StatusOK, http.StatusOK), nil, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
+		{"the API comes first", withAPI(t, http.StatusOK, http.StatusOK), &fakeRuntime{}, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
+		{"the API may not be asked for pods", withAPI(t, http.StatusForbidden, http.StatusOK), &fakeRuntime{}, FromRuntime, "shop/cart", "kube-system/kube-dns", "", []string{"API: "}},
+		{"no API", outside, &fakeRuntime{}, FromRuntime, "shop/cart", "", "", nil},
+		{"a runtime that fails", outside, &fakeRuntime{fails: true}, "", "", "", "", []string{"crio.sock"}},
+		{"nothing", outside, nil, "", "", "", "", nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			root := t.TempDir()
+			if tc.runtime != nil {
+				root = withRuntime(t, tc.runtime)
+			} else if err := os.Mkdir(filepath.Join(root, "proc"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			f := Node{Root: root, Name: "node-1", inCluster: tc.api}.Find(t.Context())
+			if f.Pods != tc.pods {
+				t.Errorf("pods from %q, want %q: %q", f.Pods, tc.pods, f.Notes)
+			}
+			for a, want := range map[string]string{"10.244.0.7": tc.of7, "10.96.0.10": tc.of10, "192.0.2.1": tc.of1} {
+				if got := f.Book.Owner(netip.MustParseAddr(a)).String(); got != want {
+					t.Errorf("%s is of %q, want %q", a, got, want)
+				}
+			}
+			for _, want := range tc.notes {
+				if !slices.ContainsFunc(f.Notes, func(n string) bool { return strings.Contains(n, want) }) {
+					t.Errorf("no %q in %q", want, f.Notes)
+				}
+			}
+			if own := f.Book.Owner(netip.MustParseAddr("127.0.0.1")); own != (names.Owner{Kind: names.Node, Name: "node-1"}) {
+				t.Errorf("our own address is of %+v", own)
+			}
+		})
+	}
+}
+
+// A new name is seen without a new Find.
+func TestFollow(t *testing.T) {
+	f := Node{Root: t.TempDir(), Name: "node-1", inCluster: withAPI(t, http.StatusOK, http.StatusOK)}.Find(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var last *names.Book
+	Node{}.Follow(ctx, f, func(b *names.Book) {
+		last = b
+		cancel()
+	})
+	if last == nil || last.Owner(netip.MustParseAddr("10.244.0.7")).Name != "api" || last.Owner(netip.MustParseAddr("127.0.0.1")).Kind != names.Node {
+		t.Errorf("followed to %+v", last)
+	}
+}

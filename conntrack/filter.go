@@ -33,6 +33,10 @@ type Filter struct {
 	// and the address it answers to.
 	Src, Dst, ReplySrc, ReplyDst []netip.Prefix
 
+	// Ends match the address of either end: the source or the destination of the original
+	// tuple, or the source of the reply tuple, which is the real server.
+	Ends []netip.Addr
+
 	// SrcPorts and DstPorts match the ports of the original tuple. Entries of
 	// protocols without ports do not match.
 	SrcPorts, DstPorts []PortRange
@@ -175,6 +179,13 @@ func (f *Filter) matcher() func(*Entry) bool {
 	add(len(f.Dst) > 0, func(e *Entry) bool { return containsAddr(f.Dst, e.Original.Dst) })
 	add(len(f.ReplySrc) > 0, func(e *Entry) bool { return containsAddr(f.ReplySrc, e.Reply.Src) })
 	add(len(f.ReplyDst) > 0, func(e *Entry) bool { return containsAddr(f.ReplyDst, e.Reply.Dst) })
+	if len(f.Ends) > 0 {
+		ends := make(map[netip.Addr]bool, len(f.Ends))
+		for _, a := range f.Ends {
+			ends[a] = true
+		}
+		add(true, func(e *Entry) bool { return ends[e.Original.Src] || ends[e.Original.Dst] || ends[e.Reply.Src] })
+	}
 	add(len(f.SrcPorts) > 0, func(e *Entry) bool {
 		return e.Original.Proto.HasPorts() && containsPort(f.SrcPorts, e.Original.SrcPort)
 	})

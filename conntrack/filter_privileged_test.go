@@ -54,6 +54,7 @@ func TestFilter(t *testing.T) {
 		{"network", conntrack.Filter{Dst: prefixes("10.96.0.0/16", "fd00::/64")}, "dns|dns over tcp|dns6"},
 		{"reply source", conntrack.Filter{ReplySrc: prefixes("10.244.0.0/16")}, "dns"},
 		{"reply destination", conntrack.Filter{ReplyDst: prefixes("192.0.2.1/32")}, "web"},
+		{"either end", conntrack.Filter{Ends: []netip.Addr{netip.MustParseAddr("10.244.0.53"), netip.MustParseAddr("10.0.0.9"), netip.MustParseAddr("10.0.0.2")}}, "dns|dns over tcp|ping|zoned|zoned1"},
 		{"kernel-side port", conntrack.Filter{Protocols: []conntrack.Protocol{conntrack.UDP}, DstPorts: []conntrack.PortRange{{53, 53}}}, "dns|dns6"},
 		{"kernel-side all", conntrack.Filter{
 			Protocols: []conntrack.Protocol{conntrack.UDP}, Src: prefixes("10.0.0.1/32"), Dst: prefixes("10.96.0.10/32"),

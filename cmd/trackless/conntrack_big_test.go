@@ -142,8 +142,8 @@ func (l *lineCounter) Write(b []byte) (int, error) {
 }
 
 // TestBigTable checks the promises about a table of 250,000 entries: the right
-// number of lines, at most 25 MB above idle, list within 2 x and stats within
-// 1.5 x the time of conntrack -L. It takes about a minute and compares times, so
+// number of lines, at most 25 MB above idle, list within 2 x, stats within 1.5 x and
+// stats --by within 1.2 x the time of conntrack -L. It takes about a minute and compares times, so
 // it runs only when asked for: make bigtable.
 func TestBigTable(t *testing.T) {
 	if os.Getenv("TRACKLESS_BIG_TABLE") != "1" {
@@ -186,6 +186,9 @@ func TestBigTable(t *testing.T) {
 	}
 	report("list --proto udp --dport 53", timeRun(t, ns, false, binary, "conntrack", "list", "--proto", "udp", "--dport", "53", "-o", "jsonl"), 2)
 	report("stats", timeRun(t, ns, false, binary, "conntrack", "stats"), 1.5)
+	report("stats --by pod", timeRun(t, ns, false, binary, "conntrack", "stats", "--by", "pod", "-o", "json"), 1.2)
+	twice := timeRun(t, ns, false, binary, "conntrack", "top", "--once", "--interval", "100ms")
+	report("top --once, two readings", twice, 2*1.2+0.1)
 
 	ours := timeRun(t, ns, true, binary, "conntrack", "list", "-o", "conntrack")
 	reference := timeRun(t, ns, true, "conntrack", "-L")

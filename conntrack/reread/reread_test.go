@@ -84,17 +84,17 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-func TestFingerprintsTellEntriesApart(t *testing.T) {
-	s := newFingerprints()
+func TestSetTellsEntriesApart(t *testing.T) {
+	s := NewSet()
 	e := flow("10.0.0.1:1", "10.0.0.2:53")
 	n := 0
 	add := func() {
 		t.Helper()
 		n++
-		if !s.add(e) {
+		if s.Has(e) || !s.Add(e) || !s.Has(e) {
 			t.Errorf("entry %d taken for one before it", n)
 		}
-		if s.add(e) {
+		if s.Add(e) {
 			t.Errorf("entry %d taken for new twice", n)
 		}
 	}
@@ -114,12 +114,12 @@ func TestFingerprintsTellEntriesApart(t *testing.T) {
 	add()
 }
 
-func BenchmarkFingerprints(b *testing.B) {
+func BenchmarkSet(b *testing.B) {
 	e := flow("10.0.0.1:1", "10.0.0.2:53")
-	s := newFingerprints()
+	s := NewSet()
 	b.ReportAllocs()
 	for b.Loop() {
 		e.ID++
-		s.add(e)
+		s.Add(e)
 	}
 }

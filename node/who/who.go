@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/trackless-dns/trackless/iptables/kubeproxy"
@@ -38,9 +39,9 @@ type Found struct {
 	// Notes say why better sources did not answer.
 	Notes []string
 
-	local  map[netip.Addr]names.Owner
-	client *kubeapi.Client // nil: pods are not from the API
-	node   string
+	local, services map[netip.Addr]names.Owner
+	client          *kubeapi.Client // nil: pods are not from the API
+	node            string
 }
 
 // Sources of names.
@@ -48,7 +49,7 @@ const (
 	FromAPI       = "Kubernetes API"
 	FromRuntime   = "container runtime"
 	FromNode      = "network namespaces"
-	FromKubeProxy = "kube-proxy's rules"
+	FromKubeProxy = "rules of kube-proxy"
 )
 
 // askTimeout bounds the wait for the API or the container runtime.
@@ -70,6 +71,7 @@ func (n Node) Find(ctx context.Context) *Found {
 	if services == nil {
 		services = readServices(f)
 	}
+	f.services = services
 	f.Book = names.New(f.local, pods, services)
 	return f
 }
@@ -163,28 +165,42 @@ func interfaceAddresses() []netip.Addr {
 // refreshInterval is how often a node is read again that announces no changes.
 const refreshInterval = 10 * time.Second
 
-// Follow calls changed with each new Book until the context ends. Where the names of pods
-// come from the API, it watches them there.
-func (n Node) Follow(ctx context.Context, f *Found, changed func(*names.Book)) {
-	if f.client != nil {
-		names.Follow(ctx, f.client, f.node, func(pods, services map[netip.Addr]names.Owner) {
+// A Follower keeps names current. It is for one goroutine.
+type Follower struct {
+	node  Node
+	found *Found
+	at    time.Time
+	book  atomic.Pointer[names.Book] // the newest from the API
+}
+
+// Follow finds the names that there are now, and keeps them current until the context ends.
+func (n Node) Follow(ctx context.Context) *Follower {
+	f := &Follower{node: n, found: n.Find(ctx), at: time.Now()}
+	f.book.Store(f.found.Book)
+	if first := f.found; first.client != nil {
+		go names.Follow(ctx, first.client, first.node, func(pods, services map[netip.Addr]names.Owner) {
+			if pods == nil {
+				return
+			}
 			if services == nil {
-				services = readServices(&Found{})
+				services = first.services
 			}
-			if pods != nil {
-				changed(names.New(f.local, pods, services))
-			}
+			f.book.Store(names.New(first.local, pods, services))
 		})
-		return
 	}
-	ticker := time.NewTicker(refreshInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			changed(n.Find(ctx).Book)
-		}
+	return f
+}
+
+// Current returns the names of now. Those from the API are followed there; otherwise the
+// node is read again after a while, by the calling thread.
+func (f *Follower) Current(ctx context.Context) *Found {
+	if f.found.client == nil && time.Since(f.at) >= refreshInterval {
+		f.found, f.at = f.node.Find(ctx), time.Now()
+		return f.found
 	}
+	current := *f.found
+	if f.found.client != nil {
+		current.Book = f.book.Load()
+	}
+	return &current
 }

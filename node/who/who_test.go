@@ -12,10 +12,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/kubeapi/names"
 )
@@ -143,17 +145,43 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// A new name is seen without a new Find.
+// A name that is new in the API is seen without asking for all of them again.
 func TestFollow(t *testing.T) {
-	f := Node{Root: t.TempDir(), Name: "node-1", inCluster: withAPI(t, http.StatusOK, http.StatusOK)}.Find(t.Context())
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		const pod = `{"metadata":{"name":%q,"namespace":"shop","resourceVersion":"2"},"status":{"podIPs":[{"ip":%q}]}}`
+		switch {
+		case r.URL.Path != "/api/v1/pods":
+			w.WriteHeader(http.StatusForbidden)
+		case r.URL.Query().Get("watch") == "true":
+			fmt.Fprintf(w, `{"type":"ADDED","object":`+pod+`}`, "new", "10.244.0.8")
+		default:
+			fmt.Fprintf(w, `{"metadata":{"resourceVersion":"1"},"items":[`+pod+`]}`, "old", "10.244.0.7")
+		}
+	}))
+	defer server.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var last *names.Book
-	Node{}.Follow(ctx, f, func(b *names.Book) {
-		last = b
-		cancel()
+	n := Node{Root: t.TempDir(), Name: "node-1", inCluster: func() (kubeapi.Config, error) { return kubeapi.Config{Server: server.URL}, nil }}
+	f := n.Follow(ctx)
+	testwait.True(t, time.Minute, "the new pod", func() bool {
+		return f.Current(ctx).Book.Owner(netip.MustParseAddr("10.244.0.8")).Name == "new"
 	})
-	if last == nil || last.Owner(netip.MustParseAddr("10.244.0.7")).Name != "api" || last.Owner(netip.MustParseAddr("127.0.0.1")).Kind != names.Node {
-		t.Errorf("followed to %+v", last)
+	b := f.Current(ctx).Book
+	if b.Owner(netip.MustParseAddr("10.244.0.7")).Name != "old" || b.Owner(netip.MustParseAddr("127.0.0.1")).Kind != names.Node {
+		t.Errorf("followed to %+v", b)
+	}
+}
+
+// Without the API the node is read again.
+func TestFollowTheNode(t *testing.T) {
+	n := Node{Root: withRuntime(t, &fakeRuntime{}), inCluster: outside}
+	f := n.Follow(t.Context())
+	f.found.Book = new(names.Book)
+	if f.Current(t.Context()).Book.HasPods() {
+		t.Error("the node is read again at once")
+	}
+	f.at = f.at.Add(-refreshInterval)
+	if !f.Current(t.Context()).Book.HasPods() {
+		t.Error("the node is not read again")
 	}
 }

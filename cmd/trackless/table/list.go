@@ -1,6 +1,7 @@
 package table
 
 import (
+	"context"
 	"errors"
 	"io"
 
@@ -21,11 +22,16 @@ Where the kernel can filter (family and mark; protocol with ports and IPv4
 addresses since Linux 5.8, status since 5.15, zone since 6.8) what is not wanted is
 not even read.
 
+--pod selects the entries of pods: those that they opened, and those in which they are
+asked, directly or behind a Service. See ` + "`trackless conntrack stats --help`" + ` for where
+names come from.
+
 Output: "conntrack" is byte for byte what conntrack -L prints; json, jsonl and
 yaml have the same fields, which do not change.`
 
 type listOptions struct {
 	filterFlags
+	podFlags
 	output string
 	netns  cli.NetNS
 }
@@ -39,20 +45,22 @@ func listCommand() *cobra.Command {
 		Long:    listHelp,
 		Example: `  trackless conntrack list --dns
   trackless conntrack list --proto tcp --state TIME_WAIT --dst 10.96.0.0/12
+  trackless conntrack list --pod 'shop/cart-*' --dns
   trackless conntrack list --nat dnat --reply-src 10.244.1.7 -o wide
   trackless conntrack list -o jsonl | jq -r .original.src | sort | uniq -c`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runList(o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runList(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	o.register(cmd)
+	o.filterFlags.register(cmd)
+	o.podFlags.register(cmd)
 	cli.OutputFlag(cmd, &o.output, format.Names...)
 	o.netns.Register(cmd, "")
 	return cmd
 }
 
-func runList(o listOptions, out, errs io.Writer) error {
+func runList(ctx context.Context, o listOptions, out, errs io.Writer) error {
 	f, err := o.filter()
 	if err != nil {
 		return err
@@ -69,6 +77,9 @@ func runList(o listOptions, out, errs io.Writer) error {
 		// A dump that fails at once prints nothing, not even an empty document.
 		if _, _, err := c.Count(); err != nil {
 			return cli.CannotMeasure(err)
+		}
+		if err := o.find(ctx, &f, errs); err != nil {
+			return err
 		}
 		w, err := format.New(o.output, out)
 		if err != nil {

@@ -1,13 +1,16 @@
 package table
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/conntrack/groups"
 	"github.com/trackless-dns/trackless/conntrack/summary"
 )
 
@@ -20,7 +23,14 @@ With filters the shares are those of the entries that the filters select; the fi
 and the kernel's counters are always those of the whole table.
 
 --netns all counts every network namespace of this host. A sidecar or a pod with
-its own rules fills the table of its own pod; the limit is the same for each.`
+its own rules fills the table of its own pod; the limit is the same for each.
+
+--by shows who has the entries instead: by pod, namespace, service, destination,
+protocol or state. The groups add up to the table. An entry counts for the pod that
+opened the flow, else for the pod that is asked, else for the node, else for the
+address of the source.
+
+` + namesHelp
 
 type statsOptions struct {
 	filterFlags
@@ -28,6 +38,8 @@ type statsOptions struct {
 	netns  cli.NetNS
 	top    int
 	perCPU bool
+	by     string
+	names  nameFlags
 }
 
 func statsCommand() *cobra.Command {
@@ -36,20 +48,26 @@ func statsCommand() *cobra.Command {
 		Use:   "stats",
 		Short: "Summarise the table and the kernel's counters",
 		Long:  statsHelp,
-		Args:  cli.NoArgs,
+		Example: `  trackless conntrack stats
+  trackless conntrack stats --by pod --dns
+  trackless conntrack stats --by service --top 20 -o json`,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runStats(o, o.set(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return runStats(cmd.Context(), o, o.set(cmd), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd)
 	cli.OutputFlag(cmd, &o.output)
 	o.netns.Register(cmd, "; all counts every one")
 	cmd.Flags().IntVar(&o.top, "top", 10, "`length` of the lists")
+	cmd.Flags().StringVar(&o.by, "by", "", "count the entries by this `group`: "+strings.Join(groups.Words(), ", "))
+	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions(groups.Words(), cobra.ShellCompDirectiveNoFileComp))
+	o.names.register(cmd)
 	cmd.Flags().BoolVar(&o.perCPU, "per-cpu", false, "show the kernel's counters for each CPU too")
 	return cmd
 }
 
-func runStats(o statsOptions, filtered bool, out, errs io.Writer) error {
+func runStats(ctx context.Context, o statsOptions, filtered bool, out, errs io.Writer) error {
 	f, err := o.filter()
 	if err != nil {
 		return err
@@ -59,6 +77,12 @@ func runStats(o statsOptions, filtered bool, out, errs io.Writer) error {
 	}
 	if o.top < 1 {
 		return fmt.Errorf("--top %d: the lists have at least one line", o.top)
+	}
+	if o.by != "" && o.netns == "all" {
+		return errors.New("--by and --netns all exclude each other: name one network namespace")
+	}
+	if o.by != "" {
+		return statsBy(ctx, f, o, out, errs)
 	}
 	if o.netns == "all" {
 		return statsOfAllNamespaces(f, o, out, errs)

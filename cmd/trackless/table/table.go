@@ -11,6 +11,7 @@ const tableHelp = `See what the kernel's connection tracking table holds, how ne
 who fills it, and what the kernel drops.
 
   trackless conntrack stats                      the table at a glance
+  trackless conntrack top                        who has the entries, live
   trackless conntrack list --dns --state UNREPLIED
   trackless conntrack list -o conntrack          the same lines as conntrack -L
   trackless conntrack watch --rate               new and destroyed entries per second
@@ -32,7 +33,7 @@ func Command() *cobra.Command {
 		Args:  cli.UnknownVerb,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(listCommand(), statsCommand(), watchCommand(),
+	cmd.AddCommand(listCommand(), statsCommand(), watchCommand(), topCommand(),
 		limitsCommand(), helpCommand())
 	return cmd
 }

@@ -32,10 +32,14 @@ the watch began send no events unless net.netfilter.nf_conntrack_events is 1.
 were DNS, and the number of entries in the table.
 
 If events come faster than they are read the kernel drops some; that is said on
-the standard error and counted in the column LOST of --rate.`
+the standard error and counted in the column LOST of --rate.
+
+--pod takes the addresses that the pods have when the watch begins. See
+` + "`trackless conntrack stats --help`" + ` for where names come from.`
 
 type watchOptions struct {
 	filterFlags
+	podFlags
 	output   string
 	netns    cli.NetNS
 	events   []string
@@ -52,6 +56,7 @@ func watchCommand() *cobra.Command {
 		Short:   "Show entries as they come and go",
 		Long:    watchHelp,
 		Example: `  trackless conntrack watch --dns
+  trackless conntrack watch --pod kube-system/coredns-7d9f --events new
   trackless conntrack watch --events destroy --status UNREPLIED -o jsonl
   trackless conntrack watch --rate`,
 		Args: cli.NoArgs,
@@ -61,7 +66,8 @@ func watchCommand() *cobra.Command {
 			return runWatch(ctx, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	o.register(cmd)
+	o.filterFlags.register(cmd)
+	o.podFlags.register(cmd)
 	cli.OutputFlag(cmd, &o.output, format.Names...)
 	o.netns.Register(cmd, "")
 	cmd.Flags().StringSliceVar(&o.events, "events", []string{"new", "update", "destroy"}, "`kinds` of events")
@@ -116,6 +122,9 @@ func runWatch(ctx context.Context, o watchOptions, out, errs io.Writer) error {
 		defer cancel()
 	}
 	return o.netns.Do(func() error {
+		if err := o.find(ctx, &f, errs); err != nil {
+			return err
+		}
 		l, err := conntrack.Listen(nil, types...)
 		if err != nil {
 			return cli.CannotMeasure(err)

@@ -21,7 +21,7 @@ COREDNS   := $(TOOLS)/coredns-$(COREDNS_VERSION)-$(GOTOOLCHAIN)
 
 # program:package, or file:package, as Debian names them. Trackless itself runs
 # none of them; tests compare with their output. A target that needs more adds it.
-PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils
+PROGRAMS := ip:iproute2 nft:nftables iptables:iptables conntrack:conntrack dig:bind9-dnsutils tmux:tmux
 
 # RELEASE and REGISTRY. A build between releases says so: 0.1.0+3.gHASH is three
 # commits after v0.1.0, 0.1.0-dev+gHASH comes before it. Sources without git, or

@@ -85,6 +85,41 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// The component that names pods grants what the chart grants for it.
+func TestNamesSameAsKustomize(t *testing.T) {
+	chart, complaints, err := template(t, "--set", "names.fromAPI=true")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, complaints)
+	}
+	folder := t.TempDir()
+	component, err := filepath.Abs("../../../deploy/kustomize/components/names")
+	if err != nil {
+		t.Fatal(err)
+	}
+	component, err = filepath.Rel(folder, component)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte("components: ["+component+"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay, complaints, err := run(t, "", "kubectl", "kustomize", folder)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, complaints)
+	}
+	for _, text := range []string{chart, overlay} {
+		rules, subject := false, false
+		for document := range strings.SplitSeq(text, "\n---\n") {
+			rules = rules || strings.Contains(document, "kind: ClusterRole\n") && strings.Contains(document, "name: trackless-names") &&
+				strings.Contains(document, "pods") && !strings.Contains(document, "namespace:")
+			subject = subject || strings.Contains(document, "kind: ClusterRoleBinding\n") && strings.Contains(document, "namespace: kube-system")
+		}
+		if !rules || !subject {
+			t.Errorf("rules %t, subject %t in\n%s", rules, subject, text)
+		}
+	}
+}
+
 func TestKustomizeGolden(t *testing.T) {
 	for _, overlay := range []string{"cluster-ip", "link-local", "cilium"} {
 		t.Run(overlay, func(t *testing.T) {

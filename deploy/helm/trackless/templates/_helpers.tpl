@@ -55,7 +55,9 @@ common ones.
 */}}
 {{- define "trackless.metadata" -}}
 name: {{ .name | default (include "trackless.fullname" .root) }}
+{{- if not .clusterScoped }}
 namespace: {{ .namespace | default (include "trackless.namespace" .root) }}
+{{- end }}
 labels:
   {{- include "trackless.labels" .root | nindent 2 }}
   {{- with include "trackless.userLabels" . | trim }}
@@ -104,6 +106,11 @@ annotations:
 {{- /* Whether anything is asked of the API server. */}}
 {{- define "trackless.asksAPI" -}}
 {{- if not (or .Values.upstream.addresses .Values.corefile) }}true{{ end }}
+{{- end }}
+
+{{- /* Not empty where the pods get a token for the API server. */}}
+{{- define "trackless.mountsToken" -}}
+{{- if or (include "trackless.asksAPI" .) .Values.names.fromAPI }}true{{ end }}
 {{- end }}
 
 {{- /* Fails where a kind of the Prometheus Operator is asked for that the cluster does not know. */}}

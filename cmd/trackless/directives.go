@@ -40,6 +40,7 @@ import (
 	_ "github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/notrack"
+	_ "github.com/trackless-dns/trackless/plugin/podmetrics"
 	"github.com/trackless-dns/trackless/plugin/searchpath"
 	_ "github.com/trackless-dns/trackless/plugin/upstream"
 )
@@ -62,6 +63,7 @@ var directives = []string{
 	"health",
 	"pprof",
 	"prometheus",
+	"podmetrics",
 	"errors",
 	"log",
 	"dnstap",

@@ -73,6 +73,18 @@ var rows = []row{
 			queries:     []query{{`sum by (role) (coredns_conntrack_dns_entries{instance=~"$instance"})`, "{{role}}"}},
 		},
 	}},
+	{"Pods", []panel{
+		{
+			title: "Entries by pod", width: 12, unit: unitCount, stack: true,
+			description: "The pods with the most entries of each node. (node) is the node itself, (rest) all other pods. Empty without the directive podmetrics (metrics.byPod of the chart).",
+			queries:     []query{{`topk(20, sum by (pod_namespace, pod_name) (coredns_conntrack_pod_entries{instance=~"$instance"}))`, "{{pod_namespace}} {{pod_name}}"}},
+		},
+		{
+			title: "DNS entries by pod", width: 12, unit: unitCount, stack: true,
+			description: "Of the same pods. Pods that ask Trackless have none: these ask others, or asked while an address was not attached.",
+			queries:     []query{{`topk(20, sum by (pod_namespace, pod_name) (coredns_conntrack_pod_dns_entries{instance=~"$instance"}))`, "{{pod_namespace}} {{pod_name}}"}},
+		},
+	}},
 	{"Rules", []panel{
 		{
 			title: "Addresses not attached", width: 8, unit: unitCount,

@@ -42,6 +42,7 @@ func corefile(node *lab.Node) string {
         max_concurrent 20
     }
     prometheus %s
+    podmetrics
 }
 `, strings.Join(listen, " "), lab.UpstreamDNS4, tracklessAddress)
 }

@@ -228,6 +228,8 @@ func TestBadValues(t *testing.T) {
 		{"mount without a path", "extraVolumeMounts[0].name=certs", "at '/extraVolumeMounts/0': missing property 'mountPath'"},
 		{"PodMonitor without the operator", "metrics.podMonitor.enabled=true", "metrics.podMonitor.enabled is true, and the cluster knows no PodMonitor"},
 		{"PrometheusRule without the operator", "metrics.prometheusRule.enabled=true", "metrics.prometheusRule.enabled is true, and the cluster knows no PrometheusRule"},
+		{"metrics by pod", "metrics.byPod=2000", "at '/metrics/byPod': maximum: got 2,000, want 1,000"},
+		{"names", "names.fromAPI=yes please", "at '/names/fromAPI': got string, want boolean"},
 		{"digest", "image.digest=sha256:abc", "at '/image/digest': 'sha256:abc' does not match pattern"},
 		{"digest in the tag", "image.tag=1@sha256:abc", "at '/image/tag'"},
 		{"tag in the repository", "image.repository=ghcr.io/x@sha256:abc", "at '/image/repository'"},

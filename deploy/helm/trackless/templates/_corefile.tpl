@@ -77,6 +77,9 @@
 {{- else }}
     prometheus :{{ int $v.metrics.port }}
 {{- end }}
+{{- if and .kubeDNS $v.metrics.byPod (ne $v.mode "cilium") }}
+    podmetrics {{ int $v.metrics.byPod }}
+{{- end }}
 {{- with $v.extraPlugins }}
     {{- . | trim | nindent 4 }}
 {{- end }}

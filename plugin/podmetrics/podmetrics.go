@@ -1,0 +1,174 @@
+// Package podmetrics is the directive podmetrics: metrics of the entries in the connection
+// tracking table by pod. Their number is bounded whatever happens: the pods with the most
+// entries have series of their own, all others share one.
+package podmetrics
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	clog "github.com/coredns/coredns/plugin/pkg/log"
+
+	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/conntrack/groups"
+	"github.com/trackless-dns/trackless/conntrack/reread"
+	"github.com/trackless-dns/trackless/kubeapi"
+	"github.com/trackless-dns/trackless/kubeapi/names"
+)
+
+const directive = "podmetrics"
+
+var log = clog.NewWithPlugin(directive)
+
+// The table is read after a scrape, and not again before shortestRest, or restShare times as
+// long as the reading took: at most 2 % of one CPU.
+const (
+	shortestRest = 10 * time.Second
+	restShare    = 50
+)
+
+// A counter reads the table while somebody scrapes. All server blocks share one.
+type counter struct {
+	read     func(ctx context.Context, book *names.Book) (*groups.Collector, error)
+	watch    func(ctx context.Context, pods func(map[netip.Addr]names.Owner))
+	rest     time.Duration
+	scraped  chan struct{} // has one element after a scrape
+	latest   atomic.Pointer[[]groups.Row]
+	top      atomic.Int64
+	complain bool // a failure was not logged yet
+
+	mu     sync.Mutex
+	users  int // server blocks, those of the next configuration too while it starts
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func newCounter() *counter {
+	return &counter{read: readTable, watch: watchPods, rest: shortestRest, scraped: make(chan struct{}, 1)}
+}
+
+// start begins to count for a server block.
+func (c *counter) start(top int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.top.Store(int64(top))
+	if c.users++; c.users > 1 {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel, c.ended, c.complain = cancel, make(chan struct{}), true
+	go c.run(ctx, c.ended)
+}
+
+// stop ends what start began. Without a server block nothing is counted or exported.
+func (c *counter) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users--; c.users > 0 {
+		return
+	}
+	c.cancel()
+	<-c.ended
+	c.latest.Store(nil)
+}
+
+func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
+	defer close(ended)
+	var pods atomic.Pointer[map[netip.Addr]names.Owner]
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	watch.Go(func() {
+		c.watch(ctx, func(owners map[netip.Addr]names.Owner) { pods.Store(&owners) })
+	})
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.scraped:
+		}
+		var known map[netip.Addr]names.Owner
+		if p := pods.Load(); p != nil {
+			known = *p
+		}
+		began := time.Now()
+		c.count(ctx, names.New(ownAddresses(), known))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(max(c.rest, restShare*time.Since(began))):
+		}
+	}
+}
+
+// count reads the table once.
+func (c *counter) count(ctx context.Context, book *names.Book) {
+	collector, err := c.read(ctx, book)
+	if err != nil && ctx.Err() == nil && c.complain && !errors.Is(err, conntrack.ErrInterrupted) {
+		c.complain = false
+		log.Warningf("the connection tracking table cannot be read, so coredns_conntrack_pod_entries is missing or old: %v", err)
+	}
+	if collector == nil {
+		return
+	}
+	c.complain = err != nil && c.complain
+	rows := collector.Rows(groups.Pod)
+	c.latest.Store(&rows)
+}
+
+// quiet shows no progress.
+type quiet struct{}
+
+func (quiet) Begin(string, uint64) reread.Counter { return quiet{} }
+func (quiet) Again(error, int)                    {}
+func (quiet) Step()                               {}
+func (quiet) Stop()                               {}
+
+func readTable(ctx context.Context, book *names.Book) (*groups.Collector, error) {
+	conn, err := conntrack.Dial(nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return groups.Reading{Book: book, By: []groups.By{groups.Pod}, Progress: quiet{}}.Do(ctx, conn)
+}
+
+// watchPods follows the pods of this node in the Kubernetes API until the context ends.
+func watchPods(ctx context.Context, pods func(map[netip.Addr]names.Owner)) {
+	config, err := kubeapi.InCluster("/")
+	if err != nil {
+		log.Warningf("the names of pods are not known, so the label pod_name has addresses: %v", err)
+		return
+	}
+	host, _ := os.Hostname()
+	node := cmp.Or(os.Getenv("NODE_NAME"), host)
+	kubeapi.New(config).WatchPods(ctx, node, kubeapi.Handler[kubeapi.Pod]{
+		Changed: func(list []kubeapi.Pod) { pods(names.OfPods(list)) },
+		Failed: func(err error) {
+			if err != nil {
+				log.Warningf("the names of new pods on node %s are not known, so the label pod_name has their addresses (the chart's value names.fromAPI permits to list pods): %v", node, err)
+			}
+		},
+	})
+}
+
+// ownAddresses returns the addresses of the node.
+func ownAddresses() map[netip.Addr]names.Owner {
+	own := map[netip.Addr]names.Owner{}
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return own
+	}
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			own[p.Addr()] = names.Owner{Kind: names.Node}
+		}
+	}
+	return own
+}

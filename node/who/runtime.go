@@ -1,6 +1,7 @@
 package who
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/trackless-dns/trackless/kubeapi/names"
 )
@@ -53,42 +53,56 @@ func listSandboxes(ctx context.Context, socket string) (map[netip.Addr]names.Own
 		return nil, err
 	}
 	defer conn.Close()
-	client := cri.NewRuntimeServiceClient(conn)
-	list, err := client.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{
-		Filter: &cri.PodSandboxFilter{State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}},
-	})
+	list, err := call(ctx, conn, "ListPodSandbox", readySandboxes())
+	if err != nil {
+		return nil, err
+	}
+	sandboxes, err := decodeSandboxes(list)
 	if err != nil {
 		return nil, err
 	}
 	owners := map[netip.Addr]names.Owner{}
-	for _, sandbox := range list.GetItems() {
-		status, err := client.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: sandbox.GetId()})
+	for _, s := range sandboxes {
+		status, err := call(ctx, conn, "PodSandboxStatus", sandboxStatus(s.id))
 		if err != nil {
 			continue // it ended meanwhile
 		}
-		m := sandbox.GetMetadata()
-		owner := names.Owner{Kind: names.Pod, Namespace: m.GetNamespace(), Name: m.GetName()}
-		for _, a := range sandboxAddresses(status.GetStatus()) {
-			owners[a] = owner
+		addresses, err := decodeAddresses(status)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range addresses {
+			owners[a] = s.owner
 		}
 	}
 	return owners, ctx.Err()
 }
 
-// sandboxAddresses returns the addresses that are the pod's alone.
-func sandboxAddresses(s *cri.PodSandboxStatus) []netip.Addr {
-	if s.GetLinux().GetNamespaces().GetOptions().GetNetwork() == cri.NamespaceMode_NODE {
-		return nil
-	}
-	texts := []string{s.GetNetwork().GetIp()}
-	for _, further := range s.GetNetwork().GetAdditionalIps() {
-		texts = append(texts, further.GetIp())
-	}
-	var out []netip.Addr
-	for _, text := range texts {
-		if a, err := netip.ParseAddr(text); err == nil {
-			out = append(out, a)
-		}
-	}
-	return out
+// call calls a method of the runtime with an encoded request, and returns the response as
+// it came.
+func call(ctx context.Context, conn *grpc.ClientConn, method string, request []byte) (response []byte, err error) {
+	err = conn.Invoke(ctx, "/runtime.v1.RuntimeService/"+method, request, &response, grpc.ForceCodec(encoded{}))
+	return response, err
 }
+
+// encoded is the codec of messages that are bytes already.
+type encoded struct{}
+
+func (encoded) Marshal(v any) ([]byte, error) {
+	b, ok := v.([]byte)
+	if !ok {
+		return nil, fmt.Errorf("a request to the container runtime is %T, not bytes", v)
+	}
+	return b, nil
+}
+
+func (encoded) Unmarshal(data []byte, v any) error {
+	b, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("a response of the container runtime goes to %T, not to bytes", v)
+	}
+	*b = bytes.Clone(data)
+	return nil
+}
+
+func (encoded) Name() string { return "proto" }

@@ -15,41 +15,37 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/kubeapi/names"
 )
 
-// fakeRuntime is a container runtime with three sandboxes.
+// fakeRuntime is a container runtime with three sandboxes, one of which ends before it is
+// asked for.
 type fakeRuntime struct {
-	cri.UnimplementedRuntimeServiceServer
+	t     *testing.T
 	fails bool
 }
 
-func (f *fakeRuntime) ListPodSandbox(_ context.Context, r *cri.ListPodSandboxRequest) (*cri.ListPodSandboxResponse, error) {
-	if f.fails || r.GetFilter().GetState().GetState() != cri.PodSandboxState_SANDBOX_READY {
-		return nil, os.ErrPermission
+func (f *fakeRuntime) serve(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	var request []byte
+	if err := stream.RecvMsg(&request); err != nil {
+		return err
 	}
-	sandbox := func(id, namespace, name string) *cri.PodSandbox {
-		return &cri.PodSandbox{Id: id, Metadata: &cri.PodSandboxMetadata{Namespace: namespace, Name: name}}
+	switch call := method + " " + string(request); {
+	case f.fails:
+	case call == "/runtime.v1.RuntimeService/ListPodSandbox \n\x02\x12\x00":
+		return stream.SendMsg(recorded(f.t, "list.bin"))
+	case call == "/runtime.v1.RuntimeService/PodSandboxStatus \n@"+cartID:
+		return stream.SendMsg(recorded(f.t, "status-cart.bin"))
+	case call == "/runtime.v1.RuntimeService/PodSandboxStatus \n@"+proxyID:
+		return stream.SendMsg(recorded(f.t, "status-kube-proxy.bin"))
+	case call != "/runtime.v1.RuntimeService/PodSandboxStatus \n@"+goneID:
+		f.t.Errorf("the container runtime is asked %q", call)
 	}
-	return &cri.ListPodSandboxResponse{Items: []*cri.PodSandbox{
-		sandbox("1", "shop", "cart"), sandbox("2", "kube-system", "kube-proxy"), sandbox("gone", "shop", "old"),
-	}}, nil
-}
-
-func (f *fakeRuntime) PodSandboxStatus(_ context.Context, r *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
-	s := &cri.PodSandboxStatus{Network: &cri.PodSandboxNetworkStatus{Ip: "10.244.0.7", AdditionalIps: []*cri.PodIP{{Ip: "fd00::7"}}}}
-	switch r.GetPodSandboxId() {
-	case "gone":
-		return nil, os.ErrNotExist
-	case "2":
-		s.Network.Ip = "192.0.2.1"
-		s.Linux = &cri.LinuxPodSandboxStatus{Namespaces: &cri.Namespace{Options: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE}}}
-	}
-	return &cri.PodSandboxStatusResponse{Status: s}, nil
+	return os.ErrNotExist
 }
 
 // withRuntime returns a root with the socket of a container runtime.
@@ -64,8 +60,7 @@ func withRuntime(t *testing.T, fake *fakeRuntime) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
-	cri.RegisterRuntimeServiceServer(server, fake)
+	server := grpc.NewServer(grpc.UnknownServiceHandler(fake.serve), grpc.ForceServerCodec(encoded{}))
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	t.Cleanup(func() {
@@ -111,10 +106,10 @@ func TestFind(t *testing.T) {
 		notes          []string
 	}{
 		{"the API", withAPI(t, http.StatusOK, http.StatusOK), nil, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
-		{"the API comes first", withAPI(t, http.StatusOK, http.StatusOK), &fakeRuntime{}, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
-		{"the API may not be asked for pods", withAPI(t, http.StatusForbidden, http.StatusOK), &fakeRuntime{}, FromRuntime, "shop/cart", "kube-system/kube-dns", "", []string{"API: "}},
-		{"no API", outside, &fakeRuntime{}, FromRuntime, "shop/cart", "", "", nil},
-		{"a runtime that fails", outside, &fakeRuntime{fails: true}, "", "", "", "", []string{"crio.sock"}},
+		{"the API comes first", withAPI(t, http.StatusOK, http.StatusOK), &fakeRuntime{t: t}, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
+		{"the API may not be asked for pods", withAPI(t, http.StatusForbidden, http.StatusOK), &fakeRuntime{t: t}, FromRuntime, "shop/cart", "kube-system/kube-dns", "", []string{"API: "}},
+		{"no API", outside, &fakeRuntime{t: t}, FromRuntime, "shop/cart", "", "", nil},
+		{"a runtime that fails", outside, &fakeRuntime{t: t, fails: true}, "", "", "", "", []string{"crio.sock"}},
 		{"nothing", outside, nil, "", "", "", "", nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -174,7 +169,7 @@ func TestFollow(t *testing.T) {
 
 // Without the API the node is read again.
 func TestFollowTheNode(t *testing.T) {
-	n := Node{Root: withRuntime(t, &fakeRuntime{}), inCluster: outside}
+	n := Node{Root: withRuntime(t, &fakeRuntime{t: t}), inCluster: outside}
 	f := n.Follow(t.Context())
 	f.found.Book = new(names.Book)
 	if f.Current(t.Context()).Book.HasPods() {

@@ -6,8 +6,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	tea "charm.land/bubbletea/v2"
-
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/groups"
 	"github.com/trackless-dns/trackless/internal/figure"
@@ -31,7 +29,7 @@ type Reading struct {
 	Names, Problem string
 }
 
-// A Screen is the model of bubbletea: the last reading and what the keys have set.
+// A Screen is the last reading, and what the keys have set.
 type Screen struct {
 	Node     string
 	Interval time.Duration
@@ -47,92 +45,85 @@ type Screen struct {
 	frozen        bool
 }
 
-// Init implements tea.Model.
-func (s Screen) Init() tea.Cmd { return nil }
-
-// Update implements tea.Model.
-func (s Screen) Update(m tea.Msg) (tea.Model, tea.Cmd) {
-	switch m := m.(type) {
-	case tea.WindowSizeMsg:
-		s.width, s.height = m.Width, m.Height
-	case Reading:
-		s.newest = &m
-		if !s.frozen {
-			s.shown = s.newest
-		}
-	case tea.KeyPressMsg:
-		if s.typing {
-			return s.typed(m), nil
-		}
-		return s.pressed(m.String())
-	}
-	return s, nil
-}
-
-// typed edits the filter.
-func (s Screen) typed(m tea.KeyPressMsg) Screen {
-	s.scroll = 0
-	switch m.String() {
-	case "enter":
-		s.typing = false
-	case "esc", "ctrl+c":
-		s.typing, s.filter = false, ""
-	case "backspace":
-		if _, size := utf8.DecodeLastRuneInString(s.filter); size > 0 {
-			s.filter = s.filter[:len(s.filter)-size]
-		}
-	default:
-		s.filter += m.Text
+// read takes a reading, and shows it unless the screen is frozen.
+func (s Screen) read(r Reading) Screen {
+	s.newest = &r
+	if !s.frozen {
+		s.shown = s.newest
 	}
 	return s
 }
 
 // pressed does what a key asks for.
-func (s Screen) pressed(key string) (tea.Model, tea.Cmd) {
-	all := groups.All()
-	at := slices.Index(all, s.By)
-	page := max(s.height-10, 1)
+func (s Screen) pressed(key string) (_ Screen, quit bool) {
+	if s.typing {
+		return s.typed(key), false
+	}
 	switch key {
-	case "q", "ctrl+c", "esc":
-		return s, tea.Quit
-	case "tab", "right":
-		s.By, s.scroll = all[(at+1)%len(all)], 0
-	case "shift+tab", "left":
-		s.By, s.scroll = all[(at+len(all)-1)%len(all)], 0
-	case "1", "2", "3", "4", "5", "6":
-		s.By, s.scroll = all[key[0]-'1'], 0
+	case "q", keyInterrupt, keyEscape:
+		return s, true
 	case "s":
 		s.sort, s.scroll = (s.sort+1)%len(sortable), 0
 	case "/":
 		s.typing, s.filter = true, ""
-	case "space", " ":
+	case " ":
 		s.frozen = !s.frozen
 		if !s.frozen {
 			s.shown = s.newest
 		}
-	case "down", "j":
-		s.scroll++
-	case "up", "k":
-		s.scroll = max(s.scroll-1, 0)
-	case "pgdown":
-		s.scroll += page
-	case "pgup":
-		s.scroll = max(s.scroll-page, 0)
-	case "home":
-		s.scroll = 0
+	default:
+		s = s.moved(key)
 	}
 	if s.shown != nil {
 		s.scroll = min(s.scroll, max(len(s.shown.Rows[s.By])-1, 0))
 	}
-	return s, nil
+	return s, false
 }
 
-// View implements tea.Model.
-func (s Screen) View() tea.View {
-	v := tea.NewView(strings.Join(s.lines(), "\n"))
-	v.AltScreen = true
-	v.WindowTitle = "trackless conntrack top"
-	return v
+// typed edits the filter.
+func (s Screen) typed(key string) Screen {
+	s.scroll = 0
+	switch key {
+	case keyEnter:
+		s.typing = false
+	case keyEscape, keyInterrupt:
+		s.typing, s.filter = false, ""
+	case keyBackspace:
+		if _, size := utf8.DecodeLastRuneInString(s.filter); size > 0 {
+			s.filter = s.filter[:len(s.filter)-size]
+		}
+	default:
+		if utf8.RuneCountInString(key) == 1 {
+			s.filter += key
+		}
+	}
+	return s
+}
+
+// moved goes to another group, or scrolls.
+func (s Screen) moved(key string) Screen {
+	all := groups.All()
+	at := slices.Index(all, s.By)
+	page := max(s.height-10, 1)
+	switch key {
+	case keyTab, keyRight:
+		s.By, s.scroll = all[(at+1)%len(all)], 0
+	case keyShiftTab, keyLeft:
+		s.By, s.scroll = all[(at+len(all)-1)%len(all)], 0
+	case "1", "2", "3", "4", "5", "6":
+		s.By, s.scroll = all[key[0]-'1'], 0
+	case keyDown, "j":
+		s.scroll++
+	case keyUp, "k":
+		s.scroll = max(s.scroll-1, 0)
+	case keyPageDown:
+		s.scroll += page
+	case keyPageUp:
+		s.scroll = max(s.scroll-page, 0)
+	case keyHome:
+		s.scroll = 0
+	}
+	return s
 }
 
 const waiting = "reading the table ..."
@@ -140,7 +131,7 @@ const waiting = "reading the table ..."
 // lines returns the screen: at most height lines, none longer than width.
 func (s Screen) lines() []string {
 	if s.width == 0 || s.height == 0 {
-		return nil // the size comes in the first message
+		return nil // the terminal does not say
 	}
 	help := s.fitted("  ", "q quit", "tab group", "s sort", "/ filter", "space freeze", "up/down scroll", "1-6 group")
 	if s.shown == nil {

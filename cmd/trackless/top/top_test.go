@@ -1,12 +1,11 @@
 package top
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
-
-	tea "charm.land/bubbletea/v2"
 
 	"github.com/trackless-dns/trackless/conntrack/groups"
 	"github.com/trackless-dns/trackless/internal/testgolden"
@@ -35,31 +34,22 @@ func reading() Reading {
 	}
 }
 
-// play sends messages to a screen, keys as their names, and returns what it shows.
+// play gives readings and keys to a screen, and returns what it shows.
 func play(width, height int, keys string, readings ...Reading) []string {
-	var m tea.Model = Screen{Node: "node-1", Interval: 2 * time.Second}
-	m, _ = m.Update(tea.WindowSizeMsg{Width: width, Height: height})
+	s := Screen{Node: "node-1", Interval: 2 * time.Second, width: width, height: height}
 	for _, r := range readings[:min(1, len(readings))] {
-		m, _ = m.Update(r)
+		s = s.read(r)
 	}
 	for key := range strings.FieldsSeq(keys) {
-		m, _ = m.Update(press(key))
+		if key == "space" {
+			key = " "
+		}
+		s, _ = s.pressed(key)
 	}
 	for _, r := range readings[min(1, len(readings)):] {
-		m, _ = m.Update(r)
+		s = s.read(r)
 	}
-	return strings.Split(m.View().Content, "\n")
-}
-
-func press(key string) tea.KeyPressMsg {
-	codes := map[string]rune{
-		"tab": tea.KeyTab, "enter": tea.KeyEnter, "esc": tea.KeyEscape, "space": tea.KeySpace,
-		"backspace": tea.KeyBackspace, "down": tea.KeyDown, "up": tea.KeyUp, "pgdown": tea.KeyPgDown, "home": tea.KeyHome,
-	}
-	if code, ok := codes[key]; ok {
-		return tea.KeyPressMsg{Code: code}
-	}
-	return tea.KeyPressMsg{Code: rune(key[0]), Text: key}
+	return s.lines()
 }
 
 func TestScreen(t *testing.T) {
@@ -109,16 +99,62 @@ func TestScreen(t *testing.T) {
 }
 
 func TestQuit(t *testing.T) {
-	for key, want := range map[string]bool{"q": true, "esc": true, "s": false} {
-		_, command := Screen{}.Update(press(key))
-		if (command != nil) != want {
-			t.Errorf("%s ends: %t, want %t", key, command != nil, want)
+	for key, want := range map[string]bool{"q": true, "esc": true, "ctrl+c": true, "s": false} {
+		if _, quit := (Screen{}).pressed(key); quit != want {
+			t.Errorf("%s ends: %t, want %t", key, quit, want)
 		}
 	}
 	// While a filter is typed, letters are text.
-	_, command := Screen{typing: true}.Update(press("q"))
-	if command != nil {
+	if _, quit := (Screen{typing: true}).pressed("q"); quit {
 		t.Error("a q in a filter ends the screen")
+	}
+}
+
+// No line is cleared after it was written: a terminal whose last column is written would
+// clear that. Below the last line there may be no other.
+func TestFrame(t *testing.T) {
+	for _, tc := range []struct {
+		name, want string
+		height     int
+	}{
+		{"lines below", "\x1b[H\x1b[Kab\r\n\x1b[Kc\r\n\x1b[J", 3},
+		{"a full screen", "\x1b[H\x1b[Kab\r\n\x1b[Kc", 2},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := frame([]string{"ab", "c"}, tc.height); got != tc.want {
+				t.Errorf("%q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestKeys(t *testing.T) {
+	for _, tc := range []struct {
+		name, input string
+		final       bool
+		keys        []string
+		rest        string
+	}{
+		{"letters", "qs/ä 1", false, []string{"q", "s", "/", "ä", " ", "1"}, ""},
+		{"control characters", "\t\r\x7f\b\x03\x01", false, []string{"tab", "enter", "backspace", "backspace", "ctrl+c"}, ""},
+		{"cursor keys", "\x1b[A\x1b[B\x1b[C\x1b[D", false, []string{"up", "down", "right", "left"}, ""},
+		{"cursor keys of the application mode", "\x1bOA\x1bOBj", false, []string{"up", "down", "j"}, ""},
+		{"keys with a number", "\x1b[5~\x1b[6~\x1b[1~\x1b[Z", false, []string{"pgup", "pgdown", "home", "shift+tab"}, ""},
+		{"a key that means nothing here", "\x1b[15~s\x1b[1;5Aq", false, []string{"s", "q"}, ""},
+		{"ESC may begin a key", "s\x1b", false, []string{"s"}, "\x1b"},
+		{"a key that is half there", "\x1b[5", false, nil, "\x1b[5"},
+		{"ESC after a while", "\x1b", true, []string{"esc"}, ""},
+		{"half a key after a while", "\x1b[5", true, nil, ""},
+		{"ESC before a letter", "\x1bq", false, []string{"esc", "q"}, ""},
+		{"half a character", "\xc3", false, nil, "\xc3"},
+		{"no character", "\xffq", false, []string{"q"}, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			keys, rest := keysOf([]byte(tc.input), tc.final)
+			if !slices.Equal(keys, tc.keys) || string(rest) != tc.rest {
+				t.Errorf("%q and the rest %q, want %q and %q", keys, rest, tc.keys, tc.rest)
+			}
+		})
 	}
 }
 

@@ -42,7 +42,8 @@ type counter struct {
 	scraped  chan struct{} // has one element after a scrape
 	latest   atomic.Pointer[[]groups.Row]
 	top      atomic.Int64
-	complain bool // a failure was not logged yet
+	warn     func(format string, args ...any)
+	complain bool // no failure was logged since the last reading that worked
 
 	mu     sync.Mutex
 	users  int // server blocks, those of the next configuration too while it starts
@@ -51,7 +52,7 @@ type counter struct {
 }
 
 func newCounter() *counter {
-	return &counter{read: readTable, watch: watchPods, rest: shortestRest, scraped: make(chan struct{}, 1)}
+	return &counter{read: readTable, watch: watchPods, warn: log.Warningf, rest: shortestRest, scraped: make(chan struct{}, 1)}
 }
 
 // start begins to count for a server block.
@@ -112,12 +113,14 @@ func (c *counter) count(ctx context.Context, book *names.Book) {
 	collector, err := c.read(ctx, book)
 	if err != nil && ctx.Err() == nil && c.complain && !errors.Is(err, conntrack.ErrInterrupted) {
 		c.complain = false
-		log.Warningf("the connection tracking table cannot be read, so coredns_conntrack_pod_entries is missing or old: %v", err)
+		c.warn("the connection tracking table cannot be read, so coredns_conntrack_pod_entries is missing or old: %v", err)
 	}
 	if collector == nil {
 		return
 	}
-	c.complain = err != nil && c.complain
+	if err == nil {
+		c.complain = true
+	}
 	rows := collector.Rows(groups.Pod)
 	c.latest.Store(&rows)
 }

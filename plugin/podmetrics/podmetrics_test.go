@@ -220,6 +220,29 @@ func TestReadsAfterAScrape(t *testing.T) {
 	})
 }
 
+// Only the first of several failures is logged, but again after a reading that worked.
+func TestFailuresAreLoggedOnce(t *testing.T) {
+	var logged int
+	c := newCounter()
+	c.complain = true
+	c.warn = func(string, ...any) { logged++ }
+	for i, step := range []struct {
+		fails bool
+		want  int
+	}{{false, 0}, {true, 1}, {true, 1}, {false, 1}, {true, 2}} {
+		c.read = func(_ context.Context, book *names.Book) (*groups.Collector, error) {
+			if step.fails {
+				return nil, os.ErrPermission
+			}
+			return groups.New(book, groups.Pod), nil
+		}
+		c.count(t.Context(), names.New(nil, nil))
+		if logged != step.want {
+			t.Errorf("step %d: %d lines, want %d", i, logged, step.want)
+		}
+	}
+}
+
 func BenchmarkScrape(b *testing.B) {
 	c := newCounter()
 	c.top.Store(20)

@@ -3,6 +3,9 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/internal/testprogram"
 	"github.com/trackless-dns/trackless/internal/testwait"
@@ -78,3 +82,72 @@ func TestTopInATerminal(t *testing.T) {
 		t.Errorf("the screen stays:\n%s", screen)
 	}
 }
+
+// While entries come and go, the pods have as many together as conntrack -L lists.
+func TestPodsAddUpToTheTable(t *testing.T) {
+	t.Parallel()
+	testns.Program(t, "conntrack")
+	binary, err := testprogram.Path()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 20_000
+	ns := testns.New(t)
+	fillTable(t, ns, size)
+	c, err := conntrack.Dial(&conntrack.Config{NetNS: ns.FD()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, churned := make(chan struct{}), make(chan int)
+	go func() {
+		defer func() { _ = c.Close() }()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				churned <- i
+				return
+			default:
+			}
+			if err := errors.Join(c.Create(bigEntry(size+i)), c.Delete(bigEntry(i))); err != nil {
+				t.Errorf("entry %d: %v", i, err)
+				<-stop
+				churned <- i
+				return
+			}
+		}
+	}()
+	output := func(name string, args ...string) []byte {
+		t.Helper()
+		var out []byte
+		var err error
+		ns.Do(func() { out, err = exec.Command(name, args...).Output() })
+		if err != nil {
+			t.Errorf("%s %q: %v", name, args, err)
+		}
+		return out
+	}
+	worst := 0
+	for range 5 {
+		listed := bytes.Count(output("conntrack", "-L"), []byte("\n"))
+		var report struct{ Groups []struct{ Entries int } }
+		if err := json.Unmarshal(output(binary, "conntrack", "stats", "--by", "pod", "-o", "json"), &report); err != nil {
+			t.Error(err)
+		}
+		sum := 0
+		for _, g := range report.Groups {
+			sum += g.Entries
+		}
+		worst = max(worst, abs(sum-listed))
+		if abs(sum-listed)*50 > listed {
+			t.Errorf("the pods have %d entries together, conntrack -L lists %d", sum, listed)
+		}
+	}
+	close(stop)
+	n := <-churned
+	t.Logf("worst difference %d of %d entries, while %d were replaced", worst, size, n)
+	if n < size/100 {
+		t.Errorf("only %d entries were replaced meanwhile", n)
+	}
+}
+
+func abs(n int) int { return max(n, -n) }

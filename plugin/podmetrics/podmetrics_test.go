@@ -34,7 +34,7 @@ func TestParse(t *testing.T) {
 		{"podmetrics many", 0, "from 1 to 1000"},
 		{"podmetrics 5 6", 0, "want `podmetrics [N]`"},
 		{"podmetrics {\n top 5\n}", 0, "want `podmetrics [N]`"},
-		{"podmetrics\npodmetrics", 0, "only one podmetrics directive"},
+		{"podmetrics 5\npodmetrics", 0, "only one podmetrics directive"},
 	} {
 		got, err := parse(caddy.NewTestController("dns", tc.text))
 		if got != tc.want || (err != nil) != (tc.fails != "") || err != nil && !strings.Contains(err.Error(), tc.fails) {

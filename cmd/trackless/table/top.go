@@ -155,13 +155,12 @@ func (r *tableReader) run(ctx context.Context, show func(top.Reading)) error {
 	for {
 		began := time.Now()
 		collector, reading, err := r.read(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if collector == nil {
+		if collector == nil && ctx.Err() == nil {
 			return cli.CannotMeasure(err)
 		}
-		show(reading)
+		if collector != nil {
+			show(reading)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -155,9 +155,7 @@ func (s Screen) lines() []string {
 	room := max(s.height-len(head)-2, 1) // the header of the table, and the help
 	first := min(s.scroll, max(len(rows)-room, 0))
 	rows = rows[first:min(first+room, len(rows))]
-	lines := append(head, s.painted(header, cli.Bold))
-	lines = append(lines, rows...)
-	return append(lines, help[0])
+	return slices.Concat(head, []string{s.painted(header, cli.Bold)}, rows, help[:1])
 }
 
 func (s Screen) painted(text, code string) string { return cli.Painted(text, code, s.Colour) }

@@ -43,7 +43,7 @@ type column struct {
 }
 
 func columns() []column {
-	thousands := func(n uint64) string { return figure.Thousands(n) }
+	thousands := figure.Thousands[uint64]
 	entries := func(r *groups.Row) uint64 { return r.Entries }
 	return []column{
 		{colEntries, 9, 0, func(_ *Table, r *groups.Row) string { return thousands(r.Entries) }, entries},

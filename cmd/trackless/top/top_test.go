@@ -78,9 +78,9 @@ func TestScreen(t *testing.T) {
 		{"filtered", 80, 24, "/ s h o p enter", []Reading{reading()}},
 		{"the filter is taken back", 80, 24, "/ s h o p esc", []Reading{reading()}},
 		{"frozen", 80, 24, "space", []Reading{reading(), later}},
-		{"no longer frozen", 80, 24, "space space", []Reading{reading(), later}},
-		{"nine lines, scrolled", 80, 9, "down down", []Reading{reading()}},
-		{"scrolled too far", 80, 9, "pgdown pgdown pgdown down down down down down down", []Reading{reading()}},
+		{"no longer frozen", 80, 24, strings.Repeat("space ", 2), []Reading{reading(), later}},
+		{"nine lines, scrolled", 80, 9, strings.Repeat("down ", 2), []Reading{reading()}},
+		{"scrolled too far", 80, 9, strings.Repeat("pgdown ", 3) + strings.Repeat("down ", 6), []Reading{reading()}},
 		{"a table that was rebuilt", 80, 24, "", []Reading{broken}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -44,6 +44,15 @@ var (
 	pod2    = netip.MustParseAddr("10.244.1.53")
 )
 
+// healthy are the answers of a server at which nothing is wrong.
+func healthy() Answers {
+	ok := Answer{Name: "kubernetes.default.svc.cluster.local.", Rcode: "NOERROR", Took: time.Millisecond}
+	return Answers{
+		Pod: "shop/cart", Server: kubeDNS, Search: []string{"shop.svc.cluster.local", "svc.cluster.local", "cluster.local"}, NDots: 1, Pairs: 10,
+		Inside: ok, InsideTCP: ok, Outside: Answer{Name: "example.org.", Rcode: "NOERROR", Took: 30 * time.Millisecond},
+	}
+}
+
 func TestRules(t *testing.T) {
 	provoked := map[string]bool{}
 	for _, test := range []struct {
@@ -219,6 +228,58 @@ func TestRules(t *testing.T) {
 			m.Listeners = []netip.Addr{kubeDNS}
 		}, "datapath", Warning, []string{"may never reach it"}},
 		{"Calico eBPF", func(m *Measurements) { m.Datapath = Datapath{CalicoEBPF: true} }, "datapath", Info, []string{"BPFExcludeCIDRsFromNAT"}},
+
+		{"healthy answers", func(m *Measurements) { m.Answers = []Answers{healthy()} }, "", Info, nil},
+		{"no answer over UDP", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].Inside.Rcode, m.Answers[0].Inside.Error = "", "no answer within 2s"
+		}, "dns-unanswered", Critical, []string{"kubernetes.default.svc.cluster.local. over UDP: no answer within 2s", "pod shop/cart", "over TCP it answers"}},
+		{"SERVFAIL for the cluster", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].Inside.Rcode = "SERVFAIL"
+		}, "dns-unanswered", Critical, []string{"SERVFAIL"}},
+		{"half of a lookup lost", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].HalfPairs = 2
+		}, "dns-half-lookups", Warning, []string{"10 times; 2 times", "single-request-reopen"}},
+		{"a dead upstream", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].Outside.Rcode, m.Answers[0].Outside.Took = "SERVFAIL", 2*time.Second
+		}, "dns-upstream", Warning, []string{"upstream is dead", "example.org.: SERVFAIL after 2s", "--ask NAME"}},
+		{"a slow upstream", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].Outside.Took = 1500 * time.Millisecond
+		}, "dns-upstream", Warning, []string{"slowly", "after 1.5s"}},
+		{"a long search path", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].Expanded, m.Answers[0].NDots = Answer{Name: "example.org.shop.svc.cluster.local.", Rcode: "NXDOMAIN"}, 5
+		}, "dns-search-path", Info, []string{"a lookup of example.org first asks 3 other names", "8 queries", "ndots:5", "`searchpath`"}},
+		{"a search path that is not walked", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].Expanded, m.Answers[0].NDots = Answer{Name: "example.org.shop.svc.cluster.local.", Rcode: "NXDOMAIN"}, 1
+		}, "", Info, nil},
+		{"TCP is blocked", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].InsideTCP = Answer{Name: "kubernetes.default.svc.cluster.local.", Error: "no answer within 2s"}
+		}, "dns-tcp-blocked", Warning, []string{"over TCP: no answer within 2s", "network policies"}},
+		{"TCP is blocked and needed", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].InsideTCP, m.Answers[0].Outside.Truncated = Answer{Name: "kubernetes.default.svc.cluster.local.", Error: "connection refused"}, true
+		}, "dns-tcp-blocked", Critical, []string{"the answer for example.org. was truncated"}},
+		{"redirected past the cache", func(m *Measurements) {
+			m.Listeners = []netip.Addr{kubeDNS}
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].TranslatedTo = pod2
+		}, "dns-past-cache", Warning, []string{"listens on 10.96.0.10, and 10.244.1.53 answered", "service mesh"}},
+		{"a Service without a cache", func(m *Measurements) {
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].TranslatedTo = pod2
+		}, "", Info, nil},
+		{"detached from the Service", func(m *Measurements) {
+			m.Listeners, m.Notrack = []netip.Addr{kubeDNS}, []Notrack{{Address: kubeDNS, Responses: true, Detached: true}}
+			m.Answers = []Answers{healthy()}
+			m.Answers[0].TranslatedTo = pod2
+		}, "", Info, nil},
 
 		{"a saved ruleset", func(m *Measurements) {
 			m.SavedTables = []SavedTable{{Path: "/etc/nftables.d/all.nft", Line: 7, Table: "trackless-1d1063ae"}}

@@ -56,6 +56,9 @@ type Measurements struct {
 	// Search are the queries of search paths that this Trackless got.
 	Search Search
 
+	// Answers are those of a pod's DNS servers, nil where none was asked.
+	Answers []Answers
+
 	// SavedTables are tables of Trackless in rulesets that are loaded at boot.
 	SavedTables []SavedTable
 

@@ -29,6 +29,7 @@ type Options struct {
 	Root     string        // the directory under which the host's proc, sys and etc are
 	Interval time.Duration // between two readings; 0 for one reading
 	Metrics  string        // URL, "auto" or "off"
+	Ask      string        // a name outside of the cluster to ask a pod's DNS servers; "" or AskNothing for no query
 
 	Rules    Rules
 	Progress reread.Progress
@@ -81,6 +82,7 @@ func Take(ctx context.Context, o Options) (*Node, error) {
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
+	m.measureAnswers(ctx, o, c)
 	before, statsErr := summary.ReadStats(c)
 	m.Table, err = summary.Read(c, conntrack.Filter{}, m.Entries, measuredTop, o.Progress)
 	m.miss(err)

@@ -90,6 +90,14 @@ func ask(ctx context.Context, server netip.AddrPort, transport, name string, qty
 	return e
 }
 
+// CheckName refuses what is no domain name.
+func CheckName(name string) error {
+	if _, ok := dns.IsDomainName(name); !ok || name == "" || strings.ContainsAny(name, " \t\n") {
+		return fmt.Errorf("%q is no domain name", name)
+	}
+	return nil
+}
+
 // ServerAddress reads an address, with port 53 if it names none.
 func ServerAddress(s string) (netip.AddrPort, error) {
 	if addr, err := netip.ParseAddr(s); err == nil {

@@ -40,6 +40,14 @@ func TestServersOf(t *testing.T) {
 	}
 }
 
+func TestCheckName(t *testing.T) {
+	for name, ok := range map[string]bool{"example.org": true, "off": true, "example.org.": true, "": false, "a b": false, "a..b": false} {
+		if err := CheckName(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 // Where nobody listens both transports fail, and each says so.
 func TestNobodyAnswers(t *testing.T) {
 	r := DNS(t.Context(), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1")}, "example.org", dns.TypeAAAA, time.Second)

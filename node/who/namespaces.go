@@ -25,7 +25,7 @@ func (n Node) readNamespaces() (map[netip.Addr]names.Owner, error) {
 	if err := unix.Stat("/proc/thread-self/ns/net", &self); err != nil {
 		return nil, fmt.Errorf("find out our own network namespace: %w", err)
 	}
-	pods := podsByUID(n.Root)
+	pods := PodsByUID(n.Root)
 	owners := map[netip.Addr]names.Owner{}
 	var failed error
 	for i := range found {
@@ -79,8 +79,8 @@ func ownerIn(n *netns.Namespace, pods map[string]names.Owner) names.Owner {
 	return names.Owner{Kind: names.Process, Name: "netns " + filepath.Base(n.Path)}
 }
 
-// podsByUID reads the names of kubelet's folders of logs: /var/log/pods/NAMESPACE_NAME_UID.
-func podsByUID(root string) map[string]names.Owner {
+// PodsByUID reads the names of kubelet's folders of logs: /var/log/pods/NAMESPACE_NAME_UID.
+func PodsByUID(root string) map[string]names.Owner {
 	pods := map[string]names.Owner{}
 	folders, _ := os.ReadDir(filepath.Join(root, "var/log/pods")) // without it UIDs stay
 	for _, f := range folders {

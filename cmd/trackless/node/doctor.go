@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/measure"
+	"github.com/trackless-dns/trackless/node/probe"
 )
 
 const doctorHelp = `Look at the connection tracking table of this node, twice within --interval, and
@@ -22,8 +23,11 @@ at what bears on it: the kernel's counters and log, limits and timeouts, the DNS
 cache of this node, kube-proxy and the datapath. Say what is wrong or soon will
 be, on what evidence, what to do, and what that costs in memory and risk.
 
-The only packet sent is one datagram from this program to itself over the loopback
-device, to see whether packets are tracked at all.
+It sends one datagram from this program to itself over the loopback device, to see
+whether packets are tracked at all. With CAP_SYS_ADMIN and the host's PID namespace it
+also asks the DNS servers of a pod, from the pod's network namespace: a name of the
+cluster, and the name of --ask. It then judges the answers: lost, slow, over TCP,
+redirected past the cache.
 
 What people report when the table is at fault, and the findings that explain it:
 %s
@@ -57,6 +61,7 @@ func Doctor(rules measure.Rules) *cobra.Command {
 	o.netns.Register(cmd, "")
 	fs.DurationVar(&o.Interval, "interval", 2*time.Second, "`time` between the two readings; a longer one shows slower growth")
 	fs.StringVar(&o.Metrics, "metrics", "auto", "`URL` of the metrics of this node's Trackless; auto: port 9253 where a DNS cache listens; off")
+	fs.StringVar(&o.Ask, "ask", "example.org", "`name` outside of the cluster to ask a pod's DNS servers; off: ask no server anything")
 	fs.StringVar(&o.Root, "root", "/", "`directory` under which the host's proc, sys, dev and etc are")
 	return cmd
 }
@@ -82,6 +87,9 @@ func doctor(ctx context.Context, o doctorOptions, out, errs io.Writer) error {
 	}
 	if err := measure.CheckMetrics(o.Metrics); err != nil {
 		return cli.Exit(cli.ExitCannotMeasure, err)
+	}
+	if err := probe.CheckName(o.Ask); err != nil {
+		return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--ask: %w; it takes a name such as example.org, or off", err))
 	}
 	o.Progress = cli.Progress(errs)
 	return o.netns.Do(func() error {

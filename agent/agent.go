@@ -22,6 +22,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
+	"github.com/trackless-dns/trackless/agent/tally"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/internal/wakeup"
@@ -44,6 +45,7 @@ type Agent struct {
 	Health  health.Monitor
 	Queries admission.Queries
 	Table   tablewalk.Watcher
+	Tally   tally.Tally
 
 	config     Config
 	log        logger.Logger

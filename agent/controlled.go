@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -21,6 +22,7 @@ import (
 type Measured interface {
 	control.Controlled
 	control.Prober
+	control.QueryCounter
 	// Figures and Corefile are methods of control.Inspected.
 	Figures() (control.Figures, error)
 	Corefile() (control.Corefile, error)
@@ -104,6 +106,11 @@ func (c controlled) Corefile() (control.Corefile, error) {
 		return control.Corefile{}, errNoBlock
 	}
 	return load.Corefile, nil
+}
+
+// CountQueries implements control.QueryCounter.
+func (c controlled) CountQueries(ctx context.Context, d time.Duration) (control.QueryCounts, error) {
+	return c.agent.Tally.During(ctx, d)
 }
 
 // Ready implements [control.Prober]. Detached by hand and dry-run count as ready: the

@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/node"
 	"github.com/trackless-dns/trackless/cmd/trackless/probe"
+	"github.com/trackless-dns/trackless/cmd/trackless/queries"
 	"github.com/trackless-dns/trackless/cmd/trackless/rules"
 	"github.com/trackless-dns/trackless/cmd/trackless/table"
 )
@@ -51,7 +52,7 @@ shows with numbers what that saves.`,
 		Args:          cli.UnknownVerb,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(serveCommand(), nodeCacheCommand(), rules.Command(readPlan), cacheCommand(), probe.Command(), labCommand(), table.Command(), node.Doctor(nodeRules), node.Tune(nodeRules),
+	root.AddCommand(serveCommand(), nodeCacheCommand(), rules.Command(readPlan), cacheCommand(), queries.Command(), probe.Command(), labCommand(), table.Command(), node.Doctor(nodeRules), node.Tune(nodeRules),
 		node.Snapshot(newSnapshotSource()), node.Compare(), supportCommand(), versionCommand())
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetFlagErrorFunc(cli.FlagError)

@@ -22,6 +22,7 @@
 //	GET  /v1/corefile Corefile
 //	GET  /v1/cache?name=NAME&type=TYPE  CacheContent
 //	POST /v1/cache/flush?name=NAME, ?zone=ZONE or ?all=true  CacheRemoved
+//	GET  /v1/queries?millis=N  counts the queries of that time; QueryCounts
 //	GET  /v1/log      {"text": "the end of the log"}
 //
 // An error is {"error": "sentence"} with status 4xx or 5xx.

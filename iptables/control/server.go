@@ -113,6 +113,9 @@ func handler(c Instance) http.Handler {
 	if p, ok := c.(Prober); ok {
 		probes(mux, p)
 	}
+	if q, ok := c.(QueryCounter); ok {
+		queries(mux, q)
+	}
 	if h, ok := c.(CacheHolder); ok {
 		caches(mux, h)
 	}

@@ -5,6 +5,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/backends"
@@ -36,6 +37,7 @@ type ControlSocket interface {
 	Log(context.Context) ([]byte, error)
 	ShowCache(ctx context.Context, name, qtype string) (control.CacheContent, error)
 	FlushCache(context.Context, control.CacheScope) (control.CacheRemoved, error)
+	CountQueries(context.Context, time.Duration) (control.QueryCounts, error)
 }
 
 // Kernel is the node on which we run, as the calling thread's network namespace

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/trackless-dns/trackless/iptables/control"
 )
@@ -23,6 +24,7 @@ type Socket struct {
 	Lines     []byte // of its log
 	Content   control.CacheContent
 	Flushed   control.CacheRemoved
+	Counted   control.QueryCounts
 }
 
 // Socket implements instance.ControlSocket.
@@ -38,6 +40,12 @@ func (s *Socket) ShowCache(_ context.Context, name, qtype string) (control.Cache
 func (s *Socket) FlushCache(_ context.Context, scope control.CacheScope) (control.CacheRemoved, error) {
 	s.Asked = fmt.Sprintf("flush name %q zone %q", scope.Name, scope.Zone)
 	return s.Flushed, s.SwitchErr
+}
+
+// CountQueries implements instance.ControlSocket.
+func (s *Socket) CountQueries(_ context.Context, d time.Duration) (control.QueryCounts, error) {
+	s.Asked = "queries " + d.String()
+	return s.Counted, s.SwitchErr
 }
 
 // PID implements instance.ControlSocket.

@@ -178,6 +178,9 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 		}
 	}
 	client, _, proto := tuple.Of(w)
+	if t := &p.config.agent.Tally; t.Running() && len(r.Question) == 1 {
+		t.Missed(client.Addr(), r.Question[0].Name)
+	}
 	end, err := p.config.agent.Queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, p.config.agent.Health.Slow)
 	if err != nil {
 		return dns.RcodeRefused, plugin.Error(directive, err)

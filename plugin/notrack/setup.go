@@ -58,7 +58,7 @@ func setup(c *caddy.Controller) error {
 	}
 	block := dnsserver.GetConfig(c)
 	block.AddPlugin(func(next plugin.Handler) plugin.Handler {
-		n := &NoTrack{Next: querymetrics.Instead(next), config: config, block: block}
+		n := &NoTrack{Next: querymetrics.Instead(next, tallied{config.agent}), config: config, block: block}
 		config.addHandler(n)
 		return n
 	})

@@ -22,20 +22,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
+// An Observer is told of each query while it watches.
+type Observer interface {
+	Watches() bool
+	// Answered is told the question as the client asked it.
+	Answered(w dns.ResponseWriter, q dns.Question, rcode int)
+}
+
 // Instead returns a handler that does what the next one does if that is the plugin
-// prometheus. Others are returned as they are.
-func Instead(next plugin.Handler) plugin.Handler {
+// prometheus, and tells the observer. Others are returned as they are.
+func Instead(next plugin.Handler, o Observer) plugin.Handler {
 	if m, ok := next.(*metrics.Metrics); ok {
-		return &handler{metrics: m}
+		return &handler{metrics: m, observer: o}
 	}
 	return next
 }
 
 // handler stands in for the plugin of one server block.
 type handler struct {
-	metrics *metrics.Metrics
-	mu      sync.Mutex
-	known   atomic.Pointer[map[labels]*series] // copied when one is added
+	metrics  *metrics.Metrics
+	observer Observer
+	mu       sync.Mutex
+	known    atomic.Pointer[map[labels]*series] // copied when one is added
 }
 
 // Name implements plugin.Handler.
@@ -49,10 +57,18 @@ func (h *handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	}
 	// Plugins below may change the query.
 	size, zone := r.Len(), h.zone(r)
+	var asked dns.Question
+	watched := h.observer.Watches() && len(r.Question) == 1
+	if watched {
+		asked = r.Question[0]
+	}
 	rec := &recorder{ResponseWriter: w, start: time.Now()}
 	status, err := next.ServeDNS(ctx, rec, r)
 	if !plugin.ClientWrite(status) {
 		rec.rcode = status // the server answers with it
+	}
+	if watched {
+		h.observer.Answered(w, asked, rec.rcode)
 	}
 	state := request.Request{W: w, Req: r}
 	l := labels{

@@ -173,7 +173,7 @@ func TestTheSameIsCounted(t *testing.T) {
 				m.AddZone(z)
 			}
 			theirs := counted(t, "dns://theirs "+t.Name(), m, m)
-			ours := counted(t, "dns://ours "+t.Name(), m, Instead(m))
+			ours := counted(t, "dns://ours "+t.Name(), m, Instead(m, &observer{}))
 			for _, name := range slices.Sorted(maps.Keys(theirs)) {
 				if ours[name] != theirs[name] {
 					t.Errorf("%s: %s, want %s", name, ours[name], theirs[name])
@@ -187,12 +187,53 @@ func TestTheSameIsCounted(t *testing.T) {
 	}
 }
 
+// observer notes what it is told while it watches.
+type observer struct {
+	watches bool
+	told    []string
+}
+
+func (o *observer) Watches() bool { return o.watches }
+
+func (o *observer) Answered(_ dns.ResponseWriter, q dns.Question, rcode int) {
+	o.told = append(o.told, q.Name+" "+dns.RcodeToString[rcode])
+}
+
+// An observer that watches is told the question of the client and the code of the answer,
+// whoever writes it.
+func TestObserver(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		watches bool
+		below   below
+		want    []string
+	}{
+		{"nobody watches", false, answers(dns.RcodeSuccess), nil},
+		{"an answer", true, answers(dns.RcodeNameError), []string{"a.example.org. NXDOMAIN"}},
+		{"no plugin answers", true, func(dns.ResponseWriter, *dns.Msg) (int, error) { return dns.RcodeServerFailure, nil }, []string{"a.example.org. SERVFAIL"}},
+		{"a plugin changes the question", true, func(w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			r.Question[0].Name = "b.example.org."
+			return dns.RcodeSuccess, w.WriteMsg(r)
+		}, []string{"a.example.org. NOERROR"}},
+	} {
+		m := metrics.New("localhost:0")
+		m.AddZone(".")
+		m.Next = tc.below
+		o := &observer{watches: tc.watches}
+		ctx := context.WithValue(t.Context(), dnsserver.Key{}, &dnsserver.Server{Addr: "dns://observed:53"})
+		_, _ = Instead(m, o).ServeDNS(ctx, &writer{client: ipv4}, question("a.example.org."))
+		if !slices.Equal(o.told, tc.want) {
+			t.Errorf("%s: told %q, want %q", tc.name, o.told, tc.want)
+		}
+	}
+}
+
 func TestOtherPluginsStay(t *testing.T) {
 	other := answers(dns.RcodeSuccess)
-	if got, ok := Instead(other).(below); !ok || got == nil {
-		t.Errorf("%T is in its place", Instead(other))
+	if got, ok := Instead(other, nil).(below); !ok || got == nil {
+		t.Errorf("%T is in its place", Instead(other, nil))
 	}
-	if Instead(nil) != nil {
+	if Instead(nil, nil) != nil {
 		t.Error("something is in the place of nothing")
 	}
 }
@@ -214,4 +255,6 @@ func BenchmarkPrometheus(b *testing.B) {
 	benchmark(b, func(h plugin.Handler) plugin.Handler { return h })
 }
 
-func BenchmarkInstead(b *testing.B) { benchmark(b, Instead) }
+func BenchmarkInstead(b *testing.B) {
+	benchmark(b, func(h plugin.Handler) plugin.Handler { return Instead(h, &observer{}) })
+}

@@ -1,0 +1,172 @@
+package tally
+
+import (
+	"cmp"
+	"encoding/binary"
+	"hash/maphash"
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/trackless-dns/trackless/iptables/control"
+)
+
+const (
+	shards     = 8 // a client's queries are in one of them
+	maxClients = 512
+	maxNames   = 2048 // in each shard
+	otherType  = 260  // types from here on are rare, and counted together
+	otherRcode = 24
+	maxRows    = 1000
+)
+
+// count is a number of queries, and how many of them the cache had no answer for.
+type count struct{ queries, misses uint64 }
+
+func (c *count) add(other count) {
+	c.queries += other.queries
+	c.misses += other.misses
+}
+
+// A sketch is what has been counted since somebody asked. It takes 4 MB at most.
+type sketch struct {
+	seed      maphash.Seed // of names
+	low, high uint64       // random numbers for the hashes of clients
+	shards    [shards]shard
+}
+
+type shard struct {
+	mu         sync.Mutex
+	clients    bounded[netip.Addr]
+	names      bounded[string]
+	types      [otherType + 1]uint64
+	rcodes     [otherRcode + 1]uint64
+	transports [2]uint64
+	_          [64]byte // the next shard's mutex is in another cache line
+}
+
+func newSketch() *sketch {
+	s := &sketch{seed: maphash.MakeSeed(), low: rand.Uint64(), high: rand.Uint64()}
+	for i := range s.shards {
+		s.shards[i].clients = newBounded(maxClients, func(a netip.Addr) netip.Addr { return a })
+		s.shards[i].names = newBounded(maxNames, strings.Clone)
+	}
+	return s
+}
+
+// hashes returns the hashes of a client and a name, and the shard of the client. Hashes are
+// odd.
+func (s *sketch) hashes(client netip.Addr, name string) (ofClient, ofName uint64, sh *shard) {
+	b := client.As16()
+	// Two products of halves with random numbers, folded: as good as the numbers are secret.
+	high, low := bits.Mul64(binary.NativeEndian.Uint64(b[8:])^s.low, binary.NativeEndian.Uint64(b[:])^s.high)
+	ofClient = (high ^ low) * 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
+	return ofClient | 1, maphash.String(s.seed, name) | 1, &s.shards[ofClient>>61]
+}
+
+func (s *sketch) answered(q *Query) {
+	ofClient, ofName, sh := s.hashes(q.Client, q.Name)
+	transport := 0
+	if q.TCP {
+		transport = 1
+	}
+	one := count{queries: 1}
+	sh.mu.Lock()
+	sh.clients.add(ofClient, q.Client, one)
+	sh.names.add(ofName, q.Name, one)
+	sh.types[min(int(q.Type), otherType)]++
+	sh.rcodes[min(uint(q.Rcode), otherRcode)]++
+	sh.transports[transport]++
+	sh.mu.Unlock()
+}
+
+func (s *sketch) missed(client netip.Addr, name string) {
+	ofClient, ofName, sh := s.hashes(client, name)
+	sh.mu.Lock()
+	sh.clients.addMiss(ofClient, client)
+	sh.names.addMiss(ofName, name)
+	sh.mu.Unlock()
+}
+
+// counts adds the shards up. The misses of a query may be counted without the query, when it
+// was answered after the end.
+func (s *sketch) counts() control.QueryCounts {
+	clients, names, zones := map[string]count{}, map[string]count{}, map[string]count{}
+	types, rcodes, transports := map[string]count{}, map[string]count{}, map[string]count{}
+	var otherClients, otherNames, total count
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		sh.clients.each(func(a netip.Addr, c count) { increase(clients, a.String(), c) })
+		sh.names.each(func(name string, c count) {
+			name = strings.ToLower(name) // clients may mix cases (draft-vixie-dnsext-dns0x20)
+			increase(names, name, c)
+			increase(zones, zoneOf(name), c)
+		})
+		otherClients.add(sh.clients.rest)
+		otherNames.add(sh.names.rest)
+		for t, n := range sh.types {
+			increase(types, typeName(t), count{queries: n})
+		}
+		for r, n := range sh.rcodes {
+			increase(rcodes, rcodeName(r), count{queries: n})
+		}
+		increase(transports, "udp", count{queries: sh.transports[0]})
+		increase(transports, "tcp", count{queries: sh.transports[1]})
+		sh.mu.Unlock()
+	}
+	for _, c := range clients {
+		total.add(c)
+	}
+	total.add(otherClients)
+	return control.QueryCounts{
+		Total:   control.QueryCount{Queries: total.queries, Misses: min(total.misses, total.queries)},
+		Clients: rows(clients, otherClients), Names: rows(names, otherNames), Zones: rows(zones, otherNames),
+		Types: rows(types, count{}), Rcodes: rows(rcodes, count{}), Transports: rows(transports, count{}),
+	}
+}
+
+func increase(m map[string]count, key string, by count) {
+	if by == (count{}) {
+		return
+	}
+	c := m[key]
+	c.add(by)
+	m[key] = c
+}
+
+// rows returns the counts, the most queries first. Those that are too many are in the last
+// row, which has no key.
+func rows(counts map[string]count, rest count) []control.QueryCount {
+	out := make([]control.QueryCount, 0, len(counts)+1)
+	for key, c := range counts {
+		if c.queries == 0 {
+			continue // a miss whose query is not answered yet, or was asked by us
+		}
+		out = append(out, control.QueryCount{Key: key, Queries: c.queries, Misses: min(c.misses, c.queries)})
+	}
+	slices.SortFunc(out, func(a, b control.QueryCount) int {
+		return cmp.Or(cmp.Compare(b.Queries, a.Queries), cmp.Compare(a.Key, b.Key))
+	})
+	for _, r := range out[min(len(out), maxRows):] {
+		rest.add(count{r.Queries, r.Misses})
+	}
+	out = out[:min(len(out), maxRows)]
+	if rest.queries > 0 {
+		out = append(out, control.QueryCount{Queries: rest.queries, Misses: min(rest.misses, rest.queries)})
+	}
+	return out
+}
+
+// zoneOf returns what stands for the zone of a name, as nobody knows the cuts of zones here:
+// a namespace of the cluster, such as shop.svc.cluster.local., else the last two labels.
+func zoneOf(name string) string {
+	labels := strings.Split(strings.TrimSuffix(name, "."), ".")
+	if i := slices.Index(labels, "svc"); i > 0 {
+		return strings.Join(labels[i-1:], ".") + "."
+	}
+	return strings.Join(labels[max(len(labels)-2, 0):], ".") + "."
+}

@@ -31,7 +31,7 @@ func (c *count) add(other count) {
 	c.misses += other.misses
 }
 
-// A sketch is what has been counted since somebody asked. It takes 4 MB at most.
+// A sketch is what has been counted since somebody asked. It takes 6 MB at most.
 type sketch struct {
 	seed      maphash.Seed // of names
 	low, high uint64       // random numbers for the hashes of clients

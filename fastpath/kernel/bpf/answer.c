@@ -1,0 +1,645 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers DNS queries of pods from records that the cache has published.
+ *
+ * The program runs at tc ingress of a pod's device. A query that it can answer
+ * leaves by the same device as the reply; netfilter never sees it. Everything
+ * else passes on unchanged: the program writes nothing before it is certain of
+ * the answer. It uses only what linux/bpf.h has since Linux 5.8, and no direct
+ * packet writes, for which the kernel would unclone every packet.
+ *
+ * The layouts below are shared with layout.go. */
+#include "helpers.h"
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "records hold their numbers with the least significant byte first"
+#endif
+
+#define swap16(x) __builtin_bswap16(x)
+#define swap32(x) __builtin_bswap32(x)
+
+/* barrier hides where a value comes from, so that the compiler keeps its bounds
+ * as they are written. The verifier needs them in that form. */
+#define barrier(x) asm volatile("" : "+r"(x))
+
+enum {
+	UNIT = 64,          /* bytes of a unit; a record is some units in a row */
+	WAYS = 8,           /* slots of a bucket */
+	MAX_NAME = 128,     /* the longest name in a record */
+	MAX_BODY = 512,     /* the longest body of a record */
+	MAX_TTLS = 12,      /* the most records in an answer */
+	DNS_HEADER = 12,
+	OPT = 11,           /* an OPT record without options */
+	MIN_SIZE = 512,     /* a reply that every client accepts */
+};
+
+/* What becomes of a packet, and at which index it is counted. */
+enum {
+	OTHER,              /* not counted: no query to a listen address */
+	MISS,
+	CLOSED,             /* the gate is closed */
+	HEADER,             /* opcode, flags or sections that records do not have */
+	NAME,               /* no name, or one that is too long */
+	EDNS,               /* options, a version, an unknown additional record */
+	CLASS,              /* other than IN */
+	STALE,              /* expired, or due to be asked again */
+	LARGE,              /* larger than the client accepts */
+	FRAGMENT,           /* or IP options */
+	FAILED,             /* a helper refused */
+	FIRST_CLASS = 16,   /* hits are counted from here on, by the record's class */
+	CLASSES = 4096,
+};
+
+struct control {
+	__u64 open_until;   /* CLOCK_MONOTONIC, nanoseconds: answers are given before it */
+	__u32 sample;       /* flows are reported whose hash has these bits zero */
+	__u32 bucket_mask;  /* buckets - 1 */
+	__u64 seed;         /* of the hash of names */
+};
+
+struct listener_key {
+	__u8 addr[16];      /* IPv4 as ::ffff:a.b.c.d */
+	__u16 port;         /* network order */
+	__u16 zero[3];
+};
+
+struct bucket {
+	__u64 slot[WAYS];   /* tag << 32 | index of the first unit; 0 is empty */
+};
+
+/* The first unit of a record. It does not change while a slot refers to it, but
+ * for hits. */
+struct record {
+	__u64 stored;       /* CLOCK_MONOTONIC, nanoseconds */
+	__u32 ttl;          /* seconds from then */
+	__u32 serve;        /* answered while fewer seconds have passed */
+	__u16 flags;        /* network order, as are counts and type */
+	__u16 counts[3];    /* answer, authority, additional */
+	__u16 type;
+	__u8 name_len;
+	__u8 key;           /* listener << 1 | DO */
+	__u16 body_len;
+	__u16 class;
+	__u16 sum;          /* of the body with every TTL zero, as if it began at an even offset */
+	__u8 ttls;
+	__u8 odd_ttls;      /* how many of them begin at an odd offset of the body */
+	__u32 hits;
+	__u64 name[3];      /* lower case, zeros behind it */
+};
+
+/* The second unit. A third one has name[8..15] where the name is longer than
+ * that; then comes the body. */
+struct more {
+	__u16 ttl[MAX_TTLS]; /* offsets in the body */
+	__u64 name[5];
+};
+
+struct unit {
+	__u64 word[UNIT / 8];
+};
+
+struct flow {
+	__u8 client[16];
+	__u8 server[16];
+	__u16 client_port;  /* network order */
+	__u16 server_port;
+	__u32 zero;
+};
+
+struct {
+	UINT(type, BPF_MAP_TYPE_ARRAY);
+	TYPE(key, __u32);
+	TYPE(value, struct control);
+	UINT(max_entries, 1);
+	UINT(map_flags, BPF_F_MMAPABLE);
+} control SEC(".maps");
+
+struct {
+	UINT(type, BPF_MAP_TYPE_HASH);
+	TYPE(key, struct listener_key);
+	TYPE(value, __u32);
+	UINT(max_entries, 64);
+} listeners SEC(".maps");
+
+struct {
+	UINT(type, BPF_MAP_TYPE_ARRAY);
+	TYPE(key, __u32);
+	TYPE(value, struct bucket);
+	UINT(max_entries, 1);
+	UINT(map_flags, BPF_F_MMAPABLE);
+} buckets SEC(".maps");
+
+struct {
+	UINT(type, BPF_MAP_TYPE_ARRAY);
+	TYPE(key, __u32);
+	TYPE(value, struct unit);
+	UINT(max_entries, 1);
+	UINT(map_flags, BPF_F_MMAPABLE);
+} units SEC(".maps");
+
+struct {
+	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	TYPE(key, __u32);
+	TYPE(value, __u64);
+	UINT(max_entries, CLASSES);
+} counts SEC(".maps");
+
+struct {
+	UINT(type, BPF_MAP_TYPE_RINGBUF);
+	UINT(max_entries, 1 << 18);
+} flows SEC(".maps");
+
+/* The headers of a query, as they are rewritten for the reply. */
+struct headers4 {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
+	__u16 dns[6];
+} __attribute__((packed, aligned(2)));
+
+struct headers6 {
+	struct ethhdr eth;
+	struct ipv6hdr ip;
+	struct udphdr udp;
+	__u16 dns[6];
+} __attribute__((packed, aligned(2)));
+
+/* All that is known of a query, on the stack. */
+struct query {
+	__u64 name[MAX_NAME / 8];
+	__u8 tail[16];      /* type, class, OPT */
+	__u32 start;        /* offset of the DNS header in the packet */
+	__u32 name_len;
+	__u32 payload;      /* bytes of the DNS message */
+	__u32 listener;
+	__u32 edns;         /* 0 or OPT */
+};
+
+INLINE int count(__u32 at)
+{
+	__u64 *n = bpf_map_lookup_elem(&counts, &at);
+
+	if (n)
+		*n += 1;
+	return TC_ACT_UNSPEC;
+}
+
+INLINE __u64 lower(__u64 w)
+{
+	/* In each byte: 0x80 where the byte is 'A' to 'Z'. Length bytes are at
+	 * most 63, so a name is lowered as a whole. */
+	__u64 low = w & 0x7f7f7f7f7f7f7f7full;
+	__u64 upper = (low + 0x3f3f3f3f3f3f3f3full) & ~(low + 0x2525252525252525ull) & ~w & 0x8080808080808080ull;
+
+	return w | upper >> 2;
+}
+
+INLINE __u64 mix(__u64 h, __u64 w)
+{
+	h = (h ^ w) * 0x9e3779b97f4a7c15ull;
+	return h ^ h >> 29;
+}
+
+INLINE __u32 fold(__u64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+INLINE __u16 flip(__u32 sum) { return swap16((__u16)sum); }
+
+/* lookup finds the record of the question, or returns its absence. */
+INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first, __u64 *hash)
+{
+	__u16 type = *(__u16 *)q->tail;
+	__u8 key = q->listener << 1;
+	__u32 words = (q->name_len + 7) / 8;
+	__u64 h = c->seed ^ q->name_len;
+	__u32 i, at = 0;
+
+	if (q->edns)
+		key |= q->tail[4 + 7] >> 7; /* the first byte of the EDNS flags */
+	for (i = 0; i < MAX_NAME / 8; i++) {
+		__u32 n = words;
+
+		barrier(n);
+		if (i >= n)
+			break;
+		q->name[i] = lower(q->name[i]);
+		h = mix(h, q->name[i]);
+	}
+	h = mix(h, (__u64)type << 8 | key);
+	h *= 0xff51afd7ed558ccdull;
+	h ^= h >> 32;
+	*hash = h;
+
+	__u32 tag = (__u32)(h >> 40) | 1;
+	__u32 where = h & c->bucket_mask;
+
+	struct bucket *b = bpf_map_lookup_elem(&buckets, &where);
+	if (!b)
+		return 0;
+#pragma unroll
+	for (i = 0; i < WAYS; i++) {
+		__u64 slot = *(volatile __u64 *)&b->slot[i];
+		if ((__u32)(slot >> 32) == tag)
+			at = (__u32)slot;
+	}
+	if (!at) {
+		where = (where ^ (__u32)(tag * 0x5bd1e995u)) & c->bucket_mask;
+		b = bpf_map_lookup_elem(&buckets, &where);
+		if (!b)
+			return 0;
+#pragma unroll
+		for (i = 0; i < WAYS; i++) {
+			__u64 slot = *(volatile __u64 *)&b->slot[i];
+			if ((__u32)(slot >> 32) == tag)
+				at = (__u32)slot;
+		}
+	}
+	if (!at)
+		return 0;
+	struct record *r = bpf_map_lookup_elem(&units, &at);
+	if (!r || r->name_len != q->name_len || r->type != type || r->key != key)
+		return 0;
+
+	__u64 differ = (r->name[0] ^ q->name[0]) | (r->name[1] ^ q->name[1]) | (r->name[2] ^ q->name[2]);
+	if (q->name_len > 24) {
+		__u32 next = at + 1;
+		struct more *m = bpf_map_lookup_elem(&units, &next);
+		if (!m)
+			return 0;
+#pragma unroll
+		for (i = 0; i < 5; i++)
+			differ |= m->name[i] ^ q->name[3 + i];
+	}
+	if (q->name_len > 64) {
+		__u32 next = at + 2;
+		struct unit *u = bpf_map_lookup_elem(&units, &next);
+		if (!u)
+			return 0;
+#pragma unroll
+		for (i = 0; i < 8; i++)
+			differ |= u->word[i] ^ q->name[8 + i];
+	}
+	if (differ)
+		return 0;
+	*first = at;
+	return r;
+}
+
+/* body writes the record's body behind the question, then its TTLs. */
+INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u32 first, __u32 ttl)
+{
+	__u32 to = q->start + q->payload - q->edns;
+	__u32 at = first + 2 + (q->name_len > 64);
+	__u32 left = r->body_len;
+	__u32 i, done = 0;
+
+	ttl = swap32(ttl);
+	for (i = 0; i < MAX_BODY / UNIT; i++) {
+		__u32 n = left - done;
+
+		barrier(n);
+		if ((int)n <= 0)
+			break;
+		__u32 next = at + i;
+		void *u = bpf_map_lookup_elem(&units, &next);
+		if (!u)
+			return -1;
+		if (n > UNIT)
+			n = UNIT;
+		n = (n - 1) & (UNIT - 1);
+		barrier(n);
+		n += 1;
+		if (bpf_skb_store_bytes(skb, to + done, u, n, 0))
+			return -1;
+		done += n;
+	}
+	__u32 next = first + 1;
+	struct more *m = bpf_map_lookup_elem(&units, &next);
+	if (!m)
+		return -1;
+	for (i = 0; i < MAX_TTLS; i++) {
+		__u32 n = r->ttls;
+
+		barrier(n);
+		if (i >= n)
+			break;
+		if (bpf_skb_store_bytes(skb, to + m->ttl[i], &ttl, 4, 0))
+			return -1;
+	}
+	return 0;
+}
+
+/* reply_sum returns how the sum of the UDP payload changes. */
+INLINE __u32 reply_sum(struct query *q, struct record *r, const __u16 *was, const __u16 *is, __u32 ttl)
+{
+	__u64 sum = 0;
+	__u32 opt = 0, odd_start = q->name_len & 1;
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i < 6; i++)
+		sum += (__u64)is[i] + (__u16)~was[i];
+
+	__u32 even = swap16(ttl >> 16) + swap16(ttl & 0xffff);
+	even = fold(even);
+	__u32 body = r->sum + (r->ttls - r->odd_ttls) * even + r->odd_ttls * (__u32)flip(even);
+	body = fold(body);
+	sum += odd_start ? flip(body) : body;
+	if (q->edns && r->body_len & 1) {
+		/* The OPT record moves by an odd number of bytes. */
+		__u16 w[6];
+		__builtin_memcpy(w, q->tail + 4, 10);
+		w[5] = q->tail[14];
+#pragma unroll
+		for (i = 0; i < 6; i++)
+			opt += w[i];
+		opt = fold(opt);
+		if (odd_start)
+			opt = flip(opt);
+		sum += (__u64)flip(opt) + (__u16)~opt;
+	}
+	return fold(sum);
+}
+
+/* finish rewrites the packet. From here on a failure would leave half a reply:
+ * the packet is dropped then, and the client asks again. */
+INLINE int finish(struct __sk_buff *skb, struct control *c, struct query *q, struct record *r, __u32 first, __u32 ttl,
+		  __u32 sum, void *headers, __u32 headers_len, __u32 udp_at, __u16 udp_was, __u16 udp_is,
+		  struct flow *flow, __u64 hash)
+{
+	if (bpf_skb_store_bytes(skb, 0, headers, headers_len, 0) || body(skb, q, r, first, ttl))
+		goto failed;
+	if (q->edns && bpf_skb_store_bytes(skb, q->start + q->payload - OPT + r->body_len, q->tail + 4, OPT, 0))
+		goto failed;
+
+	/* A sum of zero in the packet means that there is none, over IPv4. */
+	__u32 check = udp_at + __builtin_offsetof(struct udphdr, check);
+	sum = fold((__u64)sum + udp_is + (__u16)~udp_was);
+	if (bpf_l4_csum_replace(skb, check, 0, sum, BPF_F_MARK_MANGLED_0) ||
+	    bpf_l4_csum_replace(skb, check, udp_was, udp_is, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0 | 2))
+		goto failed;
+
+	r->hits++; /* for eviction and prefetch: a lost one does no harm */
+	count(FIRST_CLASS + (r->class & (CLASSES / 2 - 1)));
+	if ((hash & c->sample) == 0)
+		bpf_ringbuf_output(&flows, flow, sizeof(*flow), BPF_RB_NO_WAKEUP);
+	return bpf_redirect(skb->ifindex, 0);
+failed:
+	count(FAILED);
+	return TC_ACT_SHOT;
+}
+
+/* question reads the rest of the message after the headers, and says why it is not
+ * for us. */
+INLINE int question(struct __sk_buff *skb, struct query *q, const __u16 *dns)
+{
+	/* RD is set and nothing else but AD: what a stub resolver asks. */
+	if ((dns[1] & ~swap16(0x0020)) != swap16(0x0100) || dns[2] != swap16(1) || dns[3] || dns[4] || dns[5] & ~swap16(1))
+		return HEADER;
+	q->edns = dns[5] ? OPT : 0;
+
+	__u32 n = q->payload - DNS_HEADER - 4 - q->edns;
+	if (n < 1 || n > MAX_NAME)
+		return NAME;
+	q->name_len = n;
+	n = (n - 1) & (MAX_NAME - 1);
+	barrier(n);
+	n += 1;
+#pragma unroll
+	for (int i = 0; i < MAX_NAME / 8; i++)
+		q->name[i] = 0;
+	if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER, q->name, n))
+		return FAILED;
+	if (q->edns) {
+		if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER + n, q->tail, 4 + OPT))
+			return FAILED;
+		const __u8 *opt = q->tail + 4;
+		/* Root name, type 41, no extended RCODE, version 0, no low flags and
+		 * no options: the reply has the same record. */
+		if (opt[0] || opt[1] || opt[2] != 41 || opt[5] || opt[6] || opt[8] || opt[9] || opt[10])
+			return EDNS;
+	} else if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER + n, q->tail, 4)) {
+		return FAILED;
+	}
+	if (q->tail[2] || q->tail[3] != 1)
+		return CLASS;
+	return 0;
+}
+
+/* find returns the record that answers, or null after it has counted why not. */
+INLINE struct record *find(struct __sk_buff *skb, struct control *c, struct query *q, const __u16 *dns,
+			   __u32 *first, __u32 *ttl, __u64 *hash)
+{
+	__u64 now = bpf_ktime_get_ns();
+	int why;
+
+	if (now >= c->open_until) {
+		count(CLOSED);
+		return 0;
+	}
+	why = question(skb, q, dns);
+	if (why) {
+		count(why);
+		return 0;
+	}
+	struct record *r = lookup(q, c, first, hash);
+	if (!r) {
+		count(MISS);
+		return 0;
+	}
+	__u64 passed = (now - r->stored) / 1000000000;
+	if (passed >= r->serve) {
+		count(STALE);
+		return 0;
+	}
+	*ttl = r->ttl - (__u32)passed;
+
+	__u32 size = MIN_SIZE;
+	if (q->edns) {
+		__u32 advertised = q->tail[7] << 8 | q->tail[8];
+		if (advertised > size)
+			size = advertised;
+	}
+	if (q->payload + r->body_len > size) {
+		count(LARGE);
+		return 0;
+	}
+	return r;
+}
+
+/* reply_header turns the header of the query into that of the reply. */
+INLINE void reply_header(struct query *q, struct record *r, __u16 *dns)
+{
+	__u16 flags = r->flags | swap16(0x8100);
+
+	/* AD is for those who understand it (RFC 6840 section 5.8). */
+	if (!(dns[1] & swap16(0x0020)) && !(r->key & 1))
+		flags &= ~swap16(0x0020);
+	dns[1] = flags;
+	dns[3] = r->counts[0];
+	dns[4] = r->counts[1];
+	dns[5] = r->counts[2];
+	if (q->edns)
+		dns[5] = swap16(swap16(r->counts[2]) + 1);
+}
+
+INLINE struct control *listener(struct query *q, struct listener_key *key)
+{
+	__u32 *l = bpf_map_lookup_elem(&listeners, key);
+	__u32 zero = 0;
+
+	if (!l)
+		return 0;
+	q->listener = *l;
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+INLINE void swap_eth(struct ethhdr *eth)
+{
+	__u8 mac[ETH_ALEN];
+
+	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+}
+
+INLINE int ipv4(struct __sk_buff *skb)
+{
+	struct query q;
+	struct headers4 h;
+	struct flow flow = {};
+	struct listener_key key = {};
+	struct record *r;
+	__u16 was[6];
+	__u32 first = 0, ttl = 0;
+	__u64 hash = 0;
+
+	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+		return TC_ACT_UNSPEC;
+	key.addr[10] = key.addr[11] = 0xff;
+	__builtin_memcpy(key.addr + 12, &h.ip.daddr, 4);
+	key.port = h.udp.dest;
+	struct control *c = listener(&q, &key);
+	if (!c)
+		return TC_ACT_UNSPEC;
+	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1)
+		return count(FRAGMENT);
+	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
+	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.tot_len) != payload + sizeof(h.ip) + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
+		return count(NAME);
+	q.payload = payload;
+	q.start = sizeof(h) - DNS_HEADER;
+	r = find(skb, c, &q, h.dns, &first, &ttl, &hash);
+	if (!r)
+		return TC_ACT_UNSPEC;
+
+	__builtin_memcpy(was, h.dns, sizeof(was));
+	reply_header(&q, r, h.dns);
+	__u32 sum = reply_sum(&q, r, was, h.dns, ttl);
+	__u16 ip_was = h.ip.tot_len, udp_was = h.udp.len;
+	__u16 body_len = r->body_len & 1023;
+
+	__builtin_memcpy(flow.client, key.addr, 12);
+	__builtin_memcpy(flow.client + 12, &h.ip.saddr, 4);
+	__builtin_memcpy(flow.server, key.addr, 16);
+	flow.client_port = h.udp.source;
+	flow.server_port = h.udp.dest;
+
+	swap_eth(&h.eth);
+	__u32 addr = h.ip.saddr;
+	h.ip.saddr = h.ip.daddr;
+	h.ip.daddr = addr;
+	h.udp.dest = h.udp.source;
+	h.udp.source = flow.server_port;
+	h.ip.tot_len = swap16(swap16(ip_was) + body_len);
+	h.udp.len = swap16(swap16(udp_was) + body_len);
+	/* The IP header's sum follows its length (RFC 1624). */
+	h.ip.check = ~fold((__u64)(__u16)~h.ip.check + (__u16)~ip_was + h.ip.tot_len);
+	if (bpf_skb_change_tail(skb, q.start + payload + body_len, 0))
+		return count(FAILED);
+	return finish(skb, c, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, hash);
+}
+
+INLINE int ipv6(struct __sk_buff *skb)
+{
+	struct query q;
+	struct headers6 h;
+	struct flow flow = {};
+	struct listener_key key = {};
+	struct record *r;
+	__u16 was[6];
+	__u32 first = 0, ttl = 0;
+	__u64 hash = 0;
+
+	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+		return TC_ACT_UNSPEC;
+	if (h.ip.nexthdr != IPPROTO_UDP)
+		return TC_ACT_UNSPEC;
+	__builtin_memcpy(key.addr, &h.ip.daddr, 16);
+	key.port = h.udp.dest;
+	struct control *c = listener(&q, &key);
+	if (!c)
+		return TC_ACT_UNSPEC;
+	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
+	if (h.ip.version != 6 || skb->gso_segs > 1)
+		return count(FRAGMENT);
+	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.payload_len) != payload + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
+		return count(NAME);
+	q.payload = payload;
+	q.start = sizeof(h) - DNS_HEADER;
+	r = find(skb, c, &q, h.dns, &first, &ttl, &hash);
+	if (!r)
+		return TC_ACT_UNSPEC;
+
+	__builtin_memcpy(was, h.dns, sizeof(was));
+	reply_header(&q, r, h.dns);
+	__u32 sum = reply_sum(&q, r, was, h.dns, ttl);
+	__u16 udp_was = h.udp.len;
+	__u16 body_len = r->body_len & 1023;
+
+	__builtin_memcpy(flow.client, &h.ip.saddr, 16);
+	__builtin_memcpy(flow.server, &h.ip.daddr, 16);
+	flow.client_port = h.udp.source;
+	flow.server_port = h.udp.dest;
+
+	swap_eth(&h.eth);
+	__builtin_memcpy(&h.ip.saddr, flow.server, 16);
+	__builtin_memcpy(&h.ip.daddr, flow.client, 16);
+	h.udp.dest = h.udp.source;
+	h.udp.source = flow.server_port;
+	h.ip.payload_len = swap16(swap16(h.ip.payload_len) + body_len);
+	h.udp.len = swap16(swap16(udp_was) + body_len);
+	if (bpf_skb_change_tail(skb, q.start + payload + body_len, 0))
+		return count(FAILED);
+	return finish(skb, c, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, hash);
+}
+
+SEC("tc")
+int trackless_answer(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	if (skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == swap16(ETH_P_IP)) {
+		struct iphdr *ip = data + sizeof(struct ethhdr);
+		if ((void *)(ip + 1) <= end && ip->protocol != IPPROTO_UDP)
+			return TC_ACT_UNSPEC;
+		return ipv4(skb);
+	}
+	if (skb->protocol == swap16(ETH_P_IPV6))
+		return ipv6(skb);
+	return TC_ACT_UNSPEC;
+}
+
+char program_license[] SEC("license") = "Apache-2.0";

@@ -1,0 +1,289 @@
+//go:build privileged
+
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// Verdicts of tc programs.
+const (
+	passOn   = 0xffffffff
+	redirect = 7
+)
+
+func load(t testing.TB) *Program {
+	t.Helper()
+	testns.Root(t)
+	p, err := Load(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+var (
+	pod4, node4 = netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("10.96.0.10")
+	pod6, node6 = netip.MustParseAddr("fd00::7"), netip.MustParseAddr("fd00:96::a")
+)
+
+// packet is an Ethernet frame with the payload over UDP, with sums as a device
+// without offload has them.
+func packet(from, to netip.AddrPort, payload []byte) []byte {
+	udp := make([]byte, 8, 8+len(payload))
+	binary.BigEndian.PutUint16(udp, from.Port())
+	binary.BigEndian.PutUint16(udp[2:], to.Port())
+	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(payload)))
+	udp = append(udp, payload...)
+	binary.LittleEndian.PutUint16(udp[6:], ^udpSum(from.Addr(), to.Addr(), udp))
+	frame := []byte{2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2}
+	if from.Addr().Is4() {
+		ip := make([]byte, 20)
+		ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+		binary.BigEndian.PutUint16(ip[2:], uint16(20+len(udp)))
+		ip[6] = 0x40
+		copy(ip[12:], from.Addr().AsSlice())
+		copy(ip[16:], to.Addr().AsSlice())
+		binary.LittleEndian.PutUint16(ip[10:], ^sum(ip))
+		return append(append(append(frame, 8, 0), ip...), udp...)
+	}
+	ip := make([]byte, 40)
+	ip[0], ip[6], ip[7] = 0x60, unix.IPPROTO_UDP, 64
+	binary.BigEndian.PutUint16(ip[4:], uint16(len(udp)))
+	copy(ip[8:], from.Addr().AsSlice())
+	copy(ip[24:], to.Addr().AsSlice())
+	return append(append(append(frame, 0x86, 0xdd), ip...), udp...)
+}
+
+// udpSum is the sum of a datagram with its pseudo header.
+func udpSum(from, to netip.Addr, udp []byte) uint16 {
+	b := append(from.AsSlice(), to.AsSlice()...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(udp)))
+	b = append(b, 0, 0, 0, unix.IPPROTO_UDP)
+	return sum(append(b, udp...))
+}
+
+// unpack checks a frame's addresses and sums, and returns the UDP payload.
+func unpack(frame []byte, from, to netip.AddrPort) ([]byte, error) {
+	if !bytes.Equal(frame[:12], []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}) {
+		return nil, fmt.Errorf("hardware addresses %x", frame[:12])
+	}
+	ip, n := frame[14:], 20
+	if from.Addr().Is4() {
+		if s := sum(ip[:20]); s != 0xffff {
+			return nil, fmt.Errorf("the IP header's sum is wrong by %04x", ^s)
+		}
+		if int(binary.BigEndian.Uint16(ip[2:])) != len(ip) {
+			return nil, fmt.Errorf("IP length %d of %d", binary.BigEndian.Uint16(ip[2:]), len(ip))
+		}
+	} else {
+		n = 40
+		if int(binary.BigEndian.Uint16(ip[4:])) != len(ip)-n {
+			return nil, fmt.Errorf("IP length %d of %d", binary.BigEndian.Uint16(ip[4:]), len(ip)-n)
+		}
+	}
+	want := packet(from, to, ip[n+8:])
+	if !bytes.Equal(want[14:], ip) {
+		return nil, fmt.Errorf("got headers and sums\n%x\nwant\n%x", ip[:n+8], want[14:][:n+8])
+	}
+	return ip[n+8:], nil
+}
+
+func (p *Program) run(frame []byte) (verdict uint32, out []byte, err error) {
+	return p.collection.Programs["trackless_answer"].Test(frame)
+}
+
+// message packs an answer and returns its key.
+func message(t testing.TB, name string, qtype uint16, rcode int, bits wire.Bits, answer, ns []string) (wire.Key, wire.Answer) {
+	t.Helper()
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(name), qtype)
+	m.Response, m.Rcode, m.RecursionAvailable = true, rcode, true
+	for section, lines := range map[*[]dns.RR][]string{&m.Answer: answer, &m.Ns: ns} {
+		for _, line := range lines {
+			rr, err := dns.NewRR(line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			*section = append(*section, rr)
+		}
+	}
+	key, err := wire.AppendKey(nil, dns.Fqdn(name), qtype, dns.ClassINET, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := wire.Pack(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, a
+}
+
+// corpus is records of every size and shape: names of all lengths that
+// records hold, bodies of even and odd lengths, one or many TTLs.
+func corpus(t testing.TB) (records []Record) {
+	t.Helper()
+	add := func(name string, qtype uint16, rcode int, answer, ns []string) {
+		for _, bits := range []wire.Bits{0, wire.DO} {
+			key, a := message(t, name, qtype, rcode, bits, answer, ns)
+			records = append(records, Record{Key: key, Answer: a, TTL: 30, Serve: 30, Class: uint16(len(records))})
+		}
+	}
+	label := "abcdefghijklmnopqrstuvwxyz-0123456789-abcdefghijklmnopqrstuvwxyz"
+	for n := 1; n <= 126; n++ {
+		if n == 61 || n == 122 {
+			continue // a dot at the end
+		}
+		name := label[:min(n, 60)]
+		if n > 61 {
+			name += "." + label[:min(n-61, 60)]
+		}
+		if n > 122 {
+			name += "." + label[:n-121]
+		}
+		if len(name)+2 > MaxName {
+			continue
+		}
+		add(name, dns.TypeA, 0, []string{name + ". 30 IN A 192.0.2.1"}, nil)
+		add(name, dns.TypeAAAA, dns.RcodeNameError, nil, []string{"example. 30 IN SOA ns.example. root.example. 1 2 3 4 5"})
+	}
+	for n := range 40 {
+		name := fmt.Sprintf("txt%d.example.", n)
+		add(name, dns.TypeTXT, 0, []string{name + " 30 IN TXT \"" + label[:n] + "\"", name + " 30 IN TXT \"x\"", name + " 30 IN TXT \"yy\""}, nil)
+	}
+	for n := 1; n <= MaxRecords; n++ {
+		name := fmt.Sprintf("a%d.example.", n)
+		var answer []string
+		for i := range n {
+			answer = append(answer, fmt.Sprintf("%s 30 IN A 192.0.2.%d", name, i))
+		}
+		add(name, dns.TypeA, 0, answer, nil)
+	}
+	add(".", dns.TypeNS, 0, []string{". 30 IN NS a.root-servers.net."}, nil)
+	return records
+}
+
+// A query that the program answers gets the bytes that the cache would give.
+func TestAnswersAreTheCaches(t *testing.T) {
+	t.Parallel()
+	p := load(t)
+	const group = 5
+	for _, addr := range []netip.Addr{node4, node6} {
+		if err := p.Listen(netip.AddrPortFrom(addr, 53), group); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := Now()
+	p.Open(now + 3600e9)
+	records := corpus(t)
+	for i := range records {
+		records[i].Listener, records[i].Stored = group, now-uint64(i%20)*1e9
+		if err := p.Table.Publish(&records[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range records {
+		r := &records[i]
+		for round := range 4 {
+			query := ask(random, r)
+			from, to := netip.AddrPortFrom(pod4, 40000), netip.AddrPortFrom(node4, 53)
+			if round&1 == 1 {
+				from, to = netip.AddrPortFrom(pod6, 40000), netip.AddrPortFrom(node6, 53)
+			}
+			frame := packet(from, to, query)
+			verdict, out, err := p.run(frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var q wire.Query
+			if reason := q.Parse(query); reason != wire.Plain {
+				t.Fatal(reason)
+			}
+			if q.ReplyLen(&r.Answer) > int(q.Size) {
+				if verdict != passOn || !bytes.Equal(out, frame) {
+					t.Errorf("%q: too large, and the program did not pass it on unchanged", r.Key)
+				}
+				continue
+			}
+			if verdict != redirect {
+				t.Errorf("%q: verdict %#x", r.Key, verdict)
+				continue
+			}
+			got, err := unpack(out, to, from)
+			if err != nil {
+				t.Errorf("%q %x: %v", r.Key, query, err)
+				continue
+			}
+			want := make([]byte, 1500)
+			want = want[:q.Reply(want, query, &r.Answer, r.TTL-uint32(i%20))]
+			if !bytes.Equal(got, want) {
+				t.Errorf("%q: got\n%x\nwant\n%x", r.Key, got, want)
+			}
+		}
+	}
+}
+
+// ask is a query for the record, in letters of either case, with or without EDNS.
+func ask(random *rand.Rand, r *Record) []byte {
+	query := binary.BigEndian.AppendUint16(nil, uint16(random.Uint32()))
+	do := r.Key.Bits()&wire.DO != 0
+	edns := do || random.IntN(2) == 0
+	flags := uint16(0x0100)
+	if random.IntN(2) == 0 {
+		flags |= 0x20
+	}
+	query = binary.BigEndian.AppendUint16(query, flags)
+	query = append(query, 0, 1, 0, 0, 0, 0, 0, 0)
+	if edns {
+		query[11] = 1
+	}
+	for _, c := range r.Key.Name() {
+		if 'a' <= c && c <= 'z' && random.IntN(2) == 0 {
+			c -= 'a' - 'A'
+		}
+		query = append(query, c)
+	}
+	query = binary.BigEndian.AppendUint16(query, r.Key.Type())
+	query = append(query, 0, 1)
+	if edns {
+		sizes := []uint16{0, 512, 1232, 4096}
+		query = append(query, 0, 0, 41)
+		query = binary.BigEndian.AppendUint16(query, sizes[random.IntN(4)])
+		query = append(query, 0, 0, byte(random.IntN(128)), 0, 0, 0)
+		if do {
+			query[len(query)-4] |= 0x80
+		}
+	}
+	return query
+}
+
+func BenchmarkProgram(b *testing.B) {
+	p := load(b)
+	if err := p.Listen(netip.AddrPortFrom(node4, 53), 1); err != nil {
+		b.Fatal(err)
+	}
+	p.Open(Now() + 3600e9)
+	key, a := message(b, "kubernetes.default.svc.cluster.local.", dns.TypeA, 0, 0, []string{"kubernetes.default.svc.cluster.local. 30 IN A 10.96.0.1"}, nil)
+	r := Record{Listener: 1, Key: key, Answer: a, TTL: 3600, Serve: 3600, Stored: Now()}
+	if err := p.Table.Publish(&r); err != nil {
+		b.Fatal(err)
+	}
+	_ = key
+}

@@ -194,20 +194,20 @@ func TestAnswersAreTheCaches(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	now := Now()
-	p.Open(now + 3600e9)
+	p.Open(Now() + 3600e9)
 	records := corpus(t)
-	for i := range records {
-		records[i].Listener, records[i].Stored = group, now-uint64(i%20)*1e9
-		if err := p.Table.Publish(&records[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range records {
 		r := &records[i]
+		r.Listener = group
 		for round := range 4 {
 			query := ask(random, r)
+			// A quarter of a second after one of its seconds has begun.
+			now := Now()
+			r.Stored = now - uint64(i%20)*1e9 - 250e6
+			if err := p.Table.Publish(r); err != nil {
+				t.Fatal(err)
+			}
 			from, to := netip.AddrPortFrom(pod4, 40000), netip.AddrPortFrom(node4, 53)
 			if round&1 == 1 {
 				from, to = netip.AddrPortFrom(pod6, 40000), netip.AddrPortFrom(node6, 53)
@@ -238,7 +238,7 @@ func TestAnswersAreTheCaches(t *testing.T) {
 			}
 			want := make([]byte, 1500)
 			want = want[:q.Reply(want, query, &r.Answer, r.TTL-uint32(i%20))]
-			if !bytes.Equal(got, want) {
+			if !bytes.Equal(got, want) && Now()-now < 700e6 { // else the machine stalled
 				t.Errorf("%q: got\n%x\nwant\n%x", r.Key, got, want)
 			}
 		}

@@ -178,6 +178,26 @@ test-throttle: deps build ## steady loads under a CPU limit of 100m, with and wi
 monitoring: ## write dashboard, PrometheusRule and the chart's copies from deploy/monitoring
 	go run ./deploy/monitoring
 
+# Debian's clang makes the same bytes from the same sources, in any folder. The
+# headers are linux-libc-dev's, which lie in a folder of the architecture.
+BPF_PROGRAMS := clang-14:clang-14 llvm-strip-14:llvm-14
+BPF2GO = cd fastpath/kernel && go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -tags linux -no-global-types \
+	-go-package kernel -output-dir . answer bpf/answer.c -- -O2 -Wall -Werror \
+	-I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
+
+bpf check-bpf: PROGRAMS += $(BPF_PROGRAMS)
+.PHONY: bpf
+bpf: deps ## compile the kernel's program in fastpath/kernel; `make check` fails when it is not current
+	@test -e /usr/include/linux/bpf.h || $(MAKE) --no-print-directory deps PROGRAMS=none:linux-libc-dev
+	$(BPF2GO)
+
+.PHONY: check-bpf
+check-bpf: deps # the committed program is what its sources give
+	@test -e /usr/include/linux/bpf.h || $(MAKE) --no-print-directory deps PROGRAMS=none:linux-libc-dev
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && ($(subst -output-dir .,-output-dir $$out,$(BPF2GO))) >/dev/null && \
+	for f in answer_bpfel.o answer_bpfel.go; do cmp $$out/$$f fastpath/kernel/$$f || \
+		{ echo "make check-bpf: fastpath/kernel/$$f is not what bpf/answer.c gives; run make bpf and commit the result" >&2; exit 1; }; done
+
 .PHONY: chart
 chart: ## write the tables of values in the chart's README from values.yaml and its schema
 	go run ./deploy/helm/readme
@@ -212,6 +232,7 @@ check: deps $(GOLANGCI) ## formatting, lint, import directions, race detector, f
 	go vet ./...
 	$(GOLANGCI) run ./...
 	@$(MAKE) --no-print-directory check-modules
+	@$(MAKE) --no-print-directory check-bpf
 	promtool check rules deploy/monitoring/rules.yaml
 	promtool test rules deploy/monitoring/rules_test.yaml
 	@# The type-check has one thread, and tests wait for much.

@@ -5,9 +5,6 @@
 package kernel
 
 import (
-	_ "embed"
-
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,9 +17,6 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
-
-//go:embed answer.o
-var object []byte
 
 // A Program is the loaded program with its maps. It is attached to no device yet.
 type Program struct {
@@ -52,7 +46,7 @@ func Load(size int) (*Program, error) {
 	if units/segments < 2*maxUnits {
 		return nil, fmt.Errorf("a table of %d bytes is too small: at least %d are needed", size, 2*maxUnits*segments*unitSize)
 	}
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	spec, err := loadAnswer()
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel program: %w", err)
 	}

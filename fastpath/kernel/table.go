@@ -218,7 +218,8 @@ func (t *Table) next() error {
 // are moved to the current segment, as far as half of it has room.
 func (t *Table) empty(segment int) {
 	half := t.start(t.current) + t.size/2
-	for unit, n := t.start(segment), uint32(0); unit < t.ends[segment]; unit += n {
+	var n uint32
+	for unit := t.start(segment); unit < t.ends[segment]; unit += n {
 		n = t.sizeAt(unit)
 		slot := t.slotOf(unit)
 		if slot == nil {

@@ -10,10 +10,12 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -142,12 +144,12 @@ func message(t testing.TB, name string, qtype uint16, rcode int, bits wire.Bits,
 
 // corpus is records of every size and shape: names of all lengths that
 // records hold, bodies of even and odd lengths, one or many TTLs.
-func corpus(t testing.TB) (records []Record) {
+func corpus(t testing.TB) (records []fastpath.Record) {
 	t.Helper()
 	add := func(name string, qtype uint16, rcode int, answer, ns []string) {
 		for _, bits := range []wire.Bits{0, wire.DO} {
 			key, a := message(t, name, qtype, rcode, bits, answer, ns)
-			records = append(records, Record{Key: key, Answer: a, TTL: 30, Serve: 30, Class: uint16(len(records))})
+			records = append(records, fastpath.Record{Key: key, Answer: a, TTL: 30, Serve: 30, Class: uint16(len(records) % Classes)})
 		}
 	}
 	label := "abcdefghijklmnopqrstuvwxyz-0123456789-abcdefghijklmnopqrstuvwxyz"
@@ -190,11 +192,11 @@ func TestAnswersAreTheCaches(t *testing.T) {
 	p := load(t)
 	const group = 5
 	for _, addr := range []netip.Addr{node4, node6} {
-		if err := p.Listen(netip.AddrPortFrom(addr, 53), group); err != nil {
+		if err := p.Listen(netip.AddrPortFrom(addr, 53), group, 1<<16-1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	p.Open(Now() + 3600e9)
+	p.Open(group, time.Now().Add(time.Hour))
 	records := corpus(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range records {
@@ -203,9 +205,9 @@ func TestAnswersAreTheCaches(t *testing.T) {
 		for round := range 4 {
 			query := ask(random, r)
 			// A quarter of a second after one of its seconds has begun.
-			now := Now()
-			r.Stored = now - uint64(i%20)*1e9 - 250e6
-			if err := p.Table.Publish(r); err != nil {
+			now := time.Now()
+			r.Stored = now.Add(-time.Duration(i%20)*time.Second - 250*time.Millisecond)
+			if err := publishTo(p.Table, r); err != nil {
 				t.Fatal(err)
 			}
 			from, to := netip.AddrPortFrom(pod4, 40000), netip.AddrPortFrom(node4, 53)
@@ -238,7 +240,7 @@ func TestAnswersAreTheCaches(t *testing.T) {
 			}
 			want := make([]byte, 1500)
 			want = want[:q.Reply(want, query, &r.Answer, r.TTL-uint32(i%20))]
-			if !bytes.Equal(got, want) && Now()-now < 700e6 { // else the machine stalled
+			if !bytes.Equal(got, want) && time.Since(now) < 700*time.Millisecond { // else the machine stalled
 				t.Errorf("%q: got\n%x\nwant\n%x", r.Key, got, want)
 			}
 		}
@@ -250,27 +252,27 @@ func TestAnswersAreTheCaches(t *testing.T) {
 func TestAgreesWithTheModel(t *testing.T) {
 	t.Parallel()
 	p := load(t)
-	m := &model{groups: map[netip.AddrPort]uint8{}, records: map[string]*Record{}}
-	p.Open(Now() + 3600e9)
+	m := &model{groups: map[netip.AddrPort]uint8{}, records: map[string]*fastpath.Record{}, sizes: [2]uint16{1232, 4096}}
 	for i, addr := range []netip.Addr{node4, node6} {
 		listener := netip.AddrPortFrom(addr, 53)
 		m.groups[listener] = uint8(1 + i)
-		if err := p.Listen(listener, uint8(1+i)); err != nil {
+		if err := p.Listen(listener, uint8(1+i), m.sizes[i]); err != nil {
 			t.Fatal(err)
 		}
+		p.Open(uint8(1+i), time.Now().Add(time.Hour))
 	}
 	records := corpus(t)
 	random := rand.New(rand.NewPCG(rand.Uint64(), 3))
 	answered := 0
 	for round := range rounds {
-		if Now()-m.now > 500e6 { // the records' next second is near
-			m.now = Now()
+		if time.Since(m.now) > 500*time.Millisecond { // the records' next second is near
+			m.now = time.Now()
 			for i := range records {
 				r := &records[i]
 				r.Listener, r.TTL, r.Serve = uint8(1+i&1), 300, 30
-				r.Stored = m.now - uint64(i%32)*1e9 - 250e6
+				r.Stored = m.now.Add(-time.Duration(i%32)*time.Second - 250*time.Millisecond)
 				m.add(r)
-				if err := p.Table.Publish(r); err != nil {
+				if err := publishTo(p.Table, r); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -288,7 +290,7 @@ func TestAgreesWithTheModel(t *testing.T) {
 		case want == nil && verdict == passOn && bytes.Equal(out, frame):
 		case want != nil && verdict == redirect && sameReply(out, want, frame):
 			answered++
-		case Now()-m.now > 700e6: // the machine stalled: the next second has come
+		case time.Since(m.now) > 700*time.Millisecond: // the machine stalled: the next second has come
 		default:
 			t.Fatalf("round %d: verdict %#x for\n%x\ngot\n%x\nwant\n%x", round, verdict, frame, out, want)
 		}
@@ -302,7 +304,7 @@ func TestAgreesWithTheModel(t *testing.T) {
 const rounds = 100_000
 
 // mutate is a query for the record, often with a fault or two.
-func mutate(random *rand.Rand, r *Record) []byte {
+func mutate(random *rand.Rand, r *fastpath.Record) []byte {
 	query := ask(random, r)
 	from, to := netip.AddrPortFrom(pod4, 40000), netip.AddrPortFrom(node4, 53)
 	if r.Listener == 2 {
@@ -376,7 +378,7 @@ func fault(frame []byte, n int) uint16 {
 }
 
 // ask is a query for the record, in letters of either case, with or without EDNS.
-func ask(random *rand.Rand, r *Record) []byte {
+func ask(random *rand.Rand, r *fastpath.Record) []byte {
 	query := binary.BigEndian.AppendUint16(nil, uint16(random.Uint32()))
 	do := r.Key.Bits()&wire.DO != 0
 	edns := do || random.IntN(2) == 0
@@ -407,4 +409,112 @@ func ask(random *rand.Rand, r *Record) []byte {
 		}
 	}
 	return query
+}
+
+// A hit is counted in its class and variant, its flow is reported, and its record
+// knows of it.
+func TestHitsAreCounted(t *testing.T) {
+	t.Parallel()
+	p := load(t)
+	key, a := message(t, "www.example.", dns.TypeA, 0, 0, []string{"www.example. 30 IN A 192.0.2.1"}, nil)
+	r := &fastpath.Record{Listener: 3, Key: key, Answer: a, TTL: 30, Serve: 30, Class: 77, Stored: time.Now()}
+	if err := publishTo(p.Table, r); err != nil {
+		t.Fatal(err)
+	}
+	flows, err := p.Flows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flows.Close()
+	random := rand.New(rand.NewPCG(5, 6))
+	var want [variants]uint64
+	for i, addr := range []netip.Addr{node4, node6, node4, node6, node4} {
+		if err := p.Listen(netip.AddrPortFrom(addr, 53), 3, 1<<16-1); err != nil {
+			t.Fatal(err)
+		}
+		p.Open(3, time.Now().Add(time.Hour))
+		from := netip.AddrPortFrom(pod4, uint16(40000+i))
+		if addr == node6 {
+			from = netip.AddrPortFrom(pod6, uint16(40000+i))
+		}
+		query := ask(random, r)
+		verdict, _, err := p.run(packet(from, netip.AddrPortFrom(addr, 53), query))
+		if err != nil || verdict != redirect {
+			t.Fatalf("verdict %#x: %v", verdict, err)
+		}
+		v := 0
+		if query[11] == 1 {
+			v |= 1
+		}
+		if addr == node6 {
+			v |= 2
+		}
+		want[v]++
+	}
+	if got, err := p.Hits(77); err != nil || got != want {
+		t.Errorf("hits %v, want %v (%v)", got, want, err)
+	}
+	if err := flows.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var seen []Flow
+	if err := flows.Each(func(f Flow) { seen = append(seen, f) }); err != nil || len(seen) != 5 {
+		t.Fatalf("%d flows: %v", len(seen), err)
+	}
+	if f := (Flow{netip.AddrPortFrom(pod6, 40001), netip.AddrPortFrom(node6, 53)}); seen[1] != f {
+		t.Errorf("flow %v, want %v", seen[1], f)
+	}
+	uses := uint32(0)
+	p.Table.Uses(func(f func()) { f() }, func(class uint16, listener uint8, key wire.Key, n uint32) {
+		if class == 77 && listener == 3 && string(key) == string(r.Key) {
+			uses += n
+		}
+	})
+	if uses != 5 {
+		t.Errorf("%d uses of the record", uses)
+	}
+	p.Table.Uses(func(f func()) { f() }, func(uint16, uint8, wire.Key, uint32) { t.Error("a use is told twice") })
+}
+
+// A listener that is closed, or that is no more, answers nothing.
+func TestClosedListeners(t *testing.T) {
+	t.Parallel()
+	p := load(t)
+	key, a := message(t, "www.example.", dns.TypeA, 0, 0, []string{"www.example. 30 IN A 192.0.2.1"}, nil)
+	r := &fastpath.Record{Key: key, Answer: a, TTL: 30, Serve: 30, Stored: time.Now()}
+	if err := publishTo(p.Table, r); err != nil {
+		t.Fatal(err)
+	}
+	server := netip.AddrPortFrom(node4, 53)
+	frame := packet(netip.AddrPortFrom(pod4, 40000), server, ask(rand.New(rand.NewPCG(5, 6)), r))
+	verdict := func() uint32 {
+		v, _, err := p.run(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	if err := p.Listen(server, 0, 1<<16-1); err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		name string
+		do   func()
+		want uint32
+	}{
+		{"never opened", func() {}, passOn},
+		{"open", func() { p.Open(0, time.Now().Add(time.Hour)) }, redirect},
+		{"closed", func() { p.Open(0, time.Time{}) }, passOn},
+		{"another is open", func() { p.Open(1, time.Now().Add(time.Hour)) }, passOn},
+		{"open again", func() { p.Open(0, time.Now().Add(time.Hour)) }, redirect},
+		{"gone", func() {
+			if err := p.Ignore(server); err != nil {
+				t.Error(err)
+			}
+		}, passOn},
+	} {
+		if step.do(); verdict() != step.want {
+			t.Errorf("%s: not %#x", step.name, step.want)
+		}
+	}
 }

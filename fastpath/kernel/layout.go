@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/bits"
 
+	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -21,13 +22,13 @@ const (
 	MaxBody = 512
 	// MaxRecords is the most resource records that an answer in a record has.
 	MaxRecords = 12
-	// MaxListeners is the number of groups of listen addresses.
-	MaxListeners = 127
-	// Classes is the number of classes of which hits are counted.
-	Classes = 2048
+	// Listeners is the number of listen addresses.
+	Listeners = 128
+	// Classes is the number of classes by which hits are counted.
+	Classes = 512
 
 	firstClass = 16
-	allClasses = 4096
+	variants   = 4
 	maxUnits   = 3 + MaxBody/unitSize
 )
 
@@ -50,33 +51,15 @@ const (
 	atName    = 40
 )
 
-// A Record is an answer as the program gives it.
-type Record struct {
-	// Listener is the group of listen addresses at which it is given.
-	Listener uint8
-	// Key is the question. Only the bit wire.DO may be set.
-	Key    wire.Key
-	Answer wire.Answer
-	// Stored is the time at which the answer had TTL seconds to live, in nanoseconds
-	// of CLOCK_MONOTONIC.
-	Stored uint64
-	TTL    uint32
-	// Serve is the number of seconds after Stored from which on the program
-	// leaves the query to the cache: at most TTL.
-	Serve uint32
-	// Class is the class under which hits are counted, less than Classes.
-	Class uint16
-}
-
 // fits reports whether the program can hold the record.
-func (r *Record) fits() bool {
+func fits(r *fastpath.Record) bool {
 	return len(r.Key.Name()) <= MaxName && r.Key.Class() == 1 && r.Key.Bits()&^wire.DO == 0 &&
 		len(r.Answer.Body) <= MaxBody && len(r.Answer.TTLs) <= 2*MaxRecords &&
-		r.Listener <= MaxListeners && r.Class < Classes && r.Serve <= r.TTL
+		r.Listener < Listeners && r.Class < Classes && r.Serve <= r.TTL
 }
 
-// units returns how many units the record takes.
-func (r *Record) units() int {
+// unitsOf returns how many units the record takes.
+func unitsOf(r *fastpath.Record) int {
 	n := 2 + (len(r.Answer.Body)+unitSize-1)/unitSize
 	if len(r.Key.Name()) > headName+moreName {
 		n++
@@ -84,14 +67,14 @@ func (r *Record) units() int {
 	return n
 }
 
-// keyByte is the part of the key that is not name and type.
-func (r *Record) keyByte() byte { return r.Listener<<1 | byte(r.Key.Bits()&wire.DO) }
+// keyByte is the part of a question that is not name and type.
+func keyByte(listener uint8, key wire.Key) byte { return listener<<1 | byte(key.Bits()&wire.DO) }
 
 // put writes the record to b, which has its number of units.
-func (r *Record) put(b []byte) {
+func put(b []byte, r *fastpath.Record) {
 	clear(b)
 	name, a := r.Key.Name(), &r.Answer
-	binary.LittleEndian.PutUint64(b[atStored:], r.Stored)
+	binary.LittleEndian.PutUint64(b[atStored:], monotonic(r.Stored))
 	binary.LittleEndian.PutUint32(b[atTTL:], r.TTL)
 	binary.LittleEndian.PutUint32(b[atServe:], r.Serve)
 	binary.BigEndian.PutUint16(b[atFlags:], uint16(a.Flags))
@@ -100,7 +83,7 @@ func (r *Record) put(b []byte) {
 	}
 	binary.BigEndian.PutUint16(b[atType:], r.Key.Type())
 	b[atNameLen] = byte(len(name))
-	b[atKey] = r.keyByte()
+	b[atKey] = keyByte(r.Listener, r.Key)
 	binary.LittleEndian.PutUint16(b[atBodyLen:], uint16(len(a.Body)))
 	binary.LittleEndian.PutUint16(b[atClass:], r.Class)
 	b[atTTLs] = byte(len(a.TTLs) / 2)

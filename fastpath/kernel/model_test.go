@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -14,11 +16,12 @@ import (
 // protocols and with the cache's own code for the reply.
 type model struct {
 	groups  map[netip.AddrPort]uint8
-	records map[string]*Record // by listener and key
-	now     uint64
+	records map[string]*fastpath.Record // by listener and key
+	sizes   [2]uint16                   // the largest size that may be advertised, by IP version
+	now     time.Time
 }
 
-func (m *model) add(r *Record) { m.records[recordKey(r.Listener, r.Key)] = r }
+func (m *model) add(r *fastpath.Record) { m.records[recordKey(r.Listener, r.Key)] = r }
 
 // answer returns the reply's frame, or nil where the frame passes unchanged. Sums
 // are those of the query, with the query's error: zeroed in what is returned.
@@ -59,7 +62,7 @@ func (m *model) answer(frame []byte) []byte {
 	if !ok || length < 8+12 || length > len(udp) {
 		return nil
 	}
-	payload := m.reply(group, udp[8:length])
+	payload := m.reply(group, m.sizes[btoi(to.Is6())], udp[8:length])
 	if payload == nil {
 		return nil
 	}
@@ -83,7 +86,14 @@ func (m *model) answer(frame []byte) []byte {
 	return append(append(out, 0, 0), payload...)
 }
 
-func (m *model) reply(group uint8, query []byte) []byte {
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (m *model) reply(group uint8, size uint16, query []byte) []byte {
 	var q wire.Query
 	if q.Parse(query) != wire.Plain || !q.RD || q.CD {
 		return nil
@@ -95,12 +105,15 @@ func (m *model) reply(group uint8, query []byte) []byte {
 	if q.EDNS && (query[len(query)-6] != 0 || query[len(query)-3] != 0) {
 		return nil // an extended RCODE, or low EDNS flags
 	}
+	if q.EDNS && q.Size > size {
+		return nil
+	}
 	r := m.records[recordKey(group, q.Key())]
-	if r == nil || (m.now-r.Stored)/1e9 >= uint64(r.Serve) || q.ReplyLen(&r.Answer) > int(q.Size) {
+	if r == nil || uint32(m.now.Sub(r.Stored)/time.Second) >= r.Serve || q.ReplyLen(&r.Answer) > int(q.Size) {
 		return nil
 	}
 	out := make([]byte, 4096)
-	return out[:q.Reply(out, query, &r.Answer, r.TTL-uint32((m.now-r.Stored)/1e9))]
+	return out[:q.Reply(out, query, &r.Answer, r.TTL-uint32(m.now.Sub(r.Stored)/time.Second))]
 }
 
 func recordKey(group uint8, key wire.Key) string { return string(append([]byte{group}, key...)) }

@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,6 +33,9 @@ type Program struct {
 // The memory of the table, by its number of units: a bucket to 16 units, since a
 // typical record takes 3 to 4 of them and buckets should be half full.
 const unitsPerBucket = 16
+
+// atOpenUntil is the offset of the listeners' times in struct control.
+const atOpenUntil = 16
 
 // DefaultSize is the default memory of the table in bytes, enough for 14,000
 // typical answers.
@@ -79,8 +84,8 @@ func (p *Program) mapTable(units uint32) (err error) {
 	p.control = mapped["control"]
 	buckets := units / unitsPerBucket
 	seed := rand.Uint64()
-	binary.LittleEndian.PutUint32(p.control[12:], buckets-1)
-	binary.LittleEndian.PutUint64(p.control[16:], seed)
+	binary.LittleEndian.PutUint64(p.control, seed)
+	binary.LittleEndian.PutUint32(p.control[8:], buckets-1)
 	p.Table = newTable(seed, mapped["buckets"][:buckets*bucketSize], mapped["units"][:units*unitSize], awaitRuns)
 	return nil
 }
@@ -99,12 +104,13 @@ func awaitRuns() error {
 }
 
 // Listen has the program answer queries to the address and port from the records of
-// the group.
-func (p *Program) Listen(addr netip.AddrPort, group uint8) error {
-	if group > MaxListeners {
-		return fmt.Errorf("group %d of listen addresses: at most %d", group, MaxListeners)
+// the listener, while it is open. Size is the largest UDP size that a client may
+// advertise there.
+func (p *Program) Listen(addr netip.AddrPort, listener uint8, size uint16) error {
+	if listener >= Listeners {
+		return fmt.Errorf("%s is one listen address too many for the kernel program: it knows %d", addr, Listeners)
 	}
-	return p.collection.Maps["listeners"].Put(listenerKey(addr), uint32(group))
+	return p.collection.Maps["listeners"].Put(listenerKey(addr), uint32(size)<<16|uint32(listener))
 }
 
 // Ignore has the program pass on queries to the address and port.
@@ -123,29 +129,112 @@ func listenerKey(addr netip.AddrPort) (key [24]byte) {
 	return key
 }
 
-// Open has the program answer until the time, in nanoseconds of CLOCK_MONOTONIC.
-// Zero closes it.
-func (p *Program) Open(until uint64) {
-	atomic.StoreUint64((*uint64)(unsafe.Pointer(&p.control[0])), until)
+// Open has the program answer at the listener until the time. One that has passed
+// closes it.
+func (p *Program) Open(listener uint8, until time.Time) {
+	var at uint64
+	if left := time.Until(until); left > 0 {
+		at = now() + uint64(left)
+	}
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&p.control[atOpenUntil+8*int(listener)])), at)
 }
 
-// Now is the time of CLOCK_MONOTONIC in nanoseconds.
-func Now() uint64 {
+// now is the time of CLOCK_MONOTONIC in nanoseconds.
+func now() uint64 {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
 	return uint64(ts.Nano())
 }
 
-// Count returns how many packets are counted at the index, summed over the CPUs.
-func (p *Program) Count(index uint32) (n uint64, err error) {
+// monotonic is a time on that clock.
+func monotonic(t time.Time) uint64 { return now() - uint64(time.Since(t)) }
+
+// Variant tells hits of one class apart.
+type Variant struct{ EDNS, IPv6 bool }
+
+// Hits returns how many queries of each variant were answered in the class so far.
+func (p *Program) Hits(class uint16) (n [variants]uint64, err error) {
+	for v := range n {
+		if n[v], err = p.count(firstClass + uint32(class)*variants + uint32(v)); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// VariantOf is the variant at an index of Hits.
+func VariantOf(i int) Variant { return Variant{EDNS: i&1 != 0, IPv6: i&2 != 0} }
+
+// Passes are the reasons for which a query to a listen address was passed on to the
+// server, as labels of a metric, in the order of bpf/answer.c.
+var Passes = [...]string{"other", "miss", "closed", "header", "name", "edns", "class", "stale", "large", "fragment", "failed"}
+
+// Passed returns how many queries were passed on for the reason at the index of Passes.
+func (p *Program) Passed(reason int) (uint64, error) { return p.count(uint32(reason)) }
+
+// Unreported is the number of hits whose flows were lost.
+func (p *Program) Unreported() (uint64, error) { return p.count(uint32(len(Passes))) }
+
+// count returns the count at the index, summed over the CPUs.
+func (p *Program) count(index uint32) (n uint64, err error) {
 	var perCPU []uint64
 	if err := p.collection.Maps["counts"].Lookup(index, &perCPU); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("read the kernel program's count %d: %w", index, err)
 	}
 	for _, c := range perCPU {
 		n += c
 	}
 	return n, nil
+}
+
+// A Flow is the transport addresses of a query that was answered.
+type Flow struct{ Client, Server netip.AddrPort }
+
+// Flows reads the flows of hits.
+func (p *Program) Flows() (*Flows, error) {
+	r, err := ringbuf.NewReader(p.collection.Maps["flows"])
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel program's flows: %w", err)
+	}
+	return &Flows{r: r}, nil
+}
+
+// Flows are the flows of hits. It is used by one goroutine at a time, except for Close.
+type Flows struct {
+	r   *ringbuf.Reader
+	rec ringbuf.Record
+}
+
+// Wait returns when there are flows, or an error after Close.
+func (f *Flows) Wait() error {
+	f.r.SetDeadline(time.Time{})
+	return f.r.ReadInto(&f.rec)
+}
+
+// Each calls fn for each flow: the one for which Wait waited, and those that are there.
+func (f *Flows) Each(fn func(Flow)) error {
+	f.r.SetDeadline(time.Unix(1, 0))
+	for err := error(nil); ; err = f.r.ReadInto(&f.rec) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil:
+			return err
+		}
+		fn(flowOf(f.rec.RawSample))
+	}
+}
+
+// Close ends Wait.
+func (f *Flows) Close() error { return f.r.Close() }
+
+// flowOf reads a struct flow of bpf/answer.c.
+func flowOf(b []byte) Flow {
+	client, server := netip.AddrFrom16([16]byte(b)).Unmap(), netip.AddrFrom16([16]byte(b[16:])).Unmap()
+	return Flow{
+		Client: netip.AddrPortFrom(client, binary.BigEndian.Uint16(b[32:])),
+		Server: netip.AddrPortFrom(server, binary.BigEndian.Uint16(b[34:])),
+	}
 }
 
 // Close unloads the program, once no device has it.

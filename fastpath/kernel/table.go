@@ -2,21 +2,12 @@ package kernel
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
-)
-
-// Errors of Publish.
-var (
-	// ErrTooLarge means that the program holds no such record: the name, the
-	// body or the number of resource records is over the limit.
-	ErrTooLarge = errors.New("the record is too large for the kernel's table")
-	// ErrFull means that both buckets of the question are full.
-	ErrFull = errors.New("the buckets of the question are full")
 )
 
 // segments is into how many parts the units are divided. One is being filled and
@@ -33,7 +24,7 @@ const segments = 8
 // Memory of withdrawn records is written again only after every run of the
 // program that may have seen them has ended (wait).
 //
-// A Table is used by one goroutine at a time.
+// A Table is a [fastpath.Sink].
 type Table struct {
 	seed    uint64
 	mask    uint32 // buckets - 1
@@ -44,7 +35,8 @@ type Table struct {
 	size    uint32           // units of a segment
 	ends    [segments]uint32 // the first unit of each segment that holds no record
 	current int
-	used    int // records
+	used    int      // records
+	seen    []uint32 // hits of the record at each unit that Uses has told
 }
 
 // newTable returns an empty table in zeroed memory. Wait returns when every run of
@@ -53,6 +45,7 @@ func newTable(seed uint64, buckets, units []byte, wait func() error) *Table {
 	t := &Table{
 		seed: seed, mask: uint32(len(buckets)/bucketSize) - 1, buckets: buckets, units: units, wait: wait,
 		size: uint32(len(units) / unitSize / segments),
+		seen: make([]uint32, len(units)/unitSize),
 	}
 	for i := range t.ends {
 		t.ends[i] = t.start(i)
@@ -67,39 +60,43 @@ func (t *Table) start(segment int) uint32 { return max(uint32(segment)*t.size, 1
 // Len returns the number of records.
 func (t *Table) Len() int { return t.used }
 
-// Publish puts the record in, in place of one with the same question.
-func (t *Table) Publish(r *Record) error {
-	if !r.fits() {
-		return ErrTooLarge
+// Publish implements [fastpath.Sink].
+func (t *Table) Publish(r *fastpath.Record) error {
+	if !fits(r) {
+		return fastpath.ErrTooLarge
 	}
-	p := where(t.seed, r.Key.Name(), r.Key.Type(), r.keyByte(), t.mask)
+	p := where(t.seed, r.Key.Name(), r.Key.Type(), keyByte(r.Listener, r.Key), t.mask)
 	slot := t.slotFor(p)
 	if slot == nil {
-		return ErrFull
+		return fastpath.ErrFull
 	}
-	unit, err := t.reserve(uint32(r.units()))
-	if err != nil {
-		return err
+	n := uint32(unitsOf(r))
+	unit := t.ends[t.current]
+	if unit+n > uint32(t.current+1)*t.size {
+		return fastpath.ErrNoRoom
 	}
-	// The room may have come from the segment that held what the slot named.
-	r.put(t.at(unit, uint32(r.units())))
+	t.ends[t.current] += n
+	put(t.at(unit, n), r)
+	t.seen[unit] = 0
 	t.set(slot, p.tag, unit)
 	return nil
 }
 
-// Withdraw takes the record of the question out, and reports whether there was one.
+// Withdraw implements [fastpath.Sink].
 func (t *Table) Withdraw(listener uint8, key wire.Key) bool {
-	r := Record{Listener: listener, Key: key}
-	p := where(t.seed, key.Name(), key.Type(), r.keyByte(), t.mask)
+	if len(key.Name()) > MaxName {
+		return false
+	}
+	p := where(t.seed, key.Name(), key.Type(), keyByte(listener, key), t.mask)
 	slot := t.find(p)
-	if slot == nil || !t.holds(uint32(atomic.LoadUint64(slot)), key.Name(), key.Type(), r.keyByte()) {
+	if slot == nil || !t.holds(uint32(*slot), key.Name(), key.Type(), keyByte(listener, key)) {
 		return false
 	}
 	t.clear(slot)
 	return true
 }
 
-// Clear withdraws all records.
+// Clear implements [fastpath.Sink].
 func (t *Table) Clear() {
 	for i := range uint32(len(t.buckets) / 8) {
 		if slot := t.slot(i); *slot != 0 {
@@ -191,26 +188,16 @@ func (t *Table) sizeAt(unit uint32) uint32 {
 	return n
 }
 
-// reserve returns the first of n units in a row that nobody reads.
-func (t *Table) reserve(n uint32) (uint32, error) {
-	if t.ends[t.current]+n > uint32(t.current+1)*t.size {
-		if err := t.next(); err != nil {
-			return 0, err
-		}
-	}
-	unit := t.ends[t.current]
-	t.ends[t.current] += n
-	return unit, nil
-}
-
-// next goes on to the segment that is empty, and empties the oldest.
-func (t *Table) next() error {
-	following := (t.current + 1) % segments
+// MakeRoom implements [fastpath.Sink]. It goes on to the segment that is empty, and
+// empties the oldest.
+func (t *Table) MakeRoom(locked func(func())) error {
 	if err := t.wait(); err != nil {
 		return fmt.Errorf("wait for runs of the kernel program: %w", err)
 	}
-	t.current = following
-	t.empty((following + 1) % segments)
+	locked(func() {
+		t.current = (t.current + 1) % segments
+		t.empty((t.current + 1) % segments)
+	})
 	return nil
 }
 
@@ -231,11 +218,66 @@ func (t *Table) empty(segment int) {
 			continue
 		}
 		copy(t.at(to, n), t.at(unit, n))
-		*t.hits(to) = 0
+		*t.hits(to), t.seen[to] = 0, 0
 		t.ends[t.current] += n
 		atomic.StoreUint64(slot, *slot&^0xffffffff|uint64(to))
 	}
 	t.ends[segment] = t.start(segment)
+}
+
+// usesAtOnce is how many buckets Uses reads in one part.
+const usesAtOnce = 256
+
+// Uses implements [fastpath.Sink]. The program counts hits of a record without a lock:
+// two processors may count one hit for two.
+func (t *Table) Uses(locked func(func()), fn func(class uint16, listener uint8, key wire.Key, n uint32)) {
+	var key [wire.MaxKey + unitSize]byte
+	slots := uint32(len(t.buckets) / 8)
+	for from := uint32(0); from < slots; from += usesAtOnce * ways {
+		var used []use
+		locked(func() {
+			for i := from; i < min(from+usesAtOnce*ways, slots); i++ {
+				slot := *t.slot(i)
+				if slot == 0 {
+					continue
+				}
+				unit := uint32(slot)
+				hits := atomic.LoadUint32(t.hits(unit))
+				if n := hits - t.seen[unit]; n > 0 {
+					t.seen[unit] = hits
+					used = append(used, t.useOf(unit, n))
+				}
+			}
+		})
+		for _, u := range used {
+			fn(u.class, u.listener, u.appendKey(key[:0]), u.n)
+		}
+	}
+}
+
+// use is how often a record was used.
+type use struct {
+	class    uint16
+	listener uint8
+	bits     wire.Bits
+	qtype    uint16
+	n        uint32
+	name     string
+}
+
+func (t *Table) useOf(unit, n uint32) use {
+	var buf [MaxName + unitSize]byte
+	b := t.at(unit, 1)
+	return use{
+		class: binary.LittleEndian.Uint16(b[atClass:]), listener: b[atKey] >> 1, bits: wire.Bits(b[atKey] & 1),
+		qtype: binary.BigEndian.Uint16(b[atType:]), n: n, name: string(t.nameAt(buf[:0], unit)),
+	}
+}
+
+func (u *use) appendKey(dst []byte) wire.Key {
+	dst = append(dst, u.name...)
+	dst = binary.BigEndian.AppendUint16(dst, u.qtype)
+	return append(dst, 0, 1, byte(u.bits))
 }
 
 func (t *Table) hits(unit uint32) *uint32 {

@@ -52,21 +52,32 @@ enum {
 	LARGE,              /* larger than the client accepts */
 	FRAGMENT,           /* or IP options */
 	FAILED,             /* a helper refused */
+	UNREPORTED,         /* a hit whose flow found no room in the ring */
 	FIRST_CLASS = 16,   /* hits are counted from here on, by the record's class */
-	CLASSES = 4096,
+	CLASSES = 512,
+	WITH_EDNS = 1,      /* and by these two */
+	OVER_IPV6 = 2,
+	VARIANTS = 4,
+	LISTENERS = 128,
 };
 
 struct control {
-	__u64 open_until;   /* CLOCK_MONOTONIC, nanoseconds: answers are given before it */
-	__u32 sample;       /* flows are reported whose hash has these bits zero */
-	__u32 bucket_mask;  /* buckets - 1 */
 	__u64 seed;         /* of the hash of names */
+	__u32 bucket_mask;  /* buckets - 1 */
+	__u32 zero;
+	/* CLOCK_MONOTONIC, nanoseconds: a listener's queries are answered before it. */
+	__u64 open_until[LISTENERS];
 };
 
 struct listener_key {
 	__u8 addr[16];      /* IPv4 as ::ffff:a.b.c.d */
 	__u16 port;         /* network order */
 	__u16 zero[3];
+};
+
+struct listener {
+	__u16 number;
+	__u16 size;         /* a client that accepts larger replies is left to the server */
 };
 
 struct bucket {
@@ -123,8 +134,8 @@ struct {
 struct {
 	UINT(type, BPF_MAP_TYPE_HASH);
 	TYPE(key, struct listener_key);
-	TYPE(value, __u32);
-	UINT(max_entries, 64);
+	TYPE(value, struct listener);
+	UINT(max_entries, LISTENERS);
 } listeners SEC(".maps");
 
 struct {
@@ -147,12 +158,12 @@ struct {
 	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	TYPE(key, __u32);
 	TYPE(value, __u64);
-	UINT(max_entries, CLASSES);
+	UINT(max_entries, FIRST_CLASS + CLASSES * VARIANTS);
 } counts SEC(".maps");
 
 struct {
 	UINT(type, BPF_MAP_TYPE_RINGBUF);
-	UINT(max_entries, 1 << 18);
+	UINT(max_entries, 1 << 19);
 } flows SEC(".maps");
 
 /* The headers of a query, as they are rewritten for the reply. */
@@ -178,6 +189,7 @@ struct query {
 	__u32 name_len;
 	__u32 payload;      /* bytes of the DNS message */
 	__u32 listener;
+	__u32 limit;        /* of the size that a client may advertise */
 	__u32 edns;         /* 0 or OPT */
 };
 
@@ -216,7 +228,7 @@ INLINE __u32 fold(__u64 sum)
 INLINE __u16 flip(__u32 sum) { return swap16((__u16)sum); }
 
 /* lookup finds the record of the question, or returns its absence. */
-INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first, __u64 *hash)
+INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 {
 	__u16 type = *(__u16 *)q->tail;
 	__u8 key = q->listener << 1;
@@ -238,7 +250,6 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first, _
 	h = mix(h, (__u64)type << 8 | key);
 	h *= 0xff51afd7ed558ccdull;
 	h ^= h >> 32;
-	*hash = h;
 
 	__u32 tag = (__u32)(h >> 40) | 1;
 	__u32 where = h & c->bucket_mask;
@@ -373,9 +384,9 @@ INLINE __u32 reply_sum(struct query *q, struct record *r, const __u16 *was, cons
 
 /* finish rewrites the packet. From here on a failure would leave half a reply:
  * the packet is dropped then, and the client asks again. */
-INLINE int finish(struct __sk_buff *skb, struct control *c, struct query *q, struct record *r, __u32 first, __u32 ttl,
+INLINE int finish(struct __sk_buff *skb, struct query *q, struct record *r, __u32 first, __u32 ttl,
 		  __u32 sum, void *headers, __u32 headers_len, __u32 udp_at, __u16 udp_was, __u16 udp_is,
-		  struct flow *flow, __u64 hash)
+		  struct flow *flow, __u32 variant)
 {
 	if (bpf_skb_store_bytes(skb, 0, headers, headers_len, 0) || body(skb, q, r, first, ttl))
 		goto failed;
@@ -390,9 +401,12 @@ INLINE int finish(struct __sk_buff *skb, struct control *c, struct query *q, str
 		goto failed;
 
 	r->hits++; /* for eviction and prefetch: a lost one does no harm */
-	count(FIRST_CLASS + (r->class & (CLASSES / 2 - 1)));
-	if ((hash & c->sample) == 0)
-		bpf_ringbuf_output(&flows, flow, sizeof(*flow), BPF_RB_NO_WAKEUP);
+	if (q->edns)
+		variant |= WITH_EDNS;
+	count(FIRST_CLASS + (r->class & (CLASSES - 1)) * VARIANTS + variant);
+	/* It wakes the reader only where that has read everything before. */
+	if (bpf_ringbuf_output(&flows, flow, sizeof(*flow), 0))
+		count(UNREPORTED);
 	return bpf_redirect(skb->ifindex, 0);
 failed:
 	count(FAILED);
@@ -438,12 +452,12 @@ INLINE int question(struct __sk_buff *skb, struct query *q, const __u16 *dns)
 
 /* find returns the record that answers, or null after it has counted why not. */
 INLINE struct record *find(struct __sk_buff *skb, struct control *c, struct query *q, const __u16 *dns,
-			   __u32 *first, __u32 *ttl, __u64 *hash)
+			   __u32 *first, __u32 *ttl)
 {
 	__u64 now = bpf_ktime_get_ns();
 	int why;
 
-	if (now >= c->open_until) {
+	if (now >= *(volatile __u64 *)&c->open_until[q->listener & (LISTENERS - 1)]) {
 		count(CLOSED);
 		return 0;
 	}
@@ -452,7 +466,7 @@ INLINE struct record *find(struct __sk_buff *skb, struct control *c, struct quer
 		count(why);
 		return 0;
 	}
-	struct record *r = lookup(q, c, first, hash);
+	struct record *r = lookup(q, c, first);
 	if (!r) {
 		count(MISS);
 		return 0;
@@ -467,6 +481,10 @@ INLINE struct record *find(struct __sk_buff *skb, struct control *c, struct quer
 	__u32 size = MIN_SIZE;
 	if (q->edns) {
 		__u32 advertised = q->tail[7] << 8 | q->tail[8];
+		if (advertised > q->limit) {
+			count(EDNS);
+			return 0;
+		}
 		if (advertised > size)
 			size = advertised;
 	}
@@ -495,12 +513,13 @@ INLINE void reply_header(struct query *q, struct record *r, __u16 *dns)
 
 INLINE struct control *listener(struct query *q, struct listener_key *key)
 {
-	__u32 *l = bpf_map_lookup_elem(&listeners, key);
+	struct listener *l = bpf_map_lookup_elem(&listeners, key);
 	__u32 zero = 0;
 
 	if (!l)
 		return 0;
-	q->listener = *l;
+	q->listener = l->number;
+	q->limit = l->size;
 	return bpf_map_lookup_elem(&control, &zero);
 }
 
@@ -522,7 +541,6 @@ INLINE int ipv4(struct __sk_buff *skb)
 	struct record *r;
 	__u16 was[6];
 	__u32 first = 0, ttl = 0;
-	__u64 hash = 0;
 
 	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
 		return TC_ACT_UNSPEC;
@@ -539,7 +557,7 @@ INLINE int ipv4(struct __sk_buff *skb)
 		return count(NAME);
 	q.payload = payload;
 	q.start = sizeof(h) - DNS_HEADER;
-	r = find(skb, c, &q, h.dns, &first, &ttl, &hash);
+	r = find(skb, c, &q, h.dns, &first, &ttl);
 	if (!r)
 		return TC_ACT_UNSPEC;
 
@@ -567,7 +585,7 @@ INLINE int ipv4(struct __sk_buff *skb)
 	h.ip.check = ~fold((__u64)(__u16)~h.ip.check + (__u16)~ip_was + h.ip.tot_len);
 	if (bpf_skb_change_tail(skb, q.start + payload + body_len, 0))
 		return count(FAILED);
-	return finish(skb, c, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, hash);
+	return finish(skb, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, 0);
 }
 
 INLINE int ipv6(struct __sk_buff *skb)
@@ -579,7 +597,6 @@ INLINE int ipv6(struct __sk_buff *skb)
 	struct record *r;
 	__u16 was[6];
 	__u32 first = 0, ttl = 0;
-	__u64 hash = 0;
 
 	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
 		return TC_ACT_UNSPEC;
@@ -597,7 +614,7 @@ INLINE int ipv6(struct __sk_buff *skb)
 		return count(NAME);
 	q.payload = payload;
 	q.start = sizeof(h) - DNS_HEADER;
-	r = find(skb, c, &q, h.dns, &first, &ttl, &hash);
+	r = find(skb, c, &q, h.dns, &first, &ttl);
 	if (!r)
 		return TC_ACT_UNSPEC;
 
@@ -621,7 +638,7 @@ INLINE int ipv6(struct __sk_buff *skb)
 	h.udp.len = swap16(swap16(udp_was) + body_len);
 	if (bpf_skb_change_tail(skb, q.start + payload + body_len, 0))
 		return count(FAILED);
-	return finish(skb, c, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, hash);
+	return finish(skb, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, OVER_IPV6);
 }
 
 SEC("tc")

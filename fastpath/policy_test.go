@@ -1,0 +1,40 @@
+package fastpath
+
+import "testing"
+
+func TestPolicy(t *testing.T) {
+	above := []string{"cancel", "nsid", "bufsize", "notrack", "prometheus", "errors", "local", "any"}
+	with := func(change func(*Chain)) Chain {
+		c := Chain{Above: above, Count: len(above), Cached: true}
+		change(&c)
+		return c
+	}
+	for name, row := range map[string]struct {
+		chain  Chain
+		reason string
+	}{
+		"known handlers": {with(func(*Chain) {}), ""},
+		"no cache":       {with(func(c *Chain) { c.Cached = false }), "the block has no cache"},
+		"keepttl":        {with(func(c *Chain) { c.KeepTTL = true }), "cache has the option keepttl"},
+		"view":           {with(func(c *Chain) { c.Filtered = true }), "the block answers only some queries for its zones (view)"},
+		"unknown":        {with(func(c *Chain) { c.Above, c.Count = append(above[:8:8], "novel"), 9 }), "novel must see every query"},
+		"rewrite":        {with(func(c *Chain) { c.Above, c.Count = append(above[:8:8], "rewrite"), 9 }), "rewrite must see every query"},
+		"hidden":         {with(func(c *Chain) { c.Count++ }), "1 handlers without a directive must see every query"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := Decide(row.chain)
+			if p.Reason != row.reason || p.Eligible() != (row.reason == "") {
+				t.Errorf("reason %q", p.Reason)
+			}
+		})
+	}
+}
+
+func TestPolicyReplicates(t *testing.T) {
+	if p := Decide(Chain{Above: []string{"bufsize", "prometheus"}, Count: 2, Cached: true, BufSize: 1232}); p.Size != 1232 || !p.Counted {
+		t.Errorf("with bufsize and prometheus: %+v", p)
+	}
+	if p := Decide(Chain{Cached: true}); p.Size != 65535 || p.Counted {
+		t.Errorf("without: %+v", p)
+	}
+}

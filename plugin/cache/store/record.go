@@ -64,7 +64,7 @@ type Record struct {
 	wildcardLen uint8
 	answering   bool
 
-	freq  atomic.Uint32 // uses since eviction last considered it, at most MaxUses
+	freq  atomic.Uint32 // useBits: uses since eviction last considered it; announcedBits
 	hits  atomic.Uint32 // uses in a row, for prefetch
 	seen  atomic.Uint32 // the last use that hits counts, milliseconds since epoch
 	retry atomic.Uint32 // no refresh before, milliseconds since epoch; 0: at any time
@@ -132,7 +132,10 @@ func (r *Record) Mark() uint8 { return r.mark }
 
 // Uses returns how often the answer was used since eviction last considered it, at most
 // MaxUses.
-func (r *Record) Uses() uint32 { return r.freq.Load() }
+func (r *Record) Uses() uint32 { return min(r.freq.Load()&useBits, MaxUses) }
+
+// setUses sets the number that Uses returns. The shard is locked exclusively.
+func (r *Record) setUses(n uint32) { r.freq.Store(r.freq.Load()&announcedBits | n) }
 
 // Flags returns the header bits of the answer.
 func (r *Record) Flags() wire.Flags { return r.flags }
@@ -148,8 +151,8 @@ func (r *Record) Wildcard() string {
 
 // Touch counts a use for eviction.
 func (r *Record) Touch() {
-	if f := r.freq.Load(); f < MaxUses {
-		r.freq.Store(f + 1)
+	if f := r.freq.Load(); f&useBits < MaxUses {
+		r.freq.Add(1)
 	}
 }
 
@@ -167,6 +170,29 @@ func (r *Record) Count(now Time, gap time.Duration) uint32 {
 
 // Hits returns the number that Count last returned.
 func (r *Record) Hits() uint32 { return r.hits.Load() }
+
+// CountMore counts n uses more than Count.
+func (r *Record) CountMore(n uint32) { r.hits.Add(n) }
+
+// The bits of freq. Readers change the first, and the others without losing each
+// other's changes. A few readers at once may count more than MaxUses.
+const (
+	useBits       = 1<<16 - 1
+	announcedBits = ^uint32(useBits) // the second in which fast paths were told; 0: they do not have the answer
+)
+
+// Announced reports whether fast paths were told of the answer in this second.
+func (r *Record) Announced(now Time) bool { return r.freq.Load()&announcedBits == now.announced() }
+
+// Announce notes that fast paths are told of the answer now. When it changes or goes,
+// the function of OnWithdraw is called.
+func (r *Record) Announce(now Time) {
+	for f := r.freq.Load(); !r.freq.CompareAndSwap(f, f&useBits|now.announced()); f = r.freq.Load() {
+	}
+}
+
+// announced returns the second as announcedBits. It repeats after 18 hours.
+func (t Time) announced() uint32 { return (uint32(int64(t)/int64(time.Second)%(1<<16-1)) + 1) << 16 }
 
 // Retry reports whether a refresh may start now: none has failed shortly before.
 func (r *Record) Retry(now Time) bool {

@@ -19,7 +19,9 @@ type shard struct {
 
 	soonest Time // no record expires before
 	swept   Time
-	_       [64]byte // keeps the lock of the next shard off this cache line
+
+	withdraw func(key []byte) // see Store.OnWithdraw
+	_        [64]byte // keeps the lock of the next shard off this cache line
 }
 
 func (s *shard) init(mem []byte, limits [classes]int, stale time.Duration) {
@@ -72,6 +74,11 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	size := recordSize(len(key), e)
 	var found [kinds]uint32
 	s.find(hash, key, &found)
+	for _, off := range found {
+		if off != none {
+			s.changing(s.at(off))
+		}
+	}
 	hits := e.Hits
 	if e.Refresh && found[e.Of] != none {
 		hits = s.at(found[e.Of]).hits.Load()
@@ -83,7 +90,7 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 			s.fill(r, key, kind, e, hits)
 			return true
 		}
-		state, freq = r.state, r.freq.Load()
+		state, freq = r.state, r.Uses()
 		s.remove(old)
 	}
 	if !s.makeRoom(kind.class(), size, now, gone) {
@@ -102,7 +109,7 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 	r := s.at(off)
 	*(*[headSize]byte)(s.ring.mem[off:]) = [headSize]byte{}
 	r.words, r.state, r.hash = uint16(size/word), state, hash
-	r.freq.Store(freq)
+	r.setUses(freq)
 	s.fill(r, key, kind, e, hits)
 	before := len(s.index.slots)
 	s.index.insert(hash, off, s.hashAt)
@@ -177,7 +184,7 @@ func (s *shard) evict(class int, now Time, gone *Evicted) {
 		}
 		off := q.oldest
 		r := s.at(off)
-		freq := r.freq.Load()
+		freq := r.Uses()
 		if s.expired(r, now) {
 			gone.Expired++
 			s.remove(off)
@@ -196,14 +203,23 @@ func (s *shard) evict(class int, now Time, gone *Evicted) {
 			freq = 1
 			r.state = stateMain
 		}
-		r.freq.Store(freq - 1)
+		r.setUses(freq - 1)
 		large.push(mem, off)
+	}
+}
+
+// changing withdraws an answer from fast paths.
+func (s *shard) changing(r *Record) {
+	if r.freq.Load()&announcedBits != 0 {
+		r.freq.And(useBits)
+		s.withdraw(r.key())
 	}
 }
 
 // remove removes a record from its queue, the index and the ring.
 func (s *shard) remove(off uint32) {
 	r := s.at(off)
+	s.changing(r)
 	s.queueOf(r).remove(s.ring.mem, off)
 	s.counts[r.kind]--
 	s.index.remove(r.hash, off, s.hashAt)

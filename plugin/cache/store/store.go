@@ -233,6 +233,7 @@ func (s *Store) Retain(key wire.Key) {
 	if found[Retained] != none {
 		sh.remove(found[Retained])
 	}
+	sh.changing(sh.at(found[Positive]))
 	sh.at(found[Positive]).kind = Retained
 	sh.counts[Positive]--
 	sh.counts[Retained]++
@@ -278,6 +279,19 @@ func (s *Store) Sweep(now Time) (gone Evicted) {
 	return gone
 }
 
+// OnWithdraw has fn called before an answer changes or goes that was announced to fast
+// paths (Record.Announce), and before another answer to its question comes. fn is
+// called under the lock of a shard: it must not wait, nor keep the key. It must be set
+// before the first answer is announced.
+func (s *Store) OnWithdraw(fn func(key wire.Key)) {
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		sh.withdraw = func(key []byte) { fn(key) }
+		sh.mu.Unlock()
+	}
+}
+
 // Range calls fn for every record, under the read lock of its shard. fn must not keep the
 // key or the record.
 func (s *Store) Range(fn func(key wire.Key, r *Record)) {
@@ -320,6 +334,9 @@ func (s *Store) Close() {
 		sh.mu.Lock()
 		done := s.recount(sh)
 		stale := time.Duration(sh.stale)
+		if sh.withdraw != nil && len(sh.index.slots) > 0 {
+			sh.ring.each(func(off uint32) { sh.changing(sh.at(off)) })
+		}
 		sh.index, sh.ghosts, sh.counts = index{}, ghosts{}, [kinds]int{}
 		sh.init(sh.ring.mem, sh.limits, stale)
 		done()

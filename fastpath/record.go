@@ -39,8 +39,8 @@ var (
 // A Sink is a fast path that holds copies of answers. Its methods are called by one
 // goroutine at a time, except for MakeRoom.
 type Sink interface {
-	// Publish has the record answered, in place of one with the same question. It
-	// does not wait.
+	// Publish has the record answered. It changes nothing if there is a record for the
+	// question: that one is as current, since changes withdraw it. It does not wait.
 	Publish(*Record) error
 	// Withdraw ends that, and reports whether there was such a record. When it
 	// returns, no query that arrives gets the record.

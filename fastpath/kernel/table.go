@@ -65,10 +65,14 @@ func (t *Table) Publish(r *fastpath.Record) error {
 	if !fits(r) {
 		return fastpath.ErrTooLarge
 	}
-	p := where(t.seed, r.Key.Name(), r.Key.Type(), keyByte(r.Listener, r.Key), t.mask)
+	key := keyByte(r.Listener, r.Key)
+	p := where(t.seed, r.Key.Name(), r.Key.Type(), key, t.mask)
 	slot := t.slotFor(p)
 	if slot == nil {
 		return fastpath.ErrFull
+	}
+	if *slot != 0 && t.holds(uint32(*slot), r.Key.Name(), r.Key.Type(), key) {
+		return nil
 	}
 	n := uint32(unitsOf(r))
 	unit := t.ends[t.current]

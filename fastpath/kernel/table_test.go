@@ -19,8 +19,10 @@ func aTable(t *testing.T, units, buckets int) (table *Table, waits *int) {
 	return newTable(7, make([]byte, buckets*bucketSize), make([]byte, units*unitSize), func() error { *waits++; return nil }), waits
 }
 
-// publishTo makes room where there is none, as a publisher does.
+// publishTo replaces the record of the question, and makes room where there is none, as a
+// publisher does.
 func publishTo(t *Table, r *fastpath.Record) error {
+	t.Withdraw(r.Listener, r.Key)
 	err := t.Publish(r)
 	if errors.Is(err, fastpath.ErrNoRoom) {
 		if err := t.MakeRoom(func(f func()) { f() }); err != nil {
@@ -69,6 +71,12 @@ func TestTable(t *testing.T) {
 		t.Errorf("at another listener: %v", got)
 	}
 	if err := table.Publish(again); err != nil {
+		t.Fatal(err)
+	}
+	if got := table.lookup(0, one.Key); got == nil || got[0] != 1 || table.Len() != 1 {
+		t.Errorf("published again: %v, %d records", got, table.Len())
+	}
+	if err := publishTo(table, again); err != nil {
 		t.Fatal(err)
 	}
 	if got := table.lookup(0, one.Key); got == nil || got[0] != 2 || table.Len() != 1 {

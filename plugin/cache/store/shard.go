@@ -21,7 +21,7 @@ type shard struct {
 	swept   Time
 
 	withdraw func(key []byte) // see Store.OnWithdraw
-	_        [64]byte // keeps the lock of the next shard off this cache line
+	_        [64]byte         // keeps the lock of the next shard off this cache line
 }
 
 func (s *shard) init(mem []byte, limits [classes]int, stale time.Duration) {

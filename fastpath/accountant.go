@@ -1,0 +1,211 @@
+package fastpath
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack/ledger"
+)
+
+// An Accountant counts the queries of a process, whichever way they are answered. Its
+// methods may be called from several goroutines at once.
+type Accountant struct {
+	// Ledger gets the flows. It must be set before the first query.
+	Ledger *ledger.Ledger
+	// Untracked reports whether a flow to the server would be tracked without us. It must
+	// be set before the first query.
+	Untracked func(server netip.Addr) bool
+
+	arrived, answered, overTCP atomic.Uint64
+
+	mu      sync.Mutex
+	indexes map[classOf]uint16
+	classes []*account // nil: free
+}
+
+// Begin counts a query that arrives at CoreDNS. End must follow.
+func (a *Accountant) Begin(proto uint8) {
+	a.arrived.Add(1)
+	if proto == unix.IPPROTO_TCP {
+		a.overTCP.Add(1)
+	}
+}
+
+// End counts that a query is done with.
+func (a *Accountant) End() { a.answered.Add(1) }
+
+// Note records a query in the ledger. Response of the result is to be called when the
+// response leaves.
+func (a *Accountant) Note(f ledger.Flow) ledger.Pending {
+	if !a.Untracked(f.Server.Addr()) {
+		return ledger.Pending{}
+	}
+	return a.Ledger.Query(f)
+}
+
+// Flows records queries over UDP that a fast path has answered.
+func (a *Accountant) Flows(flows []ledger.Flow) {
+	n := 0
+	for _, f := range flows {
+		if a.Untracked(f.Server.Addr()) {
+			flows[n] = f
+			n++
+		}
+	}
+	a.Ledger.Answered(flows[:n]...)
+}
+
+// Arrived is the number of queries so far, over all loads of a Corefile.
+func (a *Accountant) Arrived() uint64 { return a.arrived.Load() }
+
+// Answered is the number of queries that are done with.
+func (a *Accountant) Answered() uint64 { return a.answered.Load() }
+
+// OverTCP is the number of queries that arrived over TCP.
+func (a *Accountant) OverTCP() uint64 { return a.overTCP.Load() }
+
+// Classes is the number of classes by which a fast path counts.
+const Classes = 512
+
+// A Class is what the queries have in common that are counted together.
+type Class struct {
+	Listener netip.AddrPort
+	Zone     string // as Block.Zone returns it
+	Type     uint16
+	Rcode    int
+	DO       bool
+	Denial   bool
+	// Query and Reply are sizes in bytes without an OPT record, rounded.
+	Query, Reply int
+}
+
+// Counters are the metrics of one class.
+type Counters interface {
+	// Add counts n queries. Their messages have an OPT record if edns is set.
+	Add(n uint64, edns, ipv6 bool)
+}
+
+// classOf is a class of one announcer.
+type classOf struct {
+	announcer *Announcer
+	Class
+}
+
+// account is what was counted in a class.
+type account struct {
+	of       classOf
+	counters Counters // nil before the first query
+	seen     [4]uint64
+	retired  time.Time // when the announcer was closed; zero: it was not
+}
+
+// Sizes are rounded, so that the classes suffice, and rounded more when few are left.
+const (
+	fineSize   = 16
+	coarseSize = 256
+	fewClasses = Classes / 4
+)
+
+// class returns the index of the class, or false if there is none left.
+func (a *Accountant) class(of *Announcer, c Class) (uint16, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.indexes == nil {
+		a.indexes, a.classes = make(map[classOf]uint16), make([]*account, Classes)
+	}
+	for _, size := range [...]int{fineSize, coarseSize} {
+		rounded := c
+		rounded.Query, rounded.Reply = round(c.Query, size), round(c.Reply, size)
+		key := classOf{of, rounded}
+		if i, known := a.indexes[key]; known {
+			return i, true
+		}
+		if size == fineSize && len(a.indexes) >= Classes-fewClasses {
+			continue
+		}
+		for i := range a.classes {
+			if a.classes[i] == nil {
+				a.classes[i], a.indexes[key] = &account{of: key}, uint16(i)
+				return uint16(i), true
+			}
+		}
+	}
+	return 0, false
+}
+
+// round returns the middle of the range of sizes that n lies in.
+func round(n, size int) int { return n/size*size + size/2 }
+
+// announcer returns the announcer of a class, or nil.
+func (a *Accountant) announcer(class uint16) *Announcer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if int(class) >= len(a.classes) || a.classes[class] == nil {
+		return nil
+	}
+	return a.classes[class].of.announcer
+}
+
+// retire frees the classes of an announcer that is closed, after the last query was
+// counted.
+func (a *Accountant) retire(of *Announcer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.classes {
+		if c != nil && c.of.announcer == of {
+			c.retired = time.Now()
+		}
+	}
+}
+
+// A Meter reads how many queries a fast path has answered in a class so far: without
+// and with EDNS over IPv4, then over IPv6.
+type Meter interface {
+	Hits(class uint16) ([4]uint64, error)
+}
+
+// lingers is longer than a fast path may still be at a query with a record that was
+// withdrawn.
+const lingers = time.Second
+
+// Collect counts the queries that a fast path has answered since the call before.
+func (a *Accountant) Collect(m Meter) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, c := range a.classes {
+		if c == nil {
+			continue
+		}
+		over := !c.retired.IsZero() && time.Since(c.retired) > lingers
+		hits, err := m.Hits(uint16(i))
+		if err != nil {
+			return err
+		}
+		a.add(c, hits)
+		if over {
+			delete(a.indexes, c.of)
+			a.classes[i] = nil
+		}
+	}
+	return nil
+}
+
+func (a *Accountant) add(c *account, hits [4]uint64) {
+	for v, n := range hits {
+		more := n - c.seen[v]
+		c.seen[v] = n
+		if more == 0 {
+			continue
+		}
+		if c.counters == nil {
+			c.counters = c.of.announcer.block.Counters(c.of.Class)
+		}
+		c.counters.Add(more, v&1 != 0, v&2 != 0)
+		a.arrived.Add(more)
+		a.answered.Add(more)
+	}
+}

@@ -1,0 +1,137 @@
+package fastpath
+
+import (
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// sums are the counters of a class in a test: by EDNS and IP version.
+type sums [4]uint64
+
+func (s *sums) Add(n uint64, edns, ipv6 bool) {
+	i := 0
+	if edns {
+		i++
+	}
+	if ipv6 {
+		i += 2
+	}
+	s[i] += n
+}
+
+// meter is what a fast path has counted.
+type meter map[uint16][4]uint64
+
+func (m meter) Hits(class uint16) ([4]uint64, error) { return m[class], nil }
+
+func TestCollect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		counted := map[uint16]*sums{}
+		a := &Accountant{}
+		of := &Announcer{block: Block{Counters: func(c Class) Counters {
+			s := new(sums)
+			counted[c.Type] = s
+			return s
+		}}}
+		one, _ := a.class(of, Class{Type: 1, Query: 30, Reply: 46})
+		same, _ := a.class(of, Class{Type: 1, Query: 31, Reply: 47})
+		other, _ := a.class(of, Class{Type: 28, Query: 30, Reply: 46})
+		if one != same || one == other {
+			t.Fatalf("classes %d, %d, %d", one, same, other)
+		}
+		collect := func(m meter) {
+			t.Helper()
+			if err := a.Collect(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		collect(meter{one: {1, 2, 3, 4}})
+		collect(meter{one: {1, 2, 3, 10}, other: {0, 0, 5, 0}})
+		if *counted[1] != (sums{1, 2, 3, 10}) || *counted[28] != (sums{0, 0, 5, 0}) {
+			t.Errorf("counted %v and %v", counted[1], counted[28])
+		}
+		if a.Arrived() != 21 || a.Answered() != 21 || a.OverTCP() != 0 {
+			t.Errorf("%d arrived, %d answered, %d over TCP", a.Arrived(), a.Answered(), a.OverTCP())
+		}
+		// The last hits of a block that is closed are counted before its classes are free.
+		a.retire(of)
+		collect(meter{one: {2, 2, 3, 10}, other: {0, 0, 5, 0}})
+		time.Sleep(2 * lingers)
+		collect(meter{one: {3, 2, 3, 10}, other: {0, 0, 5, 0}})
+		if counted[1][0] != 3 {
+			t.Errorf("counted %v at last", counted[1])
+		}
+		if a.announcer(one) != nil || len(a.indexes) != 0 {
+			t.Error("the classes are not free")
+		}
+	})
+}
+
+func TestClassesSuffice(t *testing.T) {
+	a, of := &Accountant{}, &Announcer{}
+	for i := range 10 * Classes {
+		if _, ok := a.class(of, Class{Query: 20 + i%100, Reply: 30 + i%500}); !ok {
+			t.Fatalf("no class is left after %d", len(a.indexes))
+		}
+	}
+	for i := range Classes {
+		if _, ok := a.class(of, Class{Type: uint16(i)}); !ok {
+			return
+		}
+	}
+	t.Error("there are more classes than Classes")
+}
+
+func TestUsesComeToTheCache(t *testing.T) {
+	m := &memory{records: map[string]Record{}, room: 10}
+	p, a, e, stop := publishing(t, m)
+	defer stop()
+	key := keyOf(t, "a.example.", 0)
+	put(e, key, 1)
+	early := announcement{announcer: a, size: uint8(len(key))}
+	copy(early.key[:], key)
+	if err := p.try(&early); err != nil {
+		t.Fatal(err)
+	}
+	p.CountUses()
+	if n := usesOf(e, key); n != store.MaxUses {
+		t.Errorf("%d uses", n)
+	}
+}
+
+func usesOf(e *engine.Engine, key wire.Key) uint32 {
+	v := e.Store().View(key)
+	defer v.Close()
+	return v.Record(store.Positive).Uses()
+}
+
+func TestQueriesOfCoreDNS(t *testing.T) {
+	untracked := netip.MustParseAddrPort("10.96.0.10:53")
+	a := &Accountant{Ledger: ledger.New(ledger.Config{}), Untracked: func(s netip.Addr) bool { return s == untracked.Addr() }}
+	for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		a.Begin(proto)
+	}
+	a.End()
+	if a.Arrived() != 2 || a.Answered() != 1 || a.OverTCP() != 1 {
+		t.Errorf("%d arrived, %d answered, %d over TCP", a.Arrived(), a.Answered(), a.OverTCP())
+	}
+	flow := func(port uint16, server netip.AddrPort) ledger.Flow {
+		return ledger.Flow{Proto: unix.IPPROTO_UDP, Client: netip.AddrPortFrom(netip.MustParseAddr("10.244.0.7"), port), Server: server}
+	}
+	tracked := netip.MustParseAddrPort("10.0.0.1:53")
+	a.Note(flow(1, untracked)).Response()
+	a.Note(flow(2, tracked)).Response()
+	a.Flows([]ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)})
+	if n := a.Ledger.Flows().Total(); n != 3 {
+		t.Errorf("%d flows in the ledger, want 3", n)
+	}
+}

@@ -1,0 +1,236 @@
+package fastpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/trackless-dns/trackless/internal/logger"
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// A Publisher brings answers of the cache into a fast path. An answer is announced when
+// the cache has given it to a client whom the fast path could have answered. It is
+// withdrawn before the cache would give another answer.
+//
+// A withdrawal runs in the goroutine that changes the cache, under its lock, and does no
+// I/O. Answers are published by one goroutine, which reads them again under the lock of
+// the cache: an answer that has changed since it was announced is published as it is now.
+type Publisher struct {
+	sink       Sink
+	accountant *Accountant
+	log        logger.Logger
+	queue      chan announcement
+
+	mu        sync.Mutex // held while the sink changes
+	listeners []netip.AddrPort
+	wanted    map[netip.AddrPort]uint8
+}
+
+const (
+	// maxName is the longest name that is announced, in bytes of wire format.
+	maxName = 128
+	// maxListeners is the number of listen addresses and ports that a process can have,
+	// over all loads of a Corefile.
+	maxListeners = 128
+	// queueSize is how many announcements wait. Those that find no room are dropped:
+	// the answer is announced again with a later use.
+	queueSize = 256
+)
+
+// announcement is an answer to be published.
+type announcement struct {
+	announcer *Announcer
+	listener  uint8
+	size      uint8
+	key       [maxName + 8]byte
+}
+
+// NewPublisher returns a publisher. Run must be called.
+func NewPublisher(sink Sink, accountant *Accountant, log logger.Logger) *Publisher {
+	return &Publisher{
+		sink: sink, accountant: accountant, log: log,
+		queue: make(chan announcement, queueSize), wanted: make(map[netip.AddrPort]uint8),
+	}
+}
+
+// Listener returns the number of a listen address and port. It never changes.
+func (p *Publisher) Listener(addr netip.AddrPort) (uint8, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n, known := p.wanted[addr]; known {
+		return n, nil
+	}
+	if len(p.listeners) >= maxListeners {
+		return 0, fmt.Errorf("%s is one listen address too many for fast paths: %d were used since the start; restart the process", addr, maxListeners)
+	}
+	n := uint8(len(p.listeners))
+	p.listeners = append(p.listeners, addr)
+	p.wanted[addr] = n
+	return n, nil
+}
+
+// EachListener calls fn for the numbers of an address, with all ports.
+func (p *Publisher) EachListener(a netip.Addr, fn func(listener uint8)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n, l := range p.listeners {
+		if l.Addr() == a {
+			fn(uint8(n))
+		}
+	}
+}
+
+// Block is a server block whose answers are announced.
+type Block struct {
+	Engine *engine.Engine
+	// Listeners are its addresses and ports, with their numbers.
+	Listeners map[netip.AddrPort]uint8
+	// Zone returns the label of the metrics for the zone of a name in wire format.
+	Zone func(name []byte) string
+	// Counters returns the metrics of a class.
+	Counters func(Class) Counters
+}
+
+// An Announcer announces the answers of one server block. Close ends that.
+type Announcer struct {
+	publisher *Publisher
+	block     Block
+	closed    atomic.Bool
+}
+
+// Announce returns an announcer for a server block.
+func (p *Publisher) Announce(b Block) *Announcer {
+	b.Engine.OnWithdraw(p.withdraw)
+	return &Announcer{publisher: p, block: b}
+}
+
+// Hit is told that the cache has answered a query from the client to the server with a
+// fresh answer. It does not wait.
+func (a *Announcer) Hit(client, server net.Addr, key wire.Key) {
+	if a.closed.Load() || len(key.Name()) > maxName || key.Bits()&^wire.DO != 0 || key.Class() != 1 {
+		return
+	}
+	if _, udp := client.(*net.UDPAddr); !udp {
+		return
+	}
+	local, udp := server.(*net.UDPAddr)
+	if !udp {
+		return
+	}
+	at := local.AddrPort()
+	listener, known := a.block.Listeners[netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port())]
+	if !known || !a.block.Engine.Claim(key, time.Now()) {
+		return
+	}
+	out := announcement{announcer: a, listener: listener}
+	out.size = uint8(copy(out.key[:], key))
+	select {
+	case a.publisher.queue <- out:
+	default:
+	}
+}
+
+// Close withdraws all answers, and those of other announcers with them, which announce
+// them again. Nothing is published for this announcer afterwards.
+func (a *Announcer) Close() {
+	if a.closed.Swap(true) {
+		return
+	}
+	p := a.publisher
+	p.locked(p.sink.Clear)
+	p.accountant.retire(a)
+}
+
+func (p *Publisher) locked(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
+}
+
+// withdraw takes the answer to a question out of the fast path, at all listeners. It runs
+// under a lock of the cache.
+func (p *Publisher) withdraw(key wire.Key) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n := range p.listeners {
+		p.sink.Withdraw(uint8(n), key)
+	}
+}
+
+// Run publishes what is announced, until the context ends. Then it withdraws all.
+func (p *Publisher) Run(ctx context.Context) {
+	defer p.locked(p.sink.Clear)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case a := <-p.queue:
+			p.publish(&a)
+		}
+	}
+}
+
+func (p *Publisher) publish(a *announcement) {
+	err := p.try(a)
+	if errors.Is(err, ErrNoRoom) {
+		if err = p.sink.MakeRoom(p.locked); err == nil {
+			err = p.try(a)
+		}
+	}
+	switch {
+	case err == nil, errors.Is(err, ErrTooLarge), errors.Is(err, ErrFull):
+		return // the cache answers such a question itself
+	}
+	p.log.Warningf("an answer stays out of the fast path, and CoreDNS gives it: %v", err)
+}
+
+// try publishes the answer as it is in the cache now.
+func (p *Publisher) try(a *announcement) (err error) {
+	key := wire.Key(a.key[:a.size])
+	block := &a.announcer.block
+	block.Engine.Announce(key, time.Now(), func(found *engine.Announced) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if a.announcer.closed.Load() {
+			return
+		}
+		query := queryHead + len(key.Name()) + queryTail
+		class, ok := p.accountant.class(a.announcer, Class{
+			Listener: p.listeners[a.listener], Zone: block.Zone(key.Name()), Type: key.Type(),
+			Rcode: found.Answer.Flags.Rcode(), DO: key.Bits()&wire.DO != 0, Denial: found.Denial,
+			Query: query, Reply: query + len(found.Answer.Body),
+		})
+		if !ok {
+			err = ErrFull
+			return
+		}
+		err = p.sink.Publish(&Record{
+			Listener: a.listener, Key: key, Answer: found.Answer,
+			Stored: found.Stored, TTL: found.TTL, Serve: found.Serve, Class: class,
+		})
+	})
+	return err
+}
+
+// Sizes of a query (RFC 1035 section 4.1): the header, and type and class.
+const (
+	queryHead = 12
+	queryTail = 4
+)
+
+// CountUses tells the cache of the uses of its answers by the fast path.
+func (p *Publisher) CountUses() {
+	now := time.Now()
+	p.sink.Uses(p.locked, func(class uint16, _ uint8, key wire.Key, n uint32) {
+		if a := p.accountant.announcer(class); a != nil {
+			a.block.Engine.Used(key, n, now)
+		}
+	})
+}

@@ -63,14 +63,6 @@ func (p *Agent) closeAccounts() {
 	}
 }
 
-// Note records a query in the ledger. It records nothing where the kernel tracks nothing.
-func (p *Agent) Note(f ledger.Flow) ledger.Pending {
-	if p.Table.Idle() {
-		return ledger.Pending{}
-	}
-	return p.Ledger.Query(f)
-}
-
 func tcpPorts(plan iptables.Plan) []uint16 {
 	var ports []uint16
 	for _, e := range plan.Listen {

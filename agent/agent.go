@@ -24,6 +24,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/agent/tally"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/internal/wakeup"
 	"github.com/trackless-dns/trackless/iptables"
@@ -39,13 +40,15 @@ import (
 // Corefiles: a reload replaces the [Load], not the rules. Start, RestartFailed, Shutdown
 // and Exit are its lifecycle; its other methods and fields are safe for concurrent use.
 type Agent struct {
-	Served  Counters
 	Ledger  *ledger.Ledger
+	Queries admission.Queries
 	Asked   probes.Questions // of readiness probes
 	Health  health.Monitor
-	Queries admission.Queries
 	Table   tablewalk.Watcher
 	Tally   tally.Tally
+
+	// Accountant counts the queries to this process.
+	Accountant fastpath.Accountant
 
 	config     Config
 	log        logger.Logger
@@ -60,16 +63,15 @@ type Agent struct {
 	services services.Services
 	standing services.Failover
 	reasons  sync.Map // why a backend was chosen, by backend
+	gate     fastpath.Gate
 
 	mu       sync.Mutex
+	gated    bool // a fast path has joined the gate
 	accounts accounts
 	watch    *nftables.Watcher
 	current  *Load // the last load that was started
 	stopping bool  // the shutdown callbacks have run
 }
-
-// Counters count queries, over all loads.
-type Counters struct{ Arrived, Answered, OverTCP atomic.Uint64 }
 
 // Config configures an Agent.
 type Config struct {
@@ -127,7 +129,9 @@ type Server interface {
 // New returns an Agent. It changes nothing on the node.
 func New(c Config) *Agent {
 	p := &Agent{config: c, log: c.Log, Ledger: ledger.New(ledger.Config{}), lost: sockets.Dropped{Proc: "/proc"}}
-	p.Table.Log, p.Table.Arrived = c.Log, p.Served.Arrived.Load
+	p.Table.Log, p.Table.Arrived = c.Log, p.Accountant.Arrived
+	p.Accountant.Ledger = p.Ledger
+	p.Accountant.Untracked, p.Accountant.Idle = p.Covers, p.Table.Idle
 	p.Health.Log = c.Log
 	p.upstreams.log = c.Log
 	p.services.Log, p.services.Tracked = c.Log, p.zones.Tracked
@@ -234,7 +238,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 		Served:    p.served,
 		Yield:     sockets.LeaveToOthers,
 		Reset:     sockets.Reset,
-		Queries:   p.Served.Arrived.Load,
+		Queries:   p.Accountant.Arrived,
 		Sync:      load.Sync,
 		Changes:   p.watch.Changes,
 		NewTimer:  wakeup.New,
@@ -254,20 +258,36 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Unannounced: legacy.InUse,
 			Changed:     p.zones.RulesChanged,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {
-				return p.Queries.Load(endpoints, p.Served.Arrived.Load, p.log)
+				return p.Queries.Load(endpoints, p.Accountant.Arrived, p.log)
 			},
 		},
 	}))
+	if p.gated {
+		p.reconciler.Load().OnLeases(p.gate.Held)
+	}
 	return nil
+}
+
+// JoinGate tells a fast path, until the end of the process, until when the lease of each
+// listen address is held: only until then it may answer there. door runs under locks:
+// it must not wait, nor do I/O.
+func (p *Agent) JoinGate(door func(a netip.Addr, until time.Time)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gate.Join(door)
+	p.gated = true
+	if k := p.reconciler.Load(); k != nil {
+		k.OnLeases(p.gate.Held)
+	}
 }
 
 // served counts the queries that a stop must wait for.
 func (p *Agent) served(listen []iptables.Endpoint) reconcile.Served {
-	answered := p.Served.Answered.Load() // read first: it must not exceed Arrived
+	answered := p.Accountant.Answered() // read first: it must not exceed Arrived
 	return reconcile.Served{
 		Answered:    answered,
-		Arrived:     p.Served.Arrived.Load(),
-		OverTCP:     p.Served.OverTCP.Load(),
+		Arrived:     p.Accountant.Arrived(),
+		OverTCP:     p.Accountant.OverTCP(),
 		Connections: len(sockets.Connections(listen)),
 	}
 }
@@ -313,6 +333,7 @@ func (p *Agent) forget() {
 		p.watch = nil
 	}
 	p.reconciler.Store(nil)
+	p.gate.Close()
 	p.reasons.Clear()
 	p.current = nil
 	p.serving.Store(nil)
@@ -399,7 +420,7 @@ func (p *Agent) inForce() iptables.Backend {
 }
 
 // progress returns how many queries were answered, over all listeners.
-func (p *Agent) progress() uint64 { return p.Served.Answered.Load() - p.Queries.Dropped() }
+func (p *Agent) progress() uint64 { return p.Accountant.Answered() - p.Queries.Dropped() }
 
 // healthOf returns the configuration of upstream health for a load.
 func (p *Agent) healthOf(load *Load) *health.Config {

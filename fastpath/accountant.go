@@ -16,9 +16,11 @@ import (
 type Accountant struct {
 	// Ledger gets the flows. It must be set before the first query.
 	Ledger *ledger.Ledger
-	// Untracked reports whether a flow to the server would be tracked without us. It must
-	// be set before the first query.
+	// Untracked reports whether queries to the server are untracked, and Idle whether the
+	// kernel would track nothing without us either. They must be set before the first
+	// query.
 	Untracked func(server netip.Addr) bool
+	Idle      func() bool
 
 	arrived, answered, overTCP atomic.Uint64
 
@@ -41,7 +43,7 @@ func (a *Accountant) End() { a.answered.Add(1) }
 // Note records a query in the ledger. Response of the result is to be called when the
 // response leaves.
 func (a *Accountant) Note(f ledger.Flow) ledger.Pending {
-	if !a.Untracked(f.Server.Addr()) {
+	if !a.Untracked(f.Server.Addr()) || a.Idle() {
 		return ledger.Pending{}
 	}
 	return a.Ledger.Query(f)
@@ -49,6 +51,9 @@ func (a *Accountant) Note(f ledger.Flow) ledger.Pending {
 
 // Flows records queries over UDP that a fast path has answered.
 func (a *Accountant) Flows(flows []ledger.Flow) {
+	if a.Idle() {
+		return
+	}
 	n := 0
 	for _, f := range flows {
 		if a.Untracked(f.Server.Addr()) {

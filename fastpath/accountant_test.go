@@ -116,7 +116,11 @@ func usesOf(e *engine.Engine, key wire.Key) uint32 {
 
 func TestQueriesOfCoreDNS(t *testing.T) {
 	untracked := netip.MustParseAddrPort("10.96.0.10:53")
-	a := &Accountant{Ledger: ledger.New(ledger.Config{}), Untracked: func(s netip.Addr) bool { return s == untracked.Addr() }}
+	idle := false
+	a := &Accountant{
+		Ledger: ledger.New(ledger.Config{}), Idle: func() bool { return idle },
+		Untracked: func(s netip.Addr) bool { return s == untracked.Addr() },
+	}
 	for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		a.Begin(proto)
 	}
@@ -131,6 +135,9 @@ func TestQueriesOfCoreDNS(t *testing.T) {
 	a.Note(flow(1, untracked)).Response()
 	a.Note(flow(2, tracked)).Response()
 	a.Flows([]ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)})
+	idle = true
+	a.Note(flow(6, untracked)).Response()
+	a.Flows([]ledger.Flow{flow(7, untracked)})
 	if n := a.Ledger.Flows().Total(); n != 3 {
 		t.Errorf("%d flows in the ledger, want 3", n)
 	}

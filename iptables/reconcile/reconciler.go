@@ -100,6 +100,7 @@ type machine struct {
 	mu   sync.Mutex
 	m    *lease.Machine
 	view atomic.Pointer[lease.View]
+	told func(map[netip.Addr]time.Time) // of the leases, after each event; nil: nobody
 }
 
 // tell runs events of the machine, and shows readers what came of them.
@@ -108,6 +109,9 @@ func (m *machine) tell(events func(*lease.Machine)) {
 	defer m.mu.Unlock()
 	events(m.m)
 	m.view.Store(m.m.View())
+	if m.told != nil {
+		m.told(m.m.Leases())
+	}
 }
 
 // asked returns what the machine answers.
@@ -178,6 +182,13 @@ func (r *Reconciler) Covers(a netip.Addr) bool { return r.leases.view.Load().Cov
 // Untracks reports whether the rules for this listen address are in force and the
 // last check of their effect found nothing wrong. It takes no lock.
 func (r *Reconciler) Untracks(a netip.Addr) bool { return r.leases.view.Load().Untracks(a) }
+
+// OnLeases has told called with the leases on which fast paths may rely and until when
+// they are held, now and whenever something has happened to them. It is called under a
+// lock: it must not wait, nor do I/O.
+func (r *Reconciler) OnLeases(told func(map[netip.Addr]time.Time)) {
+	r.leases.tell(func(*lease.Machine) { r.leases.told = told })
+}
 
 // Released reports whether the query rules were taken away on purpose, so that
 // a TCP connection is best closed when the query on it has been answered: its

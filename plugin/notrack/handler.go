@@ -38,11 +38,11 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	if n.config.agent.Health.IsOurs(client) {
 		return dns.RcodeSuccess, nil // no answer: we asked kube-dns
 	}
-	n.config.agent.Served.Arrived.Add(1)
-	defer n.config.agent.Served.Answered.Add(1)
+	accountant := &n.config.agent.Accountant
+	accountant.Begin(proto)
+	defer accountant.End()
 	switch proto {
 	case unix.IPPROTO_TCP:
-		n.config.agent.Served.OverTCP.Add(1)
 		return n.serveTCP(ctx, w, r, client, server)
 	case unix.IPPROTO_UDP:
 		if !n.config.agent.Queries.Take(client.Addr()) {
@@ -50,7 +50,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		}
 		defer n.config.agent.Queries.Done(client.Addr())
 	}
-	query := n.note(client, server, proto)
+	query := accountant.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
 	defer query.Response()
 	return n.pass(ctx, w, r)
 }
@@ -64,21 +64,13 @@ func (n *NoTrack) pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (i
 	return n.Next.ServeDNS(ctx, w, r)
 }
 
-// note records a query to an untracked address in the ledger.
-func (n *NoTrack) note(client, server netip.AddrPort, proto uint8) ledger.Pending {
-	if !n.config.agent.Covers(server.Addr()) {
-		return ledger.Pending{}
-	}
-	return n.config.agent.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
-}
-
 // limited bounds log lines that clients can cause.
 var limited = loglimit.New(log)
 
 // serveTCP passes a query on. It closes the connection after the answer if another server
 // is to answer the client's next query.
 func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
-	query := n.note(client, server, unix.IPPROTO_TCP)
+	query := n.config.agent.Accountant.Note(ledger.Flow{Proto: unix.IPPROTO_TCP, Client: client, Server: server})
 	defer query.Response()
 	tcp := sockets.NewWriter(w, client, server, n.block.WriteTimeout, limited)
 	serve := func() (int, error) {

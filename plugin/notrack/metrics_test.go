@@ -21,10 +21,11 @@ func TestMetricsWhereNothingIsTracked(t *testing.T) {
 		Proto:  unix.IPPROTO_UDP,
 		Client: netip.MustParseAddrPort("10.244.0.11:4000"), Server: netip.MustParseAddrPort("10.96.0.10:53"),
 	}
-	p.Note(flow)
+	p.Accountant.Untracked = func(netip.Addr) bool { return true }
+	p.Accountant.Note(flow)
 	p.Table.Record(&tablewalk.Walk{Idle: "nothing is tracked"}, 0)
 	flow.Client = netip.MustParseAddrPort("10.244.0.11:4001")
-	p.Note(flow).Response()
+	p.Accountant.Note(flow).Response()
 	if n := p.Ledger.Flows().Total(); n != 1 {
 		t.Errorf("%d flows, want only the first", n)
 	}

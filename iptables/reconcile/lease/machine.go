@@ -296,6 +296,22 @@ func (m *Machine) Probed(a netip.Addr, began, ended time.Time, lease time.Durati
 	m.held[a] = span{since: s.since, until: began.Add(lease)}
 }
 
+// Leases returns until when the leases are held on which fast paths may rely: those of
+// addresses whose queries are taken, whose last checks and lease probe were answered,
+// and whose effect was not found missing.
+func (m *Machine) Leases() map[netip.Addr]time.Time {
+	out := map[netip.Addr]time.Time{}
+	if m.state != Attached || m.withheld() || m.released || m.hold == nil {
+		return out
+	}
+	for _, a := range m.covered {
+		if s, held := m.held[a]; held && m.effects[a] == nil && m.hold.failed[a] == nil {
+			out[a] = s.until
+		}
+	}
+	return out
+}
+
 func (m *Machine) anyHeld(now time.Time) bool {
 	for _, s := range m.held {
 		if now.Before(s.until) {

@@ -103,6 +103,9 @@ func awaitRuns() error {
 	return nil
 }
 
+// BPF returns the program, to be attached at tc ingress of devices.
+func (p *Program) BPF() *ebpf.Program { return p.collection.Programs["trackless_answer"] }
+
 // Listen has the program answer queries to the address and port from the records of
 // the listener, while it is open. Size is the largest UDP size that a client may
 // advertise there.

@@ -1,0 +1,401 @@
+//go:build privileged
+
+package attach
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/mdlayher/netlink"
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/fastpath"
+	"github.com/trackless-dns/trackless/fastpath/kernel"
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/internal/testwait"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+func TestMain(m *testing.M) { testns.Main(m) }
+
+// logged is a log whose warnings are kept.
+type logged struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (*logged) Debugf(string, ...any) {}
+func (*logged) Infof(string, ...any)  {}
+func (l *logged) Warningf(f string, a ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, fmt.Sprintf(f, a...))
+}
+func (l *logged) Errorf(f string, a ...any) { l.Warningf(f, a...) }
+
+func load(t testing.TB) *kernel.Program {
+	t.Helper()
+	testns.Root(t)
+	p, err := kernel.Load(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+// watch runs a watcher in the namespace. The function that it returns ends it.
+func watch(t testing.TB, node *testns.Namespace, c Config) (w *Watcher, stop func()) {
+	t.Helper()
+	if c.Uplinks == nil {
+		c.Uplinks = func() ([]string, error) { return nil, nil }
+	}
+	if c.Leave == nil {
+		c.Leave = func(string, int) string { return "" }
+	}
+	if c.Log == nil {
+		c.Log = &logged{}
+	}
+	w = New(c)
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() {
+		node.Do(func() {
+			if err := w.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	stop = sync.OnceFunc(func() { cancel(); run.Wait() })
+	t.Cleanup(stop)
+	return w, stop
+}
+
+func ip(t testing.TB, node *testns.Namespace, script ...string) {
+	t.Helper()
+	node.Do(func() {
+		for _, line := range script {
+			testns.Run(t, "ip", strings.Fields(line)...)
+		}
+	})
+}
+
+// attached names the devices to which the program is attached.
+func (w *Watcher) attached() string {
+	var out []string
+	for _, d := range w.Devices() {
+		if d.Attached != "" {
+			out = append(out, d.Name)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func waitFor(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	testwait.True(t, 10*time.Second, what, done)
+}
+
+// Both ways to attach.
+var ways = []struct {
+	name    string
+	classic bool
+}{{"tcx", false}, {"clsact", true}}
+
+func eachWay(t *testing.T, test func(t *testing.T, classic bool)) {
+	for _, way := range ways {
+		t.Run(way.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, way.classic)
+		})
+	}
+}
+
+func TestDevicesOfPods(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, classic bool) {
+		p, node := load(t), testns.New(t)
+		ip(t, node,
+			"link add cni0 type bridge", "link add br0 type bridge",
+			"link add port type veth peer name eth1", "link set port master cni0",
+			"link add outside type veth peer name eth2", "link set outside master br0",
+			"link add uplink type veth peer name eth3",
+			"link add pod type veth peer name eth4",
+			"link add left type veth peer name eth5")
+		log := &logged{}
+		var mu sync.Mutex
+		uplinks := []string{"uplink", "br0", "eth1", "eth2", "eth3", "eth4", "eth5", "eth6"}
+		w, stop := watch(t, node, Config{
+			Program: p.BPF(), Classic: classic, Log: log,
+			Uplinks: func() ([]string, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				return slices.Clone(uplinks), nil
+			},
+			Leave: func(name string, _ int) string {
+				if name == "left" {
+					return "a policy filters here"
+				}
+				return ""
+			},
+		})
+		waitFor(t, "attached at the start", func() bool { return w.attached() == "pod port" })
+		ip(t, node, "link add pod2 type veth peer name eth6")
+		waitFor(t, "attached to a new device", func() bool { return w.attached() == "pod pod2 port" })
+		ip(t, node, "link del pod2")
+		waitFor(t, "a device is gone", func() bool { return w.attached() == "pod port" && len(w.Devices()) == 3 })
+		// A device becomes an uplink.
+		mu.Lock()
+		uplinks = append(uplinks, "pod")
+		mu.Unlock()
+		waitFor(t, "an uplink is left", func() bool { return w.attached() == "port" })
+		log.mu.Lock()
+		if len(log.lines) != 1 || !strings.Contains(log.lines[0], "left") || !strings.Contains(log.lines[0], "a policy filters here") {
+			t.Errorf("log: %q", log.lines)
+		}
+		log.mu.Unlock()
+		stop()
+		expectClean(t, node, "port")
+	})
+}
+
+// expectClean fails if there is a filter, a qdisc or a tcx program on the device.
+func expectClean(t testing.TB, node *testns.Namespace, name string) {
+	t.Helper()
+	node.Do(func() {
+		device, err := net.InterfaceByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out := testns.Run(t, "tc", "qdisc", "show", "dev", name); strings.Contains(out, "clsact") {
+			t.Errorf("%s: %s", name, out)
+		}
+		other, attached, err := (&tcx{id: 1}).before(device.Index)
+		if err == nil && (attached || other != "") {
+			t.Errorf("%s: a tcx program is attached", name)
+		}
+	})
+}
+
+// Devices come and go, and no descriptor stays.
+func TestGoneDevicesLeaveNoDescriptor(t *testing.T) {
+	p, node := load(t), testns.New(t)
+	w, stop := watch(t, node, Config{Program: p.BPF()})
+	defer stop()
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := 0
+	for i := range 6 {
+		ip(t, node, fmt.Sprintf("link add pod%d type veth peer name peer%d", i, i))
+		waitFor(t, "attached", func() bool { return len(w.Devices()) == 2 && !strings.Contains(w.attached(), "none") && w.attached() != "" })
+		ip(t, node, fmt.Sprintf("link del pod%d", i))
+		waitFor(t, "gone", func() bool { return len(w.Devices()) == 0 })
+		if i == 0 {
+			before = count()
+		}
+	}
+	if after := count(); after > before {
+		t.Errorf("%d descriptors after five more devices, %d before", after, before)
+	}
+}
+
+// A pod's query is answered on its device, also where nobody listens.
+func TestAnswersAPod(t *testing.T) {
+	t.Parallel()
+	eachWay(t, func(t *testing.T, classic bool) {
+		p, node, pod := load(t), testns.New(t), testns.New(t)
+		ip(t, node, fmt.Sprintf("link add pod type veth peer name eth0 netns /proc/%d/fd/%d", os.Getpid(), pod.FD()),
+			"addr add 10.244.0.1/24 dev pod", "link set pod up")
+		ip(t, pod, "addr add 10.244.0.7/24 dev eth0", "link set eth0 up", "route add default via 10.244.0.1")
+		server := netip.MustParseAddrPort("10.96.0.10:53")
+		if err := p.Listen(server, 0, 1<<16-1); err != nil {
+			t.Fatal(err)
+		}
+		p.Open(0, time.Now().Add(time.Hour))
+		publish(t, p, "www.example.")
+		w, _ := watch(t, node, Config{Program: p.BPF(), Classic: classic})
+		waitFor(t, "attached", func() bool { return w.attached() == "pod" })
+		pod.Do(func() {
+			m := new(dns.Msg).SetQuestion("www.example.", dns.TypeA)
+			var reply *dns.Msg
+			testwait.Until(t, 10*time.Second, "an answer, when the link is up", func() (err error) {
+				reply, _, err = (&dns.Client{Timeout: time.Second}).Exchange(m, server.String())
+				return err
+			})
+			if len(reply.Answer) != 1 {
+				t.Errorf("reply %v", reply)
+			}
+		})
+	})
+}
+
+func publish(t testing.TB, p *kernel.Program, name string) {
+	t.Helper()
+	m := new(dns.Msg).SetQuestion(name, dns.TypeA)
+	m.Response = true
+	rr, err := dns.NewRR(name + " 30 IN A 192.0.2.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Answer = []dns.RR{rr}
+	a, err := wire.Pack(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := wire.AppendKey(nil, name, dns.TypeA, dns.ClassINET, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Table.Publish(&fastpath.Record{Key: key, Answer: a, Stored: time.Now(), TTL: 300, Serve: 300}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// filter adds a filter of somebody else.
+func (c *clsact) foreign(t testing.TB, index int, prio uint32, name string) {
+	t.Helper()
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := addQdisc(conn, index); err != nil {
+		t.Fatal(err)
+	}
+	options, err := encode(func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(attrFD, uint32(c.program.FD()))
+		ae.String(attrName, name)
+		ae.Uint32(attrFlags, actDirect)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := change(conn, unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, tcmsg(index, 1, ingress, prio<<16|0x0300), "bpf", options); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Filters of others stay as they are, also their qdisc, and one that runs before ours is
+// named. Those of dead instances go when this one answers.
+func TestFiltersOfOthers(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name     string
+		priority uint32
+		filter   string
+		problem  bool
+		stays    bool
+	}{
+		{"before ours", 1, "somebody", true, true},
+		{"behind ours", 50, "somebody", false, true},
+		{"at our priority", priority, "somebody", false, true},
+		{"a dead instance's", priority, filterName, false, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			p, node := load(t), testns.New(t)
+			ip(t, node, "link add pod type veth peer name eth0")
+			index := 0
+			list := func() (all []filter) {
+				node.Do(func() {
+					conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					if all, err = filters(conn, index, ingress); err != nil {
+						t.Error(err)
+					}
+				})
+				return all
+			}
+			node.Do(func() {
+				device, err := net.InterfaceByName("pod")
+				if err != nil {
+					t.Fatal(err)
+				}
+				index = device.Index
+				newClsact(p.BPF()).foreign(t, index, row.priority, row.filter)
+			})
+			w, stop := watch(t, node, Config{Program: p.BPF(), Classic: true, Uplinks: func() ([]string, error) { return []string{"eth0"}, nil }})
+			waitFor(t, "attached", func() bool { return len(list()) == 2 })
+			problem := func() bool { d := w.Devices(); return len(d) == 1 && d[0].Problem != "" }
+			if row.problem {
+				waitFor(t, "told of", problem)
+			} else if problem() {
+				t.Errorf("problem: %s", w.Devices()[0].Problem)
+			}
+			node.Do(w.Succeed)
+			want := 1
+			if row.stays {
+				want = 2
+			}
+			if got := len(list()); got != want {
+				t.Errorf("%d filters, want %d", got, want)
+			}
+			stop()
+			if got := len(list()); got != want-1 {
+				t.Errorf("%d filters after the end, want %d", got, want-1)
+			}
+		})
+	}
+}
+
+// A program that another one detaches is attached again.
+func TestAttachesAgain(t *testing.T) {
+	t.Parallel()
+	p, node := load(t), testns.New(t)
+	ip(t, node, "link add pod type veth peer name eth0")
+	log := &logged{}
+	w, _ := watch(t, node, Config{Program: p.BPF(), Classic: true, Log: log, Uplinks: func() ([]string, error) { return []string{"eth0"}, nil }})
+	waitFor(t, "attached", func() bool { return w.attached() == "pod" })
+	node.Do(func() { testns.Run(t, "tc", "qdisc", "del", "dev", "pod", "clsact") })
+	waitFor(t, "attached again", func() bool {
+		var out string
+		node.Do(func() { out = testns.Run(t, "tc", "filter", "show", "dev", "pod", "ingress") })
+		return strings.Contains(out, filterName)
+	})
+}
+
+// Of two instances the newer runs first, and the older goes on when the newer ends.
+func TestTwoInstances(t *testing.T) {
+	t.Parallel()
+	older, newer, node := load(t), load(t), testns.New(t)
+	ip(t, node, "link add pod type veth peer name eth0")
+	uplinks := func() ([]string, error) { return []string{"eth0"}, nil }
+	one, _ := watch(t, node, Config{Program: older.BPF(), Uplinks: uplinks})
+	waitFor(t, "the older is attached", func() bool { return one.attached() == "pod" })
+	two, stop := watch(t, node, Config{Program: newer.BPF(), Uplinks: uplinks})
+	waitFor(t, "the newer is attached", func() bool { return two.attached() == "pod" })
+	first := func(p *ebpf.Program) (is bool) {
+		node.Do(func() {
+			other, attached, err := (&tcx{program: p}).before(two.Devices()[0].Index)
+			is = err == nil && attached && other == ""
+		})
+		return is
+	}
+	if !first(newer.BPF()) {
+		t.Error("the newer program does not run first")
+	}
+	stop()
+	other, attached := "", false
+	node.Do(func() { other, attached, _ = (&tcx{program: older.BPF()}).before(one.Devices()[0].Index) })
+	if !attached || other != "" {
+		t.Errorf("the older program: attached %t, behind %q", attached, other)
+	}
+}

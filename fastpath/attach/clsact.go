@@ -1,0 +1,247 @@
+package attach
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Numbers of linux/pkt_sched.h and linux/pkt_cls.h.
+const (
+	clsactHandle = 0xffff0000
+	clsactParent = 0xfffffff1 // TC_H_CLSACT
+	ingress      = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
+	egress       = 0xfffffff3
+
+	attrKind    = 1 // TCA_KIND
+	attrOptions = 2 // TCA_OPTIONS
+	attrFD      = 6 // TCA_BPF_FD
+	attrName    = 7 // TCA_BPF_NAME
+	attrFlags   = 8 // TCA_BPF_FLAGS
+	actDirect   = 1 // TCA_BPF_FLAG_ACT_DIRECT
+
+	tcmsgLen = 20
+)
+
+const (
+	// priority is that of our filters. Filters of lower priorities run before.
+	priority = 7
+	// filterName is the name of our filters, by which instances know each other's.
+	filterName = "trackless-answer"
+)
+
+// clsact attaches with a filter of the qdisc clsact (Linux 4.5). The filter stays when
+// the process is killed, and has to be removed.
+type clsact struct {
+	program *ebpf.Program
+	handle  uint32 // of our filters: another instance has another
+}
+
+func newClsact(p *ebpf.Program) *clsact { return &clsact{program: p, handle: rand.Uint32() | 1} }
+
+func (*clsact) name() string { return "clsact" }
+
+func (c *clsact) attach(index int) (func() error, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	made, err := addQdisc(conn, index)
+	if err != nil {
+		return nil, fmt.Errorf("add the qdisc clsact: %w", err)
+	}
+	options, err := encode(func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(attrFD, uint32(c.program.FD()))
+		ae.String(attrName, filterName)
+		ae.Uint32(attrFlags, actDirect)
+	})
+	if err == nil {
+		err = change(conn, unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, tcmsg(index, c.handle, ingress, filterInfo), "bpf", options)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("add a filter: %w", err), removeQdisc(conn, index, made))
+	}
+	return func() error { return c.remove(index, made) }, nil
+}
+
+// filterInfo is the priority and the protocol ETH_P_ALL, which is in network order.
+const filterInfo = priority<<16 | 0x0300
+
+func (c *clsact) remove(index int, made bool) error {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	err = change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, c.handle, ingress, filterInfo), "bpf", nil)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		err = nil // with the device or its qdisc it is gone already
+	}
+	return errors.Join(err, removeQdisc(conn, index, made))
+}
+
+// addQdisc adds the qdisc, and reports whether there was none.
+func addQdisc(conn *netlink.Conn, index int) (made bool, err error) {
+	err = change(conn, unix.RTM_NEWQDISC, netlink.Create|netlink.Excl, tcmsg(index, clsactHandle, clsactParent, 0), "clsact", nil)
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// removeQdisc removes a qdisc that we made, unless others have put filters there.
+func removeQdisc(conn *netlink.Conn, index int, made bool) error {
+	if !made {
+		return nil
+	}
+	for _, parent := range []uint32{ingress, egress} {
+		others, err := filters(conn, index, parent)
+		if err != nil || len(others) > 0 {
+			return ignoreGone(err)
+		}
+	}
+	return ignoreGone(change(conn, unix.RTM_DELQDISC, 0, tcmsg(index, clsactHandle, clsactParent, 0), "clsact", nil))
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	return err
+}
+
+// filter is a filter that is attached.
+type filter struct {
+	handle, priority uint32
+	kind, name       string
+}
+
+func (f filter) isOurs() bool { return f.kind == "bpf" && f.name == filterName }
+
+func (c *clsact) before(index int) (other string, attached bool, err error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return "", false, err
+	}
+	defer conn.Close()
+	all, err := filters(conn, index, ingress)
+	if err != nil {
+		return "", false, err
+	}
+	for _, f := range all {
+		attached = attached || f.isOurs() && f.handle == c.handle
+		if !f.isOurs() && f.priority < priority {
+			other = fmt.Sprintf("the %s filter of priority %d runs before ours, and may end the way of a query", f.kind, f.priority)
+		}
+	}
+	return other, attached, nil
+}
+
+func (c *clsact) succeed(index int) error {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	all, err := filters(conn, index, ingress)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	for _, f := range all {
+		if !f.isOurs() || f.handle == c.handle {
+			continue
+		}
+		info := f.priority<<16 | 0x0300
+		if err := ignoreGone(change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, f.handle, ingress, info), "bpf", nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// filters lists the filters of a device.
+func filters(conn *netlink.Conn, index int, parent uint32) (all []filter, err error) {
+	messages, err := conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.RTM_GETTFILTER, Flags: netlink.Request | netlink.Dump},
+		Data:   tcmsg(index, 0, parent, 0),
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range messages {
+		f, err := parseFilter(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		if f.handle != 0 { // 0: the head of a priority
+			all = append(all, f)
+		}
+	}
+	return all, nil
+}
+
+func parseFilter(b []byte) (f filter, err error) {
+	if len(b) < tcmsgLen {
+		return f, errors.New("a filter message is too short")
+	}
+	f.handle, f.priority = nativeUint32(b[8:]), nativeUint32(b[16:])>>16
+	ad, err := netlink.NewAttributeDecoder(b[tcmsgLen:])
+	if err != nil {
+		return f, err
+	}
+	for ad.Next() {
+		switch ad.Type() {
+		case attrKind:
+			f.kind = ad.String()
+		case attrOptions:
+			ad.Nested(func(options *netlink.AttributeDecoder) error {
+				for options.Next() {
+					if options.Type() == attrName && f.kind == "bpf" {
+						f.name, _, _ = strings.Cut(options.String(), ":")
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return f, ad.Err()
+}
+
+// tcmsg is struct tcmsg of linux/rtnetlink.h.
+func tcmsg(index int, handle, parent, info uint32) []byte {
+	b := make([]byte, 4, tcmsgLen)
+	for _, n := range []uint32{uint32(index), handle, parent, info} {
+		b = binary.NativeEndian.AppendUint32(b, n)
+	}
+	return b
+}
+
+func change(conn *netlink.Conn, kind netlink.HeaderType, flags netlink.HeaderFlags, head []byte, name string, options []byte) error {
+	attributes, err := encode(func(ae *netlink.AttributeEncoder) {
+		ae.String(attrKind, name)
+		if options != nil {
+			ae.Bytes(unix.NLA_F_NESTED|attrOptions, options)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	_, err = conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: kind, Flags: netlink.Request | netlink.Acknowledge | flags},
+		Data:   append(head, attributes...),
+	})
+	return err
+}
+
+func encode(fill func(*netlink.AttributeEncoder)) ([]byte, error) {
+	ae := netlink.NewAttributeEncoder()
+	fill(ae)
+	return ae.Encode()
+}

@@ -1,0 +1,311 @@
+package attach
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/logger"
+)
+
+// Config configures a Watcher. All fields but Classic are required.
+type Config struct {
+	Program *ebpf.Program
+	// Uplinks returns the names of the devices that lead to the rest of the world.
+	Uplinks func() ([]string, error)
+	// Leave returns why a device is left alone, or the empty string. It is asked at each
+	// sync too: rules that it reads may change.
+	Leave func(name string, index int) string
+	Log   logger.Logger
+	// Classic attaches with clsact although the kernel has tcx.
+	Classic bool
+}
+
+// A Watcher attaches the program to devices. Run does all work.
+type Watcher struct {
+	config Config
+	how    attacher
+
+	mu      sync.Mutex
+	devices map[int]*Device
+	uplinks []string
+}
+
+// A Device is one behind which a pod may be.
+type Device struct {
+	Name  string
+	Index int
+	// Attached is how the program is attached: "tcx" or "clsact"; empty if it is not.
+	Attached string
+	// Problem is why the program is not attached, or does not see all queries.
+	Problem string
+
+	master int
+	remove func() error // detaches
+}
+
+// attacher is a way to attach.
+type attacher interface {
+	name() string
+	// attach attaches the program to the device and returns what detaches it.
+	attach(index int) (remove func() error, err error)
+	// before returns which other program keeps ours from running on the device, or the
+	// empty string, and whether ours is attached at all.
+	before(index int) (other string, attached bool, err error)
+	// succeed removes what dead instances left on the device.
+	succeed(index int) error
+}
+
+// syncEvery is how often all devices are compared with what is attached: changes of
+// routes and of devices are announced, those of rules and other programs are not.
+const syncEvery = time.Second
+
+// New returns a Watcher that has attached nothing.
+func New(c Config) *Watcher {
+	w := &Watcher{config: c, devices: map[int]*Device{}, how: &tcx{program: c.Program}}
+	if c.Classic {
+		w.how = newClsact(c.Program)
+	}
+	return w
+}
+
+// Devices returns the devices of pods, by name.
+func (w *Watcher) Devices() []Device {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []Device
+	for _, d := range w.devices {
+		out = append(out, *d)
+	}
+	slices.SortFunc(out, func(a, b Device) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// Succeed removes filters that other instances of this program left on the devices. It is
+// called when this one answers: an instance that is about to stop needs them no more.
+func (w *Watcher) Succeed() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.devices {
+		if d.Attached == "" {
+			continue
+		}
+		if err := w.how.succeed(d.Index); err != nil {
+			w.config.Log.Warningf("%s: a filter of another instance stays beside ours: %v", d.Name, err)
+		}
+	}
+}
+
+// Run attaches and follows the devices of this network namespace until the context ends.
+// Then it detaches. It must run on a thread of that namespace.
+func (w *Watcher) Run(ctx context.Context) error {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
+		Groups: 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1),
+	})
+	if err != nil {
+		return fmt.Errorf("follow the devices of pods: %w", err)
+	}
+	defer conn.Close()
+	defer w.detachAll()
+	// A deadline in the past ends a wait.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	due := time.Now()
+	for ctx.Err() == nil {
+		if !time.Now().Before(due) {
+			if err := w.sync(); err != nil {
+				w.config.Log.Warningf("new pods are asked by CoreDNS alone until the next try in %s: %v", syncEvery, err)
+			}
+			due = time.Now().Add(syncEvery)
+		}
+		if err := conn.SetReadDeadline(due); err != nil {
+			return fmt.Errorf("follow the devices of pods: %w", err)
+		}
+		if ctx.Err() != nil {
+			break // the end may have come before this deadline
+		}
+		messages, err := conn.Receive()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case err != nil: // ENOBUFS: announcements were lost
+			due = time.Now()
+			continue
+		}
+		if w.announced(messages) {
+			due = time.Now()
+		}
+	}
+	return nil
+}
+
+// announced follows what the kernel has announced. It reports whether a sync is due.
+func (w *Watcher) announced(messages []netlink.Message) (sync bool) {
+	for _, m := range messages {
+		switch m.Header.Type {
+		case unix.RTM_NEWLINK:
+			if l, ok := parseLink(m.Data); ok {
+				w.appeared(l)
+			}
+		case unix.RTM_DELLINK:
+			if l, ok := parseLink(m.Data); ok {
+				w.gone(l.index)
+			}
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			sync = sync || isDefaultRoute(m.Data)
+		}
+	}
+	return sync
+}
+
+// sync compares all devices with what is attached.
+func (w *Watcher) sync() error {
+	uplinks, err := w.config.Uplinks()
+	if err != nil {
+		return err
+	}
+	links, err := listLinks()
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	w.uplinks = uplinks
+	w.mu.Unlock()
+	present := map[int]bool{}
+	for _, l := range links {
+		present[l.index] = true
+		w.appeared(l)
+	}
+	for _, d := range w.Devices() {
+		if !present[d.Index] {
+			w.gone(d.Index)
+		} else {
+			w.compare(d.Index)
+		}
+	}
+	return nil
+}
+
+// appeared attaches to a device, or detaches from one that is no pod's any more.
+func (w *Watcher) appeared(l device) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.devices[l.index]
+	if l.kind != "veth" || slices.Contains(w.uplinks, l.name) || w.isUplink(l.master) {
+		if d != nil {
+			w.detach(d)
+			delete(w.devices, l.index)
+		}
+		return
+	}
+	if d == nil {
+		d = &Device{Index: l.index}
+		w.devices[l.index] = d
+	}
+	d.Name, d.master = l.name, l.master
+	why := w.config.Leave(d.Name, d.Index)
+	switch {
+	case why != "":
+		w.detach(d)
+		w.problem(d, why)
+	case d.Attached == "":
+		w.attach(d)
+	}
+}
+
+// isUplink reports whether a bridge or bond leads to the rest of the world. Its ports are
+// left alone then: one of them is the way there.
+func (w *Watcher) isUplink(master int) bool {
+	if master == 0 {
+		return false
+	}
+	name, err := linkName(master)
+	return err != nil || slices.Contains(w.uplinks, name)
+}
+
+func (w *Watcher) attach(d *Device) {
+	remove, err := w.how.attach(d.Index)
+	if errors.Is(err, ebpf.ErrNotSupported) && w.how.name() == "tcx" {
+		w.how = newClsact(w.config.Program)
+		remove, err = w.how.attach(d.Index)
+	}
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return // it is gone already
+	case err != nil:
+		w.problem(d, fmt.Sprintf("attach with %s: %v", w.how.name(), err))
+		return
+	}
+	d.Attached, d.remove = w.how.name(), remove
+	w.problem(d, "")
+}
+
+// problem notes and logs why queries by a device are left to CoreDNS, when that changes.
+func (w *Watcher) problem(d *Device, why string) {
+	if d.Problem == why {
+		return
+	}
+	if d.Problem = why; why != "" {
+		w.config.Log.Warningf("%s: the kernel answers no queries here, CoreDNS does: %s", d.Name, why)
+	}
+}
+
+// compare finds out whether another program keeps ours from running on a device.
+func (w *Watcher) compare(index int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.devices[index]
+	if d == nil || d.Attached == "" {
+		return
+	}
+	other, attached, err := w.how.before(index)
+	switch {
+	case err != nil: // the device is gone, or the kernel does not tell
+	case !attached:
+		w.detach(d)
+		w.problem(d, "another program has detached ours; it is attached again now")
+		w.attach(d)
+	default:
+		w.problem(d, other)
+	}
+}
+
+func (w *Watcher) gone(index int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if d := w.devices[index]; d != nil {
+		w.detach(d)
+		delete(w.devices, index)
+	}
+}
+
+// detach detaches from a device. With the device the program is gone already, but not
+// the descriptor of its link.
+func (w *Watcher) detach(d *Device) {
+	if d.remove == nil {
+		return
+	}
+	if err := d.remove(); err != nil && !errors.Is(err, unix.ENODEV) {
+		w.config.Log.Warningf("%s: the program stays attached, and answers nothing: %v", d.Name, err)
+	}
+	d.Attached, d.remove = "", nil
+}
+
+func (w *Watcher) detachAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, index := range slices.Sorted(maps.Keys(w.devices)) {
+		w.detach(w.devices[index])
+	}
+	clear(w.devices)
+}

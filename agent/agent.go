@@ -171,6 +171,25 @@ func (p *Agent) Covers(a netip.Addr) bool {
 	return k != nil && k.Untracks(a)
 }
 
+// Listening returns the endpoints of the load in force for queries over UDP.
+func (p *Agent) Listening() []iptables.Endpoint {
+	load := p.serving.Load()
+	if load == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(load.Plan.Listen), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
+}
+
+// Uplinks returns the devices that lead to the rest of the world: those that routes tell,
+// and those that the load in force names.
+func (p *Agent) Uplinks() ([]string, error) {
+	names, err := devices.Uplinks()
+	if load := p.serving.Load(); load != nil {
+		names = append(names, load.Plan.Uplinks...)
+	}
+	return names, err
+}
+
 // Start applies a load. It runs before the listeners of its Corefile open.
 func (p *Agent) Start(load *Load) error {
 	p.mu.Lock()
@@ -268,17 +287,18 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 	return nil
 }
 
-// JoinGate tells a fast path, until the end of the process, until when the lease of each
-// listen address is held: only until then it may answer there. door runs under locks:
-// it must not wait, nor do I/O.
-func (p *Agent) JoinGate(door func(a netip.Addr, until time.Time)) {
+// JoinGate tells a fast path, until it leaves, until when the lease of each listen address
+// is held: only until then it may answer there. tell runs under locks: it must not wait,
+// nor do I/O.
+func (p *Agent) JoinGate(tell func(a netip.Addr, until time.Time)) (leave func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.gate.Join(door)
+	leave = p.gate.Join(tell)
 	p.gated = true
 	if k := p.reconciler.Load(); k != nil {
 		k.OnLeases(p.gate.Held)
 	}
+	return leave
 }
 
 // served counts the queries that a stop must wait for.

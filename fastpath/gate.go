@@ -12,17 +12,29 @@ import (
 type Gate struct {
 	mu     sync.Mutex
 	leases map[netip.Addr]time.Time
-	doors  []func(netip.Addr, time.Time)
+	doors  map[*door]struct{}
 }
 
-// Join adds a fast path. door tells it until when it may answer at an address; a time
-// that has passed closes it. door runs under locks: it must not wait, nor do I/O.
-func (g *Gate) Join(door func(a netip.Addr, until time.Time)) {
+type door struct{ tell func(netip.Addr, time.Time) }
+
+// Join adds a fast path, and leave removes it. tell tells it until when it may answer at
+// an address; a time that has passed closes it. tell runs under locks: it must not wait,
+// nor do I/O.
+func (g *Gate) Join(tell func(a netip.Addr, until time.Time)) (leave func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.doors = append(g.doors, door)
+	if g.doors == nil {
+		g.doors = map[*door]struct{}{}
+	}
+	d := &door{tell}
+	g.doors[d] = struct{}{}
 	for a, until := range g.leases {
-		door(a, until)
+		tell(a, until)
+	}
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.doors, d)
 	}
 }
 
@@ -48,7 +60,7 @@ func (g *Gate) Held(leases map[netip.Addr]time.Time) {
 func (g *Gate) Close() { g.Held(nil) }
 
 func (g *Gate) tell(a netip.Addr, until time.Time) {
-	for _, door := range g.doors {
-		door(a, until)
+	for d := range g.doors {
+		d.tell(a, until)
 	}
 }

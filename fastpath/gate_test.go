@@ -13,7 +13,7 @@ func TestGate(t *testing.T) {
 	var g Gate
 	told := map[netip.Addr]time.Time{}
 	door := func(a netip.Addr, until time.Time) { told[a] = until }
-	g.Join(door)
+	leave := g.Join(door)
 	for _, step := range []struct {
 		name string
 		do   func()
@@ -22,6 +22,8 @@ func TestGate(t *testing.T) {
 		{"both are held", func() { g.Held(map[netip.Addr]time.Time{a: one, b: one}) }, map[netip.Addr]time.Time{a: one, b: one}},
 		{"one is renewed", func() { g.Held(map[netip.Addr]time.Time{a: two, b: one}) }, map[netip.Addr]time.Time{a: two}},
 		{"one is lost", func() { g.Held(map[netip.Addr]time.Time{a: two}) }, map[netip.Addr]time.Time{b: {}}},
+		{"a fast path leaves", func() { leave(); g.Held(map[netip.Addr]time.Time{a: one}) }, map[netip.Addr]time.Time{}},
+		{"held without one", func() { g.Held(map[netip.Addr]time.Time{a: two}) }, map[netip.Addr]time.Time{}},
 		{"a fast path joins late", func() { g.Join(door) }, map[netip.Addr]time.Time{a: two}},
 		{"closed", g.Close, map[netip.Addr]time.Time{a: {}}},
 		{"closed again", g.Close, map[netip.Addr]time.Time{}},

@@ -14,8 +14,8 @@ type Chain struct {
 	// Count is how many handlers were put above the cache. Another plugin may put a
 	// handler there that has no directive and is not among Above.
 	Count int
-	// Cached tells that the block has a cache.
-	Cached bool
+	// Cached and Leased tell that the block has the directives cache and notrack.
+	Cached, Leased bool
 	// Filtered tells that the block answers only some queries for its zones.
 	Filtered bool
 	// KeepTTL tells that the cache answers with the TTL that an answer had first.
@@ -55,6 +55,8 @@ func Decide(c Chain) Policy {
 	switch {
 	case !c.Cached:
 		p.Reason = "the block has no cache"
+	case !c.Leased:
+		p.Reason = "the block has no notrack, so no lease tells that it answers"
 	case c.KeepTTL:
 		p.Reason = "cache has the option keepttl"
 	case c.Filtered:

@@ -8,7 +8,7 @@ import (
 func TestPolicy(t *testing.T) {
 	above := []string{"cancel", "nsid", "bufsize", "notrack", "prometheus", "errors", "local", "any"}
 	with := func(change func(*Chain)) Chain {
-		c := Chain{Above: above, Count: len(above), Cached: true}
+		c := Chain{Above: above, Count: len(above), Cached: true, Leased: true}
 		change(&c)
 		return c
 	}
@@ -18,6 +18,7 @@ func TestPolicy(t *testing.T) {
 	}{
 		"known handlers": {with(func(*Chain) {}), ""},
 		"no cache":       {with(func(c *Chain) { c.Cached = false }), "the block has no cache"},
+		"no notrack":     {with(func(c *Chain) { c.Leased = false }), "the block has no notrack, so no lease tells that it answers"},
 		"keepttl":        {with(func(c *Chain) { c.KeepTTL = true }), "cache has the option keepttl"},
 		"view":           {with(func(c *Chain) { c.Filtered = true }), "the block answers only some queries for its zones (view)"},
 		"unknown":        {with(func(c *Chain) { c.Above, c.Count = slices.Concat(above, []string{"novel"}), 9 }), "novel must see every query"},
@@ -34,10 +35,10 @@ func TestPolicy(t *testing.T) {
 }
 
 func TestPolicyReplicates(t *testing.T) {
-	if p := Decide(Chain{Above: []string{"bufsize", "prometheus"}, Count: 2, Cached: true, BufSize: 1232}); p.Size != 1232 || !p.Counted {
+	if p := Decide(Chain{Above: []string{"bufsize", "prometheus"}, Count: 2, Cached: true, Leased: true, BufSize: 1232}); p.Size != 1232 || !p.Counted {
 		t.Errorf("with bufsize and prometheus: %+v", p)
 	}
-	if p := Decide(Chain{Cached: true}); p.Size != 65535 || p.Counted {
+	if p := Decide(Chain{Cached: true, Leased: true}); p.Size != 65535 || p.Counted {
 		t.Errorf("without: %+v", p)
 	}
 }

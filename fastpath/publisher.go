@@ -29,6 +29,7 @@ type Publisher struct {
 	queue      chan announcement
 
 	mu        sync.Mutex // held while the sink changes
+	ended     bool       // the sink may be gone
 	listeners []netip.AddrPort
 	wanted    map[netip.AddrPort]uint8
 }
@@ -144,8 +145,25 @@ func (a *Announcer) Close() {
 		return
 	}
 	p := a.publisher
-	p.locked(p.sink.Clear)
+	p.locked(p.clear)
 	p.accountant.retire(a)
+}
+
+// clear withdraws all answers. The lock is held.
+func (p *Publisher) clear() {
+	if !p.ended {
+		p.sink.Clear()
+	}
+}
+
+// Len returns the number of answers that the fast path has.
+func (p *Publisher) Len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return 0
+	}
+	return p.sink.Len()
 }
 
 func (p *Publisher) locked(f func()) {
@@ -159,14 +177,21 @@ func (p *Publisher) locked(f func()) {
 func (p *Publisher) withdraw(key wire.Key) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
 	for n := range p.listeners {
 		p.sink.Withdraw(uint8(n), key)
 	}
 }
 
-// Run publishes what is announced, until the context ends. Then it withdraws all.
+// Run publishes what is announced, until the context ends. Then it withdraws all, and
+// does not use the sink any more.
 func (p *Publisher) Run(ctx context.Context) {
-	defer p.locked(p.sink.Clear)
+	defer p.locked(func() {
+		p.clear()
+		p.ended = true
+	})
 	for {
 		select {
 		case <-ctx.Done():
@@ -198,7 +223,7 @@ func (p *Publisher) try(a *announcement) (err error) {
 	block.Engine.Announce(key, time.Now(), func(found *engine.Announced) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if a.announcer.closed.Load() {
+		if a.announcer.closed.Load() || p.ended {
 			return
 		}
 		query := queryHead + len(key.Name()) + queryTail

@@ -47,7 +47,8 @@ func (m *memory) Withdraw(listener uint8, key wire.Key) bool {
 	return there
 }
 
-func (m *memory) Clear() { clear(m.records) }
+func (m *memory) Clear()   { clear(m.records) }
+func (m *memory) Len() int { return len(m.records) }
 
 func (m *memory) MakeRoom(locked func(func())) error {
 	locked(func() { m.room, m.rooms = 1000, m.rooms+1 })
@@ -246,6 +247,30 @@ func TestNoOlderAnswerWhileAnswersChange(t *testing.T) {
 	if older.Load() > 0 || seen.Load() == 0 {
 		t.Errorf("%d older answers of %d that were published", older.Load(), seen.Load())
 	}
+}
+
+// A cache outlives the fast path. Its changes must not touch a sink that may be gone.
+func TestTheEndOfAPublisher(t *testing.T) {
+	m := &memory{records: map[string]Record{}, room: 10}
+	p, a, e, stop := publishing(t, m)
+	key := keyOf(t, "a.example.", 0)
+	put(e, key, 1)
+	early := announcement{announcer: a, size: uint8(len(key))}
+	copy(early.key[:], key)
+	if err := p.try(&early); err != nil || p.Len() != 1 {
+		t.Fatalf("%d answers: %v", p.Len(), err)
+	}
+	stop()
+	if len(m.records) != 0 {
+		t.Error("answers are left")
+	}
+	p.sink = nil // a use panics
+	put(e, key, 2)
+	if err := p.try(&early); err != nil || p.Len() != 0 {
+		t.Errorf("%d answers: %v", p.Len(), err)
+	}
+	put(e, key, 3)
+	a.Close()
 }
 
 func TestListenersKeepTheirNumbers(t *testing.T) {

@@ -47,6 +47,8 @@ type Sink interface {
 	Withdraw(listener uint8, key wire.Key) bool
 	// Clear withdraws all records.
 	Clear()
+	// Len returns the number of records.
+	Len() int
 	// MakeRoom makes room for records after ErrNoRoom. It waits until none of the
 	// memory can still be read, calls locked to run the rest, and withdraws old
 	// records then.

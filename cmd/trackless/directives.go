@@ -39,6 +39,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	_ "github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
+	"github.com/trackless-dns/trackless/plugin/fastpath"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 	_ "github.com/trackless-dns/trackless/plugin/podmetrics"
 	"github.com/trackless-dns/trackless/plugin/searchpath"
@@ -75,6 +76,7 @@ var directives = []string{
 	"autopath",
 	"acl",
 	"searchpath", // above the cache, which has the denials of a search path
+	"fastpath",
 	"cache",
 	// notrack_checkpoint: the second handler of notrack, see init
 	"header",
@@ -91,8 +93,11 @@ var directives = []string{
 }
 
 // A block with notrack has a handler of it here as well: what reaches it is a miss, or
-// a check that came through the cache.
-func init() { notrack.CheckpointBelow("cache") }
+// a check that came through the cache. Fast paths need a cache that has started.
+func init() {
+	notrack.CheckpointBelow("cache")
+	fastpath.StartAfter("cache")
+}
 
 // The control socket tells how many queries are those of search paths.
 func init() {

@@ -202,7 +202,9 @@ func TestGoneDevicesLeaveNoDescriptor(t *testing.T) {
 	before := 0
 	for i := range 6 {
 		ip(t, node, fmt.Sprintf("link add pod%d type veth peer name peer%d", i, i))
-		waitFor(t, "attached", func() bool { return len(w.Devices()) == 2 && !strings.Contains(w.attached(), "none") && w.attached() != "" })
+		waitFor(t, "attached", func() bool {
+			return len(w.Devices()) == 2 && !strings.Contains(w.attached(), "none") && w.attached() != ""
+		})
 		ip(t, node, fmt.Sprintf("link del pod%d", i))
 		waitFor(t, "gone", func() bool { return len(w.Devices()) == 0 })
 		if i == 0 {

@@ -454,7 +454,7 @@ func TestHitsAreCounted(t *testing.T) {
 	if got, err := p.Hits(77); err != nil || got != want {
 		t.Errorf("hits %v, want %v (%v)", got, want, err)
 	}
-	if err := flows.Wait(); err != nil {
+	if err := flows.Wait(time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	var seen []Flow

@@ -59,13 +59,40 @@ func Load(size int) (*Program, error) {
 	spec.Maps["buckets"].MaxEntries = units / unitsPerBucket
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
-		return nil, fmt.Errorf("load the kernel program: %w", err)
+		return nil, explain(err)
 	}
 	p := &Program{collection: collection}
 	if err := p.mapTable(units); err != nil {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// capBPF is CAP_BPF of linux/capability.h.
+const capBPF = 39
+
+// explain says why the program was not loaded. The library takes a system call that
+// seccomp refuses for a lack of locked memory.
+func explain(err error) error {
+	switch have, known := capabilities(); {
+	case errors.Is(err, unix.EPERM) && known && have&(1<<capBPF|1<<unix.CAP_SYS_ADMIN) == 0:
+		return errors.New("load the kernel program: the process lacks CAP_BPF; add BPF to the container's capabilities")
+	case errors.Is(err, unix.EPERM) && known && have&(1<<unix.CAP_NET_ADMIN) == 0:
+		return errors.New("load the kernel program: the process lacks CAP_NET_ADMIN; add NET_ADMIN to the container's capabilities")
+	case errors.Is(err, unix.ENOMEM):
+		return errors.New("load the kernel program: its tables do not fit into the memory limit of the container; raise the limit, or give kernel a smaller SIZE")
+	}
+	return fmt.Errorf("load the kernel program: %w", err)
+}
+
+// capabilities returns the effective capabilities of this thread.
+func capabilities() (have uint64, known bool) {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return 0, false
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), true
 }
 
 func (p *Program) mapTable(units uint32) (err error) {
@@ -152,10 +179,7 @@ func now() uint64 {
 // monotonic is a time on that clock.
 func monotonic(t time.Time) uint64 { return now() - uint64(time.Since(t)) }
 
-// Variant tells hits of one class apart.
-type Variant struct{ EDNS, IPv6 bool }
-
-// Hits returns how many queries of each variant were answered in the class so far.
+// Hits implements [fastpath.Meter].
 func (p *Program) Hits(class uint16) (n [variants]uint64, err error) {
 	for v := range n {
 		if n[v], err = p.count(firstClass + uint32(class)*variants + uint32(v)); err != nil {
@@ -164,9 +188,6 @@ func (p *Program) Hits(class uint16) (n [variants]uint64, err error) {
 	}
 	return n, nil
 }
-
-// VariantOf is the variant at an index of Hits.
-func VariantOf(i int) Variant { return Variant{EDNS: i&1 != 0, IPv6: i&2 != 0} }
 
 // Passes are the reasons for which a query to a listen address was passed on to the
 // server, as labels of a metric, in the order of bpf/answer.c.
@@ -208,9 +229,10 @@ type Flows struct {
 	rec ringbuf.Record
 }
 
-// Wait returns when there are flows, or an error after Close.
-func (f *Flows) Wait() error {
-	f.r.SetDeadline(time.Time{})
+// Wait returns when there are flows, or an error after Close, or os.ErrDeadlineExceeded at
+// the time until. Zero: it waits without end.
+func (f *Flows) Wait(until time.Time) error {
+	f.r.SetDeadline(until)
 	return f.r.ReadInto(&f.rec)
 }
 

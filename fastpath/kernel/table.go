@@ -57,7 +57,7 @@ func newTable(seed uint64, buckets, units []byte, wait func() error) *Table {
 // there.
 func (t *Table) start(segment int) uint32 { return max(uint32(segment)*t.size, 1) }
 
-// Len returns the number of records.
+// Len implements [fastpath.Sink].
 func (t *Table) Len() int { return t.used }
 
 // Publish implements [fastpath.Sink].

@@ -29,10 +29,7 @@ const (
 
 // exceptions break a limit today. Each line is a breach as the test writes it,
 // without its number. One that is no longer needed fails the test.
-var exceptions = []string{
-	"unused fastpath/attach",
-	"unused fastpath/kernel", // until a directive attaches it
-}
+var exceptions []string
 
 // forTests are packages outside of test/ that only tests use. They may import
 // testing; no program may contain them.

@@ -191,7 +191,9 @@ type search struct {
 	sets  map[chainID][]nfnl.Element
 	// filtered are the rules of chains that match one kind of packet.
 	filtered map[relevantKey][]nfnl.Rule
-	found    map[foundKey]*foundRule
+	// ends reports whether a chain that may end so is looked for.
+	ends  func(verdicts) bool
+	found map[foundKey]*foundRule
 }
 
 func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, nfnl.Rule) bool) *search {

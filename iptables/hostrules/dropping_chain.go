@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -87,17 +88,13 @@ func DroppingChains(cfg Config, endpoints []iptables.Endpoint, devices []Device)
 		return nil, err
 	}
 	defer conn.Close()
-	s := newSearch(conn, evaluator.MayMatch(probesOf(endpoints, devices)))
-	chains, err := nfnl.ActiveChains(cfg, conn)
-	if err != nil && !nfnl.IsAbsent(err) {
-		return nil, nfnl.Explain("list chains", err)
-	}
-	others, err := s.addLegacy(cfg)
+	s, chains, err := searchAll(cfg, conn, endpoints, devices)
 	if err != nil {
 		return nil, err
 	}
+	s.ends = func(v verdicts) bool { return v == mayDrop }
 	var out []DroppingChain
-	for _, c := range append(chains, others...) {
+	for _, c := range chains {
 		hook, passed := passedUntracked(c)
 		if !passed {
 			continue
@@ -113,6 +110,18 @@ func DroppingChains(cfg Config, endpoints []iptables.Endpoint, devices []Device)
 			cmp.Compare(a.Priority, b.Priority), cmp.Compare(a.Table, b.Table), cmp.Compare(a.Family, b.Family))
 	})
 	return out, nil
+}
+
+// searchAll returns a search for DNS of the devices, and the base chains of nf_tables and
+// of iptables-legacy.
+func searchAll(cfg Config, conn *netlink.Conn, endpoints []iptables.Endpoint, devices []Device) (*search, []nfnl.BaseChain, error) {
+	s := newSearch(conn, evaluator.MayMatch(probesOf(endpoints, devices)))
+	chains, err := nfnl.ActiveChains(cfg, conn)
+	if err != nil && !nfnl.IsAbsent(err) {
+		return nil, nil, nfnl.Explain("list chains", err)
+	}
+	others, err := s.addLegacy(cfg)
+	return s, append(chains, others...), err
 }
 
 // passedUntracked returns the hook of a base chain, and whether DNS passes it after it
@@ -198,8 +207,8 @@ func (d Device) clientsOf(f iptables.Family) []netip.Addr {
 	return clients
 }
 
-// dropped returns the rule of the chain that certainly drops packets between a device and
-// us, for at least one of the clients; empty if there is none.
+// dropped returns the rule of the chain that drops packets between a device and us, for at
+// least one of the clients, as s.ends tells; empty if there is none.
 func (s *search) dropped(c nfnl.BaseChain, p evaluator.Probe, device Device) (string, error) {
 	lo := device.Name == "lo"
 	arrives := c.Hook == nfnl.HookPrerouting || c.Hook == nfnl.HookInput
@@ -221,7 +230,7 @@ func (s *search) dropped(c nfnl.BaseChain, p evaluator.Probe, device Device) (st
 		switch v, err := run.base(c); {
 		case err != nil:
 			return "", err
-		case v != mayDrop:
+		case !s.ends(v):
 		case run.drop.chain != c.Name:
 			return run.drop.chain + ": " + run.drop.text, nil
 		default:

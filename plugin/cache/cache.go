@@ -21,11 +21,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 
+	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
@@ -84,7 +86,8 @@ type Cache struct {
 	instance  *perInstance
 	countsAll bool // every response counts as one of the upstream: the plugin below publishes no upstream
 	waits     func(client net.Addr) (end func())
-	opened    int64 // numbers the caches in the order in which they were opened
+	announcer atomic.Pointer[fastpath.Announcer] // nil: no fast path
+	opened    int64                              // numbers the caches in the order in which they were opened
 
 	now func() time.Time
 }
@@ -136,6 +139,13 @@ func (c *Cache) Name() string { return "cache" }
 // to another one, and its result when the wait ends. It must be called before the first
 // query arrives.
 func (c *Cache) OnWait(waits func(client net.Addr) (end func())) { c.waits = waits }
+
+// Announce has the cache announce answers with their uses, so that a fast path gives
+// them; nil ends that.
+func (c *Cache) Announce(a *fastpath.Announcer) { c.announcer.Store(a) }
+
+// KeepsTTL reports whether answers have the TTL with which they were stored.
+func (c *Cache) KeepsTTL() bool { return c.keepttl }
 
 // Open reserves the memory of the cache. Close releases it. A cache that is not open
 // passes every query to the next plugin.

@@ -77,6 +77,8 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	if f.Prefetch {
 		c.refreshEarly(ctx, q, now)
+	} else if a := c.announcer.Load(); a != nil {
+		a.Hit(w.RemoteAddr(), w.LocalAddr(), q.key)
 	}
 	return c.reply(ctx, q, c.engine.ServeTTL(f))
 }

@@ -2,11 +2,14 @@ package notrack
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/coredns/caddy"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent"
+	"github.com/trackless-dns/trackless/fastpath"
+	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
@@ -46,3 +49,16 @@ func Controlled(version string) agent.Measured { return process.Controlled(versi
 //
 // The servers must be endpoints: an untracked query to a ClusterIP gets no answer.
 func Untrack(owner any, servers []netip.AddrPort) { process.Untrack(owner, servers) }
+
+// JoinGate tells a fast path until when the lease of each listen address is held. See
+// [agent.Agent.JoinGate].
+func JoinGate(tell func(a netip.Addr, until time.Time)) (leave func()) { return process.JoinGate(tell) }
+
+// Listening returns the endpoints of the Corefile in force for queries over UDP.
+func Listening() []iptables.Endpoint { return process.Listening() }
+
+// Uplinks returns the devices that lead to the rest of the world.
+func Uplinks() ([]string, error) { return process.Uplinks() }
+
+// Accountant returns what counts the queries to this process.
+func Accountant() *fastpath.Accountant { return &process.Accountant }

@@ -61,6 +61,10 @@ func ActiveChains(cfg Config, conn *netlink.Conn) ([]BaseChain, error) {
 	return out, nil
 }
 
+// AtDevice reports whether a base chain is hooked at the device alone, or at some of which
+// it is one.
+func (c BaseChain) AtDevice(name string) bool { return c.AtDevices() && c.hooks(name) }
+
 // AtDevices reports whether a base chain is hooked at devices, and so sees only packets
 // that come in over these.
 func (c BaseChain) AtDevices() bool {

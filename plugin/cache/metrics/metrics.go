@@ -93,6 +93,16 @@ func (c *Counters) Hit(isDenial bool) {
 	}
 }
 
+// Hits counts n requests and their hits, which a fast path has answered.
+func (c *Counters) Hits(n uint64, isDenial bool) {
+	c.Requests.Add(float64(n))
+	if isDenial {
+		c.hits[1].Add(float64(n))
+	} else {
+		c.hits[0].Add(float64(n))
+	}
+}
+
 // Found counts a hit by the kind of the answer. The request is counted already.
 func (c *Counters) Found(k store.Kind) { c.hits[kindIndex(k)].Inc() }
 

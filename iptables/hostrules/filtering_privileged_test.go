@@ -1,0 +1,94 @@
+//go:build privileged
+
+package hostrules
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// TestFiltering plays rules of other programs. A pod is behind veth0 alone, another behind
+// the port veth1 of cni0.
+func TestFiltering(t *testing.T) {
+	pod := Device{Name: "veth0", Index: 7, Clients: []netip.Addr{netip.MustParseAddr("10.244.0.11")}}
+	bridge := Device{Name: "cni0", Index: 8, Clients: []netip.Addr{netip.MustParseAddr("10.244.1.3")}}
+	for _, row := range []struct {
+		name, iptables, nft string
+		pod, port           string // the chain that may drop; empty: none
+	}{
+		{name: "no rules"},
+		{name: "other pods", iptables: "*filter\n-A INPUT -s 10.244.0.12/32 -j DROP\nCOMMIT\n", port: "INPUT"},
+		{name: "this pod", iptables: "*filter\n-A INPUT -s 10.244.0.11/32 -p udp -j DROP\nCOMMIT\n", pod: "INPUT", port: "INPUT"},
+		{name: "another device", iptables: "*filter\n-A INPUT -i eth0 -j DROP\nCOMMIT\n"},
+		{name: "another port", iptables: "*filter\n-A INPUT -p udp --dport 5353 -j DROP\nCOMMIT\n"},
+		{name: "tracked flows", iptables: "*filter\n-A INPUT -m conntrack --ctstate NEW,INVALID -j DROP\nCOMMIT\n"},
+		{name: "accepted before", iptables: "*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp --dport 53 -j ACCEPT\nCOMMIT\n"},
+		{name: "a policy of drop", iptables: "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", pod: "INPUT", port: "INPUT"},
+		{name: "responses", iptables: "*filter\n-A OUTPUT -d 10.244.0.11/32 -p udp --sport 53 -j DROP\nCOMMIT\n", pod: "OUTPUT", port: "OUTPUT"},
+		{name: "Calico's shape", iptables: `*filter
+:cali-INPUT - [0:0]
+:cali-wl-to-host - [0:0]
+:cali-from-wl-dispatch - [0:0]
+:cali-fw-veth0 - [0:0]
+-A INPUT -j cali-INPUT
+-A cali-INPUT -i veth+ -g cali-wl-to-host
+-A cali-wl-to-host -j cali-from-wl-dispatch
+-A cali-from-wl-dispatch -i veth0 -g cali-fw-veth0
+-A cali-fw-veth0 -j MARK --set-xmark 0x0/0x10000
+-A cali-fw-veth0 -m mark --mark 0x10000/0x10000 -j RETURN
+-A cali-fw-veth0 -j DROP
+COMMIT
+`, pod: "INPUT"},
+		{name: "kube-router's shape", iptables: `*filter
+:KUBE-ROUTER-INPUT - [0:0]
+:KUBE-POD-FW-A - [0:0]
+-A INPUT -j KUBE-ROUTER-INPUT
+-A KUBE-ROUTER-INPUT -s 10.244.0.11/32 -j KUBE-POD-FW-A
+-A KUBE-POD-FW-A -m mark ! --mark 0x10000/0x10000 -j REJECT
+COMMIT
+`, pod: "INPUT", port: "INPUT"},
+		{name: "before ours", nft: "table ip t { chain early { type filter hook prerouting priority -400; iifname veth0 udp dport 53 drop; }; }", pod: "early"},
+		{name: "Calico's nftables shape", nft: "table ip calico { chain filter-INPUT { type filter hook input priority 0; iifname veth0 meta mark & 0x10000 == 0 drop; }; }", pod: "filter-INPUT"},
+		{name: "a bridge's chain", nft: "table bridge t { chain b { type filter hook prerouting priority 0; ether type ip drop; }; }", port: "b"},
+		{name: "a chain at the device", nft: "table netdev t { chain d { type filter hook ingress device veth0 priority 0; udp dport 53 drop; }; }", pod: "d"},
+		{name: "our own", nft: "table inet trackless-00000000 { chain q { type filter hook input priority 0; udp dport 53 drop; }; }"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			ns := testns.New(t)
+			ns.Do(func() {
+				testns.Run(t, "ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+				if row.iptables != "" {
+					testns.Feed(t, row.iptables, "iptables-nft-restore")
+				}
+				if row.nft != "" {
+					testns.Feed(t, row.nft, "nft", "-f", "-")
+				}
+			})
+			cfg := Config{NetNS: ns.FD()}
+			endpoints := []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
+			for _, place := range []struct {
+				device     Device
+				port, want string
+			}{{pod, "", row.pod}, {bridge, "veth1", row.port}} {
+				why, err := Filtering(cfg, endpoints, place.device, place.port)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if place.port != "" {
+					if why == "" {
+						t.Error("the port of a bridge is not left alone")
+					}
+					continue
+				}
+				if place.want == "" && why != "" || place.want != "" && !strings.HasPrefix(why, "chain "+place.want+" of table ") {
+					t.Errorf("behind %s: %q, want chain %q", place.device.Name, why, place.want)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,113 @@
+package fastpath
+
+import (
+	"github.com/coredns/coredns/plugin"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/trackless-dns/trackless/fastpath/kernel"
+	cachemetrics "github.com/trackless-dns/trackless/plugin/cache/metrics"
+	"github.com/trackless-dns/trackless/plugin/querymetrics"
+)
+
+var (
+	blockInfo = promauto.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: plugin.Namespace, Subsystem: directive, Name: "info",
+		Help: "Whether fast paths answer for a server block: 1 if they may, and 0 with the reason if not.",
+	}, []string{"server", "reason"})
+
+	requestsTotal = promauto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: plugin.Namespace, Subsystem: directive, Name: "requests_total",
+		Help: "Counter of queries that a fast path has answered.",
+	}, []string{"server", "result"})
+)
+
+func init() { prometheus.MustRegister(collector{&process}) }
+
+// report shows the policies of server blocks, and logs why some have none.
+func report(blocks []*decided) {
+	blockInfo.Reset()
+	for _, d := range blocks {
+		eligible := 0.0
+		if d.policy.Eligible() {
+			eligible = 1
+		} else {
+			log.Infof("%s: CoreDNS answers all queries: %s", d.keys, d.policy.Reason)
+		}
+		for _, at := range d.listen {
+			blockInfo.WithLabelValues(serverAt(at), d.policy.Reason).Set(eligible)
+		}
+	}
+}
+
+// counters are the metrics of one class of queries.
+type counters struct {
+	queries *querymetrics.Batch // nil: the block has no prometheus
+	cache   *cachemetrics.Counters
+	denial  bool
+	hits    prometheus.Counter
+}
+
+// Add implements fastpath.Counters.
+func (c *counters) Add(n uint64, edns, ipv6 bool) {
+	if c.queries != nil {
+		c.queries.Add(n, edns, ipv6)
+	}
+	c.cache.Hits(n, c.denial)
+	c.hits.Add(float64(n))
+}
+
+// collector reads the kernel's counts at each scrape.
+type collector struct{ running *running }
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(plugin.Namespace, directive, name), help, labels, nil)
+}
+
+var (
+	puntsDesc   = desc("punts_total", "Counter of queries that the kernel left to CoreDNS, by reason.", "reason")
+	lostDesc    = desc("unreported_total", "Counter of queries that the kernel has answered and that the ledger does not know.")
+	devicesDesc = desc("devices", "The number of pods' devices, by how the program is attached; none: CoreDNS answers.", "attached")
+	leftDesc    = desc("device_left_info", "A device where CoreDNS answers instead of the kernel, or another program may, with the reason.", "device", "reason")
+	recordsDesc = desc("records", "The number of answers that the kernel has.")
+)
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{puntsDesc, lostDesc, devicesDesc, leftDesc, recordsDesc} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	c.running.mu.Lock()
+	defer c.running.mu.Unlock()
+	p := c.running.path
+	if p == nil {
+		return
+	}
+	for i, reason := range kernel.Passes {
+		if n, err := p.program.Passed(i); err == nil && i > 0 {
+			ch <- prometheus.MustNewConstMetric(puntsDesc, prometheus.CounterValue, float64(n), reason)
+		}
+	}
+	if n, err := p.program.Unreported(); err == nil {
+		ch <- prometheus.MustNewConstMetric(lostDesc, prometheus.CounterValue, float64(n))
+	}
+	ch <- prometheus.MustNewConstMetric(recordsDesc, prometheus.GaugeValue, float64(p.publisher.Len()))
+	attached := map[string]int{"tcx": 0, "clsact": 0, "none": 0}
+	for _, d := range p.watcher.Devices() {
+		how := d.Attached
+		if how == "" {
+			how = "none"
+		}
+		attached[how]++
+		if d.Problem != "" {
+			ch <- prometheus.MustNewConstMetric(leftDesc, prometheus.GaugeValue, 1, d.Name, d.Problem)
+		}
+	}
+	for how, n := range attached {
+		ch <- prometheus.MustNewConstMetric(devicesDesc, prometheus.GaugeValue, float64(n), how)
+	}
+}

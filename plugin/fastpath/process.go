@@ -1,0 +1,232 @@
+package fastpath
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/trackless-dns/trackless/agent/policies"
+	"github.com/trackless-dns/trackless/fastpath"
+	"github.com/trackless-dns/trackless/fastpath/attach"
+	"github.com/trackless-dns/trackless/fastpath/kernel"
+	"github.com/trackless-dns/trackless/plugin/cache/budget"
+	"github.com/trackless-dns/trackless/plugin/notrack"
+)
+
+// running is the kernel's fast path of this process, if there is one.
+type running struct {
+	mu      sync.Mutex
+	current *configuration
+	path    *path // nil: none
+	load    *load // of the configuration in force; nil: nothing is announced
+}
+
+// process is the one of this process. It is a variable, since caddy and Prometheus call
+// plugins without a context.
+var process running
+
+// path is a loaded program with all that serves it.
+type path struct {
+	settings  settings
+	program   *kernel.Program
+	publisher *fastpath.Publisher
+	watcher   *attach.Watcher
+	cancel    context.CancelFunc
+	tasks     sync.WaitGroup
+	leave     func() // the gate
+
+	opened sync.Once
+}
+
+// follow puts a configuration in force: it starts, changes or stops the fast path. A
+// fault is logged, and CoreDNS answers.
+func (r *running) follow(c *configuration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unload()
+	r.current = c
+	if r.path != nil && (c.kernel == off || r.path.settings != c.settings) {
+		r.close()
+	}
+	blocks := c.decide()
+	report(blocks)
+	if c.kernel == off {
+		return
+	}
+	if r.path == nil {
+		p, err := open(c.settings)
+		if err != nil {
+			log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
+			return
+		}
+		r.path = p
+	}
+	l, err := r.path.load(blocks)
+	if err != nil {
+		log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
+		r.close()
+		return
+	}
+	r.load = l
+}
+
+// unload ends what was announced for the configuration in force.
+func (r *running) unload() {
+	if r.load != nil {
+		r.load.close()
+		r.load = nil
+	}
+}
+
+// leave ends a configuration, unless another one is in force by now.
+func (r *running) leave(c *configuration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current != c {
+		return
+	}
+	r.end()
+}
+
+// stop is the last step of a process.
+func (r *running) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.end()
+}
+
+func (r *running) end() {
+	r.unload()
+	r.close()
+	r.current = nil
+	blockInfo.Reset()
+}
+
+func (r *running) close() {
+	if r.path != nil {
+		r.path.close()
+		r.path = nil
+	}
+}
+
+// open loads the program and begins to attach it.
+func open(s settings) (*path, error) {
+	size := s.size
+	if size == 0 {
+		// Of a small memory limit the cache gets the larger part.
+		size = min(kernel.DefaultSize, budget.Default("/", 1)/4)
+	}
+	program, err := kernel.Load(size)
+	if err != nil {
+		return nil, err
+	}
+	accountant := notrack.Accountant()
+	p := &path{settings: s, program: program, publisher: fastpath.NewPublisher(program.Table, accountant, log)}
+	p.watcher = attach.New(attach.Config{
+		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leaveBy(s.kernel),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	p.tasks.Go(func() { p.publisher.Run(ctx) })
+	p.tasks.Go(func() {
+		if err := p.watcher.Run(ctx); err != nil {
+			log.Errorf("the kernel answers no queries, CoreDNS answers all: %v", err)
+		}
+	})
+	p.tasks.Go(func() {
+		if err := program.Report(ctx, accountant, p.publisher); err != nil {
+			log.Errorf("queries that the kernel answers are missing from the metrics: %v", err)
+		}
+	})
+	p.leave = notrack.JoinGate(p.door)
+	return p, nil
+}
+
+// leaveBy returns what tells why a device is left to CoreDNS.
+func leaveBy(m mode) func(name string, index int) string {
+	if m == force {
+		return func(string, int) string { return "" }
+	}
+	r := &policies.Reader{Endpoints: notrack.Listening}
+	return r.Why
+}
+
+// door opens the program at an address until a time.
+func (p *path) door(a netip.Addr, until time.Time) {
+	p.publisher.EachListener(a, func(n uint8) { p.program.Open(n, until) })
+	if until.After(time.Now()) {
+		p.opened.Do(func() { go p.watcher.Succeed() })
+	}
+}
+
+func (p *path) close() {
+	p.leave()
+	p.cancel()
+	p.tasks.Wait()
+	if err := p.program.Close(); err != nil {
+		log.Errorf("unload the kernel program: %v", err)
+	}
+}
+
+// load is one configuration that is announced to a path.
+type load struct {
+	path       *path
+	announcers []*fastpath.Announcer
+	caches     []cacher
+	listeners  []netip.AddrPort
+}
+
+// load begins to announce the answers of the blocks that are eligible.
+func (p *path) load(blocks []*decided) (*load, error) {
+	l := &load{path: p}
+	sizes := map[netip.AddrPort]uint16{}
+	for _, b := range blocks {
+		for _, at := range b.listen {
+			if size, known := sizes[at]; !known || b.policy.Size < size {
+				sizes[at] = b.policy.Size
+			}
+		}
+	}
+	for at, size := range sizes {
+		n, err := p.publisher.Listener(at)
+		if err == nil {
+			err = p.program.Listen(at, n, size)
+		}
+		if err != nil {
+			l.close()
+			return nil, err
+		}
+		l.listeners = append(l.listeners, at)
+	}
+	for _, b := range blocks {
+		if !b.policy.Eligible() {
+			continue
+		}
+		announced := fastpath.Block{Engine: b.cache.Engine(), Listeners: map[netip.AddrPort]uint8{}, Zone: b.zone, Counters: b.counters}
+		for _, at := range b.listen {
+			announced.Listeners[at], _ = p.publisher.Listener(at) // it has its number
+		}
+		a := p.publisher.Announce(announced)
+		b.cache.Announce(a)
+		l.announcers, l.caches = append(l.announcers, a), append(l.caches, b.cache)
+	}
+	// The listeners have their numbers only now.
+	p.leave()
+	p.leave = notrack.JoinGate(p.door)
+	return l, nil
+}
+
+func (l *load) close() {
+	for _, c := range l.caches {
+		c.Announce(nil)
+	}
+	for _, a := range l.announcers {
+		a.Close()
+	}
+	for _, at := range l.listeners {
+		if err := l.path.program.Ignore(at); err != nil {
+			log.Errorf("%s: the kernel program still reads the queries, and answers none: %v", at, err)
+		}
+	}
+}

@@ -50,16 +50,16 @@ func (r *Reconciler) withhold(reason lease.Reason, why error) (isNew bool, err e
 	}
 	var only bool
 	// First, so that nothing is renewed from here on.
-	r.leases.tell(func(m *lease.Machine) { isNew, only = m.Withhold(reason, why) })
+	r.leases.Tell(func(m *lease.Machine) { isNew, only = m.Withhold(reason, why) })
 	if !isNew || !only {
 		return isNew, nil
 	}
 	if err := r.rules.detach(r.Backend(), r.listen()); err != nil {
-		r.leases.tell(func(m *lease.Machine) { m.Allow(reason) })
+		r.leases.Tell(func(m *lease.Machine) { m.Allow(reason) })
 		return isNew, err
 	}
 	r.rules.withheld = true
-	r.leases.tell(func(m *lease.Machine) { m.Withheld(time.Now()) })
+	r.leases.Tell(func(m *lease.Machine) { m.Withheld(time.Now()) })
 	return isNew, nil
 }
 
@@ -80,7 +80,7 @@ func (r *Reconciler) AttachByHand(ctx context.Context) error {
 			return errors.Join(ctx.Err(), r.Standing().Reason)
 		case <-poll.C:
 		}
-		if r.leases.view.Load().ByHand() {
+		if r.leases.View().ByHand() {
 			return errors.New("detached by hand once more, before it was attached")
 		}
 	}
@@ -120,14 +120,14 @@ func (r *Reconciler) FailBack() error {
 // force and has ended. The lock is held.
 func (r *Reconciler) allow(reason lease.Reason, also func(*lease.Machine)) (ended bool, err error) {
 	var inForce, last bool
-	r.leases.tell(func(m *lease.Machine) { inForce, last = m.Withholds(reason) })
+	r.leases.Tell(func(m *lease.Machine) { inForce, last = m.Withholds(reason) })
 	if last {
 		if err := r.installLeases(); err != nil {
 			return false, err
 		}
 	}
 	// Last, since what answers is taken for attached from here on.
-	r.leases.tell(func(m *lease.Machine) {
+	r.leases.Tell(func(m *lease.Machine) {
 		m.Allow(reason)
 		also(m)
 	})

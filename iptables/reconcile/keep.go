@@ -13,6 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+	"github.com/trackless-dns/trackless/iptables/reconcile/shared"
 )
 
 // keep holds an attached plan until the context ends. Several things go on at
@@ -73,7 +74,7 @@ func (s *serving) followChanges(ctx context.Context, r *rounds) {
 // these are checked again: one after the other would take twice as long, which
 // listeners that cannot keep up do not leave us.
 func (s *serving) renew(ctx context.Context, calm bool) bool {
-	due := asked(&s.r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
+	due := shared.Ask(&s.r.leases, func(*lease.Machine) []netip.Addr { return s.hold.Due(time.Now()) })
 	var failed map[netip.Addr]error
 	var renewals []lease.Renewal
 	if calm && s.plan.Lease > 0 && s.round == nil {
@@ -85,7 +86,7 @@ func (s *serving) renew(ctx context.Context, calm bool) bool {
 		return true
 	}
 	var round *lease.Round
-	s.r.leases.tell(func(*lease.Machine) { round = s.hold.Ended(time.Now(), failed, renewals) })
+	s.r.leases.Tell(func(*lease.Machine) { round = s.hold.Ended(time.Now(), failed, renewals) })
 	for _, b := range round.Blocked {
 		s.r.cfg.Log.Warningf("%s: detached, %s: %v", b.Addr, whereTo(b.Why), b.Why)
 	}
@@ -98,7 +99,7 @@ func (s *serving) renew(ctx context.Context, calm bool) bool {
 	case len(round.Again) > 0 && !round.InEpisode():
 		s.r.cfg.Log.Infof("%s: attached again", figure.Joined(round.Again))
 	}
-	s.r.leases.tell(func(*lease.Machine) {
+	s.r.leases.Tell(func(*lease.Machine) {
 		if ctx.Err() == nil {
 			round.Settle(time.Now())
 		}
@@ -117,7 +118,7 @@ func (s *serving) lapse(round *lease.Round) {
 			why = fmt.Errorf("%w; %s", why, explained)
 		}
 		var wait time.Duration
-		s.r.leases.tell(func(*lease.Machine) { wait = round.Explain(time.Now(), load.Cause(), why) })
+		s.r.leases.Tell(func(*lease.Machine) { wait = round.Explain(time.Now(), load.Cause(), why) })
 		where := "went to the cluster"
 		if wait > 0 {
 			where = "goes to the cluster for " + wait.String()
@@ -125,7 +126,7 @@ func (s *serving) lapse(round *lease.Round) {
 		s.r.cfg.Log.Warningf("%s: the lease ran out (%s since it was renewed), DNS %s: %v", figure.Joined(round.LapsedAddrs()), worst.Late.Round(time.Millisecond), where, why)
 	}
 	var yield []netip.Addr
-	s.r.leases.tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
+	s.r.leases.Tell(func(*lease.Machine) { yield = round.Yield(time.Now()) })
 	// Where somebody holds up the kernel, what was renewed too late runs out instead.
 	if len(yield) > 0 && s.r.mu.TryLock() {
 		s.r.yieldTo(s.plan, yield)
@@ -138,7 +139,7 @@ func (s *serving) lapse(round *lease.Round) {
 func (s *serving) checkEffect(ctx context.Context) {
 	for _, a := range s.plan.Addresses() {
 		var may bool
-		s.r.leases.tell(func(*lease.Machine) { may = s.hold.MayCheckEffect(time.Now(), a) })
+		s.r.leases.Tell(func(*lease.Machine) { may = s.hold.MayCheckEffect(time.Now(), a) })
 		if !may {
 			continue
 		}
@@ -148,7 +149,7 @@ func (s *serving) checkEffect(ctx context.Context) {
 			return
 		}
 		var effect lease.Effect
-		s.r.leases.tell(func(*lease.Machine) { effect = s.hold.EffectChecked(began, time.Now(), a, err) })
+		s.r.leases.Tell(func(*lease.Machine) { effect = s.hold.EffectChecked(began, time.Now(), a, err) })
 		switch effect {
 		case lease.Restored:
 			s.r.cfg.Log.Infof("%s: the rules have their effect again", a)
@@ -156,7 +157,7 @@ func (s *serving) checkEffect(ctx context.Context) {
 			if why := s.r.explain(ctx, a); why != "" {
 				err = fmt.Errorf("%w; %s", err, why)
 			}
-			s.r.leases.tell(func(*lease.Machine) { s.hold.EffectDefeated(a, err) })
+			s.r.leases.Tell(func(*lease.Machine) { s.hold.EffectDefeated(a, err) })
 			s.r.cfg.Log.Warningf("%s: the rules are in force without effect: %v", a, err)
 		}
 	}
@@ -167,7 +168,7 @@ func (s *serving) checkEffect(ctx context.Context) {
 // over by itself would be.
 func (s *serving) checkCause(ctx context.Context) {
 	var due bool
-	s.r.leases.tell(func(m *lease.Machine) {
+	s.r.leases.Tell(func(m *lease.Machine) {
 		due = m.CauseIsDue(time.Now(), complainAfter, complainAfter+2*effectInterval)
 	})
 	if due && s.findCause(ctx) != "" {
@@ -182,7 +183,7 @@ func (s *serving) findCause(ctx context.Context) (cause string) {
 		return ""
 	}
 	cause = s.r.explain(ctx, addrs[0])
-	s.r.leases.tell(func(m *lease.Machine) { m.FoundCause(cause) })
+	s.r.leases.Tell(func(m *lease.Machine) { m.FoundCause(cause) })
 	return cause
 }
 
@@ -300,7 +301,7 @@ func (s *serving) probe(ctx context.Context, addrs []netip.Addr) (renewals []lea
 			if answered.Before(began) {
 				sent = answered // the answer is to an earlier probe
 			}
-			s.r.leases.tell(func(m *lease.Machine) { m.Probed(a, sent, time.Now(), s.plan.Lease) })
+			s.r.leases.Tell(func(m *lease.Machine) { m.Probed(a, sent, time.Now(), s.plan.Lease) })
 		}
 		renewals = append(renewals, lease.Renewal{Addr: a, Answered: answered, Err: err})
 	})
@@ -310,7 +311,7 @@ func (s *serving) probe(ctx context.Context, addrs []netip.Addr) (renewals []lea
 // mayProbe returns nil unless the way to an address was found blocked since the round
 // began, or the queries were left to the cluster's DNS.
 func (s *serving) mayProbe(a netip.Addr) error {
-	return asked(&s.r.leases, func(m *lease.Machine) error { return m.MayProbe(time.Now(), s.plan, a) })
+	return shared.Ask(&s.r.leases, func(m *lease.Machine) error { return m.MayProbe(time.Now(), s.plan, a) })
 }
 
 // attachAgain untracks the queries of a plan without a lease, unless they are.

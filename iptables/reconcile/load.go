@@ -9,6 +9,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+	"github.com/trackless-dns/trackless/iptables/reconcile/shared"
 )
 
 // loadMeter measures the load of the process.
@@ -20,7 +21,7 @@ type loadMeter struct {
 
 // measure takes a sample of the load, if it is time to, and returns what the last two
 // tell. Another CPU limit makes the machine forget the lapses before.
-func (l *loadMeter) measure(p iptables.Plan, leases *machine) lease.Pressure {
+func (l *loadMeter) measure(p iptables.Plan, leases *shared.Machine) lease.Pressure {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.pressure.Due(time.Now()) {
@@ -29,7 +30,7 @@ func (l *loadMeter) measure(p iptables.Plan, leases *machine) lease.Pressure {
 	limit := l.pressure.Limit()
 	if l.pressure.Note(time.Now(), l.cfg.Kernel.Load(p.Listen)) {
 		l.cfg.Log.Infof("the CPU limit of this process has changed from %s to %s: the lapses before are forgotten", lease.MilliCPU(limit), lease.MilliCPU(l.pressure.Limit()))
-		leases.tell((*lease.Machine).EndWait)
+		leases.Tell((*lease.Machine).EndWait)
 	}
 	return l.pressure
 }
@@ -63,7 +64,7 @@ func (s *serving) checkLoad(ctx context.Context, lock func() bool) {
 		return
 	}
 	var wait time.Duration
-	s.r.leases.tell(func(m *lease.Machine) { wait = m.Overloaded(time.Now(), errors.New(load.Explain())) })
+	s.r.leases.Tell(func(m *lease.Machine) { wait = m.Overloaded(time.Now(), errors.New(load.Explain())) })
 	s.r.yieldTo(s.plan, s.plan.Addresses())
 	part, backlog := load.Lost()
 	s.r.cfg.Log.Warningf("%s: detached, DNS goes to the cluster for %s: %.0f %% of the queries were lost here, and others waited for %s: %s",
@@ -90,5 +91,5 @@ func (s *serving) watchLoad(ctx context.Context) {
 }
 
 func (s *serving) mayYield(ctx context.Context) bool {
-	return ctx.Err() == nil && asked(&s.r.leases, func(m *lease.Machine) bool { return m.MayYield(time.Now(), s.plan) })
+	return ctx.Err() == nil && shared.Ask(&s.r.leases, func(m *lease.Machine) bool { return m.MayYield(time.Now(), s.plan) })
 }

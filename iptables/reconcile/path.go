@@ -25,7 +25,7 @@ func (r *Reconciler) checkPath(rules iptables.Rules) {
 	}
 	blocked, cleared := r.cfg.Kernel.Unblock(rules)
 	var lost []netip.Addr
-	r.leases.tell(func(m *lease.Machine) { lost = m.PathChecked(time.Now(), blocked, cleared) })
+	r.leases.Tell(func(m *lease.Machine) { lost = m.PathChecked(time.Now(), blocked, cleared) })
 	if len(lost) > 0 {
 		r.yieldTo(rules.Plan, lost)
 	}
@@ -52,7 +52,7 @@ func (r *Reconciler) endLeases(p iptables.Plan, addrs []netip.Addr) error {
 	listen := slices.DeleteFunc(slices.Clone(p.Listen), func(e iptables.Endpoint) bool { return !slices.Contains(addrs, e.Addr) })
 	b := r.Backend()
 	if p.Lease == 0 {
-		r.leases.tell(func(m *lease.Machine) { m.Yield(p.Addresses()) })
+		r.leases.Tell(func(m *lease.Machine) { m.Yield(p.Addresses()) })
 		return errors.Join(r.rules.detach(b, r.listen()), r.cfg.Reset(listen, nil))
 	}
 	// The answer to a probe that has left would take the lease again; the next
@@ -61,7 +61,7 @@ func (r *Reconciler) endLeases(p iptables.Plan, addrs []netip.Addr) error {
 	for _, s := range r.plans.Load().all() {
 		s.checker.Void()
 	}
-	r.leases.tell(func(m *lease.Machine) { m.Yield(addrs) })
+	r.leases.Tell(func(m *lease.Machine) { m.Yield(addrs) })
 	return errors.Join(b.EndLease(addrs), r.cfg.Reset(listen, nil))
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+	"github.com/trackless-dns/trackless/iptables/reconcile/shared"
 )
 
 const (
@@ -118,7 +119,7 @@ func (s *serving) attachWhenAnswering(ctx context.Context) bool {
 		if why == nil {
 			return attached
 		}
-		s.r.leases.tell(func(m *lease.Machine) { m.Failing(why) })
+		s.r.leases.Tell(func(m *lease.Machine) { m.Failing(why) })
 		select {
 		case <-ctx.Done():
 			return false
@@ -137,7 +138,7 @@ func (s *serving) tryToAttach(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	failed := s.checkAll(ctx, nil)
-	if err := asked(&s.r.leases, func(m *lease.Machine) error { return m.MayStart(s.plan, failed) }); err != nil {
+	if err := shared.Ask(&s.r.leases, func(m *lease.Machine) error { return m.MayStart(s.plan, failed) }); err != nil {
 		return false, err
 	}
 	return s.attach(ctx)
@@ -197,7 +198,7 @@ func (s *serving) attach(ctx context.Context) (bool, error) {
 	old := s.r.current
 	s.r.current, s.r.next = s, nil
 	s.r.publish()
-	s.r.leases.tell(func(m *lease.Machine) { s.hold = m.Start(time.Now(), s.plan, renewed, taken) })
+	s.r.leases.Tell(func(m *lease.Machine) { s.hold = m.Start(time.Now(), s.plan, renewed, taken) })
 	if err := s.r.finish(old, s); err != nil {
 		s.r.cfg.Log.Warningf("attached, but cleaning up after the former configuration failed: %v", err)
 	}
@@ -249,7 +250,7 @@ func (s *serving) logAttached() {
 	switch {
 	case s.plan.DryRun:
 		s.r.cfg.Log.Infof("dry-run: queries to %s are counted, nothing is untracked (%s)", addrs, s.backend.Name())
-	case s.r.leases.view.Load().ByHand():
+	case s.r.leases.View().ByHand():
 		s.r.cfg.Log.Infof("ready, and still detached by hand: DNS to %s goes to the cluster until it is attached by hand", addrs)
 	case !s.r.mayTake():
 		s.r.cfg.Log.Infof("ready, and DNS to %s goes to the cluster still: %v", addrs, s.r.Standing().Reason)
@@ -262,7 +263,7 @@ func (s *serving) logAttached() {
 // are live would be attached again as soon as the dry run is over, and responses
 // that left since its rules came have made entries.
 func (s *serving) untrackNothing() error {
-	s.r.leases.tell(func(m *lease.Machine) { m.Stop(time.Now()) })
+	s.r.leases.Tell(func(m *lease.Machine) { m.Stop(time.Now()) })
 	return errors.Join(s.r.rules.detach(s.backend, s.r.listen()), s.r.cfg.Kernel.Purge(s.plan.Listen))
 }
 

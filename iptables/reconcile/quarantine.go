@@ -186,7 +186,7 @@ func (s *serving) checkDevices(ctx context.Context, b iptables.Devices, q *quara
 func (s *serving) lostDevices(b iptables.Devices) (lost []string, err error) {
 	var blocked bool
 	var cleared time.Time
-	s.r.leases.tell(func(m *lease.Machine) { blocked, cleared = len(m.Blocked(s.plan)) > 0, m.PathCleared() })
+	s.r.leases.Tell(func(m *lease.Machine) { blocked, cleared = len(m.Blocked(s.plan)) > 0, m.PathCleared() })
 	if blocked {
 		return nil, nil
 	}
@@ -199,7 +199,7 @@ func (s *serving) tellQuarantine(q *quarantine) {
 	if devices := q.devices(time.Now()); len(devices) > 0 {
 		why = fmt.Errorf("queries from %s do not reach our listeners, because rules of other programs drop or track them; the cluster's DNS answers them", strings.Join(devices, " "))
 	}
-	s.r.leases.tell(func(m *lease.Machine) { m.Quarantined(why) })
+	s.r.leases.Tell(func(m *lease.Machine) { m.Quarantined(why) })
 }
 
 // quarantine leaves the queries of the devices to the cluster's DNS.

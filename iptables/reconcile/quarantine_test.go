@@ -93,7 +93,7 @@ func TestDeviceIsSetAside(t *testing.T) {
 
 		lose("veth1")
 		block := func(blocked map[netip.Addr]error) {
-			k.leases.tell(func(m *lease.Machine) { m.PathChecked(time.Now(), blocked, false) })
+			k.leases.Tell(func(m *lease.Machine) { m.PathChecked(time.Now(), blocked, false) })
 		}
 		block(map[netip.Addr]error{netip.MustParseAddr("10.96.0.10"): errors.New("a chain drops")})
 		settle(3 * busyRound)

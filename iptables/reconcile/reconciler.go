@@ -9,6 +9,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+	"github.com/trackless-dns/trackless/iptables/reconcile/shared"
 )
 
 // What the lease machine says of itself, for those who have a Reconciler.
@@ -45,7 +46,7 @@ func Causes() []lease.Cause { return lease.Causes() }
 // tells it what happened, and does what it says.
 type Reconciler struct {
 	cfg     Config
-	leases  machine
+	leases  shared.Machine
 	rules   installer
 	repairs repairer
 	load    loadMeter
@@ -95,32 +96,6 @@ func (p *plans) all() (all []*serving) {
 	return all
 }
 
-// machine is the lease machine behind a lock that is held for moments only.
-type machine struct {
-	mu   sync.Mutex
-	m    *lease.Machine
-	view atomic.Pointer[lease.View]
-	told func(map[netip.Addr]time.Time) // of the leases, after each event; nil: nobody
-}
-
-// tell runs events of the machine, and shows readers what came of them.
-func (m *machine) tell(events func(*lease.Machine)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	events(m.m)
-	m.view.Store(m.m.View())
-	if m.told != nil {
-		m.told(m.m.Leases())
-	}
-}
-
-// asked returns what the machine answers.
-func asked[T any](m *machine, question func(*lease.Machine) T) T {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return question(m.m)
-}
-
 // New returns a Reconciler that holds nothing yet. It panics if the configuration
 // is not complete.
 func New(cfg Config) *Reconciler {
@@ -134,7 +109,7 @@ func New(cfg Config) *Reconciler {
 		cfg.Sync = 10 * time.Second
 	}
 	r := &Reconciler{cfg: cfg}
-	r.leases.m = lease.New(time.Now())
+	r.leases.Start(time.Now())
 	r.rules = newInstaller(&r.cfg)
 	r.repairs = newRepairer(&r.cfg)
 	r.load.cfg = &r.cfg
@@ -148,12 +123,12 @@ func (r *Reconciler) publish() { r.plans.Store(&plans{r.current, r.next}) }
 
 // mayTake reports whether queries may be taken at all.
 func (r *Reconciler) mayTake() bool {
-	return asked(&r.leases, func(m *lease.Machine) bool { return m.MayTake(time.Now()) })
+	return shared.Ask(&r.leases, func(m *lease.Machine) bool { return m.MayTake(time.Now()) })
 }
 
 // blocked returns what blocks untracked DNS to the addresses of a plan.
 func (r *Reconciler) blocked(p iptables.Plan) map[netip.Addr]error {
-	return asked(&r.leases, func(m *lease.Machine) map[netip.Addr]error { return m.Blocked(p) })
+	return shared.Ask(&r.leases, func(m *lease.Machine) map[netip.Addr]error { return m.Blocked(p) })
 }
 
 // Backend returns the backend in force.
@@ -177,26 +152,26 @@ func (r *Reconciler) Counters() (iptables.Counters, error) { return r.rules.coun
 
 // Covers reports whether DNS between a client and this listen address is
 // untracked at the moment. It takes no lock.
-func (r *Reconciler) Covers(a netip.Addr) bool { return r.leases.view.Load().Covers(a) }
+func (r *Reconciler) Covers(a netip.Addr) bool { return r.leases.View().Covers(a) }
 
 // Untracks reports whether the rules for this listen address are in force and the
 // last check of their effect found nothing wrong. It takes no lock.
-func (r *Reconciler) Untracks(a netip.Addr) bool { return r.leases.view.Load().Untracks(a) }
+func (r *Reconciler) Untracks(a netip.Addr) bool { return r.leases.View().Untracks(a) }
 
 // OnLeases has told called with the leases on which fast paths may rely and until when
 // they are held, now and whenever something has happened to them. It is called under a
 // lock: it must not wait, nor do I/O.
 func (r *Reconciler) OnLeases(told func(map[netip.Addr]time.Time)) {
-	r.leases.tell(func(*lease.Machine) { r.leases.told = told })
+	r.leases.OnLeases(told)
 }
 
 // Released reports whether the query rules were taken away on purpose, so that
 // a TCP connection is best closed when the query on it has been answered: its
 // client's next one finds the cluster's DNS. It takes no lock.
-func (r *Reconciler) Released() bool { return r.leases.view.Load().Released() }
+func (r *Reconciler) Released() bool { return r.leases.View().Released() }
 
 // State returns where the queries go.
-func (r *Reconciler) State() State { return asked(&r.leases, (*lease.Machine).State) }
+func (r *Reconciler) State() State { return shared.Ask(&r.leases, (*lease.Machine).State) }
 
 // Status returns every listen address and whether DNS to it is untracked: the
 // rules are in force, and the last check of their effect found nothing wrong.
@@ -212,7 +187,7 @@ func (r *Reconciler) Status() map[netip.Addr]bool {
 
 // Standing returns how things are, without waiting for a change under way.
 func (r *Reconciler) Standing() Standing {
-	s := asked(&r.leases, func(m *lease.Machine) Standing { return m.Standing(time.Now()) })
+	s := shared.Ask(&r.leases, func(m *lease.Machine) Standing { return m.Standing(time.Now()) })
 	current := r.plans.Load().current
 	s.DryRun = current != nil && current.plan.DryRun
 	return s
@@ -236,7 +211,7 @@ type Stats struct {
 // Stats returns the counters.
 func (r *Reconciler) Stats() Stats {
 	s := r.repairs.stats()
-	s.Lapses = asked(&r.leases, (*lease.Machine).Lapses)
-	s.Overloads = asked(&r.leases, (*lease.Machine).Overloads)
+	s.Lapses = shared.Ask(&r.leases, (*lease.Machine).Lapses)
+	s.Overloads = shared.Ask(&r.leases, (*lease.Machine).Overloads)
 	return s
 }

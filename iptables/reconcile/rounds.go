@@ -10,6 +10,7 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+	"github.com/trackless-dns/trackless/iptables/reconcile/shared"
 )
 
 // rounds runs one round after the other, and starts what need not be done in each of
@@ -147,7 +148,7 @@ func (r *rounds) effectIsDue(now time.Time, calm bool) bool {
 	case r.queries != r.effect.queries && since >= effectAsked:
 		return true
 	}
-	return asked(&r.s.r.leases, func(m *lease.Machine) bool { return m.State() != Attached || r.s.hold.EffectUnclear() })
+	return shared.Ask(&r.s.r.leases, func(m *lease.Machine) bool { return m.State() != Attached || r.s.hold.EffectUnclear() })
 }
 
 // renewCalmly checks the endpoints of which nothing shows that they answer, and sends

@@ -50,7 +50,7 @@ func (r *Reconciler) leave() error {
 		r.retire(r.current)
 	}
 	var attached bool
-	r.leases.tell(func(m *lease.Machine) { attached = m.Drain(time.Now()) })
+	r.leases.Tell(func(m *lease.Machine) { attached = m.Drain(time.Now()) })
 	if attached {
 		err = errors.Join(err, r.rules.detach(r.Backend(), r.listen()))
 	}
@@ -121,6 +121,6 @@ func (r *Reconciler) Close() error {
 	}
 	r.current = nil
 	r.publish()
-	r.leases.tell(func(m *lease.Machine) { m.Stop(time.Now()) })
+	r.leases.Tell(func(m *lease.Machine) { m.Stop(time.Now()) })
 	return errors.Join(err, r.rules.remove(b))
 }

@@ -192,8 +192,11 @@ type search struct {
 	// filtered are the rules of chains that match one kind of packet.
 	filtered map[relevantKey][]nfnl.Rule
 	// ends reports whether a chain that may end so is looked for.
-	ends  func(verdicts) bool
-	found map[foundKey]*foundRule
+	ends func(verdicts) bool
+	// cautious counts packets as dropped that a rule gives to another program or receiver,
+	// and takes a client whose address is not known for any.
+	cautious bool
+	found    map[foundKey]*foundRule
 }
 
 func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, nfnl.Rule) bool) *search {

@@ -88,7 +88,7 @@ func DroppingChains(cfg Config, endpoints []iptables.Endpoint, devices []Device)
 		return nil, err
 	}
 	defer conn.Close()
-	s, chains, err := searchAll(cfg, conn, endpoints, devices)
+	s, chains, err := searchAll(cfg, conn, evaluator.MayMatch(probesOf(endpoints, devices)))
 	if err != nil {
 		return nil, err
 	}
@@ -112,10 +112,10 @@ func DroppingChains(cfg Config, endpoints []iptables.Endpoint, devices []Device)
 	return out, nil
 }
 
-// searchAll returns a search for DNS of the devices, and the base chains of nf_tables and
-// of iptables-legacy.
-func searchAll(cfg Config, conn *netlink.Conn, endpoints []iptables.Endpoint, devices []Device) (*search, []nfnl.BaseChain, error) {
-	s := newSearch(conn, evaluator.MayMatch(probesOf(endpoints, devices)))
+// searchAll returns a search that keeps the wanted rules, and the base chains of nf_tables
+// and of iptables-legacy.
+func searchAll(cfg Config, conn *netlink.Conn, wanted func(nftables.TableFamily, nfnl.Rule) bool) (*search, []nfnl.BaseChain, error) {
+	s := newSearch(conn, wanted)
 	chains, err := nfnl.ActiveChains(cfg, conn)
 	if err != nil && !nfnl.IsAbsent(err) {
 		return nil, nil, nfnl.Explain("list chains", err)
@@ -222,7 +222,9 @@ func (s *search) dropped(c nfnl.BaseChain, p evaluator.Probe, device Device) (st
 	}
 	named, none := &evaluator.Device{Name: device.Name, Index: device.Index}, &evaluator.Device{}
 	for _, client := range clients {
-		p.Path = &evaluator.Path{Hook: c.Hook, In: named, Out: none, Client: client, Local: arrives || lo}
+		p.Path = &evaluator.Path{
+			Hook: c.Hook, In: named, Out: none, Client: client, AnyClient: s.cautious && !client.IsValid(), Local: arrives || lo,
+		}
 		if !arrives {
 			p.Path.In, p.Path.Out = none, named
 		}

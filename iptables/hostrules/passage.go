@@ -60,6 +60,10 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 	var found verdicts
 	for _, r := range rules {
 		o := evaluator.Evaluate(r, p.probe, p.elements)
+		if o.Matches != evaluator.Never && p.cautious && slices.ContainsFunc(o.Effects, diverts) {
+			p.note(name, evaluator.RuleText(r, p.probe.Family() == iptables.IPv6))
+			found |= mayDrop
+		}
 		if o.Matches == evaluator.Never || o.Verdict == nil {
 			continue
 		}
@@ -78,7 +82,12 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 		case nfnl.VerdictDrop:
 			p.note(name, evaluator.RuleText(r, p.probe.Family() == iptables.IPv6))
 			v = mayDrop
-		default: // accepted, or a program decides
+		case nfnl.VerdictQueue: // a program decides
+			if v = mayAccept; p.cautious {
+				p.note(name, evaluator.RuleText(r, p.probe.Family() == iptables.IPv6))
+				v |= mayDrop
+			}
+		default:
 			v = mayAccept
 		}
 		found |= v
@@ -87,6 +96,11 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 		}
 	}
 	return found | mayGoOn, nil
+}
+
+// diverts reports whether a rule with the effect brings packets to another receiver.
+func diverts(effect string) bool {
+	return slices.Contains([]string{"tproxy", "TPROXY", "fwd", "rewrites the packet"}, effect)
 }
 
 func (p *passage) note(chain, text string) { p.drop = dropped{chain, text} }

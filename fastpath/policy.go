@@ -3,6 +3,7 @@ package fastpath
 import (
 	"cmp"
 	"fmt"
+	"slices"
 )
 
 // Chain is what a [Policy] is decided from: the handlers of a server block above its
@@ -31,6 +32,8 @@ type Policy struct {
 	// Size is the largest UDP size that a client may advertise. A query that
 	// advertises more is left to CoreDNS, whose reply has another size in it.
 	Size uint16
+	// Denials tells that a fast path may give denials of names (NXDOMAIN), too.
+	Denials bool
 	// Counted tells that the metrics of CoreDNS's directive prometheus count queries.
 	Counted bool
 }
@@ -48,10 +51,14 @@ var needNothing = map[string]bool{
 // replicated are the handlers whose work a fast path does itself.
 var replicated = map[string]bool{"bufsize": true, "prometheus": true}
 
+// wantsDenials is the handler that may put another reply in the place of a denial. It leaves
+// all other replies of the cache as they are.
+const wantsDenials = "searchpath"
+
 // Decide returns the policy of a server block. A handler that is not known makes the
 // block ineligible.
 func Decide(c Chain) Policy {
-	p := Policy{Size: cmp.Or(c.BufSize, 1<<16-1)}
+	p := Policy{Size: cmp.Or(c.BufSize, 1<<16-1), Denials: !slices.Contains(c.Above, wantsDenials)}
 	switch {
 	case !c.Cached:
 		p.Reason = "the block has no cache"
@@ -66,7 +73,7 @@ func Decide(c Chain) Policy {
 		if name == "prometheus" {
 			p.Counted = true
 		}
-		if p.Reason == "" && !needNothing[name] && !replicated[name] {
+		if p.Reason == "" && !needNothing[name] && !replicated[name] && name != wantsDenials {
 			p.Reason = fmt.Sprintf("%s must see every query", name)
 		}
 	}

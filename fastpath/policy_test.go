@@ -34,6 +34,18 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+func TestSearchpathKeepsDenials(t *testing.T) {
+	for _, row := range []struct {
+		above []string
+		want  bool
+	}{{nil, true}, {[]string{"prometheus", "searchpath"}, false}} {
+		p := Decide(Chain{Above: row.above, Count: len(row.above), Cached: true, Leased: true})
+		if !p.Eligible() || p.Denials != row.want {
+			t.Errorf("below %v: denials %v, reason %q", row.above, p.Denials, p.Reason)
+		}
+	}
+}
+
 func TestPolicyReplicates(t *testing.T) {
 	if p := Decide(Chain{Above: []string{"bufsize", "prometheus"}, Count: 2, Cached: true, Leased: true, BufSize: 1232}); p.Size != 1232 || !p.Counted {
 		t.Errorf("with bufsize and prometheus: %+v", p)

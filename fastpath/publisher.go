@@ -93,6 +93,8 @@ type Block struct {
 	Engine *engine.Engine
 	// Listeners are its addresses and ports, with their numbers.
 	Listeners map[netip.AddrPort]uint8
+	// Denials tells that denials of names (NXDOMAIN) are announced, too.
+	Denials bool
 	// Zone returns the label of the metrics for the zone of a name in wire format.
 	Zone func(name []byte) string
 	// Counters returns the metrics of a class.
@@ -223,7 +225,7 @@ func (p *Publisher) try(a *announcement) (err error) {
 	block.Engine.Announce(key, time.Now(), func(found *engine.Announced) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if a.announcer.closed.Load() || p.ended {
+		if a.announcer.closed.Load() || p.ended || found.NameError() && !block.Denials {
 			return
 		}
 		query := queryHead + len(key.Name()) + queryTail

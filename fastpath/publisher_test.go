@@ -117,7 +117,7 @@ func publishing(t testing.TB, m *memory) (p *Publisher, a *Announcer, e *engine.
 		t.Fatal(err)
 	}
 	a = p.Announce(Block{
-		Engine: e, Listeners: map[netip.AddrPort]uint8{at: n},
+		Engine: e, Listeners: map[netip.AddrPort]uint8{at: n}, Denials: true,
 		Zone: func([]byte) string { return "." }, Counters: func(Class) Counters { return new(sums) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -214,6 +214,29 @@ func TestPublishesWhatTheCacheHas(t *testing.T) {
 	put(e, key, 3)
 	if body, ok := p.published(m, key); ok {
 		t.Errorf("%d is still published", body)
+	}
+}
+
+// Where another handler may answer in the place of a denial, denials stay with the cache.
+func TestDenialsOfNames(t *testing.T) {
+	for _, denials := range []bool{false, true} {
+		m := &memory{records: map[string]Record{}, room: 10}
+		p, a, e, stop := publishing(t, m)
+		a.block.Denials = denials
+		for i, rcode := range []int{dns.RcodeSuccess, dns.RcodeNameError} {
+			key := keyOf(t, fmt.Sprintf("n%d.example.", i), 0)
+			entry := &store.Entry{Stored: e.Store().Time(time.Now()), TTL: 60, Answer: wire.Answer{Flags: wire.Flags(rcode), Body: []byte{1}}}
+			e.Put(key, store.Negative, entry, engine.Asked{})
+			early := announcement{announcer: a, size: uint8(len(key))}
+			copy(early.key[:], key)
+			if err := p.try(&early); err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := p.published(m, key); ok != (denials || rcode == dns.RcodeSuccess) {
+				t.Errorf("denials %v: %s is published: %v", denials, dns.RcodeToString[rcode], ok)
+			}
+		}
+		stop()
 	}
 }
 

@@ -123,13 +123,15 @@ func open(s settings) (*path, error) {
 	}
 	accountant := notrack.Accountant()
 	p := &path{settings: s, program: program, publisher: fastpath.NewPublisher(program.Table, accountant, log)}
+	leave, forget := leaveBy(s.kernel)
 	p.watcher = attach.New(attach.Config{
-		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leaveBy(s.kernel),
+		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leave,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.tasks.Go(func() { p.publisher.Run(ctx) })
 	p.tasks.Go(func() {
+		defer forget()
 		if err := p.watcher.Run(ctx); err != nil {
 			log.Errorf("the kernel answers no queries, CoreDNS answers all: %v", err)
 		}
@@ -143,13 +145,13 @@ func open(s settings) (*path, error) {
 	return p, nil
 }
 
-// leaveBy returns what tells why a device is left to CoreDNS.
-func leaveBy(m mode) func(name string, index int) string {
+// leaveBy returns what tells why a device is left to CoreDNS, and what ends its reading.
+func leaveBy(m mode) (leave func(name string, index int) string, forget func()) {
 	if m == force {
-		return func(string, int) string { return "" }
+		return func(string, int) string { return "" }, func() {}
 	}
 	r := &policies.Reader{Endpoints: notrack.Listening}
-	return r.Why
+	return r.Why, r.Close
 }
 
 // door opens the program at an address until a time.
@@ -203,7 +205,7 @@ func (p *path) load(blocks []*decided) (*load, error) {
 		if !b.policy.Eligible() {
 			continue
 		}
-		announced := fastpath.Block{Engine: b.cache.Engine(), Listeners: map[netip.AddrPort]uint8{}, Zone: b.zone, Counters: b.counters}
+		announced := fastpath.Block{Engine: b.cache.Engine(), Listeners: map[netip.AddrPort]uint8{}, Denials: b.policy.Denials, Zone: b.zone, Counters: b.counters}
 		for _, at := range b.listen {
 			announced.Listeners[at], _ = p.publisher.Listener(at) // it has its number
 		}

@@ -55,6 +55,9 @@ type Announced struct {
 	Serve uint32
 }
 
+// NameError reports whether the answer denies its name (NXDOMAIN).
+func (a *Announced) NameError() bool { return a.Answer.Flags.Rcode() == rcodeNameError }
+
 // Announce calls put with the answer that a query with the key gets now, if fast paths may
 // give it. The answer stays in force until put returns: it runs under a lock, and must
 // not wait.

@@ -47,6 +47,10 @@ type Agent struct {
 	Table   tablewalk.Watcher
 	Tally   tally.Tally
 
+	// FastPath returns what the kernel answers, for the control socket. It must be set
+	// before the first load; nil: nothing.
+	FastPath func() *control.FastPath
+
 	// Accountant counts the queries to this process.
 	Accountant fastpath.Accountant
 

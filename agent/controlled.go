@@ -38,6 +38,9 @@ var errNoBlock = errors.New("the Corefile in force has no notrack block")
 // Status implements control.Controlled.
 func (c controlled) Status() control.Status {
 	s := control.Status{Version: c.version, State: reconcile.Detached.String()}
+	if c.agent.FastPath != nil {
+		s.FastPath = c.agent.FastPath()
+	}
 	reconciler, backend := c.agent.reconciler.Load(), c.agent.inForce()
 	if reconciler == nil || backend == nil {
 		s.Reason = errNoBlock.Error()

@@ -45,6 +45,8 @@ type Status struct {
 	Reason string `json:"reason,omitempty"`
 	// Addresses are the listen addresses.
 	Addresses []AddressStatus `json:"addresses"`
+	// FastPath is nil without the directive fastpath.
+	FastPath *FastPath `json:"fastpath,omitempty"`
 }
 
 // AddressStatus is one listen address.

@@ -35,6 +35,7 @@ func reportInstance(i iptables.Instance, reached []instance.Reached) Instance {
 			continue
 		}
 		r.Socket, r.ByHand, r.Reason = f.Socket(), f.Answer.ByHand, f.Answer.Reason
+		r.FastPath = f.Answer.FastPath
 		// The kernel knows best, but it does not show a drain.
 		if r.State == "detached" && f.Answer.State == "draining" {
 			r.State = "draining"

@@ -5,6 +5,7 @@ package rules
 import (
 	"net/netip"
 
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/node/instance"
 )
@@ -44,6 +45,8 @@ type Instance struct {
 	Socket    string     `json:"socket,omitempty"`
 	Endpoints []Endpoint `json:"endpoints"`
 	Packets   []Packets  `json:"packets"`
+	// FastPath is what the kernel answers for it, if it has the directive.
+	FastPath *control.FastPath `json:"fastpath,omitempty"`
 }
 
 // Owner is the process that a table belongs to.

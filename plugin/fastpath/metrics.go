@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/trackless-dns/trackless/fastpath/kernel"
+	"github.com/trackless-dns/trackless/iptables/control"
 	cachemetrics "github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/querymetrics"
 )
@@ -110,4 +111,39 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for how, n := range attached {
 		ch <- prometheus.MustNewConstMetric(devicesDesc, prometheus.GaugeValue, float64(n), how)
 	}
+}
+
+// status implements control.Status's FastPath.
+func (r *running) status() *control.FastPath {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == nil {
+		return nil
+	}
+	s := &control.FastPath{Problem: r.problem, Devices: []control.FastPathDevice{}, Blocks: []control.FastPathBlock{}}
+	for _, b := range r.blocks {
+		s.Blocks = append(s.Blocks, control.FastPathBlock{Block: b.keys, Reason: b.policy.Reason})
+	}
+	p := r.path
+	if p == nil {
+		return s
+	}
+	if info, err := p.program.BPF().Info(); err == nil {
+		id, _ := info.ID()
+		s.Program = uint32(id)
+	}
+	s.Answers = p.publisher.Len()
+	for class := range uint16(kernel.Classes) {
+		n, err := p.program.Hits(class)
+		if err != nil {
+			break
+		}
+		for _, hits := range n {
+			s.Hits += hits
+		}
+	}
+	for _, d := range p.watcher.Devices() {
+		s.Devices = append(s.Devices, control.FastPathDevice{Device: d.Name, Attached: d.Attached, Reason: d.Problem})
+	}
+	return s
 }

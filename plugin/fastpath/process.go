@@ -18,7 +18,9 @@ import (
 type running struct {
 	mu      sync.Mutex
 	current *configuration
-	path    *path // nil: none
+	path    *path  // nil: none
+	problem string // why there is none although the configuration wants one
+	blocks  []*decided
 	load    *load // of the configuration in force; nil: nothing is announced
 }
 
@@ -45,30 +47,35 @@ func (r *running) follow(c *configuration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unload()
-	r.current = c
+	r.current, r.problem = c, ""
 	if r.path != nil && (c.kernel == off || r.path.settings != c.settings) {
 		r.close()
 	}
-	blocks := c.decide()
-	report(blocks)
+	r.blocks = c.decide()
+	report(r.blocks)
 	if c.kernel == off {
 		return
 	}
 	if r.path == nil {
 		p, err := open(c.settings)
 		if err != nil {
-			log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
+			r.fail(err)
 			return
 		}
 		r.path = p
 	}
-	l, err := r.path.load(blocks)
+	l, err := r.path.load(r.blocks)
 	if err != nil {
-		log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
+		r.fail(err)
 		r.close()
 		return
 	}
 	r.load = l
+}
+
+func (r *running) fail(err error) {
+	r.problem = err.Error()
+	log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
 }
 
 // unload ends what was announced for the configuration in force.
@@ -99,7 +106,7 @@ func (r *running) stop() {
 func (r *running) end() {
 	r.unload()
 	r.close()
-	r.current = nil
+	r.current, r.blocks, r.problem = nil, nil, ""
 	blockInfo.Reset()
 }
 

@@ -19,6 +19,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
+	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 const directive = "fastpath"
@@ -27,6 +28,7 @@ var log = clog.NewWithPlugin(directive)
 
 func init() {
 	plugin.Register(directive, setup)
+	notrack.ShowFastPath(process.status)
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.stop)
 }
 

@@ -119,8 +119,16 @@ func fullNode() *nodetest.Node {
 	partly := dead("trackless-2a1b2c3d")
 	partly.Live = partly.Listen[:1]
 	socket := nodetest.NewSocket("/run/trackless/control.sock", 4711, first.Table)
+	socket.State.FastPath = &control.FastPath{
+		Program: 57, Hits: 90210, Answers: 812,
+		Devices: []control.FastPathDevice{
+			{Device: "veth1", Attached: "tcx"}, {Device: "veth2", Reason: "chain INPUT of table ip filter may drop its DNS (policy drop), and the kernel's answers would pass it by"},
+		},
+		Blocks: []control.FastPathBlock{{Block: "dns://cluster.local.:53"}, {Block: "dns://.:53", Reason: "rewrite must see every query"}},
+	}
 	byHand := nodetest.NewSocket(nodetest.InContainer(815), 815, contained.Table)
 	byHand.OnlyByPID = true
+	byHand.State.FastPath = &control.FastPath{Problem: "load the kernel program: the process lacks CAP_BPF; add BPF to the container's capabilities"}
 	byHand.State.State, byHand.State.ByHand, byHand.State.Reason = "draining", true, "2 queries are being answered"
 	return &nodetest.Node{
 		Tables: []iptables.Instance{first, contained, partly, unseen("trackless-3a1b2c3d")},

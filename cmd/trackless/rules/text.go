@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/node/advice"
 	"github.com/trackless-dns/trackless/node/rules"
@@ -124,6 +126,33 @@ func (p *page) instance(i rules.Instance) {
 		p.line("tracked", strings.Join(tracked, ", "))
 	}
 	p.packets(i.Packets)
+	if i.FastPath != nil {
+		p.fastPath(i.FastPath)
+	}
+}
+
+// fastPath says what the kernel answers, and where CoreDNS answers instead.
+func (p *page) fastPath(f *control.FastPath) {
+	switch {
+	case f.Program != 0:
+		p.line("kernel", fmt.Sprintf("BPF program %d has %d answers, and has answered %d queries", f.Program, f.Answers, f.Hits))
+	case f.Problem != "":
+		p.line("kernel", cli.Painted("answers nothing", cli.Yellow, p.colour)+": "+f.Problem)
+	default:
+		p.line("kernel", "answers nothing: fastpath is off")
+	}
+	for _, d := range f.Devices {
+		state := cmp.Or(d.Attached, "left to CoreDNS")
+		if d.Reason != "" {
+			state += ": " + d.Reason
+		}
+		p.line("", d.Device+" "+state)
+	}
+	for _, b := range f.Blocks {
+		if b.Reason != "" {
+			p.line("", fmt.Sprintf("block %s is left to CoreDNS: %s", b.Block, b.Reason))
+		}
+	}
 }
 
 func (p *page) owner(i rules.Instance) string {

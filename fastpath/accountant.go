@@ -199,6 +199,14 @@ func (a *Accountant) Collect(m Meter) error {
 	return nil
 }
 
+// Forget frees all classes. It is called when the fast path has ended and its last hits were
+// collected: the next one counts from zero again.
+func (a *Accountant) Forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.indexes, a.classes = nil, nil
+}
+
 func (a *Accountant) add(c *account, hits [4]uint64) {
 	for v, n := range hits {
 		more := n - c.seen[v]

@@ -76,6 +76,26 @@ func TestCollect(t *testing.T) {
 	})
 }
 
+// The next fast path counts from zero. What it counts is not taken for a counter that
+// went back.
+func TestAFastPathBeginsAgain(t *testing.T) {
+	a, counted := &Accountant{}, new(sums)
+	of := &Announcer{block: Block{Counters: func(Class) Counters { return counted }}}
+	for _, hits := range []uint64{100, 3} {
+		class, ok := a.class(of, Class{Type: 1})
+		if !ok {
+			t.Fatal("no class")
+		}
+		if err := a.Collect(meter{class: {hits}}); err != nil {
+			t.Fatal(err)
+		}
+		a.Forget()
+	}
+	if counted[0] != 103 || a.Arrived() != 103 {
+		t.Errorf("counted %d, arrived %d", counted[0], a.Arrived())
+	}
+}
+
 func TestClassesSuffice(t *testing.T) {
 	a, of := &Accountant{}, &Announcer{}
 	for i := range 10 * Classes {

@@ -173,6 +173,7 @@ func (p *path) close() {
 	p.leave()
 	p.cancel()
 	p.tasks.Wait()
+	notrack.Accountant().Forget()
 	if err := p.program.Close(); err != nil {
 		log.Errorf("unload the kernel program: %v", err)
 	}

@@ -277,7 +277,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Unblock:     (&firewall.Opener{Log: p.log}).Open,
 			Adopt:       (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
 			Claims:      ruleset.Claims,
-			Explain:     firewall.Explain,
+			Explain:     func(a netip.Addr) string { return firewall.Explain(a, p.fastPathDevices) },
 			Unannounced: legacy.InUse,
 			Changed:     p.zones.RulesChanged,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {

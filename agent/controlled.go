@@ -59,6 +59,23 @@ func (c controlled) Status() control.Status {
 	return s
 }
 
+// fastPathDevices returns the devices to which a program of this process is attached with tcx.
+func (p *Agent) fastPathDevices() (names []string) {
+	if p.FastPath == nil {
+		return nil
+	}
+	shown := p.FastPath()
+	if shown == nil {
+		return nil
+	}
+	for _, d := range shown.Devices {
+		if d.Attached == "tcx" {
+			names = append(names, d.Device)
+		}
+	}
+	return names
+}
+
 // Attach implements control.Controlled.
 func (c controlled) Attach(ctx context.Context) error {
 	if k := c.agent.reconciler.Load(); k != nil {

@@ -17,10 +17,11 @@ import (
 
 // Explain names the rules and eBPF programs of others that may defeat our rules for the
 // address. Such rules see its DNS before conntrack does, such programs see packets or
-// sockets before any rule. It returns "" if there are none.
-func Explain(a netip.Addr) string {
+// sockets before any rule. It returns "" if there are none. own returns the devices that have
+// a program of this process.
+func Explain(a netip.Addr, own func() []string) string {
 	found := conflicts(a)
-	found = append(found, programs(a)...)
+	found = append(found, programs(a, own())...)
 	if len(found) == 0 {
 		return ""
 	}
@@ -81,7 +82,7 @@ const (
 // programs names eBPF programs that handle DNS before netfilter does. A load balancer at
 // the sockets rewrites a Service address before there is a packet. A program at a device
 // may make packets bypass all hooks. Programs at classic tc are not found.
-func programs(a netip.Addr) []string {
+func programs(a netip.Addr, own []string) []string {
 	var out []string
 	connect, sendmsg := uint32(attachConnect4), uint32(attachSendmsg4)
 	if a.Is6() {
@@ -99,7 +100,11 @@ func programs(a netip.Addr) []string {
 	}
 	var devices []string
 	for _, l := range links {
-		if countPrograms(l.Index, attachTCXIngress) > 0 {
+		ours := uint32(0)
+		if slices.Contains(own, l.Attributes.Name) {
+			ours = 1
+		}
+		if countPrograms(l.Index, attachTCXIngress) > ours {
 			devices = append(devices, l.Attributes.Name)
 		}
 	}

@@ -3,11 +3,17 @@
 package firewall
 
 import (
+	"errors"
+	"net"
 	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/trackless-dns/trackless/fastpath/kernel"
 	"github.com/trackless-dns/trackless/internal/testgolden"
 	"github.com/trackless-dns/trackless/internal/testns"
 )
@@ -31,7 +37,39 @@ COMMIT
 	}
 	found := conflicts(a)
 	testgolden.Compare(t, "conflicts.txt", strings.Join(found, "\n")+"\n")
-	if got := Explain(a); !strings.Contains(got, strings.Join(found, "; ")) {
+	if got := Explain(a, func() []string { return nil }); !strings.Contains(got, strings.Join(found, "; ")) {
 		t.Errorf("%q lacks the conflicts", got)
+	}
+}
+
+// A program of our own is no reason for which our rules have no effect.
+func TestExplainLeavesOutOwnPrograms(t *testing.T) {
+	testns.Enter(t)
+	testns.Run(t, "ip", "link", "add", "veth0", "type", "veth", "peer", "name", "veth1")
+	device, err := net.InterfaceByName("veth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := kernel.Load(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	attached, err := link.AttachTCX(link.TCXOptions{Interface: device.Index, Program: p.BPF(), Attach: ebpf.AttachTCXIngress})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer attached.Close()
+	a := netip.MustParseAddr("10.96.0.10")
+	for _, row := range []struct {
+		own  []string
+		want bool
+	}{{nil, true}, {[]string{"veth1"}, true}, {[]string{"veth0"}, false}} {
+		if got := strings.Contains(strings.Join(programs(a, row.own), "; "), "veth0"); got != row.want {
+			t.Errorf("own at %v: named %v", row.own, got)
+		}
 	}
 }

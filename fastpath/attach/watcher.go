@@ -66,9 +66,10 @@ type attacher interface {
 	succeed(index int) error
 }
 
-// syncEvery is how often all devices are compared with what is attached: changes of
-// routes and of devices are announced, those of rules and other programs are not.
-const syncEvery = time.Second
+// syncEvery is how often all devices are compared with what is attached, so that a new rule
+// is seen within a second. Changes of routes and of devices are announced. Those of rules and
+// of other programs are not.
+const syncEvery = 750 * time.Millisecond
 
 // New returns a Watcher that has attached nothing.
 func New(c Config) *Watcher {

@@ -47,8 +47,13 @@ func TestMain(m *testing.M) {
 // newNode builds a node that is gone with the test.
 func newNode(t *testing.T) *lab.Node {
 	t.Helper()
+	return newNodeOf(t, lab.Options{Program: program})
+}
+
+func newNodeOf(t *testing.T, options lab.Options) *lab.Node {
+	t.Helper()
 	testns.Root(t)
-	node, err := lab.NewNode(t.Context(), lab.Options{Program: program})
+	node, err := lab.NewNode(t.Context(), options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,11 @@
 {{- if and .kubeDNS $v.searchPath.onePass }}
     searchpath {{ join " " (prepend $v.searchPath.domains $v.external.domain) }}
 {{- end }}
+{{- if and $v.fastPath.enabled (ne $v.mode "cilium") }}
+    fastpath {
+        kernel on
+    }
+{{- end }}
     cache {
 {{- with $v.cache.size }}
         size {{ . }}

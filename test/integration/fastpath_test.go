@@ -117,6 +117,7 @@ func TestKernelAnswers(t *testing.T) {
 	node := newNode(t)
 	bridged(t, node, node.Pods[1])
 	server := serve(t, node, corefile(steady, kernelOn, node.ClusterDNS()...))
+	run(t, node.Namespace, "nft", "table inet seen { chain first { type filter hook prerouting priority -500; udp dport 53 counter; }; }")
 	for _, pod := range node.Pods {
 		for _, addr := range node.ClusterDNS() {
 			t.Run(fmt.Sprintf("%s at %s", pod.Name(), addr), func(t *testing.T) {
@@ -126,6 +127,16 @@ func TestKernelAnswers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				eventually(t, "a query that netfilter does not see is answered", func() error {
+					before := run(t, node.Namespace, "nft", "list", "table", "inet", "seen")
+					if _, err := lookup(t, pod.Namespace, addr, "svc-7-8-9.lab.svc.cluster.local."); err != nil {
+						return err
+					}
+					if run(t, node.Namespace, "nft", "list", "table", "inet", "seen") != before {
+						return errors.New("netfilter has seen it")
+					}
+					return nil
+				})
 				for range 3 {
 					got, err := lookup(t, pod.Namespace, addr, "svc-7-8-9.lab.svc.cluster.local.")
 					if err != nil {
@@ -145,6 +156,11 @@ func TestKernelAnswers(t *testing.T) {
 	}
 	if entries := dnsEntries(t, node); len(entries) > 0 {
 		t.Errorf("entries with a listen address:\n%s", strings.Join(entries, ""))
+	}
+	for _, m := range scraped(t, server)["coredns_fastpath_info"].GetMetric() {
+		if m.GetGauge().GetValue() != 1 {
+			t.Errorf("not eligible: %s", m)
+		}
 	}
 	out, _ := trackless(t, node, "rules", "show")
 	for _, want := range []string{"BPF program ", node.Pods[0].HostLink + " tcx", node.Pods[1].HostLink + " tcx"} {

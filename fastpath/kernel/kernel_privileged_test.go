@@ -337,6 +337,8 @@ func mutate(random *rand.Rand, r *fastpath.Record) []byte {
 		if r.Listener == 1 { // no sum
 			clear(frame[14+20+6:][:2])
 		}
+	case 5:
+		frame[0] |= byte(random.IntN(2)) // a group of hardware addresses
 	}
 	return frame
 }

@@ -26,7 +26,7 @@ func (m *model) add(r *fastpath.Record) { m.records[recordKey(r.Listener, r.Key)
 // answer returns the reply's frame, or nil where the frame passes unchanged. Sums
 // are those of the query, with the query's error: zeroed in what is returned.
 func (m *model) answer(frame []byte) []byte {
-	if len(frame) < 14 {
+	if len(frame) < 14 || frame[0]&1 != 0 { // a reply from a group address would be lost
 		return nil
 	}
 	var ip, udp []byte

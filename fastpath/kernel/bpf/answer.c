@@ -50,7 +50,7 @@ enum {
 	CLASS,              /* other than IN */
 	STALE,              /* expired, or due to be asked again */
 	LARGE,              /* larger than the client accepts */
-	FRAGMENT,           /* or IP options */
+	FRAGMENT,           /* or IP options, or to a group of hardware addresses */
 	FAILED,             /* a helper refused */
 	UNREPORTED,         /* a hit whose flow found no room in the ring */
 	FIRST_CLASS = 16,   /* hits are counted from here on, by the record's class */
@@ -550,7 +550,7 @@ INLINE int ipv4(struct __sk_buff *skb)
 	struct control *c = listener(&q, &key);
 	if (!c)
 		return TC_ACT_UNSPEC;
-	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1)
+	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1 || h.eth.h_dest[0] & 1)
 		return count(FRAGMENT);
 	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
 	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.tot_len) != payload + sizeof(h.ip) + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
@@ -608,7 +608,7 @@ INLINE int ipv6(struct __sk_buff *skb)
 	if (!c)
 		return TC_ACT_UNSPEC;
 	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
-	if (h.ip.version != 6 || skb->gso_segs > 1)
+	if (h.ip.version != 6 || skb->gso_segs > 1 || h.eth.h_dest[0] & 1)
 		return count(FRAGMENT);
 	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.payload_len) != payload + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
 		return count(NAME);

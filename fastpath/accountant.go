@@ -42,11 +42,11 @@ func (a *Accountant) End() { a.answered.Add(1) }
 
 // Note records a query in the ledger. Response of the result is to be called when the
 // response leaves.
-func (a *Accountant) Note(f ledger.Flow) ledger.Pending {
-	if !a.Untracked(f.Server.Addr()) || a.Idle() {
+func (a *Accountant) Note(client, server netip.AddrPort, proto uint8) ledger.Pending {
+	if !a.Untracked(server.Addr()) || a.Idle() {
 		return ledger.Pending{}
 	}
-	return a.Ledger.Query(f)
+	return a.Ledger.Query(ledger.Flow{Proto: proto, Client: client, Server: server})
 }
 
 // Flows records queries over UDP that a fast path has answered.

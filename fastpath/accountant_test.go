@@ -152,11 +152,12 @@ func TestQueriesOfCoreDNS(t *testing.T) {
 		return ledger.Flow{Proto: unix.IPPROTO_UDP, Client: netip.AddrPortFrom(netip.MustParseAddr("10.244.0.7"), port), Server: server}
 	}
 	tracked := netip.MustParseAddrPort("10.0.0.1:53")
-	a.Note(flow(1, untracked)).Response()
-	a.Note(flow(2, tracked)).Response()
+	note := func(f ledger.Flow) { a.Note(f.Client, f.Server, f.Proto).Response() }
+	note(flow(1, untracked))
+	note(flow(2, tracked))
 	a.Flows([]ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)})
 	idle = true
-	a.Note(flow(6, untracked)).Response()
+	note(flow(6, untracked))
 	a.Flows([]ledger.Flow{flow(7, untracked)})
 	if n := a.Ledger.Flows().Total(); n != 3 {
 		t.Errorf("%d flows in the ledger, want 3", n)

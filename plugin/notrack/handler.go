@@ -18,7 +18,6 @@ import (
 	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/agent/tuple"
-	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/internal/loglimit"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -50,7 +49,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 		}
 		defer n.config.agent.Queries.Done(client.Addr())
 	}
-	query := accountant.Note(ledger.Flow{Proto: proto, Client: client, Server: server})
+	query := accountant.Note(client, server, proto)
 	defer query.Response()
 	return n.pass(ctx, w, r)
 }
@@ -70,7 +69,7 @@ var limited = loglimit.New(log)
 // serveTCP passes a query on. It closes the connection after the answer if another server
 // is to answer the client's next query.
 func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
-	query := n.config.agent.Accountant.Note(ledger.Flow{Proto: unix.IPPROTO_TCP, Client: client, Server: server})
+	query := n.config.agent.Accountant.Note(client, server, unix.IPPROTO_TCP)
 	defer query.Response()
 	tcp := sockets.NewWriter(w, client, server, n.block.WriteTimeout, limited)
 	serve := func() (int, error) {

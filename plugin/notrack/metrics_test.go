@@ -22,10 +22,10 @@ func TestMetricsWhereNothingIsTracked(t *testing.T) {
 		Client: netip.MustParseAddrPort("10.244.0.11:4000"), Server: netip.MustParseAddrPort("10.96.0.10:53"),
 	}
 	p.Accountant.Untracked = func(netip.Addr) bool { return true }
-	p.Accountant.Note(flow)
+	p.Accountant.Note(flow.Client, flow.Server, flow.Proto)
 	p.Table.Record(&tablewalk.Walk{Idle: "nothing is tracked"}, 0)
 	flow.Client = netip.MustParseAddrPort("10.244.0.11:4001")
-	p.Accountant.Note(flow).Response()
+	p.Accountant.Note(flow.Client, flow.Server, flow.Proto).Response()
 	if n := p.Ledger.Flows().Total(); n != 1 {
 		t.Errorf("%d flows, want only the first", n)
 	}

@@ -140,8 +140,7 @@ func (c *Cache) Name() string { return "cache" }
 // query arrives.
 func (c *Cache) OnWait(waits func(client net.Addr) (end func())) { c.waits = waits }
 
-// Announce has the cache announce answers with their uses, so that a fast path gives
-// them; nil ends that.
+// Announce has answers announced with their uses to a fast path; nil ends that.
 func (c *Cache) Announce(a *fastpath.Announcer) { c.announcer.Store(a) }
 
 // KeepsTTL reports whether answers have the TTL with which they were stored.

@@ -97,15 +97,15 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 	var servers []*server
 	defer func() {
 		for _, s := range servers {
-			err = errors.Join(err, s.close())
+			err = errors.Join(err, s.Close())
 		}
 	}()
 	for _, c := range o.configurations() {
-		s := &server{configuration: c, lab: o.program}
-		servers = append(servers, s)
-		if err := s.open(ctx); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.row(), err)
+		s, err := c.open(ctx, o.program)
+		if err != nil {
+			return nil, err
 		}
+		servers = append(servers, s)
 	}
 	if err := wait(ctx, o.settle); err != nil {
 		return nil, err

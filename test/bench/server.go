@@ -2,23 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/trackless-dns/trackless/lab"
-)
-
-const (
-	metricsAddress = "127.0.0.1:9253"
-
-	// starting is how long a server may take until it answers.
-	starting = 2 * time.Minute
+	benched "github.com/trackless-dns/trackless/test/bench/server"
 )
 
 // addresses are those that servers listen at, in the order in which they are added.
@@ -86,95 +75,58 @@ func (o options) configurations() []configuration {
 // server is a running one, alone on its node.
 type server struct {
 	configuration
-	lab string // the trackless that serves kube-dns
-
-	node      *lab.Node
-	running   *lab.Server
-	directory string
+	*benched.Server
 }
 
-// open builds the node, starts the server and returns when it answers.
-func (s *server) open(ctx context.Context) (err error) {
-	if s.directory, err = os.MkdirTemp("", "trackless-bench-"); err != nil {
-		return err
+// open starts the server on a node on which program serves kube-dns, and returns when
+// it answers.
+func (c configuration) open(ctx context.Context, program string) (*server, error) {
+	spec := benched.Spec{
+		Name:          c.row(),
+		Node:          lab.Options{Program: program, Pods: 1},
+		Command:       c.program + " " + c.arguments(),
+		Configuration: c.corefile(),
+		Listen:        c.listen(),
+		By:            lab.Trackless,
+		Attaches:      c.kind == trackless,
 	}
-	if s.node, err = lab.NewNode(ctx, lab.Options{Program: s.lab, Pods: 1}); err != nil {
-		return err
+	if c.kind == bare || c.kind == coredns {
+		spec.Addressed, spec.Prepare = true, untrack
 	}
-	if s.kind == bare || s.kind == coredns {
-		if err := s.untrack(); err != nil {
-			return err
-		}
-	}
-	// The script becomes the program. It is started as: serve -conf FILE -control SOCKET.
-	script := filepath.Join(s.directory, "start")
-	text := fmt.Sprintf("#!/bin/sh\nexec %s %s >%s 2>&1\n", s.program, s.arguments(), filepath.Join(s.directory, "log"))
-	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
-		return err
-	}
-	if s.running, err = s.node.Namespace.StartServer(s.row(), script, s.corefile()); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, starting)
-	defer cancel()
-	if s.kind == trackless {
-		err = s.running.AwaitAttached(ctx, metricsAddress)
-	}
-	for _, a := range s.listen() {
-		if err == nil {
-			err = s.running.AwaitAnswer(ctx, s.node.Namespace, lab.UDP, a, lab.Trackless)
-		}
-	}
+	s, err := benched.Open(ctx, spec)
 	if err != nil {
-		text, _ := os.ReadFile(filepath.Join(s.directory, "log"))
-		return fmt.Errorf("%w\n%s", err, text)
+		return nil, err
 	}
-	return nil
+	return &server{configuration: c, Server: s}, nil
 }
 
-// close ends what open started, which may be a part of it.
-func (s *server) close() error {
-	var errs []error
-	if s.running != nil {
-		errs = append(errs, s.running.Close())
-	}
-	if s.node != nil {
-		errs = append(errs, s.node.Close())
-	}
-	if s.directory != "" {
-		errs = append(errs, os.RemoveAll(s.directory))
-	}
-	return errors.Join(errs...)
-}
-
-func (s *server) listen() []netip.Addr { return addresses[:s.addresses] }
+func (c configuration) listen() []netip.Addr { return addresses[:c.addresses] }
 
 // listed are the listen addresses with a separator.
-func (s *server) listed(separator string) string {
+func (c configuration) listed(separator string) string {
 	var texts []string
-	for _, a := range s.listen() {
+	for _, a := range c.listen() {
 		texts = append(texts, a.String())
 	}
 	return strings.Join(texts, separator)
 }
 
 // arguments are those of the program, in a shell.
-func (s *server) arguments() string {
-	switch s.kind {
+func (c configuration) arguments() string {
+	switch c.kind {
 	case coredns:
 		return `-conf "$3"`
 	case nodeCache:
 		// It writes the Corefile that it runs from the base.
-		return fmt.Sprintf(`-basecorefile "$3" -conf %s -localip %s -metrics-listen-address 127.0.0.1:9353`,
-			filepath.Join(s.directory, "Corefile"), s.listed(","))
+		return fmt.Sprintf(`-basecorefile "$3" -conf ${0%%/*}/Corefile -localip %s -metrics-listen-address 127.0.0.1:9353`, c.listed(","))
 	}
 	return `"$@"`
 }
 
-func (s *server) corefile() string {
+func (c configuration) corefile() string {
 	directive := ""
-	if s.kind == trackless {
-		directive = fmt.Sprintf("    notrack {\n        backend %s\n    }\n", s.backend)
+	if c.kind == trackless {
+		directive = fmt.Sprintf("    notrack {\n        backend %s\n    }\n", c.backend)
 	}
 	return fmt.Sprintf(`.:53 {
     errors
@@ -183,23 +135,15 @@ func (s *server) corefile() string {
     forward . %s
     prometheus %s
 }
-`, s.listed(" "), directive, lab.UpstreamDNS4, metricsAddress)
+`, c.listed(" "), directive, lab.UpstreamDNS4, benched.Metrics)
 }
 
-// untrack does for a server without notrack what the directive does: its addresses are
-// on the node, and queries to them are untracked.
-func (s *server) untrack() error {
+// untrack does for a server without notrack what the directive does: queries to
+// addresses of the node are untracked.
+func untrack() error {
 	rules := "table inet untrack {\n"
 	for _, hook := range []string{"prerouting", "output"} {
 		rules += fmt.Sprintf("chain %[1]s { type filter hook %[1]s priority raw; udp dport 53 fib daddr type local notrack; udp sport 53 fib saddr type local notrack; }\n", hook)
 	}
-	return s.node.Namespace.Do(func() error {
-		for _, a := range s.listen() {
-			command := exec.Command("ip", "address", "add", a.String(), "dev", "lo")
-			if out, err := command.CombinedOutput(); err != nil {
-				return fmt.Errorf("add %s to the loopback device: %w: %s", a, err, out)
-			}
-		}
-		return nft(rules + "}\n")
-	})
+	return nft(rules + "}\n")
 }

@@ -35,7 +35,7 @@ const (
 func (s *server) setMemory() (int, error) {
 	var listed []byte
 	ipsets := 0
-	err := s.node.Namespace.Do(func() (err error) {
+	err := s.Node.Namespace.Do(func() (err error) {
 		if listed, err = exec.Command("nft", "list", "sets").Output(); err != nil {
 			return fmt.Errorf("nft list sets: %w", err)
 		}

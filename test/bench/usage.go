@@ -13,6 +13,7 @@ import (
 
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/clients"
+	benched "github.com/trackless-dns/trackless/test/bench/server"
 )
 
 // usage is what a process has taken so far.
@@ -24,7 +25,7 @@ type usage struct {
 // readUsage reads the usage of a process. The processor time is that of all its
 // threads, also of those that have ended, and of the children that it waited for.
 func readUsage(pid int) (usage, error) {
-	cpu, err := processorTime(pid)
+	cpu, err := benched.ProcessorTime(pid)
 	if err != nil {
 		return usage{}, err
 	}
@@ -46,27 +47,6 @@ func readUsage(pid int) (usage, error) {
 	return u, nil
 }
 
-// processorTime is read from the clock of the process, which is as exact as the
-// scheduler is. For children there is only the sum in /proc/PID/stat.
-func processorTime(pid int) (time.Duration, error) {
-	const perProcess = 2 // CPUCLOCK_SCHED of linux/posix-timers.h, without the bit of one thread
-	var now unix.Timespec
-	if err := unix.ClockGettime(int32(^pid)<<3|perProcess, &now); err != nil {
-		return 0, fmt.Errorf("read the processor clock of process %d: %w", pid, err)
-	}
-	process, err := procfs.NewProc(pid)
-	if err != nil {
-		return 0, err
-	}
-	stat, err := process.Stat()
-	if err != nil {
-		return 0, err
-	}
-	const hertz = 100 // USER_HZ, the unit of proc_pid_stat(5)
-	children := time.Duration(stat.CUTime+stat.CSTime) * time.Second / hertz
-	return time.Duration(now.Nano()) + children, nil
-}
-
 // since is how often the process's tasks slept and woke up after an earlier reading.
 func (u usage) since(earlier usage) (wakeups uint64) {
 	for task, n := range u.wakeups {
@@ -85,11 +65,11 @@ func measureOnce(ctx context.Context, servers []*server, syscalls *tracepoint, l
 	}()
 	earlier, began := make([]usage, len(servers)), make([]time.Time, len(servers))
 	for i, s := range servers {
-		if counters[i], err = syscalls.count(s.running.PID()); err != nil {
+		if counters[i], err = syscalls.count(s.Running.PID()); err != nil {
 			return nil, err
 		}
 		began[i] = time.Now()
-		if earlier[i], err = readUsage(s.running.PID()); err != nil {
+		if earlier[i], err = readUsage(s.Running.PID()); err != nil {
 			return nil, err
 		}
 	}
@@ -98,7 +78,7 @@ func measureOnce(ctx context.Context, servers []*server, syscalls *tracepoint, l
 	}
 	for i, s := range servers {
 		seconds := time.Since(began[i]).Seconds()
-		now, err := readUsage(s.running.PID())
+		now, err := readUsage(s.Running.PID())
 		if err != nil {
 			return nil, err
 		}
@@ -129,7 +109,7 @@ func measureAsked(ctx context.Context, servers []*server, syscalls *tracepoint, 
 		if s.asked {
 			asked = append(asked, s)
 			streams = append(streams, clients.Stream{
-				Kind: clients.FreshPort, From: s.node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: o.rate,
+				Kind: clients.FreshPort, From: s.Node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: o.rate,
 			})
 		}
 	}

@@ -44,6 +44,7 @@ CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
 FLOOD_FLAGS ?=
 BENCH_FLAGS ?=
+FASTPATH_FLAGS ?=
 E2E_FLAGS ?=
 CHART_FLAGS ?=
 VM_FLAGS ?=
@@ -268,6 +269,13 @@ bench: deps ## run the benchmarks of all packages, and bench-idle
 .PHONY: bench-idle
 bench-idle: deps build $(COREDNS) ## what a server costs while nobody asks, and at 10 queries a second, beside CoreDNS (root, 3 minutes)
 	go run ./test/bench -program bin/trackless -coredns $(COREDNS) $(BENCH_FLAGS)
+
+# The two fastest servers that Debian has, and CoreDNS.
+bench-fastpath: PROGRAMS += unbound:unbound dnsdist:dnsdist taskset:util-linux
+.PHONY: bench-fastpath
+bench-fastpath: deps build $(COREDNS) ## what a cached answer costs with hits in the kernel and without, beside CoreDNS, unbound and dnsdist (root, an idle machine, 4 minutes)
+	go build -o bin/bench-fastpath ./test/bench/fastpath
+	bin/bench-fastpath -program bin/trackless -coredns $(COREDNS) $(FASTPATH_FLAGS)
 
 .PHONY: test-diff
 test-diff: deps ## play 200,000 random steps to CoreDNS's cache and to ours, and to mutants of ours

@@ -43,6 +43,10 @@ type Spec struct {
 	// Addressed puts the listen addresses on the node before the server starts.
 	Addressed bool
 
+	// Abrupt tells that the server dies of SIGTERM, as dnsdist does: its end says
+	// nothing.
+	Abrupt bool
+
 	// Prepare, unless it is nil, runs on the node before the server starts.
 	Prepare func() error
 }
@@ -53,12 +57,13 @@ type Server struct {
 	Running *lab.Server
 
 	directory string
+	abrupt    bool
 }
 
 // Open builds the node, starts the server and returns when it answers. After an error
 // nothing is left.
 func Open(ctx context.Context, spec Spec) (*Server, error) {
-	s := &Server{}
+	s := &Server{abrupt: spec.Abrupt}
 	if err := s.open(ctx, spec); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", spec.Name, err), s.Close())
 	}
@@ -127,7 +132,9 @@ func (s *Server) await(ctx context.Context, spec Spec) error {
 func (s *Server) Close() error {
 	var errs []error
 	if s.Running != nil {
-		errs = append(errs, s.Running.Close())
+		if err := s.Running.Close(); !s.abrupt {
+			errs = append(errs, err)
+		}
 	}
 	if s.Node != nil {
 		errs = append(errs, s.Node.Close())

@@ -56,8 +56,9 @@ type Result struct {
 	// Wrong are responses that answer no query, or without an answer.
 	Wrong int
 
-	// Took is from the first query to the last answer, CPU this process's share.
-	Took, CPU time.Duration
+	// Took is from the first query to the last answer, and CPU the processor time of
+	// this process meanwhile. Process is all of its processor time, since it began.
+	Took, CPU, Process time.Duration
 
 	// P50 and P99 are latencies at a rate. A lost query counts as one that took
 	// as long as it was waited for.
@@ -86,8 +87,8 @@ func Run(o Options) (*Result, error) {
 	if err := play(queries, r); err != nil {
 		return nil, fmt.Errorf("ask %s: %w", o.Server, err)
 	}
-	after, err := processorTime()
-	r.CPU = after - before
+	r.Process, err = processorTime()
+	r.CPU = r.Process - before
 	return r, err
 }
 

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"slices"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab"
+	"github.com/trackless-dns/trackless/test/bench/fastpath/generator"
+	benched "github.com/trackless-dns/trackless/test/bench/server"
+)
+
+// bench are all servers, which run at once and are measured in turn.
+type bench struct {
+	options
+	running  map[string]*running
+	softirqs []int
+}
+
+// running is a server with its names cached.
+type running struct {
+	entry
+	*benched.Server
+	other *lab.Child // an echo for packets that are no DNS
+}
+
+// open starts the servers that the loads need.
+func (b *bench) open(ctx context.Context) (err error) {
+	if b.softirqs, err = softirqThreads(); err != nil {
+		return err
+	}
+	for _, e := range servers {
+		if chosen := split(b.options.servers); len(chosen) > 0 && !slices.Contains(chosen, e.name) {
+			continue
+		}
+		if e.name == coredns && b.coredns == "" {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "fastpath: starting %s\n", e.name)
+		s, err := benched.Open(ctx, e.spec(b.programs))
+		if err != nil {
+			return err
+		}
+		r := &running{entry: e, Server: s}
+		b.running[e.name] = r
+		if e.kernel {
+			echo := exec.Command(b.self, verbEcho, other.String())
+			if r.other, err = s.Node.Namespace.Start("udp echo", echo); err != nil {
+				return err
+			}
+		}
+		if err := b.warm(ctx, r); err != nil {
+			return fmt.Errorf("%s: %w", e.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *bench) close() error {
+	var errs []error
+	for _, r := range b.running {
+		if r.other != nil {
+			errs = append(errs, r.other.Kill())
+		}
+		errs = append(errs, r.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// warming asks for each name once, as slowly as every server can.
+var warming = generator.Options{Server: dns, Names: names, Last: 2500 * time.Millisecond, Rate: names * 10 / 25}
+
+// warm asks until a pass loses nothing and, where hits are answered in the kernel, all
+// of a pass were.
+func (b *bench) warm(ctx context.Context, r *running) error {
+	const passes = 8
+	o := warming
+	o.Any = r.by == lab.Nobody
+	var last error
+	for range passes {
+		before, err := r.kernelHits(ctx)
+		if err != nil {
+			return err
+		}
+		asking, err := startAsking(b.self, r.Node.Pods[0], clientCPU, o)
+		if err != nil {
+			return err
+		}
+		result, err := asking.wait(ctx)
+		if err != nil {
+			return err
+		}
+		if result.Answered < result.Sent {
+			last = fmt.Errorf("it answered %d of %d queries", result.Answered, result.Sent)
+			continue
+		}
+		if last = r.awaitKernelHits(ctx, before+float64(result.Sent)); last == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("its cache was not warm after %d passes: %w", passes, last)
+}
+
+// kernelHits is how many queries the kernel has answered so far.
+func (r *running) kernelHits(ctx context.Context) (float64, error) {
+	if !r.kernel {
+		return 0, nil
+	}
+	m, err := r.Running.Metrics(ctx, benched.Metrics)
+	if err != nil {
+		return 0, err
+	}
+	n, _ := m.Sum("coredns_fastpath_requests_total")
+	return n, nil
+}
+
+// awaitKernelHits waits until the kernel has answered so many queries, which the metrics
+// say within a second or two.
+func (r *running) awaitKernelHits(ctx context.Context, want float64) error {
+	if !r.kernel {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n, err := r.kernelHits(ctx)
+		if err == nil && n >= want {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("the kernel lacks %.0f answers of a pass of %d", want-n, names), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// rounds measures a load.
+func (b *bench) rounds(ctx context.Context, l load) (m measured, err error) {
+	if l.program {
+		stop, err := countRuns()
+		if err != nil {
+			return m, err
+		}
+		defer func() { err = errors.Join(err, stop()) }()
+	}
+	m.Load = l.name
+	var there []string
+	for _, name := range l.servers {
+		if b.running[name] != nil {
+			there = append(there, name)
+		}
+	}
+	if len(there) == 0 {
+		return m, nil
+	}
+	fmt.Fprintf(os.Stderr, "fastpath: %s: %d rounds of %d servers\n", l.name, b.options.rounds, len(there))
+	m.Rounds, m.Discarded, err = keep(b.options.rounds, b.disturbed, func(n int) (round, error) {
+		return b.round(ctx, l, there, n)
+	})
+	return m, err
+}
+
+// round measures the servers in turn, in every other round in the reverse order.
+func (b *bench) round(ctx context.Context, l load, names []string, n int) (round, error) {
+	order := slices.Clone(names)
+	if n%2 == 1 {
+		slices.Reverse(order)
+	}
+	var r round
+	for _, name := range order {
+		s, err := b.sample(ctx, l, b.running[name], n)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if b.verbose {
+			fmt.Fprintf(os.Stderr, "fastpath: %s, round %d: %+v\n", l.name, n, s)
+		}
+		r = append(r, s)
+	}
+	return r, nil
+}
+
+// sample measures one server.
+func (b *bench) sample(ctx context.Context, l load, r *running, n int) (s sample, err error) {
+	var ran runs
+	if l.program {
+		if ran, err = programRuns(r.Node.Namespace, r.Node.Pods[0].HostLink); err != nil {
+			return s, err
+		}
+	}
+	before, err := readClock(r.Running.PID(), b.softirqs)
+	if err != nil {
+		return s, err
+	}
+	results, err := b.ask(ctx, l, r, n)
+	if err != nil {
+		return s, err
+	}
+	after, err := readClock(r.Running.PID(), b.softirqs)
+	if err != nil {
+		return s, err
+	}
+	s, err = summarise(before, after, results)
+	s.Server = r.name
+	if err == nil && l.program {
+		var now runs
+		now, err = programRuns(r.Node.Namespace, r.Node.Pods[0].HostLink)
+		s.Program = now.since(ran)
+	}
+	return s, err
+}
+
+// ask plays the load and waits until it is over.
+func (b *bench) ask(ctx context.Context, l load, r *running, n int) ([]generator.Result, error) {
+	var all []*asking
+	var errs []error
+	for _, c := range l.clients {
+		o := l.inRound(c, n)
+		o.Any = o.Any || r.by == lab.Nobody
+		a, err := startAsking(b.self, r.Node.Pods[c.pod], c.cpu, o)
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		all = append(all, a)
+	}
+	var results []generator.Result
+	for _, a := range all {
+		result, err := a.wait(ctx)
+		results, errs = append(results, result), append(errs, err)
+	}
+	return results, errors.Join(errs...)
+}
+
+// summarise makes a sample of two readings and of the load between them.
+func summarise(before, after clock, results []generator.Result) (s sample, err error) {
+	server := after.server - before.server + after.softirq - before.softirq
+	total, ours, answered := server, server, 0
+	for _, r := range results {
+		if r.Wrong > 0 {
+			return s, fmt.Errorf("%d of %d answers were wrong", r.Wrong, r.Sent)
+		}
+		total, ours = total+r.CPU, ours+r.Process
+		answered += r.Answered
+		s.Sent += r.Sent
+		s.QPS += float64(r.Answered) / r.Took.Seconds()
+		s.P50, s.P99 = max(s.P50, microseconds(r.P50)), max(s.P99, microseconds(r.P99))
+	}
+	if answered == 0 {
+		return s, fmt.Errorf("none of %d queries was answered", s.Sent)
+	}
+	s.Lost = s.Sent - answered
+	s.ServerCPU = microseconds(server) / float64(answered)
+	s.CPU = microseconds(total) / float64(answered)
+	time := float64(after.at.Sub(before.at)) * float64(len(measuredCPUs))
+	s.Others = math.Max(0, float64(after.busy-before.busy-ours)/time)
+	s.Steal = float64(after.stolen-before.stolen) / time
+	return s, nil
+}
+
+func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

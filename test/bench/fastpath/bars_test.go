@@ -84,6 +84,19 @@ func TestTheTablesFit(t *testing.T) {
 	}
 }
 
+func TestFreshNamesAreAskedOnce(t *testing.T) {
+	c := client{options: generator.Options{First: 50, Names: 10}}
+	for _, test := range []struct {
+		fresh bool
+		n     int
+		want  int
+	}{{false, 3, 50}, {true, 0, 50}, {true, 1, 60}, {true, 3, 80}} {
+		if got := (load{fresh: test.fresh}).inSample(c, test.n).First; got != test.want {
+			t.Errorf("sample %d, fresh %t: the first name is %d, want %d", test.n, test.fresh, got, test.want)
+		}
+	}
+}
+
 func TestStatus(t *testing.T) {
 	seen := &spread{}
 	for _, c := range []struct {
@@ -143,6 +156,28 @@ func TestDisturbedRoundsAreDiscarded(t *testing.T) {
 	}
 	if !(round{{Others: 0.03, Steal: 0.02}}).disturbed(limit) {
 		t.Error("a round is not disturbed by others and steal together")
+	}
+}
+
+func TestDisturbedSamplesAreTakenAgain(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		others    []float64
+		want      float64 // of the sample that is returned
+		discarded int
+	}{
+		{"calm", []float64{0.01}, 0.01, 0},
+		{"disturbed once", []float64{0.5, 0.02}, 0.02, 1},
+		{"disturbed for ever", []float64{0.5, 0.6, 0.7, 0.8, 0.01}, 0.8, 3},
+	} {
+		taken := 0
+		s, discarded, err := again(0.04, func() (sample, error) {
+			taken++
+			return sample{Others: c.others[taken-1]}, nil
+		})
+		if err != nil || s.Others != c.want || discarded != c.discarded {
+			t.Errorf("%s: the sample with %v, %d discarded (%v); want %v, %d", c.name, s.Others, discarded, err, c.want, c.discarded)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ type bench struct {
 	options
 	running  map[string]*running
 	softirqs []int
+	samples  int // so many were taken
 }
 
 // running is a server with its names cached.
@@ -35,10 +36,7 @@ func (b *bench) open(ctx context.Context) (err error) {
 		return err
 	}
 	for _, e := range servers {
-		if chosen := split(b.options.servers); len(chosen) > 0 && !slices.Contains(chosen, e.name) {
-			continue
-		}
-		if e.name == coredns && b.coredns == "" {
+		if !b.needs(e.name) || e.name == coredns && b.coredns == "" {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "fastpath: starting %s\n", e.name)
@@ -59,6 +57,13 @@ func (b *bench) open(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+// needs reports whether a load of those that are asked for has the server.
+func (o options) needs(server string) bool {
+	return chosen(o.servers, server) && slices.ContainsFunc(loads, func(l load) bool {
+		return chosen(o.loads, l.name) && slices.Contains(l.servers, server)
+	})
 }
 
 func (b *bench) close() error {
@@ -163,33 +168,40 @@ func (b *bench) rounds(ctx context.Context, l load) (m measured, err error) {
 	}
 	fmt.Fprintf(os.Stderr, "fastpath: %s: %d rounds of %d servers\n", l.name, b.options.rounds, len(there))
 	m.Rounds, m.Discarded, err = keep(b.options.rounds, b.disturbed, func(n int) (round, error) {
-		return b.round(ctx, l, there, n)
+		r, repeated, err := b.round(ctx, l, there, n)
+		m.Repeated += repeated
+		return r, err
 	})
 	return m, err
 }
 
-// round measures the servers in turn, in every other round in the reverse order.
-func (b *bench) round(ctx context.Context, l load, names []string, n int) (round, error) {
+// round measures the servers in turn, in every other round in the reverse order. It
+// returns how many disturbed samples it took again.
+func (b *bench) round(ctx context.Context, l load, names []string, n int) (r round, repeated int, err error) {
 	order := slices.Clone(names)
 	if n%2 == 1 {
 		slices.Reverse(order)
 	}
-	var r round
 	for _, name := range order {
-		s, err := b.sample(ctx, l, b.running[name], n)
+		s, discarded, err := again(b.disturbed, func() (sample, error) {
+			s, err := b.sample(ctx, l, b.running[name])
+			if b.verbose {
+				fmt.Fprintf(os.Stderr, "fastpath: %s, round %d: %+v\n", l.name, n, s)
+			}
+			return s, err
+		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, repeated, fmt.Errorf("%s: %w", name, err)
 		}
-		if b.verbose {
-			fmt.Fprintf(os.Stderr, "fastpath: %s, round %d: %+v\n", l.name, n, s)
-		}
+		repeated += discarded
 		r = append(r, s)
 	}
-	return r, nil
+	return r, repeated, nil
 }
 
 // sample measures one server.
-func (b *bench) sample(ctx context.Context, l load, r *running, n int) (s sample, err error) {
+func (b *bench) sample(ctx context.Context, l load, r *running) (s sample, err error) {
+	b.samples++
 	var ran runs
 	if l.program {
 		if ran, err = programRuns(r.Node.Namespace, r.Node.Pods[0].HostLink); err != nil {
@@ -200,7 +212,7 @@ func (b *bench) sample(ctx context.Context, l load, r *running, n int) (s sample
 	if err != nil {
 		return s, err
 	}
-	results, err := b.ask(ctx, l, r, n)
+	results, err := b.ask(ctx, l, r)
 	if err != nil {
 		return s, err
 	}
@@ -219,11 +231,11 @@ func (b *bench) sample(ctx context.Context, l load, r *running, n int) (s sample
 }
 
 // ask plays the load and waits until it is over.
-func (b *bench) ask(ctx context.Context, l load, r *running, n int) ([]generator.Result, error) {
+func (b *bench) ask(ctx context.Context, l load, r *running) ([]generator.Result, error) {
 	var all []*asking
 	var errs []error
 	for _, c := range l.clients {
-		o := l.inRound(c, n)
+		o := l.inSample(c, b.samples)
 		o.Any = o.Any || r.by == lab.Nobody
 		a, err := startAsking(b.self, r.Node.Pods[c.pod], c.cpu, o)
 		if err != nil {

@@ -26,7 +26,7 @@ type load struct {
 	servers []string
 	clients []client
 
-	// fresh asks for other names in each round, which nobody has asked for before.
+	// fresh asks for other names in each sample, which nobody has asked for before.
 	fresh bool
 
 	// program measures the time in the kernel's program, which takes some itself.
@@ -82,11 +82,11 @@ func loadNames() []string {
 	return names
 }
 
-// inRound is the client's load in a round.
-func (l load) inRound(c client, round int) generator.Options {
+// inSample is the client's load in the n-th sample.
+func (l load) inSample(c client, n int) generator.Options {
 	o := c.options
 	if l.fresh {
-		o.First += round * o.Names
+		o.First += n * o.Names
 	}
 	return o
 }

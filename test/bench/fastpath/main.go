@@ -66,27 +66,26 @@ func parse() options {
 	flag.StringVar(&o.dnsdist, "dnsdist", "dnsdist", "the dnsdist `binary` to compare with")
 	flag.StringVar(&o.output, "output", "table", "what goes to standard output: `table|json`")
 	flag.IntVar(&o.rounds, "rounds", 5, "how many undisturbed `rounds` of each load are measured")
-	flag.Float64Var(&o.disturbed, "disturbed", 0.04, "the `share` of the CPUs' time that others may take in a round that counts")
+	flag.Float64Var(&o.disturbed, "disturbed", 0.05, "the `share` of the CPUs' time that others may take in a round that counts")
 	flag.StringVar(&o.servers, "servers", "", "measure these `servers` only, separated by commas: "+strings.Join(serverNames(), ", "))
 	flag.StringVar(&o.loads, "loads", "", "measure these `loads` only, separated by commas: "+strings.Join(loadNames(), ", "))
 	flag.BoolVar(&o.verbose, "v", false, "write each measurement to standard error")
 	flag.Parse()
-	known := chosen(o.servers, serverNames()) && chosen(o.loads, loadNames())
-	if flag.NArg() > 0 || o.output != "table" && o.output != "json" || o.rounds < 1 || o.disturbed <= 0 || !known {
+	if flag.NArg() > 0 || !known(o.servers, serverNames()) || !known(o.loads, loadNames()) || o.output != "table" && o.output != "json" || o.rounds < 1 || o.disturbed <= 0 {
 		flag.Usage()
 		os.Exit(unknown)
 	}
 	return o
 }
 
-// split are the names in a flag, none if all are meant.
-func split(names string) []string {
-	return slices.DeleteFunc(strings.Split(names, ","), func(name string) bool { return name == "" })
+// chosen reports whether a flag names it, or names nothing, which means all.
+func chosen(flag, name string) bool {
+	return flag == "" || slices.Contains(strings.Split(flag, ","), name)
 }
 
-// chosen reports whether all names in a flag are known.
-func chosen(names string, known []string) bool {
-	return !slices.ContainsFunc(split(names), func(name string) bool { return !slices.Contains(known, name) })
+// known reports whether all that a flag names is known.
+func known(flag string, names []string) bool {
+	return flag == "" || !slices.ContainsFunc(strings.Split(flag, ","), func(name string) bool { return !slices.Contains(names, name) })
 }
 
 func run() (status int, err error) {
@@ -127,7 +126,7 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 	}
 	r = &report{Rounds: o.rounds, Method: method}
 	for _, l := range loads {
-		if chosen := split(o.loads); len(chosen) > 0 && !slices.Contains(chosen, l.name) {
+		if !chosen(o.loads, l.name) {
 			continue
 		}
 		measured, err := b.rounds(ctx, l)

@@ -19,9 +19,14 @@ type report struct {
 
 // measured are the rounds of one load.
 type measured struct {
-	Load      string  `json:"load"`
-	Discarded int     `json:"discarded"` // rounds that others disturbed
-	Rounds    []round `json:"rounds"`
+	Load string `json:"load"`
+
+	// Others disturbed so many rounds, which were discarded, and so many samples, which
+	// were taken again at once.
+	Discarded int `json:"discarded"`
+	Repeated  int `json:"repeated"`
+
+	Rounds []round `json:"rounds"`
 }
 
 // judge compares what was measured with the bars.
@@ -66,7 +71,7 @@ func (r *report) status() int {
 func (r *report) writeTable(w io.Writer) error {
 	fmt.Fprintf(w, "%s\nMedian [lowest highest] of %d rounds.\n", r.Method, r.Rounds)
 	for _, m := range r.Loads {
-		fmt.Fprintf(w, "\n%s; %d rounds discarded, since others disturbed them\n", m.Load, m.Discarded)
+		fmt.Fprintf(w, "\n%s; since others disturbed them, %d rounds were discarded and %d samples taken again\n", m.Load, m.Discarded, m.Repeated)
 		if err := m.write(w); err != nil {
 			return err
 		}

@@ -47,9 +47,12 @@ var (
 // round are the samples of all servers of a load, one each.
 type round []sample
 
-// disturbed reports whether others took more than the share of a sample's CPU time.
+// disturbed reports whether others took more than the share of the CPUs' time.
+func (s sample) disturbed(share float64) bool { return s.Others+s.Steal > share }
+
+// disturbed reports whether one of its samples was.
 func (r round) disturbed(share float64) bool {
-	return slices.ContainsFunc(r, func(s sample) bool { return s.Others+s.Steal > share })
+	return slices.ContainsFunc(r, func(s sample) bool { return s.disturbed(share) })
 }
 
 // find returns the sample of a server.
@@ -87,6 +90,18 @@ type spread struct {
 func spreadOf(values []float64) spread {
 	sorted := slices.SortedFunc(slices.Values(values), cmp.Compare)
 	return spread{Median: generator.Percentile(sorted, 0.5), Min: sorted[0], Max: sorted[len(sorted)-1]}
+}
+
+// again takes a sample until it is not disturbed, and returns the last one and how many
+// were discarded. It gives up soon: the samples of a round should be close together.
+func again(share float64, take func() (sample, error)) (s sample, discarded int, err error) {
+	const most = 4
+	for {
+		if s, err = take(); err != nil || !s.disturbed(share) || discarded == most-1 {
+			return s, discarded, err
+		}
+		discarded++
+	}
 }
 
 // keep plays rounds until enough were not disturbed, and returns these. It gives up

@@ -97,6 +97,24 @@ func TestFreshNamesAreAskedOnce(t *testing.T) {
 	}
 }
 
+func TestOnlyChosenBarsAreJudged(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		options
+		want int
+	}{
+		{"all", options{}, len(bars)},
+		{"a load", options{loads: bursts}, 2},
+		{"two loads", options{loads: bursts + "," + twoPods}, 3},
+		{"without a peer", options{loads: bursts, servers: kernelOn + "," + unbound + "," + coredns}, 1},
+		{"without ours", options{servers: unbound}, 0},
+	} {
+		if got := len(c.bars()); got != c.want {
+			t.Errorf("%s: %d bars, want %d", c.name, got, c.want)
+		}
+	}
+}
+
 func TestStatus(t *testing.T) {
 	seen := &spread{}
 	for _, c := range []struct {

@@ -135,6 +135,15 @@ func measure(ctx context.Context, o options) (r *report, err error) {
 		}
 		r.Loads = append(r.Loads, measured)
 	}
-	r.judge(bars)
+	r.judge(o.bars())
 	return r, nil
+}
+
+// bars are those for which the flags leave enough to measure.
+func (o options) bars() []bar {
+	return slices.DeleteFunc(slices.Clone(bars), func(b bar) bool {
+		return !chosen(o.loads, b.load) || slices.ContainsFunc(append([]string{b.server}, b.peers...), func(server string) bool {
+			return !chosen(o.servers, server)
+		})
+	})
 }

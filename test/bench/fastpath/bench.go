@@ -226,6 +226,9 @@ func (b *bench) sample(ctx context.Context, l load, r *running) (s sample, err e
 		var now runs
 		now, err = programRuns(r.Node.Namespace, r.Node.Pods[0].HostLink)
 		s.Program = now.since(ran)
+		if n := int(now.count - ran.count); err == nil && float64(n) > 1.02*float64(s.Sent) {
+			err = fmt.Errorf("the program ran %d times for %d packets: others passed it, too", n, s.Sent)
+		}
 	}
 	return s, err
 }

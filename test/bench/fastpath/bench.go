@@ -28,6 +28,10 @@ type running struct {
 	entry
 	*benched.Server
 	other *lab.Child // an echo for packets that are no DNS
+
+	// wanted is how many queries the kernel must have answered when a load of cached
+	// names is over.
+	wanted float64
 }
 
 // open starts the servers that the loads need.
@@ -78,7 +82,9 @@ func (b *bench) close() error {
 }
 
 // warming asks for each name once, as slowly as every server can.
-var warming = generator.Options{Server: dns, Names: names, Last: 2500 * time.Millisecond, Rate: names * 10 / 25}
+var warming = generator.Options{Server: dns, Names: names, Last: names * time.Second / warmRate, Rate: warmRate}
+
+const warmRate = 4000
 
 // warm asks until a pass loses nothing and, where hits are answered in the kernel, all
 // of a pass were.
@@ -141,7 +147,7 @@ func (r *running) awaitKernelHits(ctx context.Context, want float64) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("the kernel lacks %.0f answers of a pass of %d", want-n, names), err)
+			return errors.Join(fmt.Errorf("%s: the kernel did not answer: %.0f answers of it are missing", r.name, want-n), err)
 		case <-tick.C:
 		}
 	}
@@ -149,6 +155,21 @@ func (r *running) awaitKernelHits(ctx context.Context, want float64) error {
 
 // rounds measures a load.
 func (b *bench) rounds(ctx context.Context, l load) (m measured, err error) {
+	m.Load = l.name
+	var there []*running
+	for _, name := range l.servers {
+		r := b.running[name]
+		if r == nil {
+			continue
+		}
+		if r.wanted, err = r.kernelHits(ctx); err != nil {
+			return m, err
+		}
+		there = append(there, r)
+	}
+	if len(there) == 0 {
+		return m, nil
+	}
 	if l.program {
 		stop, err := countRuns()
 		if err != nil {
@@ -156,47 +177,42 @@ func (b *bench) rounds(ctx context.Context, l load) (m measured, err error) {
 		}
 		defer func() { err = errors.Join(err, stop()) }()
 	}
-	m.Load = l.name
-	var there []string
-	for _, name := range l.servers {
-		if b.running[name] != nil {
-			there = append(there, name)
-		}
-	}
-	if len(there) == 0 {
-		return m, nil
-	}
 	fmt.Fprintf(os.Stderr, "fastpath: %s: %d rounds of %d servers\n", l.name, b.options.rounds, len(there))
 	m.Rounds, m.Discarded, err = keep(b.options.rounds, b.disturbed, func(n int) (round, error) {
 		r, repeated, err := b.round(ctx, l, there, n)
 		m.Repeated += repeated
 		return r, err
 	})
+	for _, r := range there {
+		if err == nil && l.hits {
+			err = r.awaitKernelHits(ctx, r.wanted)
+		}
+	}
 	return m, err
 }
 
 // round measures the servers in turn, in every other round in the reverse order. It
 // returns how many disturbed samples it took again.
-func (b *bench) round(ctx context.Context, l load, names []string, n int) (r round, repeated int, err error) {
-	order := slices.Clone(names)
+func (b *bench) round(ctx context.Context, l load, there []*running, n int) (taken round, repeated int, err error) {
+	order := slices.Clone(there)
 	if n%2 == 1 {
 		slices.Reverse(order)
 	}
-	for _, name := range order {
+	for _, r := range order {
 		s, discarded, err := again(b.disturbed, func() (sample, error) {
-			s, err := b.sample(ctx, l, b.running[name])
+			s, err := b.sample(ctx, l, r)
 			if b.verbose {
 				fmt.Fprintf(os.Stderr, "fastpath: %s, round %d: %+v\n", l.name, n, s)
 			}
 			return s, err
 		})
 		if err != nil {
-			return nil, repeated, fmt.Errorf("%s: %w", name, err)
+			return nil, repeated, fmt.Errorf("%s: %w", r.name, err)
 		}
 		repeated += discarded
-		r = append(r, s)
+		taken = append(taken, s)
 	}
-	return r, repeated, nil
+	return taken, repeated, nil
 }
 
 // sample measures one server.
@@ -222,6 +238,8 @@ func (b *bench) sample(ctx context.Context, l load, r *running) (s sample, err e
 	}
 	s, err = summarise(before, after, results)
 	s.Server = r.name
+	const most = 0.99 // the cache may refresh some
+	r.wanted += most * float64(s.Sent-s.Lost)
 	if err == nil && l.program {
 		var now runs
 		now, err = programRuns(r.Node.Namespace, r.Node.Pods[0].HostLink)

@@ -26,6 +26,9 @@ type load struct {
 	servers []string
 	clients []client
 
+	// hits tells that all names are cached.
+	hits bool
+
 	// fresh asks for other names in each sample, which nobody has asked for before.
 	fresh bool
 
@@ -57,15 +60,15 @@ const (
 
 // loads is the table of all that is played.
 var loads = []load{
-	{name: bursts, servers: all, clients: []client{{cpu: clientCPU, options: saturating}}},
-	{name: atRate, servers: all, clients: []client{{cpu: clientCPU, options: generator.Options{
+	{name: bursts, servers: all, hits: true, clients: []client{{cpu: clientCPU, options: saturating}}},
+	{name: atRate, servers: all, hits: true, clients: []client{{cpu: clientCPU, options: generator.Options{
 		Server: dns, Names: names, Last: 2 * time.Second, Rate: 20_000,
 	}}}},
-	{name: twoPods, servers: []string{kernelOn, dnsdistTwo}, clients: []client{
+	{name: twoPods, servers: []string{kernelOn, dnsdistTwo}, hits: true, clients: []client{
 		{pod: 0, cpu: serverCPU, options: saturating},
 		{pod: 1, cpu: clientCPU, options: saturating},
 	}},
-	{name: programHits, servers: []string{kernelOn}, program: true, clients: []client{{cpu: clientCPU, options: saturating}}},
+	{name: programHits, servers: []string{kernelOn}, hits: true, program: true, clients: []client{{cpu: clientCPU, options: saturating}}},
 	{name: programMisses, servers: []string{kernelOn}, program: true, fresh: true, clients: []client{{cpu: clientCPU, options: generator.Options{
 		Server: dns, First: 10 * names, Names: 3 * names, Last: time.Second, Burst: 12, Sockets: 2, Any: true,
 	}}}},

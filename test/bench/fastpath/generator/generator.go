@@ -60,8 +60,8 @@ type Result struct {
 	// this process meanwhile. Process is all of its processor time, since it began.
 	Took, CPU, Process time.Duration
 
-	// P50 and P99 are latencies at a rate. A lost query counts as one that took
-	// as long as it was waited for.
+	// P50 and P99 are latencies at a rate. A lost query counts as one that took as
+	// long as it was waited for, which is until the patience after the last one.
 	P50, P99 time.Duration
 }
 

@@ -118,7 +118,7 @@ func TestNobodyAnswersAtARate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Sent != 10 || r.Answered != 0 || r.P50 != patience || r.P99 != patience {
-		t.Errorf("nobody answers: %+v; want every query to count as one that took %s", r, patience)
+	if r.Sent != 10 || r.Answered != 0 || r.P50 < patience || r.P99 < r.P50 {
+		t.Errorf("nobody answers: %+v; want every query to count as one that took at least %s", r, patience)
 	}
 }

@@ -23,21 +23,19 @@ func (s schedule) dueBy(now time.Duration) int {
 	return min(int(now/s.interval)+1, s.queries)
 }
 
-// flight are the queries on their way, by the lower bits of their number, which are
-// their ids.
+// flight are the queries of a schedule. Their ids are the lower bits of their numbers.
 type flight struct {
 	schedule
-	waiting   [1 << 16]bool
 	sent      int
-	done      int
+	over      []bool // by number: it is answered
 	latencies []time.Duration
 }
 
 func newFlight(s schedule) *flight {
-	return &flight{schedule: s, latencies: make([]time.Duration, 0, s.queries)}
+	return &flight{schedule: s, over: make([]bool, s.queries), latencies: make([]time.Duration, 0, s.queries)}
 }
 
-// number is the number of the query that has the id.
+// number is the number of the last query that was sent with the id, below 0 if none was.
 func (f *flight) number(id uint16) int {
 	last := f.sent - 1
 	return last - int(uint16(last)-id)
@@ -45,19 +43,25 @@ func (f *flight) number(id uint16) int {
 
 // answered notes the answer to a query, and reports whether it was waited for.
 func (f *flight) answered(id uint16, now time.Duration) bool {
-	if !f.waiting[id] {
+	n := f.number(id)
+	if n < 0 || f.over[n] {
 		return false
 	}
-	f.waiting[id] = false
-	f.done++
-	f.latencies = append(f.latencies, now-f.due(f.number(id)))
+	f.over[n] = true
+	f.latencies = append(f.latencies, now-f.due(n))
 	return true
 }
 
+// done reports whether all queries are answered.
+func (f *flight) done() bool { return len(f.latencies) == f.queries }
+
 // lose counts all queries without an answer as lost, also those that could not be sent.
-func (f *flight) lose() {
-	for range f.queries - f.done {
-		f.latencies = append(f.latencies, patience)
+// They have been waited for until now.
+func (f *flight) lose(now time.Duration) {
+	for n, over := range f.over {
+		if !over {
+			f.latencies = append(f.latencies, now-f.due(n))
+		}
 	}
 }
 
@@ -74,7 +78,7 @@ func (o Options) atRate(queries [][]byte, r *Result) error {
 	f := newFlight(schedule{interval: interval, queries: int(o.Last / interval)})
 	end := f.due(f.queries) + patience
 	began := time.Now()
-	for now := time.Duration(0); f.done < f.queries && now < end; now = time.Since(began) {
+	for now := time.Duration(0); !f.done() && now < end; now = time.Since(began) {
 		n := min(f.dueBy(now)-f.sent, atOnce)
 		for i := range n {
 			out.set(i, queries[(f.sent+i)%len(queries)], uint16(f.sent+i))
@@ -82,10 +86,7 @@ func (o Options) atRate(queries [][]byte, r *Result) error {
 		if n, err = out.send(fd, 0, n); err != nil {
 			return err
 		}
-		for range n {
-			f.waiting[uint16(f.sent)] = true
-			f.sent++
-		}
+		f.sent += n
 		if n, err = in.receive(fd, atOnce); err != nil {
 			return err
 		}
@@ -96,8 +97,8 @@ func (o Options) atRate(queries [][]byte, r *Result) error {
 			o.land(f, in.received(i), now, queries, r)
 		}
 	}
-	f.lose()
 	r.Sent, r.Took = f.sent, time.Since(began)
+	f.lose(r.Took)
 	r.sum(f.latencies)
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,10 +87,15 @@ var warming = generator.Options{Server: dns, Names: names, Last: names * time.Se
 
 const warmRate = 4000
 
-// warm asks until a pass loses nothing and, where hits are answered in the kernel, all
-// of a pass were.
+// warm asks until two passes lost next to nothing and, where hits are answered in the
+// kernel, were answered there. A busy machine loses some in each pass, but seldom the
+// same ones.
 func (b *bench) warm(ctx context.Context, r *running) error {
-	const passes = 8
+	const (
+		passes = 8
+		most   = 0.98
+	)
+	warm := 0
 	o := warming
 	o.Any = r.by == lab.Nobody
 	var last error
@@ -106,15 +112,19 @@ func (b *bench) warm(ctx context.Context, r *running) error {
 		if err != nil {
 			return err
 		}
-		if result.Answered < result.Sent {
+		enough := most * float64(result.Sent)
+		if float64(result.Answered) < enough {
 			last = fmt.Errorf("it answered %d of %d queries", result.Answered, result.Sent)
 			continue
 		}
-		if last = r.awaitKernelHits(ctx, before+float64(result.Sent)); last == nil {
+		if last = r.awaitKernelHits(ctx, before+enough); last != nil {
+			continue
+		}
+		if warm++; warm == 2 {
 			return nil
 		}
 	}
-	return fmt.Errorf("its cache was not warm after %d passes: %w", passes, last)
+	return fmt.Errorf("its cache was not warm after %d passes: %w", passes, cmp.Or(last, errors.New("too many of them lost queries")))
 }
 
 // kernelHits is how many queries the kernel has answered so far.

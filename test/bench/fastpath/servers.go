@@ -126,6 +126,7 @@ var unboundConf = fmt.Sprintf(`server:
     do-daemonize: no
     use-syslog: no
     num-threads: 1
+    so-rcvbuf: 4m
     module-config: "iterator"
     msg-cache-size: 128m
     rrset-cache-size: 256m

@@ -125,6 +125,7 @@ func TestStatus(t *testing.T) {
 		{"all kept", []verdict{{Measured: seen, Kept: true}}, kept},
 		{"one missed", []verdict{{Measured: seen, Kept: true}, {Measured: seen}}, missed},
 		{"one unknown", []verdict{{Measured: seen, Kept: true}, {}}, unknown},
+		{"none", nil, unknown},
 		{"one of each", []verdict{{Measured: seen, Kept: true}, {Measured: seen}, {}}, missed},
 	} {
 		if got := (&report{Verdicts: c.verdicts}).status(); got != c.want {

@@ -57,11 +57,11 @@ func (r *report) count() (kept, missed, unknown int) {
 
 // status is the exit status: a bar that was missed outweighs one that is unknown.
 func (r *report) status() int {
-	_, failed, open := r.count()
+	good, failed, open := r.count()
 	switch {
 	case failed > 0:
 		return missed
-	case open > 0:
+	case open > 0 || good == 0:
 		return unknown
 	}
 	return kept

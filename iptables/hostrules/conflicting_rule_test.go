@@ -96,6 +96,19 @@ func TestForeignRules(t *testing.T) {
 			},
 		},
 		{
+			name: "conditions of which only a fast path is wary",
+			nft: `table ip x { counter n { }
+				limit l { rate 10/second; }
+				set seen { type ipv4_addr; flags dynamic; }
+				set d { type inet_service; flags timeout; elements = { 53 }; }
+				map m { type ipv4_addr : verdict; elements = { 10.96.0.11 : drop }; }
+				chain c { type filter hook prerouting priority raw; udp sport 5300 drop; ip saddr vmap @m; }
+				chain d { type filter hook prerouting priority -299; counter name n limit name l add @seen { ip saddr } ip daddr 10.96.0.10 udp dport @d drop; } }`,
+			want: []found{
+				{"ip x d prerouting -299", "drop", v4[1:], true, "[objref] [objref] [dynset] ip daddr 10.96.0.10 meta l4proto udp th dport @d drop"},
+			},
+		},
+		{
 			name: "after jumps, a return and a verdict map",
 			nft: `table ip x {
 				chain deep { udp dport 53 drop; }

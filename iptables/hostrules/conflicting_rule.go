@@ -194,7 +194,7 @@ type search struct {
 	// ends reports whether a chain that may end so is looked for.
 	ends func(verdicts) bool
 	// cautious counts packets as dropped that a rule gives to another program or receiver,
-	// and takes a client whose address is not known for any.
+	// and takes a client whose address or port is not known for any.
 	cautious bool
 	found    map[foundKey]*foundRule
 }

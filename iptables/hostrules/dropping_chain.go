@@ -223,7 +223,7 @@ func (s *search) dropped(c nfnl.BaseChain, p evaluator.Probe, device Device) (st
 	named, none := &evaluator.Device{Name: device.Name, Index: device.Index}, &evaluator.Device{}
 	for _, client := range clients {
 		p.Path = &evaluator.Path{
-			Hook: c.Hook, In: named, Out: none, Client: client, AnyClient: s.cautious && !client.IsValid(), Local: arrives || lo,
+			Hook: c.Hook, In: named, Out: none, Client: client, Local: arrives || lo, Cautious: s.cautious,
 		}
 		if !arrives {
 			p.Path.In, p.Path.Out = none, named

@@ -25,6 +25,8 @@ func TestFilters(t *testing.T) {
 		{name: "this pod", iptables: "*filter\n-A INPUT -s 10.244.0.11/32 -p udp -j DROP\nCOMMIT\n", pod: "INPUT", port: "INPUT"},
 		{name: "another device", iptables: "*filter\n-A INPUT -i eth0 -j DROP\nCOMMIT\n"},
 		{name: "another port", iptables: "*filter\n-A INPUT -p udp --dport 5353 -j DROP\nCOMMIT\n"},
+		{name: "a port of the client", nft: "table inet t { chain c { type filter hook input priority 0; udp sport 53 drop; }; }", pod: "c", port: "c"},
+		{name: "ports of the client in a set", nft: "table inet t { chain c { type filter hook output priority 0; udp dport { 53, 5353 } drop; }; }", pod: "c", port: "c"},
 		{name: "tracked flows", iptables: "*filter\n-A INPUT -m conntrack --ctstate NEW,INVALID -j DROP\nCOMMIT\n"},
 		{name: "accepted before", iptables: "*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp --dport 53 -j ACCEPT\nCOMMIT\n"},
 		{name: "a policy of drop", iptables: "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", pod: "INPUT", port: "INPUT"},

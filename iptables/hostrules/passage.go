@@ -128,7 +128,7 @@ func (p *passage) relevant(chain string) ([]nfnl.Rule, error) {
 		return nil, err
 	}
 	fromAny := p.probe
-	fromAny.Path = &evaluator.Path{Hook: at.Hook, Local: at.Local, AnyClient: true}
+	fromAny.Path = &evaluator.Path{Hook: at.Hook, Local: at.Local, AnyClient: true, Cautious: at.Cautious}
 	rules = slices.DeleteFunc(slices.Clone(rules), func(r nfnl.Rule) bool {
 		return evaluator.Evaluate(r, fromAny, p.elements).Matches == evaluator.Never
 	})

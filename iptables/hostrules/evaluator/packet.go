@@ -88,6 +88,9 @@ func (p Probe) field(base, offset uint32, length int) []byte {
 // otherEnd reports whether a part of a header is the whole address or port of the other
 // end, and that is unknown.
 func (p Probe) otherEnd(base, offset uint32, length int) bool {
+	if p.cautious() {
+		return false
+	}
 	if base == unix.NFT_PAYLOAD_NETWORK_HEADER && p.Path != nil && (p.Path.AnyClient || p.Path.Client.IsValid()) {
 		return false
 	}

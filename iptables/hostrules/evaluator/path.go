@@ -25,6 +25,9 @@ type Path struct {
 	Clients []netip.Addr
 	// Local tells that the packet is for this node itself.
 	Local bool
+	// Cautious takes all that the rules do not say for possible. A condition on the other
+	// end may hold for it, whoever it is.
+	Cautious bool
 }
 
 // Device is a device by name and index; the zero value means no device.
@@ -35,6 +38,8 @@ type Device struct {
 
 // stateUntracked is NF_CT_STATE_UNTRACKED_BIT.
 const stateUntracked = 1 << 6
+
+func (p Probe) cautious() bool { return p.Path != nil && p.Path.Cautious }
 
 func (p Probe) client() netip.Addr {
 	if p.Path == nil {

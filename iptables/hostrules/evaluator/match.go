@@ -80,7 +80,7 @@ func (o *Outcome) step(e nfnl.Expression, p Probe, regs *registers, sets Element
 	case "bitwise":
 		bitwise(e, regs)
 	case "lookup":
-		o.lookup(e, regs, sets)
+		o.lookup(e, p, regs, sets)
 	case "immediate":
 		o.immediate(e, regs)
 	case "notrack":
@@ -223,7 +223,7 @@ func bitwise(e nfnl.Expression, regs *registers) {
 	regs.store(dreg, got, 0)
 }
 
-func (o *Outcome) lookup(e nfnl.Expression, regs *registers, sets ElementsOf) {
+func (o *Outcome) lookup(e nfnl.Expression, p Probe, regs *registers, sets ElementsOf) {
 	dreg := e.Has(unix.NFTA_LOOKUP_DREG)
 	elements, err := sets(e.SetName())
 	found, c := (*nfnl.Element)(nil), Maybe
@@ -236,6 +236,9 @@ func (o *Outcome) lookup(e nfnl.Expression, regs *registers, sets ElementsOf) {
 	o.require(c)
 	switch {
 	case !dreg:
+	case found == nil && p.cautious() && e.Number(unix.NFTA_LOOKUP_DREG) == unix.NFT_REG_VERDICT:
+		// Any verdict of the map is possible, as with a queue.
+		o.Verdict = &nfnl.Verdict{Code: nfnl.VerdictQueue}
 	case found == nil:
 		regs.store(e.Number(unix.NFTA_LOOKUP_DREG), nil, 16)
 	case found.Verdict != nil:

@@ -99,14 +99,24 @@ func (o *Outcome) step(e nfnl.Expression, p Probe, regs *registers, sets Element
 		o.conntrack(e, p, regs)
 	case "fib":
 		regs.store(e.Number(unix.NFTA_FIB_DREG), p.fib(e), 16)
-	case "counter", "objref", "log", "dynset":
+	case "counter", "log":
 		// They match always and do not change the packet.
+	case "objref", "dynset":
+		// They do not change the packet, but end the rule at a limit or in a full set.
+		if p.cautious() && !countsOnly(e) {
+			o.require(Maybe)
+		}
 	default:
 		// limit, quota, exthdr, socket and future expressions: they may not
 		// match, and the values that they load are unknown.
 		o.require(Maybe)
 		*regs = registers{}
 	}
+}
+
+// countsOnly reports whether an expression is a reference to one counter.
+func countsOnly(e nfnl.Expression) bool {
+	return e.Name == "objref" && e.Number(unix.NFTA_OBJREF_IMM_TYPE) == unix.NFT_OBJECT_COUNTER
 }
 
 // payload loads a part of a header into a register.

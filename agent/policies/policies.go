@@ -48,7 +48,7 @@ type link struct{ name, kind string }
 // verdict is why a device is to be left to netfilter, and what that was found from.
 type verdict struct {
 	generation uint32
-	read       time.Time // zero: it stays until the generation changes
+	read       time.Time // zero: without legacy tables it stays until the generation changes
 	device     hostrules.Device
 	endpoints  []iptables.Endpoint
 	why        string
@@ -78,7 +78,7 @@ func (r *Reader) Why(name string, index int) string {
 		port, device = name, hostrules.Device{Name: master.name, Index: index}
 	}
 	known, ok := r.verdicts[index]
-	if ok && known.generation == f.generation && (known.read.IsZero() || known.read.Equal(r.read)) && sameDevice(known.device, device) &&
+	if ok && known.generation == f.generation && (known.read.IsZero() && !f.legacy || known.read.Equal(r.read)) && sameDevice(known.device, device) &&
 		slices.Equal(known.endpoints, f.endpoints) {
 		return known.why
 	}

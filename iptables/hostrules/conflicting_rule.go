@@ -189,6 +189,8 @@ type search struct {
 
 	rules map[chainID][]nfnl.Rule
 	sets  map[chainID][]nfnl.Element
+	// filled tells of sets whether packets fill them; only a cautious search asks.
+	filled map[chainID]bool
 	// filtered are the rules of chains that match one kind of packet.
 	filtered map[relevantKey][]nfnl.Rule
 	// ends reports whether a chain that may end so is looked for.
@@ -202,7 +204,7 @@ type search struct {
 func newSearch(conn *netlink.Conn, wanted func(nftables.TableFamily, nfnl.Rule) bool) *search {
 	return &search{
 		conn: conn, wanted: wanted, rules: map[chainID][]nfnl.Rule{}, sets: map[chainID][]nfnl.Element{},
-		filtered: map[relevantKey][]nfnl.Rule{}, found: map[foundKey]*foundRule{},
+		filled: map[chainID]bool{}, filtered: map[relevantKey][]nfnl.Rule{}, found: map[foundKey]*foundRule{},
 	}
 }
 

@@ -1,6 +1,8 @@
 package hostrules
 
 import (
+	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/trackless-dns/trackless/iptables"
@@ -31,8 +33,28 @@ type dropped struct {
 }
 
 func (p *passage) elements(set string) ([]nfnl.Element, error) {
+	if p.cautious {
+		// Its elements as they were read say nothing about the next packet.
+		if filled, err := p.isFilled(chainID{p.family.family, p.family.table, set}); err != nil || filled {
+			return nil, cmp.Or(err, errFilled)
+		}
+	}
 	w := walk{search: p.search, base: nfnl.BaseChain{Family: p.family.family, Table: p.family.table}}
 	return w.elements(set)
+}
+
+var errFilled = errors.New("packets fill the set")
+
+// isFilled reports whether packets fill a set.
+func (s *search) isFilled(set chainID) (filled bool, err error) {
+	filled, known := s.filled[set]
+	if known {
+		return filled, nil
+	}
+	if filled, err = nfnl.IsFilledByPackets(s.conn, set.family, set.table, set.name); err == nil {
+		s.filled[set] = filled
+	}
+	return filled, err
 }
 
 // base returns how the base chain may end. At its end is its policy.

@@ -271,6 +271,24 @@ func Elements(conn *netlink.Conn, family nftables.TableFamily, table, set string
 	return out, err
 }
 
+// IsFilledByPackets reports whether the elements of a set or map come or go without a
+// transaction: rules add them, or they time out.
+func IsFilledByPackets(conn *netlink.Conn, family nftables.TableFamily, table, set string) (bool, error) {
+	attrs, err := netlink.MarshalAttributes([]netlink.Attribute{nameAttribute(unix.NFTA_SET_TABLE, table), nameAttribute(unix.NFTA_SET_NAME, set)})
+	if err != nil {
+		return false, err
+	}
+	replies, err := Ask(conn, netlink.Message{
+		Header: netlink.Header{Type: MessageType(unix.NFT_MSG_GETSET), Flags: netlink.Request},
+		Data:   append(Header(family, 0), attrs...),
+	})
+	if err != nil || len(replies) == 0 || len(replies[0].Data) < 4 {
+		return false, err
+	}
+	flags := Uint32(Attributes(replies[0].Data[4:])[unix.NFTA_SET_FLAGS])
+	return flags&(unix.NFT_SET_EVAL|unix.NFT_SET_TIMEOUT) != 0, nil
+}
+
 func readElement(b []byte) Element {
 	attrs := Attributes(b)
 	data := Attributes(attrs[unix.NFTA_SET_ELEM_DATA])

@@ -43,6 +43,8 @@ func TestFilters(t *testing.T) {
 		{name: "a set that times out", nft: "table ip t { set a { type ipv4_addr; flags timeout; elements = { 10.244.0.11 timeout 1h }; }; chain c { type filter hook input priority 0; ip saddr @a accept; udp dport 53 drop; }; }", pod: "c", port: "c"},
 		{name: "a verdict map that packets fill", nft: "table ip t { map v { type ipv4_addr : verdict; flags dynamic; size 100; }; chain c { type filter hook input priority 0; ip saddr vmap @v; }; }", pod: "c", port: "c"},
 		{name: "a set of other clients", nft: "table ip t { set b { type ipv4_addr; elements = { 10.244.0.12 }; }; chain c { type filter hook input priority 0; ip saddr @b drop; }; }", port: "c"},
+		{name: "a verdict map with a verdict for all others", nft: "table ip t { chain c { type filter hook input priority 0; ip saddr vmap { 10.244.0.12 : accept, * : drop }; }; }", pod: "c", port: "c"},
+		{name: "networks with a verdict for all others", nft: "table ip t { chain c { type filter hook input priority 0; ip saddr vmap { 10.243.0.0/16 : accept, * : drop }; }; }", pod: "c", port: "c"},
 		{name: "tracked flows", iptables: "*filter\n-A INPUT -m conntrack --ctstate NEW,INVALID -j DROP\nCOMMIT\n"},
 		{name: "accepted before", iptables: "*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp --dport 53 -j ACCEPT\nCOMMIT\n"},
 		{name: "a policy of drop", iptables: "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", pod: "INPUT", port: "INPUT"},

@@ -240,6 +240,9 @@ func (o *Outcome) lookup(e nfnl.Expression, p Probe, regs *registers, sets Eleme
 	if err == nil {
 		found, c = find(elements, e.Number(unix.NFTA_LOOKUP_SREG), regs)
 	}
+	if c == Never && p.cautious() && slices.ContainsFunc(elements, isCatchAll) {
+		c = Maybe
+	}
 	if e.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0 {
 		c = Always - c
 	}
@@ -257,6 +260,9 @@ func (o *Outcome) lookup(e nfnl.Expression, p Probe, regs *registers, sets Eleme
 		regs.store(e.Number(unix.NFTA_LOOKUP_DREG), found.Value, 0)
 	}
 }
+
+// isCatchAll reports whether an element is the one for all keys that no other has.
+func isCatchAll(e nfnl.Element) bool { return len(e.Key) == 0 && !e.IntervalEnd }
 
 // find searches for the key that starts in a register.
 func find(elements []nfnl.Element, register uint32, regs *registers) (*nfnl.Element, Certainty) {

@@ -27,6 +27,9 @@ type Accountant struct {
 	mu      sync.Mutex
 	indexes map[classOf]uint16
 	classes []*account // nil: free
+	// seen are the hits that were counted at each index. The counter of an index goes on
+	// when the index is used for another class.
+	seen [Classes][4]uint64
 }
 
 // Begin counts a query that arrives at CoreDNS. End must follow.
@@ -103,8 +106,7 @@ type classOf struct {
 // account is what was counted in a class.
 type account struct {
 	of       classOf
-	counters Counters // nil before the first query
-	seen     [4]uint64
+	counters Counters  // nil before the first query
 	retired  time.Time // when the announcer was closed; zero: it was not
 }
 
@@ -190,7 +192,7 @@ func (a *Accountant) Collect(m Meter) error {
 		if err != nil {
 			return err
 		}
-		a.add(c, hits)
+		a.add(c, &a.seen[i], hits)
 		if over {
 			delete(a.indexes, c.of)
 			a.classes[i] = nil
@@ -204,13 +206,13 @@ func (a *Accountant) Collect(m Meter) error {
 func (a *Accountant) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.indexes, a.classes = nil, nil
+	a.indexes, a.classes, a.seen = nil, nil, [Classes][4]uint64{}
 }
 
-func (a *Accountant) add(c *account, hits [4]uint64) {
+func (a *Accountant) add(c *account, seen *[4]uint64, hits [4]uint64) {
 	for v, n := range hits {
-		more := n - c.seen[v]
-		c.seen[v] = n
+		more := n - seen[v]
+		seen[v] = n
 		if more == 0 {
 			continue
 		}

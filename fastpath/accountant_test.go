@@ -73,6 +73,15 @@ func TestCollect(t *testing.T) {
 		if a.announcer(one) != nil || len(a.indexes) != 0 {
 			t.Error("the classes are not free")
 		}
+		// The counters of an index go on when another class gets it.
+		reused, _ := a.class(of, Class{Type: 16})
+		if reused != one {
+			t.Fatalf("class %d, want %d again", reused, one)
+		}
+		collect(meter{one: {4, 2, 3, 10}})
+		if *counted[16] != (sums{1, 0, 0, 0}) {
+			t.Errorf("counted %v in a class that got a used index", counted[16])
+		}
 	})
 }
 

@@ -30,6 +30,7 @@ type Accountant struct {
 	// seen are the hits that were counted at each index. The counter of an index goes on
 	// when the index is used for another class.
 	seen [Classes][4]uint64
+	wake func() // nil: nobody collects
 }
 
 // Begin counts a query that arrives at CoreDNS. End must follow.
@@ -161,12 +162,39 @@ func (a *Accountant) announcer(class uint16) *Announcer {
 // counted.
 func (a *Accountant) retire(of *Announcer) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	for _, c := range a.classes {
 		if c != nil && c.of.announcer == of {
 			c.retired = time.Now()
 		}
 	}
+	wake := a.wake
+	a.mu.Unlock()
+	if wake != nil {
+		wake()
+	}
+}
+
+// OnRetire has wake called when Due may return another time. Nil ends that.
+func (a *Accountant) OnRetire(wake func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.wake = wake
+}
+
+// Due returns when Collect can free classes of closed announcers, or zero if there are none.
+// Without queries nothing else asks for a call.
+func (a *Accountant) Due() (at time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.classes {
+		if c == nil || c.retired.IsZero() {
+			continue
+		}
+		if free := c.retired.Add(2 * lingers); at.IsZero() || free.Before(at) {
+			at = free
+		}
+	}
+	return at
 }
 
 // A Meter reads how many queries a fast path has answered in a class so far: without

@@ -63,14 +63,22 @@ func TestCollect(t *testing.T) {
 			t.Errorf("%d arrived, %d answered, %d over TCP", a.Arrived(), a.Answered(), a.OverTCP())
 		}
 		// The last hits of a block that is closed are counted before its classes are free.
+		if at := a.Due(); !at.IsZero() {
+			t.Errorf("classes in use can be freed at %s", at)
+		}
+		woken := 0
+		a.OnRetire(func() { woken++ })
 		a.retire(of)
+		if want := time.Now().Add(2 * lingers); woken != 1 || !a.Due().Equal(want) {
+			t.Errorf("woken %d times, due at %s, want %s", woken, a.Due(), want)
+		}
 		collect(meter{one: {2, 2, 3, 10}, other: {0, 0, 5, 0}})
 		time.Sleep(2 * lingers)
 		collect(meter{one: {3, 2, 3, 10}, other: {0, 0, 5, 0}})
 		if counted[1][0] != 3 {
 			t.Errorf("counted %v at last", counted[1])
 		}
-		if a.announcer(one) != nil || len(a.indexes) != 0 {
+		if a.announcer(one) != nil || len(a.indexes) != 0 || !a.Due().IsZero() {
 			t.Error("the classes are not free")
 		}
 		// The counters of an index go on when another class gets it.
@@ -118,6 +126,36 @@ func TestClassesSuffice(t *testing.T) {
 		}
 	}
 	t.Error("there are more classes than Classes")
+}
+
+// lines is a log that is counted.
+type lines struct{ warnings int }
+
+func (*lines) Debugf(string, ...any)     {}
+func (*lines) Infof(string, ...any)      {}
+func (l *lines) Warningf(string, ...any) { l.warnings++ }
+func (*lines) Errorf(string, ...any)     {}
+
+func TestNoClassIsToldOnce(t *testing.T) {
+	m := &memory{records: map[string]Record{}, room: 10}
+	p, a, e, stop := publishing(t, m)
+	stop()
+	p.ended = false
+	log := &lines{}
+	p.log = log
+	for i := range Classes {
+		p.accountant.class(a, Class{Type: uint16(1000 + i)})
+	}
+	key := keyOf(t, "a.example.", 0)
+	put(e, key, 1)
+	early := announcement{announcer: a, size: uint8(len(key))}
+	copy(early.key[:], key)
+	for range 3 {
+		p.publish(&early)
+	}
+	if log.warnings != 1 || m.Len() != 0 {
+		t.Errorf("%d warnings, %d records", log.warnings, m.Len())
+	}
 }
 
 func TestUsesComeToTheCache(t *testing.T) {

@@ -32,6 +32,8 @@ type Publisher struct {
 	ended     bool       // the sink may be gone
 	listeners []netip.AddrPort
 	wanted    map[netip.AddrPort]uint8
+
+	told bool // that there is no class left; only Run uses it
 }
 
 const (
@@ -44,6 +46,9 @@ const (
 	// the answer is announced again with a later use.
 	queueSize = 256
 )
+
+// errNoClass is logged once: it stays so for all answers of new kinds.
+var errNoClass = fmt.Errorf("all %d classes in which queries are counted are in use; a reload of the Corefile frees them", Classes)
 
 // announcement is an answer to be published.
 type announcement struct {
@@ -212,6 +217,11 @@ func (p *Publisher) publish(a *announcement) {
 		}
 	}
 	switch {
+	case errors.Is(err, errNoClass):
+		if p.told {
+			return
+		}
+		p.told = true
 	case err == nil, errors.Is(err, ErrTooLarge), errors.Is(err, ErrFull):
 		return // the cache answers such a question itself
 	}
@@ -235,7 +245,7 @@ func (p *Publisher) try(a *announcement) (err error) {
 			Query: query, Reply: query + len(found.Answer.Body),
 		})
 		if !ok {
-			err = ErrFull
+			err = errNoClass
 			return
 		}
 		err = p.sink.Publish(&Record{

@@ -223,14 +223,18 @@ func (p *Program) Flows() (*Flows, error) {
 	return &Flows{r: r}, nil
 }
 
-// Flows are the flows of hits. It is used by one goroutine at a time, except for Close.
+// ErrWoken means that Wake was called.
+var ErrWoken = ringbuf.ErrFlushed
+
+// Flows are the flows of hits. It is used by one goroutine at a time, except for Close and
+// Wake.
 type Flows struct {
 	r   *ringbuf.Reader
 	rec ringbuf.Record
 }
 
-// Wait returns when there are flows, or an error after Close, or os.ErrDeadlineExceeded at
-// the time until. Zero: it waits without end.
+// Wait returns when there are flows, or an error after Close, ErrWoken after Wake, or
+// os.ErrDeadlineExceeded at the time until. Zero: it waits without end.
 func (f *Flows) Wait(until time.Time) error {
 	f.r.SetDeadline(until)
 	return f.r.ReadInto(&f.rec)
@@ -241,7 +245,7 @@ func (f *Flows) Each(fn func(Flow)) error {
 	f.r.SetDeadline(time.Unix(1, 0))
 	for err := error(nil); ; err = f.r.ReadInto(&f.rec) {
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ErrWoken):
 			return nil
 		case err != nil:
 			return err
@@ -249,6 +253,9 @@ func (f *Flows) Each(fn func(Flow)) error {
 		fn(flowOf(f.rec.RawSample))
 	}
 }
+
+// Wake ends one Wait, or one Each.
+func (f *Flows) Wake() { _ = f.r.Flush() } // it fails only after Close
 
 // Close ends Wait.
 func (f *Flows) Close() error { return f.r.Close() }

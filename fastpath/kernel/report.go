@@ -21,7 +21,7 @@ const (
 )
 
 // Report hands flows, counts and uses of hits over to the accountant and the cache, until
-// the context ends. It sleeps while there are no hits.
+// the context ends. It sleeps while there are no hits, and no class to be freed.
 func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastpath.Publisher) error {
 	flows, err := p.Flows()
 	if err != nil {
@@ -33,7 +33,9 @@ func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastp
 			_ = flows.Close()
 		}
 	}()
-	var due time.Time // of the next reading of the counts; zero: there were no hits since
+	a.OnRetire(flows.Wake)
+	defer a.OnRetire(nil)
+	due := a.Due() // of the next reading of the counts; zero: there were no hits since
 	batch := make([]ledger.Flow, 0, 256)
 	for ctx.Err() == nil {
 		err := flows.Wait(due)
@@ -52,7 +54,7 @@ func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastp
 			})
 			a.Flows(batch)
 			batch = batch[:0]
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ErrWoken):
 			err = nil
 		}
 		if ctx.Err() != nil {
@@ -65,6 +67,9 @@ func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastp
 		}
 		if err != nil {
 			return err
+		}
+		if due.IsZero() {
+			due = a.Due()
 		}
 	}
 	return a.Collect(p)

@@ -36,6 +36,7 @@ type path struct {
 	watcher   *attach.Watcher
 	cancel    context.CancelFunc
 	tasks     sync.WaitGroup
+	join      func(tell func(a netip.Addr, until time.Time)) (leave func())
 	leave     func() // the gate
 
 	opened sync.Once
@@ -148,7 +149,8 @@ func open(s settings) (*path, error) {
 			log.Errorf("queries that the kernel answers are missing from the metrics: %v", err)
 		}
 	})
-	p.leave = notrack.JoinGate(p.door)
+	p.join = notrack.JoinGate
+	p.leave = p.join(p.door)
 	return p, nil
 }
 
@@ -221,10 +223,16 @@ func (p *path) load(blocks []*decided) (*load, error) {
 		b.cache.Announce(a)
 		l.announcers, l.caches = append(l.announcers, a), append(l.caches, b.cache)
 	}
-	// The listeners have their numbers only now.
-	p.leave()
-	p.leave = notrack.JoinGate(p.door)
+	p.rejoin() // the listeners have their numbers only now
 	return l, nil
+}
+
+// rejoin has the gate tell all leases again. The path leaves only when it has joined:
+// between the two the gate might be closed.
+func (p *path) rejoin() {
+	leave := p.leave
+	p.leave = p.join(p.door)
+	leave()
 }
 
 func (l *load) close() {

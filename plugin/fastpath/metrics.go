@@ -1,6 +1,8 @@
 package fastpath
 
 import (
+	"cmp"
+
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -25,18 +27,21 @@ var (
 
 func init() { prometheus.MustRegister(collector{&process}) }
 
-// report shows the policies of server blocks, and logs why some have none.
-func report(blocks []*decided) {
+// report shows for which server blocks fast paths answer, and logs why some are not
+// eligible. Problem is why no block is answered, or empty.
+func report(blocks []*decided, problem string) {
 	blockInfo.Reset()
 	for _, d := range blocks {
-		eligible := 0.0
-		if d.policy.Eligible() {
-			eligible = 1
-		} else {
+		reason := cmp.Or(d.policy.Reason, problem)
+		answers := 0.0
+		if reason == "" {
+			answers = 1
+		}
+		if !d.policy.Eligible() {
 			log.Infof("%s: CoreDNS answers all queries: %s", d.keys, d.policy.Reason)
 		}
 		for _, at := range d.listen {
-			blockInfo.WithLabelValues(serverAt(at), d.policy.Reason).Set(eligible)
+			blockInfo.WithLabelValues(serverAt(at), reason).Set(answers)
 		}
 	}
 }

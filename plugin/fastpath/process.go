@@ -16,17 +16,18 @@ import (
 
 // running is the kernel's fast path of this process, if there is one.
 type running struct {
+	open    func(settings) (*path, error)
 	mu      sync.Mutex
 	current *configuration
 	path    *path  // nil: none
 	problem string // why there is none although the configuration wants one
 	blocks  []*decided
-	load    *load // of the configuration in force; nil: nothing is announced
+	loaded  *load // of the configuration in force; nil: nothing is announced
 }
 
 // process is the one of this process. It is a variable, since caddy and Prometheus call
 // plugins without a context.
-var process running
+var process = running{open: open}
 
 // path is a loaded program with all that serves it.
 type path struct {
@@ -52,38 +53,46 @@ func (r *running) follow(c *configuration) {
 	if r.path != nil && (c.kernel == off || r.path.settings != c.settings) {
 		r.close()
 	}
-	r.blocks = c.decide()
-	report(r.blocks)
-	if c.kernel == off {
+	r.announce(c.decide())
+}
+
+// announce announces the answers of the blocks, and reports for which of them it does.
+func (r *running) announce(blocks []*decided) {
+	r.blocks = blocks
+	if r.current.kernel == off {
+		report(blocks, "the Corefile has kernel off")
 		return
 	}
+	if err := r.load(blocks); err != nil {
+		r.problem = err.Error()
+		log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
+	}
+	report(blocks, r.problem)
+}
+
+// load announces to the path, which it opens if there is none.
+func (r *running) load(blocks []*decided) error {
 	if r.path == nil {
-		p, err := open(c.settings)
+		p, err := r.open(r.current.settings)
 		if err != nil {
-			r.fail(err)
-			return
+			return err
 		}
 		r.path = p
 	}
-	l, err := r.path.load(r.blocks)
+	l, err := r.path.load(blocks)
 	if err != nil {
-		r.fail(err)
 		r.close()
-		return
+		return err
 	}
-	r.load = l
-}
-
-func (r *running) fail(err error) {
-	r.problem = err.Error()
-	log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
+	r.loaded = l
+	return nil
 }
 
 // unload ends what was announced for the configuration in force.
 func (r *running) unload() {
-	if r.load != nil {
-		r.load.close()
-		r.load = nil
+	if r.loaded != nil {
+		r.loaded.close()
+		r.loaded = nil
 	}
 }
 

@@ -1,9 +1,14 @@
 package fastpath
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/trackless-dns/trackless/fastpath"
 )
 
 func TestRejoinMissesNoClose(t *testing.T) {
@@ -19,5 +24,39 @@ func TestRejoinMissesNoClose(t *testing.T) {
 	p.rejoin()
 	if least != 1 || joined != 1 {
 		t.Errorf("the path has joined %d times, and %d at least", joined, least)
+	}
+}
+
+// A block that may be answered by a fast path has none while there is no program.
+func TestInfoTellsOfAMissingProgram(t *testing.T) {
+	at := netip.MustParseAddrPort("10.96.0.10:53")
+	for _, row := range []struct {
+		name   string
+		kernel mode
+		policy string
+		want   string
+	}{
+		{"off", off, "", "the Corefile has kernel off"},
+		{"not loaded", on, "", "no BPF here"},
+		{"not eligible", on, "log must see every query", "log must see every query"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			r := &running{
+				current: &configuration{settings: settings{kernel: row.kernel}},
+				open:    func(settings) (*path, error) { return nil, errors.New("no BPF here") },
+			}
+			t.Cleanup(r.end)
+			r.announce([]*decided{{policy: fastpath.Policy{Reason: row.policy}, listen: []netip.AddrPort{at}}})
+			if n := testutil.CollectAndCount(blockInfo); n != 1 {
+				t.Fatalf("%d series", n)
+			}
+			got, err := blockInfo.GetMetricWithLabelValues(serverAt(at), row.want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := testutil.CollectAndCount(blockInfo); n != 1 || testutil.ToFloat64(got) != 0 {
+				t.Errorf("%d series, info %g: the reason is another than %q, or the block counts as answered", n, testutil.ToFloat64(got), row.want)
+			}
+		})
 	}
 }

@@ -3,7 +3,6 @@ package attach
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
@@ -53,14 +52,6 @@ func listLinks() ([]device, error) {
 		}
 	}
 	return out, nil
-}
-
-func linkName(index int) (string, error) {
-	i, err := net.InterfaceByIndex(index)
-	if err != nil {
-		return "", err
-	}
-	return i.Name, nil
 }
 
 // isDefaultRoute reports whether a route message (struct rtmsg of linux/rtnetlink.h) is

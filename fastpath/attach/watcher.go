@@ -39,6 +39,7 @@ type Watcher struct {
 	mu      sync.Mutex
 	devices map[int]*Device
 	uplinks []string
+	names   map[int]string // of all links
 }
 
 // A Device is one behind which a pod may be.
@@ -73,7 +74,7 @@ const syncEvery = 750 * time.Millisecond
 
 // New returns a Watcher that has attached nothing.
 func New(c Config) *Watcher {
-	w := &Watcher{config: c, devices: map[int]*Device{}, how: &tcx{program: c.Program}}
+	w := &Watcher{config: c, devices: map[int]*Device{}, names: map[int]string{}, how: &tcx{program: c.Program}}
 	if c.Classic {
 		w.how = newClsact(c.Program)
 	}
@@ -181,6 +182,10 @@ func (w *Watcher) sync() error {
 	}
 	w.mu.Lock()
 	w.uplinks = uplinks
+	clear(w.names)
+	for _, l := range links {
+		w.names[l.index] = l.name
+	}
 	w.mu.Unlock()
 	present := map[int]bool{}
 	for _, l := range links {
@@ -201,6 +206,7 @@ func (w *Watcher) sync() error {
 func (w *Watcher) appeared(l device) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.names[l.index] = l.name
 	d := w.devices[l.index]
 	if l.kind != "veth" || slices.Contains(w.uplinks, l.name) || w.isUplink(l.master) {
 		if d != nil {
@@ -225,13 +231,14 @@ func (w *Watcher) appeared(l device) {
 }
 
 // isUplink reports whether a bridge or bond leads to the rest of the world. Its ports are
-// left alone then: one of them is the way there.
+// left alone then: one of them is the way there. One that is not known yet counts as such
+// until the next sync.
 func (w *Watcher) isUplink(master int) bool {
 	if master == 0 {
 		return false
 	}
-	name, err := linkName(master)
-	return err != nil || slices.Contains(w.uplinks, name)
+	name, known := w.names[master]
+	return !known || slices.Contains(w.uplinks, name)
 }
 
 func (w *Watcher) attach(d *Device) {
@@ -284,6 +291,7 @@ func (w *Watcher) compare(index int) {
 func (w *Watcher) gone(index int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	delete(w.names, index)
 	if d := w.devices[index]; d != nil {
 		w.detach(d)
 		delete(w.devices, index)

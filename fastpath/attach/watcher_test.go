@@ -1,0 +1,77 @@
+package attach
+
+import (
+	"fmt"
+	"testing"
+)
+
+// recorded is a log whose lines are kept.
+type recorded []string
+
+func (*recorded) Debugf(string, ...any)         {}
+func (*recorded) Infof(string, ...any)          {}
+func (r *recorded) Warningf(f string, a ...any) { *r = append(*r, fmt.Sprintf(f, a...)) }
+func (r *recorded) Errorf(f string, a ...any)   { r.Warningf(f, a...) }
+
+// fake attaches to no device.
+type fake struct {
+	detached int
+	fault    error // of a detach
+}
+
+func (*fake) name() string { return "fake" }
+func (f *fake) attach(int) (func() error, error) {
+	return func() error { f.detached++; return f.fault }, nil
+}
+func (*fake) before(int) (string, bool, error) { return "", true, nil }
+func (*fake) succeed(int) error                { return nil }
+
+// faked is a watcher whose devices exist only here.
+func faked(c Config) (*Watcher, *fake, *recorded) {
+	log, f := &recorded{}, &fake{}
+	if c.Leave == nil {
+		c.Leave = func(string, int) string { return "" }
+	}
+	c.Log = log
+	w := New(c)
+	w.how = f
+	return w, f, log
+}
+
+// isAttached reports whether the program is attached to the device.
+func (w *Watcher) isAttached(index int) bool {
+	for _, d := range w.Devices() {
+		if d.Index == index {
+			return d.Attached != ""
+		}
+	}
+	return false
+}
+
+const anIndex = 1 << 30 // of no device
+
+// The name of a master comes from the links that are known, without a question to the
+// kernel for each port.
+func TestPortsOfABridge(t *testing.T) {
+	for _, row := range []struct {
+		name   string
+		bridge *device
+		want   bool
+	}{
+		{"of a bridge of pods", &device{index: anIndex + 1, name: "cni0", kind: "bridge"}, true},
+		{"of an uplink", &device{index: anIndex + 1, name: "br0", kind: "bridge"}, false},
+		{"of an unknown master", nil, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, _, _ := faked(Config{})
+			w.uplinks = []string{"br0"}
+			if row.bridge != nil {
+				w.appeared(*row.bridge)
+			}
+			w.appeared(device{index: anIndex, name: "port", kind: "veth", master: anIndex + 1})
+			if got := w.isAttached(anIndex); got != row.want {
+				t.Errorf("attached %t, want %t", got, row.want)
+			}
+		})
+	}
+}

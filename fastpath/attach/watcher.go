@@ -53,6 +53,7 @@ type Device struct {
 
 	master int
 	remove func() error // detaches
+	stuck  bool         // the last try to detach failed
 }
 
 // attacher is a way to attach.
@@ -209,8 +210,7 @@ func (w *Watcher) appeared(l device) {
 	w.names[l.index] = l.name
 	d := w.devices[l.index]
 	if l.kind != "veth" || slices.Contains(w.uplinks, l.name) || w.isUplink(l.master) {
-		if d != nil {
-			w.detach(d)
+		if d != nil && w.detach(d) {
 			delete(w.devices, l.index)
 		}
 		return
@@ -223,10 +223,13 @@ func (w *Watcher) appeared(l device) {
 	why := w.config.Leave(d.Name, d.Index)
 	switch {
 	case why != "":
-		w.detach(d)
-		w.problem(d, why)
+		if w.detach(d) {
+			w.problem(d, why)
+		}
 	case d.Attached == "":
 		w.attach(d)
+	default:
+		d.stuck = false // it may stay attached
 	}
 }
 
@@ -273,16 +276,17 @@ func (w *Watcher) compare(index int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.devices[index]
-	if d == nil || d.Attached == "" {
+	if d == nil || d.Attached == "" || d.stuck {
 		return
 	}
 	other, attached, err := w.how.before(index)
 	switch {
 	case err != nil: // the device is gone, or the kernel does not tell
 	case !attached:
-		w.detach(d)
-		w.problem(d, "another program has detached ours; it is attached again now")
-		w.attach(d)
+		if w.detach(d) {
+			w.problem(d, "another program has detached ours; it is attached again now")
+			w.attach(d)
+		}
 	default:
 		w.problem(d, other)
 	}
@@ -298,16 +302,24 @@ func (w *Watcher) gone(index int) {
 	}
 }
 
-// detach detaches from a device. With the device the program is gone already, but not
-// the descriptor of its link.
-func (w *Watcher) detach(d *Device) {
+// detach detaches from a device, and reports whether the program is gone. The next sync
+// tries again if not. With the device the program is gone already, but not the descriptor of
+// its link.
+func (w *Watcher) detach(d *Device) bool {
 	if d.remove == nil {
-		return
+		return true
 	}
 	if err := d.remove(); err != nil && !errors.Is(err, unix.ENODEV) {
-		w.config.Log.Warningf("%s: the program stays attached, and answers nothing: %v", d.Name, err)
+		d.stuck = true
+		problem := fmt.Sprintf("detach: %v", err)
+		if d.Problem != problem {
+			d.Problem = problem
+			w.config.Log.Errorf("%s: the kernel may still answer queries here; tried again every %s: %s", d.Name, syncEvery, problem)
+		}
+		return false
 	}
-	d.Attached, d.remove = "", nil
+	d.Attached, d.remove, d.stuck = "", nil, false
+	return true
 }
 
 func (w *Watcher) detachAll() {

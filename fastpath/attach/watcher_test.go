@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 )
@@ -71,6 +72,39 @@ func TestPortsOfABridge(t *testing.T) {
 			w.appeared(device{index: anIndex, name: "port", kind: "veth", master: anIndex + 1})
 			if got := w.isAttached(anIndex); got != row.want {
 				t.Errorf("attached %t, want %t", got, row.want)
+			}
+		})
+	}
+}
+
+// A detach that fails is tried again at each sync, and logged once.
+func TestDetachIsTriedAgain(t *testing.T) {
+	pod := device{index: anIndex, name: "pod", kind: "veth"}
+	for _, row := range []struct {
+		name    string
+		because func(w *Watcher, policy *string)
+		known   bool // afterwards
+	}{
+		{"a policy", func(_ *Watcher, policy *string) { *policy = "a policy filters here" }, true},
+		{"an uplink", func(w *Watcher, _ *string) { w.uplinks = []string{"pod"} }, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			policy := ""
+			w, f, log := faked(Config{Leave: func(string, int) string { return policy }})
+			w.appeared(pod)
+			f.fault = errors.New("no buffer space")
+			row.because(w, &policy)
+			for range 3 {
+				w.appeared(pod)
+				w.compare(pod.index)
+			}
+			if !w.isAttached(pod.index) || f.detached != 3 || len(*log) != 1 {
+				t.Errorf("attached %t, %d tries, log %q", w.isAttached(pod.index), f.detached, *log)
+			}
+			f.fault = nil
+			w.appeared(pod)
+			if w.isAttached(pod.index) || f.detached != 4 || len(w.Devices()) == 1 != row.known {
+				t.Errorf("attached %t, %d tries, devices %v", w.isAttached(pod.index), f.detached, w.Devices())
 			}
 		})
 	}

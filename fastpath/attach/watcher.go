@@ -173,12 +173,9 @@ func (w *Watcher) announced(messages []netlink.Message) (sync bool) {
 
 // sync compares all devices with what is attached.
 func (w *Watcher) sync() error {
-	uplinks, err := w.config.Uplinks()
+	uplinks, links, err := w.survey()
 	if err != nil {
-		return err
-	}
-	links, err := listLinks()
-	if err != nil {
+		w.askPolicies()
 		return err
 	}
 	w.mu.Lock()
@@ -203,6 +200,31 @@ func (w *Watcher) sync() error {
 	return nil
 }
 
+func (w *Watcher) survey() (uplinks []string, links []device, err error) {
+	if uplinks, err = w.config.Uplinks(); err == nil {
+		links, err = listLinks()
+	}
+	return uplinks, links, err
+}
+
+// askPolicies detaches where a policy says so now. It needs nothing of the kernel.
+func (w *Watcher) askPolicies() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.devices {
+		w.isLeft(d)
+	}
+}
+
+// isLeft reports whether a policy leaves the device alone, and detaches then.
+func (w *Watcher) isLeft(d *Device) bool {
+	why := w.config.Leave(d.Name, d.Index)
+	if why != "" && w.detach(d) {
+		w.problem(d, why)
+	}
+	return why != ""
+}
+
 // appeared attaches to a device, or detaches from one that is no pod's any more.
 func (w *Watcher) appeared(l device) {
 	w.mu.Lock()
@@ -220,12 +242,8 @@ func (w *Watcher) appeared(l device) {
 		w.devices[l.index] = d
 	}
 	d.Name, d.master = l.name, l.master
-	why := w.config.Leave(d.Name, d.Index)
 	switch {
-	case why != "":
-		if w.detach(d) {
-			w.problem(d, why)
-		}
+	case w.isLeft(d):
 	case d.Attached == "":
 		w.attach(d)
 	default:

@@ -109,3 +109,25 @@ func TestDetachIsTriedAgain(t *testing.T) {
 		})
 	}
 }
+
+// While the uplinks are not known, a new policy holds for the known devices.
+func TestPoliciesHoldWithoutUplinks(t *testing.T) {
+	policy := ""
+	w, _, _ := faked(Config{
+		Leave:   func(string, int) string { return policy },
+		Uplinks: func() ([]string, error) { return nil, errors.New("no routes") },
+	})
+	w.appeared(device{index: anIndex, name: "pod", kind: "veth"})
+	for _, row := range []struct {
+		policy string
+		want   bool
+	}{{"", true}, {"a policy filters here", false}} {
+		policy = row.policy
+		if err := w.sync(); err == nil {
+			t.Error("no error")
+		}
+		if got := w.isAttached(anIndex); got != row.want {
+			t.Errorf("policy %q: attached %t", policy, got)
+		}
+	}
+}

@@ -293,7 +293,7 @@ func (c *clsact) foreign(t testing.TB, index int, prio uint32, name string) {
 }
 
 // Filters of others stay as they are, also their qdisc, and one that runs before ours is
-// named. Those of dead instances go when this one answers.
+// named. Those of dead instances go when this one answers, and the qdisc with the last.
 func TestFiltersOfOthers(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -354,6 +354,12 @@ func TestFiltersOfOthers(t *testing.T) {
 			if got := len(list()); got != want-1 {
 				t.Errorf("%d filters after the end, want %d", got, want-1)
 			}
+			node.Do(func() {
+				out := testns.Run(t, "tc", "qdisc", "show", "dev", "pod")
+				if got := strings.Contains(out, "clsact"); got != row.stays {
+					t.Errorf("the qdisc of %s is there: %t", row.filter, got)
+				}
+			})
 		})
 	}
 }

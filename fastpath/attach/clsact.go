@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -53,7 +54,7 @@ func (c *clsact) attach(index int) (func() error, error) {
 		return nil, err
 	}
 	defer conn.Close()
-	made, err := addQdisc(conn, index)
+	ours, err := addQdisc(conn, index)
 	if err != nil {
 		return nil, fmt.Errorf("add the qdisc clsact: %w", err)
 	}
@@ -66,15 +67,15 @@ func (c *clsact) attach(index int) (func() error, error) {
 		err = change(conn, unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, tcmsg(index, c.handle, ingress, filterInfo), "bpf", options)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("add a filter: %w", err), removeQdisc(conn, index, made))
+		return nil, errors.Join(fmt.Errorf("add a filter: %w", err), removeQdisc(conn, index, ours))
 	}
-	return func() error { return c.remove(index, made) }, nil
+	return func() error { return c.remove(index, ours) }, nil
 }
 
 // filterInfo is the priority and the protocol ETH_P_ALL, which is in network order.
 const filterInfo = priority<<16 | 0x0300
 
-func (c *clsact) remove(index int, made bool) error {
+func (c *clsact) remove(index int, ours bool) error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return err
@@ -84,21 +85,38 @@ func (c *clsact) remove(index int, made bool) error {
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		err = nil // with the device or its qdisc it is gone already
 	}
-	return errors.Join(err, removeQdisc(conn, index, made))
+	return errors.Join(err, removeQdisc(conn, index, ours))
 }
 
-// addQdisc adds the qdisc, and reports whether there was none.
-func addQdisc(conn *netlink.Conn, index int) (made bool, err error) {
+// addQdisc adds the qdisc, and reports whether it is ours to remove: there was none, or an
+// instance before us has left it.
+func addQdisc(conn *netlink.Conn, index int) (ours bool, err error) {
 	err = change(conn, unix.RTM_NEWQDISC, netlink.Create|netlink.Excl, tcmsg(index, clsactHandle, clsactParent, 0), "clsact", nil)
 	if errors.Is(err, unix.EEXIST) {
-		return false, nil
+		return onlyOurs(conn, index)
 	}
 	return err == nil, err
 }
 
-// removeQdisc removes a qdisc that we made, unless others have put filters there.
-func removeQdisc(conn *netlink.Conn, index int, made bool) error {
-	if !made {
+// onlyOurs reports whether there are filters, and all are of instances of this program.
+func onlyOurs(conn *netlink.Conn, index int) (bool, error) {
+	n := 0
+	for _, parent := range []uint32{ingress, egress} {
+		all, err := filters(conn, index, parent)
+		if err != nil {
+			return false, err
+		}
+		if slices.ContainsFunc(all, func(f filter) bool { return !f.isOurs() }) {
+			return false, nil
+		}
+		n += len(all)
+	}
+	return n > 0, nil
+}
+
+// removeQdisc removes a qdisc that is ours, unless others have put filters there.
+func removeQdisc(conn *netlink.Conn, index int, ours bool) error {
+	if !ours {
 		return nil
 	}
 	for _, parent := range []uint32{ingress, egress} {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,6 +63,9 @@ func watch(t testing.TB, node *testns.Namespace, c Config) (w *Watcher, stop fun
 	}
 	if c.Leave == nil {
 		c.Leave = func(string, int) string { return "" }
+	}
+	if c.Open == nil {
+		c.Open = func() bool { return false }
 	}
 	if c.Log == nil {
 		c.Log = &logged{}
@@ -302,11 +306,13 @@ func TestFiltersOfOthers(t *testing.T) {
 		filter   string
 		problem  bool
 		stays    bool
+		policy   string
 	}{
-		{"before ours", 1, "somebody", true, true},
-		{"behind ours", 50, "somebody", false, true},
-		{"at our priority", priority, "somebody", false, true},
-		{"a dead instance's", priority, filterName, false, false},
+		{"before ours", 1, "somebody", true, true, ""},
+		{"behind ours", 50, "somebody", false, true, ""},
+		{"at our priority", priority, "somebody", false, true, ""},
+		{"a dead instance's", priority, filterName, false, false, ""},
+		{"a dead instance's, and a policy", priority, filterName, true, false, "a policy filters here"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -334,25 +340,44 @@ func TestFiltersOfOthers(t *testing.T) {
 				index = device.Index
 				newClsact(p.BPF()).foreign(t, index, row.priority, row.filter)
 			})
-			w, stop := watch(t, node, Config{Program: p.BPF(), Classic: true, Uplinks: func() ([]string, error) { return []string{"eth0"}, nil }})
-			waitFor(t, "attached", func() bool { return len(list()) == 2 })
+			var open atomic.Bool
+			var answering atomic.Int32 // syncs
+			w, stop := watch(t, node, Config{
+				Program: p.BPF(), Classic: true, Uplinks: func() ([]string, error) { return []string{"eth0"}, nil },
+				Leave: func(string, int) string { return row.policy },
+				Open: func() bool {
+					if open.Load() {
+						answering.Add(1)
+					}
+					return open.Load()
+				},
+			})
+			ours := 0
+			if row.policy == "" {
+				ours = 1
+				waitFor(t, "attached", func() bool { return len(list()) == 2 })
+			}
 			problem := func() bool { d := w.Devices(); return len(d) == 1 && d[0].Problem != "" }
 			if row.problem {
 				waitFor(t, "told of", problem)
 			} else if problem() {
 				t.Errorf("problem: %s", w.Devices()[0].Problem)
 			}
-			node.Do(w.Succeed)
-			want := 1
+			open.Store(true)
+			waitFor(t, "a sync while this instance answers", func() bool { return answering.Load() > 1 })
+			want := ours
 			if row.stays {
-				want = 2
+				want++
 			}
 			if got := len(list()); got != want {
 				t.Errorf("%d filters, want %d", got, want)
 			}
 			stop()
-			if got := len(list()); got != want-1 {
-				t.Errorf("%d filters after the end, want %d", got, want-1)
+			if got := len(list()); got != want-ours {
+				t.Errorf("%d filters after the end, want %d", got, want-ours)
+			}
+			if ours == 0 {
+				return
 			}
 			node.Do(func() {
 				out := testns.Run(t, "tc", "qdisc", "show", "dev", "pod")
@@ -406,4 +431,28 @@ func TestTwoInstances(t *testing.T) {
 	if !attached || other != "" {
 		t.Errorf("the older program: attached %t, behind %q", attached, other)
 	}
+}
+
+// Two instances with clsact that both answer do not fight: one filter stays, and when its
+// instance ends, the other attaches again.
+func TestTwoInstancesWithClsact(t *testing.T) {
+	t.Parallel()
+	older, newer, node := load(t), load(t), testns.New(t)
+	ip(t, node, "link add pod type veth peer name eth0")
+	config := func(p *kernel.Program) Config {
+		return Config{
+			Program: p.BPF(), Classic: true, Open: func() bool { return true },
+			Uplinks: func() ([]string, error) { return []string{"eth0"}, nil },
+		}
+	}
+	one, stopOne := watch(t, node, config(older))
+	waitFor(t, "the older is attached", func() bool { return one.attached() == "pod" })
+	two, stopTwo := watch(t, node, config(newer))
+	waitFor(t, "one of them is displaced", func() bool { return (one.attached() == "") != (two.attached() == "") })
+	other, stop := one, stopTwo
+	if one.attached() != "" {
+		other, stop = two, stopOne
+	}
+	stop()
+	waitFor(t, "the other is attached again", func() bool { return other.attached() == "pod" })
 }

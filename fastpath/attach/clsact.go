@@ -162,26 +162,39 @@ func (c *clsact) before(index int) (other string, attached bool, err error) {
 	return other, attached, nil
 }
 
+func (c *clsact) rival(index int) (bool, error) {
+	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	others, err := c.rivals(conn, index)
+	return len(others) > 0, err
+}
+
 func (c *clsact) succeed(index int) error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	all, err := filters(conn, index, ingress)
+	others, err := c.rivals(conn, index)
 	if err != nil {
 		return ignoreGone(err)
 	}
-	for _, f := range all {
-		if !f.isOurs() || f.handle == c.handle {
-			continue
-		}
+	for _, f := range others {
 		info := f.priority<<16 | 0x0300
 		if err := ignoreGone(change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, f.handle, ingress, info), "bpf", nil)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// rivals lists the filters of other instances.
+func (c *clsact) rivals(conn *netlink.Conn, index int) ([]filter, error) {
+	all, err := filters(conn, index, ingress)
+	return slices.DeleteFunc(all, func(f filter) bool { return !f.isOurs() || f.handle == c.handle }), err
 }
 
 // filters lists the filters of a device.

@@ -50,5 +50,8 @@ func (x *tcx) before(index int) (other string, attached bool, err error) {
 	return "", false, nil
 }
 
+// rival never is: links end with their processes.
+func (*tcx) rival(int) (bool, error) { return false, nil }
+
 // succeed has nothing to do: links end with their processes.
 func (*tcx) succeed(int) error { return nil }

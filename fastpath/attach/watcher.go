@@ -26,7 +26,9 @@ type Config struct {
 	// Leave returns why a device is left alone, or the empty string. It is asked at each
 	// sync too: rules that it reads may change.
 	Leave func(name string, index int) string
-	Log   logger.Logger
+	// Open reports whether this instance answers: then those before it are needed no more.
+	Open func() bool
+	Log  logger.Logger
 	// Classic attaches with clsact although the kernel has tcx.
 	Classic bool
 }
@@ -40,6 +42,7 @@ type Watcher struct {
 	devices map[int]*Device
 	uplinks []string
 	names   map[int]string // of all links
+	opened  bool           // at the last sync
 }
 
 // A Device is one behind which a pod may be.
@@ -54,6 +57,9 @@ type Device struct {
 	master int
 	remove func() error // detaches
 	stuck  bool         // the last try to detach failed
+	// displaced tells that another instance has removed ours and runs in its place.
+	displaced bool
+	beside    string // why a filter of another instance stays
 }
 
 // attacher is a way to attach.
@@ -64,7 +70,10 @@ type attacher interface {
 	// before returns which other program keeps ours from running on the device, or the
 	// empty string, and whether ours is attached at all.
 	before(index int) (other string, attached bool, err error)
-	// succeed removes what dead instances left on the device.
+	// rival reports whether another instance is attached in a way that stays when its process
+	// ends.
+	rival(index int) (bool, error)
+	// succeed removes what other instances have attached in such a way.
 	succeed(index int) error
 }
 
@@ -92,21 +101,6 @@ func (w *Watcher) Devices() []Device {
 	}
 	slices.SortFunc(out, func(a, b Device) int { return cmp.Compare(a.Name, b.Name) })
 	return out
-}
-
-// Succeed removes filters that other instances of this program left on the devices. It is
-// called when this one answers: an instance that is about to stop needs them no more.
-func (w *Watcher) Succeed() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, d := range w.devices {
-		if d.Attached == "" {
-			continue
-		}
-		if err := w.how.succeed(d.Index); err != nil {
-			w.config.Log.Warningf("%s: a filter of another instance stays beside ours: %v", d.Name, err)
-		}
-	}
 }
 
 // Run attaches and follows the devices of this network namespace until the context ends.
@@ -173,6 +167,8 @@ func (w *Watcher) announced(messages []netlink.Message) (sync bool) {
 
 // sync compares all devices with what is attached.
 func (w *Watcher) sync() error {
+	open := w.config.Open()
+	w.begin(open)
 	uplinks, links, err := w.survey()
 	if err != nil {
 		w.askPolicies()
@@ -197,7 +193,42 @@ func (w *Watcher) sync() error {
 			w.compare(d.Index)
 		}
 	}
+	if open {
+		w.succeed()
+	}
 	return nil
+}
+
+// begin takes back devices from other instances when this one begins to answer.
+func (w *Watcher) begin(open bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if open && !w.opened {
+		for _, d := range w.devices {
+			d.displaced = false
+		}
+	}
+	w.opened = open
+}
+
+// succeed removes filters that other instances of this program left on the devices, also
+// where a policy holds. An instance that runs in the place of ours stays.
+func (w *Watcher) succeed() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, d := range w.devices {
+		if d.displaced {
+			continue
+		}
+		fault := ""
+		if err := w.how.succeed(d.Index); err != nil {
+			fault = err.Error()
+		}
+		if d.beside != fault && fault != "" {
+			w.config.Log.Warningf("%s: a filter of another instance stays; tried again every %s: %s", d.Name, syncEvery, fault)
+		}
+		d.beside = fault
+	}
 }
 
 func (w *Watcher) survey() (uplinks []string, links []device, err error) {
@@ -219,10 +250,14 @@ func (w *Watcher) askPolicies() {
 // isLeft reports whether a policy leaves the device alone, and detaches then.
 func (w *Watcher) isLeft(d *Device) bool {
 	why := w.config.Leave(d.Name, d.Index)
-	if why != "" && w.detach(d) {
+	if why == "" {
+		return false
+	}
+	d.displaced = false
+	if w.detach(d) {
 		w.problem(d, why)
 	}
-	return why != ""
+	return true
 }
 
 // appeared attaches to a device, or detaches from one that is no pod's any more.
@@ -244,6 +279,7 @@ func (w *Watcher) appeared(l device) {
 	d.Name, d.master = l.name, l.master
 	switch {
 	case w.isLeft(d):
+	case d.displaced: // compare sees when the other instance is gone
 	case d.Attached == "":
 		w.attach(d)
 	default:
@@ -294,20 +330,32 @@ func (w *Watcher) compare(index int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.devices[index]
-	if d == nil || d.Attached == "" || d.stuck {
+	if d == nil || d.stuck || d.Attached == "" && !d.displaced {
 		return
 	}
 	other, attached, err := w.how.before(index)
 	switch {
 	case err != nil: // the device is gone, or the kernel does not tell
 	case !attached:
-		if w.detach(d) {
-			w.problem(d, "another program has detached ours; it is attached again now")
-			w.attach(d)
-		}
+		w.detached(d)
 	default:
 		w.problem(d, other)
 	}
+}
+
+// detached attaches again, unless another instance has taken the place: two that answer
+// would remove each other's filters without end.
+func (w *Watcher) detached(d *Device) {
+	rival, err := w.how.rival(d.Index)
+	if err != nil || !w.detach(d) {
+		return // the next sync tells
+	}
+	if d.displaced = rival; rival {
+		w.problem(d, "another instance of this program has taken the place of ours")
+		return
+	}
+	w.problem(d, "another program has detached ours; it is attached again now")
+	w.attach(d)
 }
 
 func (w *Watcher) gone(index int) {

@@ -18,20 +18,26 @@ func (r *recorded) Errorf(f string, a ...any)   { r.Warningf(f, a...) }
 type fake struct {
 	detached int
 	fault    error // of a detach
+	removed  bool  // by another instance, whose filter is there
+	succeeds int
 }
 
 func (*fake) name() string { return "fake" }
 func (f *fake) attach(int) (func() error, error) {
 	return func() error { f.detached++; return f.fault }, nil
 }
-func (*fake) before(int) (string, bool, error) { return "", true, nil }
-func (*fake) succeed(int) error                { return nil }
+func (f *fake) before(int) (string, bool, error) { return "", !f.removed, nil }
+func (f *fake) rival(int) (bool, error)          { return f.removed, nil }
+func (f *fake) succeed(int) error                { f.succeeds++; return nil }
 
 // faked is a watcher whose devices exist only here.
 func faked(c Config) (*Watcher, *fake, *recorded) {
 	log, f := &recorded{}, &fake{}
 	if c.Leave == nil {
 		c.Leave = func(string, int) string { return "" }
+	}
+	if c.Open == nil {
+		c.Open = func() bool { return false }
 	}
 	c.Log = log
 	w := New(c)
@@ -129,5 +135,30 @@ func TestPoliciesHoldWithoutUplinks(t *testing.T) {
 		if got := w.isAttached(anIndex); got != row.want {
 			t.Errorf("policy %q: attached %t", policy, got)
 		}
+	}
+}
+
+// An instance whose filter another one has removed does not fight for the device, until it
+// begins to answer.
+func TestDisplaced(t *testing.T) {
+	pod := device{index: anIndex, name: "pod", kind: "veth"}
+	w, f, _ := faked(Config{})
+	w.appeared(pod)
+	w.begin(true)
+	f.removed = true
+	for range 2 {
+		w.compare(pod.index)
+		w.appeared(pod)
+		w.succeed()
+	}
+	if w.isAttached(pod.index) || f.succeeds != 0 {
+		t.Errorf("attached %t, %d filters of the other removed", w.isAttached(pod.index), f.succeeds)
+	}
+	w.begin(false)
+	w.begin(true)
+	w.appeared(pod)
+	w.succeed()
+	if !w.isAttached(pod.index) || f.succeeds != 1 {
+		t.Errorf("after it answers again: attached %t, %d filters of the other removed", w.isAttached(pod.index), f.succeeds)
 	}
 }

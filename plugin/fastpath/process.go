@@ -40,7 +40,7 @@ type path struct {
 	join      func(tell func(a netip.Addr, until time.Time)) (leave func())
 	leave     func() // the gate
 
-	opened sync.Once
+	untils sync.Map // by address, until when the program is open
 }
 
 // follow puts a configuration in force: it starts, changes or stops the fast path. A
@@ -142,7 +142,7 @@ func open(s settings) (*path, error) {
 	p := &path{settings: s, program: program, publisher: fastpath.NewPublisher(program.Table, accountant, log)}
 	leave, forget := leaveBy(s.kernel)
 	p.watcher = attach.New(attach.Config{
-		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leave,
+		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leave, Open: p.isOpen,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
@@ -175,9 +175,17 @@ func leaveBy(m mode) (leave func(name string, index int) string, forget func()) 
 // door opens the program at an address until a time.
 func (p *path) door(a netip.Addr, until time.Time) {
 	p.publisher.EachListener(a, func(n uint8) { p.program.Open(n, until) })
-	if until.After(time.Now()) {
-		p.opened.Do(func() { go p.watcher.Succeed() })
-	}
+	p.untils.Store(a, until)
+}
+
+// isOpen reports whether the program is open at an address.
+func (p *path) isOpen() (open bool) {
+	now := time.Now()
+	p.untils.Range(func(_, until any) bool {
+		open = until.(time.Time).After(now)
+		return !open
+	})
+	return open
 }
 
 func (p *path) close() {

@@ -60,3 +60,22 @@ func TestInfoTellsOfAMissingProgram(t *testing.T) {
 		})
 	}
 }
+
+func TestIsOpen(t *testing.T) {
+	p := &path{publisher: fastpath.NewPublisher(nil, nil, log)}
+	one, other := netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("169.254.20.10")
+	for _, row := range []struct {
+		name  string
+		at    netip.Addr
+		until time.Time
+		want  bool
+	}{
+		{"a lease that is over", one, time.Now().Add(-time.Second), false},
+		{"a lease that is held", other, time.Now().Add(time.Hour), true},
+		{"a lease that is given up", other, time.Time{}, false},
+	} {
+		if p.door(row.at, row.until); p.isOpen() != row.want {
+			t.Errorf("%s: open %t", row.name, p.isOpen())
+		}
+	}
+}

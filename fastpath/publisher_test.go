@@ -32,7 +32,7 @@ func (m *memory) Publish(r *Record) error {
 	if m.room == 0 {
 		return ErrNoRoom
 	}
-	if _, there := m.records[recordKey(r.Listener, r.Key)]; !there {
+	if held, there := m.records[recordKey(r.Listener, r.Key)]; !there || !held.Stored.Equal(r.Stored) {
 		m.room--
 		own := *r
 		own.Answer.Body = append([]byte(nil), r.Answer.Body...)

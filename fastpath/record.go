@@ -40,7 +40,9 @@ var (
 // goroutine at a time, except for MakeRoom.
 type Sink interface {
 	// Publish has the record answered. It changes nothing if there is a record for the
-	// question: that one is as current, since changes withdraw it. It does not wait.
+	// question with the same time Stored: that one is as current, since changes withdraw it.
+	// One with another time is replaced: a denial may have expired before an older answer,
+	// and nothing has changed then. It does not wait.
 	Publish(*Record) error
 	// Withdraw ends that, and reports whether there was such a record. When it
 	// returns, no query that arrives gets the record.

@@ -176,8 +176,15 @@ func now() uint64 {
 	return uint64(ts.Nano())
 }
 
+// base is one moment on both clocks, so that a time is always the same one on ours. That
+// clock is read first: a delay between the two lets answers expire earlier, not later.
+var base = struct {
+	at   uint64
+	time time.Time
+}{now(), time.Now()}
+
 // monotonic is a time on that clock.
-func monotonic(t time.Time) uint64 { return now() - uint64(time.Since(t)) }
+func monotonic(t time.Time) uint64 { return base.at + uint64(t.Sub(base.time)) }
 
 // Hits implements [fastpath.Meter].
 func (p *Program) Hits(class uint16) (n [variants]uint64, err error) {

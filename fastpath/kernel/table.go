@@ -71,7 +71,7 @@ func (t *Table) Publish(r *fastpath.Record) error {
 	if slot == nil {
 		return fastpath.ErrFull
 	}
-	if *slot != 0 && t.holds(uint32(*slot), r.Key.Name(), r.Key.Type(), key) {
+	if *slot != 0 && t.holds(uint32(*slot), r.Key.Name(), r.Key.Type(), key) && t.storedAt(uint32(*slot)) == monotonic(r.Stored) {
 		return nil
 	}
 	n := uint32(unitsOf(r))
@@ -169,6 +169,11 @@ func (t *Table) holds(unit uint32, name []byte, qtype uint16, key byte) bool {
 	}
 	var buf [MaxName + unitSize]byte
 	return string(t.nameAt(buf[:0], unit)) == string(name)
+}
+
+// storedAt is the time at which the answer at the unit was stored.
+func (t *Table) storedAt(unit uint32) uint64 {
+	return binary.LittleEndian.Uint64(t.at(unit, 1)[atStored:])
 }
 
 func (t *Table) nameAt(dst []byte, unit uint32) []byte {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -49,13 +50,16 @@ func (t *Table) lookup(listener uint8, key wire.Key) []byte {
 	return body[:n]
 }
 
+// start is when the answers of the tests were stored.
+var start = time.Now()
+
 func record(t *testing.T, name string, body byte) *fastpath.Record {
 	t.Helper()
 	key, err := wire.AppendKey(nil, name, dns.TypeA, dns.ClassINET, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fastpath.Record{Key: key, Answer: wire.Answer{Body: []byte{body, 2, 3}}, TTL: 30, Serve: 30}
+	return &fastpath.Record{Key: key, Answer: wire.Answer{Body: []byte{body, 2, 3}}, Stored: start, TTL: 30, Serve: 30}
 }
 
 func TestTable(t *testing.T) {
@@ -75,6 +79,14 @@ func TestTable(t *testing.T) {
 	}
 	if got := table.lookup(0, one.Key); got == nil || got[0] != 1 || table.Len() != 1 {
 		t.Errorf("published again: %v, %d records", got, table.Len())
+	}
+	behind := record(t, "one.example.", 3)
+	behind.Stored = one.Stored.Add(-time.Second)
+	if err := table.Publish(behind); err != nil {
+		t.Fatal(err)
+	}
+	if got := table.lookup(0, one.Key); got == nil || got[0] != 3 || table.Len() != 1 {
+		t.Errorf("published another answer, behind an expired one: %v, %d records", got, table.Len())
 	}
 	if err := publishTo(table, again); err != nil {
 		t.Fatal(err)

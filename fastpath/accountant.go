@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,10 +28,13 @@ type Accountant struct {
 	mu      sync.Mutex
 	indexes map[classOf]uint16
 	classes []*account // nil: free
+	wake    func()     // nil: nobody collects
+
+	// collecting is held while counts are read. It is taken before mu.
+	collecting sync.Mutex
 	// seen are the hits that were counted at each index. The counter of an index goes on
 	// when the index is used for another class.
 	seen [Classes][4]uint64
-	wake func() // nil: nobody collects
 }
 
 // Begin counts a query that arrives at CoreDNS. End must follow.
@@ -207,31 +211,45 @@ type Meter interface {
 // withdrawn.
 const lingers = time.Second
 
-// Collect counts the queries that a fast path has answered since the call before.
+// Collect counts the queries that a fast path has answered since the call before. It reads
+// the meter and adds to metrics without the lock for which answers and withdrawals wait.
 func (a *Accountant) Collect(m Meter) error {
+	a.collecting.Lock()
+	defer a.collecting.Unlock()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	for i, c := range a.classes {
+	classes, over := slices.Clone(a.classes), [Classes]bool{}
+	for i, c := range classes {
+		over[i] = c != nil && !c.retired.IsZero() && time.Since(c.retired) > lingers
+	}
+	a.mu.Unlock()
+	for i, c := range classes {
 		if c == nil {
 			continue
 		}
-		over := !c.retired.IsZero() && time.Since(c.retired) > lingers
 		hits, err := m.Hits(uint16(i))
 		if err != nil {
 			return err
 		}
 		a.add(c, &a.seen[i], hits)
-		if over {
-			delete(a.indexes, c.of)
-			a.classes[i] = nil
+		if over[i] {
+			a.free(i)
 		}
 	}
 	return nil
 }
 
+func (a *Accountant) free(class int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.indexes, a.classes[class].of)
+	a.classes[class] = nil
+}
+
 // Forget frees all classes. It is called when the fast path has ended and its last hits were
 // collected: the next one counts from zero again.
 func (a *Accountant) Forget() {
+	a.collecting.Lock()
+	defer a.collecting.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.indexes, a.classes, a.seen = nil, nil, [Classes][4]uint64{}

@@ -113,6 +113,33 @@ func TestAFastPathBeginsAgain(t *testing.T) {
 	}
 }
 
+// free is a meter, and metrics, that fail the test while the lock is held.
+type free struct {
+	t *testing.T
+	a *Accountant
+}
+
+func (f free) check(what string) {
+	if !f.a.mu.TryLock() {
+		f.t.Errorf("%s under the lock for which withdrawals wait", what)
+		return
+	}
+	f.a.mu.Unlock()
+}
+
+func (f free) Hits(uint16) ([4]uint64, error) { f.check("a meter is read"); return [4]uint64{1}, nil }
+func (f free) Add(uint64, bool, bool)         { f.check("metrics are written") }
+
+func TestCollectKeepsNobodyWaiting(t *testing.T) {
+	a := &Accountant{}
+	f := free{t, a}
+	of := &Announcer{block: Block{Counters: func(Class) Counters { f.check("metrics are made"); return f }}}
+	a.class(of, Class{Type: 1})
+	if err := a.Collect(f); err != nil || a.Arrived() != 1 {
+		t.Errorf("%v, %d arrived", err, a.Arrived())
+	}
+}
+
 func TestClassesSuffice(t *testing.T) {
 	a, of := &Accountant{}, &Announcer{}
 	for i := range 10 * Classes {

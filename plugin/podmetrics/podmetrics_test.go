@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -183,9 +184,9 @@ func TestSeriesAreBounded(t *testing.T) {
 // Nobody scrapes: nothing is read. A table that cannot be read leaves the last figures.
 func TestReadsAfterAScrape(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		reads := 0
+		var reads atomic.Int32
 		c := faked(nil, func(book *names.Book) (*groups.Collector, error) {
-			if reads++; reads > 1 {
+			if reads.Add(1) > 1 {
 				return nil, os.ErrPermission
 			}
 			return table(book, []int{1}, func(int) int { return 1 }), nil
@@ -197,7 +198,7 @@ func TestReadsAfterAScrape(t *testing.T) {
 			name    string
 			wait    time.Duration
 			scraped bool
-			want    int // readings since the start
+			want    int32 // readings since the start
 		}{
 			{"without a scrape", time.Hour, false, 0},
 			{"after a scrape", 0, true, 1},
@@ -210,8 +211,8 @@ func TestReadsAfterAScrape(t *testing.T) {
 			}
 			time.Sleep(step.wait)
 			synctest.Wait()
-			if reads != step.want {
-				t.Errorf("%s: %d readings, want %d", step.name, reads, step.want)
+			if got := reads.Load(); got != step.want {
+				t.Errorf("%s: %d readings, want %d", step.name, got, step.want)
 			}
 		}
 		if got := scrape(t, c, "coredns_conntrack_pod_entries"); len(got) != 1 || got[0] != "/10.244.0.1=1" {

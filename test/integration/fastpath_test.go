@@ -186,6 +186,9 @@ func TestKernelAnswers(t *testing.T) {
 }
 
 func TestKernelFollowsTheLease(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the program under test is not the race detector's")
+	}
 	node := newNode(t)
 	text := corefile("notrack", kernelOn, node.ClusterDNS()...)
 	server := serve(t, node, text)
@@ -274,6 +277,9 @@ func left(t *testing.T, server *lab.Server, device string) string {
 // Rules of other programs hold also for names that the cache has, and come into force
 // although the process has run before.
 func TestPoliciesHold(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the program under test is not the race detector's")
+	}
 	node := newNode(t)
 	bridged(t, node, node.Pods[1])
 	server := serve(t, node, corefile(steady, kernelOn, lab.ClusterDNS4))

@@ -32,6 +32,9 @@ type countedName struct {
 
 // While somebody asks, the names that pods ask are counted, and the cache's part of them.
 func TestDNSTop(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the program under test is not the race detector's")
+	}
 	node := newNode(t)
 	serve(t, node, corefile(steady, "", listenAddresses(node)...))
 	top := func(interval string) *exec.Cmd {

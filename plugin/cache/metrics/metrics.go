@@ -82,17 +82,6 @@ func newCounters(server, zones, view string) *Counters {
 	return c
 }
 
-// Hit counts a request and its hit. It is for replies that are made without a chain of
-// plugins.
-func (c *Counters) Hit(isDenial bool) {
-	c.Requests.Inc()
-	if isDenial {
-		c.hits[1].Inc()
-	} else {
-		c.hits[0].Inc()
-	}
-}
-
 // Hits counts n requests and their hits, which a fast path has answered.
 func (c *Counters) Hits(n uint64, isDenial bool) {
 	c.Requests.Add(float64(n))

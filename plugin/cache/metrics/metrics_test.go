@@ -61,7 +61,7 @@ func TestCountersAreLookedUpOnce(t *testing.T) {
 	if of("dns://:53") != first || of("dns://:54") == first {
 		t.Error("one set of counters for each server")
 	}
-	if n := testing.AllocsPerRun(100, func() { of("dns://:53").Hit(true) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { of("dns://:53").Hits(1, true) }); n != 0 {
 		t.Errorf("counting a hit allocates %v times", n)
 	}
 }

@@ -93,15 +93,11 @@ func (h *handler) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 
 // zone is the label of the zone of a query.
 func (h *handler) zone(r *dns.Msg) string {
-	zones := h.metrics.ZoneNames()
-	if len(zones) == 1 && zones[0] == "." {
+	if zones := h.metrics.ZoneNames(); len(zones) == 1 && zones[0] == "." {
 		return "."
 	}
 	state := request.Request{Req: r}
-	if zone := plugin.Zones(zones).Matches(state.QName()); zone != "" {
-		return zone
-	}
-	return "."
+	return Zone(h.metrics, state.QName())
 }
 
 // of returns the series with the labels.

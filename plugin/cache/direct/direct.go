@@ -33,10 +33,10 @@ type Reply struct {
 // TTL, in seconds. It returns nil if the reply to w must be a message. The reply is valid
 // until the next Pack.
 func (p *Reply) Pack(w dns.ResponseWriter, r *dns.Msg, key wire.Key, a *wire.Answer, ttl uint32) []byte {
-	if !p.query.FromMessage(p.out[:], r, key) {
+	if !udp(w) || !p.query.FromMessage(p.out[:], r, key) {
 		return nil
 	}
-	if size := p.query.ReplyLen(a); size > int(p.query.Size) || size > len(p.out) || !udp(w) {
+	if size := p.query.ReplyLen(a); size > int(p.query.Size) || size > len(p.out) {
 		return nil
 	}
 	return p.out[:p.query.Reply(p.out[:], p.out[:], a, ttl)]

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 )
 
@@ -97,6 +98,13 @@ func (c *Client) WatchEndpoints(ctx context.Context, namespace, service string, 
 		query: url.Values{"labelSelector": {"kubernetes.io/service-name=" + service}},
 	}
 	w.run(ctx)
+}
+
+// NodeName returns the name of this node in the API: the given one, else NODE_NAME of the
+// environment, else the name of the host.
+func NodeName(name string) string {
+	host, _ := os.Hostname()
+	return cmp.Or(name, os.Getenv("NODE_NAME"), host)
 }
 
 const (

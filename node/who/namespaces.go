@@ -55,7 +55,7 @@ func addressesIn(n *netns.Namespace) (out []netip.Addr, err error) {
 	}
 	defer ns.Close()
 	err = ns.Do(func() error {
-		for _, a := range interfaceAddresses() {
+		for _, a := range names.InterfaceAddresses() {
 			// Others are the same in every namespace.
 			if !a.IsLoopback() && !a.IsLinkLocalUnicast() {
 				out = append(out, a)

@@ -69,7 +69,7 @@ func TestNamesFromNamespaces(t *testing.T) {
 	if f.Pods != FromNode || len(f.Notes) != 0 {
 		t.Errorf("pods from %q, notes %q", f.Pods, f.Notes)
 	}
-	for _, a := range interfaceAddresses() {
+	for _, a := range names.InterfaceAddresses() {
 		if got := f.Book.Owner(a); got.Kind != names.Node {
 			t.Errorf("our own address %s is of %+v", a, got)
 		}

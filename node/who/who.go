@@ -4,13 +4,10 @@
 package who
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -57,7 +54,8 @@ const askTimeout = 5 * time.Second
 
 // Find finds out the names that there are now. It always returns a Book.
 func (n Node) Find(ctx context.Context) *Found {
-	f := &Found{local: n.own(), node: n.name()}
+	node := kubeapi.NodeName(n.Name)
+	f := &Found{local: names.OfNode(node), node: node}
 	var pods, services map[netip.Addr]names.Owner
 	config, err := n.api()
 	if err == nil {
@@ -134,32 +132,6 @@ func readServices(f *Found) map[netip.Addr]names.Owner {
 		f.Services = FromKubeProxy
 	}
 	return services
-}
-
-// own returns the addresses of the node itself.
-func (n Node) own() map[netip.Addr]names.Owner {
-	own := map[netip.Addr]names.Owner{}
-	for _, a := range interfaceAddresses() {
-		own[a] = names.Owner{Kind: names.Node, Name: n.name()}
-	}
-	return own
-}
-
-func (n Node) name() string {
-	host, _ := os.Hostname()
-	return cmp.Or(n.Name, os.Getenv("NODE_NAME"), host)
-}
-
-// interfaceAddresses returns the addresses in the calling thread's network namespace.
-func interfaceAddresses() []netip.Addr {
-	var out []netip.Addr
-	list, _ := net.InterfaceAddrs()
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			out = append(out, p.Addr())
-		}
-	}
-	return out
 }
 
 // refreshInterval is how often a node is read again that announces no changes.

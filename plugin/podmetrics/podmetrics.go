@@ -4,12 +4,9 @@
 package podmetrics
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,7 +96,7 @@ func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
 			known = *p
 		}
 		began := time.Now()
-		c.count(ctx, names.New(ownAddresses(), known))
+		c.count(ctx, names.New(names.OfNode(""), known))
 		select {
 		case <-ctx.Done():
 			return
@@ -149,8 +146,7 @@ func watchPods(ctx context.Context, pods func(map[netip.Addr]names.Owner)) {
 		log.Warningf("the names of pods are not known, so the label pod_name has addresses: %v", err)
 		return
 	}
-	host, _ := os.Hostname()
-	node := cmp.Or(os.Getenv("NODE_NAME"), host)
+	node := kubeapi.NodeName("")
 	kubeapi.New(config).WatchPods(ctx, node, kubeapi.Handler[kubeapi.Pod]{
 		Changed: func(list []kubeapi.Pod) { pods(names.OfPods(list)) },
 		Failed: func(err error) {
@@ -159,19 +155,4 @@ func watchPods(ctx context.Context, pods func(map[netip.Addr]names.Owner)) {
 			}
 		},
 	})
-}
-
-// ownAddresses returns the addresses of the node.
-func ownAddresses() map[netip.Addr]names.Owner {
-	own := map[netip.Addr]names.Owner{}
-	list, err := net.InterfaceAddrs()
-	if err != nil {
-		return own
-	}
-	for _, a := range list {
-		if p, err := netip.ParsePrefix(a.String()); err == nil {
-			own[p.Addr()] = names.Owner{Kind: names.Node}
-		}
-	}
-	return own
 }

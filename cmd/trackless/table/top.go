@@ -1,13 +1,11 @@
 package table
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/conntrack/groups"
 	"github.com/trackless-dns/trackless/conntrack/reread"
+	"github.com/trackless-dns/trackless/kubeapi"
 	"github.com/trackless-dns/trackless/node/instance"
 	"github.com/trackless-dns/trackless/node/who"
 )
@@ -128,9 +127,8 @@ func runTop(ctx context.Context, o topOptions, in io.Reader, out, errs io.Writer
 		if o.once {
 			return r.once(ctx, o, by, out, errs)
 		}
-		host, _ := os.Hostname()
 		screen := top.Screen{
-			Node: cmp.Or(o.node, os.Getenv("NODE_NAME"), host), Interval: o.interval, By: by, Colour: cli.Coloured(out),
+			Node: kubeapi.NodeName(o.node), Interval: o.interval, By: by, Colour: cli.Coloured(out),
 		}
 		return top.Run(ctx, screen, in, out, r.run)
 	})

@@ -52,6 +52,14 @@ func Thousands[N ~int | ~int64 | ~uint64](n N) string {
 	return sign + s
 }
 
+// Rate writes a number per second: one decimal below 10, whole numbers from there on.
+func Rate(perSecond float64) string {
+	if perSecond > 0 && perSecond < 10 {
+		return fmt.Sprintf("%.1f", perSecond)
+	}
+	return Thousands(uint64(perSecond + 0.5))
+}
+
 // Bytes writes a number of bytes in the unit that fits.
 func Bytes(n uint64) string {
 	const kib, mib, gib = 1 << 10, 1 << 20, 1 << 30

@@ -27,3 +27,11 @@ func TestWithoutLimit(t *testing.T) {
 		t.Errorf("%v percent", got)
 	}
 }
+
+func TestRate(t *testing.T) {
+	for rate, want := range map[float64]string{0: "0", 0.04: "0.0", 9.94: "9.9", 10: "10", 999.6: "1,000", 12345.4: "12,345"} {
+		if got := Rate(rate); got != want {
+			t.Errorf("%v: %s, want %s", rate, got, want)
+		}
+	}
+}

@@ -39,14 +39,14 @@ const topExample = `  trackless dns top
 var ways = []string{"pod", "namespace", "name", "zone", "type", "rcode", "transport"}
 
 type options struct {
-	by         string
-	interval   time.Duration
-	once       bool
-	output     string
-	top        int
-	socket     string
-	pid        int
-	root, node string
+	by       string
+	interval time.Duration
+	once     bool
+	output   string
+	top      int
+	socket   string
+	pid      int
+	names    who.Node
 }
 
 // Command makes the verb.
@@ -90,8 +90,7 @@ func topCommand(node func() instance.Node) *cobra.Command {
 	fs.DurationVar(&o.interval, "interval", 10*time.Second, "`time` for which queries are counted")
 	fs.BoolVar(&o.once, "once", false, "count once, and end")
 	fs.IntVar(&o.top, "top", 20, "`number` of rows")
-	fs.StringVar(&o.root, "root", "/", "`directory` under which the host's proc, run and var are: names of pods where the Kubernetes API gives none")
-	fs.StringVar(&o.node, "node", "", "`name` of this node in the Kubernetes API (default: the environment's NODE_NAME, else the host's name)")
+	cli.NameFlags(cmd, &o.names)
 	return cmd
 }
 
@@ -116,14 +115,14 @@ func (o *options) check() error {
 	case !o.once && o.output == "json":
 		return cli.Exit(cli.ExitUsage, errors.New("dns top: --output json is one document, for --once; jsonl goes on"))
 	}
-	return cli.CheckRoot(o.root)
+	return cli.CheckRoot(o.names.Root)
 }
 
 func runTop(ctx context.Context, node instance.Node, o options, out, errs io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
 	}
-	names := who.Node{Root: o.root, Name: o.node}.Follow(ctx)
+	names := o.names.Follow(ctx)
 	for {
 		r, err := count(ctx, node, o)
 		switch {

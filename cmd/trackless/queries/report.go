@@ -177,9 +177,7 @@ func (r *report) write(o options, out, errs io.Writer) error {
 		return r.writeLines(out)
 	}
 	if r.PodsFrom == "" {
-		for _, note := range r.Notes {
-			_, _ = fmt.Fprintf(errs, "trackless: %s\n", note)
-		}
+		cli.WriteNotes(errs, r.Notes)
 	}
 	width := cli.TerminalWidth(out)
 	text := r.text(width)
@@ -256,11 +254,7 @@ func (r *report) rate(n uint64) string {
 	if r.Seconds <= 0 {
 		return "-"
 	}
-	rate := float64(n) / r.Seconds
-	if rate > 0 && rate < 10 {
-		return fmt.Sprintf("%.1f", rate)
-	}
-	return figure.Thousands(uint64(rate + 0.5))
+	return figure.Rate(float64(n) / r.Seconds)
 }
 
 func share(part, whole uint64) string {

@@ -53,7 +53,7 @@ func statsBy(ctx context.Context, f conntrack.Filter, o statsOptions, out, errs 
 	if o.perCPU {
 		return errors.New("--per-cpu and --by exclude each other: the kernel's counters are those of the whole table")
 	}
-	if err := cli.CheckRoot(o.names.root); err != nil {
+	if err := cli.CheckRoot(o.names.Root); err != nil {
 		return err
 	}
 	return o.netns.Do(func() error {
@@ -66,7 +66,7 @@ func statsBy(ctx context.Context, f conntrack.Filter, o statsOptions, out, errs 
 		if err != nil {
 			return cli.CannotMeasure(err)
 		}
-		found := o.names.of().Find(ctx)
+		found := o.names.Find(ctx)
 		reading := groups.Reading{Book: found.Book, By: []groups.By{by}, Filter: f, Expected: uint64(entries), Progress: cli.Progress(errs)}
 		collector, err := reading.Do(ctx, c)
 		err = cli.CannotMeasure(err)
@@ -97,7 +97,7 @@ func writeGroups(out, errs io.Writer, r *groupReport, by groups.By) error {
 	if by != groups.Protocol && by != groups.State {
 		cli.WriteLine(&b, width, namesFrom(r.PodsFrom, r.ServicesFrom))
 		if r.PodsFrom == "" && by != groups.Service {
-			writeNotes(errs, r.Notes)
+			cli.WriteNotes(errs, r.Notes)
 		}
 	}
 	b.WriteByte('\n')

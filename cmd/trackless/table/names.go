@@ -12,25 +12,14 @@ import (
 	"github.com/trackless-dns/trackless/node/who"
 )
 
-// nameFlags say where names of pods come from.
-type nameFlags struct{ root, node string }
-
-func (n *nameFlags) register(cmd *cobra.Command) {
-	fs := cmd.Flags()
-	fs.StringVar(&n.root, "root", "/", "`directory` under which the host's proc, run and var are: names of pods where the Kubernetes API gives none")
-	fs.StringVar(&n.node, "node", "", "`name` of this node in the Kubernetes API (default: the environment's NODE_NAME, else the host's name)")
-}
-
-func (n *nameFlags) of() who.Node { return who.Node{Root: n.root, Name: n.node} }
-
 // podFlags select entries by pod.
 type podFlags struct {
-	nameFlags
+	node who.Node
 	pods []string
 }
 
 func (p *podFlags) register(cmd *cobra.Command) {
-	p.nameFlags.register(cmd)
+	cli.NameFlags(cmd, &p.node)
 	cmd.Flags().StringSliceVar(&p.pods, "pod", nil, "`pods` of this node at either end: NAMESPACE/NAME or NAME, with * for any text")
 }
 
@@ -40,12 +29,12 @@ func (p *podFlags) find(ctx context.Context, f *conntrack.Filter, errs io.Writer
 	if len(p.pods) == 0 {
 		return nil
 	}
-	if err := cli.CheckRoot(p.root); err != nil {
+	if err := cli.CheckRoot(p.node.Root); err != nil {
 		return err
 	}
-	found := p.of().Find(ctx)
+	found := p.node.Find(ctx)
 	if !found.Book.HasPods() {
-		writeNotes(errs, found.Notes)
+		cli.WriteNotes(errs, found.Notes)
 		return cli.Exit(cli.ExitCannotMeasure, fmt.Errorf("--pod: no names of pods are known here; select by address with --src, or see `trackless conntrack stats --help`, \"Names\""))
 	}
 	for _, pattern := range p.pods {
@@ -61,13 +50,6 @@ func (p *podFlags) find(ctx context.Context, f *conntrack.Filter, errs io.Writer
 		}
 	}
 	return nil
-}
-
-// writeNotes says why there are no better names.
-func writeNotes(errs io.Writer, notes []string) {
-	for _, note := range notes {
-		_, _ = fmt.Fprintf(errs, "trackless: %s\n", note)
-	}
 }
 
 const namesHelp = `Names: pods of this node and all Services are asked of the Kubernetes API where the

@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/conntrack/groups"
 	"github.com/trackless-dns/trackless/conntrack/summary"
+	"github.com/trackless-dns/trackless/node/who"
 )
 
 const statsHelp = `Show what is in the connection tracking table: how full it is, protocols and
@@ -39,7 +40,7 @@ type statsOptions struct {
 	top    int
 	perCPU bool
 	by     string
-	names  nameFlags
+	names  who.Node
 }
 
 func statsCommand() *cobra.Command {
@@ -62,7 +63,7 @@ func statsCommand() *cobra.Command {
 	cmd.Flags().IntVar(&o.top, "top", 10, "`length` of the lists")
 	cmd.Flags().StringVar(&o.by, "by", "", "count the entries by this `group`: "+strings.Join(groups.Words(), ", "))
 	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions(groups.Words(), cobra.ShellCompDirectiveNoFileComp))
-	o.names.register(cmd)
+	cli.NameFlags(cmd, &o.names)
 	cmd.Flags().BoolVar(&o.perCPU, "per-cpu", false, "show the kernel's counters for each CPU too")
 	return cmd
 }

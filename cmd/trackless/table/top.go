@@ -100,7 +100,7 @@ func (o *topOptions) check() (conntrack.Filter, groups.By, error) {
 	case !o.once && o.output != "table":
 		return f, 0, fmt.Errorf("--output %s is for --once", o.output)
 	}
-	return f, by, cli.CheckRoot(o.root)
+	return f, by, cli.CheckRoot(o.node.Root)
 }
 
 func runTop(ctx context.Context, o topOptions, in io.Reader, out, errs io.Writer) error {
@@ -123,12 +123,12 @@ func runTop(ctx context.Context, o topOptions, in io.Reader, out, errs io.Writer
 		if _, _, err := c.Count(); err != nil {
 			return cli.CannotMeasure(err)
 		}
-		r := &tableReader{conn: c, filter: f, interval: o.interval, names: o.of().Follow(ctx)}
+		r := &tableReader{conn: c, filter: f, interval: o.interval, names: o.node.Follow(ctx)}
 		if o.once {
 			return r.once(ctx, o, by, out, errs)
 		}
 		screen := top.Screen{
-			Node: kubeapi.NodeName(o.node), Interval: o.interval, By: by, Colour: cli.Coloured(out),
+			Node: kubeapi.NodeName(o.node.Name), Interval: o.interval, By: by, Colour: cli.Coloured(out),
 		}
 		return top.Run(ctx, screen, in, out, r.run)
 	})

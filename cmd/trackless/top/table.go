@@ -61,11 +61,7 @@ func (t *Table) perSecond(r *groups.Row) string {
 	if t.Per <= 0 {
 		return "-"
 	}
-	rate := float64(r.New) / t.Per.Seconds()
-	if rate > 0 && rate < 10 {
-		return fmt.Sprintf("%.1f", rate)
-	}
-	return figure.Thousands(uint64(rate + 0.5))
+	return figure.Rate(float64(r.New) / t.Per.Seconds())
 }
 
 const (

@@ -177,12 +177,8 @@ func readChainFacts(r iptables.Rules) (facts chainFacts, err error) {
 	if facts.devices, err = clientDevices(r); err != nil {
 		return facts, err
 	}
-	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
-		names, err := legacy.Names(legacy.Config{}, f)
-		if err != nil {
-			return facts, err
-		}
-		facts.legacy = facts.legacy || len(names) > 0
+	if facts.legacy, err = legacy.HasTables(legacy.Config{}); err != nil {
+		return facts, err
 	}
 	facts.generation, err = hostrules.Generation(hostrules.Config{})
 	return facts, err

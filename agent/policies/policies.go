@@ -157,12 +157,8 @@ func (r *Reader) readFacts() (err error) {
 	if f.generation, err = hostrules.Generation(hostrules.Config{}); err != nil {
 		return err
 	}
-	for _, family := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
-		names, err := legacy.Names(legacy.Config{}, family)
-		if err != nil {
-			return err
-		}
-		f.legacy = f.legacy || len(names) > 0
+	if f.legacy, err = legacy.HasTables(legacy.Config{}); err != nil {
+		return err
 	}
 	routes, err := route.List(0)
 	if err != nil {

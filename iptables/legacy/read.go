@@ -116,15 +116,21 @@ func tableNames(family iptables.Family) ([]string, error) {
 	return strings.Fields(string(b)), nil
 }
 
+// HasTables reports whether there are legacy tables of either family.
+func HasTables(cfg Config) (bool, error) {
+	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
+		if names, err := Names(cfg, f); err != nil || len(names) > 0 {
+			return len(names) > 0, err
+		}
+	}
+	return false, nil
+}
+
 // InUse reports whether there are legacy tables in the network namespace of this thread,
 // or may be.
 func InUse() bool {
-	for _, f := range []iptables.Family{iptables.IPv4, iptables.IPv6} {
-		if names, err := tableNames(f); err != nil || len(names) > 0 {
-			return true
-		}
-	}
-	return false
+	some, err := HasTables(Config{})
+	return some || err != nil
 }
 
 // The socket options IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES. IPv6 has the same numbers;

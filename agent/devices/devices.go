@@ -70,7 +70,7 @@ func Uplinks() ([]string, error) {
 		return nil, err
 	}
 	indexes := route.Uplinks(routes)
-	links, err := List()
+	links, err := route.Links()
 	if err != nil {
 		return nil, err
 	}
@@ -84,24 +84,10 @@ func Uplinks() ([]string, error) {
 	return out, nil
 }
 
-// List returns the links of this network namespace that have attributes.
-func List() ([]rtnetlink.LinkMessage, error) {
-	conn, err := rtnetlink.Dial(nil)
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	defer conn.Close()
-	links, err := conn.Link.List()
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	return slices.DeleteFunc(links, func(l rtnetlink.LinkMessage) bool { return l.Attributes == nil }), nil
-}
-
 // bridgedUplink returns an uplink that is a bridge: pods may sit behind it as
 // well as the rest of the world, and only their addresses tell them apart.
 func bridgedUplink(names []string) (string, error) {
-	links, err := List()
+	links, err := route.Links()
 	if err != nil {
 		return "", err
 	}
@@ -117,7 +103,7 @@ func bridgedUplink(names []string) (string, error) {
 // linkMasters returns every link with the one that it is a port of, empty for
 // none.
 func linkMasters() (map[string]string, error) {
-	links, err := List()
+	links, err := route.Links()
 	if err != nil {
 		return nil, err
 	}

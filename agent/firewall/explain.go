@@ -10,9 +10,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // Explain names the rules and eBPF programs of others that may defeat our rules for the
@@ -94,7 +94,7 @@ func programs(a netip.Addr, own []string) []string {
 			out = append(out, fmt.Sprintf("%d eBPF programs at the sockets of all processes, as of a load balancer that replaces kube-proxy", n))
 		}
 	}
-	links, err := devices.List()
+	links, err := route.Links()
 	if err != nil {
 		return out
 	}

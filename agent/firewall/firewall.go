@@ -21,6 +21,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/predecessor"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // An Opener lets untracked DNS pass the filter chains of the host. One goroutine may use
@@ -187,7 +188,7 @@ func readChainFacts(r iptables.Rules) (facts chainFacts, err error) {
 // clientDevices returns lo and the devices of pods: devices that are up, are no uplinks and
 // no ports of another device, and are of a kind that pods have.
 func clientDevices(r iptables.Rules) ([]hostrules.Device, error) {
-	links, err := devices.List()
+	links, err := route.Links()
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
 	"github.com/trackless-dns/trackless/iptables/legacy"
@@ -165,7 +164,7 @@ func (r *Reader) readFacts() (err error) {
 		return err
 	}
 	f.clients = clientsOf(routes)
-	links, err := devices.List()
+	links, err := route.Links()
 	if err != nil {
 		return err
 	}

@@ -227,7 +227,7 @@ func readOrigins(named []string) (origins, error) {
 			return s, err
 		}
 	}
-	links, err := devices.List()
+	links, err := route.Links()
 	if err != nil {
 		return s, err
 	}

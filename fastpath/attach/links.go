@@ -2,10 +2,11 @@ package attach
 
 import (
 	"encoding/binary"
-	"fmt"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // device is a link as the kernel describes it.
@@ -36,20 +37,13 @@ func deviceOf(m *rtnetlink.LinkMessage) device {
 }
 
 func listLinks() ([]device, error) {
-	conn, err := rtnetlink.Dial(nil)
+	links, err := route.Links()
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
-	defer conn.Close()
-	links, err := conn.Link.List()
-	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
-	}
-	var out []device
+	out := make([]device, 0, len(links))
 	for i := range links {
-		if links[i].Attributes != nil {
-			out = append(out, deviceOf(&links[i]))
-		}
+		out = append(out, deviceOf(&links[i]))
 	}
 	return out, nil
 }

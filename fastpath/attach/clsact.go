@@ -64,7 +64,7 @@ func (c *clsact) attach(index int) (func() error, error) {
 		ae.Uint32(attrFlags, actDirect)
 	})
 	if err == nil {
-		err = change(conn, unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, tcmsg(index, c.handle, ingress, filterInfo), "bpf", options)
+		err = change(conn, unix.RTM_NEWTFILTER, netlink.Create|netlink.Excl, tcmsg(index, c.handle, ingress, filterInfo(priority)), "bpf", options)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("add a filter: %w", err), removeQdisc(conn, index, ours))
@@ -72,8 +72,8 @@ func (c *clsact) attach(index int) (func() error, error) {
 	return func() error { return c.remove(index, ours) }, nil
 }
 
-// filterInfo is the priority and the protocol ETH_P_ALL, which is in network order.
-const filterInfo = priority<<16 | 0x0300
+// filterInfo has a priority and the protocol ETH_P_ALL, which is in network order.
+func filterInfo(priority uint32) uint32 { return priority<<16 | 0x0300 }
 
 func (c *clsact) remove(index int, ours bool) error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
@@ -81,7 +81,7 @@ func (c *clsact) remove(index int, ours bool) error {
 		return err
 	}
 	defer conn.Close()
-	err = change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, c.handle, ingress, filterInfo), "bpf", nil)
+	err = change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, c.handle, ingress, filterInfo(priority)), "bpf", nil)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		err = nil // with the device or its qdisc it is gone already
 	}
@@ -183,8 +183,7 @@ func (c *clsact) succeed(index int) error {
 		return ignoreGone(err)
 	}
 	for _, f := range others {
-		info := f.priority<<16 | 0x0300
-		if err := ignoreGone(change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, f.handle, ingress, info), "bpf", nil)); err != nil {
+		if err := ignoreGone(change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, f.handle, ingress, filterInfo(f.priority)), "bpf", nil)); err != nil {
 			return err
 		}
 	}

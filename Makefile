@@ -183,7 +183,7 @@ monitoring: ## write dashboard, PrometheusRule and the chart's copies from deplo
 # headers are linux-libc-dev's, which lie in a folder of the architecture.
 BPF_PROGRAMS := clang-14:clang-14 llvm-strip-14:llvm-14
 BPF2GO = cd fastpath/kernel && go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -tags linux -no-global-types \
-	-go-package kernel -output-dir . answer bpf/answer.c -- -O2 -Wall -Werror \
+	-go-package kernel -output-dir . answer bpf/answer.c -- -O2 -fno-strict-aliasing -Wall -Werror \
 	-I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
 
 bpf check-bpf: PROGRAMS += $(BPF_PROGRAMS)

@@ -21,6 +21,7 @@ const (
 	answerMapCounts           = "counts"
 	answerMapFlows            = "flows"
 	answerMapListeners        = "listeners"
+	answerMapScratches        = "scratches"
 	answerMapUnits            = "units"
 	answerProgTracklessAnswer = "trackless_answer"
 )
@@ -79,6 +80,7 @@ type answerMapSpecs struct {
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
 	Flows     *ebpf.MapSpec `ebpf:"flows"`
 	Listeners *ebpf.MapSpec `ebpf:"listeners"`
+	Scratches *ebpf.MapSpec `ebpf:"scratches"`
 	Units     *ebpf.MapSpec `ebpf:"units"`
 }
 
@@ -113,6 +115,7 @@ type answerMaps struct {
 	Counts    *ebpf.Map `ebpf:"counts"`
 	Flows     *ebpf.Map `ebpf:"flows"`
 	Listeners *ebpf.Map `ebpf:"listeners"`
+	Scratches *ebpf.Map `ebpf:"scratches"`
 	Units     *ebpf.Map `ebpf:"units"`
 }
 
@@ -123,6 +126,7 @@ func (m *answerMaps) Close() error {
 		m.Counts,
 		m.Flows,
 		m.Listeners,
+		m.Scratches,
 		m.Units,
 	)
 }

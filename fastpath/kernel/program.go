@@ -34,8 +34,11 @@ type Program struct {
 // typical record takes 3 to 4 of them and buckets should be half full.
 const unitsPerBucket = 16
 
-// atOpenUntil is the offset of the listeners' times in struct control.
-const atOpenUntil = 16
+// Offsets in struct control.
+const (
+	atPorts     = 16 // of listeners
+	atOpenUntil = 24 // the listeners' times
+)
 
 // DefaultSize is the default memory of the table in bytes, enough for 14,000
 // typical answers.
@@ -140,7 +143,11 @@ func (p *Program) Listen(addr netip.AddrPort, listener uint8, size uint16) error
 	if listener >= Listeners {
 		return fmt.Errorf("%s is one listen address too many for the kernel program: it knows %d", addr, Listeners)
 	}
-	return p.collection.Maps["listeners"].Put(listenerKey(addr), uint32(size)<<16|uint32(listener))
+	if err := p.collection.Maps["listeners"].Put(listenerKey(addr), uint32(size)<<16|uint32(listener)); err != nil {
+		return err
+	}
+	atomic.OrUint64((*uint64)(unsafe.Pointer(&p.control[atPorts])), 1<<(addr.Port()%64))
+	return nil
 }
 
 // Ignore has the program pass on queries to the address and port.

@@ -65,6 +65,7 @@ struct control {
 	__u64 seed;         /* of the hash of names */
 	__u32 bucket_mask;  /* buckets - 1 */
 	__u32 zero;
+	__u64 ports;        /* bit port % 64 is set for each listener's port */
 	/* CLOCK_MONOTONIC, nanoseconds: a listener's queries are answered before it. */
 	__u64 open_until[LISTENERS];
 };
@@ -166,6 +167,19 @@ struct {
 	UINT(max_entries, 1 << 19);
 } flows SEC(".maps");
 
+/* What is read or written at offsets that vary: the verifier allows that in maps. */
+struct scratch {
+	__u8 question[2 * MAX_NAME + 16]; /* name, type, class, OPT */
+	__u8 body[2 * MAX_BODY + 16];
+};
+
+struct {
+	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	TYPE(key, __u32);
+	TYPE(value, struct scratch);
+	UINT(max_entries, 1);
+} scratches SEC(".maps");
+
 /* The headers of a query, as they are rewritten for the reply. */
 struct headers4 {
 	struct ethhdr eth;
@@ -184,7 +198,8 @@ struct headers6 {
 /* All that is known of a query, on the stack. */
 struct query {
 	__u64 name[MAX_NAME / 8];
-	__u8 tail[16];      /* type, class, OPT */
+	struct scratch *scratch;
+	const __u8 *tail;   /* type, class, OPT in scratch */
 	__u32 start;        /* offset of the DNS header in the packet */
 	__u32 name_len;
 	__u32 payload;      /* bytes of the DNS message */
@@ -230,7 +245,7 @@ INLINE __u16 flip(__u32 sum) { return swap16((__u16)sum); }
 /* lookup finds the record of the question, or returns its absence. */
 INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 {
-	__u16 type = *(__u16 *)q->tail;
+	__u16 type = *(const __u16 *)q->tail;
 	__u8 key = q->listener << 1;
 	__u32 words = (q->name_len + 7) / 8;
 	__u64 h = c->seed ^ q->name_len;
@@ -238,14 +253,19 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 
 	if (q->edns)
 		key |= q->tail[4 + 7] >> 7; /* the first byte of the EDNS flags */
+#pragma unroll
 	for (i = 0; i < MAX_NAME / 8; i++) {
 		__u32 n = words;
 
 		barrier(n);
 		if (i >= n)
 			break;
-		q->name[i] = lower(q->name[i]);
-		h = mix(h, q->name[i]);
+		__u64 w = *(__u64 *)(q->scratch->question + 8 * i);
+		if (i + 1 == n) /* what is behind the name is not hashed */
+			w &= ~0ull >> (-q->name_len & 7) * 8;
+		w = lower(w);
+		q->name[i] = w;
+		h = mix(h, w);
 	}
 	h = mix(h, (__u64)type << 8 | key);
 	h *= 0xff51afd7ed558ccdull;
@@ -306,35 +326,29 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 	return r;
 }
 
-/* body writes the record's body behind the question, then its TTLs. */
+/* body writes the record's body with its TTLs behind the question, then the OPT record. */
 INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u32 first, __u32 ttl)
 {
-	__u32 to = q->start + q->payload - q->edns;
 	__u32 at = first + 2 + (q->name_len > 64);
-	__u32 left = r->body_len;
-	__u32 i, done = 0;
+	__u32 len = r->body_len & (2 * MAX_BODY - 1);
+	__u8 *to = q->scratch->body;
+	__u32 i, next;
 
 	ttl = swap32(ttl);
+#pragma unroll
 	for (i = 0; i < MAX_BODY / UNIT; i++) {
-		__u32 n = left - done;
+		__u32 n = len;
 
 		barrier(n);
-		if ((int)n <= 0)
+		if (i * UNIT >= n)
 			break;
-		__u32 next = at + i;
-		void *u = bpf_map_lookup_elem(&units, &next);
+		next = at + i;
+		struct unit *u = bpf_map_lookup_elem(&units, &next);
 		if (!u)
 			return -1;
-		if (n > UNIT)
-			n = UNIT;
-		n = (n - 1) & (UNIT - 1);
-		barrier(n);
-		n += 1;
-		if (bpf_skb_store_bytes(skb, to + done, u, n, 0))
-			return -1;
-		done += n;
+		*(struct unit *)(to + i * UNIT) = *u;
 	}
-	__u32 next = first + 1;
+	next = first + 1;
 	struct more *m = bpf_map_lookup_elem(&units, &next);
 	if (!m)
 		return -1;
@@ -344,10 +358,22 @@ INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u32 
 		barrier(n);
 		if (i >= n)
 			break;
-		if (bpf_skb_store_bytes(skb, to + m->ttl[i], &ttl, 4, 0))
-			return -1;
+		*(__u32 *)(to + (m->ttl[i] & (MAX_BODY - 1))) = ttl;
 	}
-	return 0;
+	if (q->edns) {
+		__u8 *opt = to + len;
+
+		*(__u64 *)opt = *(const __u64 *)(q->tail + 4);
+		*(__u16 *)(opt + 8) = *(const __u16 *)(q->tail + 12);
+		opt[10] = q->tail[14];
+		len += OPT;
+	}
+	if (!len)
+		return 0;
+	len -= 1;
+	barrier(len);
+	len = (len & (2 * MAX_BODY - 1)) + 1;
+	return bpf_skb_store_bytes(skb, q->start + q->payload - q->edns, to, len, 0);
 }
 
 /* reply_sum returns how the sum of the UDP payload changes. */
@@ -390,8 +416,6 @@ INLINE int finish(struct __sk_buff *skb, struct query *q, struct record *r, __u3
 {
 	if (bpf_skb_store_bytes(skb, 0, headers, headers_len, 0) || body(skb, q, r, first, ttl))
 		goto failed;
-	if (q->edns && bpf_skb_store_bytes(skb, q->start + q->payload - OPT + r->body_len, q->tail + 4, OPT, 0))
-		goto failed;
 
 	/* A sum of zero in the packet means that there is none, over IPv4. */
 	__u32 check = udp_at + __builtin_offsetof(struct udphdr, check);
@@ -426,25 +450,27 @@ INLINE int question(struct __sk_buff *skb, struct query *q, const __u16 *dns)
 	if (n < 1 || n > MAX_NAME)
 		return NAME;
 	q->name_len = n;
-	n = (n - 1) & (MAX_NAME - 1);
-	barrier(n);
-	n += 1;
-#pragma unroll
-	for (int i = 0; i < MAX_NAME / 8; i++)
-		q->name[i] = 0;
-	if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER, q->name, n))
+	__u32 zero = 0;
+	q->scratch = bpf_map_lookup_elem(&scratches, &zero);
+	if (!q->scratch)
 		return FAILED;
+	__u32 len = n + 3 + q->edns;
+	barrier(len);
+	len = (len & (2 * MAX_NAME - 1)) + 1;
+	if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER, q->scratch->question, len))
+		return FAILED;
+	barrier(n);
+	q->tail = q->scratch->question + (n & (2 * MAX_NAME - 1));
 	if (q->edns) {
-		if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER + n, q->tail, 4 + OPT))
-			return FAILED;
 		const __u8 *opt = q->tail + 4;
 		/* Root name, type 41, no extended RCODE, version 0, no low flags and
 		 * no options: the reply has the same record. */
 		if (opt[0] || opt[1] || opt[2] != 41 || opt[5] || opt[6] || opt[8] || opt[9] || opt[10])
 			return EDNS;
-	} else if (bpf_skb_load_bytes(skb, q->start + DNS_HEADER + n, q->tail, 4)) {
-		return FAILED;
 	}
+#pragma unroll
+	for (int i = 0; i < MAX_NAME / 8; i++)
+		q->name[i] = 0;
 	if (q->tail[2] || q->tail[3] != 1)
 		return CLASS;
 	return 0;
@@ -511,16 +537,28 @@ INLINE void reply_header(struct query *q, struct record *r, __u16 *dns)
 		dns[5] = swap16(swap16(r->counts[2]) + 1);
 }
 
-INLINE struct control *listener(struct query *q, struct listener_key *key)
+INLINE int listener(struct query *q, struct listener_key *key)
 {
 	struct listener *l = bpf_map_lookup_elem(&listeners, key);
-	__u32 zero = 0;
 
 	if (!l)
 		return 0;
 	q->listener = l->number;
 	q->limit = l->size;
-	return bpf_map_lookup_elem(&control, &zero);
+	return 1;
+}
+
+/* copy takes headers, a multiple of two bytes, from the packet. */
+INLINE void copy(void *to, const void *from, __u32 len)
+{
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i + 8 <= len; i += 8)
+		*(__u64 *)(to + i) = *(const __u64 *)(from + i);
+#pragma unroll
+	for (; i + 2 <= len; i += 2)
+		*(__u16 *)(to + i) = *(const __u16 *)(from + i);
 }
 
 INLINE void swap_eth(struct ethhdr *eth)
@@ -532,23 +570,24 @@ INLINE void swap_eth(struct ethhdr *eth)
 	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
 }
 
-INLINE int ipv4(struct __sk_buff *skb)
+INLINE int ipv4(struct __sk_buff *skb, struct control *c, const void *data, const void *end)
 {
+	const struct headers4 *packet = data;
 	struct query q;
-	struct headers4 h;
+	struct headers4 h __attribute__((aligned(8)));
 	struct flow flow = {};
 	struct listener_key key = {};
 	struct record *r;
 	__u16 was[6];
 	__u32 first = 0, ttl = 0;
 
-	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+	if ((void *)(packet + 1) > end || packet->ip.protocol != IPPROTO_UDP || !(c->ports >> (swap16(packet->udp.dest) & 63) & 1))
 		return TC_ACT_UNSPEC;
+	copy(&h, data, sizeof(h));
 	key.addr[10] = key.addr[11] = 0xff;
 	__builtin_memcpy(key.addr + 12, &h.ip.daddr, 4);
 	key.port = h.udp.dest;
-	struct control *c = listener(&q, &key);
-	if (!c)
+	if (!listener(&q, &key))
 		return TC_ACT_UNSPEC;
 	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1 || h.eth.h_dest[0] & 1)
 		return count(FRAGMENT);
@@ -588,24 +627,23 @@ INLINE int ipv4(struct __sk_buff *skb)
 	return finish(skb, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, 0);
 }
 
-INLINE int ipv6(struct __sk_buff *skb)
+INLINE int ipv6(struct __sk_buff *skb, struct control *c, const void *data, const void *end)
 {
+	const struct headers6 *packet = data;
 	struct query q;
-	struct headers6 h;
+	struct headers6 h __attribute__((aligned(8)));
 	struct flow flow = {};
 	struct listener_key key = {};
 	struct record *r;
 	__u16 was[6];
 	__u32 first = 0, ttl = 0;
 
-	if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h)))
+	if ((void *)(packet + 1) > end || packet->ip.nexthdr != IPPROTO_UDP || !(c->ports >> (swap16(packet->udp.dest) & 63) & 1))
 		return TC_ACT_UNSPEC;
-	if (h.ip.nexthdr != IPPROTO_UDP)
-		return TC_ACT_UNSPEC;
+	copy(&h, data, sizeof(h));
 	__builtin_memcpy(key.addr, &h.ip.daddr, 16);
 	key.port = h.udp.dest;
-	struct control *c = listener(&q, &key);
-	if (!c)
+	if (!listener(&q, &key))
 		return TC_ACT_UNSPEC;
 	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
 	if (h.ip.version != 6 || skb->gso_segs > 1 || h.eth.h_dest[0] & 1)
@@ -644,18 +682,16 @@ INLINE int ipv6(struct __sk_buff *skb)
 SEC("tc")
 int trackless_answer(struct __sk_buff *skb)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 zero = 0;
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
 
-	if (skb->vlan_present)
+	if (!c || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	if (skb->protocol == swap16(ETH_P_IP)) {
-		struct iphdr *ip = data + sizeof(struct ethhdr);
-		if ((void *)(ip + 1) <= end && ip->protocol != IPPROTO_UDP)
-			return TC_ACT_UNSPEC;
-		return ipv4(skb);
-	}
+	if (skb->protocol == swap16(ETH_P_IP))
+		return ipv4(skb, c, data, end);
 	if (skb->protocol == swap16(ETH_P_IPV6))
-		return ipv6(skb);
+		return ipv6(skb, c, data, end);
 	return TC_ACT_UNSPEC;
 }
 

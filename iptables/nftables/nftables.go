@@ -33,6 +33,7 @@ type Backend struct {
 
 	mu    sync.Mutex
 	conn  *netlink.Conn // the owner of the table: it lives as long as the rules shall
+	high  func() error  // closes the duplicate of its descriptor
 	rs    *ruleset
 	rules iptables.Rules
 	owned bool
@@ -117,7 +118,7 @@ func (b *Backend) Install(r iptables.Rules) error {
 		}
 		if !present {
 			b.setup = false
-			if err := b.conn.Close(); err != nil {
+			if err := b.closeOwner(); err != nil {
 				return err
 			}
 		}
@@ -216,7 +217,7 @@ func (b *Backend) createOnce(r iptables.Rules) error {
 	if err != nil {
 		return errors.Join(nfnl.Explain("add table inet "+b.Table(), err), conn.Close())
 	}
-	b.conn, b.setup = conn, true
+	b.conn, b.high, b.setup = conn, duplicate(conn), true
 	if err := b.removeStale(); err != nil {
 		return fmt.Errorf("remove the table of a dead instance: %w", err)
 	}
@@ -413,8 +414,10 @@ func (b *Backend) Remove() error {
 	}
 	err := b.deleteTable(b.Table())
 	b.setup, b.owned, b.rules = false, false, iptables.Rules{}
-	return errors.Join(err, b.conn.Close())
+	return errors.Join(err, b.closeOwner())
 }
+
+func (b *Backend) closeOwner() error { return errors.Join(b.high(), b.conn.Close()) }
 
 func (b *Backend) deleteTable(name string) error {
 	tx, err := nfnl.Encode(func(c *nfnl.Encoder) error {

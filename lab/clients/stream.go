@@ -88,9 +88,9 @@ type Sent struct {
 	Flow time.Time
 }
 
-// streamNames is how many different names the streams ask for, so that a cache
+// StreamNames is how many different names the streams ask for, so that a cache
 // knows them all after a moment.
-const streamNames = 40
+const StreamNames = 40
 
 // underWay is the Loss of a query until its end is known.
 const underWay = "under way"
@@ -134,7 +134,7 @@ func StartStreams(streams []Stream, timeout time.Duration) *Streams {
 			// Spread over the interval, so that the clients do not ask in step.
 			due: s.began.Add(interval * time.Duration(i) / time.Duration(len(streams))),
 			// Each begins elsewhere, so that together they soon have asked for all.
-			number: random.IntN(2 * streamNames),
+			number: random.IntN(2 * StreamNames),
 		}
 		s.clients = append(s.clients, client)
 		byOrigin[stream.From] = append(byOrigin[stream.From], client)
@@ -265,9 +265,9 @@ type channel interface {
 // ask sends one query. An error means that none could be sent.
 func (c *streamClient) ask() error {
 	c.number++
-	asked := lab.HostName(c.number % streamNames)
+	asked := lab.HostName(c.number % StreamNames)
 	qtype := dns.TypeA
-	if c.number/streamNames%2 == 1 {
+	if c.number/StreamNames%2 == 1 {
 		qtype = dns.TypeAAAA
 	}
 	message := new(dns.Msg).SetQuestion(asked.Text, qtype)

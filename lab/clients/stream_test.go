@@ -69,7 +69,7 @@ func (s *streamServer) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	}
 	response := new(dns.Msg).SetReply(query)
 	header := dns.RR_Header{Name: query.Question[0].Name, Rrtype: query.Question[0].Qtype, Class: dns.ClassINET, Ttl: s.ttl.Load()}
-	for n := range streamNames {
+	for n := range StreamNames {
 		if asked := lab.HostName(n); asked.Text == header.Name {
 			response.Answer = []dns.RR{&dns.A{Hdr: header, A: asked.A.AsSlice()}}
 			if header.Rrtype == dns.TypeAAAA {

@@ -13,7 +13,7 @@ import (
 
 // Cases are all faults, in the order of the table.
 func Cases() []*scene.Case {
-	return slices.Concat(process.Deaths(), process.Hangs(), process.IdleHangs(), process.Floods(), process.Starvations(), rules.Foreign(), rules.Firewalls(), network.Links(), network.Forgeries(), rules.Predecessors())
+	return slices.Concat(process.Deaths(), process.Hangs(), process.IdleHangs(), process.KernelHits(), process.Floods(), process.Starvations(), rules.Foreign(), rules.Firewalls(), network.Links(), network.Forgeries(), rules.Predecessors())
 }
 
 // onIPTables are the faults of the nftables backend that are played on iptables,

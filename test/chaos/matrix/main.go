@@ -35,6 +35,7 @@ func run() (ok bool, err error) {
 	only := flag.String("only", "", "play these faults only, `names` separated by commas")
 	backends := flag.String("backends", strings.Join(scene.Backends(), ","), "play them on these backends, `names` separated by commas")
 	sabotage := flag.Bool("sabotage", true, "play each fault a second time with what it tests taken away: it must fail")
+	hits := flag.Bool("kernel-hits", false, "play each fault with the kernel answering cached queries of pods")
 	flag.Parse()
 	if flag.NArg() > 0 || *output != "table" && *output != "json" {
 		flag.Usage()
@@ -60,6 +61,11 @@ func run() (ok bool, err error) {
 			return false, err
 		}
 		cases = append(cases, on...)
+	}
+	if *hits {
+		for _, c := range cases {
+			c.AnswerInKernel()
+		}
 	}
 	matrix := &chaos.Matrix{
 		Cases: cases, Programs: &scene.Programs{Directory: directory}, Sabotage: *sabotage, Out: lines,

@@ -27,11 +27,17 @@ type Case struct {
 	// runs.
 	LimitMiB int
 
+	// KernelHits has the kernel answer cached queries of pods.
+	KernelHits bool
+
 	// WriteTimeout, if not "", is that of the directive timeouts.
 	WriteTimeout string
 
 	// Kinds are the clients of the load, nil for all.
 	Kinds []clients.StreamKind
+
+	// FromPods leaves out the clients on the node itself.
+	FromPods bool
 
 	// LateStart begins the load before the server is started.
 	LateStart bool
@@ -79,6 +85,14 @@ type Sabotage struct {
 	// first transition, or where the case calls Scene.reach with another name.
 	At    string
 	Apply func(*Scene) error
+}
+
+// AnswerInKernel has the case played with hits in the kernel.
+func (c *Case) AnswerInKernel() {
+	if !c.KernelHits {
+		c.KernelHits = true
+		c.Fault += ", hits in the kernel"
+	}
 }
 
 // Run plays the case once.

@@ -271,6 +271,9 @@ func (s *Scene) Corefile(notrack bool, metrics string) string {
 	if notrack {
 		options.WriteString(s.Directive())
 	}
+	if s.KernelHits {
+		options.WriteString("    fastpath {\n        kernel on\n    }\n")
+	}
 	if s.WriteTimeout != "" {
 		fmt.Fprintf(&options, "    timeouts {\n        write %s\n    }\n", s.WriteTimeout)
 	}
@@ -297,7 +300,10 @@ func (s *Scene) Corefile(notrack bool, metrics string) string {
 // loadStreams are clients of every kind from two pods and the node to every
 // listen address.
 func (s *Scene) loadStreams() []clients.Stream {
-	origins := []*lab.Namespace{s.Node.Namespace}
+	var origins []*lab.Namespace
+	if !s.FromPods {
+		origins = append(origins, s.Node.Namespace)
+	}
 	for _, pod := range s.Node.Pods {
 		origins = append(origins, pod.Namespace)
 	}

@@ -30,18 +30,26 @@ type Batch struct {
 	families  [2]*series
 	responses [2]prometheus.Counter
 	do        prometheus.Counter
+
+	duration, requestSize, responseSize *observations
 }
 
 // NewBatch returns the metrics of a kind of queries to the plugin's server block.
 func NewBatch(m *metrics.Metrics, k Kind) *Batch {
-	b := &Batch{kind: k, do: vars.RequestDo.WithLabelValues(k.Server, k.Zone, k.View)}
+	const proto = "udp"
+	b := &Batch{
+		kind: k, do: vars.RequestDo.WithLabelValues(k.Server, k.Zone, k.View),
+		duration:     requestDuration.of(k.Server, k.Zone, k.View),
+		requestSize:  requestSize.of(k.Server, k.Zone, k.View, proto),
+		responseSize: responseSize.of(k.Server, k.Zone, k.View, proto),
+	}
 	writer := ""
 	if m.Next != nil {
 		writer = m.Next.Name()
 	}
 	for i := range b.families {
 		b.families[i] = newSeries(labels{
-			server: k.Server, zone: k.Zone, view: k.View, proto: "udp", six: i == 1, qtype: monitored(k.Type),
+			server: k.Server, zone: k.Zone, view: k.View, proto: proto, six: i == 1, qtype: monitored(k.Type),
 		})
 		b.responses[i] = b.families[i].response(k.Rcode, writer)
 	}
@@ -63,11 +71,9 @@ func (b *Batch) Add(n uint64, edns, ipv6 bool) {
 	if b.kind.DO {
 		b.do.Add(float64(n))
 	}
-	for range n {
-		s.duration.Observe(answerTime)
-		s.requestSize.Observe(float64(b.kind.Query + opt))
-		s.responseSize.Observe(float64(b.kind.Reply + opt))
-	}
+	b.duration.observe(answerTime, n)
+	b.requestSize.observe(float64(b.kind.Query+opt), n)
+	b.responseSize.observe(float64(b.kind.Reply+opt), n)
 }
 
 // Zone returns the label of the zone of a name.

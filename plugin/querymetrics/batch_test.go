@@ -1,12 +1,15 @@
 package querymetrics
 
 import (
+	"math"
+	"slices"
 	"testing"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/metrics"
 	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 )
@@ -35,11 +38,28 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%s: %g, want %g", name, row.got, row.want)
 		}
 	}
-	var got dto.Metric
-	if err := vars.ResponseSize.WithLabelValues(server, ".", "", "udp").(interface{ Write(*dto.Metric) error }).Write(&got); err != nil {
+	families, err := prometheus.DefaultGatherer.Gather()
+	if err != nil {
 		t.Fatal(err)
 	}
-	if h := got.GetHistogram(); h.GetSampleCount() != 5 || h.GetSampleSum() != 5*90+2*optSize {
-		t.Errorf("%d responses of %g bytes", h.GetSampleCount(), h.GetSampleSum())
+	for name, want := range map[string]float64{
+		"coredns_dns_request_duration_seconds": 5 * answerTime, "coredns_dns_request_size_bytes": 5*30 + 2*optSize, "coredns_dns_response_size_bytes": 5*90 + 2*optSize,
+	} {
+		n := 0
+		for _, f := range families {
+			if f.GetName() != name {
+				continue
+			}
+			for _, m := range f.GetMetric() {
+				if h := m.GetHistogram(); slices.ContainsFunc(m.Label, func(l *dto.LabelPair) bool { return l.GetValue() == server }) {
+					if n++; h.GetSampleCount() != 5 || math.Abs(h.GetSampleSum()-want) > 1e-12 {
+						t.Errorf("%s: %d of %g", name, h.GetSampleCount(), h.GetSampleSum())
+					}
+				}
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s: %d series", name, n)
+		}
 	}
 }

@@ -20,6 +20,7 @@ var bars = []bar{
 	{bursts, cpu, kernelOn, []string{coredns}, 0.18},
 	{atRate, p50, kernelOn, []string{unbound}, 0.2},
 	{atRate, p99, kernelOn, []string{unbound}, 0.15},
+	{atRate, process, kernelOn, nil, 3},
 	{twoPods, qps, kernelOn, []string{dnsdistTwo}, 2.2},
 	{programHits, program, kernelOn, nil, 800},
 	{programMisses, program, kernelOn, nil, 350},

@@ -222,8 +222,8 @@ func TestSummarise(t *testing.T) {
 	}{
 		// 400 ms of the server and 500 of the client for 100 answers; of 2 CPUs and
 		// 2 s others had 1500 - 950 ms.
-		{"one client", []generator.Result{client}, sample{CPU: 9000, ServerCPU: 4000, QPS: 200, P50: 1000, P99: 3000, Sent: 110, Lost: 10, Others: 0.1375, Steal: 0.01}},
-		{"two clients", []generator.Result{client, slower}, sample{CPU: 7000, ServerCPU: 2000, QPS: 300, P50: 2000, P99: 3000, Sent: 220, Lost: 20, Others: 0, Steal: 0.01}},
+		{"one client", []generator.Result{client}, sample{CPU: 9000, ServerCPU: 4000, Process: 15, QPS: 200, P50: 1000, P99: 3000, Sent: 110, Lost: 10, Others: 0.1375, Steal: 0.01}},
+		{"two clients", []generator.Result{client, slower}, sample{CPU: 7000, ServerCPU: 2000, Process: 15, QPS: 300, P50: 2000, P99: 3000, Sent: 220, Lost: 20, Others: 0, Steal: 0.01}},
 	} {
 		got, err := summarise(before, after, c.clients)
 		if err != nil || got != c.want {

@@ -303,6 +303,7 @@ func summarise(before, after clock, results []generator.Result) (s sample, err e
 	s.Lost = s.Sent - answered
 	s.ServerCPU = microseconds(server) / float64(answered)
 	s.CPU = microseconds(total) / float64(answered)
+	s.Process = 100 * float64(after.server-before.server) / float64(after.at.Sub(before.at))
 	time := float64(after.at.Sub(before.at)) * float64(len(measuredCPUs))
 	s.Others = math.Max(0, float64(after.busy-before.busy-ours)/time)
 	s.Steal = float64(after.stolen-before.stolen) / time

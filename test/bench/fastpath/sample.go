@@ -13,6 +13,7 @@ type sample struct {
 
 	CPU       float64 `json:"cpu_us_per_answer,omitempty"`
 	ServerCPU float64 `json:"server_cpu_us_per_answer"`
+	Process   float64 `json:"server_percent_of_a_cpu"` // of its process alone
 	QPS       float64 `json:"qps"`
 	P50       float64 `json:"p50_us,omitempty"`
 	P99       float64 `json:"p99_us,omitempty"`
@@ -38,6 +39,7 @@ type figure struct {
 
 var (
 	cpu     = figure{"CPU", "us", func(s sample) float64 { return s.CPU }, false}
+	process = figure{"process of the server", "% of a CPU", func(s sample) float64 { return s.Process }, false}
 	qps     = figure{"qps", "", func(s sample) float64 { return s.QPS }, true}
 	p50     = figure{"p50", "us", func(s sample) float64 { return s.P50 }, false}
 	p99     = figure{"p99", "us", func(s sample) float64 { return s.P99 }, false}

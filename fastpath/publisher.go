@@ -34,6 +34,9 @@ type Publisher struct {
 	wanted    map[netip.AddrPort]uint8
 
 	told bool // that there is no class left; only Run uses it
+
+	counted time.Time   // when CountUses counted last
+	prompt  atomic.Bool // a cache asks again for answers that are used often (prefetch)
 }
 
 const (
@@ -116,6 +119,9 @@ type Announcer struct {
 // Announce returns an announcer for a server block.
 func (p *Publisher) Announce(b Block) *Announcer {
 	b.Engine.OnWithdraw(p.withdraw)
+	if b.Engine.Prefetches() {
+		p.prompt.Store(true)
+	}
 	return &Announcer{publisher: p, block: b}
 }
 
@@ -262,9 +268,18 @@ const (
 	queryTail = 4
 )
 
-// CountUses tells the cache of the uses of its answers by the fast path.
+// usesEvery is how often uses are counted where only eviction asks for them: to read all
+// records takes longer than to read all counts.
+const usesEvery = 5 * time.Second
+
+// CountUses tells the cache of the uses of its answers by the fast path, if it was not told
+// shortly before. It is called by one goroutine.
 func (p *Publisher) CountUses() {
 	now := time.Now()
+	if !p.prompt.Load() && now.Sub(p.counted) < usesEvery {
+		return
+	}
+	p.counted = now
 	p.sink.Uses(p.locked, func(class uint16, _ uint8, key wire.Key, n uint32) {
 		if a := p.accountant.announcer(class); a != nil {
 			a.block.Engine.Used(key, n, now)

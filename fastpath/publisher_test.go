@@ -24,6 +24,7 @@ type memory struct {
 	records map[string]Record // by listener and key
 	room    int               // records that still fit
 	rooms   int               // calls of MakeRoom
+	uses    int               // calls of Uses
 }
 
 func recordKey(listener uint8, key wire.Key) string { return string(append([]byte{listener}, key...)) }
@@ -56,6 +57,7 @@ func (m *memory) MakeRoom(locked func(func())) error {
 }
 
 func (m *memory) Uses(locked func(func()), fn func(uint16, uint8, wire.Key, uint32)) {
+	m.uses++
 	var all []Record
 	locked(func() {
 		for _, r := range m.records {
@@ -313,5 +315,31 @@ func TestListenersKeepTheirNumbers(t *testing.T) {
 	p.EachListener(netip.MustParseAddr("10.0.0.7"), func(n uint8) { got = append(got, n) })
 	if len(got) != 1 || got[0] != 7 {
 		t.Errorf("10.0.0.7 has the numbers %v", got)
+	}
+}
+
+// Only prefetch needs to know uses at once.
+func TestUsesAreReadSeldom(t *testing.T) {
+	for _, row := range []struct {
+		prefetch int
+		at       time.Duration // of the second call
+		want     int           // readings
+	}{{0, time.Second, 1}, {0, usesEvery, 2}, {10, time.Second, 2}} {
+		synctest.Test(t, func(t *testing.T) {
+			e, err := engine.New(engine.Options{Store: store.Options{Bytes: store.MinBytes}, Prefetch: row.prefetch, Gap: time.Minute, Percentage: 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			m := &memory{}
+			p := NewPublisher(m, &Accountant{}, silent{t})
+			p.Announce(Block{Engine: e})
+			p.CountUses()
+			time.Sleep(row.at)
+			p.CountUses()
+			if m.uses != row.want {
+				t.Errorf("prefetch %d: %d readings in %s, want %d", row.prefetch, m.uses, row.at, row.want)
+			}
+		})
 	}
 }

@@ -243,22 +243,29 @@ var ErrWoken = ringbuf.ErrFlushed
 // Flows are the flows of hits. It is used by one goroutine at a time, except for Close and
 // Wake.
 type Flows struct {
-	r   *ringbuf.Reader
-	rec ringbuf.Record
+	r    *ringbuf.Reader
+	rec  ringbuf.Record
+	held bool // rec is a flow that Each has not told
 }
 
 // Wait returns when there are flows, or an error after Close, ErrWoken after Wake, or
 // os.ErrDeadlineExceeded at the time until. Zero: it waits without end.
 func (f *Flows) Wait(until time.Time) error {
 	f.r.SetDeadline(until)
-	return f.r.ReadInto(&f.rec)
+	err := f.r.ReadInto(&f.rec)
+	f.held = err == nil
+	return err
 }
 
-// Each calls fn for each flow: the one for which Wait waited, and those that are there.
+// Each calls fn for each flow that is there, and for the one for which Wait waited.
 func (f *Flows) Each(fn func(Flow)) error {
+	if f.held {
+		f.held = false
+		fn(flowOf(f.rec.RawSample))
+	}
 	f.r.SetDeadline(time.Unix(1, 0))
-	for err := error(nil); ; err = f.r.ReadInto(&f.rec) {
-		switch {
+	for {
+		switch err := f.r.ReadInto(&f.rec); {
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ErrWoken):
 			return nil
 		case err != nil:

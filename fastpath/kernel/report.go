@@ -36,7 +36,6 @@ func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastp
 	a.OnRetire(flows.Wake)
 	defer a.OnRetire(nil)
 	due := a.Due() // of the next reading of the counts; zero: there were no hits since
-	batch := make([]ledger.Flow, 0, 256)
 	for ctx.Err() == nil {
 		err := flows.Wait(due)
 		switch {
@@ -44,16 +43,7 @@ func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastp
 			if due.IsZero() {
 				due = time.Now().Add(collectEvery)
 			}
-			wait(ctx, gather)
-			err = flows.Each(func(f Flow) {
-				batch = append(batch, ledger.Flow{Proto: unix.IPPROTO_UDP, Client: f.Client, Server: f.Server})
-				if len(batch) == cap(batch) {
-					a.Flows(batch)
-					batch = batch[:0]
-				}
-			})
-			a.Flows(batch)
-			batch = batch[:0]
+			err = drain(ctx, flows, a, due)
 		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, ErrWoken):
 			err = nil
 		}
@@ -73,6 +63,29 @@ func (p *Program) Report(ctx context.Context, a *fastpath.Accountant, pub *fastp
 		}
 	}
 	return a.Collect(p)
+}
+
+// drain hands flows over as they gather, until there are none or the time until has come.
+func drain(ctx context.Context, flows *Flows, a *fastpath.Accountant, until time.Time) error {
+	batch := make([]ledger.Flow, 0, 256)
+	for any := true; any && time.Now().Before(until) && ctx.Err() == nil; {
+		wait(ctx, gather)
+		any = false
+		err := flows.Each(func(f Flow) {
+			any = true
+			batch = append(batch, ledger.Flow{Proto: unix.IPPROTO_UDP, Client: f.Client, Server: f.Server})
+			if len(batch) == cap(batch) {
+				a.Flows(batch)
+				batch = batch[:0]
+			}
+		})
+		a.Flows(batch)
+		batch = batch[:0]
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func wait(ctx context.Context, d time.Duration) {

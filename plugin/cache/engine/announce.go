@@ -14,6 +14,9 @@ import (
 // must be set before the first call of Claim.
 func (e *Engine) OnWithdraw(fn func(key wire.Key)) { e.store.OnWithdraw(fn) }
 
+// Prefetches reports whether answers that are used often are asked again before they expire.
+func (e *Engine) Prefetches() bool { return e.opts.Prefetch > 0 }
+
 // Claim reports whether the answer for the key should be announced: fast paths were not
 // told of it shortly before. Of several callers at once, one or a few get true.
 func (e *Engine) Claim(key wire.Key, now time.Time) bool {

@@ -64,6 +64,9 @@ func watch(t testing.TB, node *testns.Namespace, c Config) (w *Watcher, stop fun
 	if c.Leave == nil {
 		c.Leave = func(string, int) string { return "" }
 	}
+	if c.Bridge == nil {
+		c.Bridge = func(int, net.HardwareAddr) error { return nil }
+	}
 	if c.Open == nil {
 		c.Open = func() bool { return false }
 	}

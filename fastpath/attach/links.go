@@ -2,6 +2,7 @@ package attach
 
 import (
 	"encoding/binary"
+	"net"
 
 	"github.com/jsimonetti/rtnetlink/v2"
 	"golang.org/x/sys/unix"
@@ -13,6 +14,7 @@ import (
 type device struct {
 	index, master int
 	name, kind    string
+	mac           net.HardwareAddr
 }
 
 // parseLink reads a link message. It returns false for those of a bridge about its ports
@@ -26,7 +28,7 @@ func parseLink(b []byte) (d device, ok bool) {
 }
 
 func deviceOf(m *rtnetlink.LinkMessage) device {
-	d := device{index: int(m.Index), name: m.Attributes.Name}
+	d := device{index: int(m.Index), name: m.Attributes.Name, mac: m.Attributes.Address}
 	if m.Attributes.Master != nil {
 		d.master = int(*m.Attributes.Master)
 	}

@@ -1,11 +1,13 @@
 package attach
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -26,6 +28,9 @@ type Config struct {
 	// Leave returns why a device is left alone, or the empty string. It is asked at each
 	// sync too: rules that it reads may change.
 	Leave func(name string, index int) string
+	// Bridge tells the program that frames from a bridge's port which are to the address
+	// are to this node. Nil: the port has no bridge.
+	Bridge func(port int, mac net.HardwareAddr) error
 	// Open reports whether this instance answers: then those before it are needed no more.
 	Open func() bool
 	Log  logger.Logger
@@ -41,7 +46,7 @@ type Watcher struct {
 	mu      sync.Mutex
 	devices map[int]*Device
 	uplinks []string
-	names   map[int]string // of all links
+	links   map[int]device // all
 	opened  bool           // at the last sync
 }
 
@@ -55,8 +60,9 @@ type Device struct {
 	Problem string
 
 	master int
-	remove func() error // detaches
-	stuck  bool         // the last try to detach failed
+	bridge net.HardwareAddr // of which the program knows
+	remove func() error     // detaches
+	stuck  bool             // the last try to detach failed
 	// displaced tells that another instance has removed ours and runs in its place.
 	displaced bool
 	beside    string // why a filter of another instance stays
@@ -84,7 +90,7 @@ const syncEvery = 750 * time.Millisecond
 
 // New returns a Watcher that has attached nothing.
 func New(c Config) *Watcher {
-	w := &Watcher{config: c, devices: map[int]*Device{}, names: map[int]string{}, how: &tcx{program: c.Program}}
+	w := &Watcher{config: c, devices: map[int]*Device{}, links: map[int]device{}, how: &tcx{program: c.Program}}
 	if c.Classic {
 		w.how = newClsact(c.Program)
 	}
@@ -176,9 +182,9 @@ func (w *Watcher) sync() error {
 	}
 	w.mu.Lock()
 	w.uplinks = uplinks
-	clear(w.names)
+	clear(w.links)
 	for _, l := range links {
-		w.names[l.index] = l.name
+		w.links[l.index] = l
 	}
 	w.mu.Unlock()
 	present := map[int]bool{}
@@ -264,11 +270,16 @@ func (w *Watcher) isLeft(d *Device) bool {
 func (w *Watcher) appeared(l device) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.names[l.index] = l.name
+	w.links[l.index] = l
+	for _, d := range w.devices {
+		if d.master == l.index {
+			w.tellBridge(d)
+		}
+	}
 	d := w.devices[l.index]
 	if l.kind != "veth" || slices.Contains(w.uplinks, l.name) || w.isUplink(l.master) {
 		if d != nil && w.detach(d) {
-			delete(w.devices, l.index)
+			w.forget(d)
 		}
 		return
 	}
@@ -277,6 +288,7 @@ func (w *Watcher) appeared(l device) {
 		w.devices[l.index] = d
 	}
 	d.Name, d.master = l.name, l.master
+	w.tellBridge(d)
 	switch {
 	case w.isLeft(d):
 	case d.displaced: // compare sees when the other instance is gone
@@ -294,8 +306,27 @@ func (w *Watcher) isUplink(master int) bool {
 	if master == 0 {
 		return false
 	}
-	name, known := w.names[master]
-	return !known || slices.Contains(w.uplinks, name)
+	l, known := w.links[master]
+	return !known || slices.Contains(w.uplinks, l.name)
+}
+
+// tellBridge tells the program the address of the device's bridge where it has changed. Until
+// it knows, CoreDNS answers. A fault is the next sync's.
+func (w *Watcher) tellBridge(d *Device) {
+	var mac net.HardwareAddr
+	if l := w.links[d.master]; l.kind == "bridge" {
+		mac = l.mac
+	}
+	if !bytes.Equal(d.bridge, mac) && w.config.Bridge(d.Index, mac) == nil {
+		d.bridge = mac
+	}
+}
+
+// forget ends the following of a device from which the program is detached.
+func (w *Watcher) forget(d *Device) {
+	d.master = 0
+	w.tellBridge(d)
+	delete(w.devices, d.Index)
 }
 
 func (w *Watcher) attach(d *Device) {
@@ -361,10 +392,10 @@ func (w *Watcher) detached(d *Device) {
 func (w *Watcher) gone(index int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.names, index)
+	delete(w.links, index)
 	if d := w.devices[index]; d != nil {
 		w.detach(d)
-		delete(w.devices, index)
+		w.forget(d)
 	}
 }
 

@@ -3,6 +3,7 @@ package attach
 import (
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 )
 
@@ -35,6 +36,9 @@ func faked(c Config) (*Watcher, *fake, *recorded) {
 	log, f := &recorded{}, &fake{}
 	if c.Leave == nil {
 		c.Leave = func(string, int) string { return "" }
+	}
+	if c.Bridge == nil {
+		c.Bridge = func(int, net.HardwareAddr) error { return nil }
 	}
 	if c.Open == nil {
 		c.Open = func() bool { return false }
@@ -160,5 +164,43 @@ func TestDisplaced(t *testing.T) {
 	w.succeed()
 	if !w.isAttached(pod.index) || f.succeeds != 1 {
 		t.Errorf("after it answers again: attached %t, %d filters of the other removed", w.isAttached(pod.index), f.succeeds)
+	}
+}
+
+// The program learns the address of a port's bridge, and its changes.
+func TestTheProgramKnowsTheBridge(t *testing.T) {
+	known := map[int]string{}
+	var fault error
+	w, _, _ := faked(Config{Bridge: func(port int, mac net.HardwareAddr) error {
+		if fault == nil {
+			known[port] = mac.String()
+		}
+		return fault
+	}})
+	bridge := device{index: anIndex + 1, name: "cni0", kind: "bridge", mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+	port := device{index: anIndex, name: "port", kind: "veth", master: anIndex + 1, mac: net.HardwareAddr{2, 0, 0, 0, 0, 9}}
+	moved := bridge
+	moved.mac = net.HardwareAddr{2, 0, 0, 0, 0, 2}
+	bond := bridge
+	bond.kind = "bond"
+	alone := port
+	alone.master = 0
+	for _, step := range []struct {
+		name string
+		do   func()
+		want string
+	}{
+		{"a port", func() { w.appeared(bridge); w.appeared(port) }, "02:00:00:00:00:01"},
+		{"another address, which the kernel's table does not take", func() { fault = errors.New("no memory"); w.appeared(moved); fault = nil }, "02:00:00:00:00:01"},
+		{"the next sync", func() { w.appeared(port) }, "02:00:00:00:00:02"},
+		{"no bridge", func() { w.appeared(bond) }, ""},
+		{"a bridge again", func() { w.appeared(bridge) }, "02:00:00:00:00:01"},
+		{"no port", func() { w.appeared(alone) }, ""},
+		{"a port again", func() { w.appeared(port) }, "02:00:00:00:00:01"},
+		{"gone", func() { w.gone(anIndex) }, ""},
+	} {
+		if step.do(); known[anIndex] != step.want {
+			t.Errorf("%s: the program knows %q, want %q", step.name, known[anIndex], step.want)
+		}
 	}
 }

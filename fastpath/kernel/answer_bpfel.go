@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	answerMapBridges          = "bridges"
 	answerMapBuckets          = "buckets"
 	answerMapControl          = "control"
 	answerMapCounts           = "counts"
@@ -75,6 +76,7 @@ type answerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type answerMapSpecs struct {
+	Bridges   *ebpf.MapSpec `ebpf:"bridges"`
 	Buckets   *ebpf.MapSpec `ebpf:"buckets"`
 	Control   *ebpf.MapSpec `ebpf:"control"`
 	Counts    *ebpf.MapSpec `ebpf:"counts"`
@@ -110,6 +112,7 @@ func (o *answerObjects) Close() error {
 //
 // It can be passed to loadAnswerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type answerMaps struct {
+	Bridges   *ebpf.Map `ebpf:"bridges"`
 	Buckets   *ebpf.Map `ebpf:"buckets"`
 	Control   *ebpf.Map `ebpf:"control"`
 	Counts    *ebpf.Map `ebpf:"counts"`
@@ -121,6 +124,7 @@ type answerMaps struct {
 
 func (m *answerMaps) Close() error {
 	return _AnswerClose(
+		m.Bridges,
 		m.Buckets,
 		m.Control,
 		m.Counts,

@@ -39,6 +39,9 @@ func load(t testing.TB) *Program {
 			t.Error(err)
 		}
 	})
+	if err := p.Bridge(1, bridgeMAC); err != nil {
+		t.Fatal(err)
+	}
 	return p
 }
 
@@ -340,6 +343,10 @@ func mutate(random *rand.Rand, r *fastpath.Record) []byte {
 		}
 	case 5:
 		frame[0] |= byte(random.IntN(2)) // a group of hardware addresses
+	case 6:
+		if clear(frame[:6]); random.IntN(2) == 0 {
+			frame[random.IntN(6)] = 2 // another host
+		}
 	}
 	return frame
 }

@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
+
+// bridgeMAC is the address of the bridge behind the port on which frames are run.
+var bridgeMAC = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 
 // A model says what the program does to a frame, from the documents of the
 // protocols and with the cache's own code for the reply.
@@ -26,8 +30,8 @@ func (m *model) add(r *fastpath.Record) { m.records[recordKey(r.Listener, r.Key)
 // answer returns the reply's frame, or nil where the frame passes unchanged. Sums
 // are those of the query, with the query's error: zeroed in what is returned.
 func (m *model) answer(frame []byte) []byte {
-	if len(frame) < 14 || frame[0]&1 != 0 { // a reply from a group address would be lost
-		return nil
+	if len(frame) < 14 || !bytes.Equal(frame[:6], bridgeMAC) && !bytes.Equal(frame[:6], make([]byte, 6)) {
+		return nil // to others: the loopback device, for which frames are run, has the zero address
 	}
 	var ip, udp []byte
 	var from, to netip.Addr

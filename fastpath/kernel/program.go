@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"sync/atomic"
@@ -164,6 +165,21 @@ func listenerKey(addr netip.AddrPort) (key [24]byte) {
 	copy(key[:], ip[:])
 	binary.BigEndian.PutUint16(key[16:], addr.Port())
 	return key
+}
+
+// Bridge has the program answer frames from a bridge's port, by the index of its device, that
+// are to the hardware address of the bridge. Without an address it forgets the port.
+func (p *Program) Bridge(port int, mac net.HardwareAddr) error {
+	bridges := p.collection.Maps["bridges"]
+	if len(mac) != 6 {
+		if err := bridges.Delete(uint32(port)); !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+		return nil
+	}
+	var value [8]byte
+	copy(value[:], mac)
+	return bridges.Put(uint32(port), value)
 }
 
 // Open has the program answer at the listener until the time. One that has passed

@@ -142,7 +142,7 @@ func open(s settings) (*path, error) {
 	p := &path{settings: s, program: program, publisher: fastpath.NewPublisher(program.Table, accountant, log)}
 	leave, forget := leaveBy(s.kernel)
 	p.watcher = attach.New(attach.Config{
-		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leave, Open: p.isOpen,
+		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leave, Open: p.isOpen, Bridge: program.Bridge,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel

@@ -11,6 +11,7 @@
 #include "helpers.h"
 
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -50,7 +51,7 @@ enum {
 	CLASS,              /* other than IN */
 	STALE,              /* expired, or due to be asked again */
 	LARGE,              /* larger than the client accepts */
-	FRAGMENT,           /* or IP options, or to a group of hardware addresses */
+	FRAGMENT,           /* or IP options, or to a hardware address of others */
 	FAILED,             /* a helper refused */
 	UNREPORTED,         /* a hit whose flow found no room in the ring */
 	FIRST_CLASS = 16,   /* hits are counted from here on, by the record's class */
@@ -59,6 +60,7 @@ enum {
 	OVER_IPV6 = 2,
 	VARIANTS = 4,
 	LISTENERS = 128,
+	PORTS = 4096,
 };
 
 struct control {
@@ -79,6 +81,11 @@ struct listener_key {
 struct listener {
 	__u16 number;
 	__u16 size;         /* a client that accepts larger replies is left to the server */
+};
+
+struct bridge {
+	__u8 mac[ETH_ALEN];
+	__u8 zero[2];
 };
 
 struct bucket {
@@ -138,6 +145,15 @@ struct {
 	TYPE(value, struct listener);
 	UINT(max_entries, LISTENERS);
 } listeners SEC(".maps");
+
+/* The hardware address of the bridge, by the index of the port's device. */
+struct {
+	UINT(type, BPF_MAP_TYPE_HASH);
+	TYPE(key, __u32);
+	TYPE(value, struct bridge);
+	UINT(max_entries, PORTS);
+	UINT(map_flags, BPF_F_NO_PREALLOC);
+} bridges SEC(".maps");
 
 struct {
 	UINT(type, BPF_MAP_TYPE_ARRAY);
@@ -561,6 +577,24 @@ INLINE void copy(void *to, const void *from, __u32 len)
 		*(__u16 *)(to + i) = *(const __u16 *)(from + i);
 }
 
+/* ours tells whether the frame is to this node. The node drops others, and its bridge
+ * forwards them to other hosts. */
+INLINE int ours(struct __sk_buff *skb, struct ethhdr *eth)
+{
+	__u32 port = skb->ifindex;
+	int i, differ = 0;
+
+	if (skb->pkt_type == PACKET_HOST)
+		return 1;
+	struct bridge *b = bpf_map_lookup_elem(&bridges, &port);
+	if (!b)
+		return 0;
+#pragma unroll
+	for (i = 0; i < ETH_ALEN; i++)
+		differ |= b->mac[i] ^ eth->h_dest[i];
+	return !differ;
+}
+
 INLINE void swap_eth(struct ethhdr *eth)
 {
 	__u8 mac[ETH_ALEN];
@@ -589,7 +623,7 @@ INLINE int ipv4(struct __sk_buff *skb, struct control *c, const void *data, cons
 	key.port = h.udp.dest;
 	if (!listener(&q, &key))
 		return TC_ACT_UNSPEC;
-	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1 || h.eth.h_dest[0] & 1)
+	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1 || !ours(skb, &h.eth))
 		return count(FRAGMENT);
 	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
 	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.tot_len) != payload + sizeof(h.ip) + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
@@ -646,7 +680,7 @@ INLINE int ipv6(struct __sk_buff *skb, struct control *c, const void *data, cons
 	if (!listener(&q, &key))
 		return TC_ACT_UNSPEC;
 	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
-	if (h.ip.version != 6 || skb->gso_segs > 1 || h.eth.h_dest[0] & 1)
+	if (h.ip.version != 6 || skb->gso_segs > 1 || !ours(skb, &h.eth))
 		return count(FRAGMENT);
 	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.payload_len) != payload + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
 		return count(NAME);

@@ -18,6 +18,9 @@ const (
 type load struct {
 	name, what string
 	streams    []streams
+
+	// hits has the kernel answer cached queries of the pods.
+	hits bool
 }
 
 // streams are clients of one kind, spread over pods, node and address families.
@@ -27,20 +30,24 @@ type streams struct {
 	rate    float64 // queries a second of each
 }
 
-var loads = []load{
-	{"fresh-ports", "2,000 queries a second, each from a port of its own", []streams{
-		{clients.FreshPort, 24, 2000.0 / 24},
-	}},
-	{"reused-ports", "400 clients with a port each, at one query a second", []streams{
-		{clients.SinglePort, 400, 1},
-	}},
-	{"mix-with-tcp", "fresh and reused ports, TCP connections of one question, of many, and idle ones", []streams{
+var (
+	freshPorts  = []streams{{clients.FreshPort, 24, 2000.0 / 24}}
+	reusedPorts = []streams{{clients.SinglePort, 400, 1}}
+	mix         = []streams{
 		{clients.FreshPort, 12, 50},
 		{clients.SinglePort, 120, 1},
 		{clients.ShortTCP, 12, 5},
 		{clients.LongTCP, 12, 4},    // the server closes them after some number of queries
 		{clients.LongTCP, 48, 0.05}, // the server closes them as idle, and the client makes them anew
-	}},
+	}
+)
+
+var loads = []load{
+	{name: "fresh-ports", what: "2,000 queries a second, each from a port of its own", streams: freshPorts},
+	{name: "reused-ports", what: "400 clients with a port each, at one query a second", streams: reusedPorts},
+	{name: "mix-with-tcp", what: "fresh and reused ports, TCP connections of one question, of many, and idle ones", streams: mix},
+	{name: "fresh-ports-hits", what: "as fresh-ports, cached queries answered in the kernel", streams: freshPorts, hits: true},
+	{name: "mix-with-tcp-hits", what: "as mix-with-tcp, cached queries answered in the kernel", streams: mix, hits: true},
 }
 
 // on returns the streams for a node.

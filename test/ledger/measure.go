@@ -57,7 +57,7 @@ func measure(ctx context.Context, program string, l load) (r *Result, err error)
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, untracked.Close()) }()
-	server, err := serve(ctx, untracked)
+	server, err := serve(ctx, untracked, l)
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +94,31 @@ func measure(ctx context.Context, program string, l load) (r *Result, err error)
 	} else if lapses > 0 {
 		r.Disturbances = append(r.Disturbances, fmt.Sprintf("%.0f leases ran out, and queries went to kube-dns", lapses))
 	}
+	if err := answeredInKernel(ctx, server, l, l.on(untracked), sent[1]); err != nil {
+		return nil, err
+	}
 	r.ConntrackL, err = table.compareWithConntrackL(tracked)
 	return r, errors.Join(err, server.Close())
+}
+
+// answeredInKernel returns an error if the load should have had hits, and had few: two of
+// three clients are in pods.
+func answeredInKernel(ctx context.Context, server *lab.Server, l load, streams []clients.Stream, sent [][]clients.Sent) error {
+	if !l.hits {
+		return nil
+	}
+	queries := 0
+	for i, s := range streams {
+		if s.Kind.Protocol() == lab.UDP {
+			queries += len(sent[i])
+		}
+	}
+	const least = 0.5
+	hits, err := value(ctx, server, "coredns_fastpath_requests_total")
+	if err == nil && hits < least*float64(queries) {
+		err = fmt.Errorf("the kernel has answered %.0f of %d queries over UDP", hits, queries)
+	}
+	return err
 }
 
 // stopBoth ends both loads at the same time.
@@ -153,20 +176,24 @@ func (r *Result) watch(ctx context.Context, began time.Time, server *lab.Server,
 }
 
 // serve starts trackless on a node and waits until it is attached.
-func serve(ctx context.Context, node *lab.Node) (*lab.Server, error) {
+func serve(ctx context.Context, node *lab.Node, l load) (*lab.Server, error) {
 	var listen []string
 	for _, a := range node.ClusterDNS() {
 		listen = append(listen, a.String())
+	}
+	hits := ""
+	if l.hits {
+		hits = "    fastpath {\n        kernel on\n    }\n"
 	}
 	server, err := node.Serve(fmt.Sprintf(`.:53 {
     errors
     bind %s
     notrack
-    cache 30
+%s    cache 30
     forward . %s
     prometheus %s
 }
-`, strings.Join(listen, " "), lab.UpstreamDNS4, metricsAddress))
+`, strings.Join(listen, " "), hits, lab.UpstreamDNS4, metricsAddress))
 	if err != nil {
 		return nil, err
 	}

@@ -120,10 +120,17 @@ func (p *passage) chain(name string, depth int) (verdicts, error) {
 	return found | mayGoOn, nil
 }
 
-// diverts reports whether a rule with the effect brings packets to another receiver.
-func diverts(effect string) bool {
-	return slices.Contains([]string{"tproxy", "TPROXY", "fwd", "rewrites the packet"}, effect)
+// goOn are effects, and targets of iptables, with which a packet over UDP goes on along its way.
+// Targets of NAT are not among them: untracked packets do not pass their tables.
+var goOn = []string{
+	"notrack", evaluator.EffectZone, "ct set", "dup", "synproxy",
+	"AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "DSCP", "ECN", "HL", "HMARK", "IDLETIMER", "LED", "MARK", "RATEEST",
+	"SECMARK", "SET", "SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TTL",
 }
+
+// diverts reports whether a rule with the effect may bring packets to another receiver, or
+// drop them. A target that is not known may do either.
+func diverts(effect string) bool { return !slices.Contains(goOn, effect) }
 
 func (p *passage) note(chain, text string) { p.drop = dropped{chain, text} }
 

@@ -29,6 +29,8 @@ var places = []place{
 	{"deploy/helm/trackless/Chart.yaml", regexp.MustCompile(`(?m)^appVersion: "?([^"\n]*)"?$`), release.version},
 	{"deploy/helm/trackless/Chart.yaml", regexp.MustCompile(`(?m)^      image: .*:([^:\n]*)$`), release.version},
 	{"deploy/helm/trackless/values.yaml", regexp.MustCompile(`(?m)^  repository: (.*)$`), release.image},
+	{"deploy/kubectl-trackless/main.go", regexp.MustCompile(`(?m)^var version = "(.*)"$`), release.version},
+	{"deploy/kubectl-trackless/main.go", regexp.MustCompile(`(?m)^const imageName = "(.*)"$`), release.image},
 	{"deploy/kustomize/base/kustomization.yaml", regexp.MustCompile(`(?m)^  - name: (.*/trackless)$`), release.image},
 	{"deploy/kustomize/base/kustomization.yaml", regexp.MustCompile(`(?m)^    newTag: (.*)$`), release.version},
 	{"deploy/kustomize/base/daemonset.yaml", regexp.MustCompile(`(?m)^ +image: (.*/trackless)$`), release.image},

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/remotecommand"
+	utilexec "k8s.io/client-go/util/exec"
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+// A question is a command line of trackless, and what it needs where it runs.
+type question struct {
+	args         []string
+	capabilities []corev1.Capability
+	hostPID      bool              // processes of the node: names of pods, their namespaces
+	podLogs      bool              // the names of the folders in /var/log/pods
+	ofInstance   bool              // asks a running Trackless: without one there is no answer
+	files        map[string][]byte // below filesDir, for a pod without the node's network
+}
+
+func (q question) verb() string {
+	words := []string{"trackless"}
+	for _, arg := range q.args {
+		if strings.HasPrefix(arg, "-") {
+			break
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
+}
+
+// An output is what a program wrote, and its exit status.
+type output struct {
+	stdout, stderr string
+	status         int
+}
+
+// An answer is that of one node.
+type answer struct {
+	Node     string          `json:"node"`
+	Pod      string          `json:"pod,omitempty"`
+	DebugPod bool            `json:"debug_pod"`
+	Status   int             `json:"status"`
+	Report   json.RawMessage `json:"report,omitempty"`
+	Error    string          `json:"error,omitempty"`
+}
+
+// ask runs the question on a node.
+func (c *cluster) ask(ctx context.Context, t target, q question) answer {
+	if ctx.Err() != nil {
+		return answer{Node: t.node, Status: exitCannotMeasure, Error: "not asked: interrupted"}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %s: --timeout sets it", c.timeout))
+	defer cancel()
+	a := answer{Node: t.node}
+	var out output
+	var err error
+	switch {
+	case t.pod != nil && q.files == nil:
+		a.Pod = t.pod.Namespace + "/" + t.pod.Name
+		out, err = c.exec(ctx, t.pod, q)
+	case c.via == viaExec || q.ofInstance:
+		err = fmt.Errorf("no pod of Trackless runs on it%s: -n names its namespace, -A looks in all of them", c.where())
+	case !t.ready:
+		err = errors.New("it is not ready, and would not start a debug pod: `kubectl describe node " + t.node + "` says why")
+	default:
+		a.DebugPod = true
+		a.Pod, out, err = c.runPod(ctx, t.node, q)
+	}
+	if err == nil {
+		a.Status = out.status
+		a.Report, err = report(q, out)
+	}
+	if err != nil {
+		a.Error = err.Error()
+		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
+			a.Error = fmt.Sprintf("%v: %v", cause, err)
+		}
+	}
+	if a.Report == nil {
+		a.Status = exitCannotMeasure
+	}
+	return a
+}
+
+func (c *cluster) where() string {
+	if c.allNamespaces {
+		return ""
+	}
+	return in(c.namespace)
+}
+
+// exec runs the question in our pod.
+func (c *cluster) exec(ctx context.Context, pod *corev1.Pod, q question) (output, error) {
+	to := c.core.RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{
+			Container: containerName, Command: append([]string{"/trackless"}, q.args...), Stdout: true, Stderr: true,
+		}, scheme.ParameterCodec).URL()
+	web, err := remotecommand.NewWebSocketExecutor(c.config, "GET", to.String())
+	if err != nil {
+		return output{}, err
+	}
+	// API servers before 1.30, and proxies that know no WebSocket.
+	spdy, err := remotecommand.NewSPDYExecutor(c.config, "POST", to)
+	if err != nil {
+		return output{}, err
+	}
+	executor, err := remotecommand.NewFallbackExecutor(web, spdy, func(err error) bool {
+		return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return output{}, err
+	}
+	var stdout, stderr bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
+	out := output{stdout: stdout.String(), stderr: stderr.String()}
+	var exit utilexec.CodeExitError
+	if errors.As(err, &exit) {
+		out.status, err = exit.Code, nil
+	}
+	return out, explain(err, request{"create", "pods/exec", pod.Namespace}, c.config.Host)
+}
+
+// report takes the JSON out of what the program wrote.
+func report(q question, out output) (json.RawMessage, error) {
+	said := strings.TrimSpace(out.stderr)
+	if !json.Valid([]byte(out.stdout)) {
+		if said == "" {
+			said = strings.TrimSpace(out.stdout)
+		}
+		return nil, fmt.Errorf("%s: exit status %d: %s", q.verb(), out.status, said)
+	}
+	var short bytes.Buffer
+	if err := json.Compact(&short, []byte(out.stdout)); err != nil {
+		return nil, err
+	}
+	if out.status != 0 && q.args[0] != "doctor" {
+		return short.Bytes(), fmt.Errorf("%s: exit status %d: %s", q.verb(), out.status, said)
+	}
+	return short.Bytes(), nil
+}

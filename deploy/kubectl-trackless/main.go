@@ -93,6 +93,6 @@ func rootCommand() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	o.register(root.PersistentFlags())
-	root.AddCommand(doctorCommand(o))
+	root.AddCommand(doctorCommand(o), statsCommand(o), topCommand(o), dnsCommand(o), snapshotCommand(o), compareCommand(o), rulesCommand(o))
 	return root
 }

@@ -84,7 +84,7 @@ func (c *cluster) ask(ctx context.Context, t target, q question) answer {
 			a.Error = fmt.Sprintf("%v: %v", cause, err)
 		}
 	}
-	if a.Report == nil {
+	if a.Report == nil || err != nil {
 		a.Status = exitCannotMeasure
 	}
 	return a

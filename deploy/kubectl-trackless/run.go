@@ -21,36 +21,51 @@ type view func(answers []answer) (summary table, details func(b *bytes.Buffer), 
 
 // run asks the nodes that the flags name, and writes their answers.
 func (o *options) run(cmd *cobra.Command, q question, look view) error {
-	ctx, out, errs := cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr()
-	if err := o.check(); err != nil {
+	answers, err := o.collect(cmd, func(string) question { return q })
+	if err != nil {
 		return err
+	}
+	return o.write(cmd, q.verb(), answers, look)
+}
+
+// collect asks the nodes that the flags name.
+func (o *options) collect(cmd *cobra.Command, questionFor func(node string) question) ([]answer, error) {
+	ctx := cmd.Context()
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	c, err := o.cluster()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	targets, err := c.targets(ctx, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := c.mayAsk(ctx, targets, q); err != nil {
-		return err
+	if err := c.mayAsk(ctx, targets, questionFor(targets[0].node)); err != nil {
+		return nil, err
 	}
-	answers := c.askAll(ctx, targets, o.parallel, errs, func(string) question { return q })
+	return c.askAll(ctx, targets, o.parallel, cmd.ErrOrStderr(), questionFor), nil
+}
+
+// write writes the answers, and returns the error that ends the program with their
+// exit status.
+func (o *options) write(cmd *cobra.Command, verb string, answers []answer, look view) error {
 	status := statusOf(answers)
 	if o.output == "json" {
-		err = writeJSON(out, q.verb(), status, answers)
-	} else {
-		var summary table
-		var details func(b *bytes.Buffer)
-		if summary, details, err = look(answers); err == nil {
-			err = writeText(out, summary, answers, details)
+		if err := writeJSON(cmd.OutOrStdout(), verb, status, answers); err != nil {
+			return fmt.Errorf("write the answers: %w", err)
 		}
+		return verdict(verb, status, answers)
 	}
+	summary, details, err := look(answers)
 	if err != nil {
 		return err
 	}
-	return verdict(q.verb(), status, answers)
+	if err := writeText(cmd.OutOrStdout(), summary, answers, details); err != nil {
+		return fmt.Errorf("write the answers: %w", err)
+	}
+	return verdict(verb, status, answers)
 }
 
 // askAll asks every target, some at a time, and returns the answers in their order.

@@ -102,8 +102,15 @@ image: ## write bin/image/trackless-ARCH.tar for containerd and Docker, and trac
 # What `make release` builds for. deploy/image knows more: arm, ppc64le, riscv64
 # and s390x.
 RELEASE_ARCHS ?= amd64 arm64
+# Platforms of the kubectl plugin, as GOOS/GOARCH; with none the release has no plugin.
+PLUGIN_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 RELEASE_DIR ?= $(CURDIR)/bin/release/$(RELEASE)
 RELEASE_WORK := $(CURDIR)/bin/release/work
+
+# The plugin is a module of its own, and the first build compiles Kubernetes' client.
+.PHONY: kubectl-plugin
+kubectl-plugin: ## build bin/kubectl-trackless, the kubectl plugin, for this machine (minutes the first time)
+	cd deploy/kubectl-trackless && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o $(CURDIR)/bin/kubectl-trackless .
 
 .PHONY: release
 release: VERSION := $(RELEASE)
@@ -116,8 +123,12 @@ release: ## write a release into bin/release/VERSION: images, programs, chart, m
 	done
 	@cd $(IMAGES) && go run . -o $(RELEASE_WORK) -ref $(REGISTRY)/trackless -version $(RELEASE) -revision $(COMMIT) -created $(CREATED) \
 		$(foreach arch,$(RELEASE_ARCHS),$(arch)=$(RELEASE_WORK)/$(arch)/trackless)
+	@set -e; cd deploy/kubectl-trackless; for platform in $(PLUGIN_PLATFORMS); do \
+		$(PRODUCT) GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -trimpath -buildvcs=false -ldflags "-s -w" -o $(RELEASE_WORK)/plugin/$$platform .; \
+	done
 	@cd deploy/release && go run . -o $(RELEASE_DIR) -source $(CURDIR) -images $(RELEASE_WORK) \
 		-registry $(REGISTRY) -version $(RELEASE) -commit $(COMMIT) -created $(CREATED) \
+		$(foreach platform,$(PLUGIN_PLATFORMS),-plugin $(platform)=$(RELEASE_WORK)/plugin/$(platform)) \
 		$(foreach arch,$(RELEASE_ARCHS),$(arch)=$(RELEASE_WORK)/$(arch)/trackless)
 	@rm -rf $(RELEASE_WORK)
 
@@ -128,7 +139,7 @@ release-check: release ## make the same release in another folder, with nothing 
 	@set -e; other=$$(mktemp -d); \
 	trap 'git worktree remove --force "$$other/trackless"; rm -rf "$$other"' EXIT; \
 	git worktree add --quiet --detach "$$other/trackless" HEAD; \
-	GOCACHE=$$other/cache $(MAKE) --no-print-directory -C "$$other/trackless" release RELEASE_DIR="$$other/release" RELEASE_ARCHS="$(RELEASE_ARCHS)"; \
+	GOCACHE=$$other/cache $(MAKE) --no-print-directory -C "$$other/trackless" release RELEASE_DIR="$$other/release" RELEASE_ARCHS="$(RELEASE_ARCHS)" PLUGIN_PLATFORMS="$(PLUGIN_PLATFORMS)"; \
 	diff -r $(RELEASE_DIR) "$$other/release" && echo "make release-check: the same bytes"
 
 .PHONY: set-version

@@ -40,13 +40,25 @@ const standardLibrary = "stdlib"
 // which the report does.
 var allowed = []string{"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MPL-2.0"}
 
-// dependencies are the modules that the programs say that they were linked
-// from, with what their own files say of licenses. All programs must agree on
-// versions and on the Go release.
+// A binary is a program for one platform, by GOOS and GOARCH.
+type binary struct{ OS, Arch, Path string }
+
+// dependencies are those of the product.
 func (r Release) dependencies() ([]Dependency, error) {
+	var programs []binary
+	for _, p := range r.Programs {
+		programs = append(programs, binary{"linux", p.Arch, p.Path})
+	}
+	return dependenciesOf(r.Source, "./cmd/trackless", programs)
+}
+
+// dependenciesOf are the modules that the programs say that they were linked
+// from, with what their own files say of licenses. All programs must agree on
+// versions and on the Go release. They were built from pkg of the module in source.
+func dependenciesOf(source, pkg string, programs []binary) ([]Dependency, error) {
 	all := map[string]Dependency{}
 	goVersion := ""
-	for _, p := range r.Programs {
+	for _, p := range programs {
 		info, err := buildinfo.ReadFile(p.Path)
 		if err != nil {
 			return nil, fmt.Errorf("%s: what it was built from: %w", p.Path, err)
@@ -68,7 +80,7 @@ func (r Release) dependencies() ([]Dependency, error) {
 			return nil, err
 		}
 	}
-	dirs, err := r.linked()
+	dirs, err := linked(source, pkg, programs)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +89,7 @@ func (r Release) dependencies() ([]Dependency, error) {
 		d := all[path]
 		at, ok := dirs[path]
 		if !ok {
-			return nil, fmt.Errorf("%s %s is in the programs, and the sources in %s do not need it", path, d.Version, r.Source)
+			return nil, fmt.Errorf("%s %s is in the programs, and the sources in %s do not need it", path, d.Version, source)
 		}
 		if d.Dir = at.dir; at.version != d.Version {
 			return nil, fmt.Errorf("%s is %s in the programs and %s in the sources", path, d.Version, at.version)
@@ -96,12 +108,12 @@ func (r Release) dependencies() ([]Dependency, error) {
 
 // checkSettings refuses a program that holds anything of the machine that it was
 // built on.
-func checkSettings(p Program, info *debug.BuildInfo) error {
+func checkSettings(p binary, info *debug.BuildInfo) error {
 	settings := map[string]string{}
 	for _, s := range info.Settings {
 		settings[s.Key] = s.Value
 	}
-	for _, want := range []struct{ key, value string }{{"-trimpath", "true"}, {"CGO_ENABLED", "0"}, {"GOOS", "linux"}, {"GOARCH", p.Arch}} {
+	for _, want := range []struct{ key, value string }{{"-trimpath", "true"}, {"CGO_ENABLED", "0"}, {"GOOS", p.OS}, {"GOARCH", p.Arch}} {
 		if got := settings[want.key]; got != want.value {
 			return fmt.Errorf("%s: built with %s=%s, not %s", p.Path, want.key, got, want.value)
 		}
@@ -117,18 +129,18 @@ type moduleDir struct {
 	packages     map[string]bool // directories of its packages that are linked
 }
 
-// linked asks the go command where the modules of the product's packages are.
-func (r Release) linked() (map[string]moduleDir, error) {
+// linked asks the go command where the modules of a program's packages are.
+func linked(source, pkg string, programs []binary) (map[string]moduleDir, error) {
 	dirs := map[string]moduleDir{}
-	for _, p := range r.Programs {
-		cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if .Version}}{{.Path}}\t{{.Version}}\t{{.Dir}}\t{{$.Dir}}{{end}}{{end}}", "./cmd/trackless")
-		cmd.Dir = r.Source
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+p.Arch)
+	for _, p := range programs {
+		cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if .Version}}{{.Path}}\t{{.Version}}\t{{.Dir}}\t{{$.Dir}}{{end}}{{end}}", pkg)
+		cmd.Dir = source
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+p.OS, "GOARCH="+p.Arch)
 		var complaints bytes.Buffer
 		cmd.Stderr = &complaints
 		out, err := cmd.Output()
 		if err != nil {
-			return nil, fmt.Errorf("go list in %s: %w\n%s", r.Source, err, complaints.Bytes())
+			return nil, fmt.Errorf("go list in %s: %w\n%s", source, err, complaints.Bytes())
 		}
 		for line := range strings.Lines(string(out)) {
 			f := strings.Split(strings.TrimSpace(line), "\t")
@@ -238,9 +250,9 @@ func goLicense(version string) (Dependency, error) {
 
 // licenseReport is a table of what is linked, and below it every text, those
 // that many have in common once.
-func licenseReport(r Release, deps []Dependency) []byte {
+func licenseReport(program string, deps []Dependency) []byte {
 	var out bytes.Buffer
-	fmt.Fprintf(&out, "What trackless %s is linked from, and under which licenses. The sources of each\nmodule are at https://proxy.golang.org/MODULE/@v/VERSION.zip.\n\n", r.Version)
+	fmt.Fprintf(&out, "What %s is linked from, and under which licenses. The sources of each\nmodule are at https://proxy.golang.org/MODULE/@v/VERSION.zip.\n\n", program)
 	type group struct {
 		users    []string
 		contents []byte

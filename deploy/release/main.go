@@ -23,7 +23,7 @@ const help = `Put a release of Trackless into one folder.
 
 Usage:
   release -version VERSION -registry REGISTRY -commit HASH -created TIME
-          -source DIR -images DIR -o DIR ARCH=BINARY...
+          -source DIR -images DIR -o DIR [-plugin OS/ARCH=BINARY]... ARCH=BINARY...
 
 -images is where the program in deploy/image wrote its archives. They are moved.
 docs/release.md lists what is written.
@@ -40,6 +40,7 @@ type Release struct {
 	Source   string    // the top of the sources
 	Out      string
 	Programs []Program // sorted by architecture
+	Plugins  []binary  // of kubectl, in the order in which they were given
 }
 
 // Program is a static binary of the product.
@@ -74,6 +75,11 @@ func run(args []string, out io.Writer) error {
 	fs.StringVar(&created, "created", "", "`time` of that commit (RFC 3339)")
 	fs.StringVar(&r.Source, "source", "", "`directory` of the sources")
 	fs.StringVar(&images, "images", "", "`directory` with trackless.tar and trackless-ARCH.tar")
+	fs.Func("plugin", "kubectl plugin as `OS/ARCH=BINARY`, for each platform once; without one the release has none", func(arg string) error {
+		p, err := parsePlugin(arg)
+		r.Plugins = append(r.Plugins, p)
+		return err
+	})
 	fs.StringVar(&r.Out, "o", "", "`directory` to write to")
 	fs.Usage = func() {
 		fmt.Fprint(fs.Output(), help)
@@ -84,7 +90,7 @@ func run(args []string, out io.Writer) error {
 	}
 	var missing []string
 	fs.VisitAll(func(f *flag.Flag) {
-		if f.Value.String() == "" {
+		if f.Value.String() == "" && f.Name != "plugin" {
 			missing = append(missing, "-"+f.Name)
 		}
 	})
@@ -127,7 +133,7 @@ func (r Release) write(images string) error {
 	if err != nil {
 		return err
 	}
-	report := licenseReport(r, deps)
+	report := licenseReport("trackless "+r.Version, deps)
 	if err := r.file("THIRD-PARTY-LICENSES.txt", report); err != nil {
 		return err
 	}
@@ -135,6 +141,9 @@ func (r Release) write(images string) error {
 		if err := r.programArchive(p, report); err != nil {
 			return err
 		}
+	}
+	if err := r.plugins(); err != nil {
+		return err
 	}
 	if err := r.chart(); err != nil {
 		return err

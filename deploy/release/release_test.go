@@ -388,3 +388,52 @@ func untar(t *testing.T, b []byte, at time.Time) map[string][]byte {
 		files[h.Name] = contents
 	}
 }
+
+// TestPlugin packs the kubectl plugin of a platform, with the licenses of its own
+// modules, and names the archive in krew's manifest by its checksum.
+func TestPlugin(t *testing.T) {
+	t.Parallel()
+	r := newRelease(t)
+	for _, system := range []string{"linux", "windows"} {
+		out := filepath.Join(t.TempDir(), pluginName)
+		cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", out, ".")
+		cmd.Dir = "testdata/empty"
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH=amd64", "GOFLAGS=")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		p, err := parsePlugin(system + "/amd64=" + out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Plugins = append(r.Plugins, p)
+	}
+	if err := r.plugins(); err != nil {
+		t.Fatal(err)
+	}
+	manifest := string(read(t, r, "trackless-krew.yaml"))
+	if !strings.HasPrefix(manifest, "apiVersion: krew.") || !strings.Contains(manifest, "version: v"+r.Version+"\n") || strings.Contains(manifest, "{{") {
+		t.Errorf("manifest:\n%s", manifest)
+	}
+	for system, program := range map[string]string{"linux": "kubectl-trackless", "windows": "kubectl-trackless.exe"} {
+		name := "kubectl-trackless-" + r.Version + "-" + system + "-amd64.tar.gz"
+		archive := read(t, r, name)
+		sum := sha256.Sum256(archive)
+		want := "          os: " + system + "\n          arch: amd64\n      uri: https://github.com/trackless-dns/trackless/releases/download/v" + r.Version + "/" + name +
+			"\n      sha256: " + hex.EncodeToString(sum[:]) + "\n      bin: " + program + "\n"
+		if !strings.Contains(manifest, want) {
+			t.Errorf("no\n%s\nin\n%s", want, manifest)
+		}
+		files := untar(t, archive, r.Created)
+		for _, file := range []string{program, "LICENSE", "THIRD-PARTY-LICENSES.txt"} {
+			if len(files[file]) == 0 {
+				t.Errorf("%s: no %s", name, file)
+			}
+		}
+	}
+	for _, arg := range []string{"linux=x", "linux/amd64", "/amd64=x", "linux/amd64="} {
+		if _, err := parsePlugin(arg); err == nil || !strings.Contains(err.Error(), "is not OS/ARCH=FILE") {
+			t.Errorf("%q: %v", arg, err)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
 )
 
 // defaultNamespace is that of the manifests. Debug pods are made there, too, since
@@ -89,6 +90,8 @@ func (o *options) cluster() (*cluster, error) {
 	}
 	// A question to many nodes is many small requests.
 	config.QPS, config.Burst = 50, 100
+	// They say of each debug pod that it has capabilities.
+	config.WarningHandler = rest.NoWarnings{}
 	reviews, err := authorizationclient.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for %s: %w", config.Host, err)

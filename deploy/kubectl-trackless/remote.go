@@ -80,7 +80,10 @@ func (c *cluster) ask(ctx context.Context, t target, q question) answer {
 	}
 	if err != nil {
 		a.Error = err.Error()
-		if cause := context.Cause(ctx); cause != nil && ctx.Err() != nil {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, context.Canceled):
+			a.Error = "interrupted: " + a.Error
+		case cause != nil:
 			a.Error = fmt.Sprintf("%v: %v", cause, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -251,7 +252,7 @@ func TestInterrupt(t *testing.T) {
 				}
 			}
 			status, out, errs := s.kubectl(ctx, t, "doctor", "--all-nodes", "--parallel", map[int]string{1: "1", 2: "2"}[made])
-			if status != exitCannotMeasure || !strings.Contains(out, "not asked: interrupted") {
+			if status != exitCannotMeasure || !strings.Contains(out, "not asked: interrupted") || !strings.Contains(out, "interrupted: debug pod kubectl-trackless-") {
 				t.Errorf("status %d\n%s%s", status, out, errs)
 			}
 			s.empty(t, made)
@@ -351,5 +352,19 @@ func TestOurPods(t *testing.T) {
 				t.Errorf("asked through %s, debug pod %t; want %q", a.Pod, a.DebugPod, test.want)
 			}
 		})
+	}
+}
+
+// The progress is one line, which is empty in the end; without a terminal there is none.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	for shown, want := range map[bool]string{true: "\r\x1b[K1 of 3 nodes answered\r\x1b[K", false: ""} {
+		var b bytes.Buffer
+		p := progress{out: &b, of: 3, shown: shown}
+		p.one()
+		p.clear()
+		if b.String() != want {
+			t.Errorf("shown %t: %q, want %q", shown, b.String(), want)
+		}
 	}
 }

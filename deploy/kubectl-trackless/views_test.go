@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -130,5 +132,42 @@ func TestMerge(t *testing.T) {
 	}
 	if want := []string{"b 14 2 nodes", "a 10 n1", "(rest) 101 2 nodes"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// The page knows every verb and every flag of ours.
+func TestPageIsComplete(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/kubectl.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := string(text)
+	kube := pflag.NewFlagSet("", pflag.ContinueOnError)
+	newOptions().kube.AddFlags(kube)
+	root := rootCommand()
+	root.PersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if kube.Lookup(f.Name) == nil && !strings.Contains(page, "`--"+f.Name) && (f.Shorthand == "" || !strings.Contains(page, "`-"+f.Shorthand)) {
+			t.Errorf("--%s is not on the page", f.Name)
+		}
+	})
+	verbs := 0
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if !c.HasSubCommands() {
+			verbs++
+			_, use, _ := strings.Cut(c.UseLine(), " trackless ")
+			use, _, _ = strings.Cut(use, " [flags]")
+			if !strings.Contains(page, "\n| `"+use+"` |") {
+				t.Errorf("%q is not among the commands", use)
+			}
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	if verbs != 7 {
+		t.Errorf("%d verbs, want 7", verbs)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 )
 
 // An apiServer is what the plugin sees of a cluster.
@@ -111,13 +111,13 @@ func fail(w http.ResponseWriter, code int32, reason metav1.StatusReason, message
 	})
 }
 
-// decode reads an object, which clients send as protobuf.
+// decode reads an object, whatever its encoding is.
 func decode(r *http.Request, into runtime.Object) error {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return err
 	}
-	_, _, err = scheme.Codecs.UniversalDeserializer().Decode(body, nil, into)
+	_, _, err = serializer.NewCodecFactory(types).UniversalDeserializer().Decode(body, nil, into)
 	return err
 }
 

@@ -12,16 +12,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 )
 
 // A cluster is where nodes are looked for and asked. It may be used by many
 // goroutines.
 type cluster struct {
-	core          corev1client.CoreV1Interface
-	reviews       authorizationclient.AuthorizationV1Interface
+	api           api
 	config        *rest.Config
 	namespace     string
 	allNamespaces bool
@@ -77,7 +74,7 @@ func (c *cluster) nodes(ctx context.Context, o *options) ([]corev1.Node, error) 
 	if _, err := labels.Parse(o.selector); err != nil {
 		return nil, fmt.Errorf("-l %q is no selector of labels: %w", o.selector, err)
 	}
-	list, err := c.core.Nodes().List(ctx, metav1.ListOptions{LabelSelector: o.selector})
+	list, err := c.api.nodes(ctx, o.selector)
 	if err != nil {
 		return nil, explain(err, request{"list", "nodes", ""}, c.config.Host)
 	}
@@ -95,7 +92,7 @@ func (c *cluster) nodes(ctx context.Context, o *options) ([]corev1.Node, error) 
 func (c *cluster) named(ctx context.Context, names []string) ([]corev1.Node, error) {
 	var nodes []corev1.Node
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
-		n, err := c.core.Nodes().Get(ctx, name, metav1.GetOptions{})
+		n, err := c.api.node(ctx, name)
 		switch {
 		case apierrors.IsNotFound(err):
 			return nil, fmt.Errorf("the cluster has no node %s: `kubectl get nodes` shows the names", name)
@@ -116,7 +113,7 @@ func (c *cluster) pods(ctx context.Context) (map[string]*corev1.Pod, error) {
 	}
 	found := map[string]*corev1.Pod{}
 	for _, label := range ours {
-		list, err := c.core.Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: label})
+		list, err := c.api.pods(ctx, namespace, label)
 		if err != nil {
 			return nil, explain(err, request{"list", "pods", namespace}, c.config.Host)
 		}

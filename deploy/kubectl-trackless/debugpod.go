@@ -101,7 +101,6 @@ func filesVolume(pod *corev1.Pod, files map[string][]byte) corev1.VolumeSource {
 
 // runPod makes a debug pod, waits for its end, and removes it, whatever happens.
 func (c *cluster) runPod(ctx context.Context, node string, q question) (name string, out output, err error) {
-	pods := c.core.Pods(c.namespace)
 	pod := c.debugPod(node, q, c.timeout+patience)
 	name = c.namespace + "/" + pod.Name
 	if err := ctx.Err(); err != nil {
@@ -110,7 +109,7 @@ func (c *cluster) runPod(ctx context.Context, node string, q question) (name str
 	// A creation that is given up may still happen after the removal.
 	creating, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	_, err = pods.Create(creating, pod, metav1.CreateOptions{})
+	err = c.api.createPod(creating, pod)
 	if refused(err) {
 		return name, out, explain(err, request{"create", "pods", c.namespace}, c.config.Host)
 	}
@@ -122,7 +121,7 @@ func (c *cluster) runPod(ctx context.Context, node string, q question) (name str
 	if err != nil {
 		return name, out, err
 	}
-	log, err := pods.GetLogs(pod.Name, &corev1.PodLogOptions{Container: containerName}).Stream(ctx)
+	log, err := c.api.podLog(ctx, c.namespace, pod.Name)
 	if err != nil {
 		return name, out, explain(err, request{"get", "pods/log", c.namespace}, c.config.Host)
 	}
@@ -149,7 +148,7 @@ func (c *cluster) remove(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	second := int64(1)
-	err := c.core.Pods(c.namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &second})
+	err := c.api.deletePod(ctx, c.namespace, name, &metav1.DeleteOptions{GracePeriodSeconds: &second})
 	if err == nil || apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -163,7 +162,7 @@ func (c *cluster) wait(ctx context.Context, name string) (int, error) {
 	defer every.Stop()
 	last := "it was not started"
 	for {
-		pod, err := c.core.Pods(c.namespace).Get(ctx, name, metav1.GetOptions{})
+		pod, err := c.api.pod(ctx, c.namespace, name)
 		if err != nil && ctx.Err() == nil {
 			return 0, explain(err, request{"get", "pods", c.namespace}, c.config.Host)
 		}

@@ -9,10 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
-	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
-	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	_ "k8s.io/client-go/plugin/pkg/client/auth/oidc" // kubeconfigs that name it; other ways to log in are programs
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 // defaultNamespace is that of the manifests. Debug pods are made there, too, since
@@ -28,7 +27,7 @@ const (
 
 // options are the flags that all verbs have.
 type options struct {
-	kube          *genericclioptions.ConfigFlags
+	kube          kubeFlags
 	allNamespaces bool
 	nodes         []string
 	allNodes      bool
@@ -40,11 +39,26 @@ type options struct {
 	timeout       time.Duration
 }
 
-func newOptions() *options { return &options{kube: genericclioptions.NewConfigFlags(true)} }
+func newOptions() *options {
+	return &options{kube: kubeFlags{files: clientcmd.NewDefaultClientConfigLoadingRules()}}
+}
+
+// kubeFlags are those of kubectl that say which cluster, and as whom.
+type kubeFlags struct {
+	files  *clientcmd.ClientConfigLoadingRules
+	values clientcmd.ConfigOverrides
+}
+
+func (k *kubeFlags) register(fs *pflag.FlagSet) {
+	names := clientcmd.RecommendedConfigOverrideFlags("")
+	names.ClusterOverrideFlags.APIServer.ShortName = "s"
+	names.ContextOverrideFlags.Namespace.Description = "`namespace` of Trackless, and of debug pods (default: " + defaultNamespace + ")"
+	clientcmd.BindOverrideFlags(&k.values, fs, names)
+	fs.StringVar(&k.files.ExplicitPath, clientcmd.RecommendedConfigPathFlag, "", "`path` of the kubeconfig")
+}
 
 func (o *options) register(fs *pflag.FlagSet) {
-	o.kube.AddFlags(fs)
-	fs.Lookup("namespace").Usage = "Namespace of Trackless, and of debug pods (default: " + defaultNamespace + ")"
+	o.kube.register(fs)
 	fs.BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "look for the pods of Trackless in all namespaces")
 	fs.StringArrayVar(&o.nodes, "node", nil, "`name` of a node; may be repeated")
 	fs.BoolVar(&o.allNodes, "all-nodes", false, "all nodes that run Linux")
@@ -84,7 +98,7 @@ func (o *options) check() error {
 
 // cluster connects nothing yet; it makes the client.
 func (o *options) cluster() (*cluster, error) {
-	config, err := o.kube.ToRESTConfig()
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(o.kube.files, &o.kube.values).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster: %w; name a kubeconfig by --kubeconfig or KUBECONFIG, and a context of it by --context", err)
 	}
@@ -92,16 +106,12 @@ func (o *options) cluster() (*cluster, error) {
 	config.QPS, config.Burst = 50, 100
 	// They say of each debug pod that it has capabilities.
 	config.WarningHandler = rest.NoWarnings{}
-	reviews, err := authorizationclient.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("make a client for %s: %w", config.Host, err)
-	}
-	core, err := corev1client.NewForConfig(config)
+	client, err := newAPI(config)
 	if err != nil {
 		return nil, fmt.Errorf("make a client for %s: %w", config.Host, err)
 	}
 	return &cluster{
-		core: core, reviews: reviews, config: config, image: o.image, via: o.via, timeout: o.timeout,
-		namespace: cmp.Or(*o.kube.Namespace, defaultNamespace), allNamespaces: o.allNamespaces,
+		api: client, config: config, image: o.image, via: o.via, timeout: o.timeout,
+		namespace: cmp.Or(o.kube.values.Context.Namespace, defaultNamespace), allNamespaces: o.allNamespaces,
 	}, nil
 }

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 	"k8s.io/streaming/pkg/httpstream"
@@ -102,10 +101,10 @@ func (c *cluster) where() string {
 
 // exec runs the question in our pod.
 func (c *cluster) exec(ctx context.Context, pod *corev1.Pod, q question) (output, error) {
-	to := c.core.RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
+	to := c.api.ofPods(c.api.core.Post(), pod.Namespace, pod.Name).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{
 			Container: containerName, Command: append([]string{"/trackless"}, q.args...), Stdout: true, Stderr: true,
-		}, scheme.ParameterCodec).URL()
+		}, parameters).URL()
 	web, err := remotecommand.NewWebSocketExecutor(c.config, "GET", to.String())
 	if err != nil {
 		return output{}, err

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // mayAsk says all at once what the user has no permission to. Above all it makes no
@@ -51,11 +50,11 @@ func (c *cluster) mayAsk(ctx context.Context, targets []target, q question) erro
 // allowed asks the API server whether the user may do that.
 func (c *cluster) allowed(ctx context.Context, r request) (bool, error) {
 	resource, sub, _ := strings.Cut(r.resource, "/")
-	review, err := c.reviews.SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
+	review, err := c.api.review(ctx, &authorizationv1.SelfSubjectAccessReview{
 		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
 			Namespace: r.namespace, Verb: r.verb, Resource: resource, Subresource: sub,
 		}},
-	}, metav1.CreateOptions{})
+	})
 	if err != nil {
 		return false, err
 	}

@@ -144,7 +144,7 @@ func TestPageIsComplete(t *testing.T) {
 	}
 	page := string(text)
 	kube := pflag.NewFlagSet("", pflag.ContinueOnError)
-	newOptions().kube.AddFlags(kube)
+	newOptions().kube.register(kube)
 	root := rootCommand()
 	root.PersistentFlags().VisitAll(func(f *pflag.Flag) {
 		if kube.Lookup(f.Name) == nil && !strings.Contains(page, "`--"+f.Name) && (f.Shorthand == "" || !strings.Contains(page, "`-"+f.Shorthand)) {

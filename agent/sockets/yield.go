@@ -27,6 +27,10 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 		if reuse, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil || reuse == 0 {
 			continue
 		}
+		// Some kernels let a program choose connected sockets, too (Linux 5.10; 6.18 does
+		// not). The other instance attaches its own again. Without a program, and before
+		// Linux 5.3, this is an error.
+		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0)
 		if err := unix.Connect(s.fd, s.own); err != nil {
 			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: connect the socket to itself: %w", sockets.AddressOf(s.own), err))
 		}

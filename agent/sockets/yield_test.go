@@ -58,8 +58,16 @@ func TestYield(t *testing.T) {
 			}
 			before := ask()
 			endpoints := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}}
+			// A program that chooses the first socket of the group, which is ours.
+			always := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K}}
+			if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &always[0]}); err != nil {
+				t.Fatal(err)
+			}
 			if err := yieldSockets([]int{fd}, endpoints); err != nil {
 				t.Fatal(err)
+			}
+			if err := unix.SetsockoptInt(other, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0); err != unix.ENOENT {
+				t.Errorf("the program is still attached: %v", err)
 			}
 			after := ask()
 

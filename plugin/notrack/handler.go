@@ -112,6 +112,8 @@ func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.
 	switch {
 	case p.Lease && (!p.Own || p.Void):
 		return dns.RcodeSuccess, nil // an answer would renew the lease of another instance, or one that is ended
+	case p.Lease && leaseDenied(w):
+		return dns.RcodeSuccess, nil
 	case !p.Own:
 		return dns.RcodeSuccess, w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused))
 	}
@@ -125,6 +127,16 @@ func (n *NoTrack) answerProbe(ctx context.Context, w dns.ResponseWriter, r *dns.
 	}
 	_, err := serve(ctx, w, r)
 	return dns.RcodeSuccess, err
+}
+
+// leaseDenied reports whether no lease is to be renewed at the server of a probe.
+func leaseDenied(w dns.ResponseWriter) bool {
+	denied := denyLeases.Load()
+	if denied == nil {
+		return false
+	}
+	_, server, _ := tuple.Of(w)
+	return (*denied)(server)
 }
 
 // checked is a cache that serves our checks with less effort.

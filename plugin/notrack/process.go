@@ -2,6 +2,7 @@ package notrack
 
 import (
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/coredns/caddy"
@@ -66,3 +67,13 @@ func Uplinks() ([]string, error) { return process.Uplinks() }
 
 // Accountant returns what counts the queries to this process.
 func Accountant() *fastpath.Accountant { return &process.Accountant }
+
+// IsOurs reports whether a client is this process, which asks the cluster's DNS. A query of
+// it that comes here gets no answer: it is not the cluster's that would answer.
+func IsOurs(client netip.AddrPort) bool { return process.Health.IsOurs(client) }
+
+// DenyLeases has a plugin tell whether queries wait at a listen address that nobody reads:
+// the lease there is not renewed then.
+func DenyLeases(denied func(server netip.AddrPort) bool) { denyLeases.Store(&denied) }
+
+var denyLeases atomic.Pointer[func(netip.AddrPort) bool]

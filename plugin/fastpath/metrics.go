@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +26,7 @@ var (
 	}, []string{"server", "result"})
 )
 
-func init() { prometheus.MustRegister(collector{&process}) }
+func init() { prometheus.MustRegister(collector{&process, &sockets}) }
 
 // report shows for which server blocks fast paths answer, and logs why some are not
 // eligible. Problem is why no block is answered, or empty.
@@ -63,8 +64,28 @@ func (c *counters) Add(n uint64, edns, ipv6 bool) {
 	c.hits.Add(float64(n))
 }
 
-// collector reads the kernel's counts at each scrape.
-type collector struct{ running *running }
+// counter are the metrics of one kind of queries that are answered at a socket.
+type counter struct {
+	queries *querymetrics.Counter // nil: the block has no prometheus
+	cache   *cachemetrics.Counters
+	denial  bool
+	hits    prometheus.Counter
+}
+
+// Add implements socket.Counter.
+func (c *counter) Add(query, reply int, took time.Duration) {
+	if c.queries != nil {
+		c.queries.Add(query, reply, took)
+	}
+	c.cache.Hits(1, c.denial)
+	c.hits.Inc()
+}
+
+// collector reads the counts of the kernel and of the sockets at each scrape.
+type collector struct {
+	running *running
+	sockets *tier
+}
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(plugin.Namespace, directive, name), help, labels, nil)
@@ -75,18 +96,23 @@ var (
 	lostDesc    = desc("unreported_total", "Counter of queries that the kernel has answered and that the ledger does not know.")
 	devicesDesc = desc("devices", "The number of pods' devices, by how the program is attached; none: CoreDNS answers.", "attached")
 	leftDesc    = desc("device_left_info", "A device where CoreDNS answers instead of the kernel, or another program may, with the reason.", "device", "reason")
+	socketsDesc = desc("sockets", "The number of sockets for cached answers at a listen address.", "server")
+	steeredDesc = desc("sockets_steered", "Whether the kernel gives the queries of clients to these sockets: 1 if it does, and 0 if they are spread over all sockets at the address.", "server")
+	passedDesc  = desc("sockets_passed_total", "Counter of queries at these sockets that were left to CoreDNS.", "server")
+	droppedDesc = desc("sockets_dropped_total", "Counter of queries at these sockets that were dropped, since CoreDNS did not take them in time.", "server")
 	recordsDesc = desc("records", "The number of answers that the kernel has.")
 )
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{puntsDesc, lostDesc, devicesDesc, leftDesc, recordsDesc} {
+	for _, d := range []*prometheus.Desc{puntsDesc, lostDesc, devicesDesc, leftDesc, recordsDesc, socketsDesc, steeredDesc, passedDesc, droppedDesc} {
 		ch <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
+	c.sockets.collect(ch)
 	c.running.mu.Lock()
 	defer c.running.mu.Unlock()
 	p := c.running.path
@@ -151,4 +177,22 @@ func (r *running) status() *control.FastPath {
 		s.Devices = append(s.Devices, control.FastPathDevice{Device: d.Name, Attached: d.Attached, Reason: d.Problem})
 	}
 	return s
+}
+
+// collect sends the metrics of the sockets.
+func (t *tier) collect(ch chan<- prometheus.Metric) {
+	groups := t.groups.Load()
+	if groups == nil {
+		return
+	}
+	for _, g := range *groups {
+		server, counts, steered := serverAt(g.At()), g.Counts(), 0.0
+		if g.Steered() {
+			steered = 1
+		}
+		ch <- prometheus.MustNewConstMetric(socketsDesc, prometheus.GaugeValue, float64(g.Len()), server)
+		ch <- prometheus.MustNewConstMetric(steeredDesc, prometheus.GaugeValue, steered, server)
+		ch <- prometheus.MustNewConstMetric(passedDesc, prometheus.CounterValue, float64(counts.Passed), server)
+		ch <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(counts.Dropped), server)
+	}
 }

@@ -53,21 +53,31 @@ func (r *running) follow(c *configuration) {
 	if r.path != nil && (c.kernel == off || r.path.settings != c.settings) {
 		r.close()
 	}
-	r.announce(c.decide())
+	blocks := c.decide()
+	sockets.follow(c, blocks)
+	r.announce(blocks)
 }
 
 // announce announces the answers of the blocks, and reports for which of them it does.
 func (r *running) announce(blocks []*decided) {
 	r.blocks = blocks
 	if r.current.kernel == off {
-		report(blocks, "the Corefile has kernel off")
+		report(blocks, r.missing("the Corefile has kernel off"))
 		return
 	}
 	if err := r.load(blocks); err != nil {
 		r.problem = err.Error()
 		log.Warningf("the kernel answers no queries, CoreDNS answers all: %v", err)
 	}
-	report(blocks, r.problem)
+	report(blocks, r.missing(r.problem))
+}
+
+// missing returns why no fast path answers, given why the kernel does not: sockets may.
+func (r *running) missing(problem string) string {
+	if r.current.sockets > 0 {
+		return ""
+	}
+	return problem
 }
 
 // load announces to the path, which it opens if there is none.

@@ -31,18 +31,22 @@ func TestRejoinMissesNoClose(t *testing.T) {
 func TestInfoTellsOfAMissingProgram(t *testing.T) {
 	at := netip.MustParseAddrPort("10.96.0.10:53")
 	for _, row := range []struct {
-		name   string
-		kernel mode
+		name string
+		options
 		policy string
 		want   string
+		info   float64
 	}{
-		{"off", off, "", "the Corefile has kernel off"},
-		{"not loaded", on, "", "no BPF here"},
-		{"not eligible", on, "log must see every query", "log must see every query"},
+		{"off", options{settings: settings{kernel: off}}, "", "the Corefile has kernel off", 0},
+		{"not loaded", options{settings: settings{kernel: on}}, "", "no BPF here", 0},
+		{"not eligible", options{settings: settings{kernel: on}}, "log must see every query", "log must see every query", 0},
+		{"off, with sockets", options{settings{kernel: off}, 1}, "", "", 1},
+		{"not loaded, with sockets", options{settings{kernel: on}, 1}, "", "", 1},
+		{"not eligible, with sockets", options{settings{kernel: off}, 1}, "log must see every query", "log must see every query", 0},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			r := &running{
-				current: &configuration{settings: settings{kernel: row.kernel}},
+				current: &configuration{options: row.options},
 				open:    func(settings) (*path, error) { return nil, errors.New("no BPF here") },
 			}
 			t.Cleanup(r.end)
@@ -54,8 +58,8 @@ func TestInfoTellsOfAMissingProgram(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := testutil.CollectAndCount(blockInfo); n != 1 || testutil.ToFloat64(got) != 0 {
-				t.Errorf("%d series, info %g: the reason is another than %q, or the block counts as answered", n, testutil.ToFloat64(got), row.want)
+			if n := testutil.CollectAndCount(blockInfo); n != 1 || testutil.ToFloat64(got) != row.info {
+				t.Errorf("%d series, info %g of %g: the reason is another than %q, or the block counts as answered", n, testutil.ToFloat64(got), row.info, row.want)
 			}
 		})
 	}

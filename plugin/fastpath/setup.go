@@ -10,6 +10,7 @@ package fastpath
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
+	"github.com/trackless-dns/trackless/fastpath/socket"
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
@@ -29,7 +31,8 @@ var log = clog.NewWithPlugin(directive)
 func init() {
 	plugin.Register(directive, setup)
 	notrack.ShowFastPath(process.status)
-	caddy.OnProcessExit = append(caddy.OnProcessExit, process.stop)
+	caddy.OnProcessExit = append(caddy.OnProcessExit, process.stop, sockets.stop)
+	notrack.DenyLeases(sockets.stuck)
 }
 
 // mode is whether the kernel answers.
@@ -41,7 +44,15 @@ const (
 	force mode = "force"
 )
 
-// settings are those of one fastpath directive.
+// options are those of one fastpath directive.
+type options struct {
+	settings
+	sockets int // at each listen address; 0: none
+}
+
+func (o options) String() string { return fmt.Sprintf("kernel %s, sockets %d", o.settings, o.sockets) }
+
+// settings are those of the program in the kernel.
 type settings struct {
 	kernel mode
 	size   int // bytes; 0: the default
@@ -56,7 +67,7 @@ func (s settings) String() string {
 
 // configuration merges all fastpath directives of one load of a Corefile.
 type configuration struct {
-	settings
+	options
 
 	line    int
 	blocks  []*block
@@ -78,19 +89,22 @@ type configurationKey struct{}
 var parsed atomic.Pointer[configuration]
 
 func setup(c *caddy.Controller) error {
-	s, err := parse(c)
+	o, err := parse(c)
 	if err != nil {
 		return plugin.Error(directive, err)
 	}
 	config, ok := c.Get(configurationKey{}).(*configuration)
 	if !ok {
-		config = &configuration{settings: s, line: c.Line(), context: c.Context(), first: c}
+		config = &configuration{options: o, line: c.Line(), context: c.Context(), first: c}
 		c.Set(configurationKey{}, config)
 	}
-	if config.settings != s {
-		return plugin.Error(directive, c.Errf("kernel %s here and kernel %s in line %d: all server blocks share one program; give them the same values", s, config.settings, config.line))
+	if config.options != o {
+		return plugin.Error(directive, c.Errf("%s here and %s in line %d: all server blocks share one program and its sockets; give them the same values", o, config.options, config.line))
 	}
 	cfg := dnsserver.GetConfig(c)
+	if o.sockets > 0 {
+		cfg.UDPDecorateWriterFunc = sockets.decorate(config, cfg.UDPDecorateWriterFunc)
+	}
 	config.blocks = append(config.blocks, &block{config: cfg, above: len(cfg.Plugin), keys: strings.Join(c.ServerBlockKeys, " ")})
 	parsed.Store(config)
 	return nil
@@ -120,38 +134,59 @@ func start(ctx caddy.Context) error {
 	})
 	c.OnShutdown(func() error {
 		process.leave(config)
+		sockets.leaveOld(config)
 		return nil
 	})
 	return nil
 }
 
 // parse reads the directive.
-func parse(c *caddy.Controller) (settings, error) {
-	s := settings{kernel: off}
-	seen := false
+func parse(c *caddy.Controller) (options, error) {
+	o := options{settings: settings{kernel: off}}
+	seen := map[string]bool{}
 	for n := 0; c.Next(); n++ {
 		if n > 0 {
-			return s, c.Errf("%v; remove one of the two", plugin.ErrOnce)
+			return o, c.Errf("%v; remove one of the two", plugin.ErrOnce)
 		}
 		if args := c.RemainingArgs(); len(args) > 0 {
-			return s, c.Errf("fastpath takes no arguments, but options in a block: %s", strings.Join(args, " "))
+			return o, c.Errf("fastpath takes no arguments, but options in a block: %s", strings.Join(args, " "))
 		}
 		for c.NextBlock() {
 			name, args := c.Val(), c.RemainingArgs()
-			if name != "kernel" {
-				return s, c.Errf("unknown option %s; use kernel", name)
+			if seen[name] {
+				return o, c.Errf("%s is repeated; remove one of the two", name)
 			}
-			if seen {
-				return s, c.Err("kernel is repeated; remove one of the two")
-			}
-			seen = true
+			seen[name] = true
 			var err error
-			if s, err = parseKernel(args); err != nil {
-				return s, c.Errf("kernel %s: %v; kernel takes off, on or force, then a number of bytes such as 8Mi", strings.Join(args, " "), err)
+			switch name {
+			case "kernel":
+				if o.settings, err = parseKernel(args); err != nil {
+					return o, c.Errf("kernel %s: %v; kernel takes off, on or force, then a number of bytes such as 8Mi", strings.Join(args, " "), err)
+				}
+			case "sockets":
+				if o.sockets, err = parseSockets(args); err != nil {
+					return o, c.Errf("sockets %s: %v; sockets takes off, or the number of sockets at each listen address, at most %d", strings.Join(args, " "), err, socket.MaxSockets)
+				}
+			default:
+				return o, c.Errf("unknown option %s; use kernel or sockets", name)
 			}
 		}
 	}
-	return s, nil
+	return o, nil
+}
+
+func parseSockets(args []string) (int, error) {
+	if len(args) != 1 {
+		return 0, fmt.Errorf("%d arguments", len(args))
+	}
+	if args[0] == string(off) {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil || n < 1 || n > socket.MaxSockets {
+		return 0, fmt.Errorf("%q is no such number", args[0])
+	}
+	return n, nil
 }
 
 func parseKernel(args []string) (s settings, err error) {

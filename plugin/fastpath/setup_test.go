@@ -16,13 +16,15 @@ import (
 func TestParse(t *testing.T) {
 	for _, row := range []struct {
 		corefile string
-		want     settings
+		want     options
 	}{
-		{"fastpath", settings{kernel: off}},
-		{"fastpath {\n}", settings{kernel: off}},
-		{"fastpath {\nkernel off\n}", settings{kernel: off}},
-		{"fastpath {\nkernel on\n}", settings{kernel: on}},
-		{"fastpath {\nkernel force 8Mi\n}", settings{kernel: force, size: 8 << 20}},
+		{"fastpath", options{settings: settings{kernel: off}}},
+		{"fastpath {\n}", options{settings: settings{kernel: off}}},
+		{"fastpath {\nkernel off\n}", options{settings: settings{kernel: off}}},
+		{"fastpath {\nkernel on\n}", options{settings: settings{kernel: on}}},
+		{"fastpath {\nkernel force 8Mi\n}", options{settings: settings{kernel: force, size: 8 << 20}}},
+		{"fastpath {\nsockets 4\n}", options{settings: settings{kernel: off}, sockets: 4}},
+		{"fastpath {\nsockets off\nkernel on\n}", options{settings: settings{kernel: on}}},
 	} {
 		s, err := parse(caddy.NewTestController("dns", row.corefile))
 		if err != nil || s != row.want {
@@ -35,7 +37,8 @@ func TestParseRefuses(t *testing.T) {
 	var out strings.Builder
 	for _, corefile := range []string{
 		"fastpath on", "fastpath {\nkernel\n}", "fastpath {\nkernel yes\n}", "fastpath {\nkernel on 8Mi 9\n}",
-		"fastpath {\nkernel on many\n}", "fastpath {\nsockets 4\n}", "fastpath {\nkernel on\nkernel off\n}", "fastpath {\n}\nfastpath",
+		"fastpath {\nkernel on many\n}", "fastpath {\nplugs 4\n}", "fastpath {\nsockets\n}", "fastpath {\nsockets 0\n}", "fastpath {\nsockets 65\n}", "fastpath {\nsockets many\n}",
+		"fastpath {\nsockets 2\nsockets 2\n}", "fastpath {\nkernel on\nkernel off\n}", "fastpath {\n}\nfastpath",
 	} {
 		_, err := parse(caddy.NewTestController("dns", corefile))
 		if err == nil {
@@ -56,7 +59,7 @@ func TestBlocksAgree(t *testing.T) {
 	if config == nil || config.kernel != on || len(config.blocks) != 1 {
 		t.Fatalf("configuration %+v", config)
 	}
-	other := &configuration{settings: settings{kernel: off}, line: 7}
+	other := &configuration{options: options{settings: settings{kernel: off}}, line: 7}
 	c = caddy.NewTestController("dns", "fastpath {\nkernel on\n}")
 	c.Set(configurationKey{}, other)
 	if err := setup(c); err == nil {

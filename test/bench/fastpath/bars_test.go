@@ -104,8 +104,8 @@ func TestOnlyChosenBarsAreJudged(t *testing.T) {
 		want int
 	}{
 		{"all", options{}, len(bars)},
-		{"a load", options{loads: bursts}, 2},
-		{"two loads", options{loads: bursts + "," + twoPods}, 3},
+		{"a load", options{loads: bursts}, 4},
+		{"two loads", options{loads: bursts + "," + twoPods}, 5},
 		{"without a peer", options{loads: bursts, servers: kernelOn + "," + unbound + "," + coredns}, 1},
 		{"without ours", options{servers: unbound}, 0},
 	} {

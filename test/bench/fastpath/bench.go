@@ -30,7 +30,7 @@ type running struct {
 	*benched.Server
 	other *lab.Child // an echo for packets that are no DNS
 
-	// wanted is how many queries the kernel must have answered when a load of cached
+	// wanted is how many queries the fast path must have answered when a load of cached
 	// names is over.
 	wanted float64
 }
@@ -51,7 +51,7 @@ func (b *bench) open(ctx context.Context) (err error) {
 		}
 		r := &running{entry: e, Server: s}
 		b.running[e.name] = r
-		if e.kernel {
+		if e.fast {
 			echo := exec.Command(b.self, verbEcho, other.String())
 			if r.other, err = s.Node.Namespace.Start("udp echo", echo); err != nil {
 				return err
@@ -87,8 +87,8 @@ var warming = generator.Options{Server: dns, Names: names, Last: names * time.Se
 
 const warmRate = 4000
 
-// warm asks until two passes lost next to nothing and, where hits are answered in the
-// kernel, were answered there. A busy machine loses some in each pass, but seldom the
+// warm asks until two passes lost next to nothing and, where a fast path answers hits,
+// were answered by it. A busy machine loses some in each pass, but seldom the
 // same ones.
 func (b *bench) warm(ctx context.Context, r *running) error {
 	const (
@@ -100,7 +100,7 @@ func (b *bench) warm(ctx context.Context, r *running) error {
 	o.Any = r.by == lab.Nobody
 	var last error
 	for range passes {
-		before, err := r.kernelHits(ctx)
+		before, err := r.fastHits(ctx)
 		if err != nil {
 			return err
 		}
@@ -117,7 +117,7 @@ func (b *bench) warm(ctx context.Context, r *running) error {
 			last = fmt.Errorf("it answered %d of %d queries", result.Answered, result.Sent)
 			continue
 		}
-		if last = r.awaitKernelHits(ctx, before+enough); last != nil {
+		if last = r.awaitFastHits(ctx, before+enough); last != nil {
 			continue
 		}
 		if warm++; warm == 2 {
@@ -127,9 +127,9 @@ func (b *bench) warm(ctx context.Context, r *running) error {
 	return fmt.Errorf("its cache was not warm after %d passes: %w", passes, cmp.Or(last, errors.New("too many of them lost queries")))
 }
 
-// kernelHits is how many queries the kernel has answered so far.
-func (r *running) kernelHits(ctx context.Context) (float64, error) {
-	if !r.kernel {
+// fastHits is how many queries a fast path has answered so far.
+func (r *running) fastHits(ctx context.Context) (float64, error) {
+	if !r.fast {
 		return 0, nil
 	}
 	m, err := r.Running.Metrics(ctx, benched.Metrics)
@@ -140,10 +140,10 @@ func (r *running) kernelHits(ctx context.Context) (float64, error) {
 	return n, nil
 }
 
-// awaitKernelHits waits until the kernel has answered so many queries, which the metrics
+// awaitFastHits waits until the fast path has answered so many queries, which the metrics
 // say within a second or two.
-func (r *running) awaitKernelHits(ctx context.Context, want float64) error {
-	if !r.kernel {
+func (r *running) awaitFastHits(ctx context.Context, want float64) error {
+	if !r.fast {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
@@ -151,13 +151,13 @@ func (r *running) awaitKernelHits(ctx context.Context, want float64) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		n, err := r.kernelHits(ctx)
+		n, err := r.fastHits(ctx)
 		if err == nil && n >= want {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s: the kernel did not answer: %.0f answers of it are missing", r.name, want-n), err)
+			return errors.Join(fmt.Errorf("%s: the fast path did not answer: %.0f answers of it are missing", r.name, want-n), err)
 		case <-tick.C:
 		}
 	}
@@ -172,7 +172,7 @@ func (b *bench) rounds(ctx context.Context, l load) (m measured, err error) {
 		if r == nil {
 			continue
 		}
-		if r.wanted, err = r.kernelHits(ctx); err != nil {
+		if r.wanted, err = r.fastHits(ctx); err != nil {
 			return m, err
 		}
 		there = append(there, r)
@@ -195,7 +195,7 @@ func (b *bench) rounds(ctx context.Context, l load) (m measured, err error) {
 	})
 	for _, r := range there {
 		if err == nil && l.hits {
-			err = r.awaitKernelHits(ctx, r.wanted)
+			err = r.awaitFastHits(ctx, r.wanted)
 		}
 	}
 	return m, err

@@ -37,7 +37,7 @@ type load struct {
 }
 
 // all are the servers on one CPU.
-var all = []string{kernelOn, kernelOff, coredns, unbound, dnsdist, udpEcho}
+var all = []string{kernelOn, socketsOn, kernelOff, coredns, unbound, dnsdist, udpEcho}
 
 // saturating is as many queries as a client can ask: bursts of 12, as resolvers with
 // search domains send them, from 16 sockets.

@@ -96,7 +96,7 @@ func (m measured) write(w io.Writer) error {
 		_, err := fmt.Fprintln(w, "not measured")
 		return err
 	}
-	columns := []figure{cpu, {"CPU of the server", "us", func(s sample) float64 { return s.ServerCPU }, false}, process, qps, p50, p99, program}
+	columns := []figure{cpu, ofServer, process, qps, p50, p99, program}
 	columns = slices.DeleteFunc(columns, func(f figure) bool {
 		return !slices.ContainsFunc(m.Rounds[0], func(s sample) bool { return f.of(s) > 0 })
 	})

@@ -38,12 +38,13 @@ type figure struct {
 }
 
 var (
-	cpu     = figure{"CPU", "us", func(s sample) float64 { return s.CPU }, false}
-	process = figure{"process of the server", "% of a CPU", func(s sample) float64 { return s.Process }, false}
-	qps     = figure{"qps", "", func(s sample) float64 { return s.QPS }, true}
-	p50     = figure{"p50", "us", func(s sample) float64 { return s.P50 }, false}
-	p99     = figure{"p99", "us", func(s sample) float64 { return s.P99 }, false}
-	program = figure{"time in the program", "ns", func(s sample) float64 { return s.Program }, false}
+	cpu      = figure{"CPU", "us", func(s sample) float64 { return s.CPU }, false}
+	ofServer = figure{"CPU of the server", "us", func(s sample) float64 { return s.ServerCPU }, false}
+	process  = figure{"process of the server", "% of a CPU", func(s sample) float64 { return s.Process }, false}
+	qps      = figure{"qps", "", func(s sample) float64 { return s.QPS }, true}
+	p50      = figure{"p50", "us", func(s sample) float64 { return s.P50 }, false}
+	p99      = figure{"p99", "us", func(s sample) float64 { return s.P99 }, false}
+	program  = figure{"time in the program", "ns", func(s sample) float64 { return s.Program }, false}
 )
 
 // round are the samples of all servers of a load, one each.

@@ -12,6 +12,7 @@ import (
 const (
 	kernelOn   = "trackless (kernel on)"
 	kernelOff  = "trackless (kernel off)"
+	socketsOn  = "trackless (sockets)"
 	coredns    = "coredns"
 	unbound    = "unbound"
 	dnsdist    = "dnsdist"
@@ -33,8 +34,8 @@ type entry struct {
 	// cpus are those that it may run on.
 	cpus string
 
-	// kernel tells that hits must be answered in the kernel.
-	kernel bool
+	// fast tells that hits must be answered by a fast path.
+	fast bool
 
 	trackless bool // with notrack, which has addresses of its own
 	abrupt    bool // it dies of SIGTERM
@@ -55,8 +56,9 @@ var (
 // servers is the table of all that are measured. Another way to answer is a row here,
 // a name in the loads, and its bars.
 var servers = []entry{
-	{name: kernelOn, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        kernel on\n    }\n"), trackless: true, kernel: true, by: lab.Trackless},
+	{name: kernelOn, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        kernel on\n    }\n"), trackless: true, fast: true, by: lab.Trackless},
 	{name: kernelOff, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        kernel off\n    }\n"), trackless: true, by: lab.Trackless},
+	{name: socketsOn, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        sockets 1\n    }\n"), trackless: true, fast: true, by: lab.Trackless},
 	{name: coredns, command: func(p programs) string { return p.coredns + ` -conf "$3" -quiet` }, configuration: corefile(""), by: lab.Trackless},
 	{name: unbound, command: func(p programs) string { return p.unbound + ` -d -c "$3"` }, configuration: unboundConf, by: lab.Trackless},
 	{name: dnsdist, command: dnsdistCommand, configuration: dnsdistConf(1), abrupt: true, by: lab.Trackless},

@@ -41,12 +41,40 @@ func newConn(s *socket) *Conn {
 func (c *Conn) pass(msg []byte, from netip.AddrPort) bool {
 	p := packets.Get().(*packet)
 	p.from, p.n = from, copy(p.msg[:], msg)
+	return c.put(p)
+}
+
+func (c *Conn) put(p *packet) bool {
 	select {
 	case c.queue <- p:
 		return true
 	default:
 		packets.Put(p)
 		return false
+	}
+}
+
+func (c *Conn) hasEnded() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// leaveTo hands the queries that wait in a conn which has ended to another one: its server
+// may have read for the last time before they came. It returns how many found no room.
+func (c *Conn) leaveTo(next *Conn) (dropped uint64) {
+	for {
+		select {
+		case p := <-c.queue:
+			if !next.put(p) {
+				dropped++
+			}
+		default:
+			return dropped
+		}
 	}
 }
 

@@ -27,7 +27,9 @@ type Config struct {
 	Accountant *fastpath.Accountant
 	// Leave tells of clients whose queries CoreDNS must see; nil: there are none.
 	Leave func(client netip.AddrPort) bool
-	Log   logger.Logger
+	// Panicked is told of each panic that a query has caused in a reader.
+	Panicked func(fault any)
+	Log      logger.Logger
 }
 
 // MaxSockets is the largest number of sockets of a group: the kernel's program has two

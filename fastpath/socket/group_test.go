@@ -144,6 +144,9 @@ func startedAt(t testing.TB, at netip.AddrPort, n int) *Group {
 func open(t testing.TB, c Config) *Group {
 	t.Helper()
 	c.Accountant, c.Log = newAccountant(), testLog{t}
+	if c.Panicked == nil {
+		c.Panicked = func(fault any) { t.Errorf("panic: %v", fault) }
+	}
 	g, err := Open(c)
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,7 @@ type socket struct {
 	hits     [batchSize]hit
 	flows    [batchSize]ledger.Flow
 	counters map[counted]Counter
+	counting *Table // to which they belong
 }
 
 // hit is a query that was answered.
@@ -93,11 +94,17 @@ func (s *socket) serve(fd uintptr) (done bool) {
 func (s *socket) batchOf(fd uintptr, n int) {
 	now, b := time.Now(), s.batch
 	table, leave := s.group.serving(now), s.group.config.Leave
+	if table != nil && table != s.counting {
+		// The caches of the table before may go.
+		clear(s.counters)
+		clear(s.hits[:])
+		s.counting = table
+	}
 	hits := 0
 	for i := range n {
 		msg, client := b.query(i), b.client(i)
 		if table != nil && (leave == nil || !leave(client)) {
-			if length, entry, denial := table.answer(b.reply(), msg, &s.query, now); length > 0 {
+			if length, entry, denial := s.answer(table, msg, now); length > 0 {
 				s.note(&s.hits[hits], entry, denial, len(msg), length)
 				s.flows[hits] = ledger.Flow{Proto: unix.IPPROTO_UDP, Client: client, Server: s.group.at}
 				b.add(i, length)
@@ -113,6 +120,18 @@ func (s *socket) batchOf(fd uintptr, n int) {
 		}
 		s.count(hits, time.Since(now))
 	}
+}
+
+// answer writes the reply to a query, and returns its length. As with CoreDNS, a query that
+// causes a panic must not end the process: CoreDNS's server gets it.
+func (s *socket) answer(table *Table, msg []byte, now time.Time) (n int, e *Entry, denial bool) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			s.group.config.Panicked(fault)
+			n = 0
+		}
+	}()
+	return table.answer(s.batch.reply(), msg, &s.query, now)
 }
 
 // note records a hit in h.
@@ -135,11 +154,23 @@ func (s *socket) pass(msg []byte, from netip.AddrPort) {
 		s.group.found(s, index)
 		return
 	}
-	if c := s.to.Load(); c == nil || !c.pass(msg, from) {
+	if s.hand(s.to.Load(), msg, from) {
+		s.passed.Add(1)
+	} else {
 		s.dropped.Add(1)
-		return
 	}
-	s.passed.Add(1)
+}
+
+// hand gives a query to a conn, or to the one that has succeeded it by now. It reports
+// whether there was room.
+func (s *socket) hand(c *Conn, msg []byte, from netip.AddrPort) bool {
+	if c == nil || !c.pass(msg, from) {
+		return false
+	}
+	for next := s.to.Load(); next != c && c.hasEnded(); c, next = next, s.to.Load() {
+		s.dropped.Add(c.leaveTo(next))
+	}
+	return true
 }
 
 // sendLater sends a reply for which the socket had no room.

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/fastpath/socket"
+	"github.com/trackless-dns/trackless/internal/loglimit"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
@@ -27,12 +29,20 @@ type listener struct {
 }
 
 func openListener(at netip.AddrPort, sockets int) (*listener, error) {
-	g, err := socket.Open(socket.Config{At: at, Sockets: sockets, Accountant: notrack.Accountant(), Leave: notrack.IsOurs, Log: log})
+	g, err := socket.Open(socket.Config{At: at, Sockets: sockets, Accountant: notrack.Accountant(), Leave: notrack.IsOurs, Panicked: panicked, Log: log})
 	if err != nil {
 		return nil, err
 	}
 	return &listener{group: g}, nil
 }
+
+// panicked counts a panic as CoreDNS does, and logs one now and then.
+func panicked(fault any) {
+	vars.Panic.Inc()
+	limited.Warningf("panic", "CoreDNS answers a query that caused a panic at a socket for cached answers: %v; please report it", fault)
+}
+
+var limited = loglimit.New(log)
 
 // use has the server answer all queries from now on that the table does not answer. The
 // server before it answers those that it has.

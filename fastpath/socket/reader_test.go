@@ -1,0 +1,84 @@
+package socket
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
+)
+
+// A query that causes a panic is CoreDNS's, and the others are answered.
+func TestPanicsDoNotEndAReader(t *testing.T) {
+	t.Parallel()
+	var faults atomic.Int32
+	g := open(t, Config{At: unused(t, "127.0.0.1"), Sockets: 1, Panicked: func(any) { faults.Add(1) }})
+	table := NewTable(map[string]*Entry{"\x03org\x00": {Block: cached(t), Zone: "."}, "\x03net\x00": {Block: &Block{Size: 1<<16 - 1}}})
+	serve(new(sync.WaitGroup), g.Use(table))
+	g.Until(time.Now().Add(time.Hour))
+	steered(t, g)
+	for _, row := range []struct {
+		name string
+		want int
+	}{{"www.example.org.", dns.RcodeSuccess}, {"www.example.net.", dns.RcodeNameError}, {"www.example.org.", dns.RcodeSuccess}} {
+		if got := ask(t, loopback(1), g.At(), row.name); got != row.want {
+			t.Errorf("%s is answered with %d, want %d", row.name, got, row.want)
+		}
+	}
+	if n := faults.Load(); n != 1 {
+		t.Errorf("%d panics are told of", n)
+	}
+}
+
+// The readers keep nothing of a table that is not used any more: its caches are large.
+func TestOldTablesAreForgotten(t *testing.T) {
+	s, fd := loaded(t)
+	testwait.True(t, 5*time.Second, "queries come to our sockets", s.group.Steered)
+	s.batchOf(fd, batchSize)
+	table := everything(cached(t))
+	serve(new(sync.WaitGroup), s.group.Use(table))
+	s.batchOf(fd, 1)
+	used := map[*Entry]bool{nil: true}
+	for _, e := range table.entries {
+		used[e] = true
+	}
+	for c := range s.counters {
+		if !used[c.entry] {
+			t.Error("a counter of the table before is left")
+		}
+	}
+	for _, h := range s.hits {
+		if !used[h.entry] {
+			t.Fatal("a hit of the table before is left")
+		}
+	}
+}
+
+// A query that was on its way to a conn when that ended is not lost.
+func TestQueriesOnTheWayToAConnThatEnds(t *testing.T) {
+	t.Parallel()
+	g := started(t, "127.0.0.1", 1)
+	s := &socket{group: g}
+	client := netip.AddrPortFrom(loopback(1), 4000)
+	before, after := newConn(s), newConn(s)
+	s.to.Store(after)
+	_ = before.Close()
+	if _, _, err := before.ReadFrom(make([]byte, maxQuery)); err == nil {
+		t.Fatal("a query waits in the conn that ended")
+	}
+	// The reader has loaded the one before.
+	if !s.hand(before, []byte("query"), client) {
+		t.Fatal("no room")
+	}
+	if len(before.queue) != 0 || len(after.queue) != 1 {
+		t.Fatalf("%d queries wait in the conn that ended, %d in the next", len(before.queue), len(after.queue))
+	}
+	b := make([]byte, maxQuery)
+	if n, from, err := after.ReadFrom(b); err != nil || string(b[:n]) != "query" || from.String() != client.String() {
+		t.Errorf("read %q from %v: %v", b[:n], from, err)
+	}
+}

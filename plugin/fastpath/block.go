@@ -30,7 +30,7 @@ type cacher interface {
 
 // decided is a server block with its policy.
 type decided struct {
-	config  *dnsserver.Config
+	configs []*dnsserver.Config // of each key
 	policy  fastpath.Policy
 	keys    string
 	cache   cacher
@@ -57,7 +57,7 @@ func (b *block) decide() *decided {
 		chain.Above = append(chain.Above, h.Name())
 		chain.BufSize = cmp.Or(bufSize(h), chain.BufSize)
 	}
-	d := &decided{config: cfg, keys: b.keys, listen: listenersOf(cfg)}
+	d := &decided{configs: b.configs, keys: b.keys, listen: listenersOf(cfg)}
 	if c, ok := cfg.Handler("cache").(cacher); ok && c.Engine() != nil {
 		d.cache, chain.Cached, chain.KeepTTL = c, true, c.KeepsTTL()
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/plugin/cache"
+	"github.com/trackless-dns/trackless/plugin/notrack"
 )
 
 // handler is a plugin with a name.
@@ -97,13 +98,16 @@ func fill(m *dns.Msg, mark byte) {
 type both struct {
 	ordinary, fast *net.UDPAddr
 	listener       *listener
+	tier           *tier
+	config         *configuration
+	server         *dnsserver.Server
 }
 
 // block returns a server block with a cache.
 func newBlock(t *testing.T, zone string, mark byte, above ...string) (*dnsserver.Config, *block) {
 	t.Helper()
 	c := cache.New()
-	c.Zones = []string{"cached.test.", "sub.test.", "example."}
+	c.Zones = []string{"cached.test.", "sub.test.", "other.test.", "example."}
 	if err := c.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +123,7 @@ func newBlock(t *testing.T, zone string, mark byte, above ...string) (*dnsserver
 		return c
 	})
 	add(cfg, "upstream", upstream(mark))
-	return cfg, &block{config: cfg, above: n, keys: zone}
+	return cfg, &block{config: cfg, configs: []*dnsserver.Config{cfg}, above: n, keys: zone}
 }
 
 func newBoth(t *testing.T) *both {
@@ -147,13 +151,17 @@ func newBoth(t *testing.T) *both {
 		configs = append(configs, cfg)
 		config.blocks = append(config.blocks, b)
 	}
+	// The block of sub.test has another key.
+	other := *configs[1]
+	other.Zone = "other.test."
+	configs, config.blocks[1].configs = append(configs, &other), append(config.blocks[1].configs, &other)
 	server, err := dnsserver.NewServer(transport.DNS+"://"+at.String(), configs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sockets := &tier{}
+	sockets := &tier{join: notrack.JoinGate}
 	sockets.follow(config, config.decide())
-	b := &both{fast: at, ordinary: ordinary.LocalAddr().(*net.UDPAddr), listener: sockets.commit(config, server, nil)}
+	b := &both{fast: at, ordinary: ordinary.LocalAddr().(*net.UDPAddr), listener: sockets.commit(config, server, nil), tier: sockets, config: config, server: server}
 	if b.listener == nil {
 		t.Fatal("no sockets of ours")
 	}
@@ -318,7 +326,7 @@ func pick[T any](from ...T) T { return from[rand.IntN(len(from))] }
 // randomQuery returns a query as clients send, or nearly.
 func randomQuery() []byte {
 	name := pick("n", "n", "n1", "n1", "many", "alias", "fails", "refused", "x", "n-_", "n\\.") + pick("0", "1", "2", "33") +
-		pick(".cached.test.", ".cached.test.", ".cached.test.", ".sub.test.", ".sub.test.", ".logged.sub.test.", ".passed.test.", ".example.", ".")
+		pick(".cached.test.", ".cached.test.", ".cached.test.", ".sub.test.", ".sub.test.", ".other.test.", ".logged.sub.test.", ".passed.test.", ".example.", ".")
 	m := new(dns.Msg).SetQuestion(randomCase(name), pick(dns.TypeA, dns.TypeA, dns.TypeA, dns.TypeAAAA, dns.TypeTXT, dns.TypeMX, dns.TypeDS, dns.TypeHINFO, dns.TypeANY, dns.TypeAXFR, dns.TypeHTTPS, uint16(rand.IntN(300))))
 	m.Id = uint16(rand.Uint32())
 	if rand.IntN(20) == 0 {

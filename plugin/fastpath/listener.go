@@ -23,9 +23,10 @@ const closePatience = 5 * time.Second
 // listener has the sockets at one listen address, and CoreDNS's server, which answers all
 // queries that they pass.
 type listener struct {
-	group *socket.Group
-	conns []*socket.Conn
-	tasks sync.WaitGroup // a server for each conn
+	group  *socket.Group
+	config *configuration // whose server it has
+	conns  []*socket.Conn
+	tasks  sync.WaitGroup // a server for each conn
 }
 
 func openListener(at netip.AddrPort, sockets int) (*listener, error) {

@@ -53,7 +53,9 @@ func routes(s *dnsserver.Server, blocks []*decided) (*socket.Table, error) {
 	names := slices.Collect(maps.Keys(zones))
 	served := plugin.Zones(slices.Clone(names))
 	for _, d := range blocks {
-		known[d.config] = d
+		for _, config := range d.configs {
+			known[config] = d
+		}
 		if d.metrics != nil {
 			names = append(names, d.metrics.ZoneNames()...)
 		}

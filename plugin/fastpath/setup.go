@@ -77,9 +77,10 @@ type configuration struct {
 
 // block is a server block with the directive.
 type block struct {
-	config *dnsserver.Config
-	above  int // handlers that stand above the cache
-	keys   string
+	config  *dnsserver.Config   // of its first key, for which plugins are set up
+	configs []*dnsserver.Config // of each key
+	above   int                 // handlers that stand above the cache
+	keys    string
 }
 
 // configurationKey is the key of the configuration in caddy's storage of a load.
@@ -105,9 +106,19 @@ func setup(c *caddy.Controller) error {
 	if o.sockets > 0 {
 		cfg.UDPDecorateWriterFunc = sockets.decorate(config, cfg.UDPDecorateWriterFunc)
 	}
-	config.blocks = append(config.blocks, &block{config: cfg, above: len(cfg.Plugin), keys: strings.Join(c.ServerBlockKeys, " ")})
+	config.blocks = append(config.blocks, &block{config: cfg, configs: configsOf(c), above: len(cfg.Plugin), keys: strings.Join(c.ServerBlockKeys, " ")})
 	parsed.Store(config)
 	return nil
+}
+
+// configsOf returns CoreDNS's configuration of each key of a block.
+func configsOf(c *caddy.Controller) (configs []*dnsserver.Config) {
+	key := *c
+	for i := range max(len(c.ServerBlockKeys), 1) {
+		key.ServerBlockKeyIndex = i
+		configs = append(configs, dnsserver.GetConfig(&key))
+	}
+	return configs
 }
 
 // StartAfter starts fast paths when the plugin of a directive has started. The owner of

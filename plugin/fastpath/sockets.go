@@ -22,6 +22,7 @@ type tier struct {
 	current   *configuration // in force, or starting
 	blocks    []*decided     // of it
 	listeners map[netip.AddrPort]*listener
+	join      func(tell func(a netip.Addr, until time.Time)) (leave func())
 	leave     func()         // the gate
 	closing   sync.WaitGroup // of listeners that are not among them any more
 
@@ -30,7 +31,7 @@ type tier struct {
 
 // sockets are those of this process. It is a variable, since caddy calls plugins without a
 // context.
-var sockets tier
+var sockets = tier{join: notrack.JoinGate}
 
 // follow puts a configuration in force. Its sockets open when its servers begin to serve:
 // none of a load that fails ever do.
@@ -72,6 +73,7 @@ func (t *tier) commit(c *configuration, s *dnsserver.Server, decorate dns.Decora
 	if t.current != c || err != nil || at.Addr().IsUnspecified() || at.Addr().Zone() != "" {
 		return nil
 	}
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	table, err := routes(s, t.blocks)
 	if err != nil {
 		log.Warningf("%s: no cached answers at sockets of our own, CoreDNS answers all queries: %v", s.Addr, err)
@@ -94,6 +96,7 @@ func (t *tier) commit(c *configuration, s *dnsserver.Server, decorate dns.Decora
 		}
 		t.listeners[at] = l
 	}
+	l.config = c
 	l.use(s, table, decorate)
 	t.publish()
 	return l
@@ -107,12 +110,12 @@ func (t *tier) publish() {
 		groups = append(groups, l.group)
 	}
 	t.groups.Store(&groups)
-	if t.leave != nil {
-		t.leave()
-		t.leave = nil
+	leave := t.leave
+	if t.leave = nil; len(groups) > 0 {
+		t.leave = t.join(t.door)
 	}
-	if len(groups) > 0 {
-		t.leave = notrack.JoinGate(t.door)
+	if leave != nil {
+		leave() // only now: between the two the gate might be closed
 	}
 }
 
@@ -139,8 +142,11 @@ func (t *tier) stuck(at netip.AddrPort) bool {
 	return false
 }
 
-// leaveOld ends a configuration. It closes the sockets that the one in force does not use,
-// and waits for that at the end of the process.
+// takeover is how long the servers of a load may take to begin once the load before ends.
+const takeover = 5 * time.Second
+
+// leaveOld ends a configuration. It closes the sockets at addresses where the one in force
+// has none, and waits for that at the end of the process.
 func (t *tier) leaveOld(c *configuration) {
 	t.mu.Lock()
 	if t.current == c {
@@ -149,8 +155,10 @@ func (t *tier) leaveOld(c *configuration) {
 	wanted := map[netip.AddrPort]bool{}
 	if t.current != nil && t.current.sockets > 0 {
 		for _, b := range t.blocks {
-			for _, at := range b.listen {
-				wanted[at] = true
+			for _, config := range b.configs {
+				for _, at := range listenersOf(config) {
+					wanted[at] = true
+				}
 			}
 		}
 	}
@@ -163,6 +171,22 @@ func (t *tier) leaveOld(c *configuration) {
 	t.mu.Unlock()
 	if ended {
 		t.closing.Wait()
+		return
+	}
+	time.AfterFunc(takeover, t.removeOld)
+}
+
+// removeOld closes the sockets that no server of the configuration in force has taken: those
+// of the load before have ended. Another plugin of a block at the same address may have kept
+// CoreDNS from calling us.
+func (t *tier) removeOld() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for at, l := range t.listeners {
+		if l.config != t.current {
+			log.Warningf("%s: no cached answers at sockets of our own, CoreDNS answers all queries: a plugin of another server block at this address decorates its writer, too", at)
+			t.remove(at)
+		}
 	}
 }
 

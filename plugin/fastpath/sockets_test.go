@@ -1,0 +1,97 @@
+package fastpath
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
+)
+
+// hits asks for a name that is cached, and reports whether it was answered at a socket of
+// ours.
+func (b *both) hits(t *testing.T, name string) bool {
+	t.Helper()
+	query, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.once(t, query) // it is stored then, soon
+	before := b.listener.group.Counts().Hits
+	b.once(t, query)
+	return b.listener.group.Counts().Hits > before
+}
+
+// Each key of a server block has a configuration of CoreDNS's, and all of them are the block.
+func TestAllKeysOfABlock(t *testing.T) {
+	b := newBoth(t)
+	for _, name := range []string{"n0.sub.test.", "n0.other.test.", "n0.cached.test."} {
+		testwait.True(t, 5*time.Second, name+" is answered at a socket of ours", func() bool { return b.hits(t, name) })
+	}
+}
+
+// Sockets that the next load does not take are closed, and the others stay.
+func TestSocketsOfALoadBefore(t *testing.T) {
+	for _, row := range []struct {
+		name  string
+		taken bool
+	}{{"taken", true}, {"not taken", false}} {
+		t.Run(row.name, func(t *testing.T) {
+			b := newBoth(t)
+			next := &configuration{options: b.config.options, blocks: b.config.blocks}
+			b.tier.follow(next, next.decide())
+			if row.taken {
+				b.tier.commit(next, b.server, nil)
+			}
+			b.tier.leaveOld(b.config)
+			if n := len(b.tier.listeners); n != 1 {
+				t.Fatalf("sockets at %d addresses while servers may still begin", n)
+			}
+			b.tier.removeOld()
+			if got := len(b.tier.listeners) == 1; got != row.taken {
+				t.Errorf("there are sockets: %t", got)
+			}
+		})
+	}
+}
+
+// The tier leaves the gate only when it has joined again, so that it misses no close.
+func TestTierMissesNoClose(t *testing.T) {
+	b := newBoth(t)
+	joined, least := 1, 1
+	b.tier.join = func(func(netip.Addr, time.Time)) func() {
+		joined++
+		return func() {
+			joined--
+			least = min(least, joined)
+		}
+	}
+	b.tier.leave = func() { joined-- }
+	b.tier.commit(b.config, b.server, nil)
+	b.tier.commit(b.config, b.server, nil)
+	if least != 1 || joined != 1 {
+		t.Errorf("the tier has joined %d times, and %d at least", joined, least)
+	}
+}
+
+// An IPv4 address may be written as one of IPv6.
+func TestMappedAddress(t *testing.T) {
+	b := newBoth(t)
+	b.tier.leaveOld(b.config)
+	mapped := netip.AddrPortFrom(netip.AddrFrom16(b.listener.group.At().Addr().As16()), b.listener.group.At().Port())
+	b.tier.follow(b.config, b.config.decide())
+	server, err := dnsserver.NewServer("dns://"+mapped.String(), b.config.blocks[0].configs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := b.tier.commit(b.config, server, nil)
+	if l == nil {
+		t.Fatal("no sockets of ours")
+	}
+	if at := l.group.At(); at != b.listener.group.At() {
+		t.Errorf("the sockets are at %s", at)
+	}
+}

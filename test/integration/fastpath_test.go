@@ -85,23 +85,25 @@ func stays(t *testing.T, server *lab.Server, from *lab.Namespace, addr netip.Add
 	}
 }
 
+// bridgeMAC is the hardware address of the bridge. That of the port is another one.
+const bridgeMAC = "02:00:00:00:cb:01"
+
 // bridged puts the pod behind the port of a bridge.
 func bridged(t *testing.T, node *lab.Node, pod *lab.Pod) {
 	t.Helper()
 	link := pod.HostLink
 	script := fmt.Sprintf(`set -e
-mac=$(ip -o link show %[1]s | sed 's/.*link.ether \([^ ]*\).*/\1/')
-ip link add cni0 type bridge
-ip link set cni0 address $mac
+ip link add cni0 address %[2]s type bridge
 ip link set %[1]s master cni0
 ip link set cni0 up
-`, link)
+`, link, bridgeMAC)
 	mac := strings.TrimSpace(run(t, pod.Namespace, "sh", "-c", "ip -o link show eth0 | sed 's/.*link.ether \\([^ ]*\\).*/\\1/'"))
 	for _, a := range pod.Addrs {
 		gateway := "10.244.0.1/32"
 		if a.Is6() {
 			gateway = "fd00:244::1/128"
 		}
+		run(t, pod.Namespace, "ip", "neigh", "replace", strings.Split(gateway, "/")[0], "lladdr", bridgeMAC, "dev", "eth0", "nud", "permanent")
 		script += fmt.Sprintf("ip addr del %[1]s dev %[2]s || true\nip addr add %[1]s dev cni0\nip neigh replace %[3]s lladdr %[4]s dev cni0 nud permanent\nip route replace %[3]s dev cni0\n", gateway, link, a, mac)
 	}
 	run(t, node.Namespace, "sh", "-c", script)

@@ -57,11 +57,27 @@ func (c *changing) replace(e *engine.Engine) {
 	c.version.Store(v)
 }
 
-// While answers are replaced, memory of old ones is used again, and answers come and go, no
-// reply is older than the answer that the cache had when the query was sent, and none is
-// mixed of two.
+// remove takes the answer away: a version that no reply has.
+func (c *changing) remove(e *engine.Engine) {
+	e.Store().Remove(c.key, store.Positive)
+	c.version.Add(1)
+}
+
+// removeEvery is how many changes have one removal among them. It divides no number of names,
+// so that each name is removed at times.
+const removeEvery = 17
+
+// While answers are replaced and removed, memory of old ones is used again, and answers come
+// and go, no reply is older than the answer that the cache had when the query was sent, and
+// none is mixed of two.
 func TestChurn(t *testing.T) {
 	t.Parallel()
+	churn(t, 8, 20_000, 8_000, time.Minute)
+}
+
+// churn asks for names until so many replies have come, while their answers change at the rate,
+// in changes a second.
+func churn(t *testing.T, names, enough, rate int, patience time.Duration) {
 	p := load(t)
 	e, err := engine.New(engine.Options{Store: store.Options{Bytes: store.MinBytes}})
 	if err != nil {
@@ -88,30 +104,40 @@ func TestChurn(t *testing.T) {
 	tasks.Go(func() { publisher.Run(ctx) })
 	defer func() { cancel(); tasks.Wait() }()
 
-	const names, enough = 8, 20_000
-	var answers [names]*changing
-	client, server := &net.UDPAddr{IP: net.IP(pod4.AsSlice()), Port: 40000}, &net.UDPAddr{IP: net.IP(node4.AsSlice()), Port: 53}
+	answers, queries := make([]*changing, names), make([][]byte, names)
+	from := netip.AddrPortFrom(pod4, 40000)
 	for i := range answers {
-		c := newChanging(t, i)
-		answers[i] = c
-		tasks.Go(func() {
-			for ctx.Err() == nil {
-				c.replace(e)
-				announcer.Hit(client, server, c.key)
-				time.Sleep(20 * time.Microsecond)
-			}
-		})
-	}
-	from, answered := netip.AddrPortFrom(pod4, 40000), 0
-	deadline := time.Now().Add(time.Minute)
-	for i := 0; answered < enough && time.Now().Before(deadline); i++ {
-		c := answers[i%names]
-		query, err := new(dns.Msg).SetQuestion(fmt.Sprintf("w%d.example.", i%names), dns.TypeA).Pack()
+		answers[i] = newChanging(t, i)
+		query, err := new(dns.Msg).SetQuestion(fmt.Sprintf("w%d.example.", i), dns.TypeA).Pack()
 		if err != nil {
 			t.Fatal(err)
 		}
+		queries[i] = packet(from, to, query)
+	}
+	began := time.Now()
+	var changes atomic.Int64
+	tasks.Go(func() {
+		client, server := net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(to)
+		for ctx.Err() == nil {
+			// A stall is made up for.
+			for due := int64(time.Since(began).Seconds() * float64(rate)); changes.Load() < due && ctx.Err() == nil; {
+				n := changes.Add(1)
+				c := answers[int(n)%names]
+				if n%removeEvery == 0 {
+					c.remove(e)
+					continue
+				}
+				c.replace(e)
+				announcer.Hit(client, server, c.key)
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	})
+	answered := 0
+	for i := 0; answered < enough && time.Since(began) < patience; i++ {
+		c := answers[i%names]
 		least := c.version.Load()
-		verdict, out, err := p.run(packet(from, to, query))
+		verdict, out, err := p.run(queries[i%names])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,11 +153,7 @@ func TestChurn(t *testing.T) {
 			t.Fatalf("reply %d has version %d, and the cache had %d", answered, got, least)
 		}
 	}
-	var replaced uint32
-	for _, c := range answers {
-		replaced += c.version.Load()
-	}
-	t.Logf("%d replies, %d replacements", answered, replaced)
+	t.Logf("%d replies, %d changes, %.0f a second", answered, changes.Load(), float64(changes.Load())/time.Since(began).Seconds())
 	if answered < enough {
 		t.Errorf("%d replies of %d came from the kernel", answered, enough)
 	}

@@ -130,12 +130,7 @@ func newCluster(t *testing.T, directives string) *cluster {
 	}
 	t.Cleanup(func() { _ = ns.Close() })
 	c := &cluster{Namespace: ns}
-
-	conn := c.listen(t, upstream)
-	kubeDNS := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(answer)}
-	go func() { _ = kubeDNS.ActivateAndServe() }()
-	t.Cleanup(func() { _ = kubeDNS.Shutdown() })
-
+	startKubeDNS(t, ns)
 	server, err := ns.StartServer("trackless", labtest.Program(t), corefile(directives))
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +146,7 @@ func newCluster(t *testing.T, directives string) *cluster {
 		return err
 	})
 	var relays sync.WaitGroup
-	front := c.listen(t, relayed)
+	front := listen(t, c.Namespace, relayed)
 	relays.Go(func() { c.relay(t, &relays, front) })
 	t.Cleanup(func() {
 		_ = front.Close()
@@ -160,10 +155,18 @@ func newCluster(t *testing.T, directives string) *cluster {
 	return c
 }
 
-func (c *cluster) listen(t *testing.T, address string) net.PacketConn {
+// startKubeDNS answers at the address of the upstream.
+func startKubeDNS(t *testing.T, ns *lab.Namespace) {
+	t.Helper()
+	server := &dns.Server{PacketConn: listen(t, ns, upstream), Handler: dns.HandlerFunc(answer)}
+	go func() { _ = server.ActivateAndServe() }()
+	t.Cleanup(func() { _ = server.Shutdown() })
+}
+
+func listen(t *testing.T, ns *lab.Namespace, address string) net.PacketConn {
 	t.Helper()
 	var conn net.PacketConn
-	if err := c.Do(func() (err error) {
+	if err := ns.Do(func() (err error) {
 		conn, err = net.ListenPacket("udp", address)
 		return err
 	}); err != nil {

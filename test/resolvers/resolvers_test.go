@@ -93,10 +93,10 @@ func (r resolver) require(t *testing.T) {
 }
 
 // lookUp runs the resolver in a pod of the namespace default, and returns its results by name.
-func (r resolver) lookUp(t *testing.T, ns *lab.Namespace, dir string, command, names []string) map[string][]string {
+func (r resolver) lookUp(t *testing.T, ns *lab.Namespace, nameserver, dir string, command, names []string) map[string][]string {
 	t.Helper()
 	for file, text := range map[string]string{
-		"resolv.conf":   "search default.svc.cluster.local svc.cluster.local cluster.local corp.test\nnameserver 127.0.0.1\noptions ndots:5 " + r.options + "\n",
+		"resolv.conf":   "search default.svc.cluster.local svc.cluster.local cluster.local corp.test\nnameserver " + nameserver + "\noptions ndots:5 " + r.options + "\n",
 		"nsswitch.conf": "hosts: dns\n",
 		"hosts":         "",
 	} {
@@ -167,7 +167,7 @@ func TestResolvers(t *testing.T) {
 			}
 			for mode, directives := range map[string]string{"today": cutOnly, "one pass": onePass} {
 				c := newCluster(t, directives)
-				found := r.lookUp(t, c.Namespace, dir, command, names)
+				found := r.lookUp(t, c.Namespace, "127.0.0.1", dir, command, names)
 				for _, l := range lookups {
 					counts := l.others
 					if r.name == "Netty" {

@@ -50,6 +50,9 @@ type Agent struct {
 	// FastPath returns what the kernel answers, for the control socket. It must be set
 	// before the first load; nil: nothing.
 	FastPath func() *control.FastPath
+	// FastPathDevices returns the devices to which a program of this process is attached
+	// with tcx. Start and Shutdown wait for it: it must not wait for a caller of JoinGate.
+	FastPathDevices func() []string
 
 	// Accountant counts the queries to this process.
 	Accountant fastpath.Accountant

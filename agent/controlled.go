@@ -60,20 +60,11 @@ func (c controlled) Status() control.Status {
 }
 
 // fastPathDevices returns the devices to which a program of this process is attached with tcx.
-func (p *Agent) fastPathDevices() (names []string) {
-	if p.FastPath == nil {
+func (p *Agent) fastPathDevices() []string {
+	if p.FastPathDevices == nil {
 		return nil
 	}
-	shown := p.FastPath()
-	if shown == nil {
-		return nil
-	}
-	for _, d := range shown.Devices {
-		if d.Attached == "tcx" {
-			names = append(names, d.Device)
-		}
-	}
-	return names
+	return p.FastPathDevices()
 }
 
 // Attach implements control.Controlled.

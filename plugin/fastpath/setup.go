@@ -30,7 +30,7 @@ var log = clog.NewWithPlugin(directive)
 
 func init() {
 	plugin.Register(directive, setup)
-	notrack.ShowFastPath(process.status)
+	notrack.ShowFastPath(process.status, process.devices)
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.stop, sockets.stop)
 	notrack.DenyLeases(sockets.stuck)
 }

@@ -55,9 +55,12 @@ func Untrack(owner any, servers []netip.AddrPort) { process.Untrack(owner, serve
 // [agent.Agent.JoinGate].
 func JoinGate(tell func(a netip.Addr, until time.Time)) (leave func()) { return process.JoinGate(tell) }
 
-// ShowFastPath has the control socket show what a fast path answers. It is called before the
-// first Corefile is loaded.
-func ShowFastPath(show func() *control.FastPath) { process.FastPath = show }
+// ShowFastPath has the control socket show what a fast path answers. Devices returns the
+// devices of its program, see [agent.Agent.FastPathDevices]. It is called before the first
+// Corefile is loaded.
+func ShowFastPath(show func() *control.FastPath, devices func() []string) {
+	process.FastPath, process.FastPathDevices = show, devices
+}
 
 // Listening returns the endpoints of the Corefile in force for queries over UDP.
 func Listening() []iptables.Endpoint { return process.Listening() }

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,6 +27,7 @@ type Accountant struct {
 	arrived, answered, overTCP atomic.Uint64
 
 	mu      sync.Mutex
+	limit   int // of classes; 0: Classes
 	indexes map[classOf]uint16
 	classes []*account // nil: free
 	wake    func()     // nil: nobody collects
@@ -90,7 +92,7 @@ func (a *Accountant) Answered() uint64 { return a.answered.Load() }
 // OverTCP is the number of queries that arrived over TCP.
 func (a *Accountant) OverTCP() uint64 { return a.overTCP.Load() }
 
-// Classes is the number of classes by which a fast path counts.
+// Classes is the most classes by which a fast path counts.
 const Classes = 512
 
 // A Class is what the queries have in common that are counted together.
@@ -124,19 +126,26 @@ type account struct {
 	retired  time.Time // when the announcer was closed; zero: it was not
 }
 
-// Sizes are rounded, so that the classes suffice, and rounded more when few are left.
+// Sizes are rounded, so that the classes suffice, and rounded more when fewer than a quarter
+// are left.
 const (
 	fineSize   = 16
 	coarseSize = 256
-	fewClasses = Classes / 4
 )
+
+// Limit sets the number of classes, at most Classes. It is called while there are none.
+func (a *Accountant) Limit(classes int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.limit = classes
+}
 
 // class returns the index of the class, or false if there is none left.
 func (a *Accountant) class(of *Announcer, c Class) (uint16, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.indexes == nil {
-		a.indexes, a.classes = make(map[classOf]uint16), make([]*account, Classes)
+		a.indexes, a.classes = make(map[classOf]uint16), make([]*account, cmp.Or(a.limit, Classes))
 	}
 	for _, size := range [...]int{fineSize, coarseSize} {
 		rounded := c
@@ -145,7 +154,7 @@ func (a *Accountant) class(of *Announcer, c Class) (uint16, bool) {
 		if i, known := a.indexes[key]; known {
 			return i, true
 		}
-		if size == fineSize && len(a.indexes) >= Classes-fewClasses {
+		if size == fineSize && len(a.indexes) >= len(a.classes)-len(a.classes)/4 {
 			continue
 		}
 		for i := range a.classes {

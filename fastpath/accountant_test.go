@@ -155,6 +155,19 @@ func TestClassesSuffice(t *testing.T) {
 	t.Error("there are more classes than Classes")
 }
 
+func TestFewClasses(t *testing.T) {
+	a, of, n := &Accountant{}, &Announcer{}, 0
+	a.Limit(64)
+	for i := range Classes {
+		if _, ok := a.class(of, Class{Type: uint16(i)}); ok {
+			n++
+		}
+	}
+	if n != 64 {
+		t.Errorf("%d classes, want 64", n)
+	}
+}
+
 // lines is a log that is counted.
 type lines struct{ warnings int }
 

@@ -51,7 +51,7 @@ const (
 )
 
 // errNoClass is logged once: it stays so for all answers of new kinds.
-var errNoClass = fmt.Errorf("all %d classes in which queries are counted are in use; a reload of the Corefile frees them", Classes)
+var errNoClass = errors.New("all classes in which queries are counted are in use; a reload of the Corefile frees them")
 
 // announcement is an answer to be published.
 type announcement struct {

@@ -24,7 +24,7 @@ const (
 	MaxRecords = 12
 	// Listeners is the number of listen addresses.
 	Listeners = 128
-	// Classes is the number of classes by which hits are counted.
+	// Classes is the most classes by which hits are counted.
 	Classes = 512
 
 	firstClass = 16

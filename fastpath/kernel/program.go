@@ -48,19 +48,18 @@ const DefaultSize = 4 << 20
 // Load loads the program with a table of about size bytes: the largest power of two
 // that is not larger, since the kernel rounds so.
 func Load(size int) (*Program, error) {
-	units := uint32(1)
-	for int(units)*2*unitSize <= size {
-		units *= 2
-	}
-	if units/segments < 2*maxUnits {
-		return nil, fmt.Errorf("a table of %d bytes is too small: at least %d are needed", size, 2*maxUnits*segments*unitSize)
-	}
 	spec, err := loadAnswer()
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel program: %w", err)
 	}
-	spec.Maps["units"].MaxEntries = units
-	spec.Maps["buckets"].MaxEntries = units / unitsPerBucket
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	units, err := resize(spec, size, cpus)
+	if err != nil {
+		return nil, err
+	}
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, explain(err)
@@ -70,6 +69,29 @@ func Load(size int) (*Program, error) {
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
+}
+
+// countsMemory is the most that the counters of classes take in bytes, over all CPUs, unless
+// the fewest classes need more.
+const (
+	countsMemory = 900_000
+	fewClasses   = 64
+)
+
+// resize sets the sizes of the tables, and returns the number of units.
+func resize(spec *ebpf.CollectionSpec, size, cpus int) (units uint32, err error) {
+	units = 1
+	for int(units)*2*unitSize <= size {
+		units *= 2
+	}
+	if units/segments < 2*maxUnits {
+		return 0, fmt.Errorf("a table of %d bytes is too small: at least %d are needed", size, 2*maxUnits*segments*unitSize)
+	}
+	classes := max(fewClasses, min(Classes, countsMemory/(8*variants*cpus)))
+	spec.Maps["units"].MaxEntries = units
+	spec.Maps["buckets"].MaxEntries = units / unitsPerBucket
+	spec.Maps["counts"].MaxEntries = firstClass + uint32(classes)*variants
+	return units, nil
 }
 
 // capBPF is CAP_BPF of linux/capability.h.
@@ -208,6 +230,11 @@ var base = struct {
 
 // monotonic is a time on that clock.
 func monotonic(t time.Time) uint64 { return base.at + uint64(t.Sub(base.time)) }
+
+// Classes is the number of classes: fewer where there are many CPUs, each of which counts.
+func (p *Program) Classes() int {
+	return int(p.collection.Maps["counts"].MaxEntries()-firstClass) / variants
+}
 
 // Hits implements [fastpath.Meter].
 func (p *Program) Hits(class uint16) (n [variants]uint64, err error) {

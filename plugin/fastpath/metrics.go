@@ -179,7 +179,7 @@ func (r *running) status() *control.FastPath {
 		s.Program = uint32(id)
 	}
 	s.Answers = p.publisher.Len()
-	for class := range uint16(kernel.Classes) {
+	for class := range uint16(p.program.Classes()) {
 		n, err := p.program.Hits(class)
 		if err != nil {
 			break

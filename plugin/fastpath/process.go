@@ -156,6 +156,7 @@ func open(s settings) (*path, error) {
 		return nil, err
 	}
 	accountant := notrack.Accountant()
+	accountant.Limit(program.Classes())
 	p := &path{settings: s, program: program, publisher: fastpath.NewPublisher(program.Table, accountant, log)}
 	leave, forget := leaveBy(s.kernel)
 	p.watcher = attach.New(attach.Config{

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -63,8 +64,10 @@ func (a api) pods(ctx context.Context, namespace, selector string) (*corev1.PodL
 	return list, a.ofPods(a.core.Get(), namespace, "").VersionedParams(&metav1.ListOptions{LabelSelector: selector}, parameters).Do(ctx).Into(list)
 }
 
-func (a api) createPod(ctx context.Context, p *corev1.Pod) error {
-	return a.ofPods(a.core.Post(), p.Namespace, "").Body(p).Do(ctx).Error()
+// createPod makes a pod. The API server, which may wait for admission webhooks, gives
+// up after limit.
+func (a api) createPod(ctx context.Context, p *corev1.Pod, limit time.Duration) error {
+	return a.ofPods(a.core.Post(), p.Namespace, "").Timeout(limit).Body(p).Do(ctx).Error()
 }
 
 func (a api) pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {

@@ -32,8 +32,12 @@ type apiServer struct {
 	refused map[request]bool
 	// creating answers the creation of a debug pod in place of the server.
 	creating func(http.ResponseWriter) (done bool)
+	// reading answers the reading of a debug pod in place of the server.
+	reading func(http.ResponseWriter) (done bool)
 	// state sets the state of a debug pod before it is shown.
 	state func(*corev1.Pod)
+	// cutOff ends an exec stream in place of the status.
+	cutOff bool
 	// says is the output of a program on a node.
 	says func(node string, command []string) output
 
@@ -42,6 +46,8 @@ type apiServer struct {
 	made    []*corev1.Pod
 	removed []string
 	execs   [][]string
+	// creationTimeout is what the last creation of a pod may take.
+	creationTimeout string
 }
 
 // newServer is a cluster with these nodes, in which every program says text.
@@ -87,6 +93,7 @@ func ourPod(namespace, name, node string) corev1.Pod {
 	}}
 	p.Spec = corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: containerName}}}
 	p.Status.Phase = corev1.PodRunning
+	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: containerName, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 	p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 	return p
 }
@@ -144,6 +151,9 @@ func (s *apiServer) listNodes(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *apiServer) getNode(w http.ResponseWriter, r *http.Request) {
+	if s.forbids(w, request{"get", "nodes", ""}) {
+		return
+	}
 	for _, n := range s.nodes {
 		if n.Name == r.PathValue("name") {
 			n.TypeMeta = metav1.TypeMeta{Kind: "Node", APIVersion: "v1"}
@@ -181,6 +191,7 @@ func (s *apiServer) createPod(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.debug[p.Name] = p
 	s.made = append(s.made, p)
+	s.creationTimeout = r.URL.Query().Get("timeout")
 	s.mu.Unlock()
 	if s.creating == nil || !s.creating(w) {
 		reply(w, http.StatusCreated, p)
@@ -190,6 +201,9 @@ func (s *apiServer) createPod(w http.ResponseWriter, r *http.Request) {
 func (s *apiServer) getPod(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.reading != nil && s.reading(w) {
+		return
+	}
 	p := s.debug[r.PathValue("name")]
 	if p == nil {
 		fail(w, http.StatusNotFound, metav1.StatusReasonNotFound, "not found")
@@ -259,6 +273,10 @@ func (s *apiServer) exec(w http.ResponseWriter, r *http.Request) {
 		}}
 	}
 	text, _ := json.Marshal(status)
+	if s.cutOff {
+		_ = conn.WriteMessage(websocket.BinaryMessage, []byte("\x01"+out.stdout[:len(out.stdout)/2]))
+		return
+	}
 	for _, m := range []string{"\x01" + out.stdout, "\x02" + out.stderr, "\x03" + string(text)} {
 		_ = conn.WriteMessage(websocket.BinaryMessage, []byte(m))
 	}

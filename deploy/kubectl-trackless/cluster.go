@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -78,7 +80,7 @@ func (c *cluster) nodes(ctx context.Context, o *options) ([]corev1.Node, error) 
 	if err != nil {
 		return nil, explain(err, request{"list", "nodes", ""}, c.config.Host)
 	}
-	nodes := slices.DeleteFunc(list.Items, func(n corev1.Node) bool { return cmp.Or(n.Labels[corev1.LabelOSStable], "linux") != "linux" })
+	nodes := slices.DeleteFunc(list.Items, func(n corev1.Node) bool { return systemOf(n) != linux })
 	if len(nodes) == 0 && o.selector != "" {
 		return nil, fmt.Errorf("no node that runs Linux has the labels %s: `kubectl get nodes --show-labels` shows those that there are", o.selector)
 	}
@@ -86,6 +88,14 @@ func (c *cluster) nodes(ctx context.Context, o *options) ([]corev1.Node, error) 
 		return nil, errors.New("the cluster has no node that runs Linux")
 	}
 	return nodes, nil
+}
+
+const linux = string(corev1.Linux)
+
+// systemOf is the operating system of a node. A node that does not say it is taken
+// for Linux.
+func systemOf(n corev1.Node) string {
+	return cmp.Or(n.Labels[corev1.LabelOSStable], n.Status.NodeInfo.OperatingSystem, linux)
 }
 
 // named gets nodes by name, each once.
@@ -98,6 +108,8 @@ func (c *cluster) named(ctx context.Context, names []string) ([]corev1.Node, err
 			return nil, fmt.Errorf("the cluster has no node %s: `kubectl get nodes` shows the names", name)
 		case err != nil:
 			return nil, explain(err, request{"get", "nodes", ""}, c.config.Host)
+		case systemOf(*n) != linux:
+			return nil, fmt.Errorf("node %s runs %s: Trackless reads the tables of Linux", name, systemOf(*n))
 		}
 		nodes = append(nodes, *n)
 	}
@@ -111,7 +123,7 @@ func (c *cluster) pods(ctx context.Context) (map[string]*corev1.Pod, error) {
 	if c.allNamespaces {
 		namespace = ""
 	}
-	found := map[string]*corev1.Pod{}
+	found, namespaces := map[string]*corev1.Pod{}, map[string]bool{}
 	for _, label := range ours {
 		list, err := c.api.pods(ctx, namespace, label)
 		if err != nil {
@@ -119,19 +131,31 @@ func (c *cluster) pods(ctx context.Context) (map[string]*corev1.Pod, error) {
 		}
 		for i := range list.Items {
 			p := &list.Items[i]
-			if have := found[p.Spec.NodeName]; serves(p) && (have == nil || preferred(p, have)) {
+			if !serves(p) {
+				continue
+			}
+			namespaces[p.Namespace] = true
+			if have := found[p.Spec.NodeName]; have == nil || preferred(p, have) {
 				found[p.Spec.NodeName] = p
 			}
 		}
 	}
+	// Anybody may give pods our labels: which of them are ours is not guessed.
+	if len(namespaces) > 1 {
+		return nil, fmt.Errorf("pods with the labels of Trackless are in the namespaces %s: name the right one by -n, without -A",
+			strings.Join(slices.Sorted(maps.Keys(namespaces)), ", "))
+	}
 	return found, nil
 }
 
-// serves says whether a pod is of our DaemonSet, and runs.
+// serves says whether a pod is of our DaemonSet, and its container runs. That of a
+// pod which crashes again and again mostly does not, in the phase Running.
 func serves(p *corev1.Pod) bool {
 	owner := metav1.GetControllerOf(p)
-	return owner != nil && owner.Kind == "DaemonSet" && p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning &&
-		slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool { return c.Name == containerName })
+	return owner != nil && owner.Kind == "DaemonSet" && p.DeletionTimestamp == nil &&
+		slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+			return s.Name == containerName && s.State.Running != nil
+		})
 }
 
 func preferred(p, to *corev1.Pod) bool {

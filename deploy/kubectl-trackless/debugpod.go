@@ -23,10 +23,14 @@ const (
 	debugName  = "kubectl-trackless"
 	// filesDir is where a pod has the files of a question.
 	filesDir = "/files"
-	// A request that must not be given up halfway has this long.
-	patience = 15 * time.Second
+	// A request that must not be given up halfway has this long. The API server gives
+	// up the creation of a pod before us: afterwards it would come after the removal.
+	patience      = 15 * time.Second
+	creationLimit = patience - 5*time.Second
 	// pollEvery is how often the state of a debug pod is read.
 	pollEvery = 400 * time.Millisecond
+	// maxFailures is how many readings in a row may fail.
+	maxFailures = 12
 )
 
 // debugPod describes the pod for a question to a node. It ends by itself after
@@ -61,7 +65,7 @@ func (c *cluster) debugPod(node string, q question, deadline time.Duration) *cor
 			Labels: map[string]string{debugLabel: debugName, "app.kubernetes.io/managed-by": debugName},
 		},
 		Spec: corev1.PodSpec{
-			NodeName: node, HostNetwork: q.files == nil, HostPID: q.hostPID,
+			NodeName: node, OS: &corev1.PodOS{Name: corev1.Linux}, HostNetwork: q.files == nil, HostPID: q.hostPID,
 			RestartPolicy: corev1.RestartPolicyNever, ActiveDeadlineSeconds: &seconds,
 			AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
 			DNSPolicy:       corev1.DNSDefault,
@@ -109,7 +113,7 @@ func (c *cluster) runPod(ctx context.Context, node string, q question) (name str
 	// A creation that is given up may still happen after the removal.
 	creating, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	err = c.api.createPod(creating, pod)
+	err = c.api.createPod(creating, pod, creationLimit)
 	if refused(err) {
 		return name, out, explain(err, request{"create", "pods", c.namespace}, c.config.Host)
 	}
@@ -126,11 +130,11 @@ func (c *cluster) runPod(ctx context.Context, node string, q question) (name str
 		return name, out, explain(err, request{"get", "pods/log", c.namespace}, c.config.Host)
 	}
 	defer func() { _ = log.Close() }()
-	text, err := io.ReadAll(log)
-	if err != nil {
+	var text bounded
+	if _, err := io.Copy(&text, log); err != nil {
 		return name, out, fmt.Errorf("read the log of %s: %w", name, err)
 	}
-	out = splitLog(string(text))
+	out = splitLog(text.String())
 	out.status = status
 	return name, out, nil
 }
@@ -160,18 +164,23 @@ func (c *cluster) remove(ctx context.Context, name string) error {
 func (c *cluster) wait(ctx context.Context, name string) (int, error) {
 	every := time.NewTicker(pollEvery)
 	defer every.Stop()
-	last := "it was not started"
+	last, failures := "it was not started", 0
 	for {
 		pod, err := c.api.pod(ctx, c.namespace, name)
-		if err != nil && ctx.Err() == nil {
-			return 0, explain(err, request{"get", "pods", c.namespace}, c.config.Host)
-		}
-		if err == nil {
+		switch {
+		case err == nil:
 			status, ended, err := stateOf(pod)
 			if ended || err != nil {
 				return status, err
 			}
-			last = waitsFor(pod)
+			last, failures = waitsFor(pod), 0
+		case ctx.Err() != nil:
+		case apierrors.IsNotFound(err):
+			return 0, fmt.Errorf("debug pod %s was deleted by somebody else before it ended", name)
+		case refused(err), failures == maxFailures:
+			return 0, explain(err, request{"get", "pods", c.namespace}, c.config.Host)
+		default:
+			failures++ // an API server that restarts is back in a moment
 		}
 		select {
 		case <-ctx.Done():
@@ -196,14 +205,14 @@ func stateOf(pod *corev1.Pod) (status int, ended bool, err error) {
 			continue
 		}
 		switch w.Reason {
-		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull":
+		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError", "SignatureValidationFailed":
 			return 0, false, fmt.Errorf("the node cannot pull the image %s: %s: %s; name one that it can pull by --image", pod.Spec.Containers[0].Image, w.Reason, w.Message)
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError":
 			return 0, false, fmt.Errorf("the node cannot start the debug pod: %s: %s", w.Reason, w.Message)
 		}
 	}
 	if pod.Status.Phase == corev1.PodFailed {
-		return 0, false, fmt.Errorf("the node refused the debug pod: %s: %s", pod.Status.Reason, pod.Status.Message)
+		return 0, false, fmt.Errorf("the node did not run the debug pod to its end: %s: %s", pod.Status.Reason, pod.Status.Message)
 	}
 	return 0, false, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -52,6 +51,9 @@ func doctorCommand(o *options) *cobra.Command {
   kubectl trackless doctor -l pool=web --via pod`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.fits("--interval", interval); err != nil {
+				return err
+			}
 			return o.run(cmd, doctorQuestion(interval, ask), diagnoses)
 		},
 	}
@@ -73,14 +75,9 @@ func doctorQuestion(interval time.Duration, ask string) question {
 }
 
 // diagnoses is the view of doctor.
-func diagnoses(answers []answer) (table, func(b *bytes.Buffer), error) {
+func diagnoses(answers []answer) (table, func(b *bytes.Buffer)) {
 	t := table{header: []string{"NODE", "WORST", "CRITICAL", "WARNINGS", "ENTRIES", "OF LIMIT", "THROUGH", "FINDINGS"}}
-	reports := make([]diagnosis, len(answers))
-	for i, a := range answers {
-		if err := a.decode(&reports[i]); err != nil {
-			return t, nil, err
-		}
-	}
+	reports := decodeAll[diagnosis](answers)
 	order := worstFirst(answers, reports)
 	for _, i := range order {
 		a, r := answers[i], reports[i]
@@ -105,7 +102,7 @@ func diagnoses(answers []answer) (table, func(b *bytes.Buffer), error) {
 				reports[i].writeTo(b, answers[i].Node)
 			}
 		}
-	}, nil
+	}
 }
 
 // worstFirst orders nodes by their worst finding. Nodes without an answer follow the
@@ -154,15 +151,4 @@ func (r diagnosis) writeTo(b *bytes.Buffer, node string) {
 	for _, m := range r.Missing {
 		fmt.Fprintf(b, "not seen  %s\n", m)
 	}
-}
-
-// decode reads the report of an answer, if it has one.
-func (a answer) decode(into any) error {
-	if a.Report == nil {
-		return nil
-	}
-	if err := json.Unmarshal(a.Report, into); err != nil {
-		return fmt.Errorf("read the report of node %s: %w; is its Trackless of another version? --via pod asks with version %s", a.Node, err, version)
-	}
-	return nil
 }

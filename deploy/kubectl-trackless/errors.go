@@ -24,6 +24,9 @@ func explain(err error, r request, host string) error {
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "PodSecurity"):
 		return fmt.Errorf("make a debug pod%s: %w; the Pod Security level of the namespace forbids the node's network and capabilities: "+
 			"name one whose level is privileged by -n, such as %s", in(r.namespace), err, defaultNamespace)
+	case strings.Contains(err.Error(), "admission webhook"), strings.Contains(err.Error(), "ValidatingAdmissionPolicy"):
+		return fmt.Errorf("%s %s%s: %w; a policy of the cluster forbids it: ask those who keep the policy for an exception, or name another namespace by -n",
+			r.verb, r.resource, in(r.namespace), err)
 	case apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota"):
 		return fmt.Errorf("make a debug pod%s: %w; name another namespace by -n", in(r.namespace), err)
 	case apierrors.IsForbidden(err):

@@ -52,6 +52,7 @@ type kubeFlags struct {
 func (k *kubeFlags) register(fs *pflag.FlagSet) {
 	names := clientcmd.RecommendedConfigOverrideFlags("")
 	names.ClusterOverrideFlags.APIServer.ShortName = "s"
+	names.AuthOverrideFlags.Username.LongName, names.AuthOverrideFlags.Password.LongName = "", "" // API servers know no passwords
 	names.ContextOverrideFlags.Namespace.Description = "`namespace` of Trackless, and of debug pods (default: " + defaultNamespace + ")"
 	clientcmd.BindOverrideFlags(&k.values, fs, names)
 	fs.StringVar(&k.files.ExplicitPath, clientcmd.RecommendedConfigPathFlag, "", "`path` of the kubeconfig")
@@ -94,6 +95,14 @@ func (o *options) check() error {
 		return errors.New("--image is empty: name the image of debug pods")
 	}
 	return nil
+}
+
+// fits says whether a node can be watched for that long.
+func (o *options) fits(flag string, watched time.Duration) error {
+	if watched < o.timeout {
+		return nil
+	}
+	return fmt.Errorf("%s %s does not fit into the time that a node may take: --timeout %s", flag, watched, o.timeout)
 }
 
 // cluster connects nothing yet; it makes the client.

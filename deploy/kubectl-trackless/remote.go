@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 	"k8s.io/streaming/pkg/httpstream"
@@ -86,6 +88,9 @@ func (c *cluster) ask(ctx context.Context, t target, q question) answer {
 			a.Error = fmt.Sprintf("%v: %v", cause, err)
 		}
 	}
+	if err != nil && !t.ready && t.pod != nil {
+		a.Error += "; the node is not ready: `kubectl describe node " + t.node + "` says why"
+	}
 	if a.Report == nil || err != nil {
 		a.Status = exitCannotMeasure
 	}
@@ -120,31 +125,64 @@ func (c *cluster) exec(ctx context.Context, pod *corev1.Pod, q question) (output
 	if err != nil {
 		return output{}, err
 	}
-	var stdout, stderr bytes.Buffer
+	var stdout, stderr bounded
 	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
 	out := output{stdout: stdout.String(), stderr: stderr.String()}
 	var exit utilexec.CodeExitError
-	if errors.As(err, &exit) {
+	switch {
+	case errors.As(err, &exit):
 		out.status, err = exit.Code, nil
+	case stdout.full || stderr.full: // the executor only logs it
+		return out, errTooMuch
+	case err != nil && !apierrors.IsForbidden(err) && ctx.Err() == nil:
+		err = fmt.Errorf("%w; the connection to pod %s ended early, as when the pod is replaced or its node is lost: ask again, or ask by --via pod", err, pod.Name)
 	}
 	return out, explain(err, request{"create", "pods/exec", pod.Namespace}, c.config.Host)
 }
+
+// maxOutput is how much a node may answer. Reports have some KiB.
+const maxOutput = 32 << 20
+
+var errTooMuch = fmt.Errorf("the node wrote more than %d MiB: that is no report of Trackless", maxOutput>>20)
+
+// A bounded is a buffer for the output of a node, which may not be what we think.
+type bounded struct {
+	text bytes.Buffer
+	full bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.full = b.full || b.text.Len()+len(p) > maxOutput; b.full {
+		return 0, errTooMuch
+	}
+	return b.text.Write(p)
+}
+
+func (b *bounded) String() string { return b.text.String() }
 
 // report takes the JSON out of what the program wrote.
 func report(q question, out output) (json.RawMessage, error) {
 	said := strings.TrimSpace(out.stderr)
 	if !json.Valid([]byte(out.stdout)) {
-		if said == "" {
-			said = strings.TrimSpace(out.stdout)
+		if text := strings.TrimSpace(out.stdout); text != "" {
+			said = strings.TrimSpace(fmt.Sprintf("its output is broken, or was cut off after %d bytes: ask again; it ends with %q %s", len(out.stdout), end(text), said))
 		}
-		return nil, fmt.Errorf("%s: exit status %d: %s", q.verb(), out.status, said)
+		return nil, fmt.Errorf("%s: exit status %d: %s", q.verb(), out.status, cmp.Or(said, "it wrote nothing"))
 	}
 	var short bytes.Buffer
 	if err := json.Compact(&short, []byte(out.stdout)); err != nil {
 		return nil, err
 	}
-	if out.status != 0 && q.args[0] != "doctor" {
+	// The statuses of doctor are verdicts. Others, as after a signal, are failures.
+	if out.status != 0 && (q.args[0] != "doctor" || out.status > exitCannotMeasure) {
 		return short.Bytes(), fmt.Errorf("%s: exit status %d: %s", q.verb(), out.status, said)
 	}
 	return short.Bytes(), nil
+}
+
+// end is the last line of a text, shortened.
+func end(text string) string {
+	const most = 80
+	text = text[strings.LastIndexByte(text, '\n')+1:]
+	return text[max(0, len(text)-most):]
 }

@@ -48,12 +48,9 @@ func rulesCommand(o *options) *cobra.Command {
 }
 
 // ruleViews is the view of rules show.
-func ruleViews(answers []answer) (table, func(b *bytes.Buffer), error) {
+func ruleViews(answers []answer) (table, func(b *bytes.Buffer)) {
 	t := table{header: []string{"NODE", "INSTANCES", "STATE", "BACKEND", "UNTRACKED", "FAILOVER", "CONFLICTS", "THROUGH"}}
-	reports, order, err := read(answers, func(r ruleReport) float64 { return float64(len(r.Foreign)) })
-	if err != nil {
-		return t, nil, err
-	}
+	reports, order := read(answers, func(r ruleReport) float64 { return float64(len(r.Foreign)) })
 	for _, i := range order {
 		a, r := answers[i], reports[i]
 		if a.Report == nil {
@@ -84,7 +81,7 @@ func ruleViews(answers []answer) (table, func(b *bytes.Buffer), error) {
 				reports[i].writeTo(b, answers[i].Node)
 			}
 		}
-	}, nil
+	}
 }
 
 // listed joins words, each once.

@@ -16,8 +16,9 @@ import (
 	"golang.org/x/term"
 )
 
-// A view makes the summary of the answers, and writes the details after it.
-type view func(answers []answer) (summary table, details func(b *bytes.Buffer), err error)
+// A view makes the summary of the answers, and writes the details after it. It marks
+// answers that it cannot read.
+type view func(answers []answer) (summary table, details func(b *bytes.Buffer))
 
 // run asks the nodes that the flags name, and writes their answers.
 func (o *options) run(cmd *cobra.Command, q question, look view) error {
@@ -51,16 +52,13 @@ func (o *options) collect(cmd *cobra.Command, questionFor func(node string) ques
 // write writes the answers, and returns the error that ends the program with their
 // exit status.
 func (o *options) write(cmd *cobra.Command, verb string, answers []answer, look view) error {
+	summary, details := look(answers)
 	status := statusOf(answers)
 	if o.output == "json" {
 		if err := writeJSON(cmd.OutOrStdout(), verb, status, answers); err != nil {
 			return fmt.Errorf("write the answers: %w", err)
 		}
 		return verdict(verb, status, answers)
-	}
-	summary, details, err := look(answers)
-	if err != nil {
-		return err
 	}
 	if err := writeText(cmd.OutOrStdout(), summary, answers, details); err != nil {
 		return fmt.Errorf("write the answers: %w", err)

@@ -44,8 +44,11 @@ write DIRECTORY/NODE.json for each. "kubectl trackless compare" compares two dir
 				args:         []string{"snapshot", "--window", window.String(), "-o", "-"},
 				capabilities: []corev1.Capability{"NET_ADMIN"},
 			}
-			if err := os.MkdirAll(args[0], 0o755); err != nil {
-				return fmt.Errorf("make the directory for the snapshots: %w", err)
+			if err := o.fits("--window", window); err != nil {
+				return err
+			}
+			if err := newDirectory(args[0]); err != nil {
+				return err
 			}
 			answers, err := o.collect(cmd, func(string) question { return q })
 			if err != nil {
@@ -59,6 +62,24 @@ write DIRECTORY/NODE.json for each. "kubectl trackless compare" compares two dir
 	}
 	cmd.Flags().DurationVar(&window, "window", 10*time.Second, "how `long` each node is watched")
 	return cmd
+}
+
+// newDirectory makes the directory. One with snapshots is refused: where a node does
+// not answer, its old one would pass for a new one.
+func newDirectory(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make the directory for the snapshots: %w", err)
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read the directory for the snapshots: %w", err)
+	}
+	for _, f := range files {
+		if filepath.Ext(f.Name()) == ".json" {
+			return fmt.Errorf("the directory %s already has snapshots, such as %s: name a new one", dir, f.Name())
+		}
+	}
+	return nil
 }
 
 // save writes the snapshots that there are.
@@ -83,12 +104,9 @@ func snapshotFile(dir, node string) string { return filepath.Join(dir, node+".js
 
 // briefs is the view of snapshot.
 func briefs(dir string) view {
-	return func(answers []answer) (table, func(b *bytes.Buffer), error) {
+	return func(answers []answer) (table, func(b *bytes.Buffer)) {
 		t := table{header: []string{"NODE", "ENTRIES", "FULL", "DNS", "NEW/S", "NOT READ", "FILE", "THROUGH"}}
-		reports, order, err := read(answers, func(r brief) float64 { return fill(r.Table.Entries, r.Table.Limit) })
-		if err != nil {
-			return t, nil, err
-		}
+		reports, order := read(answers, func(r brief) float64 { return fill(r.Table.Entries, r.Table.Limit) })
 		for _, i := range order {
 			a, r := answers[i], reports[i]
 			row := []string{a.Node, "-", "-", "-", "-", "-", "-", a.via()}
@@ -103,7 +121,7 @@ func briefs(dir string) view {
 			}
 			t.rows = append(t.rows, row)
 		}
-		return t, func(*bytes.Buffer) {}, nil
+		return t, func(*bytes.Buffer) {}
 	}
 }
 
@@ -200,12 +218,9 @@ func compareQuestion(before, after, node string) (question, error) {
 }
 
 // comparisons is the view of compare.
-func comparisons(answers []answer) (table, func(b *bytes.Buffer), error) {
+func comparisons(answers []answer) (table, func(b *bytes.Buffer)) {
 	t := table{header: []string{"NODE", "OUTCOME", "SENTENCE"}}
-	reports, order, err := read(answers, func(comparison) float64 { return 0 })
-	if err != nil {
-		return t, nil, err
-	}
+	reports, order := read(answers, func(comparison) float64 { return 0 })
 	for _, i := range order {
 		row := []string{answers[i].Node, "-", "-"}
 		if answers[i].Report != nil {
@@ -222,5 +237,5 @@ func comparisons(answers []answer) (table, func(b *bytes.Buffer), error) {
 				fmt.Fprintf(b, "warning  %s\n", w.Text)
 			}
 		}
-	}, nil
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -55,12 +56,9 @@ func statsCommand(o *options) *cobra.Command {
 }
 
 // tables is the view of stats, the fullest table first.
-func tables(answers []answer) (table, func(b *bytes.Buffer), error) {
+func tables(answers []answer) (table, func(b *bytes.Buffer)) {
 	t := table{header: []string{"NODE", "ENTRIES", "LIMIT", "FULL", "DNS", "UNREPLIED", "LOST", "THROUGH"}}
-	reports, order, err := read(answers, func(r tableReport) float64 { return fill(r.Entries, r.Limit) })
-	if err != nil {
-		return t, nil, err
-	}
+	reports, order := read(answers, func(r tableReport) float64 { return fill(r.Entries, r.Limit) })
 	for _, i := range order {
 		a, r := answers[i], reports[i]
 		row := []string{a.Node, "-", "-", "-", "-", "-", "-", a.via()}
@@ -79,7 +77,7 @@ func tables(answers []answer) (table, func(b *bytes.Buffer), error) {
 				reports[i].writeTo(b, answers[i].Node)
 			}
 		}
-	}, nil
+	}
 }
 
 // lost is what the kernel dropped. `drop` includes `insert_failed`, so the largest of
@@ -146,6 +144,9 @@ reads the names of the folders in the node's /var/log/pods, which are those of p
   kubectl trackless top -l pool=web --by service`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.fits("--interval", interval); err != nil {
+				return err
+			}
 			return o.run(cmd, question{
 				args:         []string{"conntrack", "top", "--once", "-o", "json", "--by", by, "--interval", interval.String(), "--top", rowsFor(top)},
 				capabilities: []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, // network namespaces are whose addresses are whose
@@ -165,12 +166,9 @@ func rowsFor(top int) string { return strconv.Itoa(max(top, 100)) }
 
 // holders is the view of top.
 func holders(top int) view {
-	return func(answers []answer) (table, func(b *bytes.Buffer), error) {
+	return func(answers []answer) (table, func(b *bytes.Buffer)) {
 		t := table{header: []string{"NODE", "ENTRIES", "FULL", "DNS", "NEW/S", "DNS AVOIDED", "MOST", "THROUGH"}}
-		reports, order, err := read(answers, func(r groupReport) float64 { return fill(r.Entries, r.Limit) })
-		if err != nil {
-			return t, nil, err
-		}
+		reports, order := read(answers, func(r groupReport) float64 { return fill(r.Entries, r.Limit) })
 		for _, i := range order {
 			a, r := answers[i], reports[i]
 			row := []string{a.Node, "-", "-", "-", "-", "-", "-", a.via()}
@@ -191,7 +189,7 @@ func holders(top int) view {
 				})
 			}
 			writeDetails(b, details, answers, reports)
-		}, nil
+		}
 	}
 }
 
@@ -208,6 +206,9 @@ counts; nodes without one have no answer, and no debug pod is made there.`,
   kubectl trackless dns top --node n1 --by name --interval 1m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.fits("--interval", interval); err != nil {
+				return err
+			}
 			return o.run(cmd, question{
 				args:       []string{"dns", "top", "--once", "-o", "json", "--by", by, "--interval", interval.String(), "--top", rowsFor(top)},
 				ofInstance: true,
@@ -227,12 +228,9 @@ counts; nodes without one have no answer, and no debug pod is made there.`,
 
 // askers is the view of dns top.
 func askers(top int) view {
-	return func(answers []answer) (table, func(b *bytes.Buffer), error) {
+	return func(answers []answer) (table, func(b *bytes.Buffer)) {
 		t := table{header: []string{"NODE", "QUERIES", "QUERIES/S", "CACHED", "MOST", "THROUGH"}}
-		reports, order, err := read(answers, func(r groupReport) float64 { return float64(r.Total.Queries) })
-		if err != nil {
-			return t, nil, err
-		}
+		reports, order := read(answers, func(r groupReport) float64 { return float64(r.Total.Queries) })
 		for _, i := range order {
 			a, r := answers[i], reports[i]
 			row := []string{a.Node, "-", "-", "-", "-", a.via()}
@@ -247,7 +245,7 @@ func askers(top int) view {
 				details.rows = append(details.rows, []string{g.Name, thousands(g.Queries), g.cached(), g.where()})
 			}
 			writeDetails(b, details, answers, reports)
-		}, nil
+		}
 	}
 }
 
@@ -384,14 +382,29 @@ func rate(n uint64, seconds float64) string {
 }
 
 // read decodes the reports, and orders nodes by size, the largest first.
-func read[R any](answers []answer, size func(R) float64) (reports []R, order []int, err error) {
-	reports = make([]R, len(answers))
-	for i, a := range answers {
-		if err := a.decode(&reports[i]); err != nil {
-			return nil, nil, err
-		}
+func read[R any](answers []answer, size func(R) float64) (reports []R, order []int) {
+	reports = decodeAll[R](answers)
+	for i := range answers {
 		order = append(order, i)
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(size(reports[b]), size(reports[a])) })
-	return reports, order, nil
+	return reports, order
+}
+
+// decodeAll reads the reports. A node whose report is another one becomes a node that
+// was not measured, and the others stay.
+func decodeAll[R any](answers []answer) []R {
+	reports := make([]R, len(answers))
+	for i := range answers {
+		a := &answers[i]
+		if a.Report == nil {
+			continue
+		}
+		if err := json.Unmarshal(a.Report, &reports[i]); err != nil {
+			var none R
+			reports[i], a.Report, a.Status = none, nil, exitCannotMeasure
+			a.Error = fmt.Sprintf("its report has another form: %v; is its Trackless of another version? --via pod asks with version %s", err, version)
+		}
+	}
+	return reports
 }

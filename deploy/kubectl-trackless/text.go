@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 )
 
 // A table is a summary: a row for each node.
@@ -20,6 +21,9 @@ type table struct {
 func (t table) writeTo(b *bytes.Buffer) {
 	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{t.header}, t.rows...) {
+		for i, cell := range row {
+			row[i] = printable(cell, "")
+		}
 		_, _ = fmt.Fprintln(w, strings.Join(row, "\t")) // into a buffer
 	}
 	_ = w.Flush()
@@ -47,8 +51,19 @@ func writeText(out io.Writer, summary table, answers []answer, details func(b *b
 		}
 	}
 	details(&b)
-	_, err := out.Write(b.Bytes())
+	_, err := io.WriteString(out, printable(b.String(), "\n"))
 	return err
+}
+
+// printable replaces what a terminal would not show, but obey. Names of pods and
+// queries come from whoever runs on a node.
+func printable(text, besides string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || strings.ContainsRune(besides, r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
 }
 
 // via names the way to a node.

@@ -203,7 +203,7 @@ func TestDebugPodIsRemoved(t *testing.T) {
 		{"it cannot be started", func(p *corev1.Pod) { waiting(p, "CreateContainerError", "no space left") }, nil, "1m", 1, "cannot start the debug pod: CreateContainerError: no space left"},
 		{"the node refuses it", func(p *corev1.Pod) {
 			p.Status.Phase, p.Status.Reason, p.Status.Message = corev1.PodFailed, "OutOfpods", "110 of 110"
-		}, nil, "1m", 1, "refused the debug pod: OutOfpods: 110 of 110"},
+		}, nil, "1m", 1, "did not run the debug pod to its end: OutOfpods: 110 of 110"},
 		{"it never ends", func(p *corev1.Pod) {
 			p.Status.ContainerStatuses = []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
 		}, nil, "1s", 1, "no answer within 1s: --timeout sets it: debug pod"},
@@ -219,7 +219,7 @@ func TestDebugPodIsRemoved(t *testing.T) {
 				s.state = test.state
 			}
 			s.creating = test.creating
-			status, out, errs := s.kubectl(t.Context(), t, "doctor", "--node", "n1", "--image", "registry.invalid/x:1", "--timeout", test.timeout)
+			status, out, errs := s.kubectl(t.Context(), t, "doctor", "--node", "n1", "--image", "registry.invalid/x:1", "--timeout", test.timeout, "--interval", "500ms")
 			if want := map[bool]int{true: 0, false: exitCannotMeasure}[test.want == ""]; status != want || !strings.Contains(out, test.want) {
 				t.Errorf("status %d, want %d and %q:\n%s%s", status, want, test.want, out, errs)
 			}
@@ -274,6 +274,31 @@ func TestRefusals(t *testing.T) {
 		{"no such node", "doctor --node n9", request{}, nil, "the cluster has no node n9: `kubectl get nodes` shows the names"},
 		{"no such label", "doctor -l pool=web", request{}, nil, "no node that runs Linux has the labels pool=web"},
 		{"no selector", "doctor -l =", request{}, nil, "is no selector of labels"},
+		{"a node of Windows", "doctor --node n1", request{}, func(s *apiServer) {
+			s.nodes[0].Labels = nil
+			s.nodes[0].Status.NodeInfo.OperatingSystem = "windows"
+		}, "node n1 runs windows: Trackless reads the tables of Linux"},
+		{"only nodes of Windows", "doctor --all-nodes", request{}, func(s *apiServer) { s.nodes[0].Labels[corev1.LabelOSStable] = "windows" }, "no node that runs Linux"},
+		{"our labels in two namespaces", "doctor --all-nodes -A", request{}, func(s *apiServer) {
+			s.ours = []corev1.Pod{ourPod("kube-system", "trackless-a", "n1"), ourPod("dev", "trackless-b", "n1")}
+		}, "pods with the labels of Trackless are in the namespaces dev, kube-system: name the right one by -n"},
+		{"watched for longer than a node may take", "doctor --all-nodes --interval 3m", request{}, nil, "--interval 3m0s does not fit into the time that a node may take: --timeout 2m0s"},
+		{"may not read pods", "doctor --all-nodes", request{"get", "pods", "kube-system"}, nil, "no permission to get pods in namespace kube-system; ask the administrator"},
+		{"may not read logs", "doctor --all-nodes", request{"get", "pods/log", "kube-system"}, nil, "no permission to get pods/log in namespace kube-system; ask the administrator"},
+		{"may not get a node", "doctor --node n1", request{"get", "nodes", ""}, nil, "for a ClusterRole with the verb get on the resource nodes"},
+		{"a policy forbids it", "doctor --all-nodes", request{}, func(s *apiServer) {
+			s.creating = func(w http.ResponseWriter) bool {
+				clear(s.debug)
+				s.made = nil
+				fail(w, http.StatusForbidden, metav1.StatusReasonForbidden, `admission webhook "pods.invalid" denied the request: no host network`)
+				return true
+			}
+		}, "no host network; a policy of the cluster forbids it: ask those who keep the policy"},
+		{"our pod on a node that is not ready", "doctor --all-nodes", request{"create", "pods/exec", ""}, func(s *apiServer) {
+			s.nodes[0] = node("n1", false)
+			s.ours = []corev1.Pod{ourPod("kube-system", "trackless-a", "n1")}
+			s.says = func(string, []string) output { return output{"", "no route to host", 3} }
+		}, "no route to host; the node is not ready: `kubectl describe node n1` says why"},
 		{"an unknown format", "doctor --all-nodes -o yaml", request{}, nil, "it takes table or json"},
 		{"may not list nodes", "doctor --all-nodes", request{"list", "nodes", ""}, nil, "ask the administrator of the cluster for a ClusterRole with the verb list on the resource nodes"},
 		{"may not list pods", "doctor --all-nodes", request{"list", "pods", "kube-system"}, nil, "for a Role with the verb list on the resource pods in namespace kube-system"},
@@ -335,7 +360,11 @@ func TestOurPods(t *testing.T) {
 		})}, "a"},
 		{"of two that are ready, the younger", []corev1.Pod{pod("a", asked), pod("b", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(time.Unix(9, 0)) })}, "b"},
 		{"none that is being deleted", []corev1.Pod{pod("a", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Unix(9, 0)} })}, ""},
-		{"none that does not run", []corev1.Pod{pod("a", func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending })}, ""},
+		{"none that does not run", []corev1.Pod{pod("a", func(p *corev1.Pod) { p.Status.Phase, p.Status.ContainerStatuses = corev1.PodPending, nil })}, ""},
+		{"none that crashes again and again", []corev1.Pod{pod("a", func(p *corev1.Pod) {
+			p.Status.ContainerStatuses[0].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		})}, ""},
+		{"none of another namespace", []corev1.Pod{pod("a", func(p *corev1.Pod) { p.Namespace = "dev" })}, ""},
 		{"none of somebody else", []corev1.Pod{pod("a", func(p *corev1.Pod) { p.OwnerReferences = nil })}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -366,5 +395,110 @@ func TestProgress(t *testing.T) {
 		if b.String() != want {
 			t.Errorf("shown %t: %q, want %q", shown, b.String(), want)
 		}
+	}
+}
+
+// One node with a broken answer does not cost the answers of others, in text and in
+// JSON, and is not taken for healthy.
+func TestBrokenAnswers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		broken output
+		cutOff bool
+		want   string
+	}{
+		{"cut off", output{healthy[:40], "", 0}, false, "its output is broken, or was cut off after 40 bytes: ask again"},
+		{"no output", output{"", "", 137}, false, "trackless doctor: exit status 137: it wrote nothing"},
+		{"killed after its report", output{healthy, "", 137}, false, "trackless doctor: exit status 137"},
+		{"a report of another form", output{`{"findings": 3}`, "", 0}, false, "its report has another form"},
+		{"no object", output{`[]`, "", 0}, false, "its report has another form"},
+		{"without end", output{strings.Repeat(" ", maxOutput+1), "", 0}, false, "the node wrote more than 32 MiB"},
+		{"the stream dies", output{healthy, "", 0}, true, "the connection to pod trackless-a ended early"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, func(node string, _ []string) output {
+				if node == "n1" {
+					return test.broken
+				}
+				return output{ill, "", 2}
+			}, "n1", "n2")
+			s.cutOff = test.cutOff
+			s.ours = []corev1.Pod{ourPod("kube-system", "trackless-a", "n1")}
+			status, out, errs := s.kubectl(t.Context(), t, "doctor", "--all-nodes")
+			if status != exitCritical || !strings.Contains(out, test.want) || !strings.Contains(out, "the table is full") || !strings.Contains(errs, "1 not measured") {
+				t.Errorf("status %d, want %q:\n%s%s", status, test.want, out, errs)
+			}
+			if len(out) > 10000 {
+				t.Errorf("%d bytes of text", len(out))
+			}
+			_, out, _ = s.kubectl(t.Context(), t, "doctor", "--node", "n1", "-o", "json")
+			var got struct{ Nodes []answer }
+			if err := json.Unmarshal([]byte(out), &got); err != nil || len(got.Nodes) != 1 || got.Nodes[0].Status != exitCannotMeasure || !strings.Contains(got.Nodes[0].Error, test.want) {
+				t.Errorf("%v: %+v", err, got)
+			}
+		})
+	}
+}
+
+// An API server that is away for a moment costs nothing, one that stays away and one
+// that has lost the pod end the question.
+func TestReadingFails(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		times  int
+		code   int32
+		reason metav1.StatusReason
+		status int
+		want   string
+	}{
+		{"for a moment", 2, http.StatusInternalServerError, metav1.StatusReasonInternalError, 0, ""},
+		{"for good", 1 << 30, http.StatusInternalServerError, metav1.StatusReasonInternalError, exitCannotMeasure, "get pods in namespace kube-system: away"},
+		{"somebody deleted it", 1 << 30, http.StatusNotFound, metav1.StatusReasonNotFound, exitCannotMeasure, "was deleted by somebody else before it ended"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, doctors, "n1")
+			failed := 0
+			s.reading = func(w http.ResponseWriter) bool {
+				if failed++; failed > test.times {
+					return false
+				}
+				fail(w, test.code, test.reason, "away")
+				return true
+			}
+			status, out, errs := s.kubectl(t.Context(), t, "doctor", "--node", "n1")
+			if status != test.status || !strings.Contains(out, test.want) {
+				t.Errorf("status %d, want %d and %q:\n%s%s", status, test.status, test.want, out, errs)
+			}
+			s.empty(t, 1)
+		})
+	}
+}
+
+// The API server must not make a debug pod after we have given up and removed it.
+func TestCreationEndsBeforeWeGiveUp(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, doctors, "n1")
+	if status, out, errs := s.kubectl(t.Context(), t, "doctor", "--node", "n1"); status != 0 {
+		t.Fatalf("status %d\n%s%s", status, out, errs)
+	}
+	limit, err := time.ParseDuration(s.creationTimeout)
+	if err != nil || limit <= 0 || limit >= patience {
+		t.Errorf("creation has the timeout %q, want one below %s", s.creationTimeout, patience)
+	}
+}
+
+// Names that a node reports cannot command the terminal, or add rows.
+func TestPrintable(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, func(string, []string) output {
+		return output{`{"entries": 1, "limit": 2, "groups": [{"name": "a\u001b]0;x\u0007\nn9\tb", "entries": 1}], "notes": ["c\u009b2J\rd"]}`, "", 0}
+	}, "n1")
+	status, out, errs := s.kubectl(t.Context(), t, "top", "--node", "n1")
+	if status != 0 || strings.ContainsAny(out, "\x1b\x07\t\r\u009b") || !strings.Contains(out, "a\ufffd]0;x\ufffd\ufffdn9\ufffdb") {
+		t.Errorf("status %d: %q %s", status, out, errs)
 	}
 }

@@ -97,6 +97,9 @@ func TestSnapshotAndCompare(t *testing.T) {
 	if err := os.Remove(filepath.Join("after", "n2.json")); err != nil {
 		t.Fatal(err)
 	}
+	if status, _, errs := s.kubectl(t.Context(), t, "snapshot", "before", "--all-nodes"); status != exitCannotMeasure || !strings.Contains(errs, "the directory before already has snapshots") {
+		t.Errorf("status %d, %s", status, errs)
+	}
 	status, out, errs := s.kubectl(t.Context(), t, "compare", "before", "after")
 	if status != 0 || !strings.Contains(out, "n1    improved  DNS entries fell from 900 to 20.") || !strings.Contains(out, "warning  the limits differ") || strings.Contains(out, "n2") {
 		t.Errorf("status %d\n%s%s", status, out, errs)

@@ -218,3 +218,47 @@ func TestSampleGrowsAgain(t *testing.T) {
 		t.Errorf("flows %d, want %d", last.Total(), r.flows)
 	}
 }
+
+func (r *reference) count(now time.Time) Counts {
+	var n [2][2]uint64
+	for f, e := range r.entries {
+		if !e.expires.After(now) {
+			delete(r.entries, f)
+			continue
+		}
+		proto, family := 0, 0
+		if f.Proto == unix.IPPROTO_TCP {
+			proto = 1
+		}
+		if f.Client.Addr().Is6() {
+			family = 1
+		}
+		n[proto][family]++
+	}
+	return Counts{UDP4: n[0][0], UDP6: n[0][1], TCP4: n[1][0], TCP6: n[1][1]}
+}
+
+type referenceEntry struct {
+	began, last, expires time.Time
+	firstFromServer      bool
+	bothSeen             bool
+	kept                 bool
+}
+
+func (r *reference) tcp(f Flow, e *referenceEntry, live, fromServer bool, now time.Time) {
+	if fromServer && !live {
+		return
+	}
+	if !live || !fromServer && now.Sub(e.last) > r.idle {
+		r.flows++
+		e = &referenceEntry{began: now}
+		r.entries[f] = e
+	}
+	if !fromServer && now.After(e.began.Add(2*time.Second)) {
+		e.kept = true
+	}
+	e.last, e.expires = now, now.Add(r.timeouts.TCPTimeWait)
+	if e.kept {
+		e.expires = e.expires.Add(r.idle)
+	}
+}

@@ -71,11 +71,11 @@ func Load(size int) (*Program, error) {
 	return p, nil
 }
 
-// countsMemory is the most that the counters of classes take in bytes, over all CPUs, unless
-// the fewest classes need more.
+// perCPUMemory is the most that the counters of classes and the scratches take in bytes, over
+// all CPUs, unless the fewest classes need more.
 const (
-	countsMemory = 900_000
-	fewClasses   = 64
+	perCPUMemory = 900_000
+	fewClasses   = 32
 )
 
 // resize sets the sizes of the tables, and returns the number of units.
@@ -87,7 +87,8 @@ func resize(spec *ebpf.CollectionSpec, size, cpus int) (units uint32, err error)
 	if units/segments < 2*maxUnits {
 		return 0, fmt.Errorf("a table of %d bytes is too small: at least %d are needed", size, 2*maxUnits*segments*unitSize)
 	}
-	classes := max(fewClasses, min(Classes, countsMemory/(8*variants*cpus)))
+	scratches := cpus * int(spec.Maps["scratches"].ValueSize)
+	classes := max(fewClasses, min(Classes, (perCPUMemory-scratches)/(8*variants*cpus)))
 	spec.Maps["units"].MaxEntries = units
 	spec.Maps["buckets"].MaxEntries = units / unitsPerBucket
 	spec.Maps["counts"].MaxEntries = firstClass + uint32(classes)*variants

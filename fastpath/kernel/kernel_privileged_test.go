@@ -29,8 +29,13 @@ const (
 
 func load(t testing.TB) *Program {
 	t.Helper()
+	return loadSize(t, 1<<20)
+}
+
+func loadSize(t testing.TB, size int) *Program {
+	t.Helper()
 	testns.Root(t)
-	p, err := Load(1 << 20)
+	p, err := Load(size)
 	if err != nil {
 		t.Fatal(err)
 	}

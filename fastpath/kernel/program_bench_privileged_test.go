@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/fastpath"
-	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -23,12 +22,7 @@ import (
 // names, names that have no record, and datagrams to others. The time of a system call
 // between two packets is not in it, what that does to the processor's caches is.
 func BenchmarkProgram(b *testing.B) {
-	testns.Root(b)
-	p, err := Load(6 << 20)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer func() { _ = p.Close() }()
+	p := loadSize(b, DefaultSize)
 	if err := p.Listen(netip.AddrPortFrom(node4, 53), 0, 1<<16-1); err != nil {
 		b.Fatal(err)
 	}

@@ -615,9 +615,12 @@ INLINE int ipv4(struct __sk_buff *skb, struct control *c, const void *data, cons
 	__u16 was[6];
 	__u32 first = 0, ttl = 0;
 
-	if ((void *)(packet + 1) > end || packet->ip.protocol != IPPROTO_UDP || !(c->ports >> (swap16(packet->udp.dest) & 63) & 1))
+	if ((void *)(packet + 1) <= end)
+		copy(&h, data, sizeof(h));
+	else if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h))) /* it is in pages */
 		return TC_ACT_UNSPEC;
-	copy(&h, data, sizeof(h));
+	if (h.ip.protocol != IPPROTO_UDP || !(c->ports >> (swap16(h.udp.dest) & 63) & 1))
+		return TC_ACT_UNSPEC;
 	key.addr[10] = key.addr[11] = 0xff;
 	__builtin_memcpy(key.addr + 12, &h.ip.daddr, 4);
 	key.port = h.udp.dest;
@@ -672,9 +675,12 @@ INLINE int ipv6(struct __sk_buff *skb, struct control *c, const void *data, cons
 	__u16 was[6];
 	__u32 first = 0, ttl = 0;
 
-	if ((void *)(packet + 1) > end || packet->ip.nexthdr != IPPROTO_UDP || !(c->ports >> (swap16(packet->udp.dest) & 63) & 1))
+	if ((void *)(packet + 1) <= end)
+		copy(&h, data, sizeof(h));
+	else if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h))) /* it is in pages */
 		return TC_ACT_UNSPEC;
-	copy(&h, data, sizeof(h));
+	if (h.ip.nexthdr != IPPROTO_UDP || !(c->ports >> (swap16(h.udp.dest) & 63) & 1))
+		return TC_ACT_UNSPEC;
 	__builtin_memcpy(key.addr, &h.ip.daddr, 16);
 	key.port = h.udp.dest;
 	if (!listener(&q, &key))

@@ -282,7 +282,7 @@ bench-idle: deps build $(COREDNS) ## what a server costs while nobody asks, and 
 	go run ./test/bench -program bin/trackless -coredns $(COREDNS) $(BENCH_FLAGS)
 
 # The two fastest servers that Debian has, and CoreDNS.
-bench-fastpath: PROGRAMS += unbound:unbound dnsdist:dnsdist taskset:util-linux
+bench-fastpath: PROGRAMS += unbound:unbound dnsdist:dnsdist dnsperf:dnsperf taskset:util-linux
 .PHONY: bench-fastpath
 bench-fastpath: deps build $(COREDNS) ## what a cached answer costs with hits in the kernel and without, beside CoreDNS, unbound and dnsdist (root, an idle machine, 4 minutes)
 	go build -o bin/bench-fastpath ./test/bench/fastpath

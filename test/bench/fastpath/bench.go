@@ -268,7 +268,11 @@ func (b *bench) ask(ctx context.Context, l load, r *running) ([]generator.Result
 	for _, c := range l.clients {
 		o := l.inSample(c, b.samples)
 		o.Any = o.Any || r.by == lab.Nobody
-		a, err := startAsking(b.self, r.Node.Pods[c.pod], c.cpu, o)
+		verb, options := verbAsk, any(o)
+		if c.dnsperf {
+			verb, options = verbDNSPerf, dnsperf{o, b.dnsperf}
+		}
+		a, err := start(b.self, verb, r.Node.Pods[c.pod], c.cpu, options, o.Last)
 		if err != nil {
 			errs = append(errs, err)
 			break

@@ -21,8 +21,9 @@ import (
 
 // Verbs of this program that a benchmark starts.
 const (
-	verbAsk  = "ask"  // a generator; its options are the argument, its result is written
-	verbEcho = "echo" // a server that sends every query back, until it is terminated
+	verbAsk     = "ask"     // a generator; its options are the argument, its result is written
+	verbDNSPerf = "dnsperf" // a run of dnsperf, with the same argument and result
+	verbEcho    = "echo"    // a server that sends every query back, until it is terminated
 )
 
 // ask plays the load of the options.
@@ -81,15 +82,19 @@ type asking struct {
 
 // startAsking starts a generator in a pod, pinned to a CPU.
 func startAsking(self string, pod *lab.Pod, cpu int, o generator.Options) (*asking, error) {
-	argument, err := json.Marshal(o)
+	return start(self, verbAsk, pod, cpu, o, o.Last)
+}
+
+func start(self, verb string, pod *lab.Pod, cpu int, options any, last time.Duration) (*asking, error) {
+	argument, err := json.Marshal(options)
 	if err != nil {
 		return nil, err
 	}
-	child, err := pod.Start("generator", exec.Command("taskset", "-c", fmt.Sprint(cpu), self, verbAsk, string(argument)))
+	child, err := pod.Start("generator", exec.Command("taskset", "-c", fmt.Sprint(cpu), self, verb, string(argument)))
 	if err != nil {
 		return nil, err
 	}
-	return &asking{Child: child, last: o.Last}, nil
+	return &asking{Child: child, last: last}, nil
 }
 
 // wait waits until the generator has ended. A machine that is busy may keep it from

@@ -17,6 +17,7 @@ const otherPort = 5300
 // client is a generator in a pod, on a CPU.
 type client struct {
 	pod, cpu int
+	dnsperf  bool // is the generator
 	options  generator.Options
 }
 
@@ -51,6 +52,7 @@ var (
 // Names of the loads.
 const (
 	bursts        = "bursts"
+	saturated     = "saturated by dnsperf"
 	atRate        = "20000 qps"
 	twoPods       = "two pods"
 	programHits   = "program: hits"
@@ -61,6 +63,9 @@ const (
 // loads is the table of all that is played.
 var loads = []load{
 	{name: bursts, servers: all, hits: true, clients: []client{{cpu: clientCPU, options: saturating}}},
+	{name: saturated, servers: all, hits: true, clients: []client{{cpu: clientCPU, dnsperf: true, options: generator.Options{
+		Server: dns, Names: names, Last: time.Second,
+	}}}},
 	{name: atRate, servers: all, hits: true, clients: []client{{cpu: clientCPU, options: generator.Options{
 		Server: dns, Names: names, Last: 2 * time.Second, Rate: 20_000,
 	}}}},

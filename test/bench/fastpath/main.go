@@ -1,6 +1,6 @@
 // Command fastpath measures what a cached answer costs the whole system, with the
 // kernel's fast path and without, beside CoreDNS, unbound, dnsdist and a UDP echo: the
-// processor time per answer in bursts, latencies at 20,000 queries a second, two pods at
+// processor time per answer in bursts and under dnsperf, latencies at 20,000 queries a second, two pods at
 // once, and the time in the kernel's program. Each server has a node of its own, and all
 // take turns in short rounds. Servers run on CPU 0 and clients on CPU 1.
 //
@@ -32,7 +32,7 @@ const (
 
 func main() {
 	// Verbs for the children of a benchmark.
-	for verb, run := range map[string]func(argument string) error{verbAsk: ask, verbEcho: echo} {
+	for verb, run := range map[string]func(argument string) error{verbAsk: ask, verbDNSPerf: askDNSPerf, verbEcho: echo} {
 		if len(os.Args) == 3 && os.Args[1] == verb {
 			if err := run(os.Args[2]); err != nil {
 				fmt.Fprintf(os.Stderr, "%s: %v\n", verb, err)
@@ -64,6 +64,7 @@ func parse() options {
 	flag.StringVar(&o.coredns, "coredns", "", "the coredns `binary` to compare with")
 	flag.StringVar(&o.unbound, "unbound", "unbound", "the unbound `binary` to compare with")
 	flag.StringVar(&o.dnsdist, "dnsdist", "dnsdist", "the dnsdist `binary` to compare with")
+	flag.StringVar(&o.dnsperf, "dnsperf", "dnsperf", "the dnsperf `binary` that saturates the servers")
 	flag.StringVar(&o.output, "output", "table", "what goes to standard output: `table|json`")
 	flag.IntVar(&o.rounds, "rounds", 5, "how many undisturbed `rounds` of each load are measured")
 	flag.Float64Var(&o.disturbed, "disturbed", 0.05, "the `share` of the CPUs' time that others may take in a round that counts")

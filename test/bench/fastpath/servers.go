@@ -21,7 +21,7 @@ const (
 )
 
 // programs are the files that are run.
-type programs struct{ self, trackless, coredns, unbound, dnsdist string }
+type programs struct{ self, trackless, coredns, unbound, dnsdist, dnsperf string }
 
 // entry is a row of the table of servers.
 type entry struct {

@@ -3,6 +3,7 @@ package fastpath
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -14,15 +15,16 @@ import (
 )
 
 func TestParse(t *testing.T) {
+	byDefault := min(runtime.GOMAXPROCS(0), 8)
 	for _, row := range []struct {
 		corefile string
 		want     options
 	}{
-		{"fastpath", options{settings: settings{kernel: off}}},
-		{"fastpath {\n}", options{settings: settings{kernel: off}}},
-		{"fastpath {\nkernel off\n}", options{settings: settings{kernel: off}}},
-		{"fastpath {\nkernel on\n}", options{settings: settings{kernel: on}}},
-		{"fastpath {\nkernel force 8Mi\n}", options{settings: settings{kernel: force, size: 8 << 20}}},
+		{"fastpath", options{settings: settings{kernel: off}, sockets: byDefault}},
+		{"fastpath {\n}", options{settings: settings{kernel: off}, sockets: byDefault}},
+		{"fastpath {\nkernel off\n}", options{settings: settings{kernel: off}, sockets: byDefault}},
+		{"fastpath {\nkernel on\n}", options{settings: settings{kernel: on}, sockets: byDefault}},
+		{"fastpath {\nkernel force 8Mi\n}", options{settings: settings{kernel: force, size: 8 << 20}, sockets: byDefault}},
 		{"fastpath {\nsockets 4\n}", options{settings: settings{kernel: off}, sockets: 4}},
 		{"fastpath {\nsockets off\nkernel on\n}", options{settings: settings{kernel: on}}},
 	} {

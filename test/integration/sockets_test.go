@@ -133,7 +133,7 @@ func reloaded(t *testing.T, server *lab.Server, text string) (ok bool) {
 func TestSocketsAnswer(t *testing.T) {
 	t.Parallel()
 	node := newNode(t)
-	server := serve(t, node, corefile(steady, socketsOn, listenAddresses(node)...))
+	server := serve(t, node, corefile(steady, "fastpath", listenAddresses(node)...)) // on by default
 	for _, pod := range node.Pods {
 		for _, addr := range listenAddresses(node) {
 			atSockets(t, server, metricsAddress, pod.Namespace, addr)

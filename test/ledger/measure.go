@@ -183,7 +183,7 @@ func serve(ctx context.Context, node *lab.Node, l load) (*lab.Server, error) {
 	}
 	hits := ""
 	if l.hits {
-		hits = "    fastpath {\n        kernel on\n    }\n"
+		hits = "    fastpath {\n        kernel on\n        sockets off\n    }\n"
 	}
 	server, err := node.Serve(fmt.Sprintf(`.:53 {
     errors

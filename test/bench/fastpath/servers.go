@@ -56,9 +56,9 @@ var (
 // servers is the table of all that are measured. Another way to answer is a row here,
 // a name in the loads, and its bars.
 var servers = []entry{
-	{name: kernelOn, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        kernel on\n    }\n"), trackless: true, fast: true, by: lab.Trackless},
-	{name: kernelOff, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        kernel off\n    }\n"), trackless: true, by: lab.Trackless},
-	{name: socketsOn, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        sockets 1\n    }\n"), trackless: true, fast: true, by: lab.Trackless},
+	{name: kernelOn, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        kernel on\n        sockets off\n    }\n"), trackless: true, fast: true, by: lab.Trackless},
+	{name: kernelOff, command: ourselves, configuration: corefile("    notrack\n    fastpath {\n        sockets off\n    }\n"), trackless: true, by: lab.Trackless},
+	{name: socketsOn, command: ourselves, configuration: corefile("    notrack\n    fastpath\n"), trackless: true, fast: true, by: lab.Trackless},
 	{name: coredns, command: func(p programs) string { return p.coredns + ` -conf "$3" -quiet` }, configuration: corefile(""), by: lab.Trackless},
 	{name: unbound, command: func(p programs) string { return p.unbound + ` -d -c "$3"` }, configuration: unboundConf, by: lab.Trackless},
 	{name: dnsdist, command: dnsdistCommand, configuration: dnsdistConf(1), abrupt: true, by: lab.Trackless},

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -434,14 +435,17 @@ func loaded(t testing.TB) (s *socket, fd uintptr) {
 	}
 	for i := range batchSize {
 		s.batch.in[i].n = uint32(copy(s.batch.queries[i][:], plain))
-		s.batch.in[i].Namelen = unix.SizeofSockaddrInet4
-		name := &s.batch.names[i]
-		name.Family = unix.AF_INET
-		name.Port = port>>8 | port<<8
-		name.Flowinfo = 0x0100007f
+		s.address(i, [4]byte{127, 0, 0, 1}, port)
 	}
 	_ = s.control(func(d int) error { fd = uintptr(d); return nil })
 	return s, fd
+}
+
+// address sets the source of a packet.
+func (s *socket) address(i int, addr [4]byte, port uint16) {
+	s.batch.in[i].Namelen = unix.SizeofSockaddrInet4
+	name := (*unix.RawSockaddrInet4)(unsafe.Pointer(&s.batch.names[i]))
+	name.Family, name.Port, name.Addr = unix.AF_INET, port>>8|port<<8, addr
 }
 
 func TestHitsAllocateNothing(t *testing.T) {

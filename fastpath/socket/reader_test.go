@@ -1,7 +1,10 @@
 package socket
 
 import (
+	"bytes"
+	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -80,5 +83,78 @@ func TestQueriesOnTheWayToAConnThatEnds(t *testing.T) {
 	b := make([]byte, maxQuery)
 	if n, from, err := after.ReadFrom(b); err != nil || string(b[:n]) != "query" || from.String() != client.String() {
 		t.Errorf("read %q from %v: %v", b[:n], from, err)
+	}
+}
+
+// The reply to a client that cannot be reached is lost, and those of others are not.
+func TestClientsThatCannotBeReached(t *testing.T) {
+	for _, row := range []struct {
+		name string
+		addr [4]byte
+		port uint16
+	}{
+		{"port 0", [4]byte{127, 0, 0, 1}, 0},
+		{"broadcast", [4]byte{255, 255, 255, 255}, 4000},
+		{"no host", [4]byte{0, 0, 0, 0}, 0},
+		{"reserved", [4]byte{240, 0, 0, 1}, 4000},
+	} {
+		for _, at := range [][]int{{0}, {7}, {batchSize - 1}, {0, 1, 2, batchSize - 2}} {
+			s, fd := loaded(t)
+			sink, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = sink.Close() })
+			for i := range batchSize {
+				s.address(i, [4]byte{127, 0, 0, 1}, sink.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+			}
+			for _, i := range at {
+				s.address(i, row.addr, row.port)
+			}
+			testwait.True(t, 5*time.Second, "queries come to our sockets", s.group.Steered)
+			s.batchOf(fd, batchSize)
+			got := 0
+			for b := make([]byte, 512); ; got++ {
+				_ = sink.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				if _, err := sink.Read(b); err != nil {
+					break
+				}
+			}
+			if want := batchSize - len(at); got != want {
+				t.Errorf("%s at %v: %d replies, want %d", row.name, at, got, want)
+			}
+		}
+	}
+}
+
+// Packets that are no queries, or no whole ones, end no reader.
+func TestPacketsThatAreNoQueries(t *testing.T) {
+	t.Parallel()
+	g := started(t, "127.0.0.1", 1)
+	g.Until(time.Now().Add(time.Hour))
+	steered(t, g)
+	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback(1), 0)), net.UDPAddrFromAddrPort(g.At()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	query, err := new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range len(query) {
+		if _, err := conn.Write(query[:n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	response := slices.Clone(query)
+	response[2] |= 0x80
+	for _, packet := range [][]byte{response, append(slices.Clone(query), make([]byte, 2000)...), bytes.Repeat([]byte{0xff}, 600), g.probe[:15]} {
+		if _, err := conn.Write(packet); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := ask(t, loopback(1), g.At(), "www.example.org."); got != dns.RcodeSuccess {
+		t.Errorf("answered with %d", got)
 	}
 }

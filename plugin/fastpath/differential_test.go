@@ -43,10 +43,16 @@ func add(cfg *dnsserver.Config, name string, serve func(next plugin.Handler) plu
 
 func passing(next plugin.Handler) plugin.HandlerFunc { return next.ServeDNS }
 
-// upstream answers all queries, always in the same way.
-func upstream(mark byte) func(plugin.Handler) plugin.HandlerFunc {
+// upstream answers all queries, always in the same way. Those for slow names wait for held.
+func upstream(mark byte, held <-chan struct{}) func(plugin.Handler) plugin.HandlerFunc {
 	return func(plugin.Handler) plugin.HandlerFunc {
 		return func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+			switch name := r.Question[0].Name; {
+			case strings.HasPrefix(name, "panic"):
+				panic(name)
+			case strings.HasPrefix(name, "slow"):
+				<-held
+			}
 			m := new(dns.Msg).SetReply(r)
 			m.RecursionAvailable = true
 			fill(m, mark)
@@ -101,10 +107,11 @@ type both struct {
 	tier           *tier
 	config         *configuration
 	server         *dnsserver.Server
+	held           chan struct{} // slow answers
 }
 
 // block returns a server block with a cache.
-func newBlock(t *testing.T, zone string, mark byte, above ...string) (*dnsserver.Config, *block) {
+func newBlock(t *testing.T, held <-chan struct{}, zone string, mark byte, above ...string) (*dnsserver.Config, *block) {
 	t.Helper()
 	c := cache.New()
 	c.Zones = []string{"cached.test.", "sub.test.", "other.test.", "example."}
@@ -122,7 +129,7 @@ func newBlock(t *testing.T, zone string, mark byte, above ...string) (*dnsserver
 		c.Next = next
 		return c
 	})
-	add(cfg, "upstream", upstream(mark))
+	add(cfg, "upstream", upstream(mark, held))
 	return cfg, &block{config: cfg, configs: []*dnsserver.Config{cfg}, above: n, keys: zone}
 }
 
@@ -140,13 +147,13 @@ func newBoth(t *testing.T) *both {
 	}
 	own, ordinary := conn(), conn()
 	at := own.LocalAddr().(*net.UDPAddr)
-	config := &configuration{options: options{sockets: 2}}
+	config, held := &configuration{options: options{sockets: 2}}, make(chan struct{})
 	var configs []*dnsserver.Config
 	for i, row := range []struct {
 		zone  string
 		above []string
 	}{{".", []string{"errors"}}, {"sub.test.", nil}, {"logged.sub.test.", []string{"log"}}} {
-		cfg, b := newBlock(t, row.zone, byte(i+1), row.above...)
+		cfg, b := newBlock(t, held, row.zone, byte(i+1), row.above...)
 		cfg.Port = fmt.Sprint(at.Port)
 		configs = append(configs, cfg)
 		config.blocks = append(config.blocks, b)
@@ -161,7 +168,7 @@ func newBoth(t *testing.T) *both {
 	}
 	sockets := &tier{join: notrack.JoinGate}
 	sockets.follow(config, config.decide())
-	b := &both{fast: at, ordinary: ordinary.LocalAddr().(*net.UDPAddr), listener: sockets.commit(config, server, nil), tier: sockets, config: config, server: server}
+	b := &both{fast: at, ordinary: ordinary.LocalAddr().(*net.UDPAddr), listener: sockets.commit(config, server, nil), tier: sockets, config: config, server: server, held: held}
 	if b.listener == nil {
 		t.Fatal("no sockets of ours")
 	}

@@ -33,6 +33,57 @@ func TestAllKeysOfABlock(t *testing.T) {
 	}
 }
 
+// A panic in a plugin is answered as at CoreDNS's own socket, and nothing ends.
+func TestPanicsInAPlugin(t *testing.T) {
+	b := newBoth(t)
+	for _, name := range []string{"panic.passed.test.", "panic.cached.test."} {
+		query, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if replies := b.once(t, query); replies[0] == nil || !same(replies[0], replies[1]) {
+			t.Errorf("%s: ordinary\n%s\nat a socket of ours\n%s", name, text(replies[0]), text(replies[1]))
+		}
+	}
+	testwait.True(t, 5*time.Second, "cached names are answered", func() bool { return b.hits(t, "n0.cached.test.") })
+}
+
+// Queries that are under way when the process ends are answered.
+func TestQueriesUnderWayAtTheEnd(t *testing.T) {
+	b := newBoth(t)
+	query, err := new(dns.Msg).SetQuestion("slow.passed.test.", dns.TypeA).Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := b.clients(t)
+	defer c.close()
+	const fast = 1
+	if _, err := c[fast].Write(query); err != nil {
+		t.Fatal(err)
+	}
+	testwait.True(t, 5*time.Second, "the query is with CoreDNS", func() bool { return b.listener.group.Counts().Passed == 1 })
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		b.tier.stop()
+	}()
+	testwait.True(t, 5*time.Second, "the sockets are to close", func() bool {
+		b.tier.mu.Lock()
+		defer b.tier.mu.Unlock()
+		return len(b.tier.listeners) == 0
+	})
+	select {
+	case <-ended:
+		t.Error("the process would end before the answer")
+	default:
+	}
+	close(b.held)
+	if reply := receive(c[fast], time.Now().Add(patience)); reply == nil {
+		t.Error("no answer")
+	}
+	<-ended
+}
+
 // Sockets that the next load does not take are closed, and the others stay.
 func TestSocketsOfALoadBefore(t *testing.T) {
 	for _, row := range []struct {

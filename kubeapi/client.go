@@ -91,6 +91,15 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the Kubernetes API answers %d: %s", e.Code, e.Message)
 }
 
+// ForNames adds the remedy to an error of a request for the names of pods and Services.
+func ForNames(err error) error {
+	var refused *StatusError
+	if errors.As(err, &refused) && refused.Code == http.StatusForbidden {
+		return fmt.Errorf("%w: the chart makes them with the value names.fromAPI=true, Kustomize with the component names", err)
+	}
+	return err
+}
+
 // get sends a GET request. The caller closes the body.
 func (c *Client) get(ctx context.Context, path string, query url.Values) (io.ReadCloser, error) {
 	transport, err := c.current()

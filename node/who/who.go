@@ -89,12 +89,12 @@ func (f *Found) askAPI(ctx context.Context, c *kubeapi.Client) (pods, services m
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if list, err := c.ListPods(ctx, f.node); err != nil {
-		f.note("no names of pods from the Kubernetes API", err)
+		f.note("no names of pods from the Kubernetes API", kubeapi.ForNames(err))
 	} else {
 		pods, f.Pods, f.client = names.OfPods(list), FromAPI, c
 	}
 	if list, err := c.ListServices(ctx); err != nil {
-		f.note("no names of Services from the Kubernetes API", err)
+		f.note("no names of Services from the Kubernetes API", kubeapi.ForNames(err))
 	} else {
 		services, f.Services = names.OfServices(list), FromAPI
 	}

@@ -107,7 +107,7 @@ func TestFind(t *testing.T) {
 	}{
 		{"the API", withAPI(t, http.StatusOK, http.StatusOK), nil, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
 		{"the API comes first", withAPI(t, http.StatusOK, http.StatusOK), &fakeRuntime{t: t}, FromAPI, "shop/api", "kube-system/kube-dns", "", nil},
-		{"the API may not be asked for pods", withAPI(t, http.StatusForbidden, http.StatusOK), &fakeRuntime{t: t}, FromRuntime, "shop/cart", "kube-system/kube-dns", "", []string{"API: "}},
+		{"the API may not be asked for pods", withAPI(t, http.StatusForbidden, http.StatusOK), &fakeRuntime{t: t}, FromRuntime, "shop/cart", "kube-system/kube-dns", "", []string{"the value names.fromAPI=true"}},
 		{"no API", outside, &fakeRuntime{t: t}, FromRuntime, "shop/cart", "", "", nil},
 		{"a runtime that fails", outside, &fakeRuntime{t: t, fails: true}, "", "", "", "", []string{"crio.sock"}},
 		{"nothing", outside, nil, "", "", "", "", nil},

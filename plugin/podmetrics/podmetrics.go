@@ -151,7 +151,7 @@ func watchPods(ctx context.Context, pods func(map[netip.Addr]names.Owner)) {
 		Changed: func(list []kubeapi.Pod) { pods(names.OfPods(list)) },
 		Failed: func(err error) {
 			if err != nil {
-				log.Warningf("the names of new pods on node %s are not known, so the label pod_name has their addresses (the chart's value names.fromAPI permits to list pods): %v", node, err)
+				log.Warningf("the names of new pods on node %s are not known, so the label pod_name has their addresses: %v", node, kubeapi.ForNames(err))
 			}
 		},
 	})

@@ -127,9 +127,8 @@ func runTop(ctx context.Context, o topOptions, in io.Reader, out, errs io.Writer
 		if o.once {
 			return r.once(ctx, o, by, out, errs)
 		}
-		screen := top.Screen{
-			Node: kubeapi.NodeName(o.node.Name), Interval: o.interval, By: by, Colour: cli.Coloured(out),
-		}
+		screen := top.OfTable(by)
+		screen.Node, screen.Interval, screen.Colour = kubeapi.NodeName(o.node.Name), o.interval, cli.Coloured(out)
 		return top.Run(ctx, screen, in, out, r.run)
 	})
 }
@@ -148,8 +147,8 @@ type tableReader struct {
 // busyShare is how many times as long as a reading took the next one is not begun.
 const busyShare = 4
 
-// run hands over readings until the context ends.
-func (r *tableReader) run(ctx context.Context, show func(top.Reading)) error {
+// run hands over pages until the context ends.
+func (r *tableReader) run(ctx context.Context, show func(top.Page)) error {
 	for {
 		began := time.Now()
 		collector, reading, err := r.read(ctx)
@@ -157,7 +156,7 @@ func (r *tableReader) run(ctx context.Context, show func(top.Reading)) error {
 			return cli.CannotMeasure(err)
 		}
 		if collector != nil {
-			show(reading)
+			show(reading.Page())
 		}
 		select {
 		case <-ctx.Done():

@@ -15,8 +15,8 @@ import (
 )
 
 // Run shows the screen on a terminal until a key or the end of the context ends it. Read runs
-// meanwhile on the calling thread: it hands over readings until its context ends.
-func Run(ctx context.Context, s Screen, in io.Reader, out io.Writer, read func(ctx context.Context, show func(Reading)) error) error {
+// meanwhile on the calling thread: it hands over pages until its context ends.
+func Run(ctx context.Context, s Screen, in io.Reader, out io.Writer, read func(ctx context.Context, show func(Page)) error) error {
 	keyboard, isFile := in.(*os.File)
 	display, isFileToo := out.(*os.File)
 	if !isFile || !isFileToo {
@@ -24,15 +24,15 @@ func Run(ctx context.Context, s Screen, in io.Reader, out io.Writer, read func(c
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	readings := make(chan Reading)
+	pages := make(chan Page)
 	ended := make(chan error, 1)
 	go func() {
 		defer cancel()
-		ended <- s.show(ctx, keyboard, display, readings)
+		ended <- s.show(ctx, keyboard, display, pages)
 	}()
-	failed := read(ctx, func(r Reading) {
+	failed := read(ctx, func(p Page) {
 		select {
-		case readings <- r:
+		case pages <- p:
 		case <-ctx.Done():
 		}
 	})
@@ -56,9 +56,9 @@ const (
 // escapeDelay is how long the rest of a key may take after ESC, which is a key, too.
 const escapeDelay = 50 * time.Millisecond
 
-// show draws the screen anew at each reading, key and change of the terminal's size. It
+// show draws the screen anew at each page, key and change of the terminal's size. It
 // leaves the terminal as it was.
-func (s Screen) show(ctx context.Context, keyboard, display *os.File, readings <-chan Reading) error {
+func (s Screen) show(ctx context.Context, keyboard, display *os.File, pages <-chan Page) error {
 	before, err := term.MakeRaw(int(keyboard.Fd()))
 	if err != nil {
 		return fmt.Errorf("have the terminal send single keys: %w", err)
@@ -85,8 +85,8 @@ func (s Screen) show(ctx context.Context, keyboard, display *os.File, readings <
 		select {
 		case <-ctx.Done():
 			return nil
-		case r := <-readings:
-			s = s.read(r)
+		case p := <-pages:
+			s = s.read(p)
 		case <-resized:
 		case <-late:
 			keys, rest = keysOf(rest, true)

@@ -1,53 +1,59 @@
 package top
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
-	"github.com/trackless-dns/trackless/conntrack/groups"
-	"github.com/trackless-dns/trackless/internal/figure"
 )
 
-// A Reading is what one pass over the table found.
-type Reading struct {
-	At      time.Time
-	Entries uint64 // the kernel's count
-	Limit   uint64 // 0: none
-	Total   groups.Counts
-	// Rows are by each groups.By.
-	Rows map[groups.By][]groups.Row
-	// Per is the time since the reading before, 0 at the first.
-	Per time.Duration
-	// Avoided are the DNS entries that instances of Trackless here keep out of the table,
-	// nil where there are none.
-	Avoided *uint64
-	// Names says where names are from. Problem is what is wrong with this reading, if
-	// anything.
-	Names, Problem string
+// A Page is a reading as a screen shows it.
+type Page struct {
+	At time.Time
+	// Summary are the parts of the lines above the groups. Problem is what is wrong with
+	// the reading, if anything.
+	Summary []string
+	Problem string
+	// Table returns a header, and a line for each group.
+	Table func(View) []string
 }
 
-// A Screen is the last reading, and what the keys have set.
+// A View is what the keys have chosen.
+type View struct {
+	By, Sort int // indexes in Ways and Sorts of the screen
+	Filter   string
+	Width    int
+}
+
+// Has reports whether the filter leaves a name.
+func (v View) Has(name string) bool {
+	return strings.Contains(strings.ToLower(name), strings.ToLower(v.Filter))
+}
+
+// A Screen is the last page, and what the keys have set.
 type Screen struct {
-	Node     string
-	Interval time.Duration
-	By       groups.By
-	Colour   bool
+	Title, Node string
+	Waiting     string // shown before the first page
+	Interval    time.Duration
+	Ways, Sorts []string // what can be counted, and sorted, by
+	By          int      // index in Ways
+	Colour      bool
 
 	width, height int
-	sort          int // index in sortable
+	sort          int // index in Sorts
 	filter        string
 	typing        bool
 	scroll        int
-	shown, newest *Reading // they differ while the screen is frozen
+	shown, newest *Page // they differ while the screen is frozen
 	frozen        bool
 }
 
-// read takes a reading, and shows it unless the screen is frozen.
-func (s Screen) read(r Reading) Screen {
-	s.newest = &r
+// read takes a page, and shows it unless the screen is frozen.
+func (s Screen) read(p Page) Screen {
+	s.newest = &p
 	if !s.frozen {
 		s.shown = s.newest
 	}
@@ -63,7 +69,7 @@ func (s Screen) pressed(key string) (_ Screen, quit bool) {
 	case "q", keyInterrupt, keyEscape:
 		return s, true
 	case "s":
-		s.sort, s.scroll = (s.sort+1)%len(sortable), 0
+		s.sort, s.scroll = (s.sort+1)%len(s.Sorts), 0
 	case "/":
 		s.typing, s.filter = true, ""
 	case " ":
@@ -75,7 +81,7 @@ func (s Screen) pressed(key string) (_ Screen, quit bool) {
 		s = s.moved(key)
 	}
 	if s.shown != nil {
-		s.scroll = min(s.scroll, max(len(s.shown.Rows[s.By])-1, 0))
+		s.scroll = min(s.scroll, max(len(s.table())-2, 0))
 	}
 	return s, false
 }
@@ -102,16 +108,17 @@ func (s Screen) typed(key string) Screen {
 
 // moved goes to another group, or scrolls.
 func (s Screen) moved(key string) Screen {
-	all := groups.All()
-	at := slices.Index(all, s.By)
+	all := len(s.Ways)
 	page := max(s.height-10, 1)
 	switch key {
 	case keyTab, keyRight:
-		s.By, s.scroll = all[(at+1)%len(all)], 0
+		s.By, s.scroll = (s.By+1)%all, 0
 	case keyShiftTab, keyLeft:
-		s.By, s.scroll = all[(at+len(all)-1)%len(all)], 0
-	case "1", "2", "3", "4", "5", "6":
-		s.By, s.scroll = all[key[0]-'1'], 0
+		s.By, s.scroll = (s.By+all-1)%all, 0
+	case "1", "2", "3", "4", "5", "6", "7", "8", "9":
+		if i := int(key[0] - '1'); i < all {
+			s.By, s.scroll = i, 0
+		}
 	case keyDown, "j":
 		s.scroll++
 	case keyUp, "k":
@@ -126,18 +133,16 @@ func (s Screen) moved(key string) Screen {
 	return s
 }
 
-const waiting = "reading the table ..."
-
 // lines returns the screen: at most height lines, none longer than width.
 func (s Screen) lines() []string {
 	if s.width == 0 || s.height == 0 {
 		return nil // the terminal does not say
 	}
-	help := s.fitted("  ", "q quit", "tab group", "s sort", "/ filter", "space freeze", "up/down scroll", "1-6 group")
+	help := s.fitted("  ", "q quit", "tab group", "s sort", "/ filter", "space freeze", "up/down scroll", fmt.Sprintf("1-%d group", len(s.Ways)))
 	if s.shown == nil {
-		return []string{s.title(), waiting, "", help[0]}
+		return []string{s.title(), s.Waiting, "", help[0]}
 	}
-	head := append([]string{s.title()}, s.summary()...)
+	head := append([]string{s.title()}, s.fitted("  ", s.shown.Summary...)...)
 	head = append(head, s.tabs())
 	if s.typing || s.filter != "" {
 		cursor := ""
@@ -161,7 +166,7 @@ func (s Screen) lines() []string {
 func (s Screen) painted(text, code string) string { return cli.Painted(text, code, s.Colour) }
 
 func (s Screen) title() string {
-	parts := []string{"trackless conntrack top", s.Node}
+	parts := []string{s.Title, s.Node}
 	if s.shown != nil {
 		parts = append(parts, s.shown.At.Format(time.TimeOnly))
 	}
@@ -172,36 +177,17 @@ func (s Screen) title() string {
 	return s.painted(s.fitted("  ", parts...)[0], cli.Bold)
 }
 
-// summary is the whole table in a line or two.
-func (s Screen) summary() []string {
-	r := s.shown
-	parts := []string{figure.Entries(r.Entries, r.Limit)}
-	if r.Limit > 0 {
-		parts[0] += " (" + figure.Fill(r.Entries, r.Limit) + ")"
-	}
-	if r.Per > 0 {
-		t := Table{Per: r.Per}
-		parts = append(parts, t.perSecond(&groups.Row{Counts: r.Total})+" new/s")
-	}
-	parts = append(parts, figure.Thousands(r.Total.Unreplied)+" unreplied", figure.Thousands(r.Total.DNS)+" DNS")
-	if r.Avoided != nil {
-		parts = append(parts, figure.Thousands(*r.Avoided)+" DNS avoided")
-	}
-	return s.fitted("  ", append(parts, r.Names)...)
-}
-
-// tabs names what entries can be counted by, with the choice in brackets.
+// tabs names what can be counted by, with the choice in brackets.
 func (s Screen) tabs() string {
 	parts := []string{"by"}
-	for _, b := range groups.All() {
-		word := b.String()
-		if b == s.By {
+	for i, word := range s.Ways {
+		if i == s.By {
 			word = "[" + word + "]"
 		}
 		parts = append(parts, word)
 	}
 	line := s.fitted(" ", parts...)[0]
-	return s.fitted("  ", line, "sorted by "+sortable[s.sort])[0]
+	return s.fitted("  ", line, "sorted by "+s.Sorts[s.sort])[0]
 }
 
 // fitted joins parts into lines that are not longer than the screen is wide. A part that
@@ -220,11 +206,5 @@ func (s Screen) fitted(between string, parts ...string) (lines []string) {
 }
 
 func (s Screen) table() []string {
-	t := Table{By: s.By, Limit: s.shown.Limit, Per: s.shown.Per, Sort: sortable[s.sort]}
-	for _, r := range s.shown.Rows[s.By] {
-		if strings.Contains(strings.ToLower(r.Name), strings.ToLower(s.filter)) {
-			t.Rows = append(t.Rows, r)
-		}
-	}
-	return t.Lines(s.width)
+	return s.shown.Table(View{By: s.By, Sort: s.sort, Filter: s.filter, Width: s.width})
 }

@@ -36,9 +36,10 @@ func reading() Reading {
 
 // play gives readings and keys to a screen, and returns what it shows.
 func play(width, height int, keys string, readings ...Reading) []string {
-	s := Screen{Node: "node-1", Interval: 2 * time.Second, width: width, height: height}
+	s := OfTable(groups.Pod)
+	s.Node, s.Interval, s.width, s.height = "node-1", 2*time.Second, width, height
 	for _, r := range readings[:min(1, len(readings))] {
-		s = s.read(r)
+		s = s.read(r.Page())
 	}
 	for key := range strings.FieldsSeq(keys) {
 		if key == "space" {
@@ -47,7 +48,7 @@ func play(width, height int, keys string, readings ...Reading) []string {
 		s, _ = s.pressed(key)
 	}
 	for _, r := range readings[min(1, len(readings)):] {
-		s = s.read(r)
+		s = s.read(r.Page())
 	}
 	return s.lines()
 }
@@ -100,7 +101,7 @@ func TestScreen(t *testing.T) {
 
 func TestQuit(t *testing.T) {
 	for key, want := range map[string]bool{"q": true, "esc": true, "ctrl+c": true, "s": false} {
-		if _, quit := (Screen{}).pressed(key); quit != want {
+		if _, quit := OfTable(groups.Pod).pressed(key); quit != want {
 			t.Errorf("%s ends: %t, want %t", key, quit, want)
 		}
 	}

@@ -174,7 +174,7 @@ test-chaos: deps build ## play every fault under load, with and without what it 
 	TRACKLESS_PROGRAM=$(CURDIR)/bin/trackless go test -tags chaos,$(TAGS) -count 1 -timeout 30m -run 'TestCycles|TestReloads' -v ./test/chaos
 
 .PHONY: test-ledger
-test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 5 minutes)
+test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 8 minutes)
 	TRACKLESS_PROGRAM=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
 
 .PHONY: test-flood

@@ -1,0 +1,58 @@
+//go:build privileged
+
+package kernel
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/testns"
+)
+
+// What the container has: without CAP_PERFMON the verifier is stricter. Without CAP_BPF
+// the error says so.
+func TestCapabilities(t *testing.T) {
+	testns.Root(t)
+	for _, row := range []struct {
+		name string
+		have []uint
+		want string // the error
+	}{
+		{"BPF and NET_ADMIN", []uint{capBPF, unix.CAP_NET_ADMIN}, ""},
+		{"NET_ADMIN", []uint{unix.CAP_NET_ADMIN}, "lacks CAP_BPF"},
+		{"BPF", []uint{capBPF}, "lacks CAP_NET_ADMIN"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			p, err := loadWith(row.have)
+			if err == nil {
+				defer p.Close()
+			}
+			if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
+				t.Errorf("error %v, want %q", err, row.want)
+			}
+		})
+	}
+}
+
+// loadWith loads the program on a thread that has these capabilities, and ends with it.
+func loadWith(have []uint) (p *Program, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var data [2]unix.CapUserData
+		for _, c := range have {
+			data[c/32].Effective |= 1 << (c % 32)
+			data[c/32].Permitted |= 1 << (c % 32)
+		}
+		if err = unix.Capset(&header, &data[0]); err == nil {
+			p, err = Load(1 << 20)
+		}
+	}()
+	<-done
+	return p, err
+}

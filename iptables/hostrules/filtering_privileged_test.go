@@ -45,6 +45,14 @@ func TestFilters(t *testing.T) {
 		{name: "a set of other clients", nft: "table ip t { set b { type ipv4_addr; elements = { 10.244.0.12 }; }; chain c { type filter hook input priority 0; ip saddr @b drop; }; }", port: "c"},
 		{name: "a verdict map with a verdict for all others", nft: "table ip t { chain c { type filter hook input priority 0; ip saddr vmap { 10.244.0.12 : accept, * : drop }; }; }", pod: "c", port: "c"},
 		{name: "networks with a verdict for all others", nft: "table ip t { chain c { type filter hook input priority 0; ip saddr vmap { 10.243.0.0/16 : accept, * : drop }; }; }", pod: "c", port: "c"},
+		{name: "the kubelet's chain", iptables: `*filter
+:KUBE-FIREWALL - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -j KUBE-FIREWALL
+-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment "block incoming localnet connections" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP
+COMMIT
+`},
+		{name: "a network of pods", iptables: "*filter\n-A OUTPUT -d 10.244.0.0/24 -p udp --sport 53 -j DROP\nCOMMIT\n", pod: "OUTPUT", port: "OUTPUT"},
 		{name: "tracked flows", iptables: "*filter\n-A INPUT -m conntrack --ctstate NEW,INVALID -j DROP\nCOMMIT\n"},
 		{name: "accepted before", iptables: "*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp --dport 53 -j ACCEPT\nCOMMIT\n"},
 		{name: "a policy of drop", iptables: "*filter\n:INPUT DROP [0:0]\nCOMMIT\n", pod: "INPUT", port: "INPUT"},

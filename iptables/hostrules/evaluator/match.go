@@ -217,8 +217,11 @@ func bitwise(e nfnl.Expression, regs *registers) {
 	sreg, dreg := e.Number(unix.NFTA_BITWISE_SREG), e.Number(unix.NFTA_BITWISE_DREG)
 	if sreg == dreg && len(xor) == len(mask) && e.Number(bitwiseOp) == 0 && regs.isClient(sreg, len(mask)) &&
 		!slices.ContainsFunc(xor, func(b byte) bool { return b != 0 }) {
+		whole := !slices.ContainsFunc(mask, func(b byte) bool { return b != 0xff })
 		for i, b := range mask {
 			regs[regs.at(sreg)+i].value &= b
+			// Of a network it is not known whether the other end is in it.
+			regs[regs.at(sreg)+i].other = regs[regs.at(sreg)+i].other && whole
 		}
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
@@ -106,10 +107,21 @@ func (p Probe) otherEnd(base, offset uint32, length int) bool {
 	return false
 }
 
-// clientAt reports whether a part of a header is a part of the address of a client, if
-// several clients are known. place is its offset in the address.
+// clients are those of the packet; an invalid address is a client with an unknown one.
+func (p Probe) clients() []netip.Addr {
+	switch {
+	case p.Path == nil || p.Path.Client.IsValid():
+		return nil
+	case p.Path.AnyClient:
+		return p.Path.Clients
+	}
+	return []netip.Addr{{}}
+}
+
+// clientAt reports whether a part of a header is a part of the address of a client, of
+// several or of an unknown one. place is its offset in the address.
 func (p Probe) clientAt(base, offset uint32, length int) (place int, is bool) {
-	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || p.Path == nil || !p.Path.AnyClient || len(p.Path.Clients) == 0 {
+	if base != unix.NFT_PAYLOAD_NETWORK_HEADER || len(p.clients()) == 0 {
 		return 0, false
 	}
 	size, source := net.IPv4len, 12

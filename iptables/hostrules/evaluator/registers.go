@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // registers are the 16 32-bit registers of nf_tables, byte by byte. A byte of the other
@@ -86,11 +88,17 @@ func (r *registers) isClient(register uint32, length int) bool {
 	return !slices.ContainsFunc(r[offset:offset+length], func(b registerByte) bool { return b.client == 0 })
 }
 
+// loopback4 is the first byte of 127.0.0.0/8, in which no client behind a device is.
+const loopback4 = 127
+
 // equalsClient reports whether bytes of a client's address may have the wanted value for
 // one of the packet's clients.
 func (r *registers) equalsClient(register uint32, want []byte, p Probe) bool {
 	held := r[r.at(register):][:len(want)]
-	return slices.ContainsFunc(p.Path.Clients, func(a netip.Addr) bool {
+	return slices.ContainsFunc(p.clients(), func(a netip.Addr) bool {
+		if !a.IsValid() && p.Family() == iptables.IPv4 && held[0].client == 1 && held[0].value == 0xff && want[0] == loopback4 {
+			return false // as in a rule of the kubelet that every node has
+		}
 		address := a.AsSlice()
 		whole := true
 		for i, b := range held {
@@ -100,7 +108,7 @@ func (r *registers) equalsClient(register uint32, want []byte, p Probe) bool {
 			whole = whole && b.value == 0xff
 		}
 		// A client whose address is unknown does not match a whole address.
-		return a.IsValid() || !whole || len(want) < p.Endpoint.Addr.BitLen()/8
+		return p.cautious() || a.IsValid() || !whole || len(want) < p.Endpoint.Addr.BitLen()/8
 	})
 }
 

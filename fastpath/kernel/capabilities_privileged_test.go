@@ -16,6 +16,9 @@ import (
 // the error says so.
 func TestCapabilities(t *testing.T) {
 	testns.Root(t)
+	if err := liftLockedMemory(); err != nil { // container runtimes have no limit
+		t.Fatal(err)
+	}
 	for _, row := range []struct {
 		name string
 		have []uint
@@ -55,4 +58,23 @@ func loadWith(have []uint) (p *Program, err error) {
 	}()
 	<-done
 	return p, err
+}
+
+// A kernel that refuses for another cause is not told from one without the capability.
+func TestExplain(t *testing.T) {
+	testns.Root(t)
+	for _, row := range []struct {
+		name        string
+		err, locked error
+		want        string
+	}{
+		{"seccomp", unix.EPERM, nil, "seccomp"},
+		{"locked memory", unix.EPERM, unix.EPERM, "LimitMEMLOCK"},
+		{"the container's memory", unix.ENOMEM, nil, "memory limit of the container"},
+		{"another", unix.EINVAL, nil, "invalid argument"},
+	} {
+		if got := explain(row.err, row.locked).Error(); !strings.Contains(got, row.want) {
+			t.Errorf("%s: %s, want %q", row.name, got, row.want)
+		}
+	}
 }

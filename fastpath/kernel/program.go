@@ -60,9 +60,10 @@ func Load(size int) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
+	locked := liftLockedMemory()
 	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
-		return nil, explain(err)
+		return nil, explain(err, locked)
 	}
 	p := &Program{collection: collection}
 	if err := p.mapTable(units); err != nil {
@@ -98,14 +99,34 @@ func resize(spec *ebpf.CollectionSpec, size, cpus int) (units uint32, err error)
 // capBPF is CAP_BPF of linux/capability.h.
 const capBPF = 39
 
-// explain says why the program was not loaded. The library takes a system call that
-// seccomp refuses for a lack of locked memory.
-func explain(err error) error {
+// liftLockedMemory lifts the limit of locked memory, as which kernels before 5.11 count
+// tables. A container without CAP_SYS_RESOURCE may not do that for itself.
+func liftLockedMemory() error {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return err
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil || major > 5 || major == 5 && minor >= 11 {
+		return err
+	}
+	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+}
+
+// explain says why the program was not loaded. locked is why the limit of locked memory
+// could not be lifted. The library takes a system call that seccomp refuses for a lack of
+// it.
+func explain(err, locked error) error {
+	denied := errors.Is(err, unix.EPERM)
 	switch have, known := capabilities(); {
-	case errors.Is(err, unix.EPERM) && known && have&(1<<capBPF|1<<unix.CAP_SYS_ADMIN) == 0:
+	case denied && known && have&(1<<capBPF|1<<unix.CAP_SYS_ADMIN) == 0:
 		return errors.New("load the kernel program: the process lacks CAP_BPF; add BPF to the container's capabilities")
-	case errors.Is(err, unix.EPERM) && known && have&(1<<unix.CAP_NET_ADMIN) == 0:
+	case denied && known && have&(1<<unix.CAP_NET_ADMIN) == 0:
 		return errors.New("load the kernel program: the process lacks CAP_NET_ADMIN; add NET_ADMIN to the container's capabilities")
+	case denied && locked != nil:
+		return errors.New("load the kernel program: before Linux 5.11 its tables count as locked memory, and the limit is too low; raise it for the container runtime (LimitMEMLOCK=infinity in its unit)")
+	case denied:
+		return errors.New("load the kernel program: the system call bpf is refused although the process has CAP_BPF, as by a seccomp profile; allow bpf in the profile")
 	case errors.Is(err, unix.ENOMEM):
 		return errors.New("load the kernel program: its tables do not fit into the memory limit of the container; raise the limit, or give kernel a smaller SIZE")
 	}

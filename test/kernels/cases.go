@@ -10,6 +10,10 @@ const (
 	races = "^TestDoctorEndToEnd$/^insert-failed$"
 )
 
+// OnOtherKernels are the cases of what depends on the kernel's release most: `make
+// test-vm` runs them on more releases.
+const OnOtherKernels = "kernel-program,kernel-attach,kernel-hits"
+
 // Cases are what is shown on another kernel, the shortest first.
 var Cases = []Case{
 	{
@@ -19,6 +23,18 @@ var Cases = []Case{
 	{
 		Name: "dummy-link", What: "listen addresses on a dummy: there with trackless, gone with it",
 		Package: "test/kernels", Tests: "^TestListenLink$",
+	},
+	{
+		Name: "kernel-program", What: "the program for hits in the kernel: accepted by the verifier, the cache's answers, closed without a lease",
+		Package: "fastpath/kernel", Tests: "^Test(AnswersAreTheCaches|HitsAreCounted|ClosedListeners|Capabilities|ReportFreesClassesWithoutHits)$",
+	},
+	{
+		Name: "kernel-attach", What: "it is attached to the devices of pods, and a pod is answered",
+		Package: "fastpath/attach", Tests: "^Test(DevicesOfPods|AnswersAPod|FiltersOfOthers|AttachesAgain|TwoInstancesWithClsact)$",
+	},
+	{
+		Name: "kernel-hits", What: "serve with hits in the kernel: no entry, SIGKILL, restart, stop",
+		Package: "test/kernels", Tests: "^TestKernelHits$",
 	},
 	{
 		Name: "nftables", What: "serve with nftables: no entry, SIGSTOP, SIGCONT, SIGKILL, failover, rules, doctor",

@@ -20,7 +20,7 @@ import (
 // programs are what tests run, besides those whose names begin with iptables
 // and ip6tables.
 var programs = []string{
-	"ip", "nft", "conntrack", "dig", "sysctl", "unshare", "flock", "mount",
+	"ip", "tc", "nft", "conntrack", "dig", "sysctl", "unshare", "flock", "mount",
 	"sh", "cat", "sleep", "timeout", "stdbuf",
 }
 

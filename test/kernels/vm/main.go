@@ -39,7 +39,7 @@ func main() {
 	var o options
 	format := flag.String("output", "table", "what goes to standard output: `table|json`")
 	list := flag.Bool("list", false, "list the cases and run nothing")
-	flag.StringVar(&o.only, "only", "", "run these cases only, `names` separated by commas")
+	flag.StringVar(&o.only, "only", "", "run these cases only, `names` separated by commas; also: those of hits in the kernel, which depend on the kernel's release most")
 	flag.StringVar(&o.series, "kernel", "6.1", "the `series` of Debian's kernel")
 	flag.StringVar(&o.cache, "cache", "", "the `folder` in which kernels are kept (default trackless-kernels in the user's cache folder); delete a kernel there to fetch its newest version")
 	flag.DurationVar(&o.limit, "limit", 2*time.Hour, "end the machine after this `time`")
@@ -91,6 +91,9 @@ func run(ctx context.Context, o options, lines io.Writer) (sum summary, err erro
 		return sum, fmt.Errorf("the machine is amd64 and gets this machine's programs, which are for %s", runtime.GOARCH)
 	}
 	cases := kernels.Cases
+	if o.only == "also" {
+		o.only = kernels.OnOtherKernels
+	}
 	if o.only != "" {
 		if cases, err = kernels.Select(cases, strings.Split(o.only, ",")); err != nil {
 			return sum, err

@@ -126,3 +126,24 @@ func TestCasesAreWhole(t *testing.T) {
 		t.Errorf("an unknown case: %v", err)
 	}
 }
+
+func TestNewestPackage(t *testing.T) {
+	const list = `linux-image-6.1.0-9-amd64 - Linux 6.1 for 64-bit PCs (signed)
+linux-image-6.1.0-56-amd64 - Linux 6.1 for 64-bit PCs (signed)
+linux-image-6.1.0-57-cloud-amd64 - Linux 6.1 for x86-64 cloud (signed)
+linux-image-6.1.0-10-amd64 - Linux 6.1 for 64-bit PCs (signed)
+linux-image-6.12.117+deb12-amd64 - Linux 6.12 for 64-bit PCs (signed)
+linux-image-6.12.118+deb12-rt-amd64 - Linux 6.12 for 64-bit PCs (signed), PREEMPT_RT
+linux-image-6.12.99+deb12-amd64 - Linux 6.12 for 64-bit PCs (signed)
+`
+	for series, want := range map[string]string{
+		"6.1": "linux-image-6.1.0-56-amd64", "6.12": "linux-image-6.12.117+deb12-amd64", "5.10": "",
+	} {
+		if got := newestPackage(list, series); got != want {
+			t.Errorf("%s: %q, want %q", series, got, want)
+		}
+	}
+	if _, err := kernels.Select(kernels.Cases, strings.Split(kernels.OnOtherKernels, ",")); err != nil {
+		t.Error(err)
+	}
+}

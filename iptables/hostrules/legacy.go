@@ -1,6 +1,7 @@
 package hostrules
 
 import (
+	"math/bits"
 	"strings"
 
 	"github.com/google/nftables"
@@ -60,6 +61,28 @@ func (s *search) addLegacy(cfg Config) ([]nfnl.BaseChain, error) {
 		}
 	}
 	return out, nil
+}
+
+// LegacySum returns a sum of all rules that addLegacy reads, without their counters. It
+// changes when a rule does; 0: there is no such table.
+func LegacySum(cfg Config) (sum uint64, err error) {
+	for _, f := range nfnl.Families {
+		names, err := legacy.Names(legacy.Config{NetNS: cfg.NetNS}, f)
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range names {
+			if _, known := legacyPriorities[name]; !known {
+				continue
+			}
+			one, err := legacy.Sum(legacy.Config{NetNS: cfg.NetNS}, f, name)
+			if err != nil {
+				return 0, err
+			}
+			sum = bits.RotateLeft64(sum, 7) ^ one
+		}
+	}
+	return sum, nil
 }
 
 // legacyTable returns the name of the table of a chain, and whether it is one of

@@ -72,6 +72,9 @@ func layoutOf(f iptables.Family) layout {
 	return layout4
 }
 
+// countersSize is that of struct xt_counters, with which an entry's fields end.
+const countersSize = 16
+
 // Flags of an entry: IPT_F_FRAG, IP6T_F_PROTO, and IPT_INV_*, which are the same
 // for IPv6.
 const (

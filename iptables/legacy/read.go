@@ -3,6 +3,7 @@ package legacy
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"os"
 	"slices"
@@ -175,6 +176,32 @@ type Shape struct{ header }
 func ShapeOf(family iptables.Family, name string) (Shape, error) {
 	h, err := info(family, name)
 	return Shape{h}, err
+}
+
+// seed is that of all sums of this process.
+var seed = maphash.MakeSeed()
+
+// Sum returns a sum of a table: another one when a rule or a policy changes, the same while
+// only counters do. It is 0 where there is no such table.
+func Sum(cfg Config, family iptables.Family, name string) (sum uint64, err error) {
+	found, err := read(cfg, family, name, func(_ header, from entriesFrom) error {
+		var h maphash.Hash
+		h.SetSeed(seed)
+		_, _ = h.WriteString(family.String() + name) // never fails, nor do the next
+		for e, err := range from(0) {
+			if err != nil {
+				return err
+			}
+			_, _ = h.Write(e.b[:e.size-countersSize])
+			_, _ = h.Write(e.b[e.size:])
+		}
+		sum = h.Sum64() | 1
+		return nil
+	})
+	if !found {
+		sum = 0
+	}
+	return sum, err
 }
 
 // optionSocket opens a socket for requests about a family's tables, and returns the level

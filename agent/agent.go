@@ -34,6 +34,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 	"github.com/trackless-dns/trackless/iptables/reconcile/lease"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // Agent owns the rules and addresses of this process. A process has one Agent for all
@@ -189,12 +190,16 @@ func (p *Agent) Listening() []iptables.Endpoint {
 
 // Uplinks returns the devices that lead to the rest of the world: those that routes tell,
 // and those that the load in force names.
-func (p *Agent) Uplinks() ([]string, error) {
-	names, err := devices.Uplinks()
+func (p *Agent) Uplinks(lists *route.Lists) ([]string, error) {
+	links, routes, _, err := lists.Read()
+	if err != nil {
+		return nil, err
+	}
+	names := devices.UplinksAmong(links, routes)
 	if load := p.serving.Load(); load != nil {
 		names = append(names, load.Plan.Uplinks...)
 	}
-	return names, err
+	return names, nil
 }
 
 // Start applies a load. It runs before the listeners of its Corefile open.

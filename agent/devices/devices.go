@@ -69,11 +69,17 @@ func Uplinks() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	indexes := route.Uplinks(routes)
 	links, err := route.Links()
 	if err != nil {
 		return nil, err
 	}
+	return UplinksAmong(links, routes), nil
+}
+
+// UplinksAmong returns the names of the links by which the routes lead to the rest of the
+// world.
+func UplinksAmong(links []rtnetlink.LinkMessage, routes []route.Route) []string {
+	indexes := route.Uplinks(routes)
 	var out []string
 	for _, l := range links {
 		if slices.Contains(indexes, l.Index) {
@@ -81,7 +87,7 @@ func Uplinks() ([]string, error) {
 		}
 	}
 	slices.Sort(out)
-	return out, nil
+	return out
 }
 
 // bridgedUplink returns an uplink that is a bridge: pods may sit behind it as

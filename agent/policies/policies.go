@@ -10,9 +10,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jsimonetti/rtnetlink/v2"
+
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
-	"github.com/trackless-dns/trackless/iptables/legacy"
 	"github.com/trackless-dns/trackless/iptables/route"
 )
 
@@ -21,6 +22,8 @@ import (
 type Reader struct {
 	// Endpoints returns the listen addresses.
 	Endpoints func() []iptables.Endpoint
+	// Lists are the links and routes.
+	Lists *route.Lists
 
 	mu       sync.Mutex
 	read     time.Time
@@ -35,7 +38,8 @@ const readAtMost = 100 * time.Millisecond
 // facts are what all verdicts depend on.
 type facts struct {
 	generation uint32
-	legacy     bool // tables that change without an announcement
+	legacy     uint64 // a sum of the legacy tables, which change without a new generation
+	lists      int    // the version of the links and routes
 	clients    map[uint32][]netip.Addr
 	masters    map[uint32]uint32
 	links      map[uint32]link
@@ -47,7 +51,7 @@ type link struct{ name, kind string }
 // verdict is why a device is to be left to netfilter, and what that was found from.
 type verdict struct {
 	generation uint32
-	read       time.Time // zero: without legacy tables it stays until the generation changes
+	legacy     uint64
 	device     hostrules.Device
 	endpoints  []iptables.Endpoint
 	why        string
@@ -61,7 +65,11 @@ func (r *Reader) Why(name string, index int) string {
 	if r.verdicts == nil {
 		r.verdicts = map[int]verdict{}
 	}
-	if time.Since(r.read) > readAtMost || r.facts.links[uint32(index)].name != name {
+	known := r.facts.links[uint32(index)].name == name
+	if !known {
+		r.Lists.Renew()
+	}
+	if !known || time.Since(r.read) > readAtMost {
 		if err := r.readFacts(); err != nil {
 			return fmt.Sprintf("the rules that may filter it cannot be read: %v", err)
 		}
@@ -76,20 +84,14 @@ func (r *Reader) Why(name string, index int) string {
 		// Its packets arrive by the bridge. Which pod is behind which port is not known.
 		port, device = name, hostrules.Device{Name: master.name, Index: index}
 	}
-	known, ok := r.verdicts[index]
-	if ok && known.generation == f.generation && (known.read.IsZero() && !f.legacy || known.read.Equal(r.read)) && sameDevice(known.device, device) &&
-		slices.Equal(known.endpoints, f.endpoints) {
-		return known.why
+	if v, ok := r.verdicts[index]; ok && v.generation == f.generation && v.legacy == f.legacy && sameDevice(v.device, device) && slices.Equal(v.endpoints, f.endpoints) {
+		return v.why
 	}
 	why, err := r.before(device, port)
 	if err != nil {
 		return fmt.Sprintf("the rules that may filter it cannot be read: %v", err)
 	}
-	v := verdict{generation: f.generation, device: device, endpoints: f.endpoints, why: why}
-	if f.legacy {
-		v.read = r.read
-	}
-	r.verdicts[index] = v
+	r.verdicts[index] = verdict{f.generation, f.legacy, device, f.endpoints, why}
 	return why
 }
 
@@ -150,40 +152,47 @@ func clientsOf(routes []route.Route) map[uint32][]netip.Addr {
 	return out
 }
 
+// readFacts reads what may have changed since the last reading.
 func (r *Reader) readFacts() (err error) {
-	f := facts{endpoints: r.Endpoints(), masters: map[uint32]uint32{}, links: map[uint32]link{}}
-	// The generation is read first, so that a later change is noticed.
+	f := r.facts
+	f.endpoints = r.Endpoints()
+	// The generation and the sum are read first, so that a later change is noticed.
 	if f.generation, err = hostrules.Generation(hostrules.Config{}); err != nil {
 		return err
 	}
-	if f.legacy, err = legacy.HasTables(legacy.Config{}); err != nil {
+	if f.legacy, err = hostrules.LegacySum(hostrules.Config{}); err != nil {
 		return err
 	}
-	routes, err := route.List(0)
+	links, routes, version, err := r.Lists.Read()
 	if err != nil {
 		return err
 	}
-	f.clients = clientsOf(routes)
-	links, err := route.Links()
-	if err != nil {
-		return err
-	}
-	for _, l := range links {
-		known := link{name: l.Attributes.Name}
-		if l.Attributes.Info != nil {
-			known.kind = l.Attributes.Info.Kind
-		}
-		f.links[l.Index] = known
-		if l.Attributes.Master != nil {
-			f.masters[l.Index] = *l.Attributes.Master
-		}
-	}
-	for index := range r.verdicts {
-		if f.links[uint32(index)].name == "" {
-			delete(r.verdicts, index)
+	if f.lists != version {
+		f.lists, f.clients = version, clientsOf(routes)
+		f.links, f.masters = linksOf(links)
+		for index := range r.verdicts {
+			if f.links[uint32(index)].name == "" {
+				delete(r.verdicts, index)
+			}
 		}
 	}
 	r.forget()
 	r.facts, r.read = f, time.Now()
 	return nil
+}
+
+// linksOf returns the links, and their masters, by index.
+func linksOf(list []rtnetlink.LinkMessage) (links map[uint32]link, masters map[uint32]uint32) {
+	links, masters = map[uint32]link{}, map[uint32]uint32{}
+	for _, l := range list {
+		known := link{name: l.Attributes.Name}
+		if l.Attributes.Info != nil {
+			known.kind = l.Attributes.Info.Kind
+		}
+		links[l.Index] = known
+		if l.Attributes.Master != nil {
+			masters[l.Index] = *l.Attributes.Master
+		}
+	}
+	return links, masters
 }

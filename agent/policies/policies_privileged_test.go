@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // A legacy table changes without a new generation of the ruleset. So what was found before
@@ -19,7 +20,7 @@ import (
 func TestFirstLegacyRule(t *testing.T) {
 	t.Parallel()
 	testns.Enter(t)
-	r := Reader{Endpoints: func() []iptables.Endpoint {
+	r := Reader{Lists: &route.Lists{}, Endpoints: func() []iptables.Endpoint {
 		return []iptables.Endpoint{{Addr: netip.MustParseAddr("10.96.0.10"), Port: 53, Proto: iptables.UDP}}
 	}}
 	defer r.Close()
@@ -30,6 +31,8 @@ func TestFirstLegacyRule(t *testing.T) {
 		name, arguments, want string
 	}{
 		{"the first rule", "-A INPUT -p udp --dport 53 -j DROP", "chain INPUT of table ip filter of iptables-legacy may drop"},
+		{"another rule in its place, of the same size", "-R INPUT 1 -p udp --dport 53 -j ACCEPT", ""},
+		{"the first again", "-R INPUT 1 -p udp --dport 53 -j DROP", "chain INPUT of table ip filter of iptables-legacy may drop"},
 		{"no rule any more", "-D INPUT -p udp --dport 53 -j DROP", ""},
 	} {
 		testns.Run(t, "iptables-legacy", strings.Fields("-w "+step.arguments)...)

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/mdlayher/netlink"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -24,6 +23,7 @@ import (
 	"github.com/trackless-dns/trackless/fastpath/kernel"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/internal/testwait"
+	"github.com/trackless-dns/trackless/iptables/route"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -72,6 +72,9 @@ func watch(t testing.TB, node *testns.Namespace, c Config) (w *Watcher, stop fun
 	}
 	if c.Log == nil {
 		c.Log = &logged{}
+	}
+	if c.Lists == nil {
+		c.Lists = &route.Lists{}
 	}
 	w = New(c)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -172,12 +175,12 @@ func TestDevicesOfPods(t *testing.T) {
 		}
 		log.mu.Unlock()
 		stop()
-		expectClean(t, node, "port")
+		expectClean(t, p, node, "port")
 	})
 }
 
 // expectClean fails if there is a filter, a qdisc or a tcx program on the device.
-func expectClean(t testing.TB, node *testns.Namespace, name string) {
+func expectClean(t testing.TB, p *kernel.Program, node *testns.Namespace, name string) {
 	t.Helper()
 	node.Do(func() {
 		device, err := net.InterfaceByName(name)
@@ -187,9 +190,8 @@ func expectClean(t testing.TB, node *testns.Namespace, name string) {
 		if out := testns.Run(t, "tc", "qdisc", "show", "dev", name); strings.Contains(out, "clsact") {
 			t.Errorf("%s: %s", name, out)
 		}
-		other, attached, err := (&tcx{id: 1}).before(device.Index)
-		if err == nil && (attached || other != "") {
-			t.Errorf("%s: a tcx program is attached", name)
+		if n, err := newTCX(p.BPF()).look(device.Index); err == nil && (n.attached || n.behind != "") {
+			t.Errorf("%s: a program is attached: %+v", name, n)
 		}
 	})
 }
@@ -309,12 +311,15 @@ func TestFiltersOfOthers(t *testing.T) {
 		problem  bool
 		stays    bool
 		policy   string
+		force    bool
+		left     bool // to CoreDNS
 	}{
-		{"before ours", 1, "somebody", true, true, ""},
-		{"behind ours", 50, "somebody", false, true, ""},
-		{"at our priority", priority, "somebody", false, true, ""},
-		{"a dead instance's", priority, filterName, false, false, ""},
-		{"a dead instance's, and a policy", priority, filterName, true, false, "a policy filters here"},
+		{"before ours", 1, "somebody", true, true, "", false, false},
+		{"behind ours", 50, "somebody", true, true, "", false, true},
+		{"behind ours, with force", 50, "somebody", false, true, "", true, false},
+		{"at our priority", priority, "somebody", true, true, "", false, true},
+		{"a dead instance's", priority, filterName, false, false, "", false, false},
+		{"a dead instance's, and a policy", priority, filterName, true, false, "a policy filters here", false, true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
@@ -346,7 +351,7 @@ func TestFiltersOfOthers(t *testing.T) {
 			var answering atomic.Int32 // syncs
 			w, stop := watch(t, node, Config{
 				Program: p.BPF(), Classic: true, Uplinks: func() ([]string, error) { return []string{"eth0"}, nil },
-				Leave: func(string, int) string { return row.policy },
+				Leave: func(string, int) string { return row.policy }, Force: row.force,
 				Open: func() bool {
 					if open.Load() {
 						answering.Add(1)
@@ -355,7 +360,7 @@ func TestFiltersOfOthers(t *testing.T) {
 				},
 			})
 			ours := 0
-			if row.policy == "" {
+			if !row.left {
 				ours = 1
 				waitFor(t, "attached", func() bool { return len(list()) == 2 })
 			}
@@ -405,34 +410,6 @@ func TestAttachesAgain(t *testing.T) {
 		node.Do(func() { out = testns.Run(t, "tc", "filter", "show", "dev", "pod", "ingress") })
 		return strings.Contains(out, filterName)
 	})
-}
-
-// Of two instances the newer runs first, and the older goes on when the newer ends.
-func TestTwoInstances(t *testing.T) {
-	t.Parallel()
-	older, newer, node := load(t), load(t), testns.New(t)
-	ip(t, node, "link add pod type veth peer name eth0")
-	uplinks := func() ([]string, error) { return []string{"eth0"}, nil }
-	one, _ := watch(t, node, Config{Program: older.BPF(), Uplinks: uplinks})
-	waitFor(t, "the older is attached", func() bool { return one.attached() == "pod" })
-	two, stop := watch(t, node, Config{Program: newer.BPF(), Uplinks: uplinks})
-	waitFor(t, "the newer is attached", func() bool { return two.attached() == "pod" })
-	first := func(p *ebpf.Program) (is bool) {
-		node.Do(func() {
-			other, attached, err := (&tcx{program: p}).before(two.Devices()[0].Index)
-			is = err == nil && attached && other == ""
-		})
-		return is
-	}
-	if !first(newer.BPF()) {
-		t.Error("the newer program does not run first")
-	}
-	stop()
-	other, attached := "", false
-	node.Do(func() { other, attached, _ = (&tcx{program: older.BPF()}).before(one.Devices()[0].Index) })
-	if !attached || other != "" {
-		t.Errorf("the older program: attached %t, behind %q", attached, other)
-	}
 }
 
 // Two instances with clsact that both answer do not fight: one filter stays, and when its

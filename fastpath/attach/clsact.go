@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/mdlayher/netlink"
@@ -42,13 +41,17 @@ const (
 type clsact struct {
 	program *ebpf.Program
 	handle  uint32 // of our filters: another instance has another
+	filters *filterLists
 }
 
-func newClsact(p *ebpf.Program) *clsact { return &clsact{program: p, handle: rand.Uint32() | 1} }
+func newClsact(p *ebpf.Program) *clsact {
+	return &clsact{program: p, handle: rand.Uint32() | 1, filters: newFilterLists()}
+}
 
 func (*clsact) name() string { return "clsact" }
 
 func (c *clsact) attach(index int) (func() error, error) {
+	defer c.filters.forget(index)
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, err
@@ -76,6 +79,7 @@ func (c *clsact) attach(index int) (func() error, error) {
 func filterInfo(priority uint32) uint32 { return priority<<16 | 0x0300 }
 
 func (c *clsact) remove(index int, ours bool) error {
+	defer c.filters.forget(index)
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return err
@@ -135,113 +139,45 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// filter is a filter that is attached.
-type filter struct {
-	handle, priority uint32
-	kind, name       string
-}
-
-func (f filter) isOurs() bool { return f.kind == "bpf" && f.name == filterName }
-
-func (c *clsact) before(index int) (other string, attached bool, err error) {
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+func (c *clsact) look(index int) (n neighbours, err error) {
+	all, err := c.filters.of(index)
 	if err != nil {
-		return "", false, err
-	}
-	defer conn.Close()
-	all, err := filters(conn, index, ingress)
-	if err != nil {
-		return "", false, err
+		return n, err
 	}
 	for _, f := range all {
-		attached = attached || f.isOurs() && f.handle == c.handle
+		n.attached = n.attached || f.isOurs() && f.handle == c.handle
+		n.rival = n.rival || f.isOurs() && f.handle != c.handle
 		if !f.isOurs() && f.priority < priority {
-			other = fmt.Sprintf("the %s filter of priority %d runs before ours, and may end the way of a query", f.kind, f.priority)
+			n.before = f.String()
 		}
 	}
-	return other, attached, nil
+	n.behind = firstForeign(all, priority)
+	return n, nil
 }
 
-func (c *clsact) rival(index int) (bool, error) {
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
-	if err != nil {
-		return false, err
-	}
-	defer conn.Close()
-	others, err := c.rivals(conn, index)
-	return len(others) > 0, err
-}
+func (c *clsact) forget(index int) { c.filters.forget(index) }
 
 func (c *clsact) succeed(index int) error {
+	all, err := c.filters.of(index)
+	if err != nil {
+		return ignoreGone(err)
+	}
+	others := slices.DeleteFunc(slices.Clone(all), func(f filter) bool { return !f.isOurs() || f.handle == c.handle })
+	if len(others) == 0 {
+		return nil
+	}
+	defer c.filters.forget(index)
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	others, err := c.rivals(conn, index)
-	if err != nil {
-		return ignoreGone(err)
-	}
 	for _, f := range others {
 		if err := ignoreGone(change(conn, unix.RTM_DELTFILTER, 0, tcmsg(index, f.handle, ingress, filterInfo(f.priority)), "bpf", nil)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// rivals lists the filters of other instances.
-func (c *clsact) rivals(conn *netlink.Conn, index int) ([]filter, error) {
-	all, err := filters(conn, index, ingress)
-	return slices.DeleteFunc(all, func(f filter) bool { return !f.isOurs() || f.handle == c.handle }), err
-}
-
-// filters lists the filters of a device.
-func filters(conn *netlink.Conn, index int, parent uint32) (all []filter, err error) {
-	messages, err := conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETTFILTER, Flags: netlink.Request | netlink.Dump},
-		Data:   tcmsg(index, 0, parent, 0),
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range messages {
-		f, err := parseFilter(m.Data)
-		if err != nil {
-			return nil, err
-		}
-		if f.handle != 0 { // 0: the head of a priority
-			all = append(all, f)
-		}
-	}
-	return all, nil
-}
-
-func parseFilter(b []byte) (f filter, err error) {
-	if len(b) < tcmsgLen {
-		return f, errors.New("a filter message is too short")
-	}
-	f.handle, f.priority = nativeUint32(b[8:]), nativeUint32(b[16:])>>16
-	ad, err := netlink.NewAttributeDecoder(b[tcmsgLen:])
-	if err != nil {
-		return f, err
-	}
-	for ad.Next() {
-		switch ad.Type() {
-		case attrKind:
-			f.kind = ad.String()
-		case attrOptions:
-			ad.Nested(func(options *netlink.AttributeDecoder) error {
-				for options.Next() {
-					if options.Type() == attrName && f.kind == "bpf" {
-						f.name, _, _ = strings.Cut(options.String(), ":")
-					}
-				}
-				return nil
-			})
-		}
-	}
-	return f, ad.Err()
 }
 
 // tcmsg is struct tcmsg of linux/rtnetlink.h.

@@ -38,8 +38,8 @@ func deviceOf(m *rtnetlink.LinkMessage) device {
 	return d
 }
 
-func listLinks() ([]device, error) {
-	links, err := route.Links()
+func listLinks(lists *route.Lists) ([]device, error) {
+	links, _, _, err := lists.Read()
 	if err != nil {
 		return nil, err
 	}

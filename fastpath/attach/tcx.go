@@ -11,6 +11,14 @@ import (
 type tcx struct {
 	program *ebpf.Program
 	id      ebpf.ProgramID // 0: not asked yet
+	filters *filterLists
+	// instances tells which programs are of other instances, of those that were seen. A mark
+	// is there before its program is attached.
+	instances map[ebpf.ProgramID]bool
+}
+
+func newTCX(p *ebpf.Program) *tcx {
+	return &tcx{program: p, filters: newFilterLists(), instances: map[ebpf.ProgramID]bool{}}
 }
 
 func (*tcx) name() string { return "tcx" }
@@ -27,31 +35,45 @@ func (x *tcx) attach(index int) (func() error, error) {
 	return l.Close, nil
 }
 
-func (x *tcx) before(index int) (other string, attached bool, err error) {
+func (x *tcx) look(index int) (n neighbours, err error) {
 	result, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: ebpf.AttachTCXIngress})
 	if err != nil {
-		return "", false, err
+		return n, err
 	}
 	if x.id == 0 {
-		info, err := x.program.Info()
-		if err != nil {
-			return "", false, err
+		if x.id, err = idOf(x.program); err != nil {
+			return n, err
 		}
-		x.id, _ = info.ID()
 	}
 	for _, p := range result.Programs {
-		if p.ID == x.id {
-			return other, true, nil
-		}
-		if other == "" {
-			other = fmt.Sprintf("the tcx program %d runs before ours, and may end the way of a query", p.ID)
+		switch {
+		case p.ID == x.id:
+			// Those that were found so far run before ours.
+			n.attached, n.before, n.behind = true, n.behind, ""
+		case n.behind == "" && !x.isInstance(p.ID):
+			n.behind = fmt.Sprintf("the tcx program %d", p.ID)
 		}
 	}
-	return "", false, nil
+	if n.behind == "" {
+		all, err := x.filters.of(index)
+		if err != nil {
+			return n, err
+		}
+		n.behind = firstForeign(all, 0)
+	}
+	return n, nil
 }
 
-// rival never is: links end with their processes.
-func (*tcx) rival(int) (bool, error) { return false, nil }
+func (x *tcx) isInstance(id ebpf.ProgramID) bool {
+	is, known := x.instances[id]
+	if !known {
+		is = isInstance(id)
+		x.instances[id] = is
+	}
+	return is
+}
+
+func (x *tcx) forget(index int) { x.filters.forget(index) }
 
 // succeed has nothing to do: links end with their processes.
 func (*tcx) succeed(int) error { return nil }

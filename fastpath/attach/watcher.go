@@ -18,11 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/internal/logger"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // Config configures a Watcher. All fields but Classic are required.
 type Config struct {
 	Program *ebpf.Program
+	// Lists are the links and routes, shared with the functions below. They hear of each
+	// change.
+	Lists *route.Lists
 	// Uplinks returns the names of the devices that lead to the rest of the world.
 	Uplinks func() ([]string, error)
 	// Leave returns why a device is left alone, or the empty string. It is asked at each
@@ -31,6 +35,8 @@ type Config struct {
 	// Bridge tells the program that frames from a bridge's port which are to the address
 	// are to this node. Nil: the port has no bridge.
 	Bridge func(port int, mac net.HardwareAddr) error
+	// Force attaches also where programs of others at tc would not see the queries then.
+	Force bool
 	// Open reports whether this instance answers: then those before it are needed no more.
 	Open func() bool
 	Log  logger.Logger
@@ -48,6 +54,7 @@ type Watcher struct {
 	uplinks []string
 	links   map[int]device // all
 	opened  bool           // at the last sync
+	looked  time.Time      // when all filters were forgotten
 }
 
 // A Device is one behind which a pod may be.
@@ -66,31 +73,24 @@ type Device struct {
 	// displaced tells that another instance has removed ours and runs in its place.
 	displaced bool
 	beside    string // why a filter of another instance stays
-}
-
-// attacher is a way to attach.
-type attacher interface {
-	name() string
-	// attach attaches the program to the device and returns what detaches it.
-	attach(index int) (remove func() error, err error)
-	// before returns which other program keeps ours from running on the device, or the
-	// empty string, and whether ours is attached at all.
-	before(index int) (other string, attached bool, err error)
-	// rival reports whether another instance is attached in a way that stays when its process
-	// ends.
-	rival(index int) (bool, error)
-	// succeed removes what other instances have attached in such a way.
-	succeed(index int) error
+	behind    string // a program of others that the kernel's answers would pass by
 }
 
 // syncEvery is how often all devices are compared with what is attached, so that a new rule
-// is seen within a second. Changes of routes and of devices are announced. Those of rules and
-// of other programs are not.
+// is seen within a second. Changes of routes, of devices and of filters are announced. Those
+// of rules and of tcx programs are not.
 const syncEvery = 750 * time.Millisecond
+
+const (
+	// syncAtMost is the least time between two of them: announcements come in bursts.
+	syncAtMost = 50 * time.Millisecond
+	// lookAtLeast is how old the lists of filters may be without an announced change.
+	lookAtLeast = 30 * time.Second
+)
 
 // New returns a Watcher that has attached nothing.
 func New(c Config) *Watcher {
-	w := &Watcher{config: c, devices: map[int]*Device{}, links: map[int]device{}, how: &tcx{program: c.Program}}
+	w := &Watcher{config: c, devices: map[int]*Device{}, links: map[int]device{}, how: newTCX(c.Program)}
 	if c.Classic {
 		w.how = newClsact(c.Program)
 	}
@@ -113,23 +113,30 @@ func (w *Watcher) Devices() []Device {
 // Then it detaches. It must run on a thread of that namespace.
 func (w *Watcher) Run(ctx context.Context) error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
-		Groups: 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1),
+		Groups: 1<<(unix.RTNLGRP_LINK-1) | 1<<(unix.RTNLGRP_TC-1) | 1<<(unix.RTNLGRP_NEXTHOP-1) |
+			1<<(unix.RTNLGRP_IPV4_ROUTE-1) | 1<<(unix.RTNLGRP_IPV6_ROUTE-1) | 1<<(unix.RTNLGRP_IPV4_RULE-1) | 1<<(unix.RTNLGRP_IPV6_RULE-1),
 	})
 	if err != nil {
 		return fmt.Errorf("follow the devices of pods: %w", err)
 	}
 	defer conn.Close()
+	unmark, err := w.mark()
+	if err != nil {
+		return fmt.Errorf("have other instances know the kernel program: %w", err)
+	}
+	defer unmark()
 	defer w.detachAll()
 	// A deadline in the past ends a wait.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	due := time.Now()
+	due, synced := time.Now(), time.Time{}
 	for ctx.Err() == nil {
 		if !time.Now().Before(due) {
 			if err := w.sync(); err != nil {
 				w.config.Log.Warningf("new pods are asked by CoreDNS alone until the next try in %s: %v", syncEvery, err)
 			}
-			due = time.Now().Add(syncEvery)
+			synced = time.Now()
+			due = synced.Add(syncEvery)
 		}
 		if err := conn.SetReadDeadline(due); err != nil {
 			return fmt.Errorf("follow the devices of pods: %w", err)
@@ -142,14 +149,42 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			continue
 		case err != nil: // ENOBUFS: announcements were lost
+			w.stale(0)
+			w.config.Lists.Changed()
 			due = time.Now()
 			continue
 		}
 		if w.announced(messages) {
-			due = time.Now()
+			due = earlier(due, synced.Add(syncAtMost))
 		}
 	}
 	return nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// mark has other instances know the program.
+func (w *Watcher) mark() (unmark func(), err error) {
+	id, err := idOf(w.config.Program)
+	if err != nil {
+		return nil, err
+	}
+	l, err := mark(id)
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = l.Close() }, nil
+}
+
+func (w *Watcher) stale(index int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.how.forget(index)
 }
 
 // announced follows what the kernel has announced. It reports whether a sync is due.
@@ -157,15 +192,24 @@ func (w *Watcher) announced(messages []netlink.Message) (sync bool) {
 	for _, m := range messages {
 		switch m.Header.Type {
 		case unix.RTM_NEWLINK:
+			w.config.Lists.Changed()
 			if l, ok := parseLink(m.Data); ok {
 				w.appeared(l)
 			}
 		case unix.RTM_DELLINK:
+			w.config.Lists.Changed()
 			if l, ok := parseLink(m.Data); ok {
 				w.gone(l.index)
 			}
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			w.config.Lists.Changed()
 			sync = sync || isDefaultRoute(m.Data)
+		case unix.RTM_NEWRULE, unix.RTM_DELRULE, unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+			w.config.Lists.Changed()
+			sync = true
+		case unix.RTM_NEWQDISC, unix.RTM_DELQDISC, unix.RTM_NEWTFILTER, unix.RTM_DELTFILTER:
+			w.stale(filterDevice(m.Data))
+			sync = true
 		}
 	}
 	return sync
@@ -175,6 +219,10 @@ func (w *Watcher) announced(messages []netlink.Message) (sync bool) {
 func (w *Watcher) sync() error {
 	open := w.config.Open()
 	w.begin(open)
+	if time.Since(w.looked) > lookAtLeast {
+		w.stale(0)
+		w.looked = time.Now()
+	}
 	uplinks, links, err := w.survey()
 	if err != nil {
 		w.askPolicies()
@@ -195,8 +243,6 @@ func (w *Watcher) sync() error {
 	for _, d := range w.Devices() {
 		if !present[d.Index] {
 			w.gone(d.Index)
-		} else {
-			w.compare(d.Index)
 		}
 	}
 	if open {
@@ -239,7 +285,7 @@ func (w *Watcher) succeed() {
 
 func (w *Watcher) survey() (uplinks []string, links []device, err error) {
 	if uplinks, err = w.config.Uplinks(); err == nil {
-		links, err = listLinks()
+		links, err = listLinks(w.config.Lists)
 	}
 	return uplinks, links, err
 }
@@ -253,9 +299,13 @@ func (w *Watcher) askPolicies() {
 	}
 }
 
-// isLeft reports whether a policy leaves the device alone, and detaches then.
+// isLeft reports whether a policy leaves the device alone, and detaches then. A program of
+// others behind ours may be one.
 func (w *Watcher) isLeft(d *Device) bool {
 	why := w.config.Leave(d.Name, d.Index)
+	if why == "" && d.behind != "" && !w.config.Force {
+		why = d.behind + " would not see the queries that the kernel answers"
+	}
 	if why == "" {
 		return false
 	}
@@ -289,13 +339,23 @@ func (w *Watcher) appeared(l device) {
 	}
 	d.Name, d.master = l.name, l.master
 	w.tellBridge(d)
+	n, err := w.how.look(d.Index)
+	if err == nil {
+		d.behind = n.behind
+	}
 	switch {
 	case w.isLeft(d):
-	case d.displaced: // compare sees when the other instance is gone
-	case d.Attached == "":
+	case d.Attached == "" && !d.displaced:
 		w.attach(d)
-	default:
+	case d.stuck:
 		d.stuck = false // it may stay attached
+	case err != nil: // the device is gone, or the kernel does not tell
+	case !n.attached:
+		w.detached(d, n.rival)
+	case n.before != "":
+		w.problem(d, n.before+" runs before ours, and may end the way of a query")
+	default:
+		w.problem(d, "")
 	}
 }
 
@@ -346,39 +406,28 @@ func (w *Watcher) attach(d *Device) {
 	w.problem(d, "")
 }
 
+// told is what the log says of a problem.
+func told(d *Device, why string) string {
+	if d.Attached != "" {
+		return why
+	}
+	return "the kernel answers no queries here, CoreDNS does: " + why
+}
+
 // problem notes and logs why queries by a device are left to CoreDNS, when that changes.
 func (w *Watcher) problem(d *Device, why string) {
 	if d.Problem == why {
 		return
 	}
 	if d.Problem = why; why != "" {
-		w.config.Log.Warningf("%s: the kernel answers no queries here, CoreDNS does: %s", d.Name, why)
-	}
-}
-
-// compare finds out whether another program keeps ours from running on a device.
-func (w *Watcher) compare(index int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	d := w.devices[index]
-	if d == nil || d.stuck || d.Attached == "" && !d.displaced {
-		return
-	}
-	other, attached, err := w.how.before(index)
-	switch {
-	case err != nil: // the device is gone, or the kernel does not tell
-	case !attached:
-		w.detached(d)
-	default:
-		w.problem(d, other)
+		w.config.Log.Warningf("%s: %s", d.Name, told(d, why))
 	}
 }
 
 // detached attaches again, unless another instance has taken the place: two that answer
 // would remove each other's filters without end.
-func (w *Watcher) detached(d *Device) {
-	rival, err := w.how.rival(d.Index)
-	if err != nil || !w.detach(d) {
+func (w *Watcher) detached(d *Device, rival bool) {
+	if !w.detach(d) {
 		return // the next sync tells
 	}
 	if d.displaced = rival; rival {
@@ -393,6 +442,7 @@ func (w *Watcher) gone(index int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.links, index)
+	w.how.forget(index)
 	if d := w.devices[index]; d != nil {
 		w.detach(d)
 		w.forget(d)

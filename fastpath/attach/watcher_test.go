@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 )
 
@@ -21,15 +22,20 @@ type fake struct {
 	fault    error // of a detach
 	removed  bool  // by another instance, whose filter is there
 	succeeds int
+	neighbours
 }
 
 func (*fake) name() string { return "fake" }
 func (f *fake) attach(int) (func() error, error) {
 	return func() error { f.detached++; return f.fault }, nil
 }
-func (f *fake) before(int) (string, bool, error) { return "", !f.removed, nil }
-func (f *fake) rival(int) (bool, error)          { return f.removed, nil }
-func (f *fake) succeed(int) error                { f.succeeds++; return nil }
+func (f *fake) look(int) (neighbours, error) {
+	n := f.neighbours
+	n.attached, n.rival = !f.removed, f.removed
+	return n, nil
+}
+func (*fake) forget(int)          {}
+func (f *fake) succeed(int) error { f.succeeds++; return nil }
 
 // faked is a watcher whose devices exist only here.
 func faked(c Config) (*Watcher, *fake, *recorded) {
@@ -106,7 +112,6 @@ func TestDetachIsTriedAgain(t *testing.T) {
 			row.because(w, &policy)
 			for range 3 {
 				w.appeared(pod)
-				w.compare(pod.index)
 			}
 			if !w.isAttached(pod.index) || f.detached != 3 || len(*log) != 1 {
 				t.Errorf("attached %t, %d tries, log %q", w.isAttached(pod.index), f.detached, *log)
@@ -142,6 +147,40 @@ func TestPoliciesHoldWithoutUplinks(t *testing.T) {
 	}
 }
 
+// A program that would not see the queries that the kernel answers is a policy, unless
+// policies are ignored. One before ours sees them.
+func TestProgramsOfOthers(t *testing.T) {
+	pod := device{index: anIndex, name: "pod", kind: "veth"}
+	for _, row := range []struct {
+		name     string
+		there    neighbours
+		force    bool
+		attached bool
+		log      string
+	}{
+		{"behind ours", neighbours{behind: "the bpf filter of priority 1"}, false, false, "pod: the kernel answers no queries here, CoreDNS does: the bpf filter of priority 1 would not see the queries that the kernel answers"},
+		{"behind ours, with force", neighbours{behind: "the bpf filter of priority 1"}, true, true, ""},
+		{"before ours", neighbours{before: "the tcx program 7"}, false, true, "pod: the tcx program 7 runs before ours, and may end the way of a query"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			w, f, log := faked(Config{Force: row.force})
+			w.appeared(pod)
+			f.neighbours = row.there
+			for range 2 {
+				w.appeared(pod)
+			}
+			if got := strings.Join(*log, "\n"); w.isAttached(anIndex) != row.attached || got != row.log {
+				t.Errorf("attached %t, log %q", w.isAttached(anIndex), got)
+			}
+			f.neighbours = neighbours{}
+			w.appeared(pod)
+			if d := w.Devices()[0]; !w.isAttached(anIndex) || d.Problem != "" {
+				t.Errorf("without it: attached %t, problem %q", w.isAttached(anIndex), d.Problem)
+			}
+		})
+	}
+}
+
 // An instance whose filter another one has removed does not fight for the device, until it
 // begins to answer.
 func TestDisplaced(t *testing.T) {
@@ -151,7 +190,6 @@ func TestDisplaced(t *testing.T) {
 	w.begin(true)
 	f.removed = true
 	for range 2 {
-		w.compare(pod.index)
 		w.appeared(pod)
 		w.succeed()
 	}

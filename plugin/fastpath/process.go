@@ -11,6 +11,7 @@ import (
 	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/fastpath/attach"
 	"github.com/trackless-dns/trackless/fastpath/kernel"
+	"github.com/trackless-dns/trackless/iptables/route"
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 )
@@ -158,9 +159,12 @@ func open(s settings) (*path, error) {
 	accountant := notrack.Accountant()
 	accountant.Limit(program.Classes())
 	p := &path{settings: s, program: program, publisher: fastpath.NewPublisher(program.Table, accountant, log)}
-	leave, forget := leaveBy(s.kernel)
+	lists := &route.Lists{}
+	leave, forget := leaveBy(s.kernel, lists)
 	p.watcher = attach.New(attach.Config{
-		Program: program.BPF(), Uplinks: notrack.Uplinks, Log: log, Leave: leave, Open: p.isOpen, Bridge: program.Bridge,
+		Program: program.BPF(), Lists: lists, Log: log, Open: p.isOpen, Bridge: program.Bridge,
+		Uplinks: func() ([]string, error) { return notrack.Uplinks(lists) },
+		Leave:   leave, Force: s.kernel == force,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
@@ -182,11 +186,11 @@ func open(s settings) (*path, error) {
 }
 
 // leaveBy returns what tells why a device is left to CoreDNS, and what ends its reading.
-func leaveBy(m mode) (leave func(name string, index int) string, forget func()) {
+func leaveBy(m mode, lists *route.Lists) (leave func(name string, index int) string, forget func()) {
 	if m == force {
 		return func(string, int) string { return "" }, func() {}
 	}
-	r := &policies.Reader{Endpoints: notrack.Listening}
+	r := &policies.Reader{Endpoints: notrack.Listening, Lists: lists}
 	return r.Why, r.Close
 }
 

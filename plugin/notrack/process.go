@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -66,7 +67,7 @@ func ShowFastPath(show func() *control.FastPath, devices func() []string) {
 func Listening() []iptables.Endpoint { return process.Listening() }
 
 // Uplinks returns the devices that lead to the rest of the world.
-func Uplinks() ([]string, error) { return process.Uplinks() }
+func Uplinks(lists *route.Lists) ([]string, error) { return process.Uplinks(lists) }
 
 // Accountant returns what counts the queries to this process.
 func Accountant() *fastpath.Accountant { return &process.Accountant }

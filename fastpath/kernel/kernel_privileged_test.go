@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"testing"
 	"time"
 
@@ -489,28 +488,6 @@ func TestHitsAreCounted(t *testing.T) {
 		t.Errorf("%d uses of the record", uses)
 	}
 	p.Table.Uses(func(f func()) { f() }, func(uint16, uint8, wire.Key, uint32) { t.Error("a use is told twice") })
-}
-
-// The program loads with CAP_BPF and CAP_NET_ADMIN alone, as in a container. The kernel then
-// refuses arithmetic with pointers whose limits differ between paths.
-func TestLoadsWithFewCapabilities(t *testing.T) {
-	testns.Root(t)
-	runtime.LockOSThread() // and end it with the goroutine: other tests need what it gives up
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	few := [2]unix.CapUserData{{Effective: 1 << unix.CAP_NET_ADMIN}, {Effective: 1 << (unix.CAP_BPF - 32)}}
-	for i := range few {
-		few[i].Permitted = few[i].Effective
-	}
-	if err := unix.Capset(&header, &few[0]); err != nil {
-		t.Fatal(err)
-	}
-	p, err := Load(1 << 20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Close(); err != nil {
-		t.Error(err)
-	}
 }
 
 // A listener that is closed, or that is no more, answers nothing.

@@ -6,12 +6,14 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // markOf is the name of the abstract socket by which instances know each other's programs.
 // Without CAP_SYS_ADMIN nobody can read the name of a program that another process has
 // loaded. Both instances are in the network namespace of the node, and so is this socket.
-func markOf(id ebpf.ProgramID) string { return fmt.Sprintf("@trackless-answer/%d", id) }
+func markOf(id ebpf.ProgramID) string { return fmt.Sprintf("%s%d", owner.ProgramMark, id) }
 
 // mark has other instances know the program, until the listener is closed. They only
 // connect, so that nothing is accepted.

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // fake is an instance that does what it is asked, or fails with err.
@@ -371,6 +373,14 @@ func TestSocketsOfAProcessAreFoundWhereverTheyAre(t *testing.T) {
 	}
 	if got := sockets(t.TempDir(), []int{os.Getpid()}); !slices.Contains(got, s.Addr()) {
 		t.Errorf("%s is not among %v", s.Addr(), got)
+	}
+	mark, err := net.Listen("unix", owner.ProgramMark+strconv.Itoa(os.Getpid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mark.Close()
+	if got := sockets(t.TempDir(), []int{os.Getpid()}); slices.Contains(got, mark.Addr().String()) {
+		t.Errorf("sockets %q: %s marks a program, and nobody answers there", got, mark.Addr())
 	}
 	if got := sockets(filepath.Dir(s.Addr()), []int{1 << 30}); slices.Contains(got, s.Addr()) {
 		t.Errorf("a name without .sock is found in the directory: %v", got)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // Sockets lists the sockets on which instances may listen: those in the directory of
@@ -53,7 +55,7 @@ func socketsOf(pid int) []string {
 	var found []string
 	for _, l := range listening(filepath.Join(dir, "net", "unix")) {
 		switch {
-		case !held[l.inode]:
+		case !held[l.inode], strings.HasPrefix(l.name, owner.ProgramMark):
 		case strings.HasPrefix(l.name, "@"):
 			found = append(found, l.name)
 		case sameRoot(dir):

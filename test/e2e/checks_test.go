@@ -140,8 +140,8 @@ func confined(t *testing.T, container string) {
 			t.Fatal(err)
 		}
 		for _, want := range []string{
-			"CapEff:\t0000000000001400", // CAP_NET_ADMIN (12) and CAP_NET_BIND_SERVICE (10), linux/capability.h
-			"CapBnd:\t0000000000001400",
+			"CapEff:\t0000008000001400", // CAP_NET_ADMIN (12), CAP_NET_BIND_SERVICE (10), CAP_BPF (39), linux/capability.h
+			"CapBnd:\t0000008000001400",
 			"NoNewPrivs:\t1",
 			"Seccomp:\t2", // SECCOMP_MODE_FILTER, linux/seccomp.h
 		} {
@@ -182,6 +182,9 @@ func nothingLeft(t *testing.T) {
 						return fmt.Errorf("%s still shows %s:\n%s", strings.Join(look.args, " "), s, out)
 					}
 				}
+			}
+			if found := programs(t, node); len(found) > 0 {
+				return fmt.Errorf("programs at devices: %s", strings.Join(found, ", "))
 			}
 			return nil
 		})

@@ -5,6 +5,7 @@ package chart
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,23 +92,7 @@ func TestNamesSameAsKustomize(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, complaints)
 	}
-	folder := t.TempDir()
-	component, err := filepath.Abs("../../../deploy/kustomize/components/names")
-	if err != nil {
-		t.Fatal(err)
-	}
-	component, err = filepath.Rel(folder, component)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), []byte("components: ["+component+"]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	overlay, complaints, err := run(t, "", "kubectl", "kustomize", folder)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, complaints)
-	}
-	for _, text := range []string{chart, overlay} {
+	for _, text := range []string{chart, composed(t, "components: [%s]", "components/names")} {
 		rules, subject := false, false
 		for document := range strings.SplitSeq(text, "\n---\n") {
 			rules = rules || strings.Contains(document, "kind: ClusterRole\n") && strings.Contains(document, "name: trackless-names") &&
@@ -118,6 +103,41 @@ func TestNamesSameAsKustomize(t *testing.T) {
 			t.Errorf("rules %t, subject %t in\n%s", rules, subject, text)
 		}
 	}
+}
+
+// The component that takes away the kernel's answers changes nothing but capabilities.
+func TestNoFastPath(t *testing.T) {
+	with := composed(t, "resources: [%s]", "overlays/cluster-ip")
+	want := strings.Replace(with, "            - BPF\n", "", 1)
+	got := composed(t, "resources: [%s]\ncomponents: [%s]", "overlays/cluster-ip", "components/no-fast-path")
+	if diff := cmp.Diff(want, got); diff != "" || want == with {
+		t.Errorf("without the component BPF is there: %t; with it (-want +got):\n%s", want != with, diff)
+	}
+}
+
+// composed renders a kustomization of folders below deploy/kustomize.
+func composed(t *testing.T, text string, folders ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	var relative []any
+	for _, name := range folders {
+		to, err := filepath.Abs(filepath.Join("../../../deploy/kustomize", name))
+		if err == nil {
+			to, err = filepath.Rel(folder, to)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		relative = append(relative, to)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "kustomization.yaml"), fmt.Appendf(nil, text+"\n", relative...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, complaints, err := run(t, "", "kubectl", "kustomize", folder)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, complaints)
+	}
+	return out
 }
 
 func TestKustomizeGolden(t *testing.T) {

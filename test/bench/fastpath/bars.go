@@ -29,6 +29,7 @@ var bars = []bar{
 	{atRate, ofServer, socketsOn, []string{coredns}, 0.69},
 	{atRate, ofServer, socketsOn, []string{unbound}, 1.2},
 	{atRate, p50, socketsOn, []string{coredns}, 0.75},
+	{misses, ofServer, socketsOn, []string{kernelOff}, 1.1},
 	{programHits, program, kernelOn, nil, 800},
 	{programMisses, program, kernelOn, nil, 350},
 	{programOthers, program, kernelOn, nil, 100},

@@ -54,6 +54,7 @@ const (
 	bursts        = "bursts"
 	saturated     = "saturated by dnsperf"
 	atRate        = "20000 qps"
+	misses        = "misses"
 	twoPods       = "two pods"
 	programHits   = "program: hits"
 	programMisses = "program: misses"
@@ -68,6 +69,9 @@ var loads = []load{
 	}}}},
 	{name: atRate, servers: all, hits: true, clients: []client{{cpu: clientCPU, options: generator.Options{
 		Server: dns, Names: names, Last: 2 * time.Second, Rate: 20_000,
+	}}}},
+	{name: misses, servers: []string{socketsOn, kernelOff}, fresh: true, clients: []client{{cpu: clientCPU, options: generator.Options{
+		Server: dns, First: 10 * names, Names: 3 * names, Last: time.Second, Burst: 12, Sockets: 2, Any: true,
 	}}}},
 	{name: twoPods, servers: []string{kernelOn, dnsdistTwo}, hits: true, clients: []client{
 		{pod: 0, cpu: serverCPU, options: saturating},

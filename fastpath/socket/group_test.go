@@ -68,22 +68,25 @@ func cached(t testing.TB) *Block {
 // everything is a table with one block.
 func everything(b *Block) *Table { return NewTable(map[string]*Entry{"\x00": {Block: b, Zone: "."}}) }
 
-// other is another socket at an address, as CoreDNS's. It answers REFUSED, and tells of each query.
-func other(t testing.TB, at netip.AddrPort, got func()) *net.UDPConn {
+// bare is another socket at an address, as CoreDNS's.
+func bare(t testing.TB, at netip.AddrPort) *net.UDPConn {
 	t.Helper()
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
 		return err
 	}}
-	network := "udp4"
-	if at.Addr().Is6() {
-		network = "udp6"
-	}
-	conn, err := lc.ListenPacket(t.Context(), network, at.String())
+	conn, err := lc.ListenPacket(t.Context(), "udp", at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	return conn.(*net.UDPConn)
+}
+
+// other is one that answers REFUSED, and tells of each query.
+func other(t testing.TB, at netip.AddrPort, got func()) *net.UDPConn {
+	t.Helper()
+	conn := bare(t, at)
 	go func() {
 		for b := make([]byte, 512); ; {
 			n, from, err := conn.ReadFrom(b)
@@ -99,7 +102,7 @@ func other(t testing.TB, at netip.AddrPort, got func()) *net.UDPConn {
 			_, _ = conn.WriteTo(b[:n], from)
 		}
 	}()
-	return conn.(*net.UDPConn)
+	return conn
 }
 
 // serve answers NXDOMAIN what is passed to the conns, until they end.

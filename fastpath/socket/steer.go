@@ -17,6 +17,11 @@ const (
 	// instances during an update.
 	probed = 256
 
+	// probesAtOnce are sent before we wait for a moment: those to indexes that no socket
+	// has come to one socket, which may be another's, and must not fill its buffer.
+	probesAtOnce = 32
+	probePause   = 5 * time.Millisecond
+
 	// probePatience is how long a probe may take over lo to a reader of ours.
 	probePatience = 200 * time.Millisecond
 
@@ -178,27 +183,41 @@ func (g *Group) find(ctx context.Context, before []int) ([]int, error) {
 	if err := g.attach(before); err != nil {
 		return nil, err
 	}
-	timeout := time.NewTimer(probePatience)
-	defer timeout.Stop()
 	for i := range probed {
 		p := g.probe.to(i)
 		if _, err := g.prober.WriteToUDPAddrPort(p[:], g.at); err != nil {
 			return nil, fmt.Errorf("find the sockets at %s: %w", g.at, err)
 		}
-		if indexes := g.where(); indexes != nil {
-			return indexes, nil
+		if (i+1)%probesAtOnce == 0 {
+			if indexes := g.await(ctx, probePause); indexes != nil {
+				return indexes, nil
+			}
 		}
 	}
+	if indexes := g.await(ctx, probePatience); indexes != nil {
+		return indexes, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, fmt.Errorf("not all of %d sockets are found within %v", len(g.sockets), probePatience)
+}
+
+// await waits until the indexes of all our sockets are known, and returns nil if they are not
+// within the time.
+func (g *Group) await(ctx context.Context, most time.Duration) []int {
+	timeout := time.NewTimer(most)
+	defer timeout.Stop()
 	for {
 		if indexes := g.where(); indexes != nil {
-			return indexes, nil
+			return indexes
 		}
 		select {
-		case <-s.arrived:
+		case <-g.steering.arrived:
 		case <-timeout.C:
-			return nil, fmt.Errorf("not all of %d sockets are found within %v", len(g.sockets), probePatience)
+			return nil
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil
 		}
 	}
 }

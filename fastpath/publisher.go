@@ -128,9 +128,6 @@ func (p *Publisher) Announce(b Block) *Announcer {
 // Hit is told that the cache has answered a query from the client to the server with a
 // fresh answer. It does not wait.
 func (a *Announcer) Hit(client, server net.Addr, key wire.Key) {
-	if a.closed.Load() || len(key.Name()) > maxName || key.Bits()&^wire.DO != 0 || key.Class() != 1 {
-		return
-	}
 	if _, udp := client.(*net.UDPAddr); !udp {
 		return
 	}
@@ -139,7 +136,16 @@ func (a *Announcer) Hit(client, server net.Addr, key wire.Key) {
 		return
 	}
 	at := local.AddrPort()
-	listener, known := a.block.Listeners[netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port())]
+	a.HitAt(netip.AddrPortFrom(at.Addr().Unmap().WithZone(""), at.Port()), key)
+}
+
+// HitAt is told of such a query over UDP that a fast path in this process has answered at the
+// listen address. It allocates nothing.
+func (a *Announcer) HitAt(at netip.AddrPort, key wire.Key) {
+	if a.closed.Load() || len(key.Name()) > maxName || key.Bits()&^wire.DO != 0 || key.Class() != 1 {
+		return
+	}
+	listener, known := a.block.Listeners[at]
 	if !known || !a.block.Engine.Claim(key, time.Now()) {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -341,5 +342,27 @@ func TestUsesAreReadSeldom(t *testing.T) {
 				t.Errorf("prefetch %d: %d readings in %s, want %d", row.prefetch, m.uses, row.at, row.want)
 			}
 		})
+	}
+}
+
+// A reader of a socket tells of each of its hits: that publishes the answer, and allocates
+// nothing.
+func TestHitAt(t *testing.T) {
+	m := &memory{records: map[string]Record{}, room: 10}
+	p, a, e, stop := publishing(t, m)
+	defer stop()
+	key, at := keyOf(t, "www.example.org.", 0), netip.MustParseAddrPort("10.96.0.10:53")
+	put(e, key, 7)
+	a.HitAt(netip.MustParseAddrPort("10.96.0.11:53"), key)
+	if _, there := p.published(m, key); there {
+		t.Error("an answer at an address that is no listener's is published")
+	}
+	a.HitAt(at, key)
+	testwait.True(t, 5*time.Second, "the answer is published", func() bool {
+		body, there := p.published(m, key)
+		return there && body == 7
+	})
+	if n := testing.AllocsPerRun(100, func() { a.HitAt(at, key) }); n > 0 {
+		t.Errorf("a hit allocates %v times", n)
 	}
 }

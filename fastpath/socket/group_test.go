@@ -62,7 +62,7 @@ func cached(t testing.TB) *Block {
 		t.Fatal(err)
 	}
 	e.Put(key, store.Positive, &store.Entry{Stored: e.Store().Time(time.Now()), TTL: 600, Answer: answer, Answering: true}, engine.Asked{})
-	return &Block{Engine: e, Size: 1<<16 - 1, Denials: true, Counter: func(Kind) Counter { return noCounter{} }}
+	return &Block{Engine: e, Size: 1<<16 - 1, Denials: true, Hit: func(wire.Key) {}, Counter: func(Kind) Counter { return noCounter{} }}
 }
 
 // everything is a table with one block.

@@ -108,6 +108,9 @@ func (s *socket) batchOf(fd uintptr, n int) {
 				s.note(&s.hits[hits], entry, denial, len(msg), length)
 				s.flows[hits] = ledger.Flow{Proto: unix.IPPROTO_UDP, Client: client, Server: s.group.at}
 				b.add(i, length)
+				if entry.Block.Hit != nil {
+					entry.Block.Hit(s.query.Key())
+				}
 				hits++
 				continue
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/internal/testwait"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
 // A query that causes a panic is CoreDNS's, and the others are answered.
@@ -34,6 +35,27 @@ func TestPanicsDoNotEndAReader(t *testing.T) {
 	}
 	if n := faults.Load(); n != 1 {
 		t.Errorf("%d panics are told of", n)
+	}
+}
+
+// Other fast paths get the answers that are given here.
+func TestHitsAreTold(t *testing.T) {
+	t.Parallel()
+	told := make(chan string, 10)
+	b := cached(t)
+	b.Hit = func(key wire.Key) { told <- string(key.Name()) }
+	g := started(t, "127.0.0.1", 1)
+	serve(new(sync.WaitGroup), g.Use(everything(b)))
+	g.Until(time.Now().Add(time.Hour))
+	steered(t, g)
+	for _, name := range []string{"no.example.org.", "WWW.example.org."} {
+		ask(t, loopback(1), g.At(), name)
+	}
+	if name := <-told; name != "\x03www\x07example\x03org\x00" {
+		t.Errorf("told of %q", name)
+	}
+	if len(told) > 0 {
+		t.Errorf("told of %q, too", <-told)
 	}
 }
 

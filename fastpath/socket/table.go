@@ -29,6 +29,8 @@ type Block struct {
 	Size uint16
 	// Denials tells that denials of names are given, too. See [fastpath.Policy].
 	Denials bool
+	// Hit is told of each query that is answered; nil: it need not be.
+	Hit func(wire.Key)
 	// Counter returns what counts queries of a kind.
 	Counter func(Kind) Counter
 }

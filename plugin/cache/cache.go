@@ -20,6 +20,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -142,6 +143,14 @@ func (c *Cache) OnWait(waits func(client net.Addr) (end func())) { c.waits = wai
 
 // Announce has answers announced with their uses to a fast path; nil ends that.
 func (c *Cache) Announce(a *fastpath.Announcer) { c.announcer.Store(a) }
+
+// HitAt is told that a fast path in this process has given a fresh answer over UDP at the
+// listen address: others may give it, too.
+func (c *Cache) HitAt(at netip.AddrPort, key wire.Key) {
+	if a := c.announcer.Load(); a != nil {
+		a.HitAt(at, key)
+	}
+}
 
 // KeepsTTL reports whether answers have the TTL with which they were stored.
 func (c *Cache) KeepsTTL() bool { return c.keepttl }

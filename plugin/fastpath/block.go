@@ -17,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	cachemetrics "github.com/trackless-dns/trackless/plugin/cache/metrics"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
 	"github.com/trackless-dns/trackless/plugin/querymetrics"
 )
 
@@ -25,6 +26,7 @@ type cacher interface {
 	Engine() *engine.Engine
 	KeepsTTL() bool
 	Announce(*fastpath.Announcer)
+	HitAt(netip.AddrPort, wire.Key)
 	Counters(server string) *cachemetrics.Counters
 }
 

@@ -3,6 +3,7 @@ package fastpath
 import (
 	"errors"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/fastpath/socket"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
 	"github.com/trackless-dns/trackless/plugin/querymetrics"
 )
 
@@ -43,8 +45,8 @@ func zonesOf(s *dnsserver.Server) (map[string][]*dnsserver.Config, error) {
 }
 
 // routes returns the table of a server: for each zone that matters the block that CoreDNS
-// asks, and the zone by which queries are counted.
-func routes(s *dnsserver.Server, blocks []*decided) (*socket.Table, error) {
+// asks, and the zone by which queries are counted. The server is at the listen address.
+func routes(s *dnsserver.Server, at netip.AddrPort, blocks []*decided) (*socket.Table, error) {
 	zones, err := zonesOf(s)
 	if err != nil {
 		return nil, err
@@ -64,13 +66,13 @@ func routes(s *dnsserver.Server, blocks []*decided) (*socket.Table, error) {
 	made := map[*decided]*socket.Block{}
 	for _, name := range names {
 		name = strings.ToLower(dns.Fqdn(name))
-		wire := make([]byte, len(name)+1)
-		n, err := dns.PackDomainName(name, wire, 0, nil, false)
+		packed := make([]byte, len(name)+1)
+		n, err := dns.PackDomainName(name, packed, 0, nil, false)
 		if err != nil {
 			continue // no query has it
 		}
 		e := &socket.Entry{}
-		entries[string(wire[:n])] = e
+		entries[string(packed[:n])] = e
 		configs := zones[served.Matches(name)]
 		if len(configs) != 1 {
 			continue // no block, or views of one
@@ -80,7 +82,10 @@ func routes(s *dnsserver.Server, blocks []*decided) (*socket.Table, error) {
 			continue
 		}
 		if made[d] == nil {
-			made[d] = &socket.Block{Engine: d.cache.Engine(), Size: d.policy.Size, Denials: d.policy.Denials, Counter: d.counterAt(s.Addr)}
+			made[d] = &socket.Block{
+				Engine: d.cache.Engine(), Size: d.policy.Size, Denials: d.policy.Denials, Counter: d.counterAt(s.Addr),
+				Hit: func(key wire.Key) { d.cache.HitAt(at, key) },
+			}
 		}
 		e.Block = made[d]
 		if d.metrics != nil {

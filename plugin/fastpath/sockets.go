@@ -74,7 +74,7 @@ func (t *tier) commit(c *configuration, s *dnsserver.Server, decorate dns.Decora
 		return nil
 	}
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-	table, err := routes(s, t.blocks)
+	table, err := routes(s, at, t.blocks)
 	if err != nil {
 		log.Warningf("%s: no cached answers at sockets of our own, CoreDNS answers all queries: %v", s.Addr, err)
 	}

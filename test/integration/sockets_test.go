@@ -152,6 +152,47 @@ func TestSocketsAnswer(t *testing.T) {
 	}
 }
 
+// The kernel answers what sockets of ours have answered, too: most hits are theirs at first.
+func TestSocketsAnnounceToTheKernel(t *testing.T) {
+	t.Parallel()
+	node := newNode(t)
+	server := serve(t, node, corefile(steady, "fastpath {\nkernel on\n}", node.ClusterDNS()...))
+	pod := node.Pods[0].Namespace
+	by := func(result string) (n float64) {
+		for _, m := range scraped(t, server)["coredns_fastpath_requests_total"].GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "result" && l.GetValue() == result {
+					n += m.GetCounter().GetValue()
+				}
+			}
+		}
+		return n
+	}
+	eventually(t, "both have answered", func() error {
+		if err := askAtSocket(t.Context(), pod, lab.ClusterDNS4); err != nil {
+			return err
+		}
+		if kernel, sockets := by("hit"), by("socket"); kernel == 0 || sockets == 0 {
+			return fmt.Errorf("%v in the kernel, %v at sockets", kernel, sockets)
+		}
+		return nil
+	})
+	// A new name: the second query for it is answered at a socket, and later ones by the kernel.
+	const name = "svc-7-8-9.lab.svc.cluster.local."
+	eventually(t, "the kernel has the answer that a socket gave", func() error {
+		kernel := by("hit")
+		for range 5 {
+			if _, err := lookup(t, pod, lab.ClusterDNS4, name); err != nil {
+				return err
+			}
+		}
+		if n := by("hit") - kernel; n < 5 {
+			return fmt.Errorf("%v of 5", n)
+		}
+		return nil
+	})
+}
+
 func TestSocketsFollowTheLease(t *testing.T) {
 	t.Parallel()
 	node := newNode(t)

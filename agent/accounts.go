@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/trackless-dns/trackless/agent/tablewalk"
+	"github.com/trackless-dns/trackless/agent/tally"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -71,4 +72,14 @@ func tcpPorts(plan iptables.Plan) []uint16 {
 		}
 	}
 	return ports
+}
+
+// tallyHits counts the queries that the kernel has answered for `trackless dns top`.
+func (p *Agent) tallyHits(flows []ledger.Flow) {
+	if !p.Tally.Running() {
+		return
+	}
+	for _, f := range flows {
+		p.Tally.Early(tally.Kernel, f.Client.Addr())
+	}
 }

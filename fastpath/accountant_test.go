@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -242,7 +243,12 @@ func TestQueriesOfCoreDNS(t *testing.T) {
 	note := func(f ledger.Flow) { a.Note(f.Client, f.Server, f.Proto).Response() }
 	note(flow(1, untracked))
 	note(flow(2, tracked))
+	var hits []ledger.Flow
+	a.Hits = func(flows []ledger.Flow) { hits = append(hits, flows...) }
 	a.Flows([]ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)})
+	if want := []ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)}; !slices.Equal(hits, want) {
+		t.Errorf("hits %v, want %v", hits, want)
+	}
 	idle = true
 	note(flow(6, untracked))
 	a.Flows([]ledger.Flow{flow(7, untracked)})

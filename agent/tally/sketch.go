@@ -23,15 +23,28 @@ const (
 	maxRows    = 1000
 )
 
-// count is a number of queries, and how many of them the cache had no answer for.
-type count struct{ queries, misses uint64 }
+// count is a number of queries, how many of them the cache had no answer for, and how many
+// each tier answered.
+type count struct {
+	queries, misses uint64
+	early           [2]uint64 // by Tier
+}
 
 func (c *count) add(other count) {
 	c.queries += other.queries
 	c.misses += other.misses
+	for i, n := range other.early {
+		c.early[i] += n
+	}
 }
 
-// A sketch is what has been counted since somebody asked. It takes 6 MB at most.
+// row returns the count for the control socket. Misses may be of queries that are not
+// answered yet.
+func (c count) row(key string) control.QueryCount {
+	return control.QueryCount{Key: key, Queries: c.queries, Misses: min(c.misses, c.queries), Kernel: c.early[Kernel], Socket: c.early[Socket]}
+}
+
+// A sketch is what has been counted since somebody asked. It takes 7 MB at most.
 type sketch struct {
 	seed      maphash.Seed // of names
 	low, high uint64       // random numbers for the hashes of clients
@@ -45,6 +58,7 @@ type shard struct {
 	types      [otherType + 1]uint64
 	rcodes     [otherRcode + 1]uint64
 	transports [2]uint64
+	early      count    // of those whose question is not known
 	_          [64]byte // the next shard's mutex is in another cache line
 }
 
@@ -83,6 +97,17 @@ func (s *sketch) answered(q *Query) {
 	sh.mu.Unlock()
 }
 
+func (s *sketch) early(tier Tier, client netip.Addr) {
+	ofClient, _, sh := s.hashes(client, "")
+	one := count{queries: 1}
+	one.early[tier] = 1
+	sh.mu.Lock()
+	sh.clients.add(ofClient, client, one)
+	sh.early.add(one)
+	sh.transports[0]++
+	sh.mu.Unlock()
+}
+
 func (s *sketch) missed(client netip.Addr, name string) {
 	ofClient, ofName, sh := s.hashes(client, name)
 	sh.mu.Lock()
@@ -106,6 +131,9 @@ func (s *sketch) counts() control.QueryCounts {
 			increase(names, name, c)
 			increase(zones, zoneOf(name), c)
 		})
+		for _, m := range []map[string]count{names, zones, types, rcodes} {
+			increase(m, control.Early, sh.early)
+		}
 		otherClients.add(sh.clients.rest)
 		otherNames.add(sh.names.rest)
 		for t, n := range sh.types {
@@ -123,7 +151,7 @@ func (s *sketch) counts() control.QueryCounts {
 	}
 	total.add(otherClients)
 	return control.QueryCounts{
-		Total:   control.QueryCount{Queries: total.queries, Misses: min(total.misses, total.queries)},
+		Total:   total.row(""),
 		Clients: rows(clients, otherClients), Names: rows(names, otherNames), Zones: rows(zones, otherNames),
 		Types: rows(types, count{}), Rcodes: rows(rcodes, count{}), Transports: rows(transports, count{}),
 	}
@@ -146,17 +174,18 @@ func rows(counts map[string]count, rest count) []control.QueryCount {
 		if c.queries == 0 {
 			continue // a miss whose query is not answered yet, or was asked by us
 		}
-		out = append(out, control.QueryCount{Key: key, Queries: c.queries, Misses: min(c.misses, c.queries)})
+		out = append(out, c.row(key))
 	}
 	slices.SortFunc(out, func(a, b control.QueryCount) int {
 		return cmp.Or(cmp.Compare(b.Queries, a.Queries), cmp.Compare(a.Key, b.Key))
 	})
+	last := rest.row("")
 	for _, r := range out[min(len(out), maxRows):] {
-		rest.add(count{r.Queries, r.Misses})
+		last = last.Plus(r)
 	}
 	out = out[:min(len(out), maxRows)]
-	if rest.queries > 0 {
-		out = append(out, control.QueryCount{Queries: rest.queries, Misses: min(rest.misses, rest.queries)})
+	if last.Queries > 0 {
+		out = append(out, last)
 	}
 	return out
 }

@@ -38,6 +38,21 @@ func (t *Tally) Answered(q *Query) {
 	}
 }
 
+// A Tier is a way to answer a query before CoreDNS sees it.
+type Tier int
+
+const (
+	Kernel Tier = iota // by the program at the devices of pods
+	Socket             // by a listener of ours
+)
+
+// Early counts a query over UDP that a tier answered. Its question is not known.
+func (t *Tally) Early(tier Tier, client netip.Addr) {
+	if s := t.current.Load(); s != nil {
+		s.early(tier, client)
+	}
+}
+
 // Missed notes that the cache had no answer for a query, which Answered counts later.
 func (t *Tally) Missed(client netip.Addr, name string) {
 	if s := t.current.Load(); s != nil {

@@ -43,7 +43,11 @@ func counted(t *testing.T, load func(*Tally)) (counts control.QueryCounts) {
 // texts writes rows as key=queries/misses.
 func texts(rows []control.QueryCount) (out []string) {
 	for _, r := range rows {
-		out = append(out, fmt.Sprintf("%s=%d/%d", r.Key, r.Queries, r.Misses))
+		text := fmt.Sprintf("%s=%d/%d", r.Key, r.Queries, r.Misses)
+		if r.Kernel+r.Socket > 0 {
+			text += fmt.Sprintf(" early %d+%d", r.Kernel, r.Socket)
+		}
+		out = append(out, text)
 	}
 	return out
 }
@@ -65,19 +69,23 @@ func TestCounts(t *testing.T) {
 		}
 		tally.Answered(&Query{Client: client(2), Name: "www.example.ORG.", Type: 65280, Rcode: 4000})
 		tally.Missed(client(3), "never.answered.example.")
+		for range 3 {
+			tally.Early(Kernel, client(2))
+		}
+		tally.Early(Socket, client(4))
 	})
 	for _, tc := range []struct {
 		name string
 		rows []control.QueryCount
 		want []string
 	}{
-		{"total", []control.QueryCount{counts.Total}, []string{"=11/2"}},
-		{"clients", counts.Clients, []string{"10.244.0.1=8/1", "10.244.0.2=3/0"}},
-		{"names", counts.Names, []string{"www.example.org.=6/1", "api.shop.svc.cluster.local.=5/0"}},
-		{"zones", counts.Zones, []string{"example.org.=6/1", "shop.svc.cluster.local.=5/0"}},
-		{"types", counts.Types, []string{"A=5/0", "AAAA=5/0", "other=1/0"}},
-		{"rcodes", counts.Rcodes, []string{"NOERROR=5/0", "NXDOMAIN=5/0", "other=1/0"}},
-		{"transports", counts.Transports, []string{"udp=9/0", "tcp=2/0"}},
+		{"total", []control.QueryCount{counts.Total}, []string{"=15/2 early 3+1"}},
+		{"clients", counts.Clients, []string{"10.244.0.1=8/1", "10.244.0.2=6/0 early 3+0", "10.244.0.4=1/0 early 0+1"}},
+		{"names", counts.Names, []string{"www.example.org.=6/1", "api.shop.svc.cluster.local.=5/0", "(fast path)=4/0 early 3+1"}},
+		{"zones", counts.Zones, []string{"example.org.=6/1", "shop.svc.cluster.local.=5/0", "(fast path)=4/0 early 3+1"}},
+		{"types", counts.Types, []string{"A=5/0", "AAAA=5/0", "(fast path)=4/0 early 3+1", "other=1/0"}},
+		{"rcodes", counts.Rcodes, []string{"NOERROR=5/0", "NXDOMAIN=5/0", "(fast path)=4/0 early 3+1", "other=1/0"}},
+		{"transports", counts.Transports, []string{"udp=13/0", "tcp=2/0"}},
 	} {
 		if got := texts(tc.rows); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
@@ -162,7 +170,7 @@ func TestBounded(t *testing.T) {
 		keys[k] = true
 		total.add(c)
 	})
-	if len(keys) > 128 || len(keys) != b.used || total != (count{60_000, 30_000}) {
+	if len(keys) > 128 || len(keys) != b.used || total != (count{queries: 60_000, misses: 30_000}) {
 		t.Errorf("%d keys, %d used, %+v in all", len(keys), b.used, total)
 	}
 }

@@ -31,11 +31,27 @@ type QueryCounts struct {
 }
 
 // QueryCount counts the queries with a key, and those of them for which the cache had no
-// answer. Misses are not counted by type, rcode and transport.
+// answer. Misses are not counted by type, rcode and transport. Kernel and Socket are the
+// queries that a fast path answered before CoreDNS.
 type QueryCount struct {
 	Key     string `json:"key,omitempty"`
 	Queries uint64 `json:"queries"`
 	Misses  uint64 `json:"misses"`
+	Kernel  uint64 `json:"kernel,omitempty"`
+	Socket  uint64 `json:"socket,omitempty"`
+}
+
+// Early is the key of the queries that a fast path answered, in the lists of names, zones,
+// types and rcodes: only their clients are known.
+const Early = "(fast path)"
+
+// Plus adds the counts. The key stays.
+func (q QueryCount) Plus(other QueryCount) QueryCount {
+	q.Queries += other.Queries
+	q.Misses += other.Misses
+	q.Kernel += other.Kernel
+	q.Socket += other.Socket
+	return q
 }
 
 func (q QueryCounts) signature() Process { return q.Process }

@@ -18,7 +18,7 @@ type counter struct {
 
 func (c *counter) CountQueries(_ context.Context, d time.Duration) (QueryCounts, error) {
 	c.asked = d
-	return QueryCounts{Seconds: d.Seconds(), Names: []QueryCount{{"a.example.", 3, 1}}}, c.err
+	return QueryCounts{Seconds: d.Seconds(), Names: []QueryCount{{Key: "a.example.", Queries: 3, Misses: 1, Kernel: 1}}}, c.err
 }
 
 func TestCountQueries(t *testing.T) {
@@ -26,7 +26,7 @@ func TestCountQueries(t *testing.T) {
 	s := serve(t, filepath.Join(t.TempDir(), "control.sock"), instance)
 	c := NewClient(s.Addr())
 	got, err := c.CountQueries(t.Context(), 1500*time.Millisecond)
-	if err != nil || instance.asked != 1500*time.Millisecond || got.Seconds != 1.5 || len(got.Names) != 1 || got.Names[0] != (QueryCount{"a.example.", 3, 1}) || got.Process.PID == 0 {
+	if err != nil || instance.asked != 1500*time.Millisecond || got.Seconds != 1.5 || len(got.Names) != 1 || got.Names[0] != (QueryCount{Key: "a.example.", Queries: 3, Misses: 1, Kernel: 1}) || got.Process.PID == 0 {
 		t.Errorf("%+v, %v; asked for %s", got, err, instance.asked)
 	}
 	for _, d := range []time.Duration{0, longestCount + time.Second} {

@@ -215,7 +215,7 @@ counts; nodes without one have no answer, and no debug pod is made there.`,
 			}, askers(top))
 		},
 	}
-	cmd.Flags().StringVar(&by, "by", "pod", "`group`: pod, namespace, name, zone, type, rcode or transport")
+	cmd.Flags().StringVar(&by, "by", "pod", "`group`: pod, namespace, name, zone, type, rcode, transport or tier")
 	cmd.Flags().DurationVar(&interval, "interval", 10*time.Second, "`time` for which queries are counted")
 	cmd.Flags().IntVar(&top, "top", 20, "`number` of groups")
 	dns := &cobra.Command{

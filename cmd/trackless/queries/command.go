@@ -17,14 +17,18 @@ import (
 )
 
 const topHelp = `Count the queries that the instances of this node are asked, by pod, namespace, name,
-zone, type, rcode or transport: how many, and how many of them the cache answered. They
-count only while this command asks them to, over their control socket, and log nothing.
-Names of clients and domains are shown to whoever may ask there, root on this node.
+zone, type, rcode, transport or tier: how many, and how many of them the cache answered.
+They count only while this command asks them to, over their control socket, and log
+nothing. Names of clients and domains are shown to whoever may ask there, root on this node.
 
-Queries are counted for --interval, and then shown; without --once again and again, until
-Ctrl-C. The most frequent pods and names are exact. Those that are too many to count one by
+On a terminal it is a live screen: tab and the digits choose the group, s sorts, / filters,
+space freezes, q ends it. With --once, queries are counted once and written. The most frequent pods and names are exact. Those that are too many to count one by
 one are the row "(rest)". A zone is a namespace of the cluster, or the last two labels of a
 name. Only server blocks with the directives notrack and prometheus are counted.
+
+A tier is where the answer came from: the kernel, a socket's fast path, the cache, or
+upstream. Of queries that a fast path answered only the client is known; by name, zone, type
+and rcode they are the row "(fast path)".
 
 Pods are named as by "trackless conntrack top": by the Kubernetes API, the container
 runtime or network namespaces; else their addresses are shown.
@@ -36,7 +40,7 @@ const topExample = `  trackless dns top
   trackless dns top --once -o json`
 
 // ways are what queries can be counted by.
-var ways = []string{"pod", "namespace", "name", "zone", "type", "rcode", "transport"}
+var ways = []string{"pod", "namespace", "name", "zone", "type", "rcode", "transport", "tier"}
 
 type options struct {
 	by       string
@@ -78,7 +82,17 @@ func topCommand(node func() instance.Node) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := cli.UntilInterrupted(cmd.Context())
 			defer stop()
-			return runTop(ctx, node(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			out := cmd.OutOrStdout()
+			if live := !o.once && o.output == "table" && cli.IsTerminal(out) && !cli.DumbTerminal(); live {
+				if !cmd.Flags().Changed("interval") {
+					o.interval = screenInterval
+				}
+				if err := o.check(); err != nil {
+					return err
+				}
+				return show(ctx, node(), o, cmd.InOrStdin(), out)
+			}
+			return runTop(ctx, node(), o, out, cmd.ErrOrStderr())
 		},
 	}
 	cli.OutputFlag(cmd, &o.output, "table", "json", "jsonl")
@@ -87,7 +101,7 @@ func topCommand(node func() instance.Node) *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&o.by, "by", "pod", "what to count by: "+strings.Join(ways, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions(ways, cobra.ShellCompDirectiveNoFileComp))
-	fs.DurationVar(&o.interval, "interval", 10*time.Second, "`time` for which queries are counted")
+	fs.DurationVar(&o.interval, "interval", 10*time.Second, "`time` for which queries are counted; on the screen 2s unless given")
 	fs.BoolVar(&o.once, "once", false, "count once, and end")
 	fs.IntVar(&o.top, "top", 20, "`number` of rows")
 	cli.NameFlags(cmd, &o.names)
@@ -118,6 +132,8 @@ func (o *options) check() error {
 	return cli.CheckRoot(o.names.Root)
 }
 
+func failure(err error) error { return cli.Exit(cli.ExitFailure, fmt.Errorf("dns top: %w", err)) }
+
 func runTop(ctx context.Context, node instance.Node, o options, out, errs io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
@@ -129,7 +145,7 @@ func runTop(ctx context.Context, node instance.Node, o options, out, errs io.Wri
 		case ctx.Err() != nil && !o.once:
 			return nil // Ctrl-C ends it
 		case err != nil:
-			return cli.Exit(cli.ExitFailure, fmt.Errorf("dns top: %w", err))
+			return failure(err)
 		}
 		r.group(o.by, o.top, names.Current(ctx))
 		if err := r.write(o, out, errs); err != nil || o.once {

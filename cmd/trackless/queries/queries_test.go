@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/node/instance"
 	"github.com/trackless-dns/trackless/node/nodetest"
+	"github.com/trackless-dns/trackless/node/who"
 )
 
 // twoInstances have counted 100 and 20 queries.
@@ -141,6 +144,78 @@ func TestRefusals(t *testing.T) {
 	} {
 		if _, err := run(t, tc.node, strings.Fields(tc.args)...); cli.ExitStatus(err) != tc.code {
 			t.Errorf("%s: exit status %d, want %d: %v", tc.args, cli.ExitStatus(err), tc.code, err)
+		}
+	}
+}
+
+// withFastPath are counts of an instance whose kernel answers, too.
+func withFastPath() *report {
+	r := &report{Time: time.Date(2026, 1, 2, 13, 14, 15, 0, time.Local), counts: []control.QueryCounts{twoInstances().Controls[0].Counted}}
+	c := &r.counts[0]
+	c.Total = c.Total.Plus(control.QueryCount{Queries: 50, Kernel: 50})
+	c.Clients[0] = c.Clients[0].Plus(control.QueryCount{Queries: 50, Kernel: 50})
+	c.Clients = append(c.Clients[:2:2], control.QueryCount{Key: "10.244.3.17", Queries: 12, Misses: 12}, c.Clients[2])
+	c.Names = append(c.Names, control.QueryCount{Key: control.Early, Queries: 50, Kernel: 50})
+	return r
+}
+
+// The screen by every way, in terminals of several widths, and with the keys.
+func TestScreen(t *testing.T) {
+	golden := testgolden.NewRows(t, "screens.golden")
+	found := who.Node{Root: t.TempDir(), Name: "node-1"}.Find(t.Context())
+	found.Pods, found.Notes = "Kubernetes API", nil
+	for _, tc := range []struct {
+		name          string
+		width, height int
+		keys          string
+		problem       string
+	}{
+		{"60 columns", 60, 24, "", ""},
+		{"100 columns", 100, 24, "", ""},
+		{"200 columns", 200, 24, "", ""},
+		{"30 columns", 30, 24, "", ""},
+		{"by name", 100, 24, "3", ""},
+		{"by tier", 100, 24, "8", ""},
+		{"by the way before the first", 100, 24, "shift+tab", ""},
+		{"by queries to the upstream", 100, 24, "s s", ""},
+		{"filtered", 100, 24, "/ 1 0 . enter", ""},
+		{"an instance restarts", 100, 24, "", "pid 7: connection refused"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := screen(options{by: "pod", interval: 2 * time.Second, names: who.Node{Name: "node-1"}})
+			s = s.Sized(tc.width, tc.height).With(withFastPath().page(found, tc.problem))
+			for key := range strings.FieldsSeq(tc.keys) {
+				s, _ = s.Press(key)
+			}
+			lines := s.Lines()
+			for _, line := range lines {
+				if n := utf8.RuneCountInString(line); n > tc.width {
+					t.Errorf("%d columns: %q", n, line)
+				}
+			}
+			golden.Compare(t, tc.name, strings.Join(lines, "\n")+"\n")
+		})
+	}
+}
+
+// Every answer has one tier.
+func TestTiersAddUp(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		total control.QueryCount
+		want  string
+	}{
+		{"no queries", control.QueryCount{}, ""},
+		{"no fast path", control.QueryCount{Queries: 10, Misses: 4}, "cache=6 upstream=4"},
+		{"all tiers", control.QueryCount{Queries: 20, Misses: 4, Kernel: 7, Socket: 1}, "kernel=7 socket=1 cache=8 upstream=4"},
+		{"more misses than answers yet", control.QueryCount{Queries: 5, Misses: 4, Kernel: 3}, "kernel=3 upstream=2"},
+	} {
+		var got []string
+		for _, c := range tiers(tc.total) {
+			got = append(got, fmt.Sprintf("%s=%d", c.Key, c.Queries))
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
 		}
 	}
 }

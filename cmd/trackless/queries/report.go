@@ -10,9 +10,9 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
 	"github.com/trackless-dns/trackless/cmd/trackless/top"
@@ -38,12 +38,15 @@ type report struct {
 	counts []control.QueryCounts
 }
 
-// A row is a group of queries. Cached is nil where it is not counted: by type, rcode and
-// transport.
+// A row is a group of queries. Cached are those for which no upstream was asked; nil where
+// that is not counted: by type, rcode and transport. Kernel and Socket are those of them that
+// a fast path answered.
 type row struct {
 	Name    string  `json:"name,omitempty"`
 	Queries uint64  `json:"queries"`
 	Cached  *uint64 `json:"cached,omitempty"`
+	Kernel  uint64  `json:"kernel,omitempty"`
+	Socket  uint64  `json:"socket,omitempty"`
 }
 
 // count has all instances count at the same time.
@@ -78,7 +81,7 @@ func count(ctx context.Context, node instance.Node, o options) (*report, error) 
 
 // group adds the instances' counts up.
 func (r *report) group(by string, limit int, found *who.Found) {
-	r.By, r.PodsFrom = by, found.Pods
+	r.By, r.PodsFrom, r.Notes, r.Seconds = by, found.Pods, nil, 0
 	if by == "pod" || by == "namespace" {
 		r.Notes = found.Notes
 	}
@@ -87,17 +90,17 @@ func (r *report) group(by string, limit int, found *who.Found) {
 	for i := range r.counts {
 		c := &r.counts[i]
 		r.Seconds = max(r.Seconds, c.Seconds)
-		total = sum(total, c.Total)
+		total = total.Plus(c.Total)
 		for _, one := range listOf(c, by) {
 			name := cmp.Or(one.Key, groups.Rest)
 			if one.Key != "" {
 				name = nameOf(by, one.Key, found.Book)
 			}
-			merged[name] = sum(merged[name], one)
+			merged[name] = merged[name].Plus(one)
 		}
 	}
 	// A miss is known by client and name alone.
-	missesKnown := slices.Contains(ways[:4], by)
+	missesKnown := !slices.Contains([]string{"type", "rcode", "transport"}, by)
 	r.Total = rowOf("", total, true)
 	rest := merged[groups.Rest]
 	delete(merged, groups.Rest)
@@ -109,7 +112,7 @@ func (r *report) group(by string, limit int, found *who.Found) {
 		return cmp.Or(cmp.Compare(b.Queries, a.Queries), cmp.Compare(a.Name, b.Name))
 	})
 	for _, further := range list[min(limit, len(list)):] {
-		rest = sum(rest, merged[further.Name])
+		rest = rest.Plus(merged[further.Name])
 	}
 	r.Groups = list[:min(limit, len(list))]
 	if rest.Queries > 0 {
@@ -117,12 +120,8 @@ func (r *report) group(by string, limit int, found *who.Found) {
 	}
 }
 
-func sum(a, b control.QueryCount) control.QueryCount {
-	return control.QueryCount{Queries: a.Queries + b.Queries, Misses: a.Misses + b.Misses}
-}
-
 func rowOf(name string, c control.QueryCount, missesKnown bool) row {
-	r := row{Name: name, Queries: c.Queries}
+	r := row{Name: name, Queries: c.Queries, Kernel: c.Kernel, Socket: c.Socket}
 	if missesKnown {
 		cached := c.Queries - min(c.Misses, c.Queries)
 		r.Cached = &cached
@@ -142,8 +141,23 @@ func listOf(c *control.QueryCounts, by string) []control.QueryCount {
 		return c.Rcodes
 	case "transport":
 		return c.Transports
+	case "tier":
+		return tiers(c.Total)
 	}
 	return c.Clients
+}
+
+// tiers are the ways to an answer, the cheapest first.
+func tiers(total control.QueryCount) []control.QueryCount {
+	early := min(total.Kernel+total.Socket, total.Queries)
+	upstream := min(total.Misses, total.Queries-early)
+	list := []control.QueryCount{
+		{Key: "kernel", Queries: total.Kernel, Kernel: total.Kernel},
+		{Key: "socket", Queries: total.Socket, Socket: total.Socket},
+		{Key: "cache", Queries: total.Queries - early - upstream},
+		{Key: "upstream", Queries: upstream, Misses: upstream},
+	}
+	return slices.DeleteFunc(list, func(c control.QueryCount) bool { return c.Queries == 0 })
 }
 
 // nameOf returns the name of a group; for a client that of its pod.
@@ -179,12 +193,7 @@ func (r *report) write(o options, out, errs io.Writer) error {
 	if r.PodsFrom == "" {
 		cli.WriteNotes(errs, r.Notes)
 	}
-	width := cli.TerminalWidth(out)
-	text := r.text(width)
-	if !o.once && width > 0 && !cli.DumbTerminal() {
-		text = "\x1b[H\x1b[2J" + text
-	}
-	_, err := io.WriteString(out, text)
+	_, err := io.WriteString(out, r.text(cli.TerminalWidth(out)))
 	return err
 }
 
@@ -206,48 +215,62 @@ func (r *report) writeLines(out io.Writer) error {
 	return nil
 }
 
-const (
-	columns   = "  %10s%10s%8s%8s\n"
-	columnsIn = 38 // their width
-	leastName = 8
-)
-
 // text is a report for people, for a terminal of that width, 0 for any.
 func (r *report) text(width int) string {
 	var b bytes.Buffer
-	line := fmt.Sprintf("%s queries in %.1f s, %s a second", figure.Thousands(r.Total.Queries), r.Seconds, r.rate(r.Total.Queries))
-	if r.Total.Cached != nil && r.Total.Queries > 0 {
-		line += fmt.Sprintf(", %s cached", share(*r.Total.Cached, r.Total.Queries))
-	}
-	if r.By == "pod" || r.By == "namespace" {
-		from := "no names of pods are known"
-		if r.PodsFrom != "" {
-			from = "names of pods from the " + r.PodsFrom
-		}
-		line += "; " + from
+	facts, names := r.facts()
+	line := strings.Join(facts, ", ")
+	if names != "" {
+		line += "; " + names
 	}
 	cli.WriteLine(&b, width, line)
 	b.WriteByte('\n')
-	longest := leastName
-	for _, g := range r.Groups {
-		longest = max(longest, utf8.RuneCountInString(g.Name))
-	}
-	if width > 0 {
-		longest = max(min(longest, width-columnsIn), leastName)
-	}
-	cell := func(name string, rest ...any) {
-		fmt.Fprintf(&b, "%-*s", longest, top.Shortened(name, longest))
-		fmt.Fprintf(&b, columns, rest...)
-	}
-	cell("NAME", "QUERIES", "PER s", "SHARE", "CACHED")
-	for _, g := range r.Groups {
-		cached := "-"
-		if g.Cached != nil {
-			cached = share(*g.Cached, g.Queries)
-		}
-		cell(g.Name, figure.Thousands(g.Queries), r.rate(g.Queries), share(g.Queries, r.Total.Queries), cached)
+	for _, line := range r.table(width) {
+		b.WriteString(line + "\n")
 	}
 	return b.String()
+}
+
+// facts are all queries in a few words, and names says where names of pods are from, where
+// that matters.
+func (r *report) facts() (facts []string, names string) {
+	facts = []string{
+		fmt.Sprintf("%s queries in %.1f s", figure.Thousands(r.Total.Queries), r.Seconds), r.rate(r.Total.Queries) + " a second",
+	}
+	if r.Total.Cached != nil && r.Total.Queries > 0 {
+		facts = append(facts, share(*r.Total.Cached, r.Total.Queries)+" cached")
+	}
+	if early := r.Total.Kernel + r.Total.Socket; early > 0 {
+		facts = append(facts, share(early, r.Total.Queries)+" by the fast path")
+	}
+	switch {
+	case r.By != "pod" && r.By != "namespace":
+		return facts, ""
+	case r.PodsFrom == "":
+		return facts, "no names of pods are known"
+	}
+	return facts, "names of pods from the " + r.PodsFrom
+}
+
+// table returns a header and a line for each group.
+func (r *report) table(width int) []string {
+	g := top.Grid{Title: "NAME", Columns: []top.Column{{Title: "QUERIES", Width: 10}, {Title: "PER s", Width: 8, Rank: 1}, {Title: "SHARE", Width: 7, Rank: 3}, {Title: "CACHED", Width: 7, Rank: 2}}}
+	early := r.Total.Kernel+r.Total.Socket > 0
+	if early {
+		g.Columns = append(g.Columns, top.Column{Title: "KERNEL", Width: 7, Rank: 4}, top.Column{Title: "SOCKET", Width: 7, Rank: 5})
+	}
+	for _, group := range r.Groups {
+		cached := "-"
+		if group.Cached != nil {
+			cached = share(*group.Cached, group.Queries)
+		}
+		cells := []string{figure.Thousands(group.Queries), r.rate(group.Queries), share(group.Queries, r.Total.Queries), cached}
+		if early {
+			cells = append(cells, share(group.Kernel, group.Queries), share(group.Socket, group.Queries))
+		}
+		g.Rows = append(g.Rows, top.GridRow{Name: group.Name, Cells: cells})
+	}
+	return g.Lines(width)
 }
 
 func (r *report) rate(n uint64) string {

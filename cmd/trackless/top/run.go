@@ -86,7 +86,7 @@ func (s Screen) show(ctx context.Context, keyboard, display *os.File, pages <-ch
 		case <-ctx.Done():
 			return nil
 		case p := <-pages:
-			s = s.read(p)
+			s = s.With(p)
 		case <-resized:
 		case <-late:
 			keys, rest = keysOf(rest, true)
@@ -98,7 +98,7 @@ func (s Screen) show(ctx context.Context, keyboard, display *os.File, pages <-ch
 		}
 		for _, key := range keys {
 			var quit bool
-			if s, quit = s.pressed(key); quit {
+			if s, quit = s.Press(key); quit {
 				return nil
 			}
 		}
@@ -129,11 +129,12 @@ func inputOf(ctx context.Context, keyboard io.Reader) <-chan []byte {
 
 // draw writes the screen in the terminal's present size.
 func (s *Screen) draw(display *os.File) error {
-	var err error
-	if s.width, s.height, err = term.GetSize(int(display.Fd())); err != nil {
+	width, height, err := term.GetSize(int(display.Fd()))
+	if err != nil {
 		return fmt.Errorf("ask the terminal for its size: %w", err)
 	}
-	_, err = display.WriteString(frame(s.lines(), s.height))
+	*s = s.Sized(width, height)
+	_, err = display.WriteString(frame(s.Lines(), s.height))
 	return err
 }
 

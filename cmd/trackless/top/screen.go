@@ -51,8 +51,14 @@ type Screen struct {
 	frozen        bool
 }
 
-// read takes a page, and shows it unless the screen is frozen.
-func (s Screen) read(p Page) Screen {
+// Sized is the screen in a terminal of that size.
+func (s Screen) Sized(width, height int) Screen {
+	s.width, s.height = width, height
+	return s
+}
+
+// With takes a page, and shows it unless the screen is frozen.
+func (s Screen) With(p Page) Screen {
 	s.newest = &p
 	if !s.frozen {
 		s.shown = s.newest
@@ -60,8 +66,8 @@ func (s Screen) read(p Page) Screen {
 	return s
 }
 
-// pressed does what a key asks for.
-func (s Screen) pressed(key string) (_ Screen, quit bool) {
+// Press does what a key asks for.
+func (s Screen) Press(key string) (_ Screen, quit bool) {
 	if s.typing {
 		return s.typed(key), false
 	}
@@ -133,8 +139,8 @@ func (s Screen) moved(key string) Screen {
 	return s
 }
 
-// lines returns the screen: at most height lines, none longer than width.
-func (s Screen) lines() []string {
+// Lines returns the screen: at most height lines, none longer than width.
+func (s Screen) Lines() []string {
 	if s.width == 0 || s.height == 0 {
 		return nil // the terminal does not say
 	}

@@ -37,20 +37,21 @@ func reading() Reading {
 // play gives readings and keys to a screen, and returns what it shows.
 func play(width, height int, keys string, readings ...Reading) []string {
 	s := OfTable(groups.Pod)
-	s.Node, s.Interval, s.width, s.height = "node-1", 2*time.Second, width, height
+	s.Node, s.Interval = "node-1", 2*time.Second
+	s = s.Sized(width, height)
 	for _, r := range readings[:min(1, len(readings))] {
-		s = s.read(r.Page())
+		s = s.With(r.Page())
 	}
 	for key := range strings.FieldsSeq(keys) {
 		if key == "space" {
 			key = " "
 		}
-		s, _ = s.pressed(key)
+		s, _ = s.Press(key)
 	}
 	for _, r := range readings[min(1, len(readings)):] {
-		s = s.read(r.Page())
+		s = s.With(r.Page())
 	}
-	return s.lines()
+	return s.Lines()
 }
 
 func TestScreen(t *testing.T) {
@@ -101,12 +102,12 @@ func TestScreen(t *testing.T) {
 
 func TestQuit(t *testing.T) {
 	for key, want := range map[string]bool{"q": true, "esc": true, "ctrl+c": true, "s": false} {
-		if _, quit := OfTable(groups.Pod).pressed(key); quit != want {
+		if _, quit := OfTable(groups.Pod).Press(key); quit != want {
 			t.Errorf("%s ends: %t, want %t", key, quit, want)
 		}
 	}
 	// While a filter is typed, letters are text.
-	if _, quit := (Screen{typing: true}).pressed("q"); quit {
+	if _, quit := (Screen{typing: true}).Press("q"); quit {
 		t.Error("a q in a filter ends the screen")
 	}
 }

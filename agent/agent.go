@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/devices"
 	"github.com/trackless-dns/trackless/agent/entries"
+	"github.com/trackless-dns/trackless/agent/fairness"
 	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/probes"
@@ -42,7 +43,7 @@ import (
 // and Exit are its lifecycle; its other methods and fields are safe for concurrent use.
 type Agent struct {
 	Ledger  *ledger.Ledger
-	Queries admission.Queries
+	Queries *admission.Queries
 	Asked   probes.Questions // of readiness probes
 	Health  health.Monitor
 	Table   tablewalk.Watcher
@@ -94,6 +95,9 @@ type Config struct {
 	// node reaches them.
 	Listeners func() []netip.AddrPort
 
+	// Queries bounds the queries of this process; nil: the agent makes one.
+	Queries *admission.Queries
+
 	// Search counts the queries of search paths. It may be nil.
 	Search func() control.SearchFigures
 }
@@ -144,6 +148,10 @@ func New(c Config) *Agent {
 	p.upstreams.log = c.Log
 	p.services.Log, p.services.Tracked = c.Log, p.zones.Tracked
 	p.standing.Services, p.standing.Log = &p.services, c.Log
+	if p.Queries = c.Queries; p.Queries == nil {
+		p.Queries = &admission.Queries{Offenders: fairness.Offenders{Log: c.Log}}
+	}
+	p.Queries.Slow = p.Health.Slow
 	p.Queries.Crowded = func() {
 		if k := p.reconciler.Load(); k != nil {
 			k.Crowded()

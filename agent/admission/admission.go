@@ -3,13 +3,15 @@
 package admission
 
 import (
-	"errors"
+	"context"
 	"hash/maphash"
 	"net/netip"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/trackless-dns/trackless/agent/fairness"
 )
 
 // Queries bounds the queries under way. CoreDNS starts a goroutine for every packet that
@@ -18,14 +20,19 @@ import (
 // zero value is ready.
 //
 // A query is either busy, or it is a miss that waits for an upstream. Some busy queries
-// wait in the cache for the answer to another query. One client may have a part of either
-// kind, not all. There are no locks: hundreds of waiting goroutines would get a lock only
-// as fast as the scheduler runs them.
+// wait in the cache for the answer to another query. One client may have a part of the busy
+// queries, not all: there are no locks for these, since hundreds of waiting goroutines would
+// get a lock only as fast as the scheduler runs them. Package fairness divides the misses.
 type Queries struct {
-	busy, misses shares
-	waiting      shares        // busy queries that wait for another query
-	shed         atomic.Uint64 // dropped queries
-	refused      atomic.Uint64 // refused misses
+	// Offenders has the clients that lost queries.
+	Offenders fairness.Offenders
+
+	busy    shares
+	waiting shares        // busy queries that wait for another query
+	shed    atomic.Uint64 // dropped queries
+
+	once   sync.Once
+	misses *fairness.Misses
 
 	watching, late atomic.Bool // watch runs; goroutines run late, and clients are several
 
@@ -39,6 +46,9 @@ type Queries struct {
 	// of one client, and with false when it no longer has so many.
 	Late func(bool)
 	told bool // that they run late; of the goroutine that watches
+
+	// Slow, if set, is called now and then while old misses are under way.
+	Slow func()
 
 	// begun counts the queries that began to wait in the last two windows of length
 	// beginWindow. The windows advance while watch runs.
@@ -73,8 +83,8 @@ const (
 	minUnderWay = 256
 	maxUnderWay = 16384
 
-	// One client may have 1/clientShare of the misses under way, and of the busy queries.
-	// There may be busyShare times as many busy queries as misses: they have no socket.
+	// One client may have 1/clientShare of the busy queries. There may be busyShare times as
+	// many busy queries as misses: they have no socket.
 	clientShare = 2
 	busyShare   = 2
 
@@ -110,11 +120,6 @@ const (
 	mixedFor = 20
 )
 
-var (
-	errTooManyMisses = errors.New("more queries wait for an upstream than the memory limit allows: the upstream is slow or does not answer, or a client asks for very many names")
-	errGreedyClient  = errors.New("this client has half of all queries that may wait for an upstream: it asks for very many names, or the upstream is slow or does not answer")
-)
-
 // queryLimit returns how many misses may be under way with a memory limit of the Go
 // runtime in bytes (SetMemoryLimit in runtime/debug).
 func queryLimit(memory int64) int32 {
@@ -147,14 +152,31 @@ func (u *Queries) Take(client netip.Addr) bool {
 	}
 	u.busy.add(slot, -1)
 	u.shed.Add(1)
+	u.Offenders.Lost(client)
 	return false
 }
 
 // Dropped returns how many queries were dropped.
 func (u *Queries) Dropped() uint64 { return u.shed.Load() }
 
-// Refused returns how many misses were refused.
-func (u *Queries) Refused() uint64 { return u.refused.Load() }
+// Misses divides the misses among the clients.
+func (u *Queries) Misses() *fairness.Misses {
+	u.once.Do(func() {
+		u.misses = fairness.New(int(queryLimit(memoryLimit())))
+		u.misses.OnShed = u.Offenders.Lost
+	})
+	return u.misses
+}
+
+// AtMost bounds the misses under way besides the memory limit: with more, a plugin below
+// would refuse those of every client. 0 is no bound.
+func (u *Queries) AtMost(n int) {
+	limit := int(queryLimit(memoryLimit()))
+	if n > 0 {
+		limit = min(limit, n)
+	}
+	u.Misses().SetLimit(limit)
+}
 
 // Throttled reports whether a CPU limit was used up in the last second.
 func (u *Queries) Throttled() bool { return u.limit.lately(time.Now()) }
@@ -173,7 +195,7 @@ func (u *Queries) watch() {
 	u.nextWindow()
 	u.nextWindow()
 	window := time.Now()
-	for u.busy.all.Load()+u.misses.all.Load() > clientHere/2 || time.Since(last) < lateFor {
+	for u.isCrowded() || time.Since(last) < lateFor {
 		began := time.Now()
 		time.Sleep(latePause)
 		now := time.Now()
@@ -181,7 +203,9 @@ func (u *Queries) watch() {
 			last = now
 			u.limit.read()
 		}
-		u.note(now.Sub(last) < lateFor && u.isMixed())
+		late := now.Sub(last) < lateFor && u.isMixed()
+		u.note(late)
+		u.Misses().Pace(now, late)
 		if now.Sub(last) >= shortFor {
 			u.endNotes()
 		}
@@ -191,7 +215,14 @@ func (u *Queries) watch() {
 		}
 	}
 	u.endNotes()
+	u.Misses().EndPace()
 	u.watching.Store(false)
+}
+
+// isCrowded reports whether very many queries are under way.
+func (u *Queries) isCrowded() bool {
+	misses := u.Misses().Figures()
+	return misses.Waiting > 0 || int(u.busy.all.Load())+misses.UnderWay > clientHere/2
 }
 
 // asks notes a query of a client.
@@ -249,38 +280,24 @@ func (u *Queries) done(slot uint32) {
 	}
 }
 
-// Begin counts a miss until end is called. A query that was taken is not busy meanwhile.
-// Begin fails if there are too many misses. It calls late now and then while old misses
-// are under way.
-func (u *Queries) Begin(client netip.Addr, taken bool, late func()) (end func(), err error) {
-	limit := queryLimit(memoryLimit())
+// Miss calls pass, which asks an upstream, when the client has a place, and returns what it
+// returns; see [fairness.Misses.Do]. A query that was taken is not busy meanwhile.
+func (u *Queries) Miss(ctx context.Context, client netip.Addr, taken bool, pass func(context.Context) (int, error)) (int, error) {
 	slot := slotOf(client)
-	all, own := u.misses.add(slot, 1)
-	if all > limit || own > limit/clientShare {
-		u.misses.add(slot, -1)
-		u.refused.Add(1)
-		if all > limit {
-			return nil, errTooManyMisses
-		}
-		return nil, errGreedyClient
-	}
 	if taken {
 		u.done(slot)
+		defer u.busy.add(slot, 1)
 	}
-	lately := u.begins(slot)
-	generation := &u.generations[1-u.former.Load()]
-	generation.Add(1)
-	if u.ticking.CompareAndSwap(false, true) {
-		time.AfterFunc(slow, func() { u.tick(late) })
-	}
-	return func() {
-		generation.Add(-1)
-		lately()
-		u.misses.add(slot, -1)
-		if taken {
-			u.busy.add(slot, 1)
+	defer u.begins(slot)()
+	return u.Misses().Do(ctx, client, func(ctx context.Context) (int, error) {
+		generation := &u.generations[1-u.former.Load()]
+		generation.Add(1)
+		defer generation.Add(-1)
+		if u.ticking.CompareAndSwap(false, true) {
+			time.AfterFunc(slow, u.tick)
 		}
-	}, nil
+		return pass(ctx)
+	})
 }
 
 // Wait counts a taken query as waiting for another one, until end is called.
@@ -307,15 +324,15 @@ func (u *Queries) begins(slot uint32) (end func()) {
 }
 
 // tick runs every slow while there are misses.
-func (u *Queries) tick(late func()) {
+func (u *Queries) tick() {
 	former := u.former.Load()
-	if u.generations[former].Load() > 0 {
-		late()
-	} else {
+	if u.generations[former].Load() == 0 {
 		u.former.Store(1 - former)
+	} else if u.Slow != nil {
+		u.Slow()
 	}
-	if u.misses.all.Load() > 0 {
-		time.AfterFunc(slow, func() { u.tick(late) })
+	if u.generations[0].Load()+u.generations[1].Load() > 0 {
+		time.AfterFunc(slow, u.tick)
 		return
 	}
 	u.ticking.Store(false) // the next miss starts the ticks again

@@ -1,7 +1,7 @@
 package admission
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"math"
 	"net/netip"
@@ -40,37 +40,51 @@ func flooder() (flooder, other netip.Addr) {
 	}
 }
 
-func TestMissesUnderWayAreBounded(t *testing.T) {
-	var u Queries
-	limit := int(queryLimit(memoryLimit()))
-	greedy, other := flooder()
-	begin := func(client netip.Addr, n int) (ends []func(), err error) {
-		for range n {
-			end, err := u.Begin(client, false, func() {})
-			if err != nil {
-				return ends, err
-			}
-			ends = append(ends, end)
+// begin begins a miss, and returns what ends it.
+func begin(t *testing.T, u *Queries, client netip.Addr, taken bool) (end func()) {
+	t.Helper()
+	began, over, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, err := u.Miss(context.Background(), client, taken, func(context.Context) (int, error) {
+			close(began)
+			<-over
+			return 0, nil
+		})
+		if err != nil {
+			t.Error(err)
 		}
-		return ends, nil
+	}()
+	<-began
+	return func() {
+		close(over)
+		<-ended
 	}
-	first, err := begin(greedy, limit)
-	if !errors.Is(err, errGreedyClient) || len(first) != limit/2 {
-		t.Fatalf("one client has %d misses of %d under way: %v", len(first), limit, err)
-	}
-	second, err := begin(other, limit/2)
-	if err != nil {
-		t.Fatalf("another client may have no miss: %v", err)
-	}
-	if _, err := begin(netip.MustParseAddr("fd00::1"), 1); !errors.Is(err, errTooManyMisses) {
-		t.Errorf("one more than the memory limit allows: %v", err)
-	}
-	for _, end := range append(first, second...) {
-		end()
-	}
-	if _, err := begin(greedy, limit/2); err != nil {
-		t.Errorf("after all have ended: %v", err)
-	}
+}
+
+// A plugin below bounds the misses, too: no client may have all that it lets pass.
+func TestMissesUnderWayAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var u Queries
+		greedy, other := flooder()
+		for _, tc := range []struct{ most, want int }{
+			{0, int(queryLimit(memoryLimit()))}, {1000, 1000}, {math.MaxInt32, int(queryLimit(memoryLimit()))},
+		} {
+			if u.AtMost(tc.most); u.Misses().Figures().Limit != tc.want {
+				t.Errorf("at most %d: %+v, want %d", tc.most, u.Misses().Figures(), tc.want)
+			}
+		}
+		u.AtMost(16)
+		over := make(chan struct{})
+		for range 20 {
+			go func() {
+				_, _ = u.Miss(t.Context(), greedy, false, func(context.Context) (int, error) { <-over; return 0, nil })
+			}()
+		}
+		synctest.Wait()
+		begin(t, &u, other, false)()
+		close(over)
+	})
 }
 
 func TestBusyQueriesAreBounded(t *testing.T) {
@@ -96,9 +110,7 @@ func TestBusyQueriesAreBounded(t *testing.T) {
 					t.Fatal("not taken")
 				}
 				taken++
-				if _, err := u.Begin(greedy, true, func() {}); err != nil {
-					t.Fatal(err)
-				}
+				begin(t, &u, greedy, true)
 			}
 			for u.Take(greedy) {
 				taken++
@@ -229,11 +241,7 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 			if !u.Take(client) {
 				t.Fatal("dropped while goroutines run in time")
 			}
-			end, err := u.Begin(client, true, func() {})
-			if err != nil {
-				t.Fatal(err)
-			}
-			ends = append(ends, end)
+			ends = append(ends, begin(t, &u, client, true))
 		}
 		time.Sleep(3 * lateFor)
 		u.late.Store(true)
@@ -272,12 +280,10 @@ func TestMissesThatTakeLongAreNoticed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var u Queries
 				var noticed atomic.Int32
+				u.Slow = func() { noticed.Add(1) }
 				client := netip.MustParseAddr("10.244.0.1")
 				for range 20 { // one after the other, so that one is always under way
-					end, err := u.Begin(client, false, func() { noticed.Add(1) })
-					if err != nil {
-						t.Fatal(err)
-					}
+					end := begin(t, &u, client, false)
 					time.Sleep(tc.takes)
 					end()
 				}

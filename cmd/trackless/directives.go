@@ -39,6 +39,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	_ "github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
+	_ "github.com/trackless-dns/trackless/plugin/fairness"
 	"github.com/trackless-dns/trackless/plugin/fastpath"
 	"github.com/trackless-dns/trackless/plugin/notrack"
 	_ "github.com/trackless-dns/trackless/plugin/podmetrics"
@@ -79,6 +80,7 @@ var directives = []string{
 	"fastpath",
 	"cache",
 	// notrack_checkpoint: the second handler of notrack, see init
+	"fairness", // below the cache: what it can answer waits for nobody
 	"header",
 	"minimal",
 	"template",

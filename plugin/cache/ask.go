@@ -80,7 +80,7 @@ func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) 
 		}
 		var gaveUp bool
 		code, gaveUp, err = c.askOnce(limited, w, r, asks < maxAsks)
-		leave(!w.unanswered(code, err))
+		leave(!w.unanswered(code, err) && !isOwn(err))
 		w.cutShort = asks > 1 && limited.Err() != nil
 		if !gaveUp || limited.Err() != nil {
 			return code, err

@@ -1,11 +1,38 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/trackless-dns/trackless/internal/loglimit"
 )
+
+// ownError is an error that concerns the query of one client and brings its reply: the client
+// has too many queries under way, for instance. It says nothing about the upstream or the
+// name.
+type ownError interface {
+	error
+	Reply(r *dns.Msg) *dns.Msg
+}
+
+// isOwn reports whether an error is an ownError.
+func isOwn(err error) bool {
+	var own ownError
+	return err != nil && errors.As(err, &own)
+}
+
+// answerOwn answers a client with the reply that the error brings.
+func (q *query) answerOwn(code int, err error) (int, error) {
+	var own ownError
+	if err == nil || !errors.As(err, &own) {
+		return code, err
+	}
+	_ = q.w.WriteMsg(own.Reply(q.r)) // as in CoreDNS, a failed write to a client is no error
+	return dns.RcodeSuccess, nil
+}
 
 // maxErrors bounds the errors of queries that are reported in a second. While an upstream
 // does not respond there is one for each name, and CoreDNS's plugin errors logs each.

@@ -68,7 +68,7 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	if missed {
 		q.counters.Misses.Inc()
-		code, err := c.miss(ctx, q)
+		code, err := q.answerOwn(c.miss(ctx, q))
 		return code, c.errors.pass(err)
 	}
 	q.counters.Found(f.Kind)

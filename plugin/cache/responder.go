@@ -126,10 +126,10 @@ func (w *responder) countResponse() {
 	}
 }
 
-// unanswered reports whether the query ended in a failure, code and err, without a
-// response.
+// unanswered reports whether the query ended in a failure of the upstream, code and err,
+// without a response.
 func (w *responder) unanswered(code int, err error) bool {
-	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure
+	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure && !isOwn(err)
 }
 
 // settle gives the outcome to the queries that wait for it, once. It returns err with the
@@ -143,6 +143,9 @@ func (w *responder) settle(code int, err error) error {
 	out.Back = out.Failed && w.back
 	if n := w.attempt.Sharers - 1; out.Failed && n > 0 {
 		err = &sharedError{err, n}
+	}
+	if isOwn(err) {
+		out.Failed, out.Partial = true, true // those that wait go on, and one of them asks
 	}
 	out.Err = err
 	w.attempt.Settle(out)

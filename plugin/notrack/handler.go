@@ -20,6 +20,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/tuple"
 	"github.com/trackless-dns/trackless/internal/loglimit"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/plugin/fairness"
 )
 
 // ServeDNS implements plugin.Handler.
@@ -167,6 +168,7 @@ type checkpoint struct {
 	Next   plugin.Handler
 	config *configuration
 	block  *dnsserver.Config
+	gate   *fairness.Gate
 }
 
 // Name implements plugin.Handler.
@@ -180,15 +182,15 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
-	client, _, proto := tuple.Of(w)
 	if t := &p.config.agent.Tally; t.Running() && len(r.Question) == 1 {
+		client, _, _ := tuple.Of(w)
 		t.Missed(client.Addr(), r.Question[0].Name)
 	}
-	end, err := p.config.agent.Queries.Begin(client.Addr(), proto == unix.IPPROTO_UDP, p.config.agent.Health.Slow)
-	if err != nil {
-		return dns.RcodeRefused, plugin.Error(directive, err)
-	}
-	defer end()
+	return p.gate.Pass(ctx, w, r, func(ctx context.Context) (int, error) { return p.ask(ctx, w, r) })
+}
+
+// ask passes a miss on.
+func (p *checkpoint) ask(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
 	state := request.Request{W: w}
 	return p.config.agent.Health.Serve(ctx, health.Query{
 		Block: serverBlock{p.block}, W: w, R: r, TCP: state.Proto() == "tcp",

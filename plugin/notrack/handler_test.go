@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/coredns/caddy"
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
@@ -13,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/checks"
+	"github.com/trackless-dns/trackless/plugin/fairness"
 )
 
 // writer is a response writer between two given transport addresses.
@@ -87,7 +89,8 @@ func TestProbes(t *testing.T) {
 // Every probe must pass the plugins between notrack and the checkpoint.
 func TestProbesPassTheCheckpoint(t *testing.T) {
 	config := loaded(t)
-	p := &checkpoint{config: config, Next: test.ErrorHandler()}
+	gate := fairness.Own(caddy.NewTestController("dns", ""))
+	p := &checkpoint{config: config, Next: test.ErrorHandler(), gate: gate}
 	for _, tc := range []struct {
 		name   string
 		remote string

@@ -26,7 +26,7 @@ func (c *configuration) start() error {
 		Zones: c.zones, Identity: c.identity, Sockets: c.sockets, Idle: c.idle,
 		Corefile: loadedCorefile(), Server: server{c},
 	}
-	followWaits(c, &c.agent.Queries)
+	followWaits(c, c.agent.Queries)
 	return c.agent.Start(c.load)
 }
 
@@ -86,15 +86,10 @@ func stopAll(servers []stopper) {
 	wg.Wait()
 }
 
-// loadedCorefile returns the Corefile that caddy starts or has started last. Only caddy's
-// callbacks may call it: caddy changes its list without a lock.
+// loadedCorefile is [corefile.Loaded] for the control socket.
 func loadedCorefile() control.Corefile {
-	for _, instance := range slices.Backward(caddy.Instances()) {
-		if in := instance.Caddyfile(); in != nil {
-			return control.Corefile{Path: in.Path(), Contents: string(in.Body())}
-		}
-	}
-	return control.Corefile{}
+	path, contents := corefile.Loaded()
+	return control.Corefile{Path: path, Contents: contents}
 }
 
 // listeners returns the UDP addresses of the running servers, as a client of this node

@@ -72,11 +72,6 @@ var ruleMetrics = append([]*metric{
 		read: func(s *scrape, out output) { out.gauge(s.avoided.Error) }},
 	{name: "flows_avoided_total", help: "Conntrack entries that DNS to the listen addresses would have made.", labels: []string{"proto", "family"},
 		read: func(s *scrape, out output) { out.byClass(prometheus.CounterValue, s.agent.Ledger.Flows()) }},
-	{name: "shed_total", help: "Queries that were dropped since their client had too many under way, or answered REFUSED since too many wait for an upstream.", labels: []string{"how"},
-		read: func(s *scrape, out output) {
-			out.counter(float64(s.agent.Queries.Dropped()), "dropped")
-			out.counter(float64(s.agent.Queries.Refused()), "refused")
-		}},
 	{subsystem: conntrackSubsystem, name: "tracking_info", help: "Whether packets of this network namespace are tracked at all; where they are not, reason says why, and no entries are avoided.", labels: []string{"active", "reason"},
 		read: func(s *scrape, out output) {
 			if s.walk != nil {

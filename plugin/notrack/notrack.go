@@ -26,6 +26,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/iptables"
+	"github.com/trackless-dns/trackless/plugin/fairness"
 )
 
 // NoTrack is the handler of one server block. It answers checks of this process and records
@@ -65,7 +66,7 @@ type configuration struct {
 	identity *checks.Identity // of this load
 	sockets  int              // listening sockets at each endpoint
 	idle     time.Duration    // silent TCP connections are closed after it; the longest of all blocks
-	blocks   []*dnsserver.Config
+	gates    []gated          // of the blocks whose checkpoints are not placed yet
 	context  caddy.Context
 
 	load    *agent.Load // set by start
@@ -74,6 +75,12 @@ type configuration struct {
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block
+}
+
+// gated is a block with the gate of its misses.
+type gated struct {
+	block *dnsserver.Config
+	gate  *fairness.Gate
 }
 
 // addHandler stores a handler of a block. CoreDNS makes one for each listener.

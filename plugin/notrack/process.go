@@ -13,6 +13,7 @@ import (
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
 	"github.com/trackless-dns/trackless/iptables/route"
+	"github.com/trackless-dns/trackless/plugin/fairness"
 )
 
 var log = clog.NewWithPlugin(directive)
@@ -23,6 +24,7 @@ var process = agent.New(agent.Config{
 	Log:             log,
 	CountSetupError: func(errorType string) { SetupErrors.WithLabelValues(errorType).Inc() },
 	Listeners:       listeners,
+	Queries:         fairness.Queries,
 	Search: func() (f control.SearchFigures) {
 		if count := countSearch.Load(); count != nil {
 			f = (*count)()

@@ -12,6 +12,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
+	"github.com/trackless-dns/trackless/plugin/fairness"
 	"github.com/trackless-dns/trackless/plugin/querymetrics"
 )
 
@@ -64,7 +65,7 @@ func setup(c *caddy.Controller) error {
 	})
 	config.sockets = max(config.sockets, block.NumSockets, 1)
 	config.idle = max(config.idle, cmp.Or(block.IdleTimeout, ledger.DefaultTCPIdle))
-	config.blocks = append(config.blocks, block)
+	config.gates = append(config.gates, gated{block, fairness.Own(c)})
 	config.context = c.Context()
 	parsed.Store(config)
 	return nil
@@ -80,12 +81,12 @@ func placeCheckpoints(ctx caddy.Context) error {
 	if config == nil || config.context != ctx {
 		return nil
 	}
-	for _, block := range config.blocks {
-		block.AddPlugin(func(next plugin.Handler) plugin.Handler {
-			return &checkpoint{Next: next, config: config, block: block}
+	for _, g := range config.gates {
+		g.block.AddPlugin(func(next plugin.Handler) plugin.Handler {
+			return &checkpoint{Next: next, config: config, block: g.block, gate: g.gate}
 		})
 	}
-	config.blocks = nil
+	config.gates = nil
 	return nil
 }
 

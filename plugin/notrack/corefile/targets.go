@@ -7,8 +7,10 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
+	"github.com/coredns/caddy"
 	"github.com/coredns/caddy/caddyfile"
 	hostparse "github.com/coredns/coredns/plugin/pkg/parse"
 
@@ -138,4 +140,34 @@ func Forwards(blocks []caddyfile.ServerBlock, with string) []netip.AddrPort {
 		}
 	}
 	return out
+}
+
+// MaxConcurrent returns the smallest number of max_concurrent in the blocks, of the
+// directives forward and upstream; 0 without one.
+func MaxConcurrent(blocks []caddyfile.ServerBlock) int {
+	least := 0
+	for _, b := range blocks {
+		for _, directive := range []string{"forward", "upstream"} {
+			for _, words := range linesOf(b.Tokens[directive], "max_concurrent") {
+				if len(words) < 2 {
+					continue
+				}
+				if n, err := strconv.Atoi(words[1].Text); err == nil && n > 0 && (least == 0 || n < least) {
+					least = n
+				}
+			}
+		}
+	}
+	return least
+}
+
+// Loaded returns the Corefile that caddy starts or has started last. Only caddy's callbacks
+// may call it: caddy changes its list without a lock.
+func Loaded() (path, contents string) {
+	for _, instance := range slices.Backward(caddy.Instances()) {
+		if in := instance.Caddyfile(); in != nil {
+			return in.Path(), string(in.Body())
+		}
+	}
+	return "", ""
 }

@@ -74,12 +74,16 @@ func tcpPorts(plan iptables.Plan) []uint16 {
 	return ports
 }
 
-// tallyHits counts the queries that the kernel has answered for `trackless dns top`.
-func (p *Agent) tallyHits(flows []ledger.Flow) {
+// tallyHits counts the queries that a fast path has answered for `trackless dns top`.
+func (p *Agent) tallyHits(flows []ledger.Flow, inKernel bool) {
 	if !p.Tally.Running() {
 		return
 	}
+	tier := tally.Socket
+	if inKernel {
+		tier = tally.Kernel
+	}
 	for _, f := range flows {
-		p.Tally.Early(tally.Kernel, f.Client.Addr())
+		p.Tally.Early(tier, f.Client.Addr())
 	}
 }

@@ -142,7 +142,7 @@ type Server interface {
 func New(c Config) *Agent {
 	p := &Agent{config: c, log: c.Log, Ledger: ledger.New(ledger.Config{}), lost: sockets.Dropped{Proc: "/proc"}}
 	p.Table.Log, p.Table.Arrived = c.Log, p.Accountant.Arrived
-	p.Accountant.Ledger, p.Accountant.Hits = p.Ledger, p.tallyHits
+	p.Accountant.Ledger, p.Accountant.OnHits = p.Ledger, p.tallyHits
 	p.Accountant.Untracked, p.Accountant.Idle = p.Covers, p.Table.Idle
 	p.Health.Log = c.Log
 	p.upstreams.log = c.Log

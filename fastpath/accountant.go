@@ -24,9 +24,10 @@ type Accountant struct {
 	Untracked func(server netip.Addr) bool
 	Idle      func() bool
 
-	// Hits gets the flows of the queries that a fast path has answered; nil: nobody. It
-	// must be set before the first query, and keeps none of them.
-	Hits func([]ledger.Flow)
+	// OnHits gets the flows of the queries that a fast path has answered, in the kernel or
+	// in this process; nil: nobody. It must be set before the first query, and keeps none
+	// of them.
+	OnHits func(flows []ledger.Flow, inKernel bool)
 
 	arrived, answered, overTCP atomic.Uint64
 
@@ -63,10 +64,12 @@ func (a *Accountant) Note(client, server netip.AddrPort, proto uint8) ledger.Pen
 	return a.Ledger.Query(ledger.Flow{Proto: proto, Client: client, Server: server})
 }
 
-// Flows records queries over UDP that a fast path has answered.
-func (a *Accountant) Flows(flows []ledger.Flow) {
-	if a.Hits != nil {
-		a.Hits(flows)
+// Flows records queries over UDP that the kernel has answered.
+func (a *Accountant) Flows(flows []ledger.Flow) { a.record(flows, true) }
+
+func (a *Accountant) record(flows []ledger.Flow, inKernel bool) {
+	if a.OnHits != nil {
+		a.OnHits(flows, inKernel)
 	}
 	if a.Idle() {
 		return
@@ -87,7 +90,7 @@ func (a *Accountant) Hits(flows []ledger.Flow) {
 	n := uint64(len(flows))
 	a.arrived.Add(n)
 	a.answered.Add(n)
-	a.Flows(flows)
+	a.record(flows, false)
 }
 
 // Arrived is the number of queries so far, over all loads of a Corefile.

@@ -243,11 +243,20 @@ func TestQueriesOfCoreDNS(t *testing.T) {
 	note := func(f ledger.Flow) { a.Note(f.Client, f.Server, f.Proto).Response() }
 	note(flow(1, untracked))
 	note(flow(2, tracked))
-	var hits []ledger.Flow
-	a.Hits = func(flows []ledger.Flow) { hits = append(hits, flows...) }
+	hits := map[bool][]ledger.Flow{}
+	a.OnHits = func(flows []ledger.Flow, inKernel bool) { hits[inKernel] = append(hits[inKernel], flows...) }
 	a.Flows([]ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)})
-	if want := []ledger.Flow{flow(3, tracked), flow(4, untracked), flow(5, untracked)}; !slices.Equal(hits, want) {
-		t.Errorf("hits %v, want %v", hits, want)
+	a.Hits([]ledger.Flow{flow(8, tracked)})
+	for inKernel, want := range map[bool][]ledger.Flow{
+		true:  {flow(3, tracked), flow(4, untracked), flow(5, untracked)},
+		false: {flow(8, tracked)},
+	} {
+		if !slices.Equal(hits[inKernel], want) {
+			t.Errorf("hits %v, want %v (in the kernel: %t)", hits[inKernel], want, inKernel)
+		}
+	}
+	if a.Arrived() != 3 || a.Answered() != 2 {
+		t.Errorf("%d arrived, %d answered", a.Arrived(), a.Answered())
 	}
 	idle = true
 	note(flow(6, untracked))

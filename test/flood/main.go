@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/internal/testcgroup"
+	"github.com/trackless-dns/trackless/test/flood/contained"
 )
 
 func main() {
@@ -115,9 +116,9 @@ func flood(ctx context.Context, o options) (results []any, kept bool, err error)
 			return nil, false, fmt.Errorf("no upstream is called %q; there are %s", kind, strings.Join(kinds(), ", "))
 		}
 	}
-	servers := []server{{name: "trackless", program: o.program, notrack: true, backend: "auto"}}
+	servers := []contained.Server{{Name: "trackless", Program: o.program, NoTrack: true, Backend: "auto"}}
 	if o.coredns != "" {
-		servers = append(servers, server{name: "coredns", program: o.coredns})
+		servers = append(servers, contained.Server{Name: "coredns", Program: o.coredns})
 	}
 	if o.output == "table" {
 		writeHead(os.Stdout)
@@ -126,12 +127,12 @@ func flood(ctx context.Context, o options) (results []any, kept bool, err error)
 	for _, kind := range chosen {
 		var stock *result
 		for _, s := range slices.Backward(servers) { // CoreDNS first: it is the bar
-			m := measurement{contained: &contained{server: s, lab: o.program}, upstream: kind, rate: o.rate, last: o.last}
+			m := measurement{Container: &contained.Container{Server: s, Lab: o.program}, upstream: kind, rate: o.rate, last: o.last}
 			r, err := m.run(ctx)
 			if err != nil {
-				return nil, false, fmt.Errorf("%s, upstream %s: %w", s.name, kind, err)
+				return nil, false, fmt.Errorf("%s, upstream %s: %w", s.Name, kind, err)
 			}
-			if s.notrack {
+			if s.NoTrack {
 				r.judge(stock)
 				kept = kept && len(r.Failures) == 0
 			} else {
@@ -149,10 +150,10 @@ func flood(ctx context.Context, o options) (results []any, kept bool, err error)
 // throttle measures the steady load under a CPU limit, with each backend after the
 // same server without the directive, which is the bar.
 func throttle(ctx context.Context, o options) (results []any, kept bool, err error) {
-	servers := []server{
-		{name: "without notrack", program: o.program},
-		{name: "nftables", program: o.program, notrack: true, backend: "nftables"},
-		{name: "iptables", program: o.program, notrack: true, backend: "iptables"},
+	servers := []contained.Server{
+		{Name: "without notrack", Program: o.program},
+		{Name: "nftables", Program: o.program, NoTrack: true, Backend: "nftables"},
+		{Name: "iptables", Program: o.program, NoTrack: true, Backend: "iptables"},
 	}
 	if o.output == "table" {
 		writeThrottledHead(os.Stdout)
@@ -165,18 +166,18 @@ func throttle(ctx context.Context, o options) (results []any, kept bool, err err
 	for range o.rounds {
 		var bare *throttledResult
 		for _, s := range servers {
-			if o.only != "" && s.notrack && !slices.Contains(strings.Split(o.only, ","), s.name) {
+			if o.only != "" && s.NoTrack && !slices.Contains(strings.Split(o.only, ","), s.Name) {
 				continue
 			}
 			t := throttled{
-				contained: &contained{server: s, lab: o.program},
+				Container: &contained.Container{Server: s, Lab: o.program},
 				quota:     testcgroup.Period * time.Duration(o.cpu) / 1000, rate: o.rate, last: o.last,
 			}
 			r, err := t.run(ctx, logs)
 			if err != nil {
-				return nil, false, fmt.Errorf("%s, under a CPU limit of %dm: %w", s.name, o.cpu, err)
+				return nil, false, fmt.Errorf("%s, under a CPU limit of %dm: %w", s.Name, o.cpu, err)
 			}
-			if s.notrack {
+			if s.NoTrack {
 				r.judge(bare, o.lossless)
 				kept = kept && len(r.Failures) == 0
 			} else {

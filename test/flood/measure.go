@@ -15,11 +15,11 @@ import (
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/clients"
+	"github.com/trackless-dns/trackless/test/flood/contained"
 )
 
 const (
-	metricsAddress = "127.0.0.1:9253"
-	dnsPort        = 53
+	dnsPort = 53
 
 	floodPorts = 1024
 	cachedRate = 200         // queries a second of the other pod
@@ -30,18 +30,18 @@ const (
 
 // measurement is one flood.
 type measurement struct {
-	*contained
+	*contained.Container
 	upstream string
 	rate     int
 	last     time.Duration
 }
 
 func (m *measurement) run(ctx context.Context) (r *result, err error) {
-	m.limits = testcgroup.Limits{Memory: containerMiB << 20}
-	if err := m.open(ctx); err != nil {
+	m.Limits = testcgroup.Limits{Memory: containerMiB << 20}
+	if err := m.Open(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, m.close()) }()
+	defer func() { err = errors.Join(err, m.Close()) }()
 	return m.flood(ctx)
 }
 
@@ -49,27 +49,27 @@ func (m *measurement) run(ctx context.Context) (r *result, err error) {
 // flood comes and goes.
 func (m *measurement) flood(ctx context.Context) (*result, error) {
 	cached := clients.StartStreams([]clients.Stream{{
-		Kind: clients.FreshPort, From: m.node.Pods[1].Namespace, Target: lab.ClusterDNS4, Rate: cachedRate,
+		Kind: clients.FreshPort, From: m.Node.Pods[1].Namespace, Target: lab.ClusterDNS4, Rate: cachedRate,
 	}}, patience)
 	stopCached := sync.OnceValues(cached.Stop)
 	defer func() { _, _ = stopCached() }()
 	time.Sleep(time.Second)
-	if err := m.node.KubeDNS.Kill(); err != nil {
+	if err := m.Node.KubeDNS.Kill(); err != nil {
 		return nil, err
 	}
-	up, err := openUpstream(m.node.DNSPod, m.upstream)
+	up, err := openUpstream(m.Node.DNSPod, m.upstream)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = up.close() }()
 
-	r := &result{Server: m.name, Upstream: m.upstream}
+	r := &result{Server: m.Name, Upstream: m.upstream}
 	watched, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	var watching sync.WaitGroup
 	watching.Go(func() { m.watch(watched, r) })
 
-	flood := &clients.Flood{From: m.node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: m.rate, Ports: floodPorts}
+	flood := &clients.Flood{From: m.Node.Pods[0].Namespace, Target: lab.ClusterDNS4, Rate: m.rate, Ports: floodPorts}
 	began := time.Now()
 	if err := flood.Start(); err != nil {
 		return nil, err
@@ -123,10 +123,10 @@ func (r *result) count(sent []clients.Sent, began, ended time.Time) {
 
 // take notes what is known only when the flood is over.
 func (m *measurement) take(ctx context.Context, r *result) error {
-	if info, err := os.Stat(m.log); err == nil {
+	if info, err := os.Stat(m.Log); err == nil {
 		r.LogBytes = int(info.Size())
 	}
-	killed, err := m.group.Killed()
+	killed, err := m.Group.Killed()
 	if err != nil {
 		return err
 	}
@@ -134,16 +134,16 @@ func (m *measurement) take(ctx context.Context, r *result) error {
 		r.RecoveredMS = -1
 		return nil
 	}
-	if !m.notrack {
+	if !m.NoTrack {
 		return nil
 	}
-	r.Lapses, err = m.lapses(ctx)
+	r.Lapses, err = m.Lapses(ctx)
 	return err
 }
 
 // watch notes the highest of what goes up and down until the context ends.
 func (m *measurement) watch(ctx context.Context, r *result) {
-	table, err := conntrack.Dial(&conntrack.Config{NetNS: m.node.Namespace.FD()})
+	table, err := conntrack.Dial(&conntrack.Config{NetNS: m.Node.Namespace.FD()})
 	if err != nil {
 		return
 	}
@@ -160,7 +160,7 @@ func (m *measurement) watch(ctx context.Context, r *result) {
 			return
 		case <-tick.C:
 		}
-		r.PeakMiB = max(r.PeakMiB, resident(m.running.PID()))
+		r.PeakMiB = max(r.PeakMiB, resident(m.Running.PID()))
 		if n%10 != 0 {
 			continue
 		}
@@ -174,7 +174,7 @@ func (m *measurement) watch(ctx context.Context, r *result) {
 			r.Entries = max(r.Entries, entries)
 		}
 		scrape, cancel := context.WithTimeout(ctx, time.Second)
-		if metrics, err := m.running.Metrics(scrape, metricsAddress); err == nil {
+		if metrics, err := m.Running.Metrics(scrape, contained.MetricsAddress); err == nil {
 			if n, ok := metrics.Sum("go_goroutines"); ok {
 				r.Goroutines = max(r.Goroutines, int(n))
 			}

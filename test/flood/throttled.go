@@ -15,6 +15,7 @@ import (
 	"github.com/trackless-dns/trackless/internal/testcgroup"
 	"github.com/trackless-dns/trackless/lab"
 	"github.com/trackless-dns/trackless/lab/clients"
+	"github.com/trackless-dns/trackless/test/flood/contained"
 )
 
 // What is asked of Trackless under a CPU limit.
@@ -33,7 +34,7 @@ const (
 
 // throttled is a server under a CPU limit and a steady load of cached names.
 type throttled struct {
-	*contained
+	*contained.Container
 	quota time.Duration
 	rate  int
 	last  time.Duration
@@ -76,27 +77,27 @@ type throttledResult struct {
 }
 
 func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult, err error) {
-	t.limits = testcgroup.Limits{CPU: t.quota}
-	if err := t.open(ctx); err != nil {
+	t.Limits = testcgroup.Limits{CPU: t.quota}
+	if err := t.Open(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, t.close()) }()
+	defer func() { err = errors.Join(err, t.Close()) }()
 	if logs != nil {
 		defer func() {
-			text, _ := os.ReadFile(t.log)
+			text, _ := os.ReadFile(t.Log)
 			_, _ = logs.Write(text)
 		}()
 	}
-	periods, without, err := t.group.Throttled()
+	periods, without, err := t.Group.Throttled()
 	if err != nil {
 		return nil, err
 	}
-	usedBefore, began := processorTime(t.running.PID()), time.Now()
+	usedBefore, began := processorTime(t.Running.PID()), time.Now()
 	// One client in each pod, as many as there are.
 	var streams []clients.Stream
-	for _, pod := range t.node.Pods {
+	for _, pod := range t.Node.Pods {
 		streams = append(streams, clients.Stream{
-			Kind: clients.FreshPort, From: pod.Namespace, Target: lab.ClusterDNS4, Rate: float64(t.rate) / float64(len(t.node.Pods)),
+			Kind: clients.FreshPort, From: pod.Namespace, Target: lab.ClusterDNS4, Rate: float64(t.rate) / float64(len(t.Node.Pods)),
 		})
 	}
 	load := clients.StartStreams(streams, 0)
@@ -104,8 +105,8 @@ func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult
 	case <-time.After(t.last):
 	case <-ctx.Done():
 	}
-	used := processorTime(t.running.PID()) - usedBefore
-	r = &throttledResult{Server: t.name, Seconds: t.last.Seconds(), MilliCPU: 1000 * used.Seconds() / time.Since(began).Seconds()}
+	used := processorTime(t.Running.PID()) - usedBefore
+	r = &throttledResult{Server: t.Name, Seconds: t.last.Seconds(), MilliCPU: 1000 * used.Seconds() / time.Since(began).Seconds()}
 	sent, err := load.Stop()
 	if err := errors.Join(err, ctx.Err()); err != nil {
 		return nil, err
@@ -117,13 +118,13 @@ func (t *throttled) run(ctx context.Context, logs io.Writer) (r *throttledResult
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		r.LoadAverage, _, _ = strings.Cut(string(text), " ")
 	}
-	all, throttled, err := t.group.Throttled()
+	all, throttled, err := t.Group.Throttled()
 	if err != nil {
 		return nil, err
 	}
 	r.ThrottledPercent = percent(throttled-without, all-periods)
-	if t.notrack {
-		r.Lapses, err = t.lapses(ctx)
+	if t.NoTrack {
+		r.Lapses, err = t.Lapses(ctx)
 	}
 	return r, err
 }

@@ -157,6 +157,16 @@ func New(c Config) *Agent {
 			k.Crowded()
 		}
 	}
+	p.Queries.Overflow = p.lost.Count
+	p.Queries.Thin = func(from []netip.Addr, pass float64) {
+		load := p.serving.Load()
+		if load == nil {
+			return
+		}
+		if err := sockets.Thin(load.Plan.Listen, from, pass); err != nil {
+			p.log.Debugf("a client that floods takes room in the buffers of others: %v", err)
+		}
+	}
 	p.Queries.Late = func(late bool) {
 		if load := p.serving.Load(); load != nil {
 			sockets.Shorten(load.Plan.Listen, late)

@@ -50,6 +50,13 @@ type Queries struct {
 	// Slow, if set, is called now and then while old misses are under way.
 	Slow func()
 
+	// Overflow, if set, returns how many packets found no room in buffers so far, and Thin
+	// has the kernel drop all but a part of the packets of some clients, none without any.
+	Overflow func() uint64
+	Thin     func(from []netip.Addr, pass float64)
+	thin     thinning // of the goroutine that watches
+	thinned  atomic.Int32
+
 	// begun counts the queries that began to wait in the last two windows of length
 	// beginWindow. The windows advance while watch runs.
 	begun   [2]shares
@@ -159,6 +166,9 @@ func (u *Queries) Take(client netip.Addr) bool {
 // Dropped returns how many queries were dropped.
 func (u *Queries) Dropped() uint64 { return u.shed.Load() }
 
+// Thinned returns of how many clients the kernel drops a part of the queries.
+func (u *Queries) Thinned() int { return int(u.thinned.Load()) }
+
 // Misses divides the misses among the clients.
 func (u *Queries) Misses() *fairness.Misses {
 	u.once.Do(func() {
@@ -212,6 +222,7 @@ func (u *Queries) watch() {
 		if now.Sub(window) >= beginWindow {
 			window = now
 			u.nextWindow()
+			u.thinOut(late)
 		}
 	}
 	u.endNotes()
@@ -219,10 +230,27 @@ func (u *Queries) watch() {
 	u.watching.Store(false)
 }
 
+// thinOut has the kernel drop queries of the clients that flood, if these hold up others.
+func (u *Queries) thinOut(late bool) {
+	if u.Thin == nil || u.Overflow == nil {
+		return
+	}
+	floods := u.Offenders.Recent(floodsAt)
+	if !u.isMixed() || u.limit.lately(time.Now()) {
+		// Nobody else asks, or a CPU limit is used up: all goroutines run late then, and
+		// packets that the kernel drops would end the lease (see package lease).
+		floods = nil
+	}
+	if u.thin.next(late, u.Overflow(), floods) {
+		u.Thin(u.thin.from, u.thin.pass)
+		u.thinned.Store(int32(len(u.thin.from)))
+	}
+}
+
 // isCrowded reports whether very many queries are under way.
 func (u *Queries) isCrowded() bool {
 	misses := u.Misses().Figures()
-	return misses.Waiting > 0 || int(u.busy.all.Load())+misses.UnderWay > clientHere/2
+	return len(u.thin.from) > 0 || misses.Waiting > 0 || int(u.busy.all.Load())+misses.UnderWay > clientHere/2
 }
 
 // asks notes a query of a client.

@@ -29,6 +29,7 @@ type Offenders struct {
 // record is what is known of a source.
 type record struct {
 	total   uint64    // since the source is remembered
+	recent  int       // since Recent was called
 	episode uint64    // queries lost in the present episode
 	since   time.Time // when the episode began
 	last    time.Time // when the last query was lost
@@ -54,6 +55,7 @@ func (o *Offenders) Lost(source netip.Addr) {
 	now := time.Now()
 	r := o.record(source, now)
 	r.total++
+	r.recent++
 	r.episode++
 	r.last = now
 	if r.episode == noteworthy {
@@ -132,6 +134,19 @@ func (o *Offenders) watch() {
 	if o.watching = open; open {
 		time.AfterFunc(time.Second, o.watch)
 	}
+}
+
+// Recent returns the sources that lost at least so many queries since it was called last.
+func (o *Offenders) Recent(least int) (out []netip.Addr) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for a, r := range o.records {
+		if r.recent >= least && a.IsValid() && a != others {
+			out = append(out, a)
+		}
+		r.recent = 0
+	}
+	return out
 }
 
 func (o *Offenders) label(source netip.Addr) string {

@@ -1,0 +1,104 @@
+package sockets
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/sockets"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// MaxThinned is how many sources may be thinned at a time.
+const MaxThinned = 8
+
+// Thin has the kernel drop a part of the packets of some sources before they take room in
+// the buffers of the UDP listeners at the endpoints: others share these. pass is the part
+// that may pass, from 0 to 1. Without sources nothing is dropped any more. It needs no
+// capability (SO_ATTACH_FILTER, socket(7)).
+func Thin(endpoints []iptables.Endpoint, from []netip.Addr, pass float64) error {
+	return thin(listeningUDP(sockets.Descriptors(), endpoints), from, pass)
+}
+
+func thin(listeners []listeningSocket, from []netip.Addr, pass float64) error {
+	var errs []error
+	for _, l := range listeners {
+		if len(from) == 0 {
+			err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+			if err != nil && !errors.Is(err, unix.ENOENT) { // there was none
+				errs = append(errs, fmt.Errorf("detach the filter of the socket at %s: %w", sockets.AddressOf(l.own), err))
+			}
+			continue
+		}
+		code, err := bpf.Assemble(filter(from[:min(len(from), MaxThinned)], pass))
+		if err == nil {
+			program := unix.SockFprog{Len: uint16(len(code)), Filter: (*unix.SockFilter)(unsafe.Pointer(&code[0]))}
+			err = unix.SetsockoptSockFprog(l.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("attach a filter to the socket at %s: %w", sockets.AddressOf(l.own), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Offsets in the IP header, relative to the network header (include/uapi/linux/filter.h,
+// SKF_NET_OFF).
+const (
+	networkHeader = 1<<32 - 0x100000
+	ipVersion     = networkHeader      // in the upper half of the byte
+	source4       = networkHeader + 12 // RFC 791 section 3.1
+	source6       = networkHeader + 8  // RFC 8200 section 3
+)
+
+// filter returns the program that drops all but a part of the packets of the sources.
+func filter(from []netip.Addr, pass float64) []bpf.Instruction {
+	const whole = math.MaxUint32
+	accept := bpf.RetConstant{Val: whole}
+	var v4, v6 []bpf.Instruction
+	// Each source is matched, and skips what follows up to the end of its section.
+	for _, a := range from {
+		if a = a.Unmap(); a.Is4() {
+			b := a.As4()
+			v4 = append(v4, bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(b[:])})
+			continue
+		}
+		b := a.As16()
+		for word := range uint32(4) {
+			v6 = append(v6, bpf.LoadAbsolute{Off: source6 + 4*word, Size: 4},
+				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(b[4*word:]), SkipTrue: uint8(2*(3-word)) + 1})
+		}
+		v6 = append(v6, bpf.Jump{})
+	}
+	v4 = append([]bpf.Instruction{bpf.LoadAbsolute{Off: source4, Size: 4}}, append(v4, accept)...)
+	v6 = append(v6, accept)
+	code := append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: ipVersion, Size: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6, SkipTrue: uint8(len(v4))},
+	}, append(v4, v6...)...)
+	for i, instruction := range code {
+		rest := uint8(len(code) - i - 1)
+		switch j := instruction.(type) {
+		case bpf.JumpIf:
+			if j.Cond == bpf.JumpEqual && i > 2 {
+				j.SkipTrue = rest
+				code[i] = j
+			}
+		case bpf.Jump:
+			code[i] = bpf.Jump{Skip: uint32(rest)}
+		}
+	}
+	return append(code,
+		bpf.LoadExtension{Num: bpf.ExtRand},
+		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(min(max(pass, 0), 1) * whole), SkipTrue: 1},
+		accept,
+		bpf.RetConstant{Val: 0},
+	)
+}

@@ -209,6 +209,7 @@ func TestStuckQueriesMakeNoClientGreedy(t *testing.T) {
 			}
 		}
 		time.Sleep(2 * beginWindow)
+		synctest.Wait() // watch wakes at the same time
 		u.late.Store(true)
 		taken := 0
 		for u.Take(client) {
@@ -244,6 +245,7 @@ func TestWaitingMakesNoClientGreedy(t *testing.T) {
 			ends = append(ends, begin(t, &u, client, true))
 		}
 		time.Sleep(3 * lateFor)
+		synctest.Wait()
 		u.late.Store(true)
 		taken := 0
 		for u.Take(client) {

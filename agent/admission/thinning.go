@@ -11,6 +11,7 @@ import (
 type thinning struct {
 	pass     float64      // the part that passes
 	from     []netip.Addr // none: all queries of everybody pass
+	tooMuch  float64      // the part that held up others last
 	windows  int          // since pass was changed
 	overflow uint64       // packets lost in the buffers so far
 }
@@ -22,9 +23,12 @@ const (
 	// leastPass is the smallest part: of 20,000 queries a second 312.
 	leastPass = 1.0 / 64
 
-	// A part is tried for passWindows windows until it grows by passGrowth.
+	// A part is tried for passWindows windows until it grows by passGrowth, or by slowGrowth
+	// where it comes near to the part that was too much.
 	passWindows = 4
 	passGrowth  = 1.25
+	slowGrowth  = 1.03
+	near        = 0.6
 )
 
 // next is called after each window, with whether goroutines ran late in it, how many packets
@@ -44,13 +48,17 @@ func (t *thinning) next(late bool, overflow uint64, floods []netip.Addr) (change
 				t.from = append(t.from, a)
 			}
 		}
+		t.tooMuch = t.pass
 		t.pass = max(leastPass, t.pass/2)
 	case len(t.from) == 0 || t.windows < passWindows && len(floods) > 0:
 		return false
+	case len(floods) > 0 && t.pass*passGrowth > t.tooMuch*near:
+		t.pass *= slowGrowth
 	default:
-		if t.pass *= passGrowth; t.pass >= 1 {
-			t.from = nil
-		}
+		t.pass *= passGrowth
+	}
+	if t.pass >= 1 {
+		t.from = nil
 	}
 	t.windows = 0
 	return true

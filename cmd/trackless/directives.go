@@ -39,10 +39,10 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 	_ "github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
-	_ "github.com/trackless-dns/trackless/plugin/fairness"
+	"github.com/trackless-dns/trackless/plugin/fairness"
 	"github.com/trackless-dns/trackless/plugin/fastpath"
 	"github.com/trackless-dns/trackless/plugin/notrack"
-	_ "github.com/trackless-dns/trackless/plugin/podmetrics"
+	"github.com/trackless-dns/trackless/plugin/podmetrics"
 	"github.com/trackless-dns/trackless/plugin/searchpath"
 	_ "github.com/trackless-dns/trackless/plugin/upstream"
 )
@@ -100,6 +100,9 @@ func init() {
 	notrack.CheckpointBelow("cache")
 	fastpath.StartAfter("cache")
 }
+
+// Who floods is named by its pod, where the pods are known.
+func init() { fairness.NameBy(podmetrics.PodAt) }
 
 // The control socket tells how many queries are those of search paths.
 func init() {

@@ -38,6 +38,7 @@ type counter struct {
 	rest     time.Duration
 	scraped  chan struct{} // has one element after a scrape
 	latest   atomic.Pointer[[]groups.Row]
+	pods     atomic.Pointer[map[netip.Addr]names.Owner] // nil: not known
 	top      atomic.Int64
 	warn     func(format string, args ...any)
 	complain bool // no failure was logged since the last reading that worked
@@ -79,11 +80,11 @@ func (c *counter) stop() {
 
 func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
 	defer close(ended)
-	var pods atomic.Pointer[map[netip.Addr]names.Owner]
 	var watch sync.WaitGroup
+	defer c.pods.Store(nil)
 	defer watch.Wait()
 	watch.Go(func() {
-		c.watch(ctx, func(owners map[netip.Addr]names.Owner) { pods.Store(&owners) })
+		c.watch(ctx, func(owners map[netip.Addr]names.Owner) { c.pods.Store(&owners) })
 	})
 	for {
 		select {
@@ -92,7 +93,7 @@ func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
 		case <-c.scraped:
 		}
 		var known map[netip.Addr]names.Owner
-		if p := pods.Load(); p != nil {
+		if p := c.pods.Load(); p != nil {
 			known = *p
 		}
 		began := time.Now()
@@ -103,6 +104,18 @@ func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
 		case <-time.After(max(c.rest, restShare*time.Since(began))):
 		}
 	}
+}
+
+// PodAt returns the pod with an address, as namespace/name; "" if it is not known, or if no
+// server block has the directive.
+func PodAt(a netip.Addr) string { return process.podAt(a) }
+
+func (c *counter) podAt(a netip.Addr) string {
+	pods := c.pods.Load()
+	if pods == nil {
+		return ""
+	}
+	return (*pods)[a].String()
 }
 
 // count reads the table once.

@@ -149,12 +149,18 @@ func TestMetrics(t *testing.T) {
 		}
 		return nil
 	})
+	if got, unknown := c.podAt(netip.MustParseAddr("10.244.0.1")), c.podAt(netip.MustParseAddr("10.244.0.4")); got != "shop/pod-1" || unknown != "" {
+		t.Errorf("the pods are called %q and %q", got, unknown)
+	}
 	if problems, err := testutil.GatherAndLint(lintable(t, c)); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
 	c.stop()
 	if got := scrape(t, c, "coredns_conntrack_pod_entries"); got != nil {
 		t.Errorf("exported after the end: %v", got)
+	}
+	if got := c.podAt(netip.MustParseAddr("10.244.0.1")); got != "" {
+		t.Errorf("after the end a pod is called %q", got)
 	}
 }
 

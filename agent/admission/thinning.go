@@ -28,7 +28,7 @@ const (
 	passWindows = 4
 	passGrowth  = 1.25
 	slowGrowth  = 1.03
-	near        = 0.6
+	near        = 1.5
 )
 
 // next is called after each window, with whether goroutines ran late in it, how many packets
@@ -52,7 +52,7 @@ func (t *thinning) next(late bool, overflow uint64, floods []netip.Addr) (change
 		t.pass = max(leastPass, t.pass/2)
 	case len(t.from) == 0 || t.windows < passWindows && len(floods) > 0:
 		return false
-	case len(floods) > 0 && t.pass*passGrowth > t.tooMuch*near:
+	case len(floods) > 0 && t.pass > t.tooMuch/near && t.pass < t.tooMuch*near:
 		t.pass *= slowGrowth
 	default:
 		t.pass *= passGrowth

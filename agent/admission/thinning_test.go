@@ -20,14 +20,15 @@ func TestThinning(t *testing.T) {
 		from        int
 		least, most float64 // of the part that passes
 	}{
-		{3, true, 1, nil, 0, 0, 0},              // nobody floods
-		{3, false, 0, both[:1], 0, 0, 0},        // nobody is held up
-		{1, true, 0, both[:1], 1, 0.5, 0.5},     // goroutines run late
-		{1, false, 7, both[:1], 1, 0.25, 0.25},  // packets are lost
-		{3, false, 0, both[:1], 1, 0.25, 0.25},  // it stays for some time
-		{1, false, 0, both[:1], 1, 0.251, 0.26}, // and grows slowly where it was too much
+		{3, true, 1, nil, 0, 0, 0},                 // nobody floods
+		{3, false, 0, both[:1], 0, 0, 0},           // nobody is held up
+		{1, true, 0, both[:1], 1, 0.5, 0.5},        // goroutines run late
+		{1, false, 7, both[:1], 1, 0.25, 0.25},     // packets are lost
+		{3, false, 0, both[:1], 1, 0.25, 0.25},     // it stays for some time
+		{1, false, 0, both[:1], 1, 0.3125, 0.3125}, // and grows
+		{8, false, 0, both[:1], 1, 0.4, 0.41},      // slowly where it was too much
 		{20, true, 0, both, 2, leastPass, leastPass},
-		{40, false, 0, both, 2, 5 * leastPass, 20 * leastPass},
+		{100, false, 0, both, 2, 2 * leastPass, 20 * leastPass},
 		{15, false, 0, nil, 0, 0, 0}, // the flood is over
 	} {
 		for range tc.windows {

@@ -68,6 +68,9 @@ type Agent struct {
 	live      probes.Liveness
 	zones     entries.ZoneSearch
 	lost      sockets.Dropped
+	guard     sockets.Guard
+
+	guardLimits sync.Once // the memory limit is set after New
 
 	services services.Services
 	standing services.Failover
@@ -152,6 +155,7 @@ func New(c Config) *Agent {
 		p.Queries = &admission.Queries{Offenders: fairness.Offenders{Log: c.Log}}
 	}
 	p.Queries.Slow = p.Health.Slow
+	p.guard.Reset = p.Queries.Closed
 	p.Queries.Crowded = func() {
 		if k := p.reconciler.Load(); k != nil {
 			k.Crowded()
@@ -204,6 +208,13 @@ func (p *Agent) Listening() []iptables.Endpoint {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(load.Plan.Listen), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
+}
+
+// Guard bounds the TCP connections of each client at the listeners of this process at the
+// endpoints, until the last load with notrack ends.
+func (p *Agent) Guard(listen []iptables.Endpoint) error {
+	p.guardLimits.Do(func() { p.guard.PerClient, p.guard.All = admission.ConnectionLimits() })
+	return p.guard.Follow(listen)
 }
 
 // Uplinks returns the devices that lead to the rest of the world: those that routes tell,
@@ -377,6 +388,7 @@ func (p *Agent) failover(load *Load) error {
 // forget ends everything that open and Start have begun.
 func (p *Agent) forget() {
 	p.closeAccounts()
+	p.guard.Close()
 	p.Health.Follow(nil, nil)
 	if p.watch != nil {
 		p.watch.Close()

@@ -31,6 +31,9 @@ type Queries struct {
 	waiting shares        // busy queries that wait for another query
 	shed    atomic.Uint64 // dropped queries
 
+	under  atomic.Int32  // misses under way
+	closed atomic.Uint64 // connections that were too many
+
 	once   sync.Once
 	misses *fairness.Misses
 
@@ -94,6 +97,11 @@ const (
 	// many busy queries as misses: they have no socket.
 	clientShare = 2
 	busyShare   = 2
+
+	// One client may have 1/clientConnections of the TCP connections, within bounds.
+	clientConnections = 4
+	minConnections    = 64
+	maxConnections    = 256
 
 	// clientHere bounds the queries of one client while goroutines run late, so that
 	// other clients need not wait for them. Queries that have waited for some time do not
@@ -249,8 +257,14 @@ func (u *Queries) thinOut(late bool) {
 
 // isCrowded reports whether very many queries are under way.
 func (u *Queries) isCrowded() bool {
-	misses := u.Misses().Figures()
-	return len(u.thin.from) > 0 || misses.Waiting > 0 || int(u.busy.all.Load())+misses.UnderWay > clientHere/2
+	return len(u.thin.from) > 0 || u.busy.all.Load()+u.under.Load() > clientHere/2 || u.Misses().Figures().Waiting > 0
+}
+
+// Asks notes a query of a client over TCP, which is not taken.
+func (u *Queries) Asks(client netip.Addr) {
+	if u.watching.Load() {
+		u.asks(slotOf(client))
+	}
 }
 
 // asks notes a query of a client.
@@ -298,6 +312,21 @@ func (u *Queries) nextWindow() {
 	u.windows.Store(next)
 }
 
+// ConnectionLimits returns how many TCP connections one client may have, and all together.
+func ConnectionLimits() (perClient, all int) {
+	all = int(queryLimit(memoryLimit()))
+	return min(max(all/clientConnections, minConnections), maxConnections), all
+}
+
+// Closed counts a connection that was closed since its client has too many.
+func (u *Queries) Closed(client netip.Addr) {
+	u.closed.Add(1)
+	u.Offenders.Lost(client)
+}
+
+// ClosedConnections returns how many connections were closed.
+func (u *Queries) ClosedConnections() uint64 { return u.closed.Load() }
+
 // Done ends a query that Take has counted.
 func (u *Queries) Done(client netip.Addr) { u.done(slotOf(client)) }
 
@@ -317,6 +346,7 @@ func (u *Queries) Miss(ctx context.Context, client netip.Addr, taken bool, pass 
 		defer u.busy.add(slot, 1)
 	}
 	defer u.begins(slot)()
+	u.Asks(client)
 	return u.Misses().Do(ctx, client, func(ctx context.Context) (int, error) {
 		generation := &u.generations[1-u.former.Load()]
 		generation.Add(1)
@@ -324,6 +354,10 @@ func (u *Queries) Miss(ctx context.Context, client netip.Addr, taken bool, pass 
 		if u.ticking.CompareAndSwap(false, true) {
 			time.AfterFunc(slow, u.tick)
 		}
+		if u.under.Add(1) > clientHere && u.watching.CompareAndSwap(false, true) {
+			go u.watch()
+		}
+		defer u.under.Add(-1)
 		return pass(ctx)
 	})
 }

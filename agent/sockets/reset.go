@@ -37,9 +37,13 @@ func Reset(endpoints []iptables.Endpoint, devices []string) error {
 	return errors.Join(errs...)
 }
 
-// resetConnection resets the connection of a descriptor. The server may close it meanwhile,
-// and another file may get its number: so it works on a duplicate, and checks it.
-func resetConnection(fd int, c iptables.Connection) error {
+// resetConnection resets the connection of a descriptor when its queries so far are answered.
+func resetConnection(fd int, c iptables.Connection) error { return end(fd, c, unix.SHUT_RD) }
+
+// end shuts the connection of a descriptor down, so that the server closes and resets it. The
+// server may close it meanwhile, and another file may get its number: so it works on a
+// duplicate, and checks it.
+func end(fd int, c iptables.Connection, how int) error {
 	own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil // closed
@@ -52,7 +56,7 @@ func resetConnection(fd int, c iptables.Connection) error {
 	// when there is no time to linger (socket(7)).
 	err = unix.SetsockoptLinger(own, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	if err == nil {
-		err = unix.Shutdown(own, unix.SHUT_RD)
+		err = unix.Shutdown(own, how)
 	}
 	if err != nil && !errors.Is(err, unix.ENOTCONN) {
 		return fmt.Errorf("reset the connection of %s: %w", c.Client, err)

@@ -16,7 +16,7 @@ var (
 	missesDesc  = desc("misses", "Queries that wait for an upstream: under_way, or waiting for a place.", "state")
 	limitDesc   = desc("limit", "Queries that may be under way to upstreams. It is lower while goroutines run late.")
 	sourcesDesc = desc("sources", "Clients that have queries under way to upstreams, or waiting.")
-	shedDesc    = desc("shed_total", "Queries beyond the share of their client: answered SERVFAIL, or dropped.", "how")
+	shedDesc    = desc("shed_total", "Queries beyond the share of their client: answered SERVFAIL, dropped, or TCP connections that were closed.", "how")
 	thinnedDesc = desc("thinned_sources", "Clients of whose queries the kernel drops a part, since they hold up others.")
 	sourceDesc  = desc("source_shed_total", "Queries beyond the share of their client, of the ten clients that lost most.", "source", "name")
 )
@@ -45,6 +45,7 @@ func (collector) Collect(ch chan<- prometheus.Metric) {
 	send(sourcesDesc, prometheus.GaugeValue, float64(f.Sources))
 	send(shedDesc, prometheus.CounterValue, float64(f.Shed), "servfail")
 	send(shedDesc, prometheus.CounterValue, float64(Queries.Dropped()), "dropped")
+	send(shedDesc, prometheus.CounterValue, float64(Queries.ClosedConnections()), "closed")
 	send(thinnedDesc, prometheus.GaugeValue, float64(Queries.Thinned()))
 	for _, o := range Queries.Offenders.Top(topSources) {
 		send(sourceDesc, prometheus.CounterValue, float64(o.Lost), o.Source.String(), o.Name)

@@ -70,6 +70,7 @@ var limited = loglimit.New(log)
 // serveTCP passes a query on. It closes the connection after the answer if another server
 // is to answer the client's next query.
 func (n *NoTrack) serveTCP(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, client, server netip.AddrPort) (int, error) {
+	n.config.agent.Queries.Asks(client.Addr())
 	query := n.config.agent.Accountant.Note(client, server, unix.IPPROTO_TCP)
 	defer query.Response()
 	tcp := sockets.NewWriter(w, client, server, n.block.WriteTimeout, limited)
@@ -159,6 +160,9 @@ func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *config
 func (c *configuration) readyForQueries() {
 	if err := sockets.ForQueries(c.plan.Listen); err != nil {
 		log.Debugf("the buffers of the listeners stay as small as net.core.rmem_max, so that bursts of queries may be lost: %v; give the container NET_ADMIN", err)
+	}
+	if err := c.agent.Guard(c.plan.Listen); err != nil {
+		log.Warningf("one client may open any number of TCP connections: %v", err)
 	}
 }
 

@@ -151,7 +151,7 @@ func (c *Container) corefile() string {
 // untrack does for a program without the directive what its absence leaves out,
 // for good.
 func (c *Container) untrack() error {
-	const hook = "chain %[2]s { type filter hook %[2]s priority raw; ip daddr %[1]s udp dport 53 notrack; ip saddr %[1]s udp sport 53 notrack; }\n"
+	const hook = "chain %[2]s { type filter hook %[2]s priority raw; ip daddr %[1]s meta l4proto { tcp, udp } th dport 53 notrack; ip saddr %[1]s meta l4proto { tcp, udp } th sport 53 notrack; }\n"
 	rules := "table ip untrack {\n"
 	for _, name := range []string{"prerouting", "output"} {
 		rules += fmt.Sprintf(hook, lab.ClusterDNS4, name)

@@ -1,0 +1,178 @@
+package sockets
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/sockets"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+const (
+	// A scan of the connections takes a thousandth of a millisecond for each open file. The
+	// next one is guardRest later at least, and guardShare times as long as the scan took.
+	guardRest  = 20 * time.Millisecond
+	guardShare = 10
+)
+
+// A Guard bounds this process's TCP connections at its listen addresses, of each client and
+// in all. Each holds a goroutine, buffers and a file, even if no query comes. CoreDNS
+// accepts them itself, so the guard looks when the kernel says that one has come, and resets
+// those that are too many: the ones that have been silent for longest. It costs nothing
+// while nobody connects. The zero value bounds nothing; its methods are safe for concurrent
+// use.
+type Guard struct {
+	// PerClient and All are the bounds. They must be set before Follow.
+	PerClient, All int
+
+	// Reset, if set, is called for each connection that was reset, with its client.
+	Reset func(client netip.Addr)
+
+	mu     sync.Mutex
+	events *os.File // an epoll file with the listeners; nil: closed
+	ended  chan struct{}
+	listen map[netip.AddrPort]bool
+}
+
+// Follow guards the listeners of this process at the endpoints from now on, too.
+func (g *Guard) Follow(endpoints []iptables.Endpoint) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.PerClient <= 0 {
+		return nil
+	}
+	if g.events == nil {
+		if err := g.open(); err != nil {
+			return fmt.Errorf("bound the TCP connections of each client: %w", err)
+		}
+	}
+	raw, err := g.events.SyscallConn()
+	if err != nil {
+		return err // closed; cannot be
+	}
+	g.listen = transportAddresses(endpoints, iptables.TCP)
+	for _, fd := range sockets.Descriptors() {
+		if !slices.ContainsFunc(endpoints, func(e iptables.Endpoint) bool { return e.Proto == iptables.TCP && accepts(fd, e) }) {
+			continue
+		}
+		err := Control(raw, func(epoll int) error {
+			return unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: int32(fd)})
+		})
+		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EBADF) { // followed already, or closed
+			return fmt.Errorf("bound the TCP connections of each client at %s: %w", sockets.NameOf(fd), err)
+		}
+	}
+	return nil
+}
+
+// Close ends the guard.
+func (g *Guard) Close() {
+	g.mu.Lock()
+	events, ended := g.events, g.ended
+	g.events = nil
+	g.mu.Unlock()
+	if events != nil {
+		_ = events.Close()
+		<-ended
+	}
+}
+
+// open begins to wait for connections. The runtime's poller has the epoll file, so that
+// no thread waits.
+func (g *Guard) open() error {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	g.events, g.ended = os.NewFile(uintptr(fd), "connections"), make(chan struct{})
+	go g.run(g.events, g.ended)
+	return nil
+}
+
+func (g *Guard) run(events *os.File, ended chan<- struct{}) {
+	defer close(ended)
+	raw, err := events.SyscallConn()
+	for err == nil {
+		woken := false
+		err = raw.Read(func(fd uintptr) bool {
+			var got [16]unix.EpollEvent
+			n, err := unix.EpollWait(int(fd), got[:], 0)
+			done := woken || n > 0 || err != nil && err != unix.EINTR
+			woken = true // when it is called again: by then the server may have accepted it
+			return done
+		})
+		// The kernel says nothing of a connection that the server accepts at once. So it
+		// is not relied on while there are many.
+		for many := err == nil; many; {
+			time.Sleep(guardRest) // more connections come, and these are accepted
+			began := time.Now()
+			many = g.scan()
+			time.Sleep(guardShare * time.Since(began))
+		}
+	}
+}
+
+// connectionFile is a connection and its descriptor, which may be another file's by now.
+type connectionFile struct {
+	iptables.Connection
+	fd int
+}
+
+// scan resets the connections that are too many. It reports whether a client has more than
+// half as many as it may.
+func (g *Guard) scan() (many bool) {
+	g.mu.Lock()
+	listen, closed := g.listen, g.events == nil
+	g.mu.Unlock()
+	if closed {
+		return false
+	}
+	byClient, all := map[netip.Addr][]connectionFile{}, 0
+	for _, fd := range sockets.Descriptors() {
+		if c, ok := connectionOf(fd, listen); ok {
+			byClient[c.Client.Addr()] = append(byClient[c.Client.Addr()], connectionFile{c, fd})
+			all++
+		}
+	}
+	most := g.PerClient
+	if all > g.All {
+		most = min(most, max(1, g.All/len(byClient)))
+	}
+	for client, conns := range byClient {
+		many = many || len(conns) > most/2
+		if len(conns) <= most {
+			continue
+		}
+		for _, c := range silentest(conns)[:len(conns)-most] {
+			if end(c.fd, c.Connection, unix.SHUT_RDWR) == nil && g.Reset != nil {
+				g.Reset(client)
+			}
+		}
+	}
+	return many
+}
+
+// silentest sorts the connections: first those that have been silent for longest.
+func silentest(conns []connectionFile) []connectionFile {
+	silent := make(map[iptables.Connection]uint32, len(conns))
+	for _, c := range conns {
+		if info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			silent[c.Connection] = info.Last_data_recv // in milliseconds
+		}
+	}
+	slices.SortStableFunc(conns, func(a, b connectionFile) int {
+		return int(silent[b.Connection]) - int(silent[a.Connection])
+	})
+	return conns
+}

@@ -1,0 +1,167 @@
+package sockets
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// server accepts connections and reads from them, as CoreDNS does.
+type server struct {
+	net.Listener
+	mu       sync.Mutex
+	open     map[netip.Addr]int
+	accepted int
+}
+
+func serve(t *testing.T) (*server, []iptables.Endpoint) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{Listener: l, open: map[netip.Addr]int{}}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			client := Unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort()).Addr()
+			s.count(client, 1)
+			go func() {
+				defer s.count(client, -1)
+				defer conn.Close()
+				buffer := make([]byte, 512)
+				for err == nil {
+					_, err = conn.Read(buffer)
+				}
+			}()
+		}
+	}()
+	at := Unmap(l.Addr().(*net.TCPAddr).AddrPort())
+	return s, []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+}
+
+func (s *server) count(client netip.Addr, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open[client] += n
+	s.accepted += max(n, 0)
+}
+
+func (s *server) has(client string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open[netip.MustParseAddr(client)]
+}
+
+func (s *server) dial(t *testing.T, from string) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := d.Dial("tcp4", s.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// A client loses the connections that are too many, those first that have been silent for
+// longest. Other clients keep theirs.
+func TestGuard(t *testing.T) {
+	s, endpoints := serve(t)
+	var mu sync.Mutex
+	reset := map[string]int{}
+	g := &Guard{PerClient: 10, All: 1000, Reset: func(client netip.Addr) {
+		mu.Lock()
+		defer mu.Unlock()
+		reset[client.String()]++
+	}}
+	if err := g.Follow(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Follow(endpoints); err != nil { // after a reload
+		t.Fatal(err)
+	}
+	defer g.Close()
+	other := s.dial(t, "127.0.0.3")
+	busy := s.dial(t, "127.0.0.2")
+	for range 30 {
+		s.dial(t, "127.0.0.2")
+		time.Sleep(2 * time.Millisecond) // the kernel counts silence in milliseconds
+		if _, err := busy.Write([]byte("query")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testwait.Until(t, time.Minute, "ten connections stay", func() error {
+		if n := s.has("127.0.0.2"); n != 10 {
+			return fmt.Errorf("there are %d", n)
+		}
+		return nil
+	})
+	for name, conn := range map[string]net.Conn{"another client's": other, "the busy": busy} {
+		if _, err := conn.Write([]byte("query")); err != nil {
+			t.Errorf("%s connection: %v", name, err)
+		}
+	}
+	if s.has("127.0.0.3") != 1 {
+		t.Error("another client's connection was closed")
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if reset["127.0.0.2"] != 21 || len(reset) != 1 {
+		t.Errorf("reset: %v", reset)
+	}
+}
+
+// The bound of all connections is divided among the clients.
+func TestGuardOfAll(t *testing.T) {
+	s, endpoints := serve(t)
+	g := &Guard{PerClient: 50, All: 20}
+	if err := g.Follow(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for range 4 {
+		s.dial(t, "127.0.0.3")
+	}
+	for range 40 {
+		s.dial(t, "127.0.0.2")
+	}
+	// Together they have no more than they may, or each no more than its part.
+	testwait.True(t, time.Minute, "some connections are closed", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n := s.open[netip.MustParseAddr("127.0.0.2")]
+		return s.accepted == 44 && n <= 16 && n >= 10
+	})
+	if n := s.has("127.0.0.3"); n != 4 {
+		t.Errorf("the other client has %d connections left", n)
+	}
+}
+
+// A guard that is closed bounds nothing, nor does one without bounds.
+func TestClosedGuard(t *testing.T) {
+	s, endpoints := serve(t)
+	g := &Guard{PerClient: 1, All: 1, Reset: func(netip.Addr) { t.Error("a connection was reset") }}
+	if err := g.Follow(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	g.Close()
+	if err := new(Guard).Follow(endpoints); err != nil {
+		t.Error(err)
+	}
+	for range 5 {
+		s.dial(t, "127.0.0.2")
+	}
+	testwait.True(t, time.Minute, "the connections are accepted", func() bool { return s.has("127.0.0.2") == 5 })
+}

@@ -4,6 +4,9 @@ go 1.26.0
 
 toolchain go1.27.4
 
+// Filters cannot be attached to listeners of Multipath TCP, which no DNS client asks for.
+godebug multipathtcp=0
+
 require (
 	github.com/cilium/ebpf v0.22.0
 	github.com/coredns/caddy v1.1.4

@@ -3,6 +3,7 @@ package sockets
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -25,9 +26,10 @@ const (
 // A Guard bounds this process's TCP connections at its listen addresses, of each client and
 // in all. Each holds a goroutine, buffers and a file, even if no query comes. CoreDNS
 // accepts them itself, so the guard looks when the kernel says that one has come, and resets
-// those that are too many: the ones that have been silent for longest. It costs nothing
-// while nobody connects. The zero value bounds nothing; its methods are safe for concurrent
-// use.
+// those that are too many: the ones that have been silent for longest. As long as a client
+// has as many as it may, the kernel drops its requests for more, which the client repeats
+// after a second. It costs nothing while nobody connects. The zero value bounds nothing; its
+// methods are safe for concurrent use.
 type Guard struct {
 	// PerClient and All are the bounds. They must be set before Follow.
 	PerClient, All int
@@ -38,7 +40,9 @@ type Guard struct {
 	mu     sync.Mutex
 	events *os.File // an epoll file with the listeners; nil: closed
 	ended  chan struct{}
-	listen map[netip.AddrPort]bool
+	listen []iptables.Endpoint
+
+	full map[netip.Addr]bool // clients that may open no more; of run
 }
 
 // Follow guards the listeners of this process at the endpoints from now on, too.
@@ -57,9 +61,9 @@ func (g *Guard) Follow(endpoints []iptables.Endpoint) error {
 	if err != nil {
 		return err // closed; cannot be
 	}
-	g.listen = transportAddresses(endpoints, iptables.TCP)
+	g.listen = endpoints
 	for _, fd := range sockets.Descriptors() {
-		if !slices.ContainsFunc(endpoints, func(e iptables.Endpoint) bool { return e.Proto == iptables.TCP && accepts(fd, e) }) {
+		if !listens(fd, endpoints) {
 			continue
 		}
 		err := Control(raw, func(epoll int) error {
@@ -138,9 +142,10 @@ func (g *Guard) scan() (many bool) {
 	if closed {
 		return false
 	}
+	at := transportAddresses(listen, iptables.TCP)
 	byClient, all := map[netip.Addr][]connectionFile{}, 0
 	for _, fd := range sockets.Descriptors() {
-		if c, ok := connectionOf(fd, listen); ok {
+		if c, ok := connectionOf(fd, at); ok {
 			byClient[c.Client.Addr()] = append(byClient[c.Client.Addr()], connectionFile{c, fd})
 			all++
 		}
@@ -149,7 +154,12 @@ func (g *Guard) scan() (many bool) {
 	if all > g.All {
 		most = min(most, max(1, g.All/len(byClient)))
 	}
+	full := map[netip.Addr]bool{}
 	for client, conns := range byClient {
+		// A client that was full needs some room before it may open more.
+		if len(conns) >= most || g.full[client] && len(conns) > most*3/4 {
+			full[client] = true
+		}
 		many = many || len(conns) > most/2
 		if len(conns) <= most {
 			continue
@@ -160,7 +170,30 @@ func (g *Guard) scan() (many bool) {
 			}
 		}
 	}
+	if !maps.Equal(full, g.full) {
+		g.full = full
+		g.refuse(listen, slices.Collect(maps.Keys(full)))
+	}
 	return many
+}
+
+// refuse has the kernel drop requests for connections of the clients. Where it cannot,
+// connections that are too many are reset all the same.
+func (g *Guard) refuse(endpoints []iptables.Endpoint, clients []netip.Addr) {
+	for _, fd := range sockets.Descriptors() {
+		switch {
+		case !listens(fd, endpoints):
+		case len(clients) == 0:
+			_ = detach(fd)
+		default:
+			_ = attach(fd, synFilter(clients))
+		}
+	}
+}
+
+// listens reports whether a descriptor is that of a TCP listener at one of the endpoints.
+func listens(fd int, endpoints []iptables.Endpoint) bool {
+	return slices.ContainsFunc(endpoints, func(e iptables.Endpoint) bool { return e.Proto == iptables.TCP && accepts(fd, e) })
 }
 
 // silentest sorts the connections: first those that have been silent for longest.

@@ -29,23 +29,48 @@ func Thin(endpoints []iptables.Endpoint, from []netip.Addr, pass float64) error 
 func thin(listeners []listeningSocket, from []netip.Addr, pass float64) error {
 	var errs []error
 	for _, l := range listeners {
+		var err error
 		if len(from) == 0 {
-			err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
-			if err != nil && !errors.Is(err, unix.ENOENT) { // there was none
-				errs = append(errs, fmt.Errorf("detach the filter of the socket at %s: %w", sockets.AddressOf(l.own), err))
-			}
-			continue
-		}
-		code, err := bpf.Assemble(filter(from[:min(len(from), MaxThinned)], pass))
-		if err == nil {
-			program := unix.SockFprog{Len: uint16(len(code)), Filter: (*unix.SockFilter)(unsafe.Pointer(&code[0]))}
-			err = unix.SetsockoptSockFprog(l.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+			err = detach(l.fd)
+		} else {
+			err = attach(l.fd, filter(from[:min(len(from), MaxThinned)], pass))
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("attach a filter to the socket at %s: %w", sockets.AddressOf(l.own), err))
+			errs = append(errs, fmt.Errorf("thin out packets to %s: %w", sockets.AddressOf(l.own), err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// attach puts a filter in the place of the one of a socket.
+func attach(fd int, instructions []bpf.Instruction) error {
+	code, err := bpf.Assemble(instructions)
+	if err != nil {
+		return err
+	}
+	program := unix.SockFprog{Len: uint16(len(code)), Filter: (*unix.SockFilter)(unsafe.Pointer(&code[0]))}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+}
+
+// detach removes the filter of a socket, if it has one.
+func detach(fd int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// synFilter returns the program that drops requests for connections of the sources. The
+// sockets of connections inherit it, so it lets all else pass (RFC 9293 section 3.1).
+func synFilter(from []netip.Addr) []bpf.Instruction {
+	const flags, syn, ack = 13, 2, 16
+	return append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: flags, Size: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: syn | ack},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: syn, SkipTrue: 1},
+		bpf.RetConstant{Val: math.MaxUint32},
+	}, filter(from[:min(len(from), MaxThinned)], 0)...)
 }
 
 // Offsets in the IP header, relative to the network header (include/uapi/linux/filter.h,

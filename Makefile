@@ -181,6 +181,10 @@ test-ledger: deps build ## what Trackless says it saves beside conntrack -L of t
 test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node, beside CoreDNS (root, 3 minutes)
 	go run ./test/flood -program bin/trackless -coredns $(COREDNS) $(FLOOD_FLAGS)
 
+.PHONY: test-fair
+test-fair: deps build $(COREDNS) ## what other pods lose to one that floods, over UDP and TCP, beside CoreDNS with and without shed (root, 25 minutes)
+	go run ./test/fair -program bin/trackless -coredns $(COREDNS) $(FAIR_FLAGS)
+
 .PHONY: test-throttle
 test-throttle: deps build ## steady loads under a CPU limit of 100m, with and without notrack (root, 6 minutes)
 	go run ./test/flood -program bin/trackless -cpu 100 $(THROTTLE_FLAGS)

@@ -11,7 +11,7 @@ import (
 
 // The pages that document metrics. Those of CoreDNS itself are in
 // dnsMetrics, from the READMEs of its plugins metrics and forward.
-var pages = []string{"../plugin/notrack/README.md", "../plugin/cache/README.md", "../plugin/podmetrics/README.md", "../plugin/searchpath/README.md", "../docs/monitoring.md"}
+var pages = []string{"../plugin/notrack/README.md", "../plugin/cache/README.md", "../plugin/fairness/README.md", "../plugin/podmetrics/README.md", "../plugin/searchpath/README.md", "../docs/monitoring.md"}
 
 var dnsMetrics = []string{
 	"coredns_dns_requests_total", "coredns_dns_responses_total", "coredns_dns_request_duration_seconds",

@@ -163,11 +163,12 @@ var rows = []row{
 		},
 		{
 			title: "Failures", width: 8, unit: unitPerSecond,
-			description: "Failed checks of a server that did not answer; queries for which all servers were down; queries refused because too many waited.",
+			description: "Failed checks of a server that did not answer; queries for which all servers were down; queries refused because too many waited; queries and connections beyond the share of their client.",
 			queries: []query{
 				{`sum by (to) (` + rate("coredns_proxy_healthcheck_failures_total") + `)`, "checks, {{to}}"},
 				{`sum(` + rate("coredns_forward_healthcheck_broken_total") + `)`, "all down"},
 				{`sum(` + rate("coredns_forward_max_concurrent_rejects_total") + `)`, "refused"},
+				{`sum by (how) (` + rate("coredns_fairness_shed_total") + `)`, "beyond the share, {{how}}"},
 			},
 		},
 	}},

@@ -51,7 +51,7 @@ func parse() options {
 	flag.StringVar(&o.output, "output", "table", "what goes to standard output: `table|json`")
 	flag.StringVar(&o.only, "only", strings.Join(kinds(), ","), "flood with these upstreams only, `kinds` separated by commas")
 	flag.StringVar(&o.over, "over", "udp,tcp", "the `protocols` of both pods, separated by commas")
-	flag.StringVar(&o.servers, "servers", "coredns,coredns+shed,trackless", "the `servers`, separated by commas")
+	flag.StringVar(&o.servers, "servers", "coredns,coredns+shed,trackless,trackless+fast", "the `servers`, separated by commas")
 	flag.StringVar(&o.program, "program", "bin/trackless", "the trackless `binary` under test")
 	flag.StringVar(&o.coredns, "coredns", "", "the coredns `binary` beside it; empty leaves that out")
 	flag.DurationVar(&o.last, "time", 30*time.Second, "how long each flood lasts, a `duration` of at most two minutes")
@@ -94,6 +94,7 @@ func (o *options) chosen() []contained.Server {
 		{Name: "coredns", Program: o.coredns},
 		{Name: "coredns+shed", Program: o.coredns, Lines: "    shed\n"},
 		{Name: "trackless", Program: o.program, NoTrack: true, Backend: "auto"},
+		{Name: "trackless+fast", Program: o.program, NoTrack: true, Backend: "auto", Lines: "    fastpath\n"},
 	}
 	names := strings.Split(o.servers, ",")
 	return slices.DeleteFunc(all, func(s contained.Server) bool { return s.Program == "" || !slices.Contains(names, s.Name) })

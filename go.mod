@@ -4,7 +4,8 @@ go 1.26.0
 
 toolchain go1.27.4
 
-// Filters cannot be attached to listeners of Multipath TCP, which no DNS client asks for.
+// Listeners for multipath TCP take no filters, and cannot hand connections over to each
+// other. No DNS client asks for it.
 godebug multipathtcp=0
 
 require (

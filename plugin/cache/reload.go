@@ -67,11 +67,11 @@ func (c *Cache) rules() string {
 
 // wouldKeep reports whether this cache would have stored the answer, and its longest
 // lifetime.
-func (c *Cache) wouldKeep(key wire.Key, r *store.Record) (limit time.Duration, keep bool) {
+func (c *Cache) wouldKeep(key wire.Key, kind store.Kind, flags wire.Flags) (limit time.Duration, keep bool) {
 	limit, excepted := c.pttl, c.pexceptZones
-	if r.Kind() == store.Negative {
+	if kind == store.Negative {
 		limit, excepted = c.nttl, c.nexceptZones
-		if rcode := r.Flags().Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
+		if rcode := flags.Rcode(); rcode != dns.RcodeSuccess && rcode != dns.RcodeNameError {
 			limit = c.failttl
 		}
 	}

@@ -1,9 +1,11 @@
 package cut
 
 import (
-	"hash/maphash"
 	"math/bits"
+	"math/rand/v2"
 	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -13,13 +15,13 @@ import (
 // can keep a denial from being used, and never the other way round. Its methods may be called
 // from several goroutines at once.
 type Existing struct {
-	seed  maphash.Seed
+	seed  uint64
 	until []atomic.Uint32 // seconds, by hash; a name has two of them
 }
 
 // NewExisting returns an empty memory of at most the size in bytes.
 func NewExisting(size int) *Existing {
-	return &Existing{seed: maphash.MakeSeed(), until: make([]atomic.Uint32, 1<<(bits.Len(uint(max(size/4, 2)))-1))}
+	return &Existing{seed: rand.Uint64(), until: make([]atomic.Uint32, 1<<(bits.Len(uint(max(size/4, 2)))-1))}
 }
 
 // Bytes returns the size in bytes.
@@ -50,22 +52,51 @@ func (e *Existing) Has(name []byte, now uint32) bool {
 }
 
 // Inherit takes over what another memory knows, before this one is used. Times of this one are by shift
-// seconds later. Where the sizes differ, more names may seem to exist, and none fewer.
+// seconds later.
 func (e *Existing) Inherit(from *Existing, shift int64) {
-	e.seed = from.seed
-	for i := range max(len(e.until), len(from.until)) {
-		until := int64(from.until[i&(len(from.until)-1)].Load())
-		if until == 0 || until+shift <= 0 {
-			continue
+	e.Begin(from.Layout())
+	from.Each(func(slot int, until uint32) { e.Take(slot, len(from.until), int64(until)+shift) })
+}
+
+// Layout is which slots of a memory a name has. The slots of another memory can be taken
+// over by a memory that begins with its layout.
+type Layout struct {
+	Seed  uint64
+	Slots int // a power of two
+}
+
+// Layout returns the layout of this memory.
+func (e *Existing) Layout() Layout { return Layout{e.seed, len(e.until)} }
+
+// Begin prepares an empty memory, before it is used, for the slots of another one. It keeps
+// its size.
+func (e *Existing) Begin(from Layout) { e.seed = from.Seed }
+
+// Each calls fn for each slot in use, with its time in seconds.
+func (e *Existing) Each(fn func(slot int, until uint32)) {
+	for i := range e.until {
+		if until := e.until[i].Load(); until != 0 {
+			fn(i, until)
 		}
-		slot := &e.until[i&(len(e.until)-1)]
-		slot.Store(max(slot.Load(), uint32(until+shift)))
+	}
+}
+
+// Take takes over a slot of a memory that has so many. Where the sizes differ, more names
+// may seem to exist, and none fewer.
+func (e *Existing) Take(slot, slots int, until int64) {
+	if until <= 0 {
+		return
+	}
+	for ; slot < max(slots, len(e.until)); slot += slots {
+		own := &e.until[slot&(len(e.until)-1)]
+		own.Store(max(own.Load(), uint32(until)))
 	}
 }
 
 // slots returns the places of a name.
 func (e *Existing) slots(name []byte) [2]*atomic.Uint32 {
-	h := maphash.Bytes(e.seed, name)
+	hi, lo := bits.Mul64(xxhash.Sum64(name)^e.seed, 0x9e3779b97f4a7c15)
+	h := hi ^ lo
 	mask := uint64(len(e.until) - 1)
 	return [2]*atomic.Uint32{&e.until[h&mask], &e.until[h>>32&mask]}
 }

@@ -184,3 +184,7 @@ func (e *Engine) NextToLearn(names [][]byte, again bool, now time.Time) (wire.Ke
 	}
 	return nil, false
 }
+
+// Existing returns the memory of which names exist, for another process: to be filled before
+// this engine is used. Its times are seconds after the epoch of the store.
+func (e *Engine) Existing() *cut.Existing { return e.existing }

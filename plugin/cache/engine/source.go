@@ -106,3 +106,6 @@ func (e *Engine) forgetSources(now store.Time) {
 		}
 	}
 }
+
+// SourceName returns the upstream with the number, "" if it is not known.
+func (e *Engine) SourceName(number uint16) string { return e.sources.name(number) }

@@ -29,6 +29,7 @@ type shared[Cache comparable] struct {
 	fingerprint string
 	options     engine.Options
 	rules       string
+	keep        Keep
 	engine      *engine.Engine
 	owners      []Cache
 }
@@ -42,10 +43,11 @@ type Want struct {
 	// Rules stands for the options that decide which answers are stored, and for how
 	// long.
 	Rules string
-	// Keep reports whether the cache would have stored the answer, and its longest
-	// lifetime.
-	Keep func(key wire.Key, r *store.Record) (limit time.Duration, keep bool)
+	Keep  Keep
 }
+
+// Keep reports whether a cache would have stored an answer, and its longest lifetime.
+type Keep func(key wire.Key, kind store.Kind, flags wire.Flags) (limit time.Duration, keep bool)
 
 // Acquire shares the engine in use that has the same fingerprint, options and rules. If
 // only the fingerprint matches, it makes a new engine with the answers that Keep keeps. If
@@ -66,7 +68,7 @@ func (r *Registry[Cache]) Acquire(owner Cache, want Want) (*engine.Engine, error
 		inherit(e, before.engine, want.Keep)
 	}
 	r.all = append(r.all, &shared[Cache]{
-		fingerprint: want.Fingerprint, options: want.Options, rules: want.Rules, engine: e, owners: []Cache{owner},
+		fingerprint: want.Fingerprint, options: want.Options, rules: want.Rules, keep: want.Keep, engine: e, owners: []Cache{owner},
 	})
 	return e, nil
 }
@@ -87,12 +89,12 @@ func (r *Registry[Cache]) find(fingerprint string) *shared[Cache] {
 
 // inherit copies the answers that keep keeps, and which names exist. What else the denials deny, it does
 // not copy.
-func inherit(to, from *engine.Engine, keep func(key wire.Key, r *store.Record) (time.Duration, bool)) {
+func inherit(to, from *engine.Engine, keep Keep) {
 	now := time.Now()
 	to.InheritNames(from, now)
 	shift := to.Store().Time(now) - from.Store().Time(now)
 	from.Store().Range(func(key wire.Key, r *store.Record) {
-		limit, ok := keep(key, r)
+		limit, ok := keep(key, r.Kind(), r.Flags())
 		if !ok {
 			return
 		}
@@ -131,4 +133,24 @@ func (r *Registry[Cache]) Each(fn func(e *engine.Engine, owners []Cache)) {
 	for _, s := range r.all {
 		fn(s.engine, s.owners)
 	}
+}
+
+// State is an engine that can be handed over to another process, or filled by one.
+type State struct {
+	Fingerprint string // not empty
+	Rules       string
+	Engine      *engine.Engine
+	Keep        Keep
+}
+
+// States returns the engines with a fingerprint, the newest first.
+func (r *Registry[Cache]) States() (out []State) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range slices.Backward(r.all) {
+		if s.fingerprint != "" {
+			out = append(out, State{s.fingerprint, s.rules, s.engine, s.keep})
+		}
+	}
+	return out
 }

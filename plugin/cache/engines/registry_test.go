@@ -15,7 +15,7 @@ import (
 // second cache gets the engine of the first, or its answers.
 func TestAcquire(t *testing.T) {
 	first := Want{Fingerprint: "a", Rules: "r", Options: engine.Options{Store: store.Options{Bytes: store.MinBytes}}}
-	all := func(wire.Key, *store.Record) (time.Duration, bool) { return time.Minute, true }
+	all := func(wire.Key, store.Kind, wire.Flags) (time.Duration, bool) { return time.Minute, true }
 	for _, tc := range []struct {
 		name    string
 		edit    func(*Want)
@@ -29,7 +29,7 @@ func TestAcquire(t *testing.T) {
 		{"rules", func(w *Want) { w.Rules = "s" }, false, 1},
 		{"rules by which the answer is not stored", func(w *Want) {
 			w.Rules = "s"
-			w.Keep = func(wire.Key, *store.Record) (time.Duration, bool) { return 0, false }
+			w.Keep = func(wire.Key, store.Kind, wire.Flags) (time.Duration, bool) { return 0, false }
 		}, false, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -106,6 +106,10 @@ func (s *shard) put(hash uint32, key []byte, kind Kind, e *Entry, gone *Evicted)
 			state = stateMain
 		}
 	}
+	if e.History.Proven {
+		state = stateMain
+	}
+	freq = max(freq, min(e.History.Uses, MaxUses))
 	r := s.at(off)
 	*(*[headSize]byte)(s.ring.mem[off:]) = [headSize]byte{}
 	r.words, r.state, r.hash = uint16(size/word), state, hash
@@ -130,6 +134,9 @@ func (s *shard) fill(r *Record, key []byte, kind Kind, e *Entry, hits uint32) {
 	r.hits.Store(hits)
 	r.seen.Store(e.Seen.millis())
 	r.retry.Store(0)
+	if e.History.Retry != 0 {
+		r.retry.Store(e.History.Retry.millis())
+	}
 	r.keyLen, r.bodyLen = uint16(len(key)), uint16(len(e.Answer.Body))
 	r.ttlsLen, r.wildcardLen = uint16(len(e.Answer.TTLs)), uint8(len(e.Wildcard))
 	b := r.data(0, int(r.size()-headSize))

@@ -49,6 +49,7 @@ type Entry struct {
 	Wildcard  string // at most 255 bytes
 	Source    uint16 // the number of the upstream; 0: unknown
 	Mark      uint8  // means what the caller wants it to mean
+	History   History
 
 	// Refresh: the entry keeps the count of uses of the record of kind Of, or Hits if
 	// that record is gone. The last use was at Seen.
@@ -296,16 +297,25 @@ func (s *Store) OnWithdraw(fn func(key wire.Key)) {
 // key or the record.
 func (s *Store) Range(fn func(key wire.Key, r *Record)) {
 	for i := range s.shards {
-		sh := &s.shards[i]
-		sh.mu.RLock()
-		if len(sh.index.slots) > 0 {
-			sh.ring.each(func(off uint32) {
-				r := sh.at(off)
-				fn(r.key(), r)
-			})
-		}
-		sh.mu.RUnlock()
+		s.RangeShard(i, fn)
 	}
+}
+
+// Shards is the number of parts of the store, each with a lock of its own.
+func (s *Store) Shards() int { return len(s.shards) }
+
+// RangeShard is Range for one part of the store, from the oldest record to the newest.
+func (s *Store) RangeShard(i int, fn func(key wire.Key, r *Record)) {
+	sh := &s.shards[i]
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	if len(sh.index.slots) == 0 {
+		return
+	}
+	sh.ring.each(func(off uint32) {
+		r := sh.at(off)
+		fn(r.key(), r)
+	})
 }
 
 // Len returns the number of answers of the kind. Positive includes Retained.

@@ -98,3 +98,20 @@ func (q *Query) putOPT(b []byte) {
 	binary.BigEndian.PutUint16(b[7:], q.ednsFlags&ednsEcho)
 	b[9], b[10] = 0, 0
 }
+
+// Valid reports whether each TTL field is in the body. It is for answers that come from
+// elsewhere.
+func (a *Answer) Valid() bool {
+	last := -1
+	for b := a.TTLs; len(b) > 0; b = b[2:] {
+		if len(b) < 2 {
+			return false
+		}
+		at := int(binary.LittleEndian.Uint16(b))
+		if at <= last || at+4 > len(a.Body) {
+			return false
+		}
+		last = at
+	}
+	return true
+}

@@ -171,3 +171,18 @@ func lower(c byte) byte {
 }
 
 func be16(b []byte) uint16 { return uint16(b[0])<<8 | uint16(b[1]) }
+
+// Valid reports whether the key is one that the functions of this package make. It is for
+// keys that come from elsewhere.
+func (k Key) Valid() bool {
+	if len(k) <= keyTail || len(k) > MaxKey || k.Bits() >= Subnet {
+		return false
+	}
+	name := k.Name()
+	for off := 0; off < len(name); off += 1 + int(name[off]) {
+		if n := int(name[off]); n > maxLabel || (n == 0) != (off == len(name)-1) {
+			return false
+		}
+	}
+	return true
+}

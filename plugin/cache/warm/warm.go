@@ -1,0 +1,67 @@
+// Package warm writes the answers of an engine as bytes, and fills an engine of another
+// process with them. So a process that replaces another one begins with its answers.
+//
+// An answer is as the store has it: packed, with its age, its uses and its mark. The
+// receiver decides as after a reload: it keeps the answers that it would have stored itself,
+// for no longer than it would have, and what a denial denies besides its question only if
+// both store by the same rules.
+//
+// The package does not import CoreDNS.
+package warm
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/trackless-dns/trackless/handover"
+	"github.com/trackless-dns/trackless/plugin/cache/engines"
+)
+
+// Name is the name of the sections.
+const Name = "answers"
+
+// format changes when the bytes, or the packed answers in them, mean something else.
+const format = 1
+
+// pieceSize is about the size of a piece. It is small enough that the successor need not
+// wait long for it.
+const pieceSize = 128 << 10
+
+// The kinds of pieces, by their first byte.
+const (
+	pieceRules   = iota + 1 // the rules of the predecessor, first
+	pieceLayout             // of the memory of names that exist
+	pieceNames              // slots of that memory
+	pieceSource             // an upstream, with its number in the records that follow
+	pieceRecords            // answers
+	pieceFlushed            // answers were flushed meanwhile: none of those given are right
+)
+
+// section identifies an engine: it fits where the same queries come to the same plugins.
+func section(s engines.State) handover.Section {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s", format, s.Fingerprint))
+	return handover.Section{Name: Name, Fingerprint: hex.EncodeToString(sum[:])}
+}
+
+// Offers returns the engines as sections that can be given.
+func Offers(states []engines.State, now func() time.Time) (out []handover.Offer) {
+	for _, s := range states {
+		out = append(out, handover.Offer{Section: section(s), Send: func(asked time.Time, put func([]byte) error) error {
+			w := writer{state: s, asked: s.Engine.Store().Time(asked), now: now, put: put}
+			return w.write()
+		}})
+	}
+	return out
+}
+
+// Wants returns the engines as sections that can be filled. The engines must not be in use
+// yet. taken is called with the number of answers of each piece.
+func Wants(states []engines.State, taken func(answers int)) (out []handover.Want) {
+	for _, s := range states {
+		r := &reader{state: s, taken: taken}
+		out = append(out, handover.Want{Section: section(s), Receive: r.receive})
+	}
+	return out
+}

@@ -1,0 +1,170 @@
+package warm
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/trackless-dns/trackless/plugin/cache/engines"
+	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/wire"
+)
+
+// writer writes the answers of an engine, which goes on serving.
+type writer struct {
+	state engines.State
+	asked store.Time
+	now   func() time.Time
+	put   func([]byte) error
+
+	buf     []byte          // records of one shard
+	ends    []int           // of the records in buf
+	sources map[uint16]bool // that were written
+	fresh   []uint16        // that are to be written before buf
+}
+
+func (w *writer) write() error {
+	begun := w.state.Engine.Generation()
+	if err := w.put(append([]byte{pieceRules}, w.state.Rules...)); err != nil {
+		return err
+	}
+	if err := w.names(); err != nil {
+		return err
+	}
+	w.sources = map[uint16]bool{0: true}
+	// Answers that are used come first: the time may not be enough for all.
+	for _, used := range []bool{true, false} {
+		for i := range w.state.Engine.Store().Shards() {
+			if err := w.shard(i, used); err != nil {
+				return err
+			}
+		}
+	}
+	if w.state.Engine.Generation() != begun {
+		return w.put([]byte{pieceFlushed})
+	}
+	return nil
+}
+
+// names writes which names exist. Times are seconds from the time asked on, rounded up.
+func (w *writer) names() error {
+	existing := w.state.Engine.Existing()
+	layout := existing.Layout()
+	piece := binary.BigEndian.AppendUint64([]byte{pieceLayout}, layout.Seed)
+	if err := w.put(binary.BigEndian.AppendUint32(piece, uint32(layout.Slots))); err != nil {
+		return err
+	}
+	asked := int64(w.asked / store.Time(time.Second))
+	piece = append(make([]byte, 0, pieceSize), pieceNames)
+	var err error
+	flush := func() {
+		if err == nil && len(piece) > 1 {
+			err = w.put(piece)
+		}
+		piece = piece[:1]
+	}
+	existing.Each(func(slot int, until uint32) {
+		left := int64(until) - asked
+		if left <= 0 {
+			return
+		}
+		piece = binary.BigEndian.AppendUint32(piece, uint32(slot))
+		piece = binary.BigEndian.AppendUint32(piece, uint32(left))
+		if len(piece) > pieceSize-nameLen {
+			flush()
+		}
+	})
+	flush()
+	return err
+}
+
+// nameLen is the size of a slot in a piece.
+const nameLen = 8
+
+// shard writes the answers of a shard that were used, or the others. It copies them under
+// the lock of the shard, and writes them without it.
+func (w *writer) shard(i int, used bool) error {
+	st := w.state.Engine.Store()
+	now := st.Time(w.now())
+	w.buf, w.ends, w.fresh = w.buf[:0], w.ends[:0], w.fresh[:0]
+	st.RangeShard(i, func(key wire.Key, r *store.Record) {
+		h := r.History(now)
+		if (h.Uses > 0 || h.Proven) != used || !w.state.Engine.Servable(r, now) {
+			return
+		}
+		if source := r.Source(); !w.sources[source] {
+			w.sources[source] = true
+			w.fresh = append(w.fresh, source)
+		}
+		w.buf = w.record(w.buf, key, r, h, now)
+		w.ends = append(w.ends, len(w.buf))
+	})
+	for _, source := range w.fresh {
+		piece := binary.BigEndian.AppendUint16([]byte{pieceSource}, source)
+		if err := w.put(append(piece, w.state.Engine.SourceName(source)...)); err != nil {
+			return err
+		}
+	}
+	piece := make([]byte, 0, min(len(w.buf)+1, pieceSize+maxRecord))
+	piece = append(piece, pieceRecords)
+	begin := 0
+	for n, end := range w.ends {
+		piece = append(piece, w.buf[begin:end]...)
+		begin = end
+		if len(piece) < pieceSize && n < len(w.ends)-1 {
+			continue
+		}
+		if err := w.put(piece); err != nil {
+			return err
+		}
+		piece = piece[:1]
+	}
+	return nil
+}
+
+// The bits of a record.
+const (
+	bitAnswering = 1 << iota
+	bitForAll
+	bitProven
+)
+
+// headLen is the size of a record without key, body, TTL offsets and wildcard name.
+const headLen = 2*3 + 1 + 1 + 1 + 1 + 1 + 2 + 4 + 2 + 2*3 + 4 + 3*8
+
+// maxRecord is at least the size of the largest record.
+const maxRecord = headLen + wire.MaxKey + 2*1<<16 + 255
+
+// record appends a record. Its times are nanoseconds from the time asked on.
+func (w *writer) record(b []byte, key wire.Key, r *store.Record, h store.History, now store.Time) []byte {
+	a, wildcard := r.Answer(), r.Wildcard()
+	var bits byte
+	if r.Answering() {
+		bits |= bitAnswering
+	}
+	if r.ForAll() {
+		bits |= bitForAll
+	}
+	if h.Proven {
+		bits |= bitProven
+	}
+	b = binary.BigEndian.AppendUint16(b, uint16(len(key)))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(a.Body)))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(a.TTLs)))
+	b = append(b, byte(len(wildcard)), byte(r.Kind()), bits, r.Mark(), byte(h.Uses))
+	b = binary.BigEndian.AppendUint16(b, r.Source())
+	b = binary.BigEndian.AppendUint32(b, r.TTL())
+	b = binary.BigEndian.AppendUint16(b, uint16(a.Flags))
+	for _, n := range a.Counts {
+		b = binary.BigEndian.AppendUint16(b, n)
+	}
+	b = binary.BigEndian.AppendUint32(b, r.Hits())
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Stored()-w.asked))
+	b = binary.BigEndian.AppendUint64(b, uint64(r.LastUse(now)-w.asked))
+	retry := int64(0)
+	if h.Retry > now {
+		retry = int64(h.Retry - w.asked)
+	}
+	b = binary.BigEndian.AppendUint64(b, uint64(retry))
+	b = append(append(append(b, key...), a.Body...), a.TTLs...)
+	return append(b, wildcard...)
+}

@@ -283,7 +283,7 @@ func TestFailoverLeavesAForeignOwnersTable(t *testing.T) {
 	}
 	defer conn.Close()
 	var tx nfnl.Transaction
-	if err := tx.NewTable(owner.FailoverTable, owner.Self(2), nfnl.TableFlagOwner); err != nil {
+	if err := tx.NewTable(owner.FailoverTable, owner.Self(2), nfnl.TableFlagOwner, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := tx.Commit(conn); err != nil {

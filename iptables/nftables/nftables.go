@@ -30,6 +30,7 @@ import (
 // Its methods may be called from any goroutine.
 type Backend struct {
 	cfg Config
+	key []byte
 
 	mu    sync.Mutex
 	conn  *netlink.Conn // the owner of the table: it lives as long as the rules shall
@@ -59,7 +60,11 @@ func New(cfg Config) (*Backend, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, err
 	}
-	b := &Backend{cfg: cfg, rs: newRuleset(owner.TablePrefix + hex.EncodeToString(id[:])), total: iptables.Counters{}}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	b := &Backend{cfg: cfg, key: key, rs: newRuleset(owner.TablePrefix + hex.EncodeToString(id[:])), total: iptables.Counters{}}
 	conn, err := cfg.Socket()
 	if err != nil {
 		return nil, nfnl.Explain("open a netfilter netlink socket", err)
@@ -201,14 +206,14 @@ func (b *Backend) createOnce(r iptables.Rules) error {
 	}
 	owned := tx
 	owned.Messages = slices.Clone(tx.Messages)
-	if err := owned.NewTable(b.Table(), owner.Self(tableFormat), nfnl.TableFlagOwner); err != nil {
+	if err := owned.NewTable(b.Table(), owner.Self(tableFormat), nfnl.TableFlagOwner, b.key); err != nil {
 		return errors.Join(err, conn.Close())
 	}
 	b.owned = true
 	err = owned.Commit(conn)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL) {
 		// Linux before 5.12 knows no owner flag (nf_tables_newtable).
-		if err := tx.NewTable(b.Table(), owner.Self(tableFormat), 0); err != nil {
+		if err := tx.NewTable(b.Table(), owner.Self(tableFormat), 0, b.key); err != nil {
 			return errors.Join(err, conn.Close())
 		}
 		b.owned = false

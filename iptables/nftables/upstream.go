@@ -102,7 +102,7 @@ func (u *Upstreams) create(endpoints []iptables.Endpoint) error {
 	if err != nil {
 		return err
 	}
-	if err := tx.NewTable(u.rs.table.Name, owner.Self(tableFormat), nfnl.TableFlagOwner); err != nil {
+	if err := tx.NewTable(u.rs.table.Name, owner.Self(tableFormat), nfnl.TableFlagOwner, nil); err != nil {
 		return err
 	}
 	conn, err := nfnl.Dial(u.Config)

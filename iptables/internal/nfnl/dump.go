@@ -24,6 +24,7 @@ type Table struct {
 	Name    string
 	Flags   uint32
 	Comment string
+	Key     []byte // see NewTable
 }
 
 // BaseChain is a base chain of any program.
@@ -195,6 +196,7 @@ func Tables(conn *netlink.Conn) ([]Table, error) {
 			t.Flags = binary.BigEndian.Uint32(b)
 		}
 		t.Comment, _ = userdata.GetString(attrs[TableUserdata], TableComment)
+		t.Key = userdata.Get(attrs[TableUserdata], TableKey)
 		out = append(out, t)
 	}
 	return out, err
@@ -371,9 +373,10 @@ const (
 
 // From include/uapi/linux/netfilter/nf_tables.h.
 const (
-	TableUserdata  = 6 // NFTA_TABLE_USERDATA, since Linux 5.10
-	TableFlagOwner = 2 // NFT_TABLE_F_OWNER, since Linux 5.12
-	TableComment   = 0 // NFTNL_UDATA_TABLE_COMMENT of libnftnl: nft shows it as the comment
+	TableUserdata  = 6  // NFTA_TABLE_USERDATA, since Linux 5.10
+	TableFlagOwner = 2  // NFT_TABLE_F_OWNER, since Linux 5.12
+	TableComment   = 0  // NFTNL_UDATA_TABLE_COMMENT of libnftnl: nft shows it as the comment
+	TableKey       = 84 // ours: nft passes over types that it does not know
 )
 
 // String writes a verdict as nft does.

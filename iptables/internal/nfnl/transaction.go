@@ -161,9 +161,12 @@ func messageName(m netlink.Message) string {
 }
 
 // NewTable queues the creation of our table in front of a transaction. It must
-// not exist yet.
-func (tx *Transaction) NewTable(name string, m owner.Mark, flags uint32) error {
+// not exist yet. A key may be nil.
+func (tx *Transaction) NewTable(name string, m owner.Mark, flags uint32, key []byte) error {
 	comment := userdata.AppendString(nil, TableComment, m.String())
+	if key != nil {
+		comment = userdata.Append(comment, TableKey, key)
+	}
 	return tx.Prepend(unix.NFT_MSG_NEWTABLE, netlink.Create|netlink.Excl, []netlink.Attribute{
 		{Type: unix.NFTA_TABLE_NAME, Data: append([]byte(name), 0)},
 		{Type: unix.NFTA_TABLE_FLAGS, Data: binary.BigEndian.AppendUint32(nil, flags)},

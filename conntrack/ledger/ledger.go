@@ -66,7 +66,7 @@ type Config struct {
 type Ledger struct {
 	now   func() time.Time // nil: time.Since(start)
 	start time.Time
-	keys  hashKeys
+	keys  atomic.Pointer[hashKeys]
 
 	// tick is the age of the ledger in milliseconds plus one, which Run updates; 0 while
 	// Run rests or does not run.
@@ -106,7 +106,8 @@ func New(cfg Config) *Ledger {
 }
 
 func newLedger(cfg Config, keys hashKeys) *Ledger {
-	l := &Ledger{now: cfg.Now, start: time.Now(), keys: keys, wake: make(chan struct{}, 1)}
+	l := &Ledger{now: cfg.Now, start: time.Now(), wake: make(chan struct{}, 1)}
+	l.keys.Store(&keys)
 	if l.now != nil {
 		l.start = l.now()
 	}
@@ -219,7 +220,7 @@ func (l *Ledger) end(f Flow, packets uint64) {
 // wanted returns the hash and class of a flow, with clear packet bits, and reports whether
 // the ledger keeps the flow.
 func (l *Ledger) wanted(f *Flow) (key uint64, ok bool) {
-	h, c, ok := l.keys.identify(f)
+	h, c, ok := l.keys.Load().identify(f)
 	return h&^stateMask | uint64(c), ok && sampleBits(h)&l.unwanted[shardOf(h)].Load() == 0
 }
 

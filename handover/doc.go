@@ -63,9 +63,9 @@ type Offer struct {
 // Want is a section that a process wants.
 type Want struct {
 	Section
-	// Receive takes one piece of the content. Ages count from the time asked. The piece
-	// is not used after Receive returns.
-	Receive func(asked time.Time, piece []byte) error
+	// Receive takes one piece of the content, and returns how many answers, flows or the
+	// like it took from it. Ages count from the time asked. It must not keep the piece.
+	Receive func(asked time.Time, piece []byte) (taken int, err error)
 }
 
 // Result says what became of a section.
@@ -86,6 +86,7 @@ var Results = []Result{Taken, Partial, Foreign, Damaged}
 type Outcome struct {
 	Section
 	Result Result
+	Items  int // answers, flows or the like
 	Bytes  int
 	Took   time.Duration
 	// Reason is why it was left out, or not taken whole.

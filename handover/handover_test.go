@@ -45,11 +45,11 @@ type taken struct {
 func (c *taken) wants(sections ...Section) (out []Want) {
 	c.text = map[string]string{}
 	for _, s := range sections {
-		out = append(out, Want{Section: s, Receive: func(_ time.Time, piece []byte) error {
+		out = append(out, Want{Section: s, Receive: func(_ time.Time, piece []byte) (int, error) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.text[s.Name] += string(piece) + "|"
-			return nil
+			return 1, nil
 		}})
 	}
 	return out
@@ -93,8 +93,8 @@ func TestTake(t *testing.T) {
 	if c.text["a"] != "one|two|" || c.text["broken"] != "half|" || len(c.text) != 2 {
 		t.Errorf("received %v", c.text)
 	}
-	if outcomes[0].Bytes != 6 {
-		t.Errorf("%d bytes, want 6", outcomes[0].Bytes)
+	if outcomes[0].Bytes != 6 || outcomes[0].Items != 2 {
+		t.Errorf("%d items in %d bytes, want 2 in 6", outcomes[0].Items, outcomes[0].Bytes)
 	}
 	if g := <-given; g.Sections != 3 || g.Bytes != 10 || g.Err != nil {
 		t.Errorf("given %+v", g)
@@ -106,7 +106,7 @@ func TestDamagedSection(t *testing.T) {
 	peer, _, _ := listen(t, sends("a", "1", false, "one", "two"), sends("b", "1", false, "three"))
 	var c taken
 	wants := c.wants(Section{"a", "1"}, Section{"b", "1"})
-	wants[0].Receive = func(time.Time, []byte) error { return io.ErrUnexpectedEOF }
+	wants[0].Receive = func(time.Time, []byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 	outcomes, s, err := Take(peer, wants, time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func TestAges(t *testing.T) {
 	offer := sends("a", "1", false)
 	offer.Send = func(asked time.Time, put func([]byte) error) error { there = asked; return put([]byte("x")) }
 	peer, _, _ := listen(t, offer)
-	_, s, err := Take(peer, []Want{{Section: Section{"a", "1"}, Receive: func(asked time.Time, _ []byte) error { here = asked; return nil }}}, time.Minute)
+	_, s, err := Take(peer, []Want{{Section: Section{"a", "1"}, Receive: func(asked time.Time, _ []byte) (int, error) { here = asked; return 0, nil }}}, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,9 @@ func (s *Successor) section(i int, o *Outcome) bool {
 		if o.Result == Damaged {
 			continue // the rest of a section that cannot be read
 		}
-		if err := s.wants[i].Receive(s.asked, content); err != nil {
+		taken, err := s.wants[i].Receive(s.asked, content)
+		o.Items += taken
+		if err != nil {
 			o.Result, o.Reason = Damaged, err
 		}
 	}

@@ -78,28 +78,28 @@ func (l *Ledger) shardState(i int, origin uint32, b []byte) []byte {
 	return b
 }
 
-// ReadState takes one piece. A flow that both ledgers have stays one flow, with the later
+// ReadState takes one piece, and returns the number of flows in it. A flow that both ledgers have stays one flow, with the later
 // expiry. It counts as no new flow. The ledger must be empty, or must have taken the state
 // of the same ledger before.
-func (l *Ledger) ReadState(asked time.Time, piece []byte) error {
+func (l *Ledger) ReadState(asked time.Time, piece []byte) (flows int, err error) {
 	if len(piece) == 0 {
-		return errState
+		return 0, errState
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drain()
 	switch content := piece[1:]; piece[0] {
 	case pieceKeys:
-		return l.takeKeys(content)
+		return 0, l.takeKeys(content)
 	case pieceShard:
 		if len(content) < shardHead || content[0] >= shards || content[1] > maxHalvings || (len(content)-shardHead)%slotLen != 0 {
-			return errState
+			return 0, errState
 		}
 		s := &l.shards[content[0]]
 		s.merge(uint32(content[1]), content[shardHead:], uint32(l.age(asked)), l.milliseconds(), l.timeouts)
-		return nil
+		return (len(content) - shardHead) / slotLen, nil
 	}
-	return errState
+	return 0, errState
 }
 
 func (l *Ledger) takeKeys(b []byte) error {

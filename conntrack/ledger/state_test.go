@@ -19,7 +19,7 @@ func give(t *testing.T, from, to *Ledger, before time.Duration) error {
 	var err error
 	if sendErr := from.WriteState(asked, func(piece []byte) error {
 		if err == nil {
-			err = to.ReadState(asked.Add(-before), slices.Clone(piece))
+			_, err = to.ReadState(asked.Add(-before), slices.Clone(piece))
 		}
 		return nil
 	}); sendErr != nil {
@@ -161,7 +161,7 @@ func FuzzReadState(f *testing.F) {
 	f.Add([]byte{pieceShard, 63, 18})
 	f.Fuzz(func(t *testing.T, piece []byte) {
 		l := New(Config{MaxBytes: 128 << 10})
-		_ = l.ReadState(time.Now(), piece)
+		_, _ = l.ReadState(time.Now(), piece)
 		l.Answered(benchFlow(1))
 		l.Entries()
 		for i := range l.shards {

@@ -11,11 +11,15 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/engines"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
+	"github.com/trackless-dns/trackless/plugin/cache/warm"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
 // registry has the engines of this process.
 var registry engines.Registry[*Cache]
+
+// Handed are the caches, for an instance that replaces this one, or is replaced by it.
+var Handed = warm.Caches{States: registry.States}
 
 // opened counts the caches that were opened in this process.
 var opened atomic.Int64

@@ -15,7 +15,6 @@ import (
 // reader fills an engine that is not in use yet.
 type reader struct {
 	state engines.State
-	taken func(answers int)
 
 	sameRules bool
 	layout    cut.Layout
@@ -24,36 +23,39 @@ type reader struct {
 
 var errPiece = errors.New("a piece of the answers is damaged")
 
-// receive takes one piece. Answers that it took before an error stay.
-func (r *reader) receive(asked time.Time, piece []byte) error {
+// receive takes one piece, and returns the number of answers. Those that it took before an
+// error stay.
+func (r *reader) receive(asked time.Time, piece []byte) (answers int, err error) {
 	if len(piece) == 0 {
-		return errPiece
+		return 0, errPiece
 	}
-	kind, content := piece[0], piece[1:]
+	content := piece[1:]
 	at := r.state.Engine.Store().Time(asked)
-	switch kind {
+	switch piece[0] {
 	case pieceRules:
 		r.sameRules = string(content) == r.state.Rules
 		r.sources = map[uint16]uint16{}
+		return 0, nil
 	case pieceLayout:
-		return r.begin(content)
+		return 0, r.begin(content)
 	case pieceNames:
-		return r.names(at, content)
+		return 0, r.names(at, content)
 	case pieceSource:
-		if len(content) < 2 {
-			return errPiece
-		}
-		r.sources[binary.BigEndian.Uint16(content)] = r.state.Engine.SourceNumber(string(content[2:]))
+		return 0, r.source(content)
 	case pieceRecords:
-		answers, err := r.records(at, content)
-		r.taken(answers)
-		return err
+		return r.records(at, content)
 	case pieceFlushed:
 		r.state.Engine.Store().RemoveIf(func(wire.Key, *store.Record) bool { return true })
-		return errFlushed
-	default:
+		return 0, errFlushed
+	}
+	return 0, errPiece
+}
+
+func (r *reader) source(content []byte) error {
+	if len(content) < 2 || r.sources == nil {
 		return errPiece
 	}
+	r.sources[binary.BigEndian.Uint16(content)] = r.state.Engine.SourceNumber(string(content[2:]))
 	return nil
 }
 

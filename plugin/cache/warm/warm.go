@@ -45,23 +45,30 @@ func section(s engines.State) handover.Section {
 	return handover.Section{Name: Name, Fingerprint: hex.EncodeToString(sum[:])}
 }
 
+// Caches are the engines of a process.
+type Caches struct {
+	// States returns those that are in use.
+	States func() []engines.State
+}
+
 // Offers returns the engines as sections that can be given.
-func Offers(states []engines.State, now func() time.Time) (out []handover.Offer) {
+func (c Caches) Offers() []handover.Offer { return offers(c.States(), time.Now) }
+
+// Wants returns the engines as sections that can be filled. They must not be in use yet.
+func (c Caches) Wants() (out []handover.Want) {
+	for _, s := range c.States() {
+		r := &reader{state: s}
+		out = append(out, handover.Want{Section: section(s), Receive: r.receive})
+	}
+	return out
+}
+
+func offers(states []engines.State, now func() time.Time) (out []handover.Offer) {
 	for _, s := range states {
 		out = append(out, handover.Offer{Section: section(s), Send: func(asked time.Time, put func([]byte) error) error {
 			w := writer{state: s, asked: s.Engine.Store().Time(asked), now: now, put: put}
 			return w.write()
 		}})
-	}
-	return out
-}
-
-// Wants returns the engines as sections that can be filled. The engines must not be in use
-// yet. taken is called with the number of answers of each piece.
-func Wants(states []engines.State, taken func(answers int)) (out []handover.Want) {
-	for _, s := range states {
-		r := &reader{state: s, taken: taken}
-		out = append(out, handover.Want{Section: section(s), Receive: r.receive})
 	}
 	return out
 }

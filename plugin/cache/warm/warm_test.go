@@ -11,6 +11,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/handover"
 	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/engines"
@@ -64,17 +65,24 @@ func entryOf(t testing.TB, name, address string, stored store.Time, ttl uint32) 
 // which is later.
 type clocks struct{ successor, predecessor time.Time }
 
+// wanted returns the section of an engine.
+func wanted(s engines.State) handover.Want {
+	return Caches{func() []engines.State { return []engines.State{s} }}.Wants()[0]
+}
+
 // move gives the answers of one engine to another one, and returns their number.
 func move(t testing.TB, from, to engines.State, at clocks) (answers int, err error) {
 	t.Helper()
-	offers := Offers([]engines.State{from}, func() time.Time { return at.predecessor })
-	wants := Wants([]engines.State{to}, func(n int) { answers += n })
-	if offers[0].Section != wants[0].Section {
-		t.Fatalf("sections %v and %v", offers[0].Section, wants[0].Section)
+	offer := offers([]engines.State{from}, func() time.Time { return at.predecessor })[0]
+	want := wanted(to)
+	if offer.Section != want.Section {
+		t.Fatalf("sections %v and %v", offer.Section, want.Section)
 	}
-	sendErr := offers[0].Send(at.predecessor, func(piece []byte) error {
+	sendErr := offer.Send(at.predecessor, func(piece []byte) error {
 		if err == nil {
-			err = wants[0].Receive(at.successor, slices.Clone(piece))
+			var n int
+			n, err = want.Receive(at.successor, slices.Clone(piece))
+			answers += n
 		}
 		return nil
 	})
@@ -256,12 +264,12 @@ func TestFlushedMeanwhile(t *testing.T) {
 		name := fmt.Sprintf("n%d.example.org.", i)
 		from.Engine.Put(keyOf(t, name, dns.TypeA), store.Positive, entryOf(t, name, "192.0.2.1", from.Engine.Store().Time(now), 300), engine.Asked{})
 	}
-	offer := Offers([]engines.State{from}, time.Now)[0]
-	want := Wants([]engines.State{to}, func(int) {})[0]
+	offer := offers([]engines.State{from}, time.Now)[0]
+	want := wanted(to)
 	var last error
 	flushed := false
 	err := offer.Send(now, func(piece []byte) error {
-		last = want.Receive(now, piece)
+		_, last = want.Receive(now, piece)
 		if piece[0] == pieceRecords && !flushed {
 			flushed = true
 			from.Engine.Flush(engine.Scope{Name: keyOf(t, "n1.example.org.", 1).Name()}, func(wire.Key, *store.Record) {})
@@ -286,12 +294,13 @@ func TestUsedFirst(t *testing.T) {
 		}
 	}
 	to := opened(t, engine.Options{})
-	want := Wants([]engines.State{to}, func(int) {})[0]
-	_ = Offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error {
+	want := wanted(to)
+	_ = offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error {
 		if to.Engine.Store().Len(store.Positive) >= 200 {
 			return errors.New("the time is over")
 		}
-		return want.Receive(now, piece)
+		_, err := want.Receive(now, piece)
+		return err
 	})
 	used := 0
 	to.Engine.Store().Range(func(_ wire.Key, r *store.Record) {
@@ -310,12 +319,12 @@ func FuzzReceive(f *testing.F) {
 	now := time.Now()
 	from.Engine.Put(keyOf(f, "www.example.org.", dns.TypeA), store.Positive, entryOf(f, "www.example.org.", "192.0.2.1", from.Engine.Store().Time(now), 300), engine.Asked{From: "x"})
 	from.Engine.Exists(keyOf(f, "www.example.org.", dns.TypeA).Name(), now, time.Minute)
-	_ = Offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error { f.Add(slices.Clone(piece)); return nil })
+	_ = offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error { f.Add(slices.Clone(piece)); return nil })
 	f.Fuzz(func(t *testing.T, piece []byte) {
 		to := opened(t, engine.Options{Store: store.Options{Bytes: store.MinBytes}})
-		want := Wants([]engines.State{to}, func(int) {})[0]
+		want := wanted(to)
 		for _, p := range [][]byte{append([]byte{pieceRules}, "r"...), append(append([]byte{pieceLayout}, make([]byte, 11)...), 8), piece} {
-			_ = want.Receive(now, p)
+			_, _ = want.Receive(now, p)
 		}
 		// Every answer that was taken can be served.
 		var found engine.Found

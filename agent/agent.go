@@ -22,6 +22,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/agent/succession"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/agent/tally"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
@@ -58,6 +59,10 @@ type Agent struct {
 
 	// Accountant counts the queries to this process.
 	Accountant fastpath.Accountant
+
+	// State has the answers of the caches. It must be set before the first load.
+	State      State
+	Succession succession.Succession
 
 	config     Config
 	log        logger.Logger
@@ -112,6 +117,7 @@ type Load struct {
 	Failover string // an address, [services.FailoverAuto] or [services.FailoverOff]
 	Sync     time.Duration
 	Keep     bool
+	Warm     time.Duration // how long the start may wait for the state of another instance; 0: not at all
 
 	// Zones has a zone that is served at each listen endpoint for plain DNS. It has ""
 	// for other endpoints: they are checked by connecting.
@@ -148,6 +154,7 @@ func New(c Config) *Agent {
 	p.Accountant.Ledger, p.Accountant.OnHits = p.Ledger, p.tallyHits
 	p.Accountant.Untracked, p.Accountant.Idle = p.Covers, p.Table.Idle
 	p.Health.Log = c.Log
+	p.Succession.Log, p.Succession.Offers, p.Succession.Wants = c.Log, p.offers, p.wants
 	p.upstreams.log = c.Log
 	p.services.Log, p.services.Tracked = c.Log, p.zones.Tracked
 	p.standing.Services, p.standing.Log = &p.services, c.Log
@@ -390,6 +397,7 @@ func (p *Agent) forget() {
 	p.closeAccounts()
 	p.guard.Close()
 	p.Health.Follow(nil, nil)
+	p.Succession.Follow(nil, 0)
 	if p.watch != nil {
 		p.watch.Close()
 		p.watch = nil
@@ -416,6 +424,7 @@ func (p *Agent) RestartFailed(load *Load) error {
 	err := p.reconciler.Load().Rollback()
 	err = errors.Join(err, p.failover(load))
 	p.Health.Follow(p.healthOf(load), p.reconciler.Load())
+	p.Succeed(load)
 	return err
 }
 
@@ -463,6 +472,7 @@ func (p *Agent) Exit() {
 		// of its own. The client's next queries would match that entry.
 		p.current.Server.Stop()
 	}
+	p.Succession.End()
 	// Another instance may have been killed since the last sync.
 	if err := errors.Join(k.Close(), ruleset.RemoveStale(p.log)); err != nil {
 		p.log.Errorf("stop: %v", err)

@@ -37,7 +37,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/whoami"
 
 	"github.com/trackless-dns/trackless/iptables/control"
-	_ "github.com/trackless-dns/trackless/plugin/cache"
+	"github.com/trackless-dns/trackless/plugin/cache"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/fairness"
 	"github.com/trackless-dns/trackless/plugin/fastpath"
@@ -99,6 +99,7 @@ var directives = []string{
 func init() {
 	notrack.CheckpointBelow("cache")
 	fastpath.StartAfter("cache")
+	notrack.HandOver(cache.Handed)
 }
 
 // Who floods is named by its pod, where the pods are known.

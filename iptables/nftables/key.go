@@ -23,14 +23,14 @@ func newKey() ([]byte, error) {
 // Key returns the key of this instance. It is a secret.
 func (b *Backend) Key() []byte { return b.key }
 
-// Holder is an instance with a key.
+// Holder is an instance with a table.
 type Holder struct {
 	Table string
-	Key   []byte
+	Key   []byte // nil: it has none
 	Mark  owner.Mark
 }
 
-// Holders returns the instances of a network namespace whose tables have keys.
+// Holders returns the instances of a network namespace with this backend.
 func Holders(cfg Config) ([]Holder, error) {
 	conn, err := nfnl.Dial(cfg)
 	if err != nil {
@@ -43,11 +43,15 @@ func Holders(cfg Config) ([]Holder, error) {
 	}
 	var out []Holder
 	for _, t := range all {
-		if !instanceTable(t) || len(t.Key) != keyLen {
+		if !instanceTable(t) {
 			continue
 		}
-		mark, _ := owner.Parse(t.Comment)
-		out = append(out, Holder{t.Name, t.Key, mark})
+		h := Holder{Table: t.Name}
+		h.Mark, _ = owner.Parse(t.Comment)
+		if len(t.Key) == keyLen {
+			h.Key = t.Key
+		}
+		out = append(out, h)
 	}
 	return out, nil
 }

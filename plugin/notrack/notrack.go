@@ -50,6 +50,7 @@ type block struct {
 	failover string
 	sync     time.Duration
 	keep     bool
+	warm     time.Duration
 	line     int
 
 	// zones has a zone that is served at each listen endpoint for plain DNS. It has ""
@@ -68,6 +69,7 @@ type configuration struct {
 	idle     time.Duration    // silent TCP connections are closed after it; the longest of all blocks
 	gates    []gated          // of the blocks whose checkpoints are not placed yet
 	context  caddy.Context
+	first    *caddy.Controller // of the first block
 
 	load    *agent.Load // set by start
 	leaving atomic.Bool // a reload has begun
@@ -129,6 +131,7 @@ func (c *configuration) add(b block) error {
 		{"sources", sources(c.plan), sources(b.plan)},
 		{"uplinks", strings.Join(c.plan.Uplinks, " "), strings.Join(b.plan.Uplinks, " ")},
 		{"dry-run", strconv.FormatBool(c.plan.DryRun), strconv.FormatBool(b.plan.DryRun)},
+		{"warm", c.warm.String(), b.warm.String()},
 		{"keep", strconv.FormatBool(c.keep), strconv.FormatBool(b.keep)},
 	} {
 		if setting.ours != setting.theirs {

@@ -24,6 +24,7 @@ func parse(c *caddy.Controller) (block, error) {
 		backend:  ruleset.Choice{Name: ruleset.Auto},
 		failover: services.FailoverAuto,
 		sync:     defaultSync,
+		warm:     defaultWarm,
 		zones:    map[iptables.Endpoint]string{},
 	}
 	var addrs []netip.Addr
@@ -100,6 +101,16 @@ func parseOption(c *caddy.Controller, b *block) error {
 		}
 		return args[0], nil
 	}
+	duration := func(parse func(string) (time.Duration, error), to *time.Duration) error {
+		v, err := one()
+		if err != nil {
+			return err
+		}
+		if *to, err = parse(v); err != nil {
+			return c.Err(err.Error())
+		}
+		return nil
+	}
 	switch option {
 	case "backend":
 		var err error
@@ -120,13 +131,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 		}
 		return parseUntrack(c, b, args)
 	case "lease":
-		v, err := one()
-		if err != nil {
-			return err
-		}
-		if b.plan.Lease, err = parseLease(v); err != nil {
-			return c.Err(err.Error())
-		}
+		return duration(parseLease, &b.plan.Lease)
 	case "failover":
 		v, err := one()
 		if err != nil {
@@ -139,13 +144,9 @@ func parseOption(c *caddy.Controller, b *block) error {
 		}
 		b.failover = v
 	case "sync":
-		v, err := one()
-		if err != nil {
-			return err
-		}
-		if b.sync, err = time.ParseDuration(v); err != nil || b.sync < time.Second || b.sync > time.Hour {
-			return c.Errf("sync %q: want a duration from 1s to 1h", v)
-		}
+		return duration(parseSync, &b.sync)
+	case "warm":
+		return duration(parseWarm, &b.warm)
 	case "sources":
 		if len(args) == 0 {
 			return c.ArgErr()
@@ -163,7 +164,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 		b.plan.DryRun = b.plan.DryRun || option == "dry-run"
 		b.keep = b.keep || option == "keep"
 	default:
-		return c.Errf("unknown option %q: use backend, interface, lease, failover, untrack, sync, sources, uplinks, dry-run or keep", option)
+		return c.Errf("unknown option %q: use backend, interface, lease, failover, untrack, sync, warm, sources, uplinks, dry-run or keep", option)
 	}
 	return nil
 }
@@ -171,7 +172,28 @@ func parseOption(c *caddy.Controller, b *block) error {
 const (
 	defaultLease = time.Second
 	defaultSync  = 10 * time.Second
+	defaultWarm  = 2 * time.Second
 )
+
+func parseSync(v string) (time.Duration, error) {
+	d, err := time.ParseDuration(v)
+	if err != nil || d < time.Second || d > time.Hour {
+		return 0, fmt.Errorf("sync %q: want a duration from 1s to 1h", v)
+	}
+	return d, nil
+}
+
+// parseWarm bounds how long a start waits for the state of another instance.
+func parseWarm(v string) (time.Duration, error) {
+	if v == "off" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 100*time.Millisecond || d > time.Minute {
+		return 0, fmt.Errorf("warm %q: want off or a duration from 100ms to 1m", v)
+	}
+	return d, nil
+}
 
 // parseLease bounds the lease. Five lease probes must fit into it, and clients give up
 // after five seconds.

@@ -65,6 +65,10 @@ func ShowFastPath(show func() *control.FastPath, devices func() []string) {
 	process.FastPath, process.FastPathDevices = show, devices
 }
 
+// HandOver has the state given to the instance that replaces this one, besides the state of
+// this directive. It is called before the first Corefile is loaded.
+func HandOver(s agent.State) { process.State = s }
+
 // Listening returns the endpoints of the Corefile in force for queries over UDP.
 func Listening() []iptables.Endpoint { return process.Listening() }
 

@@ -43,6 +43,7 @@ func setup(c *caddy.Controller) error {
 			return plugin.Error(directive, err)
 		}
 		c.Set(configurationKey{}, config)
+		config.first = c
 		c.OnStartup(func() error { return config.start() })
 		c.OnRestart(func() error {
 			config.leaving.Store(true)
@@ -75,7 +76,8 @@ func setup(c *caddy.Controller) error {
 var parsed atomic.Pointer[configuration]
 
 // placeCheckpoints runs after caddy has set up the directive above in all blocks. It puts
-// our handler directly below.
+// our handler directly below. A start function that it registers runs after those of the
+// directive: the caches are open then.
 func placeCheckpoints(ctx caddy.Context) error {
 	config := parsed.Load()
 	if config == nil || config.context != ctx {
@@ -87,6 +89,10 @@ func placeCheckpoints(ctx caddy.Context) error {
 		})
 	}
 	config.gates = nil
+	config.first.OnStartup(func() error {
+		config.agent.Succeed(config.load)
+		return nil
+	})
 	return nil
 }
 

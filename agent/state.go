@@ -1,0 +1,37 @@
+package agent
+
+import (
+	"github.com/trackless-dns/trackless/conntrack/ledger"
+	"github.com/trackless-dns/trackless/handover"
+)
+
+// State is a part of the state of this process that another process can go on with.
+type State interface {
+	Offers() []handover.Offer
+	Wants() []handover.Want
+}
+
+var flows = handover.Section{Name: ledger.StateName, Fingerprint: ledger.StateFormat}
+
+// offers returns what this process gives to the one that replaces it. It goes on noting
+// flows until it ends, so it gives them again then.
+func (p *Agent) offers() []handover.Offer {
+	var offers []handover.Offer
+	if p.State != nil {
+		offers = p.State.Offers()
+	}
+	return append(offers, handover.Offer{Section: flows, Send: p.Ledger.WriteState, Last: true})
+}
+
+func (p *Agent) wants() []handover.Want {
+	var wants []handover.Want
+	if p.State != nil {
+		wants = p.State.Wants()
+	}
+	return append(wants, handover.Want{Section: flows, Receive: p.Ledger.ReadState})
+}
+
+// Succeed takes the state of the instance that this one replaces, if this is the first load,
+// and gives the state of this process to the next one. It runs when the load's caches are
+// open and its listeners are not.
+func (p *Agent) Succeed(load *Load) { p.Succession.Follow(p.inForce(), load.Warm) }

@@ -11,6 +11,9 @@ type State interface {
 	Wants() []handover.Want
 }
 
+// Sections are the names of all sections of the state.
+var Sections = []string{"answers", ledger.StateName}
+
 var flows = handover.Section{Name: ledger.StateName, Fingerprint: ledger.StateFormat}
 
 // offers returns what this process gives to the one that replaces it. It goes on noting

@@ -21,7 +21,7 @@ type Server struct {
 	tasks    sync.WaitGroup
 
 	mu      sync.Mutex
-	closing bool
+	closing time.Time // when Close ends; zero before
 	waiting map[*served]bool // successors that wait for our end
 	active  map[net.Conn]bool
 }
@@ -83,10 +83,11 @@ func (s *Server) accept() {
 func (s *Server) hold(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.closing {
+	open := s.closing.IsZero()
+	if open {
 		s.active[conn] = true
 	}
-	return !s.closing
+	return open
 }
 
 func (s *Server) serve(conn net.Conn) {
@@ -100,13 +101,18 @@ func (s *Server) serve(conn net.Conn) {
 	s.done(given)
 	s.mu.Lock()
 	delete(s.active, conn)
-	keep := err == nil && successor != nil && !s.closing
-	if keep {
+	closing := s.closing
+	waits := err == nil && successor != nil
+	if waits && closing.IsZero() {
 		s.waiting[successor] = true
 	}
 	s.mu.Unlock()
-	if !keep {
+	switch {
+	case !waits:
 		_ = conn.Close()
+		return
+	case !closing.IsZero():
+		s.giveLast(successor, closing)
 		return
 	}
 	// A successor sends nothing more: this ends with the connection, or by Close.
@@ -199,7 +205,7 @@ func (s *Server) Close(limit time.Duration) error {
 	err := s.listener.Close()
 	deadline := time.Now().Add(limit)
 	s.mu.Lock()
-	s.closing = true
+	s.closing = deadline
 	waiting := s.waiting
 	s.waiting = map[*served]bool{}
 	for conn := range s.active {
@@ -207,22 +213,19 @@ func (s *Server) Close(limit time.Duration) error {
 	}
 	s.mu.Unlock()
 	for to := range waiting {
-		err = errors.Join(err, s.giveLast(to, deadline))
+		s.giveLast(to, deadline)
 	}
 	s.tasks.Wait()
 	return err
 }
 
-// giveLast gives the last sections to one successor. A successor that has ended is no error.
-func (s *Server) giveLast(to *served, deadline time.Time) error {
+// giveLast gives the last sections to one successor, which may have ended.
+func (s *Server) giveLast(to *served, deadline time.Time) {
 	conn := to.wire.conn
 	// A put extends the deadline of its piece: the end of the time ends it.
 	stop := time.AfterFunc(time.Until(deadline), func() { _ = conn.Close() })
 	defer stop.Stop()
 	var given Given
 	_ = s.send(to, func(o Offer) bool { return o.Last }, &given)
-	if err := conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-		return err
-	}
-	return nil
+	_ = conn.Close()
 }

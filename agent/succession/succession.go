@@ -202,15 +202,20 @@ func (s *Succession) takeFrom(h nftables.Holder, limit time.Duration) bool {
 	}
 	s.mu.Lock()
 	s.stats.Sections = outcomes
-	s.predecessor = waiting
 	s.mu.Unlock()
-	if waiting != nil {
-		s.waits.Go(func() { s.last(h.Table, waiting) })
-	}
 	taken := slices.ContainsFunc(outcomes, func(o handover.Outcome) bool { return o.Bytes > 0 })
 	if !taken {
+		if waiting != nil {
+			waiting.Close()
+		}
 		s.Log.Warningf("cold start: the instance with table %s gave nothing: %s", h.Table, leftOut(outcomes))
 		return false
+	}
+	if waiting != nil {
+		s.mu.Lock()
+		s.predecessor = waiting
+		s.mu.Unlock()
+		s.waits.Go(func() { s.last(h.Table, waiting) })
 	}
 	line := fmt.Sprintf("warm start: took %s from the instance with table %s in %s", summary(outcomes), h.Table, round(time.Since(begun)))
 	if left := leftOut(outcomes); left != "" {

@@ -8,9 +8,11 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/trackless-dns/trackless/agent"
 	"github.com/trackless-dns/trackless/agent/kernelcounters"
 	"github.com/trackless-dns/trackless/agent/tablewalk"
 	"github.com/trackless-dns/trackless/conntrack"
+	"github.com/trackless-dns/trackless/handover"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
@@ -72,6 +74,18 @@ var ruleMetrics = append([]*metric{
 		read: func(s *scrape, out output) { out.gauge(s.avoided.Error) }},
 	{name: "flows_avoided_total", help: "Conntrack entries that DNS to the listen addresses would have made.", labels: []string{"proto", "family"},
 		read: func(s *scrape, out output) { out.byClass(prometheus.CounterValue, s.agent.Ledger.Flows()) }},
+	{name: "warm_start_seconds", help: "How long the start of this process waited for the state of the instance that it replaced; 0 if there was none.",
+		read: func(s *scrape, out output) { out.gauge(s.agent.Succession.Stats().Waited.Seconds()) }},
+	{name: "warm_start_sections", help: "Sections of that state, by what became of them.", labels: []string{"section", "result"},
+		read: readWarmStart},
+	{name: "warm_start_bytes", help: "Bytes of that state that were taken.", labels: []string{"section"},
+		read: readWarmBytes},
+	{name: "handovers_total", help: "Times that this process gave its state to another instance, whole or broken.", labels: []string{"result"},
+		read: func(s *scrape, out output) {
+			stats := s.agent.Succession.Stats()
+			out.counter(float64(stats.Given), "whole")
+			out.counter(float64(stats.Broken), "broken")
+		}},
 	{subsystem: conntrackSubsystem, name: "tracking_info", help: "Whether packets of this network namespace are tracked at all; where they are not, reason says why, and no entries are avoided.", labels: []string{"active", "reason"},
 		read: func(s *scrape, out output) {
 			if s.walk != nil {
@@ -144,6 +158,32 @@ func readWait(s *scrape, out output) {
 			wait = max(0, time.Until(s.standing.Wait.Until).Seconds())
 		}
 		out.gauge(wait, cause.String())
+	}
+}
+
+// readWarmStart has every section and result, so that a result that is missing is 0.
+func readWarmStart(s *scrape, out output) {
+	sections := s.agent.Succession.Stats().Sections
+	for _, name := range agent.Sections {
+		for _, result := range handover.Results {
+			n := 0
+			for _, o := range sections {
+				if o.Name == name && o.Result == result {
+					n++
+				}
+			}
+			out.gauge(float64(n), name, string(result))
+		}
+	}
+}
+
+func readWarmBytes(s *scrape, out output) {
+	bytes := map[string]int{}
+	for _, o := range s.agent.Succession.Stats().Sections {
+		bytes[o.Name] += o.Bytes
+	}
+	for _, name := range agent.Sections {
+		out.gauge(float64(bytes[name]), name)
 	}
 }
 

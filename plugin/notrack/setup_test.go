@@ -54,7 +54,7 @@ func TestParse(t *testing.T) {
 		},
 		{
 			name: "all options", keys: root,
-			text: "notrack 10.96.0.10 {\n backend nftables\n interface dns0\n untrack 10.96.0.10:8080 [fd00::a]:9153\n lease off\n failover 10.96.0.99\n sync 1m\n sources 10.244.0.0/16\n uplinks eth0\n dry-run\n keep\n}",
+			text: "notrack 10.96.0.10 {\n backend nftables\n interface dns0\n untrack 10.96.0.10:8080 [fd00::a]:9153\n lease off\n warm 500ms\n failover 10.96.0.99\n sync 1m\n sources 10.244.0.0/16\n uplinks eth0\n dry-run\n keep\n}",
 			link: "dns0", backend: "nftables", listen: []string{"tcp 10.96.0.10:53", "udp 10.96.0.10:53"},
 			untrack: []string{"tcp 10.96.0.10:8080", "udp 10.96.0.10:8080", "tcp [fd00::a]:9153", "udp [fd00::a]:9153"},
 		},
@@ -115,6 +115,8 @@ func TestParseErrors(t *testing.T) {
 		{name: "lease without unit", text: "notrack 10.96.0.10 {\n lease 1\n}"},
 		{name: "failover to a name", text: "notrack 10.96.0.10 {\n failover kube-dns\n}"},
 		{name: "sync too short", text: "notrack 10.96.0.10 {\n sync 1ms\n}"},
+		{name: "warm without unit", text: "notrack 10.96.0.10 {\n warm 2\n}"},
+		{name: "warm for no time", text: "notrack 10.96.0.10 {\n warm 0s\n}"},
 		{name: "sources without value", text: "notrack 10.96.0.10 {\n sources\n}"},
 		{name: "a source that is no prefix", text: "notrack 10.96.0.10 {\n sources 10.244.0.1\n}"},
 		{name: "sources that overlap", text: "notrack 10.96.0.10 {\n sources 10.0.0.0/8 10.244.0.0/16\n}"},

@@ -76,9 +76,9 @@ var ruleMetrics = append([]*metric{
 		read: func(s *scrape, out output) { out.byClass(prometheus.CounterValue, s.agent.Ledger.Flows()) }},
 	{name: "warm_start_seconds", help: "How long the start of this process waited for the state of the instance that it replaced; 0 if there was none.",
 		read: func(s *scrape, out output) { out.gauge(s.agent.Succession.Stats().Waited.Seconds()) }},
-	{name: "warm_start_sections", help: "Sections of that state, by what became of them.", labels: []string{"section", "result"},
+	{name: "warm_start_sections", help: "Parts of the state of the instance that this process replaced, by what became of them.", labels: []string{"section", "result"},
 		read: readWarmStart},
-	{name: "warm_start_bytes", help: "Bytes of that state that were taken.", labels: []string{"section"},
+	{name: "warm_start_bytes", help: "Bytes that were taken of the state of the instance that this process replaced.", labels: []string{"section"},
 		read: readWarmBytes},
 	{name: "handovers_total", help: "Times that this process gave its state to another instance, whole or broken.", labels: []string{"result"},
 		read: func(s *scrape, out output) {

@@ -42,6 +42,7 @@ FUZZTIME ?= 10m
 LAB_FLAGS ?=
 CHAOS_FLAGS ?=
 LEDGER_FLAGS ?=
+HANDOVER_FLAGS ?=
 FLOOD_FLAGS ?=
 BENCH_FLAGS ?=
 FASTPATH_FLAGS ?=
@@ -176,6 +177,10 @@ test-chaos: deps build ## play every fault under load, with and without what it 
 .PHONY: test-ledger
 test-ledger: deps build ## what Trackless says it saves beside conntrack -L of the same load tracked, each second (root, 8 minutes)
 	TRACKLESS_PROGRAM=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
+
+.PHONY: test-handover
+test-handover: deps build ## 20 replacements of an instance in a row under load: what clients and kube-dns notice (root, an idle machine, 6 minutes)
+	go run ./test/handover -program bin/trackless $(HANDOVER_FLAGS)
 
 .PHONY: test-flood
 test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node, beside CoreDNS (root, 3 minutes)

@@ -5,6 +5,7 @@
 package clients
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,6 +65,10 @@ type Stream struct {
 
 	// Rate is the number of queries a second.
 	Rate float64
+
+	// Names is how many different names it asks for, 40 if 0, so that a cache knows
+	// them all after a moment.
+	Names int
 }
 
 // Sent is one query of a stream and what became of it.
@@ -88,8 +93,7 @@ type Sent struct {
 	Flow time.Time
 }
 
-// StreamNames is how many different names the streams ask for, so that a cache
-// knows them all after a moment.
+// StreamNames is the default of Stream.Names: a cache knows them all after a moment.
 const StreamNames = 40
 
 // underWay is the Loss of a query until its end is known.
@@ -128,13 +132,14 @@ func StartStreams(streams []Stream, timeout time.Duration) *Streams {
 			// and as good as any others in a pod.
 			walks[key] = load.NewPortWalk(random, load.FromNode)
 		}
+		stream.Names = cmp.Or(stream.Names, StreamNames)
 		interval := time.Duration(float64(time.Second) / stream.Rate)
 		client := &streamClient{
 			Stream: stream, run: s, ports: walks[key], interval: interval,
 			// Spread over the interval, so that the clients do not ask in step.
 			due: s.began.Add(interval * time.Duration(i) / time.Duration(len(streams))),
 			// Each begins elsewhere, so that together they soon have asked for all.
-			number: random.IntN(2 * StreamNames),
+			number: random.IntN(2 * stream.Names),
 		}
 		s.clients = append(s.clients, client)
 		byOrigin[stream.From] = append(byOrigin[stream.From], client)
@@ -265,9 +270,9 @@ type channel interface {
 // ask sends one query. An error means that none could be sent.
 func (c *streamClient) ask() error {
 	c.number++
-	asked := lab.HostName(c.number % StreamNames)
+	asked := lab.HostName(c.number % c.Names)
 	qtype := dns.TypeA
-	if c.number/StreamNames%2 == 1 {
+	if c.number/c.Names%2 == 1 {
 		qtype = dns.TypeAAAA
 	}
 	message := new(dns.Msg).SetQuestion(asked.Text, qtype)

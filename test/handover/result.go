@@ -1,0 +1,244 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/trackless-dns/trackless/lab/clients"
+)
+
+// The bars.
+const (
+	// killedWindow is the time whose queries the death of a predecessor may cost.
+	killedWindow = 100 * time.Millisecond
+	// hitRatioKept is the part of the hit ratio that is there after a replacement.
+	hitRatioKept = 0.98
+	// moreUpstream is by how much the queries upstream may rise.
+	moreUpstream = 1.1
+	// avoidedOff is by which part the avoided entries may be off.
+	avoidedOff = 0.02
+	// sentLess is which part of the load must have been sent.
+	sentLess = 0.95
+)
+
+// Result is the result of a run. Its JSON form is stable.
+type Result struct {
+	Rate  float64 `json:"rate"`
+	Names int     `json:"names"`
+
+	Failures     []string `json:"failures,omitempty"`
+	Disturbances []string `json:"disturbances,omitempty"`
+
+	Rounds       []*Round       `json:"rounds"`
+	UDP          int            `json:"udp"`
+	NewTCP       int            `json:"new_tcp"`
+	LongTCP      int            `json:"long_tcp"`
+	Between      map[string]int `json:"lost_between_rounds,omitempty"`
+	FailedProbes map[string]int `json:"failed_probes,omitempty"`
+}
+
+// Round is one replacement.
+type Round struct {
+	Round int    `json:"round"`
+	Way   way    `json:"way"`
+	Start string `json:"start"` // what the log of the successor says
+
+	// Lost queries by kind and reason, of those sent from the start of the successor to
+	// some seconds after the end of the predecessor.
+	Lost map[string]int `json:"lost,omitempty"`
+
+	UpstreamBefore float64 `json:"upstream_before"` // queries a second
+	UpstreamAfter  float64 `json:"upstream_after"`
+	AvoidedBefore  float64 `json:"avoided_before"`
+	AvoidedAfter   float64 `json:"avoided_after"`
+
+	Lapses   float64 `json:"lapses"` // of leases: the machine was too busy
+	Reversed int     `json:"reversed_entries"`
+	Tables   int     `json:"tables"`
+	Sockets  int     `json:"sockets"`
+
+	begin, end time.Time
+}
+
+// hitRatio is the part of the queries that were not asked upstream.
+func hitRatio(upstream, asked float64) float64 { return max(0, 1-upstream/asked) }
+
+// assign counts the queries, and puts the lost ones into their rounds.
+func (r *Result) assign(sent [][]clients.Sent, began time.Time, rate float64) {
+	r.Between = map[string]int{}
+	last := began
+	for _, stream := range sent {
+		for _, s := range stream {
+			if s.At.After(last) {
+				last = s.At
+			}
+		}
+	}
+	i := 0
+	for _, k := range kinds {
+		for range k.clients {
+			for _, s := range sent[i] {
+				r.count(k.kind, s)
+			}
+			i++
+		}
+	}
+	want := asked(rate) * last.Sub(began).Seconds()
+	if got := float64(r.UDP + r.NewTCP + r.LongTCP); got < want*sentLess {
+		r.Disturbances = append(r.Disturbances, fmt.Sprintf("%.0f queries were sent, and not %.0f", got, want))
+	}
+}
+
+func (r *Result) count(k clients.StreamKind, s clients.Sent) {
+	switch k {
+	case clients.ShortTCP:
+		r.NewTCP++
+	case clients.LongTCP:
+		r.LongTCP++
+	default:
+		r.UDP++
+	}
+	if s.Loss == "" {
+		return
+	}
+	lost := r.Between
+	for _, round := range r.Rounds {
+		if s.At.After(round.begin) && s.At.Before(round.end) {
+			if round.Lost == nil {
+				round.Lost = map[string]int{}
+			}
+			lost = round.Lost
+		}
+	}
+	lost[string(k)+": "+s.Loss]++
+}
+
+// judge compares with the bars.
+func (r *Result) judge() {
+	for _, round := range r.Rounds {
+		round.judge(r)
+	}
+	if n := total(r.Between); n > 0 {
+		r.Disturbances = append(r.Disturbances, fmt.Sprintf("between the replacements %d queries were lost: %s", n, reasons(r.Between)))
+	}
+	if n := total(r.FailedProbes); n > 0 {
+		r.fail("%d connections to health and ready failed: %s", n, reasons(r.FailedProbes))
+	}
+}
+
+func (r *Result) fail(format string, v ...any) {
+	r.Failures = append(r.Failures, fmt.Sprintf(format, v...))
+}
+
+func (round *Round) judge(r *Result) {
+	fail := func(format string, v ...any) {
+		r.fail("round %d, %s: %s", round.Round, round.Way, fmt.Sprintf(format, v...))
+	}
+	allowed := 0
+	if round.Way == predecessorDies {
+		allowed = int(asked(r.Rate) * killedWindow.Seconds())
+	}
+	if round.Lapses > 0 {
+		r.Disturbances = append(r.Disturbances, fmt.Sprintf("round %d: %.0f leases ran out", round.Round, round.Lapses))
+	}
+	if n := total(round.Lost); n > allowed {
+		fail("%d queries were lost, and may be %d: %s", n, allowed, reasons(round.Lost))
+	}
+	if round.Reversed > 0 || round.Tables != 1 || round.Sockets != round.socketsWanted() {
+		fail("%d reversed entries, %d tables, %d sockets", round.Reversed, round.Tables, round.Sockets)
+	}
+	if round.Way != replaced {
+		return
+	}
+	before, after := hitRatio(round.UpstreamBefore, asked(r.Rate)), hitRatio(round.UpstreamAfter, asked(r.Rate))
+	if after < before*hitRatioKept {
+		fail("the hit ratio is %.3f, and was %.3f", after, before)
+	}
+	if round.UpstreamAfter > round.UpstreamBefore*moreUpstream+slack {
+		fail("%.0f queries a second are asked upstream, and were %.0f", round.UpstreamAfter, round.UpstreamBefore)
+	}
+	if off := round.avoidedOff(); off > avoidedOff {
+		fail("the avoided entries are off by %.1f %%", off*100)
+	}
+}
+
+// slack is how many queries a second upstream are chance.
+const slack = 10
+
+// socketsWanted is one that listens, and both ends of none: the predecessor has ended.
+func (round *Round) socketsWanted() int {
+	if round.Way == cold {
+		return 0
+	}
+	return 1
+}
+
+func (round *Round) avoidedOff() float64 {
+	if round.AvoidedBefore == 0 {
+		return 0
+	}
+	return math.Abs(round.AvoidedAfter-round.AvoidedBefore) / round.AvoidedBefore
+}
+
+func total(lost map[string]int) (n int) {
+	for _, c := range lost {
+		n += c
+	}
+	return n
+}
+
+func reasons(lost map[string]int) string {
+	var parts []string
+	for _, reason := range slices.Sorted(maps.Keys(lost)) {
+		parts = append(parts, fmt.Sprintf("%d %s", lost[reason], reason))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// writeTable writes a line for each replacement. The last line is the summary.
+func (r *Result) writeTable(w io.Writer) {
+	fmt.Fprintf(w, "%5s  %-18s  %5s  %17s  %15s  %11s  %s\n", "round", "way", "lost", "upstream q/s", "hit ratio", "avoided off", "start")
+	for _, round := range r.Rounds {
+		fmt.Fprintf(w, "%5d  %-18s  %5d  %7.0f -> %6.0f  %.3f -> %.3f  %9.1f %%  %s\n", round.Round, round.Way, total(round.Lost),
+			round.UpstreamBefore, round.UpstreamAfter, hitRatio(round.UpstreamBefore, asked(r.Rate)), hitRatio(round.UpstreamAfter, asked(r.Rate)),
+			round.avoidedOff()*100, round.Start)
+	}
+	for _, f := range r.Failures {
+		fmt.Fprintln(w, "FAILED:", f)
+	}
+	fmt.Fprintln(w, r.summary())
+}
+
+// summary is one line.
+func (r *Result) summary() string {
+	lost := map[way]int{}
+	count := map[way]int{}
+	var before, after, coldAfter float64
+	worst := 0.0
+	for _, round := range r.Rounds {
+		lost[round.Way] += total(round.Lost)
+		count[round.Way]++
+		switch round.Way {
+		case replaced:
+			before += round.UpstreamBefore
+			after += round.UpstreamAfter
+			worst = max(worst, round.avoidedOff())
+		case cold:
+			coldAfter = round.UpstreamAfter
+		}
+	}
+	n := max(float64(count[replaced]), 1)
+	verdict := "ok"
+	if len(r.Failures) > 0 {
+		verdict = fmt.Sprintf("%d FAILURES", len(r.Failures))
+	}
+	ratio := func(upstream float64) float64 { return hitRatio(upstream, asked(r.Rate)) }
+	return fmt.Sprintf("handover: %s: %d replacements, %d of %d queries over UDP, %d new TCP connections and %d queries over long ones lost; %d at %d deaths of a predecessor, %d at %d of a successor; hit ratio %.3f before, %.3f after, %.3f cold; upstream %.0f/s before, %.0f/s after, %.0f/s cold; avoided entries off by %.1f %% at most",
+		verdict, count[replaced], lost[replaced], r.UDP, r.NewTCP, r.LongTCP, lost[predecessorDies], count[predecessorDies], lost[successorDies], count[successorDies],
+		ratio(before/n), ratio(after/n), ratio(coldAfter), before/n, after/n, coldAfter, worst*100)
+}

@@ -17,6 +17,7 @@ type writer struct {
 	put   func([]byte) error
 
 	buf     []byte          // records of one shard
+	piece   []byte
 	ends    []int           // of the records in buf
 	sources map[uint16]bool // that were written
 	fresh   []uint16        // that are to be written before buf
@@ -104,8 +105,8 @@ func (w *writer) shard(i int, used bool) error {
 			return err
 		}
 	}
-	piece := make([]byte, 0, min(len(w.buf)+1, pieceSize+maxRecord))
-	piece = append(piece, pieceRecords)
+	piece := append(w.piece[:0], pieceRecords)
+	defer func() { w.piece = piece }()
 	begin := 0
 	for n, end := range w.ends {
 		piece = append(piece, w.buf[begin:end]...)
@@ -130,9 +131,6 @@ const (
 
 // headLen is the size of a record without key, body, TTL offsets and wildcard name.
 const headLen = 2*3 + 1 + 1 + 1 + 1 + 1 + 2 + 4 + 2 + 2*3 + 4 + 3*8
-
-// maxRecord is at least the size of the largest record.
-const maxRecord = headLen + wire.MaxKey + 2*1<<16 + 255
 
 // record appends a record. Its times are nanoseconds from the time asked on.
 func (w *writer) record(b []byte, key wire.Key, r *store.Record, h store.History, now store.Time) []byte {

@@ -16,7 +16,7 @@ type writer struct {
 	now   func() time.Time
 	put   func([]byte) error
 
-	buf     []byte          // records of one shard
+	buf     []byte // records of one shard
 	piece   []byte
 	ends    []int           // of the records in buf
 	sources map[uint16]bool // that were written

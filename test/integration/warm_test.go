@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -108,4 +109,82 @@ func TestReplacementIsWarm(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A successor that does not start leaves the predecessor as it was: with its cache, attached.
+func TestFailedReplacement(t *testing.T) {
+	const names = 100
+	for _, tc := range []struct {
+		name string
+		edit func(corefile string) string // of the successor
+		says []string                     // its log
+	}{
+		{"it cannot open a listener", func(c string) string { return c + ".:53 {\nbind 192.0.2.77\nwhoami\n}\n" }, []string{"warm start: took", "cannot assign requested address"}},
+		{"it cannot read its Corefile", func(c string) string { return strings.Replace(c, "cache 30", "cache 30 {\nno-such-option\n}", 1) }, []string{"no-such-option"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			node := newNode(t)
+			before := wholeState(t, node)
+			spec := instanceSpec{listen: []netip.Addr{lab.ClusterDNS4}}
+			first := startBeside(t, node, spec, 0)
+			askNames(t, node, lab.ClusterDNS4, names)
+			next, err := node.Serve(tc.edit(spec.corefile(1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-next.Done():
+			case <-t.Context().Done():
+				t.Fatal(t.Context().Err())
+			}
+			for _, line := range tc.says {
+				if !strings.Contains(next.Output(), line) {
+					t.Errorf("the log does not say %q:\n%s", line, next.Output())
+				}
+			}
+			awaitAttached(t, first, metricsOf(0))
+			entries := sumOf(t, first, metricsOf(0), "coredns_cache_misses_total")
+			askNames(t, node, lab.ClusterDNS4, names)
+			if misses := sumOf(t, first, metricsOf(0), "coredns_cache_misses_total") - entries; misses > names/2 {
+				t.Errorf("%v misses, of which some are our own checks", misses)
+			}
+			answeredBy(t, node, lab.Trackless, lab.ClusterDNS4)
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			asUninstalled(t, node, before)
+		})
+	}
+}
+
+// A predecessor that hangs delays the start by the time of warm, and no longer.
+func TestPredecessorHangs(t *testing.T) {
+	t.Parallel()
+	node := newNode(t)
+	spec := instanceSpec{listen: []netip.Addr{lab.ClusterDNS4}, options: []string{"warm 500ms"}}
+	first := startBeside(t, node, spec, 0)
+	stop(t, first)
+	next, err := node.Serve(spec.corefile(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"nothing was taken from the instance", ".:53 on "} {
+		eventually(t, line, func() error {
+			if !strings.Contains(next.Output(), line) {
+				return errors.New(next.Output())
+			}
+			return nil
+		})
+	}
+	// Until the kernel gives its part of the connections to the other one.
+	if err := first.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	awaitAttached(t, next, metricsOf(1))
+	waited := sumOf(t, next, metricsOf(1), "coredns_notrack_warm_start_seconds")
+	if waited < 0.5 || waited > 10 {
+		t.Errorf("the start waited %v s for an instance that hangs", waited)
+	}
+	answeredBy(t, node, lab.Trackless, lab.ClusterDNS4)
 }

@@ -23,25 +23,24 @@ const (
 	maxRows    = 1000
 )
 
-// count is a number of queries, how many of them the cache had no answer for, and how many
-// each tier answered.
-type count struct {
-	queries, misses uint64
-	early           [2]uint64 // by Tier
-}
+// count is a number of queries, and how many of them the cache had no answer for.
+type count struct{ queries, misses uint64 }
 
 func (c *count) add(other count) {
 	c.queries += other.queries
 	c.misses += other.misses
-	for i, n := range other.early {
-		c.early[i] += n
-	}
 }
 
-// row returns the count for the control socket. Misses may be of queries that are not
-// answered yet.
-func (c count) row(key string) control.QueryCount {
-	return control.QueryCount{Key: key, Queries: c.queries, Misses: min(c.misses, c.queries), Kernel: c.early[Kernel], Socket: c.early[Socket]}
+func (c count) row() control.QueryCount {
+	return control.QueryCount{Queries: c.queries, Misses: c.misses}
+}
+
+// row returns queries that a tier answered.
+func (t Tier) row(queries uint64) control.QueryCount {
+	if t == Kernel {
+		return control.QueryCount{Queries: queries, Kernel: queries}
+	}
+	return control.QueryCount{Queries: queries, Socket: queries}
 }
 
 // A sketch is what has been counted since somebody asked. It takes 7 MB at most.
@@ -58,8 +57,8 @@ type shard struct {
 	types      [otherType + 1]uint64
 	rcodes     [otherRcode + 1]uint64
 	transports [2]uint64
-	early      count    // of those whose question is not known
-	_          [64]byte // the next shard's mutex is in another cache line
+	early      [tiers]bounded[netip.Addr] // beside clients, which every query in CoreDNS passes
+	_          [64]byte                   // the next shard's mutex is in another cache line
 }
 
 func newSketch() *sketch {
@@ -67,6 +66,9 @@ func newSketch() *sketch {
 	for i := range s.shards {
 		s.shards[i].clients = newBounded(maxClients, func(a netip.Addr) netip.Addr { return a })
 		s.shards[i].names = newBounded(maxNames, strings.Clone)
+		for tier := range s.shards[i].early {
+			s.shards[i].early[tier] = newBounded(maxClients, func(a netip.Addr) netip.Addr { return a })
+		}
 	}
 	return s
 }
@@ -99,12 +101,8 @@ func (s *sketch) answered(q *Query) {
 
 func (s *sketch) early(tier Tier, client netip.Addr) {
 	ofClient, _, sh := s.hashes(client, "")
-	one := count{queries: 1}
-	one.early[tier] = 1
 	sh.mu.Lock()
-	sh.clients.add(ofClient, client, one)
-	sh.early.add(one)
-	sh.transports[0]++
+	sh.early[tier].add(ofClient, client, count{queries: 1})
 	sh.mu.Unlock()
 }
 
@@ -119,73 +117,86 @@ func (s *sketch) missed(client netip.Addr, name string) {
 // counts adds the shards up. The misses of a query may be counted without the query, when it
 // was answered after the end.
 func (s *sketch) counts() control.QueryCounts {
-	clients, names, zones := map[string]count{}, map[string]count{}, map[string]count{}
-	types, rcodes, transports := map[string]count{}, map[string]count{}, map[string]count{}
-	var otherClients, otherNames, total count
+	type counted map[string]control.QueryCount
+	clients, names, zones, types, rcodes, transports := counted{}, counted{}, counted{}, counted{}, counted{}, counted{}
+	var otherClients, otherNames, early, total control.QueryCount
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
-		sh.clients.each(func(a netip.Addr, c count) { increase(clients, a.String(), c) })
+		sh.clients.each(func(a netip.Addr, c count) { increase(clients, a.String(), c.row()) })
+		for tier := range tiers {
+			sh.early[tier].each(func(a netip.Addr, c count) {
+				increase(clients, a.String(), tier.row(c.queries))
+				early = early.Plus(tier.row(c.queries))
+			})
+			rest := tier.row(sh.early[tier].rest.queries)
+			otherClients, early = otherClients.Plus(rest), early.Plus(rest)
+		}
 		sh.names.each(func(name string, c count) {
 			name = strings.ToLower(name) // clients may mix cases (draft-vixie-dnsext-dns0x20)
-			increase(names, name, c)
-			increase(zones, zoneOf(name), c)
+			increase(names, name, c.row())
+			increase(zones, zoneOf(name), c.row())
 		})
-		for _, m := range []map[string]count{names, zones, types, rcodes} {
-			increase(m, control.Early, sh.early)
-		}
-		otherClients.add(sh.clients.rest)
-		otherNames.add(sh.names.rest)
+		otherClients = otherClients.Plus(sh.clients.rest.row())
+		otherNames = otherNames.Plus(sh.names.rest.row())
 		for t, n := range sh.types {
-			increase(types, typeName(t), count{queries: n})
+			increase(types, typeName(t), count{queries: n}.row())
 		}
 		for r, n := range sh.rcodes {
-			increase(rcodes, rcodeName(r), count{queries: n})
+			increase(rcodes, rcodeName(r), count{queries: n}.row())
 		}
-		increase(transports, "udp", count{queries: sh.transports[0]})
-		increase(transports, "tcp", count{queries: sh.transports[1]})
+		increase(transports, "udp", count{queries: sh.transports[0]}.row())
+		increase(transports, "tcp", count{queries: sh.transports[1]}.row())
 		sh.mu.Unlock()
 	}
-	for _, c := range clients {
-		total.add(c)
+	for _, m := range []counted{names, zones, types, rcodes} {
+		increase(m, control.Early, early)
 	}
-	total.add(otherClients)
+	increase(transports, "udp", early)
+	for _, c := range clients {
+		total = total.Plus(c)
+	}
+	none := control.QueryCount{}
 	return control.QueryCounts{
-		Total:   total.row(""),
+		Total:   bound(total.Plus(otherClients)),
 		Clients: rows(clients, otherClients), Names: rows(names, otherNames), Zones: rows(zones, otherNames),
-		Types: rows(types, count{}), Rcodes: rows(rcodes, count{}), Transports: rows(transports, count{}),
+		Types: rows(types, none), Rcodes: rows(rcodes, none), Transports: rows(transports, none),
 	}
 }
 
-func increase(m map[string]count, key string, by count) {
-	if by == (count{}) {
+func increase(m map[string]control.QueryCount, key string, by control.QueryCount) {
+	if by == (control.QueryCount{}) {
 		return
 	}
-	c := m[key]
-	c.add(by)
-	m[key] = c
+	m[key] = m[key].Plus(by)
+}
+
+// bound leaves out misses whose query is not answered yet.
+func bound(c control.QueryCount) control.QueryCount {
+	c.Misses = min(c.Misses, c.Queries)
+	return c
 }
 
 // rows returns the counts, the most queries first. Those that are too many are in the last
 // row, which has no key.
-func rows(counts map[string]count, rest count) []control.QueryCount {
+func rows(counts map[string]control.QueryCount, rest control.QueryCount) []control.QueryCount {
 	out := make([]control.QueryCount, 0, len(counts)+1)
 	for key, c := range counts {
-		if c.queries == 0 {
+		if c.Queries == 0 {
 			continue // a miss whose query is not answered yet, or was asked by us
 		}
-		out = append(out, c.row(key))
+		c.Key = key
+		out = append(out, bound(c))
 	}
 	slices.SortFunc(out, func(a, b control.QueryCount) int {
 		return cmp.Or(cmp.Compare(b.Queries, a.Queries), cmp.Compare(a.Key, b.Key))
 	})
-	last := rest.row("")
 	for _, r := range out[min(len(out), maxRows):] {
-		last = last.Plus(r)
+		rest = rest.Plus(r)
 	}
 	out = out[:min(len(out), maxRows)]
-	if last.Queries > 0 {
-		out = append(out, last)
+	if rest.Queries > 0 {
+		out = append(out, bound(rest))
 	}
 	return out
 }

@@ -44,6 +44,7 @@ type Tier int
 const (
 	Kernel Tier = iota // by the program at the devices of pods
 	Socket             // by a listener of ours
+	tiers              // their number
 )
 
 // Early counts a query over UDP that a tier answered. Its question is not known.

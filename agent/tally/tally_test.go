@@ -85,7 +85,7 @@ func TestCounts(t *testing.T) {
 		{"zones", counts.Zones, []string{"example.org.=6/1", "shop.svc.cluster.local.=5/0", "(fast path)=4/0 early 3+1"}},
 		{"types", counts.Types, []string{"A=5/0", "AAAA=5/0", "(fast path)=4/0 early 3+1", "other=1/0"}},
 		{"rcodes", counts.Rcodes, []string{"NOERROR=5/0", "NXDOMAIN=5/0", "(fast path)=4/0 early 3+1", "other=1/0"}},
-		{"transports", counts.Transports, []string{"udp=13/0", "tcp=2/0"}},
+		{"transports", counts.Transports, []string{"udp=13/0 early 3+1", "tcp=2/0"}},
 	} {
 		if got := texts(tc.rows); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)

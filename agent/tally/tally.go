@@ -41,6 +41,7 @@ func (t *Tally) Answered(q *Query) {
 // A Tier is a way to answer a query before CoreDNS sees it.
 type Tier int
 
+// The tiers.
 const (
 	Kernel Tier = iota // by the program at the devices of pods
 	Socket             // by a listener of ours

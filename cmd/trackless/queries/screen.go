@@ -89,8 +89,7 @@ func show(ctx context.Context, node instance.Node, o options, in io.Reader, out 
 		for ctx.Err() == nil {
 			r, err := count(ctx, node, o)
 			switch {
-			case ctx.Err() != nil:
-				return nil
+			case ctx.Err() != nil: // a key ended it, which is no failure
 			case err != nil && last == nil:
 				return failure(err)
 			case err != nil: // an instance that restarts is back in a moment

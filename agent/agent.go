@@ -161,28 +161,7 @@ func New(c Config) *Agent {
 	if p.Queries = c.Queries; p.Queries == nil {
 		p.Queries = &admission.Queries{Offenders: fairness.Offenders{Log: c.Log}}
 	}
-	p.Queries.Slow = p.Health.Slow
-	p.guard.Reset = p.Queries.Closed
-	p.Queries.Crowded = func() {
-		if k := p.reconciler.Load(); k != nil {
-			k.Crowded()
-		}
-	}
-	p.Queries.Overflow = p.lost.Count
-	p.Queries.Thin = func(from []netip.Addr, pass float64) {
-		load := p.serving.Load()
-		if load == nil {
-			return
-		}
-		if err := sockets.Thin(load.Plan.Listen, from, pass); err != nil {
-			p.log.Debugf("a client that floods takes room in the buffers of others: %v", err)
-		}
-	}
-	p.Queries.Late = func(late bool) {
-		if load := p.serving.Load(); load != nil {
-			sockets.Shorten(load.Plan.Listen, late)
-		}
-	}
+	p.watchQueries()
 	return p
 }
 
@@ -215,13 +194,6 @@ func (p *Agent) Listening() []iptables.Endpoint {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(load.Plan.Listen), func(e iptables.Endpoint) bool { return e.Proto != iptables.UDP })
-}
-
-// Guard bounds the TCP connections of each client at the listeners of this process at the
-// endpoints, until the last load with notrack ends.
-func (p *Agent) Guard(listen []iptables.Endpoint) error {
-	p.guardLimits.Do(func() { p.guard.PerClient, p.guard.All = admission.ConnectionLimits() })
-	return p.guard.Follow(listen)
 }
 
 // Uplinks returns the devices that lead to the rest of the world: those that routes tell,

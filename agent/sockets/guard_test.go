@@ -100,21 +100,21 @@ func TestGuard(t *testing.T) {
 		defer mu.Unlock()
 		reset[client.String()]++
 	}}
-	if err := g.Follow(endpoints); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Follow(endpoints); err != nil { // after a reload
-		t.Fatal(err)
-	}
-	defer g.Close()
 	other, busy := s.dial(t, modest), s.dial(t, greedy)
 	for range 20 {
-		go s.dial(t, greedy)
+		s.dial(t, greedy)
 		time.Sleep(2 * time.Millisecond) // the kernel counts silence in milliseconds
 		if _, err := busy.Write([]byte("query")); err != nil {
 			t.Fatal(err)
 		}
 	}
+	for range 2 { // the second time after a reload
+		if err := g.Follow(endpoints); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer g.Close()
+	go s.dial(t, greedy) // one that the kernel tells of
 	refused := func() bool { return s.dial(t, greedy) == nil && s.has(greedy) <= 10 }
 	testwait.True(t, time.Minute, "at most ten connections stay, and no more are accepted", refused)
 	for name, conn := range map[string]net.Conn{"another client's": other, "the busy": busy, "another client's new": s.dial(t, modest)} {
@@ -126,7 +126,7 @@ func TestGuard(t *testing.T) {
 		}
 	}
 	mu.Lock()
-	if reset[modest] > 0 || reset[greedy] == 0 {
+	if reset[modest] > 0 || reset[greedy] < 11 {
 		t.Errorf("reset: %v", reset)
 	}
 	mu.Unlock()

@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
@@ -80,7 +81,7 @@ func (c *Cache) ask(ctx context.Context, w *responder, r *dns.Msg) (int, error) 
 		}
 		var gaveUp bool
 		code, gaveUp, err = c.askOnce(limited, w, r, asks < maxAsks)
-		leave(!w.unanswered(code, err) && !isOwn(err))
+		leave(!w.unanswered(code, err) && !failures.IsOwn(err))
 		w.cutShort = asks > 1 && limited.Err() != nil
 		if !gaveUp || limited.Err() != nil {
 			return code, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -204,25 +203,4 @@ func TestLoopIsAskedOnce(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestErrorLimit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l errorLimit
-		var got []string
-		for range 20 {
-			if err := l.pass(errTest); err != nil {
-				got = append(got, err.Error())
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		want := []string{errTest.Error(), errTest.Error(), errTest.Error(), errTest.Error(),
-			errTest.Error() + " (6 more queries failed before this one)", errTest.Error(), errTest.Error(), errTest.Error()}
-		if !slices.Equal(got, want) {
-			t.Errorf("%q, want %q", got, want)
-		}
-		if err := l.pass(nil); err != nil {
-			t.Errorf("no error is %v", err)
-		}
-	})
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
 	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -80,7 +81,7 @@ type Cache struct {
 	refreshes semaphore
 	learning  semaphore
 	probes    semaphore
-	errors    *errorLimit
+	errors    *failures.Limit
 	counters  metrics.ByServer
 	stop      chan struct{}
 	stopOnce  sync.Once
@@ -125,7 +126,7 @@ func New() *Cache {
 		learning:   newSemaphore(maxLearning),
 		probes:     newSemaphore(maxProbes),
 		levels:     cut.Levels{Default: cut.BelowToo},
-		errors:     &reported,
+		errors:     &failures.Reported,
 		waits:      func(net.Addr) func() { return func() {} },
 		now:        time.Now,
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/cache/cut"
 	"github.com/trackless-dns/trackless/plugin/cache/direct"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -68,8 +69,12 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	}
 	if missed {
 		q.counters.Misses.Inc()
-		code, err := q.answerOwn(c.miss(ctx, q))
-		return code, c.errors.pass(err)
+		code, err := c.miss(ctx, q)
+		if m := failures.Reply(err, r); m != nil {
+			_ = w.WriteMsg(m)
+			return dns.RcodeSuccess, nil
+		}
+		return code, c.errors.Pass(err)
 	}
 	q.counters.Found(f.Kind)
 	if f.Stale() {

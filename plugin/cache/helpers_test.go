@@ -9,6 +9,8 @@ import (
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 )
 
 // newCache returns an open cache in front of next, changed by edit before it
@@ -18,7 +20,7 @@ func newCache(t testing.TB, next plugin.Handler, edit func(*Cache)) *Cache {
 	c := New()
 	c.Next = next
 	c.size = 1 << 20
-	c.errors = new(errorLimit)
+	c.errors = new(failures.Limit)
 	c.countsAll = true // the upstream of tests publishes no address
 	if edit != nil {
 		edit(c)

@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/classify"
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/metrics"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -129,7 +130,7 @@ func (w *responder) countResponse() {
 // unanswered reports whether the query ended in a failure of the upstream, code and err,
 // without a response.
 func (w *responder) unanswered(code int, err error) bool {
-	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure && !isOwn(err)
+	return !w.out.Answered && !w.raw && err != nil && code == dns.RcodeServerFailure && !failures.IsOwn(err)
 }
 
 // settle gives the outcome to the queries that wait for it, once. It returns err with the
@@ -144,7 +145,7 @@ func (w *responder) settle(code int, err error) error {
 	if n := w.attempt.Sharers - 1; out.Failed && n > 0 {
 		err = &sharedError{err, n}
 	}
-	if isOwn(err) {
+	if failures.IsOwn(err) {
 		out.Failed, out.Partial = true, true // those that wait go on, and one of them asks
 	}
 	out.Err = err

@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"net/netip"
+
+	"github.com/trackless-dns/trackless/agent/admission"
+	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/iptables"
+)
+
+// watchQueries has the agent do what the bounds of queries ask for.
+func (p *Agent) watchQueries() {
+	p.Queries.Slow = p.Health.Slow
+	p.guard.Reset = p.Queries.Closed
+	p.Queries.Crowded = func() {
+		if k := p.reconciler.Load(); k != nil {
+			k.Crowded()
+		}
+	}
+	p.Queries.Overflow = p.lost.Count
+	p.Queries.Thin = func(from []netip.Addr, pass float64) {
+		load := p.serving.Load()
+		if load == nil {
+			return
+		}
+		if err := sockets.Thin(load.Plan.Listen, from, pass); err != nil {
+			p.log.Debugf("a client that floods takes room in the buffers of others: %v", err)
+		}
+	}
+	p.Queries.Late = func(late bool) {
+		if load := p.serving.Load(); load != nil {
+			sockets.Shorten(load.Plan.Listen, late)
+		}
+	}
+}
+
+// Guard bounds the TCP connections of each client at the listeners of this process at the
+// endpoints, until the last load with notrack ends.
+func (p *Agent) Guard(listen []iptables.Endpoint) error {
+	p.guardLimits.Do(func() { p.guard.PerClient, p.guard.All = admission.ConnectionLimits() })
+	return p.guard.Follow(listen)
+}

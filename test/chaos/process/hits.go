@@ -90,14 +90,15 @@ func askUntilHits(s *scene.Scene) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*scene.Patience)
 	defer cancel()
 	const records = "coredns_fastpath_records"
+	var n float64
 	want := float64(len(scene.ListenAddresses) * clients.StreamNames * 2)
 	for {
 		for _, addr := range scene.ListenAddresses {
-			for n := range clients.StreamNames {
+			for name := range clients.StreamNames {
 				for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} {
-					query := new(dns.Msg).SetQuestion(lab.HostName(n).Text, qtype)
+					query := new(dns.Msg).SetQuestion(lab.HostName(name).Text, qtype)
 					if _, err := s.Node.Pods[0].Query(ctx, lab.UDP, addr, query); err != nil {
-						return err
+						return fmt.Errorf("%w; %s is %g, want %g", err, records, n, want)
 					}
 				}
 			}
@@ -106,7 +107,7 @@ func askUntilHits(s *scene.Scene) error {
 		if err != nil {
 			return err
 		}
-		n, _ := metrics.Sum(records)
+		n, _ = metrics.Sum(records)
 		if n >= want {
 			return nil
 		}

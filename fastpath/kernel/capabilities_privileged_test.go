@@ -3,10 +3,12 @@
 package kernel
 
 import (
+	"errors"
 	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/internal/testns"
@@ -35,6 +37,9 @@ func TestCapabilities(t *testing.T) {
 			}
 			if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
 				t.Errorf("error %v, want %q", err, row.want)
+				if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
+					t.Logf("%+v", verifier)
+				}
 			}
 		})
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/coredns/caddy"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 )
 
 // step is a query of a client at one time, and the answer of the upstream at that time.
@@ -212,7 +214,7 @@ func TestConformance(t *testing.T) {
 					t.Fatal(err)
 				}
 				c.size = 1 << 20
-				c.errors = &errorLimit{} // every row begins in the same second
+				c.errors = new(failures.Limit) // every row begins in the same second
 				c.Jitter = func(time.Duration) time.Duration { return 0 }
 				word := ""
 				up := &upstream{}

@@ -183,19 +183,6 @@ struct {
 	UINT(max_entries, 1 << 19);
 } flows SEC(".maps");
 
-/* What is read or written at offsets that vary: the verifier allows that in maps. */
-struct scratch {
-	__u8 question[2 * MAX_NAME + 16]; /* name, type, class, OPT */
-	__u8 body[2 * MAX_BODY + 16];
-};
-
-struct {
-	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	TYPE(key, __u32);
-	TYPE(value, struct scratch);
-	UINT(max_entries, 1);
-} scratches SEC(".maps");
-
 /* The headers of a query, as they are rewritten for the reply. */
 struct headers4 {
 	struct ethhdr eth;
@@ -211,21 +198,46 @@ struct headers6 {
 	__u16 dns[6];
 } __attribute__((packed, aligned(2)));
 
+/* What is read or written at offsets that vary, or in parts of a word: the verifier allows
+ * that in maps, on the stack only with CAP_PERFMON. */
+struct scratch {
+	union {
+		struct headers4 h4;
+		struct headers6 h6;
+		__u64 words[8];
+	};
+	struct listener_key key;
+	struct flow flow;
+	__u8 question[2 * MAX_NAME + 16]; /* name, type, class, OPT */
+	__u8 body[2 * MAX_BODY + 16];
+};
+
+struct {
+	UINT(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	TYPE(key, __u32);
+	TYPE(value, struct scratch);
+	UINT(max_entries, 1);
+} scratches SEC(".maps");
+
 /* All that is known of a query, on the stack. */
 struct query {
 	__u64 name[MAX_NAME / 8];
 	struct scratch *scratch;
 	const __u8 *tail;   /* type, class, OPT in scratch */
-	__u32 start;        /* offset of the DNS header in the packet */
-	__u32 name_len;
-	__u32 payload;      /* bytes of the DNS message */
-	__u32 listener;
-	__u32 limit;        /* of the size that a client may advertise */
-	__u32 edns;         /* 0 or OPT */
+	__u64 start;        /* offset of the DNS header in the packet */
+	__u64 name_len;
+	__u64 payload;      /* bytes of the DNS message */
+	__u64 listener;
+	__u64 limit;        /* of the size that a client may advertise */
+	__u64 edns;         /* 0 or OPT */
 };
 
-INLINE int count(__u32 at)
+/* A key on the stack is written as a whole word, of which the map reads the first half. */
+#define KEY(name, value) __u64 name = (value)
+
+INLINE int count(__u32 index)
 {
+	KEY(at, index);
 	__u64 *n = bpf_map_lookup_elem(&counts, &at);
 
 	if (n)
@@ -259,13 +271,14 @@ INLINE __u32 fold(__u64 sum)
 INLINE __u16 flip(__u32 sum) { return swap16((__u16)sum); }
 
 /* lookup finds the record of the question, or returns its absence. */
-INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
+INLINE struct record *lookup(struct query *q, struct control *c, __u64 *first)
 {
 	__u16 type = *(const __u16 *)q->tail;
 	__u8 key = q->listener << 1;
 	__u32 words = (q->name_len + 7) / 8;
 	__u64 h = c->seed ^ q->name_len;
-	__u32 i, at = 0;
+	__u32 i;
+	KEY(at, 0);
 
 	if (q->edns)
 		key |= q->tail[4 + 7] >> 7; /* the first byte of the EDNS flags */
@@ -288,7 +301,7 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 	h ^= h >> 32;
 
 	__u32 tag = (__u32)(h >> 40) | 1;
-	__u32 where = h & c->bucket_mask;
+	KEY(where, h & c->bucket_mask);
 
 	struct bucket *b = bpf_map_lookup_elem(&buckets, &where);
 	if (!b)
@@ -300,7 +313,7 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 			at = (__u32)slot;
 	}
 	if (!at) {
-		where = (where ^ (__u32)(tag * 0x5bd1e995u)) & c->bucket_mask;
+		where = ((__u32)where ^ (__u32)(tag * 0x5bd1e995u)) & c->bucket_mask;
 		b = bpf_map_lookup_elem(&buckets, &where);
 		if (!b)
 			return 0;
@@ -319,7 +332,7 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 
 	__u64 differ = (r->name[0] ^ q->name[0]) | (r->name[1] ^ q->name[1]) | (r->name[2] ^ q->name[2]);
 	if (q->name_len > 24) {
-		__u32 next = at + 1;
+		KEY(next, at + 1);
 		struct more *m = bpf_map_lookup_elem(&units, &next);
 		if (!m)
 			return 0;
@@ -328,7 +341,7 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 			differ |= m->name[i] ^ q->name[3 + i];
 	}
 	if (q->name_len > 64) {
-		__u32 next = at + 2;
+		KEY(next, at + 2);
 		struct unit *u = bpf_map_lookup_elem(&units, &next);
 		if (!u)
 			return 0;
@@ -343,12 +356,13 @@ INLINE struct record *lookup(struct query *q, struct control *c, __u32 *first)
 }
 
 /* body writes the record's body with its TTLs behind the question, then the OPT record. */
-INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u32 first, __u32 ttl)
+INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u64 first, __u32 ttl)
 {
-	__u32 at = first + 2 + (q->name_len > 64);
+	__u64 at = first + 2 + (q->name_len > 64);
 	__u32 len = r->body_len & (2 * MAX_BODY - 1);
 	__u8 *to = q->scratch->body;
-	__u32 i, next;
+	__u32 i;
+	KEY(next, 0);
 
 	ttl = swap32(ttl);
 #pragma unroll
@@ -368,6 +382,7 @@ INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u32 
 	struct more *m = bpf_map_lookup_elem(&units, &next);
 	if (!m)
 		return -1;
+#pragma unroll
 	for (i = 0; i < MAX_TTLS; i++) {
 		__u32 n = r->ttls;
 
@@ -392,16 +407,12 @@ INLINE int body(struct __sk_buff *skb, struct query *q, struct record *r, __u32 
 	return bpf_skb_store_bytes(skb, q->start + q->payload - q->edns, to, len, 0);
 }
 
-/* reply_sum returns how the sum of the UDP payload changes. */
-INLINE __u32 reply_sum(struct query *q, struct record *r, const __u16 *was, const __u16 *is, __u32 ttl)
+/* reply_sum returns how the sum of the UDP payload changes, of which sum is the header's
+ * part. */
+INLINE __u32 reply_sum(struct query *q, struct record *r, __u64 sum, __u32 ttl)
 {
-	__u64 sum = 0;
 	__u32 opt = 0, odd_start = q->name_len & 1;
 	__u32 i;
-
-#pragma unroll
-	for (i = 0; i < 6; i++)
-		sum += (__u64)is[i] + (__u16)~was[i];
 
 	__u32 even = swap16(ttl >> 16) + swap16(ttl & 0xffff);
 	even = fold(even);
@@ -426,7 +437,7 @@ INLINE __u32 reply_sum(struct query *q, struct record *r, const __u16 *was, cons
 
 /* finish rewrites the packet. From here on a failure would leave half a reply:
  * the packet is dropped then, and the client asks again. */
-INLINE int finish(struct __sk_buff *skb, struct query *q, struct record *r, __u32 first, __u32 ttl,
+INLINE int finish(struct __sk_buff *skb, struct query *q, struct record *r, __u64 first, __u32 ttl,
 		  __u32 sum, void *headers, __u32 headers_len, __u32 udp_at, __u16 udp_was, __u16 udp_is,
 		  struct flow *flow, __u32 variant)
 {
@@ -466,10 +477,6 @@ INLINE int question(struct __sk_buff *skb, struct query *q, const __u16 *dns)
 	if (n < 1 || n > MAX_NAME)
 		return NAME;
 	q->name_len = n;
-	__u32 zero = 0;
-	q->scratch = bpf_map_lookup_elem(&scratches, &zero);
-	if (!q->scratch)
-		return FAILED;
 	__u32 len = n + 3 + q->edns;
 	barrier(len);
 	len = (len & (2 * MAX_NAME - 1)) + 1;
@@ -494,7 +501,7 @@ INLINE int question(struct __sk_buff *skb, struct query *q, const __u16 *dns)
 
 /* find returns the record that answers, or null after it has counted why not. */
 INLINE struct record *find(struct __sk_buff *skb, struct control *c, struct query *q, const __u16 *dns,
-			   __u32 *first, __u32 *ttl)
+			   __u64 *first, __u32 *ttl)
 {
 	__u64 now = bpf_ktime_get_ns();
 	int why;
@@ -537,9 +544,16 @@ INLINE struct record *find(struct __sk_buff *skb, struct control *c, struct quer
 	return r;
 }
 
-/* reply_header turns the header of the query into that of the reply. */
-INLINE void reply_header(struct query *q, struct record *r, __u16 *dns)
+/* reply_header turns the header of the query into that of the reply, and returns how its sum
+ * changes. */
+INLINE __u64 reply_header(struct query *q, struct record *r, __u16 *dns)
 {
+	__u64 sum = 0;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 6; i++)
+		sum += (__u16)~dns[i];
 	__u16 flags = r->flags | swap16(0x8100);
 
 	/* AD is for those who understand it (RFC 6840 section 5.8). */
@@ -551,6 +565,10 @@ INLINE void reply_header(struct query *q, struct record *r, __u16 *dns)
 	dns[5] = r->counts[2];
 	if (q->edns)
 		dns[5] = swap16(swap16(r->counts[2]) + 1);
+#pragma unroll
+	for (i = 0; i < 6; i++)
+		sum += dns[i];
+	return sum;
 }
 
 INLINE int listener(struct query *q, struct listener_key *key)
@@ -581,8 +599,8 @@ INLINE void copy(void *to, const void *from, __u32 len)
  * forwards them to other hosts. */
 INLINE int ours(struct __sk_buff *skb, struct ethhdr *eth)
 {
-	__u32 port = skb->ifindex;
 	int i, differ = 0;
+	KEY(port, skb->ifindex);
 
 	if (skb->pkt_type == PACKET_HOST)
 		return 1;
@@ -597,133 +615,144 @@ INLINE int ours(struct __sk_buff *skb, struct ethhdr *eth)
 
 INLINE void swap_eth(struct ethhdr *eth)
 {
-	__u8 mac[ETH_ALEN];
+	int i;
 
-	__builtin_memcpy(mac, eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(eth->h_dest, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, mac, ETH_ALEN);
+#pragma unroll
+	for (i = 0; i < ETH_ALEN; i++) {
+		__u8 b = eth->h_dest[i];
+		eth->h_dest[i] = eth->h_source[i];
+		eth->h_source[i] = b;
+	}
 }
 
 INLINE int ipv4(struct __sk_buff *skb, struct control *c, const void *data, const void *end)
 {
 	const struct headers4 *packet = data;
 	struct query q;
-	struct headers4 h __attribute__((aligned(8)));
-	struct flow flow = {};
-	struct listener_key key = {};
 	struct record *r;
-	__u16 was[6];
-	__u32 first = 0, ttl = 0;
+	__u64 first = 0;
+	__u32 ttl = 0;
 
+	if ((void *)(packet + 1) <= end && (packet->ip.protocol != IPPROTO_UDP || !(c->ports >> (swap16(packet->udp.dest) & 63) & 1)))
+		return TC_ACT_UNSPEC;
+	KEY(zero, 0);
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);
+	if (!s)
+		return TC_ACT_UNSPEC;
+	struct headers4 *h = &s->h4;
+	struct listener_key *key = &s->key;
+	struct flow *flow = &s->flow;
+	q.scratch = s;
 	if ((void *)(packet + 1) <= end)
-		copy(&h, data, sizeof(h));
-	else if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h))) /* it is in pages */
+		copy(h, data, sizeof(*h));
+	else if (bpf_skb_load_bytes(skb, 0, h, sizeof(*h)) || h->ip.protocol != IPPROTO_UDP) /* it is in pages */
 		return TC_ACT_UNSPEC;
-	if (h.ip.protocol != IPPROTO_UDP || !(c->ports >> (swap16(h.udp.dest) & 63) & 1))
+	__builtin_memset(key, 0, sizeof(*key));
+	key->addr[10] = key->addr[11] = 0xff;
+	__builtin_memcpy(key->addr + 12, &h->ip.daddr, 4);
+	key->port = h->udp.dest;
+	if (!listener(&q, key))
 		return TC_ACT_UNSPEC;
-	key.addr[10] = key.addr[11] = 0xff;
-	__builtin_memcpy(key.addr + 12, &h.ip.daddr, 4);
-	key.port = h.udp.dest;
-	if (!listener(&q, &key))
-		return TC_ACT_UNSPEC;
-	if (h.ip.version != 4 || h.ip.ihl != 5 || h.ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1 || !ours(skb, &h.eth))
+	if (h->ip.version != 4 || h->ip.ihl != 5 || h->ip.frag_off & ~swap16(0x4000) || skb->gso_segs > 1 || !ours(skb, &h->eth))
 		return count(FRAGMENT);
-	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
-	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.tot_len) != payload + sizeof(h.ip) + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
+	__u32 payload = swap16(h->udp.len) - sizeof(h->udp);
+	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h->ip.tot_len) != payload + sizeof(h->ip) + sizeof(h->udp) || skb->len < sizeof(*h) - DNS_HEADER + payload)
 		return count(NAME);
 	q.payload = payload;
-	q.start = sizeof(h) - DNS_HEADER;
-	r = find(skb, c, &q, h.dns, &first, &ttl);
+	q.start = sizeof(*h) - DNS_HEADER;
+	r = find(skb, c, &q, h->dns, &first, &ttl);
 	if (!r)
 		return TC_ACT_UNSPEC;
 
-	__builtin_memcpy(was, h.dns, sizeof(was));
-	reply_header(&q, r, h.dns);
-	__u32 sum = reply_sum(&q, r, was, h.dns, ttl);
-	__u16 ip_was = h.ip.tot_len, udp_was = h.udp.len;
+	__u32 sum = reply_sum(&q, r, reply_header(&q, r, h->dns), ttl);
+	__u16 ip_was = h->ip.tot_len, udp_was = h->udp.len;
 	__u16 body_len = r->body_len & 1023;
 
-	__builtin_memcpy(flow.client, key.addr, 12);
-	__builtin_memcpy(flow.client + 12, &h.ip.saddr, 4);
-	__builtin_memcpy(flow.server, key.addr, 16);
-	flow.client_port = h.udp.source;
-	flow.server_port = h.udp.dest;
+	__builtin_memcpy(flow->client, key->addr, 12);
+	__builtin_memcpy(flow->client + 12, &h->ip.saddr, 4);
+	__builtin_memcpy(flow->server, key->addr, 16);
+	flow->client_port = h->udp.source;
+	flow->server_port = h->udp.dest;
 
-	swap_eth(&h.eth);
-	__u32 addr = h.ip.saddr;
-	h.ip.saddr = h.ip.daddr;
-	h.ip.daddr = addr;
-	h.udp.dest = h.udp.source;
-	h.udp.source = flow.server_port;
-	h.ip.tot_len = swap16(swap16(ip_was) + body_len);
-	h.udp.len = swap16(swap16(udp_was) + body_len);
+	swap_eth(&h->eth);
+	__u32 addr = h->ip.saddr;
+	h->ip.saddr = h->ip.daddr;
+	h->ip.daddr = addr;
+	h->udp.dest = h->udp.source;
+	h->udp.source = flow->server_port;
+	h->ip.tot_len = swap16(swap16(ip_was) + body_len);
+	h->udp.len = swap16(swap16(udp_was) + body_len);
 	/* The IP header's sum follows its length (RFC 1624). */
-	h.ip.check = ~fold((__u64)(__u16)~h.ip.check + (__u16)~ip_was + h.ip.tot_len);
+	h->ip.check = ~fold((__u64)(__u16)~h->ip.check + (__u16)~ip_was + h->ip.tot_len);
 	if (bpf_skb_change_tail(skb, q.start + payload + body_len, 0))
 		return count(FAILED);
-	return finish(skb, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, 0);
+	return finish(skb, &q, r, first, ttl, sum, h, sizeof(*h), sizeof(h->eth) + sizeof(h->ip), udp_was, h->udp.len, flow, 0);
 }
 
 INLINE int ipv6(struct __sk_buff *skb, struct control *c, const void *data, const void *end)
 {
 	const struct headers6 *packet = data;
 	struct query q;
-	struct headers6 h __attribute__((aligned(8)));
-	struct flow flow = {};
-	struct listener_key key = {};
 	struct record *r;
-	__u16 was[6];
-	__u32 first = 0, ttl = 0;
+	__u64 first = 0;
+	__u32 ttl = 0;
 
+	if ((void *)(packet + 1) <= end && (packet->ip.nexthdr != IPPROTO_UDP || !(c->ports >> (swap16(packet->udp.dest) & 63) & 1)))
+		return TC_ACT_UNSPEC;
+	KEY(zero, 0);
+	struct scratch *s = bpf_map_lookup_elem(&scratches, &zero);
+	if (!s)
+		return TC_ACT_UNSPEC;
+	struct headers6 *h = &s->h6;
+	struct listener_key *key = &s->key;
+	struct flow *flow = &s->flow;
+	q.scratch = s;
 	if ((void *)(packet + 1) <= end)
-		copy(&h, data, sizeof(h));
-	else if (bpf_skb_load_bytes(skb, 0, &h, sizeof(h))) /* it is in pages */
+		copy(h, data, sizeof(*h));
+	else if (bpf_skb_load_bytes(skb, 0, h, sizeof(*h)) || h->ip.nexthdr != IPPROTO_UDP) /* it is in pages */
 		return TC_ACT_UNSPEC;
-	if (h.ip.nexthdr != IPPROTO_UDP || !(c->ports >> (swap16(h.udp.dest) & 63) & 1))
+	__builtin_memset(key, 0, sizeof(*key));
+	__builtin_memcpy(key->addr, &h->ip.daddr, 16);
+	key->port = h->udp.dest;
+	if (!listener(&q, key))
 		return TC_ACT_UNSPEC;
-	__builtin_memcpy(key.addr, &h.ip.daddr, 16);
-	key.port = h.udp.dest;
-	if (!listener(&q, &key))
-		return TC_ACT_UNSPEC;
-	__u32 payload = swap16(h.udp.len) - sizeof(h.udp);
-	if (h.ip.version != 6 || skb->gso_segs > 1 || !ours(skb, &h.eth))
+	__u32 payload = swap16(h->udp.len) - sizeof(h->udp);
+	if (h->ip.version != 6 || skb->gso_segs > 1 || !ours(skb, &h->eth))
 		return count(FRAGMENT);
-	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h.ip.payload_len) != payload + sizeof(h.udp) || skb->len < sizeof(h) - DNS_HEADER + payload)
+	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h->ip.payload_len) != payload + sizeof(h->udp) || skb->len < sizeof(*h) - DNS_HEADER + payload)
 		return count(NAME);
 	q.payload = payload;
-	q.start = sizeof(h) - DNS_HEADER;
-	r = find(skb, c, &q, h.dns, &first, &ttl);
+	q.start = sizeof(*h) - DNS_HEADER;
+	r = find(skb, c, &q, h->dns, &first, &ttl);
 	if (!r)
 		return TC_ACT_UNSPEC;
 
-	__builtin_memcpy(was, h.dns, sizeof(was));
-	reply_header(&q, r, h.dns);
-	__u32 sum = reply_sum(&q, r, was, h.dns, ttl);
-	__u16 udp_was = h.udp.len;
+	__u32 sum = reply_sum(&q, r, reply_header(&q, r, h->dns), ttl);
+	__u16 udp_was = h->udp.len;
 	__u16 body_len = r->body_len & 1023;
 
-	__builtin_memcpy(flow.client, &h.ip.saddr, 16);
-	__builtin_memcpy(flow.server, &h.ip.daddr, 16);
-	flow.client_port = h.udp.source;
-	flow.server_port = h.udp.dest;
+	__builtin_memcpy(flow->client, &h->ip.saddr, 16);
+	__builtin_memcpy(flow->server, &h->ip.daddr, 16);
+	flow->client_port = h->udp.source;
+	flow->server_port = h->udp.dest;
 
-	swap_eth(&h.eth);
-	__builtin_memcpy(&h.ip.saddr, flow.server, 16);
-	__builtin_memcpy(&h.ip.daddr, flow.client, 16);
-	h.udp.dest = h.udp.source;
-	h.udp.source = flow.server_port;
-	h.ip.payload_len = swap16(swap16(h.ip.payload_len) + body_len);
-	h.udp.len = swap16(swap16(udp_was) + body_len);
+	swap_eth(&h->eth);
+	__builtin_memcpy(&h->ip.saddr, flow->server, 16);
+	__builtin_memcpy(&h->ip.daddr, flow->client, 16);
+	h->udp.dest = h->udp.source;
+	h->udp.source = flow->server_port;
+	h->ip.payload_len = swap16(swap16(h->ip.payload_len) + body_len);
+	h->udp.len = swap16(swap16(udp_was) + body_len);
 	if (bpf_skb_change_tail(skb, q.start + payload + body_len, 0))
 		return count(FAILED);
-	return finish(skb, &q, r, first, ttl, sum, &h, sizeof(h), sizeof(h.eth) + sizeof(h.ip), udp_was, h.udp.len, &flow, OVER_IPV6);
+	return finish(skb, &q, r, first, ttl, sum, h, sizeof(*h), sizeof(h->eth) + sizeof(h->ip), udp_was, h->udp.len, flow, OVER_IPV6);
 }
 
 SEC("tc")
 int trackless_answer(struct __sk_buff *skb)
 {
 	const void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 zero = 0;
+	KEY(zero, 0);
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
 
 	if (!c || skb->vlan_present)

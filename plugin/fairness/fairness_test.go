@@ -43,7 +43,7 @@ func TestParse(t *testing.T) {
 func TestParseErrors(t *testing.T) {
 	var got strings.Builder
 	for _, input := range []string{
-		"fairness on", "fairness\nfairness", "fairness {\nmost 500\n}", "fairness {\nmax\n}", "fairness {\nmax 1 2\n}",
+		"fairness on", strings.Repeat("fairness\n", 2), "fairness {\nmost 500\n}", "fairness {\nmax\n}", "fairness {\nmax 1 2\n}",
 		"fairness {\nmax 15\n}", "fairness {\nmax many\n}", "fairness off {\nmax 500\n}",
 	} {
 		err := parse(caddy.NewTestController("dns", input), new(Gate))

@@ -74,7 +74,7 @@ func TestMetricsPage(t *testing.T) {
 		}
 		for line := range strings.Lines(string(out)) {
 			// CoreDNS's own names are not ours to change.
-			if strings.HasPrefix(line, "coredns_notrack_") || strings.HasPrefix(line, "coredns_conntrack_") || !strings.HasPrefix(line, "coredns_") {
+			if strings.HasPrefix(line, "coredns_fairness_") || strings.HasPrefix(line, "coredns_notrack_") || strings.HasPrefix(line, "coredns_conntrack_") || !strings.HasPrefix(line, "coredns_") {
 				t.Error(strings.TrimSpace(line))
 			}
 		}
@@ -275,7 +275,7 @@ func scrape(t *testing.T, node *lab.Node) string {
 
 var (
 	// Those of the Go runtime and of CoreDNS's other plugins are theirs.
-	pageFamilies = regexp.MustCompile(`^(?:# (?:HELP|TYPE) )?coredns_(?:build_info|notrack|conntrack|cache|dns|nodecache|trackless)_?`)
+	pageFamilies = regexp.MustCompile(`^(?:# (?:HELP|TYPE) )?coredns_(?:build_info|fairness|notrack|conntrack|cache|dns|nodecache|trackless)_?`)
 	pageBucket   = regexp.MustCompile(`_bucket\{`)
 	pageValue    = regexp.MustCompile(` [^ ]+$`)
 	pageLabels   = regexp.MustCompile(`(goversion|revision|version|table)="[^"]*"`)

@@ -3,6 +3,7 @@ package fairness
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,12 @@ func (l *lines) add(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all = append(l.all, fmt.Sprintf(format, args...))
+}
+
+func (l *lines) written() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.all)
 }
 
 func (l *lines) Debugf(format string, args ...any)   { l.add(format, args...) }
@@ -54,10 +61,11 @@ func TestEpisodes(t *testing.T) {
 			"client 10.244.0.1 (pod shop/crawler) asks for no more than its share again: in 3s 300 of its queries",
 		}
 		want = append(want, want...)
-		if len(log.all) != len(want) {
-			t.Fatalf("%d lines: %q", len(log.all), log.all)
+		got := log.written()
+		if len(got) != len(want) {
+			t.Fatalf("%d lines: %q", len(got), got)
 		}
-		for i, line := range log.all {
+		for i, line := range got {
 			if !strings.HasPrefix(line, want[i]) {
 				t.Errorf("line %d: %q, want %q", i, line, want[i])
 			}
@@ -88,8 +96,8 @@ func TestManyOffenders(t *testing.T) {
 		if top := o.Top(10 * maxRecords); len(top) > maxRecords || top[0].Source != flooder {
 			t.Errorf("%d are remembered, first %v", len(top), top[0])
 		}
-		if len(log.all) > maxNamed {
-			t.Errorf("%d lines", len(log.all))
+		if n := len(log.written()); n > maxNamed {
+			t.Errorf("%d lines", n)
 		}
 		time.Sleep(3 * quiet)
 	})

@@ -187,7 +187,7 @@ test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node,
 	go run ./test/flood -program bin/trackless -coredns $(COREDNS) $(FLOOD_FLAGS)
 
 .PHONY: test-fair
-test-fair: deps build $(COREDNS) ## what other pods lose to one that floods, over UDP and TCP, beside CoreDNS with and without shed (root, 25 minutes)
+test-fair: deps build $(COREDNS) ## what other pods lose to one that floods, over UDP and TCP, beside CoreDNS with and without shed (root, half an hour)
 	go run ./test/fair -program bin/trackless -coredns $(COREDNS) $(FAIR_FLAGS)
 
 .PHONY: test-throttle

@@ -91,13 +91,15 @@ func GateOf(c *caddy.Controller) *Gate {
 	if !ok {
 		all = gates{}
 		c.Set(gatesKey{}, all)
+		most := 0
 		c.OnStartup(func() error {
-			Queries.AtMost(all.most())
+			most = all.most()
+			Queries.AtMost(most)
 			return nil
 		})
 		// A reload that failed may have set another number.
 		c.OnRestartFailed(func() error {
-			Queries.AtMost(all.most())
+			Queries.AtMost(most)
 			return nil
 		})
 	}

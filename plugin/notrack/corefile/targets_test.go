@@ -97,3 +97,20 @@ c {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
+
+// The smallest max_concurrent of all blocks holds.
+func TestMaxConcurrent(t *testing.T) {
+	for text, want := range map[string]int{
+		"a {\nforward . 10.96.0.99\n}": 0,
+		"a {\nforward . 10.96.0.99 {\nmax_concurrent 1000\nprefer_udp\n}\n}\nb {\nupstream . service kube-dns {\nmax_concurrent 500\n}\n}": 500,
+		"a {\nforward . 10.96.0.99 {\nmax_concurrent 0\n}\nforward b 10.96.0.98 {\nmax_concurrent 2000\n}\n}":                              2000,
+	} {
+		blocks, err := caddyfile.Parse("Corefile", strings.NewReader(text), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := MaxConcurrent(blocks); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}

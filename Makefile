@@ -179,7 +179,7 @@ test-ledger: deps build ## what Trackless says it saves beside conntrack -L of t
 	TRACKLESS_PROGRAM=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
 
 .PHONY: test-handover
-test-handover: deps build ## 20 replacements of an instance in a row under load: what clients and kube-dns notice (root, an idle machine, 6 minutes)
+test-handover: deps build ## 20 replacements of an instance in a row under load: what clients and kube-dns notice (root, an idle machine, 8 minutes)
 	go run ./test/handover -program bin/trackless $(HANDOVER_FLAGS)
 
 .PHONY: test-flood

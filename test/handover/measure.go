@@ -75,12 +75,13 @@ func measure(ctx context.Context, s settings) (r *Result, err error) {
 	probes := b.startProbes()
 	r = &Result{Rate: s.rate, Names: s.names}
 	r.Rounds, err = b.rounds(began)
-	r.FailedProbes = probes.stop()
+	failed := probes.stop()
 	sent, stopErr := load.Stop()
 	if err := errors.Join(err, stopErr); err != nil {
 		return nil, err
 	}
 	r.assign(sent, began, s.rate)
+	r.assignProbes(failed)
 	return r, b.current.Close()
 }
 
@@ -94,6 +95,12 @@ func (b *bench) rounds(began time.Time) (all []*Round, err error) {
 			return nil, fmt.Errorf("round %d, %s: %w", n, r.Way, err)
 		}
 		all = append(all, r)
+		if r.Way == predecessorDies {
+			// Until caches and ledger are as full as before.
+			if err := b.wait(b.warmUp); err != nil {
+				return nil, err
+			}
+		}
 		fmt.Fprintf(os.Stderr, "%d/%d %s: %s\n", n, b.settings.rounds+1, r.Way, r.Start)
 	}
 	return all, nil

@@ -14,14 +14,20 @@ type probes struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	mu     sync.Mutex
-	failed map[string]int // by reason
+	failed []failedProbe
+}
+
+// failedProbe is a connection that failed.
+type failedProbe struct {
+	at     time.Time
+	reason string
 }
 
 // probeEvery is more often than anybody asks, so that a gap shows.
 const probeEvery = 10 * time.Millisecond
 
 func (b *bench) startProbes() *probes {
-	p := &probes{failed: map[string]int{}}
+	p := &probes{}
 	ctx, cancel := context.WithCancel(b.ctx)
 	p.cancel = cancel
 	for _, port := range []string{"8080", "8181"} {
@@ -34,6 +40,7 @@ func (b *bench) startProbes() *probes {
 				case <-ctx.Done():
 					return
 				}
+				begun := time.Now()
 				err := b.node.Namespace.Do(func() error {
 					conn, err := net.DialTimeout("tcp", net.JoinHostPort(probed, port), time.Second)
 					if err == nil {
@@ -43,7 +50,7 @@ func (b *bench) startProbes() *probes {
 				})
 				if err != nil {
 					p.mu.Lock()
-					p.failed[port+": "+load.Reason(err)]++
+					p.failed = append(p.failed, failedProbe{begun, port + ": " + load.Reason(err)})
 					p.mu.Unlock()
 				}
 			}
@@ -52,7 +59,7 @@ func (b *bench) startProbes() *probes {
 	return p
 }
 
-func (p *probes) stop() map[string]int {
+func (p *probes) stop() []failedProbe {
 	p.cancel()
 	p.done.Wait()
 	return p.failed

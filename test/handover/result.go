@@ -94,6 +94,20 @@ func (r *Result) assign(sent [][]clients.Sent, began time.Time, rate float64) {
 	}
 }
 
+// assignProbes counts the probes that failed. The death of a predecessor ends its listeners,
+// and those of the successor may not be open yet.
+func (r *Result) assignProbes(failed []failedProbe) {
+	r.FailedProbes = map[string]int{}
+	for _, f := range failed {
+		died := slices.ContainsFunc(r.Rounds, func(round *Round) bool {
+			return round.Way == predecessorDies && f.at.After(round.begin) && f.at.Before(round.end)
+		})
+		if !died {
+			r.FailedProbes[f.reason]++
+		}
+	}
+}
+
 func (r *Result) count(k clients.StreamKind, s clients.Sent) {
 	switch k {
 	case clients.ShortTCP:

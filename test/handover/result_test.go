@@ -81,6 +81,15 @@ func TestAssign(t *testing.T) {
 	}
 }
 
+// TestAssignProbes: probes may fail while a predecessor dies.
+func TestAssignProbes(t *testing.T) {
+	r := good()
+	r.assignProbes([]failedProbe{{r.Rounds[0].begin.Add(time.Second), "a"}, {r.Rounds[1].begin.Add(time.Second), "b"}, {r.Rounds[1].end.Add(time.Second), "a"}})
+	if len(r.FailedProbes) != 1 || r.FailedProbes["a"] != 2 {
+		t.Errorf("%v", r.FailedProbes)
+	}
+}
+
 // TestWays: most rounds replace, and the last one is cold.
 func TestWays(t *testing.T) {
 	var got []way

@@ -21,7 +21,7 @@ type Server struct {
 	tasks    sync.WaitGroup
 
 	mu      sync.Mutex
-	closing time.Time // when Close ends; zero before
+	closing time.Time        // when Close ends; zero before
 	waiting map[*served]bool // successors that wait for our end
 	active  map[net.Conn]bool
 }

@@ -18,7 +18,7 @@ type Peer struct {
 	Key   []byte
 }
 
-// ErrAbsent: there is no socket, so the instance hands nothing over: it is of a version
+// ErrAbsent is returned if there is no socket, so the instance hands nothing over: it is of a version
 // without it, has it switched off, or ends.
 var ErrAbsent = errors.New("the instance hands nothing over: it has no socket for it")
 
@@ -47,9 +47,12 @@ func Take(peer Peer, wants []Want, limit time.Duration) (outcomes []Outcome, s *
 		return nil, nil, errors.Join(err, conn.Close())
 	}
 	outcomes, whole := s.receive()
-	if !whole || conn.SetDeadline(time.Time{}) != nil {
-		_ = conn.Close()
-		return outcomes, nil, nil
+	if whole {
+		whole = conn.SetDeadline(time.Time{}) == nil
+	}
+	if !whole {
+		s.Close()
+		s = nil
 	}
 	return outcomes, s, nil
 }

@@ -18,7 +18,7 @@ func askNames(t *testing.T, node *lab.Node, server netip.Addr, names int) {
 	t.Helper()
 	for i := range names {
 		query := new(dns.Msg).SetQuestion(lab.HostName(i).Text, dns.TypeA)
-		response, err := node.Pods[0].Namespace.Query(t.Context(), lab.UDP, server, query)
+		response, err := node.Pods[0].Query(t.Context(), lab.UDP, server, query)
 		if err != nil {
 			t.Fatal(err)
 		}

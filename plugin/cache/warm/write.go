@@ -105,19 +105,18 @@ func (w *writer) shard(i int, used bool) error {
 			return err
 		}
 	}
-	piece := append(w.piece[:0], pieceRecords)
-	defer func() { w.piece = piece }()
+	w.piece = append(w.piece[:0], pieceRecords)
 	begin := 0
 	for n, end := range w.ends {
-		piece = append(piece, w.buf[begin:end]...)
+		w.piece = append(w.piece, w.buf[begin:end]...)
 		begin = end
-		if len(piece) < pieceSize && n < len(w.ends)-1 {
+		if len(w.piece) < pieceSize && n < len(w.ends)-1 {
 			continue
 		}
-		if err := w.put(piece); err != nil {
+		if err := w.put(w.piece); err != nil {
 			return err
 		}
-		piece = piece[:1]
+		w.piece = w.piece[:1]
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// withinSeconds is how long a finding of all nodes may take.
-const withinSeconds = 30 * time.Second
+// findingWithin is how long a finding of all nodes may take.
+const findingWithin = 30 * time.Second
 
 // plugin is the kubectl plugin, built for this test.
 type plugin struct{ path string }
@@ -79,8 +79,8 @@ func (p plugin) asks(t *testing.T, debugPods bool, args ...string) {
 		}
 	}
 	t.Logf("%s: %s", args, took.Round(time.Millisecond))
-	if took > withinSeconds {
-		t.Errorf("%s took %s, want at most %s", args, took, withinSeconds)
+	if took > findingWithin {
+		t.Errorf("%s took %s, want at most %s", args, took, findingWithin)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestKubectlPlugin(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "a debug pod", withinSeconds, func() error {
+		eventually(t, "a debug pod", findingWithin, func() error {
 			return exists("app.kubernetes.io/name=kubectl-trackless")
 		})
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {

@@ -78,6 +78,18 @@ func (b bar) judge(rounds []round) verdict {
 	}
 	s := spreadOf(values)
 	v.Measured = &s
-	v.Kept = s.Median == b.bound || (s.Median > b.bound) == b.figure.more
+	v.Kept = (s.Median == b.bound || (s.Median > b.bound) == b.figure.more) && !loses(rounds, b.server)
 	return v
+}
+
+// loses reports whether the server lost more than a hundredth of the queries: figures of what
+// it answered say little then.
+func loses(rounds []round, server string) bool {
+	sent, lost := 0, 0
+	for _, r := range rounds {
+		if s, there := r.find(server); there {
+			sent, lost = sent+s.Sent, lost+s.Lost
+		}
+	}
+	return 100*lost > sent
 }

@@ -47,6 +47,17 @@ func TestBars(t *testing.T) {
 			t.Errorf("%s: %v, kept %t; want %v, %t", c.name, got, v.Kept, c.want, c.kept)
 		}
 	}
+	for n, kept := range map[int]bool{1: true, 2: false} {
+		lossy := threeRounds([3]float64{1, 1, 1}, [3]float64{2, 2, 2}, [3]float64{2, 2, 2})
+		for _, r := range lossy {
+			for i := range r {
+				r[i].Sent, r[i].Lost = 100, n
+			}
+		}
+		if v := (bar{figure: cpu, server: kernelOn, bound: 1}).judge(lossy); v.Kept != kept {
+			t.Errorf("%d of 100 queries lost: kept %t", n, v.Kept)
+		}
+	}
 	for _, missing := range []bar{
 		{figure: cpu, server: kernelOff, bound: 1},
 		{figure: cpu, server: kernelOn, peers: []string{unbound, coredns}, bound: 1},

@@ -74,7 +74,8 @@ func tcpPorts(plan iptables.Plan) []uint16 {
 	return ports
 }
 
-// tallyHits counts the queries that a fast path has answered for `trackless dns top`.
+// tallyHits counts the queries that a fast path has answered, for `trackless dns top` and for
+// metrics by pod.
 func (p *Agent) tallyHits(flows []ledger.Flow, inKernel bool) {
 	if !p.Tally.Running() {
 		return

@@ -2,10 +2,7 @@ package tally
 
 import (
 	"cmp"
-	"encoding/binary"
 	"hash/maphash"
-	"math/bits"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,9 +42,9 @@ func (t Tier) row(queries uint64) control.QueryCount {
 
 // A sketch is what has been counted since somebody asked. It takes 7 MB at most.
 type sketch struct {
-	seed      maphash.Seed // of names
-	low, high uint64       // random numbers for the hashes of clients
-	shards    [shards]shard
+	seed maphash.Seed // of names
+	hasher
+	shards [shards]shard
 }
 
 type shard struct {
@@ -62,7 +59,7 @@ type shard struct {
 }
 
 func newSketch() *sketch {
-	s := &sketch{seed: maphash.MakeSeed(), low: rand.Uint64(), high: rand.Uint64()}
+	s := &sketch{seed: maphash.MakeSeed(), hasher: newHasher()}
 	for i := range s.shards {
 		s.shards[i].clients = newBounded(maxClients, func(a netip.Addr) netip.Addr { return a })
 		s.shards[i].names = newBounded(maxNames, strings.Clone)
@@ -76,11 +73,8 @@ func newSketch() *sketch {
 // hashes returns the hashes of a client and a name, and the shard of the client. Hashes are
 // odd.
 func (s *sketch) hashes(client netip.Addr, name string) (ofClient, ofName uint64, sh *shard) {
-	b := client.As16()
-	// Two products of halves with random numbers, folded: as good as the numbers are secret.
-	high, low := bits.Mul64(binary.NativeEndian.Uint64(b[8:])^s.low, binary.NativeEndian.Uint64(b[:])^s.high)
-	ofClient = (high ^ low) * 0x9e3779b97f4a7c15 // 2^64 divided by the golden ratio
-	return ofClient | 1, maphash.String(s.seed, name) | 1, &s.shards[ofClient>>61]
+	ofClient = s.of(client)
+	return ofClient, maphash.String(s.seed, name) | 1, &s.shards[shardOf(ofClient)]
 }
 
 func (s *sketch) answered(q *Query) {

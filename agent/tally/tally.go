@@ -1,6 +1,6 @@
 // Package tally counts queries by client, name, type, rcode and transport, while somebody
-// asks for it. Otherwise it costs a load of a pointer. Its memory is bounded, and no query
-// leaves it but in the counts that were asked for.
+// asks for it, and by client alone for metrics. Otherwise it costs two loads of a pointer.
+// Its memory is bounded, and no query leaves it but in the counts that were asked for.
 package tally
 
 import (
@@ -16,8 +16,13 @@ import (
 	"github.com/trackless-dns/trackless/iptables/control"
 )
 
-// A Tally counts for one asker at a time. The zero value counts nothing, and is ready to.
-type Tally struct{ current atomic.Pointer[sketch] }
+// A Tally counts for one asker at a time, and for metrics. The zero value counts nothing, and
+// is ready to.
+type Tally struct {
+	Clients Clients // for metrics
+
+	current atomic.Pointer[sketch]
+}
 
 // A Query is a query that was answered.
 type Query struct {
@@ -29,13 +34,17 @@ type Query struct {
 }
 
 // Running reports whether queries are counted now.
-func (t *Tally) Running() bool { return t.current.Load() != nil }
+func (t *Tally) Running() bool { return t.CountsMisses() || t.Clients.running() }
+
+// CountsMisses reports whether misses are counted now: somebody asks.
+func (t *Tally) CountsMisses() bool { return t.current.Load() != nil }
 
 // Answered counts a query. It keeps a copy of the name.
 func (t *Tally) Answered(q *Query) {
 	if s := t.current.Load(); s != nil {
 		s.answered(q)
 	}
+	t.Clients.add(q.Client)
 }
 
 // A Tier is a way to answer a query before CoreDNS sees it.
@@ -53,6 +62,7 @@ func (t *Tally) Early(tier Tier, client netip.Addr) {
 	if s := t.current.Load(); s != nil {
 		s.early(tier, client)
 	}
+	t.Clients.add(client)
 }
 
 // Missed notes that the cache had no answer for a query, which Answered counts later.

@@ -186,7 +186,7 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
-	if t := &p.config.agent.Tally; t.Running() && len(r.Question) == 1 {
+	if t := &p.config.agent.Tally; t.CountsMisses() && len(r.Question) == 1 {
 		client, _, _ := tuple.Of(w)
 		t.Missed(client.Addr(), r.Question[0].Name)
 	}

@@ -9,6 +9,7 @@ import (
 	clog "github.com/coredns/coredns/plugin/pkg/log"
 
 	"github.com/trackless-dns/trackless/agent"
+	"github.com/trackless-dns/trackless/agent/tally"
 	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/control"
@@ -77,6 +78,9 @@ func Uplinks(lists *route.Lists) ([]string, error) { return process.Uplinks(list
 
 // Accountant returns what counts the queries to this process.
 func Accountant() *fastpath.Accountant { return &process.Accountant }
+
+// QueriesByClient returns what counts the queries of each client, for metrics.
+func QueriesByClient() *tally.Clients { return &process.Tally.Clients }
 
 // IsOurs reports whether a client is this process, which asks the cluster's DNS. A query of
 // it that comes here gets no answer: it is not the cluster's that would answer.

@@ -1,0 +1,100 @@
+package tally
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+)
+
+// hasher has random numbers for the hashes of clients.
+type hasher struct{ low, high uint64 }
+
+func newHasher() hasher { return hasher{rand.Uint64(), rand.Uint64()} }
+
+// of returns the hash of a client, which is odd. Its first bits choose the shard.
+func (h hasher) of(client netip.Addr) uint64 {
+	b := client.As16()
+	// Two products of halves with random numbers, folded: as good as the numbers are secret.
+	high, low := bits.Mul64(binary.NativeEndian.Uint64(b[8:])^h.low, binary.NativeEndian.Uint64(b[:])^h.high)
+	return (high^low)*0x9e3779b97f4a7c15 | 1 // 2^64 divided by the golden ratio
+}
+
+// shardOf returns the index of the shard for a client with this hash.
+func shardOf(hash uint64) int { return int(hash >> 61) }
+
+// Clients counts queries by client alone, for metrics, while it is started. The zero value
+// counts nothing. Its methods may be called from several goroutines at once.
+type Clients struct{ current atomic.Pointer[clients] }
+
+// clients are the queries since they were last taken, in half a megabyte.
+type clients struct {
+	hasher
+	shards [shards]clientShard
+}
+
+type clientShard struct {
+	mu     sync.Mutex
+	counts bounded[netip.Addr]
+	_      [64]byte // the next shard's mutex is in another cache line
+}
+
+// Start begins to count, from zero.
+func (c *Clients) Start() {
+	s := &clients{hasher: newHasher()}
+	for i := range s.shards {
+		s.shards[i].counts = newBounded(maxClients, func(a netip.Addr) netip.Addr { return a })
+	}
+	c.current.Store(s)
+}
+
+// Stop ends what Start began.
+func (c *Clients) Stop() { c.current.Store(nil) }
+
+// Take calls f with the number of queries of each client since it was called last. It
+// returns the queries of all other clients: those for which there was no room.
+func (c *Clients) Take(f func(client netip.Addr, queries uint64)) (rest uint64) {
+	s := c.current.Load()
+	if s == nil {
+		return 0
+	}
+	for i := range s.shards {
+		slots, keys, others := s.shards[i].take()
+		for j := range slots {
+			if slots[j].hash != 0 {
+				f(keys[j], slots[j].queries)
+			}
+		}
+		rest += others
+	}
+	return rest
+}
+
+// take empties the shard. Queries wait only while its tables are replaced.
+func (s *clientShard) take() (slots []slot, keys []netip.Addr, rest uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &s.counts
+	rest, b.rest = b.rest.queries, count{}
+	if b.used > 0 {
+		slots, keys = b.slots, b.keys
+		b.slots, b.keys, b.used = make([]slot, len(slots)), make([]netip.Addr, len(keys)), 0
+	}
+	return slots, keys, rest
+}
+
+func (c *Clients) running() bool { return c.current.Load() != nil }
+
+func (c *Clients) add(client netip.Addr) {
+	s := c.current.Load()
+	if s == nil {
+		return
+	}
+	hash := s.of(client)
+	sh := &s.shards[shardOf(hash)]
+	sh.mu.Lock()
+	sh.counts.add(hash, client, count{queries: 1})
+	sh.mu.Unlock()
+}

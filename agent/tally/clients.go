@@ -53,36 +53,39 @@ func (c *Clients) Start() {
 // Stop ends what Start began.
 func (c *Clients) Stop() { c.current.Store(nil) }
 
-// Take calls f with the number of queries of each client since it was called last. It
-// returns the queries of all other clients: those for which there was no room.
+// Take calls f once for each client, with the number of its queries since Take was called
+// last. It returns the queries of all other clients: those for which there was no room.
 func (c *Clients) Take(f func(client netip.Addr, queries uint64)) (rest uint64) {
 	s := c.current.Load()
 	if s == nil {
 		return 0
 	}
+	buffer := make([]clientCount, 0, maxClients)
 	for i := range s.shards {
-		slots, keys, others := s.shards[i].take()
-		for j := range slots {
-			if slots[j].hash != 0 {
-				f(keys[j], slots[j].queries)
-			}
+		counts, others := s.shards[i].take(buffer)
+		for _, c := range counts {
+			f(c.client, c.queries)
 		}
 		rest += others
 	}
 	return rest
 }
 
-// take empties the shard. Queries wait only while its tables are replaced.
-func (s *clientShard) take() (slots []slot, keys []netip.Addr, rest uint64) {
+type clientCount struct {
+	client  netip.Addr
+	queries uint64
+}
+
+// take empties the shard into the buffer.
+func (s *clientShard) take(buffer []clientCount) (counts []clientCount, rest uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := &s.counts
 	rest, b.rest = b.rest.queries, count{}
-	if b.used > 0 {
-		slots, keys = b.slots, b.keys
-		b.slots, b.keys, b.used = make([]slot, len(slots)), make([]netip.Addr, len(keys)), 0
-	}
-	return slots, keys, rest
+	b.each(func(a netip.Addr, c count) { buffer = append(buffer, clientCount{a, c.queries}) })
+	clear(b.slots)
+	b.used = 0
+	return buffer, rest
 }
 
 func (c *Clients) running() bool { return c.current.Load() != nil }

@@ -105,6 +105,9 @@ func init() {
 // Who floods is named by its pod, where the pods are known.
 func init() { fairness.NameBy(podmetrics.PodAt) }
 
+// Metrics by pod have the queries that notrack and fast paths count.
+func init() { podmetrics.CountQueries(notrack.QueriesByClient()) }
+
 // The control socket tells how many queries are those of search paths.
 func init() {
 	notrack.CountSearch(func() (f control.SearchFigures) {

@@ -1,6 +1,6 @@
-// Package podmetrics is the directive podmetrics: metrics of the entries in the connection
-// tracking table by pod. Their number is bounded whatever happens: the pods with the most
-// entries have series of their own, all others share one.
+// Package podmetrics is the directive podmetrics: metrics by pod, of the entries in the
+// connection tracking table and of queries. Their number is bounded whatever happens: the
+// pods with the most have series of their own, all others share one.
 package podmetrics
 
 import (
@@ -39,6 +39,8 @@ type counter struct {
 	scraped  chan struct{} // has one element after a scrape
 	latest   atomic.Pointer[[]groups.Row]
 	pods     atomic.Pointer[map[netip.Addr]names.Owner] // nil: not known
+	node     atomic.Pointer[map[netip.Addr]names.Owner] // its own addresses
+	queries  queries
 	top      atomic.Int64
 	warn     func(format string, args ...any)
 	complain bool // no failure was logged since the last reading that worked
@@ -63,6 +65,8 @@ func (c *counter) start(top int) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel, c.ended, c.complain = cancel, make(chan struct{}), true
+	c.readNode()
+	c.queries.start()
 	go c.run(ctx, c.ended)
 }
 
@@ -76,6 +80,21 @@ func (c *counter) stop() {
 	c.cancel()
 	<-c.ended
 	c.latest.Store(nil)
+	c.queries.stop()
+}
+
+// readNode reads the addresses of the node.
+func (c *counter) readNode() {
+	node := names.OfNode("")
+	c.node.Store(&node)
+}
+
+// of returns a map; nil if there is none.
+func of(m *atomic.Pointer[map[netip.Addr]names.Owner]) map[netip.Addr]names.Owner {
+	if p := m.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
@@ -92,12 +111,9 @@ func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
 			return
 		case <-c.scraped:
 		}
-		var known map[netip.Addr]names.Owner
-		if p := c.pods.Load(); p != nil {
-			known = *p
-		}
 		began := time.Now()
-		c.count(ctx, names.New(names.OfNode(""), known))
+		c.readNode()
+		c.count(ctx, names.New(of(&c.node), of(&c.pods)))
 		select {
 		case <-ctx.Done():
 			return
@@ -111,11 +127,7 @@ func (c *counter) run(ctx context.Context, ended chan<- struct{}) {
 func PodAt(a netip.Addr) string { return process.podAt(a) }
 
 func (c *counter) podAt(a netip.Addr) string {
-	pods := c.pods.Load()
-	if pods == nil {
-		return ""
-	}
-	return (*pods)[a].String()
+	return of(&c.pods)[a].String()
 }
 
 // count reads the table once.

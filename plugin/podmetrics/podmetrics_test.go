@@ -105,7 +105,7 @@ func scrape(t *testing.T, c prometheus.Collector, metric string) []string {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			series = append(series, fmt.Sprintf("%s/%s=%v", m.GetLabel()[1].GetValue(), m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()))
+			series = append(series, fmt.Sprintf("%s/%s=%v", m.GetLabel()[1].GetValue(), m.GetLabel()[0].GetValue(), m.GetGauge().GetValue()+m.GetCounter().GetValue()))
 		}
 	}
 	return series

@@ -18,8 +18,8 @@ import (
 type Queries interface {
 	Start()
 	Stop()
-	// Take calls f with the number of queries of each client since it was called last. It
-	// returns the queries of all other clients.
+	// Take calls f once for each client, with the number of its queries since Take was
+	// called last. It returns the queries of all other clients.
 	Take(f func(client netip.Addr, queries uint64)) (rest uint64)
 }
 
@@ -63,7 +63,8 @@ type asker struct {
 	total uint64  // of its series, which it may have left
 	fresh uint64  // queries since the last reading
 	score float64 // queries, of which each loses half its weight in halfLife
-	shown bool    // it has a series
+	had   bool    // it had a series at the last reading
+	shown bool    // it has one
 }
 
 // queries divides the queries among the series. The queries between two readings count for
@@ -123,12 +124,10 @@ func (q *queries) take(known, node map[netip.Addr]names.Owner) {
 	}
 	q.rest += q.source.Take(func(a netip.Addr, n uint64) {
 		w := whose(a, known, node)
-		switch {
-		case w.name == "":
+		if w.name == "" {
 			w = whose(a, q.known, node) // a pod that has ended since
-		default:
-			// It was not known as a pod's before, where it asked at once after its start.
-			q.drop(who{addr: a})
+		} else {
+			delete(q.pods, who{addr: a}) // it asked before its name was known
 		}
 		p := q.pods[w]
 		if p == nil {
@@ -139,14 +138,6 @@ func (q *queries) take(known, node map[netip.Addr]names.Owner) {
 		p.score += float64(n)
 	})
 	q.read, q.known = now, known
-}
-
-// drop forgets who asked, if it is kept.
-func (q *queries) drop(w who) {
-	if p := q.pods[w]; p != nil {
-		q.rest += p.fresh
-		delete(q.pods, w)
-	}
 }
 
 // whose returns who has an address.
@@ -164,6 +155,7 @@ func whose(a netip.Addr, known, node map[netip.Addr]names.Owner) who {
 func (q *queries) choose(top int) []*asker {
 	ranked := make([]*asker, 0, len(q.pods))
 	for _, p := range q.pods {
+		p.had, p.shown = p.shown, false
 		if p.score > silent {
 			ranked = append(ranked, p)
 		}
@@ -172,28 +164,22 @@ func (q *queries) choose(top int) []*asker {
 		return cmp.Or(cmp.Compare(b.rank(), a.rank()), a.compare(b.who))
 	})
 	ranked = ranked[:min(top, len(ranked))]
-	had := make(map[*asker]bool, top)
-	for _, p := range q.pods {
-		if p.shown {
-			had[p], p.shown = true, false
-		}
-	}
 	for _, p := range ranked {
 		p.shown = true
-		if had[p] {
-			p.total += p.fresh
-			p.fresh = 0
-		}
 	}
 	for _, p := range q.pods {
-		q.rest += p.fresh
+		if p.had && p.shown {
+			p.total += p.fresh
+		} else {
+			q.rest += p.fresh
+		}
 		p.fresh = 0
 	}
 	return ranked
 }
 
 func (p *asker) rank() float64 {
-	if p.shown {
+	if p.had {
 		return p.score * stay
 	}
 	return p.score
@@ -212,13 +198,7 @@ func (q *queries) forget() {
 		}
 	}
 	slices.SortFunc(least, func(a, b *asker) int {
-		switch {
-		case (a.total > 0) != (b.total > 0) && a.total > 0:
-			return 1
-		case (a.total > 0) != (b.total > 0):
-			return -1
-		}
-		return cmp.Or(cmp.Compare(a.score, b.score), a.compare(b.who))
+		return cmp.Or(cmp.Compare(min(a.total, 1), min(b.total, 1)), cmp.Compare(a.score, b.score), a.compare(b.who))
 	})
 	for _, p := range least[:len(q.pods)-maxKept/2] {
 		delete(q.pods, p.who)

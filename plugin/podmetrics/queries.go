@@ -153,18 +153,16 @@ func whose(a netip.Addr, known, node map[netip.Addr]names.Owner) who {
 
 // choose returns the pods with series, and adds the fresh queries to the series.
 func (q *queries) choose(top int) []*asker {
-	ranked := make([]*asker, 0, len(q.pods))
+	first := make([]*asker, 0, top) // sorted
 	for _, p := range q.pods {
 		p.had, p.shown = p.shown, false
-		if p.score > silent {
-			ranked = append(ranked, p)
+		if p.score <= silent || len(first) == top && before(first[top-1], p) < 0 {
+			continue
 		}
+		i, _ := slices.BinarySearchFunc(first, p, before)
+		first = slices.Insert(first[:min(len(first), top-1)], i, p)
 	}
-	slices.SortFunc(ranked, func(a, b *asker) int {
-		return cmp.Or(cmp.Compare(b.rank(), a.rank()), a.compare(b.who))
-	})
-	ranked = ranked[:min(top, len(ranked))]
-	for _, p := range ranked {
+	for _, p := range first {
 		p.shown = true
 	}
 	for _, p := range q.pods {
@@ -175,7 +173,15 @@ func (q *queries) choose(top int) []*asker {
 		}
 		p.fresh = 0
 	}
-	return ranked
+	return first
+}
+
+// before orders pods: first those that ask most.
+func before(a, b *asker) int {
+	if c := cmp.Compare(b.rank(), a.rank()); c != 0 {
+		return c
+	}
+	return a.compare(b.who)
 }
 
 func (p *asker) rank() float64 {
@@ -198,7 +204,10 @@ func (q *queries) forget() {
 		}
 	}
 	slices.SortFunc(least, func(a, b *asker) int {
-		return cmp.Or(cmp.Compare(min(a.total, 1), min(b.total, 1)), cmp.Compare(a.score, b.score), a.compare(b.who))
+		if c := cmp.Compare(min(a.total, 1), min(b.total, 1)); c != 0 {
+			return c
+		}
+		return before(b, a)
 	})
 	for _, p := range least[:len(q.pods)-maxKept/2] {
 		delete(q.pods, p.who)

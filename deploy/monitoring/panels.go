@@ -75,12 +75,17 @@ var rows = []row{
 	}},
 	{"Pods", []panel{
 		{
-			title: "Entries by pod", width: 12, unit: unitCount, stack: true,
+			title: "Queries by pod", width: 8, unit: "reqps", stack: true,
+			description: "The pods of each node that ask most. (node) is the node itself, (rest) all other pods. Empty without the directive podmetrics (metrics.byPod of the chart).",
+			queries:     []query{{`topk(20, sum by (pod_namespace, pod_name) (` + rate("coredns_podmetrics_queries_total") + `))`, "{{pod_namespace}} {{pod_name}}"}},
+		},
+		{
+			title: "Entries by pod", width: 8, unit: unitCount, stack: true,
 			description: "The pods with the most entries of each node. (node) is the node itself, (rest) all other pods. Empty without the directive podmetrics (metrics.byPod of the chart).",
 			queries:     []query{{`topk(20, sum by (pod_namespace, pod_name) (coredns_conntrack_pod_entries{instance=~"$instance"}))`, "{{pod_namespace}} {{pod_name}}"}},
 		},
 		{
-			title: "DNS entries by pod", width: 12, unit: unitCount, stack: true,
+			title: "DNS entries by pod", width: 8, unit: unitCount, stack: true,
 			description: "Of the same pods. Pods that ask Trackless have none: these ask others, or asked while an address was not attached.",
 			queries:     []query{{`topk(20, sum by (pod_namespace, pod_name) (coredns_conntrack_pod_dns_entries{instance=~"$instance"}))`, "{{pod_namespace}} {{pod_name}}"}},
 		},

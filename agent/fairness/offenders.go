@@ -58,7 +58,7 @@ func (o *Offenders) Lost(source netip.Addr) {
 	r.recent++
 	r.episode++
 	r.last = now
-	if r.episode == noteworthy {
+	if !r.named && r.episode%noteworthy == 0 { // again if the log had enough names before
 		o.name(source, r, now)
 	}
 }
@@ -70,35 +70,41 @@ func (o *Offenders) record(source netip.Addr, now time.Time) *record {
 			o.records = map[netip.Addr]*record{}
 		}
 		if len(o.records) >= maxRecords {
-			o.forgetOne()
+			o.forgetOne(now)
 		}
 		r = &record{since: now}
 		o.records[source] = r
 	}
-	if now.Sub(r.last) > quiet && !r.named {
+	if r.isOld(now) && !r.named {
 		r.since, r.episode = now, 0
 	}
 	return r
 }
 
-// forgetOne forgets the source that lost fewest queries, rather one that is not named.
-func (o *Offenders) forgetOne() {
+// forgetOne forgets the source that lost fewest queries, rather one that is not named, and of
+// these one that has lost none for some time: it must not take the place of one that floods.
+func (o *Offenders) forgetOne(now time.Time) {
 	var fewest netip.Addr
 	var known *record
 	for a, r := range o.records {
-		if known == nil || r.before(known) {
+		if known == nil || r.before(known, now) {
 			fewest, known = a, r
 		}
 	}
 	delete(o.records, fewest)
 }
 
-func (r *record) before(other *record) bool {
+func (r *record) before(other *record, now time.Time) bool {
 	if r.named != other.named {
 		return other.named
 	}
+	if old := r.isOld(now); old != other.isOld(now) {
+		return old
+	}
 	return r.total < other.total
 }
+
+func (r *record) isOld(now time.Time) bool { return now.Sub(r.last) > quiet }
 
 // name begins an episode in the log.
 func (o *Offenders) name(source netip.Addr, r *record, now time.Time) {
@@ -111,7 +117,9 @@ func (o *Offenders) name(source netip.Addr, r *record, now time.Time) {
 		time.AfterFunc(quiet, o.watch)
 	}
 	// The log and the names must not hold up queries.
-	go o.Log.Warningf("%s asks for more names that are not cached than its share of the queries under way: its own queries wait and are answered SERVFAIL or dropped, those of others are not affected; see what it asks with `trackless dns top`", o.label(source))
+	go func() {
+		o.Log.Warningf("%s asks for more names that are not cached than its share of the queries under way: its own queries wait and are answered SERVFAIL or dropped, those of others are not affected; see what it asks with `trackless dns top`", o.label(source))
+	}()
 }
 
 // watch ends episodes.
@@ -128,7 +136,9 @@ func (o *Offenders) watch() {
 			r.named = false
 			lost, lasted := r.episode, r.last.Sub(r.since).Round(time.Second)
 			r.episode = 0
-			go o.Log.Infof("%s asks for no more than its share again: in %s %d of its queries were answered SERVFAIL or dropped", o.label(a), lasted, lost)
+			go func() {
+				o.Log.Infof("%s asks for no more than its share again: in %s %d of its queries were answered SERVFAIL or dropped", o.label(a), lasted, lost)
+			}()
 		}
 	}
 	if o.watching = open; open {

@@ -102,3 +102,69 @@ func TestManyOffenders(t *testing.T) {
 		time.Sleep(3 * quiet)
 	})
 }
+
+// Queries are not held up while nobody can say whose an address is.
+func TestNamesHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		known := make(chan struct{})
+		o := &Offenders{Log: &log, Name: func(netip.Addr) string { <-known; return "" }}
+		lost := make(chan struct{})
+		go func() {
+			defer close(lost)
+			for range 2 * noteworthy {
+				o.Lost(flooder)
+			}
+		}()
+		synctest.Wait()
+		select {
+		case <-lost:
+		default:
+			t.Error("a query waits for a name")
+		}
+		close(known)
+		time.Sleep(3 * quiet)
+		if n := len(log.written()); n != 2 {
+			t.Errorf("%d lines", n)
+		}
+	})
+}
+
+// A source that floods for long is named, also if others have had the lines of the log
+// when it began, or many have lost more long ago.
+func TestALateFlooderIsNamed(t *testing.T) {
+	for _, tc := range []struct {
+		name         string
+		others, each int
+		pause        time.Duration
+	}{
+		{"others were named", maxNamed, noteworthy, 0},
+		{"others lost more long ago", maxRecords, 5000, 10 * quiet},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log lines
+				o := &Offenders{Log: &log}
+				a := netip.MustParseAddr("10.1.0.0")
+				for range tc.others {
+					a = a.Next()
+					for range tc.each {
+						o.Lost(a)
+					}
+				}
+				time.Sleep(tc.pause)
+				for range 11 * 100 { // 11 seconds
+					o.Lost(flooder)
+					o.Lost(quietOne)
+					time.Sleep(10 * time.Millisecond)
+				}
+				if !slices.ContainsFunc(log.written(), func(line string) bool {
+					return strings.HasPrefix(line, "client "+flooder.String()+" asks for more")
+				}) {
+					t.Errorf("%q", log.written())
+				}
+				time.Sleep(3 * quiet)
+			})
+		})
+	}
+}

@@ -14,6 +14,7 @@ package fairness
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 	"time"
@@ -38,6 +39,9 @@ const (
 	// beyond share one place.
 	maxSources = 4096
 
+	// sourcesAtOnce is how many sources a query may look at, on average.
+	sourcesAtOnce = 64
+
 	// patience bounds how long a query waits for a place. Clients do not wait longer.
 	patience = 5 * time.Second
 
@@ -52,8 +56,8 @@ var others = netip.IPv6Unspecified()
 
 // Misses divides the misses of this process. It is safe for concurrent use.
 type Misses struct {
-	// OnShed, if set, is called for each query that gave way, with its source. It runs
-	// under a lock and must not wait.
+	// OnShed, if set, is called for each query that gave way since its source has more than
+	// its share, with the source. It runs under a lock and must not wait.
 	OnShed func(source netip.Addr)
 
 	mu      sync.Mutex
@@ -67,6 +71,9 @@ type Misses struct {
 	light   ring // sources below their share that have waiting queries
 	heavy   ring // other sources that have waiting queries
 	most    *source
+
+	fewer    bool // most has fewer than before
+	notFound int  // calls of findMost that did nothing
 }
 
 // New returns Misses of which limit may be under way.
@@ -81,6 +88,17 @@ type Shed struct{ Source netip.Addr }
 func (e *Shed) Error() string {
 	return "client " + e.Source.String() + " has more queries waiting for an upstream than its share: it asks for very many names that are not cached, or the upstream is slow or does not answer"
 }
+
+// NotBegun is the error of a query whose context was cancelled while it waited.
+type NotBegun struct{ err error }
+
+// Error implements error.
+func (e *NotBegun) Error() string {
+	return "the query ended while it waited for a place among the queries under way: " + e.err.Error()
+}
+
+// Unwrap returns the error of the context.
+func (e *NotBegun) Unwrap() error { return e.err }
 
 // miss is a query of a source. It waits, is under way, or is over.
 type miss struct {
@@ -101,11 +119,20 @@ const (
 	over
 )
 
+// placeKey marks the context of a query that has a place.
+type placeKey struct{}
+
 // Do calls f when the source has a place, with a context that ends if the query has to give
-// way. It returns a [*Shed] if the query had to and was not answered, and the context's
-// error if that ended before f was called.
+// way. It returns a [*Shed] if the query had to and was not answered, or got no place before
+// the deadline, and a [*NotBegun] if the context was cancelled before f was called.
+//
+// A query that f causes, and that has its context, needs no place of its own: if all places
+// were of queries that cause others, these would wait for one another.
 func (m *Misses) Do(ctx context.Context, from netip.Addr, f func(context.Context) (rcode int, err error)) (rcode int, err error) {
-	inner, cancel := context.WithCancel(ctx)
+	if ctx.Value(placeKey{}) != nil {
+		return f(ctx)
+	}
+	inner, cancel := context.WithCancel(context.WithValue(ctx, placeKey{}, true))
 	defer cancel()
 	q := &miss{cancel: cancel}
 	if err := m.enter(ctx, q, from); err != nil {
@@ -142,17 +169,22 @@ func (m *Misses) enter(ctx context.Context, q *miss, from netip.Addr) error {
 	case <-ctx.Done():
 	case <-timer.C:
 	}
-	gaveWay := m.withdraw(q)
-	if err := ctx.Err(); err != nil && !gaveWay {
-		return err
+	err := ctx.Err()
+	cancelled := err != nil && !errors.Is(err, context.DeadlineExceeded)
+	if gaveWay := m.withdraw(q, !cancelled); cancelled && !gaveWay {
+		return &NotBegun{err}
 	}
 	return &Shed{from}
 }
 
-// withdraw ends a query that need not begin any more. It reports whether it had to give way.
-func (m *Misses) withdraw(q *miss) (gaveWay bool) {
+// withdraw ends a query that need not begin any more. If it has waited for too long, it gives
+// way. It reports whether it had to.
+func (m *Misses) withdraw(q *miss, tooLong bool) (gaveWay bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if tooLong && !q.shed {
+		m.countShed(q.source, !m.isLight(q.source))
+	}
 	if q.state == waiting {
 		m.forget(q)
 	}
@@ -301,21 +333,46 @@ func (m *Misses) wait(q *miss) {
 // makeRoom ends the oldest query of the source that has most under way. Its place is free
 // when the plugins below have noticed.
 func (m *Misses) makeRoom() {
+	m.findMost()
 	if m.most == nil || m.isLight(m.most) || m.most.under.len == 0 {
 		return
 	}
 	q := m.most.under.first
 	m.most.under.remove(q)
 	m.most.leaving++
+	m.fewer = true
 	m.giveWay(q)
 	q.cancel()
 }
 
+// findMost finds the source that has most under way, if the one that had most has fewer now.
+// Where sources are many, it does so rarely.
+func (m *Misses) findMost() {
+	if !m.fewer {
+		return
+	}
+	if m.notFound++; m.notFound*sourcesAtOnce < len(m.sources) {
+		return
+	}
+	m.notFound, m.fewer = 0, false
+	for _, s := range m.sources {
+		if m.most == nil || s.under.len > m.most.under.len {
+			m.most = s
+		}
+	}
+}
+
 func (m *Misses) giveWay(q *miss) {
 	q.shed = true
+	m.countShed(q.source, true)
+}
+
+// countShed counts a query that is not answered, and whether its source has more than its
+// share.
+func (m *Misses) countShed(s *source, beyond bool) {
 	m.shed++
-	if m.OnShed != nil {
-		m.OnShed(q.source.at)
+	if beyond && m.OnShed != nil {
+		m.OnShed(s.at)
 	}
 }
 
@@ -337,6 +394,7 @@ func (m *Misses) end(q *miss) {
 		q.source.leaving--
 	} else {
 		q.source.under.remove(q)
+		m.fewer = m.fewer || q.source == m.most
 	}
 	m.under--
 	m.left(q.source)

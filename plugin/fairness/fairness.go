@@ -48,7 +48,12 @@ func (g *Gate) Pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, ask f
 	taken := g.owned && proto == unix.IPPROTO_UDP && client.Addr().IsValid()
 	rcode, err := Queries.Miss(ctx, client.Addr(), taken, ask)
 	var shed *fairness.Shed
-	if !errors.As(err, &shed) {
+	var notBegun *fairness.NotBegun
+	switch {
+	case errors.As(err, &notBegun):
+		// The client has gone, or the cache asks anew. It sees that there was no response.
+		return dns.RcodeServerFailure, plugin.Error(directive, err)
+	case !errors.As(err, &shed):
 		return rcode, err
 	}
 	over := &OverShare{shed}

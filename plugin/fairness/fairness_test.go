@@ -164,3 +164,40 @@ func ask(t *testing.T, h plugin.Handler, client string, tcp bool) *dns.Msg {
 	}
 	return w.Msg
 }
+
+// No query stays without an answer: one whose time is over while it waits is answered
+// SERVFAIL, and the cache learns of one that it has ended itself that there was no response.
+func TestTheEndOfAWait(t *testing.T) {
+	for _, cancelled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("cancelled %t", cancelled), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer func(q *admission.Queries) { Queries = q }(Queries)
+				Queries = &admission.Queries{Offenders: fairness.Offenders{Log: log}}
+				Queries.AtMost(2)
+				g := &Gate{block: &dnsserver.Config{}}
+				hold := make(chan struct{})
+				pass := func(ctx context.Context, w dns.ResponseWriter) (int, error) {
+					return g.Pass(ctx, w, new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), func(context.Context) (int, error) {
+						<-hold
+						return 0, nil
+					})
+				}
+				go func() { _, _ = pass(t.Context(), &test.ResponseWriter{}) }()
+				synctest.Wait()
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if cancelled {
+					time.AfterFunc(time.Second/2, cancel)
+				}
+				w := dnstest.NewRecorder(&test.ResponseWriter{})
+				rcode, err := pass(ctx, w)
+				answered := w.Msg != nil && w.Msg.Rcode == dns.RcodeServerFailure
+				if answered == cancelled || cancelled && (rcode != dns.RcodeServerFailure || err == nil) {
+					t.Errorf("%s, %v, reply %v", dns.RcodeToString[rcode], err, w.Msg)
+				}
+				close(hold)
+				synctest.Wait()
+			})
+		})
+	}
+}

@@ -18,12 +18,13 @@ func (p *Agent) watchQueries() {
 		}
 	}
 	p.Queries.Overflow = p.lost.Count
+	var thinner sockets.Thinner
 	p.Queries.Thin = func(from []netip.Addr, pass float64) {
-		load := p.serving.Load()
-		if load == nil {
-			return
+		var listen []iptables.Endpoint // none after the last load: its listeners may stay
+		if load := p.serving.Load(); load != nil {
+			listen = load.Plan.Listen
 		}
-		if err := sockets.Thin(load.Plan.Listen, from, pass); err != nil {
+		if err := thinner.Thin(listen, from, pass); err != nil {
 			p.log.Debugf("a client that floods takes room in the buffers of others: %v", err)
 		}
 	}

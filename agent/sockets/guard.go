@@ -41,8 +41,6 @@ type Guard struct {
 	events *os.File // an epoll file with the listeners; nil: closed
 	ended  chan struct{}
 	listen []iptables.Endpoint
-
-	full map[netip.Addr]bool // clients that may open no more; of run
 }
 
 // Follow guards the listeners of this process at the endpoints from now on, too.
@@ -88,6 +86,17 @@ func (g *Guard) Close() {
 	}
 }
 
+// allow lets all clients connect again: the listeners may stay after the guard.
+func (g *Guard) allow(full map[netip.Addr]bool) {
+	if len(full) == 0 {
+		return
+	}
+	g.mu.Lock()
+	listen := g.listen
+	g.mu.Unlock()
+	g.refuse(listen, nil)
+}
+
 // open begins to wait for connections. The runtime's poller has the epoll file, so that
 // no thread waits.
 func (g *Guard) open() error {
@@ -106,6 +115,8 @@ func (g *Guard) open() error {
 
 func (g *Guard) run(events *os.File, ended chan<- struct{}) {
 	defer close(ended)
+	full := map[netip.Addr]bool{} // clients that may open no more
+	defer func() { g.allow(full) }()
 	raw, err := events.SyscallConn()
 	for err == nil {
 		woken := false
@@ -121,7 +132,7 @@ func (g *Guard) run(events *os.File, ended chan<- struct{}) {
 		for many := err == nil; many; {
 			time.Sleep(guardRest) // more connections come, and these are accepted
 			began := time.Now()
-			many = g.scan()
+			many = g.scan(events, full)
 			time.Sleep(guardShare * time.Since(began))
 		}
 	}
@@ -133,11 +144,11 @@ type connectionFile struct {
 	fd int
 }
 
-// scan resets the connections that are too many. It reports whether a client has more than
-// half as many as it may.
-func (g *Guard) scan() (many bool) {
+// scan resets the connections that are too many, and updates which clients are full. It
+// reports whether a client has more than half as many as it may.
+func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
 	g.mu.Lock()
-	listen, closed := g.listen, g.events == nil
+	listen, closed := g.listen, g.events != events
 	g.mu.Unlock()
 	if closed {
 		return false
@@ -154,10 +165,11 @@ func (g *Guard) scan() (many bool) {
 	if all > g.All {
 		most = min(most, max(1, g.All/len(byClient)))
 	}
-	full := map[netip.Addr]bool{}
+	before := maps.Clone(full)
+	clear(full)
 	for client, conns := range byClient {
 		// A client that was full needs some room before it may open more.
-		if len(conns) >= most || g.full[client] && len(conns) > most*3/4 {
+		if len(conns) >= most || before[client] && len(conns) > most*3/4 {
 			full[client] = true
 		}
 		many = many || len(conns) > most/2
@@ -170,8 +182,7 @@ func (g *Guard) scan() (many bool) {
 			}
 		}
 	}
-	if !maps.Equal(full, g.full) {
-		g.full = full
+	if !maps.Equal(full, before) {
 		g.refuse(listen, slices.Collect(maps.Keys(full)))
 	}
 	return many
@@ -180,6 +191,7 @@ func (g *Guard) scan() (many bool) {
 // refuse has the kernel drop requests for connections of the clients. Where it cannot,
 // connections that are too many are reset all the same.
 func (g *Guard) refuse(endpoints []iptables.Endpoint, clients []netip.Addr) {
+	clients = others(clients, endpoints)
 	for _, fd := range sockets.Descriptors() {
 		switch {
 		case !listens(fd, endpoints):

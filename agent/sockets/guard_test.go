@@ -177,3 +177,41 @@ func TestClosedGuard(t *testing.T) {
 	}
 	testwait.True(t, time.Minute, "the connections are accepted", func() bool { return s.has(greedy) == 5 })
 }
+
+// A client that had enough may connect again when the guard is closed: the listener stays when
+// a reload removes the guard alone.
+func TestAClosedGuardRefusesNobody(t *testing.T) {
+	s, endpoints := serve(t)
+	g := &Guard{PerClient: 5, All: 1000}
+	if err := g.Follow(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	testwait.True(t, time.Minute, "the client may open no more", func() bool { return s.dial(t, greedy) == nil })
+	g.Close()
+	for range 10 {
+		if s.dial(t, greedy) == nil {
+			t.Fatal("the kernel drops requests after the end of the guard")
+		}
+	}
+}
+
+// Connections from an address at which we listen are not refused: from there our own checks
+// come, beside clients of this host.
+func TestOwnAddressIsNotRefused(t *testing.T) {
+	s, endpoints := serve(t)
+	const own = "127.0.0.1"
+	g := &Guard{PerClient: 5, All: 1000}
+	if err := g.Follow(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	for range 4 {
+		for range 10 {
+			if s.dial(t, own) == nil {
+				t.Fatal("a connection was refused")
+			}
+		}
+		testwait.True(t, time.Minute, "those that are too many are closed", func() bool { return s.has(own) <= 5 })
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables"
 )
 
 // The kernel drops packets of the sources alone, and as many of them as it should.
@@ -102,4 +104,58 @@ func received(t *testing.T, conn net.PacketConn, from string, packets int) (n in
 		}
 	}
 	return n
+}
+
+// The kernel never drops packets from an address at which we listen: from there come the
+// probes that renew the lease. When there is no load any more, or one that listens elsewhere,
+// nothing is dropped any more.
+func TestThinner(t *testing.T) {
+	t.Parallel()
+	const own, flooder = "127.0.0.1", "127.0.0.2"
+	for _, tc := range []struct {
+		name         string
+		goneBefore   bool // the listener is no longer of the load
+		from         []string
+		own, flooder int // packets that arrive
+	}{
+		{"a flood from here and elsewhere", false, []string{own, flooder}, 10, 0},
+		{"a flood from here", false, []string{own}, 10, 10},
+		{"over", false, nil, 10, 10},
+		{"over, and the load is gone", true, nil, 10, 10},
+		{"a flood elsewhere, and the load is gone", true, []string{flooder}, 10, 10},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			conn, err := net.ListenPacket("udp4", own+":0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			at := conn.LocalAddr().(*net.UDPAddr).AddrPort()
+			listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}}
+			var th Thinner
+			if err := th.Thin(listen, []netip.Addr{netip.MustParseAddr(flooder)}, 0); err != nil {
+				t.Fatal(err)
+			}
+			if n := received(t, conn, flooder, 10); n > 0 {
+				t.Fatalf("%d packets of the flood arrived", n)
+			}
+			if tc.goneBefore {
+				listen = nil
+			}
+			var from []netip.Addr
+			for _, a := range tc.from {
+				from = append(from, netip.MustParseAddr(a))
+			}
+			if err := th.Thin(listen, from, 0); err != nil {
+				t.Fatal(err)
+			}
+			if n := received(t, conn, own, 10); n != tc.own {
+				t.Errorf("%d packets from the own address arrived, want %d", n, tc.own)
+			}
+			if n := received(t, conn, flooder, 10); n != tc.flooder {
+				t.Errorf("%d packets of the flood arrived, want %d", n, tc.flooder)
+			}
+		})
+	}
 }

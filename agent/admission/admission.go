@@ -5,6 +5,7 @@ package admission
 import (
 	"context"
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"runtime/debug"
 	"sync"
@@ -212,6 +213,10 @@ func (u *Queries) watch() {
 	var last time.Time // when goroutines ran late
 	u.nextWindow()
 	u.nextWindow()
+	u.Offenders.Recent(math.MaxInt) // what was lost before the first window is no flood
+	if u.Overflow != nil {
+		u.thin.begin(u.Overflow())
+	}
 	window := time.Now()
 	for u.isCrowded() || time.Since(last) < lateFor {
 		began := time.Now()
@@ -244,12 +249,18 @@ func (u *Queries) thinOut(late bool) {
 		return
 	}
 	floods := u.Offenders.Recent(floodsAt)
-	if !u.isMixed() || u.limit.lately(time.Now()) {
-		// Nobody else asks, or a CPU limit is used up: all goroutines run late then, and
-		// packets that the kernel drops would end the lease (see package lease).
-		floods = nil
+	if !u.isMixed() {
+		floods = nil // nobody else asks
 	}
-	if u.thin.next(late, u.Overflow(), floods) {
+	var changed bool
+	if u.limit.lately(time.Now()) {
+		// A CPU limit is used up: all goroutines run late then, and packets that the
+		// kernel drops would end the lease (see package lease).
+		changed = u.thin.end()
+	} else {
+		changed = u.thin.next(late, u.Overflow(), floods)
+	}
+	if changed {
 		u.Thin(u.thin.from, u.thin.pass)
 		u.thinned.Store(int32(len(u.thin.from)))
 	}

@@ -3,6 +3,8 @@ package admission
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/trackless-dns/trackless/agent/sockets"
 )
 
 // thinning decides which part of the queries of sources that flood this process takes from
@@ -11,6 +13,7 @@ import (
 type thinning struct {
 	pass     float64      // the part that passes
 	from     []netip.Addr // none: all queries of everybody pass
+	idle     []int        // windows since each of them flooded last
 	tooMuch  float64      // the part that held up others last
 	windows  int          // since pass was changed
 	overflow uint64       // packets lost in the buffers so far
@@ -29,7 +32,42 @@ const (
 	passGrowth  = 1.25
 	slowGrowth  = 1.03
 	near        = 1.5
+
+	// A source passes whole when it has not flooded for idleWindows windows, 10 seconds, though
+	// others flood. Thinned sources lose less: one that still floods soon does so again.
+	idleWindows = 200
 )
+
+// begin is called before the first window, with how many packets were lost in buffers so far.
+func (t *thinning) begin(overflow uint64) { t.overflow = overflow }
+
+// end lets all queries pass. It reports whether some did not.
+func (t *thinning) end() (changed bool) {
+	changed = len(t.from) > 0
+	t.from, t.idle = nil, nil
+	return changed
+}
+
+// add thins out a source, if the kernel can take one more.
+func (t *thinning) add(source netip.Addr) {
+	if !slices.Contains(t.from, source) && len(t.from) < sockets.MaxThinned {
+		t.from, t.idle = append(t.from, source), append(t.idle, 0)
+	}
+}
+
+// age removes the sources that have not flooded lately. It reports whether there were some.
+func (t *thinning) age(floods []netip.Addr) (changed bool) {
+	for i := len(t.from) - 1; i >= 0; i-- {
+		if t.idle[i]++; slices.Contains(floods, t.from[i]) {
+			t.idle[i] = 0
+		}
+		if t.idle[i] > idleWindows {
+			t.from, t.idle = slices.Delete(t.from, i, i+1), slices.Delete(t.idle, i, i+1)
+			changed = true
+		}
+	}
+	return changed
+}
 
 // next is called after each window, with whether goroutines ran late in it, how many packets
 // were lost in buffers so far, and which sources flood. It reports whether something has
@@ -38,27 +76,26 @@ func (t *thinning) next(late bool, overflow uint64, floods []netip.Addr) (change
 	lost := overflow > t.overflow
 	t.overflow = overflow
 	t.windows++
+	aged := t.age(floods)
 	switch {
 	case (late || lost) && len(floods) > 0:
 		if len(t.from) == 0 {
 			t.pass = 1
 		}
 		for _, a := range floods {
-			if !slices.Contains(t.from, a) {
-				t.from = append(t.from, a)
-			}
+			t.add(a)
 		}
 		t.tooMuch = t.pass
 		t.pass = max(leastPass, t.pass/2)
 	case len(t.from) == 0 || t.windows < passWindows && len(floods) > 0:
-		return false
+		return aged
 	case len(floods) > 0 && t.pass > t.tooMuch/near && t.pass < t.tooMuch*near:
 		t.pass *= slowGrowth
 	default:
 		t.pass *= passGrowth
 	}
 	if t.pass >= 1 {
-		t.from = nil
+		t.end()
 	}
 	t.windows = 0
 	return true

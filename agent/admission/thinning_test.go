@@ -2,7 +2,15 @@ package admission
 
 import (
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/trackless-dns/trackless/agent/fairness"
+	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/internal/cgroup"
 )
 
 // A source that floods is thinned out while others are held up, and step by step less when
@@ -40,3 +48,113 @@ func TestThinning(t *testing.T) {
 		}
 	}
 }
+
+// A source that no longer floods passes whole after some time, though another one goes on, and
+// no more are thinned out than the kernel takes.
+func TestWhoNoLongerFloodsIsNotThinned(t *testing.T) {
+	greedy, once := flooder()
+	var th thinning
+	th.next(true, 0, []netip.Addr{greedy, once})
+	for range idleWindows + 1 {
+		th.next(true, 0, []netip.Addr{greedy})
+	}
+	if !slices.Equal(th.from, []netip.Addr{greedy}) || th.pass > leastPass {
+		t.Errorf("%v, %g passes", th.from, th.pass)
+	}
+	for range 2 * sockets.MaxThinned {
+		once = once.Next()
+		th.next(true, 0, []netip.Addr{greedy, once})
+	}
+	if len(th.from) != sockets.MaxThinned || len(th.idle) != len(th.from) {
+		t.Errorf("%d sources, %d", len(th.from), len(th.idle))
+	}
+}
+
+// thinned runs watch while two clients ask and goroutines seem to run late or packets are
+// lost, and returns of whom the kernel drops packets in the end.
+func thinned(t *testing.T, before func(u *Queries), during func(u *Queries)) (from []netip.Addr) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		u := &Queries{Offenders: fairness.Offenders{Log: silent{}}, Overflow: func() uint64 { return 7 }}
+		u.limit.source = func() cgroup.CPU { return cgroup.CPU{} }
+		u.Thin = func(now []netip.Addr, _ float64) { from = slices.Clone(now) }
+		before(u)
+		greedy, other := flooder()
+		for range 2 * clientHere {
+			u.Take(greedy) // watch runs
+		}
+		u.Take(other)
+		u.Take(greedy)
+		time.Sleep(latePause)
+		during(u)
+		time.Sleep(2 * beginWindow)
+		synctest.Wait()
+		got := slices.Clone(from)
+		for range 2*clientHere + 1 {
+			u.Done(greedy)
+		}
+		u.Done(other)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if len(from) > 0 {
+			t.Errorf("in the end %v are thinned out", from)
+		}
+		from = got
+	})
+	return from
+}
+
+// losePackets has packets lost in each window.
+func losePackets(u *Queries) {
+	var lost atomic.Uint64
+	u.Overflow = func() uint64 { return lost.Add(1) }
+}
+
+// Queries that a client lost before are no flood, nor are packets that were lost before a
+// reason to thin out.
+func TestOldLossesAreNoFlood(t *testing.T) {
+	_, other := flooder()
+	lose := func(u *Queries) {
+		for range 2 * floodsAt {
+			u.Offenders.Lost(other)
+		}
+	}
+	before := func(u *Queries) {
+		losePackets(u)
+		lose(u)
+	}
+	if from := thinned(t, before, func(*Queries) {}); len(from) > 0 {
+		t.Errorf("%v are thinned out for what they lost before", from)
+	}
+	if from := thinned(t, func(*Queries) {}, lose); len(from) > 0 {
+		t.Errorf("%v are thinned out for packets that were lost before", from)
+	}
+}
+
+// When a CPU limit is used up, the kernel drops nothing any more at once.
+func TestNobodyIsThinnedWhileThrottled(t *testing.T) {
+	_, other := flooder()
+	flood := func(u *Queries) {
+		for range 2 * floodsAt {
+			u.Offenders.Lost(other)
+		}
+	}
+	if from := thinned(t, losePackets, flood); len(from) == 0 {
+		t.Fatal("nobody is thinned out")
+	}
+	if from := thinned(t, losePackets, func(u *Queries) {
+		flood(u)
+		time.Sleep(2 * beginWindow)
+		u.limit.at.Store(time.Now().UnixNano())
+	}); len(from) > 0 {
+		t.Errorf("%v are thinned out", from)
+	}
+}
+
+// silent is a log that discards everything.
+type silent struct{}
+
+func (silent) Debugf(string, ...any)   {}
+func (silent) Infof(string, ...any)    {}
+func (silent) Warningf(string, ...any) {}
+func (silent) Errorf(string, ...any)   {}

@@ -70,11 +70,7 @@ func (c *Cache) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) 
 	if missed {
 		q.counters.Misses.Inc()
 		code, err := c.miss(ctx, q)
-		if m := failures.Reply(err, r); m != nil {
-			_ = w.WriteMsg(m)
-			return dns.RcodeSuccess, nil
-		}
-		return code, c.errors.Pass(err)
+		return c.failed(w, r, code, err)
 	}
 	q.counters.Found(f.Kind)
 	if f.Stale() {
@@ -93,7 +89,18 @@ func (c *Cache) passOn(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (i
 	if r.IsEdns0() == nil {
 		w = plainWriter{w}
 	}
-	return plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+	code, err := plugin.NextOrFailure(c.Name(), c.Next, ctx, w, r)
+	return c.failed(w, r, code, err)
+}
+
+// failed returns what to return to the plugin above for a query that ended with code and err.
+// It writes the reply that an error brings, and bounds the errors that are reported.
+func (c *Cache) failed(w dns.ResponseWriter, r *dns.Msg, code int, err error) (int, error) {
+	if m := failures.Reply(err, r); m != nil {
+		_ = w.WriteMsg(m)
+		return dns.RcodeSuccess, nil
+	}
+	return code, c.errors.Pass(err)
 }
 
 // plainWriter writes to a client without EDNS.

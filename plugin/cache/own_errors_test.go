@@ -91,3 +91,41 @@ func TestOwnErrorsAreNoSilence(t *testing.T) {
 		}
 	})
 }
+
+// Queries that are not for the cache and had to give way are answered, too, and leave no line
+// in the log for each.
+func TestOwnErrorsOfOtherQueries(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		query func() *dns.Msg
+	}{
+		{"zone transfer", func() *dns.Msg { return new(dns.Msg).SetAxfr(www) }},
+		{"notify", func() *dns.Msg { return new(dns.Msg).SetNotify(www) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			up := &upstream{f: func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+				return dns.RcodeServerFailure, overShare{}
+			}}
+			c := newCache(t, up, nil)
+			if m := ask(t, c, tc.query()); m == nil || !m.RecursionAvailable {
+				t.Errorf("the reply is %v", m)
+			}
+			up.f = func(context.Context, dns.ResponseWriter, *dns.Msg) (int, error) {
+				return dns.RcodeServerFailure, errors.New("the upstream does not respond")
+			}
+			reported := 0
+			for range 100 {
+				code, err := c.ServeDNS(t.Context(), &client{}, tc.query())
+				if code != dns.RcodeServerFailure {
+					t.Errorf("%s", dns.RcodeToString[code])
+				}
+				if err != nil {
+					reported++
+				}
+			}
+			if reported == 0 || reported > 20 {
+				t.Errorf("%d of 100 errors are reported", reported)
+			}
+		})
+	}
+}

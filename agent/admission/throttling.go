@@ -19,6 +19,27 @@ type throttling struct {
 	source func() cgroup.CPU
 
 	refused sync.Once // logs that buffers stay small
+	drops   drops
+}
+
+// drops counts packets that found no room in buffers. The kernel counts those that a filter
+// dropped as well.
+type drops struct {
+	mu       sync.Mutex
+	last     uint64 // of the kernel
+	filtered bool   // at the last count
+	sum      uint64
+}
+
+// count returns how many packets were lost so far without those of the times with a filter.
+func (d *drops) count(now uint64, filtered bool) uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now > d.last && !filtered && !d.filtered { // fewer: a socket was closed
+		d.sum += now - d.last
+	}
+	d.last, d.filtered = now, filtered
+	return d.sum
 }
 
 // The process counts as throttled for throttledFor after its limit was used up.
@@ -58,7 +79,7 @@ func (u *Queries) Load(endpoints []iptables.Endpoint, arrived func() uint64, log
 	l.Dropped = shed
 	l.Waiting = uint64(max(u.busy.all.Load(), 0))
 	queued, dropped, err := sockets.Buffers(endpoints)
-	l.Queued, l.Dropped = queued, l.Dropped+dropped
+	l.Queued, l.Dropped = queued, l.Dropped+u.limit.drops.count(dropped, u.Thinned() > 0)
 	if err != nil {
 		u.limit.refused.Do(func() {
 			log.Warningf("the buffers of the listeners stay small, so more queries are lost when the CPU limit is used up: %v; give the container NET_ADMIN", err)

@@ -37,3 +37,21 @@ func TestThrottledLately(t *testing.T) {
 		}
 	})
 }
+
+// Packets that a filter drops are not lost to the CPU limit: they must not end the lease.
+func TestFilteredPacketsAreNotLost(t *testing.T) {
+	var d drops
+	for step, tc := range []struct {
+		kernel   uint64
+		filtered bool
+		want     uint64
+	}{
+		{10, false, 10}, {15, false, 15}, {1000, true, 15}, {5000, true, 15},
+		{5100, false, 15}, // the filter was there for some of the time
+		{5103, false, 18}, {3, false, 18}, {5, false, 20},
+	} {
+		if got := d.count(tc.kernel, tc.filtered); got != tc.want {
+			t.Errorf("step %d: %d, want %d", step, got, tc.want)
+		}
+	}
+}

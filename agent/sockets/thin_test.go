@@ -159,3 +159,22 @@ func TestThinner(t *testing.T) {
 		})
 	}
 }
+
+// The kernel counts packets that a filter dropped as if they had found no room. Who reads
+// that number must know of the filter.
+func TestFilteredPacketsAreCounted(t *testing.T) {
+	t.Parallel()
+	conn, send, control := listening(t)
+	at := Unmap(conn.LocalAddr().(*net.UDPAddr).AddrPort())
+	control(func(fd int) {
+		if err := thin([]listeningSocket{{fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}}}, []netip.Addr{at.Addr()}, 0); err != nil {
+			t.Fatal(err)
+		}
+	})
+	send(10, 10)
+	control(func(fd int) {
+		if _, dropped := bufferOf(fd); dropped != 10 {
+			t.Errorf("%d packets are counted as dropped, want 10", dropped)
+		}
+	})
+}

@@ -129,3 +129,36 @@ func TestOwnErrorsOfOtherQueries(t *testing.T) {
 		})
 	}
 }
+
+// A client that had to give way does not keep others from asking anew for a stale answer.
+func TestOwnErrorsAreNoFailedRefresh(t *testing.T) {
+	for _, within := range []time.Duration{0, 100 * time.Millisecond} {
+		t.Run(fmt.Sprintf("verify %v", within), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				shed := false
+				up := &upstream{f: func(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+					if shed {
+						return dns.RcodeServerFailure, fmt.Errorf("plugin: %w", overShare{})
+					}
+					m := new(dns.Msg).SetReply(r)
+					rr, err := dns.NewRR(www + " 10 IN A 192.0.2.1")
+					m.Answer = []dns.RR{rr}
+					return 0, errors.Join(err, w.WriteMsg(m))
+				}}
+				c := newCache(t, up, func(c *Cache) {
+					c.staleUpTo, c.verifyStale, c.verifyTimeout, c.staleRecheck = time.Hour, true, within, 10*time.Second
+				})
+				ask(t, c, question(www, nil))
+				time.Sleep(11 * time.Second)
+				shed = true
+				ask(t, c, question(www, nil))
+				synctest.Wait()
+				shed = false
+				ask(t, c, question(www, nil))
+				if n := up.count(); n != 3 {
+					t.Errorf("the upstream was asked %d times, want 3", n)
+				}
+			})
+		})
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/coredns/coredns/plugin/metrics/vars"
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/plugin/cache/failures"
 	"github.com/trackless-dns/trackless/plugin/cache/flight"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 )
@@ -115,7 +116,7 @@ func (c *Cache) verifyNow(ctx context.Context, q *query, a *flight.Attempt) (ser
 	w.ResponseWriter = q.w
 	w.replaceStale = true
 	code, err = c.askWhole(ctx, w, q.r)
-	c.refreshed(w, q.found.Kind)
+	c.refreshed(w, q.found.Kind, err)
 	if !w.out.Refreshed && ctx.Err() == nil {
 		_ = w.settle(dns.RcodeServerFailure, errNotRefreshed)
 	}
@@ -152,9 +153,10 @@ func (c *Cache) verifyWithin(ctx context.Context, q *query, limit time.Duration)
 	return true, code, err
 }
 
-// refreshed records whether a refresh of a stale answer of the kind succeeded.
-func (c *Cache) refreshed(w *responder, kind store.Kind) {
-	if c.staleRecheck == 0 || !w.replaceStale {
+// refreshed records whether a refresh of a stale answer of the kind succeeded, which ended
+// with err. An error of the query itself says nothing about the upstream.
+func (c *Cache) refreshed(w *responder, kind store.Kind, err error) {
+	if c.staleRecheck == 0 || !w.replaceStale || failures.IsOwn(err) {
 		return
 	}
 	var at store.Time
@@ -230,8 +232,8 @@ func recovered(name string) {
 }
 
 func (b *background) askWhole() {
-	_, _ = b.cache.askWhole(b.ctx, b.w, b.r)
-	b.cache.refreshed(b.w, b.kind)
+	_, err := b.cache.askWhole(b.ctx, b.w, b.r)
+	b.cache.refreshed(b.w, b.kind, err)
 	if b.w.replaceStale && !b.w.out.Refreshed {
 		_ = b.w.settle(dns.RcodeServerFailure, errNotRefreshed)
 	}

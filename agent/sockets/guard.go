@@ -59,6 +59,10 @@ func (g *Guard) Follow(endpoints []iptables.Endpoint) error {
 	if err != nil {
 		return err // closed; cannot be
 	}
+	former := slices.DeleteFunc(slices.Clone(g.listen), func(e iptables.Endpoint) bool { return slices.Contains(endpoints, e) })
+	if len(former) > 0 {
+		g.refuse(former, nil) // these listeners may stay without a guard
+	}
 	g.listen = endpoints
 	for _, fd := range sockets.Descriptors() {
 		if !listens(fd, endpoints) {

@@ -178,21 +178,35 @@ func TestClosedGuard(t *testing.T) {
 	testwait.True(t, time.Minute, "the connections are accepted", func() bool { return s.has(greedy) == 5 })
 }
 
-// A client that had enough may connect again when the guard is closed: the listener stays when
-// a reload removes the guard alone.
-func TestAClosedGuardRefusesNobody(t *testing.T) {
-	s, endpoints := serve(t)
-	g := &Guard{PerClient: 5, All: 1000}
-	if err := g.Follow(endpoints); err != nil {
-		t.Fatal(err)
-	}
-	defer g.Close()
-	testwait.True(t, time.Minute, "the client may open no more", func() bool { return s.dial(t, greedy) == nil })
-	g.Close()
-	for range 10 {
-		if s.dial(t, greedy) == nil {
-			t.Fatal("the kernel drops requests after the end of the guard")
-		}
+// A client that had enough may connect again when the guard is closed, or follows other
+// listeners: the listener stays when a reload removes the guard alone.
+func TestAfterTheGuardNobodyIsRefused(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func(t *testing.T, g *Guard)
+	}{
+		{"closed", func(_ *testing.T, g *Guard) { g.Close() }},
+		{"other listeners", func(t *testing.T, g *Guard) {
+			if _, others := serve(t); g.Follow(others) != nil {
+				t.Error("others are not followed")
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, endpoints := serve(t)
+			g := &Guard{PerClient: 5, All: 1000}
+			if err := g.Follow(endpoints); err != nil {
+				t.Fatal(err)
+			}
+			defer g.Close()
+			testwait.True(t, time.Minute, "the client may open no more", func() bool { return s.dial(t, greedy) == nil })
+			tc.end(t, g)
+			for range 10 {
+				if s.dial(t, greedy) == nil {
+					t.Fatal("the kernel drops requests after the end of the guard")
+				}
+			}
+		})
 	}
 }
 

@@ -332,7 +332,7 @@ func ConnectionLimits() (perClient, all int) {
 // Closed counts a connection that was closed since its client has too many.
 func (u *Queries) Closed(client netip.Addr) {
 	u.closed.Add(1)
-	u.Offenders.Lost(client)
+	u.Offenders.LostConnection(client)
 }
 
 // ClosedConnections returns how many connections were closed.

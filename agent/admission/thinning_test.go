@@ -131,6 +131,21 @@ func TestOldLossesAreNoFlood(t *testing.T) {
 	}
 }
 
+// Connections that were closed are no flood of queries: to drop packets over UDP would not help.
+func TestClosedConnectionsAreNoFlood(t *testing.T) {
+	_, other := flooder()
+	if from := thinned(t, losePackets, func(u *Queries) {
+		for range 2 * floodsAt {
+			u.Closed(other)
+		}
+		if n := u.ClosedConnections(); n != 2*floodsAt {
+			t.Errorf("%d connections", n)
+		}
+	}); len(from) > 0 {
+		t.Errorf("%v are thinned out", from)
+	}
+}
+
 // When a CPU limit is used up, the kernel drops nothing any more at once.
 func TestNobodyIsThinnedWhileThrottled(t *testing.T) {
 	_, other := flooder()

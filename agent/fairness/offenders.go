@@ -29,7 +29,7 @@ type Offenders struct {
 // record is what is known of a source.
 type record struct {
 	total   uint64    // since the source is remembered
-	recent  int       // since Recent was called
+	recent  int       // queries since Recent was called
 	episode uint64    // queries lost in the present episode
 	since   time.Time // when the episode began
 	last    time.Time // when the last query was lost
@@ -49,13 +49,19 @@ const (
 )
 
 // Lost counts a query that was dropped or answered SERVFAIL since its source has more than its share.
-func (o *Offenders) Lost(source netip.Addr) {
+func (o *Offenders) Lost(source netip.Addr) { o.lose(source, 1) }
+
+// LostConnection counts a connection that was closed since its source has more than its share.
+// It makes no flood of queries.
+func (o *Offenders) LostConnection(source netip.Addr) { o.lose(source, 0) }
+
+func (o *Offenders) lose(source netip.Addr, queries int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := time.Now()
 	r := o.record(source, now)
 	r.total++
-	r.recent++
+	r.recent += queries
 	r.episode++
 	r.last = now
 	if !r.named && r.episode%noteworthy == 0 { // again if the log had enough names before

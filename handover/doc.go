@@ -39,8 +39,11 @@ const (
 	maxRequest = 64 << 10
 	// helloTime is how long the other end may take for its hello and its request.
 	helloTime = time.Second
-	// maxServed is the number of successors that are served at a time.
-	maxServed = 4
+	// maxServed is the number of connections at a time.
+	maxServed = 32
+	// maxTaking is the number of successors that are given the state at a time. Each
+	// needs memory for a part of it.
+	maxTaking = 4
 )
 
 // Section identifies a part of the state.

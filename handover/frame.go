@@ -72,9 +72,6 @@ func (r role) other() role {
 
 // shakeHands exchanges hellos. Who does not know the key fails at the first frame.
 func shakeHands(conn net.Conn, r role, key []byte) (*wire, error) {
-	if err := sameUser(conn); err != nil {
-		return nil, err
-	}
 	hello := binary.BigEndian.AppendUint16([]byte(magic), Version)
 	nonce := make([]byte, nonceLen)
 	if _, err := rand.Read(nonce); err != nil {

@@ -58,7 +58,7 @@ func (c *taken) wants(sections ...Section) (out []Want) {
 // listen serves the offers until the test ends.
 func listen(t *testing.T, offers ...Offer) (peer Peer, s *Server, given chan Given) {
 	t.Helper()
-	given = make(chan Given, 16)
+	given = make(chan Given, 1024)
 	peer = Peer{Table: table(t), Key: key}
 	s, err := Listen(NameOf(peer.Table), key, func() []Offer { return offers }, func(g Given) { given <- g })
 	if err != nil {
@@ -279,22 +279,44 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestCrowd: no more successors are served than maxServed, and the others are refused.
+// TestCrowd: the state is given to no more than maxTaking at a time. Those that wait do not
+// count: the oldest of them goes, if there are too many.
 func TestCrowd(t *testing.T) {
-	peer, _, _ := listen(t, sends("a", "1", false, "x"))
-	var served, refused int
-	for range maxServed + 2 {
-		var c taken
-		_, s, err := Take(peer, c.wants(Section{"a", "1"}), time.Minute)
-		if err != nil {
-			refused++
-			continue
-		}
-		served++
-		t.Cleanup(s.Close)
+	release := make(chan struct{})
+	busy := sends("a", "1", false)
+	var begun sync.WaitGroup
+	begun.Add(maxTaking)
+	busy.Send = func(time.Time, func([]byte) error) error { begun.Done(); <-release; return nil }
+	peer, _, given := listen(t, busy, sends("b", "1", false, "x"))
+	var all sync.WaitGroup
+	for range maxTaking {
+		all.Go(func() {
+			var c taken
+			if _, s, err := Take(peer, c.wants(Section{"a", "1"}), time.Minute); err != nil {
+				t.Error(err)
+			} else {
+				s.Close()
+			}
+		})
 	}
-	if served != maxServed || refused != 2 {
-		t.Errorf("%d served, %d refused", served, refused)
+	begun.Wait()
+	var c taken
+	if outcomes, _, _ := Take(peer, c.wants(Section{"b", "1"}), time.Minute); len(outcomes) == 1 && outcomes[0].Result == Taken {
+		t.Error("one more than maxTaking got the state")
+	}
+	if g := <-given; !errors.Is(g.Err, errCrowd) {
+		t.Errorf("given %+v", g)
+	}
+	close(release)
+	all.Wait()
+	for n := range 2 * maxServed {
+		_, s, err := Take(peer, c.wants(Section{"b", "1"}), time.Minute)
+		if err != nil {
+			t.Fatalf("beside %d that wait: %v", n, err)
+		}
+		t.Cleanup(s.Close)
+		for (<-given).Sections == 0 {
+		}
 	}
 }
 

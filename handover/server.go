@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -17,24 +18,36 @@ type Server struct {
 	offers   func() []Offer
 	done     func(Given)
 	listener net.Listener
-	slots    chan struct{}
 	tasks    sync.WaitGroup
 
 	mu      sync.Mutex
-	closing time.Time        // when Close ends; zero before
-	waiting map[*served]bool // successors that wait for our end
-	active  map[net.Conn]bool
+	closing bool      // Close was called
+	all     []*served // in the order in which they came
 }
+
+// stage is how far a successor is.
+type stage int
+
+const (
+	greets stage = iota // it has not proved yet that it knows the key
+	takes
+	waits // for our end
+)
 
 // served is one successor.
 type served struct {
+	conn   net.Conn
 	wire   *wire
 	wanted []Section
 	asked  time.Time
+	stage  stage // guarded by Server.mu
 }
 
 // Given reports one handover to the process that gives.
 type Given struct {
+	// Known: the successor has proved that it knows the key. Any process on the node can
+	// connect, and fail to prove it.
+	Known    bool
 	Sections int
 	Bytes    int
 	Took     time.Duration
@@ -52,113 +65,147 @@ func Listen(name string, key []byte, offers func() []Offer, done func(Given)) (*
 	if err != nil {
 		return nil, fmt.Errorf("hand the state over to a successor: %w", err)
 	}
-	s := &Server{
-		key: key, offers: offers, done: done, listener: listener, slots: make(chan struct{}, maxServed),
-		waiting: map[*served]bool{}, active: map[net.Conn]bool{},
-	}
-	s.tasks.Go(s.accept)
-	return s, nil
+	return serveOn(listener, key, offers, done), nil
 }
+
+func serveOn(listener net.Listener, key []byte, offers func() []Offer, done func(Given)) *Server {
+	s := &Server{key: key, offers: offers, done: done, listener: listener}
+	s.tasks.Go(s.accept)
+	return s
+}
+
+// acceptPause is the pause after a connection could not be accepted: no descriptor is free,
+// mostly.
+const acceptPause = 20 * time.Millisecond
 
 func (s *Server) accept() {
 	for {
 		conn, err := s.listener.Accept()
-		if err != nil {
+		switch {
+		case errors.Is(err, net.ErrClosed):
 			return // Close
+		case err != nil:
+			time.Sleep(acceptPause)
+			continue
 		}
-		select {
-		case s.slots <- struct{}{}:
-		default:
+		if err := sameUser(conn); err != nil {
+			_ = conn.Close()
+			s.done(Given{Err: err})
+			continue
+		}
+		to := &served{conn: conn}
+		if !s.admit(to) {
 			_ = conn.Close()
 			continue
 		}
-		s.tasks.Go(func() {
-			defer func() { <-s.slots }()
-			s.serve(conn)
-		})
+		s.tasks.Go(func() { s.serve(to) })
 	}
 }
 
-// hold keeps a connection, so that Close ends it. It reports false if Close was called.
-func (s *Server) hold(conn net.Conn) bool {
+// admit adds a connection. If there are too many, the oldest one that gives no proof goes,
+// else the oldest one that waits: strangers and successors that hang keep nobody out.
+func (s *Server) admit(to *served) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	open := s.closing.IsZero()
-	if open {
-		s.active[conn] = true
+	if s.closing {
+		return false
 	}
-	return open
+	if len(s.all) >= maxServed {
+		oldest := func(at stage) int {
+			return slices.IndexFunc(s.all, func(o *served) bool { return o.stage == at })
+		}
+		n := oldest(greets)
+		if n < 0 {
+			n = oldest(waits)
+		}
+		if n < 0 {
+			return false
+		}
+		_ = s.all[n].conn.Close()
+		s.all = slices.Delete(s.all, n, n+1)
+	}
+	s.all = append(s.all, to)
+	return true
 }
 
-func (s *Server) serve(conn net.Conn) {
-	if !s.hold(conn) {
-		_ = conn.Close()
-		return
+var errCrowd = errors.New("too many other instances are taking the state")
+
+// enter notes how far a successor is. It reports whether Close was called.
+func (s *Server) enter(to *served, next stage) (closing bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next == takes {
+		taking := 0
+		for _, o := range s.all {
+			if o.stage == takes {
+				taking++
+			}
+		}
+		if taking >= maxTaking {
+			return s.closing, errCrowd
+		}
 	}
+	to.stage = next
+	return s.closing, nil
+}
+
+func (s *Server) leave(to *served) {
+	_ = to.conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = slices.DeleteFunc(s.all, func(o *served) bool { return o == to })
+}
+
+func (s *Server) serve(to *served) {
+	defer s.leave(to)
+	var given Given
 	begun := time.Now()
-	given, successor, err := s.give(conn)
+	last, err := s.give(to, &given)
 	given.Took, given.Err = time.Since(begun), err
 	s.done(given)
-	s.mu.Lock()
-	delete(s.active, conn)
-	closing := s.closing
-	waits := err == nil && successor != nil
-	if waits && closing.IsZero() {
-		s.waiting[successor] = true
-	}
-	s.mu.Unlock()
-	switch {
-	case !waits:
-		_ = conn.Close()
-		return
-	case !closing.IsZero():
-		s.giveLast(successor, closing)
+	if err != nil || !last {
 		return
 	}
-	// A successor sends nothing more: this ends with the connection, or by Close.
-	var one [1]byte
-	_, _ = conn.Read(one[:])
-	s.mu.Lock()
-	mine := s.waiting[successor]
-	delete(s.waiting, successor)
-	s.mu.Unlock()
-	if mine {
-		_ = conn.Close()
+	if closing, _ := s.enter(to, waits); !closing {
+		// A successor sends nothing more: this ends with the connection, or by Close.
+		var one [1]byte
+		if _, err := to.conn.Read(one[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
 	}
+	_ = s.send(to, func(o Offer) bool { return o.Last }, &given)
 }
 
-// give hands the state over. The successor is not nil if it waits for our end.
-func (s *Server) give(conn net.Conn) (given Given, waits *served, err error) {
+// give hands the state over. last: the successor waits for our end.
+func (s *Server) give(to *served, given *Given) (last bool, err error) {
+	conn := to.conn
 	if err := conn.SetDeadline(time.Now().Add(helloTime)); err != nil {
-		return given, nil, err
+		return false, err
 	}
-	w, err := shakeHands(conn, predecessor, s.key)
+	if to.wire, err = shakeHands(conn, predecessor, s.key); err != nil {
+		return false, err
+	}
+	k, content, err := to.wire.read(maxRequest)
+	to.asked = time.Now()
 	if err != nil {
-		return given, nil, err
+		return false, err
 	}
-	k, content, err := w.read(maxRequest)
-	asked := time.Now()
-	if err != nil {
-		return given, nil, err
-	}
+	given.Known = true
 	var r request
 	if k != kindRequest {
-		return given, nil, errFrame
+		return false, errFrame
 	}
 	if err := json.Unmarshal(content, &r); err != nil {
-		return given, nil, fmt.Errorf("%w: %w", errFrame, err)
+		return false, fmt.Errorf("%w: %w", errFrame, err)
 	}
-	to := &served{wire: w, wanted: r.Sections, asked: asked}
-	if err := s.send(to, func(Offer) bool { return true }, &given); err != nil {
-		return given, nil, err
+	to.wanted = r.Sections
+	if _, err := s.enter(to, takes); err != nil {
+		return false, err
 	}
-	if err := conn.SetDeadline(time.Time{}); err != nil {
-		return given, nil, err
+	if err := s.send(to, func(Offer) bool { return true }, given); err != nil {
+		return false, err
 	}
-	if r.Last {
-		waits = to
-	}
-	return given, waits, nil
+	return r.Last, conn.SetDeadline(time.Time{})
 }
 
 // giveTime limits how long a piece waits for the successor, which has a limit of its own.
@@ -203,29 +250,25 @@ func (s *Server) send(to *served, chosen func(Offer) bool, given *Given) error {
 // and ends the socket.
 func (s *Server) Close(limit time.Duration) error {
 	err := s.listener.Close()
-	deadline := time.Now().Add(limit)
 	s.mu.Lock()
-	s.closing = deadline
-	waiting := s.waiting
-	s.waiting = map[*served]bool{}
-	for conn := range s.active {
-		err = errors.Join(err, conn.SetDeadline(deadline))
+	s.closing = true
+	all := slices.Clone(s.all)
+	for _, to := range all {
+		switch to.stage {
+		case greets:
+			_ = to.conn.Close()
+		case waits:
+			err = errors.Join(err, to.conn.SetReadDeadline(time.Now()))
+		}
 	}
 	s.mu.Unlock()
-	for to := range waiting {
-		s.giveLast(to, deadline)
-	}
+	// Each piece extends the deadline of its connection: only a closed one ends for certain.
+	end := time.AfterFunc(limit, func() {
+		for _, to := range all {
+			_ = to.conn.Close()
+		}
+	})
+	defer end.Stop()
 	s.tasks.Wait()
 	return err
-}
-
-// giveLast gives the last sections to one successor, which may have ended.
-func (s *Server) giveLast(to *served, deadline time.Time) {
-	conn := to.wire.conn
-	// A put extends the deadline of its piece: the end of the time ends it.
-	stop := time.AfterFunc(time.Until(deadline), func() { _ = conn.Close() })
-	defer stop.Stop()
-	var given Given
-	_ = s.send(to, func(o Offer) bool { return o.Last }, &given)
-	_ = conn.Close()
 }

@@ -58,10 +58,21 @@ func Take(peer Peer, wants []Want, limit time.Duration) (outcomes []Outcome, s *
 }
 
 func (s *Successor) ask(conn net.Conn, key []byte, deadline time.Time) (err error) {
-	if err := conn.SetDeadline(deadline); err != nil {
+	if err := sameUser(conn); err != nil {
+		return err
+	}
+	// An instance that hangs must not take the time in which another one could give.
+	hello := time.Now().Add(helloTime)
+	if hello.After(deadline) {
+		hello = deadline
+	}
+	if err := conn.SetDeadline(hello); err != nil {
 		return err
 	}
 	if s.wire, err = shakeHands(conn, successor, key); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
 	r := request{Last: true}

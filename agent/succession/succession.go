@@ -41,6 +41,8 @@ type Succession struct {
 	server      *handover.Server
 	predecessor *handover.Successor
 	stats       Stats
+	strangers   int       // since reported
+	reported    time.Time // when a stranger was reported last
 	waits       sync.WaitGroup // for the last sections of the predecessor
 }
 
@@ -114,8 +116,30 @@ func (s *Succession) closed(err error) {
 	}
 }
 
+// strangerEvery is the time between two lines about strangers: any process that shares the
+// network of the node can connect, as often as it likes.
+const strangerEvery = time.Minute
+
+// strange reports connections of processes that do not know the key.
+func (s *Succession) strange(err error) {
+	s.mu.Lock()
+	s.strangers++
+	n, now := s.strangers, time.Now()
+	if !s.reported.IsZero() && now.Sub(s.reported) < strangerEvery {
+		s.mu.Unlock()
+		return
+	}
+	s.strangers, s.reported = 0, now
+	s.mu.Unlock()
+	s.Log.Warningf("%d connections to the handover socket got nothing: their processes did not prove to be instances of this version, the last one because: %v; this instance goes on as before; an instance that replaces it and is of another version starts cold", n, err)
+}
+
 // gave reports a handover.
 func (s *Succession) gave(g handover.Given) {
+	if !g.Known {
+		s.strange(g.Err)
+		return
+	}
 	s.mu.Lock()
 	s.stats.Bytes += uint64(g.Bytes)
 	if g.Err == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -251,4 +252,28 @@ func TestInstancesCannotBeFound(t *testing.T) {
 		t.Errorf("log %q", i.log.lines)
 	}
 	i.End()
+}
+
+// TestStrangersAreReportedOnce: a process that connects again and again fills neither the
+// log nor the figures.
+func TestStrangersAreReportedOnce(t *testing.T) {
+	i := start(t, "abc", "1")
+	for range 100 {
+		conn, err := net.Dial("unix", handover.NameOf(i.backend.table))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+	}
+	next := start(t, "", "1", i.holder(1)) // after the strangers
+	if next.has() != "abc" {
+		t.Errorf("the successor has %q", next.has())
+	}
+	i.End() // all connections are served
+	if got := i.log.levels(); !slices.Equal(slices.Compact(slices.Sorted(slices.Values(got))), []string{"info", "warning"}) || len(got) != 2 {
+		t.Errorf("%d lines: %q", len(got), i.log.lines)
+	}
+	if broken := i.Stats().Broken; broken != 0 {
+		t.Errorf("%d states count as not given whole", broken)
+	}
 }

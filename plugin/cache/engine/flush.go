@@ -41,10 +41,16 @@ type Generation uint64
 // is not stored.
 func (e *Engine) Generation() Generation { return e.flushes.generation() }
 
+// Settled returns the current generation, or another one while a flush still removes
+// answers. A reader of all answers has none that were to be removed if it is equal to
+// the generation afterwards.
+func (e *Engine) Settled() Generation { return Generation(e.flushes.done.Load() + 1) }
+
 // Flush removes the answers that scope covers. Answers to queries that were sent before
 // the flush are not stored. Flush calls removed for each answer, under a lock. removed
 // must not keep the key or the record.
 func (e *Engine) Flush(scope Scope, removed func(key wire.Key, r *store.Record)) {
+	defer e.flushes.done.Add(1)
 	e.putting.Lock()
 	e.flushes.add(scope)
 	e.putting.Unlock()
@@ -62,8 +68,9 @@ func (e *Engine) Flush(scope Scope, removed func(key wire.Key, r *store.Record))
 
 // flushes remembers the last flushes.
 type flushes struct {
-	count atomic.Uint64
-	last  [32]Scope // a ring, indexed by count
+	count atomic.Uint64 // that have begun
+	done  atomic.Uint64 // that have removed their answers
+	last  [32]Scope     // a ring, indexed by count
 }
 
 func (f *flushes) generation() Generation { return Generation(f.count.Load() + 1) }

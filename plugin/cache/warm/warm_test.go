@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -278,6 +279,82 @@ func TestFlushedMeanwhile(t *testing.T) {
 	})
 	if err != nil || !errors.Is(last, errFlushed) || to.Engine.Store().Len(store.Positive) != 0 {
 		t.Errorf("%v, %v, %d answers", err, last, to.Engine.Store().Len(store.Positive))
+	}
+}
+
+// TestFlushedEarly: the successor learns of a flush with the next piece. Its time may be over
+// before the last one.
+func TestFlushedEarly(t *testing.T) {
+	from := opened(t, engine.Options{})
+	now := time.Now()
+	for i := range 200 {
+		name := fmt.Sprintf("n%d.example.org.", i)
+		from.Engine.Put(keyOf(t, name, dns.TypeA), store.Positive, entryOf(t, name, "192.0.2.1", from.Engine.Store().Time(now), 300), engine.Asked{})
+	}
+	var kinds []byte
+	err := offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error {
+		if kinds = append(kinds, piece[0]); piece[0] == pieceRecords {
+			from.Engine.Flush(engine.Scope{Name: keyOf(t, "n1.example.org.", 1).Name()}, func(wire.Key, *store.Record) {})
+		}
+		return nil
+	})
+	if n := bytes.IndexByte(kinds, pieceRecords); err != nil || n < 0 || !bytes.Equal(kinds[n+1:], []byte{pieceFlushed}) {
+		t.Errorf("%v, pieces %v", err, kinds)
+	}
+}
+
+// TestBegunDuringFlush: answers that a flush is about to remove are not taken either.
+func TestBegunDuringFlush(t *testing.T) {
+	from, to := opened(t, engine.Options{}), opened(t, engine.Options{})
+	now := time.Now()
+	for i := range 200 {
+		name := fmt.Sprintf("n%d.example.org.", i)
+		from.Engine.Put(keyOf(t, name, dns.TypeA), store.Positive, entryOf(t, name, "192.0.2.1", from.Engine.Store().Time(now), 300), engine.Asked{})
+	}
+	removing, begun := make(chan struct{}), make(chan struct{})
+	var flush sync.WaitGroup
+	flush.Go(func() {
+		var once sync.Once
+		from.Engine.Flush(engine.Scope{}, func(wire.Key, *store.Record) {
+			once.Do(func() { close(removing); <-begun })
+		})
+	})
+	<-removing
+	want := wanted(to)
+	var once sync.Once
+	var last error
+	err := offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error {
+		once.Do(func() { close(begun) })
+		_, last = want.Receive(now, slices.Clone(piece))
+		return nil
+	})
+	flush.Wait()
+	if err != nil || !errors.Is(last, errFlushed) {
+		t.Errorf("%v, the last piece: %v", err, last)
+	}
+}
+
+// TestExistsMeanwhile: a name that turns out to exist during the handover is not denied by
+// a denial that was handed over.
+func TestExistsMeanwhile(t *testing.T) {
+	from, to := opened(t, engine.Options{}), opened(t, engine.Options{})
+	now := time.Now()
+	name := keyOf(t, "exists.example.org.", dns.TypeA).Name()
+	denial := &store.Entry{Stored: from.Engine.Store().Time(now), TTL: 60, Answer: wire.Answer{Flags: dns.RcodeNameError}}
+	from.Engine.Put(keyOf(t, "exists.example.org.", dns.TypeA), store.Negative, denial, engine.Asked{})
+	want := wanted(to)
+	err := offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error {
+		if piece[0] == pieceRecords {
+			from.Engine.Exists(name, now, time.Minute)
+		}
+		_, err := want.Receive(now, slices.Clone(piece))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exists, _ := to.Engine.Knows(keyOf(t, "exists.example.org.", dns.TypeA), now); !exists {
+		t.Error("the successor does not know that the name exists")
 	}
 }
 

@@ -2,8 +2,10 @@ package warm
 
 import (
 	"encoding/binary"
+	"errors"
 	"time"
 
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/engines"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -15,6 +17,7 @@ type writer struct {
 	asked store.Time
 	now   func() time.Time
 	put   func([]byte) error
+	begun engine.Generation // no flush since
 
 	buf     []byte // records of one shard
 	piece   []byte
@@ -24,8 +27,16 @@ type writer struct {
 }
 
 func (w *writer) write() error {
-	begun := w.state.Engine.Generation()
-	if err := w.put(append([]byte{pieceRules}, w.state.Rules...)); err != nil {
+	w.begun = w.state.Engine.Settled()
+	err := w.all()
+	if errors.Is(err, errFlushed) {
+		return w.put([]byte{pieceFlushed})
+	}
+	return err
+}
+
+func (w *writer) all() error {
+	if err := w.give(append([]byte{pieceRules}, w.state.Rules...)); err != nil {
 		return err
 	}
 	if err := w.names(); err != nil {
@@ -40,8 +51,26 @@ func (w *writer) write() error {
 			}
 		}
 	}
-	if w.state.Engine.Generation() != begun {
-		return w.put([]byte{pieceFlushed})
+	// Names of which it turned out meanwhile that they exist: a denial that was given must
+	// not deny them.
+	if err := w.names(); err != nil {
+		return err
+	}
+	return w.flushed()
+}
+
+// give gives a piece, unless answers were flushed: the successor must learn that soon, as
+// its time may be over before the last piece.
+func (w *writer) give(piece []byte) error {
+	if err := w.flushed(); err != nil {
+		return err
+	}
+	return w.put(piece)
+}
+
+func (w *writer) flushed() error {
+	if w.state.Engine.Generation() != w.begun {
+		return errFlushed
 	}
 	return nil
 }
@@ -51,7 +80,7 @@ func (w *writer) names() error {
 	existing := w.state.Engine.Existing()
 	layout := existing.Layout()
 	piece := binary.BigEndian.AppendUint64([]byte{pieceLayout}, layout.Seed)
-	if err := w.put(binary.BigEndian.AppendUint32(piece, uint32(layout.Slots))); err != nil {
+	if err := w.give(binary.BigEndian.AppendUint32(piece, uint32(layout.Slots))); err != nil {
 		return err
 	}
 	asked := int64(w.asked / store.Time(time.Second))
@@ -59,7 +88,7 @@ func (w *writer) names() error {
 	var err error
 	flush := func() {
 		if err == nil && len(piece) > 1 {
-			err = w.put(piece)
+			err = w.give(piece)
 		}
 		piece = piece[:1]
 	}
@@ -101,7 +130,7 @@ func (w *writer) shard(i int, used bool) error {
 	})
 	for _, source := range w.fresh {
 		piece := binary.BigEndian.AppendUint16([]byte{pieceSource}, source)
-		if err := w.put(append(piece, w.state.Engine.SourceName(source)...)); err != nil {
+		if err := w.give(append(piece, w.state.Engine.SourceName(source)...)); err != nil {
 			return err
 		}
 	}
@@ -113,7 +142,7 @@ func (w *writer) shard(i int, used bool) error {
 		if len(w.piece) < pieceSize && n < len(w.ends)-1 {
 			continue
 		}
-		if err := w.put(w.piece); err != nil {
+		if err := w.give(w.piece); err != nil {
 			return err
 		}
 		w.piece = w.piece[:1]

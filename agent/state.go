@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/handover"
 )
@@ -14,7 +18,16 @@ type State interface {
 // Sections are the names of all sections of the state.
 var Sections = []string{"answers", ledger.StateName}
 
-var flows = handover.Section{Name: ledger.StateName, Fingerprint: ledger.StateFormat}
+// flows is the section of the ledger. It fits where the same endpoints are served: another
+// instance beside this one, for other endpoints, goes on counting its flows itself.
+func (p *Agent) flows() handover.Section {
+	section := handover.Section{Name: ledger.StateName}
+	if load := p.serving.Load(); load != nil {
+		sum := sha256.Sum256(fmt.Append(nil, ledger.StateFormat, load.Plan.Normalize().Listen))
+		section.Fingerprint = hex.EncodeToString(sum[:])
+	}
+	return section
+}
 
 // offers returns what this process gives to the one that replaces it. It goes on noting
 // flows until it ends, so it gives them again then.
@@ -23,7 +36,7 @@ func (p *Agent) offers() []handover.Offer {
 	if p.State != nil {
 		offers = p.State.Offers()
 	}
-	return append(offers, handover.Offer{Section: flows, Send: p.Ledger.WriteState, Last: true})
+	return append(offers, handover.Offer{Section: p.flows(), Send: p.Ledger.WriteState, Last: true})
 }
 
 func (p *Agent) wants() []handover.Want {
@@ -31,7 +44,7 @@ func (p *Agent) wants() []handover.Want {
 	if p.State != nil {
 		wants = p.State.Wants()
 	}
-	return append(wants, handover.Want{Section: flows, Receive: p.Ledger.ReadState})
+	return append(wants, handover.Want{Section: p.flows(), Receive: p.Ledger.ReadState})
 }
 
 // Succeed takes the state of the instance that this one replaces, if this is the first load,

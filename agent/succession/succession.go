@@ -41,8 +41,8 @@ type Succession struct {
 	server      *handover.Server
 	predecessor *handover.Successor
 	stats       Stats
-	strangers   int       // since reported
-	reported    time.Time // when a stranger was reported last
+	strangers   int            // since reported
+	reported    time.Time      // when a stranger was reported last
 	waits       sync.WaitGroup // for the last sections of the predecessor
 }
 

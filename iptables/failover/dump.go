@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -96,7 +95,7 @@ func (d *failoverDump) read(conn *netlink.Conn) error {
 func (d *failoverDump) takeTable(t attributeMap) error {
 	d.present = true
 	d.flags = nfnl.Uint32(t[unix.NFTA_TABLE_FLAGS])
-	d.comment, _ = userdata.GetString(t[nfnl.TableUserdata], nfnl.TableComment)
+	d.comment, _ = nfnl.UserdataString(t[nfnl.TableUserdata], nfnl.TableComment)
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -58,7 +57,7 @@ func tables(conn *netlink.Conn) ([]Table, error) {
 			case unix.NFTA_TABLE_FLAGS:
 				t.Owned = ad.Uint32()&nfnl.TableFlagOwner != 0
 			case nfnl.TableUserdata:
-				if comment, ok := userdata.GetString(ad.Bytes(), nfnl.TableComment); ok {
+				if comment, ok := nfnl.UserdataString(ad.Bytes(), nfnl.TableComment); ok {
 					t.owner, t.known = owner.Parse(comment)
 				}
 			}

@@ -195,8 +195,8 @@ func Tables(conn *netlink.Conn) ([]Table, error) {
 		if b := attrs[unix.NFTA_TABLE_FLAGS]; len(b) == 4 {
 			t.Flags = binary.BigEndian.Uint32(b)
 		}
-		t.Comment, _ = userdata.GetString(attrs[TableUserdata], TableComment)
-		t.Key = userdata.Get(attrs[TableUserdata], TableKey)
+		t.Comment, _ = UserdataString(attrs[TableUserdata], TableComment)
+		t.Key = Userdata(attrs[TableUserdata], TableKey)
 		out = append(out, t)
 	}
 	return out, err
@@ -242,7 +242,7 @@ func Rules(conn *netlink.Conn, family nftables.TableFamily, table, chain string,
 		if b := attrs[unix.NFTA_RULE_HANDLE]; len(b) == 8 {
 			r.Handle = binary.BigEndian.Uint64(b)
 		}
-		r.Comment, _ = userdata.GetString(attrs[unix.NFTA_RULE_USERDATA], userdata.TypeComment)
+		r.Comment, _ = UserdataString(attrs[unix.NFTA_RULE_USERDATA], userdata.TypeComment)
 		for _, b := range nestedOf(attrs[unix.NFTA_RULE_EXPRESSIONS]) {
 			parts := Attributes(b)
 			e := Expression{Name: cString(parts[unix.NFTA_EXPR_NAME]), Attrs: Attributes(parts[unix.NFTA_EXPR_DATA])}

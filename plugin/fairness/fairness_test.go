@@ -165,6 +165,19 @@ func ask(t *testing.T, h plugin.Handler, client string, tcp bool) *dns.Msg {
 	return w.Msg
 }
 
+// What the cache asks by itself has a name, too.
+func TestLossesOfTheCache(t *testing.T) {
+	defer func(q *admission.Queries) { Queries = q }(Queries)
+	Queries = &admission.Queries{Offenders: fairness.Offenders{Log: log}}
+	Queries.Offenders.Lost(netip.Addr{})
+	const want = "# HELP coredns_fairness_source_shed_total Queries beyond the share of their client, of the ten clients that lost most.\n" +
+		"# TYPE coredns_fairness_source_shed_total counter\n" +
+		"coredns_fairness_source_shed_total{name=\"\",source=\"cache\"} 1\n"
+	if err := testutil.CollectAndCompare(collector{}, strings.NewReader(want), "coredns_fairness_source_shed_total"); err != nil {
+		t.Error(err)
+	}
+}
+
 // No query stays without an answer: one whose time is over while it waits is answered
 // SERVFAIL, and the cache learns of one that it has ended itself that there was no response.
 func TestTheEndOfAWait(t *testing.T) {

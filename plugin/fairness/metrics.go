@@ -8,6 +8,9 @@ import (
 // topSources is how many sources have series of their own.
 const topSources = 10
 
+// ownSource is the label of queries without a client, as of a prefetch.
+const ownSource = "cache"
+
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(plugin.Namespace, directive, name), help, labels, nil)
 }
@@ -48,6 +51,10 @@ func (collector) Collect(ch chan<- prometheus.Metric) {
 	send(shedDesc, prometheus.CounterValue, float64(Queries.ClosedConnections()), "closed")
 	send(thinnedDesc, prometheus.GaugeValue, float64(Queries.Thinned()))
 	for _, o := range Queries.Offenders.Top(topSources) {
-		send(sourceDesc, prometheus.CounterValue, float64(o.Lost), o.Source.String(), o.Name)
+		source := ownSource
+		if o.Source.IsValid() {
+			source = o.Source.String()
+		}
+		send(sourceDesc, prometheus.CounterValue, float64(o.Lost), source, o.Name)
 	}
 }

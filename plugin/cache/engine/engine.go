@@ -229,6 +229,23 @@ type Asked struct {
 // Servable reports whether an answer may be served, fresh or stale.
 func (e *Engine) Servable(r *store.Record, now store.Time) bool { return e.servable(r, now) != nil }
 
+// Restore stores an answer that another engine had, as it was there. The other engine may have
+// got it since it gave a denial of the same name: as in Put, the answer removes an older one.
+func (e *Engine) Restore(key wire.Key, kind store.Kind, entry *store.Entry) (ok bool) {
+	_, ok = e.store.Put(key, kind, entry)
+	if !ok || kind != store.Positive || e.opts.PreferPositive && !entry.Answering {
+		return ok
+	}
+	v := e.store.View(key)
+	denial := v.Record(store.Negative)
+	older := denial != nil && denial.Stored() < entry.Stored
+	v.Close()
+	if older {
+		e.store.Remove(key, store.Negative)
+	}
+	return ok
+}
+
 // Put stores an answer, unless a flush since the query was sent covers it. A positive
 // answer removes the denial of the same name. With PreferPositive it does so only if it
 // answers the question. If it does not, the positive answer that it replaces is

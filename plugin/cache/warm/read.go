@@ -112,7 +112,7 @@ func (r *reader) records(at store.Time, b []byte) (answers int, err error) {
 		if !r.sameRules {
 			e.Mark = 0
 		}
-		if _, ok := r.state.Engine.Store().Put(rec.key, rec.kind, e); ok {
+		if r.state.Engine.Restore(rec.key, rec.kind, e) {
 			answers++
 		}
 	}

@@ -334,6 +334,35 @@ func TestBegunDuringFlush(t *testing.T) {
 	}
 }
 
+// TestDenialReplacedMeanwhile: a denial that was given already, and that an answer replaced
+// before the answer was given, is not served any more.
+func TestDenialReplacedMeanwhile(t *testing.T) {
+	from, to := opened(t, engine.Options{}), opened(t, engine.Options{})
+	now := time.Now()
+	at := from.Engine.Store().Time(now)
+	const name = "new.example.org."
+	key := keyOf(t, name, dns.TypeA)
+	denial := &store.Entry{Stored: at - store.Time(5*time.Second), TTL: 60, Answer: wire.Answer{Flags: dns.RcodeNameError}, History: store.History{Uses: 2}}
+	from.Engine.Put(key, store.Negative, denial, engine.Asked{})
+	want := wanted(to)
+	var once sync.Once
+	err := offers([]engines.State{from}, time.Now)[0].Send(now, func(piece []byte) error {
+		_, err := want.Receive(now, slices.Clone(piece))
+		if piece[0] == pieceRecords {
+			once.Do(func() { from.Engine.Put(key, store.Positive, entryOf(t, name, "192.0.2.1", at, 300), engine.Asked{}) })
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := to.Engine.Store().View(key)
+	defer v.Close()
+	if v.Record(store.Positive) == nil || v.Record(store.Negative) != nil {
+		t.Errorf("the answer %v, the denial %v", v.Record(store.Positive), v.Record(store.Negative))
+	}
+}
+
 // TestExistsMeanwhile: a name that turns out to exist during the handover is not denied by
 // a denial that was handed over.
 func TestExistsMeanwhile(t *testing.T) {

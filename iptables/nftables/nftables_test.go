@@ -188,7 +188,7 @@ func TestTheTableGoesWithItsSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What the kernel does when the process dies.
-	if err := b.conn.Close(); err != nil {
+	if err := b.closeOwner(); err != nil {
 		t.Fatal(err)
 	}
 	b.setup = false

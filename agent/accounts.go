@@ -77,7 +77,7 @@ func tcpPorts(plan iptables.Plan) []uint16 {
 // tallyHits counts the queries that a fast path has answered, for `trackless dns top` and for
 // metrics by pod.
 func (p *Agent) tallyHits(flows []ledger.Flow, inKernel bool) {
-	if !p.Tally.Running() {
+	if !p.Tally.Running() && !p.Tally.Clients.Running() {
 		return
 	}
 	tier := tally.Socket

@@ -88,9 +88,11 @@ func (s *clientShard) take(buffer []clientCount) (counts []clientCount, rest uin
 	return buffer, rest
 }
 
-func (c *Clients) running() bool { return c.current.Load() != nil }
+// Running reports whether it is started.
+func (c *Clients) Running() bool { return c.current.Load() != nil }
 
-func (c *Clients) add(client netip.Addr) {
+// Add counts a query.
+func (c *Clients) Add(client netip.Addr) {
 	s := c.current.Load()
 	if s == nil {
 		return

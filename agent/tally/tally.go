@@ -19,7 +19,8 @@ import (
 // A Tally counts for one asker at a time, and for metrics. The zero value counts nothing, and
 // is ready to.
 type Tally struct {
-	Clients Clients // for metrics
+	// Clients are counted for metrics: by Early, and by Add for a query to CoreDNS.
+	Clients Clients
 
 	current atomic.Pointer[sketch]
 }
@@ -33,18 +34,14 @@ type Query struct {
 	TCP    bool
 }
 
-// Running reports whether queries are counted now.
-func (t *Tally) Running() bool { return t.CountsMisses() || t.Clients.running() }
-
-// CountsMisses reports whether misses are counted now: somebody asks.
-func (t *Tally) CountsMisses() bool { return t.current.Load() != nil }
+// Running reports whether queries are counted now for an asker.
+func (t *Tally) Running() bool { return t.current.Load() != nil }
 
 // Answered counts a query. It keeps a copy of the name.
 func (t *Tally) Answered(q *Query) {
 	if s := t.current.Load(); s != nil {
 		s.answered(q)
 	}
-	t.Clients.add(q.Client)
 }
 
 // A Tier is a way to answer a query before CoreDNS sees it.
@@ -62,7 +59,7 @@ func (t *Tally) Early(tier Tier, client netip.Addr) {
 	if s := t.current.Load(); s != nil {
 		s.early(tier, client)
 	}
-	t.Clients.add(client)
+	t.Clients.Add(client)
 }
 
 // Missed notes that the cache had no answer for a query, which Answered counts later.

@@ -40,6 +40,7 @@ func (n *NoTrack) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.Msg
 	}
 	accountant := &n.config.agent.Accountant
 	accountant.Begin(proto)
+	n.config.agent.Tally.Clients.Add(client.Addr())
 	defer accountant.End()
 	switch proto {
 	case unix.IPPROTO_TCP:
@@ -186,7 +187,7 @@ func (p *checkpoint) ServeDNS(ctx context.Context, w dns.ResponseWriter, r *dns.
 			return answerHere(ctx, w, r, p.config)
 		}
 	}
-	if t := &p.config.agent.Tally; t.CountsMisses() && len(r.Question) == 1 {
+	if t := &p.config.agent.Tally; t.Running() && len(r.Question) == 1 {
 		client, _, _ := tuple.Of(w)
 		t.Missed(client.Addr(), r.Question[0].Name)
 	}

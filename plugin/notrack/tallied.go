@@ -9,8 +9,8 @@ import (
 	"github.com/trackless-dns/trackless/agent/tuple"
 )
 
-// tallied counts the queries of all loads, for `trackless dns top` and for metrics by pod. It
-// implements querymetrics.Observer.
+// tallied counts the queries of all loads for `trackless dns top`. It implements
+// querymetrics.Observer.
 type tallied struct{ agent *agent.Agent }
 
 // Watches implements querymetrics.Observer.

@@ -196,6 +196,57 @@ func expectClean(t testing.TB, p *kernel.Program, node *testns.Namespace, name s
 	})
 }
 
+// An instance that ends before it has answered removes what a killed one left, and leaves what
+// belongs to one that lives.
+func TestTheEndOfAnInstance(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name   string
+		living bool
+	}{{"beside one that was killed", false}, {"beside one that lives", true}} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			other, ours, node := load(t), load(t), testns.New(t)
+			ip(t, node, "link add pod type veth peer name eth0")
+			node.Do(func() {
+				device, err := net.InterfaceByName("pod")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if row.living {
+					id, err := idOf(other.BPF())
+					if err != nil {
+						t.Fatal(err)
+					}
+					l, err := mark(id)
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { _ = l.Close() })
+				}
+				if _, err := newClsact(other.BPF()).attach(device.Index); err != nil {
+					t.Fatal(err)
+				}
+			})
+			w, stop := watch(t, node, Config{Program: ours.BPF(), Classic: true, Open: func() bool { return false }})
+			waitFor(t, "devices are known", func() bool { return len(w.Devices()) == 2 })
+			stop()
+			left := 0
+			if row.living {
+				left = 1
+			}
+			node.Do(func() {
+				if n := strings.Count(testns.Run(t, "tc", "filter", "show", "dev", "pod", "ingress"), filterName); n != left {
+					t.Errorf("%d filters are left, want %d", n, left)
+				}
+			})
+			if !row.living {
+				expectClean(t, ours, node, "pod")
+			}
+		})
+	}
+}
+
 // Devices come and go, and no descriptor stays.
 func TestGoneDevicesLeaveNoDescriptor(t *testing.T) {
 	p, node := load(t), testns.New(t)

@@ -9,8 +9,9 @@ type attacher interface {
 	look(index int) (neighbours, error)
 	// forget has look read again what the kernel announces changes of; 0: of all devices.
 	forget(index int)
-	// succeed removes what other instances have attached in such a way.
-	succeed(index int) error
+	// succeed removes what other instances have attached in such a way; onlyDead: those
+	// whose process has ended.
+	succeed(index int, onlyDead bool) error
 }
 
 // neighbours are what is attached to a device.

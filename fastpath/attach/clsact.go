@@ -19,12 +19,13 @@ const (
 	ingress      = 0xfffffff2 // TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 	egress       = 0xfffffff3
 
-	attrKind    = 1 // TCA_KIND
-	attrOptions = 2 // TCA_OPTIONS
-	attrFD      = 6 // TCA_BPF_FD
-	attrName    = 7 // TCA_BPF_NAME
-	attrFlags   = 8 // TCA_BPF_FLAGS
-	actDirect   = 1 // TCA_BPF_FLAG_ACT_DIRECT
+	attrKind    = 1  // TCA_KIND
+	attrOptions = 2  // TCA_OPTIONS
+	attrFD      = 6  // TCA_BPF_FD
+	attrName    = 7  // TCA_BPF_NAME
+	attrFlags   = 8  // TCA_BPF_FLAGS
+	attrID      = 11 // TCA_BPF_ID
+	actDirect   = 1  // TCA_BPF_FLAG_ACT_DIRECT
 
 	tcmsgLen = 20
 )
@@ -157,12 +158,14 @@ func (c *clsact) look(index int) (n neighbours, err error) {
 
 func (c *clsact) forget(index int) { c.filters.forget(index) }
 
-func (c *clsact) succeed(index int) error {
+func (c *clsact) succeed(index int, onlyDead bool) error {
 	all, err := c.filters.of(index)
 	if err != nil {
 		return ignoreGone(err)
 	}
-	others := slices.DeleteFunc(slices.Clone(all), func(f filter) bool { return !f.isOurs() || f.handle == c.handle })
+	others := slices.DeleteFunc(slices.Clone(all), func(f filter) bool {
+		return !f.isOurs() || f.handle == c.handle || onlyDead && isInstance(f.program)
+	})
 	if len(others) == 0 {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +14,7 @@ import (
 type filter struct {
 	handle, priority uint32
 	kind, name       string
+	program          ebpf.ProgramID
 }
 
 func (f filter) String() string {
@@ -115,8 +117,12 @@ func parseFilter(b []byte) (f filter, err error) {
 		case attrOptions:
 			ad.Nested(func(options *netlink.AttributeDecoder) error {
 				for options.Next() {
-					if options.Type() == attrName && f.kind == "bpf" {
+					switch {
+					case f.kind != "bpf":
+					case options.Type() == attrName:
 						f.name, _, _ = strings.Cut(options.String(), ":")
+					case options.Type() == attrID:
+						f.program = ebpf.ProgramID(options.Uint32())
 					}
 				}
 				return nil

@@ -76,4 +76,4 @@ func (x *tcx) isInstance(id ebpf.ProgramID) bool {
 func (x *tcx) forget(index int) { x.filters.forget(index) }
 
 // succeed has nothing to do: links end with their processes.
-func (*tcx) succeed(int) error { return nil }
+func (*tcx) succeed(int, bool) error { return nil }

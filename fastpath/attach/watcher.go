@@ -273,7 +273,7 @@ func (w *Watcher) succeed() {
 			continue
 		}
 		fault := ""
-		if err := w.how.succeed(d.Index); err != nil {
+		if err := w.how.succeed(d.Index, false); err != nil {
 			fault = err.Error()
 		}
 		if d.beside != fault && fault != "" {
@@ -473,6 +473,10 @@ func (w *Watcher) detachAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, index := range slices.Sorted(maps.Keys(w.devices)) {
+		// What instances left that were killed stays also where we end before we answer.
+		if err := w.how.succeed(index, true); err != nil {
+			w.config.Log.Warningf("%s: a filter of an instance that has ended stays: %v", w.devices[index].Name, err)
+		}
 		w.detach(w.devices[index])
 	}
 	clear(w.devices)

@@ -35,7 +35,7 @@ func (f *fake) look(int) (neighbours, error) {
 	return n, nil
 }
 func (*fake) forget(int)          {}
-func (f *fake) succeed(int) error { f.succeeds++; return nil }
+func (f *fake) succeed(int, bool) error { f.succeeds++; return nil }
 
 // faked is a watcher whose devices exist only here.
 func faked(c Config) (*Watcher, *fake, *recorded) {

@@ -302,9 +302,10 @@ bench-fastpath: deps build $(COREDNS) ## what a cached answer costs with hits in
 	bin/bench-fastpath -program bin/trackless -coredns $(COREDNS) $(FASTPATH_FLAGS)
 
 .PHONY: test-diff
-test-diff: deps ## play 200,000 random steps to CoreDNS's cache and to ours, and to mutants of ours
+test-diff: deps ## play 200,000 random steps to CoreDNS's cache and to ours, and to mutants of ours; 1,100,000 packets to servers with sockets of fastpath and without
 	go test -tags $(TAGS) ./test/differential -run SameAsStock -count 1 -v -timeout 30m -args -steps 200000
 	go test -tags $(TAGS) ./test/differential -run Mutants -count 1 -v -timeout 60m -args -mutants -steps 50000
+	go test -tags $(TAGS) ./plugin/fastpath -run TheSameRepliesToVeryMany -count 1 -v -timeout 60m -args -queries 100000 -packets 1000000
 
 .PHONY: test-soak
 test-soak: deps ## a minute of everything at once under the race detector, and 10 million names through the cache

@@ -15,6 +15,9 @@ import (
 
 // A hundred reloads under 5,000 queries a second lose nothing, and leave nothing behind.
 func TestSocketsLastOverManyReloads(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes long under the race detector")
+	}
 	t.Parallel()
 	const reloads, rate = 100, 5000
 	node := newNode(t)

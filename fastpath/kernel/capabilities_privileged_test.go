@@ -35,6 +35,9 @@ func TestCapabilities(t *testing.T) {
 			if err == nil {
 				defer p.Close()
 			}
+			if err != nil && strings.Contains(err.Error(), "pointer comparison prohibited") {
+				t.Skip("this kernel's verifier, as that of Linux 5.10, lets CAP_PERFMON alone read packets")
+			}
 			if row.want == "" && err != nil || row.want != "" && (err == nil || !strings.Contains(err.Error(), row.want)) {
 				t.Errorf("error %v, want %q", err, row.want)
 				if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {

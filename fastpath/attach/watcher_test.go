@@ -34,7 +34,7 @@ func (f *fake) look(int) (neighbours, error) {
 	n.attached, n.rival = !f.removed, f.removed
 	return n, nil
 }
-func (*fake) forget(int)          {}
+func (*fake) forget(int)                {}
 func (f *fake) succeed(int, bool) error { f.succeeds++; return nil }
 
 // faked is a watcher whose devices exist only here.

@@ -79,6 +79,17 @@ func TestExhaustion(t *testing.T) {
 	}
 }
 
+// countsBroken are the promises that are not kept, but for those of times: these are for an
+// idle machine.
+func countsBroken(r *experiment.SearchReport) (broken []experiment.Promise) {
+	for _, p := range r.Promises {
+		if !p.Kept && !strings.HasSuffix(p.Name, "_time") {
+			broken = append(broken, p)
+		}
+	}
+	return broken
+}
+
 func TestSearch(t *testing.T) {
 	labtest.Require(t)
 	const names = 400
@@ -86,7 +97,7 @@ func TestSearch(t *testing.T) {
 	steps := make(map[string]bool)
 	search.Progress = func(p experiment.Progress) { steps[p.Phase+": "+p.Step] = true }
 	report, err := search.Run(t.Context())
-	for attempt := 1; err == nil && !report.Kept && attempt < 3; attempt++ { // a starved machine keeps no promise
+	for attempt := 1; err == nil && len(countsBroken(report)) > 0 && attempt < 3; attempt++ { // on a starved machine leases lapse
 		report, err = search.Run(t.Context())
 	}
 	if err != nil {
@@ -97,8 +108,8 @@ func TestSearch(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("\n%s", table.String())
-	if !report.Kept {
-		t.Error("not every promise is kept")
+	for _, p := range countsBroken(report) {
+		t.Errorf("not kept: %s: %s", p.Text, p.Found)
 	}
 	if today := report.Ways[0]; today.ClientQueries != 8*names || today.UpstreamQueries != 8*names {
 		t.Errorf("today: %+v", today)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -73,7 +72,7 @@ func (m *measurement) flood(ctx context.Context) (*result, error) {
 		return nil, err
 	}
 	r := &result{Server: m.Name, Upstream: m.kind, Protocol: string(m.protocol)}
-	r.IdleMiB = resident(m.Running.PID())
+	r.IdleMiB = contained.Memory(m.Running.PID(), "VmRSS")
 	r.before(before)
 	if m.kind == closed {
 		if err := m.upstream.close(); err != nil {
@@ -136,7 +135,7 @@ func (m *measurement) watch(ctx context.Context, r *result, began time.Time) {
 			return
 		case <-tick.C:
 		}
-		r.PeakMiB = max(r.PeakMiB, resident(m.Running.PID()))
+		r.PeakMiB = max(r.PeakMiB, contained.Memory(m.Running.PID(), "VmRSS"))
 		r.Descriptors = max(r.Descriptors, descriptors(m.Running.PID()))
 		if n%10 == 0 && r.NamedAfterMS == 0 && m.names(source) {
 			r.NamedAfterMS = time.Since(began).Milliseconds()
@@ -148,23 +147,6 @@ func (m *measurement) watch(ctx context.Context, r *result, began time.Time) {
 func (m *measurement) names(source string) bool {
 	text, err := os.ReadFile(m.Log)
 	return err == nil && strings.Contains(string(text), "client "+source)
-}
-
-// resident is what is resident of a process, in MiB (proc_pid_status(5), VmRSS).
-func resident(pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
-			if err == nil {
-				return float64(kb) / 1024
-			}
-		}
-	}
-	return 0
 }
 
 func descriptors(pid int) int {

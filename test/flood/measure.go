@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -160,7 +157,7 @@ func (m *measurement) watch(ctx context.Context, r *result) {
 			return
 		case <-tick.C:
 		}
-		r.PeakMiB = max(r.PeakMiB, resident(m.Running.PID()))
+		r.PeakMiB = max(r.PeakMiB, contained.Memory(m.Running.PID(), "VmHWM"))
 		if n%10 != 0 {
 			continue
 		}
@@ -181,21 +178,4 @@ func (m *measurement) watch(ctx context.Context, r *result) {
 		}
 		cancel()
 	}
-}
-
-// resident is the most that was resident of a process, in MiB (proc_pid_status(5), VmHWM).
-func resident(pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
-			if err == nil {
-				return float64(kb) / 1024
-			}
-		}
-	}
-	return 0
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -182,4 +183,22 @@ func (c *Container) Lapses(ctx context.Context) (int, error) {
 		return 0, errors.New("there is no metric coredns_notrack_lease_lapses_total")
 	}
 	return int(lapses), nil
+}
+
+// Memory is a field of proc_pid_status(5) in MiB, such as VmRSS, what is resident of the
+// process, or VmHWM, the most that was; 0 if the process has ended.
+func Memory(pid int, field string) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, field+":"); ok {
+			kb, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(rest), " kB"))
+			if err == nil {
+				return float64(kb) / 1024
+			}
+		}
+	}
+	return 0
 }

@@ -71,13 +71,21 @@ type kernelSide struct {
 	program *kernel.Program
 	real    time.Time     // a time of the kernel
 	realAt  time.Duration // the same on its clock
-	seen    tally
+	running sync.Mutex    // one query at a time is in the kernel
 
 	t         *testing.T
 	next      plugin.Handler // the cache
 	announcer *fastpath.Announcer
 	mu        sync.Mutex
 	records   map[string]fastpath.Record
+	seen      tally
+}
+
+// sees counts. Several clients ask at a time.
+func (k *kernelSide) sees(what string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.seen[what]++
 }
 
 // monotonic reads the kernel's clock, which no bubble changes.
@@ -126,7 +134,7 @@ func (k *kernelSide) ServeDNS(ctx context.Context, w dns.ResponseWriter, m *dns.
 	if _, udp := w.RemoteAddr().(*net.UDPAddr); !udp {
 		return k.next.ServeDNS(ctx, w, m)
 	}
-	k.seen["queries"]++
+	k.sees("queries")
 	query, err := m.Pack()
 	if err != nil {
 		k.t.Fatal(err)
@@ -141,9 +149,9 @@ func (k *kernelSide) ServeDNS(ctx context.Context, w dns.ResponseWriter, m *dns.
 	if got == nil {
 		return code, err
 	}
-	k.seen["hits"]++
+	k.sees("hits")
 	if len(got.Answer) == 0 {
-		k.seen["negative"]++
+		k.sees("negative")
 	}
 	if took := time.Since(asked); took > 0 || rec.msg == nil || shown(got) != shown(rec.msg) {
 		k.t.Errorf("after %s the cache says\n%v\nthe kernel said\n%v", took, rec.msg, got)
@@ -176,6 +184,8 @@ func shown(m *dns.Msg) string {
 
 // answer returns what the kernel's program replies now, or nil if it passes the query on.
 func (k *kernelSide) answer(query []byte) *dns.Msg {
+	k.running.Lock()
+	defer k.running.Unlock()
 	var q wire.Query
 	if q.Parse(query) != wire.Plain {
 		return k.run(query)

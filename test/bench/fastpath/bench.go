@@ -234,7 +234,11 @@ func (b *bench) sample(ctx context.Context, l load, r *running) (s sample, err e
 			return s, err
 		}
 	}
-	before, err := readClock(r.Running.PID(), b.softirqs)
+	server := r.Running.PID()
+	if l.name == programOthers {
+		server = b.other.PID() // it answers them
+	}
+	before, err := readClock(server, b.softirqs)
 	if err != nil {
 		return s, err
 	}
@@ -242,7 +246,7 @@ func (b *bench) sample(ctx context.Context, l load, r *running) (s sample, err e
 	if err != nil {
 		return s, err
 	}
-	after, err := readClock(r.Running.PID(), b.softirqs)
+	after, err := readClock(server, b.softirqs)
 	if err != nil {
 		return s, err
 	}

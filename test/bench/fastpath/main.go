@@ -67,7 +67,7 @@ func parse() options {
 	flag.StringVar(&o.dnsperf, "dnsperf", "dnsperf", "the dnsperf `binary` that saturates the servers")
 	flag.StringVar(&o.output, "output", "table", "what goes to standard output: `table|json`")
 	flag.IntVar(&o.rounds, "rounds", 5, "how many undisturbed `rounds` of each load are measured")
-	flag.Float64Var(&o.disturbed, "disturbed", 0.05, "the `share` of the CPUs' time that others may take in a round that counts")
+	flag.Float64Var(&o.disturbed, "disturbed", 0.1, "the `share` of the CPUs' time that others may take in a round that counts")
 	flag.StringVar(&o.servers, "servers", "", "measure these `servers` only, separated by commas: "+strings.Join(serverNames(), ", "))
 	flag.StringVar(&o.loads, "loads", "", "measure these `loads` only, separated by commas: "+strings.Join(loadNames(), ", "))
 	flag.BoolVar(&o.verbose, "v", false, "write each measurement to standard error")

@@ -73,7 +73,7 @@ help: ## list the targets
 
 .PHONY: deps
 deps: ## install what tests need (Debian packages, Go itself, Go modules)
-	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || [ -e $${p%%:*} ] || missing+=" $${p##*:}"; done; \
+	@missing=; for p in $(PROGRAMS); do command -v $${p%%:*} >/dev/null || [[ $$p = /* && -e $${p%%:*} ]] || missing+=" $${p##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends $$missing; \

@@ -1,14 +1,20 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -34,57 +40,90 @@ const (
 
 func newFlood(from *lab.Namespace, target netip.Addr, protocol lab.Protocol, rate int) flood {
 	if protocol == lab.TCP {
-		return &tcpFlood{from: from, target: netip.AddrPortFrom(target, lab.DNSPort), rate: rate}
+		return &childFlood{from: from, target: netip.AddrPortFrom(target, lab.DNSPort), rate: rate}
 	}
 	return &clients.Flood{From: from, Target: target, Rate: rate, Ports: floodPorts}
+}
+
+// childFlood is a tcpFlood in a process of its own: its thousands of goroutines would hold up
+// those that measure.
+type childFlood struct {
+	from   *lab.Namespace
+	target netip.AddrPort
+	rate   int
+	child  *lab.Child
+}
+
+// floodCommand is the first argument of that process. The target and the rate follow.
+const floodCommand = "flood-over-tcp"
+
+// Start implements flood.
+func (f *childFlood) Start() (err error) {
+	f.child, err = f.from.Start("flood", exec.Command("/proc/self/exe", floodCommand, f.target.String(), strconv.Itoa(f.rate)))
+	return err
+}
+
+// Stop implements flood.
+func (f *childFlood) Stop() (sent int, err error) {
+	const grace = 10 * time.Second
+	if err := f.child.Stop(grace); err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(f.child.Output()))
+}
+
+// floodHere is the process of a childFlood. It writes how many queries it has sent.
+func floodHere(arguments []string) error {
+	if len(arguments) != 2 {
+		return fmt.Errorf("%s TARGET RATE: got %q", floodCommand, arguments)
+	}
+	target, err := netip.ParseAddrPort(arguments[0])
+	if err != nil {
+		return err
+	}
+	rate, err := strconv.Atoi(arguments[1])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	f := &tcpFlood{target: target, rate: rate, stop: ctx.Done()}
+	f.run()
+	_, err = fmt.Println(f.sent.Load())
+	return err
 }
 
 // tcpFlood asks over many connections, without waiting for answers, and opens others again
 // and again.
 type tcpFlood struct {
-	from   *lab.Namespace
 	target netip.AddrPort
 	rate   int
 
-	stop    chan struct{}
+	stop    <-chan struct{}
 	running sync.WaitGroup
 	sent    atomic.Int64
 	names   atomic.Int64
 }
 
-// Start implements flood.
-func (f *tcpFlood) Start() error {
-	f.stop = make(chan struct{})
+// run floods until stop is closed.
+func (f *tcpFlood) run() {
 	for range askingConns {
 		f.running.Go(f.ask)
 	}
 	for range idleConns {
 		f.running.Go(f.idle)
 	}
-	return nil
-}
-
-// Stop implements flood.
-func (f *tcpFlood) Stop() (sent int, err error) {
-	close(f.stop)
 	f.running.Wait()
-	return int(f.sent.Load()), nil
 }
 
 // dial returns nil if there is no connection.
 func (f *tcpFlood) dial() *os.File {
-	fd := -1
-	err := f.from.Do(func() (err error) {
-		fd, err = lab.OpenSocket(lab.TCP, false)
-		return err
-	})
-	if err == nil {
-		err = lab.Connect(fd, lab.TCP, 0, f.target)
-	}
+	fd, err := lab.OpenSocket(lab.TCP, f.target.Addr().Is6())
 	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+		return nil
+	}
+	if err := lab.Connect(fd, lab.TCP, 0, f.target); err != nil {
+		_ = unix.Close(fd)
 		return nil
 	}
 	return os.NewFile(uintptr(fd), "tcp")

@@ -29,6 +29,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == floodCommand {
+		if err := floodHere(os.Args[2:]); err != nil {
+			fmt.Fprintf(os.Stderr, "fair: %v\n", err)
+			os.Exit(2)
+		}
+		return
+	}
 	kept, err := run()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "fair: %v\n", err)

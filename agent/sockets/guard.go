@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -18,7 +19,8 @@ import (
 
 const (
 	// A scan of the connections takes a thousandth of a millisecond for each open file. The
-	// next one is guardRest later at least, and guardShare times as long as the scan took.
+	// next one is guardRest later at least, and guardShare times the processor time that the
+	// scan took. Beside a flood it waits much longer for the processor, when it matters most.
 	guardRest  = 20 * time.Millisecond
 	guardShare = 10
 )
@@ -135,11 +137,28 @@ func (g *Guard) run(events *os.File, ended chan<- struct{}) {
 		// is not relied on while there are many.
 		for many := err == nil; many; {
 			time.Sleep(guardRest) // more connections come, and these are accepted
-			began := time.Now()
-			many = g.scan(events, full)
-			time.Sleep(guardShare * time.Since(began))
+			took := processorTime(func() { many = g.scan(events, full) })
+			time.Sleep(guardShare * took)
 		}
 	}
+}
+
+// processorTime calls f, and returns for how long it ran on a processor.
+func processorTime(f func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	began := threadTime()
+	f()
+	return threadTime() - began
+}
+
+// threadTime is the processor time of this thread so far (clock_gettime(2)).
+func threadTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0 // cannot fail
+	}
+	return time.Duration(t.Nano())
 }
 
 // connectionFile is a connection and its descriptor, which may be another file's by now.
@@ -177,17 +196,16 @@ func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
 			full[client] = true
 		}
 		many = many || len(conns) > most/2
-		if len(conns) <= most {
-			continue
-		}
-		for _, c := range silentest(conns)[:len(conns)-most] {
+	}
+	if !maps.Equal(full, before) {
+		g.refuse(listen, slices.Collect(maps.Keys(full))) // before more come
+	}
+	for client, conns := range byClient {
+		for _, c := range silentest(conns, len(conns)-most) {
 			if end(c.fd, c.Connection, unix.SHUT_RDWR) == nil && g.Reset != nil {
 				g.Reset(client)
 			}
 		}
-	}
-	if !maps.Equal(full, before) {
-		g.refuse(listen, slices.Collect(maps.Keys(full)))
 	}
 	return many
 }
@@ -212,8 +230,12 @@ func listens(fd int, endpoints []iptables.Endpoint) bool {
 	return slices.ContainsFunc(endpoints, func(e iptables.Endpoint) bool { return e.Proto == iptables.TCP && accepts(fd, e) })
 }
 
-// silentest sorts the connections: first those that have been silent for longest.
-func silentest(conns []connectionFile) []connectionFile {
+// silentest returns as many of the connections as given: those that have been silent for
+// longest.
+func silentest(conns []connectionFile, n int) []connectionFile {
+	if n <= 0 {
+		return nil
+	}
 	silent := make(map[iptables.Connection]uint32, len(conns))
 	for _, c := range conns {
 		if info, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
@@ -223,5 +245,5 @@ func silentest(conns []connectionFile) []connectionFile {
 	slices.SortStableFunc(conns, func(a, b connectionFile) int {
 		return int(silent[b.Connection]) - int(silent[a.Connection])
 	})
-	return conns
+	return conns[:n]
 }

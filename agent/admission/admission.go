@@ -46,10 +46,11 @@ type Queries struct {
 	// timer run late then.
 	Crowded func()
 
-	// Late, if set, is called with true when goroutines run late because of the queries
-	// of one client, and with false when it no longer has so many.
-	Late func(bool)
-	told bool // that they run late; of the goroutine that watches
+	// Late, if set, is called with true when goroutines have run late for some time because of
+	// the queries of one client, and with false when it no longer has so many.
+	Late      func(bool)
+	lateSince time.Time // these two are of the goroutine that watches
+	told      bool      // that they run late
 
 	// Slow, if set, is called now and then while old misses are under way.
 	Slow func()
@@ -60,6 +61,7 @@ type Queries struct {
 	Thin     func(from []netip.Addr, pass float64)
 	thin     thinning // of the goroutine that watches
 	thinned  atomic.Int32
+	came     [slots]atomic.Int32 // while watch runs, the queries over UDP; those of thinned sources since the last window
 
 	// begun counts the queries that began to wait in the last two windows of length
 	// beginWindow. The windows advance while watch runs.
@@ -67,10 +69,12 @@ type Queries struct {
 	before  stuck
 	windows atomic.Uint32
 
-	// last is the slot of the last client that asked, plus one, and mixed the window up to
-	// which clients count as several, since another one asked: one that is alone keeps
-	// nobody waiting.
-	last, mixed atomic.Uint32
+	// last is the slot of the last client that asked, plus one, and mixed the time until which
+	// clients count as several, in nanoseconds of the Unix time, since another one asked: one
+	// that is alone keeps nobody waiting. They are kept at all times: a flood may hold up the
+	// queries of the others before they come here.
+	last  atomic.Uint32
+	mixed atomic.Int64
 
 	// Misses are counted in two generations. Misses of the former one have been under
 	// way for at least the time slow. When none of them is left, the present generation
@@ -124,16 +128,18 @@ const (
 	// Goroutines count as late for lateFor after watch found them late.
 	lateFor = 100 * time.Millisecond
 
-	// shortFor is how long after that buffers stay short.
-	shortFor = 5 * time.Second
+	// Buffers become short when goroutines have run late for shortAfter: it did not help that
+	// the kernel drops queries of the client that floods, or it does not. They stay short for
+	// shortFor. Before, a burst needs their room.
+	shortAfter = 250 * time.Millisecond
+	shortFor   = 5 * time.Second
 
 	// beginWindow is the shortest time for which a query counts as one that has just
 	// begun to wait. With clientHere, 640 of one client may begin in a second.
 	beginWindow = 50 * time.Millisecond
 
-	// A client is alone again when nobody else has asked for mixedFor windows of length
-	// beginWindow.
-	mixedFor = 20
+	// A client is alone again when nobody else has asked for mixedFor.
+	mixedFor = time.Second
 )
 
 // queryLimit returns how many misses may be under way with a memory limit of the Go
@@ -154,8 +160,9 @@ func (u *Queries) Take(client netip.Addr) bool {
 	here := own - u.waiting.of(slot) + u.begun[0].of(slot) + u.begun[1].of(slot)
 	if u.watching.Load() {
 		here -= u.before.of(slot)
-		u.asks(slot)
+		u.came[slot].Add(1)
 	}
+	u.asks(slot)
 	greedy := here > clientHere && here > u.clientMay() // few queries read the clock
 	if greedy && u.watching.CompareAndSwap(false, true) {
 		go u.watch()
@@ -222,20 +229,26 @@ func (u *Queries) watch() {
 		began := time.Now()
 		time.Sleep(latePause)
 		now := time.Now()
-		if now.Sub(began) > latePause+lateBy {
+		lateNow := now.Sub(began) > latePause+lateBy
+		if lateNow {
 			last = now
-			u.limit.read()
+			u.limit.look(now)
 		}
-		late := now.Sub(last) < lateFor && u.isMixed()
-		u.note(late)
-		u.Misses().Pace(now, late)
+		mixed := u.isMixed()
+		late := now.Sub(last) < lateFor && mixed
+		u.note(now, late)
+		u.Misses().Pace(now, lateNow && mixed)
 		if now.Sub(last) >= shortFor {
 			u.endNotes()
 		}
-		if now.Sub(window) >= beginWindow {
+		switch {
+		case now.Sub(window) >= beginWindow:
+			lateThen := !last.Before(window) && mixed
 			window = now
 			u.nextWindow()
-			u.thinOut(late)
+			u.thinOut(lateThen)
+		case late && len(u.thin.from) == 0 && u.Offenders.Floods(floodsAt):
+			u.thinOut(late) // the sooner the fewer packets of others find no room
 		}
 	}
 	u.endNotes()
@@ -258,7 +271,10 @@ func (u *Queries) thinOut(late bool) {
 		// kernel drops would end the lease (see package lease).
 		changed = u.thin.end()
 	} else {
-		changed = u.thin.next(late, u.Overflow(), floods)
+		changed = u.thin.next(window{
+			late: late, overflow: u.Overflow, floods: floods,
+			pressed: u.thin.isPressed(func(a netip.Addr) int32 { return u.came[slotOf(a)].Swap(0) }),
+		})
 	}
 	if changed {
 		u.Thin(u.thin.from, u.thin.pass)
@@ -272,29 +288,27 @@ func (u *Queries) isCrowded() bool {
 }
 
 // Asks notes a query of a client over TCP, which is not taken.
-func (u *Queries) Asks(client netip.Addr) {
-	if u.watching.Load() {
-		u.asks(slotOf(client))
-	}
-}
+func (u *Queries) Asks(client netip.Addr) { u.asks(slotOf(client)) }
 
 // asks notes a query of a client.
 func (u *Queries) asks(slot uint32) {
 	if last := u.last.Load(); last != slot+1 {
 		u.last.Store(slot + 1)
 		if last != 0 {
-			u.mixed.Store(u.windows.Load() + mixedFor)
+			u.mixed.Store(time.Now().Add(mixedFor).UnixNano())
 		}
 	}
 }
 
 // isMixed reports whether several clients have asked lately.
-func (u *Queries) isMixed() bool { return int32(u.mixed.Load()-u.windows.Load()) > 0 }
+func (u *Queries) isMixed() bool { return time.Now().UnixNano() < u.mixed.Load() }
 
-// note notes whether goroutines run late, and reports when they begin to.
-func (u *Queries) note(late bool) {
-	u.late.Store(late)
-	if late && !u.told {
+// note notes whether goroutines run late, and reports it when they have for some time.
+func (u *Queries) note(now time.Time, late bool) {
+	if !u.late.Swap(late) {
+		u.lateSince = now
+	}
+	if late && !u.told && now.Sub(u.lateSince) >= shortAfter {
 		u.told = true
 		u.tell(true)
 	}
@@ -348,17 +362,26 @@ func (u *Queries) done(slot uint32) {
 	}
 }
 
-// Miss calls pass, which asks an upstream, when the client has a place, and returns what it
-// returns; see [fairness.Misses.Do]. A query that was taken is not busy meanwhile.
-func (u *Queries) Miss(ctx context.Context, client netip.Addr, taken bool, pass func(context.Context) (int, error)) (int, error) {
-	slot := slotOf(client)
-	if taken {
+// A Miss is a query that the cache cannot answer.
+type Miss struct {
+	Client netip.Addr
+	Taken  bool // [Queries.Take] has counted it
+	InTurn bool // see [fairness.Misses.Do]
+}
+
+// Pass calls pass, which asks an upstream, when the client of a miss has a place, and returns
+// what it returns; see [fairness.Misses.Do]. A query that was taken is not busy meanwhile.
+func (u *Queries) Pass(ctx context.Context, m Miss, pass func(context.Context) (int, error)) (int, error) {
+	slot := slotOf(m.Client)
+	if m.Taken {
 		u.done(slot)
 		defer u.busy.add(slot, 1)
 	}
 	defer u.begins(slot)()
-	u.Asks(client)
-	return u.Misses().Do(ctx, client, func(ctx context.Context) (int, error) {
+	if m.Client.IsValid() { // not the cache, which asks in advance for its clients
+		u.asks(slot)
+	}
+	return u.Misses().Do(ctx, m.Client, m.InTurn, func(ctx context.Context) (int, error) {
 		generation := &u.generations[1-u.former.Load()]
 		generation.Add(1)
 		defer generation.Add(-1)

@@ -46,7 +46,7 @@ func begin(t *testing.T, u *Queries, client netip.Addr, taken bool) (end func())
 	began, over, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		_, err := u.Miss(context.Background(), client, taken, func(context.Context) (int, error) {
+		_, err := u.Pass(context.Background(), Miss{Client: client, Taken: taken}, func(context.Context) (int, error) {
 			close(began)
 			<-over
 			return 0, nil
@@ -78,7 +78,7 @@ func TestMissesUnderWayAreBounded(t *testing.T) {
 		over := make(chan struct{})
 		for range 20 {
 			go func() {
-				_, _ = u.Miss(t.Context(), greedy, false, func(context.Context) (int, error) { <-over; return 0, nil })
+				_, _ = u.Pass(t.Context(), Miss{Client: greedy}, func(context.Context) (int, error) { <-over; return 0, nil })
 			}()
 		}
 		synctest.Wait()
@@ -153,42 +153,66 @@ func TestLateGoroutinesAreNoticed(t *testing.T) {
 	})
 }
 
-// A client that is alone keeps nobody waiting.
+// A client that is alone keeps nobody waiting. Others are known although nobody watched.
 func TestAClientAlone(t *testing.T) {
-	var u Queries
-	client, other := flooder()
-	u.watching.Store(true) // so that watch does not start
-	ask := func(c netip.Addr) {
-		u.Take(c)
-		u.Done(c)
-	}
-	for step, tc := range []struct {
-		windows int // that pass before
-		client  netip.Addr
-		mixed   bool
-	}{
-		{0, client, false}, {1, client, false}, {1, other, true}, {mixedFor - 1, other, true}, {1, other, false}, {0, client, true},
-	} {
-		for range tc.windows {
-			u.nextWindow()
+	synctest.Test(t, func(t *testing.T) {
+		var u Queries
+		client, other := flooder()
+		taken := func(c netip.Addr) {
+			u.Take(c)
+			u.Done(c)
 		}
-		if ask(tc.client); u.isMixed() != tc.mixed {
-			t.Errorf("step %d: several clients: %t", step, !tc.mixed)
+		missed := func(c netip.Addr) { begin(t, &u, c, false)() }
+		for step, tc := range []struct {
+			after  time.Duration
+			ask    func(netip.Addr)
+			client netip.Addr
+			mixed  bool
+		}{
+			{0, taken, client, false},
+			{mixedFor, taken, client, false},
+			{0, missed, netip.Addr{}, false}, // the cache asks by itself
+			{0, taken, other, true},
+			{mixedFor - 1, taken, other, true},
+			{1, taken, other, false},
+			{0, u.Asks, client, true},
+			{mixedFor, missed, client, false},
+			{0, missed, other, true},
+		} {
+			time.Sleep(tc.after)
+			if tc.ask(tc.client); u.isMixed() != tc.mixed {
+				t.Errorf("step %d: several clients: %t", step, !tc.mixed)
+			}
 		}
-	}
+		time.Sleep(2 * slow) // the ticks end
+	})
 }
 
-// Being late is reported once for each time that a client is greedy.
+// Being late is reported once for each time that a client is greedy, when it has lasted.
 func TestLateGoroutinesAreToldOfOnce(t *testing.T) {
 	var u Queries
 	var told []bool
 	u.Late = func(late bool) { told = append(told, late) }
-	u.note(false)
-	u.note(true)
-	u.note(false)
-	u.note(true)
-	if !u.late.Load() {
-		t.Error("not late")
+	var now time.Time
+	for step, tc := range []struct {
+		after time.Duration
+		late  bool
+		want  []bool
+	}{
+		{0, false, nil},
+		{time.Second, true, nil},
+		{shortAfter - 1, true, nil},
+		{0, false, nil}, // a burst
+		{1, true, nil},
+		{shortAfter, true, []bool{true}},
+		{time.Second, true, []bool{true}},
+		{time.Second, false, []bool{true}},
+		{1, true, []bool{true}},
+	} {
+		now = now.Add(tc.after)
+		if u.note(now, tc.late); !slices.Equal(told, tc.want) || u.late.Load() != tc.late {
+			t.Errorf("step %d: told %v, and late: %v", step, told, u.late.Load())
+		}
 	}
 	u.endNotes()
 	u.endNotes()

@@ -17,11 +17,15 @@ type thinning struct {
 	tooMuch  float64      // the part that held up others last
 	windows  int          // since pass was changed
 	overflow uint64       // packets lost in the buffers so far
+	unknown  bool         // how many of them while goroutines ran late
 }
 
 const (
 	// A source floods if it lost so many queries in a window, 500 a second.
 	floodsAt = 25
+
+	// firstPass is the part that passes at first.
+	firstPass = 1.0 / 4
 
 	// leastPass is the smallest part: of 20,000 queries a second 312.
 	leastPass = 1.0 / 64
@@ -48,6 +52,15 @@ func (t *thinning) end() (changed bool) {
 	return changed
 }
 
+// isPressed reports whether one of the sources still sends so much that it would flood, from
+// what has passed of each since it was called last.
+func (t *thinning) isPressed(passed func(netip.Addr) int32) (pressed bool) {
+	for _, a := range t.from {
+		pressed = float64(passed(a)) >= floodsAt*t.pass || pressed
+	}
+	return pressed
+}
+
 // add thins out a source, if the kernel can take one more.
 func (t *thinning) add(source netip.Addr) {
 	if !slices.Contains(t.from, source) && len(t.from) < sockets.MaxThinned {
@@ -69,27 +82,45 @@ func (t *thinning) age(floods []netip.Addr) (changed bool) {
 	return changed
 }
 
-// next is called after each window, with whether goroutines ran late in it, how many packets
-// were lost in buffers so far, and which sources flood. It reports whether something has
-// changed.
-func (t *thinning) next(late bool, overflow uint64, floods []netip.Addr) (changed bool) {
-	lost := overflow > t.overflow
-	t.overflow = overflow
+// window is what happened in one.
+type window struct {
+	late     bool          // goroutines ran late
+	overflow func() uint64 // packets lost in buffers so far
+	floods   []netip.Addr  // the sources that flood
+	pressed  bool          // thinned sources send as much as before, though they may lose nothing more
+}
+
+// heldUp reports whether others are held up. It does not read files while goroutines run late:
+// that takes a turn of the scheduler for each system call.
+func (t *thinning) heldUp(w window) bool {
+	if w.late {
+		t.unknown = true
+		return true
+	}
+	before, unknown := t.overflow, t.unknown
+	t.overflow, t.unknown = w.overflow(), false
+	return t.overflow > before && !unknown
+}
+
+// next is called after each window. It reports whether something has changed.
+func (t *thinning) next(w window) (changed bool) {
+	heldUp := t.heldUp(w)
 	t.windows++
-	aged := t.age(floods)
+	aged := t.age(w.floods)
+	pressed := len(w.floods) > 0 || w.pressed && len(t.from) > 0
 	switch {
-	case (late || lost) && len(floods) > 0:
+	case heldUp && pressed:
 		if len(t.from) == 0 {
-			t.pass = 1
+			t.pass = 2 * firstPass
 		}
-		for _, a := range floods {
+		for _, a := range w.floods {
 			t.add(a)
 		}
 		t.tooMuch = t.pass
 		t.pass = max(leastPass, t.pass/2)
-	case len(t.from) == 0 || t.windows < passWindows && len(floods) > 0:
+	case len(t.from) == 0 || t.windows < passWindows && pressed:
 		return aged
-	case len(floods) > 0 && t.pass > t.tooMuch/near && t.pass < t.tooMuch*near:
+	case pressed && t.pass > t.tooMuch/near && t.pass < t.tooMuch*near:
 		t.pass *= slowGrowth
 	default:
 		t.pass *= passGrowth

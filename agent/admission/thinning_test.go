@@ -25,26 +25,52 @@ func TestThinning(t *testing.T) {
 		late        bool
 		lost        uint64 // in each window
 		floods      []netip.Addr
+		pressed     bool
 		from        int
 		least, most float64 // of the part that passes
 	}{
-		{3, true, 1, nil, 0, 0, 0},                 // nobody floods
-		{3, false, 0, both[:1], 0, 0, 0},           // nobody is held up
-		{1, true, 0, both[:1], 1, 0.5, 0.5},        // goroutines run late
-		{1, false, 7, both[:1], 1, 0.25, 0.25},     // packets are lost
-		{3, false, 0, both[:1], 1, 0.25, 0.25},     // it stays for some time
-		{1, false, 0, both[:1], 1, 0.3125, 0.3125}, // and grows
-		{8, false, 0, both[:1], 1, 0.4, 0.41},      // slowly where it was too much
-		{20, true, 0, both, 2, leastPass, leastPass},
-		{100, false, 0, both, 2, 2 * leastPass, 20 * leastPass},
-		{15, false, 0, nil, 0, 0, 0}, // the flood is over
+		{3, true, 1, nil, false, 0, 0, 0},                                       // nobody floods
+		{3, false, 0, both[:1], false, 0, 0, 0},                                 // nobody is held up
+		{1, true, 0, both[:1], false, 1, firstPass, firstPass},                  // goroutines run late
+		{1, false, 7, both[:1], false, 1, firstPass, firstPass},                 // packets were lost, perhaps then
+		{1, false, 7, both[:1], false, 1, firstPass / 2, firstPass / 2},         // packets are lost
+		{3, false, 0, both[:1], false, 1, firstPass / 2, firstPass / 2},         // it stays for some time
+		{1, false, 0, both[:1], false, 1, firstPass * 0.625, firstPass * 0.625}, // and grows
+		{8, false, 0, both[:1], false, 1, firstPass * 0.8, firstPass * 0.82},    // slowly where it was too much
+		{1, true, 0, nil, true, 1, firstPass * 0.4, firstPass * 0.41},           // it loses nothing more, but goroutines run late
+		{3, false, 0, nil, true, 1, firstPass * 0.4, firstPass * 0.41},
+		{20, true, 3, both, false, 2, leastPass, leastPass},
+		{100, false, 0, both, false, 2, 2 * leastPass, 20 * leastPass},
+		{15, false, 0, nil, false, 0, 0, 0}, // the flood is over
 	} {
 		for range tc.windows {
 			lost += tc.lost
-			th.next(tc.late, lost, tc.floods)
+			th.next(window{late: tc.late, overflow: func() uint64 { return lost }, floods: tc.floods, pressed: tc.pressed})
 		}
 		if len(th.from) != tc.from || tc.from > 0 && (th.pass < tc.least || th.pass > tc.most) {
 			t.Errorf("step %d: %v, %g passes, want %d sources and %g to %g", step, th.from, th.pass, tc.from, tc.least, tc.most)
+		}
+	}
+}
+
+// A thinned source that sends little no longer presses.
+func TestPressing(t *testing.T) {
+	greedy, other := flooder()
+	th := thinning{pass: 1.0 / 16, from: []netip.Addr{greedy, other}}
+	for _, tc := range []struct {
+		passed int32 // of one of them
+		want   bool
+	}{{0, false}, {1, false}, {2, true}, {100, true}} {
+		for _, who := range th.from {
+			got := th.isPressed(func(a netip.Addr) int32 {
+				if a == who {
+					return tc.passed
+				}
+				return 0
+			})
+			if got != tc.want {
+				t.Errorf("%d passed of %s: %t", tc.passed, who, got)
+			}
 		}
 	}
 }
@@ -54,16 +80,16 @@ func TestThinning(t *testing.T) {
 func TestWhoNoLongerFloodsIsNotThinned(t *testing.T) {
 	greedy, once := flooder()
 	var th thinning
-	th.next(true, 0, []netip.Addr{greedy, once})
+	th.next(window{late: true, floods: []netip.Addr{greedy, once}})
 	for range idleWindows + 1 {
-		th.next(true, 0, []netip.Addr{greedy})
+		th.next(window{late: true, floods: []netip.Addr{greedy}})
 	}
 	if !slices.Equal(th.from, []netip.Addr{greedy}) || th.pass > leastPass {
 		t.Errorf("%v, %g passes", th.from, th.pass)
 	}
 	for range 2 * sockets.MaxThinned {
 		once = once.Next()
-		th.next(true, 0, []netip.Addr{greedy, once})
+		th.next(window{late: true, floods: []netip.Addr{greedy, once}})
 	}
 	if len(th.from) != sockets.MaxThinned || len(th.idle) != len(th.from) {
 		t.Errorf("%d sources, %d", len(th.from), len(th.idle))

@@ -16,6 +16,7 @@ import (
 type throttling struct {
 	sum    atomic.Int64 // throttled time at the last read, in nanoseconds
 	at     atomic.Int64 // when sum last grew, in nanoseconds of the Unix time
+	none   atomic.Int64 // when there was no limit, in nanoseconds of the Unix time; 0: there is one
 	source func() cgroup.CPU
 
 	refused sync.Once // logs that buffers stay small
@@ -42,8 +43,13 @@ func (d *drops) count(now uint64, filtered bool) uint64 {
 	return d.sum
 }
 
-// The process counts as throttled for throttledFor after its limit was used up.
-const throttledFor = time.Second
+const (
+	// The process counts as throttled for throttledFor after its limit was used up.
+	throttledFor = time.Second
+
+	// A process without a limit gets none for so long, as far as look knows.
+	noneFor = 5 * time.Second
+)
 
 // read returns the limit, and records whether it was used up since the last read.
 func (t *throttling) read() cgroup.CPU {
@@ -55,7 +61,20 @@ func (t *throttling) read() cgroup.CPU {
 	if t.sum.Swap(int64(cpu.Throttled)) < int64(cpu.Throttled) {
 		t.at.Store(time.Now().UnixNano())
 	}
+	none := int64(0)
+	if cpu.Limit == 0 {
+		none = time.Now().UnixNano()
+	}
+	t.none.Store(none)
 	return cpu
+}
+
+// look reads the limit, if there was one lately: it is read from files, and when goroutines run
+// late each system call takes a turn of the scheduler.
+func (t *throttling) look(now time.Time) {
+	if now.UnixNano()-t.none.Load() >= int64(noneFor) {
+		t.read()
+	}
 }
 
 // lately reports whether the limit was used up in the last second.

@@ -38,6 +38,32 @@ func TestThrottledLately(t *testing.T) {
 	})
 }
 
+// Without a limit its files are not read again and again while goroutines run late.
+func TestWithoutLimitItIsSeldomRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var th throttling
+		var cpu cgroup.CPU
+		reads := 0
+		th.source = func() cgroup.CPU {
+			reads++
+			return cpu
+		}
+		for step, tc := range []struct {
+			after time.Duration
+			limit float64
+			want  int
+		}{
+			{0, 0, 1}, {noneFor - 1, 0, 1}, {1, 0.1, 2}, {1, 0.1, 3}, {1, 0, 4}, {1, 0, 4},
+		} {
+			time.Sleep(tc.after)
+			cpu.Limit = tc.limit
+			if th.look(time.Now()); reads != tc.want {
+				t.Errorf("step %d: read %d times, want %d", step, reads, tc.want)
+			}
+		}
+	})
+}
+
 // Packets that a filter drops are not lost to the CPU limit: they must not end the lease.
 func TestFilteredPacketsAreNotLost(t *testing.T) {
 	var d drops

@@ -30,8 +30,8 @@ const (
 	leastShare = 4
 
 	// mostWaiting is how many queries of a source may wait for a place, and leastWaiting
-	// how many may where sources are very many. At 2,000 queries a second the last of 256
-	// waits for 128 ms.
+	// how many may where sources are very many, when one comes that is not in turn. At 2,000
+	// queries a second the last of 256 waits for 128 ms.
 	mostWaiting  = 256
 	leastWaiting = 4
 
@@ -45,8 +45,10 @@ const (
 	// patience bounds how long a query waits for a place. Clients do not wait longer.
 	patience = 5 * time.Second
 
-	// leastPace is the lowest pace. It grows by 1/paceStep in each paceTime.
+	// leastPace is the lowest pace. It is halved once in each slowTime while goroutines run
+	// late, and grows by 1/paceStep in each paceTime when they do not.
 	leastPace = 16
+	slowTime  = 20 * time.Millisecond
 	paceStep  = 32
 	paceTime  = 100 * time.Millisecond
 )
@@ -103,7 +105,8 @@ func (e *NotBegun) Unwrap() error { return e.err }
 // miss is a query of a source. It waits, is under way, or is over.
 type miss struct {
 	source *source
-	links  [2]*miss      // in the queue of its source: before and after
+	links  [2]*miss // in the queue of its source: before and after
+	inTurn bool
 	turn   chan struct{} // closed when the wait is over
 	cancel context.CancelFunc
 	state  state
@@ -126,15 +129,18 @@ type placeKey struct{}
 // way. It returns a [*Shed] if the query had to and was not answered, or got no place before
 // the deadline, and a [*NotBegun] if the context was cancelled before f was called.
 //
+// With inTurn, the client asks its next query there only when this one is answered, as over
+// a TCP connection. The number of these is bounded by that of the connections.
+//
 // A query that f causes, and that has its context, needs no place of its own: if all places
 // were of queries that cause others, these would wait for one another.
-func (m *Misses) Do(ctx context.Context, from netip.Addr, f func(context.Context) (rcode int, err error)) (rcode int, err error) {
+func (m *Misses) Do(ctx context.Context, from netip.Addr, inTurn bool, f func(context.Context) (rcode int, err error)) (rcode int, err error) {
 	if ctx.Value(placeKey{}) != nil {
 		return f(ctx)
 	}
 	inner, cancel := context.WithCancel(context.WithValue(ctx, placeKey{}, true))
 	defer cancel()
-	q := &miss{cancel: cancel}
+	q := &miss{cancel: cancel, inTurn: inTurn}
 	if err := m.enter(ctx, q, from); err != nil {
 		return 0, err
 	}
@@ -209,24 +215,24 @@ func (m *Misses) SetLimit(limit int) {
 }
 
 // Pace is called every few milliseconds while many queries are under way, with whether
-// goroutines run late. Sources beyond their share start fewer misses then, until
+// goroutines ran late just now. Sources beyond their share start fewer misses then, until
 // goroutines run in time.
 func (m *Misses) Pace(now time.Time, late bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now.Sub(m.paced) < paceTime && (m.pace > 0 || !late) {
-		return
-	}
-	m.paced = now
+	since := now.Sub(m.paced)
 	switch {
-	case late:
-		m.pace = max(leastPace, min(m.bound(), m.under)*3/4)
-	case m.pace > 0:
+	case late && since >= slowTime:
+		m.pace = max(leastPace, min(m.bound(), m.under)/2)
+	case !late && m.pace > 0 && since >= paceTime:
 		m.pace += max(1, m.pace/paceStep)
 		if m.pace >= m.limit {
 			m.pace = 0
 		}
+	default:
+		return
 	}
+	m.paced = now
 	m.dispatch()
 }
 
@@ -317,7 +323,7 @@ func (m *Misses) wait(q *miss) {
 	s := q.source
 	s.waiting.push(q)
 	m.waiting++
-	if s.waiting.len > min(mostWaiting, max(leastWaiting, m.limit/len(m.sources))) {
+	if !q.inTurn && s.waiting.len > min(mostWaiting, max(leastWaiting, m.limit/len(m.sources))) {
 		oldest := s.waiting.first
 		m.forget(oldest)
 		m.giveWay(oldest)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,7 +36,7 @@ type outcome struct {
 func (u *upstream) ask(from netip.Addr) {
 	u.running.Go(func() {
 		began := time.Now()
-		_, err := u.misses.Do(context.Background(), from, func(context.Context) (int, error) {
+		_, err := u.misses.Do(context.Background(), from, false, func(context.Context) (int, error) {
 			time.Sleep(u.takes)
 			return 0, nil
 		})
@@ -135,7 +136,7 @@ func TestGivingWay(t *testing.T) {
 		gaveWay := make(chan struct{}, limit)
 		for range limit {
 			u.running.Go(func() {
-				_, err := u.misses.Do(ctx, flooder, func(ctx context.Context) (int, error) {
+				_, err := u.misses.Do(ctx, flooder, false, func(ctx context.Context) (int, error) {
 					<-ctx.Done()
 					time.Sleep(time.Second / 2) // the plugins below notice it late
 					return 0, ctx.Err()
@@ -176,7 +177,7 @@ func TestTheOldestGivesWay(t *testing.T) {
 		var running sync.WaitGroup
 		for i := range mostWaiting + 4 {
 			running.Go(func() {
-				_, err := m.Do(t.Context(), flooder, func(context.Context) (int, error) {
+				_, err := m.Do(t.Context(), flooder, false, func(context.Context) (int, error) {
 					<-release
 					return 0, nil
 				})
@@ -198,6 +199,40 @@ func TestTheOldestGivesWay(t *testing.T) {
 	})
 }
 
+// Queries in turn wait, however many they are: their clients would ask again at once. One
+// that is not in turn has too many give way.
+func TestQueriesInTurnWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(2)
+		var shed atomic.Int32
+		release := make(chan struct{})
+		var running sync.WaitGroup
+		ask := func(inTurn bool) {
+			running.Go(func() {
+				_, err := m.Do(t.Context(), flooder, inTurn, func(context.Context) (int, error) {
+					<-release
+					return 0, nil
+				})
+				if err != nil {
+					shed.Add(1)
+				}
+			})
+			synctest.Wait()
+		}
+		for range 2 * mostWaiting {
+			ask(true)
+		}
+		if n := shed.Load(); n > 0 {
+			t.Errorf("%d gave way", n)
+		}
+		if ask(false); shed.Load() != 1 {
+			t.Errorf("%d gave way for one that is not in turn, want 1", shed.Load())
+		}
+		close(release)
+		running.Wait()
+	})
+}
+
 // A query whose client has gone frees its place.
 func TestAClientThatGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -205,13 +240,13 @@ func TestAClientThatGoes(t *testing.T) {
 		hold := make(chan struct{})
 		var running sync.WaitGroup
 		running.Go(func() {
-			_, _ = m.Do(t.Context(), flooder, func(context.Context) (int, error) { <-hold; return 0, nil })
+			_, _ = m.Do(t.Context(), flooder, false, func(context.Context) (int, error) { <-hold; return 0, nil })
 		})
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(t.Context())
 		var err error
 		running.Go(func() {
-			_, err = m.Do(ctx, flooder, func(context.Context) (int, error) { t.Error("it was asked"); return 0, nil })
+			_, err = m.Do(ctx, flooder, false, func(context.Context) (int, error) { t.Error("it was asked"); return 0, nil })
 		})
 		synctest.Wait()
 		cancel()
@@ -219,7 +254,7 @@ func TestAClientThatGoes(t *testing.T) {
 		if f := m.Figures(); !errors.Is(err, context.Canceled) || f.Waiting != 0 {
 			t.Errorf("%v, %+v", err, f)
 		}
-		_, late := m.Do(t.Context(), flooder, func(context.Context) (int, error) { t.Error("it was asked"); return 0, nil })
+		_, late := m.Do(t.Context(), flooder, false, func(context.Context) (int, error) { t.Error("it was asked"); return 0, nil })
 		var shed *Shed
 		if !errors.As(late, &shed) {
 			t.Errorf("a query that waited for too long: %v", late)
@@ -289,7 +324,7 @@ func TestPanic(t *testing.T) {
 	m := New(2)
 	func() {
 		defer func() { _ = recover() }()
-		_, _ = m.Do(t.Context(), flooder, func(context.Context) (int, error) { panic("a plugin") })
+		_, _ = m.Do(t.Context(), flooder, false, func(context.Context) (int, error) { panic("a plugin") })
 	}()
 	if f := m.Figures(); f.UnderWay+f.Sources > 0 {
 		t.Errorf("%+v", f)
@@ -307,7 +342,7 @@ func BenchmarkDo(b *testing.B) {
 					if a = a.Next(); i%sources == 0 {
 						a = netip.MustParseAddr("10.0.0.0")
 					}
-					_, _ = m.Do(b.Context(), a, func(context.Context) (int, error) { return 0, nil })
+					_, _ = m.Do(b.Context(), a, false, func(context.Context) (int, error) { return 0, nil })
 				}
 			})
 		})

@@ -152,12 +152,27 @@ func (o *Offenders) watch() {
 	}
 }
 
+// Floods reports whether there are sources that Recent would return.
+func (o *Offenders) Floods(least int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for a, r := range o.records {
+		if r.recent >= least && isOne(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// isOne reports whether a source is one client whose address is known.
+func isOne(source netip.Addr) bool { return source.IsValid() && source != others }
+
 // Recent returns the sources that lost at least so many queries since it was called last.
 func (o *Offenders) Recent(least int) (out []netip.Addr) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for a, r := range o.records {
-		if r.recent >= least && a.IsValid() && a != others {
+		if r.recent >= least && isOne(a) {
 			out = append(out, a)
 		}
 		r.recent = 0

@@ -18,9 +18,9 @@ func TestAQueryThatCausesAnother(t *testing.T) {
 		for range 16 {
 			u.running.Go(func() {
 				began := time.Now()
-				_, err := u.misses.Do(t.Context(), flooder, func(ctx context.Context) (int, error) {
+				_, err := u.misses.Do(t.Context(), flooder, false, func(ctx context.Context) (int, error) {
 					time.Sleep(5 * time.Millisecond)
-					return u.misses.Do(ctx, flooder, func(context.Context) (int, error) {
+					return u.misses.Do(ctx, flooder, false, func(context.Context) (int, error) {
 						time.Sleep(5 * time.Millisecond)
 						return 0, nil
 					})
@@ -57,7 +57,7 @@ func TestTheEndOfAWait(t *testing.T) {
 				hold := make(chan struct{})
 				var running sync.WaitGroup
 				running.Go(func() {
-					_, _ = m.Do(t.Context(), flooder, func(context.Context) (int, error) { <-hold; return 0, nil })
+					_, _ = m.Do(t.Context(), flooder, false, func(context.Context) (int, error) { <-hold; return 0, nil })
 				})
 				synctest.Wait()
 				ctx, cancel := context.WithTimeout(t.Context(), tc.until)
@@ -66,7 +66,7 @@ func TestTheEndOfAWait(t *testing.T) {
 					time.AfterFunc(time.Second, cancel)
 				}
 				defer cancel()
-				_, err := m.Do(ctx, flooder, func(context.Context) (int, error) { t.Error("it was asked"); return 0, nil })
+				_, err := m.Do(ctx, flooder, false, func(context.Context) (int, error) { t.Error("it was asked"); return 0, nil })
 				var shed *Shed
 				var notBegun *NotBegun
 				if errors.As(err, &shed) != tc.shed || errors.As(err, &notBegun) == tc.shed {
@@ -95,7 +95,7 @@ func TestTheSecondLargestGivesWay(t *testing.T) {
 		hold := func(ctx context.Context, from netip.Addr, n int) {
 			for range n {
 				u.running.Go(func() {
-					_, _ = u.misses.Do(ctx, from, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+					_, _ = u.misses.Do(ctx, from, false, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
 				})
 			}
 			synctest.Wait()

@@ -15,6 +15,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	clog "github.com/coredns/coredns/plugin/pkg/log"
+	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
@@ -45,8 +46,12 @@ func (g *Gate) Pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, ask f
 		return ask(ctx)
 	}
 	client, _, proto := tuple.Of(w)
-	taken := g.owned && proto == unix.IPPROTO_UDP && client.Addr().IsValid()
-	rcode, err := Queries.Miss(ctx, client.Addr(), taken, ask)
+	known := client.Addr().IsValid()
+	rcode, err := Queries.Pass(ctx, admission.Miss{
+		Client: client.Addr(),
+		Taken:  g.owned && proto == unix.IPPROTO_UDP && known,
+		InTurn: g.inTurn() && proto == unix.IPPROTO_TCP && known,
+	}, ask)
 	var shed *fairness.Shed
 	var notBegun *fairness.NotBegun
 	switch {
@@ -62,6 +67,12 @@ func (g *Gate) Pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, ask f
 		return dns.RcodeSuccess, nil
 	}
 	return dns.RcodeServerFailure, plugin.Error(directive, over)
+}
+
+// inTurn reports whether the server answers the queries of a TCP connection one after the
+// other: HTTP/2, of HTTPS and gRPC, has many at a time.
+func (g *Gate) inTurn() bool {
+	return g.block.Transport == transport.DNS || g.block.Transport == transport.TLS
 }
 
 // OverShare is the error of a query that had to give way. It says nothing about the upstream

@@ -229,3 +229,18 @@ func TestOwnAddressIsNotRefused(t *testing.T) {
 		testwait.True(t, time.Minute, "those that are too many are closed", func() bool { return s.has(own) <= 5 })
 	}
 }
+
+// A guard that waits for the processor need not rest for it.
+func TestProcessorTime(t *testing.T) {
+	const waits = 200 * time.Millisecond
+	if took := processorTime(func() { time.Sleep(waits) }); took > waits/2 {
+		t.Errorf("a wait of %s counts as %s", waits, took)
+	}
+	const works = 5 * time.Millisecond
+	if took := processorTime(func() {
+		for began := threadTime(); threadTime()-began < works; {
+		}
+	}); took < works {
+		t.Errorf("work of %s counts as %s", works, took)
+	}
+}

@@ -15,8 +15,8 @@ const (
 	// keep this one from running. The kernel's default is 277.
 	room = 1 << 20
 
-	// leastRoom is the size while goroutines run late, so that checks, and the queries of
-	// other clients, do not wait behind those of one client for longer than the lease:
+	// leastRoom is the size when goroutines run late for long, so that checks, and the queries
+	// of other clients, do not wait behind those of one client for longer than the lease:
 	// the kernel's default (net.core.rmem_default).
 	leastRoom = 212992
 

@@ -14,6 +14,7 @@ import (
 	"github.com/coredns/coredns/core/dnsserver"
 	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
+	"github.com/coredns/coredns/plugin/pkg/transport"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -207,6 +208,41 @@ func TestTheEndOfAWait(t *testing.T) {
 				answered := w.Msg != nil && w.Msg.Rcode == dns.RcodeServerFailure
 				if answered == cancelled || cancelled && (rcode != dns.RcodeServerFailure || err == nil) {
 					t.Errorf("%s, %v, reply %v", dns.RcodeToString[rcode], err, w.Msg)
+				}
+				close(hold)
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// The queries of TCP connections wait, those that a client may ask at once give way.
+func TestWhoGivesWay(t *testing.T) {
+	for _, tc := range []struct {
+		transport string
+		tcp, gone bool
+	}{
+		{transport.DNS, false, true}, {transport.DNS, true, false}, {transport.TLS, true, false},
+		{transport.HTTPS, true, true}, {transport.GRPC, true, true},
+	} {
+		t.Run(fmt.Sprintf("%s tcp %t", tc.transport, tc.tcp), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer func(q *admission.Queries) { Queries = q }(Queries)
+				Queries = &admission.Queries{Offenders: fairness.Offenders{Log: log}}
+				Queries.AtMost(2)
+				g := &Gate{block: &dnsserver.Config{Transport: tc.transport}}
+				hold := make(chan struct{})
+				for range 10 {
+					go func() {
+						_, _ = g.Pass(t.Context(), &test.ResponseWriter{TCP: tc.tcp}, new(dns.Msg).SetQuestion("www.example.org.", dns.TypeA), func(context.Context) (int, error) {
+							<-hold
+							return 0, nil
+						})
+					}()
+				}
+				synctest.Wait()
+				if f := Queries.Misses().Figures(); (f.Shed > 0) != tc.gone {
+					t.Errorf("%+v", f)
 				}
 				close(hold)
 				synctest.Wait()

@@ -53,9 +53,6 @@ type Agent struct {
 	// FastPath returns what the kernel answers, for the control socket. It must be set
 	// before the first load; nil: nothing.
 	FastPath func() *control.FastPath
-	// FastPathDevices returns the devices to which a program of this process is attached
-	// with tcx. Start and Shutdown wait for it: it must not wait for a caller of JoinGate.
-	FastPathDevices func() []string
 
 	// Accountant counts the queries to this process.
 	Accountant fastpath.Accountant
@@ -293,7 +290,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Unblock:     (&firewall.Opener{Log: p.log}).Open,
 			Adopt:       (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
 			Claims:      ruleset.Claims,
-			Explain:     func(a netip.Addr) string { return firewall.Explain(a, p.fastPathDevices) },
+			Explain:     firewall.Explain,
 			Unannounced: legacy.InUse,
 			Changed:     p.zones.RulesChanged,
 			Load: func(endpoints []iptables.Endpoint) lease.Load {

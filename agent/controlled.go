@@ -59,14 +59,6 @@ func (c controlled) Status() control.Status {
 	return s
 }
 
-// fastPathDevices returns the devices to which a program of this process is attached with tcx.
-func (p *Agent) fastPathDevices() []string {
-	if p.FastPathDevices == nil {
-		return nil
-	}
-	return p.FastPathDevices()
-}
-
 // Attach implements control.Controlled.
 func (c controlled) Attach(ctx context.Context) error {
 	if k := c.agent.reconciler.Load(); k != nil {

@@ -12,16 +12,16 @@ import (
 
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/hostrules"
+	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/route"
 )
 
 // Explain names the rules and eBPF programs of others that may defeat our rules for the
 // address. Such rules see its DNS before conntrack does, such programs see packets or
-// sockets before any rule. It returns "" if there are none. own returns the devices that have
-// a program of this process.
-func Explain(a netip.Addr, own func() []string) string {
+// sockets before any rule. It returns "" if there are none.
+func Explain(a netip.Addr) string {
 	found := conflicts(a)
-	found = append(found, programs(a, own())...)
+	found = append(found, programs(a)...)
 	if len(found) == 0 {
 		return ""
 	}
@@ -81,8 +81,9 @@ const (
 
 // programs names eBPF programs that handle DNS before netfilter does. A load balancer at
 // the sockets rewrites a Service address before there is a packet. A program at a device
-// may make packets bypass all hooks. Programs at classic tc are not found.
-func programs(a netip.Addr, own []string) []string {
+// may make packets bypass all hooks. Programs at classic tc are not found, and those of
+// instances, this one or another, are left out.
+func programs(a netip.Addr) []string {
 	var out []string
 	connect, sendmsg := uint32(attachConnect4), uint32(attachSendmsg4)
 	if a.Is6() {
@@ -90,7 +91,7 @@ func programs(a netip.Addr, own []string) []string {
 	}
 	if root, err := os.Open("/sys/fs/cgroup"); err == nil {
 		defer root.Close()
-		if n := countPrograms(uint32(root.Fd()), connect) + countPrograms(uint32(root.Fd()), sendmsg); n > 0 {
+		if n := len(programsAt(uint32(root.Fd()), connect)) + len(programsAt(uint32(root.Fd()), sendmsg)); n > 0 {
 			out = append(out, fmt.Sprintf("%d eBPF programs at the sockets of all processes, as of a load balancer that replaces kube-proxy", n))
 		}
 	}
@@ -100,11 +101,8 @@ func programs(a netip.Addr, own []string) []string {
 	}
 	var devices []string
 	for _, l := range links {
-		ours := uint32(0)
-		if slices.Contains(own, l.Attributes.Name) {
-			ours = 1
-		}
-		if countPrograms(l.Index, attachTCXIngress) > ours {
+		foreign := func(id uint32) bool { return !owner.IsProgram(id) }
+		if slices.ContainsFunc(programsAt(l.Index, attachTCXIngress), foreign) {
 			devices = append(devices, l.Attributes.Name)
 		}
 	}
@@ -114,21 +112,23 @@ func programs(a netip.Addr, own []string) []string {
 	return out
 }
 
-// countPrograms is bpf(BPF_PROG_QUERY) for the descriptor of a cgroup or the index of a
-// device. It returns 0 if the query is not allowed.
-func countPrograms(target, attachType uint32) uint32 {
+// programsAt is bpf(BPF_PROG_QUERY) for the descriptor of a cgroup or the index of a device.
+// It returns the ids of the programs, at most 64, and none if the query is not allowed.
+func programsAt(target, attachType uint32) []uint32 {
 	const progQuery = 16
-	// The query part of union bpf_attr, up to Linux 4.15's size: target_fd or
-	// target_ifindex, attach_type, query_flags, attach_flags, prog_ids,
-	// prog_cnt.
+	var ids [64]uint32
+	// The query part of union bpf_attr: target_fd or target_ifindex, attach_type,
+	// query_flags, attach_flags, prog_ids, prog_cnt, and room for what later kernels write
+	// whatever the size, such as a revision.
 	attr := struct {
 		target, attachType, queryFlags, attachFlags uint32
-		ids                                         uint64
+		ids                                         *[len(ids)]uint32
 		count, _                                    uint32
-	}{target: target, attachType: attachType}
+		_                                           [128]byte
+	}{target: target, attachType: attachType, ids: &ids, count: uint32(len(ids))}
 	_, _, errno := unix.Syscall(unix.SYS_BPF, progQuery, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	if errno != 0 && errno != unix.ENOSPC {
-		return 0
+		return nil
 	}
-	return attr.count
+	return ids[:min(int(attr.count), len(ids))]
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/trackless-dns/trackless/fastpath/kernel"
 	"github.com/trackless-dns/trackless/internal/testns"
 	"github.com/trackless-dns/trackless/internal/testwait"
+	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/route"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -218,7 +219,7 @@ func TestTheEndOfAnInstance(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					l, err := mark(id)
+					l, err := owner.MarkProgram(uint32(id))
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -10,6 +10,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // Numbers of linux/pkt_sched.h and linux/pkt_cls.h.
@@ -164,7 +166,7 @@ func (c *clsact) succeed(index int, onlyDead bool) error {
 		return ignoreGone(err)
 	}
 	others := slices.DeleteFunc(slices.Clone(all), func(f filter) bool {
-		return !f.isOurs() || f.handle == c.handle || onlyDead && isInstance(f.program)
+		return !f.isOurs() || f.handle == c.handle || onlyDead && owner.IsProgram(uint32(f.program))
 	})
 	if len(others) == 0 {
 		return nil

@@ -5,6 +5,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/trackless-dns/trackless/iptables/owner"
 )
 
 // tcx attaches with a link (Linux 6.6). It goes with its descriptor.
@@ -67,13 +69,22 @@ func (x *tcx) look(index int) (n neighbours, err error) {
 func (x *tcx) isInstance(id ebpf.ProgramID) bool {
 	is, known := x.instances[id]
 	if !known {
-		is = isInstance(id)
+		is = owner.IsProgram(uint32(id))
 		x.instances[id] = is
 	}
 	return is
 }
 
 func (x *tcx) forget(index int) { x.filters.forget(index) }
+
+func idOf(p *ebpf.Program) (ebpf.ProgramID, error) {
+	info, err := p.Info()
+	if err != nil {
+		return 0, err
+	}
+	id, _ := info.ID()
+	return id, nil
+}
 
 // succeed has nothing to do: links end with their processes.
 func (*tcx) succeed(int, bool) error { return nil }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/internal/logger"
+	"github.com/trackless-dns/trackless/iptables/owner"
 	"github.com/trackless-dns/trackless/iptables/route"
 )
 
@@ -174,7 +175,7 @@ func (w *Watcher) mark() (unmark func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := mark(id)
+	l, err := owner.MarkProgram(uint32(id))
 	if err != nil {
 		return nil, err
 	}

@@ -13,7 +13,3 @@ const FailoverTable = TablePrefix + "failover"
 // UpstreamPrefix is the prefix of the names of tables for upstreams; a random id
 // follows.
 const UpstreamPrefix = TablePrefix + "upstream-"
-
-// ProgramMark is the prefix of the names of the abstract sockets by which instances know
-// each other's BPF programs; the id of the program follows. Nobody answers there.
-const ProgramMark = "@trackless-answer/"

@@ -144,21 +144,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// devices returns the devices to which the program is attached with tcx. It does not wait for
-// a reload.
-func (r *running) devices() (names []string) {
-	w := r.watcher.Load()
-	if w == nil {
-		return nil
-	}
-	for _, d := range w.Devices() {
-		if d.Attached == "tcx" {
-			names = append(names, d.Name)
-		}
-	}
-	return names
-}
-
 // status implements control.Status's FastPath.
 func (r *running) status() *control.FastPath {
 	r.mu.Lock()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/trackless-dns/trackless/agent/policies"
@@ -25,10 +24,6 @@ type running struct {
 	problem string // why there is none although the configuration wants one
 	blocks  []*decided
 	loaded  *load // of the configuration in force; nil: nothing is announced
-
-	// watcher is that of path, for those who must not wait for mu: follow holds it while it
-	// waits for the agent.
-	watcher atomic.Pointer[attach.Watcher]
 }
 
 // process is the one of this process. It is a variable, since caddy and Prometheus call
@@ -94,7 +89,6 @@ func (r *running) load(blocks []*decided) error {
 			return err
 		}
 		r.path = p
-		r.watcher.Store(p.watcher)
 	}
 	l, err := r.path.load(blocks)
 	if err != nil {
@@ -139,7 +133,6 @@ func (r *running) end() {
 
 func (r *running) close() {
 	if r.path != nil {
-		r.watcher.Store(nil)
 		r.path.close()
 		r.path = nil
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/trackless-dns/trackless/fastpath"
-	"github.com/trackless-dns/trackless/fastpath/attach"
 )
 
 func TestRejoinMissesNoClose(t *testing.T) {
@@ -82,24 +81,5 @@ func TestIsOpen(t *testing.T) {
 		if p.door(row.at, row.until); p.isOpen() != row.want {
 			t.Errorf("%s: open %t", row.name, p.isOpen())
 		}
-	}
-}
-
-// A stop waits for the agent's checks, which ask for the devices, while a reload waits for the
-// stop.
-func TestDevicesAreToldDuringAReload(t *testing.T) {
-	r := &running{}
-	r.watcher.Store(attach.New(attach.Config{}))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		r.devices()
-	}()
-	select {
-	case <-told:
-	case <-time.After(10 * time.Second):
-		t.Error("the devices are told only after the reload")
 	}
 }

@@ -32,7 +32,7 @@ var log = clog.NewWithPlugin(directive)
 
 func init() {
 	plugin.Register(directive, setup)
-	notrack.ShowFastPath(process.status, process.devices)
+	notrack.ShowFastPath(process.status)
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.stop, sockets.stop)
 	notrack.DenyLeases(sockets.stuck)
 }

@@ -59,12 +59,9 @@ func Untrack(owner any, servers []netip.AddrPort) { process.Untrack(owner, serve
 // [agent.Agent.JoinGate].
 func JoinGate(tell func(a netip.Addr, until time.Time)) (leave func()) { return process.JoinGate(tell) }
 
-// ShowFastPath has the control socket show what a fast path answers. Devices returns the
-// devices of its program, see [agent.Agent.FastPathDevices]. It is called before the first
-// Corefile is loaded.
-func ShowFastPath(show func() *control.FastPath, devices func() []string) {
-	process.FastPath, process.FastPathDevices = show, devices
-}
+// ShowFastPath has the control socket show what a fast path answers. It is called before the
+// first Corefile is loaded.
+func ShowFastPath(show func() *control.FastPath) { process.FastPath = show }
 
 // HandOver has the state given to the instance that replaces this one, besides the state of
 // this directive. It is called before the first Corefile is loaded.

@@ -142,17 +142,20 @@ func (c *Checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Leas
 	return checks, leases, nil
 }
 
-func (p *pool) fill(a netip.Addr) error {
-	listen := func() (*net.UDPConn, error) {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
-		if err != nil {
-			return nil, err
-		}
-		if err := stamp(conn); err != nil {
-			return nil, errors.Join(err, conn.Close())
-		}
-		return conn, nil
+// listenAt opens a socket for checks with a port of its own.
+func listenAt(a netip.Addr) (*net.UDPConn, error) {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return nil, err
 	}
+	if err := stamp(conn); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+func (p *pool) fill(a netip.Addr) error {
+	listen := func() (*net.UDPConn, error) { return listenAt(a) }
 	for len(p.udp) < poolSize {
 		conn, err := listen()
 		if err != nil {
@@ -197,7 +200,8 @@ func (c *Checker) leaseEndpoint(a netip.Addr) (iptables.Endpoint, bool) {
 
 // Check implements [reconcile.Checker]. Each of our sockets at the endpoint is
 // asked through a port that is known to lead to it; when a port leads elsewhere
-// than before, as after another instance came or went, all are tried again.
+// than before, as after another instance came or went, all are tried again. That other
+// one may hang: its sockets take queries all the same.
 func (c *Checker) Check(ctx context.Context, e iptables.Endpoint) error {
 	err := c.checkSockets(ctx, e)
 	c.proofs.note(e, err == nil)
@@ -208,7 +212,7 @@ func (c *Checker) checkSockets(ctx context.Context, e iptables.Endpoint) error {
 	p := c.pools[e.Addr]
 	for socket, port := range p.routes[e] {
 		got, err := c.ask(ctx, p, e, port)
-		if err != nil && !errors.Is(err, ErrNotOurs) {
+		if err != nil && !leadsElsewhere(err) {
 			return err
 		}
 		if err != nil || got != socket {
@@ -225,20 +229,26 @@ func (c *Checker) checkSockets(ctx context.Context, e iptables.Endpoint) error {
 		switch {
 		case askErr == nil:
 			routes[socket] = port
-		case !errors.Is(askErr, ErrNotOurs):
+		case ctx.Err() != nil || !leadsElsewhere(askErr):
 			return askErr
-		default:
+		case !errors.Is(err, context.DeadlineExceeded):
 			err = askErr
 		}
 		if len(routes) == c.Sockets {
 			break
 		}
 	}
-	if len(routes) == 0 {
+	// Of several sockets one may be another instance's that hangs, or ours.
+	if len(routes) == 0 || len(routes) < c.Sockets && errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	p.routes[e] = routes
 	return nil
+}
+
+// leadsElsewhere reports whether a port may lead to another instance, which answers or hangs.
+func leadsElsewhere(err error) bool {
+	return errors.Is(err, ErrNotOurs) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // ask sends one check from one port of the pool and returns which of our
@@ -265,15 +275,8 @@ func (c *Checker) Effect(ctx context.Context, a netip.Addr) error {
 		return nil
 	}
 	since := c.looked(a, time.Now())
-	ctx, cancel := c.patience(ctx)
-	defer cancel()
+	err := c.askEffect(ctx, e)
 	conn := c.pools[a].effect
-	_, err := c.askUDP(ctx, e, conn)
-	if errors.Is(err, ErrNotOurs) {
-		// Of several instances on this node any may answer; what matters is
-		// that the query was not tracked.
-		err = nil
-	}
 	if c.Tracked == nil {
 		return err
 	}
@@ -294,6 +297,38 @@ func (c *Checker) Effect(ctx context.Context, a netip.Addr) error {
 		return fmt.Errorf("what this node asks leaves no entry, but %d others that asked lately did: rules that meet pods alone track their queries", n)
 	}
 	return nil
+}
+
+// effectPorts is from how many ports a query for the effect is sent until one is answered:
+// some lead to another instance, which may hang.
+const effectPorts = 8
+
+// askEffect sends the query for the effect.
+func (c *Checker) askEffect(ctx context.Context, e iptables.Endpoint) (err error) {
+	p := c.pools[e.Addr]
+	for n := range effectPorts {
+		if n > 0 {
+			next, openErr := listenAt(e.Addr)
+			if openErr != nil {
+				return errors.Join(err, openErr)
+			}
+			_ = p.effect.Close()
+			p.effect = next
+		}
+		patient, cancel := c.patience(ctx)
+		_, err = c.askUDP(patient, e, p.effect)
+		err = explain(patient, err)
+		cancel()
+		if errors.Is(err, ErrNotOurs) {
+			// Of several instances on this node any may answer; what matters is
+			// that the query was not tracked.
+			return nil
+		}
+		if ctx.Err() != nil || !leadsElsewhere(err) {
+			return err
+		}
+	}
+	return err
 }
 
 func (c *Checker) askTCP(ctx context.Context, e iptables.Endpoint, source uint16) (string, error) {

@@ -83,11 +83,16 @@ func (p *patience) look(now time.Time) {
 	}
 }
 
-// explain returns why a check failed: what it says itself, or that there was no time to
-// answer it.
+// explain returns why a check failed: what it says itself, that there was no time to answer
+// it, or that nobody answered in time (context.DeadlineExceeded).
 func explain(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, reconcile.ErrStarved) {
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+		return nil
+	case errors.Is(cause, reconcile.ErrStarved):
 		return cause
+	case errors.Is(cause, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", err, cause)
 	}
 	return err
 }

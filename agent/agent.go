@@ -53,6 +53,9 @@ type Agent struct {
 	// FastPath returns what the kernel answers, for the control socket. It must be set
 	// before the first load; nil: nothing.
 	FastPath func() *control.FastPath
+	// FastPathSockets reports whether a fast path has UDP sockets at an address, and chooses
+	// those that get queries. It must be set before the first load; nil: there are none.
+	FastPathSockets func(netip.AddrPort) bool
 
 	// Accountant counts the queries to this process.
 	Accountant fastpath.Accountant
@@ -71,6 +74,7 @@ type Agent struct {
 	zones     entries.ZoneSearch
 	lost      sockets.Dropped
 	guard     sockets.Guard
+	steering  sockets.Steering
 
 	guardLimits sync.Once // the memory limit is set after New
 
@@ -155,6 +159,7 @@ func New(c Config) *Agent {
 	p.upstreams.log = c.Log
 	p.services.Log, p.services.Tracked = c.Log, p.zones.Tracked
 	p.standing.Services, p.standing.Log = &p.services, c.Log
+	p.steering.Log, p.steering.Serves, p.steering.Elsewhere = c.Log, p.serves, p.hasFastSockets
 	if p.Queries = c.Queries; p.Queries == nil {
 		p.Queries = &admission.Queries{Offenders: fairness.Offenders{Log: c.Log}}
 	}
@@ -272,7 +277,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 		Addresses: hostaddr.New(hostaddr.Config{Keep: load.Keep, Claims: ruleset.Claims, Log: p.log.Infof}, load.Plan.Link),
 		Log:       p.log,
 		Served:    p.served,
-		Yield:     sockets.LeaveToOthers,
+		Yield:     p.yield,
 		Reset:     sockets.Reset,
 		Queries:   p.Accountant.Arrived,
 		Sync:      load.Sync,
@@ -288,7 +293,7 @@ func (p *Agent) open(load *Load, b iptables.Backend) error {
 			Unowned:     p.services.Unowned,
 			Refresh:     p.refresh,
 			Unblock:     (&firewall.Opener{Log: p.log}).Open,
-			Adopt:       (&ruleset.Adopter{Log: p.log, Count: p.config.CountSetupError}).Adopt,
+			Adopt:       p.adopter(),
 			Claims:      ruleset.Claims,
 			Explain:     firewall.Explain,
 			Unannounced: legacy.InUse,
@@ -365,6 +370,7 @@ func (p *Agent) failover(load *Load) error {
 func (p *Agent) forget() {
 	p.closeAccounts()
 	p.guard.Close()
+	p.steering.Release()
 	p.Health.Follow(nil, nil)
 	p.Succession.Follow(nil, 0)
 	if p.watch != nil {
@@ -446,6 +452,7 @@ func (p *Agent) Exit() {
 	if err := errors.Join(k.Close(), ruleset.RemoveStale(p.log)); err != nil {
 		p.log.Errorf("stop: %v", err)
 	}
+	p.steering.Release()
 	p.Health.Follow(nil, nil)
 	p.upstreams.follow(nil)
 	p.closeAccounts()
@@ -466,18 +473,6 @@ func (p *Agent) progress() uint64 { return p.Accountant.Answered() - p.Queries.D
 // healthOf returns the configuration of upstream health for a load.
 func (p *Agent) healthOf(load *Load) *health.Config {
 	return &health.Config{Blocks: load.Server.Blocks, Listen: load.Plan.Listen, DryRun: load.Plan.DryRun, FailoverTo: p.standing.To}
-}
-
-// forwardTargets returns the upstreams of the notrack blocks, in the order of the
-// Corefile: those of `forward`, and the fallbacks of `upstream`.
-func (l *Load) forwardTargets() []netip.Addr {
-	var out []netip.Addr
-	for _, ap := range l.Server.Forwards() {
-		if !slices.Contains(out, ap.Addr()) {
-			out = append(out, ap.Addr())
-		}
-	}
-	return out
 }
 
 // plain returns the endpoints for plain DNS over UDP.

@@ -61,3 +61,10 @@ func (c Claims) Serving(endpoints []Endpoint) []Endpoint {
 		return !slices.ContainsFunc(c.instances, func(i Instance) bool { return slices.Contains(i.Listen, e) })
 	})
 }
+
+// Live reports whether an instance has queries to the address untracked now.
+func (c Claims) Live(a netip.Addr) bool {
+	return slices.ContainsFunc(c.instances, func(i Instance) bool {
+		return slices.ContainsFunc(i.Live, func(e Endpoint) bool { return e.Addr == a })
+	})
+}

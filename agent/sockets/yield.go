@@ -3,9 +3,11 @@ package sockets
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/reuseport"
 	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -23,14 +25,18 @@ func LeaveToOthers(endpoints []iptables.Endpoint) error {
 // answered with sendmsg.
 func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 	var errs []error
+	detached := map[netip.AddrPort]bool{}
 	for _, s := range listeningUDP(fds, endpoints) {
 		if reuse, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT); err != nil || reuse == 0 {
 			continue
 		}
-		// Some kernels let a program choose connected sockets, too (Linux 5.10; 6.18 does
-		// not). The other instance attaches its own again. Without a program, and before
-		// Linux 5.3, this is an error.
-		_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0)
+		// The program may choose our sockets, and some kernels let it choose connected ones,
+		// too (Linux 5.10; 6.18 does not). The other instance attaches its own, perhaps
+		// before we have come to the next socket. Before Linux 5.3 this is an error.
+		if at := sockets.AddressOf(s.own); !detached[at] {
+			_ = reuseport.Detach(s.fd)
+			detached[at] = true
+		}
 		if err := unix.Connect(s.fd, s.own); err != nil {
 			errs = append(errs, fmt.Errorf("leave queries to %s to another instance: connect the socket to itself: %w", sockets.AddressOf(s.own), err))
 		}

@@ -27,6 +27,8 @@ type Config struct {
 	Accountant *fastpath.Accountant
 	// Leave tells of clients whose queries CoreDNS must see; nil: there are none.
 	Leave func(client netip.AddrPort) bool
+	// Others reports whether another instance serves clients at the address.
+	Others func() bool
 	// Panicked is told of each panic that a query has caused in a reader.
 	Panicked func(fault any)
 	Log      logger.Logger
@@ -38,7 +40,7 @@ const MaxSockets = 64
 
 // A Group has the sockets at one listen address. They share the address with CoreDNS's,
 // and with those of other instances. Queries of clients come to them while a table is in
-// use and the gate is open; a query that they do not answer from the cache is passed to
+// use, the gate is open, and no other instance keeps them; a query that they do not answer from the cache is passed to
 // CoreDNS's server. Its methods may be called from several goroutines at once.
 type Group struct {
 	config  Config
@@ -60,7 +62,8 @@ type Group struct {
 	readers bool // they run
 }
 
-// Open opens the sockets. They get queries at once, which wait until Use.
+// Open opens the sockets. They get queries at once if no program of another instance keeps
+// these from them. The queries wait until Use.
 func Open(c Config) (*Group, error) {
 	g := &Group{config: c, at: c.At, probe: newProbe(), began: time.Now(), steering: newSteering()}
 	for range c.Sockets {

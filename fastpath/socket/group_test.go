@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/fastpath"
+	"github.com/trackless-dns/trackless/internal/reuseport"
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -147,9 +148,24 @@ func startedAt(t testing.TB, at netip.AddrPort, n int) *Group {
 
 func open(t testing.TB, c Config) *Group {
 	t.Helper()
+	g := openUntended(t, c)
+	t.Cleanup(func() {
+		if err := g.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return g
+}
+
+// openUntended is open for a group that the test closes.
+func openUntended(t testing.TB, c Config) *Group {
+	t.Helper()
 	c.Accountant, c.Log = newAccountant(), testLog{t}
 	if c.Panicked == nil {
 		c.Panicked = func(fault any) { t.Errorf("panic: %v", fault) }
+	}
+	if c.Others == nil {
+		c.Others = func() bool { return false }
 	}
 	g, err := Open(c)
 	if err != nil {
@@ -157,12 +173,7 @@ func open(t testing.TB, c Config) *Group {
 	}
 	var wg sync.WaitGroup
 	serve(&wg, g.Use(everything(cached(t))))
-	t.Cleanup(func() {
-		if err := g.Close(); err != nil {
-			t.Error(err)
-		}
-		wg.Wait()
-	})
+	t.Cleanup(wg.Wait)
 	return g
 }
 
@@ -288,7 +299,9 @@ func TestOtherSocketsComeAndGo(t *testing.T) {
 	foreign := func() {
 		// A program of another instance, which has ended.
 		for _, s := range g.sockets[:1] {
-			if err := s.control(func(fd int) error { return attach(fd, g.probe.program(netip.MustParseAddr("192.0.2.1"), []int{0})) }); err != nil {
+			if err := s.control(func(fd int) error {
+				return reuseport.Attach(fd, g.probe.program(netip.MustParseAddr("192.0.2.1"), []int{0}))
+			}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -302,7 +315,7 @@ func TestOtherSocketsComeAndGo(t *testing.T) {
 		{"one comes", func() { other(t, at, g.Stray) }},
 		{"the second goes", func() { _ = before[1].Close() }},
 		{"another program", foreign},
-		{"the program is removed", func() { _ = g.sockets[0].control(detach) }},
+		{"the program is removed", func() { _ = g.sockets[0].control(reuseport.Detach) }},
 	} {
 		step.do()
 		testwait.Until(t, 10*time.Second, step.name, hits)
@@ -349,6 +362,64 @@ func TestTwoInstances(t *testing.T) {
 	}
 	if first.Counts() != at {
 		t.Errorf("the one that left still gets queries: %+v, before %+v", first.Counts(), at)
+	}
+}
+
+// A successor gets no query before the other leaves, so that none is lost if it is killed. If
+// the other hangs, it takes them.
+func TestSuccessorWaits(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		name string
+		end  func(first *Group, serves *atomic.Bool)
+	}{
+		{"it leaves", func(first *Group, _ *atomic.Bool) {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			first.Leave(ctx)
+		}},
+		{"it hangs", func(_ *Group, serves *atomic.Bool) { serves.Store(false) }},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			first := started(t, "127.0.0.1", 2)
+			other(t, first.At(), first.Stray)
+			first.Until(time.Now().Add(time.Hour))
+			steered(t, first)
+			var serves atomic.Bool
+			serves.Store(true)
+			killed := openUntended(t, Config{At: first.At(), Sockets: 2, Others: serves.Load})
+			core := other(t, first.At(), killed.Stray)
+			killed.Until(time.Now().Add(time.Hour))
+			ask50 := func() {
+				t.Helper()
+				for i := range 50 {
+					if got := ask(t, loopback(i), first.At(), "www.example.org."); got != dns.RcodeSuccess {
+						t.Errorf("client %d is answered with %d", i, got)
+					}
+				}
+			}
+			ask50()
+			if c := killed.Counts(); c != (Counts{}) || killed.Steered() {
+				t.Errorf("the successor got queries: %+v", c)
+			}
+			_ = killed.Close() // without Leave, as when it is killed
+			_ = core.Close()
+			ask50()
+			second := open(t, Config{At: first.At(), Sockets: 2, Others: serves.Load})
+			other(t, first.At(), second.Stray)
+			second.Until(time.Now().Add(time.Hour))
+			row.end(first, &serves)
+			testwait.True(t, 10*time.Second, "the successor gets the queries", func() bool {
+				ask(t, loopback(1), first.At(), "www.example.org.")
+				return second.Steered()
+			})
+			before := second.Counts().Hits
+			ask50()
+			if n := second.Counts().Hits - before; n != 50 {
+				t.Errorf("the successor answers %d of 50", n)
+			}
+		})
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/reuseport"
 )
 
 const (
@@ -29,6 +31,10 @@ const (
 	// often than lookEvery, and ever less often while that changes nothing.
 	lookEvery  = time.Second
 	lookSeldom = time.Minute
+
+	// othersEvery is how often we look whether another instance still serves, before we take
+	// the queries that its program keeps.
+	othersEvery = time.Second
 )
 
 // steering is what brings queries to our sockets.
@@ -97,6 +103,10 @@ func (g *Group) steer(ctx context.Context) {
 			g.release()
 			next, pause = time.Time{}, lookEvery
 		case g.Steered() && !s.strayed.Load():
+		case !s.strayed.Load() && g.config.Others():
+			// Its program keeps the queries from us until it ends: nothing waits at our
+			// sockets if we end first.
+			timer.Reset(othersEvery)
 		case now.Before(next):
 			timer.Reset(next.Sub(now))
 		default:
@@ -150,7 +160,7 @@ func (g *Group) attach(indexes []int) error {
 		if _, err := unix.Getpeername(fd); err == nil {
 			return errLeft
 		}
-		return attach(fd, code)
+		return reuseport.Attach(fd, code)
 	})
 	if err == nil {
 		g.steering.indexes = indexes
@@ -169,7 +179,7 @@ func (g *Group) release() {
 		return
 	}
 	g.steering.indexes = nil
-	if err := g.sockets[0].control(detach); err != nil && !errors.Is(err, unix.EBADF) {
+	if err := g.sockets[0].control(reuseport.Detach); err != nil && !errors.Is(err, unix.EBADF) {
 		g.config.Log.Warningf("%s: other sockets at this address get no queries until it is closed: %v", g.at, err)
 	}
 }

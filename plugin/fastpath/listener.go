@@ -30,7 +30,10 @@ type listener struct {
 }
 
 func openListener(at netip.AddrPort, sockets int) (*listener, error) {
-	g, err := socket.Open(socket.Config{At: at, Sockets: sockets, Accountant: notrack.Accountant(), Leave: notrack.IsOurs, Panicked: panicked, Log: log})
+	g, err := socket.Open(socket.Config{
+		At: at, Sockets: sockets, Accountant: notrack.Accountant(), Leave: notrack.IsOurs,
+		Others: func() bool { return notrack.OthersServe(at.Addr()) }, Panicked: panicked, Log: log,
+	})
 	if err != nil {
 		return nil, err
 	}

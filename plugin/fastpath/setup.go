@@ -35,6 +35,7 @@ func init() {
 	notrack.ShowFastPath(process.status)
 	caddy.OnProcessExit = append(caddy.OnProcessExit, process.stop, sockets.stop)
 	notrack.DenyLeases(sockets.stuck)
+	notrack.ChoosesSockets(sockets.has)
 }
 
 // mode is whether the kernel answers.

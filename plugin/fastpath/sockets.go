@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,6 +141,12 @@ func (t *tier) stuck(at netip.AddrPort) bool {
 		}
 	}
 	return false
+}
+
+// has reports whether there are sockets of ours at an address.
+func (t *tier) has(at netip.AddrPort) bool {
+	groups := t.groups.Load()
+	return groups != nil && slices.ContainsFunc(*groups, func(g *socket.Group) bool { return g.At() == at })
 }
 
 // takeover is how long the servers of a load may take to begin once the load before ends.

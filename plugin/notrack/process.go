@@ -63,6 +63,13 @@ func JoinGate(tell func(a netip.Addr, until time.Time)) (leave func()) { return 
 // first Corefile is loaded.
 func ShowFastPath(show func() *control.FastPath) { process.FastPath = show }
 
+// ChoosesSockets has a fast path tell at which addresses it chooses the UDP sockets that get
+// queries. It is called before the first Corefile is loaded.
+func ChoosesSockets(at func(netip.AddrPort) bool) { process.FastPathSockets = at }
+
+// OthersServe reports whether another instance has queries to the address untracked now.
+func OthersServe(a netip.Addr) bool { return process.OthersServe(a) }
+
 // HandOver has the state given to the instance that replaces this one, besides the state of
 // this directive. It is called before the first Corefile is loaded.
 func HandOver(s agent.State) { process.State = s }

@@ -2,12 +2,15 @@ package checks
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
@@ -88,6 +91,62 @@ func TestSteadyLooks(t *testing.T) {
 	} {
 		if got := c.looked(a, began.Add(tc.at)); got.Sub(began) != tc.since {
 			t.Errorf("a look after %s: steady since %s, want %s", tc.at, got.Sub(began), tc.since)
+		}
+	}
+}
+
+// Ports may lead to an instance that hangs. Ours answers all the same.
+func TestCheckBesideOneThatHangs(t *testing.T) {
+	t.Parallel()
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		return sockets.Control(raw, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	}}
+	open := func(at string) *net.UDPConn {
+		conn, err := lc.ListenPacket(t.Context(), "udp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn.(*net.UDPConn)
+	}
+	server := open("127.0.0.1:0")
+	open(server.LocalAddr().String()) // nobody reads it
+	own := identityOf(t)
+	go func() {
+		buf := make([]byte, dns.MinMsgSize)
+		for {
+			length, from, err := server.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				return
+			}
+			query := new(dns.Msg)
+			if query.Unpack(buf[:length]) != nil {
+				continue
+			}
+			if answer, err := own.Answer(query, "one").Pack(); err == nil {
+				_, _ = server.WriteToUDPAddrPort(answer, from)
+			}
+		}
+	}()
+	listen := sockets.Unmap(server.LocalAddr().(*net.UDPAddr).AddrPort())
+	e := iptables.Endpoint{Addr: listen.Addr(), Port: listen.Port(), Proto: iptables.UDP}
+	for n, want := range map[int]error{1: nil, 2: context.DeadlineExceeded} {
+		c := New(Config{
+			Identity: own, Listen: []iptables.Endpoint{e}, Zones: map[iptables.Endpoint]string{e: "."}, Sockets: n,
+			Progress: func() uint64 { return 0 }, Lost: func() uint64 { return 0 }, Throttled: func() bool { return false },
+		})
+		if _, _, err := c.Reserve([]netip.Addr{e.Addr}); err != nil {
+			t.Fatal(err)
+		}
+		// Of 16 ports all lead to one of the two once in 32,768 times.
+		if err := c.Check(t.Context(), e); !errors.Is(err, want) {
+			t.Errorf("%d sockets of ours: %v, want %v", n, err, want)
+		}
+		if err := c.Effect(t.Context(), e.Addr); err != nil {
+			t.Errorf("the effect: %v", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }

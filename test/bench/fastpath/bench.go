@@ -236,7 +236,7 @@ func (b *bench) sample(ctx context.Context, l load, r *running) (s sample, err e
 	}
 	server := r.Running.PID()
 	if l.name == programOthers {
-		server = b.other.PID() // it answers them
+		server = r.other.PID() // it answers them
 	}
 	before, err := readClock(server, b.softirqs)
 	if err != nil {

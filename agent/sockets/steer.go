@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -65,8 +66,12 @@ func (s *Steering) look() {
 	if s.left {
 		return
 	}
-	shared, serves := false, sync.OnceValue(s.Serves)
-	for at, own := range s.own() {
+	found, err := s.own()
+	if err != nil {
+		s.Log.Debugf("it cannot be seen who else listens here: %v", err)
+	}
+	shared, serves := err != nil, sync.OnceValue(s.Serves)
+	for at, own := range found {
 		p := s.places[at]
 		shared = p.shared() || shared
 		if code := s.choice(at, p, serves); code != nil {
@@ -136,15 +141,13 @@ func (s *Steering) Leave() error {
 	if s.again != nil {
 		s.again.Stop()
 	}
-	var err error
-	for at, own := range s.own() {
+	found, err := s.own()
+	for at, own := range found {
 		p := s.places[at]
 		if !at.tcp || !p.shared() || p.first < 0 {
 			continue
 		}
-		if e := reuseport.Attach(own.fd, reuseport.Any(p.others())); e != nil {
-			err = e
-		}
+		err = errors.Join(err, reuseport.Attach(own.fd, reuseport.Any(p.others())))
 	}
 	return err
 }
@@ -157,7 +160,8 @@ func (s *Steering) Release() {
 		s.again.Stop()
 		s.again = nil
 	}
-	for at, own := range s.own() {
+	found, _ := s.own()
+	for at, own := range found {
 		if s.places[at].first >= 0 && !s.places[at].shared() {
 			_ = reuseport.Detach(own.fd)
 		}
@@ -172,7 +176,7 @@ type ownSockets struct {
 }
 
 // own finds the sockets of this process, and brings their places up to date.
-func (s *Steering) own() map[address]*ownSockets {
+func (s *Steering) own() (map[address]*ownSockets, error) {
 	found := map[address]*ownSockets{}
 	fds := s.fds
 	if fds == nil {
@@ -196,10 +200,18 @@ func (s *Steering) own() map[address]*ownSockets {
 	}
 	all := map[bool]map[netip.AddrPort][]uint64{}
 	for _, tcp := range []bool{false, true} {
-		bound, err := sockets.Bound("/proc/thread-self", tcp)
+		var at []netip.AddrPort
+		for a := range found {
+			if a.tcp == tcp {
+				at = append(at, a.at)
+			}
+		}
+		if len(at) == 0 {
+			continue
+		}
+		bound, err := sockets.Bound("/proc/thread-self", tcp, at)
 		if err != nil {
-			s.Log.Warningf("it cannot be seen who else listens here: %v", err)
-			return nil
+			return nil, err
 		}
 		all[tcp] = bound
 	}
@@ -213,7 +225,7 @@ func (s *Steering) own() map[address]*ownSockets {
 		places[at] = p
 	}
 	s.places = places
-	return found
+	return found, nil
 }
 
 // steered returns the address of a socket that may share it.

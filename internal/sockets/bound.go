@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,9 +15,30 @@ import (
 	"strings"
 )
 
-// Bound returns the inodes of the sockets that share addresses, from proc/net of the process
-// or thread directory proc: those that listen over TCP, or all over UDP.
-func Bound(proc string, tcp bool) (map[netip.AddrPort][]uint64, error) {
+// Bound returns the inodes of the sockets that are bound to the addresses, from proc/net of
+// the process or thread directory proc: those that listen over TCP, or all over UDP.
+func Bound(proc string, tcp bool, at []netip.AddrPort) (map[netip.AddrPort][]uint64, error) {
+	before, err := boundOnce(proc, tcp, at)
+	for range mostReads {
+		if err != nil {
+			return nil, err
+		}
+		var again map[netip.AddrPort][]uint64
+		if again, err = boundOnce(proc, tcp, at); err == nil && maps.EqualFunc(before, again, slices.Equal) {
+			return again, nil
+		}
+		before = again
+	}
+	return nil, errors.Join(err, errRestless)
+}
+
+// The kernel goes on with such a file by the number of a line. So it leaves out lines, or
+// repeats some, while other sockets come and go. What is read twice alike is right.
+const mostReads = 10
+
+var errRestless = errors.New("sockets: so many come and go that they cannot be listed")
+
+func boundOnce(proc string, tcp bool, at []netip.AddrPort) (map[netip.AddrPort][]uint64, error) {
 	out := map[netip.AddrPort][]uint64{}
 	name := "udp"
 	if tcp {
@@ -30,6 +52,10 @@ func Bound(proc string, tcp bool) (map[netip.AddrPort][]uint64, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sockets over %s: %w", name, err)
 		}
+	}
+	maps.DeleteFunc(out, func(a netip.AddrPort, _ []uint64) bool { return !slices.Contains(at, a) })
+	for _, inodes := range out {
+		slices.Sort(inodes)
 	}
 	return out, nil
 }

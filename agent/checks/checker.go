@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/agent/sockets"
+	"github.com/trackless-dns/trackless/internal/reuseport"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/reconcile"
 )
@@ -27,10 +29,11 @@ const (
 	// poolSize is the number of source ports for checks of each address and
 	// protocol, and leasePool that for lease probes. With SO_REUSEPORT the
 	// kernel spreads clients over the listening sockets of all instances on
-	// this node by a hash of the tuple: some ports lead to one of ours, others
-	// to another of ours or to another instance's.
-	poolSize  = 16
-	leasePool = 16
+	// this node: some ports lead to one of ours, others to another of ours or to
+	// another instance's. With a program each leads to another one, else by a
+	// hash of the tuple.
+	poolSize  = reuseport.Reached
+	leasePool = reuseport.Reached
 )
 
 // Checker implements [reconcile.Checker] with real queries.
@@ -142,9 +145,22 @@ func (c *Checker) Reserve(addrs []netip.Addr) ([]iptables.Check, []iptables.Leas
 	return checks, leases, nil
 }
 
-// listenAt opens a socket for checks with a port of its own.
-func listenAt(a netip.Addr) (*net.UDPConn, error) {
-	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+// fromPort opens what has a port that leads to the n-th socket, or any port if several of
+// those are not free.
+func fromPort[T any](n int, open func(port uint16) (T, error)) (T, error) {
+	const first, count, tries = 32768, 28232, 8 // the ports of ip_local_port_range(7)
+	for range tries {
+		port := (first+rand.IntN(count))&^(reuseport.Reached-1) | n
+		if got, err := open(uint16(port)); !errors.Is(err, unix.EADDRINUSE) {
+			return got, err
+		}
+	}
+	return open(0)
+}
+
+// listenAt opens a socket for checks.
+func listenAt(at netip.AddrPort) (*net.UDPConn, error) {
+	conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return nil, err
 	}
@@ -155,30 +171,30 @@ func listenAt(a netip.Addr) (*net.UDPConn, error) {
 }
 
 func (p *pool) fill(a netip.Addr) error {
-	listen := func() (*net.UDPConn, error) { return listenAt(a) }
+	listen := func(port uint16) (*net.UDPConn, error) { return listenAt(netip.AddrPortFrom(a, port)) }
 	for len(p.udp) < poolSize {
-		conn, err := listen()
+		conn, err := fromPort(len(p.udp), listen)
 		if err != nil {
 			return err
 		}
 		p.udp = append(p.udp, conn)
 	}
 	for len(p.lease) < leasePool {
-		conn, err := listen()
+		conn, err := fromPort(len(p.lease), listen)
 		if err != nil {
 			return err
 		}
 		p.lease = append(p.lease, conn)
 	}
 	for len(p.tcp) < poolSize {
-		port, err := bindTCP(a)
+		port, err := fromPort(len(p.tcp), func(port uint16) (boundPort, error) { return bindTCP(netip.AddrPortFrom(a, port)) })
 		if err != nil {
 			return fmt.Errorf("bind tcp: %w", err)
 		}
 		p.tcp = append(p.tcp, port)
 	}
 	if p.effect == nil {
-		conn, err := listen()
+		conn, err := listen(0)
 		if err != nil {
 			return err
 		}
@@ -308,7 +324,7 @@ func (c *Checker) askEffect(ctx context.Context, e iptables.Endpoint) (err error
 	p := c.pools[e.Addr]
 	for n := range effectPorts {
 		if n > 0 {
-			next, openErr := listenAt(e.Addr)
+			next, openErr := listenAt(netip.AddrPortFrom(e.Addr, 0))
 			if openErr != nil {
 				return errors.Join(err, openErr)
 			}
@@ -403,12 +419,12 @@ type boundPort struct {
 	port uint16
 }
 
-func bindTCP(a netip.Addr) (boundPort, error) {
+func bindTCP(at netip.AddrPort) (boundPort, error) {
 	domain, addr := unix.AF_INET6, unix.Sockaddr(nil)
-	if a.Is4() {
-		domain, addr = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4()}
+	if a := at.Addr(); a.Is4() {
+		domain, addr = unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4(), Port: int(at.Port())}
 	} else {
-		addr = &unix.SockaddrInet6{Addr: a.As16()}
+		addr = &unix.SockaddrInet6{Addr: a.As16(), Port: int(at.Port())}
 	}
 	fd, err := unix.Socket(domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -26,11 +26,17 @@ const (
 	networkHeader = 1<<32 - 0x100000
 	source4       = networkHeader + 12 // RFC 791 section 3.1
 	source6       = networkHeader + 8  // RFC 8200 section 3
+	port4         = networkHeader + 20 // of UDP and TCP behind a header without options
+	port6         = networkHeader + 40
 )
 
+// Reached is how many sockets of an address are reached from the address itself: what comes
+// from a port goes to the index in its lowest bits. So our checks, from Reached ports, find
+// the sockets of each instance.
+const Reached = 16
+
 // BySource spreads clients over the sockets with the indexes by a hash of the source address.
-// It leaves those with the listen address itself to the kernel: our checks come from several
-// ports, so that they find all sockets of all instances.
+// Those with the listen address itself choose by their port, see Reached.
 func BySource(at netip.Addr, indexes []int) []bpf.Instruction {
 	if len(indexes) == 0 {
 		return []bpf.Instruction{bpf.RetConstant{Val: None}}
@@ -57,25 +63,30 @@ func choose(indexes []int) []bpf.Instruction {
 	return append(code, bpf.RetConstant{Val: None})
 }
 
-// sourceHash computes a hash of the source address, and ends the program if it is the
-// address of the listener.
+// sourceHash computes a hash of the source address, and returns the index in the port if it
+// is the address of the listener.
 func sourceHash(at netip.Addr) (code []bpf.Instruction) {
 	var words []uint32
-	offset, own := uint32(source4), at.AsSlice()
+	offset, port, own := uint32(source4), uint32(port4), at.AsSlice()
 	if at.Is6() {
-		offset = source6
+		offset, port = source6, port6
 	}
 	for ; len(own) > 0; own = own[4:] {
 		words = append(words, binary.BigEndian.Uint32(own))
 	}
 	for i, w := range words {
-		// The last comparison is followed by the end, and each of the others skips it.
-		skip := uint8(2*(len(words)-i) - 1)
+		// The last comparison is followed by three instructions to the end, and each of the
+		// others skips them.
+		skip := uint8(2*(len(words)-i) + 1)
 		code = append(code,
 			bpf.LoadAbsolute{Off: offset + uint32(4*i), Size: 4},
 			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: w, SkipTrue: skip})
 	}
-	code = append(code, bpf.RetConstant{Val: None}, bpf.LoadConstant{Dst: bpf.RegX})
+	code = append(code,
+		bpf.LoadAbsolute{Off: port, Size: 2},
+		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: Reached - 1},
+		bpf.RetA{},
+		bpf.LoadConstant{Dst: bpf.RegX})
 	for i := range words {
 		code = append(code,
 			bpf.LoadAbsolute{Off: offset + uint32(4*i), Size: 4},

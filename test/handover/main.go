@@ -43,12 +43,13 @@ type settings struct {
 }
 
 func run() (ok bool, err error) {
-	s := settings{warmUp: 40 * time.Second, hold: 5 * time.Second}
+	s := settings{hold: 5 * time.Second}
 	output := flag.String("output", "table", "what goes to standard output: `table|json`")
 	flag.StringVar(&s.program, "program", os.Getenv(testprogram.Var), "the trackless `binary` under test; default $TRACKLESS_PROGRAM, else bin/trackless")
 	flag.IntVar(&s.rounds, "rounds", 20, "replacements in a row")
 	flag.Float64Var(&s.rate, "rate", 5000, "queries a second over UDP; over TCP there are 8 new connections for each 100 of them")
 	flag.IntVar(&s.names, "names", 10_000, "names that are asked for, for A and AAAA")
+	flag.DurationVar(&s.warmUp, "warm-up", 40*time.Second, "time before the first replacement and after a death, until the flows of the ledger are as many as before")
 	flag.Parse()
 	if flag.NArg() > 0 || *output != "table" && *output != "json" || s.rounds < 1 || s.rate < 100 || s.names < 1 {
 		flag.Usage()

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
-	"os/exec"
 	"regexp"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/trackless-dns/trackless/conntrack"
 	"github.com/trackless-dns/trackless/lab"
@@ -22,8 +21,8 @@ type bench struct {
 	settings
 	ctx     context.Context
 	node    *lab.Node
-	current *lab.Server
-	number  int // of the current instance
+	limited programs
+	current *instance
 	started int // instances
 	conn    *conntrack.Conn
 	random  *rand.Rand
@@ -34,8 +33,8 @@ type way string
 
 const (
 	replaced        way = "replaced"           // the successor attaches, and the predecessor is stopped
-	predecessorDies way = "predecessor killed" // while the successor starts
-	successorDies   way = "successor killed"   // while it starts
+	predecessorDies way = "predecessor killed" // while the successor starts, or when it is attached
+	successorDies   way = "successor killed"   // likewise
 	cold            way = "cold"               // as replaced, with warm off
 )
 
@@ -53,36 +52,51 @@ func wayOf(round, rounds int) way {
 }
 
 func measure(ctx context.Context, s settings) (r *Result, err error) {
+	limited, err := limit(s.program)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, limited.remove()) }()
 	node, err := lab.NewNode(ctx, lab.Options{Program: s.program})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, node.Close()) }()
-	b := &bench{settings: s, ctx: ctx, node: node, random: rand.New(rand.NewPCG(1, 2))}
+	b := &bench{settings: s, ctx: ctx, node: node, limited: limited, random: rand.New(rand.NewPCG(1, 2))}
 	if b.conn, err = conntrack.Dial(&conntrack.Config{NetNS: node.Namespace.FD()}); err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.conn.Close()) }()
-	if b.current, err = b.start(""); err != nil {
+	if b.current, err = b.start(pathOf(1, s.rounds), ""); err != nil {
 		return nil, err
 	}
-	b.number = b.started
-	if err := b.attached(b.current, b.number); err != nil {
+	if err := b.attached(b.current); err != nil {
 		return nil, err
 	}
-	began := time.Now()
+	began, before := time.Now(), used()
 	load := clients.StartStreams(streams(node, s.rate, s.names), 2*time.Second)
 	probes := b.startProbes()
 	r = &Result{Rate: s.rate, Names: s.names}
 	r.Rounds, err = b.rounds(began)
-	failed := probes.stop()
+	r.Probes, r.probed = probes.stop()
 	sent, stopErr := load.Stop()
+	r.Generator = (used() - before).Seconds() / time.Since(began).Seconds()
 	if err := errors.Join(err, stopErr); err != nil {
 		return nil, err
 	}
 	r.assign(sent, began, s.rate)
-	r.assignProbes(failed)
-	return r, b.current.Close()
+	r.assignProbes()
+	if err := b.current.Close(); err != nil {
+		return nil, err
+	}
+	return r, node.Namespace.Do(func() error { return r.End.read(node.ClusterDNS()) })
+}
+
+// used returns the CPU time of this process, of its threads and not of its children.
+func used() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u) // fails for another argument only
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func (b *bench) rounds(began time.Time) (all []*Round, err error) {
@@ -90,7 +104,7 @@ func (b *bench) rounds(began time.Time) (all []*Round, err error) {
 		return nil, err
 	}
 	for n := 1; n <= b.settings.rounds+1; n++ {
-		r := &Round{Round: n, Way: wayOf(n, b.settings.rounds)}
+		r := &Round{Round: n, Way: wayOf(n, b.settings.rounds), Path: pathOf(n, b.settings.rounds)}
 		if err := b.round(r); err != nil {
 			return nil, fmt.Errorf("round %d, %s: %w", n, r.Way, err)
 		}
@@ -101,7 +115,7 @@ func (b *bench) rounds(began time.Time) (all []*Round, err error) {
 				return nil, err
 			}
 		}
-		fmt.Fprintf(os.Stderr, "%d/%d %s: %s\n", n, b.settings.rounds+1, r.Way, r.Start)
+		fmt.Fprintf(os.Stderr, "%d/%d %s, %s: %s\n", n, b.settings.rounds+1, r.Way, r.Path, r.Start)
 	}
 	return all, nil
 }
@@ -119,6 +133,10 @@ func (b *bench) round(r *Round) error {
 		return err
 	}
 	if r.AvoidedBefore, err = b.value("coredns_notrack_entries_avoided"); err != nil {
+		return err
+	}
+	entries, err := b.entries()
+	if err != nil {
 		return err
 	}
 	r.begin = time.Now()
@@ -141,7 +159,10 @@ func (b *bench) round(r *Round) error {
 	if r.Lapses, err = b.value("coredns_notrack_lease_lapses_total"); err != nil {
 		return err
 	}
-	return b.leftOver(r)
+	if r.KernelHits, err = b.kernelHits(); err != nil {
+		return err
+	}
+	return b.leftOver(r, entries)
 }
 
 // replace makes another instance the current one, unless it dies.
@@ -150,26 +171,20 @@ func (b *bench) replace(r *Round) error {
 	if r.Way == cold {
 		options = "warm off"
 	}
-	next, err := b.start(options)
+	next, err := b.start(r.Path, options)
 	if err != nil {
 		return err
 	}
-	number := b.started
 	switch r.Way {
 	case successorDies:
-		if err := b.wait(b.moment()); err != nil {
-			return err
-		}
-		return next.Kill()
+		r.survivor = b.current.path
+		return errors.Join(b.untilDeath(r, next), next.Kill())
 	case predecessorDies:
-		if err := b.wait(b.moment()); err != nil {
-			return err
-		}
-		if err := b.current.Kill(); err != nil {
+		if err := errors.Join(b.untilDeath(r, next), b.current.Kill()); err != nil {
 			return err
 		}
 	}
-	if err := b.attached(next, number); err != nil {
+	if err := b.attached(next); err != nil {
 		return err
 	}
 	r.Start = warmLine.FindString(next.Output())
@@ -178,8 +193,20 @@ func (b *bench) replace(r *Round) error {
 			return err
 		}
 	}
-	b.current, b.number = next, number
+	b.current = next
+	r.survivor = r.Path
 	return nil
+}
+
+// untilDeath waits for the moment of a death: in every other round while the successor
+// starts, else a moment after it is attached.
+func (b *bench) untilDeath(r *Round, next *instance) error {
+	if r.Round%2 == 0 {
+		if err := b.attached(next); err != nil {
+			return err
+		}
+	}
+	return b.wait(b.moment())
 }
 
 // warmLine is what an instance says of its start.
@@ -195,42 +222,6 @@ func (b *bench) wait(d time.Duration) error {
 	case <-b.ctx.Done():
 		return context.Cause(b.ctx)
 	}
-}
-
-// probed is where kubelet would probe: all instances have the same addresses.
-const probed = "127.0.0.1"
-
-// start starts an instance beside the others, with a metrics page of its own.
-func (b *bench) start(options string) (*lab.Server, error) {
-	var listen []string
-	for _, a := range b.node.ClusterDNS() {
-		listen = append(listen, a.String())
-	}
-	b.started++
-	return b.node.Serve(fmt.Sprintf(`.:53 {
-    errors
-    bind %s
-    notrack {
-        lease 2s
-        %s
-    }
-    cache {
-        success 131072 3000
-    }
-    forward . %s
-    prometheus %s
-    health %s:8080
-    ready %s:8181
-}
-`, strings.Join(listen, " "), options, lab.UpstreamDNS4, metricsOf(b.started), probed, probed))
-}
-
-func metricsOf(number int) string { return fmt.Sprintf("127.0.0.1:%d", 9300+number) }
-
-func (b *bench) attached(server *lab.Server, number int) error {
-	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
-	defer cancel()
-	return server.AwaitAttached(ctx, metricsOf(number))
 }
 
 // upstream returns how many queries kube-dns has answered.
@@ -254,7 +245,7 @@ func (b *bench) upstreamSince(before float64, d time.Duration) (float64, error) 
 
 // value reads a metric of the current instance.
 func (b *bench) value(metric string) (float64, error) {
-	page, err := b.current.Metrics(b.ctx, metricsOf(b.number))
+	page, err := b.current.Metrics(b.ctx, b.current.metrics)
 	if err != nil {
 		return 0, err
 	}
@@ -262,31 +253,18 @@ func (b *bench) value(metric string) (float64, error) {
 	return n, nil
 }
 
-// leftOver finds what a replacement has left on the node.
-func (b *bench) leftOver(r *Round) error {
-	listen := map[netip.Addr]bool{}
-	for _, a := range b.node.ClusterDNS() {
-		listen[a] = true
-	}
-	err := b.conn.Dump(conntrack.Filter{}, func(e *conntrack.Entry) error {
-		if o := e.Original; listen[o.Src] && o.SrcPort == lab.DNSPort && o.DstPort != lab.DNSPort {
-			r.Reversed++
-		}
-		return nil
-	})
+// kernelHits returns how many queries the kernel has answered for the current instance.
+func (b *bench) kernelHits() (n float64, err error) {
+	page, err := b.current.Metrics(b.ctx, b.current.metrics)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return b.node.Namespace.Do(func() error {
-		tables, err := exec.Command("nft", "list", "tables").Output()
-		if err != nil {
-			return err
+	for _, m := range page["coredns_fastpath_requests_total"].GetMetric() {
+		for _, l := range m.GetLabel() {
+			if l.GetName() == "result" && l.GetValue() == "hit" {
+				n += m.GetCounter().GetValue()
+			}
 		}
-		sockets, err := os.ReadFile("/proc/thread-self/net/unix")
-		r.Tables = len(instanceTable.FindAll(tables, -1))
-		r.Sockets = strings.Count(string(sockets), "@trackless/handover/")
-		return err
-	})
+	}
+	return n, nil
 }
-
-var instanceTable = regexp.MustCompile(`(?m)^table inet trackless-[0-9a-f]{8}$`)

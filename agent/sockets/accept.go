@@ -61,12 +61,25 @@ func (l *listeners) waiting(e iptables.Endpoint) (waiting, ok bool) {
 		if err != nil || info.State != listens {
 			return false, false
 		}
-		// Of a listener it is the number of those that wait (tcp_get_info, net/ipv4/tcp.c).
-		if info.Unacked > 0 {
+		if queued(info) > 0 {
 			return true, accepts(fd, e)
 		}
 	}
 	return false, len(l.fds) > 0
+}
+
+// queued is how many connections wait for a listener to accept them (tcp_get_info,
+// net/ipv4/tcp.c).
+func queued(listener *unix.TCPInfo) int { return int(listener.Unacked) }
+
+// toAccept is how many connections wait for the listener of a descriptor to accept them; 0
+// where the kernel does not say.
+func toAccept(fd int) int {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return queued(info)
 }
 
 // accepts reports whether a descriptor is that of a TCP listener at the endpoint.

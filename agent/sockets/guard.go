@@ -177,11 +177,13 @@ func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
 		return false
 	}
 	at := transportAddresses(listen, iptables.TCP)
-	byClient, all := map[netip.Addr][]connectionFile{}, 0
+	byClient, all, queued := map[netip.Addr][]connectionFile{}, 0, 0
 	for _, fd := range sockets.Descriptors() {
 		if c, ok := connectionOf(fd, at); ok {
 			byClient[c.Client.Addr()] = append(byClient[c.Client.Addr()], connectionFile{c, fd})
 			all++
+		} else if listens(fd, listen) {
+			queued += toAccept(fd)
 		}
 	}
 	most := g.PerClient
@@ -191,11 +193,13 @@ func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
 	before := maps.Clone(full)
 	clear(full)
 	for client, conns := range byClient {
-		// A client that was full needs some room before it may open more.
-		if len(conns) >= most || before[client] && len(conns) > most*3/4 {
+		// Connections that are not accepted yet are most likely of a client that has many. One
+		// that was full needs some room before it may open more.
+		hasMany := len(conns) > most/2
+		if len(conns) >= most || hasMany && len(conns)+queued >= most || before[client] && len(conns) > most*3/4 {
 			full[client] = true
 		}
-		many = many || len(conns) > most/2
+		many = many || hasMany
 	}
 	if !maps.Equal(full, before) {
 		g.refuse(listen, slices.Collect(maps.Keys(full))) // before more come

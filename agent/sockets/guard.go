@@ -23,6 +23,15 @@ const (
 	// scan took. Beside a flood it waits much longer for the processor, when it matters most.
 	guardRest  = 20 * time.Millisecond
 	guardShare = 10
+
+	// A client that had as many connections as it may gets more only slowly for reopens, as
+	// trickle of its requests pass: those that were refused are repeated, thousands of a
+	// storm, as soon as the server closes some that ask nothing.
+	reopens = 10 * time.Second
+	trickle = 1.0 / 16
+
+	// A client that has only 1/fewConnections of what it may counts as one that never had more.
+	fewConnections = 8
 )
 
 // A Guard bounds this process's TCP connections at its listen addresses, of each client and
@@ -30,7 +39,7 @@ const (
 // accepts them itself, so the guard looks when the kernel says that one has come, and resets
 // those that are too many: the ones that have been silent for longest. As long as a client
 // has as many as it may, the kernel drops its requests for more, which the client repeats
-// after a second. It costs nothing while nobody connects. The zero value bounds nothing; its
+// after a second, and for some time after that most of them. It costs nothing while nobody connects. The zero value bounds nothing; its
 // methods are safe for concurrent use.
 type Guard struct {
 	// PerClient and All are the bounds. They must be set before Follow.
@@ -63,7 +72,7 @@ func (g *Guard) Follow(endpoints []iptables.Endpoint) error {
 	}
 	former := slices.DeleteFunc(slices.Clone(g.listen), func(e iptables.Endpoint) bool { return slices.Contains(endpoints, e) })
 	if len(former) > 0 {
-		g.refuse(former, nil) // these listeners may stay without a guard
+		g.refuse(former, nil, 1) // these listeners may stay without a guard
 	}
 	g.listen = endpoints
 	for _, fd := range sockets.Descriptors() {
@@ -93,14 +102,14 @@ func (g *Guard) Close() {
 }
 
 // allow lets all clients connect again: the listeners may stay after the guard.
-func (g *Guard) allow(full map[netip.Addr]bool) {
-	if len(full) == 0 {
+func (g *Guard) allow(r *refused) {
+	if len(r.full) == 0 {
 		return
 	}
 	g.mu.Lock()
 	listen := g.listen
 	g.mu.Unlock()
-	g.refuse(listen, nil)
+	g.refuse(listen, nil, 1)
 }
 
 // open begins to wait for connections. The runtime's poller has the epoll file, so that
@@ -121,8 +130,8 @@ func (g *Guard) open() error {
 
 func (g *Guard) run(events *os.File, ended chan<- struct{}) {
 	defer close(ended)
-	full := map[netip.Addr]bool{} // clients that may open no more
-	defer func() { g.allow(full) }()
+	var r refused
+	defer func() { g.allow(&r) }()
 	raw, err := events.SyscallConn()
 	for err == nil {
 		woken := false
@@ -137,7 +146,7 @@ func (g *Guard) run(events *os.File, ended chan<- struct{}) {
 		// is not relied on while there are many.
 		for many := err == nil; many; {
 			time.Sleep(guardRest) // more connections come, and these are accepted
-			took := processorTime(func() { many = g.scan(events, full) })
+			took := processorTime(func() { many = g.scan(events, &r) })
 			time.Sleep(guardShare * took)
 		}
 	}
@@ -167,9 +176,15 @@ type connectionFile struct {
 	fd int
 }
 
-// scan resets the connections that are too many, and updates which clients are full. It
-// reports whether a client has more than half as many as it may.
-func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
+// refused are the clients whose requests for connections the kernel drops.
+type refused struct {
+	full map[netip.Addr]time.Time // when each of them had as many as it may
+	pass float64                  // the part of their requests that passes
+}
+
+// scan resets the connections that are too many, and updates which clients are refused. It
+// reports whether a client has more than half as many as it may, or is refused.
+func (g *Guard) scan(events *os.File, r *refused) (many bool) {
 	g.mu.Lock()
 	listen, closed := g.listen, g.events != events
 	g.mu.Unlock()
@@ -190,19 +205,25 @@ func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
 	if all > g.All {
 		most = min(most, max(1, g.All/len(byClient)))
 	}
-	before := maps.Clone(full)
-	clear(full)
+	now, before := time.Now(), *r
+	*r = refused{full: map[netip.Addr]time.Time{}, pass: trickle}
 	for client, conns := range byClient {
-		// Connections that are not accepted yet are most likely of a client that has many. One
-		// that was full needs some room before it may open more.
+		// Connections that are not accepted yet are most likely of a client that has many.
 		hasMany := len(conns) > most/2
-		if len(conns) >= most || hasMany && len(conns)+queued >= most || before[client] && len(conns) > most*3/4 {
-			full[client] = true
+		last, was := before.full[client]
+		switch {
+		case len(conns) >= most || hasMany && len(conns)+queued >= most || was && len(conns) > most*3/4:
+			r.full[client], r.pass = now, 0
+		case was && now.Sub(last) < reopens && len(conns) > most/fewConnections:
+			r.full[client] = last
 		}
 		many = many || hasMany
 	}
-	if !maps.Equal(full, before) {
-		g.refuse(listen, slices.Collect(maps.Keys(full))) // before more come
+	if len(r.full) == 0 {
+		r.pass = 1
+	}
+	if r.differs(&before) {
+		g.refuse(listen, slices.Collect(maps.Keys(r.full)), r.pass) // before more come
 	}
 	for client, conns := range byClient {
 		for _, c := range silentest(conns, len(conns)-most) {
@@ -211,12 +232,18 @@ func (g *Guard) scan(events *os.File, full map[netip.Addr]bool) (many bool) {
 			}
 		}
 	}
-	return many
+	return many || len(r.full) > 0
 }
 
-// refuse has the kernel drop requests for connections of the clients. Where it cannot,
-// connections that are too many are reset all the same.
-func (g *Guard) refuse(endpoints []iptables.Endpoint, clients []netip.Addr) {
+// differs reports whether others are refused, or another part of their requests.
+func (r *refused) differs(before *refused) bool {
+	same := func(time.Time, time.Time) bool { return true }
+	return !maps.EqualFunc(r.full, before.full, same) || len(r.full) > 0 && r.pass != before.pass
+}
+
+// refuse has the kernel drop all but a part of the requests for connections of the clients.
+// Where it cannot, connections that are too many are reset all the same.
+func (g *Guard) refuse(endpoints []iptables.Endpoint, clients []netip.Addr, pass float64) {
 	clients = others(clients, endpoints)
 	for _, fd := range sockets.Descriptors() {
 		switch {
@@ -224,7 +251,7 @@ func (g *Guard) refuse(endpoints []iptables.Endpoint, clients []netip.Addr) {
 		case len(clients) == 0:
 			_ = detach(fd)
 		default:
-			_ = attach(fd, synFilter(clients))
+			_ = attach(fd, synFilter(clients, pass))
 		}
 	}
 }

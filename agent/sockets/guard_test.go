@@ -60,11 +60,13 @@ func (s *server) count(client netip.Addr, n int) {
 	s.accepted += max(n, 0)
 }
 
-// closeAll closes all connections of a client but those that are accepted meanwhile.
-func (s *server) closeAll(client string) {
+// closeAll closes all connections of a client but the last ones, and those that are accepted
+// meanwhile.
+func (s *server) closeAll(client string, but int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, conn := range s.conns[netip.MustParseAddr(client)] {
+	conns := s.conns[netip.MustParseAddr(client)]
+	for _, conn := range conns[:len(conns)-but] {
 		_ = conn.Close()
 	}
 }
@@ -130,7 +132,7 @@ func TestGuard(t *testing.T) {
 		t.Errorf("reset: %v", reset)
 	}
 	mu.Unlock()
-	s.closeAll(greedy)
+	s.closeAll(greedy, 0)
 	testwait.True(t, time.Minute, "the client may connect again", func() bool { return s.dial(t, greedy) != nil })
 }
 
@@ -210,6 +212,31 @@ func TestAfterTheGuardNobodyIsRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that had enough gets more slowly, though some have ended: a storm would come at once.
+func TestAStormThatReturns(t *testing.T) {
+	s, endpoints := serve(t)
+	g := &Guard{PerClient: 16, All: 1000}
+	if err := g.Follow(endpoints); err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	testwait.True(t, time.Minute, "the client may open no more", func() bool { return s.dial(t, greedy) == nil && s.has(greedy) <= 16 })
+	const left = 5
+	s.closeAll(greedy, left)
+	testwait.True(t, time.Minute, "connections are closed", func() bool { return s.has(greedy) <= left })
+	opened := 0
+	for range 10 {
+		if s.dial(t, greedy) != nil {
+			opened++
+		}
+	}
+	if opened > 5 {
+		t.Errorf("%d connections were opened at once", opened)
+	}
+	s.closeAll(greedy, 0)
+	testwait.True(t, time.Minute, "a client without connections may open some", func() bool { return s.dial(t, greedy) != nil && s.dial(t, greedy) != nil })
 }
 
 // Connections from an address at which we listen are not refused: from there our own checks

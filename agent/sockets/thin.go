@@ -86,16 +86,16 @@ func detach(fd int) error {
 	return err
 }
 
-// synFilter returns the program that drops requests for connections of the sources. The
-// sockets of connections inherit it, so it lets all else pass (RFC 9293 section 3.1).
-func synFilter(from []netip.Addr) []bpf.Instruction {
+// synFilter returns the program that drops all but a part of the requests for connections of
+// the sources. The sockets of connections inherit it, so it lets all else pass (RFC 9293 section 3.1).
+func synFilter(from []netip.Addr, pass float64) []bpf.Instruction {
 	const flags, syn, ack = 13, 2, 16
 	return append([]bpf.Instruction{
 		bpf.LoadAbsolute{Off: flags, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: syn | ack},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: syn, SkipTrue: 1},
 		bpf.RetConstant{Val: math.MaxUint32},
-	}, filter(from[:min(len(from), MaxThinned)], 0)...)
+	}, filter(from[:min(len(from), MaxThinned)], pass)...)
 }
 
 // Offsets in the IP header, relative to the network header (include/uapi/linux/filter.h,

@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/trackless-dns/trackless/agent/fairness"
 	"github.com/trackless-dns/trackless/agent/firewall"
 	"github.com/trackless-dns/trackless/agent/health"
+	"github.com/trackless-dns/trackless/agent/names"
 	"github.com/trackless-dns/trackless/agent/probes"
 	"github.com/trackless-dns/trackless/agent/ruleset"
 	"github.com/trackless-dns/trackless/agent/services"
@@ -60,8 +60,10 @@ type Agent struct {
 	// Accountant counts the queries to this process.
 	Accountant fastpath.Accountant
 
-	// State has the answers of the caches. It must be set before the first load.
-	State      State
+	// States are given to the instance that replaces this one, and Caches have the names that
+	// are asked most. Both must be set before the first load; Caches may be nil.
+	States     []State
+	Caches     Caches
 	Succession succession.Succession
 
 	config     Config
@@ -75,6 +77,10 @@ type Agent struct {
 	lost      sockets.Dropped
 	guard     sockets.Guard
 	steering  sockets.Steering
+
+	names       names.Keeper
+	recallBegun atomic.Bool // by the first load
+	recalled    atomic.Pointer[names.Figures]
 
 	guardLimits sync.Once // the memory limit is set after New
 
@@ -111,43 +117,6 @@ type Config struct {
 	Search func() control.SearchFigures
 }
 
-// Load is one load of a Corefile. The agent adapts Plan to what the kernel can do.
-type Load struct {
-	Plan     iptables.Plan
-	Backend  ruleset.Choice
-	Failover string // an address, [services.FailoverAuto] or [services.FailoverOff]
-	Sync     time.Duration
-	Keep     bool
-	Warm     time.Duration // how long the start may wait for the state of another instance; 0: not at all
-
-	// Zones has a zone that is served at each listen endpoint for plain DNS. It has ""
-	// for other endpoints: they are checked by connecting.
-	Zones    map[iptables.Endpoint]string
-	Identity *checks.Identity
-	Sockets  int           // listening sockets at each endpoint
-	Idle     time.Duration // silent TCP connections are closed after it
-	Corefile control.Corefile
-
-	Server Server
-}
-
-// Server is the DNS server of one load.
-type Server interface {
-	// Forwards returns the upstreams of its blocks with notrack, in the order of the
-	// Corefile.
-	Forwards() []netip.AddrPort
-	// Blocks returns its blocks with notrack.
-	Blocks() []health.Block
-	// Ask sends a check to every block, inside the process.
-	Ask(context.Context) error
-	// Running reports whether the load is in force.
-	Running() bool
-	// Stop stops all servers of the process.
-	Stop()
-	// Error adds the directive and its line in the Corefile to an error.
-	Error(error) error
-}
-
 // New returns an Agent. It changes nothing on the node.
 func New(c Config) *Agent {
 	p := &Agent{config: c, log: c.Log, Ledger: ledger.New(ledger.Config{}), lost: sockets.Dropped{Proc: "/proc"}}
@@ -156,6 +125,7 @@ func New(c Config) *Agent {
 	p.Accountant.Untracked, p.Accountant.Idle = p.Covers, p.Table.Idle
 	p.Health.Log = c.Log
 	p.Succession.Log, p.Succession.Offers, p.Succession.Wants = c.Log, p.offers, p.wants
+	p.names.Log, p.names.Hottest = c.Log, p.hottest
 	p.upstreams.log = c.Log
 	p.services.Log, p.services.Tracked = c.Log, p.zones.Tracked
 	p.standing.Services, p.standing.Log = &p.services, c.Log
@@ -373,6 +343,7 @@ func (p *Agent) forget() {
 	p.steering.Release()
 	p.Health.Follow(nil, nil)
 	p.Succession.Follow(nil, 0)
+	p.names.Follow("")
 	if p.watch != nil {
 		p.watch.Close()
 		p.watch = nil
@@ -400,6 +371,7 @@ func (p *Agent) RestartFailed(load *Load) error {
 	err = errors.Join(err, p.failover(load))
 	p.Health.Follow(p.healthOf(load), p.reconciler.Load())
 	p.Succeed(load)
+	p.Recall(load)
 	return err
 }
 
@@ -414,6 +386,7 @@ func (p *Agent) Shutdown(load *Load) error {
 	// If one step fails, the others run all the same.
 	k := p.reconciler.Load()
 	err := k.Detach()
+	p.names.End() // the caches are closed soon
 	if load.Server.Running() {
 		// The process ends. Its servers still answer queries under way, so the
 		// rules for responses and the addresses stay until Exit.
@@ -442,6 +415,7 @@ func (p *Agent) Exit() {
 	if err := k.Detach(); err != nil {
 		p.log.Errorf("stop: %v", err)
 	}
+	p.names.End() // without an effect if Shutdown has run
 	if p.stopping {
 		// Without the rules for responses a late answer would be tracked as a flow
 		// of its own. The client's next queries would match that entry.
@@ -473,15 +447,4 @@ func (p *Agent) progress() uint64 { return p.Accountant.Answered() - p.Queries.D
 // healthOf returns the configuration of upstream health for a load.
 func (p *Agent) healthOf(load *Load) *health.Config {
 	return &health.Config{Blocks: load.Server.Blocks, Listen: load.Plan.Listen, DryRun: load.Plan.DryRun, FailoverTo: p.standing.To}
-}
-
-// plain returns the endpoints for plain DNS over UDP.
-func (l *Load) plain() []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, e := range l.Plan.Listen {
-		if e.Proto == iptables.UDP && l.Zones[e] != "" {
-			out = append(out, e.AddrPort())
-		}
-	}
-	return out
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/trackless-dns/trackless/agent/names"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/handover"
 )
@@ -15,8 +16,19 @@ type State interface {
 	Wants() []handover.Want
 }
 
+// Caches are the caches of this process.
+type Caches interface {
+	// Hottest returns the names that are asked most, hottest first, at most so many.
+	Hottest(limit int) []names.Name
+	// An instance without a predecessor asks for the names of one that is gone.
+	names.Asker
+}
+
+// answers is the section of each cache.
+const answers = "answers"
+
 // Sections are the names of all sections of the state.
-var Sections = []string{"answers", ledger.StateName}
+var Sections = []string{answers, ledger.StateName}
 
 // flows is the section of the ledger. It fits where the same endpoints are served: another
 // instance beside this one, for other endpoints, goes on counting its flows itself.
@@ -33,21 +45,63 @@ func (p *Agent) flows() handover.Section {
 // flows until it ends, so it gives them again then.
 func (p *Agent) offers() []handover.Offer {
 	var offers []handover.Offer
-	if p.State != nil {
-		offers = p.State.Offers()
+	for _, s := range p.States {
+		offers = append(offers, s.Offers()...)
 	}
 	return append(offers, handover.Offer{Section: p.flows(), Send: p.Ledger.WriteState, Last: true})
 }
 
 func (p *Agent) wants() []handover.Want {
 	var wants []handover.Want
-	if p.State != nil {
-		wants = p.State.Wants()
+	for _, s := range p.States {
+		wants = append(wants, s.Wants()...)
 	}
 	return append(wants, handover.Want{Section: p.flows(), Receive: p.Ledger.ReadState})
 }
 
 // Succeed takes the state of the instance that this one replaces, if this is the first load,
-// and gives the state of this process to the next one. It runs when the load's caches are
-// open and its listeners are not.
+// and gives the state of this process to the next one. It runs when all plugins of the load have
+// started, and its listeners are not open.
 func (p *Agent) Succeed(load *Load) { p.Succession.Follow(p.inForce(), load.Warm) }
+
+// Recall asks for the names that the instance before asked most, if this is the first load and
+// there was no predecessor to take all answers from. From then on the names are written. It
+// runs after Succeed.
+func (p *Agent) Recall(load *Load) {
+	if !p.recallBegun.Swap(true) && load.Names != "" && p.Caches != nil && !p.tookAnswers() {
+		f := names.Recall(load.Names, p.Caches, p.log)
+		p.recalled.Store(&f)
+	}
+	p.names.Follow(load.Names)
+}
+
+// Recalled returns what became of the names of the instance before.
+func (p *Agent) Recalled() names.Figures {
+	if f := p.recalled.Load(); f != nil {
+		return *f
+	}
+	return names.Figures{}
+}
+
+// tookAnswers reports whether this process has all answers of a predecessor.
+func (p *Agent) tookAnswers() bool {
+	took := false
+	for _, o := range p.Succession.Stats().Sections {
+		if o.Name != answers {
+			continue
+		}
+		if o.Result != handover.Taken {
+			return false
+		}
+		took = true
+	}
+	return took
+}
+
+// hottest returns the names that are asked most.
+func (p *Agent) hottest(limit int) []names.Name {
+	if p.Caches == nil {
+		return nil
+	}
+	return p.Caches.Hottest(limit)
+}

@@ -73,15 +73,3 @@ func (p *Agent) Untrack(owner any, servers []netip.AddrPort) {
 	}
 	u.apply()
 }
-
-// forwardTargets returns the upstreams of the notrack blocks, in the order of the
-// Corefile: those of `forward`, and the fallbacks of `upstream`.
-func (l *Load) forwardTargets() []netip.Addr {
-	var out []netip.Addr
-	for _, ap := range l.Server.Forwards() {
-		if !slices.Contains(out, ap.Addr()) {
-			out = append(out, ap.Addr())
-		}
-	}
-	return out
-}

@@ -100,6 +100,8 @@ func init() {
 	notrack.CheckpointBelow("cache")
 	fastpath.StartAfter("cache")
 	notrack.HandOver(cache.Handed)
+	notrack.KeepNames(cache.Handed)
+	notrack.SucceedAfter(directives[len(directives)-1])
 }
 
 // Who floods is named by its pod, where the pods are known.

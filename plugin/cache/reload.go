@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -9,7 +10,9 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/plugin/cache/budget"
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/engines"
+	"github.com/trackless-dns/trackless/plugin/cache/recall"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/warm"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
@@ -19,7 +22,16 @@ import (
 var registry engines.Registry[*Cache]
 
 // Handed are the caches, for an instance that replaces this one, or is replaced by it.
-var Handed = warm.Caches{States: registry.States}
+var Handed = recall.Handed{Caches: warm.Caches{States: registry.States}, Names: recall.Names{Blocks: blocks}}
+
+// blocks returns the caches that are in use, the newest first.
+func blocks() (all []recall.Block) {
+	registry.Each(func(_ *engine.Engine, owners []*Cache) {
+		c := owners[len(owners)-1] // the others may be shutting down
+		all = slices.Insert(all, 0, recall.Block{CacheBlock: c.contents().CacheBlock, Cache: c})
+	})
+	return all
+}
 
 // opened counts the caches that were opened in this process.
 var opened atomic.Int64

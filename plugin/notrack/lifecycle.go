@@ -22,7 +22,7 @@ import (
 // start runs before the listeners of a new Corefile open.
 func (c *configuration) start() error {
 	c.load = &agent.Load{
-		Plan: c.plan, Backend: c.backend, Failover: c.failover, Sync: c.sync, Keep: c.keep, Warm: c.warm,
+		Plan: c.plan, Backend: c.backend, Failover: c.failover, Sync: c.sync, Keep: c.keep, Warm: c.warm, Names: c.names,
 		Zones: c.zones, Identity: c.identity, Sockets: c.sockets, Idle: c.idle,
 		Corefile: loadedCorefile(), Server: server{c},
 	}

@@ -80,6 +80,10 @@ var ruleMetrics = append([]*metric{
 		read: readWarmStart},
 	{name: "warm_start_bytes", help: "Bytes that were taken of the state of the instance that this process replaced.", labels: []string{"section"},
 		read: readWarmBytes},
+	{name: "warm_names", help: "Names that this process asked for at its start, as the one before was asked for them most, by what became of them.", labels: []string{"result"},
+		read: readWarmNames},
+	{name: "warm_names_seconds", help: "How long the start of this process waited for the answers to these names.",
+		read: func(s *scrape, out output) { out.gauge(s.agent.Recalled().Took.Seconds()) }},
 	{name: "handovers_total", help: "Times that this process gave its state to another instance, whole or broken.", labels: []string{"result"},
 		read: func(s *scrape, out output) {
 			stats := s.agent.Succession.Stats()
@@ -185,6 +189,15 @@ func readWarmBytes(s *scrape, out output) {
 	for _, name := range agent.Sections {
 		out.gauge(float64(bytes[name]), name)
 	}
+}
+
+func readWarmNames(s *scrape, out output) {
+	f := s.agent.Recalled()
+	out.gauge(float64(f.Answered), "answered")
+	out.gauge(float64(f.Failed), "failed")
+	out.gauge(float64(f.Cached), "cached")
+	out.gauge(float64(f.Gone), "gone")
+	out.gauge(float64(f.Unasked), "unasked")
 }
 
 func readDNSEntries(s *scrape, out output) {

@@ -51,6 +51,7 @@ type block struct {
 	sync     time.Duration
 	keep     bool
 	warm     time.Duration
+	names    string // the file of `warm`; "": none
 	line     int
 
 	// zones has a zone that is served at each listen endpoint for plain DNS. It has ""
@@ -131,7 +132,7 @@ func (c *configuration) add(b block) error {
 		{"sources", sources(c.plan), sources(b.plan)},
 		{"uplinks", strings.Join(c.plan.Uplinks, " "), strings.Join(b.plan.Uplinks, " ")},
 		{"dry-run", strconv.FormatBool(c.plan.DryRun), strconv.FormatBool(b.plan.DryRun)},
-		{"warm", c.warm.String(), b.warm.String()},
+		{"warm", warmText(c.block), warmText(b)},
 		{"keep", strconv.FormatBool(c.keep), strconv.FormatBool(b.keep)},
 	} {
 		if setting.ours != setting.theirs {

@@ -3,7 +3,9 @@ package notrack
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coredns/caddy"
@@ -146,7 +148,7 @@ func parseOption(c *caddy.Controller, b *block) error {
 	case "sync":
 		return duration(parseSync, &b.sync)
 	case "warm":
-		return duration(parseWarm, &b.warm)
+		return parseWarm(c, b, args)
 	case "sources":
 		if len(args) == 0 {
 			return c.ArgErr()
@@ -183,16 +185,38 @@ func parseSync(v string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseWarm bounds how long a start waits for the state of another instance.
-func parseWarm(v string) (time.Duration, error) {
-	if v == "off" {
-		return 0, nil
+// parseWarm reads `warm DURATION|off [names FILE]`. The duration is how long a start waits for
+// the state of another instance.
+func parseWarm(c *caddy.Controller, b *block, args []string) error {
+	if len(args) != 1 && (len(args) != 3 || args[1] != "names") {
+		return c.Errf("%s: want off or a duration, then names FILE or nothing", strings.Join(append([]string{"warm"}, args...), " "))
 	}
-	d, err := time.ParseDuration(v)
-	if err != nil || d < 100*time.Millisecond || d > time.Minute {
-		return 0, fmt.Errorf("warm %q: want off or a duration from 100ms to 1m", v)
+	b.warm, b.names = 0, ""
+	if args[0] != "off" {
+		d, err := time.ParseDuration(args[0])
+		if err != nil || d < 100*time.Millisecond || d > time.Minute {
+			return c.Errf("warm %q: want off or a duration from 100ms to 1m", args[0])
+		}
+		b.warm = d
 	}
-	return d, nil
+	if len(args) == 3 {
+		if b.names = args[2]; !filepath.IsAbs(b.names) {
+			return c.Errf("warm names %q: want the whole path of a file, for example /var/lib/trackless/names", b.names)
+		}
+	}
+	return nil
+}
+
+// warmText returns what parseWarm has read.
+func warmText(b block) string {
+	text := "off"
+	if b.warm > 0 {
+		text = b.warm.String()
+	}
+	if b.names != "" {
+		text += " names " + b.names
+	}
+	return text
 }
 
 // parseLease bounds the lease. Five lease probes must fit into it, and clients give up

@@ -70,9 +70,13 @@ func ChoosesSockets(at func(netip.AddrPort) bool) { process.FastPathSockets = at
 // OthersServe reports whether another instance has queries to the address untracked now.
 func OthersServe(a netip.Addr) bool { return process.OthersServe(a) }
 
-// HandOver has the state given to the instance that replaces this one, besides the state of
+// HandOver has these states given to the instance that replaces this one, besides the state of
 // this directive. It is called before the first Corefile is loaded.
-func HandOver(s agent.State) { process.State = s }
+func HandOver(states ...agent.State) { process.States = states }
+
+// KeepNames has the names kept that these caches are asked most, where `warm` says so. It is
+// called before the first Corefile is loaded.
+func KeepNames(c agent.Caches) { process.Caches = c }
 
 // Listening returns the endpoints of the Corefile in force for queries over UDP.
 func Listening() []iptables.Endpoint { return process.Listening() }

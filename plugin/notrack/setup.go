@@ -24,6 +24,21 @@ func CheckpointBelow(directive string) {
 	caddy.RegisterParsingCallback("dns", directive, placeCheckpoints)
 }
 
+// SucceedAfter has the state of another instance taken when all plugins up to that of a directive
+// have started. The owner of the list of directives calls it once, with the last one.
+func SucceedAfter(directive string) {
+	caddy.RegisterParsingCallback("dns", directive, func(ctx caddy.Context) error {
+		if config := parsed.Load(); config != nil && config.context == ctx {
+			config.first.OnStartup(func() error {
+				config.agent.Succeed(config.load)
+				config.agent.Recall(config.load)
+				return nil
+			})
+		}
+		return nil
+	})
+}
+
 // CountSearch sets the function that counts the queries of search paths, for the control socket.
 func CountSearch(count func() control.SearchFigures) { countSearch.Store(&count) }
 
@@ -76,8 +91,7 @@ func setup(c *caddy.Controller) error {
 var parsed atomic.Pointer[configuration]
 
 // placeCheckpoints runs after caddy has set up the directive above in all blocks. It puts
-// our handler directly below. A start function that it registers runs after those of the
-// directive: the caches are open then.
+// our handler directly below.
 func placeCheckpoints(ctx caddy.Context) error {
 	config := parsed.Load()
 	if config == nil || config.context != ctx {
@@ -89,10 +103,6 @@ func placeCheckpoints(ctx caddy.Context) error {
 		})
 	}
 	config.gates = nil
-	config.first.OnStartup(func() error {
-		config.agent.Succeed(config.load)
-		return nil
-	})
 	return nil
 }
 

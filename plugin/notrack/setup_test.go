@@ -86,6 +86,22 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseWarm(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                       "2s",
+		"warm off":                               "off",
+		"warm 500ms":                             "500ms",
+		"warm 3s names /var/lib/trackless/names": "3s names /var/lib/trackless/names",
+		"warm off names /n":                      "off names /n",
+		"warm 3s names /n\n warm 1s":             "1s",
+	} {
+		b, err := parse(controller(nil, []string{"dns://.:53"}, "notrack 10.96.0.10 {\n "+text+"\n}"))
+		if got := warmText(b); err != nil || got != want {
+			t.Errorf("%q: %s, %v, want %s", text, got, err, want)
+		}
+	}
+}
+
 func TestParseErrors(t *testing.T) {
 	root := []string{"dns://.:53"}
 	var got strings.Builder
@@ -117,6 +133,10 @@ func TestParseErrors(t *testing.T) {
 		{name: "sync too short", text: "notrack 10.96.0.10 {\n sync 1ms\n}"},
 		{name: "warm without unit", text: "notrack 10.96.0.10 {\n warm 2\n}"},
 		{name: "warm for no time", text: "notrack 10.96.0.10 {\n warm 0s\n}"},
+		{name: "warm without value", text: "notrack 10.96.0.10 {\n warm\n}"},
+		{name: "warm with names and no file", text: "notrack 10.96.0.10 {\n warm 2s names\n}"},
+		{name: "warm with a file in no folder", text: "notrack 10.96.0.10 {\n warm 2s names names.txt\n}"},
+		{name: "warm with another word", text: "notrack 10.96.0.10 {\n warm 2s file /var/lib/trackless/names\n}"},
 		{name: "sources without value", text: "notrack 10.96.0.10 {\n sources\n}"},
 		{name: "a source that is no prefix", text: "notrack 10.96.0.10 {\n sources 10.244.0.1\n}"},
 		{name: "sources that overlap", text: "notrack 10.96.0.10 {\n sources 10.0.0.0/8 10.244.0.0/16\n}"},

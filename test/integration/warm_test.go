@@ -4,7 +4,10 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -187,4 +190,84 @@ func TestPredecessorHangs(t *testing.T) {
 		t.Errorf("the start waited %v s for an instance that hangs", waited)
 	}
 	answeredBy(t, node, lab.Trackless, lab.ClusterDNS4)
+}
+
+// An instance without a predecessor asks for the names that the one before was asked for most,
+// before its listeners open. The one before may have been killed.
+func TestKilledInstanceLeavesNames(t *testing.T) {
+	t.Parallel()
+	const names = 200
+	node := newNode(t)
+	file := filepath.Join(t.TempDir(), "names")
+	spec := instanceSpec{listen: []netip.Addr{lab.ClusterDNS4}, options: []string{"warm 2s names " + file}}
+	first := startBeside(t, node, spec, 0)
+	for range 2 { // a name that is asked once is not worth it
+		askNames(t, node, lab.ClusterDNS4, names)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+		t.Fatalf("the file is %v, %v", info, err)
+	}
+	second := startBeside(t, node, spec, 0)
+	recalled(t, second, names)
+	if err := second.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	third := startBeside(t, node, spec, 0)
+	recalled(t, third, names)
+	if waited := sumOf(t, third, metricsOf(0), "coredns_notrack_warm_names_seconds"); waited == 0 {
+		t.Errorf("the start waited %v s", waited)
+	}
+	before := sumOf(t, third, metricsOf(0), "coredns_cache_misses_total")
+	askNames(t, node, lab.ClusterDNS4, names)
+	if misses := sumOf(t, third, metricsOf(0), "coredns_cache_misses_total") - before; misses > names/10 {
+		t.Errorf("%v misses of the first %d queries, of which some are our own checks", misses, names)
+	}
+	// A replacement takes the answers, and asks for no names.
+	fourth := startBeside(t, node, spec, 1)
+	if !strings.Contains(fourth.Output(), "warm start: took") || strings.Contains(fourth.Output(), "asked for the names") {
+		t.Errorf("the log of the replacement:\n%s", fourth.Output())
+	}
+}
+
+// recalled fails the test if the instance did not ask for so many names before it served.
+func recalled(t *testing.T, server *lab.Server, names int) {
+	t.Helper()
+	asked := strings.Index(server.Output(), "asked for the names that were asked most")
+	serving := strings.Index(server.Output(), "\n.:53 on ")
+	if asked < 0 || serving < asked || !strings.Contains(server.Output(), fmt.Sprintf(": %d answered, 0 failed", names)) {
+		t.Errorf("names asked for at %d, serving at %d:\n%s", asked, serving, server.Output())
+	}
+}
+
+// Names of a dead upstream delay the start by at most five seconds.
+func TestNamesOfADeadUpstream(t *testing.T) {
+	t.Parallel()
+	node := newNode(t)
+	file := filepath.Join(t.TempDir(), "names")
+	spec := instanceSpec{listen: []netip.Addr{lab.ClusterDNS4}, options: []string{"warm 2s names " + file}}
+	first := startBeside(t, node, spec, 0)
+	for range 2 {
+		askNames(t, node, lab.ClusterDNS4, 50)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := node.Serve(strings.Replace(spec.corefile(0), lab.UpstreamDNS4.String(), "198.51.100.99", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{"nothing was answered for 2s in the server block", "\n.:53 on "} {
+		eventually(t, line, func() error {
+			if !strings.Contains(next.Output(), line) {
+				return errors.New(next.Output())
+			}
+			return nil
+		})
+	}
+	if waited := sumOf(t, next, metricsOf(0), "coredns_notrack_warm_names_seconds"); waited < 2 {
+		t.Errorf("the start waited %v s for an upstream that is dead", waited)
+	}
 }

@@ -217,6 +217,14 @@ func (e *Engine) servable(r *store.Record, now store.Time) *store.Record {
 	return nil
 }
 
+// Has reports whether a query with the key gets an answer, fresh or stale. That is no use of
+// the answer.
+func (e *Engine) Has(key wire.Key, now time.Time) bool {
+	v := e.store.View(key)
+	defer v.Close()
+	return e.choose(&v, e.store.Time(now)) != nil
+}
+
 // Asked describes the query upstream that brought an answer. In the zero value nothing
 // is known.
 type Asked struct {

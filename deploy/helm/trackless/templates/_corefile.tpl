@@ -127,6 +127,9 @@ notrack {
 {{- with $n.uplinks }}
     uplinks {{ join " " . }}
 {{- end }}
+{{- if $n.keepNames }}
+    warm 2s names /var/lib/trackless/names
+{{- end }}
 {{- if $n.dryRun }}
     dry-run
 {{- end }}

@@ -4,7 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strconv"
+	"time"
 
+	"github.com/trackless-dns/trackless/agent/health"
 	"github.com/trackless-dns/trackless/agent/names"
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/handover"
@@ -28,7 +31,11 @@ type Caches interface {
 const answers = "answers"
 
 // Sections are the names of all sections of the state.
-var Sections = []string{answers, ledger.StateName}
+var Sections = []string{answers, "upstreams", ledger.StateName, health.StateName}
+
+// monitored is the section of the monitor. It fits everywhere: who takes it checks what it
+// needs of it.
+var monitored = handover.Section{Name: health.StateName, Fingerprint: strconv.Itoa(health.StateFormat)}
 
 // flows is the section of the ledger. It fits where the same endpoints are served: another
 // instance beside this one, for other endpoints, goes on counting its flows itself.
@@ -48,7 +55,9 @@ func (p *Agent) offers() []handover.Offer {
 	for _, s := range p.States {
 		offers = append(offers, s.Offers()...)
 	}
-	return append(offers, handover.Offer{Section: p.flows(), Send: p.Ledger.WriteState, Last: true})
+	return append(offers,
+		handover.Offer{Section: p.flows(), Send: p.Ledger.WriteState, Last: true},
+		handover.Offer{Section: monitored, Send: p.Health.WriteState})
 }
 
 func (p *Agent) wants() []handover.Want {
@@ -56,7 +65,15 @@ func (p *Agent) wants() []handover.Want {
 	for _, s := range p.States {
 		wants = append(wants, s.Wants()...)
 	}
-	return append(wants, handover.Want{Section: p.flows(), Receive: p.Ledger.ReadState})
+	return append(wants,
+		handover.Want{Section: p.flows(), Receive: p.Ledger.ReadState},
+		handover.Want{Section: monitored, Receive: func(_ time.Time, piece []byte) (int, error) {
+			load := p.serving.Load()
+			if load == nil {
+				return 0, nil
+			}
+			return p.Health.ReadState(load.Server.Blocks(), piece)
+		}})
 }
 
 // Succeed takes the state of the instance that this one replaces, if this is the first load,

@@ -20,7 +20,8 @@ import (
 // failingNode is a block whose misses fail.
 type failingNode struct {
 	t     *testing.T
-	f     failing
+	m     Monitor
+	f     *failing // of m
 	block stubBlock
 	names atomic.Int64
 
@@ -33,6 +34,7 @@ type failingNode struct {
 
 func newFailingNode(t *testing.T) *failingNode {
 	n := &failingNode{t: t, own: func() (int, error) { return dns.RcodeServerFailure, errors.New("i/o timeout") }}
+	n.f = &n.m.failing
 	n.f.begin(func() {})
 	return n
 }

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/trackless-dns/trackless/agent/services"
 	"github.com/trackless-dns/trackless/internal/logger"
 	"github.com/trackless-dns/trackless/iptables"
@@ -57,6 +59,10 @@ type state struct {
 type Block interface {
 	// Upstreams returns the upstreams of the block.
 	Upstreams() []Group
+	// Label names the block for another process that has the same one.
+	Label() string
+	// Pass passes a query to the plugins below the block's cache.
+	Pass(context.Context, dns.ResponseWriter, *dns.Msg) (rcode int, err error)
 }
 
 // Config is the part of a Corefile that the monitor needs.
@@ -320,12 +326,9 @@ func (m *Monitor) lost(g Group, hasEndpoints func(netip.AddrPort) (bool, error))
 			return false, false, err
 		}
 		if there {
-			if m.seen == nil {
-				m.seen = map[netip.Addr]bool{}
-			}
-			m.seen[a.Addr()] = true
+			m.see(a.Addr())
 		}
-		is := g.Service || m.seen[a.Addr()] || slices.Contains(environ, a.Addr())
+		is := g.Service || m.saw(a.Addr()) || slices.Contains(environ, a.Addr())
 		asks = asks || is
 		lost = lost && is && !there
 	}

@@ -289,6 +289,10 @@ func TestWaitsForACheckEnd(t *testing.T) {
 }
 
 // stubBlock is a server block without upstreams.
-type stubBlock struct{ _ int }
+type stubBlock struct{ label string }
 
 func (*stubBlock) Upstreams() []Group { return nil }
+func (b *stubBlock) Label() string    { return b.label }
+func (*stubBlock) Pass(_ context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	return 0, w.WriteMsg(new(dns.Msg).SetReply(r))
+}

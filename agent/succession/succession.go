@@ -273,9 +273,18 @@ func summary(outcomes []handover.Outcome) string {
 				items, bytes = items+o.Items, bytes+o.Bytes
 			}
 		}
-		parts = append(parts, fmt.Sprintf("%d %s (%s)", items, name, figure.Bytes(uint64(bytes))))
+		if items > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s (%s)", items, name, figure.Bytes(uint64(bytes))))
+		}
 	}
-	return strings.Join(parts, " and ")
+	switch n := len(parts) - 1; n {
+	case -1:
+		return "nothing"
+	case 0:
+		return parts[0]
+	default:
+		return strings.Join(parts[:n], ", ") + " and " + parts[n]
+	}
 }
 
 // leftOut says which sections were not taken whole, and why.

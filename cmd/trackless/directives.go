@@ -44,7 +44,7 @@ import (
 	"github.com/trackless-dns/trackless/plugin/notrack"
 	"github.com/trackless-dns/trackless/plugin/podmetrics"
 	"github.com/trackless-dns/trackless/plugin/searchpath"
-	_ "github.com/trackless-dns/trackless/plugin/upstream"
+	"github.com/trackless-dns/trackless/plugin/upstream"
 )
 
 // directives is the plugin list of `trackless serve` in the order in which a
@@ -99,7 +99,7 @@ var directives = []string{
 func init() {
 	notrack.CheckpointBelow("cache")
 	fastpath.StartAfter("cache")
-	notrack.HandOver(cache.Handed)
+	notrack.HandOver(cache.Handed, upstream.Handed)
 	notrack.KeepNames(cache.Handed)
 	notrack.SucceedAfter(directives[len(directives)-1])
 }

@@ -2,12 +2,15 @@ package notrack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/coredns/coredns/core/dnsserver"
+	"github.com/coredns/coredns/plugin"
 	"github.com/coredns/coredns/plugin/forward"
+	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/agent/checks"
 	"github.com/trackless-dns/trackless/agent/health"
@@ -51,6 +54,20 @@ func (b serverBlock) Upstreams() []health.Group {
 		}
 		next = f.Next
 	}
+}
+
+// Label implements [health.Block].
+func (b serverBlock) Label() string {
+	return fmt.Sprintf("%s://%s:%s %v %s", b.Transport, b.Zone, b.Port, b.ListenHosts, b.ViewName)
+}
+
+// Pass implements [health.Block].
+func (b serverBlock) Pass(ctx context.Context, w dns.ResponseWriter, r *dns.Msg) (int, error) {
+	p, ok := b.Handler((*checkpoint)(nil).Name()).(*checkpoint)
+	if !ok {
+		return dns.RcodeServerFailure, plugin.Error(directive, errors.New("the server block has not started"))
+	}
+	return plugin.NextOrFailure(directive, p.Next, ctx, w, r)
 }
 
 // handledBlocks returns the blocks with a handler of ours.

@@ -19,6 +19,8 @@ type Found func(addrs []netip.AddrPort, by string)
 const (
 	byAPI       = "the Kubernetes API"
 	byKubeProxy = "kube-proxy's rules"
+	// byPredecessor is used until one of the others has told addresses.
+	byPredecessor = "the instance before"
 )
 
 // FollowService calls found with the ClusterIPs of a Service, the primary one first, until

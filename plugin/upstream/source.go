@@ -99,6 +99,11 @@ func (s *source) unsubscribe(u *Upstream) {
 func (s *source) found(addrs []netip.AddrPort, by string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.tell(addrs, by)
+}
+
+// tell passes the addresses to all subscribers. The lock is held.
+func (s *source) tell(addrs []netip.AddrPort, by string) {
 	log.Infof("%s has the addresses %s (from %s)", s.name, figure.Joined(addrs), by)
 	s.addrs = slices.Clone(addrs)
 	known.WithLabelValues(s.name.String()).Set(float64(len(addrs)))

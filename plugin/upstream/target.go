@@ -87,6 +87,11 @@ func (t *target) failedToAnswer(err error) {
 		return
 	}
 	t.failed.now()
+	t.check()
+}
+
+// check has health checks run until one succeeds.
+func (t *target) check() {
 	if !t.checked {
 		return
 	}

@@ -74,10 +74,16 @@ func (s *Steering) look() {
 	for at, own := range found {
 		p := s.places[at]
 		shared = p.shared() || shared
-		if code := s.choice(at, p, serves); code != nil {
-			if err := reuseport.Attach(own.fd, code); err != nil {
+		switch takes := s.takes(at, p, serves); {
+		case p.first >= 0 && takes:
+			p.chosen = true
+			if err := reuseport.Attach(own.fd, s.choice(at, p)); err != nil {
 				s.Log.Warningf("%s: an instance that replaces this one gets queries before it serves: %v", at.at, err)
 			}
+		case p.first < 0 && (takes || p.chosen):
+			// The program may choose sockets of one that does not read them.
+			p.chosen = false
+			_ = reuseport.Detach(own.fd)
 		}
 	}
 	if s.again != nil {
@@ -88,40 +94,47 @@ func (s *Steering) look() {
 		s.again = time.AfterFunc(lookAgain, func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.look()
+			if s.again != nil { // Release may have been first
+				s.look()
+			}
 		})
 	}
 }
 
-// choice returns the program for an address, nil to leave it as it is.
-func (s *Steering) choice(at address, p *place, serves func() func(netip.Addr) (ours, others bool)) []bpf.Instruction {
-	if p.first < 0 {
-		return nil
+// takes reports whether this instance is to get what clients send to an address.
+func (s *Steering) takes(at address, p *place, serves func() func(netip.Addr) (ours, others bool)) bool {
+	if !p.shared() {
+		return true
 	}
-	if p.shared() {
-		// Another instance that does not serve hangs: what it keeps would be lost.
-		if ours, others := s.serves(at, serves()); !ours || others {
-			return nil
-		}
-	}
+	// Another instance that does not serve hangs: what it keeps would be lost.
+	ours, others := s.serves(at, serves())
+	return ours && !others
+}
+
+// choice returns the program that chooses our sockets at an address.
+func (s *Steering) choice(at address, p *place) []bpf.Instruction {
 	if s.isListen(at) {
 		return reuseport.BySource(at.at.Addr(), p.indexes())
 	}
 	return reuseport.Any(p.indexes())
 }
 
-// isListen reports whether it is one of the listen addresses, to which our checks go.
+// isListen reports whether it gets what is sent to a listen address, such as our checks: it is
+// one, or the wildcard address.
 func (s *Steering) isListen(at address) bool {
-	e := iptables.Endpoint{Addr: at.at.Addr(), Port: at.at.Port(), Proto: iptables.UDP}
+	proto := iptables.UDP
 	if at.tcp {
-		e.Proto = iptables.TCP
+		proto = iptables.TCP
 	}
-	return slices.Contains(s.listen, e)
+	return slices.ContainsFunc(s.listen, func(e iptables.Endpoint) bool {
+		return e.Port == at.at.Port() && e.Proto == proto && (e.Addr == at.at.Addr() || at.at.Addr().IsUnspecified())
+	})
 }
 
-// serves tells it of an address. Those for metrics and health belong to all listen addresses.
+// serves tells it of an address. The wildcard address, and those for metrics and health,
+// belong to all listen addresses.
 func (s *Steering) serves(at address, serves func(netip.Addr) (ours, others bool)) (ours, others bool) {
-	if s.isListen(at) {
+	if s.isListen(at) && !at.at.Addr().IsUnspecified() {
 		return serves(at.at.Addr())
 	}
 	ours = true
@@ -251,6 +264,7 @@ type place struct {
 	own    []uint64
 	before []uint64 // of others, that came before ours
 	all    int
+	chosen bool // our program chooses, as far as we know
 }
 
 // seen follows who is in the group. A socket that comes is the last. One that goes changes

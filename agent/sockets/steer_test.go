@@ -220,6 +220,60 @@ func TestSteering(t *testing.T) {
 	expect("beside it", next, each, each)
 }
 
+// Sockets at the wildcard address get what is sent to the listen address: clients stay with
+// the predecessor, and checks of the successor find it.
+func TestSteeringAtTheWildcardAddress(t *testing.T) {
+	for _, tc := range []struct {
+		wildcard, listen string
+		client           func(i int) netip.Addr
+	}{
+		{"0.0.0.0:0", "127.0.0.1", client},
+		{"[::]:0", "127.0.0.1", client},
+		{"[::]:0", "::1", nil},
+	} {
+		t.Run(tc.wildcard+" "+tc.listen, func(t *testing.T) {
+			old := openSide(t, netip.MustParseAddrPort(tc.wildcard))
+			at := netip.AddrPortFrom(netip.MustParseAddr(tc.listen), old.at().Port())
+			listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+			old.ours = true
+			old.steering.Look(listen)
+			next := openSide(t, old.at())
+			next.ours, next.others = true, true
+			next.steering.Look(listen)
+			if tc.client != nil {
+				sendAll(t, at, tc.client)
+				if p, c := old.got(t); p != each || c != each {
+					t.Errorf("%d packets and %d connections came to the predecessor, want %d", p, c, each)
+				}
+			}
+			sendAll(t, at, func(int) netip.Addr { return at.Addr() })
+			if p, c := next.got(t); p == 0 || c == 0 || p == each || c == each {
+				t.Errorf("%d and %d of %d checks came to the successor", p, c, each)
+			}
+		})
+	}
+}
+
+// One that hung and is replaced within a moment leaves a program with indexes of sockets that
+// are another's by now.
+func TestSteeringLosesItsPlace(t *testing.T) {
+	hung := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	at := hung.at()
+	listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+	ours := openSide(t, at)
+	ours.ours = true
+	ours.steering.Look(listen)
+	_ = hung.udp.Close()
+	_ = hung.tcp.Close()
+	silent := openSide(t, at)
+	ours.steering.Look(listen)
+	sendAll(t, at, client)
+	if p, c := ours.got(t); p == 0 || c == 0 {
+		t.Errorf("%d packets and %d connections came to the one that serves", p, c)
+	}
+	silent.got(t)
+}
+
 // TestSteeringLeaves: what waits is answered, and all else comes to the successor.
 func TestSteeringLeaves(t *testing.T) {
 	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))

@@ -32,7 +32,7 @@ func yieldSockets(fds []int, endpoints []iptables.Endpoint) error {
 		}
 		// The program may choose our sockets, and some kernels let it choose connected ones,
 		// too (Linux 5.10; 6.18 does not). The other instance attaches its own, perhaps
-		// before we have come to the next socket. Before Linux 5.3 this is an error.
+		// before we have come to the next socket.
 		if at := sockets.AddressOf(s.own); !detached[at] {
 			_ = reuseport.Detach(s.fd)
 			detached[at] = true

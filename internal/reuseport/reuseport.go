@@ -8,7 +8,6 @@
 package reuseport
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,10 +19,11 @@ import (
 // None is an index that no socket has. The kernel chooses by a hash of the tuple then.
 const None = 0xffff
 
-// Offsets of the source address in the IP header, relative to the network header
-// (include/uapi/linux/filter.h, SKF_NET_OFF).
+// Offsets in the IP header, relative to the network header (include/uapi/linux/filter.h,
+// SKF_NET_OFF).
 const (
 	networkHeader = 1<<32 - 0x100000
+	ipVersion     = networkHeader      // in the upper half of the byte
 	source4       = networkHeader + 12 // RFC 791 section 3.1
 	source6       = networkHeader + 8  // RFC 8200 section 3
 	port4         = networkHeader + 20 // of UDP and TCP behind a header without options
@@ -36,7 +36,7 @@ const (
 const Reached = 16
 
 // BySource spreads clients over the sockets with the indexes by a hash of the source address.
-// Those with the listen address itself choose by their port, see Reached.
+// Those that ask from the very address that they ask choose by their port, see Reached.
 func BySource(at netip.Addr, indexes []int) []bpf.Instruction {
 	if len(indexes) == 0 {
 		return []bpf.Instruction{bpf.RetConstant{Val: None}}
@@ -63,24 +63,39 @@ func choose(indexes []int) []bpf.Instruction {
 	return append(code, bpf.RetConstant{Val: None})
 }
 
-// sourceHash computes a hash of the source address, and returns the index in the port if it
-// is the address of the listener.
+// sourceHash computes a hash of the source address, or returns the index in the port if it is
+// the destination as well. Sockets at the wildcard address of IPv6 get both families.
 func sourceHash(at netip.Addr) (code []bpf.Instruction) {
-	var words []uint32
-	offset, port, own := uint32(source4), uint32(port4), at.AsSlice()
-	if at.Is6() {
-		offset, port = source6, port6
+	v4, v6 := hashOf(source4, 1, port4), hashOf(source6, 4, port6)
+	switch {
+	case at.Is4():
+		code = v4
+	case at.IsUnspecified():
+		v4 = append(v4, bpf.Jump{Skip: uint32(len(v6))})
+		code = append([]bpf.Instruction{
+			bpf.LoadAbsolute{Off: ipVersion, Size: 1},
+			bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6, SkipTrue: uint8(len(v4))},
+		}, append(v4, v6...)...)
+	default:
+		code = v6
 	}
-	for ; len(own) > 0; own = own[4:] {
-		words = append(words, binary.BigEndian.Uint32(own))
-	}
-	for i, w := range words {
+	const spread = 0x9e3779b1 // a multiplicative hash: the upper bits depend on all
+	return append(code,
+		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: spread},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 16})
+}
+
+// hashOf combines the words of a source address. The destination follows it in the header.
+func hashOf(source, words, port uint32) (code []bpf.Instruction) {
+	for i := range words {
 		// The last comparison is followed by three instructions to the end, and each of the
 		// others skips them.
-		skip := uint8(2*(len(words)-i) + 1)
 		code = append(code,
-			bpf.LoadAbsolute{Off: offset + uint32(4*i), Size: 4},
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: w, SkipTrue: skip})
+			bpf.LoadAbsolute{Off: source + 4*i, Size: 4},
+			bpf.TAX{},
+			bpf.LoadAbsolute{Off: source + 4*(words+i), Size: 4},
+			bpf.JumpIfX{Cond: bpf.JumpNotEqual, SkipTrue: uint8(4*(words-1-i) + 3)})
 	}
 	code = append(code,
 		bpf.LoadAbsolute{Off: port, Size: 2},
@@ -89,14 +104,11 @@ func sourceHash(at netip.Addr) (code []bpf.Instruction) {
 		bpf.LoadConstant{Dst: bpf.RegX})
 	for i := range words {
 		code = append(code,
-			bpf.LoadAbsolute{Off: offset + uint32(4*i), Size: 4},
+			bpf.LoadAbsolute{Off: source + 4*i, Size: 4},
 			bpf.ALUOpX{Op: bpf.ALUOpXor},
 			bpf.TAX{})
 	}
-	const spread = 0x9e3779b1 // a multiplicative hash: the upper bits depend on all
-	return append(code,
-		bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: spread},
-		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 16})
+	return code
 }
 
 // Attach attaches a program to the group of a socket, in the place of another.
@@ -116,12 +128,16 @@ func Attach(fd int, code []bpf.Instruction) error {
 	return nil
 }
 
-// Detach removes the program of the group, whoever attached it (SO_DETACH_REUSEPORT_BPF,
-// since Linux 5.3).
-func Detach(fd int) error {
-	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_REUSEPORT_BPF, 0)
-	if errors.Is(err, unix.ENOENT) {
+// Detach has no program choose in the group, whoever attached one.
+func Detach(fd int) error { return detach(fd, unix.SO_DETACH_REUSEPORT_BPF) }
+
+func detach(fd, option int) error {
+	err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
 		return nil
+	case errors.Is(err, unix.ENOPROTOOPT): // before Linux 5.3
+		return Attach(fd, Any(nil))
 	}
 	return err
 }

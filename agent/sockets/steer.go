@@ -42,6 +42,7 @@ type Steering struct {
 	listen []iptables.Endpoint
 	again  *time.Timer // nil: no other instance is here
 	left   bool
+	began  bool // it has looked, in this process
 }
 
 // address is one that sockets share.
@@ -232,12 +233,12 @@ func (s *Steering) own() (map[address]*ownSockets, error) {
 	for at, own := range found {
 		p := s.places[at]
 		if p == nil {
-			p = &place{}
+			p = &place{late: s.began}
 		}
 		p.seen(own.inodes, all[at.tcp][at.at])
 		places[at] = p
 	}
-	s.places = places
+	s.places, s.began = places, true
 	return found, nil
 }
 
@@ -264,11 +265,14 @@ type place struct {
 	own    []uint64
 	before []uint64 // of others, that came before ours
 	all    int
+	late   bool // the address came by a reload
 	chosen bool // our program chooses, as far as we know
 }
 
 // seen follows who is in the group. A socket that comes is the last. One that goes changes
-// the order of those behind it, so it is known where ours are if none before them went.
+// the order of those behind it, so it is known where ours are if none before them went. Others
+// that are there when this process begins came before. At an address that it gets by a reload
+// they may have come later.
 func (p *place) seen(own, all []uint64) {
 	own = slices.Sorted(slices.Values(own))
 	others := slices.DeleteFunc(slices.Clone(all), func(i uint64) bool { return slices.Contains(own, i) })
@@ -278,9 +282,9 @@ func (p *place) seen(own, all []uint64) {
 	switch {
 	case len(others) == 0:
 		p.first, p.before = 0, nil
-	case isNew:
+	case isNew && !p.late:
 		p.first, p.before = len(others), others
-	case !same || slices.ContainsFunc(p.before, func(i uint64) bool { return !slices.Contains(others, i) }):
+	case isNew || !same || slices.ContainsFunc(p.before, func(i uint64) bool { return !slices.Contains(others, i) }):
 		p.first = -1
 	}
 }

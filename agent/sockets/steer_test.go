@@ -274,6 +274,26 @@ func TestSteeringLosesItsPlace(t *testing.T) {
 	silent.got(t)
 }
 
+// A reload takes the sockets for cached answers away while a successor does not serve yet: it
+// is not known which of them came first.
+func TestSteeringBeginsLate(t *testing.T) {
+	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	at := old.at()
+	listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+	elsewhere := true
+	old.steering.Elsewhere = func(netip.AddrPort) bool { return elsewhere }
+	old.ours = true
+	old.steering.Look(listen)
+	next := openSide(t, at)
+	elsewhere = false
+	old.steering.Look(listen)
+	sendAll(t, at, client)
+	if p, c := old.got(t); p == 0 || c != each {
+		t.Errorf("%d packets and %d connections came to the one that serves", p, c)
+	}
+	next.got(t)
+}
+
 // TestSteeringLeaves: what waits is answered, and all else comes to the successor.
 func TestSteeringLeaves(t *testing.T) {
 	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))

@@ -47,6 +47,31 @@ func TestSuccessorOfOneThatHangs(t *testing.T) {
 	}
 }
 
+// Without bind the listeners are at the wildcard address. A successor attaches all the same, and
+// serves alone at last.
+func TestSuccessorAtTheWildcardAddress(t *testing.T) {
+	t.Parallel()
+	node := newNode(t)
+	pod := node.Pods[0].Namespace
+	text := corefile(steady, "", node.ClusterDNS()...)
+	bind := text[strings.Index(text, "bind "):]
+	bind = bind[:strings.Index(bind, "\n")]
+	text = strings.Replace(text, bind, "", 1)
+	text = strings.Replace(text, "notrack", "notrack "+strings.TrimPrefix(bind, "bind"), 1)
+	old, err := node.Serve(strings.ReplaceAll(text, metricsAddress, metricsOf(1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitAttached(t, old, metricsOf(1))
+	serve(t, node, text)
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := responds(t, pod, lab.Trackless)(); err != nil {
+		t.Error(err)
+	}
+}
+
 // The kernel chooses no listener for multipath TCP by a program, and moves no connection from
 // one to another. Go opens such listeners by default.
 func TestNoListenerIsMultipath(t *testing.T) {

@@ -222,7 +222,7 @@ func (p *Agent) begin(load *Load) error {
 	}
 	checker := checks.New(checks.Config{
 		Identity: load.Identity, Listen: load.Plan.Listen, Zones: load.Zones, Sockets: load.Sockets,
-		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Waiting: new(sockets.Listeners).Waiting,
+		Tracked: p.zones.Tracked, Mostly: p.Table.MostlyTracked, Waiting: new(sockets.Listeners).Waiting, Shared: sockets.Shared,
 		Progress: p.progress, Lost: p.lost.Count, Throttled: p.Queries.Throttled,
 	})
 	if err := p.reconciler.Load().PrepareOn(b, load.Plan, checker); err != nil {

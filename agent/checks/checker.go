@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -63,6 +64,9 @@ type Config struct {
 	// Waiting reports whether a connection waits for our listener at a TCP endpoint to
 	// accept it; nil knows of none.
 	Waiting func(iptables.Endpoint) bool
+
+	// Shared reports whether another process has sockets at an endpoint; nil: it may.
+	Shared func(iptables.Endpoint) bool
 
 	// Progress counts queries that were answered, Lost packets for which a socket had
 	// no room, and Throttled tells whether a CPU limit was used up a moment ago.
@@ -225,13 +229,14 @@ func (c *Checker) Check(ctx context.Context, e iptables.Endpoint) error {
 }
 
 func (c *Checker) checkSockets(ctx context.Context, e iptables.Endpoint) error {
-	p := c.pools[e.Addr]
+	p, silent := c.pools[e.Addr], false
 	for socket, port := range p.routes[e] {
 		got, err := c.ask(ctx, p, e, port)
-		if err != nil && !leadsElsewhere(err) {
+		if err != nil && !c.leadsElsewhere(e, err) {
 			return err
 		}
 		if err != nil || got != socket {
+			silent = errors.Is(err, context.DeadlineExceeded)
 			delete(p.routes, e)
 			break
 		}
@@ -240,19 +245,23 @@ func (c *Checker) checkSockets(ctx context.Context, e iptables.Endpoint) error {
 		return nil
 	}
 	routes, err := map[string]int{}, ErrNotOurs
-	for port := range poolSize {
-		socket, askErr := c.ask(ctx, p, e, port)
-		switch {
-		case askErr == nil:
-			routes[socket] = port
-		case ctx.Err() != nil || !leadsElsewhere(askErr):
-			return askErr
-		case !errors.Is(err, context.DeadlineExceeded):
-			err = askErr
+	for port := 0; port < poolSize && len(routes) < c.Sockets; {
+		next := 1
+		if silent {
+			next = poolSize - port // one after the other the leases would run out meanwhile
 		}
-		if len(routes) == c.Sockets {
-			break
+		for i, answer := range c.askFrom(ctx, p, e, port, next) {
+			switch {
+			case answer.err == nil:
+				routes[answer.socket] = port + i
+			case ctx.Err() != nil || !c.leadsElsewhere(e, answer.err):
+				return answer.err
+			case !errors.Is(err, context.DeadlineExceeded):
+				err = answer.err
+			}
 		}
+		silent = errors.Is(err, context.DeadlineExceeded)
+		port += next
 	}
 	// Of several sockets one may be another instance's that hangs, or ours.
 	if len(routes) == 0 || len(routes) < c.Sockets && errors.Is(err, context.DeadlineExceeded) {
@@ -263,8 +272,25 @@ func (c *Checker) checkSockets(ctx context.Context, e iptables.Endpoint) error {
 }
 
 // leadsElsewhere reports whether a port may lead to another instance, which answers or hangs.
-func leadsElsewhere(err error) bool {
-	return errors.Is(err, ErrNotOurs) || errors.Is(err, context.DeadlineExceeded)
+func (c *Checker) leadsElsewhere(e iptables.Endpoint, err error) bool {
+	return errors.Is(err, ErrNotOurs) || errors.Is(err, context.DeadlineExceeded) && (c.Shared == nil || c.Shared(e))
+}
+
+// reply is what came of a check.
+type reply struct {
+	socket string
+	err    error
+}
+
+// askFrom sends checks from some ports at once.
+func (c *Checker) askFrom(ctx context.Context, p *pool, e iptables.Endpoint, port, n int) []reply {
+	out := make([]reply, n)
+	var wg sync.WaitGroup
+	for i := range out {
+		wg.Go(func() { out[i].socket, out[i].err = c.ask(ctx, p, e, port+i) })
+	}
+	wg.Wait()
+	return out
 }
 
 // ask sends one check from one port of the pool and returns which of our
@@ -340,7 +366,7 @@ func (c *Checker) askEffect(ctx context.Context, e iptables.Endpoint) (err error
 			// that the query was not tracked.
 			return nil
 		}
-		if ctx.Err() != nil || !leadsElsewhere(err) {
+		if ctx.Err() != nil || !c.leadsElsewhere(e, err) {
 			return err
 		}
 	}

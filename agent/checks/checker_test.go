@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"testing"
 	"time"
@@ -144,6 +145,49 @@ func TestCheckBesideOneThatHangs(t *testing.T) {
 		}
 		if err := c.Effect(t.Context(), e.Addr); err != nil {
 			t.Errorf("the effect: %v", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What does not answer is asked once if it must be ours, so that the leases of other addresses
+// need not wait for it.
+func TestSilence(t *testing.T) {
+	t.Parallel()
+	for shared, want := range map[bool]int{false: 1, true: poolSize} {
+		server, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		listen := server.LocalAddr().(*net.UDPAddr).AddrPort()
+		e := iptables.Endpoint{Addr: listen.Addr(), Port: listen.Port(), Proto: iptables.UDP}
+		c := New(Config{
+			Identity: identityOf(t), Listen: []iptables.Endpoint{e}, Zones: map[iptables.Endpoint]string{e: "."}, Sockets: 1,
+			Shared:   func(iptables.Endpoint) bool { return shared },
+			Progress: func() uint64 { return 0 }, Lost: func() uint64 { return 0 }, Throttled: func() bool { return false },
+		})
+		if _, _, err := c.Reserve([]netip.Addr{e.Addr}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Check(t.Context(), e); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		ports := map[netip.AddrPort]bool{}
+		for len(ports) < want {
+			_, from, err := server.ReadFromUDPAddrPort(make([]byte, dns.MinMsgSize))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ports[from] = true
+		}
+		if err := server.SetReadDeadline(longAgo); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := server.ReadFromUDPAddrPort(make([]byte, dns.MinMsgSize)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("shared %t: more than %d checks", shared, want)
 		}
 		if err := c.Close(); err != nil {
 			t.Error(err)

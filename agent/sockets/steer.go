@@ -259,6 +259,9 @@ func (s *Steering) steered(fd int) (at address, ok bool) {
 	return at, kind == unix.SOCK_DGRAM && s.isListen(at) && !s.Elsewhere(at.at)
 }
 
+// Shared reports whether another process has sockets that get what is sent to an endpoint.
+func Shared(e iptables.Endpoint) bool { return sockets.Shared(e.AddrPort(), e.Proto == iptables.TCP) }
+
 // place is where our sockets are in the group of an address.
 type place struct {
 	first  int // the index of the first of them; negative: it is not known

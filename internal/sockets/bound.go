@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Bound returns the inodes of the sockets that are bound to the addresses, from proc/net of
@@ -114,4 +116,30 @@ func parseAddress(text string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("port of %s: %w", text, err)
 	}
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), nil
+}
+
+// Shared reports whether another process has a socket at the address and port, or at the
+// wildcard address. What cannot be read is taken for one.
+func Shared(at netip.AddrPort, tcp bool) bool {
+	var places []netip.AddrPort
+	for _, a := range []netip.Addr{at.Addr(), netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		places = append(places, netip.AddrPortFrom(a, at.Port()))
+	}
+	all, err := Bound("/proc/thread-self", tcp, places)
+	if err != nil {
+		return true
+	}
+	others := map[uint64]bool{}
+	for _, inodes := range all {
+		for _, inode := range inodes {
+			others[inode] = true
+		}
+	}
+	for _, fd := range Descriptors() {
+		var stat unix.Stat_t
+		if unix.Fstat(fd, &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK {
+			delete(others, stat.Ino)
+		}
+	}
+	return len(others) > 0
 }

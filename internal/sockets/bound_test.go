@@ -5,6 +5,8 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"slices"
 	"syscall"
 	"testing"
@@ -54,5 +56,60 @@ func TestBound(t *testing.T) {
 				t.Errorf("%s: %v, %v, want %v", at, got, err, want)
 			}
 		}
+	}
+}
+
+// TestShared counts the sockets of this process, then gives one of them to another.
+func TestShared(t *testing.T) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		if ctl := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+		}); ctl != nil {
+			return ctl
+		}
+		return err
+	}}
+	for _, address := range []string{"127.0.0.1:0", "0.0.0.0:0", "[::]:0"} {
+		var files []*os.File
+		var at = address
+		for range 2 {
+			conn, err := lc.ListenPacket(context.Background(), "udp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at = conn.LocalAddr().String()
+			f, err := conn.(*net.UDPConn).File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+			files = append(files, f)
+		}
+		here := NameOf(int(files[0].Fd()))
+		if Shared(here, false) || Shared(here, true) {
+			t.Errorf("%s: shared with nobody", address)
+		}
+		// A process that holds one of them until its input ends.
+		holder := exec.Command("cat")
+		holder.ExtraFiles = files[1:]
+		input, err := holder.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := holder.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_ = files[1].Close()
+		if !Shared(here, false) || Shared(here, true) {
+			t.Errorf("%s: another process has a socket there", address)
+		}
+		_ = input.Close()
+		if err := holder.Wait(); err != nil {
+			t.Error(err)
+		}
+		if Shared(here, false) {
+			t.Errorf("%s: shared with one that ended", address)
+		}
+		_ = files[0].Close()
 	}
 }

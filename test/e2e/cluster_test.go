@@ -15,7 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netns"
+
 	"github.com/trackless-dns/trackless/internal/testwait"
+	"github.com/trackless-dns/trackless/internal/thread"
 )
 
 var nodes = []string{"n1", "n2"} // kube-proxy in nftables and in iptables mode
@@ -76,6 +79,21 @@ func (c *cluster) must(t *testing.T, args ...string) string {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	return out
+}
+
+// inside runs fn in a network namespace of the cluster.
+func inside(namespace string, fn func() error) error {
+	return thread.Elsewhere(func() error {
+		ns, err := netns.GetFromName(namespace)
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			return err
+		}
+		return fn()
+	})
 }
 
 // inNode runs a program in the network namespace of a node.
@@ -148,6 +166,7 @@ type load struct {
 	Sent, Answered, Lost, Failed int
 	GapMS                        int `json:"gap_ms"`
 	Errors                       map[string]int
+	FailedAt                     []string `json:"failed_at"`
 }
 
 // startLoad asks in the background until the returned function is called,

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,9 +13,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netns"
-
-	"github.com/trackless-dns/trackless/internal/thread"
 )
 
 // kernelHits is how many queries the kernel of a node has answered.
@@ -27,19 +23,24 @@ func kernelHits(t *testing.T, node string) (hits float64) {
 		if err != nil {
 			return err
 		}
-		hits = 0
-		for line := range strings.Lines(page) {
-			if value, ok := strings.CutPrefix(line, "coredns_fastpath_requests_total{"); ok {
-				n, err := strconv.ParseFloat(strings.TrimSpace(value[strings.LastIndexByte(value, ' '):]), 64)
-				if err != nil {
-					return err
-				}
-				hits += n
-			}
-		}
-		return nil
+		hits, err = sum(page, "coredns_fastpath_requests_total", "")
+		return err
 	})
 	return hits
+}
+
+// sum adds up a metric over all series with the label.
+func sum(page, metric, label string) (total float64, err error) {
+	for line := range strings.Lines(page) {
+		if series, ok := strings.CutPrefix(line, metric+"{"); ok && strings.Contains(series, label) {
+			n, err := strconv.ParseFloat(strings.TrimSpace(series[strings.LastIndexByte(series, ' '):]), 64)
+			if err != nil {
+				return 0, err
+			}
+			total += n
+		}
+	}
+	return total, nil
 }
 
 // answeredInKernel asks from the pod of a node until the kernel answers.
@@ -136,15 +137,7 @@ func firstQuery(t *testing.T, node, name string) {
 // programs names the devices of a node with a tcx program or a filter of clsact.
 func programs(t *testing.T, node string) (found []string) {
 	t.Helper()
-	err := thread.Elsewhere(func() error {
-		ns, err := os.Open("/run/netns/k8-" + node)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(netns.NsHandle(ns.Fd())); err != nil {
-			return err
-		}
+	err := inside("k8-"+node, func() error {
 		devices, err := net.Interfaces()
 		if err != nil {
 			return err

@@ -9,7 +9,23 @@ import (
 	"testing"
 )
 
-const image = "local.invalid/trackless:e2e"
+const (
+	repository = "local.invalid/trackless"
+	image      = repository + ":e2e"
+	nextTag    = "e2e-next"
+)
+
+// nextImage gives the nodes the image under nextTag, too.
+func nextImage(t *testing.T) {
+	t.Helper()
+	for _, node := range nodes {
+		err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", containerdSocket(node), "-n", "k8s.io",
+			"images", "tag", "--force", image, repository+":"+nextTag)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
 
 // ofTheChart selects the pods of kustomize and the chart; ours select them, and those of
 // the stock manifest.

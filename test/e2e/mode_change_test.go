@@ -5,31 +5,19 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
-
 	"github.com/trackless-dns/trackless/internal/nodestate"
-	"github.com/trackless-dns/trackless/internal/thread"
 )
 
 // nodeState is all that is configured on a node.
 func nodeState(t *testing.T, node string) (state nodestate.State) {
 	t.Helper()
-	err := thread.Elsewhere(func() error {
-		ns, err := netns.GetFromName("k8-" + node)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
+	err := inside("k8-"+node, func() (err error) {
 		state, err = nodestate.Read()
 		return err
 	})
@@ -75,14 +63,7 @@ func asBefore(t *testing.T, before map[string]nodestate.State, less func(command
 // TestModeAndImageChange changes mode and image in one upgrade, uninstalls as
 // docs/uninstall.md says, and finds the nodes as they were.
 func TestModeAndImageChange(t *testing.T) {
-	const otherTag = "e2e-next"
-	for _, node := range nodes {
-		err := command(t.Context(), filepath.Join(lab.home, "bin/ctr"), "-a", containerdSocket(node), "-n", "k8s.io",
-			"images", "tag", "--force", image, "local.invalid/trackless:"+otherTag)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	nextImage(t)
 	t.Cleanup(func() { withoutRules(t) })
 	before := map[string]nodestate.State{}
 	for _, node := range nodes {
@@ -106,7 +87,7 @@ func TestModeAndImageChange(t *testing.T) {
 		}
 	}
 
-	install(t, "mode=cluster-ip,image.tag="+otherTag)
+	install(t, "mode=cluster-ip,image.tag="+nextTag)
 	serves(t, clusterDNS)
 	resolves(t, linkLocal) // pods that ask there still, by the failover table
 	for _, node := range nodes {

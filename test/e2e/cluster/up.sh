@@ -46,10 +46,12 @@ start kube-scheduler $CP_NS kube-scheduler --kubeconfig="$RUN/kube-scheduler.kub
 until_ok 60 kc -n default get serviceaccount default
 kc create clusterrolebinding kube-proxy --clusterrole=system:node-proxier --user=system:kube-proxy
 
-# The names outside the cluster: everything below example.org is 192.0.2.80.
+# The names outside the cluster: everything below example.org is 192.0.2.80. Queries
+# below n1.example.org and n2.example.org are counted on their own.
 cat >"$RUN/outside.corefile" <<'X'
-.:53 {
+.:53 n1.example.org:53 n2.example.org:53 {
     bind 172.31.77.1
+    prometheus 172.31.77.1:9153
     template IN A example.org {
         answer "{{ .Name }} 30 IN A 192.0.2.80"
     }

@@ -385,9 +385,13 @@ func (p *Agent) Shutdown(load *Load) error {
 	}
 	// If one step fails, the others run all the same.
 	k := p.reconciler.Load()
+	ends := load.Server.Running()
+	if ends {
+		p.Succession.Again() // caches close next
+	}
 	err := k.Detach()
 	p.names.End() // the caches are closed soon
-	if load.Server.Running() {
+	if ends {
 		// The process ends. Its servers still answer queries under way, so the
 		// rules for responses and the addresses stay until Exit.
 		p.stopping = true

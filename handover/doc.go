@@ -17,8 +17,8 @@
 //	successor    frame with the sections that it wants
 //	predecessor  for each of them that it has: a frame that begins it, frames with its
 //	             content, a frame that ends it; then a frame that ends the state
-//	predecessor  with Request.Last, when it ends itself: the same for the sections that
-//	             have changed since
+//	predecessor  with Request.Last, when it is about to end, and when it ends: the same for
+//	             the sections that have changed since
 //
 // Ages need no common clock. The successor notes the time before it asks, and the
 // predecessor notes it when the question has arrived, which is later. Each age counts from
@@ -61,6 +61,8 @@ type Offer struct {
 	Send func(asked time.Time, put func(piece []byte) error) error
 	// Last: it is given again when the process ends.
 	Last bool
+	// Again gives what came since, when the process is about to end. nil: nothing.
+	Again func(asked time.Time, put func(piece []byte) error) error
 }
 
 // Want is a section that a process wants.

@@ -9,9 +9,12 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
 var key = []byte("0123456789abcdef0123456789abcdef")
@@ -53,6 +56,13 @@ func (c *taken) wants(sections ...Section) (out []Want) {
 		}})
 	}
 	return out
+}
+
+// of returns what was received of a section.
+func (c *taken) of(name string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.text[name]
 }
 
 // listen serves the offers until the test ends.
@@ -351,5 +361,36 @@ func TestLargePieces(t *testing.T) {
 				t.Errorf("%+v %v, want %s", outcomes, err, want)
 			}
 		})
+	}
+}
+
+// TestAgain: before the predecessor ends it gives what came since, and at its end what it gives
+// last.
+func TestAgain(t *testing.T) {
+	since := sends("a", "1", false, "one")
+	since.Again = sends("a", "1", false, "two").Send
+	peer, server, given := listen(t, since, sends("b", "1", true, "three"))
+	var c taken
+	_, s, err := Take(peer, c.wants(Section{"a", "1"}, Section{"b", "1"}), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-given
+	last := make(chan []Outcome, 1)
+	go func() { last <- s.Last() }()
+	// The predecessor notes a moment after it gave the state that the successor waits.
+	testwait.True(t, 10*time.Second, "the rest is given", func() bool {
+		server.Again(time.Minute)
+		return strings.HasPrefix(c.of("a"), "one|two|")
+	})
+	if err := server.Close(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := <-last
+	if got := c.of("b"); got != "three|three|" {
+		t.Errorf("received %q", got)
+	}
+	if !slices.Equal(results(outcomes), []Result{Taken, Taken}) || outcomes[0].Items < 1 || outcomes[1].Items != 1 {
+		t.Errorf("outcomes %+v", outcomes)
 	}
 }

@@ -173,7 +173,7 @@ func (s *Server) serve(to *served) {
 			return
 		}
 	}
-	_ = s.send(to, func(o Offer) bool { return o.Last }, &given)
+	_ = s.send(to, atEnd, giveTime, &given)
 }
 
 // give hands the state over. last: the successor waits for our end.
@@ -202,7 +202,7 @@ func (s *Server) give(to *served, given *Given) (last bool, err error) {
 	if _, err := s.enter(to, takes); err != nil {
 		return false, err
 	}
-	if err := s.send(to, func(Offer) bool { return true }, given); err != nil {
+	if err := s.send(to, whole, giveTime, given); err != nil {
 		return false, err
 	}
 	return r.Last, conn.SetDeadline(time.Time{})
@@ -211,11 +211,34 @@ func (s *Server) give(to *served, given *Given) (last bool, err error) {
 // giveTime limits how long a piece waits for the successor, which has a limit of its own.
 const giveTime = 5 * time.Second
 
-// send sends the sections that the successor wants and for which chosen returns true.
-func (s *Server) send(to *served, chosen func(Offer) bool, given *Given) error {
+// A part of the state.
+type part int
+
+const (
+	whole part = iota
+	again
+	atEnd
+)
+
+// in returns what gives that part of a section, nil if it has none.
+func (p part) in(o Offer) func(time.Time, func([]byte) error) error {
+	switch {
+	case p == again:
+		return o.Again
+	case p == atEnd && !o.Last:
+		return nil
+	}
+	return o.Send
+}
+
+// send sends a part of the sections that the successor wants. Each piece may take the time.
+func (s *Server) send(to *served, p part, limit time.Duration, given *Given) error {
+	if err := to.conn.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
 	offers := s.offers()
 	for i, section := range to.wanted {
-		n := slices.IndexFunc(offers, func(o Offer) bool { return o.Section == section && chosen(o) })
+		n := slices.IndexFunc(offers, func(o Offer) bool { return o.Section == section && p.in(o) != nil })
 		if n < 0 || section.Fingerprint == "" {
 			continue
 		}
@@ -224,7 +247,7 @@ func (s *Server) send(to *served, chosen func(Offer) bool, given *Given) error {
 		}
 		var broken error
 		put := func(piece []byte) error {
-			broken = to.wire.conn.SetDeadline(time.Now().Add(giveTime))
+			broken = to.conn.SetWriteDeadline(time.Now().Add(limit))
 			if broken == nil {
 				broken = to.wire.write(kindPiece, piece)
 			}
@@ -232,7 +255,7 @@ func (s *Server) send(to *served, chosen func(Offer) bool, given *Given) error {
 			return broken
 		}
 		var reason []byte
-		if err := offers[n].Send(to.asked, put); err != nil {
+		if err := p.in(offers[n])(to.asked, put); err != nil {
 			if broken != nil {
 				return broken
 			}
@@ -244,6 +267,19 @@ func (s *Server) send(to *served, chosen func(Offer) bool, given *Given) error {
 		given.Sections++
 	}
 	return to.wire.write(kindDone, nil)
+}
+
+// Again gives successors that wait for our end what came since they asked. Each piece may take
+// the time.
+func (s *Server) Again(limit time.Duration) {
+	s.mu.Lock()
+	waiting := slices.DeleteFunc(slices.Clone(s.all), func(to *served) bool { return to.stage != waits })
+	s.mu.Unlock()
+	for _, to := range waiting {
+		if s.send(to, again, limit, &Given{}) != nil {
+			_ = to.conn.Close() // in the middle of a frame
+		}
+	}
 }
 
 // Close gives the last sections to successors that wait for our end, for at most the time,

@@ -184,8 +184,21 @@ var (
 // Close.
 func (s *Successor) Last() []Outcome {
 	defer s.Close()
-	outcomes, _ := s.receive()
-	return outcomes
+	all, whole := s.receive()
+	for whole {
+		var more []Outcome
+		more, whole = s.receive()
+		for i, o := range more {
+			switch {
+			case o.Bytes > 0 && all[i].Bytes > 0:
+				o.Items, o.Bytes = o.Items+all[i].Items, o.Bytes+all[i].Bytes
+				fallthrough
+			case o.Bytes > 0:
+				all[i] = o
+			}
+		}
+	}
+	return all
 }
 
 // Close ends Last.

@@ -3,7 +3,8 @@
 //
 // In a rolling update both run side by side for a moment. The new one asks the old one when
 // its caches are open, and before its own listeners are: it attaches afterwards. The old one
-// goes on serving. When it ends, it gives the flows that came since.
+// goes on serving. When it is about to end, it gives the answers that came since, and at its
+// end the flows.
 //
 // Whatever fails, the new one starts all the same, with what it has.
 package succession
@@ -157,6 +158,16 @@ func (s *Succession) gave(g handover.Given) {
 
 // lastTime limits how long the end of this process waits for the last sections.
 const lastTime = 250 * time.Millisecond
+
+// Again gives the successor what came since it asked, before it gets the queries.
+func (s *Succession) Again() {
+	s.mu.Lock()
+	server := s.server
+	s.mu.Unlock()
+	if server != nil {
+		server.Again(lastTime)
+	}
+}
 
 // End gives the last sections to the successor. It runs when no more queries come.
 func (s *Succession) End() {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/handover"
+	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
 	"github.com/trackless-dns/trackless/iptables/owner"
@@ -87,7 +88,7 @@ func start(t *testing.T, state, fingerprint string, others ...nftables.Holder) *
 			state := i.state
 			i.mu.Unlock()
 			return put([]byte(state))
-		}}}
+		}, Again: func(_ time.Time, put func([]byte) error) error { return put([]byte("again ")) }}}
 	}
 	i.Wants = func() []handover.Want {
 		return []handover.Want{{Section: section, Receive: func(_ time.Time, piece []byte) (int, error) {
@@ -110,6 +111,24 @@ func (i *instance) has() string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.state
+}
+
+// TestAgain: what came since is there before the predecessor ends.
+func TestAgain(t *testing.T) {
+	first := start(t, "abc", "1")
+	first.Again() // nobody waits
+	next := start(t, "", "1", first.holder(1))
+	// The predecessor notes a moment after it gave the state that the successor waits.
+	testwait.True(t, 10*time.Second, "the successor has what came since", func() bool {
+		first.Again()
+		return strings.HasPrefix(next.has(), "abcagain ")
+	})
+	first.End()
+	next.waits.Wait()
+	if !strings.HasSuffix(next.has(), "again abc") {
+		t.Errorf("after the end of the predecessor: %q", next.has())
+	}
+	first.Again() // it has ended
 }
 
 // TestSuccession: the successor has the state at its start, and what came since when the

@@ -7,14 +7,18 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/plugin/cache/cut"
+	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/engines"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
 
-// reader fills an engine that is not in use yet.
+// reader fills an engine that is not in use yet, and adds to it later.
 type reader struct {
 	state engines.State
+
+	since bool              // it is in use
+	begun engine.Generation // of the engine: no flush since
 
 	sameRules bool
 	layout    cut.Layout
@@ -33,17 +37,31 @@ func (r *reader) receive(asked time.Time, piece []byte) (answers int, err error)
 	at := r.state.Engine.Store().Time(asked)
 	switch piece[0] {
 	case pieceRules:
+		if r.since {
+			return 0, errPiece
+		}
 		r.sameRules = string(content) == r.state.Rules
-		r.sources = map[uint16]uint16{}
+		r.sources, r.begun = map[uint16]uint16{}, r.state.Engine.Generation()
 		return 0, nil
-	case pieceLayout:
-		return 0, r.begin(content)
-	case pieceNames:
-		return 0, r.names(at, content)
+	case pieceSince:
+		if r.sources == nil {
+			return 0, errPiece
+		}
+		r.sources, r.since = map[uint16]uint16{}, true
+		return 0, nil
 	case pieceSource:
 		return 0, r.source(content)
 	case pieceRecords:
 		return r.records(at, content)
+	}
+	if r.since {
+		return 0, errPiece
+	}
+	switch piece[0] {
+	case pieceLayout:
+		return 0, r.begin(content)
+	case pieceNames:
+		return 0, r.names(at, content)
 	case pieceFlushed:
 		r.state.Engine.Store().RemoveIf(func(wire.Key, *store.Record) bool { return true })
 		return 0, errFlushed
@@ -112,11 +130,26 @@ func (r *reader) records(at store.Time, b []byte) (answers int, err error) {
 		if !r.sameRules {
 			e.Mark = 0
 		}
+		if r.since && !r.wanted(&rec) {
+			continue
+		}
 		if r.state.Engine.Restore(rec.key, rec.kind, e) {
 			answers++
 		}
 	}
 	return answers, nil
+}
+
+// wanted reports whether an engine in use takes an answer: nothing was flushed from it, and it
+// has none that is as new.
+func (r *reader) wanted(rec *record) bool {
+	if rec.kind != store.Positive || r.state.Engine.Generation() != r.begun {
+		return false
+	}
+	v := r.state.Engine.Store().View(rec.key)
+	defer v.Close()
+	own := v.Record(store.Positive)
+	return own == nil || own.Stored() < rec.entry.Stored
 }
 
 // record is a record of a piece. Its times count from the time asked.

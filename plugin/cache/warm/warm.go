@@ -37,6 +37,7 @@ const (
 	pieceSource             // an upstream, with its number in the records that follow
 	pieceRecords            // answers
 	pieceFlushed            // answers were flushed meanwhile: none of those given are right
+	pieceSince              // what follows came since the first time, to an engine in use
 )
 
 // section identifies an engine: it fits where the same queries come to the same plugins.
@@ -65,10 +66,12 @@ func (c Caches) Wants() (out []handover.Want) {
 
 func offers(states []engines.State, now func() time.Time) (out []handover.Offer) {
 	for _, s := range states {
-		out = append(out, handover.Offer{Section: section(s), Send: func(asked time.Time, put func([]byte) error) error {
-			w := writer{state: s, asked: s.Engine.Store().Time(asked), now: now, put: put}
-			return w.write()
-		}})
+		by := func(write func(*writer) error) func(time.Time, func([]byte) error) error {
+			return func(asked time.Time, put func([]byte) error) error {
+				return write(&writer{state: s, asked: s.Engine.Store().Time(asked), now: now, put: put})
+			}
+		}
+		out = append(out, handover.Offer{Section: section(s), Send: by((*writer).write), Again: by((*writer).writeSince)})
 	}
 	return out
 }

@@ -35,6 +35,19 @@ func (w *writer) write() error {
 	return err
 }
 
+// writeSince writes the answers that came since the successor asked: without them it would ask
+// again for all that was asked while both ran. Denials are not among them, since the memory of
+// names that exist is given only once. The engine of the successor is in use by now.
+func (w *writer) writeSince() error {
+	w.begun = w.state.Engine.Settled()
+	if err := w.give([]byte{pieceSince}); err != nil {
+		return err
+	}
+	return w.shards(func(r *store.Record, _ store.History) bool {
+		return r.Kind() == store.Positive && r.Stored() >= w.asked
+	})
+}
+
 func (w *writer) all() error {
 	if err := w.give(append([]byte{pieceRules}, w.state.Rules...)); err != nil {
 		return err
@@ -42,14 +55,13 @@ func (w *writer) all() error {
 	if err := w.names(); err != nil {
 		return err
 	}
-	w.sources = map[uint16]bool{0: true}
 	// Answers that are used come first: the time may not be enough for all.
-	for _, used := range []bool{true, false} {
-		for i := range w.state.Engine.Store().Shards() {
-			if err := w.shard(i, used); err != nil {
-				return err
-			}
-		}
+	used := func(_ *store.Record, h store.History) bool { return h.Uses > 0 || h.Proven }
+	if err := w.shards(used); err != nil {
+		return err
+	}
+	if err := w.shards(func(r *store.Record, h store.History) bool { return !used(r, h) }); err != nil {
+		return err
 	}
 	// Names of which it turned out meanwhile that they exist: a denial that was given must
 	// not deny them.
@@ -110,15 +122,28 @@ func (w *writer) names() error {
 // nameLen is the size of a slot in a piece.
 const nameLen = 8
 
-// shard writes the answers of a shard that were used, or the others. It copies them under
-// the lock of the shard, and writes them without it.
-func (w *writer) shard(i int, used bool) error {
+// shards writes the answers for which chosen returns true.
+func (w *writer) shards(chosen func(*store.Record, store.History) bool) error {
+	if w.sources == nil {
+		w.sources = map[uint16]bool{0: true}
+	}
+	for i := range w.state.Engine.Store().Shards() {
+		if err := w.shard(i, chosen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shard writes those of a shard. It copies them under the lock of the shard, and writes them
+// without it.
+func (w *writer) shard(i int, chosen func(*store.Record, store.History) bool) error {
 	st := w.state.Engine.Store()
 	now := st.Time(w.now())
 	w.buf, w.ends, w.fresh = w.buf[:0], w.ends[:0], w.fresh[:0]
 	st.RangeShard(i, func(key wire.Key, r *store.Record) {
 		h := r.History(now)
-		if (h.Uses > 0 || h.Proven) != used || !w.state.Engine.Servable(r, now) {
+		if !chosen(r, h) || !w.state.Engine.Servable(r, now) {
 			return
 		}
 		if source := r.Source(); !w.sources[source] {

@@ -54,10 +54,9 @@ func TestSuccessorAtTheWildcardAddress(t *testing.T) {
 	node := newNode(t)
 	pod := node.Pods[0].Namespace
 	text := corefile(steady, "", node.ClusterDNS()...)
-	bind := text[strings.Index(text, "bind "):]
-	bind = bind[:strings.Index(bind, "\n")]
-	text = strings.Replace(text, bind, "", 1)
-	text = strings.Replace(text, "notrack", "notrack "+strings.TrimPrefix(bind, "bind"), 1)
+	before, behind, _ := strings.Cut(text, "bind ")
+	addresses, behind, _ := strings.Cut(behind, "\n")
+	text = strings.Replace(before+"\n"+behind, "notrack", "notrack "+addresses, 1)
 	old, err := node.Serve(strings.ReplaceAll(text, metricsAddress, metricsOf(1)))
 	if err != nil {
 		t.Fatal(err)

@@ -342,9 +342,11 @@ func mutate(random *rand.Rand, r *fastpath.Record) []byte {
 	case 3:
 		frame = append(frame, make([]byte, random.IntN(20))...)
 	case 4:
-		if r.Listener == 1 { // no sum
-			clear(frame[14+20+6:][:2])
+		ip := 20 // no sum
+		if r.Listener == 2 {
+			ip = 40
 		}
+		clear(frame[14+ip+6:][:2])
 	case 5:
 		frame[0] |= byte(random.IntN(2)) // a group of hardware addresses
 	case 6:

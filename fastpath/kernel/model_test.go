@@ -54,7 +54,7 @@ func (m *model) answer(frame []byte) []byte {
 		}
 		from, to = netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
 		udp = ip[40:]
-		if binary.BigEndian.Uint16(ip[4:]) != binary.BigEndian.Uint16(udp[4:]) {
+		if binary.BigEndian.Uint16(ip[4:]) != binary.BigEndian.Uint16(udp[4:]) || binary.BigEndian.Uint16(udp[6:]) == 0 {
 			return nil
 		}
 		ip = ip[:40]

@@ -51,7 +51,7 @@ enum {
 	CLASS,              /* other than IN */
 	STALE,              /* expired, or due to be asked again */
 	LARGE,              /* larger than the client accepts */
-	FRAGMENT,           /* or IP options, or to a hardware address of others */
+	FRAGMENT,           /* or IP options, no sum, or to a hardware address of others */
 	FAILED,             /* a helper refused */
 	UNREPORTED,         /* a hit whose flow found no room in the ring */
 	FIRST_CLASS = 16,   /* hits are counted from here on, by the record's class */
@@ -716,7 +716,8 @@ INLINE int ipv6(struct __sk_buff *skb, struct control *c, const void *data, cons
 	if (!listener(&q, key))
 		return TC_ACT_UNSPEC;
 	__u32 payload = swap16(h->udp.len) - sizeof(h->udp);
-	if (h->ip.version != 6 || skb->gso_segs > 1 || !ours(skb, &h->eth))
+	/* Without a sum the node drops it (RFC 8200 section 8.1). */
+	if (h->ip.version != 6 || !h->udp.check || skb->gso_segs > 1 || !ours(skb, &h->eth))
 		return count(FRAGMENT);
 	if (payload > MAX_NAME + 4 + OPT + DNS_HEADER || swap16(h->ip.payload_len) != payload + sizeof(h->udp) || skb->len < sizeof(*h) - DNS_HEADER + payload)
 		return count(NAME);

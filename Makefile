@@ -155,7 +155,7 @@ lab: build ## before and after on this machine: conntrack entries through kube-p
 # promtool brings a dozen packages with it.
 test check: PROGRAMS += promtool:prometheus
 # The resolvers that pods have.
-test: PROGRAMS += cc:gcc /usr/include/netdb.h:libc6-dev musl-gcc:musl-tools /usr/include/ares.h:libc-ares-dev \
+test check: PROGRAMS += cc:gcc /usr/include/netdb.h:libc6-dev musl-gcc:musl-tools /usr/include/ares.h:libc-ares-dev \
 	javac:default-jdk-headless /usr/share/java/netty-resolver-dns.jar:libnetty-java
 .PHONY: test
 test: deps ## run all tests; as root also those that need network namespaces

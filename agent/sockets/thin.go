@@ -7,11 +7,11 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"unsafe"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/cbpf"
 	"github.com/trackless-dns/trackless/internal/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -69,12 +69,7 @@ func thin(listeners []listeningSocket, from []netip.Addr, pass float64) error {
 
 // attach puts a filter in the place of the one of a socket.
 func attach(fd int, instructions []bpf.Instruction) error {
-	code, err := bpf.Assemble(instructions)
-	if err != nil {
-		return err
-	}
-	program := unix.SockFprog{Len: uint16(len(code)), Filter: (*unix.SockFilter)(unsafe.Pointer(&code[0]))}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
+	return cbpf.Attach(fd, unix.SO_ATTACH_FILTER, instructions)
 }
 
 // detach removes the filter of a socket, if it has one.
@@ -98,15 +93,6 @@ func synFilter(from []netip.Addr, pass float64) []bpf.Instruction {
 	}, filter(from[:min(len(from), MaxThinned)], pass)...)
 }
 
-// Offsets in the IP header, relative to the network header (include/uapi/linux/filter.h,
-// SKF_NET_OFF).
-const (
-	networkHeader = 1<<32 - 0x100000
-	ipVersion     = networkHeader      // in the upper half of the byte
-	source4       = networkHeader + 12 // RFC 791 section 3.1
-	source6       = networkHeader + 8  // RFC 8200 section 3
-)
-
 // filter returns the program that drops all but a part of the packets of the sources.
 func filter(from []netip.Addr, pass float64) []bpf.Instruction {
 	const whole = math.MaxUint32
@@ -121,15 +107,15 @@ func filter(from []netip.Addr, pass float64) []bpf.Instruction {
 		}
 		b := a.As16()
 		for word := range uint32(4) {
-			v6 = append(v6, bpf.LoadAbsolute{Off: source6 + 4*word, Size: 4},
+			v6 = append(v6, bpf.LoadAbsolute{Off: cbpf.Source6 + 4*word, Size: 4},
 				bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(b[4*word:]), SkipTrue: uint8(2*(3-word)) + 1})
 		}
 		v6 = append(v6, bpf.Jump{})
 	}
-	v4 = append([]bpf.Instruction{bpf.LoadAbsolute{Off: source4, Size: 4}}, append(v4, accept)...)
+	v4 = append([]bpf.Instruction{bpf.LoadAbsolute{Off: cbpf.Source4, Size: 4}}, append(v4, accept)...)
 	v6 = append(v6, accept)
 	code := append([]bpf.Instruction{
-		bpf.LoadAbsolute{Off: ipVersion, Size: 1},
+		bpf.LoadAbsolute{Off: cbpf.IPVersion, Size: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6, SkipTrue: uint8(len(v4))},
 	}, append(v4, v6...)...)

@@ -14,21 +14,12 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/trackless-dns/trackless/internal/cbpf"
 )
 
 // None is an index that no socket has. The kernel chooses by a hash of the tuple then.
 const None = 0xffff
-
-// Offsets in the IP header, relative to the network header (include/uapi/linux/filter.h,
-// SKF_NET_OFF).
-const (
-	networkHeader = 1<<32 - 0x100000
-	ipVersion     = networkHeader      // in the upper half of the byte
-	source4       = networkHeader + 12 // RFC 791 section 3.1
-	source6       = networkHeader + 8  // RFC 8200 section 3
-	port4         = networkHeader + 20 // of UDP and TCP behind a header without options
-	port6         = networkHeader + 40
-)
 
 // Reached is how many sockets of an address are reached from the address itself: what comes
 // from a port goes to the index in its lowest bits. So our checks, from Reached ports, find
@@ -66,14 +57,14 @@ func choose(indexes []int) []bpf.Instruction {
 // sourceHash computes a hash of the source address, or returns the index in the port if it is
 // the destination as well. Sockets at the wildcard address of IPv6 get both families.
 func sourceHash(at netip.Addr) (code []bpf.Instruction) {
-	v4, v6 := hashOf(source4, 1, port4), hashOf(source6, 4, port6)
+	v4, v6 := hashOf(cbpf.Source4, 1, cbpf.Port4), hashOf(cbpf.Source6, 4, cbpf.Port6)
 	switch {
 	case at.Is4():
 		code = v4
 	case at.IsUnspecified():
 		v4 = append(v4, bpf.Jump{Skip: uint32(len(v6))})
 		code = append([]bpf.Instruction{
-			bpf.LoadAbsolute{Off: ipVersion, Size: 1},
+			bpf.LoadAbsolute{Off: cbpf.IPVersion, Size: 1},
 			bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 4},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 6, SkipTrue: uint8(len(v4))},
 		}, append(v4, v6...)...)
@@ -113,16 +104,7 @@ func hashOf(source, words, port uint32) (code []bpf.Instruction) {
 
 // Attach attaches a program to the group of a socket, in the place of another.
 func Attach(fd int, code []bpf.Instruction) error {
-	raw, err := bpf.Assemble(code)
-	if err != nil {
-		return fmt.Errorf("assemble the program that chooses sockets: %w", err)
-	}
-	filter := make([]unix.SockFilter, len(raw))
-	for i, r := range raw {
-		filter[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
-	}
-	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
-	if err != nil {
+	if err := cbpf.Attach(fd, unix.SO_ATTACH_REUSEPORT_CBPF, code); err != nil {
 		return fmt.Errorf("choose the socket that gets what clients send (SO_ATTACH_REUSEPORT_CBPF): %w", err)
 	}
 	return nil

@@ -177,55 +177,27 @@ func TestPrograms(t *testing.T) {
 
 // A kernel that cannot remove a program gets one that leaves all to the kernel.
 func TestDetach(t *testing.T) {
-	const unknown = 9999
+	const unknown, connections = 9999, 64
+	at := netip.MustParseAddr("127.0.0.1")
 	for _, option := range []int{unix.SO_DETACH_REUSEPORT_BPF, unknown} {
+		g := open(t, at, true, 2)
+		first := func() int { // how many came to it
+			for range connections {
+				g.send(t, true, at, -1)
+			}
+			return g.waiting(t, true)[0]
+		}
 		// Connections come to the second listener, before the program is removed to both.
-		var fds []int
-		lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
-			ctl := raw.Control(func(fd uintptr) {
-				fds = append(fds, int(fd))
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-			})
-			if ctl != nil {
-				return ctl
-			}
-			return err
-		}}
-		lc.SetMultipathTCP(false)
-		first, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
-		if err != nil {
+		if err := Attach(g.fds[0], Any([]int{1})); err != nil {
 			t.Fatal(err)
 		}
-		defer first.Close()
-		second, err := lc.Listen(context.Background(), "tcp", first.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer second.Close()
-		waiting := func() int {
-			for range 64 {
-				c, err := net.Dial("tcp", first.Addr().String())
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer c.Close()
-			}
-			info, err := unix.GetsockoptTCPInfo(fds[0], unix.IPPROTO_TCP, unix.TCP_INFO)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return int(info.Unacked) // of a listener those that wait
-		}
-		if err := Attach(fds[0], Any([]int{1})); err != nil {
-			t.Fatal(err)
-		}
-		if n := waiting(); n != 0 {
+		if n := first(); n != 0 {
 			t.Errorf("the program has no effect: %d came to the first", n)
 		}
-		if err := detach(fds[0], option); err != nil {
+		if err := detach(g.fds[0], option); err != nil {
 			t.Fatal(err)
 		}
-		if waiting() == 0 {
+		if first() == 0 {
 			t.Errorf("option %d: the program still chooses", option)
 		}
 	}

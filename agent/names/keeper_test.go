@@ -1,46 +1,18 @@
 package names
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/testlog"
 )
 
-// log keeps the lines, with their levels.
-type log struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *log) add(level, format string, v []any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, level+" "+fmt.Sprintf(format, v...))
-}
-func (l *log) Debugf(format string, v ...any)   { l.add("debug", format, v) }
-func (l *log) Infof(format string, v ...any)    { l.add("info", format, v) }
-func (l *log) Warningf(format string, v ...any) { l.add("warning", format, v) }
-func (l *log) Errorf(format string, v ...any)   { l.add("error", format, v) }
-
-// levels returns the levels of the lines.
-func (l *log) levels() (out []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, line := range l.lines {
-		level, _, _ := strings.Cut(line, " ")
-		out = append(out, level)
-	}
-	return out
-}
-
 // keeper is a Keeper with names that a test changes.
-func keeper(l *log, current *[]Name) *Keeper {
+func keeper(l *testlog.Lines, current *[]Name) *Keeper {
 	return &Keeper{Log: l, Hottest: func(int) []Name { return *current }}
 }
 
@@ -48,7 +20,7 @@ func TestKeeper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
 		path, other := filepath.Join(dir, "names"), filepath.Join(dir, "other")
-		var l log
+		var l testlog.Lines
 		current := []Name{named("a.")}
 		k := keeper(&l, &current)
 		k.Follow(path)
@@ -74,8 +46,8 @@ func TestKeeper(t *testing.T) {
 		}
 		current = []Name{named("c.")}
 		time.Sleep(2 * saveEvery)
-		if got := texts(t, other); !slices.Equal(got, []string{"b."}) || len(l.levels()) > 0 {
-			t.Errorf("after the end: %q, log %q", got, l.lines)
+		if got := texts(t, other); !slices.Equal(got, []string{"b."}) || len(l.Levels()) > 0 {
+			t.Errorf("after the end: %q, log %q", got, l.All())
 		}
 	})
 }
@@ -84,22 +56,22 @@ func TestKeeper(t *testing.T) {
 func TestDiskFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "gone")
-		var l log
+		var l testlog.Lines
 		current := []Name{named("a.")}
 		k := keeper(&l, &current)
 		k.Follow(filepath.Join(dir, "names"))
 		time.Sleep(5*saveEvery + time.Second)
 		synctest.Wait()
-		if got := l.levels(); !slices.Equal(got, []string{"warning"}) {
-			t.Errorf("log %q", l.lines)
+		if got := l.Levels(); !slices.Equal(got, []string{"warning"}) {
+			t.Errorf("log %q", l.All())
 		}
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(3 * saveEvery)
 		k.End()
-		if got := l.levels(); !slices.Equal(got, []string{"warning", "info"}) {
-			t.Errorf("log %q", l.lines)
+		if got := l.Levels(); !slices.Equal(got, []string{"warning", "info"}) {
+			t.Errorf("log %q", l.All())
 		}
 	})
 }
@@ -108,7 +80,7 @@ func TestDiskFails(t *testing.T) {
 func TestDiskHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		k := &Keeper{Log: new(log), Hottest: func(int) []Name { <-release; return nil }}
+		k := &Keeper{Log: new(testlog.Lines), Hottest: func(int) []Name { <-release; return nil }}
 		k.Follow(filepath.Join(t.TempDir(), "names"))
 		begun := time.Now()
 		k.End()

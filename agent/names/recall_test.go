@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/testlog"
 )
 
 // upstreams answer by the server block, after a time.
@@ -64,7 +66,7 @@ func fileOf(t *testing.T, n int, blocks ...string) string {
 func TestRecall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &upstreams{took: 20 * time.Millisecond, need: map[string]Need{"n0.a.": Cached, "n1.a.": Gone, "n2.a.": Gone}}
-		var l log
+		var l testlog.Lines
 		f := Recall(fileOf(t, 300, "a"), u, &l)
 		if f.Answered != 297 || f.Cached != 1 || f.Gone != 2 || f.Failed+f.Unasked != 0 {
 			t.Errorf("%+v", f)
@@ -84,8 +86,8 @@ func TestRecall(t *testing.T) {
 		if f.Took < 1400*time.Millisecond || f.Took > 1600*time.Millisecond {
 			t.Errorf("it took %v", f.Took)
 		}
-		if got := l.levels(); !slices.Equal(got, []string{"info"}) {
-			t.Errorf("log %q", l.lines)
+		if got := l.Levels(); !slices.Equal(got, []string{"info"}) {
+			t.Errorf("log %q", l.All())
 		}
 	})
 }
@@ -93,9 +95,9 @@ func TestRecall(t *testing.T) {
 // TestRecallOfNothing: no file, and no names in need, cost no time.
 func TestRecallOfNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var l log
-		if f := Recall(filepath.Join(t.TempDir(), "names"), &upstreams{}, &l); f != (Figures{}) || len(l.lines) > 0 {
-			t.Errorf("no file: %+v, log %q", f, l.lines)
+		var l testlog.Lines
+		if f := Recall(filepath.Join(t.TempDir(), "names"), &upstreams{}, &l); f != (Figures{}) || len(l.All()) > 0 {
+			t.Errorf("no file: %+v, log %q", f, l.All())
 		}
 		f := Recall(fileOf(t, 1, "a"), &upstreams{need: map[string]Need{"n0.a.": Cached}}, &l)
 		if f != (Figures{Cached: 1}) {
@@ -116,14 +118,14 @@ func TestRecallOfAnUnusableFile(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		var l log
-		if f := Recall(path, &upstreams{}, &l); f != (Figures{}) || !slices.Equal(l.levels(), []string{"warning"}) {
-			t.Errorf("%s: %+v, log %q", name, f, l.lines)
+		var l testlog.Lines
+		if f := Recall(path, &upstreams{}, &l); f != (Figures{}) || !slices.Equal(l.Levels(), []string{"warning"}) {
+			t.Errorf("%s: %+v, log %q", name, f, l.All())
 		}
 	}
-	var l log
-	if f := Recall(dir, &upstreams{}, &l); f != (Figures{}) || !slices.Equal(l.levels(), []string{"warning"}) {
-		t.Errorf("a folder: %+v, log %q", f, l.lines)
+	var l testlog.Lines
+	if f := Recall(dir, &upstreams{}, &l); f != (Figures{}) || !slices.Equal(l.Levels(), []string{"warning"}) {
+		t.Errorf("a folder: %+v, log %q", f, l.All())
 	}
 }
 
@@ -132,7 +134,7 @@ func TestRecallOfAnUnusableFile(t *testing.T) {
 func TestRecallTakesTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &upstreams{took: 900 * time.Millisecond}
-		f := Recall(fileOf(t, 1000, "a"), u, new(log))
+		f := Recall(fileOf(t, 1000, "a"), u, new(testlog.Lines))
 		if f.Took != longest || f.Unasked == 0 || f.Answered+f.Failed+f.Unasked != 1000 {
 			t.Errorf("%+v", f)
 		}
@@ -149,10 +151,10 @@ func TestRecallTakesTooLong(t *testing.T) {
 func TestRecallOfAnUnknownUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := &upstreams{took: time.Millisecond, from: time.Now().Add(1500 * time.Millisecond)}
-		var l log
+		var l testlog.Lines
 		f := Recall(fileOf(t, 100, "a"), u, &l)
-		if f.Answered != 100 || f.Failed+f.Unasked != 0 || !slices.Equal(l.levels(), []string{"info"}) {
-			t.Errorf("%+v, log %q", f, l.lines)
+		if f.Answered != 100 || f.Failed+f.Unasked != 0 || !slices.Equal(l.Levels(), []string{"info"}) {
+			t.Errorf("%+v, log %q", f, l.All())
 		}
 		u.from = time.Now().Add(time.Hour)
 		f = Recall(fileOf(t, 100, "a"), u, &l)
@@ -166,14 +168,14 @@ func TestRecallOfAnUnknownUpstream(t *testing.T) {
 // nothing from the others.
 func TestDeadUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var l log
+		var l testlog.Lines
 		u := &upstreams{dead: map[string]bool{"b": true}, took: time.Millisecond}
 		f := Recall(fileOf(t, 300, "a", "b"), u, &l)
 		if f.Answered != 300 || f.Failed != mostAsking || f.Unasked != 300-mostAsking || f.Took > patience+50*time.Millisecond {
 			t.Errorf("%+v", f)
 		}
-		if got := l.levels(); !slices.Equal(got, []string{"warning"}) || !strings.HasSuffix(l.lines[0], "block b") {
-			t.Errorf("log %q", l.lines)
+		if got := l.Levels(); !slices.Equal(got, []string{"warning"}) || !strings.HasSuffix(l.All()[0], "block b") {
+			t.Errorf("log %q", l.All())
 		}
 		time.Sleep(10 * time.Second)
 		f = Recall(fileOf(t, 300, "b"), u, &l)

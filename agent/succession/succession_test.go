@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/trackless-dns/trackless/handover"
+	"github.com/trackless-dns/trackless/internal/testlog"
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/iptables"
 	"github.com/trackless-dns/trackless/iptables/nftables"
@@ -37,39 +37,11 @@ func newBackend() backend {
 	return backend{table: "test-" + hex.EncodeToString(id[:])}
 }
 
-// log keeps the lines, with their levels.
-type log struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (l *log) add(level, format string, v []any) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, level+" "+fmt.Sprintf(format, v...))
-}
-func (l *log) Debugf(format string, v ...any)   { l.add("debug", format, v) }
-func (l *log) Infof(format string, v ...any)    { l.add("info", format, v) }
-func (l *log) Warningf(format string, v ...any) { l.add("warning", format, v) }
-func (l *log) Errorf(format string, v ...any)   { l.add("error", format, v) }
-
-// levels returns the levels of the lines, without those of debug.
-func (l *log) levels() (out []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, line := range l.lines {
-		if level, _, _ := strings.Cut(line, " "); level != "debug" {
-			out = append(out, level)
-		}
-	}
-	return out
-}
-
 // instance is a process: it has one section, and what it took.
 type instance struct {
 	Succession
 	backend backend
-	log     log
+	log     testlog.Lines
 
 	mu    sync.Mutex
 	state string
@@ -107,6 +79,11 @@ func (i *instance) holder(start uint64) nftables.Holder {
 	return nftables.Holder{Table: i.backend.table, Key: i.backend.Key(), Mark: owner.Mark{Start: start}}
 }
 
+// levels returns the levels of the lines of the log, without those of debug.
+func (i *instance) levels() []string {
+	return slices.DeleteFunc(i.log.Levels(), func(level string) bool { return level == "debug" })
+}
+
 func (i *instance) has() string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -137,7 +114,7 @@ func TestSuccession(t *testing.T) {
 	first := start(t, "abc", "1")
 	next := start(t, "", "1", first.holder(1))
 	if next.has() != "abc" {
-		t.Fatalf("the successor has %q; log %q", next.has(), next.log.lines)
+		t.Fatalf("the successor has %q; log %q", next.has(), next.log.All())
 	}
 	first.mu.Lock()
 	first.state = "de"
@@ -154,11 +131,11 @@ func TestSuccession(t *testing.T) {
 	if len(stats.Sections) != 1 || stats.Sections[0].Result != handover.Taken || stats.Sections[0].Items != 3 || stats.Waited == 0 {
 		t.Errorf("the successor: %+v", stats)
 	}
-	if got := next.log.levels(); !slices.Equal(got, []string{"info", "info"}) {
-		t.Errorf("the successor's log: %q", next.log.lines)
+	if got := next.levels(); !slices.Equal(got, []string{"info", "info"}) {
+		t.Errorf("the successor's log: %q", next.log.All())
 	}
-	if got := first.log.levels(); !slices.Equal(got, []string{"info"}) {
-		t.Errorf("the predecessor's log: %q", first.log.lines)
+	if got := first.levels(); !slices.Equal(got, []string{"info"}) {
+		t.Errorf("the predecessor's log: %q", first.log.All())
 	}
 }
 
@@ -181,8 +158,8 @@ func TestCold(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			next := start(t, "", "1", tc.others...)
-			if got := next.log.levels(); next.has() != "" || !slices.Equal(got, tc.want) {
-				t.Errorf("has %q; log %q, want levels %q", next.has(), next.log.lines, tc.want)
+			if got := next.levels(); next.has() != "" || !slices.Equal(got, tc.want) {
+				t.Errorf("has %q; log %q, want levels %q", next.has(), next.log.All(), tc.want)
 			}
 		})
 	}
@@ -267,8 +244,8 @@ func TestInstancesCannotBeFound(t *testing.T) {
 	i.Log = &i.log
 	i.holders = func() ([]nftables.Holder, error) { return nil, errors.New("no nf_tables") }
 	i.Follow(keyless{}, time.Second)
-	if got := i.log.levels(); len(got) > 0 {
-		t.Errorf("log %q", i.log.lines)
+	if got := i.levels(); len(got) > 0 {
+		t.Errorf("log %q", i.log.All())
 	}
 	i.End()
 }
@@ -289,8 +266,8 @@ func TestStrangersAreReportedOnce(t *testing.T) {
 		t.Errorf("the successor has %q", next.has())
 	}
 	i.End() // all connections are served
-	if got := i.log.levels(); !slices.Equal(slices.Compact(slices.Sorted(slices.Values(got))), []string{"info", "warning"}) || len(got) != 2 {
-		t.Errorf("%d lines: %q", len(got), i.log.lines)
+	if got := i.levels(); !slices.Equal(slices.Compact(slices.Sorted(slices.Values(got))), []string{"info", "warning"}) || len(got) != 2 {
+		t.Errorf("%d lines: %q", len(got), i.log.All())
 	}
 	if broken := i.Stats().Broken; broken != 0 {
 		t.Errorf("%d states count as not given whole", broken)

@@ -40,6 +40,7 @@ var forTests = []string{
 	"internal/testcert",
 	"internal/testcgroup",
 	"internal/testgolden",
+	"internal/testlog",
 	"internal/testns",
 	"internal/testprogram",
 	"internal/testwait",

@@ -90,6 +90,11 @@ func openSide(t *testing.T, at netip.AddrPort) *side {
 	return s
 }
 
+// endpointsAt are the listen endpoints at an address.
+func endpointsAt(at netip.AddrPort) []iptables.Endpoint {
+	return []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+}
+
 func (s *side) at() netip.AddrPort { return s.tcp.Addr().(*net.TCPAddr).AddrPort() }
 
 type testLog struct{ testing.TB }
@@ -176,7 +181,7 @@ func client(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 1, byte(1
 func TestSteering(t *testing.T) {
 	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	at := old.at()
-	listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+	listen := endpointsAt(at)
 	expect := func(what string, s *side, packets, connections int) {
 		t.Helper()
 		if p, c := s.got(t); p != packets || c != connections {
@@ -234,7 +239,7 @@ func TestSteeringAtTheWildcardAddress(t *testing.T) {
 		t.Run(tc.wildcard+" "+tc.listen, func(t *testing.T) {
 			old := openSide(t, netip.MustParseAddrPort(tc.wildcard))
 			at := netip.AddrPortFrom(netip.MustParseAddr(tc.listen), old.at().Port())
-			listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+			listen := endpointsAt(at)
 			old.ours = true
 			old.steering.Look(listen)
 			next := openSide(t, old.at())
@@ -259,7 +264,7 @@ func TestSteeringAtTheWildcardAddress(t *testing.T) {
 func TestSteeringLosesItsPlace(t *testing.T) {
 	hung := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	at := hung.at()
-	listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+	listen := endpointsAt(at)
 	ours := openSide(t, at)
 	ours.ours = true
 	ours.steering.Look(listen)
@@ -279,7 +284,7 @@ func TestSteeringLosesItsPlace(t *testing.T) {
 func TestSteeringBeginsLate(t *testing.T) {
 	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	at := old.at()
-	listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+	listen := endpointsAt(at)
 	elsewhere := true
 	old.steering.Elsewhere = func(netip.AddrPort) bool { return elsewhere }
 	old.ours = true
@@ -298,7 +303,7 @@ func TestSteeringBeginsLate(t *testing.T) {
 func TestSteeringLeaves(t *testing.T) {
 	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
 	at := old.at()
-	listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}, {Addr: at.Addr(), Port: at.Port(), Proto: iptables.TCP}}
+	listen := endpointsAt(at)
 	old.ours = true
 	old.steering.Look(listen)
 	next := openSide(t, at)

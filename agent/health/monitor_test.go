@@ -17,6 +17,8 @@ import (
 	"github.com/coredns/coredns/plugin/pkg/dnstest"
 	"github.com/coredns/coredns/plugin/test"
 	"github.com/miekg/dns"
+
+	"github.com/trackless-dns/trackless/internal/testport"
 )
 
 func TestLostUpstreams(t *testing.T) {
@@ -70,14 +72,7 @@ func TestLostUpstreams(t *testing.T) {
 // clusterDNS answers like kube-dns, over UDP with truncated responses if truncate is set.
 func clusterDNS(t *testing.T, truncate bool) netip.AddrPort {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenPacket("udp", listener.Addr().String())
-	if err != nil {
-		t.Skipf("the port is taken over UDP: %v", err)
-	}
+	listener, conn := testport.Both(t, net.ListenConfig{}, "127.0.0.1")
 	handler := func(overTCP bool) dns.Handler {
 		return dns.HandlerFunc(func(w dns.ResponseWriter, r *dns.Msg) {
 			m := new(dns.Msg).SetReply(r)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/trackless-dns/trackless/internal/testport"
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/iptables"
 )
@@ -179,7 +180,7 @@ func client(i int) netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 1, byte(1
 // TestSteering plays a replacement: the successor gets nothing of clients before the other
 // leaves, and all from then on.
 func TestSteering(t *testing.T) {
-	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	old := openSide(t, testport.Unused(t, "127.0.0.1"))
 	at := old.at()
 	listen := endpointsAt(at)
 	expect := func(what string, s *side, packets, connections int) {
@@ -232,12 +233,12 @@ func TestSteeringAtTheWildcardAddress(t *testing.T) {
 		wildcard, listen string
 		client           func(i int) netip.Addr
 	}{
-		{"0.0.0.0:0", "127.0.0.1", client},
-		{"[::]:0", "127.0.0.1", client},
-		{"[::]:0", "::1", nil},
+		{"0.0.0.0", "127.0.0.1", client},
+		{"::", "127.0.0.1", client},
+		{"::", "::1", nil},
 	} {
 		t.Run(tc.wildcard+" "+tc.listen, func(t *testing.T) {
-			old := openSide(t, netip.MustParseAddrPort(tc.wildcard))
+			old := openSide(t, testport.Unused(t, tc.wildcard))
 			at := netip.AddrPortFrom(netip.MustParseAddr(tc.listen), old.at().Port())
 			listen := endpointsAt(at)
 			old.ours = true
@@ -262,7 +263,7 @@ func TestSteeringAtTheWildcardAddress(t *testing.T) {
 // One that hung and is replaced within a moment leaves a program with indexes of sockets that
 // are another's by now.
 func TestSteeringLosesItsPlace(t *testing.T) {
-	hung := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	hung := openSide(t, testport.Unused(t, "127.0.0.1"))
 	at := hung.at()
 	listen := endpointsAt(at)
 	ours := openSide(t, at)
@@ -282,7 +283,7 @@ func TestSteeringLosesItsPlace(t *testing.T) {
 // A reload takes the sockets for cached answers away while a successor does not serve yet: it
 // is not known which of them came first.
 func TestSteeringBeginsLate(t *testing.T) {
-	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	old := openSide(t, testport.Unused(t, "127.0.0.1"))
 	at := old.at()
 	listen := endpointsAt(at)
 	elsewhere := true
@@ -301,7 +302,7 @@ func TestSteeringBeginsLate(t *testing.T) {
 
 // TestSteeringLeaves: what waits is answered, and all else comes to the successor.
 func TestSteeringLeaves(t *testing.T) {
-	old := openSide(t, netip.MustParseAddrPort("127.0.0.1:0"))
+	old := openSide(t, testport.Unused(t, "127.0.0.1"))
 	at := old.at()
 	listen := endpointsAt(at)
 	old.ours = true

@@ -19,6 +19,7 @@ import (
 	"github.com/trackless-dns/trackless/conntrack/ledger"
 	"github.com/trackless-dns/trackless/fastpath"
 	"github.com/trackless-dns/trackless/internal/reuseport"
+	"github.com/trackless-dns/trackless/internal/testport"
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/plugin/cache/engine"
 	"github.com/trackless-dns/trackless/plugin/cache/store"
@@ -126,19 +127,7 @@ func serve(wg *sync.WaitGroup, conns []*Conn) {
 // started returns a group of n sockets at a new port.
 func started(t testing.TB, addr string, n int) *Group {
 	t.Helper()
-	return startedAt(t, unused(t, addr), n)
-}
-
-// unused returns the address with a port that nobody uses.
-func unused(t testing.TB, addr string) netip.AddrPort {
-	t.Helper()
-	free, err := net.ListenPacket("udp", net.JoinHostPort(addr, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	at := free.LocalAddr().(*net.UDPAddr).AddrPort()
-	_ = free.Close()
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	return startedAt(t, testport.Unused(t, addr), n)
 }
 
 func startedAt(t testing.TB, at netip.AddrPort, n int) *Group {
@@ -275,7 +264,7 @@ func TestGroupIPv6(t *testing.T) {
 // Other sockets come and go, and the queries are back at ours soon.
 func TestOtherSocketsComeAndGo(t *testing.T) {
 	t.Parallel()
-	at := unused(t, "127.0.0.1")
+	at := testport.Unused(t, "127.0.0.1")
 	var group atomic.Pointer[Group]
 	stray := func() {
 		if g := group.Load(); g != nil {
@@ -445,7 +434,7 @@ func TestServersTakeTurns(t *testing.T) {
 
 func TestClientsThatAreLeftToCoreDNS(t *testing.T) {
 	t.Parallel()
-	g := open(t, Config{At: unused(t, "127.0.0.1"), Sockets: 1, Leave: func(client netip.AddrPort) bool { return client.Addr() == loopback(1) }})
+	g := open(t, Config{At: testport.Unused(t, "127.0.0.1"), Sockets: 1, Leave: func(client netip.AddrPort) bool { return client.Addr() == loopback(1) }})
 	g.Until(time.Now().Add(time.Hour))
 	steered(t, g)
 	for i, want := range []int{dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeSuccess} {

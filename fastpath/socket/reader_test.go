@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/trackless-dns/trackless/internal/testport"
 	"github.com/trackless-dns/trackless/internal/testwait"
 	"github.com/trackless-dns/trackless/plugin/cache/wire"
 )
@@ -20,7 +21,7 @@ import (
 func TestPanicsDoNotEndAReader(t *testing.T) {
 	t.Parallel()
 	var faults atomic.Int32
-	g := open(t, Config{At: unused(t, "127.0.0.1"), Sockets: 1, Panicked: func(any) { faults.Add(1) }})
+	g := open(t, Config{At: testport.Unused(t, "127.0.0.1"), Sockets: 1, Panicked: func(any) { faults.Add(1) }})
 	table := NewTable(map[string]*Entry{"\x03org\x00": {Block: cached(t), Zone: "."}, "\x03net\x00": {Block: &Block{Size: 1<<16 - 1}}})
 	serve(new(sync.WaitGroup), g.Use(table))
 	g.Until(time.Now().Add(time.Hour))

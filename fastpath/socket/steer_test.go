@@ -4,13 +4,15 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/trackless-dns/trackless/internal/testport"
 )
 
 // The search for our sockets fills the buffer of no other.
 func TestProbesFillNoBuffer(t *testing.T) {
 	t.Parallel()
 	var probes atomic.Int32
-	at := unused(t, "127.0.0.1")
+	at := testport.Unused(t, "127.0.0.1")
 	for range 2 {
 		conn := bare(t, at)
 		go func() {

@@ -42,6 +42,7 @@ var forTests = []string{
 	"internal/testgolden",
 	"internal/testlog",
 	"internal/testns",
+	"internal/testport",
 	"internal/testprogram",
 	"internal/testwait",
 	"iptables/internal/tracetest",

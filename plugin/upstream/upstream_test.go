@@ -18,6 +18,7 @@ import (
 
 	"github.com/trackless-dns/trackless/internal/figure"
 	"github.com/trackless-dns/trackless/internal/testgolden"
+	"github.com/trackless-dns/trackless/internal/testport"
 	"github.com/trackless-dns/trackless/internal/testwait"
 )
 
@@ -38,15 +39,8 @@ type server struct {
 func newServer(t *testing.T, ip string) *server {
 	t.Helper()
 	s := &server{queries: map[string]int{}}
-	listener, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener, packets := testport.Both(t, net.ListenConfig{}, ip)
 	s.addr = listener.Addr().(*net.TCPAddr).AddrPort()
-	packets, err := net.ListenPacket("udp", s.addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, d := range []*dns.Server{{Listener: listener, Handler: s}, {PacketConn: packets, Handler: s}} {
 		started := make(chan struct{})
 		d.NotifyStartedFunc = func() { close(started) }

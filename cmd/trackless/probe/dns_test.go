@@ -14,6 +14,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/trackless-dns/trackless/cmd/trackless/cli"
+	"github.com/trackless-dns/trackless/internal/testport"
 	"github.com/trackless-dns/trackless/node/probe"
 )
 
@@ -21,21 +22,7 @@ import (
 // differently if overTCP is not nil.
 func nameServer(t *testing.T, answer, overTCP dns.HandlerFunc) string {
 	t.Helper()
-	// The same port must be free over both.
-	var packets net.PacketConn
-	var streams net.Listener
-	for try := 0; streams == nil; try++ {
-		var err error
-		if packets, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
-			t.Fatal(err)
-		}
-		if streams, err = net.Listen("tcp", packets.LocalAddr().String()); err != nil {
-			packets.Close()
-			if try == 20 {
-				t.Fatal(err)
-			}
-		}
-	}
+	streams, packets := testport.Both(t, net.ListenConfig{}, "127.0.0.1")
 	if overTCP == nil {
 		overTCP = answer
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,13 +62,15 @@ type Queries struct {
 	Thin     func(from []netip.Addr, pass float64)
 	thin     thinning // of the goroutine that watches
 	thinned  atomic.Int32
-	came     [slots]atomic.Int32 // while watch runs, the queries over UDP; those of thinned sources since the last window
+	came     [slots]atomic.Int32 // while watch runs, the queries over UDP in the present window
 
 	// begun counts the queries that began to wait in the last two windows of length
 	// beginWindow. The windows advance while watch runs.
 	begun   [2]shares
 	before  stuck
 	windows atomic.Uint32
+	since   atomic.Int64 // when the former window began, in nanoseconds of the Unix time
+	window  time.Time    // when the present one began; of the goroutine that watches
 
 	// last is the slot of the last client that asked, plus one, and mixed the time until which
 	// clients count as several, in nanoseconds of the Unix time, since another one asked: one
@@ -135,8 +138,11 @@ const (
 	shortFor   = 5 * time.Second
 
 	// beginWindow is the shortest time for which a query counts as one that has just
-	// begun to wait. With clientHere, 640 of one client may begin in a second.
+	// begun to wait. With clientHere, 1,280 of one client may begin in a second.
 	beginWindow = 50 * time.Millisecond
+
+	// maxWindows bounds the windows that a longer one counts as.
+	maxWindows = 16
 
 	// A client is alone again when nobody else has asked for mixedFor.
 	mixedFor = time.Second
@@ -207,12 +213,18 @@ func (u *Queries) AtMost(n int) {
 // Throttled reports whether a CPU limit was used up in the last second.
 func (u *Queries) Throttled() bool { return u.limit.lately(time.Now()) }
 
-// clientMay returns how many queries one client may have while goroutines run late.
+// clientMay returns how many queries one client may have while goroutines run late. Windows are
+// longer when watch is held up, too.
 func (u *Queries) clientMay() int32 {
-	if u.limit.lately(time.Now()) {
+	now := time.Now()
+	if u.limit.lately(now) {
 		return clientThrottled
 	}
-	return clientHere
+	if !u.watching.Load() {
+		return clientHere
+	}
+	windows := float64(now.UnixNano()-u.since.Load()) / float64(beginWindow)
+	return int32(clientHere * min(max(windows, 1), maxWindows))
 }
 
 // watch measures whether goroutines run late, while very many queries are busy.
@@ -220,11 +232,10 @@ func (u *Queries) watch() {
 	var last time.Time // when goroutines ran late
 	u.nextWindow()
 	u.nextWindow()
-	u.Offenders.Recent(math.MaxInt) // what was lost before the first window is no flood
+	u.Offenders.Recent(math.MaxInt, u.floods) // what was lost before the first window is no flood
 	if u.Overflow != nil {
 		u.thin.begin(u.Overflow())
 	}
-	window := time.Now()
 	for u.isCrowded() || time.Since(last) < lateFor {
 		began := time.Now()
 		time.Sleep(latePause)
@@ -242,12 +253,10 @@ func (u *Queries) watch() {
 			u.endNotes()
 		}
 		switch {
-		case now.Sub(window) >= beginWindow:
-			lateThen := !last.Before(window) && mixed
-			window = now
+		case now.Sub(u.window) >= beginWindow:
+			u.thinOut(!last.Before(u.window) && mixed)
 			u.nextWindow()
-			u.thinOut(lateThen)
-		case late && len(u.thin.from) == 0 && u.Offenders.Floods(floodsAt):
+		case late && len(u.thin.from) == 0 && u.Offenders.Floods(floodsAt, u.floods):
 			u.thinOut(late) // the sooner the fewer packets of others find no room
 		}
 	}
@@ -261,7 +270,7 @@ func (u *Queries) thinOut(late bool) {
 	if u.Thin == nil || u.Overflow == nil {
 		return
 	}
-	floods := u.Offenders.Recent(floodsAt)
+	floods := u.Offenders.Recent(floodsAt, u.floods)
 	if !u.isMixed() {
 		floods = nil // nobody else asks
 	}
@@ -273,13 +282,20 @@ func (u *Queries) thinOut(late bool) {
 	} else {
 		changed = u.thin.next(window{
 			late: late, overflow: u.Overflow, floods: floods,
-			pressed: u.thin.isPressed(func(a netip.Addr) int32 { return u.came[slotOf(a)].Swap(0) }),
+			pressed: slices.ContainsFunc(u.thin.from, u.floods),
 		})
 	}
 	if changed {
 		u.Thin(u.thin.from, u.thin.pass)
 		u.thinned.Store(int32(len(u.thin.from)))
 	}
+}
+
+// floods reports whether a source has sent so much in the present window that it floods, whether
+// or not all of it passed.
+func (u *Queries) floods(source netip.Addr) bool {
+	windows := max(1, float64(time.Since(u.window))/float64(beginWindow))
+	return float64(u.came[slotOf(source)].Load()) >= floodsWith*windows*u.thin.passOf(source)
 }
 
 // isCrowded reports whether very many queries are under way.
@@ -334,7 +350,12 @@ func (u *Queries) nextWindow() {
 	next := u.windows.Load() + 1
 	u.begun[next%2].clear()
 	u.before.begin(&u.busy, &u.waiting)
+	for i := range u.came {
+		u.came[i].Store(0)
+	}
 	u.windows.Store(next)
+	u.since.Store(u.window.UnixNano())
+	u.window = time.Now()
 }
 
 // ConnectionLimits returns how many TCP connections one client may have, and all together.

@@ -103,6 +103,7 @@ func TestBusyQueriesAreBounded(t *testing.T) {
 			var u Queries
 			u.late.Store(tc.late)
 			u.watching.Store(true) // so that watch does not start
+			u.since.Store(time.Now().Add(time.Hour).UnixNano())
 			greedy, other := flooder()
 			taken := 0
 			for range tc.waiting {

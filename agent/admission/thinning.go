@@ -21,8 +21,11 @@ type thinning struct {
 }
 
 const (
-	// A source floods if it lost so many queries in a window, 500 a second.
-	floodsAt = 25
+	// A source floods if it lost so many queries in a window, 500 a second, and sent so many,
+	// 2,000 a second. One that asks less costs too little to hold up others: where all clients
+	// ask for names that are not cached, as after a cold start, each loses some.
+	floodsAt   = 25
+	floodsWith = 100
 
 	// firstPass is the part that passes at first.
 	firstPass = 1.0 / 4
@@ -52,13 +55,12 @@ func (t *thinning) end() (changed bool) {
 	return changed
 }
 
-// isPressed reports whether one of the sources still sends so much that it would flood, from
-// what has passed of each since it was called last.
-func (t *thinning) isPressed(passed func(netip.Addr) int32) (pressed bool) {
-	for _, a := range t.from {
-		pressed = float64(passed(a)) >= floodsAt*t.pass || pressed
+// passOf returns which part of a source's queries passes.
+func (t *thinning) passOf(source netip.Addr) float64 {
+	if slices.Contains(t.from, source) {
+		return t.pass
 	}
-	return pressed
+	return 1
 }
 
 // add thins out a source, if the kernel can take one more.

@@ -53,26 +53,34 @@ func TestThinning(t *testing.T) {
 	}
 }
 
-// A thinned source that sends little no longer presses.
-func TestPressing(t *testing.T) {
-	greedy, other := flooder()
-	th := thinning{pass: 1.0 / 16, from: []netip.Addr{greedy, other}}
-	for _, tc := range []struct {
-		passed int32 // of one of them
-		want   bool
-	}{{0, false}, {1, false}, {2, true}, {100, true}} {
-		for _, who := range th.from {
-			got := th.isPressed(func(a netip.Addr) int32 {
-				if a == who {
-					return tc.passed
-				}
-				return 0
-			})
-			if got != tc.want {
-				t.Errorf("%d passed of %s: %t", tc.passed, who, got)
+// A source floods by what it sends in a time, whether or not all of it passes.
+func TestWhoFloods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		thinned, other := flooder()
+		u := &Queries{thin: thinning{pass: 1.0 / 16, from: []netip.Addr{thinned}}}
+		for _, tc := range []struct {
+			source netip.Addr
+			came   int32
+			after  time.Duration
+			want   bool
+		}{
+			{other, floodsWith - 1, beginWindow, false},
+			{other, floodsWith, beginWindow, true},
+			{other, floodsWith, beginWindow / 2, true},
+			{other, floodsWith, 2 * beginWindow, false}, // 1,000 a second
+			{other, 2 * floodsWith, 2 * beginWindow, true},
+			{thinned, 0, beginWindow, false},
+			{thinned, floodsWith / 16, beginWindow, false},
+			{thinned, floodsWith/16 + 1, beginWindow, true},
+		} {
+			u.nextWindow()
+			u.came[slotOf(tc.source)].Add(tc.came)
+			time.Sleep(tc.after)
+			if got := u.floods(tc.source); got != tc.want {
+				t.Errorf("%d came from %s in %s: floods is %t", tc.came, tc.source, tc.after, got)
 			}
 		}
-	}
+	})
 }
 
 // A source that no longer floods passes whole after some time, though another one goes on, and
@@ -130,6 +138,14 @@ func thinned(t *testing.T, before func(u *Queries), during func(u *Queries)) (fr
 	return from
 }
 
+// flood has a source send and lose what makes it flood.
+func flood(u *Queries, source netip.Addr) {
+	u.came[slotOf(source)].Add(floodsWith)
+	for range floodsAt {
+		u.Offenders.Lost(source)
+	}
+}
+
 // losePackets has packets lost in each window.
 func losePackets(u *Queries) {
 	var lost atomic.Uint64
@@ -140,11 +156,7 @@ func losePackets(u *Queries) {
 // reason to thin out.
 func TestOldLossesAreNoFlood(t *testing.T) {
 	_, other := flooder()
-	lose := func(u *Queries) {
-		for range 2 * floodsAt {
-			u.Offenders.Lost(other)
-		}
-	}
+	lose := func(u *Queries) { flood(u, other) }
 	before := func(u *Queries) {
 		losePackets(u)
 		lose(u)
@@ -175,16 +187,12 @@ func TestClosedConnectionsAreNoFlood(t *testing.T) {
 // When a CPU limit is used up, the kernel drops nothing any more at once.
 func TestNobodyIsThinnedWhileThrottled(t *testing.T) {
 	_, other := flooder()
-	flood := func(u *Queries) {
-		for range 2 * floodsAt {
-			u.Offenders.Lost(other)
-		}
-	}
-	if from := thinned(t, losePackets, flood); len(from) == 0 {
+	floods := func(u *Queries) { flood(u, other) }
+	if from := thinned(t, losePackets, floods); len(from) == 0 {
 		t.Fatal("nobody is thinned out")
 	}
 	if from := thinned(t, losePackets, func(u *Queries) {
-		flood(u)
+		flood(u, other)
 		time.Sleep(2 * beginWindow)
 		u.limit.at.Store(time.Now().UnixNano())
 	}); len(from) > 0 {

@@ -26,8 +26,11 @@ const (
 	reservePart  = 8
 	leastReserve = 8
 
-	// leastShare is the share where sources are very many.
+	// leastShare is the share where sources are very many, and pacedShare the least one where
+	// goroutines run late, if the limit allows it: when all clients ask for what is not cached,
+	// as after a cold start, to hold up the misses of all would only make them more.
 	leastShare = 4
+	pacedShare = 16
 
 	// mostWaiting is how many queries of a source may wait for a place, and leastWaiting
 	// how many may where sources are very many, when one comes that is not in turn. At 2,000
@@ -277,7 +280,8 @@ func (m *Misses) bound() int {
 
 // share is what each active source may have under way, whatever the others have.
 func (m *Misses) share() int {
-	return max(leastShare, m.bound()/max(len(m.sources), 1))
+	sources := max(len(m.sources), 1)
+	return max(leastShare, m.bound()/sources, min(pacedShare, m.limit/sources))
 }
 
 // hasSpare reports whether a source beyond its share may start a miss.

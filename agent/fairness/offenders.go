@@ -153,11 +153,11 @@ func (o *Offenders) watch() {
 }
 
 // Floods reports whether there are sources that Recent would return.
-func (o *Offenders) Floods(least int) bool {
+func (o *Offenders) Floods(least int, much func(netip.Addr) bool) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for a, r := range o.records {
-		if r.recent >= least && isOne(a) {
+		if r.recent >= least && isOne(a) && much(a) {
 			return true
 		}
 	}
@@ -167,12 +167,13 @@ func (o *Offenders) Floods(least int) bool {
 // isOne reports whether a source is one client whose address is known.
 func isOne(source netip.Addr) bool { return source.IsValid() && source != others }
 
-// Recent returns the sources that lost at least so many queries since it was called last.
-func (o *Offenders) Recent(least int) (out []netip.Addr) {
+// Recent returns the sources that lost at least so many queries since it was called last, and
+// sent much, as the function says.
+func (o *Offenders) Recent(least int, much func(netip.Addr) bool) (out []netip.Addr) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for a, r := range o.records {
-		if r.recent >= least && isOne(a) {
+		if r.recent >= least && isOne(a) && much(a) {
 			out = append(out, a)
 		}
 		r.recent = 0

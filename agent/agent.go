@@ -76,6 +76,7 @@ type Agent struct {
 	zones     entries.ZoneSearch
 	lost      sockets.Dropped
 	guard     sockets.Guard
+	udp       sockets.UDPListeners
 	steering  sockets.Steering
 
 	names       names.Keeper

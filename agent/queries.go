@@ -4,7 +4,6 @@ import (
 	"net/netip"
 
 	"github.com/trackless-dns/trackless/agent/admission"
-	"github.com/trackless-dns/trackless/agent/sockets"
 	"github.com/trackless-dns/trackless/iptables"
 )
 
@@ -18,22 +17,25 @@ func (p *Agent) watchQueries() {
 		}
 	}
 	p.Queries.Overflow = p.lost.Count
-	var thinner sockets.Thinner
 	p.Queries.Thin = func(from []netip.Addr, pass float64) {
 		var listen []iptables.Endpoint // none after the last load: its listeners may stay
 		if load := p.serving.Load(); load != nil {
 			listen = load.Plan.Listen
 		}
-		if err := thinner.Thin(listen, from, pass); err != nil {
+		if err := p.udp.Thin(listen, from, pass); err != nil {
 			p.log.Debugf("a client that floods takes room in the buffers of others: %v", err)
 		}
 	}
 	p.Queries.Late = func(late bool) {
 		if load := p.serving.Load(); load != nil {
-			sockets.Shorten(load.Plan.Listen, late)
+			p.udp.Shorten(load.Plan.Listen, late)
 		}
 	}
 }
+
+// MakeRoom gives the UDP listeners of this process at the endpoints room for queries: see
+// [sockets.UDPListeners.ForQueries].
+func (p *Agent) MakeRoom(listen []iptables.Endpoint) error { return p.udp.ForQueries(listen) }
 
 // Guard bounds the TCP connections of each client at the listeners of this process at the
 // endpoints, until the last load with notrack ends.

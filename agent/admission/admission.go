@@ -233,9 +233,7 @@ func (u *Queries) watch() {
 	u.nextWindow()
 	u.nextWindow()
 	u.Offenders.Recent(math.MaxInt, u.floods) // what was lost before the first window is no flood
-	if u.Overflow != nil {
-		u.thin.begin(u.Overflow())
-	}
+	u.thin.begin()
 	for u.isCrowded() || time.Since(last) < lateFor {
 		began := time.Now()
 		time.Sleep(latePause)

@@ -17,7 +17,7 @@ type thinning struct {
 	tooMuch  float64      // the part that held up others last
 	windows  int          // since pass was changed
 	overflow uint64       // packets lost in the buffers so far
-	unknown  bool         // how many of them while goroutines ran late
+	unknown  bool         // how many of them since the last window
 }
 
 const (
@@ -45,8 +45,8 @@ const (
 	idleWindows = 200
 )
 
-// begin is called before the first window, with how many packets were lost in buffers so far.
-func (t *thinning) begin(overflow uint64) { t.overflow = overflow }
+// begin is called before the first window: what was lost in buffers so far is not known.
+func (t *thinning) begin() { t.unknown = true }
 
 // end lets all queries pass. It reports whether some did not.
 func (t *thinning) end() (changed bool) {

@@ -119,7 +119,7 @@ func thinned(t *testing.T, before func(u *Queries), during func(u *Queries)) (fr
 		}
 		u.Take(other)
 		u.Take(greedy)
-		time.Sleep(latePause)
+		time.Sleep(beginWindow + latePause) // now it is known what was lost before
 		during(u)
 		time.Sleep(2 * beginWindow)
 		synctest.Wait()

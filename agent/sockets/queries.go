@@ -32,13 +32,15 @@ const (
 // It also ends that the kernel tells of each packet to which address it was sent, where
 // a listener has but one: the DNS server would give the same back with each response,
 // as its source.
-func ForQueries(endpoints []iptables.Endpoint) error {
-	listeners := listeningUDP(sockets.Descriptors(), endpoints)
+func (l *UDPListeners) ForQueries(endpoints []iptables.Endpoint) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	listeners := l.find(endpoints)
 	var errs []error
-	for _, l := range listeners {
-		errs = append(errs, enlarge(l.fd, roomOf(len(listeners))))
-		if !sockets.AddressOf(l.own).Addr().IsUnspecified() {
-			forgetDestinations(l)
+	for _, s := range listeners {
+		errs = append(errs, enlarge(s.fd, roomOf(len(listeners))))
+		if !sockets.AddressOf(s.own).Addr().IsUnspecified() {
+			forgetDestinations(s)
 		}
 	}
 	return errors.Join(errs...)
@@ -46,15 +48,17 @@ func ForQueries(endpoints []iptables.Endpoint) error {
 
 // Shorten makes the queues of the UDP listeners at the endpoints short, or ends that. It
 // leaves those alone that are as large as a CPU limit needs.
-func Shorten(endpoints []iptables.Endpoint, short bool) {
-	listeners := listeningUDP(sockets.Descriptors(), endpoints)
-	for _, l := range listeners {
+func (l *UDPListeners) Shorten(endpoints []iptables.Endpoint, short bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	listeners := l.known(endpoints)
+	for _, s := range listeners {
 		if !short {
-			_ = enlarge(l.fd, roomOf(len(listeners))) // as before
+			_ = enlarge(s.fd, roomOf(len(listeners))) // as before
 			continue
 		}
-		if size, err := unix.GetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && size < bufferUnderLimit {
-			_ = unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, min(size, leastRoom)/2)
+		if size, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF); err == nil && size < bufferUnderLimit {
+			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, min(size, leastRoom)/2)
 		}
 	}
 }

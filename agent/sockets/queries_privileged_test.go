@@ -15,7 +15,7 @@ func TestListenersHaveRoomForABurst(t *testing.T) {
 	testns.Root(t)
 	t.Parallel()
 	conn, at := listener(t, "udp4", "127.0.0.1")
-	if err := ForQueries([]iptables.Endpoint{at}); err != nil {
+	if err := new(UDPListeners).ForQueries([]iptables.Endpoint{at}); err != nil {
 		t.Fatal(err)
 	}
 	if size := option(t, conn, unix.SOL_SOCKET, unix.SO_RCVBUF); size != room {
@@ -28,16 +28,17 @@ func TestQueuesAreShortWhileOneClientFillsThem(t *testing.T) {
 	t.Parallel()
 	conn, at := listener(t, "udp4", "127.0.0.1")
 	endpoints := []iptables.Endpoint{at}
+	var l UDPListeners
 	steps := []struct {
 		name string
 		do   func()
 		want int
 	}{
-		{"ready for queries", func() { _ = ForQueries(endpoints) }, room},
-		{"goroutines run late", func() { Shorten(endpoints, true) }, leastRoom},
-		{"no longer", func() { Shorten(endpoints, false) }, room},
+		{"ready for queries", func() { _ = l.ForQueries(endpoints) }, room},
+		{"goroutines run late", func() { l.Shorten(endpoints, true) }, leastRoom},
+		{"no longer", func() { l.Shorten(endpoints, false) }, room},
 		{"a CPU limit", func() { _, _, _ = Buffers(endpoints) }, bufferUnderLimit},
-		{"goroutines run late under a CPU limit", func() { Shorten(endpoints, true) }, bufferUnderLimit},
+		{"goroutines run late under a CPU limit", func() { l.Shorten(endpoints, true) }, bufferUnderLimit},
 	}
 	for _, s := range steps {
 		if s.do(); option(t, conn, unix.SOL_SOCKET, unix.SO_RCVBUF) != s.want {

@@ -74,7 +74,7 @@ func TestDestinationsAreToldWhereTheyDiffer(t *testing.T) {
 			if before := option(t, conn, tc.level, tc.option); before != 1 {
 				t.Fatalf("the option is %d before", before)
 			}
-			_ = ForQueries([]iptables.Endpoint{at}) // without CAP_NET_ADMIN less room
+			_ = new(UDPListeners).ForQueries([]iptables.Endpoint{at}) // without CAP_NET_ADMIN less room
 			if got := option(t, conn, tc.level, tc.option); got != tc.want {
 				t.Errorf("the option is %d, want %d", got, tc.want)
 			}

@@ -19,26 +19,22 @@ import (
 // MaxThinned is how many sources may be thinned at a time.
 const MaxThinned = 8
 
-// A Thinner has the kernel drop packets. The zero value is ready.
-type Thinner struct {
-	at []iptables.Endpoint // of the listeners that have filters
-}
-
 // Thin has the kernel drop a part of the packets of some sources before they take room in
 // the buffers of the UDP listeners at the endpoints: others share these. pass is the part
 // that may pass, from 0 to 1. Without sources nothing is dropped any more, nor at listeners
 // that are no longer at the endpoints. It needs no capability (SO_ATTACH_FILTER, socket(7)).
-func (t *Thinner) Thin(endpoints []iptables.Endpoint, from []netip.Addr, pass float64) error {
+func (l *UDPListeners) Thin(endpoints []iptables.Endpoint, from []netip.Addr, pass float64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var errs []error
-	fds := sockets.Descriptors()
-	former := slices.DeleteFunc(slices.Clone(t.at), func(e iptables.Endpoint) bool { return slices.Contains(endpoints, e) })
+	former := slices.DeleteFunc(slices.Clone(l.thinned), func(e iptables.Endpoint) bool { return slices.Contains(endpoints, e) })
 	if len(former) > 0 {
-		errs = append(errs, thin(listeningUDP(fds, former), nil, 1))
+		errs = append(errs, thin(listeningUDP(sockets.Descriptors(), former), nil, 1))
 	}
 	from = others(from, endpoints)
-	errs = append(errs, thin(listeningUDP(fds, endpoints), from, pass))
-	if t.at = nil; len(from) > 0 {
-		t.at = slices.Clone(endpoints)
+	errs = append(errs, thin(l.known(endpoints), from, pass))
+	if l.thinned = nil; len(from) > 0 {
+		l.thinned = slices.Clone(endpoints)
 	}
 	return errors.Join(errs...)
 }

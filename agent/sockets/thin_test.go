@@ -109,7 +109,7 @@ func received(t *testing.T, conn net.PacketConn, from string, packets int) (n in
 // The kernel never drops packets from an address at which we listen: from there come the
 // probes that renew the lease. When there is no load any more, or one that listens elsewhere,
 // nothing is dropped any more.
-func TestThinner(t *testing.T) {
+func TestThinUDPListeners(t *testing.T) {
 	t.Parallel()
 	const own, flooder = "127.0.0.1", "127.0.0.2"
 	for _, tc := range []struct {
@@ -133,8 +133,8 @@ func TestThinner(t *testing.T) {
 			defer conn.Close()
 			at := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 			listen := []iptables.Endpoint{{Addr: at.Addr(), Port: at.Port(), Proto: iptables.UDP}}
-			var th Thinner
-			if err := th.Thin(listen, []netip.Addr{netip.MustParseAddr(flooder)}, 0); err != nil {
+			var l UDPListeners
+			if err := l.Thin(listen, []netip.Addr{netip.MustParseAddr(flooder)}, 0); err != nil {
 				t.Fatal(err)
 			}
 			if n := received(t, conn, flooder, 10); n > 0 {
@@ -147,7 +147,7 @@ func TestThinner(t *testing.T) {
 			for _, a := range tc.from {
 				from = append(from, netip.MustParseAddr(a))
 			}
-			if err := th.Thin(listen, from, 0); err != nil {
+			if err := l.Thin(listen, from, 0); err != nil {
 				t.Fatal(err)
 			}
 			if n := received(t, conn, own, 10); n != tc.own {

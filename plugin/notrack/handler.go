@@ -159,7 +159,7 @@ func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *config
 // readyForQueries prepares the listeners. A check has come to a server for the first time:
 // it has set up its socket, and clients ask it soon.
 func (c *configuration) readyForQueries() {
-	if err := sockets.ForQueries(c.plan.Listen); err != nil {
+	if err := c.agent.MakeRoom(c.plan.Listen); err != nil {
 		log.Debugf("the buffers of the listeners stay as small as net.core.rmem_max, so that bursts of queries may be lost: %v; give the container NET_ADMIN", err)
 	}
 	if err := c.agent.Guard(c.plan.Listen); err != nil {

@@ -54,6 +54,13 @@ const (
 	slowTime  = 20 * time.Millisecond
 	paceStep  = 32
 	paceTime  = 100 * time.Millisecond
+
+	// A source has many turns if so many of its queries that come in turn wait, each at a
+	// connection of its own. These need not end to make room, so nothing but a rate keeps it from
+	// using the processor alone: from call to call of Pace, which come every 5 ms, sources with
+	// many turns start 1/turnsPart of the pace, 800 a second at least.
+	manyTurns = 16
+	turnsPart = 4
 )
 
 // others stands for the sources beyond maxSources.
@@ -75,6 +82,8 @@ type Misses struct {
 	sources map[netip.Addr]*source
 	light   ring // sources below their share that have waiting queries
 	heavy   ring // other sources that have waiting queries
+	later   ring // sources with many turns that have had theirs until Pace is called again
+	turns   int  // that are left until then
 	most    *source
 
 	fewer    bool // most has fewer than before
@@ -224,6 +233,7 @@ func (m *Misses) Pace(now time.Time, late bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	since := now.Sub(m.paced)
+	defer m.nextTurns()
 	switch {
 	case late && since >= slowTime:
 		m.pace = max(leastPace, min(m.bound(), m.under)/2)
@@ -236,7 +246,6 @@ func (m *Misses) Pace(now time.Time, late bool) {
 		return
 	}
 	m.paced = now
-	m.dispatch()
 }
 
 // EndPace ends that sources start fewer misses.
@@ -244,7 +253,7 @@ func (m *Misses) EndPace() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pace = 0
-	m.dispatch()
+	m.nextTurns()
 }
 
 // Figures are what the metrics say.
@@ -283,6 +292,23 @@ func (m *Misses) share() int {
 	sources := max(len(m.sources), 1)
 	return max(leastShare, m.bound()/sources, min(pacedShare, m.limit/sources))
 }
+
+// nextTurns lets sources with many turns go on.
+func (m *Misses) nextTurns() {
+	m.turns = m.pace / turnsPart
+	for m.later.first != nil && !m.isLater(m.later.first) {
+		m.place(m.later.first)
+	}
+	m.dispatch()
+}
+
+// hasManyTurns reports whether a rate bounds what a source starts.
+func (m *Misses) hasManyTurns(s *source) bool {
+	return m.pace > 0 && s.waiting.len >= manyTurns && s.waiting.first.inTurn
+}
+
+// isLater reports whether a source must wait until Pace is called again.
+func (m *Misses) isLater(s *source) bool { return m.turns <= 0 && m.hasManyTurns(s) }
 
 // hasSpare reports whether a source beyond its share may start a miss.
 func (m *Misses) hasSpare() bool {
@@ -428,6 +454,8 @@ func (m *Misses) place(s *source) {
 	var to *ring
 	switch {
 	case s.waiting.len == 0:
+	case m.isLater(s):
+		to = &m.later
 	case m.isLight(s):
 		to = &m.light
 	default:
@@ -457,6 +485,13 @@ func (m *Misses) dispatch() {
 			s = m.heavy.first
 		default:
 			return
+		}
+		if m.hasManyTurns(s) {
+			if m.turns <= 0 {
+				m.place(s)
+				continue
+			}
+			m.turns--
 		}
 		q := s.waiting.first
 		s.waiting.remove(q)

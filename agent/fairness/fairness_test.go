@@ -264,6 +264,61 @@ func TestAClientThatGoes(t *testing.T) {
 	})
 }
 
+// Over many connections a client asks as fast as it is answered. While goroutines run late only
+// a rate bounds it, and a client with few connections does not wait.
+func TestPaceBoundsTheRateOfManyConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(1000)
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		var asked, askedFew atomic.Int32
+		ask := func(from netip.Addr, count *atomic.Int32) {
+			for ctx.Err() == nil {
+				_, err := m.Do(ctx, from, true, func(context.Context) (int, error) {
+					time.Sleep(time.Millisecond)
+					return 0, nil
+				})
+				if err == nil {
+					count.Add(1)
+				} else if ctx.Err() == nil {
+					t.Error(err)
+				}
+			}
+		}
+		for range 8 * manyTurns {
+			running.Go(func() { ask(flooder, &asked) })
+		}
+		running.Go(func() { ask(quietOne, &askedFew) })
+		in := func(last time.Duration, late bool) (many, few int) {
+			many, few = int(asked.Load()), int(askedFew.Load())
+			for range last / (5 * time.Millisecond) {
+				m.Pace(time.Now(), late)
+				time.Sleep(5 * time.Millisecond)
+			}
+			return int(asked.Load()) - many, int(askedFew.Load()) - few
+		}
+		in(time.Second, true)
+		if many, few := in(time.Second, true); many < 700 || many > 900 || few < 950 {
+			t.Errorf("late: %d in a second over many connections and %d over one, want about 800 and 1000", many, few)
+		}
+		in(3*time.Second, false)
+		if many, _ := in(time.Second, false); many < 1600 {
+			t.Errorf("some seconds later: %d in a second", many)
+		}
+		m.EndPace()
+		before := asked.Load()
+		time.Sleep(time.Second)
+		if many := asked.Load() - before; many < 100_000 {
+			t.Errorf("in the end: %d in a second", many)
+		}
+		cancel()
+		running.Wait()
+		if f := m.Figures(); f.UnderWay+f.Waiting+f.Sources > 0 {
+			t.Errorf("afterwards %+v", f)
+		}
+	})
+}
+
 // Where all ask for what is not cached, each goes on with some queries while goroutines run late.
 func TestPaceLeavesEachSourceSome(t *testing.T) {
 	for _, tc := range []struct{ limit, want int }{{1000, 6 * pacedShare}, {48, 48}, {2, 2}} {

@@ -177,6 +177,9 @@ func (u *Queries) Take(client netip.Addr) bool {
 		u.Crowded()
 	}
 	if all <= limit && own <= limit/clientShare && (!greedy || !u.late.Load()) {
+		if greedy {
+			u.Offenders.Presses(client)
+		}
 		return true
 	}
 	u.busy.add(slot, -1)

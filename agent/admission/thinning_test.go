@@ -184,6 +184,32 @@ func TestClosedConnectionsAreNoFlood(t *testing.T) {
 	}
 }
 
+// A client that floods need not lose a query before the kernel drops some: packets of others are
+// lost in the buffers.
+func TestAFloodIsMetBeforeItLoses(t *testing.T) {
+	_, other := flooder()
+	var u *Queries
+	if from := thinned(t, func(queries *Queries) {
+		u = queries
+		losePackets(u)
+	}, func(u *Queries) {
+		const queries = 2 * floodsWith
+		for range queries {
+			u.Take(other)
+		}
+		time.AfterFunc(4*beginWindow, func() {
+			for range queries {
+				u.Done(other)
+			}
+		})
+	}); !slices.Equal(from, []netip.Addr{other}) {
+		t.Errorf("%v are thinned out", from)
+	}
+	if n := u.Dropped(); n > 0 || len(u.Offenders.Top(1)) > 0 {
+		t.Errorf("%d queries were dropped, offenders are %v", n, u.Offenders.Top(1))
+	}
+}
+
 // When a CPU limit is used up, the kernel drops nothing any more at once.
 func TestNobodyIsThinnedWhileThrottled(t *testing.T) {
 	_, other := flooder()

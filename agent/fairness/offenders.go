@@ -29,7 +29,7 @@ type Offenders struct {
 // record is what is known of a source.
 type record struct {
 	total   uint64    // since the source is remembered
-	recent  int       // queries since Recent was called
+	recent  int       // queries since Recent was called, also those that were too many and not lost
 	episode uint64    // queries lost in the present episode
 	since   time.Time // when the episode began
 	last    time.Time // when the last query was lost
@@ -54,6 +54,13 @@ func (o *Offenders) Lost(source netip.Addr) { o.lose(source, 1) }
 // LostConnection counts a connection that was closed since its source has more than its share.
 // It makes no flood of queries.
 func (o *Offenders) LostConnection(source netip.Addr) { o.lose(source, 0) }
+
+// Presses counts a query that was not lost, though its source has more than its share.
+func (o *Offenders) Presses(source netip.Addr) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.record(source, time.Now()).recent++
+}
 
 func (o *Offenders) lose(source netip.Addr, queries int) {
 	o.mu.Lock()
@@ -167,8 +174,8 @@ func (o *Offenders) Floods(least int, much func(netip.Addr) bool) bool {
 // isOne reports whether a source is one client whose address is known.
 func isOne(source netip.Addr) bool { return source.IsValid() && source != others }
 
-// Recent returns the sources that lost at least so many queries since it was called last, and
-// sent much, as the function says.
+// Recent returns the sources of which at least so many queries were lost or pressed since it was
+// called last, and which sent much, as the function says.
 func (o *Offenders) Recent(least int, much func(netip.Addr) bool) (out []netip.Addr) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -215,7 +222,9 @@ func (o *Offenders) Top(n int) []Offender {
 	o.mu.Lock()
 	all := make([]Offender, 0, len(o.records))
 	for a, r := range o.records {
-		all = append(all, Offender{Source: a, Lost: r.total})
+		if r.total > 0 {
+			all = append(all, Offender{Source: a, Lost: r.total})
+		}
 	}
 	o.mu.Unlock()
 	slices.SortFunc(all, func(a, b Offender) int {

@@ -100,7 +100,7 @@ func (b *bench) start(p path, options string) (*instance, error) {
     }
     %s
     cache {
-        success 131072 3000
+        success %d 3000
     }
     forward . %s
     prometheus %s
@@ -112,7 +112,7 @@ func (b *bench) start(p path, options string) (*instance, error) {
     bind 127.0.0.1
     prometheus %s
 }
-`, strings.Join(listen, " "), options, p.directive(), lab.UpstreamDNS4, probedMetrics, probedHealth, probedReady, 9500+b.started, own))
+`, strings.Join(listen, " "), options, p.directive(), max(131072, 4*b.names), lab.UpstreamDNS4, probedMetrics, probedHealth, probedReady, 9500+b.started, own))
 	if err != nil {
 		return nil, err
 	}

@@ -39,11 +39,13 @@ type settings struct {
 	rate    float64 // queries a second over UDP; those over TCP in proportion
 	names   int
 	warmUp  time.Duration
-	hold    time.Duration // after each replacement
 }
 
+// hold is the time before and after each replacement in which is measured.
+const hold = 5 * time.Second
+
 func run() (ok bool, err error) {
-	s := settings{hold: 5 * time.Second}
+	var s settings
 	output := flag.String("output", "table", "what goes to standard output: `table|json`")
 	flag.StringVar(&s.program, "program", os.Getenv(testprogram.Var), "the trackless `binary` under test; default $TRACKLESS_PROGRAM, else bin/trackless")
 	flag.IntVar(&s.rounds, "rounds", 20, "replacements in a row")

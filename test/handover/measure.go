@@ -126,10 +126,10 @@ func (b *bench) round(r *Round) error {
 	if err != nil {
 		return err
 	}
-	if err := b.wait(b.hold); err != nil {
+	if err := b.wait(hold); err != nil {
 		return err
 	}
-	if r.UpstreamBefore, err = b.upstreamSince(before, b.hold); err != nil {
+	if r.UpstreamBefore, err = b.upstreamSince(before, hold); err != nil {
 		return err
 	}
 	if r.AvoidedBefore, err = b.value("coredns_notrack_entries_avoided"); err != nil {
@@ -149,10 +149,10 @@ func (b *bench) round(r *Round) error {
 	if r.AvoidedAfter, err = b.value("coredns_notrack_entries_avoided"); err != nil {
 		return err
 	}
-	if err := b.wait(b.hold); err != nil {
+	if err := b.wait(hold); err != nil {
 		return err
 	}
-	if r.UpstreamAfter, err = b.upstreamSince(before, b.hold); err != nil {
+	if r.UpstreamAfter, err = b.upstreamSince(before, hold); err != nil {
 		return err
 	}
 	r.end = time.Now()
@@ -187,6 +187,10 @@ func (b *bench) replace(r *Round) error {
 	if err := b.attached(next); err != nil {
 		return err
 	}
+	r.attached = time.Now()
+	if err := b.state(r, next); err != nil {
+		return err
+	}
 	r.Start = warmLine.FindString(next.Output())
 	if r.Way != predecessorDies {
 		if err := b.current.Close(); err != nil {
@@ -195,6 +199,17 @@ func (b *bench) replace(r *Round) error {
 	}
 	b.current = next
 	r.survivor = r.Path
+	return nil
+}
+
+// state notes what the successor took.
+func (b *bench) state(r *Round, next *instance) error {
+	page, err := next.Metrics(b.ctx, next.metrics)
+	if err != nil {
+		return err
+	}
+	r.StateBytes, _ = page.Sum("coredns_notrack_warm_start_bytes")
+	r.StateSeconds, _ = page.Sum("coredns_notrack_warm_start_seconds")
 	return nil
 }
 

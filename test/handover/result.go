@@ -25,6 +25,11 @@ const (
 	avoidedOff = 0.02
 	// sentLess is which part of the load must have been sent.
 	sentLess = 0.95
+	// muchState is the state that must be handed over within stateTime, while answers of the
+	// predecessor take slower times as long at most.
+	muchState = 32 << 20
+	stateTime = time.Second
+	slower    = 2
 )
 
 // Result is the result of a run. Its JSON form is stable.
@@ -65,6 +70,11 @@ type Round struct {
 	AvoidedBefore  float64 `json:"avoided_before"`
 	AvoidedAfter   float64 `json:"avoided_after"`
 
+	StateBytes   float64 `json:"state_bytes"` // that the successor took
+	StateSeconds float64 `json:"state_seconds"`
+	P99Before    float64 `json:"p99_before"` // of answers over UDP, in milliseconds
+	P99Meanwhile float64 `json:"p99_meanwhile"` // until the successor is attached
+
 	Lapses     float64 `json:"lapses"`      // of leases: the machine was too busy
 	KernelHits float64 `json:"kernel_hits"` // of the instance after the replacement
 
@@ -72,8 +82,9 @@ type Round struct {
 	Reversed int  `json:"reversed_entries"`
 	Left     Left `json:"left"`
 
-	begin, end time.Time
-	survivor   path // of the instance after the replacement
+	begin, attached, end time.Time
+	before, meanwhile    []time.Duration // latencies over UDP
+	survivor             path            // of the instance after the replacement
 }
 
 // hitRatio is the part of the queries that were not asked upstream.
@@ -98,6 +109,9 @@ func (r *Result) assign(sent [][]clients.Sent, began time.Time, rate float64) {
 			}
 			i++
 		}
+	}
+	for _, round := range r.Rounds {
+		round.P99Before, round.P99Meanwhile = p99(round.before), p99(round.meanwhile)
 	}
 	want := asked(rate) * last.Sub(began).Seconds()
 	if got := float64(r.UDP + r.NewTCP + r.LongTCP); got < want*sentLess {
@@ -127,6 +141,9 @@ func (r *Result) count(k clients.StreamKind, s clients.Sent) {
 		r.LongTCP++
 	default:
 		r.UDP++
+		for _, round := range r.Rounds {
+			round.time(s)
+		}
 	}
 	if s.Loss == "" {
 		return
@@ -144,6 +161,26 @@ func (r *Result) count(k clients.StreamKind, s clients.Sent) {
 		}
 	}
 	lost[string(k)+": "+s.Loss]++
+}
+
+// time notes how long an answer took.
+func (round *Round) time(s clients.Sent) {
+	switch {
+	case s.Loss != "" || s.At.After(round.attached):
+	case s.At.After(round.begin):
+		round.meanwhile = append(round.meanwhile, s.Latency)
+	case s.At.After(round.begin.Add(-hold)):
+		round.before = append(round.before, s.Latency)
+	}
+}
+
+// p99 is the 99th percentile in milliseconds, 0 of nothing.
+func p99(times []time.Duration) float64 {
+	if len(times) == 0 {
+		return 0
+	}
+	slices.Sort(times)
+	return float64(times[len(times)*99/100]) / float64(time.Millisecond)
 }
 
 // judge compares with the bars.
@@ -205,6 +242,15 @@ func (round *Round) judge(r *Result) {
 	if off := round.avoidedOff(); off > avoidedOff {
 		fail("the avoided entries are off by %.1f %%", off*100)
 	}
+	if round.StateBytes < muchState {
+		return
+	}
+	if round.StateSeconds > stateTime.Seconds() {
+		fail("%.0f MiB of state took %.2f s", round.StateBytes/(1<<20), round.StateSeconds)
+	}
+	if round.P99Meanwhile > round.P99Before*slower {
+		fail("99 %% of the answers took up to %.2f ms meanwhile, and %.2f ms before", round.P99Meanwhile, round.P99Before)
+	}
 }
 
 // slack is how many queries a second upstream are chance.
@@ -252,11 +298,11 @@ func reasons(lost map[string]int) string {
 
 // writeTable writes a line for each replacement. The last line is the summary.
 func (r *Result) writeTable(w io.Writer) {
-	fmt.Fprintf(w, "%5s  %-18s  %-11s  %5s  %17s  %15s  %11s  %s\n", "round", "way", "path", "lost", "upstream q/s", "hit ratio", "avoided off", "start")
+	fmt.Fprintf(w, "%5s  %-18s  %-11s  %5s  %17s  %15s  %11s  %18s  %s\n", "round", "way", "path", "lost", "upstream q/s", "hit ratio", "avoided off", "p99, meanwhile, ms", "start")
 	for _, round := range r.Rounds {
-		fmt.Fprintf(w, "%5d  %-18s  %-11s  %5d  %7.0f -> %6.0f  %.3f -> %.3f  %9.1f %%  %s\n", round.Round, round.Way, round.Path, total(round.Lost),
+		fmt.Fprintf(w, "%5d  %-18s  %-11s  %5d  %7.0f -> %6.0f  %.3f -> %.3f  %9.1f %%  %8.2f  %8.2f  %s\n", round.Round, round.Way, round.Path, total(round.Lost),
 			round.UpstreamBefore, round.UpstreamAfter, hitRatio(round.UpstreamBefore, asked(r.Rate)), hitRatio(round.UpstreamAfter, asked(r.Rate)),
-			round.avoidedOff()*100, round.Start)
+			round.avoidedOff()*100, round.P99Before, round.P99Meanwhile, round.Start)
 	}
 	for _, f := range r.Failures {
 		fmt.Fprintln(w, "FAILED:", f)

@@ -47,20 +47,6 @@ const (
 
 	// patience bounds how long a query waits for a place. Clients do not wait longer.
 	patience = 5 * time.Second
-
-	// leastPace is the lowest pace. It is halved once in each slowTime while goroutines run
-	// late, and grows by 1/paceStep in each paceTime when they do not.
-	leastPace = 16
-	slowTime  = 20 * time.Millisecond
-	paceStep  = 32
-	paceTime  = 100 * time.Millisecond
-
-	// A source has many turns if so many of its queries that come in turn wait, each at a
-	// connection of its own. These need not end to make room, so nothing but a rate keeps it from
-	// using the processor alone: from call to call of Pace, which come every 5 ms, sources with
-	// many turns start 1/turnsPart of the pace, 800 a second at least.
-	manyTurns = 16
-	turnsPart = 4
 )
 
 // others stands for the sources beyond maxSources.
@@ -226,36 +212,6 @@ func (m *Misses) SetLimit(limit int) {
 	m.dispatch()
 }
 
-// Pace is called every few milliseconds while many queries are under way, with whether
-// goroutines ran late just now. Sources beyond their share start fewer misses then, until
-// goroutines run in time.
-func (m *Misses) Pace(now time.Time, late bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	since := now.Sub(m.paced)
-	defer m.nextTurns()
-	switch {
-	case late && since >= slowTime:
-		m.pace = max(leastPace, min(m.bound(), m.under)/2)
-	case !late && m.pace > 0 && since >= paceTime:
-		m.pace += max(1, m.pace/paceStep)
-		if m.pace >= m.limit {
-			m.pace = 0
-		}
-	default:
-		return
-	}
-	m.paced = now
-}
-
-// EndPace ends that sources start fewer misses.
-func (m *Misses) EndPace() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.pace = 0
-	m.nextTurns()
-}
-
 // Figures are what the metrics say.
 type Figures struct {
 	UnderWay, Waiting, Sources int
@@ -292,23 +248,6 @@ func (m *Misses) share() int {
 	sources := max(len(m.sources), 1)
 	return max(leastShare, m.bound()/sources, min(pacedShare, m.limit/sources))
 }
-
-// nextTurns lets sources with many turns go on.
-func (m *Misses) nextTurns() {
-	m.turns = m.pace / turnsPart
-	for m.later.first != nil && !m.isLater(m.later.first) {
-		m.place(m.later.first)
-	}
-	m.dispatch()
-}
-
-// hasManyTurns reports whether a rate bounds what a source starts.
-func (m *Misses) hasManyTurns(s *source) bool {
-	return m.pace > 0 && s.waiting.len >= manyTurns && s.waiting.first.inTurn
-}
-
-// isLater reports whether a source must wait until Pace is called again.
-func (m *Misses) isLater(s *source) bool { return m.turns <= 0 && m.hasManyTurns(s) }
 
 // hasSpare reports whether a source beyond its share may start a miss.
 func (m *Misses) hasSpare() bool {

@@ -149,15 +149,24 @@ type checked interface {
 
 func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *configuration) (int, error) {
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok {
-		if _, known := c.servers.LoadOrStore(s, struct{}{}); !known {
+		c.servers.LoadOrStore(s, struct{}{})
+		_, _, proto := tuple.Of(w)
+		if _, known := c.ready.LoadOrStore(serving{s, proto}, struct{}{}); !known {
 			c.readyForQueries()
 		}
 	}
 	return dns.RcodeSuccess, w.WriteMsg(c.identity.Answer(r, fmt.Sprintf("%p", ctx.Value(dnsserver.Key{}))))
 }
 
-// readyForQueries prepares the listeners. A check has come to a server for the first time:
-// it has set up its socket, and clients ask it soon.
+// serving is a server over a protocol. It sets up its sockets for TCP and for UDP at different
+// times, and a fast path opens more of these just before the server reads from its own.
+type serving struct {
+	server *dnsserver.Server
+	proto  uint8
+}
+
+// readyForQueries prepares the listeners. A check has come to a server for the first time over a
+// protocol: it has set up its sockets, and clients ask it soon.
 func (c *configuration) readyForQueries() {
 	if err := c.agent.MakeRoom(c.plan.Listen); err != nil {
 		log.Debugf("the buffers of the listeners stay as small as net.core.rmem_max, so that bursts of queries may be lost: %v; give the container NET_ADMIN", err)

@@ -75,6 +75,7 @@ type configuration struct {
 	load    *agent.Load // set by start
 	leaving atomic.Bool // a reload has begun
 	servers sync.Map    // each *dnsserver.Server that got a check
+	ready   sync.Map    // each serving that got one
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block

@@ -179,8 +179,9 @@ test-ledger: deps build ## what Trackless says it saves beside conntrack -L of t
 	TRACKLESS_PROGRAM=bin/trackless go run ./test/ledger $(LEDGER_FLAGS)
 
 .PHONY: test-handover
-test-handover: deps build ## 20 replacements of an instance in a row under load: what clients and kube-dns notice (root, an idle machine, 8 minutes)
+test-handover: deps build ## 20 replacements of an instance in a row under load, and one with a full cache of 32 MiB: what clients and kube-dns notice (root, an idle machine, 11 minutes)
 	go run ./test/handover -program bin/trackless $(HANDOVER_FLAGS)
+	$(if $(HANDOVER_FLAGS),,go run ./test/handover -program bin/trackless -rounds 1 -names 80000 -warm-up 140s)
 
 .PHONY: test-flood
 test-flood: deps build $(COREDNS) ## what one pod can do to the DNS of its node, beside CoreDNS (root, 3 minutes)

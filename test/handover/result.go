@@ -25,9 +25,9 @@ const (
 	avoidedOff = 0.02
 	// sentLess is which part of the load must have been sent.
 	sentLess = 0.95
-	// muchState is the state that must be handed over within stateTime, while answers of the
-	// predecessor take slower times as long at most.
-	muchState = 32 << 20
+	// muchState is what a cache of 32 MiB takes on the socket. It must be handed over within
+	// stateTime, while answers take slower times as long at most.
+	muchState = 20 << 20
 	stateTime = time.Second
 	slower    = 2
 )
@@ -72,7 +72,7 @@ type Round struct {
 
 	StateBytes   float64 `json:"state_bytes"` // that the successor took
 	StateSeconds float64 `json:"state_seconds"`
-	P99Before    float64 `json:"p99_before"` // of answers over UDP, in milliseconds
+	P99Before    float64 `json:"p99_before"`    // of answers over UDP, in milliseconds
 	P99Meanwhile float64 `json:"p99_meanwhile"` // until the successor is attached
 
 	Lapses     float64 `json:"lapses"`      // of leases: the machine was too busy

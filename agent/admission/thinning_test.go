@@ -111,7 +111,9 @@ func thinned(t *testing.T, before func(u *Queries), during func(u *Queries)) (fr
 	synctest.Test(t, func(t *testing.T) {
 		u := &Queries{Offenders: fairness.Offenders{Log: silent{}}, Overflow: func() uint64 { return 7 }}
 		u.limit.source = func() cgroup.CPU { return cgroup.CPU{} }
-		u.Thin = func(now []netip.Addr, _ float64) { from = slices.Clone(now) }
+		var last atomic.Pointer[[]netip.Addr] // watch may go on while it is read
+		last.Store(new([]netip.Addr))
+		u.Thin = func(now []netip.Addr, _ float64) { last.Store(new(slices.Clone(now))) }
 		before(u)
 		greedy, other := flooder()
 		for range 2 * clientHere {
@@ -123,17 +125,16 @@ func thinned(t *testing.T, before func(u *Queries), during func(u *Queries)) (fr
 		during(u)
 		time.Sleep(2 * beginWindow)
 		synctest.Wait()
-		got := slices.Clone(from)
+		from = *last.Load()
 		for range 2*clientHere + 1 {
 			u.Done(greedy)
 		}
 		u.Done(other)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if len(from) > 0 {
-			t.Errorf("in the end %v are thinned out", from)
+		if end := *last.Load(); len(end) > 0 {
+			t.Errorf("in the end %v are thinned out", end)
 		}
-		from = got
 	})
 	return from
 }

@@ -425,12 +425,10 @@ func (m *Misses) dispatch() {
 		default:
 			return
 		}
-		if m.hasManyTurns(s) {
-			if m.turns <= 0 {
-				m.place(s)
-				continue
-			}
-			m.turns--
+		turn := m.hasManyTurns(s)
+		if turn && m.turns <= 0 {
+			m.place(s)
+			continue
 		}
 		q := s.waiting.first
 		s.waiting.remove(q)
@@ -438,6 +436,9 @@ func (m *Misses) dispatch() {
 		m.start(q)
 		s.in.remove(s) // its next turn is behind the others
 		m.place(s)
+		if turn {
+			m.turns-- // after place: the last turn must not put it before those that had none
+		}
 		close(q.turn)
 	}
 }

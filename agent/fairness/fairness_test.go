@@ -319,6 +319,48 @@ func TestPaceBoundsTheRateOfManyConnections(t *testing.T) {
 	})
 }
 
+// Clients with many connections take turns: none gets ahead of the others by the end of its turn.
+func TestManyConnectionsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(1000)
+		ctx, cancel := context.WithCancel(context.Background())
+		var running sync.WaitGroup
+		var answered [6]atomic.Int32
+		for i := range answered {
+			for range 8 * manyTurns {
+				running.Go(func() {
+					for ctx.Err() == nil {
+						_, err := m.Do(ctx, netip.AddrFrom4([4]byte{10, 244, 1, byte(i)}), true, func(context.Context) (int, error) {
+							time.Sleep(time.Millisecond)
+							return 0, nil
+						})
+						if err == nil {
+							answered[i].Add(1)
+						}
+					}
+				})
+			}
+		}
+		var before [len(answered)]int32
+		for call := range 1200 {
+			if call == 200 { // the pace is the lowest one
+				for i := range answered {
+					before[i] = answered[i].Load()
+				}
+			}
+			m.Pace(time.Now(), true)
+			time.Sleep(5 * time.Millisecond)
+		}
+		for i := range answered {
+			if n := answered[i].Load() - before[i]; n < 600 || n > 740 {
+				t.Errorf("client %d: %d queries in 5 seconds, want about 670", i, n)
+			}
+		}
+		cancel()
+		running.Wait()
+	})
+}
+
 // Where all ask for what is not cached, each goes on with some queries while goroutines run late.
 func TestPaceLeavesEachSourceSome(t *testing.T) {
 	for _, tc := range []struct{ limit, want int }{{1000, 6 * pacedShare}, {48, 48}, {2, 2}} {

@@ -24,6 +24,12 @@ func good() *Result {
 	return r
 }
 
+// much is a round in which much state was taken.
+func much(r Round, seconds, answers float64) Round {
+	r.StateBytes, r.StateSeconds, r.P99Before, r.P99Meanwhile = muchState, seconds, 1, answers
+	return r
+}
+
 // TestJudge has a row for each bar.
 func TestJudge(t *testing.T) {
 	for _, tc := range []struct {
@@ -39,6 +45,9 @@ func TestJudge(t *testing.T) {
 		{"more at the death of a predecessor", func(r *Result) { r.Rounds[1].Lost = map[string]int{"x": 11} }, 1, false},
 		{"a hit ratio, and what is asked upstream", func(r *Result) { r.Rounds[0].UpstreamAfter = 35 }, 2, false},
 		{"avoided entries", func(r *Result) { r.Rounds[0].AvoidedAfter = 970 }, 1, false},
+		{"much state", func(r *Result) { *r.Rounds[0] = much(*r.Rounds[0], 1, 2) }, 0, false},
+		{"much state in a long time", func(r *Result) { *r.Rounds[0] = much(*r.Rounds[0], 1.1, 2) }, 1, false},
+		{"slow answers beside much state", func(r *Result) { *r.Rounds[0] = much(*r.Rounds[0], 1, 2.1) }, 1, false},
 		{"a reversed entry", func(r *Result) { r.Rounds[0].Reversed = 1 }, 1, false},
 		{"a tracked query", func(r *Result) { r.Rounds[0].Tracked = 1 }, 1, false},
 		{"tracked queries at the death of a predecessor", func(r *Result) { r.Rounds[1].Tracked = 9 }, 0, false},

@@ -31,6 +31,7 @@ func TestThinning(t *testing.T) {
 	}{
 		{3, true, 1, nil, false, 0, 0, 0},                                       // nobody floods
 		{3, false, 0, both[:1], false, 0, 0, 0},                                 // nobody is held up
+		{3, false, floodsAt - 1, both[:1], false, 0, 0, 0},                      // hardly anybody
 		{1, true, 0, both[:1], false, 1, firstPass, firstPass},                  // goroutines run late
 		{1, false, 7, both[:1], false, 1, firstPass, firstPass},                 // packets were lost, perhaps then
 		{1, false, 7, both[:1], false, 1, firstPass / 2, firstPass / 2},         // packets are lost
@@ -150,7 +151,7 @@ func flood(u *Queries, source netip.Addr) {
 // losePackets has packets lost in each window.
 func losePackets(u *Queries) {
 	var lost atomic.Uint64
-	u.Overflow = func() uint64 { return lost.Add(1) }
+	u.Overflow = func() uint64 { return lost.Add(floodsAt) }
 }
 
 // Queries that a client lost before are no flood, nor are packets that were lost before a

@@ -29,6 +29,8 @@ const (
 	// stateTime, while answers take slower times as long at most.
 	muchState = 20 << 20
 	stateTime = time.Second
+	// fullCache is the number of names that fill a cache of 32 MiB.
+	fullCache = 80_000
 	slower    = 2
 )
 
@@ -243,6 +245,9 @@ func (round *Round) judge(r *Result) {
 		fail("the avoided entries are off by %.1f %%", off*100)
 	}
 	if round.StateBytes < muchState {
+		if r.Names >= fullCache {
+			fail("%.0f MiB of state are not those of a full cache: the warm-up was too short", round.StateBytes/(1<<20))
+		}
 		return
 	}
 	if round.StateSeconds > stateTime.Seconds() {

@@ -155,7 +155,7 @@ func (m *Misses) enter(ctx context.Context, q *miss, from netip.Addr) error {
 	m.mu.Lock()
 	s := m.source(from)
 	q.source = s
-	if s.waiting.len == 0 && m.hasRoom(s) {
+	if s.waits() == 0 && m.hasRoom(s) {
 		m.start(q)
 		m.mu.Unlock()
 		return nil
@@ -290,7 +290,7 @@ func (m *Misses) start(q *miss) {
 // wait queues a query. The oldest one of its source gives way if too many wait.
 func (m *Misses) wait(q *miss) {
 	s := q.source
-	s.waiting.push(q)
+	s.queueOf(q).push(q)
 	m.waiting++
 	if !q.inTurn && s.waiting.len > min(mostWaiting, max(leastWaiting, m.limit/len(m.sources))) {
 		oldest := s.waiting.first
@@ -354,7 +354,7 @@ func (m *Misses) countShed(s *source, beyond bool) {
 // forget removes a query that waits.
 func (m *Misses) forget(q *miss) {
 	q.state = over
-	q.source.waiting.remove(q)
+	q.source.queueOf(q).remove(q)
 	m.waiting--
 	m.left(q.source)
 }
@@ -379,7 +379,7 @@ func (m *Misses) end(q *miss) {
 // left is called when a source has a query less.
 func (m *Misses) left(s *source) {
 	m.place(s)
-	if s.underWay()+s.waiting.len > 0 {
+	if s.underWay()+s.waits() > 0 {
 		return
 	}
 	delete(m.sources, s.at)
@@ -392,8 +392,8 @@ func (m *Misses) left(s *source) {
 func (m *Misses) place(s *source) {
 	var to *ring
 	switch {
-	case s.waiting.len == 0:
-	case m.isLater(s):
+	case s.waits() == 0:
+	case m.next(s) == nil:
 		to = &m.later
 	case m.isLight(s):
 		to = &m.light
@@ -425,13 +425,14 @@ func (m *Misses) dispatch() {
 		default:
 			return
 		}
-		turn := m.hasManyTurns(s)
-		if turn && m.turns <= 0 {
+		q := m.next(s)
+		if q == nil {
 			m.place(s)
 			continue
 		}
-		q := s.waiting.first
-		s.waiting.remove(q)
+		turn := q.inTurn && m.hasManyTurns(s)
+		s.queueOf(q).remove(q)
+		s.turnLast = q.inTurn
 		m.waiting--
 		m.start(q)
 		s.in.remove(s) // its next turn is behind the others

@@ -199,22 +199,25 @@ func TestTheOldestGivesWay(t *testing.T) {
 	})
 }
 
-// Queries in turn wait, however many they are: their clients would ask again at once. One
-// that is not in turn has too many give way.
+// Queries in turn wait, however many they are: their clients would ask again at once. One that
+// is not in turn has another one give way that is not.
 func TestQueriesInTurnWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := New(2)
-		var shed atomic.Int32
+		var shed, inTurn atomic.Int32
 		release := make(chan struct{})
 		var running sync.WaitGroup
-		ask := func(inTurn bool) {
+		ask := func(turn bool) {
 			running.Go(func() {
-				_, err := m.Do(t.Context(), flooder, inTurn, func(context.Context) (int, error) {
+				_, err := m.Do(t.Context(), flooder, turn, func(context.Context) (int, error) {
 					<-release
 					return 0, nil
 				})
 				if err != nil {
 					shed.Add(1)
+					if turn {
+						inTurn.Add(1)
+					}
 				}
 			})
 			synctest.Wait()
@@ -225,8 +228,14 @@ func TestQueriesInTurnWait(t *testing.T) {
 		if n := shed.Load(); n > 0 {
 			t.Errorf("%d gave way", n)
 		}
-		if ask(false); shed.Load() != 1 {
-			t.Errorf("%d gave way for one that is not in turn, want 1", shed.Load())
+		for range leastWaiting {
+			ask(false)
+		}
+		if n := shed.Load(); n > 0 {
+			t.Errorf("%d gave way for some that are not in turn", n)
+		}
+		if ask(false); shed.Load() != 1 || inTurn.Load() > 0 {
+			t.Errorf("%d gave way for one more, %d of them in turn, want 1 that is not", shed.Load(), inTurn.Load())
 		}
 		close(release)
 		running.Wait()
@@ -358,6 +367,51 @@ func TestManyConnectionsTakeTurns(t *testing.T) {
 		}
 		cancel()
 		running.Wait()
+	})
+}
+
+// Of clients that share an address one may have many connections. It does not hold up the queries
+// of the others over UDP.
+func TestManyConnectionsHoldUpNoUDP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &upstream{misses: New(1000), takes: time.Millisecond}
+		ctx, cancel := context.WithCancel(context.Background())
+		for range 8 * manyTurns {
+			u.running.Go(func() {
+				for ctx.Err() == nil {
+					_, err := u.misses.Do(ctx, flooder, true, func(context.Context) (int, error) {
+						time.Sleep(u.takes)
+						return 0, nil
+					})
+					if err != nil && ctx.Err() == nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		u.running.Go(func() { // another source, so that there are several
+			for ctx.Err() == nil {
+				u.ask(quietOne)
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+		pace := func() {
+			for range 200 {
+				u.misses.Pace(time.Now(), true)
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		pace()
+		u.load(flooder, 100, time.Second)
+		pace()
+		u.mu.Lock()
+		if r := u.of(flooder); r.answered < 95 || r.shed+r.failed > 0 || r.longest > 20*time.Millisecond {
+			t.Errorf("over UDP: %+v", *r)
+		}
+		u.mu.Unlock()
+		u.misses.EndPace()
+		cancel()
+		u.running.Wait()
 	})
 }
 

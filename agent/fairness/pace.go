@@ -54,16 +54,25 @@ func (m *Misses) EndPace() {
 // nextTurns lets sources with many turns go on.
 func (m *Misses) nextTurns() {
 	m.turns = m.pace / turnsPart
-	for m.later.first != nil && !m.isLater(m.later.first) {
+	for m.later.first != nil && m.next(m.later.first) != nil {
 		m.place(m.later.first)
 	}
 	m.dispatch()
 }
 
-// hasManyTurns reports whether a rate bounds what a source starts.
-func (m *Misses) hasManyTurns(s *source) bool {
-	return m.pace > 0 && s.waiting.len >= manyTurns && s.waiting.first.inTurn
-}
+// hasManyTurns reports whether a rate bounds what a source starts of its queries in turn.
+func (m *Misses) hasManyTurns(s *source) bool { return m.pace > 0 && s.inTurn.len >= manyTurns }
 
-// isLater reports whether a source must wait until Pace is called again.
-func (m *Misses) isLater(s *source) bool { return m.turns <= 0 && m.hasManyTurns(s) }
+// next returns the query of a source that waits and begins next, nil if all must wait until Pace
+// is called again. Those in turn do not hold up the others: clients that share an address, as in
+// the host's network, are one source.
+func (m *Misses) next(s *source) *miss {
+	inTurn := s.inTurn.first
+	if m.turns <= 0 && m.hasManyTurns(s) {
+		inTurn = nil
+	}
+	if s.waiting.first == nil || inTurn != nil && !s.turnLast {
+		return inTurn
+	}
+	return s.waiting.first
+}

@@ -6,7 +6,9 @@ import "net/netip"
 type source struct {
 	at             netip.Addr
 	waiting, under queue
-	leaving        int // queries under way that have given way
+	inTurn         queue // queries that wait, each at a connection of its own
+	turnLast       bool  // the last one that began was of these
+	leaving        int   // queries under way that have given way
 
 	in    *ring      // in which it waits for its turn; nil: no query of it waits
 	links [2]*source // in the ring: before and after
@@ -14,6 +16,17 @@ type source struct {
 
 // underWay returns how many places the source has.
 func (s *source) underWay() int { return s.under.len + s.leaving }
+
+// waits returns how many queries of the source wait.
+func (s *source) waits() int { return s.waiting.len + s.inTurn.len }
+
+// queueOf returns where a query of the source waits.
+func (s *source) queueOf(q *miss) *queue {
+	if q.inTurn {
+		return &s.inTurn
+	}
+	return &s.waiting
+}
 
 // queue has queries of a source, the oldest one first.
 type queue struct {

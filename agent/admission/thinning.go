@@ -22,8 +22,8 @@ type thinning struct {
 
 const (
 	// A source floods if so many of its queries were lost or too many in a window, 500 a second,
-	// and it sent so many, 2,000 a second. One that asks less costs too little to hold up others: where all clients
-	// ask for names that are not cached, as after a cold start, each loses some.
+	// and it sent so many, 2,000 a second. One that asks less costs too little to hold up others:
+	// where all clients ask for names that are not cached, as after a cold start, each loses some.
 	floodsAt   = 25
 	floodsWith = 100
 

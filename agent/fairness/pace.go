@@ -10,9 +10,9 @@ const (
 	paceStep  = 32
 	paceTime  = 100 * time.Millisecond
 
-	// A source has many turns if so many of its queries wait and the next one comes in turn, at a
-	// connection of its own. These need not end to make room, so nothing but a rate keeps it from
-	// using the processor alone: from call to call of Pace all sources with many turns together
+	// A source has many turns if so many of its queries in turn wait, each at a connection of its
+	// own. These need not end to make room, so nothing but a rate keeps it from using the
+	// processor alone: from call to call of Pace all sources with many turns together
 	// start 1/turnsPart of the pace. At the lowest one that is 800 a second if the calls come
 	// every 5 ms, and fewer if they are late themselves.
 	manyTurns = 16

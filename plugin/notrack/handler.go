@@ -149,9 +149,8 @@ type checked interface {
 
 func answerHere(ctx context.Context, w dns.ResponseWriter, r *dns.Msg, c *configuration) (int, error) {
 	if s, ok := ctx.Value(dnsserver.Key{}).(*dnsserver.Server); ok {
-		c.servers.LoadOrStore(s, struct{}{})
 		_, _, proto := tuple.Of(w)
-		if _, known := c.ready.LoadOrStore(serving{s, proto}, struct{}{}); !known {
+		if _, known := c.servers.LoadOrStore(serving{s, proto}, struct{}{}); !known {
 			c.readyForQueries()
 		}
 	}

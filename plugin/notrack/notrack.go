@@ -74,8 +74,7 @@ type configuration struct {
 
 	load    *agent.Load // set by start
 	leaving atomic.Bool // a reload has begun
-	servers sync.Map    // each *dnsserver.Server that got a check
-	ready   sync.Map    // each serving that got one
+	servers sync.Map    // each serving that got a check
 
 	mu       sync.Mutex
 	handlers map[*dnsserver.Config]*NoTrack // one of each block
@@ -107,12 +106,12 @@ func (c *configuration) everyHandler() []*NoTrack {
 // askedServers returns the servers that got a check: those for plain DNS. CoreDNS passes
 // its servers only to handlers.
 func (c *configuration) askedServers() []stopper {
-	var out []stopper
+	asked := map[stopper]bool{} // each over both protocols
 	c.servers.Range(func(s, _ any) bool {
-		out = append(out, s.(stopper))
+		asked[s.(serving).server] = true
 		return true
 	})
-	return out
+	return slices.Collect(maps.Keys(asked))
 }
 
 // add merges a block. The error has the line of a block that conflicts with it.
